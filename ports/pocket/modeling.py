@@ -1,0 +1,278 @@
+"""The pocket model in Flax NNX: frozen vision experts, mixers with explicit routing, a small language model.
+
+    image ─► base encoder ─► x ─► x + scale * sum_e r_e * expert_e(x)  (a mixer, twice) ─► projector ─┐
+    image ─► six experts ────────────────┘                                                            ▼
+    question ─────────────────────────────────────────────────► language model: [question | image | answer]
+
+The question stands before the image, so that its keys and values, like everything before the first sum over experts,
+do not depend on routing and are computed once (`encode`).
+
+Axis letters: L mixers, E experts, T question tokens, I image cells, W channel, F expert features, D width, Q key width,
+A answer tokens, V vocabulary, H heads. One sample; batches are `vmap` outside.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int, UInt8
+
+from ports.pocket.config import PocketConfig
+
+MASKED = -1e9
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class PocketInputs:
+    """What the processor makes of one sample."""
+
+    image: UInt8[Array, "96 96 3"]
+    tokens: Int[Array, "T"]
+    mask: Bool[Array, "T"]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class PocketAnswer:
+    """Answer tokens, end-of-turn token included, padded to A."""
+
+    tokens: Int[Array, "A"]
+    mask: Bool[Array, "A"]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class PocketFeatures:
+    """Everything that does not depend on routing."""
+
+    stream: Float[Array, "I W"]
+    first: Float[Array, "E I W"]  # the first mixer's expert outputs
+    keys: Float[Array, "L E I Q"]
+    values: Float[Array, "L E I W"]
+    question_keys: Float[Array, "depth T D"]
+    question_values: Float[Array, "depth T D"]
+    question_mask: Bool[Array, "T"]
+    gate_logits: Float[Array, "L E"]
+
+
+def rms_norm(x: Float[Array, "... D"]) -> Float[Array, "... D"]:
+    """Unit root mean square along the last axis; no gain."""
+    return x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + 1e-5)
+
+
+class VisionEncoder(nnx.Module):
+    """A small convolutional encoder: a few numbers for each cell of the image."""
+
+    def __init__(self, config: PocketConfig, rngs: nnx.Rngs):
+        c1, c2, c3, c4 = config.convolutions
+        self.conv1 = nnx.Conv(3, c1, (3, 3), strides=3, padding="VALID", rngs=rngs)
+        self.conv2 = nnx.Conv(c1, c2, (3, 3), strides=2, rngs=rngs)
+        self.conv3 = nnx.Conv(c2, c3, (3, 3), strides=2, rngs=rngs)
+        self.conv4 = nnx.Conv(c3, c4, (2, 2), strides=2, padding="VALID", rngs=rngs)
+        self.place = nnx.Param(jnp.zeros((config.cells, c4)))
+        self.bottleneck = nnx.Linear(c4, config.expert_width, rngs=rngs)
+
+    def __call__(self, image: UInt8[Array, "*B 96 96 3"]) -> Float[Array, "*B I F"]:
+        x = image.astype(jnp.float32) / 127.5 - 1.0
+        x = nnx.gelu(self.conv1(x))  # [*B, 32, 32, c1]
+        x = nnx.gelu(self.conv2(x))  # [*B, 16, 16, c2]
+        x = nnx.gelu(self.conv3(x))  # [*B, 8, 8, c3]
+        x = nnx.gelu(self.conv4(x))  # [*B, 4, 4, c4]
+        x = x.reshape(*x.shape[:-3], -1, x.shape[-1])  # [*B, I, c4]
+        return rms_norm(self.bottleneck(x + jnp.broadcast_to(self.place[...], x.shape)))
+
+
+class Mixer(nnx.Module):
+    """x + scale * sum_e r_e * attention_e(x, expert e), each expert with its own projections."""
+
+    def __init__(self, config: PocketConfig, rngs: nnx.Rngs):
+        experts, cells = len(config.experts), config.cells
+
+        def projection(inside: int, outside: int) -> nnx.Param:
+            return nnx.Param(inside**-0.5 * jax.random.normal(rngs.params(), (experts, inside, outside)))
+
+        self.query = projection(config.channel, config.key_width)
+        self.key = projection(config.expert_width, config.key_width)
+        self.value = projection(config.expert_width, config.channel)
+        self.prior = nnx.Param(jnp.full((experts,), 4.0))  # a cell looks at itself first
+        self.scale = nnx.Param(jnp.asarray(2.0))
+        self.cells = cells
+
+    def project(self, vision: Float[Array, "E I F"]) -> tuple[Float[Array, "E I Q"], Float[Array, "E I W"]]:
+        """Keys and values of the experts; independent of routing."""
+        return jnp.einsum("eif,efq->eiq", vision, self.key[...]), jnp.einsum("eif,efw->eiw", vision, self.value[...])
+
+    def attend(
+        self, x: Float[Array, "I W"], keys: Float[Array, "E I Q"], values: Float[Array, "E I W"]
+    ) -> Float[Array, "E I W"]:
+        """What each expert has to say to each cell of the stream."""
+        query = jnp.einsum("iw,ewq->eiq", rms_norm(x), self.query[...])
+        scores = jnp.einsum("eiq,ejq->eij", query, keys) / jnp.sqrt(float(keys.shape[-1]))
+        scores = scores + self.prior[...][:, None, None] * jnp.eye(self.cells)[None]
+        return jax.nn.softmax(scores, axis=-1) @ values
+
+    def mix(
+        self, x: Float[Array, "I W"], outputs: Float[Array, "E I W"], weights: Float[Array, "E"]
+    ) -> Float[Array, "I W"]:
+        return x + self.scale[...] * jnp.einsum("e,eiw->iw", weights, outputs)
+
+
+class Block(nnx.Module):
+    """A pre-norm transformer block whose keys and values can be computed apart from its queries."""
+
+    def __init__(self, config: PocketConfig, rngs: nnx.Rngs):
+        self.heads = config.heads
+        width, hidden = config.width, config.hidden
+        self.query = nnx.Linear(width, width, use_bias=False, rngs=rngs)
+        self.key_value = nnx.Linear(width, 2 * width, use_bias=False, rngs=rngs)
+        self.out = nnx.Linear(width, width, use_bias=False, rngs=rngs)
+        self.up = nnx.Linear(width, hidden, rngs=rngs)
+        self.down = nnx.Linear(hidden, width, rngs=rngs)
+
+    def keys_values(self, x: Float[Array, "T D"]) -> tuple[Float[Array, "T D"], Float[Array, "T D"]]:
+        keys, values = jnp.split(self.key_value(rms_norm(x)), 2, axis=-1)
+        return keys, values
+
+    def __call__(
+        self, x: Float[Array, "T D"], keys: Float[Array, "S D"], values: Float[Array, "S D"], mask: Bool[Array, "T S"]
+    ) -> Float[Array, "T D"]:
+        def split(y: Array) -> Array:
+            return y.reshape(y.shape[0], self.heads, -1).swapaxes(0, 1)  # [H, T, D / H]
+
+        query, key, value = split(self.query(rms_norm(x))), split(keys), split(values)
+        scores = query @ key.swapaxes(1, 2) / jnp.sqrt(float(query.shape[-1]))  # [H, T, S]
+        attended = jax.nn.softmax(jnp.where(mask[None], scores, MASKED), axis=-1) @ value
+        x = x + self.out(attended.swapaxes(0, 1).reshape(x.shape))
+        return x + self.down(nnx.gelu(self.up(rms_norm(x))))
+
+
+class Gate(nnx.Module):
+    """Logits over the experts of every mixer from the question and a glance at the image."""
+
+    def __init__(self, config: PocketConfig, rngs: nnx.Rngs):
+        self.shape = (config.mixers, len(config.experts))
+        self.up = nnx.Linear(config.width + config.channel, config.gate_hidden, rngs=rngs)
+        self.down = nnx.Linear(
+            config.gate_hidden, config.mixers * len(config.experts), kernel_init=nnx.initializers.zeros, rngs=rngs
+        )
+
+    def __call__(self, question: Float[Array, "D"], stream: Float[Array, "I W"]) -> Float[Array, "L E"]:
+        seen = jnp.concatenate([rms_norm(question), stream.mean(axis=0)])
+        return self.down(nnx.gelu(self.up(seen))).reshape(self.shape)
+
+
+class PocketNet(nnx.Module):
+    """Every parameter of the model; the methods take one sample."""
+
+    def __init__(self, config: PocketConfig, rngs: nnx.Rngs):
+        self.config = config
+        width = config.width
+        self.base = VisionEncoder(config, rngs)
+        self.experts = nnx.List([VisionEncoder(config, rngs) for _ in config.experts])
+        self.stream = nnx.Linear(config.expert_width, config.channel, rngs=rngs)
+        self.mixers = nnx.List([Mixer(config, rngs) for _ in range(config.mixers)])
+        self.project_in = nnx.Linear(config.channel, width, rngs=rngs)
+        self.project_out = nnx.Linear(width, width, rngs=rngs)
+        embedding = nnx.initializers.normal(0.5)
+        self.words = nnx.Param(embedding(rngs.params(), (config.vocab_size, width)))
+        self.question_places = nnx.Param(0.2 * embedding(rngs.params(), (config.question_length, width)))
+        self.image_places = nnx.Param(0.2 * embedding(rngs.params(), (config.cells, width)))
+        self.answer_places = nnx.Param(0.2 * embedding(rngs.params(), (config.answer_length, width)))
+        self.blocks = nnx.List([Block(config, rngs) for _ in range(config.depth)])
+        self.head = nnx.Linear(width, config.vocab_size, use_bias=False, rngs=rngs)
+        self.gate = Gate(config, rngs)
+
+    def see(self, image: UInt8[Array, "*B 96 96 3"]) -> Float[Array, "*B E+1 I F"]:
+        """Features of the experts, then of the base encoder."""
+        return jnp.stack([encoder(image) for encoder in (*self.experts, self.base)], axis=-3)
+
+    def read_question(
+        self, tokens: Int[Array, "T"], mask: Bool[Array, "T"]
+    ) -> tuple[Float[Array, "depth+1 T D"], Float[Array, "depth T D"], Float[Array, "depth T D"]]:
+        """States before every block and after the last, and every block's keys and values."""
+        length = tokens.shape[0]
+        x = self.words[...][tokens] + self.question_places[...]
+        causal = jnp.tril(jnp.ones((length, length), bool)) & mask[None]  # [T, T]
+        states, keys, values = [x], [], []
+        for block in self.blocks:
+            key, value = block.keys_values(x)
+            x = block(x, key, value, causal)
+            states.append(x)
+            keys.append(key)
+            values.append(value)
+        return jnp.stack(states), jnp.stack(keys), jnp.stack(values)
+
+    def encode(
+        self, vision: Float[Array, "E+1 I F"], tokens: Int[Array, "T"], mask: Bool[Array, "T"]
+    ) -> PocketFeatures:
+        """Everything that does not depend on routing; `vision` is `see(image)`."""
+        stream = self.stream(vision[-1])  # [I, W]
+        projected = [mixer.project(vision[:-1]) for mixer in self.mixers]
+        keys, values = (jnp.stack(part) for part in zip(*projected, strict=True))
+        states, question_keys, question_values = self.read_question(tokens, mask)
+        last = jnp.maximum(mask.sum() - 1, 0)
+        return PocketFeatures(
+            stream=stream,
+            first=self.mixers[0].attend(stream, keys[0], values[0]),
+            keys=keys,
+            values=values,
+            question_keys=question_keys,
+            question_values=question_values,
+            question_mask=mask,
+            gate_logits=self.gate(states[-1, last], stream),
+        )
+
+    def mix(self, features: PocketFeatures, weights: Float[Array, "L E"]) -> Float[Array, "I W"]:
+        """The image stream after all mixers, at unit scale."""
+        x = self.mixers[0].mix(features.stream, features.first, weights[0])
+        for layer in range(1, len(self.mixers)):
+            mixer = self.mixers[layer]
+            x = mixer.mix(x, mixer.attend(x, features.keys[layer], features.values[layer]), weights[layer])
+        return rms_norm(x)
+
+    def project(self, stream: Float[Array, "I W"]) -> Float[Array, "I D"]:
+        """Image tokens of the language model."""
+        return self.project_out(nnx.gelu(self.project_in(stream))) + self.image_places[...]
+
+    def read_image(
+        self, features: PocketFeatures, image: Float[Array, "I D"]
+    ) -> tuple[Float[Array, "depth T+I D"], Float[Array, "depth T+I D"], Float[Array, "depth I D"]]:
+        """Keys and values of [question | image] in every block, and the image's states before every block.
+
+        Image tokens see the question and each other; after the last block nobody reads them, so they skip it.
+        """
+        cells = image.shape[0]
+        mask = jnp.concatenate([features.question_mask, jnp.ones(cells, bool)])
+        mask = jnp.broadcast_to(mask, (cells, mask.shape[0]))
+        x, keys, values, states = image, [], [], []
+        for number, block in enumerate(self.blocks):
+            states.append(x)
+            key, value = block.keys_values(x)
+            keys.append(jnp.concatenate([features.question_keys[number], key]))
+            values.append(jnp.concatenate([features.question_values[number], value]))
+            if number < len(self.blocks) - 1:
+                x = block(x, keys[-1], values[-1], mask)
+        return jnp.stack(keys), jnp.stack(values), jnp.stack(states)
+
+    def answer_logits(
+        self,
+        keys: Float[Array, "depth T+I D"],
+        values: Float[Array, "depth T+I D"],
+        question_mask: Bool[Array, "T"],
+        tokens: Int[Array, "A"],
+    ) -> Float[Array, "A V"]:
+        """Logits of the next token after each of `tokens`, the first of which opens the answer."""
+        length = tokens.shape[0]
+        context = jnp.concatenate([question_mask, jnp.ones(self.config.cells, bool)])
+        mask = jnp.concatenate(
+            [jnp.broadcast_to(context, (length, context.shape[0])), jnp.tril(jnp.ones((length, length), bool))], axis=1
+        )
+        x = self.words[...][tokens] + self.answer_places[...][:length]
+        for number, block in enumerate(self.blocks):
+            key, value = block.keys_values(x)
+            x = block(x, jnp.concatenate([keys[number], key]), jnp.concatenate([values[number], value]), mask)
+        return self.head(rms_norm(x))

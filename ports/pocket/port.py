@@ -1,0 +1,141 @@
+"""The pocket model as a routed model: the contract over `modeling.py`, with the weights that ship with the package."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from ports.pocket.config import PocketConfig
+from ports.pocket.modeling import PocketAnswer, PocketFeatures, PocketInputs, PocketNet
+from ports.pocket.params import GATES, read_weights
+from ports.pocket.processing import PocketEmbedder, PocketProcessor
+from ports.pocket.tokenizer import BEGIN, END, PAD, Tokenizer
+from r2t2_jax.contract import Port
+from r2t2_jax.errors import R2T2Error
+from r2t2_jax.routing import Routing, RoutingSpec
+
+
+@dataclass(frozen=True)
+class PocketModel:
+    """The contract's five functions; traced, one sample. `graph` is the structure of the NNX modules."""
+
+    config: PocketConfig
+    graph: Any
+
+    @property
+    def spec(self) -> RoutingSpec:
+        return self.config.spec
+
+    def encode(self, params: Any, inputs: PocketInputs) -> PocketFeatures:
+        """Vision, the first mixer's expert outputs, the question's keys and values, the gate's logits."""
+        net = nnx.merge(self.graph, params)
+        return net.encode(net.see(inputs.image), inputs.tokens, inputs.mask)
+
+    def route(self, params: Any, features: PocketFeatures, routing: Routing | None = None) -> Float[Array, "L E"]:
+        """The routing weights in effect."""
+        if routing is None:
+            return jax.nn.softmax(features.gate_logits)
+        if routing.mode == "shift":
+            return jax.nn.softmax(features.gate_logits + routing.values)
+        return routing.values
+
+    def _read(self, params: Any, features: PocketFeatures, routing: Routing | None) -> tuple[PocketNet, Array, Array]:
+        net = nnx.merge(self.graph, params)
+        stream = net.mix(features, self.route(params, features, routing))
+        keys, values, _ = net.read_image(features, net.project(stream))
+        return net, keys, values
+
+    def _logprobs(
+        self, net: PocketNet, keys: Array, values: Array, features: PocketFeatures, answer: PocketAnswer
+    ) -> Float[Array, "A"]:
+        """Log-probability of each answer token, zero where padded."""
+        tokens = jnp.concatenate([jnp.array([BEGIN], answer.tokens.dtype), answer.tokens[:-1]])
+        logits = net.answer_logits(keys, values, features.question_mask, tokens)  # [A, V]
+        picked = jnp.take_along_axis(jax.nn.log_softmax(logits), answer.tokens[:, None], axis=1)[:, 0]
+        return jnp.where(answer.mask, picked, 0.0)
+
+    def answer_loss(
+        self, params: Any, features: PocketFeatures, routing: Routing | None, answer: PocketAnswer
+    ) -> Float[Array, ""]:
+        """Mean cross-entropy of the answer's tokens, end-of-turn token included."""
+        net, keys, values = self._read(params, features, routing)
+        return -self._logprobs(net, keys, values, features, answer).sum() / answer.mask.sum()
+
+    def answer_logprobs(
+        self, params: Any, features: PocketFeatures, routing: Routing | None, candidates: PocketAnswer
+    ) -> Float[Array, "C"]:
+        """Total log-probability of each candidate; the image is read once."""
+        net, keys, values = self._read(params, features, routing)
+        return jax.vmap(lambda answer: self._logprobs(net, keys, values, features, answer).sum())(candidates)
+
+    def generate(
+        self, params: Any, features: PocketFeatures, routing: Routing | None, max_new_tokens: int
+    ) -> Int[Array, "A"]:
+        """Greedy answer tokens. Answers are at most three tokens, so all positions are run anew for each."""
+        net, keys, values = self._read(params, features, routing)
+        length = min(max_new_tokens, self.config.answer_length)
+
+        def step(tokens: Array, position: Array) -> tuple[Array, Array]:
+            logits = net.answer_logits(keys, values, features.question_mask, tokens[:-1])
+            chosen = logits[position].argmax().astype(tokens.dtype)
+            done = jnp.any((tokens == END) & (jnp.arange(length + 1) <= position))
+            chosen = jnp.where(done, PAD, chosen)
+            return tokens.at[position + 1].set(chosen), chosen
+
+        start = jnp.full(length + 1, PAD, jnp.int32).at[0].set(BEGIN)
+        _, answer = jax.lax.scan(step, start, jnp.arange(length))
+        return jnp.pad(answer, (0, max_new_tokens - length), constant_values=PAD)
+
+    def as_answer(self, tokens: Int[Array, "A"]) -> PocketAnswer:
+        """Generated tokens as an answer; beyond the model's answer length there is only padding."""
+        kept = tokens[: self.config.answer_length]
+        return PocketAnswer(kept, kept != PAD)
+
+
+def load(variant: str | None) -> Port:
+    """The pocket model with one of its two gates.
+
+    Args:
+        variant: `narrow` (trained on colour and shape questions alone) or `balanced` (the default).
+
+    Raises:
+        R2T2Error: no such variant, or the shipped weights are missing or damaged.
+    """
+    gate = variant or "balanced"
+    if gate not in GATES:
+        known = ", ".join(f"pocket:{name}" for name in GATES)
+        raise R2T2Error(f"pocket has no variant {variant!r}; choose one of {known}")
+    weights = read_weights()
+    config, tokenizer = weights.config, Tokenizer(weights.words)
+    graph, params = abstract(config)
+    params = weights.fill(params, gate)
+    embedder = PocketEmbedder(
+        graph=graph,
+        params=params,
+        tokenizer=tokenizer,
+        config=config,
+        layer=weights.embedding_layer,
+        mean=weights.embedding_mean,
+        spread=weights.embedding_spread,
+        fingerprint=f"pocket-lm@{weights.digest[:8]}",
+    )
+    return Port(
+        name=f"pocket:{gate}",
+        model=PocketModel(config, graph),
+        params=params,
+        processor=PocketProcessor(config, tokenizer),
+        embedder=embedder,
+        fingerprint=f"pocket:{gate}@{weights.digest[:8]}",
+        max_new_tokens=config.answer_length,
+        presets=weights.presets,
+    )
+
+
+def abstract(config: PocketConfig) -> tuple[Any, Any]:
+    """Structure of the model and its parameters as shapes."""
+    return nnx.split(nnx.eval_shape(lambda: PocketNet(config, nnx.Rngs(0))))

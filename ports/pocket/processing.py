@@ -1,0 +1,100 @@
+"""Host side of the pocket port: samples to arrays, tokens to text, questions to unit vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, Int
+from PIL import Image
+
+from ports.pocket.config import PocketConfig
+from ports.pocket.modeling import PocketAnswer, PocketInputs
+from ports.pocket.scenes import IMAGE
+from ports.pocket.tokenizer import Tokenizer
+from r2t2_jax.contract import Sample
+
+
+@dataclass(frozen=True)
+class PocketProcessor:
+    """Samples to inputs and back."""
+
+    config: PocketConfig
+    tokenizer: Tokenizer
+
+    def prepare(self, params: Any, samples: Sequence[Sample]) -> PocketInputs:
+        """Images at 96 x 96 and question tokens; every leaf has a leading axis B."""
+        tokens, mask = self.tokenizer.pad([sample.question for sample in samples], self.config.question_length)
+        images = np.stack([_fit(sample.image) for sample in samples])
+        return PocketInputs(jnp.asarray(images), jnp.asarray(tokens), jnp.asarray(mask))
+
+    def answer_ids(self, answers: Sequence[str]) -> PocketAnswer:
+        """Answer tokens, end-of-turn token included; every leaf has a leading axis B."""
+        tokens, mask = self.tokenizer.pad_answers(answers, self.config.answer_length)
+        return PocketAnswer(jnp.asarray(tokens), jnp.asarray(mask))
+
+    def decode(self, tokens: Int[np.ndarray, "B A"]) -> list[str]:
+        """Generated tokens to text."""
+        return [self.tokenizer.decode(row) for row in np.asarray(tokens).tolist()]
+
+
+def _fit(image: np.ndarray) -> np.ndarray:
+    """uint8 [height, width, 3] of any size to 96 x 96."""
+    if image.shape == (IMAGE, IMAGE, 3):
+        return image
+    return np.asarray(Image.fromarray(image).convert("RGB").resize((IMAGE, IMAGE), Image.Resampling.BILINEAR))
+
+
+@dataclass(frozen=True, eq=False)
+class PocketEmbedder:
+    """E(question) from the pocket language model itself: what is asked, and in which words.
+
+    Two halves of equal weight, each standardised on reference questions: the last question token's state before block
+    `layer`, and the mean of the word embeddings. The question stands before the image, so neither depends on the image
+    or on routing.
+    """
+
+    graph: Any
+    params: Any
+    tokenizer: Tokenizer
+    config: PocketConfig
+    layer: int
+    mean: Float[np.ndarray, "2 D"]
+    spread: Float[np.ndarray, "2 D"]
+    fingerprint: str
+
+    def embed(self, texts: Sequence[str]) -> Float[np.ndarray, "B 2*D"]:
+        """Unit vectors."""
+        tokens, mask = self.tokenizer.pad(texts, self.config.question_length)
+        states = question_states(self.graph, self.params, jnp.asarray(tokens), jnp.asarray(mask), self.layer)
+        return unit_halves(np.asarray(states), self.mean, self.spread)
+
+
+def unit_halves(
+    states: Float[np.ndarray, "B 2 D"], mean: Float[np.ndarray, "2 D"], spread: Float[np.ndarray, "2 D"]
+) -> Float[np.ndarray, "B 2*D"]:
+    """Standardise, bring each half to the same length, and both together to length one."""
+    vectors = (states - mean) / spread
+    vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
+    return vectors.reshape(len(states), -1) / np.sqrt(2.0).astype(np.float32)
+
+
+@partial(jax.jit, static_argnames=("graph", "layer"))
+def question_states(graph: Any, params: Any, tokens: Array, mask: Array, layer: int) -> Float[Array, "B 2 D"]:
+    """For a batch of questions: the last token's state before block `layer`, and the mean word embedding."""
+    net = nnx.merge(graph, params)
+
+    def one(row: tuple[Array, Array]) -> Array:
+        tokens, mask = row
+        states, _, _ = net.read_question(tokens, mask)
+        words = jnp.where(mask[:, None], net.words[...][tokens], 0.0)
+        length = jnp.maximum(mask.sum(), 1)
+        return jnp.stack([states[layer, length - 1], words.sum(axis=0) / length])
+
+    return jax.lax.map(one, (tokens, mask))

@@ -1,0 +1,54 @@
+"""Words to numbers: the pocket language has a closed vocabulary of whole words."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+PAD, UNKNOWN, BEGIN, END = range(4)
+SPECIAL = ("<pad>", "<unknown>", "<answer>", "<end>")
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """Whole-word tokenizer; `words` follow the four special tokens."""
+
+    words: tuple[str, ...]
+
+    @property
+    def size(self) -> int:
+        return len(SPECIAL) + len(self.words)
+
+    def encode(self, text: str) -> list[int]:
+        """Token numbers of a text; words outside the vocabulary become `<unknown>`."""
+        number = {word: i for i, word in enumerate(self.words, start=len(SPECIAL))}
+        return [number.get(word, UNKNOWN) for word in re.findall(r"[\w']+|[?,]", text.lower())]
+
+    def pad(self, texts: Sequence[str], length: int) -> tuple[Int[np.ndarray, "B T"], Bool[np.ndarray, "B T"]]:
+        """Questions as tokens and mask; what is longer than `length` is cut."""
+        tokens = np.full((len(texts), length), PAD, np.int32)
+        for row, text in zip(tokens, texts, strict=True):
+            ids = self.encode(text)[:length]
+            row[: len(ids)] = ids
+        return tokens, tokens != PAD
+
+    def pad_answers(self, texts: Sequence[str], length: int) -> tuple[Int[np.ndarray, "B A"], Bool[np.ndarray, "B A"]]:
+        """Answers closed by the end-of-turn token, which a long answer keeps."""
+        tokens = np.full((len(texts), length), PAD, np.int32)
+        for row, text in zip(tokens, texts, strict=True):
+            ids = [*self.encode(text)[: length - 1], END]
+            row[: len(ids)] = ids
+        return tokens, tokens != PAD
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Text up to the end-of-turn token."""
+        words = []
+        for token in tokens:
+            if token in (END, PAD):
+                break
+            words.append(SPECIAL[token] if token < len(SPECIAL) else self.words[token - len(SPECIAL)])
+        return " ".join(words)

@@ -1,0 +1,1 @@
+"""The recipe of the pocket model: experts, alignment, language model, gates. `python -m ports.pocket.train` runs it."""

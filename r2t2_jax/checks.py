@@ -1,0 +1,74 @@
+"""What is refused on the host before anything is traced. Each check names the cause and what to do.
+
+Axis letters: B test samples, N bank size, M embedding size, L routed layers, E experts.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from r2t2_jax.errors import R2T2Error
+from r2t2_jax.routing import RoutingSpec
+
+UNIT_TOLERANCE = 1e-2  # of the squared length: what bfloat16 embeddings lose
+
+
+def check_finite(name: str, tree: Any) -> None:
+    """Refuse NaN or infinity in any floating-point leaf."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        if not jnp.issubdtype(leaf.dtype, np.floating):
+            continue
+        bad = ~np.isfinite(np.asarray(leaf, np.float32))
+        if bad.any():
+            where = f"{name}{jax.tree_util.keystr(path)}"
+            row = np.argwhere(bad.reshape(bad.shape[0], -1).any(axis=1))[0, 0] if bad.ndim else 0
+            raise R2T2Error(f"{where} holds NaN or infinity, first in row {row}; recompute or drop that sample")
+
+
+def check_rows(name: str, tree: Any, rows: int) -> None:
+    """Refuse a leaf whose leading axis is not `rows` long."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        if leaf.ndim == 0 or leaf.shape[0] != rows:
+            where = f"{name}{jax.tree_util.keystr(path)}"
+            raise R2T2Error(f"{where} has shape {leaf.shape}; its leading axis must count the {rows} samples")
+
+
+def check_embeddings(name: str, embeddings: Any) -> None:
+    """Refuse anything but a non-empty [rows, M] array of finite unit vectors."""
+    if embeddings.ndim != 2:
+        raise R2T2Error(f"{name} have shape {embeddings.shape}; they must be [rows, M]")
+    if embeddings.shape[0] == 0:
+        raise R2T2Error(f"{name} are empty; give at least one")
+    check_finite(name, embeddings)
+    length = np.square(np.asarray(embeddings, np.float32)).sum(axis=1)  # [rows]
+    worst = int(np.abs(length - 1).argmax())
+    if abs(length[worst] - 1) > UNIT_TOLERANCE:
+        raise R2T2Error(f"{name} must be unit vectors; row {worst} has length {length[worst] ** 0.5:.3g}: normalise it")
+
+
+def check_routing(name: str, spec: RoutingSpec, routing: Any, support: Any | None = None) -> None:
+    """Refuse routing that is not [rows, L, E], not finite, or non-zero outside the support."""
+    if routing.ndim != 3 or tuple(routing.shape[1:]) != spec.shape:
+        layers, experts = spec.shape
+        raise R2T2Error(
+            f"{name} has shape {routing.shape}; this model needs [rows, {layers} layers, {experts} experts]"
+        )
+    if not jnp.issubdtype(routing.dtype, np.floating):
+        raise R2T2Error(f"{name} holds {routing.dtype}; routing weights move in small steps, make it float32")
+    check_finite(name, routing)
+    live = np.asarray(spec.live() if support is None else support, bool)
+    try:
+        live = np.broadcast_to(live, routing.shape)  # [rows, L, E]
+    except ValueError:
+        raise R2T2Error(f"support of shape {live.shape} does not fit {name} of shape {routing.shape}") from None
+    outside = np.argwhere((np.asarray(routing) != 0) & ~live)
+    if len(outside):
+        row, layer, expert = outside[0]
+        raise R2T2Error(
+            f"{name} gives weight to {spec.experts[expert]!r} in layer {layer} of row {row}, outside its support; "
+            "set such weights to zero or widen the support"
+        )

@@ -1,0 +1,202 @@
+"""What a model promises the method, and what the method hands back (DESIGN.md section 4).
+
+Axis letters: B test samples, K neighbours, S steps, L routed layers, E experts, A answer tokens, C candidates,
+N bank size, M embedding size.
+
+`RoutedModel` is traced: one sample, static shapes, padding by masks; batching is `vmap` or `lax.map` outside it.
+`Processor` and `Embedder` work on the host, on batches. Nothing here imports a port or a strategy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from r2t2_jax.routing import Routing, RoutingSpec
+
+Params = Any
+Inputs = Any
+Features = Any
+Answer = Any
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One question about one image, as every dataset yields it.
+
+    `image` is uint8 [height, width, 3]. `answers` lists every accepted ground truth, the most common first.
+    `style` (`letter`, `word`, `plain`) is turned into a prompt by the port. `experts` names the experts a person would
+    use for the question, where somebody knows them; it feeds `task_routing` alone.
+    """
+
+    id: str
+    image: np.ndarray
+    question: str
+    answers: tuple[str, ...]
+    options: tuple[str, ...] = ()
+    style: str = "plain"
+    category: str = ""
+    split: str = ""
+    experts: tuple[str, ...] = ()
+
+
+@runtime_checkable
+class RoutedModel(Protocol):
+    """A frozen mixture of experts whose router can be overruled. Hashable: it is a static argument of jit."""
+
+    @property
+    def spec(self) -> RoutingSpec:
+        """Names and structure of the routing weights."""
+        ...
+
+    def encode(self, params: Params, inputs: Inputs) -> Features:
+        """All work that depends neither on routing nor on an answer."""
+        ...
+
+    def route(self, params: Params, features: Features, routing: Routing | None = None) -> Float[Array, "L E"]:
+        """The routing weights in effect: the gate's own for `None`."""
+        ...
+
+    def answer_loss(
+        self, params: Params, features: Features, routing: Routing | None, answer: Answer
+    ) -> Float[Array, ""]:
+        """Mean cross-entropy of the answer's tokens, end-of-turn token included, padding masked."""
+        ...
+
+    def generate(
+        self, params: Params, features: Features, routing: Routing | None, max_new_tokens: int
+    ) -> Int[Array, "A"]:
+        """Greedy answer tokens, padded after the end-of-turn token."""
+        ...
+
+    def answer_logprobs(
+        self, params: Params, features: Features, routing: Routing | None, candidates: Answer
+    ) -> Float[Array, "C"]:
+        """Total log-probability of each candidate answer; every leaf of `candidates` has a leading axis C."""
+        ...
+
+    def as_answer(self, tokens: Int[Array, "A"]) -> Answer:
+        """Generated tokens as an answer, so that `answer_loss` can score the model's own words (`best_of_n`)."""
+        ...
+
+
+@dataclass(frozen=True)
+class LossModel:
+    """A model of the user's own, known by its loss alone: `answer_loss(params, features, weights, answer)`.
+
+    `weights` is a plain array [L, E]. Enough for every strategy that replaces routing weights; strategies which need
+    the gate (`shift`) or generated text (`best_of_n`) say that they need more.
+    """
+
+    loss: Callable[[Params, Features, Float[Array, "L E"], Answer], Float[Array, ""]]
+    spec: RoutingSpec
+
+    def answer_loss(
+        self, params: Params, features: Features, routing: Routing | None, answer: Answer
+    ) -> Float[Array, ""]:
+        if routing is None or routing.mode != "replace":
+            raise TypeError("a model known by its loss alone takes replaced routing weights; use another update space")
+        return self.loss(params, features, routing.values, answer)
+
+
+class Reroutable(Protocol):
+    """What every strategy needs of a model: `RoutedModel` and `LossModel` both are."""
+
+    @property
+    def spec(self) -> RoutingSpec: ...
+
+    def answer_loss(
+        self, params: Params, features: Features, routing: Routing | None, answer: Answer
+    ) -> Float[Array, ""]: ...
+
+
+class Processor(Protocol):
+    """Host side of a port, on batches. Results do not depend on the length bucket."""
+
+    def prepare(self, params: Params, samples: Sequence[Sample]) -> Inputs:
+        """Pixels, token ids and masks, every leaf with a leading axis B."""
+        ...
+
+    def answer_ids(self, answers: Sequence[str]) -> Answer:
+        """Answer tokens and masks, every leaf with a leading axis B."""
+        ...
+
+    def decode(self, tokens: Int[np.ndarray, "B A"]) -> list[str]:
+        """Generated tokens to text, cut at the end-of-turn token."""
+        ...
+
+
+class Embedder(Protocol):
+    """Questions to unit vectors; `fingerprint` changes whenever the vectors would."""
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    def embed(self, texts: Sequence[str]) -> Float[np.ndarray, "B M"]: ...
+
+
+@dataclass(frozen=True)
+class Port:
+    """A model ready to use, as `r2t2_jax.load("pocket:narrow")` returns it."""
+
+    name: str
+    model: RoutedModel
+    params: Params
+    processor: Processor
+    embedder: Embedder
+    fingerprint: str
+    max_new_tokens: int
+    presets: Mapping[str, Any] = field(default_factory=dict)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Query:
+    """One test sample. `answer`, the label, is read by the oracle alone, and `task` by `task_routing` alone."""
+
+    features: Features
+    routing: Float[Array, "L E"]
+    support: Bool[Array, "L E"]
+    answer: Answer | None = None
+    task: Float[Array, "L E"] | None = None
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class References:
+    """The neighbourhood of one test sample, padded to K, and the routing vectors of the whole bank.
+
+    `weights` are the kernel's values, clipped at zero and zero where padded; they need not sum to one. Over a batch
+    every leaf has a leading axis B, but for `bank_routing`, which all samples share. Strategies without a neighbourhood
+    (mode finding) leave all but `bank_routing` out.
+    """
+
+    bank_routing: Float[Array, "N L E"] | None
+    features: Features | None = None
+    answers: Answer | None = None
+    routing: Float[Array, "K L E"] | None = None
+    weights: Float[Array, "K"] | None = None
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Rerouted:
+    """What a strategy found. `routing=None` is the untouched model.
+
+    `path[s]` are the weights in effect after s steps, `losses[s]` the objective there; a loss which the search did not
+    need is not computed for show, so `losses` is one shorter than `path` after descent. `fell_back` tells that the
+    kernel gave no neighbour any weight and the router's own weights were kept.
+    """
+
+    routing: Routing | None
+    weights: Float[Array, "L E"]
+    path: Float[Array, "P L E"]
+    losses: Float[Array, "Q"]
+    fell_back: Bool[Array, ""]
+    info: dict[str, Array]
+    evaluations: int = field(metadata={"static": True})

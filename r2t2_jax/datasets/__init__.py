@@ -1,0 +1,5 @@
+"""Question sets by name."""
+
+from r2t2_jax.datasets.registry import load_dataset
+
+__all__ = ["load_dataset"]

@@ -1,0 +1,63 @@
+"""Build the reference bank: keep what the model answers correctly with its own routing (R2-T2, section 3).
+
+Axis letters: B samples of a batch, A answer tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Array, Int
+
+from r2t2_jax.bank import ReferenceBank
+from r2t2_jax.contract import Port, Sample
+from r2t2_jax.errors import R2T2Error
+from r2t2_jax.evaluation.batches import Rows, map_batches, progress_bar, take, threads_at_a_time
+from r2t2_jax.evaluation.passes import generate_batch
+from r2t2_jax.evaluation.questions import BATCH, encode_questions
+from r2t2_jax.metrics import Metric
+
+CORRECT = 0.5  # a score from here on counts as a correct answer
+
+
+def collect_bank(port: Port, samples: Sequence[Sample], metric: Metric, batch_size: int = BATCH) -> ReferenceBank:
+    """A bank of the samples which `port` answers correctly, in memory.
+
+    Raises:
+        R2T2Error: it answers none of them.
+    """
+    questions = encode_questions(port, samples, batch_size)
+    features = questions.queries.features
+
+    def answer(rows: Rows) -> Int[Array, "B A"]:
+        return generate_batch(port, take(features, rows), None)
+
+    with progress_bar(len(samples), f"{port.name}: answer references") as progress:
+        tokens, _ = map_batches(answer, len(samples), batch_size, progress, threads_at_a_time())
+    predictions = port.processor.decode(tokens)
+    scores = [metric(prediction, sample) for prediction, sample in zip(predictions, samples, strict=True)]
+    kept = [i for i, score in enumerate(scores) if score >= CORRECT]
+    if not kept:
+        raise R2T2Error(f"{port.name} answered none of {len(samples)} reference questions correctly: there is no bank")
+    query = questions.queries
+    return ReferenceBank(
+        features=take(features, np.array(kept)),
+        answers=take(query.answer, np.array(kept)),
+        routing=query.routing[kept],
+        embeddings=questions.embeddings[kept],
+        records=[
+            {
+                "id": samples[i].id,
+                "question": samples[i].question,
+                "answer": samples[i].answers[0],
+                "category": samples[i].category,
+                "experts": samples[i].experts,
+                "prediction": predictions[i],
+                "score": scores[i],
+            }
+            for i in kept
+        ],
+        model_fingerprint=port.fingerprint,
+        embedder_fingerprint=port.embedder.fingerprint,
+    )

@@ -1,0 +1,71 @@
+"""A set of samples run once through everything that does not depend on routing.
+
+Axis letters: B samples, M embedding size, L routed layers, E experts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from r2t2_jax.checks import check_finite
+from r2t2_jax.contract import Features, Port, Query, Sample
+from r2t2_jax.errors import R2T2Error
+from r2t2_jax.evaluation.batches import Rows, map_batches, progress_bar, take, threads_at_a_time
+from r2t2_jax.evaluation.passes import encode_batch
+
+BATCH = 50
+
+
+@dataclass(frozen=True)
+class Questions:
+    """Samples with their queries (every leaf with a leading axis B, features on the host) and question embeddings.
+
+    `queries.task` is there if somebody knows the experts of every sample; `seconds_per_case` is the time of encoding.
+    """
+
+    samples: tuple[Sample, ...]
+    queries: Query
+    embeddings: Float[np.ndarray, "B M"]
+    seconds_per_case: float
+
+
+def encode_questions(port: Port, samples: Sequence[Sample], batch_size: int = BATCH) -> Questions:
+    """Prepare, encode and embed.
+
+    Raises:
+        R2T2Error: there is no sample, a feature is NaN, or a sample names an expert that the model does not have.
+    """
+    if not samples:
+        raise R2T2Error("there is no sample to encode")
+    # All at once: samples of one set share a length bucket, so their features can be stacked.
+    inputs = port.processor.prepare(port.params, samples)
+
+    def encode(rows: Rows) -> tuple[Features, Float[Array, "B L E"]]:
+        return encode_batch(port.params, take(inputs, rows), model=port.model)
+
+    with progress_bar(len(samples), f"{port.name}: encode") as progress:
+        (features, routing), seconds = map_batches(encode, len(samples), batch_size, progress, threads_at_a_time())
+    check_finite(f"{port.name} features", features)
+    embeddings = port.embedder.embed([sample.question for sample in samples])
+    query = Query(
+        features=features,
+        routing=routing,
+        support=jnp.broadcast_to(port.model.spec.live(), routing.shape),
+        answer=jax.tree.map(np.asarray, port.processor.answer_ids([sample.answers[0] for sample in samples])),
+        task=_task_routing(port, samples),
+    )
+    return Questions(tuple(samples), query, embeddings, seconds)
+
+
+def _task_routing(port: Port, samples: Sequence[Sample]) -> Float[Array, "B L E"] | None:
+    if not all(sample.experts for sample in samples):
+        return None
+    focus = cache(lambda experts: np.asarray(port.model.spec.focus(experts)))  # few distinct sets, many samples
+    return jnp.asarray(np.stack([focus(sample.experts) for sample in samples]))

@@ -1,0 +1,208 @@
+"""Routing weights: which there are, how they replace or shift a gate, and the spaces in which they are moved.
+
+Axis letters: L routed layers, E experts, Z = L or 1 (tied) rows of coordinates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from r2t2_jax.errors import R2T2Error
+
+Mode = Literal["replace", "shift"]
+SPACES = ("free", "simplex", "logit", "shift")
+TINY = 1e-6  # floor of a weight before its logarithm: logit space can leave a vertex of the simplex again
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Routing:
+    """Routing handed to a model: `replace` puts `values` in place of the gate's weights, `shift` adds to its logits."""
+
+    values: Float[Array, "L E"]
+    mode: Mode = field(default="replace", metadata={"static": True})
+
+
+@dataclass(frozen=True)
+class RoutingSpec:
+    """Names and structure of a model's routing weights [L, E].
+
+    Args:
+        experts: E names.
+        layers: number of routed layers L, or their names.
+        groups: experts whose weights compete (a softmax each), as tuples of expert indices; default: one group of all.
+        support: for each layer, the experts that are live; default: all.
+    """
+
+    experts: tuple[str, ...]
+    layers: int | tuple[str, ...] = 1
+    groups: tuple[tuple[int, ...], ...] = ()
+    support: tuple[tuple[int, ...], ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "experts", tuple(self.experts))
+        everyone = tuple(range(len(self.experts)))
+        if not self.groups:
+            object.__setattr__(self, "groups", (everyone,))
+        if sorted(e for group in self.groups for e in group) != list(everyone):
+            raise R2T2Error(f"groups {self.groups} must name each of the {len(everyone)} experts exactly once")
+        if self.support and (len(self.support) != self.num_layers or not all(self.support)):
+            raise R2T2Error(
+                f"support names the live experts of {len(self.support)} layers, the model has {self.num_layers}"
+            )
+
+    @property
+    def num_layers(self) -> int:
+        return self.layers if isinstance(self.layers, int) else len(self.layers)
+
+    @property
+    def num_experts(self) -> int:
+        return len(self.experts)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.num_layers, self.num_experts
+
+    def live(self) -> Bool[Array, "L E"]:
+        """The entries of r that may be non-zero, for a sample that does not narrow them itself."""
+        if not self.support:
+            return jnp.ones(self.shape, bool)
+        return jnp.asarray([[e in row for e in range(self.num_experts)] for row in self.support])
+
+    def focus(self, experts: Sequence[str]) -> Float[Array, "L E"]:
+        """Equal weight on the named experts in every layer; a group without a named expert stays uniform."""
+        unknown = [name for name in experts if name not in self.experts]
+        if unknown:
+            raise R2T2Error(f"unknown experts {unknown}; this model has {list(self.experts)}")
+        named = jnp.broadcast_to(jnp.asarray([name in experts for name in self.experts]), self.shape)
+
+        def chosen(named: Array, live: Array) -> Array:
+            inside = named & live
+            return jnp.where(inside.any(axis=-1, keepdims=True), inside, live)
+
+        return uniform(self, by_group(self, chosen, named, self.live()))
+
+
+def by_group(spec: RoutingSpec, function: Callable[..., Array], *arrays: Array) -> Array:
+    """Apply `function` to each group's columns [..., n] and put the results back in expert order."""
+    columns = [list(group) for group in spec.groups]
+    parts = [function(*(array[..., group] for array in arrays)) for group in columns]
+    order = jnp.argsort(jnp.asarray([e for group in columns for e in group]))
+    return jnp.concatenate(parts, axis=-1)[..., order]
+
+
+def _softmax(logits: Array, live: Array) -> Array:
+    masked = jnp.where(live, logits, -jnp.inf)
+    top = jnp.max(masked, axis=-1, keepdims=True)
+    scores = jnp.where(live, jnp.exp(masked - jnp.where(jnp.isfinite(top), top, 0.0)), 0.0)
+    total = scores.sum(axis=-1, keepdims=True)
+    return scores / jnp.where(total > 0, total, 1.0)
+
+
+def _project(values: Array, live: Array) -> Array:
+    masked = jnp.where(live, values, -jnp.inf)
+    ordered = -jnp.sort(-masked, axis=-1)
+    rank = jnp.broadcast_to(jnp.arange(1, values.shape[-1] + 1, dtype=values.dtype), values.shape)
+    excess = jnp.cumsum(jnp.where(jnp.isfinite(ordered), ordered, 0.0), axis=-1) - 1.0
+    kept = jnp.isfinite(ordered) & (ordered * rank > excess)  # the largest entries, as many as stay positive
+    count = jnp.maximum(kept.sum(axis=-1, keepdims=True), 1)
+    threshold = jnp.take_along_axis(excess, count - 1, axis=-1) / count.astype(values.dtype)
+    return jnp.where(live, jnp.maximum(values - threshold, 0.0), 0.0)
+
+
+def group_softmax(
+    spec: RoutingSpec, logits: Float[Array, "*Z E"], support: Bool[Array, "*Z E"]
+) -> Float[Array, "*Z E"]:
+    """Softmax over the live experts of each group; zero elsewhere."""
+    return by_group(spec, _softmax, logits, jnp.broadcast_to(support, logits.shape))
+
+
+def project_simplex(
+    spec: RoutingSpec, values: Float[Array, "*Z E"], support: Bool[Array, "*Z E"]
+) -> Float[Array, "*Z E"]:
+    """Nearest point (L2) with non-negative live weights that sum to one in each group.
+
+    The exact projection by sorting: Held, Wolfe & Crowder 1974; Duchi et al. 2008, figure 1.
+    """
+    return by_group(spec, _project, values, jnp.broadcast_to(support, values.shape))
+
+
+def restrict(spec: RoutingSpec, weights: Float[Array, "*Z E"], support: Bool[Array, "*Z E"]) -> Float[Array, "*Z E"]:
+    """Weights with nothing outside the support; each group keeps its sum.
+
+    Mass outside the support is shared out in proportion to what lies inside, or evenly where nothing does. With full
+    support this is the identity, also for gates that do not sum to one.
+    """
+
+    def move(values: Array, live: Array) -> Array:
+        inside = jnp.where(live, values, 0.0)
+        total, kept = values.sum(axis=-1, keepdims=True), inside.sum(axis=-1, keepdims=True)
+        even = live * total / jnp.maximum(live.sum(axis=-1, keepdims=True), 1)
+        scaled = inside * (total / jnp.where(kept == 0, 1.0, kept))
+        return jnp.where(live.all(axis=-1, keepdims=True), values, jnp.where(kept == 0, even, scaled))
+
+    return by_group(spec, move, weights, jnp.broadcast_to(support, weights.shape))
+
+
+def uniform(spec: RoutingSpec, support: Bool[Array, "L E"]) -> Float[Array, "L E"]:
+    """Equal weight on every live expert of each group."""
+    return group_softmax(spec, jnp.zeros(support.shape), support)
+
+
+@dataclass(frozen=True)
+class UpdateSpace:
+    """Coordinates z in which a search moves the routing weights.
+
+    - `free`: z = r, moved as it is (the paper's literal step); may leave the simplex.
+    - `simplex`: z = r, brought back by exact projection after every step.
+    - `logit`: r = softmax(z) in each group.
+    - `shift`: z is added to the gate's logits; z = 0 is the base model.
+
+    `tied` shares one row of coordinates between all layers; its start is the mean over layers.
+    """
+
+    kind: Literal["free", "simplex", "logit", "shift"] = "free"
+    tied: bool = False
+
+    def __post_init__(self) -> None:
+        if self.kind not in SPACES:
+            raise R2T2Error(f"unknown update space {self.kind!r}; choose one of {', '.join(SPACES)}")
+
+    def start(
+        self, spec: RoutingSpec, routing: Float[Array, "L E"], support: Bool[Array, "L E"]
+    ) -> Float[Array, "Z E"]:
+        """Coordinates of the router's own weights."""
+        own = restrict(spec, routing, support)
+        if self.tied:
+            own = own.mean(axis=0, keepdims=True)  # [1, E]
+        if self.kind == "shift":
+            return jnp.zeros_like(own)
+        if self.kind == "logit":
+            return jnp.log(jnp.maximum(own, TINY))
+        return own
+
+    def retract(
+        self, spec: RoutingSpec, coordinates: Float[Array, "Z E"], support: Bool[Array, "L E"]
+    ) -> Float[Array, "Z E"]:
+        """Bring coordinates back into the space after a step."""
+        live = support.any(axis=0, keepdims=True) if self.tied else support
+        if self.kind == "simplex":
+            return project_simplex(spec, coordinates, live)
+        return jnp.where(live, coordinates, jnp.zeros_like(coordinates) if self.kind != "logit" else coordinates)
+
+    def routing(self, spec: RoutingSpec, coordinates: Float[Array, "Z E"], support: Bool[Array, "L E"]) -> Routing:
+        """The routing these coordinates stand for: the one place where a tied row becomes all layers."""
+        values = jnp.broadcast_to(coordinates, support.shape)  # [L, E]
+        if self.kind == "logit":
+            return Routing(group_softmax(spec, values, support), "replace")
+        if self.kind == "shift":
+            return Routing(jnp.where(support, values, 0.0), "shift")
+        if self.kind == "simplex":  # a tied row may reach outside one layer's support
+            return Routing(restrict(spec, values, support), "replace")
+        return Routing(jnp.where(support, values, 0.0), "replace")

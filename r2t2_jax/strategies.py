@@ -1,0 +1,145 @@
+"""The named strategies: which neighbours, which loss, which search. The only list of them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from r2t2_jax.contract import Query, References, Reroutable
+from r2t2_jax.errors import R2T2Error
+from r2t2_jax.kernels import Gaussian, Kernel, Linear, Matern, Polynomial
+from r2t2_jax.neighbors import EpsilonBall, NearestNeighbors, RandomNeighbors, Selector, ShuffledNeighbors
+from r2t2_jax.objectives import Confidence, Neighborhood, Objective, Oracle
+from r2t2_jax.presets import PAPER, Preset
+from r2t2_jax.pytrees import register_structure
+from r2t2_jax.routing import UpdateSpace
+from r2t2_jax.search import Constant, Descent, KernelMean, LineSearch, MeanShift, RandomSearch, Search
+from r2t2_jax.search.schedules import Cosine, Fixed, Schedule, StepDecay
+
+
+@register_structure
+@dataclass(frozen=True)
+class Strategy:
+    """One way to find routing weights. A pytree: its numbers are traced, its structure decides what is compiled.
+
+    Args:
+        name: what reports call it.
+        selector, kernel: the neighbourhood in question space; `None` for strategies without one.
+        objective: the loss over r; `None` for searches that need none.
+        search: how r moves; `None` leaves the model untouched.
+        space: the coordinates in which r moves.
+    """
+
+    name: str = field(metadata={"static": True})
+    selector: Selector | None = None
+    kernel: Kernel | None = None
+    objective: Objective | None = None
+    search: Search | None = None
+    space: UpdateSpace = field(default_factory=UpdateSpace, metadata={"static": True})
+
+
+def _kernel(preset: Preset) -> Kernel:
+    if preset.kernel == "gaussian":
+        return Gaussian(preset.bandwidth)
+    if preset.kernel == "matern":
+        return Matern(preset.nu, preset.bandwidth)
+    if preset.kernel == "polynomial":
+        return Polynomial(preset.degree, preset.offset)
+    if preset.kernel == "linear":
+        return Linear()
+    raise R2T2Error(f"unknown kernel {preset.kernel!r}; choose gaussian, matern, polynomial or linear")
+
+
+def _nearest(preset: Preset) -> Selector:
+    return NearestNeighbors(preset.k) if preset.epsilon is None else EpsilonBall(preset.epsilon, preset.k)
+
+
+def _schedule(preset: Preset) -> Schedule:
+    if preset.schedule == "cosine":
+        return Cosine(preset.learning_rate, preset.final_learning_rate)
+    if preset.schedule == "step":
+        return StepDecay(preset.learning_rate, preset.decay_factor, preset.decay_every)
+    if preset.schedule == "fixed":
+        return Fixed(preset.learning_rate)
+    raise R2T2Error(f"unknown schedule {preset.schedule!r}; choose cosine, step or fixed")
+
+
+def _plain(preset: Preset) -> UpdateSpace:
+    """Weights as they are: means and mixtures of the router's weights need no other coordinates."""
+    return UpdateSpace("free", preset.tied)
+
+
+def _mean_shift(preset: Preset) -> MeanShift:
+    return MeanShift(
+        _kernel(dataclasses.replace(preset, bandwidth=preset.mode_bandwidth)),
+        preset.mode_k,
+        preset.mode_step,
+        preset.mode_tolerance,
+        preset.mode_iterations,
+    )
+
+
+def _descent(name: str, preset: Preset, objective: Objective, selector: Selector | None) -> Strategy:
+    return Strategy(
+        name,
+        selector,
+        _kernel(preset) if selector is not None else None,
+        objective,
+        Descent(_schedule(preset), preset.optimizer, preset.steps),
+        UpdateSpace(preset.space, preset.tied),
+    )
+
+
+STRATEGIES: dict[str, Callable[[Preset], Strategy]] = {
+    "base": lambda p: Strategy("base"),
+    "router_mean": lambda p: Strategy("router_mean", search=Constant("router"), space=_plain(p)),
+    "uniform": lambda p: Strategy("uniform", search=Constant("uniform")),
+    "task_routing": lambda p: Strategy("task_routing", search=Constant("task")),
+    "mode_finding": lambda p: Strategy("mode_finding", search=_mean_shift(p), space=_plain(p)),
+    "kernel_regression": lambda p: Strategy(
+        "kernel_regression", _nearest(p), _kernel(p), None, KernelMean(), _plain(p)
+    ),
+    "kernel_regression_alpha": lambda p: Strategy(
+        "kernel_regression_alpha", _nearest(p), _kernel(p), Neighborhood(), LineSearch(p.line_evaluations), _plain(p)
+    ),
+    "random_neighbors": lambda p: _descent("random_neighbors", p, Neighborhood(), RandomNeighbors(p.k)),
+    "shuffled_references": lambda p: _descent("shuffled_references", p, Neighborhood(), ShuffledNeighbors(p.k)),
+    "ngd": lambda p: _descent("ngd", p, Neighborhood(), _nearest(p)),
+    "best_of_n": lambda p: Strategy(
+        "best_of_n", None, None, Confidence(p.answer_tokens), RandomSearch(p.candidates), _plain(p)
+    ),
+    "oracle": lambda p: _descent("oracle", p, Oracle(), None),
+}
+
+
+def strategy(name: str, preset: Preset = PAPER) -> Strategy:
+    """The strategy of this name with a preset's numbers.
+
+    Raises:
+        R2T2Error: there is no strategy of this name, or a number of the preset is out of range.
+    """
+    if name not in STRATEGIES:
+        raise R2T2Error(f"unknown strategy {name!r}; choose one of {', '.join(STRATEGIES)}")
+    return STRATEGIES[name](preset)
+
+
+def check_needs(strategy: Strategy, model: Reroutable, queries: Query, references: References | None) -> None:
+    """Refuse a strategy that needs what the model, the queries or the references do not offer."""
+    name = strategy.name
+    if strategy.space.kind == "shift" and not hasattr(model, "route"):
+        raise R2T2Error(f"{name} in the shift space needs a model with a gate; choose free, simplex or logit")
+    if isinstance(strategy.objective, Confidence) and not (hasattr(model, "generate") and hasattr(model, "as_answer")):
+        raise R2T2Error(f"{name} needs a model that generates (generate, as_answer), not an answer loss alone")
+    if isinstance(strategy.objective, Oracle) and queries.answer is None:
+        raise R2T2Error(f"{name} reads the test samples' answers and the queries have none")
+    if isinstance(strategy.search, Constant) and strategy.search.which == "task" and queries.task is None:
+        raise R2T2Error(f"{name} needs the queries' task weights, and nobody gave any")
+    if strategy.kernel is not None and (references is None or references.weights is None):
+        raise R2T2Error(f"{name} needs the neighbours of each query: ReferenceBank.references(neighbors, kernel)")
+    if isinstance(strategy.search, MeanShift):
+        if references is None or references.bank_routing is None:
+            raise R2T2Error(f"{name} needs the bank's routing: ReferenceBank.references()")
+        if strategy.search.k > len(references.bank_routing):
+            size = len(references.bank_routing)
+            raise R2T2Error(f"{name} looks at k={strategy.search.k} references of {size}; lower mode_k or collect more")

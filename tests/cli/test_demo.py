@@ -1,0 +1,89 @@
+"""`r2t2 demo` end to end, on the toy port."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+import r2t2_jax.datasets
+import r2t2_jax.loading
+from r2t2_jax.cli.main import main
+from tests.toy_port import make_samples, toy
+
+STRATEGIES = [
+    "base",
+    "router_mean",
+    "uniform",
+    "random_neighbors",
+    "shuffled_references",
+    "mode_finding",
+    "kernel_regression",
+    "kernel_regression_alpha",
+    "ngd_paper",
+    "ngd",
+    "best_of_n",
+    "task_routing",
+    "oracle",
+]
+MEASURES = ["accuracy", "ci95", "gap_recovered", "wrong_to_right", "right_to_wrong", "evaluations_per_case"]
+
+
+@pytest.fixture
+def toy_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(name: str):
+        preset = {"space": "simplex", "optimizer": "adam", "learning_rate": 0.3, "k": 3, "mode_k": 5}
+        return dataclasses.replace(toy(), name=name, presets={"pocket": preset})
+
+    def load_dataset(name: str, split: str, n: int | None = None, seed: int = 0):
+        assert name == "pocket"
+        return make_samples(n or 40, seed=seed + 100 * (split == "reference"), told=0.4)
+
+    monkeypatch.setattr(r2t2_jax.loading, "load", load)
+    monkeypatch.setattr(r2t2_jax.datasets, "load_dataset", load_dataset)
+
+
+@pytest.mark.usefixtures("toy_everywhere")
+def test_demo_writes_what_it_prints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "run"
+    assert main(["demo", "--out", str(out), "--quick", "--samples", "30", "--seed", "3"]) == 0
+    printed = capsys.readouterr().out
+    summary = json.loads((out / "summary.json").read_text())
+    assert list(summary["gates"]) == ["narrow", "balanced"]
+    rows = pq.read_table(out / "rows.parquet").to_pylist()
+    for gate, numbers in summary["gates"].items():
+        assert numbers["n"] == 30
+        assert list(numbers["strategies"]) == STRATEGIES
+        for name, measures in numbers["strategies"].items():
+            assert list(measures) == MEASURES
+            mine = [row for row in rows if row["model"] == f"pocket:{gate}" and row["strategy"] == name]
+            assert len(mine) == 30
+            assert measures["accuracy"] == pytest.approx(sum(row["right"] for row in mine) / 30, abs=1e-6)
+            assert f"{100 * measures['accuracy']:.1f}" in printed
+        assert numbers["strategies"]["task_routing"]["accuracy"] == 1
+        assert numbers["strategies"]["ngd"]["wrong_to_right"] > 0
+    assert all(row["id"].startswith("3-") for row in rows)
+    settings = json.loads((out / "run.json").read_text())
+    assert settings["settings"]["seed"] == 3
+    assert settings["models"]["narrow"]["seconds_per_case"].keys() == set(STRATEGIES)
+    assert max(len(line) for line in printed.splitlines() if not line.startswith("Wrote")) <= 80
+
+
+@pytest.mark.usefixtures("toy_everywhere")
+def test_equal_settings_give_equal_bytes_and_another_seed_another_test_set(tmp_path: Path) -> None:
+    for name, seed in (("one", "3"), ("two", "3"), ("other", "4")):
+        assert main(["demo", "--out", str(tmp_path / name), "--samples", "30", "--seed", seed]) == 0
+    one, two, other = ((tmp_path / name / "summary.json").read_bytes() for name in ("one", "two", "other"))
+    assert one == two
+    assert one != other
+
+
+@pytest.mark.usefixtures("toy_everywhere")
+def test_nothing_is_left_of_a_run_that_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(r2t2_jax.datasets, "load_dataset", lambda *_: make_samples(4, seed=0, told=1))
+    assert main(["demo", "--out", str(tmp_path / "run"), "--samples", "4"]) == 2
+    assert "neighbours asked of a bank of 4 references" in capsys.readouterr().err.splitlines()[-1]
+    assert list(tmp_path.iterdir()) == []

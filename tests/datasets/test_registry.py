@@ -1,0 +1,11 @@
+"""Sets by name."""
+
+import pytest
+
+from r2t2_jax.datasets import load_dataset
+from r2t2_jax.errors import R2T2Error
+
+
+def test_unknown_set_names_the_known() -> None:
+    with pytest.raises(R2T2Error, match=r"unknown dataset 'imagenet'; known: .*pocket"):
+        load_dataset("imagenet")

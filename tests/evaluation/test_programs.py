@@ -1,0 +1,25 @@
+"""Strategies that differ in their neighbours alone share one compiled program."""
+
+import numpy as np
+
+from r2t2_jax import rerouting, strategy
+from r2t2_jax.evaluation.collect import collect_bank
+from r2t2_jax.evaluation.questions import encode_questions
+from r2t2_jax.index import ExactIndex
+from r2t2_jax.metrics import get_metric
+from r2t2_jax.neighbors import sample_keys, select
+from tests.toy_port import make_samples, toy
+
+
+def test_selectors_do_not_recompile() -> None:
+    port = toy()
+    bank = collect_bank(port, make_samples(30, seed=1, told=1.0), get_metric("exact_match"))
+    questions = encode_questions(port, make_samples(4, seed=2, told=0.0))
+    keys = sample_keys(0, np.arange(4))
+    before = rerouting._reroute_samples._cache_size()
+    for name in ("ngd", "random_neighbors", "shuffled_references"):
+        chosen = strategy(name)
+        neighbors = select(chosen.selector, ExactIndex.build(bank.embeddings), questions.embeddings, keys)
+        references = bank.references(neighbors, chosen.kernel)
+        rerouting.reroute_batch(chosen, port.model, port.params, questions.queries, references, keys)
+    assert rerouting._reroute_samples._cache_size() == before + 1

@@ -1,0 +1,92 @@
+"""Re-routing of the pocket model, whole, exports to every platform and differentiates no weight."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from flax import nnx
+
+from ports.pocket.config import PocketConfig
+from ports.pocket.modeling import PocketAnswer, PocketNet
+from ports.pocket.port import PocketModel
+from r2t2_jax.contract import Query, References
+from r2t2_jax.evaluation.passes import encode_batch, generate_batch
+from r2t2_jax.presets import Preset
+from r2t2_jax.program import weight_gradients
+from r2t2_jax.rerouting import reroute_sample
+from r2t2_jax.routing import Routing
+from r2t2_jax.strategies import strategy
+
+PLATFORMS = ("tpu", "cuda", "cpu")
+# Sizes which no two axes share, so that the shape of a weight gradient is unmistakable.
+CONFIG = PocketConfig(
+    vocab_size=41,
+    channel=7,
+    expert_width=9,
+    key_width=10,
+    width=44,
+    hidden=52,
+    question_length=11,
+    gate_hidden=37,
+)
+SIZES = {"batch": 2, "neighbors": 3}
+
+
+@pytest.fixture(scope="module")
+def abstract():
+    """Model, parameters, features and an answer, all as shapes."""
+    graph, params = nnx.split(nnx.eval_shape(lambda: PocketNet(CONFIG, nnx.Rngs(0))))
+    model = PocketModel(CONFIG, graph)
+    inputs = CONFIG.fake_inputs()
+    features = jax.eval_shape(model.encode, params, inputs)
+    answer = PocketAnswer(jnp.zeros(CONFIG.answer_length, jnp.int32), jnp.ones(CONFIG.answer_length, bool))
+    return model, params, inputs, features, answer
+
+
+def rows(tree, *leading):
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((*leading, *leaf.shape), leaf.dtype), tree)
+
+
+def problem(abstract):
+    _, _, _, features, answer = abstract
+    weights = jax.ShapeDtypeStruct((2, 6), jnp.float32)
+    query = Query(features, weights, jax.ShapeDtypeStruct((2, 6), bool), answer, weights)
+    k = SIZES["neighbors"]
+    kernel = jax.ShapeDtypeStruct((k,), jnp.float32)
+    references = References(rows(weights, 60), rows(features, k), rows(answer, k), rows(weights, k), kernel)
+    return query, references, jax.eval_shape(lambda: jax.random.key(0))
+
+
+@pytest.mark.parametrize("space", ["free", "simplex", "logit", "shift"])
+def test_descent_holds_no_weight_gradient(abstract, space):
+    model, params = abstract[:2]
+    ngd = strategy("ngd", Preset(k=SIZES["neighbors"], space=space, optimizer="adam"))
+    traced = jax.make_jaxpr(lambda p, *args: reroute_sample(ngd, model, p, *args))(params, *problem(abstract))
+    assert weight_gradients(traced, params) == []
+
+
+def test_a_weight_gradient_would_be_seen(abstract):
+    model, params, _, features, answer = abstract
+
+    def loss(params, features, answer):
+        return model.answer_loss(params, features, Routing(jnp.full((2, 6), 1 / 6)), answer)
+
+    assert weight_gradients(jax.make_jaxpr(jax.grad(loss))(params, features, answer), params)
+
+
+@pytest.mark.parametrize("name", ["ngd", "kernel_regression_alpha", "mode_finding", "best_of_n", "oracle"])
+def test_rerouting(abstract, name):
+    model, params = abstract[:2]
+    chosen = strategy(name, Preset(k=SIZES["neighbors"], steps=2))
+    program = jax.jit(lambda p, *args: reroute_sample(chosen, model, p, *args).weights)
+    assert jax.export.export(program, platforms=PLATFORMS)(params, *problem(abstract)).platforms == PLATFORMS
+
+
+def test_encoding_and_answering(abstract):
+    model, params, inputs, features, _ = abstract
+    batch = SIZES["batch"]
+    export = jax.export.export(encode_batch, platforms=PLATFORMS)
+    assert export(params, rows(inputs, batch), model=model).platforms == PLATFORMS
+    export = jax.export.export(generate_batch, platforms=PLATFORMS)
+    routing = Routing(jax.ShapeDtypeStruct((batch, 2, 6), jnp.float32))
+    exported = export(params, rows(features, batch), routing, model=model, max_new_tokens=3)
+    assert exported.platforms == PLATFORMS

@@ -1,0 +1,159 @@
+"""The pocket model keeps the contract: on random weights, which tell as much as trained ones."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from ports.pocket.config import PocketConfig
+from ports.pocket.modeling import PocketInputs, PocketNet
+from ports.pocket.port import PocketModel
+from ports.pocket.tokenizer import BEGIN, END, PAD
+from r2t2_jax.contract import RoutedModel
+from r2t2_jax.program import count_flops
+from r2t2_jax.routing import Routing
+
+CONFIG = PocketConfig(vocab_size=40, question_length=10)
+
+
+@pytest.fixture(scope="module")
+def pocket():
+    net = nnx.jit(lambda: PocketNet(CONFIG, nnx.Rngs(0)))()  # eagerly it takes a minute
+    net.gate.down.kernel[...] = 0.5 * jax.random.normal(jax.random.key(1), net.gate.down.kernel.shape)
+    graph, params = nnx.split(net)
+    return PocketModel(CONFIG, graph), params
+
+
+@pytest.fixture(scope="module")
+def inputs():
+    rng = np.random.default_rng(0)
+    tokens = jnp.asarray([5, 9, 11, 4, 20, PAD, PAD, PAD, PAD, PAD])
+    return PocketInputs(jnp.asarray(rng.integers(0, 256, (96, 96, 3)), jnp.uint8), tokens, tokens != PAD)
+
+
+@pytest.fixture(scope="module")
+def features(pocket, inputs):
+    model, params = pocket
+    return model.encode(params, inputs)
+
+
+def answer_of(*tokens):
+    padded = jnp.asarray([*tokens, *[PAD] * (CONFIG.answer_length - len(tokens))])
+    return PocketModel(CONFIG, None).as_answer(padded)
+
+
+def test_it_is_a_routed_model(pocket):
+    assert isinstance(pocket[0], RoutedModel)
+    assert pocket[0].spec.shape == (2, 6)
+    assert hash(pocket[0]) == hash(PocketModel(CONFIG, pocket[0].graph))
+
+
+def test_mixing_is_the_formula_written_out(pocket, features):
+    model, params = pocket
+    net = nnx.merge(model.graph, params)
+    weights = jax.random.dirichlet(jax.random.key(2), jnp.ones(6), (2,))
+    x = np.asarray(features.stream)
+    for layer in range(2):
+        mixer = net.mixers[layer]
+        normed = x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-5)
+        total = np.zeros_like(x)
+        for e in range(6):
+            query = normed @ np.asarray(mixer.query[...][e])
+            key = np.asarray(features.keys[layer, e])
+            scores = query @ key.T / np.sqrt(key.shape[-1]) + float(mixer.prior[...][e]) * np.eye(16)
+            attention = np.exp(scores - scores.max(-1, keepdims=True))
+            attention /= attention.sum(-1, keepdims=True)
+            total += float(weights[layer, e]) * (attention @ np.asarray(features.values[layer, e]))
+        x = x + float(mixer.scale[...]) * total
+    expected = x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-5)
+    np.testing.assert_allclose(net.mix(features, weights), expected, atol=2e-5)
+
+
+def test_routing_none_is_the_gate(pocket, features):
+    model, params = pocket
+    own = model.route(params, features)
+    answer = answer_of(7, END)
+    base = model.answer_loss(params, features, None, answer)
+    assert model.answer_loss(params, features, Routing(own), answer) == pytest.approx(float(base), abs=1e-6)
+    shift = Routing(jnp.zeros((2, 6)), "shift")
+    assert model.answer_loss(params, features, shift, answer) == pytest.approx(float(base), abs=1e-5)
+    assert (model.generate(params, features, shift, 3) == model.generate(params, features, None, 3)).all()
+    np.testing.assert_allclose(model.route(params, features, shift), own, atol=1e-6)
+
+
+def test_routing_changes_the_answer_distribution(pocket, features):
+    model, params = pocket
+    losses = [
+        float(model.answer_loss(params, features, Routing(model.spec.focus([name])), answer_of(7, END)))
+        for name in CONFIG.experts
+    ]
+    assert len({round(loss, 4) for loss in losses}) == 6
+
+
+def test_padding_of_the_question_changes_nothing(pocket, inputs):
+    model, params = pocket
+    other = jnp.where(inputs.mask, inputs.tokens, 13)  # rubbish behind the mask
+    first = model.encode(params, inputs)
+    second = model.encode(params, PocketInputs(inputs.image, other, inputs.mask))
+    for routing in (None, Routing(model.spec.focus(["glyph"]))):
+        losses = [float(model.answer_loss(params, f, routing, answer_of(7, 8, END))) for f in (first, second)]
+        assert losses[0] == losses[1]
+
+
+def test_the_loss_is_the_mean_over_answer_tokens(pocket, features):
+    model, params = pocket
+    one, two = answer_of(7, END), answer_of(7, 8, END)
+    candidates = jax.tree.map(lambda *leaves: jnp.stack(leaves), one, two)
+    totals = model.answer_logprobs(params, features, None, candidates)
+    assert float(totals[0]) == pytest.approx(-2 * float(model.answer_loss(params, features, None, one)), rel=1e-5)
+    assert float(totals[1]) == pytest.approx(-3 * float(model.answer_loss(params, features, None, two)), rel=1e-5)
+
+
+def test_answers_are_a_distribution(pocket, features):
+    model, params = pocket
+    singles = jnp.arange(CONFIG.vocab_size)
+    first = jnp.stack([singles, jnp.full_like(singles, PAD), jnp.full_like(singles, PAD)], axis=1)
+    mask = jnp.zeros_like(first, bool).at[:, 0].set(True)
+    candidates = type(answer_of(END))(first, mask)
+    assert float(jnp.exp(model.answer_logprobs(params, features, None, candidates)).sum()) == pytest.approx(1, abs=1e-5)
+
+
+def test_generation_is_greedy_and_stops(pocket, features):
+    model, params = pocket
+    net = nnx.merge(model.graph, params)
+    routing = Routing(model.spec.focus(["shape", "size"]))
+    keys, values, _ = net.read_image(features, net.project(net.mix(features, routing.values)))
+    written = []
+    while len(written) < 3 and END not in written:
+        padded = jnp.asarray([BEGIN, *written])
+        logits = net.answer_logits(keys, values, features.question_mask, padded)
+        written.append(int(logits[-1].argmax()))
+    answer = model.generate(params, features, routing, 5).tolist()
+    assert answer == written + [PAD] * (5 - len(written))
+
+
+def test_features_know_nothing_of_the_answer_and_nothing_is_missing(pocket, inputs):
+    model, params = pocket
+    shapes = jax.eval_shape(model.encode, params, inputs)
+    assert all(leaf.dtype in (jnp.float32, jnp.bool_) for leaf in jax.tree.leaves(shapes))
+    slope = jax.grad(lambda r: model.answer_loss(params, model.encode(params, inputs), Routing(r), answer_of(7, END)))(
+        jnp.full((2, 6), 1 / 6)
+    )
+    assert (jnp.abs(slope) > 0).all()
+
+
+def test_flops_beside_the_config_equal_those_of_the_program(pocket, inputs, features):
+    model, params = pocket
+    answer = answer_of(7, END)
+    loss = jax.make_jaxpr(model.answer_loss)(params, features, Routing(jnp.ones((2, 6))), answer)
+    assert count_flops(loss) == CONFIG.forward_flops()
+    assert count_flops(jax.make_jaxpr(model.encode)(params, inputs)) == CONFIG.encode_flops()
+
+
+def test_config_fakes_its_inputs(pocket):
+    model, params = pocket
+    fake = CONFIG.fake_inputs()
+    features = jax.eval_shape(model.encode, params, fake)
+    assert features.values.shape == (2, 6, 16, 6)
+    assert CONFIG.parameters() == sum(leaf.size for leaf in jax.tree.leaves(params))

@@ -1,0 +1,40 @@
+"""What the README shows runs, and does what it says."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def block(marker: str) -> str:
+    found = re.search(rf"<!-- {marker} -->\n```\w*\n(.*?)```", README, re.DOTALL)
+    assert found, f"README.md has no block marked {marker!r}"
+    return found[1]
+
+
+def test_a_model_of_your_own_is_rerouted_to_the_right_expert() -> None:
+    names: dict[str, Any] = {}
+    exec(block("own model"), names)
+    weights = np.asarray(names["found"].weights)[:, 0]  # [B, E]
+    topic = np.asarray(names["topic"])[40:]
+    np.testing.assert_array_equal(weights.argmax(axis=1), topic.argmax(axis=1))
+    assert (weights * topic).sum(axis=1).mean() > 0.8
+
+
+def test_every_link_and_file_named_is_there() -> None:
+    links = re.findall(r"\]\((?!https?:)([^)]+)\)", README)
+    files = re.findall(r"`((?:r2t2_jax|ports)/[\w/.]+)`", README)
+    assert links
+    assert files
+    assert not [name for name in links + files if not (ROOT / name).exists()]
+
+
+def test_the_commands_are_complete_and_ci_runs_the_second() -> None:
+    assert block("test command").count("\n") == 1
+    assert "test command" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    for command in (block("demo command"), block("test command")):
+        assert command.startswith("python3 -m venv .venv && .venv/bin/pip install -e ")
