@@ -1,0 +1,42 @@
+"""From PyTorch names to our parameters: one `Leaf` says how one parameter is made.
+
+A port's `params.py` lists its leaves by path in the NNX state (`decoder/layers/attention/query/kernel`) and the names it
+knows and does not need. What is checked is that the two meet: `ports/common/conversion.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+
+def as_is(tensor: np.ndarray) -> np.ndarray:
+    """The tensor unchanged."""
+    return tensor
+
+
+def linear(tensor: np.ndarray) -> np.ndarray:
+    """PyTorch's [out, in] weight as a kernel [in, out]."""
+    return tensor.T
+
+
+def convolution(tensor: np.ndarray) -> np.ndarray:
+    """PyTorch's [out, in, height, width] weight as a kernel [height, width, in, out]."""
+    return tensor.transpose(2, 3, 1, 0)
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """How one parameter is made of PyTorch tensors.
+
+    Args:
+        names: the tensors it is read from, one; with `stacked`, one for each entry of the leading axis.
+        change: done to each tensor before stacking; views only, so that memory-mapped tensors stay on disk.
+        stacked: the parameter has a leading axis over `names`, as the layers of a scanned stack have.
+    """
+
+    names: tuple[str, ...]
+    change: Callable[[np.ndarray], np.ndarray] = as_is
+    stacked: bool = False

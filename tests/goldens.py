@@ -1,0 +1,20 @@
+"""Numbers recorded from other implementations, wherever they lie.
+
+`tests/golden/**` comes with the repository; the environment variable R2T2_EXTRA_GOLDENS names further folders, searched
+the same way. A test's id is `parent folder/folder/file`. Files named inside a golden lie beside it.
+"""
+
+import os
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent / "golden"
+
+
+def find_goldens(pattern: str) -> list[pytest.param]:
+    """One parameter a file whose name matches the glob `pattern`, for `pytest.mark.parametrize`."""
+    extra = os.environ.get("R2T2_EXTRA_GOLDENS", "")
+    folders = [HERE, *(Path(name) for name in extra.split(os.pathsep) if name)]
+    paths = dict.fromkeys(path.resolve() for folder in folders for path in sorted(folder.rglob(pattern)))
+    return [pytest.param(path, id="/".join(path.parts[-3:])) for path in paths]
