@@ -154,6 +154,24 @@ class Port:
     presets: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class ModelShapes:
+    """A model known by its shapes, without weights: what `r2t2 fit` reads.
+
+    A port offers them in the entry-point group `r2t2.shapes` as a function
+    `shapes(variant: str | None, question_tokens: int | None, answer_tokens: int | None) -> ModelShapes`. Without token
+    counts it takes the model's usual ones, and says in an `R2T2Error` which it cannot have. Every leaf is a
+    `jax.ShapeDtypeStruct`: `params` in the types in which they are held while re-routing (their bytes are counted),
+    `features` (for instance `jax.eval_shape(model.encode, params, inputs)`) and `answer` those of one sample.
+    """
+
+    name: str
+    model: RoutedModel
+    params: Params
+    features: Features
+    answer: Answer
+
+
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Query:

@@ -1,14 +1,18 @@
-"""Ports by name: `load("pocket:narrow")`, or `load("my_package.my_port:port")` for a port that is not registered."""
+"""Ports by name: `load("pocket:narrow")`, or `load("my_package.my_port:port")` for a port that is not registered.
+
+`load_shapes` finds in the same way what a port says of itself without weights.
+"""
 
 from __future__ import annotations
 
 import importlib
 
-from r2t2_jax.contract import Port
+from r2t2_jax.contract import ModelShapes, Port
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.plugins import find, registered
 
 GROUP = "r2t2.ports"
+SHAPES_GROUP = "r2t2.shapes"
 
 
 def load(name: str) -> Port:
@@ -33,6 +37,28 @@ def load(name: str) -> Port:
     if not isinstance(port, Port):
         raise R2T2Error(f"{name!r} gives a {type(port).__name__}, not a r2t2_jax.contract.Port")
     return port
+
+
+def load_shapes(name: str, question_tokens: int | None = None, answer_tokens: int | None = None) -> ModelShapes:
+    """The shapes of the model called `name`; no weights are read.
+
+    Args:
+        name: `port` or `port:variant` for a port registered in the entry-point group `r2t2.shapes`, or
+            `module:attribute`, the attribute being a function as `ModelShapes` describes it, called with variant `None`.
+        question_tokens, answer_tokens: lengths to assume; `None` for the model's usual ones.
+
+    Raises:
+        R2T2Error: no such port, or what was found gives no `ModelShapes`.
+    """
+    head, _, tail = name.partition(":")
+    if head in registered(SHAPES_GROUP) or not tail:
+        found = find(SHAPES_GROUP, head, "model with shapes")(tail or None, question_tokens, answer_tokens)
+    else:
+        function = _attribute(head, tail)
+        found = function(None, question_tokens, answer_tokens) if callable(function) else function
+    if not isinstance(found, ModelShapes):
+        raise R2T2Error(f"{name!r} gives a {type(found).__name__}, not a r2t2_jax.contract.ModelShapes")
+    return found
 
 
 def _attribute(module: str, attribute: str) -> object:

@@ -15,7 +15,7 @@ from ports.pocket.modeling import PocketAnswer, PocketFeatures, PocketInputs, Po
 from ports.pocket.params import GATES, read_weights
 from ports.pocket.processing import PocketEmbedder, PocketProcessor
 from ports.pocket.tokenizer import BEGIN, END, PAD, Tokenizer
-from r2t2_jax.contract import Port
+from r2t2_jax.contract import ModelShapes, Port
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.routing import Routing, RoutingSpec
 
@@ -106,10 +106,7 @@ def load(variant: str | None) -> Port:
     Raises:
         R2T2Error: no such variant, or the shipped weights are missing or damaged.
     """
-    gate = variant or "balanced"
-    if gate not in GATES:
-        known = ", ".join(f"pocket:{name}" for name in GATES)
-        raise R2T2Error(f"pocket has no variant {variant!r}; choose one of {known}")
+    gate = _gate(variant)
     weights = read_weights()
     config, tokenizer = weights.config, Tokenizer(weights.words)
     graph, params = abstract(config)
@@ -134,6 +131,32 @@ def load(variant: str | None) -> Port:
         max_new_tokens=config.answer_length,
         presets=weights.presets,
     )
+
+
+def shapes(variant: str | None, question_tokens: int | None, answer_tokens: int | None) -> ModelShapes:
+    """The pocket model without its weights. Both gates have the same shapes.
+
+    Raises:
+        R2T2Error: no such variant, or other lengths than the model's own, to which every question and answer is padded.
+    """
+    gate, config = _gate(variant), read_weights().config
+    own = config.question_length, config.answer_length
+    if (question_tokens or own[0], answer_tokens or own[1]) != own:
+        raise R2T2Error(f"pocket pads questions to {own[0]} tokens and answers to {own[1]}; leave the lengths out")
+    graph, params = abstract(config)
+    model = PocketModel(config, graph)
+    features = jax.eval_shape(model.encode, params, config.fake_inputs())
+    tokens = jax.ShapeDtypeStruct((config.answer_length,), jnp.int32)
+    answer = PocketAnswer(tokens, jax.ShapeDtypeStruct(tokens.shape, bool))
+    return ModelShapes(f"pocket:{gate}", model, params, features, answer)
+
+
+def _gate(variant: str | None) -> str:
+    gate = variant or "balanced"
+    if gate not in GATES:
+        known = ", ".join(f"pocket:{name}" for name in GATES)
+        raise R2T2Error(f"pocket has no variant {variant!r}; choose one of {known}")
+    return gate
 
 
 def abstract(config: PocketConfig) -> tuple[Any, Any]:
