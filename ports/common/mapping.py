@@ -1,7 +1,7 @@
 """From PyTorch names to our parameters: one `Leaf` says how one parameter is made.
 
-A port's `params.py` lists its leaves by path in the NNX state (`decoder/layers/attention/query/kernel`) and the names it
-knows and does not need. What is checked is that the two meet: `ports/common/conversion.py`.
+A port's `params.py` lists its leaves by path in the NNX state (`decoder/layers/query/kernel`) and the names it knows
+and does not need. What is checked is that the two meet: `ports/common/conversion.py`.
 """
 
 from __future__ import annotations
@@ -40,3 +40,26 @@ class Leaf:
     names: tuple[str, ...]
     change: Callable[[np.ndarray], np.ndarray] = as_is
     stacked: bool = False
+
+
+def layer_names(template: str, layers: int | None) -> tuple[str, ...]:
+    """`template` with its `{}` filled by 0, 1, ...; itself alone where `layers` is None."""
+    return (template,) if layers is None else tuple(template.format(layer) for layer in range(layers))
+
+
+def linear_leaves(ours: str, theirs: str, *, bias: bool = True, layers: int | None = None) -> dict[str, Leaf]:
+    """`kernel` and `bias` of a linear map; with `layers`, `theirs` has a `{}` and the parameters are stacked."""
+    stacked = layers is not None
+    leaves = {f"{ours}/kernel": Leaf(layer_names(f"{theirs}.weight", layers), linear, stacked)}
+    if bias:
+        leaves[f"{ours}/bias"] = Leaf(layer_names(f"{theirs}.bias", layers), as_is, stacked)
+    return leaves
+
+
+def norm_leaves(ours: str, theirs: str, layers: int | None = None, *, bias: bool = True) -> dict[str, Leaf]:
+    """`scale` and `bias` of a norm; with `layers`, `theirs` has a `{}` and the parameters are stacked."""
+    parts = {"scale": "weight", "bias": "bias"} if bias else {"scale": "weight"}
+    return {
+        f"{ours}/{part}": Leaf(layer_names(f"{theirs}.{name}", layers), as_is, layers is not None)
+        for part, name in parts.items()
+    }

@@ -1,0 +1,44 @@
+"""The CLIP tower against transformers, block by block."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from ports.common.clip_vit import ClipVit, ClipVitConfig, clip_leaves
+from tests.ports.common.torch_weights import filled, tensors_of
+
+CONFIG = ClipVitConfig(image_size=20, patch_size=4, width=24, layers=3, heads=3, hidden=40)
+
+
+@pytest.mark.parametrize("remat", [False, True])
+def test_every_block_equals_transformers(remat):
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    theirs = transformers.CLIPVisionModel(
+        transformers.CLIPVisionConfig(
+            image_size=20,
+            patch_size=4,
+            hidden_size=24,
+            num_hidden_layers=3,
+            num_attention_heads=3,
+            intermediate_size=40,
+        )
+    ).eval()
+    tensors = tensors_of(theirs)
+    prefix = "vision_model." if any(name.startswith("vision_model.") for name in tensors) else ""
+    config = ClipVitConfig(**{**vars(CONFIG), "remat": remat})
+    leaves = clip_leaves("vit", prefix, config)
+    ours = filled(nnx.Dict(vit=ClipVit(config, nnx.Rngs(0))), leaves, tensors)["vit"]
+    pixels = np.random.default_rng(0).normal(size=(20, 20, 3)).astype("f4")
+    with torch.no_grad():
+        states = theirs(torch.tensor(pixels.transpose(2, 0, 1)[None]), output_hidden_states=True).hidden_states
+    for blocks, expected in enumerate(states):
+        np.testing.assert_allclose(ours(pixels, blocks), expected[0, 1:].numpy(), atol=2e-5)
+    np.testing.assert_array_equal(ours(pixels), ours(pixels, 3))
+
+
+def test_low_precision_stays_low():
+    ours = ClipVit(ClipVitConfig(**{**vars(CONFIG), "dtype": "bfloat16"}), nnx.Rngs(0))
+    assert ours(jnp.ones((20, 20, 3))).dtype == jnp.bfloat16
+    assert {leaf.dtype for leaf in jax.tree.leaves(nnx.state(ours))} == {jnp.dtype("bfloat16")}
