@@ -1,44 +1,40 @@
-"""`r2t2`: reads the arguments, runs the subcommand, and turns bad input into one line and exit code 2."""
+"""`r2t2`: reads the arguments, runs the command, and turns whatever goes wrong into one line and an exit code."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
-
-import tyro
+from collections.abc import Sequence
 
 from r2t2_jax.cli.demo import Demo
-from r2t2_jax.errors import R2T2Error
+from r2t2_jax.cli.failures import explain
+from r2t2_jax.cli.parsing import Command, parse
 
-COMMANDS: dict[str, Callable[..., Demo]] = {"demo": Demo}
+# To add a command, add a line: the words a user types ("bank build" is `build` in the group `bank`) and a dataclass.
+# Its fields are the options, a string below each is its help, a field without default is required; `run()` does it and
+# returns nothing, or 1 where it found problems. The docstring is the help: what it does in one sentence, perhaps more
+# paragraphs, and at the end "Example: r2t2 ...". Its file imports jax, numpy and the like inside functions only.
+COMMANDS: dict[str, type[Command]] = {
+    "demo": Demo,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one subcommand; `arguments` default to those of the process.
+    """Run one command; `arguments` default to those of the process.
 
     Returns:
-        0; 2 after an `R2T2Error`, which is printed in one line, or with `R2T2_DEBUG=1` raised; 130 after an
-        interruption. Arguments that cannot be read exit with 2 from inside the parser.
+        0; 1 if the command found problems; 2 after an error, which is told in one line, or with `R2T2_DEBUG=1` raised;
+        130 after an interruption. Options that cannot be read exit with 2 from inside the parser.
     """
-    command = tyro.extras.subcommand_cli_from_dict(
-        COMMANDS,
-        prog="r2t2",
-        description="Test-time re-routing of multimodal mixture-of-experts models.",
-        args=arguments,
-        config=(tyro.conf.FlagCreatePairsOff,),
-    )
     try:
-        command.run()
-    except R2T2Error as error:
+        return parse(COMMANDS, sys.argv[1:] if arguments is None else arguments).run() or 0
+    except (Exception, KeyboardInterrupt) as error:
         if os.environ.get("R2T2_DEBUG") == "1":
             raise
-        print(f"r2t2: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("r2t2: interrupted", file=sys.stderr)
-        return 130  # what a shell expects of SIGINT
-    return 0
+        line, code = explain(error)
+        if line:
+            print(f"r2t2: {' '.join(line.split())}", file=sys.stderr)
+        return code
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ def test_a_traceback_is_for_those_who_ask(tmp_path: Path) -> None:
     assert "Traceback" in outcomes["1"].stderr
 
 
-@pytest.mark.parametrize("arguments", [["demo"], ["dmo"], ["demo", "--out", "x", "--samples", "many"]])
+@pytest.mark.parametrize("arguments", [[], ["demo"], ["demo", "--out", "x", "--samples", "many"]])
 def test_arguments_that_cannot_be_read_exit_with_2(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main(arguments)
