@@ -6,7 +6,7 @@ and does not need. What is checked is that the two meet: `ports/common/conversio
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,12 +42,17 @@ class Leaf:
     stacked: bool = False
 
 
-def layer_names(template: str, layers: int | None) -> tuple[str, ...]:
-    """`template` with its `{}` filled by 0, 1, ...; itself alone where `layers` is None."""
-    return (template,) if layers is None else tuple(template.format(layer) for layer in range(layers))
+Layers = int | Sequence[int] | None  # how many, counted from 0; or their numbers; None: a single module
 
 
-def linear_leaves(ours: str, theirs: str, *, bias: bool = True, layers: int | None = None) -> dict[str, Leaf]:
+def layer_names(template: str, layers: Layers) -> tuple[str, ...]:
+    """`template` with its `{}` filled by each layer's number; itself alone where `layers` is None."""
+    if layers is None:
+        return (template,)
+    return tuple(template.format(layer) for layer in (range(layers) if isinstance(layers, int) else layers))
+
+
+def linear_leaves(ours: str, theirs: str, *, bias: bool = True, layers: Layers = None) -> dict[str, Leaf]:
     """`kernel` and `bias` of a linear map; with `layers`, `theirs` has a `{}` and the parameters are stacked."""
     stacked = layers is not None
     leaves = {f"{ours}/kernel": Leaf(layer_names(f"{theirs}.weight", layers), linear, stacked)}
@@ -56,7 +61,7 @@ def linear_leaves(ours: str, theirs: str, *, bias: bool = True, layers: int | No
     return leaves
 
 
-def norm_leaves(ours: str, theirs: str, layers: int | None = None, *, bias: bool = True) -> dict[str, Leaf]:
+def norm_leaves(ours: str, theirs: str, layers: Layers = None, *, bias: bool = True) -> dict[str, Leaf]:
     """`scale` and `bias` of a norm; with `layers`, `theirs` has a `{}` and the parameters are stacked."""
     parts = {"scale": "weight", "bias": "bias"} if bias else {"scale": "weight"}
     return {
