@@ -1,10 +1,13 @@
 """What the README shows runs, and does what it says."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from benchmarks.readme_results import results_table
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -23,6 +26,14 @@ def test_a_model_of_your_own_is_rerouted_to_the_right_expert() -> None:
     topic = np.asarray(names["topic"])[40:]
     np.testing.assert_array_equal(weights.argmax(axis=1), topic.argmax(axis=1))
     assert (weights * topic).sum(axis=1).mean() > 0.8
+
+
+def test_the_results_are_those_recorded() -> None:
+    recorded = json.loads((ROOT / "benchmarks" / "results" / "demo.json").read_text(encoding="utf-8"))
+    table = results_table(recorded["summary"])
+    assert f"<!-- results -->\n{table}\n" in README
+    ngd = recorded["summary"]["gates"]["narrow"]["strategies"]["ngd"]
+    assert f"| `ngd` | 102 | {100 * ngd['accuracy']:.1f} % (" in README
 
 
 def test_every_link_and_file_named_is_there() -> None:

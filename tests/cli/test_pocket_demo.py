@@ -3,12 +3,9 @@
 import json
 from pathlib import Path
 
-import pytest
-
 from r2t2_jax.cli.main import main
 
 
-@pytest.mark.slow
 def test_the_narrow_gate_gains_and_the_balanced_one_is_not_harmed(tmp_path: Path) -> None:
     assert main(["demo", "--out", str(tmp_path / "run"), "--quick", "--samples", "80", "--seed", "1"]) == 0
     gates = json.loads((tmp_path / "run" / "summary.json").read_text())["gates"]
