@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from r2t2_jax.cli.demo import Demo
 from r2t2_jax.cli.failures import explain
+from r2t2_jax.cli.fit import FitMemory
 from r2t2_jax.cli.parsing import Command, parse
 
 # To add a command, add a line: the words a user types ("bank build" is `build` in the group `bank`) and a dataclass.
@@ -16,6 +17,7 @@ from r2t2_jax.cli.parsing import Command, parse
 # paragraphs, and at the end "Example: r2t2 ...". Its file imports jax, numpy and the like inside functions only.
 COMMANDS: dict[str, type[Command]] = {
     "demo": Demo,
+    "fit": FitMemory,
 }
 
 
