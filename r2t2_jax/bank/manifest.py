@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from r2t2_jax.bank.digests import FileDigest
+from r2t2_jax.bank.fingerprints import Fingerprints
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.routing import RoutingSpec
 
@@ -28,26 +29,6 @@ class Source:
     split: str = ""
     n: int | None = None
     seed: int = 0
-
-
-@dataclass(frozen=True)
-class Fingerprints:
-    """What computed a bank: the model, the question embedder, and how samples were prepared for the model."""
-
-    model: str = ""
-    embedder: str = ""
-    processing: str = ""
-
-    def check(self, where: str, expected: Fingerprints) -> None:
-        """Refuse a bank that something else computed; an empty expectation is not checked.
-
-        Raises:
-            R2T2Error: names both.
-        """
-        for name, own in asdict(self).items():
-            wanted = getattr(expected, name)
-            if wanted and own != wanted:
-                raise R2T2Error(f"{where} was made with {name} {own!r}, this is {name} {wanted!r}: build it again")
 
 
 @dataclass(frozen=True)

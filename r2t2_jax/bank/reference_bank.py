@@ -16,7 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from r2t2_jax.bank.manifest import Fingerprints, Source
+from r2t2_jax.bank.fingerprints import Fingerprints
+from r2t2_jax.bank.manifest import Source
 from r2t2_jax.bank.samples import Chosen, SampleReader, StoredSamples
 from r2t2_jax.checks import check_embeddings, check_finite, check_rows
 from r2t2_jax.contract import Answer, Features, References

@@ -13,8 +13,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from r2t2_jax.bank.fingerprints import Fingerprints
 from r2t2_jax.bank.folder import STORED, Batch, open_bank, write_bank
-from r2t2_jax.bank.manifest import RECORDS, Fingerprints, Manifest, read_manifest
+from r2t2_jax.bank.manifest import RECORDS, Manifest, read_manifest
 from r2t2_jax.bank.records import Records, as_table, read_correct
 from r2t2_jax.bank.reference_bank import ReferenceBank
 from r2t2_jax.bank.samples import Joined, StoredSamples, open_arrays

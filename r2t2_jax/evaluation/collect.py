@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Int
 
 from r2t2_jax.bank import ReferenceBank
+from r2t2_jax.bank.fingerprints import processing_fingerprint
 from r2t2_jax.contract import Port, Sample
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.evaluation.batches import Rows, map_batches, progress_bar, take, threads_at_a_time
@@ -60,4 +61,6 @@ def collect_bank(port: Port, samples: Sequence[Sample], metric: Metric, batch_si
         ],
         model_fingerprint=port.fingerprint,
         embedder_fingerprint=port.embedder.fingerprint,
+        processing_fingerprint=processing_fingerprint(port),
+        spec=port.model.spec,
     )
