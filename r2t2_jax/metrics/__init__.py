@@ -1,5 +1,5 @@
-"""Scoring of one answer, by name."""
+"""Scoring of one answer and of a whole set, by name."""
 
-from r2t2_jax.metrics.registry import METRICS, Metric, get_metric
+from r2t2_jax.metrics.registry import METRICS, SET_SCORES, Metric, SetScore, get_metric, get_set_score
 
-__all__ = ["METRICS", "Metric", "get_metric"]
+__all__ = ["METRICS", "SET_SCORES", "Metric", "SetScore", "get_metric", "get_set_score"]

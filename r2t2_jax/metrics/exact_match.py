@@ -1,4 +1,4 @@
-"""Exact match after normalising what does not change an answer."""
+"""Exact match, plain or after normalising what does not change an answer."""
 
 from __future__ import annotations
 
@@ -8,6 +8,19 @@ from r2t2_jax.contract import Sample
 def exact_match(prediction: str, sample: Sample) -> float:
     """1.0 if the prediction equals any accepted answer after `normalize`, else 0.0."""
     return float(normalize(prediction) in {normalize(answer) for answer in sample.answers})
+
+
+def exact_text(prediction: str, sample: Sample) -> float:
+    """1.0 if the prediction, spaces around it aside, is the answer: CLEVR (openvqa) and COCO-QA (imageqa-public)."""
+    return float(prediction.strip() == sample.answers[0].strip())
+
+
+def startswith(prediction: str, sample: Sample) -> float:
+    """1.0 if the prediction begins with the answer: how R2-T2's released code decides (tianyi-lab/R2-T2 evaluate.py).
+
+    It is generous: `10` counts for `1`.
+    """
+    return float(prediction.startswith(sample.answers[0]))
 
 
 def normalize(text: str) -> str:

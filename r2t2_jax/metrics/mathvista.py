@@ -1,0 +1,121 @@
+"""MathVista (lupantech/MathVista): the part of the official scoring that needs no ChatGPT.
+
+Official scoring has two steps: extract a short answer from the response (extract_answer.py; where no rule applies,
+ChatGPT is asked), and bring it to the form of the expected answer (calculate_score.py). Here a response which ChatGPT
+would have read goes into the second step as it stands.
+
+The form of the expected answer is told by the sample: options make it a choice; the hint of the official query, or
+else the answer itself, tells an integer, a decimal number with its places, and a list.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from string import ascii_uppercase
+from typing import Any
+
+from r2t2_jax.contract import Sample
+from r2t2_jax.metrics.edit_distance import edit_distance
+from r2t2_jax.metrics.mcq_vlmevalkit import infer_option
+
+_BRACKETED = re.compile(r"\(([a-zA-Z])\)")
+_QUOTED = re.compile(r'The answer is "(.*)"\.')
+_DECIMALS = {"one decimal place": 1, "two decimal places": 2}
+
+
+@dataclass(frozen=True)
+class Form:
+    """What an answer must look like: `kind` is text, integer, float or list; `precision` counts decimal places."""
+
+    kind: str
+    choices: tuple[str, ...] = ()
+    precision: int | None = None
+
+
+def mathvista(prediction: str, sample: Sample) -> float:
+    """As the authors score it, but for what ChatGPT would extract."""
+    form = form_of(sample)
+    extracted = extract(prediction, form)
+    return float(bring_to_form(prediction if extracted is None else extracted, form) == right_answer(sample))
+
+
+def mathvista_lmms_eval(prediction: str, sample: Sample) -> float:
+    """lmms-eval: the authors' scoring, comparing without the spaces around both texts."""
+    form = form_of(sample)
+    extracted = extract(prediction, form)
+    found = bring_to_form(prediction if extracted is None else extracted, form)
+    return float(str(found).strip() == right_answer(sample).strip())
+
+
+def mathvista_vlmevalkit(prediction: str, sample: Sample) -> float:
+    """VLMEvalKit's reading of an extracted answer: numbers compare as numbers, and a list is never right."""
+    form, answer = form_of(sample), right_answer(sample)
+    if form.choices:
+        letters = dict(zip(ascii_uppercase, form.choices, strict=False))
+        letter = infer_option(prediction, letters)
+        return float(letter is not None and letters.get(letter) == answer)
+    convert = {"integer": int, "float": float}.get(form.kind)
+    try:
+        return float(convert is not None and convert(prediction) == convert(answer))
+    except (ValueError, OverflowError):
+        return 0.0
+
+
+def form_of(sample: Sample) -> Form:
+    """The form that a sample's answer must have."""
+    if sample.options:
+        return Form("text", sample.options)
+    for words, precision in _DECIMALS.items():
+        if words in sample.question:
+            return Form("float", precision=precision)
+    answer = sample.answers[0]
+    if answer.startswith("["):
+        return Form("list")
+    return Form("float", precision=len(answer.partition(".")[2])) if "." in answer else Form("integer")
+
+
+def right_answer(sample: Sample) -> str:
+    """The accepted answer in the official form: of a choice its text, also where the prompted answer is its letter."""
+    answer = sample.answers[0]
+    if sample.options and answer not in sample.options:
+        return sample.options[ascii_uppercase.index(answer)]
+    return answer
+
+
+def extract(response: str, form: Form) -> str | None:
+    """The short answer in a response (extract_answer.py); `None` where the official script would ask ChatGPT."""
+    if not response or response in form.choices:
+        return response
+    number: Any = {"integer": int, "float": float}.get(form.kind)
+    try:
+        if number is not None:
+            return str(number(response))
+    except ValueError:  # no number by itself: look on
+        number = None
+    quoted = _QUOTED.search(response)
+    return quoted.group(1) if quoted else None
+
+
+def bring_to_form(extracted: str, form: Form) -> str | None:
+    """The extracted answer in the form of the expected one (calculate_score.py); `None` where it has no such form."""
+    if form.kind == "text":
+        return _choice(extracted.strip(), form.choices)
+    try:
+        if form.kind == "integer":
+            return str(int(float(extracted)))
+        if form.kind == "float":
+            return str(round(float(extracted), form.precision))
+    except (ValueError, OverflowError):
+        return None
+    return extracted
+
+
+def _choice(text: str, choices: Sequence[str]) -> str | None:
+    """The choice a letter stands for, or the one most like the text; the first of equals."""
+    bracketed = _BRACKETED.search(text)
+    letter = bracketed.group(1).upper() if bracketed else text
+    if letter in tuple(ascii_uppercase[: len(choices)]):
+        return choices[ascii_uppercase.index(letter)]
+    return min(choices, key=lambda choice: edit_distance(letter, choice), default=None)

@@ -1,0 +1,53 @@
+"""How a recorded prompt of another implementation is put to ours: one entry for each kind.
+
+A case is {dataset, source, input, prompt}. Cases of released question files give an id alone as their input; there the
+prompt is taken apart and put together again, which fails where its form is not ours.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from r2t2_jax.datasets.mathvista_query import lmms_eval_query
+from r2t2_jax.datasets.prompts import SUFFIX, as_prompt, mme_question, split_prompt, textvqa_question
+
+Case = dict[str, Any]
+MOVA_MME = " Answer yes or no, and check carefully to make sure your answer is correct."
+
+
+def released(style: str, ending: str = "") -> Callable[[Case], str]:
+    def prompt(case: Case) -> str:
+        question, options, found = split_prompt(case["prompt"].removesuffix(ending))
+        assert found == style and (options or style == "word") and SUFFIX["word"] not in question
+        return as_prompt(question, options, style) + ending
+
+    return prompt
+
+
+def mathvista(case: Case) -> str:
+    return lmms_eval_query(case["input"], case["input"]["shot_type"])
+
+
+def scienceqa(case: Case) -> str:
+    given = case["input"]
+    context = f"Context: {given['hint']}\n" if given["hint"] else ""
+    return as_prompt(context + given["question"], given["choices"], "letter")
+
+
+PROMPTS: dict[str, Callable[[Case], str]] = {
+    "ai2d": lambda case: as_prompt(case["input"]["question"], case["input"]["options"], "letter"),
+    "docvqa_mova": released("word"),
+    "gqa_llava": released("word"),
+    "mathvista": mathvista,
+    "mmbench_llava": released("plain"),  # the suffix is added when it is asked
+    "mme": lambda case: as_prompt(mme_question(case["input"]["question"]), style="word"),
+    "mme_llava": released("word"),
+    "mme_mova": released("word", MOVA_MME),
+    "scienceqa_img": scienceqa,
+    "scienceqa_llava": released("letter"),
+    "textvqa_llava": released("word"),
+    "textvqa": lambda case: as_prompt(textvqa_question(case["input"]["question"]), style="word"),
+    "textvqa_ocr": lambda case: as_prompt(
+        textvqa_question(case["input"]["question"], case["input"]["ocr_tokens"]), style="word"
+    ),
+    "vqav2": lambda case: as_prompt(case["input"]["question"], style="word"),
+}
