@@ -1,4 +1,5 @@
-"""Ports by name: `load("pocket:narrow")`, or `load("my_package.my_port:port")` for a port that is not registered.
+"""Ports by name: `load("pocket:narrow")`, `load("models/mova")` for a model directory that `r2t2 convert` made, or
+`load("my_package.my_port:port")` for a port that is not registered.
 
 `load_shapes` finds in the same way what a port says of itself without weights.
 """
@@ -6,6 +7,8 @@
 from __future__ import annotations
 
 import importlib
+import json
+from pathlib import Path
 
 from r2t2_jax.contract import ModelShapes, Port
 from r2t2_jax.errors import R2T2Error
@@ -20,13 +23,16 @@ def load(name: str) -> Port:
 
     Args:
         name: `port` or `port:variant` for a port registered in the entry-point group `r2t2.ports`, whose entry is a
-            function `load(variant: str | None) -> Port`; or `module:attribute`, the attribute being a `Port` or a
-            function without arguments that returns one.
+            function `load(variant: str | None) -> Port`; the path of a model directory, whose port gets the path as
+            its variant (`./pocket` for one that is called like a port); or `module:attribute`, the attribute being a
+            `Port` or a function without arguments that returns one.
 
     Raises:
         R2T2Error: no such port, or what was found is not one. A port raises the same for an unknown variant.
     """
     head, _, tail = name.partition(":")
+    if head not in registered(GROUP) and Path(name).is_dir():
+        head, tail = port_of(name), name
     if head in registered(GROUP):
         port = find(GROUP, head, "port")(tail or None)
     elif tail:
@@ -44,7 +50,7 @@ def load_shapes(name: str, question_tokens: int | None = None, answer_tokens: in
 
     Args:
         name: `port` or `port:variant` for a port registered in the entry-point group `r2t2.shapes`, or
-            `module:attribute`, the attribute being a function as `ModelShapes` describes it, called with variant `None`.
+            `module:attribute`, the attribute being a function as `ModelShapes` describes it (its variant is `None`).
         question_tokens, answer_tokens: lengths to assume; `None` for the model's usual ones.
 
     Raises:
@@ -59,6 +65,21 @@ def load_shapes(name: str, question_tokens: int | None = None, answer_tokens: in
     if not isinstance(found, ModelShapes):
         raise R2T2Error(f"{name!r} gives a {type(found).__name__}, not a r2t2_jax.contract.ModelShapes")
     return found
+
+
+def port_of(directory: str | Path) -> str:
+    """The name of the port whose model the directory holds.
+
+    Raises:
+        R2T2Error: it is no model directory.
+    """
+    try:
+        described = json.loads((Path(directory) / "model.json").read_text(encoding="utf-8"))
+        return str(described["port"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise R2T2Error(
+            f"folder {directory} is no model directory (model.json: {error}); make one with r2t2 convert"
+        ) from error
 
 
 def _attribute(module: str, attribute: str) -> object:

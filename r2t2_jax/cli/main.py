@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from r2t2_jax.cli.convert import Convert
 from r2t2_jax.cli.demo import Demo
 from r2t2_jax.cli.failures import explain
 from r2t2_jax.cli.fit import FitMemory
@@ -16,6 +17,7 @@ from r2t2_jax.cli.parsing import Command, parse
 # returns nothing, or 1 where it found problems. The docstring is the help: what it does in one sentence, perhaps more
 # paragraphs, and at the end "Example: r2t2 ...". Its file imports jax, numpy and the like inside functions only.
 COMMANDS: dict[str, type[Command]] = {
+    "convert": Convert,
     "demo": Demo,
     "fit": FitMemory,
 }
