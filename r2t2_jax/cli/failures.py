@@ -1,4 +1,4 @@
-"""What went wrong, in one line for the person at the terminal, and the exit code that goes with it."""
+"""Why a command ended, in one line for the person at the terminal, and the exit code that goes with it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import sys
 
 from r2t2_jax.errors import R2T2Error
+from r2t2_jax.runs.stopping import Stopped
 
 FAILED, INTERRUPTED, PIPE_CLOSED = 2, 130, 141  # the latter two as a shell reports SIGINT and SIGPIPE
 
@@ -14,6 +15,8 @@ def explain(error: BaseException) -> tuple[str, int]:
     """The line to print, empty for none, and the exit code."""
     if isinstance(error, R2T2Error):
         return str(error), FAILED
+    if isinstance(error, Stopped):
+        return str(error), 0
     if isinstance(error, KeyboardInterrupt):
         return "interrupted", INTERRUPTED
     if isinstance(error, BrokenPipeError):

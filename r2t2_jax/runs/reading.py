@@ -1,20 +1,26 @@
-"""What a run left behind: `open_run("out/demo")` gives its settings, its rows, its references and its summary.
+"""What a run left behind, complete or not: settings, rows, references and summary.
 
+```python
 saved = open_run("out/demo")
-saved.settings["seed"]                       # what was asked for
+saved.settings["seed"]  # what was asked for
 saved.rows.filter(pc.field("strategy") == "ngd").to_pylist()
 saved.summary["gates"]["narrow"]["strategies"]["ngd"]["accuracy"]
+```
 """
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from r2t2_jax.errors import R2T2Error
+from r2t2_jax.runs import timings
+from r2t2_jax.runs.folder import RUN, SUMMARY, read_json
+from r2t2_jax.runs.plan import Plan
+from r2t2_jax.runs.shards import find_records
+from r2t2_jax.runs.tables import read_table
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -22,11 +28,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SavedRun:
-    """A run's folder, read when asked.
+    """A run's folder, read when asked. Reading takes no lock and changes nothing, so a run may go on meanwhile.
 
     Args:
         folder: where it is.
-        run: `run.json` whole: command, settings, data, versions, models.
+        run: `run.json` whole: command, settings, what else the results depend on, plan.
     """
 
     folder: Path
@@ -37,6 +43,11 @@ class SavedRun:
         """The settings that the command was given."""
         return self.run["settings"]
 
+    @property
+    def complete(self) -> bool:
+        """Whether it came to its end."""
+        return (self.folder / SUMMARY).exists()
+
     @cached_property
     def summary(self) -> dict[str, Any]:
         """The numbers of `summary.json`.
@@ -44,22 +55,29 @@ class SavedRun:
         Raises:
             R2T2Error: the run is not complete.
         """
-        return _read_json(self.folder / "summary.json", "the run is not complete; the command that began it resumes it")
+        if not self.complete:
+            raise R2T2Error(f"the run in {self.folder} is not complete; the command that began it goes on with it")
+        return read_json(self.folder / SUMMARY)
 
     @cached_property
     def rows(self) -> pa.Table:
-        """One row for each model, strategy and sample, in this order."""
-        import pyarrow.parquet as pq
-
-        return pq.read_table(self.folder / "rows.parquet")
+        """One row for each model, strategy and sample, in this order; of those computed so far."""
+        return self.table("rows")
 
     @cached_property
-    def references(self) -> pa.Table | None:
+    def references(self) -> pa.Table:
         """One row for each model and reference it keeps: model, id, question, answer, category, routing."""
-        import pyarrow.parquet as pq
+        return self.table("references")
 
-        path = self.folder / "references.parquet"
-        return pq.read_table(path) if path.exists() else None
+    def table(self, name: str) -> pa.Table:
+        """One of the plan's tables, in the order of the plan."""
+        plan = Plan.from_json(self.run["plan"])
+        return read_table(find_records(self.folder), plan, plan.of_table(name))
+
+    @cached_property
+    def seconds_per_case(self) -> dict[str, float]:
+        """Measured seconds a case, by part."""
+        return timings.seconds_per_case(self.folder)
 
 
 def open_run(folder: Path | str) -> SavedRun:
@@ -69,11 +87,6 @@ def open_run(folder: Path | str) -> SavedRun:
         R2T2Error: there is none.
     """
     folder = Path(folder)
-    return SavedRun(folder, _read_json(folder / "run.json", f"{folder} holds no run; give the folder of one"))
-
-
-def _read_json(path: Path, otherwise: str) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise R2T2Error(f"cannot read {path} ({error}): {otherwise}") from error
+    if not (folder / RUN).exists():
+        raise R2T2Error(f"{folder} holds no run (it has no {RUN}); give the folder of one")
+    return SavedRun(folder, read_json(folder / RUN))

@@ -1,0 +1,263 @@
+"""The engine for long work: a folder that survives whatever happens to the process that fills it.
+
+```python
+plan = Plan([Part("squares", cases=1000, batch=50)])
+with Run.open(Path("out/squares"), "squares", settings={"power": 2}, plan=plan) as run:
+    for batch in run.missing():
+        run.append(batch, [{"i": i, "value": np.array([i**2])} for i in range(batch.start, batch.stop)])
+    run.finish({"sum": int(stack(run.table()["value"]).sum())})
+```
+
+Killed at any point and begun again with the same settings, the loop goes on with the batches that are missing, and the
+summary has the same bytes. SIGTERM, SIGINT and `max_hours` end it after a batch by raising `Stopped`, which the command
+line prints and exits with 0. `run.compute(work)` is the same loop with parts side by side.
+
+The folder (docs/runs.md describes it for its readers):
+
+    run.json          command, settings, whatever else the results depend on, plan, fingerprint; written first
+    shard-00000.rows  rows of the batches, appended in the order in which they were done
+    timings.jsonl     how long batches took
+    lock              who is writing, while somebody is
+    summary.json      the numbers; written last: a run that has it is complete
+
+Numbers depend on the rows alone, so that no restart can change them.
+"""
+
+from __future__ import annotations
+
+import shlex
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
+
+from r2t2_jax.errors import R2T2Error
+from r2t2_jax.runs import columns, timings
+from r2t2_jax.runs.files import publish, publish_json, remove, remove_drafts
+from r2t2_jax.runs.folder import RUN, SUMMARY, check_folder, read_json
+from r2t2_jax.runs.identity import check_same, fingerprinted
+from r2t2_jax.runs.lock import FolderLock
+from r2t2_jax.runs.plan import Batch, Plan
+from r2t2_jax.runs.shards import Shards, shard_paths
+from r2t2_jax.runs.stopping import Stopped, StopRequest
+from r2t2_jax.runs.tables import read_table
+from r2t2_jax.runs.workers import worker_threads
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Rows = Sequence[columns.Row]
+
+
+class Run:
+    """A run that is open for writing; `Run.open` makes one, and `with` closes it."""
+
+    def __init__(self, folder: Path, run: Mapping[str, Any], plan: Plan, stop: StopRequest, lock: FolderLock) -> None:
+        self.folder, self.plan = folder, plan
+        self._command, self._stop, self._lock = run["command"], stop, lock
+        self._appending = threading.Lock()
+        self._shards = Shards(folder)
+        self._timings = timings.Timings(folder)
+
+    @classmethod
+    def open(
+        cls,
+        out: Path,
+        command: str,
+        settings: Mapping[str, Any],
+        plan: Plan,
+        depends: Mapping[str, Any] | None = None,
+        max_hours: float | None = None,
+    ) -> Run:
+        """Begin a run, or go on with it.
+
+        Args:
+            out: its folder, made if need be.
+            command: which one, as typed after `r2t2`.
+            settings: the command's options, less those on which no result depends (the folder, `max_hours`).
+            plan: what is to be computed.
+            depends: what else the results depend on: data, fingerprints of models, `identity.versions()`.
+            max_hours: how long to go on from here.
+
+        Raises:
+            R2T2Error: the folder cannot be written, holds something else or a run with other settings, or another
+                process is at it.
+        """
+        run = fingerprinted({"command": command, "settings": settings, **(depends or {}), "plan": plan.to_json()})
+        with ExitStack() as undo:
+            undo.enter_context(_told_as(f"cannot write {out}"))
+            stop = StopRequest(max_hours)
+            undo.callback(stop.close)
+            check_folder(out)
+            out.mkdir(exist_ok=True)
+            lock = FolderLock(out)
+            undo.callback(lock.release)
+            remove_drafts(out)
+            if (out / RUN).exists():
+                check_same(read_json(out / RUN), run, str(out))
+            else:
+                publish_json(out / RUN, run)
+            opened = cls(out, run, plan, stop, lock)
+            undo.pop_all()
+        return opened
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Stop listening to signals and let go of the folder, which vanishes if nothing was saved in it."""
+        self._stop.close()
+        empty = not self._shards.records and not self.complete
+        if empty:
+            for path in (self.folder / RUN, self.folder / timings.NAME, *shard_paths(self.folder)):
+                remove(path)
+        self._lock.release()
+        if empty and not any(self.folder.iterdir()):
+            self.folder.rmdir()
+
+    @property
+    def complete(self) -> bool:
+        """Whether the summary is written."""
+        return (self.folder / SUMMARY).exists()
+
+    @property
+    def resume(self) -> str:
+        """The command that goes on with this run."""
+        return (
+            f"r2t2 {self._command} --config {shlex.quote(str(self.folder / RUN))} --out {shlex.quote(str(self.folder))}"
+        )
+
+    def missing(self, parts: Sequence[str] | None = None) -> Iterator[Batch]:
+        """The batches that have no rows yet, of these parts or of all, in the order of the plan.
+
+        Raises:
+            Stopped: a signal, or the end of the hours, asked for it.
+        """
+        parts = self.plan.names if parts is None else parts
+        with self._bar(parts, self._command) as bar:
+            for batch in self._todo(parts):
+                self.check()
+                start = time.perf_counter()
+                yield batch
+                self._timings.add(batch.part, len(batch), time.perf_counter() - start)
+                bar.update(len(batch))
+        self.check()
+
+    def compute(
+        self, work: Callable[[Batch], Rows], parts: Sequence[str] | None = None, threads: int = 1, title: str = ""
+    ) -> None:
+        """Append `work(batch)` for every missing batch: parts side by side, the batches of a part in order.
+
+        Args:
+            work: the rows of a batch; they depend on nothing but the batch.
+            parts: those to compute, begun in this order; all by default.
+            threads: parts at a time.
+            title: of the progress bar.
+
+        Raises:
+            Stopped: a signal, or the end of the hours, asked for it.
+        """
+        parts = self.plan.names if parts is None else parts
+        failed = threading.Event()
+
+        def go(part: str) -> None:
+            for batch in self._todo([part]):
+                if failed.is_set() or self._stop.reason is not None:
+                    return
+                start = time.perf_counter()
+                rows = work(batch)
+                self._timings.add(part, len(batch), time.perf_counter() - start)
+                self.append(batch, rows)
+                bar.update(len(batch))
+
+        with self._bar(parts, title or self._command) as bar, worker_threads(threads) as pool:
+            try:
+                list(pool.map(go, parts))
+            except BaseException:
+                failed.set()  # the other threads end after their batch
+                raise
+        self.check()
+
+    def append(self, batch: Batch, rows: Rows) -> None:
+        """Save the rows of a batch, durably: values and numpy arrays come back to the bit.
+
+        Raises:
+            R2T2Error: they cannot be written, as on a full disk; what was saved before stays.
+        """
+        payload = columns.to_bytes(columns.to_table(rows))
+        with self._appending, _told_as(f"{self._done()} stay saved, but this one cannot be written to {self.folder}"):
+            self._shards.append(batch.number, payload)
+
+    def check(self) -> None:
+        """Between two batches, or wherever else the work may end.
+
+        Raises:
+            Stopped: a signal, or the end of the hours, asked for it.
+        """
+        reason = self._stop.reason
+        if reason is None:
+            return
+        if not self._shards.records:
+            raise Stopped(f"{reason}: stopped before anything was saved")
+        raise Stopped(f"{reason}: stopped after {self._done()}. Go on with: {self.resume}")
+
+    def table(self, name: str = "rows") -> pa.Table:
+        """The rows saved so far of one of the plan's tables, in the order of the plan."""
+        return read_table(self._shards.records, self.plan, self.plan.of_table(name))
+
+    def rows_of(self, part: str) -> pa.Table:
+        """The rows saved so far of one part."""
+        return read_table(self._shards.records, self.plan, [part])
+
+    def time(self, what: str, cases: int, seconds: float) -> None:
+        """Note the time of work beside the batches."""
+        self._timings.add(what, cases, seconds)
+
+    def seconds_per_case(self) -> dict[str, float]:
+        """The median of each part, and of what `time` noted."""
+        return timings.seconds_per_case(self.folder)
+
+    def export(self, name: str = "rows") -> Path:
+        """Write a table as `<name>.parquet`, for readers that know nothing of shards."""
+        import pyarrow.parquet as pq
+
+        path, table = self.folder / f"{name}.parquet", self.table(name)
+        with _told_as(f"cannot write {path}"):
+            publish(path, lambda draft: pq.write_table(table, draft))
+        return path
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """Write `summary.json`. Whatever else belongs to the run is written before.
+
+        Raises:
+            ValueError: a batch is missing, or the summary holds NaN.
+        """
+        if self._todo(self.plan.names):
+            raise ValueError(f"{self.folder} is not complete: {self._done()}")
+        with _told_as(f"cannot write {self.folder}"):
+            publish_json(self.folder / SUMMARY, summary)
+
+    def _todo(self, parts: Collection[str]) -> list[Batch]:
+        return [b for b in self.plan.batches if b.part in parts and b.number not in self._shards.records]
+
+    def _bar(self, parts: Collection[str], title: str) -> tqdm:
+        """Counts cases, those of earlier processes included; the rate and the remaining time are of this one."""
+        total = sum(part.cases for part in self.plan.parts if part.name in parts)
+        done = total - sum(map(len, self._todo(parts)))
+        return tqdm(total=total, initial=done, desc=title, unit="case", leave=False, dynamic_ncols=True)
+
+    def _done(self) -> str:
+        return f"{len(self._shards.records)} of {len(self.plan.batches)} batches"
+
+
+@contextmanager
+def _told_as(what: str) -> Iterator[None]:
+    """What the system refuses, in words of ours."""
+    try:
+        yield
+    except OSError as error:
+        raise R2T2Error(f"{what}: {error.strerror or error}") from error

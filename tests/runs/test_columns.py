@@ -1,0 +1,45 @@
+"""Rows round-trip to the bit."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from r2t2_jax.runs.columns import from_bytes, join, stack, to_bytes, to_table
+
+FLOATS = hnp.floating_dtypes(endianness="<", sizes=(16, 32, 64))
+DTYPES = st.one_of(FLOATS, hnp.integer_dtypes(endianness="<"), hnp.unsigned_integer_dtypes(endianness="<"))
+
+
+@given(hnp.arrays(DTYPES, hnp.array_shapes(min_dims=2, max_dims=5, max_side=4)))
+def test_arrays_of_any_rank_come_back_with_dtype_and_bits(rows: np.ndarray) -> None:
+    table = from_bytes(to_bytes(to_table([{"x": row} for row in rows])))
+    found = stack(table["x"])
+    assert (found.dtype, found.shape) == (rows.dtype, rows.shape)
+    assert found.tobytes() == rows.tobytes()  # NaN and -0.0 included
+
+
+def test_values_of_rows_come_back() -> None:
+    rows = [
+        {"id": "a", "score": 0.1, "right": True, "words": ["x", "y"], "path": np.ones((2, 3), np.float32)},
+        {"id": "b", "score": -0.0, "right": False, "words": [], "path": np.zeros((1, 3), np.float32), "note": "late"},
+    ]
+    found = from_bytes(to_bytes(to_table(rows))).to_pylist()
+    assert found[0] == rows[0] | {"path": [[1.0] * 3] * 2, "note": None}
+    assert found[1] == rows[1] | {"path": [[0.0] * 3]}
+    with pytest.raises(ValueError, match="do not stack"):
+        stack(to_table(rows)["path"])
+
+
+def test_columns_that_were_empty_in_one_batch_take_the_others_type() -> None:
+    joined = join([to_table([{"words": [], "step": None}]), to_table([{"words": ["x"], "step": 3}])])
+    assert joined.to_pylist() == [{"words": [], "step": None}, {"words": ["x"], "step": 3}]
+    assert joined.schema.field("words").type.value_type == pa.string()
+    assert join([]).num_rows == 0
+
+
+def test_arrays_of_several_ranks_in_one_column_are_refused() -> None:
+    with pytest.raises(ValueError, match="one rank"):
+        to_table([{"x": np.zeros((1, 2))}, {"x": np.zeros((1, 2, 3))}])

@@ -1,0 +1,128 @@
+"""A run in a process of its own, killed, asked to stop, kept out, or without room on the disk."""
+
+import multiprocessing
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from r2t2_jax.errors import R2T2Error
+from r2t2_jax.runs.run import Run
+from r2t2_jax.runs.shards import find_records
+from tests.runs import worker
+
+BATCHES = len(worker.PLAN.batches)
+SLOW = "0.05"  # seconds a batch, so that there is time to hit one
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    worker.main(str(folder))
+    return (folder / "summary.json").read_bytes()
+
+
+@contextmanager
+def running(folder: Path, batches: int) -> Iterator[subprocess.Popen[str]]:
+    """A worker that has saved so many batches at least."""
+    command = [sys.executable, "-m", "tests.runs.worker", str(folder), SLOW]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        while len(find_records(folder)) < batches:
+            assert process.poll() is None
+            time.sleep(0.002)
+        yield process
+
+
+def test_twenty_kills_change_nothing(tmp_path: Path, expected: bytes) -> None:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.runs.worker"])
+    rng = random.Random(20)
+    kills = 0
+    while kills < 20:
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        process = context.Process(target=worker.main, args=(str(folder), "0.01"))
+        process.start()
+        wanted = rng.randrange(1, BATCHES)
+        while len(find_records(folder)) < wanted and process.is_alive():
+            time.sleep(0.001)
+        time.sleep(0.01 * rng.random())
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        saved = find_records(folder)
+        if not 0 < len(saved) < BATCHES:
+            continue  # too late
+        kills += 1
+        assert not (folder / "summary.json").exists()
+        assert (folder / "lock").exists()  # of a dead process
+        worker.main(str(folder))
+        assert find_records(folder).items() >= saved.items()  # rows recovered, where they were
+        assert (folder / "summary.json").read_bytes() == expected
+        assert not (folder / "lock").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_after_the_batch_with_the_command_that_goes_on(
+    tmp_path: Path, expected: bytes, number: signal.Signals
+) -> None:
+    folder = tmp_path / "run"
+    with running(folder, batches=2) as process:
+        process.send_signal(number)
+        _, told = process.communicate()
+    assert process.returncode == 0
+    saved = find_records(folder)
+    assert 2 <= len(saved) < BATCHES
+    assert (
+        told.splitlines()[-1]
+        .strip()
+        .endswith(
+            f"{number.name}: stopped after {len(saved)} of {BATCHES} batches. "
+            f"Go on with: r2t2 work --config {folder}/run.json --out {folder}"
+        )
+    )
+    worker.main(str(folder))
+    assert (folder / "summary.json").read_bytes() == expected
+
+
+def test_a_second_process_is_told_who_is_at_it(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with running(folder, batches=1) as process:
+        with pytest.raises(R2T2Error, match=rf"{folder} is in use by process {process.pid} on \S+ since 2\d{{3}}-"):
+            worker.main(str(folder))
+        process.kill()
+    worker.main(str(folder))
+
+
+def test_a_full_disk_keeps_what_was_saved(tmp_path: Path, expected: bytes) -> None:
+    folder = tmp_path / "run"
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.runs.worker", str(folder)],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000)),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    saved = find_records(folder)
+    assert done.returncode == 2
+    assert f"{len(saved)} of {BATCHES} batches stay saved" in done.stderr.splitlines()[-1]
+    assert "File too large" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert 0 < len(saved) < BATCHES
+    worker.main(str(folder))
+    assert (folder / "summary.json").read_bytes() == expected
+
+
+def test_the_second_signal_interrupts_at_once(tmp_path: Path) -> None:
+    with Run.open(tmp_path / "run", "work", {}, worker.PLAN) as run:
+        run.append(next(iter(run.missing())), [{"case": 1}])
+        signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+    assert len(find_records(tmp_path / "run")) == 1
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
