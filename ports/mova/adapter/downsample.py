@@ -1,0 +1,89 @@
+"""From the mixed map to image tokens of the language model: two convolutional stages around a 2 x 2 mean, a projector.
+
+Axis letters: G places along a side of the map, N = G * G tokens, I = N / 4 image tokens, D width, O the language model's
+width. One sample.
+"""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float
+
+from ports.common.linear import linear
+from ports.common.mapping import Leaf, convolution, linear_leaves, norm_leaves
+from ports.common.norms import LayerNorm
+from ports.mova.config import AdapterConfig
+from ports.mova.resize import pool
+from ports.mova.towers.patches import conv
+
+
+class Stage(nnx.Module):
+    """RegNet's bottleneck: 1 x 1, depthwise 3 x 3, squeeze and excitation, 1 x 1; channel norms where timm has batch norms.
+
+    The norms have eps 1e-5: upstream asks for its own with 1e-6, and timm puts another in its place.
+    """
+
+    def __init__(self, config: AdapterConfig, rngs: nnx.Rngs):
+        width, dtype = config.width, config.dtype
+        self.into = linear(width, width, rngs, dtype, bias=False)
+        self.norm1 = LayerNorm(width, config.eps, dtype)
+        self.around = conv(width, width, 3, rngs, dtype, groups=width)
+        self.norm2 = LayerNorm(width, config.eps, dtype)
+        self.squeeze = linear(width, config.squeeze, rngs, dtype)
+        self.excite = linear(config.squeeze, width, rngs, dtype)
+        self.out = linear(width, width, rngs, dtype, bias=False)
+        self.norm3 = LayerNorm(width, config.eps, dtype)
+
+    def __call__(self, x: Float[Array, "G G D"]) -> Float[Array, "G G D"]:
+        h = jax.nn.silu(self.norm1(self.into(x)))
+        h = jax.nn.silu(self.norm2(self.around(h)))
+        gate = jax.nn.sigmoid(self.excite(jax.nn.silu(self.squeeze(h.mean(axis=(0, 1))))))  # [D]
+        return x + self.norm3(self.out(h * gate[None, None]))
+
+
+class Downsample(nnx.Module):
+    """Stage, mean, stage, then two linear maps with a gelu between them."""
+
+    def __init__(self, config: AdapterConfig, rngs: nnx.Rngs):
+        self.config = config
+        self.before, self.after = Stage(config, rngs), Stage(config, rngs)
+        self.up = linear(config.width, config.out, rngs, config.dtype)
+        self.out = linear(config.out, config.out, rngs, config.dtype)
+
+    def shrink(self, x: Float[Array, "N D"]) -> Float[Array, "I D"]:
+        """Four tokens to one."""
+        grid, width = self.config.grid, self.config.width
+        x = self.before(x.reshape(grid, grid, width)).reshape(-1, width)
+        half = grid // 2
+        return self.after(pool(x, half).reshape(half, half, width)).reshape(-1, width)
+
+    def __call__(self, x: Float[Array, "N D"]) -> Float[Array, "I O"]:
+        return self.out(jax.nn.gelu(self.up(self.shrink(x)), approximate=False))
+
+
+def pointwise(tensor: np.ndarray) -> np.ndarray:
+    """PyTorch's weight [out, in, 1, 1] of a 1 x 1 convolution as a kernel [in, out]."""
+    return tensor[:, :, 0, 0].T
+
+
+def downsample_leaves(ours: str, theirs: str) -> dict[str, Leaf]:
+    """Parameters of `Downsample`, from `downsample.{0,2}.b1` and `mlp.{0,2}` at prefix `theirs`; its norms are called bn."""
+    leaves = {
+        **linear_leaves(f"{ours}/up", f"{theirs}mlp.0"),
+        **linear_leaves(f"{ours}/out", f"{theirs}mlp.2"),
+    }
+    for stage, number in (("before", 0), ("after", 2)):
+        mine, block = f"{ours}/{stage}", f"{theirs}downsample.{number}.b1"
+        leaves |= {
+            f"{mine}/into/kernel": Leaf((f"{block}.conv1.conv.weight",), pointwise),
+            f"{mine}/around/kernel": Leaf((f"{block}.conv2.conv.weight",), convolution),
+            f"{mine}/out/kernel": Leaf((f"{block}.conv3.conv.weight",), pointwise),
+        }
+        for norm in ("1", "2", "3"):
+            leaves |= norm_leaves(f"{mine}/norm{norm}", f"{block}.conv{norm}.bn")
+        for part, name in (("squeeze", "fc1"), ("excite", "fc2")):
+            leaves[f"{mine}/{part}/kernel"] = Leaf((f"{block}.se.{name}.weight",), pointwise)
+            leaves[f"{mine}/{part}/bias"] = Leaf((f"{block}.se.{name}.bias",))
+    return leaves

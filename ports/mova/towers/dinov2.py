@@ -1,0 +1,87 @@
+"""DINOv2-giant, expert 0: pre-norm blocks with layer scales and SwiGLU, read before the final norm.
+
+Axis letters: N patches, D width. One image, channels last.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from ports.common.attention import SelfAttention
+from ports.common.linear import linear, normal
+from ports.common.mapping import Leaf, convolution, layer_names, linear_leaves, norm_leaves
+from ports.common.norms import LayerNorm, along_last
+from ports.common.stack import scan_layers, stack
+from ports.mova.config import DinoConfig
+from ports.mova.towers.patches import first, patch_embedding
+
+
+class DinoBlock(nnx.Module):
+    """x += scale1 * attention(norm1(x)); x += scale2 * down(silu(a) * b), (a, b) = up(norm2(x))."""
+
+    def __init__(self, config: DinoConfig, rngs: nnx.Rngs):
+        width, dtype = config.width, config.dtype
+        self.norm1 = LayerNorm(width, config.eps, dtype)
+        self.attention = SelfAttention(width, config.heads, rngs, dtype)
+        self.scale1 = nnx.Param(jnp.ones(width, dtype))
+        self.norm2 = LayerNorm(width, config.eps, dtype)
+        self.up = linear(width, 2 * config.hidden, rngs, dtype)
+        self.down = linear(config.hidden, width, rngs, dtype)
+        self.scale2 = nnx.Param(jnp.ones(width, dtype))
+
+    def __call__(self, x: Float[Array, "N+1 D"]) -> Float[Array, "N+1 D"]:
+        x = x + along_last(self.scale1[...], x.ndim) * self.attention(self.norm1(x))
+        gate, value = jnp.split(self.up(self.norm2(x)), 2, axis=-1)
+        return x + along_last(self.scale2[...], x.ndim) * self.down(jax.nn.silu(gate) * value)
+
+
+class DinoV2(nnx.Module):
+    """The first `blocks` blocks: those behind the hidden state that is read are not built."""
+
+    def __init__(self, config: DinoConfig, blocks: int, rngs: nnx.Rngs):
+        self.config = config
+        self.patch = patch_embedding(config.patch_size, config.width, rngs, config.dtype)
+        self.class_token = normal(rngs, (config.width,), config.dtype)
+        self.places = normal(rngs, (config.grid**2 + 1, config.width), config.dtype)
+        self.layers = stack(lambda rngs: DinoBlock(config, rngs), blocks, rngs)
+
+    def embed(self, pixels: Float[Array, "size size 3"]) -> Float[Array, "N+1 D"]:
+        """Class token and patches before the first block."""
+        patches = self.patch(pixels.astype(self.config.dtype)).reshape(-1, self.config.width)  # [N, D]
+        return jnp.concatenate([self.class_token[...][None], patches]) + self.places[...]
+
+    def __call__(self, pixels: Float[Array, "size size 3"]) -> Float[Array, "N D"]:
+        """Patch tokens of an image of the tower's own size."""
+        x, _ = scan_layers(self.layers, lambda layer, x, _: (layer(x), None), self.embed(pixels))
+        return x[1:]
+
+
+def dinov2_leaves(ours: str, theirs: str, blocks: int) -> dict[str, Leaf]:
+    """Parameters of `DinoV2` at path `ours`, from a Dinov2Model at prefix `theirs`, which ends in its separator.
+
+    `embeddings.mask_token`, `layernorm` and the blocks behind `blocks` are known there and not needed.
+    """
+    embeddings, layer = f"{theirs}embeddings", f"{theirs}encoder.layer.{{}}"
+    leaves = {
+        f"{ours}/patch/kernel": Leaf((f"{embeddings}.patch_embeddings.projection.weight",), convolution),
+        f"{ours}/patch/bias": Leaf((f"{embeddings}.patch_embeddings.projection.bias",)),
+        f"{ours}/class_token": Leaf((f"{embeddings}.cls_token",), lambda tensor: tensor[0, 0]),
+        f"{ours}/places": Leaf((f"{embeddings}.position_embeddings",), first),
+    }
+    for number in ("1", "2"):
+        leaves |= norm_leaves(f"{ours}/layers/norm{number}", f"{layer}.norm{number}", blocks)
+        scales = layer_names(f"{layer}.layer_scale{number}.lambda1", blocks)
+        leaves[f"{ours}/layers/scale{number}"] = Leaf(scales, stacked=True)
+    for part, name in (
+        ("attention/query", "attention.attention.query"),
+        ("attention/key", "attention.attention.key"),
+        ("attention/value", "attention.attention.value"),
+        ("attention/out", "attention.output.dense"),
+        ("up", "mlp.weights_in"),
+        ("down", "mlp.weights_out"),
+    ):
+        leaves |= linear_leaves(f"{ours}/layers/{part}", f"{layer}.{name}", layers=blocks)
+    return leaves
