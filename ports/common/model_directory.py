@@ -1,6 +1,6 @@
 """Model directories on disk: written so that one that exists is whole, read straight into the dtype that is asked for.
 
-    model.json     port, config, source, sha256 of every input file, dtype, report, and every parameter's pieces
+    model.json     port, config, source, sha256 of every input file, dtype, report, and the crc32 of every piece
     checkpoint/    Orbax, in the source's dtype
     tokenizer/     the source's files, verbatim
 
@@ -13,8 +13,10 @@ from __future__ import annotations
 import errno
 import fcntl
 import json
+import logging
 import os
 import shutil
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,7 +27,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ports.common.checkpoints import Checkpoint
-from ports.common.digests import described_by, digest_of, name_in, sha256_of
+from ports.common.digests import crc32_of, described_by, digest_of, name_in, sha256_of
 from ports.common.mapping import Leaf
 from r2t2_jax.errors import R2T2Error
 
@@ -70,7 +72,7 @@ def write_model_directory(
     _check_destination(destination, size)
     read = sum(file.stat().st_size for file in inputs)
     bar = tqdm(total=read + size, unit="B", unit_scale=True, disable=not progress, desc=destination.name)
-    with bar, _appearing(destination) as folder:
+    with bar, _errors_told_once(), _appearing(destination) as folder:
         for kept, dropped in tied:
             if not np.array_equal(checkpoint[kept].read(), checkpoint[dropped].read()):
                 raise R2T2Error(f"{dropped} should equal {kept}, to which it is tied, and does not")
@@ -177,11 +179,11 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
-def _write_checkpoint(folder: Path, parameters: Stored, checkpoint: Checkpoint, bar: tqdm[Any]) -> dict[str, int]:
-    """Write piece by piece, and count the pieces of every parameter."""
+def _write_checkpoint(folder: Path, parameters: Stored, checkpoint: Checkpoint, bar: tqdm[Any]) -> dict[str, list[int]]:
+    """Write piece by piece; the crc32 of every parameter's pieces. Orbax does not notice a flipped bit by itself."""
     from orbax.checkpoint import v1 as ocp
 
-    counts = dict.fromkeys(parameters, 0)
+    sums: dict[str, list[int]] = {path: [] for path in parameters}
     context = ocp.Context()
     context.array.saving.use_compression = False  # trained weights do not shrink
     group: dict[str, dict[str, np.ndarray]] = {}
@@ -193,13 +195,30 @@ def _write_checkpoint(folder: Path, parameters: Stored, checkpoint: Checkpoint, 
                     ocp.partial.save(folder, group)
                     bar.update(held)
                     group, held = {}, 0
-                group.setdefault(path, {})[str(counts[path])] = np.ascontiguousarray(piece, shape.dtype)
-                counts[path] += 1
+                piece = np.ascontiguousarray(piece, shape.dtype)
+                group.setdefault(path, {})[str(len(sums[path]))] = piece
+                sums[path].append(crc32_of(piece))
                 held += piece.nbytes
         ocp.partial.save(folder, group)
         bar.update(held)
         ocp.partial.finalize(folder)
-    return counts
+    return sums
+
+
+@contextmanager
+def _errors_told_once() -> Iterator[None]:
+    """Of a failed write Orbax logs a traceback from each of its threads, and the other writes of its closed event loop
+    complain too, before the error is raised here.
+    """
+    logger = logging.getLogger("absl")
+    level, hook = logger.level, sys.unraisablehook
+    logger.setLevel(logging.CRITICAL)
+    sys.unraisablehook = lambda told: None if "Event loop is closed" in str(told.exc_value) else hook(told)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        sys.unraisablehook = hook
 
 
 def _pieces(leaf: Leaf, checkpoint: Checkpoint) -> Iterator[np.ndarray]:

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ports.common.digests import sha256_of
+from ports.common.digests import crc32_of, sha256_of
 from ports.common.model_directory import CHECKPOINT, DESCRIPTION, SCHEMA, TOKENIZER
 from ports.common.paths import named
 from r2t2_jax.errors import R2T2Error
@@ -38,7 +38,7 @@ class ModelDirectory:
 def open_model_directory(path: str | Path, port: str) -> ModelDirectory:
     """Check a model directory: description, port, file sizes, the tokenizer's sha256.
 
-    Weights are checked by their files' sizes here, and by Orbax's own checksums as they are read.
+    Weights are checked by their files' sizes here, and by their checksums as they are read.
 
     Raises:
         R2T2Error: not a model directory, another port's, or damaged.
@@ -135,7 +135,13 @@ def _load(directory: ModelDirectory, paths: list[str]) -> dict[str, list[np.ndar
         with context:
             stored = ocp.metadata(source).metadata
             loaded = ocp.load(source, {path: stored[path] for path in paths})
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:  # TypeError: Orbax found no metadata, and only warned
         reason = " ".join(str(error).split())[:200]
         raise R2T2Error(f"{source} cannot be read ({reason}); convert the model again") from error
-    return {path: [loaded[path][str(i)] for i in range(len(loaded[path]))] for path in paths}
+    pieces = {path: [loaded[path][str(i)] for i in range(len(loaded[path]))] for path in paths}
+    damaged = [
+        path for path in paths if [crc32_of(part) for part in pieces[path]] != directory.parameters[path]["pieces"]
+    ]
+    if damaged:
+        raise R2T2Error(f"{source} is damaged (checksums of {', '.join(damaged)}); convert the model again")
+    return pieces
