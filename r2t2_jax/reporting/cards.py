@@ -1,0 +1,130 @@
+"""One case as a card: image, question, answers before and after, neighbours, routing weights.
+
+Axis letters: L routed layers, E experts.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from r2t2_jax.reporting.cases import Case, Neighbor
+from r2t2_jax.reporting.markup import Html, data_uri, tag
+from r2t2_jax.reporting.tables import percent
+
+MOST_LAYERS, MOST_EXPERTS = 3, 8  # more are averaged, or left to the run's rows
+MARKS = {True: "✓ right", False: "✗ wrong"}
+
+
+def card(case: Case) -> Html:
+    """A card, readable alone."""
+    return tag(
+        "article",
+        tag(
+            "header",
+            tag("span", case.title, class_="title"),
+            tag("span", case.family, class_="family") if case.family else None,
+            _outcome(case),
+        ),
+        tag("div", _picture(case), _question(case), class_="asked"),
+        tag("p", case.note, class_="note") if case.note else None,
+        _neighbors(case),
+        _routing(case),
+        class_="card",
+    )
+
+
+def _outcome(case: Case) -> Html | None:
+    if case.right_before is None or case.right_after is None:
+        return None
+    word = {True: "right", False: "wrong"}
+    before, after = word[case.right_before], word[case.right_after]
+    return tag("span", f"{before} → {after}", class_=f"outcome {before}-{after}")
+
+
+def _picture(case: Case) -> Html:
+    if case.image is None:
+        return tag("div", case.no_image, class_="no-image")
+    return tag("img", src=data_uri("image/png", case.image), alt=f"The image of {case.title.lower()}", class_="scene")
+
+
+def _question(case: Case) -> Html:
+    rows = [
+        _answer("router", case.answer_before, case.right_before),
+        _answer(case.strategy, case.answer_after, case.right_after),
+    ]
+    if case.expected:
+        rows.append(tag("tr", tag("th", "expected", scope="row"), tag("td", " or ".join(case.expected)), tag("td")))
+    return tag("div", tag("p", case.question, class_="question"), tag("table", *rows, class_="answers"), class_="words")
+
+
+def _answer(who: str, answer: str, right: bool | None) -> Html:
+    mark = tag("span", MARKS[right], class_="right" if right else "wrong") if right is not None else None
+    shown = tag("td", answer) if answer else tag("td", tag("em", "no answer"))
+    return tag("tr", tag("th", who, scope="row"), shown, tag("td", mark))
+
+
+def _neighbors(case: Case) -> Html | None:
+    if not case.neighbors:
+        return None
+    head = tag("tr", tag("th", "neighbour"), tag("th", "answer"), tag("th", "weight", class_="number"))
+    rows = [
+        tag("tr", tag("td", _asked(neighbor)), tag("td", neighbor.answer or "–"), _measured(neighbor.share))
+        for neighbor in case.neighbors
+    ]
+    return tag("table", tag("thead", head), tag("tbody", *rows), class_="neighbors")
+
+
+def _asked(neighbor: Neighbor) -> Html | str:
+    return neighbor.question or tag("code", neighbor.id)
+
+
+def _measured(share: float, top: bool = False) -> Html:
+    """A share as a number over a bar, so that it can be read either way; the largest stands out in both."""
+    width = f"{100 * min(max(share, 0.0), 1.0):.1f}%"
+    number = percent(share).replace("-", "−")
+    return tag(
+        "td",
+        tag("strong" if top else "span", number, class_="value"),
+        tag("span", class_="bar top" if top else "bar", style=f"width:{width}"),
+        class_="number measured",
+    )
+
+
+def _routing(case: Case) -> Html:
+    """A row for each expert, for each layer the weight before and after."""
+    before, after = np.asarray(case.weights_before), np.asarray(case.weights_after)  # [L, E]
+    layers, notes = list(case.layers), []
+    if len(layers) > MOST_LAYERS:
+        notes.append(f"Mean of {len(layers)} layers.")
+        before, after, layers = before.mean(axis=0, keepdims=True), after.mean(axis=0, keepdims=True), ["all layers"]
+    shown = range(len(case.experts))
+    if len(case.experts) > MOST_EXPERTS:
+        largest = np.maximum(np.abs(before), np.abs(after)).max(axis=0)
+        shown = sorted(np.argsort(-largest, kind="stable")[:MOST_EXPERTS].tolist())
+        notes.append(f"The {MOST_EXPERTS} largest of {len(case.experts)} experts.")
+    groups = [tag("th", name, colspan=2, scope="colgroup") for name in layers]
+    heads = [tag("th", word, class_="number") for _ in layers for word in ("before", "after")]
+    rows = [
+        tag(
+            "tr",
+            tag("th", case.experts[expert], scope="row"),
+            *(
+                cell
+                for layer in range(len(layers))
+                for cell in (_weight(before[layer], expert), _weight(after[layer], expert))
+            ),
+        )
+        for expert in shown
+    ]
+    caption = " ".join(["Routing weights, %.", *notes])
+    return tag(
+        "table",
+        tag("caption", caption),
+        tag("thead", tag("tr", tag("th", "expert", rowspan=2, scope="col"), *groups), tag("tr", *heads)),
+        tag("tbody", *rows),
+        class_="routing",
+    )
+
+
+def _weight(row: np.ndarray, expert: int) -> Html:
+    return _measured(float(row[expert]), top=expert == int(row.argmax()))

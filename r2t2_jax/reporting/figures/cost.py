@@ -1,0 +1,118 @@
+"""Accuracy against what it costs: forward passes a case, on a logarithmic scale."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from r2t2_jax.reporting.figures.accuracy import MARK_OF_ROLE, role_legend
+from r2t2_jax.reporting.results import BASE, ModelResults
+from r2t2_jax.reporting.style import BLACK, GREY, Picture, new_figure
+from r2t2_jax.reporting.tables import percent
+from r2t2_jax.reporting.wording import BOUND, role
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+GAP = 5.2  # of two labels, as a share of the axis' height, in percent
+
+
+def cost(results: ModelResults) -> Picture:
+    """A mark for each strategy; labels are pushed apart where they would meet."""
+    strategies = results.summary["strategies"]
+    usable = {name: row for name, row in strategies.items() if role(name) != BOUND}
+    best = max(usable, key=lambda name: usable[name]["accuracy"])
+    base = strategies[BASE]
+    text = (
+        "To the right is dearer, up is better. An evaluation is one forward pass that depends on the routing; a value "
+        "with its gradient counts two, and the router's own pass and the final answer count. "
+    )
+    if best != BASE:
+        text += (
+            f"The best that needs no label, {best}, is right in {percent(usable[best]['accuracy'])} % of the cases at "
+            f"{usable[best]['evaluations_per_case']:g} evaluations a case; the untouched model in "
+            f"{percent(base['accuracy'])} % at {base['evaluations_per_case']:g}."
+        )
+    else:
+        text += "Nothing that needs no label is better than the untouched model, at whatever price."
+    return Picture(
+        "cost",
+        "Accuracy against evaluations",
+        f"Accuracy against evaluations per case on {results.name}: "
+        + "; ".join(
+            f"{name} {percent(row['accuracy'])} % at {row['evaluations_per_case']:g}" for name, row in strategies.items()
+        ),
+        text,
+        lambda narrow: _draw(results, narrow),
+        [
+            {"strategy": name, "evaluations_per_case": row["evaluations_per_case"], "accuracy": row["accuracy"]}
+            for name, row in strategies.items()
+        ],
+    )
+
+
+def _draw(results: ModelResults, narrow: bool) -> Figure:
+    strategies = results.summary["strategies"]
+    points = {name: (row["evaluations_per_case"], 100 * row["accuracy"]) for name, row in strategies.items()}
+    figure = new_figure(narrow, 4.0, 4.4)
+    axes = figure.subplots()
+    low, high = min(y for _, y in points.values()), max(y for _, y in points.values())
+    margin = max(0.1 * (high - low), 2.0)
+    low, high = max(low - margin, -3.0), min(high + margin, 103.0)
+    axes.axhline(points[BASE][1], color=BLACK, linestyle=(0, (4, 3)), linewidth=0.9)
+    for name, (x, y) in points.items():
+        mark, face, edge = MARK_OF_ROLE[role(name)]
+        axes.plot([x], [y], mark, markerfacecolor=face, markeredgecolor=edge, zorder=3)
+    cheapest, dearest = min(x for x, _ in points.values()), max(x for x, _ in points.values())
+    middle = math.sqrt(cheapest * dearest)
+    for left in (True, False):  # labels stand to the right of cheap strategies and to the left of dear ones
+        side = {name: point for name, point in points.items() if (point[0] <= middle) == left}
+        for name, place in spread({name: y for name, (_, y) in side.items()}, GAP * (high - low) / 100).items():
+            x, y = side[name]
+            axes.annotate(
+                name,
+                (x, y),
+                (x * 1.35 if left else x / 1.35, place),
+                ha="left" if left else "right",
+                va="center",
+                fontsize=8,
+                bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6},
+                arrowprops={"arrowstyle": "-", "color": GREY, "linewidth": 0.6, "shrinkA": 1, "shrinkB": 3},
+            )
+    axes.set_xscale("log")
+    axes.set_xlim(cheapest / 1.4, max(dearest, 10 * cheapest) * 1.4)
+    axes.set_ylim(low, high)
+    ticks = [tick for tick in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000) if tick <= dearest * 1.4]
+    axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+    axes.minorticks_off()
+    axes.set_xlabel("evaluations per case (logarithmic)")
+    axes.set_ylabel("questions answered correctly, %")
+    axes.grid()
+    role_legend(figure, axes, {role(name) for name in strategies})
+    return figure
+
+
+def spread(places: dict[str, float], gap: float) -> dict[str, float]:
+    """Heights of labels, moved as little as a pass upwards and one back need to keep `gap` between neighbours.
+
+    Labels that would meet are pushed apart evenly around their mean, so that none moves further than it must.
+    """
+    order = sorted(places, key=lambda name: places[name])
+    clusters: list[list[str]] = []
+    for name in order:
+        clusters.append([name])
+        while len(clusters) > 1 and _bottom(clusters[-1], places, gap) < _top(clusters[-2], places, gap) + gap:
+            last = clusters.pop()
+            clusters[-1] += last
+    return {
+        name: _bottom(cluster, places, gap) + gap * rank for cluster in clusters for rank, name in enumerate(cluster)
+    }
+
+
+def _bottom(cluster: list[str], places: dict[str, float], gap: float) -> float:
+    centre = sum(places[name] for name in cluster) / len(cluster)
+    return centre - gap * (len(cluster) - 1) / 2
+
+
+def _top(cluster: list[str], places: dict[str, float], gap: float) -> float:
+    return _bottom(cluster, places, gap) + gap * (len(cluster) - 1)

@@ -1,0 +1,86 @@
+"""Accuracy by family of questions: the untouched model, the strategy that is explained, and the upper bounds."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from r2t2_jax.reporting.results import BASE, ModelResults
+from r2t2_jax.reporting.style import BLUE, GREEN, GREY, ORANGE, VERMILLION, Picture, new_figure
+from r2t2_jax.reporting.wording import listed, signed
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+BOUNDS = ("oracle", "task_routing")
+
+
+def families(results: ModelResults) -> Picture | None:
+    """For each family a line from before to after; families stand in the order of what they gain."""
+    if results.explained is None or len(results.summary["families"]) < 2:
+        return None
+    name = results.explained.name
+    gains = _gains(results, name)
+    worse = [family for family, gain in gains.items() if gain < 0]
+    best, most = max(gains.items(), key=lambda item: item[1])
+    text = f"From the untouched model (hollow) to {name} (filled). Most is gained in {best}, {signed(most)} points. "
+    if worse:
+        lost = listed([f"{family} ({signed(gains[family])})" for family in worse])
+        text += f"Accuracy falls in {lost}."
+    else:
+        text += "No family loses."
+    return Picture(
+        "families",
+        "Accuracy by family",
+        f"Accuracy by family of questions on {results.name}, points gained by {name}: "
+        + "; ".join(f"{family} {signed(gain)}" for family, gain in gains.items()),
+        text,
+        lambda narrow: _draw(results, name, narrow),
+        [
+            {"family": family, "n": row["n"], **row["accuracy"]}
+            for family, row in results.summary["families"].items()
+        ],
+    )
+
+
+def _gains(results: ModelResults, name: str) -> dict[str, float]:
+    """Points gained by each family, the largest first."""
+    gains = {
+        family: 100 * (row["accuracy"][name] - row["accuracy"][BASE])
+        for family, row in results.summary["families"].items()
+    }
+    return dict(sorted(gains.items(), key=lambda item: -item[1]))
+
+
+def _draw(results: ModelResults, name: str, narrow: bool) -> Figure:
+    gains = _gains(results, name)
+    figure = new_figure(narrow, 0.34 * len(gains) + 0.9)
+    axes = figure.subplots()
+    labels = []
+    for place, (family, gain) in enumerate(gains.items()):
+        row = results.summary["families"][family]
+        labels.append(f"{family or 'unnamed'} ({row['n']})")
+        before, after = (100 * row["accuracy"][key] for key in (BASE, name))
+        color = VERMILLION if gain < 0 else BLUE
+        axes.plot([before, after], [place, place], color=color, linewidth=2.4, solid_capstyle="butt", zorder=2)
+        axes.plot([before], [place], "o", markerfacecolor="white", markeredgecolor=GREY, zorder=3)
+        axes.plot([after], [place], "v" if gain < 0 else "o", color=color, zorder=3)
+        for bound, mark, color in zip(BOUNDS, ("d", "|"), (ORANGE, GREEN), strict=True):
+            if bound in row["accuracy"]:
+                axes.plot([100 * row["accuracy"][bound]], [place], mark, color=color, markersize=7, zorder=1)
+        axes.annotate(
+            signed(gain), (1.02, place), xycoords=("axes fraction", "data"), va="center", fontsize=8.5, color="#333333"
+        )
+    axes.plot([], [], "o", markerfacecolor="white", markeredgecolor=GREY, label=BASE)
+    axes.plot([], [], "o", color=BLUE, label=name)
+    for bound, mark, color in zip(BOUNDS, ("d", "|"), (ORANGE, GREEN), strict=True):
+        if bound in results.strategies:
+            axes.plot([], [], mark, color=color, linestyle="none", markersize=7, label=bound)
+    axes.set_yticks(range(len(labels)), labels)
+    axes.set_ylim(len(labels) - 0.5, -0.5)
+    axes.set_xlim(-2, 102)
+    axes.set_xlabel("questions answered correctly, %")
+    axes.grid(axis="x")
+    axes.tick_params(axis="y", length=0)
+    columns = 2 if narrow else 4
+    figure.legend(loc="outside upper right", ncols=columns, handletextpad=0.2, columnspacing=1.2)
+    return figure

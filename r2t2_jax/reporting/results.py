@@ -1,0 +1,188 @@
+"""A saved run as a report reads it: arrays by model and strategy.
+
+Axis letters: B test samples, K neighbours, S steps, L routed layers, E experts, P = S + 1 points of a path, Q losses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from r2t2_jax.errors import R2T2Error
+from r2t2_jax.evaluation.recording import ANSWER, ENCODE, part_name
+from r2t2_jax.runs.columns import stack
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from r2t2_jax.runs.reading import SavedRun
+
+BASE = "base"
+EXPLAINED_FIRST = ("ngd", "ngd_paper", "kernel_regression_alpha", "kernel_regression")  # what a report looks into
+
+
+@dataclass(frozen=True)
+class StrategyRows:
+    """What one strategy did to every sample, in the order of the test set.
+
+    `path`, `losses` and `step_right` have no columns where a strategy took no steps; `step_right[:, s]` tells whether
+    the answer given after s steps is right.
+    """
+
+    name: str
+    predictions: list[str]
+    right: Bool[np.ndarray, "B"]
+    weights: Float[np.ndarray, "B L E"]
+    path: Float[np.ndarray, "B P L E"]
+    losses: Float[np.ndarray, "B Q"]
+    step_predictions: list[list[str]]
+    step_right: Bool[np.ndarray, "B P"]
+    neighbors: list[list[str]]
+    kernel_weights: Float[np.ndarray, "B K"]
+    fell_back: Bool[np.ndarray, "B"]
+    evaluations: float
+
+
+@dataclass(frozen=True)
+class ModelResults:
+    """One model of a run.
+
+    Args:
+        name: the model's name.
+        experts, layers: names of the routing weights' axes.
+        ids, categories, questions, answers: of the B samples.
+        router_weights: the router's own weights [B, L, E].
+        strategies: rows by strategy.
+        summary: the model's part of `summary.json`.
+        run: the model's part of `run.json`.
+        seconds: measured seconds a case by strategy, where known.
+        references: for each reference's id, its question and answer.
+    """
+
+    name: str
+    experts: tuple[str, ...]
+    layers: tuple[str, ...]
+    ids: list[str]
+    categories: list[str]
+    questions: list[str]
+    answers: list[list[str]]
+    router_weights: Float[np.ndarray, "B L E"]
+    strategies: dict[str, StrategyRows]
+    summary: Mapping[str, Any]
+    run: Mapping[str, Any]
+    seconds: Mapping[str, float]
+    references: Mapping[str, Mapping[str, Any]]
+
+    @property
+    def base(self) -> StrategyRows:
+        """The untouched model."""
+        return self.strategies[BASE]
+
+    @cached_property
+    def explained(self) -> StrategyRows | None:
+        """The strategy whose single samples the report shows: `ngd`, or what comes nearest to it."""
+        others = [name for name in self.strategies if name != BASE]
+        chosen = next((name for name in EXPLAINED_FIRST if name in others), others[0] if others else None)
+        return None if chosen is None else self.strategies[chosen]
+
+
+def read_results(saved: SavedRun) -> list[ModelResults]:
+    """The models of a run, in the order of its rows.
+
+    Raises:
+        R2T2Error: the run is not complete, holds no rows, or lacks the untouched model to compare with.
+    """
+    rows = saved.rows
+    names = rows.column("model").unique().to_pylist()
+    if not names:
+        raise R2T2Error(f"{saved.folder} holds no rows: there is nothing to report")
+    return [_model(saved, name, names) for name in names]
+
+
+def _model(saved: SavedRun, name: str, names: list[str]) -> ModelResults:
+    import pyarrow.compute as pc
+
+    rows = saved.rows.filter(pc.field("model") == name)
+    summary = _part(saved.summary.get("gates") or saved.summary.get("models"), name, saved.summary)
+    run = _part(saved.run.get("models"), name, {})
+    present = rows.column("strategy").unique().to_pylist()
+    if BASE not in present:
+        raise R2T2Error(f"{saved.folder} has no rows of strategy {BASE!r} for {name}: there is nothing to compare with")
+    first = rows.filter(pc.field("strategy") == BASE)
+    shape = _shape(run, first)
+    return ModelResults(
+        name=name,
+        experts=tuple(run.get("experts") or (f"expert {e + 1}" for e in range(shape[1]))),
+        layers=tuple(run.get("layers") or (f"layer {layer + 1}" for layer in range(shape[0]))),
+        ids=first.column("id").to_pylist(),
+        categories=first.column("category").to_pylist(),
+        questions=first.column("question").to_pylist(),
+        answers=first.column("answers").to_pylist(),
+        router_weights=_matrix(first, "router_weights").reshape(first.num_rows, *shape),
+        strategies={key: _strategy(key, rows.filter(pc.field("strategy") == key), shape) for key in present},
+        summary=summary,
+        run=run,
+        seconds=_seconds(saved.seconds_per_case, name, present),
+        references=_references(saved, name),
+    )
+
+
+def _part(parts: Mapping[str, Any] | None, name: str, otherwise: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A model's entry under its name or, for the gates of one model, under its variant (`pocket:narrow`: `narrow`)."""
+    found = parts or {}
+    return found.get(name) or found.get(name.partition(":")[2]) or otherwise
+
+
+def _shape(run: Mapping[str, Any], rows: pa.Table) -> tuple[int, int]:
+    if "routing_shape" in run:
+        layers, experts = run["routing_shape"]
+        return int(layers), int(experts)
+    return 1, _matrix(rows, "router_weights").shape[1]
+
+
+def _matrix(rows: pa.Table, column: str) -> np.ndarray:
+    """A column of lists as an array [B, n]; [B, 0] where it is absent or a strategy left it empty."""
+    if column not in rows.column_names or rows.column(column).null_count:
+        return np.zeros((rows.num_rows, 0))
+    return stack(rows.column(column))
+
+
+def _strategy(name: str, rows: pa.Table, shape: tuple[int, int]) -> StrategyRows:
+    count = rows.num_rows
+    steps = rows.column("step_predictions").to_pylist() if "step_predictions" in rows.column_names else []
+    return StrategyRows(
+        name=name,
+        predictions=rows.column("prediction").to_pylist(),
+        right=np.array(rows.column("right").to_pylist(), bool),
+        weights=_matrix(rows, "weights").reshape(count, *shape),
+        path=_matrix(rows, "path").reshape(count, -1, *shape),
+        losses=_matrix(rows, "losses"),
+        step_predictions=[row or [] for row in steps],
+        step_right=_matrix(rows, "step_right").astype(bool),
+        neighbors=[row or [] for row in rows.column("neighbors").to_pylist()],
+        kernel_weights=_matrix(rows, "kernel_weights"),
+        fell_back=np.array(rows.column("fell_back").to_pylist(), bool),
+        evaluations=float(np.mean(rows.column("evaluations").to_pylist())),
+    )
+
+
+def _seconds(times: Mapping[str, float], model: str, strategies: list[str]) -> dict[str, float]:
+    """Of each strategy that was timed, the encoding of the case included."""
+    encode = times.get(part_name(model, ENCODE), 0.0)
+    parts = {name: part_name(part_name(model, name), ANSWER) for name in strategies}
+    return {name: encode + times[part] for name, part in parts.items() if part in times}
+
+
+def _references(saved: SavedRun, name: str) -> dict[str, dict[str, Any]]:
+    import pyarrow.compute as pc
+
+    table = saved.references
+    if not table.num_rows:
+        return {}
+    kept = table.filter(pc.field("model") == name).select(["id", "question", "answer"])
+    return {record["id"]: record for record in kept.to_pylist()}
