@@ -68,7 +68,7 @@ def reroute(
             is no scalar, or the strategy needs what the model does not offer.
     """
     strategy = named_strategy(strategy) if isinstance(strategy, str) else strategy
-    model = _as_model(model, bank, spec)
+    model = as_model(model, bank, spec)
     check_routing("routing", model.spec, routing, support)
     live = np.broadcast_to(np.asarray(model.spec.live()) if support is None else support, np.shape(routing))
     queries = Query(*jax.tree.map(jnp.asarray, (features, routing, live, answers)))
@@ -82,7 +82,8 @@ def reroute(
     return reroute_batch(strategy, model, params, queries, references, keys, mesh)
 
 
-def _as_model(model: Reroutable | Loss, bank: ReferenceBank, spec: RoutingSpec | None) -> Reroutable:
+def as_model(model: Reroutable | Loss, bank: ReferenceBank, spec: RoutingSpec | None) -> Reroutable:
+    """A routed model as it is; a loss with `spec`, by default one group of experts numbered as in the bank."""
     if hasattr(model, "answer_loss"):
         return cast(Reroutable, model)
     _, layers, experts = bank.routing.shape

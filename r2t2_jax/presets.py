@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from r2t2_jax.errors import R2T2Error
@@ -16,7 +18,8 @@ class Preset:
 
     The defaults of k, kernel, space, optimizer, schedule, learning rates and steps are the paper's (R2-T2, section 4.1
     and appendix C). It is silent on the others: bandwidths default to the median distance, mode finding looks at as
-    many references as the neighbourhood, the line search evaluates the loss as often as descent takes steps.
+    many references as the neighbourhood, the line search evaluates the loss as often as descent takes steps. The loss
+    atlas is not the paper's.
     """
 
     # neighbourhood
@@ -48,6 +51,14 @@ class Preset:
     # best of n
     candidates: int = 10
     answer_tokens: int = 8  # of the model's own answer, scored
+    # loss atlas
+    atlas_k: int = 20  # references, answered correctly or not
+    atlas_temperature: float = 0.02
+    atlas_trust: float = 0.1  # lambda of the pull towards the router's weights
+    atlas_bandwidth: float = 0.2  # of the smooth loss between the points
+    atlas_min_gain: float | None = None  # keep the router's weights where less is promised
+    atlas_learning_rate: float = 0.1
+    atlas_steps: int = 20
 
     @classmethod
     def from_mapping(cls, settings: Mapping[str, Any]) -> Preset:
@@ -71,13 +82,36 @@ PAPER = Preset()
 
 
 def find_preset(name: str, offered: Mapping[str, Any] | None = None) -> Preset:
-    """The preset of this name: `paper`, or one that a port offers as settings (`Port.presets`).
+    """The preset of this name: `paper`, one that a port offers as settings (`Port.presets`), or a file of `r2t2 tune`.
 
     Raises:
-        R2T2Error: there is no preset of this name.
+        R2T2Error: there is no preset of this name, or the file (`*.json`) holds none.
     """
+    if name.endswith(".json"):
+        return read_preset(Path(name))
     presets: dict[str, Any] = {"paper": PAPER, **(offered or {})}
     if name not in presets:
-        raise R2T2Error(f"unknown preset {name!r}; choose one of {', '.join(presets)}")
+        raise R2T2Error(f"unknown preset {name!r}; choose one of {', '.join(presets)}, or a file that r2t2 tune wrote")
     chosen = presets[name]
     return chosen if isinstance(chosen, Preset) else Preset.from_mapping(chosen)
+
+
+def read_preset(path: Path) -> Preset:
+    """The preset in a file: an object whose `settings` change the paper's.
+
+    Raises:
+        R2T2Error: it cannot be read or holds no such object, or a setting is unknown.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise R2T2Error(f"cannot read preset {path}: {error}") from error
+    if not isinstance(content, dict) or not isinstance(content.get("settings"), dict):
+        raise R2T2Error(f"{path} holds no preset: r2t2 tune writes one, an object with 'settings'")
+    return Preset.from_mapping(content["settings"])
+
+
+def own_preset(port_name: str, offered: Mapping[str, Any]) -> str:
+    """The name of a port's own preset, which is called like the port without its variant; else `paper`."""
+    name = port_name.partition(":")[0]
+    return name if name in offered else "paper"

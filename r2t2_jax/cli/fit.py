@@ -36,11 +36,12 @@ class FitMemory:
         import jax
         from rich.console import Console
 
+        from r2t2_jax.cli.outputs import check_writable
         from r2t2_jax.evaluation.fitting import Memory, fit
-        from r2t2_jax.json_file import check_writable, write_json
         from r2t2_jax.loading import load_shapes
         from r2t2_jax.presets import find_preset
         from r2t2_jax.reporting.memory import fit_lines, footprint_record, memory_table
+        from r2t2_jax.runs.files import publish_json
         from r2t2_jax.sizes import format_size, parse_size
         from r2t2_jax.strategies import strategy
 
@@ -67,5 +68,5 @@ class FitMemory:
                 "largest_batch": footprint_record(found.most_samples),
                 "examples": [footprint_record(footprint) for footprint in found.examples],
             }
-            write_json(self.out, record)
+            publish_json(self.out, record)
             console.print(f"Wrote {self.out}.", soft_wrap=True)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from r2t2_jax.cli.convert import Convert
 from r2t2_jax.cli.demo import Demo
+from r2t2_jax.cli.diagnose import Diagnose
 from r2t2_jax.cli.failures import explain
 from r2t2_jax.cli.fit import FitMemory
 from r2t2_jax.cli.parsing import Command, parse
@@ -19,6 +20,7 @@ from r2t2_jax.cli.parsing import Command, parse
 COMMANDS: dict[str, type[Command]] = {
     "convert": Convert,
     "demo": Demo,
+    "diagnose": Diagnose,
     "fit": FitMemory,
 }
 

@@ -1,5 +1,7 @@
 """How much fits in memory: against a direct analysis of the program, monotone, and said plainly where nothing does."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -60,7 +62,7 @@ def without_labels(queries):
 
 def test_more_memory_holds_no_fewer_and_more_neighbors_take_no_less():
     results = [found(int(LEAST * factor)) for factor in (1, 1.5, 2, 4, 16)]
-    for least, most in zip(results, results[1:], strict=False):
+    for least, most in itertools.pairwise(results):
         assert least.most_neighbors.neighbors <= most.most_neighbors.neighbors
         assert least.most_samples.samples * (least.most_samples.neighbors == 3) <= most.most_samples.samples
     assert results[0].most_neighbors.neighbors < results[-1].most_neighbors.neighbors
@@ -87,7 +89,7 @@ def test_the_search_ends_where_nobody_asks_for_more(monkeypatch: pytest.MonkeyPa
 
 
 def test_what_does_not_fit_is_refused_with_what_takes_the_memory():
-    with pytest.raises(R2T2Error, match="toy does not fit into .*: one sample with one neighbour takes .*activations"):
+    with pytest.raises(R2T2Error, match=r"toy does not fit into .*: one sample with one neighbour takes .*activations"):
         found(LEAST - 1)
     with pytest.raises(R2T2Error, match="its parameters alone take"):
         found(tree_bytes(MEMORY.shapes.params))

@@ -1,0 +1,63 @@
+"""What `r2t2 diagnose` and `r2t2 tune` look at: labelled questions, and references that are none of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from r2t2_jax.bank import ReferenceBank
+from r2t2_jax.bank.fingerprints import fingerprints_of
+from r2t2_jax.contract import Port, Sample
+from r2t2_jax.datasets import load_dataset
+from r2t2_jax.datasets.registry import GROUP
+from r2t2_jax.errors import R2T2Error
+from r2t2_jax.evaluation.collect import collect_bank
+from r2t2_jax.evaluation.reencode import with_samples
+from r2t2_jax.metrics import Metric
+from r2t2_jax.plugins import registered
+
+VALIDATION = "validation"
+
+
+def open_questions(data: str, split: str | None, limit: int | None, seed: int) -> list[Sample]:
+    """Labelled questions.
+
+    Args:
+        data: a registered set or a `.jsonl` file.
+        split: `None` for validation, or for all lines of a file.
+        limit: how many; `None` for the set's own number.
+        seed: which ones.
+
+    Raises:
+        R2T2Error: as `load_dataset`.
+    """
+    chosen = ("" if data.endswith(".jsonl") else VALIDATION) if split is None else split
+    return load_dataset(data, chosen, limit, seed)
+
+
+def open_bank(port: Port, path: Path | None, metric: Metric, questions: Sequence[Sample]) -> ReferenceBank:
+    """Correctly answered references of a port: those on disk, or else collected from the set registered with it.
+
+    Raises:
+        R2T2Error: the bank is another model's, the port has no set of references, or a question is a reference too.
+    """
+    if path is not None:
+        bank = with_samples(ReferenceBank.open(path, fingerprints_of(port)).only_correct(), port)
+    else:
+        name = port.name.partition(":")[0]
+        if name not in registered(GROUP):
+            raise R2T2Error(f"no set of references is registered for {name}: name a bank that r2t2 bank build made")
+        bank = collect_bank(port, load_dataset(name, "reference"), metric)
+    _check_apart(bank, questions)
+    return bank
+
+
+def _check_apart(bank: ReferenceBank, questions: Sequence[Sample]) -> None:
+    """A question that is its own reference would tell its answer."""
+    references = {(record["id"], record["question"]) for record in bank.records}
+    shared = [sample.id for sample in questions if (sample.id, sample.question) in references]
+    if shared:
+        raise R2T2Error(
+            f"{len(shared)} of {len(questions)} questions are references in the bank too, first {shared[0]!r}: "
+            "ask others, or build the bank from other samples"
+        )
