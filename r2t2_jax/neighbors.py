@@ -3,7 +3,9 @@
 The nulls show what the choice of neighbours is worth. `RandomNeighbors` draws references blindly; `ShuffledNeighbors`
 keeps the profile of kernel weights of the true neighbourhood and swaps the samples for unrelated ones.
 
-Every selector pads to its K and treats each query by itself, so that a selection does not depend on the batch.
+Every selector pads to its K and treats each query by itself, so that a selection does not depend on the batch. The
+nearest references come from the index: for `ExactIndex` inside one traced program with all the rest, for any other from
+its own search, on the host.
 
 Axis letters: B test samples, K neighbours, N bank size, M embedding size.
 """
@@ -12,15 +14,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from r2t2_jax.checks import check_embeddings
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.index import ExactIndex
+from r2t2_jax.index import ExactIndex, Index
+from r2t2_jax.index.protocol import check_search
 from r2t2_jax.pytrees import register_structure
 
 
@@ -35,20 +38,18 @@ class Neighbors:
     mask: Bool[Array, "*B K"]
 
 
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Choice:
+    """Which references stand in a neighbourhood, and those whose distances to the query count for them."""
+
+    indices: Int[Array, "K"]
+    compared: Int[Array, "K"]
+
+
 def _check_k(k: int) -> None:
     if k < 1:
         raise R2T2Error(f"k={k} neighbours; it must be at least 1")
-
-
-def _compare(
-    index: ExactIndex, query: Float[Array, "M"], indices: Int[Array, "K"]
-) -> tuple[Float[Array, "K"], Float[Array, "K"]]:
-    """Distances and dot products of a query and chosen references.
-
-    The distance is taken from the difference: sqrt(2 - 2 x.y) loses half the digits of a near neighbour.
-    """
-    chosen = index.embeddings[indices]  # [K, M]
-    return jnp.sqrt(jnp.square(chosen - query[None]).sum(axis=-1)), (chosen * query[None]).sum(axis=-1)
 
 
 @register_structure
@@ -61,9 +62,11 @@ class NearestNeighbors:
     def __post_init__(self) -> None:
         _check_k(self.k)
 
-    def __call__(self, index: ExactIndex, query: Float[Array, "M"], key: Key[Array, ""]) -> Neighbors:
-        indices = index.nearest(query, self.k)
-        return Neighbors(indices, *_compare(index, query, indices), jnp.ones(self.k, bool))
+    def choose(self, nearest: Int[Array, "K"], n: int, key: Key[Array, ""]) -> Choice:
+        return Choice(nearest, nearest)
+
+    def keep(self, distances: Float[Array, "K"]) -> Bool[Array, "K"]:
+        return jnp.ones(self.k, bool)
 
 
 @register_structure
@@ -79,10 +82,11 @@ class EpsilonBall:
         if isinstance(self.epsilon, int | float) and not (self.epsilon >= 0 and math.isfinite(self.epsilon)):
             raise R2T2Error(f"epsilon {self.epsilon} must not be negative; unit vectors lie at most 2 apart")
 
-    def __call__(self, index: ExactIndex, query: Float[Array, "M"], key: Key[Array, ""]) -> Neighbors:
-        indices = index.nearest(query, self.k)
-        distances, dots = _compare(index, query, indices)
-        return Neighbors(indices, distances, dots, distances <= self.epsilon)
+    def choose(self, nearest: Int[Array, "K"], n: int, key: Key[Array, ""]) -> Choice:
+        return Choice(nearest, nearest)
+
+    def keep(self, distances: Float[Array, "K"]) -> Bool[Array, "K"]:
+        return distances <= self.epsilon
 
 
 @register_structure
@@ -95,9 +99,12 @@ class RandomNeighbors:
     def __post_init__(self) -> None:
         _check_k(self.k)
 
-    def __call__(self, index: ExactIndex, query: Float[Array, "M"], key: Key[Array, ""]) -> Neighbors:
-        indices = jax.lax.top_k(jax.random.uniform(key, (len(index),)), self.k)[1]
-        return Neighbors(indices, *_compare(index, query, indices), jnp.ones(self.k, bool))
+    def choose(self, nearest: Int[Array, "K"], n: int, key: Key[Array, ""]) -> Choice:
+        drawn = jax.lax.top_k(jax.random.uniform(key, (n,)), self.k)[1]
+        return Choice(drawn, drawn)
+
+    def keep(self, distances: Float[Array, "K"]) -> Bool[Array, "K"]:
+        return jnp.ones(self.k, bool)
 
 
 @register_structure
@@ -116,11 +123,13 @@ class ShuffledNeighbors:
     def __post_init__(self) -> None:
         _check_k(self.k)
 
-    def __call__(self, index: ExactIndex, query: Float[Array, "M"], key: Key[Array, ""]) -> Neighbors:
-        cycle = jax.random.permutation(jax.random.key(self.seed), len(index))  # [N]
+    def choose(self, nearest: Int[Array, "K"], n: int, key: Key[Array, ""]) -> Choice:
+        cycle = jax.random.permutation(jax.random.key(self.seed), n)  # [N]
         stand_in = jnp.zeros_like(cycle).at[cycle].set(jnp.roll(cycle, 1))
-        nearest = index.nearest(query, self.k)
-        return Neighbors(stand_in[nearest], *_compare(index, query, nearest), jnp.ones(self.k, bool))
+        return Choice(stand_in[nearest], nearest)
+
+    def keep(self, distances: Float[Array, "K"]) -> Bool[Array, "K"]:
+        return jnp.ones(self.k, bool)
 
 
 Selector = NearestNeighbors | EpsilonBall | RandomNeighbors | ShuffledNeighbors
@@ -131,15 +140,41 @@ def sample_keys(seed: int, numbers: Int[np.ndarray, "B"] | Int[Array, "B"]) -> K
     return jax.vmap(lambda number: jax.random.fold_in(jax.random.key(seed), number))(jnp.asarray(numbers))
 
 
+def _compare(selector: Selector, choice: Choice, query: Float[Array, "M"], compared: Float[Array, "K M"]) -> Neighbors:
+    """Distances and dot products of a query and its neighbours.
+
+    The distance is taken from the difference: sqrt(2 - 2 x.y) loses half the digits of a near neighbour.
+    """
+    distances = jnp.sqrt(jnp.square(compared - query[None]).sum(axis=-1))
+    return Neighbors(choice.indices, distances, (compared * query[None]).sum(axis=-1), selector.keep(distances))
+
+
+# A matrix product over the batch may round a row differently with the number of rows; lax.map does not.
 @jax.jit
 def _select(selector: Selector, index: ExactIndex, queries: Float[Array, "B M"], keys: Key[Array, "B"]) -> Neighbors:
-    # A matrix product over the batch may round a row differently with the number of rows; lax.map does not.
-    return jax.lax.map(lambda sample: selector(index, *sample), (queries, keys))
+    def one(sample: tuple[Array, Array]) -> Neighbors:
+        query, key = sample
+        choice = selector.choose(index.nearest(query, selector.k), len(index), key)
+        return _compare(selector, choice, query, index.embeddings[choice.compared])
+
+    return jax.lax.map(one, (queries, keys))
+
+
+@partial(jax.jit, static_argnames="n")
+def _choose(selector: Selector, nearest: Int[Array, "B K"], keys: Key[Array, "B"], *, n: int) -> Choice:
+    return jax.lax.map(lambda sample: selector.choose(sample[0], n, sample[1]), (nearest, keys))
+
+
+@jax.jit
+def _compare_all(
+    selector: Selector, choices: Choice, queries: Float[Array, "B M"], compared: Float[Array, "B K M"]
+) -> Neighbors:
+    return jax.lax.map(lambda sample: _compare(selector, *sample), (choices, queries, compared))
 
 
 def select(
     selector: Selector,
-    index: ExactIndex,
+    index: Index,
     queries: Float[np.ndarray, "B M"] | Float[Array, "B M"],
     keys: Key[Array, "B"],
 ) -> Neighbors:
@@ -154,13 +189,10 @@ def select(
     Raises:
         R2T2Error: k exceeds the bank, or a query is not a finite unit vector of the bank's size.
     """
-    if selector.k > len(index):
-        raise R2T2Error(
-            f"k={selector.k} neighbours asked of a bank of {len(index)} references; lower k or collect more"
-        )
-    if queries.shape[-1] != index.embeddings.shape[1]:
-        raise R2T2Error(
-            f"query embeddings have size {queries.shape[-1]}, the bank's {index.embeddings.shape[1]}: use one embedder"
-        )
-    check_embeddings("query embeddings", queries)
-    return _select(selector, index, jnp.asarray(queries), keys)
+    check_search(index, queries, selector.k)
+    if isinstance(index, ExactIndex):
+        return _select(selector, index, jnp.asarray(queries), keys)
+    nearest = jnp.asarray(index.search(np.asarray(queries), selector.k).indices)
+    choices = _choose(selector, nearest, keys, n=len(index))
+    compared = jnp.asarray(index.embeddings[np.asarray(choices.compared)])  # a bank this large stays on the host
+    return _compare_all(selector, choices, jnp.asarray(queries), compared)

@@ -1,0 +1,61 @@
+"""An index by name, built or loaded.
+
+Axis letters: N bank size, M embedding size.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Array, Float
+
+from r2t2_jax.errors import R2T2Error
+from r2t2_jax.index.approximate import ScannIndex
+from r2t2_jax.index.exact import ExactIndex
+from r2t2_jax.index.protocol import Index, Metric
+from r2t2_jax.index.storage import read_index
+
+Kind = Literal["auto", "exact", "scann"]
+CROSSOVER = 100_000  # references from which ScaNN pays for its building: benchmarks/retrieval.py
+
+
+def build_index(
+    embeddings: Float[np.ndarray, "N M"] | Float[Array, "N M"],
+    kind: Kind = "auto",
+    metric: Metric = "cosine",
+    min_recall: float = 0.0,
+) -> Index:
+    """An index of references.
+
+    Args:
+        embeddings: of the references.
+        kind: `exact`, `scann`, or `auto`: exact below `CROSSOVER` references.
+        metric: cosine, dot or l2.
+        min_recall: refuse an approximate index that finds fewer of the 5 nearest.
+
+    Raises:
+        R2T2Error: unknown kind, embeddings that do not fit the metric, ScaNN missing, or too low a recall.
+    """
+    if kind == "auto":
+        kind = "exact" if len(embeddings) < CROSSOVER else "scann"
+    if kind == "exact":
+        return ExactIndex.build(embeddings, metric)
+    if kind == "scann":
+        return ScannIndex.build(np.asarray(embeddings), metric, min_recall)
+    raise R2T2Error(f"unknown index {kind!r}; choose one of auto, exact, scann")
+
+
+def load_index(path: Path, embeddings: Float[np.ndarray, "N M"]) -> Index:
+    """The index saved in a directory for these embeddings.
+
+    Raises:
+        R2T2Error: it is incomplete, damaged, of an unknown kind, or was built for other embeddings.
+    """
+    content = read_index(path, embeddings)
+    if content["kind"] == "exact":
+        return ExactIndex.build(embeddings, content["metric"])
+    if content["kind"] == "scann":
+        return ScannIndex.load(path, embeddings)
+    raise R2T2Error(f"{path} holds an index of unknown kind {content['kind']!r}; build it again")
