@@ -13,10 +13,8 @@ from __future__ import annotations
 import errno
 import fcntl
 import json
-import logging
 import os
 import shutil
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +27,7 @@ from tqdm import tqdm
 from ports.common.checkpoints import Checkpoint
 from ports.common.digests import crc32_of, described_by, digest_of, name_in, sha256_of
 from ports.common.mapping import Leaf
+from ports.common.orbax_errors import errors_told_once
 from r2t2_jax.errors import R2T2Error
 
 SCHEMA = 1
@@ -72,7 +71,7 @@ def write_model_directory(
     _check_destination(destination, size)
     read = sum(file.stat().st_size for file in inputs)
     bar = tqdm(total=read + size, unit="B", unit_scale=True, disable=not progress, desc=destination.name)
-    with bar, _errors_told_once(), _appearing(destination) as folder:
+    with bar, errors_told_once(), _appearing(destination) as folder:
         for kept, dropped in tied:
             if not np.array_equal(checkpoint[kept].read(), checkpoint[dropped].read()):
                 raise R2T2Error(f"{dropped} should equal {kept}, to which it is tied, and does not")
@@ -203,22 +202,6 @@ def _write_checkpoint(folder: Path, parameters: Stored, checkpoint: Checkpoint, 
         bar.update(held)
         ocp.partial.finalize(folder)
     return sums
-
-
-@contextmanager
-def _errors_told_once() -> Iterator[None]:
-    """Of a failed write Orbax logs a traceback from each of its threads, and the other writes of its closed event loop
-    complain too, before the error is raised here.
-    """
-    logger = logging.getLogger("absl")
-    level, hook = logger.level, sys.unraisablehook
-    logger.setLevel(logging.CRITICAL)
-    sys.unraisablehook = lambda told: None if "Event loop is closed" in str(told.exc_value) else hook(told)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-        sys.unraisablehook = hook
 
 
 def _pieces(leaf: Leaf, checkpoint: Checkpoint) -> Iterator[np.ndarray]:

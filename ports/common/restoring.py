@@ -13,6 +13,7 @@ import numpy as np
 
 from ports.common.digests import crc32_of, sha256_of
 from ports.common.model_directory import CHECKPOINT, DESCRIPTION, SCHEMA, TOKENIZER
+from ports.common.orbax_errors import errors_told_once
 from ports.common.paths import named
 from r2t2_jax.errors import R2T2Error
 
@@ -132,7 +133,7 @@ def _load(directory: ModelDirectory, paths: list[str]) -> dict[str, list[np.ndar
     context.pytree.loading.partial_load = True
     source = directory.path / CHECKPOINT
     try:
-        with context:
+        with context, errors_told_once():
             stored = ocp.metadata(source).metadata
             loaded = ocp.load(source, {path: stored[path] for path in paths})
     except (OSError, ValueError, KeyError, TypeError) as error:  # TypeError: Orbax found no metadata, and only warned

@@ -75,11 +75,12 @@ def test_files_that_changed_are_all_named(model):
         assert part in str(caught.value)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of tasks that Orbax leaves behind
 def test_no_flipped_bit_changes_a_weight_silently(model):
     abstract = CONVERTER.abstract_params(ToyConfig())
     for file in sorted((model / "checkpoint" / "state").rglob("d/*")):
         content = file.read_bytes()
-        for place in range(0, len(content), 97):
+        for place in range(0, len(content), 151):
             file.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
             with contextlib.suppress(R2T2Error):  # or else the bit is in a file that reading does not need
                 params = restore(open_model_directory(model, "toy"), abstract)
