@@ -1,0 +1,285 @@
+"""Sizes of MoAI, and what follows from them: the routing's structure, the model, its parameters, inputs to try it on.
+
+FLOPs stand beside it, in `flops.py`. Axis letters: L routed layers (mixers), E experts, N image tokens, T text tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from r2t2_jax.errors import R2T2Error
+from r2t2_jax.routing import RoutingSpec
+
+if TYPE_CHECKING:
+    from ports.common.clip_vit import ClipVitConfig
+    from ports.moai.data import MoAIInputs
+    from ports.moai.modeling import MoAINet
+
+# In the order of the routing vector: what mends image tokens, then what mends language tokens.
+EXPERTS = ("img_aux", "img_lang", "img_self", "lang_aux", "lang_img", "lang_self")
+Remat = Literal["none", "attention", "full"]
+
+_TAKEN = {  # Hugging Face's name: ours
+    "hidden_size": "width",
+    "intermediate_size": "hidden",
+    "num_hidden_layers": "layers",
+    "num_attention_heads": "heads",
+    "num_key_value_heads": "kv_heads",
+    "vocab_size": "vocab_size",
+    "max_position_embeddings": "max_positions",
+    "rms_norm_eps": "rms_eps",
+    "rope_theta": "rope_theta",
+    "img_size": "image_size",
+    "pad_token_id": "pad_id",
+    "bos_token_id": "bos_id",
+    "eos_token_id": "eos_id",
+}
+_FIXED: dict[str, tuple[Any, ...]] = {  # known, and the model is written for these values alone
+    "bias": (False,),
+    "hidden_act": ("silu",),
+    "tie_word_embeddings": (False,),
+    "model_type": ("internlm", "internlm2"),
+    "rope_scaling": (None, {"type": "dynamic", "factor": 1.0}),
+}
+_IGNORED = {  # what changes no number: how the file was written, and defaults of generation that a call states itself
+    "_name_or_path",
+    "architectures",
+    "auto_map",
+    "initializer_range",
+    "max_length",
+    "torch_dtype",  # says float32 and is wrong about the files; their header is read instead
+    "dtype",
+    "transformers_version",
+    "use_cache",
+}
+
+
+@dataclass(frozen=True)
+class MoAIConfig:
+    """Every size of the model. The defaults are MoAI-7B; sizes that its config.json does not state are upstream's code.
+
+    Args:
+        end_id: the token that ends the assistant's turn, `[UNUSED_TOKEN_145]`; inferred from the vocabulary's size, as
+            `image_id` is.
+        stop_ids: tokens that stop decoding; upstream's are `(2,)` and it cuts the text at `end_id` afterwards.
+        gate_dtype: `float16` casts the gates' logits before the softmax, as the released evaluation does.
+        image_dtype: precision of the image's normalisation constants; the released run has them in float16.
+        merged_plora: image rows use weights with the adapter added in (`params.merge_plora`): the same algebra in fewer
+            products and with twice the decoder's weights in memory.
+        remat: what the backward pass computes again: nothing, each layer's attention, or each whole layer.
+        dtype: of parameters and activations.
+    """
+
+    width: int = 4096
+    hidden: int = 14336
+    layers: int = 32
+    heads: int = 32
+    kv_heads: int = 8
+    vocab_size: int = 92544
+    max_positions: int = 32768
+    rms_eps: float = 1e-5
+    rope_theta: float = 1e6
+    mixer_every: int = 8
+    plora_rank: int = 256
+    plora_alpha: float = 256.0
+    expert_rank: int = 64
+    expert_heads: int = 4
+    image_size: int = 490
+    patch_size: int = 14
+    vision_width: int = 1024
+    vision_hidden: int = 4096
+    vision_layers: int = 24
+    vision_heads: int = 16
+    compressor_depth: int = 4
+    compressor_heads: int = 4
+    compressor_head_size: int = 64
+    compressor_latents: int = 64
+    compressor_ff_mult: int = 1
+    bos_id: int = 1
+    eos_id: int = 2
+    pad_id: int = 2
+    image_id: int = 92544
+    end_id: int = 92542
+    stop_ids: tuple[int, ...] = (2, 92542)
+    gate_dtype: Literal["float32", "float16"] = "float32"
+    image_dtype: Literal["float32", "float16"] = "float32"
+    merged_plora: bool = False
+    remat: Remat = "full"
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        for what, parts in (("heads", self.heads), ("expert_heads", self.expert_heads)):
+            if self.width % parts:
+                raise R2T2Error(f"MoAI config: width {self.width} does not divide into {what} = {parts}")
+        if self.heads % self.kv_heads:
+            raise R2T2Error(f"MoAI config: {self.heads} query heads do not share {self.kv_heads} key-value heads evenly")
+        if self.image_size % self.patch_size:
+            raise R2T2Error(f"MoAI config: image_size {self.image_size} is no multiple of patch_size {self.patch_size}")
+        if self.layers < self.mixer_every:
+            raise R2T2Error(f"MoAI config: no mixer, with one every {self.mixer_every} of {self.layers} layers")
+
+    @classmethod
+    def full_7b(cls) -> MoAIConfig:
+        """MoAI-7B as released."""
+        return cls()
+
+    @classmethod
+    def tiny(cls) -> MoAIConfig:
+        """A model for tests: two mixers, a layer after the last, nothing larger than 64."""
+        return cls(
+            width=48,
+            hidden=64,
+            layers=5,
+            heads=6,
+            kv_heads=3,
+            vocab_size=96,
+            max_positions=512,
+            mixer_every=2,
+            plora_rank=4,
+            plora_alpha=8.0,
+            expert_rank=6,
+            expert_heads=3,
+            image_size=20,
+            patch_size=5,
+            vision_width=24,
+            vision_hidden=40,
+            vision_layers=2,
+            vision_heads=3,
+            compressor_depth=2,
+            compressor_heads=2,
+            compressor_head_size=10,
+            compressor_latents=4,
+            image_id=96,
+            end_id=95,
+            stop_ids=(2, 95),
+        )
+
+    @classmethod
+    def from_hf(cls, described: Mapping[str, Any]) -> MoAIConfig:
+        """The config of a Hugging Face `config.json`.
+
+        Raises:
+            R2T2Error: a field is missing or unknown, or has a value that this model is not written for.
+        """
+        unknown = sorted(set(described) - set(_TAKEN) - set(_FIXED) - _IGNORED)
+        if unknown:
+            raise R2T2Error(f"config.json has fields unknown to the MoAI port: {', '.join(unknown)}; they may matter")
+        missing = sorted(set(_TAKEN) - set(described))
+        if missing:
+            raise R2T2Error(f"config.json of MoAI lacks {', '.join(missing)}")
+        for name, allowed in _FIXED.items():
+            if name in described and described[name] not in allowed:
+                raise R2T2Error(f"config.json says {name} = {described[name]!r}; the MoAI port knows {allowed[-1]!r} only")
+        taken = {ours: described[theirs] for theirs, ours in _TAKEN.items()}
+        vocabulary = int(taken["vocab_size"])
+        stops = (int(taken["eos_id"]), vocabulary - 2)
+        return cls(**taken, image_id=vocabulary, end_id=vocabulary - 2, stop_ids=stops)
+
+    @property
+    def spec(self) -> RoutingSpec:
+        """Names and structure of the routing weights: two groups of three in every mixer."""
+        return RoutingSpec(EXPERTS, tuple(f"layer{i}" for i in self.mixer_layers), ((0, 1, 2), (3, 4, 5)))
+
+    @property
+    def mixer_layers(self) -> tuple[int, ...]:
+        """Zero-based numbers of the decoder layers with a mixer: 7, 15, 23, 31."""
+        return tuple(range(self.mixer_every - 1, self.layers, self.mixer_every))
+
+    @property
+    def plain_layers(self) -> int:
+        """Layers between two mixers, and before the first."""
+        return self.mixer_every - 1
+
+    @property
+    def mixers(self) -> int:
+        """L: how many layers have a mixer."""
+        return len(self.mixer_layers)
+
+    @property
+    def tail_layers(self) -> int:
+        """Layers after the last mixer: none in MoAI-7B."""
+        return self.layers - 1 - self.mixer_layers[-1]
+
+    @property
+    def vision(self) -> ClipVitConfig:
+        """Sizes of the CLIP tower."""
+        from ports.common.clip_vit import ClipVitConfig
+
+        return ClipVitConfig(
+            image_size=self.image_size,
+            patch_size=self.patch_size,
+            width=self.vision_width,
+            layers=self.vision_layers,
+            heads=self.vision_heads,
+            hidden=self.vision_hidden,
+            dtype=self.dtype,
+        )
+
+    @property
+    def head_size(self) -> int:
+        return self.width // self.heads
+
+    @property
+    def kv_width(self) -> int:
+        """Width of the keys, and of the values."""
+        return self.kv_heads * self.head_size
+
+    @property
+    def qkv_width(self) -> int:
+        """Width of the packed queries, keys and values."""
+        return self.width + 2 * self.kv_width
+
+    @property
+    def plora_scale(self) -> float:
+        return self.plora_alpha / self.plora_rank
+
+    @property
+    def grid(self) -> int:
+        """Patches along a side."""
+        return self.image_size // self.patch_size
+
+    @property
+    def image_tokens(self) -> int:
+        return self.grid**2
+
+    def build(self, seed: int = 0) -> MoAINet:
+        """The model with random weights."""
+        from flax import nnx
+
+        from ports.moai.modeling import MoAINet
+
+        return nnx.jit(lambda: MoAINet(self, nnx.Rngs(seed)))()
+
+    def abstract(self) -> tuple[Any, Any]:
+        """Structure of the model, and its parameters as shapes."""
+        from flax import nnx
+
+        from ports.moai.modeling import MoAINet
+
+        return nnx.split(nnx.eval_shape(lambda: MoAINet(self, nnx.Rngs(0))))
+
+    def parameters(self) -> int:
+        """How many numbers the model has, those of CLIP's unused last norm not counted."""
+        import jax
+
+        return sum(leaf.size for leaf in jax.tree.leaves(self.abstract()[1]))
+
+    def fake_inputs(self, text: int = 64, verbalisation: int = 275) -> MoAIInputs:
+        """Inputs of the right shapes: a gray image, an empty map, `text` words around the image."""
+        import jax.numpy as jnp
+
+        from ports.moai.data import MoAIInputs
+
+        size = (self.image_size, self.image_size)
+        return MoAIInputs(
+            image=jnp.full((*size, 3), 128, jnp.uint8),
+            segments=jnp.zeros(size, jnp.uint8),
+            tokens=jnp.full(text, self.bos_id, jnp.int32),
+            mask=jnp.ones(text, bool),
+            before_image=jnp.arange(text) < text // 4,
+            language=jnp.ones(text, bool),
+            verbalisation=jnp.full(verbalisation, self.bos_id, jnp.int32),
+            verbalisation_mask=jnp.ones(verbalisation, bool),
+        )

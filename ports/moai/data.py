@@ -1,0 +1,97 @@
+"""What flows through the model: inputs, answers, features, caches. One sample each; batches are leading axes.
+
+Axis letters: N image tokens, T text tokens, S = N + T prompt slots (image first), U verbalisation tokens, Z compressor
+latents, D width, L mixers, P plain layers before the first mixer, Q layers without a mixer, A answer tokens,
+G key-value heads, d head width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, UInt8
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class MoAIInputs:
+    """What the processor makes of one sample.
+
+    The text holds no image token: `before_image` says which words stand before the image. `language` are the words the
+    mixers see; it equals `mask`, unless answer tokens stand in the prompt. Padding stands on the left.
+    """
+
+    image: UInt8[Array, "size size 3"]
+    segments: UInt8[Array, "size size"]  # panoptic segment numbers, 0 for none
+    tokens: Int[Array, "T"]
+    mask: Bool[Array, "T"]
+    before_image: Bool[Array, "T"]
+    language: Bool[Array, "T"]
+    verbalisation: Int[Array, "U"]
+    verbalisation_mask: Bool[Array, "U"]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class MoAIAnswer:
+    """Answer tokens, the end of turn included, padded to A."""
+
+    tokens: Int[Array, "A"]
+    mask: Bool[Array, "A"]
+
+
+class KeysValues(NamedTuple):
+    """Keys after rotation, and values, of one layer or of a stack of layers."""
+
+    keys: Float[Array, "*layers S G d"]
+    values: Float[Array, "*layers S G d"]
+
+
+class Outputs(NamedTuple):
+    """What each of a mixer's experts makes of each row."""
+
+    image: Float[Array, "3 N D"]
+    language: Float[Array, "3 T D"]
+
+
+class Layout(NamedTuple):
+    """Where the prompt's slots stand in the sequence. In memory the image comes first: its rows are a static slice."""
+
+    positions: Int[Array, "S"]
+    valid: Bool[Array, "S"]
+    language: Bool[Array, "T"]
+
+    @property
+    def length(self) -> Int[Array, ""]:
+        """Tokens of the prompt, padding not counted: the position of the first answer token."""
+        return self.valid.sum()
+
+    def visible(self, positions: Int[Array, "A"]) -> Bool[Array, "A S"]:
+        """The slots that tokens at these positions see: those before them, and themselves."""
+        return self.valid[None] & (self.positions[None] <= positions[:, None])
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class MoAIFeatures:
+    """Everything that depends neither on routing nor on an answer: all before the first mixer's sum over experts."""
+
+    layout: Layout
+    stream: Float[Array, "S D"]  # the residual stream entering the first mixer's layer
+    outputs: Outputs  # of the first mixer
+    latents: Float[Array, "Z D"]  # compressed auxiliary inputs
+    past: KeysValues  # [P, S, G, d], of the layers before the first mixer
+
+
+class Cache(NamedTuple):
+    """Keys and values of every layer, laid out as the parameters are."""
+
+    plain: KeysValues  # [Q, S, G, d]
+    mixed: KeysValues  # [L, S, G, d]
+
+    def padded(self, free: int) -> Cache:
+        """With `free` slots behind."""
+        return jax.tree.map(lambda leaf: jnp.pad(leaf, ((0, 0), (0, free), (0, 0), (0, 0))), self)

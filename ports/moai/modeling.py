@@ -1,0 +1,214 @@
+"""MoAI whole: what can be computed before routing is known, the prompt's pass under a routing, and tokens after it.
+
+    image ──────────► tower ─► projector ─┬──────────────► [image | text] ─► layers 0..6 ─► layer 7's six experts ┐ encode
+    segments' colours ► tower ─► projector ┤                                                                      │
+    verbalisation ──► word embeddings ─────┴► compressor ─► latents ─────────────────────────────────────────────┘
+                                     routing ──► mix, layers 7..31, three more mixers ─► keys, values, last row      read
+
+Tokens after the prompt are `continuation.py`. Rows are kept image first. Positions say where they stand in the sequence, so nothing else depends on the order.
+
+Axis letters: N image tokens, T text tokens, S = N + T, U verbalisation tokens, Z latents, D width, L mixers, P plain
+layers before each mixer, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from ports.common.linear import linear, normal
+from ports.common.norms import RMSNorm
+from ports.common.stack import stack
+from ports.moai.compressor import Compressor
+from ports.moai.config import MoAIConfig
+from ports.moai.data import Cache, KeysValues, Layout, MoAIFeatures, MoAIInputs, Outputs
+from ports.moai.layer import Layer
+from ports.moai.mixer import MixedLayer
+from ports.moai.vision import Vision
+from r2t2_jax.routing import Routing
+
+Module = TypeVar("Module", bound=nnx.Module)
+
+
+class MoAINet(nnx.Module):
+    """Every parameter of the model; the methods take one sample."""
+
+    def __init__(self, config: MoAIConfig, rngs: nnx.Rngs):
+        self.config = config
+        self.vision = Vision(config, rngs)
+        self.compressor = Compressor(config, rngs)
+        self.words = normal(rngs, (config.vocab_size + 1, config.width), config.dtype)
+        self.plain = stack(lambda rngs: Layer(config, rngs), config.layers - config.mixers, rngs)
+        self.mixed = stack(lambda rngs: MixedLayer(config, rngs), config.mixers, rngs)
+        self.norm = RMSNorm(config.width, config.rms_eps, config.dtype)
+        self.head = linear(config.width, config.vocab_size, rngs, config.dtype, bias=False)
+
+    # ---- before routing
+
+    def encode(self, inputs: MoAIInputs) -> MoAIFeatures:
+        """Everything that depends neither on routing nor on an answer."""
+        image = self.vision.see_image(inputs.image)  # [N, D]
+        colours = self.vision.see_segments(inputs.segments)  # [N, D]
+        auxiliary = jnp.concatenate([self.embed(inputs.verbalisation), colours])  # [U + N, D]
+        seen = jnp.concatenate([inputs.verbalisation_mask, jnp.ones(colours.shape[0], bool)])
+        return self.read_prompt(image, self.compressor(auxiliary, seen), inputs)
+
+    def embed(self, tokens: Int[Array, "T"]) -> Float[Array, "T D"]:
+        return self.words[...][tokens]
+
+    def read_prompt(
+        self, image: Float[Array, "N D"], latents: Float[Array, "Z D"], inputs: MoAIInputs
+    ) -> MoAIFeatures:
+        """The layers before the first mixer, and the first mixer's experts; `inputs` for its text alone."""
+        place = layout(inputs, self.config.image_tokens)
+        x = jnp.concatenate([image, self.embed(inputs.tokens)])  # [S, D]
+        x, past = self._plain(jnp.arange(self.config.plain_layers), x, place)
+        first = layer_at(self.mixed, 0)
+        outputs = first.mixer.experts(first.norm1(x), latents, place.language)
+        return MoAIFeatures(layout=place, stream=x, outputs=outputs, latents=latents, past=past)
+
+    # ---- under a routing
+
+    def read(
+        self, features: MoAIFeatures, routing: Routing | None, every_row: bool = False
+    ) -> tuple[Float[Array, "rows D"], Cache, Float[Array, "L 6"]]:
+        """The prompt's pass from the first mixer on.
+
+        Args:
+            features: of the sample.
+            routing: `None` for the gates' own choice.
+            every_row: finish all rows of the last layer, not only the last, which alone predicts the answer.
+
+        Returns:
+            The residual stream behind the last layer, of all rows or the last; keys and values of all layers; and the
+            token means of the weights in effect.
+        """
+        config, place = self.config, features.layout
+        whole = config.mixers if config.tail_layers or every_row else config.mixers - 1
+        x, caches, means = features.stream, _Pieces(), []
+
+        def group(x: Array, number: Array, last: bool = False) -> tuple[Array, tuple[KeysValues, KeysValues, Array]]:
+            layers = (number * config.plain_layers) + jnp.arange(config.plain_layers)
+            x, plain = self._plain(layers, x, place)
+            x, mixed, weights = self._mixed(number, x, features, routing, None, last)
+            return x, (plain, mixed, weights)
+
+        x, kv, weights = self._mixed(jnp.asarray(0), x, features, routing, features.outputs, last=whole == 0)
+        caches.add(features.past, _stacked(kv))
+        means.append(weights[None])
+        if whole > 1:
+            x, (plain, mixed, weights) = jax.lax.scan(group, x, jnp.arange(1, whole))
+            caches.add(jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), plain), mixed)
+            means.append(weights)
+        if 0 < whole < config.mixers:
+            x, (plain, kv, weights) = group(x, jnp.asarray(config.mixers - 1), last=True)
+            caches.add(plain, _stacked(kv))
+            means.append(weights[None])
+        if config.tail_layers:
+            first = config.mixers * config.plain_layers
+            full = config.tail_layers if every_row else config.tail_layers - 1
+            x, plain = self._plain(first + jnp.arange(full), x, place)
+            caches.add(plain)
+            if not every_row:
+                last_layer = layer_at(self.plain, first + full)
+                x, kv = self._run_last(last_layer, x, last_layer.norm1(x), place)
+                caches.add(_stacked(kv))
+        return x, caches.joined(), jnp.concatenate(means)
+
+    def logits(self, x: Float[Array, "T D"]) -> Float[Array, "T V"]:
+        """Next-token logits, in float32."""
+        return self.head(self.norm(x)).astype(jnp.float32)
+
+    def _plain(self, numbers: Int[Array, "layers"], x: Array, place: Layout) -> tuple[Array, KeysValues]:
+        """Layers without a mixer, by their numbers among those."""
+
+        def step(x: Array, number: Array) -> tuple[Array, KeysValues]:
+            layer = layer_at(self.plain, number)
+            return self._run(layer, x, layer.norm1(x), place)
+
+        return jax.lax.scan(self.remat(step), x, numbers)
+
+    def _mixed(
+        self,
+        number: Int[Array, ""],
+        x: Float[Array, "S D"],
+        features: MoAIFeatures,
+        routing: Routing | None,
+        outputs: Outputs | None,
+        last: bool,
+    ) -> tuple[Array, KeysValues, Float[Array, "6"]]:
+        """A layer with a mixer; `outputs` of its experts where they are known already."""
+
+        def step(x: Array, outputs: Outputs | None, routing: Routing | None) -> tuple[Array, KeysValues, Array]:
+            layer, language = layer_at(self.mixed, number), features.layout.language
+            h = layer.norm1(x)
+            if outputs is None:
+                outputs = layer.mixer.experts(h, features.latents, language)
+            row = None if routing is None else Routing(routing.values[number], routing.mode)
+            weights = layer.mixer.weigh(h, row)
+            h = layer.mixer.mix(h, outputs, weights, language)
+            x, kv = (self._run_last if last else self._run)(layer, x, h, features.layout)
+            return x, kv, weights.mean(language)
+
+        return self.remat(step)(x, outputs, routing)
+
+    def remat(self, step: Callable[..., Any]) -> Callable[..., Any]:
+        """A layer whose insides are computed again in the backward pass, if the config says so."""
+        return jax.checkpoint(step, prevent_cse=False) if self.config.remat == "full" else step
+
+    def _run(self, layer: Layer, x: Array, h: Array, place: Layout) -> tuple[Float[Array, "S D"], KeysValues]:
+        images = self.config.image_tokens
+        query, own = layer.project(h, place.positions, images)
+        return layer.finish(x, query, own, place.visible(place.positions), images), own
+
+    def _run_last(self, layer: Layer, x: Array, h: Array, place: Layout) -> tuple[Float[Array, "1 D"], KeysValues]:
+        """Only the last row, a word, is finished; the others leave keys and values."""
+        query, own = layer.project_last(h, place.positions, self.config.image_tokens)
+        return layer.finish(x[-1:], query, own, place.visible(place.positions[-1:]), 0), own
+
+
+class _Pieces:
+    """Keys and values in the order in which the layers ran."""
+
+    def __init__(self) -> None:
+        self.plain: list[KeysValues] = []
+        self.mixed: list[KeysValues] = []
+
+    def add(self, plain: KeysValues, mixed: KeysValues | None = None) -> None:
+        self.plain.append(plain)
+        if mixed is not None:
+            self.mixed.append(mixed)
+
+    def joined(self) -> Cache:
+        def join(*parts: Array) -> Array:
+            return jnp.concatenate(parts)
+
+        return Cache(jax.tree.map(join, *self.plain), jax.tree.map(join, *self.mixed))
+
+
+def _stacked(kv: KeysValues) -> KeysValues:
+    return jax.tree.map(lambda leaf: leaf[None], kv)
+
+
+def layer_at(layers: Module, number: Int[Array, ""] | int) -> Module:
+    """One layer of a stack. Looked up inside a loop, so that no part of a large stack is ever copied out of it."""
+    graph, params = nnx.split(layers)
+    return nnx.merge(graph, jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, number, keepdims=False), params))
+
+
+def layout(inputs: MoAIInputs, images: int) -> Layout:
+    """Positions of [image | text] rows, padding not counted.
+
+    Upstream counts the slots of left padding too. Rotary attention sees differences of positions only, so the two agree,
+    and this way the numbers do not depend on the padding.
+    """
+    before = inputs.mask & inputs.before_image
+    words = jnp.cumsum(inputs.mask) - 1 + jnp.where(inputs.before_image, 0, images)  # [T]
+    positions = jnp.concatenate([before.sum() + jnp.arange(images), words])
+    valid = jnp.concatenate([jnp.ones(images, bool), inputs.mask])
+    return Layout(positions, valid, inputs.language & inputs.mask)

@@ -1,0 +1,143 @@
+"""MoAI's tensors by name, the two changes that weights may need on their way in, and how they are shared among devices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from jaxtyping import Float
+
+from ports.common.clip_vit import clip_leaves
+from ports.common.mapping import Leaf, as_is, linear_leaves, norm_leaves
+from ports.moai.config import EXPERTS, MoAIConfig
+
+VISION = "vit.vision_tower.vision_model."
+# Upstream's names of the experts, in the order of the routing vector.
+_EXPERTS = dict(
+    zip(
+        EXPERTS,
+        ("CA_img_aux", "CA_img_lang", "SA_img", "CA_lang_aux", "CA_lang_img", "SA_lang"),
+        strict=True,
+    )
+)
+_PLORA = {
+    "qkv": "attention.wqkv",
+    "out": "attention.wo",
+    "gate": "feed_forward.w1",
+    "up": "feed_forward.w3",
+    "down": "feed_forward.w2",
+}
+# In the file and never used: CLIP's last norm, whose output nobody reads.
+IGNORED = (f"{VISION}post_layernorm.weight", f"{VISION}post_layernorm.bias", f"{VISION}embeddings.position_ids")
+
+
+def leaves(config: MoAIConfig) -> dict[str, Leaf]:
+    """Every parameter by its path, and the tensors it is read from."""
+    mixed = config.mixer_layers
+    plain = tuple(i for i in range(config.layers) if i not in mixed)
+    return {
+        "words": Leaf(("model.tok_embeddings.weight",), as_is),
+        **norm_leaves("norm", "model.norm", bias=False),
+        **linear_leaves("head", "output", bias=False),
+        **_vision(config),
+        **_compressor(config),
+        **_layers("plain", plain),
+        **_layers("mixed", mixed),
+        **_mixers(mixed),
+    }
+
+
+def _vision(config: MoAIConfig) -> dict[str, Leaf]:
+    tower = clip_leaves("vision/tower", VISION, config.vision)
+    table = tower["vision/tower/places"]
+    return {
+        **tower,
+        "vision/tower/places": Leaf(table.names, position_table(config)),
+        **linear_leaves("vision/up", "vision_proj.0"),
+        **linear_leaves("vision/out", "vision_proj.2"),
+    }
+
+
+def _compressor(config: MoAIConfig) -> dict[str, Leaf]:
+    theirs, depth = "moai_compressor.layers.{}", config.compressor_depth
+    found = {
+        "compressor/latents": Leaf(("moai_compressor.latents",), as_is),
+        **norm_leaves("compressor/norm", "moai_compressor.norm"),
+    }
+    for ours, name in (("norm_media", "0.norm_media"), ("norm_latents", "0.norm_latents"), ("norm", "1.0")):
+        found |= norm_leaves(f"compressor/layers/{ours}", f"{theirs}.{name}", depth)
+    for ours, name in (
+        ("query", "0.to_q"),
+        ("key_value", "0.to_kv"),
+        ("out", "0.to_out"),
+        ("up", "1.1"),
+        ("down", "1.3"),
+    ):
+        found |= linear_leaves(f"compressor/layers/{ours}", f"{theirs}.{name}", bias=False, layers=depth)
+    return found
+
+
+def _layers(ours: str, numbers: tuple[int, ...]) -> dict[str, Leaf]:
+    theirs = "model.layers.{}"
+    found = {
+        **norm_leaves(f"{ours}/norm1", f"{theirs}.attention_norm", numbers, bias=False),
+        **norm_leaves(f"{ours}/norm2", f"{theirs}.ffn_norm", numbers, bias=False),
+    }
+    for part, name in _PLORA.items():
+        for factor, suffix in (("main", "Plora_main"), ("down", "Plora_A"), ("up", "Plora_B")):
+            found |= linear_leaves(f"{ours}/{part}/{factor}", f"{theirs}.{name}.{suffix}", bias=False, layers=numbers)
+    return found
+
+
+def _mixers(numbers: tuple[int, ...]) -> dict[str, Leaf]:
+    theirs, ours = "model.layers.{}.attention.moai_", "mixed/mixer"
+    found = {}
+    for gate, name in (("gate_image", "GA_img"), ("gate_language", "GA_lang")):
+        found |= linear_leaves(f"{ours}/{gate}", f"{theirs}{name}", layers=numbers)
+    for expert, name in _EXPERTS.items():
+        for part in ("query", "key", "value", "out"):
+            for index, factor in enumerate(("down", "up")):
+                found |= linear_leaves(
+                    f"{ours}/{expert}/{part}/{factor}",
+                    f"{theirs}{name}.linear_{part[0]}.{index}",
+                    bias=False,
+                    layers=numbers,
+                )
+    return found
+
+
+def position_table(config: MoAIConfig) -> Callable[[np.ndarray], np.ndarray]:
+    """The tower's position table as it is; one of another grid (a plain CLIP's 24 x 24) resized to this one's."""
+    rows = config.image_tokens + 1
+
+    def change(table: np.ndarray) -> np.ndarray:
+        return table if table.shape[0] == rows else resize_positions(table, config.grid)
+
+    return change
+
+
+def resize_positions(table: Float[np.ndarray, "rows W"], grid: int) -> Float[np.ndarray, "grid*grid+1 W"]:
+    """The class row kept, the square grid resized bicubically (a = -0.75, no antialiasing, corners not aligned).
+
+    The resized rows are rounded through float16, as upstream does.
+    """
+    old = int(np.sqrt(len(table) - 1))
+    weights = _cubic_weights(old, grid)  # [grid, old]
+    square = table[1:].reshape(old, old, -1).astype(np.float32)
+    resized = np.einsum("ai,bj,ijw->abw", weights, weights, square, optimize=True).reshape(grid * grid, -1)
+    return np.concatenate([table[:1], resized.astype(np.float16).astype(table.dtype)])
+
+
+def _cubic_weights(old: int, new: int) -> Float[np.ndarray, "new old"]:
+    """How much each old place counts at each new one (Keys' cubic kernel; the border is repeated)."""
+    a = -0.75
+    place = (np.arange(new) + 0.5) * old / new - 0.5
+    base = np.floor(place).astype(int)
+    weights = np.zeros((new, old), np.float32)
+    for offset in range(-1, 3):
+        distance = np.abs(place - (base + offset))
+        near = ((a + 2) * distance - (a + 3)) * distance**2 + 1
+        far = ((distance - 5) * distance + 8) * distance * a - 4 * a
+        index = np.clip(base + offset, 0, old - 1)
+        np.add.at(weights, (np.arange(new), index), np.where(distance <= 1, near, far).astype(np.float32))
+    return weights

@@ -1,0 +1,286 @@
+"""MoAI against numbers recorded from the original code, at the tolerances that MOAI.md gives for float32.
+
+All recorded rows of a file, both cases and both language masks, run as one batch, padded to one length: four programs a
+file, and padding has to change nothing.
+
+Axis letters: B recorded rows, S slots (image first), V vocabulary, L mixers.
+"""
+
+from functools import cache, partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from ports.moai.modeling import layer_at
+from ports.moai.port import MoAIModel
+from r2t2_jax.routing import Routing
+from tests.goldens import find_goldens
+from tests.ports.moai.goldens import answers_of, prompts_of, read_golden, rows_of
+
+FEATURES, HIDDEN, LOGITS, LOSS, GRADIENT = 2e-5, 1e-3, 1e-4, 2e-5, 2e-4
+RECORDED = [value for value in find_goldens("golden_moai_tiny_*.npz") if not value.values[0].stem.endswith("_decode")]
+NUDGE = 3e-6  # of a gate's logit: what two float32 implementations differ by
+
+pytestmark = pytest.mark.parametrize("path", RECORDED)
+
+
+@pytest.fixture(autouse=True)
+def exact_products():
+    with jax.default_matmul_precision("highest"):
+        yield
+
+
+@partial(jax.jit, static_argnums=0)
+def encode(graph, params, inputs):
+    return jax.lax.map(nnx.merge(graph, params).encode, inputs)
+
+
+@partial(jax.jit, static_argnums=0)
+def every_logit(graph, params, features, routing):
+    """[B, S, V], with `routing` one a row or `None`."""
+
+    def one(item):
+        net = nnx.merge(graph, params)
+        x, _, _ = net.read(*item, every_row=True)
+        return net.logits(x)
+
+    return jax.lax.map(one, (features, routing))
+
+
+@partial(jax.jit, static_argnums=0)
+def losses_and_gradients(graph, params, features, values, targets):
+    """Of each row: summed cross-entropy of its targets, its gradient with respect to r, and all logits."""
+
+    def one(item):
+        features, values, targets = item
+
+        def total(values):
+            net = nnx.merge(graph, params)
+            x, _, _ = net.read(features, Routing(values), every_row=True)
+            logits = net.logits(x)
+            return cross_entropy(logits, targets), logits
+
+        (loss, logits), gradient = jax.value_and_grad(total, has_aux=True)(values)
+        return loss, gradient, logits
+
+    return jax.lax.map(one, (features, values, targets))
+
+
+def cross_entropy(logits, targets):
+    """Summed over rows that have a target; -100 is none."""
+    picked = jnp.take_along_axis(jax.nn.log_softmax(logits), jnp.maximum(targets, 0)[:, None], axis=1)[:, 0]
+    return -jnp.where(targets == -100, 0.0, picked).sum()
+
+
+@cache
+def encoded(path):
+    golden = read_golden(path)
+    graph, params = nnx.split(golden.net(remat="none"))
+    with jax.default_matmul_precision("highest"):
+        return golden, graph, params, encode(graph, params, rows_of(golden).inputs)
+
+
+def routing_names(golden, case, mode):
+    prefix = f"out/{case}/{mode}/route_"
+    return sorted({name.removeprefix(prefix).split("/")[0] for name in golden.arrays if name.startswith(prefix)})
+
+
+def groups(rows):
+    """Rows of each recorded call: (case, mode)."""
+    return {key: [i for i, row in enumerate(rows.keys) if row[:2] == key] for key in dict.fromkeys(
+        row[:2] for row in rows.keys
+    )}  # fmt: skip
+
+
+def check_logits(rows, number, logits, recorded):
+    """Compare where the recorded row is no padding."""
+    slots, real = rows.slots[number], rows.real[number]
+    np.testing.assert_allclose(np.asarray(logits)[real], recorded[slots[real]], rtol=0, atol=LOGITS)
+
+
+def test_golden_learned_gates(path):
+    golden, graph, params, features = encoded(path)
+    rows = rows_of(golden)
+    logits = every_logit(graph, params, features, None)
+    for (case, mode), numbers in groups(rows).items():
+        prefix = f"out/{case}/{mode}/learned"
+        for i in numbers:
+            check_logits(rows, i, logits[i], golden.arrays[f"{prefix}/logits"][rows.keys[i][2]])
+        total = sum(cross_entropy(logits[i], rows.targets[i]) for i in numbers)
+        loss = total / sum((rows.targets[i] != -100).sum() for i in numbers)
+        np.testing.assert_allclose(loss, golden.arrays[f"{prefix}/loss"], rtol=0, atol=LOSS)
+
+
+def test_golden_float16_gates(path):
+    """Rounding a gate's logit to float16 jumps, and float32 noise decides on which side: nudges of its size are tried."""
+    golden, _, params, features = encoded(path)
+    graph, _ = nnx.split(golden.net(remat="none", gate_dtype="float16"))
+    rows = rows_of(golden)
+    rng = np.random.default_rng(0)
+    open_rows = set(range(len(rows.keys)))
+    for attempt in range(40):
+        nudges = NUDGE * rng.choice([-1, 0, 1], (len(rows.keys), golden.config.mixers, 6)) * (attempt > 0)
+        logits = np.asarray(every_logit(graph, params, features, Routing(jnp.asarray(nudges, jnp.float32), "shift")))
+        for i in list(open_rows):
+            case, mode, row = rows.keys[i]
+            expected = golden.arrays[f"out/{case}/{mode}/learned_fp16gate/logits"][row][rows.slots[i]]
+            if np.abs(logits[i] - expected)[rows.real[i]].max() <= LOGITS:
+                open_rows.remove(i)
+        if not open_rows:
+            break
+    assert not open_rows
+
+
+def test_golden_explicit_routing(path):
+    """Global, per layer, on and off the simplex: logits, loss, and its gradient with respect to r."""
+    golden, graph, params, features = encoded(path)
+    rows = rows_of(golden)
+    calls = groups(rows)
+    for name in routing_names(golden, *next(iter(calls))):
+        recorded = {call: {
+            part: golden.arrays[f"out/{call[0]}/{call[1]}/route_{name}/{part}"] for part in ("r", "grad", "loss", "logits")
+        } for call in calls}  # fmt: skip
+        values = np.zeros((len(rows.keys), golden.config.mixers, 6), np.float32)
+        for call, numbers in calls.items():
+            values[numbers] = recorded[call]["r"]
+        totals, gradients, logits = losses_and_gradients(graph, params, features, values, rows.targets)
+        for call, numbers in calls.items():
+            expected = recorded[call]
+            for i in numbers:
+                check_logits(rows, i, logits[i], expected["logits"][rows.keys[i][2]])
+            count = (rows.targets[np.array(numbers)] != -100).sum()
+            gradient = gradients[np.array(numbers)].sum(axis=0) / count
+            gradient = gradient if expected["grad"].ndim == 2 else gradient.sum(axis=0)
+            np.testing.assert_allclose(totals[np.array(numbers)].sum() / count, expected["loss"], rtol=0, atol=LOSS)
+            atol = GRADIENT * np.abs(expected["grad"]).max()
+            np.testing.assert_allclose(gradient, expected["grad"], rtol=0, atol=atol)
+
+
+def test_golden_through_the_contract(path):
+    """The prompt encoded alone and the answer run over it is the recorded case of answers outside the language mask."""
+    golden, graph, params, _ = encoded(path)
+    rows, model = rows_of(golden), MoAIModel(golden.config, graph)
+    features = encode(graph, params, prompts_of(golden, rows))
+    answers = answers_of(golden, rows)
+
+    @jax.jit
+    def losses(features, values, answers):
+        def one(item):
+            features, values, answer = item
+            value = jax.value_and_grad(lambda r: model.answer_loss(params, features, Routing(r), answer))(values)
+            return jax.tree.map(lambda leaf: leaf * answer.mask.sum(), value)
+
+        return jax.lax.map(one, (features, values, answers))
+
+    calls = {call: numbers for call, numbers in groups(rows).items() if call[1] == "prompt"}
+    for name in routing_names(golden, *next(iter(calls))):
+        values = np.zeros((len(rows.keys), golden.config.mixers, 6), np.float32)
+        for (case, mode), numbers in calls.items():
+            values[numbers] = golden.arrays[f"out/{case}/{mode}/route_{name}/r"]
+        totals, gradients = losses(features, values, answers)
+        for (case, mode), numbers in calls.items():
+            prefix, at = f"out/{case}/{mode}/route_{name}", np.array(numbers)
+            count, expected = answers.mask[at].sum(), golden.arrays[f"{prefix}/grad"]
+            gradient = gradients[at].sum(axis=0) / count
+            gradient = gradient if expected.ndim == 2 else gradient.sum(axis=0)
+            np.testing.assert_allclose(totals[at].sum() / count, golden.arrays[f"{prefix}/loss"], rtol=0, atol=LOSS)
+            np.testing.assert_allclose(gradient, expected, rtol=0, atol=GRADIENT * np.abs(expected).max())
+
+
+@partial(jax.jit, static_argnums=0)
+def run_plain(graph, params, number, x, place):
+    net = nnx.merge(graph, params)
+    return net._run(layer := layer_at(net.plain, number), x, layer.norm1(x), place)[0]
+
+
+@partial(jax.jit, static_argnums=0)
+def run_mixed(graph, params, number, x, features):
+    net, place = nnx.merge(graph, params), features.layout
+    layer = layer_at(net.mixed, number)
+    h = layer.norm1(x)
+    outputs = layer.mixer.experts(h, features.latents, place.language)
+    weights = layer.mixer.weigh(h, None)
+    mixed = layer.mixer.mix(h, outputs, weights, place.language)
+    return h, outputs, weights, mixed, net._run(layer, x, mixed, place)[0]
+
+
+def test_golden_intermediate_arrays(path):
+    """Features, every layer's state, every mixer's input, gates, outputs and result, the final norm."""
+    golden, graph, params, features = encoded(path)
+    net, rows, config = nnx.merge(graph, params), rows_of(golden), golden.config
+    for i, (case, mode, row) in enumerate(rows.keys):
+        if mode != "prompt":
+            continue
+        slots, real = rows.slots[i], rows.real[i]
+        recorded = {
+            name.split("/")[-1]: value[row] if value.ndim and "row0" not in name else value
+            for name, value in golden.arrays.items()
+            if name.startswith(f"out/{case}/prompt/learned/")
+        }
+        images, mine = config.image_tokens, jax.tree.map(lambda leaf, i=i: leaf[i], features)
+        x = jnp.concatenate([recorded["image_features"], net.embed(rows.inputs.tokens[i])])
+        np.testing.assert_allclose(mine.latents, recorded["comp_aux"], rtol=0, atol=FEATURES)
+        np.testing.assert_allclose(x[real], recorded["inputs_embeds"][slots[real]], rtol=0, atol=FEATURES)
+
+        def check(ours, name, of=slice(None), recorded=recorded, real=real, slots=slots):
+            kept = real & (np.arange(len(real)) >= images if of == "words" else np.ones(len(real), bool))
+            np.testing.assert_allclose(np.asarray(ours)[kept], recorded[name][slots[kept]], rtol=0, atol=HIDDEN)
+
+        plain = mixer = 0
+        for number in range(config.layers):
+            if number in config.mixer_layers:
+                h, outputs, weights, mixed, x = run_mixed(graph, params, mixer, x, mine)
+                check(h, f"mixer{mixer}_in")
+                check(mixed, f"mixer{mixer}_out")
+                language = np.asarray(mine.layout.language)
+                for side, ours, chosen in (
+                    ("img", weights.image, np.arange(images)),
+                    ("lang", weights.language, images + np.flatnonzero(language)),
+                ):
+                    expected = recorded[f"gate_{side}_{mixer}"][slots[chosen]]
+                    inside = ours.T if side == "img" else ours.T[language]
+                    np.testing.assert_allclose(inside, expected, rtol=0, atol=HIDDEN)
+                if mixer == 0 and row == 0:
+                    check_experts(recorded, outputs, language)
+                mixer += 1
+            else:
+                x = run_plain(graph, params, plain, x, mine.layout)
+                plain += 1
+            check(x, f"hidden_after_layer_{number}")
+        check(net.norm(x), "final_norm")
+
+
+def check_experts(recorded, outputs, language):
+    for side, kept, names in (
+        (outputs.image, slice(None), ("CA_img_aux", "CA_img_lang", "SA_img")),
+        (outputs.language, language, ("CA_lang_aux", "CA_lang_img", "SA_lang")),
+    ):
+        for ours, name in zip(side, names, strict=True):
+            np.testing.assert_allclose(ours[kept], recorded[f"mixer0_row0_moai_{name}"], rtol=0, atol=HIDDEN)
+
+
+def test_golden_vision(path):
+    """The tower's patches and the projector's tokens, and the normalised pixels they are made of."""
+    from ports.moai.vision import colour_table, normalise
+
+    golden, graph, params, _ = encoded(path)
+    net = nnx.merge(graph, params)
+    for case in golden.cases:
+        given = {name: golden.arrays[f"in/{case}/{name}"] for name in (
+            "image_uint8", "pixel_values", "seg_ids", "map_rgb", "map_pixel_values"
+        )}  # fmt: skip
+        pixels = normalise(jnp.asarray(given["image_uint8"][0].transpose(1, 2, 0)), "float32")
+        np.testing.assert_allclose(pixels, given["pixel_values"][0].transpose(1, 2, 0), rtol=0, atol=1e-6)
+        colours = colour_table()[given["seg_ids"][0]]
+        np.testing.assert_allclose(colours, given["map_rgb"][0].transpose(1, 2, 0), rtol=0, atol=1e-6)
+        colours = normalise(jnp.asarray(colours, jnp.float16), "float32")
+        np.testing.assert_allclose(colours, given["map_pixel_values"][0].transpose(1, 2, 0), rtol=0, atol=1e-6)
+        patches = jax.jit(net.vision.tower)(pixels)
+        recorded = {name: golden.arrays[f"out/{case}/prompt/learned/{name}"][0] for name in (
+            "vit_features", "image_features"
+        )}  # fmt: skip
+        np.testing.assert_allclose(patches, recorded["vit_features"], rtol=0, atol=FEATURES)
+        np.testing.assert_allclose(net.vision.project(patches), recorded["image_features"], rtol=0, atol=FEATURES)
