@@ -7,6 +7,9 @@ import sys
 from collections.abc import Sequence
 
 from r2t2_jax.cli.convert import Convert
+from r2t2_jax.cli.datasets_list import ListDatasets
+from r2t2_jax.cli.datasets_prepare import PrepareDataset
+from r2t2_jax.cli.datasets_show import ShowDataset
 from r2t2_jax.cli.demo import Demo
 from r2t2_jax.cli.diagnose import Diagnose
 from r2t2_jax.cli.failures import explain
@@ -19,6 +22,9 @@ from r2t2_jax.cli.parsing import Command, parse
 # paragraphs, and at the end "Example: r2t2 ...". Its file imports jax, numpy and the like inside functions only.
 COMMANDS: dict[str, type[Command]] = {
     "convert": Convert,
+    "datasets list": ListDatasets,
+    "datasets prepare": PrepareDataset,
+    "datasets show": ShowDataset,
     "demo": Demo,
     "diagnose": Diagnose,
     "fit": FitMemory,

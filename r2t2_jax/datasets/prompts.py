@@ -5,7 +5,6 @@ A port turns a sample's style into its own prompt; these are the forms that LLaV
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from string import ascii_uppercase
 
@@ -16,7 +15,6 @@ SUFFIX = {
 }
 YES_NO = "Please answer yes or no."
 _OCR = "Reference OCR token:"
-_OPTION = re.compile(r"^([A-Z])\. (.*)$")
 
 
 def as_prompt(question: str, options: Sequence[str] = (), style: str = "plain") -> str:
@@ -30,16 +28,25 @@ def lettered(options: Sequence[str]) -> list[str]:
 
 
 def split_prompt(prompt: str) -> tuple[str, tuple[str, ...], str]:
-    """Question, options and style of a prompt that `as_prompt` could have made."""
+    """Question, options and style of a prompt that `as_prompt` could have made; an option may be longer than a line."""
     style = next((name for name in ("letter", "word") if prompt.endswith(SUFFIX[name])), "plain")
     lines = prompt.removesuffix(SUFFIX[style]).split("\n")
-    count = 0
-    for length in range(1, min(len(lines), len(ascii_uppercase))):
-        letters = [match.group(1) if (match := _OPTION.match(line)) else "" for line in lines[-length:]]
-        if letters == list(ascii_uppercase[:length]):
-            count = length
-    cut = len(lines) - count
-    return "\n".join(lines[:cut]), tuple(line[len("A. ") :] for line in lines[cut:]), style
+    firsts = [i for i, line in enumerate(lines) if line.startswith("A. ")] if style != "word" else []
+    options = _joined_options(lines[firsts[-1] :]) if firsts else []
+    if len(options) < 2:
+        return "\n".join(lines), (), style
+    return "\n".join(lines[: firsts[-1]]), tuple(option[len("A. ") :] for option in options), style
+
+
+def _joined_options(lines: Sequence[str]) -> list[str]:
+    """Lines that begin with the next letter, each with the lines that follow it."""
+    options: list[str] = []
+    for line in lines:
+        if len(options) < len(ascii_uppercase) and line.startswith(f"{ascii_uppercase[len(options)]}. "):
+            options.append(line)
+        else:
+            options[-1] += f"\n{line}"
+    return options
 
 
 def mme_question(text: str) -> str:

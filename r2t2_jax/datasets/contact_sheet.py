@@ -1,0 +1,63 @@
+"""A page that shows questions with their images, for the eye to check a set: one HTML file that needs nothing else."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from html import escape
+
+from PIL import Image
+
+from r2t2_jax.contract import Sample
+from r2t2_jax.datasets.prompts import lettered
+
+WIDTH = 320  # pixels, of an image on the page
+STYLE = """
+body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem; color: #1a1a1a; background: #fff }
+main { display: grid; grid-template-columns: repeat(auto-fill, minmax(340px, 1fr)); gap: 1.2rem }
+figure { margin: 0; padding: 10px; border: 1px solid #d5d5d5; border-radius: 6px }
+img, .none { width: 100%; background: #f4f4f4 } .none { padding: 3rem 0; text-align: center; color: #6b6b6b }
+pre { white-space: pre-wrap; font: inherit; margin: .5rem 0 } .answer { font-weight: 600 } small { color: #5a5a5a }
+"""
+
+
+def contact_sheet(title: str, notes: Sequence[str], samples: Sequence[Sample], images: bool = True) -> str:
+    """The page.
+
+    Args:
+        title: its heading.
+        notes: lines below it, such as licence and number of questions.
+        samples: what is shown.
+        images: unset where they are not there; a grey field stands for each.
+    """
+    paragraphs = "".join(f"<p>{escape(note)}</p>\n" for note in notes)
+    figures = "\n".join(_figure(sample, images) for sample in samples)
+    return (
+        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{escape(title)}</title>\n'
+        f"<style>{STYLE}</style>\n</head>\n<body>\n<h1>{escape(title)}</h1>\n{paragraphs}"
+        f"<main>\n{figures}\n</main>\n</body>\n</html>\n"
+    )
+
+
+def _figure(sample: Sample, images: bool) -> str:
+    if images:
+        picture = f'<img alt="image of question {escape(sample.id)}" src="data:image/jpeg;base64,{_thumbnail(sample)}">'
+    else:
+        picture = '<div class="none">no image here</div>'
+    question = escape("\n".join([sample.question, *(lettered(sample.options) if sample.style == "letter" else ())]))
+    counted = {answer: sample.answers.count(answer) for answer in sample.answers}
+    answers = "; ".join(f"{answer} (x{count})" if count > 1 else answer for answer, count in counted.items())
+    facts = " · ".join(filter(None, (sample.id, sample.split, sample.category, f"style {sample.style}")))
+    return (
+        f"<figure>\n{picture}\n<pre>{question}</pre>\n"
+        f'<div class="answer">{escape(answers)}</div>\n<small>{escape(facts)}</small>\n</figure>'
+    )
+
+
+def _thumbnail(sample: Sample) -> str:
+    image = Image.fromarray(sample.image)
+    image.thumbnail((2 * WIDTH, 4 * WIDTH))  # twice as wide as shown, for sharp screens
+    written = io.BytesIO()
+    image.save(written, "JPEG", quality=85)
+    return base64.b64encode(written.getvalue()).decode()

@@ -1,0 +1,77 @@
+"""A-OKVQA v1.0 (Schwenk et al. 2022), from allenai.org/project/a-okvqa; Apache-2.0, the images are COCO's.
+
+    aokvqa_v1p0_<split>.json      coco/<split>2017/<image id, 12 digits>.jpg
+
+Two sets of the same files: `aokvqa` asks for one of four choices, `aokvqa_direct` for a direct answer, all ten human
+answers kept and the questions left out that the authors call difficult to answer so. Test answers are hidden.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from r2t2_jax.datasets.official_files import Fields, each, find, letter, numbered, read_json
+from r2t2_jax.datasets.readers.vqav2 import human_answers
+from r2t2_jax.datasets.record import Bad, Record, Source
+from r2t2_jax.errors import R2T2Error
+
+CHOICES = 4
+
+
+def read(folder: Path, split: str) -> Iterator[Record | Bad]:
+    """Multiple choice."""
+    return _read(folder, split, _choice)
+
+
+def read_direct(folder: Path, split: str) -> Iterator[Record | Bad]:
+    """Direct answers."""
+    return _read(folder, split, _direct)
+
+
+def _read(folder: Path, split: str, finish: Callable[[Record, Fields], Record | None]) -> Iterator[Record | Bad]:
+    path = find(folder, f"aokvqa_v1p0_{split}.json")
+
+    def parse(row: Fields) -> Record | None:
+        record = Record(
+            id=row.text("question_id"),
+            image=folder / "coco" / f"{split}2017" / f"{row.integer('image_id'):012d}.jpg",
+            question=row.text("question"),
+            answers=(),
+            split=split,
+            where=row.where,
+        )
+        return finish(record, row)
+
+    yield from each(path, numbered(read_json(path, list), "question"), parse)
+
+
+def _choice(record: Record, row: Fields) -> Record:
+    choices = row.texts("choices")
+    if len(choices) != CHOICES:
+        raise R2T2Error(f"{row.where}: expected {CHOICES} choices, found {len(choices)}")
+    answer = letter(row.integer("correct_choice_idx"), choices, row.where)
+    return replace(record, options=tuple(choices), answers=(answer,), style="letter")
+
+
+def _direct(record: Record, row: Fields) -> Record | None:
+    difficult = row.values.get("difficult_direct_answer")
+    return None if difficult else replace(record, answers=human_answers(row, "direct_answers"))
+
+
+SOURCE = Source(
+    name="aokvqa",
+    title="A-OKVQA, multiple choice",
+    read=read,
+    splits=("val", "train"),
+    files="aokvqa_v1p0_<split>.json, coco/<split>2017/*.jpg",
+    metric="aokvqa_letter",
+    licence="Apache-2.0; COCO images: Flickr terms",
+    home="https://allenai.org/project/a-okvqa",
+    role="reference",
+    paper_size=5000,
+)
+DIRECT = replace(
+    SOURCE, name="aokvqa_direct", title="A-OKVQA, direct answers", read=read_direct, metric="aokvqa_direct"
+)

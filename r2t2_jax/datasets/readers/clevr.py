@@ -1,0 +1,60 @@
+"""CLEVR v1.0 (Johnson et al. 2017), from cs.stanford.edu/people/jcjohns/clevr; CC BY 4.0.
+
+    CLEVR_v1.0/questions/CLEVR_<split>_questions.json      CLEVR_v1.0/images/<split>/CLEVR_<split>_<6 digits>.png
+
+Test answers are not published. The id is the question's index; the image is the named one, for the index of a question
+tells that of its image only at the beginning of the file. Category: the program's last function, where there is one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from r2t2_jax.datasets.official_files import Fields, each, find, inner, numbered, read_member
+from r2t2_jax.datasets.record import Bad, Record, Source
+from r2t2_jax.errors import R2T2Error
+
+ANSWERS = frozenset(
+    (
+        *("yes", "no", *map(str, range(11)), "cube", "sphere", "cylinder", "small", "large", "rubber", "metal"),
+        *("gray", "red", "blue", "green", "brown", "purple", "cyan", "yellow"),
+    )
+)
+
+
+def read(folder: Path, split: str) -> Iterator[Record | Bad]:
+    """One record a question."""
+    root = inner(folder, "CLEVR_v1.0")
+    path = find(root, f"questions/CLEVR_{split}_questions.json", what="questions file")
+
+    def parse(row: Fields) -> Record:
+        answer = row.text("answer")
+        if answer not in ANSWERS:
+            raise R2T2Error(f"{row.where}: {answer!r} is none of CLEVR's {len(ANSWERS)} answers")
+        program = row.values.get("program")
+        return Record(
+            id=str(row.integer("question_index")),
+            image=root / "images" / split / row.text("image_filename"),
+            question=row.text("question"),
+            answers=(answer,),
+            category=str(program[-1].get("function", "")) if program else "",
+            split=split,
+            where=row.where,
+        )
+
+    yield from each(path, numbered(read_member(path, "questions", list), "question"), parse)
+
+
+SOURCE = Source(
+    name="clevr",
+    title="CLEVR",
+    read=read,
+    splits=("val", "train"),
+    files="CLEVR_v1.0/questions/CLEVR_<split>_questions.json, CLEVR_v1.0/images/<split>/*.png",
+    metric="clevr",
+    licence="CC BY 4.0",
+    home="https://cs.stanford.edu/people/jcjohns/clevr",
+    role="reference",
+    paper_size=5000,
+)

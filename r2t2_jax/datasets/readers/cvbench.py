@@ -1,0 +1,97 @@
+"""CV-Bench (Tong et al. 2024), from its Hugging Face page nyu-visionx/CV-Bench; Apache-2.0, images of ADE20K, COCO and
+Omni3D under theirs.
+
+    test_2d.parquet for `cvbench2d`, test_3d.parquet for `cvbench3d`, or test.parquet of before April 2025 for both
+
+Category: source/task, for the official scores are means over sources.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from r2t2_jax.datasets.official_files import Fields, each, find, offered
+from r2t2_jax.datasets.record import Bad, Record, Source
+from r2t2_jax.errors import R2T2Error
+
+COLUMNS = ("idx", "type", "task", "image", "question", "choices", "answer", "source")
+
+
+def reader(kind: str) -> Callable[[Path, str], Iterator[Record | Bad]]:
+    """The reader of the questions of a kind, `2D` or `3D`."""
+
+    def read(folder: Path, split: str) -> Iterator[Record | Bad]:
+        path = find(folder, f"test_{kind.lower()}.parquet", "test.parquet")
+
+        def parse(row: Fields) -> Record | None:
+            if row.text("type") != kind:
+                return None
+            choices = row.texts("choices")
+            return Record(
+                id=str(row.integer("idx")),
+                image=_image(row),
+                question=row.text("question"),
+                options=tuple(choices),
+                answers=(offered(row.text("answer"), choices, row.where),),
+                style="letter",
+                category=f"{row.text('source')}/{row.text('task')}",
+                split=split,
+                where=row.where,
+            )
+
+        yield from each(path, _rows(path), parse)
+
+    return read
+
+
+def _rows(path: Path) -> Iterator[tuple[str, Any]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.ParquetFile(path)
+        missing = [name for name in COLUMNS if name not in table.schema_arrow.names]
+        if missing:
+            raise R2T2Error(f"{path}: has no column {', '.join(missing)}: is this the official file?")
+        number = 0
+        for batch in table.iter_batches(columns=list(COLUMNS), batch_size=64):
+            for row in batch.to_pylist():
+                number += 1
+                yield f"row {number}", row
+    except (pa.ArrowException, OSError) as error:
+        raise R2T2Error(f"{path}: not a Parquet file, perhaps cut off: {error}") from error
+
+
+def _image(row: Fields) -> bytes:
+    value = row.values.get("image")
+    encoded = value.get("bytes") if isinstance(value, dict) else value
+    if not isinstance(encoded, bytes):
+        raise R2T2Error(f"{row.where}: 'image' holds no bytes")
+    return encoded
+
+
+SOURCE_2D = Source(
+    name="cvbench2d",
+    title="CV-Bench 2D",
+    read=reader("2D"),
+    splits=("test",),
+    files="test_2d.parquet or test.parquet",
+    metric="cvbench2d",
+    set_score="cvbench",
+    licence="Apache-2.0; images of ADE20K, COCO, Omni3D under theirs",
+    home="https://huggingface.co/datasets/nyu-visionx/CV-Bench",
+    role="evaluation",
+    paper_size=1438,
+)
+SOURCE_3D = replace(
+    SOURCE_2D,
+    name="cvbench3d",
+    title="CV-Bench 3D",
+    read=reader("3D"),
+    files="test_3d.parquet or test.parquet",
+    metric="cvbench3d",
+    paper_size=1200,
+)

@@ -1,0 +1,49 @@
+"""GQA 1.2 (Hudson and Manning 2019), from cs.stanford.edu/people/dorarad/gqa; CC BY 4.0.
+
+    questions1.2/<split>_balanced_questions.json      images/<image id>.jpg
+
+Balanced questions alone. Category: the structural type (verify, query, choose, logical, compare).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from r2t2_jax.datasets.official_files import Fields, each, find, read_json
+from r2t2_jax.datasets.record import Bad, Record, Source
+
+
+def read(folder: Path, split: str) -> Iterator[Record | Bad]:
+    """One record a question."""
+    name = f"{split}_balanced_questions.json"
+    path = find(folder, f"questions1.2/{name}", f"questions/{name}", name)
+
+    def parse(row: Fields) -> Record | None:
+        if row.values.get("isBalanced") is False:
+            return None
+        return Record(
+            id=row.where.rpartition(" ")[2],
+            image=folder / "images" / f"{row.text('imageId')}.jpg",
+            question=row.text("question"),
+            answers=(row.text("answer"),),
+            category=row.object("types").text("structural"),
+            split=split,
+            where=row.where,
+        )
+
+    yield from each(path, ((f"question {qid}", row) for qid, row in read_json(path, dict).items()), parse)
+
+
+SOURCE = Source(
+    name="gqa",
+    title="GQA, balanced",
+    read=read,
+    splits=("testdev", "val", "train"),
+    files="questions1.2/<split>_balanced_questions.json, images/*.jpg",
+    metric="gqa",
+    licence="CC BY 4.0",
+    home="https://cs.stanford.edu/people/dorarad/gqa",
+    role="evaluation",
+    paper_size=1590,
+)

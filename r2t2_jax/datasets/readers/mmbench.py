@@ -1,0 +1,119 @@
+"""MMBench dev (Liu et al. 2023), from github.com/open-compass/MMBench or its Hugging Face copy; Apache-2.0.
+
+    mmbench_dev_20230712.tsv, MMBench_DEV_EN_legacy.tsv, MMBench_DEV_EN.tsv, or the only .tsv file that is there
+
+Test answers are hidden. A file that has its circular passes (index = pass * 1,000,000 + base) is taken as it is; of a
+file with one row a question we make them, rotating the options as the official evaluation does, so that CircularEval
+can be scored. A hint stands before the question. Options end at the first empty cell. Category: the finer one.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import csv
+import io
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from string import ascii_uppercase
+
+from r2t2_jax.datasets.official_files import Fields, each, find, offered, read_text
+from r2t2_jax.datasets.record import Bad, Record, Source
+from r2t2_jax.errors import R2T2Error
+from r2t2_jax.metrics.sets import CIRCULAR, mmbench_question
+
+FILES = ("mmbench_dev_20230712.tsv", "MMBench_DEV_EN_legacy.tsv", "MMBench_DEV_EN.tsv", "*.tsv")
+COLUMNS = ("index", "question", "hint", "A", "B", "answer", "category", "image")
+LONGEST_CELL = 1 << 30  # images are cells
+EMPTY = ("", "nan")
+
+
+def read(folder: Path, split: str) -> Iterator[Record | Bad]:
+    """One record a pass, first passes in the order of the file."""
+    path = find(folder, *FILES)
+    rows = _rows(path)
+    images = {row["index"]: row["image"] for row in rows if row["index"]}
+    complete = any(_number(row["index"]) >= CIRCULAR for row in rows)
+
+    def parse(row: Fields) -> Record:
+        index = row.text("index")
+        if not index.isdigit():
+            raise R2T2Error(f"{row.where}: index {index!r} is no number")
+        cells = [str(row.values.get(name) or "") for name in ascii_uppercase]
+        count = next(i for i, cell in enumerate(cells) if cell in EMPTY)
+        hint = str(row.values.get("hint") or "")
+        return Record(
+            id=index,
+            image=_image(row, images),
+            question="\n".join([*([hint] if hint not in EMPTY else []), row.text("question")]),
+            options=tuple(cells[:count]),
+            answers=(offered(row.text("answer"), cells[:count], row.where),),
+            style="letter",
+            category=str(row.values.get("category") or ""),
+            split=split,
+            where=row.where,
+        )
+
+    parsed = each(path, ((f"row {number}", row) for number, row in enumerate(rows, start=2)), parse)
+    for record in parsed:
+        yield record
+        if isinstance(record, Record) and not complete:
+            yield from _further_passes(record)
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    before = csv.field_size_limit(LONGEST_CELL)
+    try:
+        reader = csv.DictReader(io.StringIO(read_text(path), newline=""), delimiter="\t")
+        missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
+        if missing:
+            raise R2T2Error(f"{path}: has no column {', '.join(missing)}: is this the official file?")
+        return list(reader)
+    except csv.Error as error:
+        raise R2T2Error(f"{path}: not a table, perhaps cut off: {error}") from error
+    finally:
+        csv.field_size_limit(before)
+
+
+def _number(text: str | None) -> int:
+    return int(text) if text and text.isdigit() else 0
+
+
+def _image(row: Fields, images: dict[str, str]) -> bytes:
+    """The image of a row; a cell may name the row that has it."""
+    cell = row.text("image")
+    if cell.isdigit() and cell in images:
+        cell = images[cell]
+    try:
+        return base64.b64decode(cell, validate=True)
+    except binascii.Error as error:
+        raise R2T2Error(f"{row.where}: the image is no base64, perhaps cut off: {error}") from error
+
+
+def _further_passes(record: Record) -> Iterator[Record]:
+    """Pass r offers the options from number r on and then the first r; the answer moves along."""
+    options, right = record.options, ascii_uppercase.index(record.answers[0])
+    for r in range(1, len(options)):
+        yield replace(
+            record,
+            id=str(r * CIRCULAR + int(record.id)),
+            options=options[r:] + options[:r],
+            answers=(ascii_uppercase[(right - r) % len(options)],),
+        )
+
+
+SOURCE = Source(
+    name="mmbench",
+    title="MMBench dev",
+    read=read,
+    splits=("dev",),
+    files="mmbench_dev_20230712.tsv or MMBench_DEV_EN(_legacy).tsv",
+    metric="mmbench",
+    set_score="mmbench",
+    group=mmbench_question,
+    licence="Apache-2.0",
+    home="https://github.com/open-compass/MMBench",
+    role="evaluation",
+    paper_size=2374,
+)

@@ -1,0 +1,85 @@
+"""MME (Fu et al. 2023), from its authors on request (BradyFU, Awesome-Multimodal-Large-Language-Models); for academic
+research only.
+
+    MME_Benchmark_release_version/<subtask>/<image>.jpg or .png beside <image>.txt
+    for posters, celebrity, scene, landmark and artwork: <subtask>/images/ and <subtask>/questions_answers_YN/
+
+Two questions an image, one answered yes and one no. The official id is the image's; ours adds `#1` and `#2`. The style
+takes the place of the questions' own "Please answer yes or no.". Splits: perception, the paper's MME-P, and cognition.
+Category: the subtask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from r2t2_jax.datasets.official_files import Fields, each, find, inner, read_text
+from r2t2_jax.datasets.prompts import mme_question
+from r2t2_jax.datasets.record import Bad, Record, Source
+from r2t2_jax.errors import R2T2Error
+from r2t2_jax.metrics.sets import MME_COGNITION, MME_PERCEPTION, mme_image
+
+SUBTASKS = {"perception": MME_PERCEPTION, "cognition": MME_COGNITION}
+ENDINGS = (".jpg", ".png", ".jpeg")
+QUESTIONS = 2
+
+
+def read(folder: Path, split: str) -> Iterator[Record | Bad]:
+    """Two records an image, subtask by subtask, images by name."""
+    root = inner(folder, "MME_Benchmark_release_version")
+    for subtask in SUBTASKS[split]:
+        find(root, subtask, what="subtask folder")
+        texts = inner(root / subtask, "questions_answers_YN")
+        images = inner(root / subtask, "images")
+        paths = sorted(texts.glob("*.txt"))
+        if not paths:
+            raise R2T2Error(f"expected questions {texts}/<image>.txt, none is there")
+        for path in paths:
+            yield from _questions(path, images, subtask, split)
+
+
+def _questions(path: Path, images: Path, subtask: str, split: str) -> Iterator[Record | Bad]:
+    candidates = [images / f"{path.stem}{ending}" for ending in ENDINGS]
+    image = next((candidate for candidate in candidates if candidate.exists()), candidates[0])
+
+    def parse(row: Fields) -> Record:
+        question, tab, answer = row.text("line").rpartition("\t")
+        if not tab or answer.strip() not in ("Yes", "No"):
+            raise R2T2Error(f"{row.where}: expected a question, a tab and Yes or No, not {row.text('line')[:60]!r}")
+        return Record(
+            id=f"{subtask}/{image.name}#{row.values['number']}",
+            image=image,
+            question=mme_question(question),
+            answers=(answer.strip(),),
+            category=subtask,
+            split=split,
+            where=row.where,
+        )
+
+    try:
+        lines = [line for line in read_text(path).splitlines() if line.strip()]
+    except R2T2Error as error:
+        yield Bad(str(error))
+        return
+    if len(lines) != QUESTIONS:
+        yield Bad(f"{path}: expected {QUESTIONS} questions, found {len(lines)}")
+        return
+    rows = ((f"line {i}", {"line": line, "number": i}) for i, line in enumerate(lines, start=1))
+    yield from each(path, rows, parse)
+
+
+SOURCE = Source(
+    name="mme",
+    title="MME",
+    read=read,
+    splits=("perception", "cognition"),
+    files="MME_Benchmark_release_version/<subtask>/",
+    metric="mme",
+    set_score="mme",
+    group=mme_image,
+    licence="academic research only",
+    home="https://github.com/BradyFU/Awesome-Multimodal-Large-Language-Models/tree/Evaluation",
+    role="evaluation",
+    paper_size=2114,
+)

@@ -1,0 +1,53 @@
+"""ScienceQA (Lu et al. 2022), from github.com/lupantech/ScienceQA; CC BY-NC-SA 4.0.
+
+    problems.json      images/<split>/<problem>/image.png
+
+SQA-IMG: the questions that have an image. A hint stands before the question behind `Context: `, as LLaVA, MoAI and MoVA
+prompt it. Category: the subject.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from r2t2_jax.datasets.official_files import Fields, each, find, letter, read_json
+from r2t2_jax.datasets.record import Bad, Record, Source
+
+
+def read(folder: Path, split: str) -> Iterator[Record | Bad]:
+    """One record a problem of the split that has an image."""
+    path = find(folder, "problems.json", "data/scienceqa/problems.json", what="problems file")
+
+    def parse(row: Fields) -> Record | None:
+        if row.text("split") != split or not row.values.get("image"):
+            return None
+        identifier, choices = row.where.rpartition(" ")[2], row.texts("choices")
+        hint = str(row.values.get("hint") or "")
+        return Record(
+            id=identifier,
+            image=path.parent / "images" / split / identifier / row.text("image"),
+            question=(f"Context: {hint}\n" if hint else "") + row.text("question"),
+            options=tuple(choices),
+            answers=(letter(row.integer("answer"), choices, row.where),),
+            style="letter",
+            category=row.text("subject"),
+            split=split,
+            where=row.where,
+        )
+
+    yield from each(path, ((f"problem {pid}", row) for pid, row in read_json(path, dict).items()), parse)
+
+
+SOURCE = Source(
+    name="scienceqa",
+    title="ScienceQA, with image",
+    read=read,
+    splits=("test", "val", "train"),
+    files="problems.json, images/<split>/<problem>/image.png",
+    metric="scienceqa",
+    licence="CC BY-NC-SA 4.0",
+    home="https://scienceqa.github.io",
+    role="evaluation",
+    paper_size=2017,
+)

@@ -1,0 +1,52 @@
+"""TextVQA 0.5.1 (Singh et al. 2019), from textvqa.org; CC BY 4.0, the images are of Open Images.
+
+    TextVQA_0.5.1_<split>.json      train_images/<image id>.jpg, those of val among them
+
+Test answers are hidden. All ten human answers are kept, the most common first. No OCR tokens are put into the question.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from r2t2_jax.datasets.official_files import Fields, each, find, numbered, read_json, read_member
+from r2t2_jax.datasets.readers.vqav2 import human_answers
+from r2t2_jax.datasets.record import Bad, Record, Source
+from r2t2_jax.errors import R2T2Error
+
+VERSION = "0.5.1"
+
+
+def read(folder: Path, split: str) -> Iterator[Record | Bad]:
+    """One record a question."""
+    path = find(folder, f"TextVQA_{VERSION}_{split}.json", what="annotations file")
+    found = str(read_json(path, dict).get("dataset_version", VERSION))
+    if found != VERSION:
+        raise R2T2Error(f"{path}: this is version {found} of TextVQA; version {VERSION} is needed")
+
+    def parse(row: Fields) -> Record:
+        return Record(
+            id=str(row.integer("question_id")),
+            image=folder / "train_images" / f"{row.text('image_id')}.jpg",
+            question=row.text("question"),
+            answers=human_answers(row, "answers"),
+            split=split,
+            where=row.where,
+        )
+
+    yield from each(path, numbered(read_member(path, "data", list), "question"), parse)
+
+
+SOURCE = Source(
+    name="textvqa",
+    title="TextVQA",
+    read=read,
+    splits=("val", "train"),
+    files="TextVQA_0.5.1_<split>.json, train_images/*.jpg",
+    metric="textvqa",
+    licence="CC BY 4.0; images: Open Images, CC BY 2.0",
+    home="https://textvqa.org",
+    role="evaluation",
+    paper_size=5734,
+)

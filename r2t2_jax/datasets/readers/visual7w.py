@@ -1,0 +1,71 @@
+"""Visual7W telling (Zhu et al. 2016), from ai.stanford.edu/~yukez/visual7w; MIT licence (toolkit), the images are
+Visual Genome's, CC BY 4.0.
+
+    dataset_v7w_telling.json (the toolkit calls it visual7w-telling/dataset.json)      images/v7w_<image id>.jpg
+
+The file has the answer apart from three wrong choices. We offer all four in an order drawn by the question's id, so it
+never changes. Category: what, where, when, who, why or how.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from r2t2_jax.datasets.official_files import Fields, below, each, find, letter, numbered, read_member
+from r2t2_jax.datasets.record import Bad, Record, Source
+from r2t2_jax.errors import R2T2Error
+
+WRONG_CHOICES = 3
+
+
+def read(folder: Path, split: str) -> Iterator[Record | Bad]:
+    """One record a question on the images of a split."""
+    path = find(folder, "dataset_v7w_telling.json", "visual7w-telling/dataset.json", "dataset.json")
+    images = [image for image in read_member(path, "images", list) if _of_split(image, split)]
+    pairs = ((image, pair) for image in images for pair in image.get("qa_pairs", ()))
+
+    def parse(row: Fields) -> Record:
+        image = row.object("image").text("filename")
+        pair = row.object("pair")
+        choices = pair.texts("multiple_choices")
+        if len(choices) != WRONG_CHOICES:
+            raise R2T2Error(f"{row.where}: expected {WRONG_CHOICES} wrong choices, found {len(choices)}")
+        identifier = pair.integer("qa_id")
+        offered = [pair.text("answer"), *choices]
+        order = np.random.default_rng(identifier).permutation(len(offered)).tolist()
+        return Record(
+            id=str(identifier),
+            image=below(folder, f"images/{image}", image),
+            question=pair.text("question"),
+            options=tuple(offered[i] for i in order),
+            answers=(letter(order.index(0), offered, row.where),),
+            style="letter",
+            category=pair.text("type"),
+            split=split,
+            where=row.where,
+        )
+
+    rows = ({"image": image, "pair": pair} for image, pair in pairs)
+    yield from each(path, numbered(rows, f"{split} question"), parse)
+
+
+def _of_split(image: Any, split: str) -> bool:
+    return isinstance(image, dict) and image.get("split") == split
+
+
+SOURCE = Source(
+    name="visual7w",
+    title="Visual7W telling",
+    read=read,
+    splits=("test", "train", "val"),
+    files="dataset_v7w_telling.json, images/v7w_*.jpg",
+    metric="visual7w_letter",
+    licence="MIT (toolkit); Visual Genome images: CC BY 4.0",
+    home="http://ai.stanford.edu/~yukez/visual7w",
+    role="reference",
+    paper_size=5000,
+)

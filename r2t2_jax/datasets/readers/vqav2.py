@@ -1,0 +1,88 @@
+"""VQA v2, balanced real images (Goyal et al. 2017), from visualqa.org/download; annotations are CC BY 4.0, the images
+are COCO's, each under its own Flickr licence.
+
+    v2_OpenEnded_mscoco_<split>2014_questions.json      v2_mscoco_<split>2014_annotations.json
+    <split>2014/COCO_<split>2014_<image id, 12 digits>.jpg
+
+Test answers are hidden. All ten human answers are kept, the most common first. Category: yes/no, number or other.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from r2t2_jax.datasets.official_files import Fields, each, find, numbered, read_json, read_member
+from r2t2_jax.datasets.record import Bad, Record, Source
+from r2t2_jax.errors import R2T2Error
+
+
+def read(folder: Path, split: str) -> Iterator[Record | Bad]:
+    """One record a question, in the order of the questions file."""
+    subset = f"{split}2014"
+    path = find(folder, f"v2_OpenEnded_mscoco_{subset}_questions.json", what="questions file")
+    answers_path = find(folder, f"v2_mscoco_{subset}_annotations.json", what="annotations file")
+    _check_version(path, subset)
+    questions = read_member(path, "questions", list)
+    annotations = {
+        row.get("question_id"): row for row in read_member(answers_path, "annotations", list) if isinstance(row, dict)
+    }
+
+    def parse(row: Fields) -> Record:
+        identifier, image = row.integer("question_id"), row.integer("image_id")
+        if identifier not in annotations:
+            raise R2T2Error(f"{row.where}: question {identifier} has no annotation in {answers_path}")
+        note = Fields(f"{answers_path}, question {identifier}", annotations[identifier])
+        return Record(
+            id=str(identifier),
+            image=folder / subset / f"COCO_{subset}_{image:012d}.jpg",
+            question=row.text("question"),
+            answers=human_answers(note, "answers"),
+            category=note.text("answer_type"),
+            split=split,
+            where=row.where,
+        )
+
+    yield from each(path, numbered(questions, "question"), parse)
+
+
+def human_answers(row: Fields, name: str) -> tuple[str, ...]:
+    """Every human answer, repeats included, the most common first; they come as texts or as `{answer: text}`."""
+    given = row.values.get(name)
+    if not isinstance(given, list) or not given:
+        raise R2T2Error(f"{row.where}: {name!r} must be a list of answers")
+    answers = [item.get("answer") if isinstance(item, dict) else item for item in given]
+    texts = [answer for answer in answers if isinstance(answer, str)]
+    if len(texts) < len(given):
+        raise R2T2Error(f"{row.where}: an answer among {name!r} is no text")
+    return most_common_first(texts)
+
+
+def most_common_first(answers: list[str]) -> tuple[str, ...]:
+    """All answers, repeats included; equally common ones keep their order."""
+    return tuple(text for text, count in Counter(answers).most_common() for _ in range(count))
+
+
+def _check_version(path: Path, subset: str) -> None:
+    head = read_json(path, dict)
+    info = head.get("info")
+    version = str(info.get("version", "2.0")) if isinstance(info, dict) else "2.0"
+    if not version.startswith("2"):
+        raise R2T2Error(f"{path}: this is version {version} of VQA; version 2.0 is needed")
+    if head.get("data_subtype", subset) != subset:
+        raise R2T2Error(f"{path}: holds the split {head['data_subtype']!r}, not {subset!r}")
+
+
+SOURCE = Source(
+    name="vqav2",
+    title="VQA v2",
+    read=read,
+    splits=("val", "train"),
+    files="v2_OpenEnded_mscoco_<split>2014_questions.json, v2_mscoco_<split>2014_annotations.json, <split>2014/*.jpg",
+    metric="vqa",
+    licence="CC BY 4.0 (annotations); COCO images: Flickr terms",
+    home="https://visualqa.org",
+    role="reference",
+    paper_size=5000,
+)
