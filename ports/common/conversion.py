@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ports.common.checkpoints import open_checkpoint
+from ports.common.checkpoints import Checkpoint, open_checkpoint
 from ports.common.mapping import Leaf
-from ports.common.matching import Tensor, check, stored
+from ports.common.matching import Report, Tensor, check, stored
 from ports.common.model_directory import write_model_directory
 from ports.common.sources import fetch, tokenizer_files
 
@@ -36,6 +36,7 @@ class Converter:
         leaves: how every parameter is made of upstream tensors, by its path in the NNX state.
         ignored: regular expressions, anchored here, of upstream names that are known and not needed.
         abstract_params: the parameters as shapes (`nnx.eval_shape`), no memory.
+        tokenizer: the files to copy from the upstream folder into `tokenizer/`.
         tied: pairs (kept, dropped) of upstream names that must be equal where both are there.
         folders: where in the upstream folder weights lie, each with its own index.
     """
@@ -45,6 +46,7 @@ class Converter:
     leaves: Callable[[Any], Mapping[str, Leaf]]
     ignored: Callable[[Any], tuple[str, ...]]
     abstract_params: Callable[[Any], Any]
+    tokenizer: Callable[[Path], tuple[Path, ...]] = tokenizer_files
     tied: Callable[[Any], tuple[tuple[str, str], ...]] = lambda config: ()
     folders: tuple[str, ...] = (".",)
 
@@ -66,16 +68,24 @@ class Converter:
         folder = fetch(source)
         config = self.config_from(folder)
         checkpoint = open_checkpoint(folder, self.folders)
-        leaves = dict(self.leaves(config))
-        tensors = {name: Tensor(entry.shape, str(entry.dtype)) for name, entry in checkpoint.items()}
-        report = check(leaves, tensors, self.abstract_params(config), self.ignored(config), self.tied(config))
+        report = self.check(config, checkpoint)
         return write_model_directory(
             destination,
             described={"port": self.port, "config": dataclasses.asdict(config), "source": source},
-            parameters=stored(leaves, tensors),
+            parameters=stored(self.leaves(config), tensors_of(checkpoint)),
             checkpoint=checkpoint,
             tied=report.tied,
             report=report.summary(),
-            tokenizer=tokenizer_files(folder),
+            tokenizer=self.tokenizer(folder),
             progress=progress,
         )
+
+    def check(self, config: Any, checkpoint: Checkpoint) -> Report:
+        """That the mapping meets this checkpoint; see `matching.check`."""
+        leaves, abstract = self.leaves(config), self.abstract_params(config)
+        return check(leaves, tensors_of(checkpoint), abstract, self.ignored(config), self.tied(config))
+
+
+def tensors_of(checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """Names, shapes and dtypes of a checkpoint."""
+    return {name: Tensor(entry.shape, str(entry.dtype)) for name, entry in checkpoint.items()}
