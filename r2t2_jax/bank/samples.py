@@ -8,12 +8,13 @@ Axis letters: N bank size, n rows asked for.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int
 
@@ -66,26 +67,43 @@ class Joined:
         return jax.tree.map(lambda *leaves: np.concatenate(leaves)[back], *found)
 
 
-def write_arrays(folder: Path, name: str, tree: Any) -> dict[str, str]:
-    """Write every leaf as `<name>/<number>.npy`; the file of each leaf by its path in the tree."""
-    (folder / name).mkdir()
-    files = {}
-    for number, (path, leaf) in enumerate(jax.tree_util.tree_leaves_with_path(tree)):
-        files[jax.tree_util.keystr(path)] = f"{name}/{number:02d}.npy"
-        np.save(folder / name / f"{number:02d}.npy", np.asarray(leaf))
-    return files
+@dataclass(frozen=True)
+class StoredLeaf:
+    """One leaf of the stored features or answers: its path in the tree, and the file that holds it.
+
+    numpy's files know no bfloat16; such a leaf is stored as uint16 and `dtype` tells what it is.
+    """
+
+    path: str
+    file: str
+    dtype: str
 
 
-def open_arrays(folder: Path, files: Mapping[str, str], like: Any) -> Any:
-    """Memory-map the leaves written by `write_arrays`, in the structure of `like`.
+def stored_leaves(name: str, tree: Any) -> list[StoredLeaf]:
+    """How the leaves of a tree are stored under a name."""
+    return [
+        StoredLeaf(jax.tree_util.keystr(path), f"{name}/{number:02d}.npy", str(leaf.dtype))
+        for number, (path, leaf) in enumerate(jax.tree_util.tree_leaves_with_path(tree))
+    ]
+
+
+def as_stored(tree: Any) -> list[np.ndarray]:
+    """The leaves of a tree as numpy's files can hold them, in the order of `stored_leaves`."""
+    leaves = map(np.asarray, jax.tree.leaves(tree))
+    return [leaf.view(np.uint16) if leaf.dtype == jnp.bfloat16 else leaf for leaf in leaves]
+
+
+def open_leaves(folder: Path, leaves: Sequence[StoredLeaf], like: Any) -> Any:
+    """Memory-map stored leaves in the structure of `like`.
 
     Raises:
-        R2T2Error: the stored leaves are not those of `like`.
+        R2T2Error: they are not those of `like`.
     """
+    by_path = {leaf.path: leaf for leaf in leaves}
     paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(like)]
-    if set(paths) != set(files):
+    if set(paths) != set(by_path):
         raise R2T2Error(
-            f"{folder} stores the leaves {' '.join(sorted(files))}; this model has {' '.join(sorted(paths))}"
+            f"{folder} stores the leaves {' '.join(sorted(by_path))}; this model has {' '.join(sorted(paths))}"
         )
-    leaves = [np.load(folder / files[path], mmap_mode="r") for path in paths]
-    return jax.tree.unflatten(jax.tree.structure(like), leaves)
+    found = [np.load(folder / by_path[path].file, mmap_mode="r").view(jnp.dtype(by_path[path].dtype)) for path in paths]
+    return jax.tree.unflatten(jax.tree.structure(like), found)

@@ -14,11 +14,11 @@ import jax
 import numpy as np
 
 from r2t2_jax.bank.fingerprints import Fingerprints
-from r2t2_jax.bank.folder import STORED, Batch, open_bank, write_bank
-from r2t2_jax.bank.manifest import RECORDS, Manifest, read_manifest
+from r2t2_jax.bank.folder import Batch, open_files, write_bank
+from r2t2_jax.bank.manifest import EMBEDDINGS, RECORDS, ROUTING, STORED, Manifest, read_manifest
 from r2t2_jax.bank.records import Records, as_table, read_correct
 from r2t2_jax.bank.reference_bank import ReferenceBank
-from r2t2_jax.bank.samples import Joined, StoredSamples, open_arrays
+from r2t2_jax.bank.samples import Joined, StoredSamples, as_stored, open_leaves, stored_leaves
 from r2t2_jax.errors import R2T2Error
 
 ROWS = 1 << 16  # rows written at a time
@@ -27,30 +27,36 @@ ROWS = 1 << 16  # rows written at a time
 def store(bank: ReferenceBank, path: Path) -> None:
     """`ReferenceBank.save`."""
     right = bank.right
+    stored, leaves = {}, {}
+    if bank.features is not None:
+        trees = dict(zip(STORED, (bank.features, bank.answers), strict=True))
+        stored = {name: stored_leaves(name, tree) for name, tree in trees.items()}
+        leaves = {leaf.file: a for name in stored for leaf, a in zip(stored[name], as_stored(trees[name]), strict=True)}
     manifest = Manifest(
         fingerprints=bank.fingerprints,
         rows=len(bank),
         correct=int(right.sum()),
         embedding_size=bank.embeddings.shape[1],
         routing_shape=(bank.routing.shape[1], bank.routing.shape[2]),
-        files={},
         spec=bank.spec,
         sources=bank.sources,
         metric=bank.metric,
+        stored=stored,
     )
     table = as_table(bank.records, right)
+    arrays = {EMBEDDINGS: bank.embeddings, ROUTING: bank.routing} | leaves
 
     def batches() -> Iterator[Batch]:
         for first in range(0, len(bank), ROWS):
-            rows = slice(first, first + ROWS)
-            yield Batch(table.slice(first, ROWS), np.asarray(bank.embeddings[rows]), np.asarray(bank.routing[rows]))
+            rows = {name: np.asarray(array[first : first + ROWS]) for name, array in arrays.items()}
+            yield Batch(table.slice(first, ROWS), rows)
 
-    write_bank(path, manifest, batches(), None if bank.features is None else (bank.features, bank.answers))
+    write_bank(path, manifest, batches())
 
 
 def open_stored(path: Path, expected: Fingerprints) -> ReferenceBank:
     """`ReferenceBank.open`."""
-    manifest, embeddings, routing = open_bank(path)
+    manifest, embeddings, routing = open_files(path)
     manifest.fingerprints.check(str(path), expected)
     return ReferenceBank(
         features=None,
@@ -79,12 +85,12 @@ def with_stored_samples(bank: ReferenceBank, features: Any, answers: Any) -> Ref
     Raises:
         R2T2Error: the directory stores none, or those of another model.
     """
-    if bank.folder is None or not (stored := read_manifest(bank.folder).arrays):
+    if bank.folder is None or not (stored := read_manifest(bank.folder).stored):
         raise R2T2Error(
             f"{bank.folder or 'this bank'} stores no features; build it with --features, or give it a model"
         )
     trees = (
-        open_arrays(bank.folder, stored[name], like) for name, like in zip(STORED, (features, answers), strict=True)
+        open_leaves(bank.folder, stored[name], like) for name, like in zip(STORED, (features, answers), strict=True)
     )
     return replace(bank, reader=StoredSamples(*trees))
 

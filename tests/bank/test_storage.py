@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from r2t2_jax.bank import Fingerprints, ReferenceBank, digests
-from r2t2_jax.bank.folder import open_bank
+from r2t2_jax.bank.folder import open_files
 from r2t2_jax.bank.storage import concatenate, with_stored_samples
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.kernels import Gaussian
@@ -197,7 +197,7 @@ def test_a_full_read_finds_what_the_quick_look_misses(path, monkeypatch):
     (path / "embeddings.npy").write_bytes(content)
     ReferenceBank.open(path)
     with pytest.raises(R2T2Error, match=r"embeddings\.npy is damaged"):
-        open_bank(path, whole=True)
+        open_files(path, whole=True)
 
 
 def test_what_is_no_bank_is_not_replaced(tmp_path):
