@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +10,8 @@ if TYPE_CHECKING:  # the parser alone must start fast
     from rich.console import Console
 
     from r2t2_jax.contract import Port, Sample
+    from r2t2_jax.runs.reading import SavedRun
+    from r2t2_jax.runs.run import Run
     from r2t2_jax.strategies import Strategy
 
 GATES = ("narrow", "balanced")
@@ -18,6 +20,8 @@ PRESET = "pocket"
 NULLS = ("base", "router_mean", "uniform", "random_neighbors", "shuffled_references")
 GRADIENT_FREE = ("mode_finding", "kernel_regression", "kernel_regression_alpha")
 BESIDE = ("best_of_n", "task_routing", "oracle")
+ANSWERED_ALONG = ("ngd_paper", "ngd")  # for the flow of answers by step
+RIVALS = ("base", "uniform", "random_neighbors", "kernel_regression")
 FAMILY_COLUMNS = {"neighbors_with_same_experts": "same\nexperts", "question_only": "no\nimage"}
 FAMILY_STRATEGIES = ("base", "uniform", "kernel_regression", "ngd", "task_routing", "oracle")
 
@@ -27,44 +31,70 @@ class Demo:
     """Re-route a small vision-language mixture of experts that ships with its weights, and show what it gains.
 
     Both of its routers answer the same questions with every strategy: `narrow`, trained on a biased mixture of
-    questions, and `balanced`, trained on all of them.
+    questions, and `balanced`, trained on all of them. Interrupted at any point, the same command goes on where it
+    stopped.
 
     Example: r2t2 demo --out out/demo
     """
 
     out: Path
-    """Folder for run.json, rows.parquet and summary.json. An earlier run in it is replaced."""
+    """Folder of the run: settings, rows, summary and report. One with other settings is refused."""
     quick: bool = False
     """Ask 200 questions at most, with 1,000 candidates for references instead of all."""
     samples: int = 1000
     """How many questions to ask."""
     seed: int = 0
     """Draws the test set. Another seed is another test set."""
+    max_hours: float | None = None
+    """Stop after so many hours; the same command goes on."""
 
     def run(self) -> None:
-        """Run, print the tables and write the folder."""
+        """Run what is missing, write the summary, print the tables."""
         from rich.console import Console
 
         from r2t2_jax.datasets import load_dataset
-        from r2t2_jax.evaluation.run_folder import check_folder, versions, write_folder
         from r2t2_jax.loading import load
+        from r2t2_jax.runs.reading import open_run
 
-        check_folder(self.out)
-        console = Console()
-        number = min(self.samples, QUICK_SAMPLES) if self.quick else self.samples
+        data = self._data()
+        tests, references = (load_dataset(**data[role]) for role in ("tests", "references"))
         ports = {gate: load(f"pocket:{gate}") for gate in GATES}
-        tests = load_dataset("pocket", "test", number, self.seed)
-        references = load_dataset("pocket", "reference", QUICK_REFERENCES if self.quick else None)
-        gates = {gate: _run_gate(console, port, references, tests, self.seed) for gate, port in ports.items()}
-        settings = asdict(self) | {"out": str(self.out), "samples": number}
-        run = {"command": "demo", "settings": settings, "versions": versions()}
-        write_folder(
-            self.out,
-            run | {"models": {gate: result["run"] for gate, result in gates.items()}},
-            [row for result in gates.values() for row in result["rows"]],
-            {"gates": {gate: result["summary"] for gate, result in gates.items()}},
-        )
-        console.print(f"Wrote {self.out}/run.json, rows.parquet and summary.json.", soft_wrap=True)
+        with self._open(data, ports, tests, references) as run:
+            if not run.complete:
+                for port in ports.values():
+                    _record(run, port, references, tests, self.seed)
+                for table in ("rows", "references"):
+                    run.export(table)
+                gates = {gate: _summarize(run, port, references, tests) for gate, port in ports.items()}
+                run.finish({"gates": gates})
+        console = Console()
+        saved = open_run(self.out)
+        for gate in GATES:
+            _print_gate(console, saved, gate)
+        console.print(f"Wrote {self.out}: run.json, summary.json and rows.parquet.", soft_wrap=True)
+
+    def _data(self) -> dict[str, Any]:
+        number = min(self.samples, QUICK_SAMPLES) if self.quick else self.samples
+        return {
+            "tests": {"name": "pocket", "split": "test", "n": number, "seed": self.seed},
+            "references": {"name": "pocket", "split": "reference", "n": QUICK_REFERENCES if self.quick else None},
+        }
+
+    def _open(self, data: dict[str, Any], ports: dict[str, Port], tests: list[Sample], references: list[Sample]) -> Run:
+        from r2t2_jax.evaluation.recording import parts
+        from r2t2_jax.runs.identity import versions
+        from r2t2_jax.runs.plan import Plan
+        from r2t2_jax.runs.run import Run
+
+        plan = [
+            part
+            for port in ports.values()
+            for part in parts(port.name, list(demo_strategies(port)), len(references), len(tests))
+        ]
+        models = {gate: _model(port) for gate, port in ports.items()}
+        settings = {"quick": self.quick, "samples": self.samples, "seed": self.seed}
+        depends = {"data": data, "models": models, "versions": versions()}
+        return Run.open(self.out, "demo", settings, Plan(plan), depends, self.max_hours)
 
 
 def demo_strategies(port: Port) -> dict[str, Strategy]:
@@ -78,45 +108,60 @@ def demo_strategies(port: Port) -> dict[str, Strategy]:
     return chosen | {name: strategy(name, preset) for name in ("ngd", *BESIDE)}
 
 
-def _run_gate(console: Console, port: Port, references: list[Sample], tests: list[Sample], seed: int) -> dict[str, Any]:
-    from r2t2_jax.evaluation.collect import collect_bank
-    from r2t2_jax.evaluation.evaluate import evaluate, rows
-    from r2t2_jax.evaluation.questions import encode_questions
-    from r2t2_jax.evaluation.retrieval import by_agreement, right_without_image, same_experts
-    from r2t2_jax.evaluation.summary import summarize
-    from r2t2_jax.metrics import get_metric
+def _model(port: Port) -> dict[str, Any]:
+    """What `run.json` tells of a model."""
     from r2t2_jax.presets import find_preset
-    from r2t2_jax.reporting.tables import agreement_line, family_table, gain_line, strategy_table
 
-    metric = get_metric("exact_match")
-    bank = collect_bank(port, references, metric)
-    questions = encode_questions(port, tests)
-    outcomes = evaluate(port, bank, questions, demo_strategies(port), metric, seed)
-    right = {outcome.name: outcome.right for outcome in outcomes}
-    categories = [sample.category for sample in tests]
-    ngd = next(outcome for outcome in outcomes if outcome.name == "ngd")
-    shared = same_experts([record["experts"] for record in bank.records], tests, ngd.neighbors)
-    columns = {
-        "question_only": right_without_image(port.embedder, references, tests, metric),
-        "neighbors_with_same_experts": shared,
-    }
-    evaluations = {outcome.name: outcome.evaluations for outcome in outcomes}
-    summary = summarize(right, evaluations, categories, columns) | {"neighbors": by_agreement(shared, right["ngd"])}
-    seconds = {outcome.name: outcome.seconds_per_case for outcome in outcomes}
-    title = f"{port.name}: {len(tests):,} questions, {len(bank):,} of {len(references):,} references answered correctly"
-    console.print(strategy_table(title, summary, seconds))
-    console.print(family_table(f"{port.name}: accuracy by family, %", summary, FAMILY_STRATEGIES, FAMILY_COLUMNS))
-    console.print(agreement_line(summary), highlight=False)
-    for rival in ("base", "uniform", "random_neighbors", "kernel_regression"):
-        console.print(gain_line("ngd", rival, right), highlight=False)
-    console.print()
-    run = {
+    return {
+        "name": port.name,
         "model": port.fingerprint,
         "embedder": port.embedder.fingerprint,
         "experts": port.model.spec.experts,
         "routing_shape": port.model.spec.shape,
-        "references": {"asked": len(references), "kept": len(bank)},
         "preset": find_preset(PRESET, port.presets).to_mapping(),
-        "seconds_per_case": seconds,
     }
-    return {"summary": summary, "rows": rows(port, bank, questions, outcomes), "run": run}
+
+
+def _record(run: Run, port: Port, references: list[Sample], tests: list[Sample], seed: int) -> None:
+    from r2t2_jax.evaluation.recording import record
+    from r2t2_jax.metrics import get_metric
+
+    metric = get_metric("exact_match")
+    record(run, port, references, tests, demo_strategies(port), metric, seed, ANSWERED_ALONG)
+
+
+def _summarize(run: Run, port: Port, references: list[Sample], tests: list[Sample]) -> dict[str, Any]:
+    """The numbers of a gate, from its rows alone and what the questions are."""
+    from r2t2_jax.evaluation.recording import REFERENCES, part_name
+    from r2t2_jax.evaluation.retrieval import by_agreement, right_without_image, same_experts
+    from r2t2_jax.evaluation.summary import summarize
+    from r2t2_jax.metrics import get_metric
+
+    rows = {name: run.rows_of(part_name(port.name, name)) for name in demo_strategies(port)}
+    kept = run.rows_of(part_name(port.name, REFERENCES)).select(["id", "experts"]).to_pylist()
+    right = {name: table["right"].to_numpy() for name, table in rows.items()}
+    evaluations = {name: table["evaluations"][0].as_py() for name, table in rows.items()}
+    shared = same_experts({row["id"]: row["experts"] for row in kept}, tests, rows["ngd"]["neighbors"].to_pylist())
+    columns = {
+        "question_only": right_without_image(port.embedder, references, tests, get_metric("exact_match")),
+        "neighbors_with_same_experts": shared,
+    }
+    summary = summarize(right, evaluations, [sample.category for sample in tests], columns)
+    counts = {"asked": len(references), "kept": len(kept)}
+    return summary | {"neighbors": by_agreement(shared, right["ngd"]), "references": counts}
+
+
+def _print_gate(console: Console, saved: SavedRun, gate: str) -> None:
+    from r2t2_jax.evaluation.recording import part_name, seconds_per_case
+    from r2t2_jax.reporting.tables import agreement_line, family_table, gain_line, strategy_table
+
+    name, summary = saved.run["models"][gate]["name"], saved.summary["gates"][gate]
+    right = {key: saved.rows_of(part_name(name, key))["right"].to_numpy() for key in summary["strategies"]}
+    kept, asked = summary["references"]["kept"], summary["references"]["asked"]
+    title = f"{name}: {summary['n']:,} questions, {kept:,} of {asked:,} references answered correctly"
+    console.print(strategy_table(title, summary, seconds_per_case(saved.seconds_per_case, name, list(right))))
+    console.print(family_table(f"{name}: accuracy by family, %", summary, FAMILY_STRATEGIES, FAMILY_COLUMNS))
+    console.print(agreement_line(summary), highlight=False)
+    for rival in RIVALS:
+        console.print(gain_line("ngd", rival, right), highlight=False)
+    console.print()

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 from jaxtyping import Int
 from tqdm import tqdm
+
+from r2t2_jax.runs.workers import worker_threads
 
 Rows = Int[np.ndarray, "size"]
 
@@ -37,10 +37,9 @@ def map_batches(
 
     def run(first: int) -> tuple[Any, float]:
         start = time.perf_counter()
-        result = function(np.minimum(np.arange(first, first + size), n - 1))
-        count = min(size, n - first)
-        result = jax.tree.map(lambda leaf: np.asarray(leaf)[:count], result)  # waits until it is computed
-        progress.update(count)
+        stop = min(first + size, n)
+        result = run_batch(function, first, stop, size)
+        progress.update(stop - first)
         return result, time.perf_counter() - start
 
     done = [run(0)]
@@ -49,6 +48,12 @@ def map_batches(
     results, seconds = zip(*done, strict=True)
     joined = jax.tree.map(lambda *leaves: np.concatenate(leaves), *results)
     return joined, float(np.median(seconds[1:] or seconds)) / size
+
+
+def run_batch(function: Callable[[Rows], Any], start: int, stop: int, size: int) -> Any:
+    """`function` on rows `start` to `stop`, filled up with the last one to `size`; its leaves as numpy arrays."""
+    result = function(np.minimum(np.arange(start, start + size), stop - 1))
+    return jax.tree.map(lambda leaf: np.asarray(leaf)[: stop - start], result)  # waits until it is computed
 
 
 def take(tree: Any, rows: Rows) -> Any:
@@ -64,13 +69,3 @@ def progress_bar(total: int, title: str) -> tqdm:
 def threads_at_a_time() -> int:
     """One program keeps one CPU core busy, compiling or running; an accelerator is shared badly."""
     return min(2, os.cpu_count() or 1) if jax.default_backend() == "cpu" else 1
-
-
-@contextmanager
-def worker_threads(threads: int) -> Iterator[ThreadPoolExecutor]:
-    """A pool which, after an error or an interruption, begins nothing that still waits."""
-    pool = ThreadPoolExecutor(threads)
-    try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)

@@ -1,6 +1,6 @@
 """Run strategies over a test set: neighbours, re-routing, answers, scores.
 
-Axis letters: B test samples, K neighbours, L routed layers, E experts, P points of a path, Q losses.
+Axis letters: B test samples, K neighbours, L routed layers, E experts, P points of a path.
 """
 
 from __future__ import annotations
@@ -12,42 +12,119 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Float, Key
 
 from r2t2_jax.bank import ReferenceBank
 from r2t2_jax.contract import Port, Query
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.evaluation.batches import Rows, map_batches, progress_bar, take, threads_at_a_time, worker_threads
-from r2t2_jax.evaluation.collect import CORRECT
-from r2t2_jax.evaluation.passes import generate_batch
+from r2t2_jax.evaluation.batches import Rows, map_batches, progress_bar, take, threads_at_a_time
+from r2t2_jax.evaluation.outcomes import Outcome
+from r2t2_jax.evaluation.passes import generate_along, generate_batch
 from r2t2_jax.evaluation.questions import BATCH, Questions
 from r2t2_jax.index import ExactIndex
 from r2t2_jax.metrics import Metric
 from r2t2_jax.neighbors import Neighbors, sample_keys, select
 from r2t2_jax.rerouting import program_of, reroute_batch
+from r2t2_jax.runs.workers import worker_threads
 from r2t2_jax.strategies import Strategy
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What one strategy did to every sample of a test set. `neighbors` and `kernel_weights` have K = 0 without any."""
+class Evaluation:
+    """Strategies about to be run on a test set: everybody's neighbours are found, nothing is re-routed yet."""
 
-    name: str
-    predictions: list[str]
-    scores: Float[np.ndarray, "B"]
-    weights: Float[np.ndarray, "B L E"]
-    path: Float[np.ndarray, "B P L E"]
-    losses: Float[np.ndarray, "B Q"]
-    neighbors: Int[np.ndarray, "B K"]
-    kernel_weights: Float[np.ndarray, "B K"]
-    fell_back: Bool[np.ndarray, "B"]
-    evaluations: int
-    seconds_per_case: float
+    port: Port
+    bank: ReferenceBank
+    questions: Questions
+    strategies: Mapping[str, Strategy]
+    metric: Metric
+    keys: Key[Array, "B"]
+    neighborhoods: Mapping[str, Neighbors | None]
 
-    @property
-    def right(self) -> Bool[np.ndarray, "B"]:
-        """Which samples were answered correctly."""
-        return self.scores >= CORRECT
+    def answer(self, name: str, rows: Rows) -> dict[str, Any]:
+        """What a strategy finds for some of the samples, and the tokens they are answered with."""
+        strategy, neighbors = self.strategies[name], self.neighborhoods[name]
+        queries: Query = take(self.questions.queries, rows)
+        references = self.bank.references(take(neighbors, rows), strategy.kernel)
+        found = reroute_batch(strategy, self.port.model, self.port.params, queries, references, self.keys[rows])
+        nothing = np.zeros((len(rows), 0), np.float32)
+        return {
+            "tokens": generate_batch(self.port, queries.features, found.routing),
+            "weights": found.weights,
+            "path": found.path,
+            "losses": found.losses,
+            "kernel_weights": nothing if references.weights is None else references.weights,
+            "fell_back": found.fell_back,
+            "evaluations": np.full(len(rows), found.evaluations),
+        }
+
+    def answer_along(self, name: str, path: Float[Array, "B P L E"], rows: Rows) -> dict[str, Any]:
+        """The tokens that some samples would be answered with at each point of their paths.
+
+        Raises:
+            R2T2Error: the strategy shifts the gate's logits; its path, of weights in effect, does not tell how far.
+        """
+        if self.strategies[name].space.kind == "shift":
+            raise R2T2Error(f"{name} moves in the shift space: its steps cannot be answered one by one")
+        features = take(self.questions.queries.features, rows)
+        sizes = {"model": self.port.model, "max_new_tokens": self.port.max_new_tokens}
+        return {"step_tokens": generate_along(self.port.params, features, path, **sizes)}
+
+    def outcome(self, name: str, found: dict[str, Any], start: int = 0, seconds_per_case: float = 0.0) -> Outcome:
+        """What was found for the samples from `start` on, in words and scored."""
+        decode, n = self.port.processor.decode, len(found["tokens"])
+        samples = self.questions.samples[start : start + n]
+        predictions = decode(found["tokens"])
+        along = [decode(tokens) for tokens in found.get("step_tokens", ())] or [[] for _ in samples]
+        neighbors = self.neighborhoods[name]
+        pairs = list(zip(samples, predictions, along, strict=True))
+        return Outcome(
+            name=name,
+            predictions=predictions,
+            scores=np.array([self.metric(prediction, sample) for sample, prediction, _ in pairs]),
+            step_predictions=along,
+            step_scores=np.array([[self.metric(step, sample) for step in steps] for sample, _, steps in pairs]),
+            neighbors=np.zeros((n, 0), int) if neighbors is None else np.asarray(neighbors.indices)[start : start + n],
+            evaluations=int(found["evaluations"][0]),
+            seconds_per_case=seconds_per_case,
+            **{key: found[key] for key in ("weights", "path", "losses", "kernel_weights", "fell_back")},
+        )
+
+
+def prepare(
+    port: Port,
+    bank: ReferenceBank,
+    questions: Questions,
+    strategies: Mapping[str, Strategy],
+    metric: Metric,
+    seed: int = 0,
+) -> Evaluation:
+    """Find everybody's neighbours; what does not fit is refused here, before hours of work.
+
+    Args:
+        port: the model.
+        bank: references of this very model.
+        questions: the test set.
+        strategies: by the name under which they are reported.
+        metric: scores an answer.
+        seed: of everything drawn; a sample's draw depends on its place in the test set, not on its batch.
+
+    Raises:
+        R2T2Error: the bank is another model's, or a strategy asks for more neighbours than it has references.
+    """
+    for what, theirs, ours in (
+        ("model", bank.model_fingerprint, port.fingerprint),
+        ("embedder", bank.embedder_fingerprint, port.embedder.fingerprint),
+    ):
+        if theirs != ours:
+            raise R2T2Error(f"the bank was made with {what} {theirs!r}, this is {what} {ours!r}: collect it again")
+    keys = sample_keys(seed, np.arange(len(questions.samples)))
+    index = ExactIndex.build(bank.embeddings)
+    neighborhoods = {
+        name: select(strategy.selector, index, questions.embeddings, keys) if strategy.selector else None
+        for name, strategy in strategies.items()
+    }
+    return Evaluation(port, bank, questions, strategies, metric, keys, neighborhoods)
 
 
 def evaluate(
@@ -59,128 +136,27 @@ def evaluate(
     seed: int = 0,
     batch_size: int = BATCH,
 ) -> list[Outcome]:
-    """Run every strategy on every question, each question from its own router's weights.
+    """Run every strategy on every question, each question from its own router's weights, and keep all in memory.
 
-    Args:
-        port: the model.
-        bank: references of this very model.
-        questions: the test set.
-        strategies: by the name under which they are reported.
-        metric: scores an answer.
-        seed: of everything drawn; a sample's draw depends on its place in the test set, not on its batch.
-        batch_size: samples a batch.
-
-    Raises:
-        R2T2Error: the bank is another model's, or a strategy asks for what bank or model do not offer.
+    Arguments and errors are those of `prepare`, and a strategy may ask for what bank or model do not offer;
+    `batch_size` samples go together. `recording.record` does the same on a run that survives.
     """
-    for what, theirs, ours in (
-        ("model", bank.model_fingerprint, port.fingerprint),
-        ("embedder", bank.embedder_fingerprint, port.embedder.fingerprint),
-    ):
-        if theirs != ours:
-            raise R2T2Error(f"the bank was made with {what} {theirs!r}, this is {what} {ours!r}: collect it again")
-    keys = sample_keys(seed, np.arange(len(questions.samples)))
-    index = ExactIndex.build(bank.embeddings)
-    neighborhoods = {  # all of them first: a k larger than the bank is refused before hours of work
-        name: select(strategy.selector, index, questions.embeddings, keys) if strategy.selector else None
-        for name, strategy in strategies.items()
-    }
-    with progress_bar(len(strategies) * len(keys), f"{port.name}: {len(strategies)} strategies") as progress:
+    evaluation = prepare(port, bank, questions, strategies, metric, seed)
+    n = len(questions.samples)
+    with progress_bar(len(strategies) * n, f"{port.name}: {len(strategies)} strategies") as progress:
 
         def run(name: str) -> tuple[str, Outcome]:
-            strategy, neighbors = strategies[name], neighborhoods[name]
-            found, seconds = map_batches(
-                partial(_answer, port, bank, questions.queries, strategy, neighbors, keys),
-                len(keys),
-                batch_size,
-                progress,
-            )
-            return name, _outcome(name, port, questions, neighbors, found, metric, seconds)
+            found, seconds = map_batches(partial(evaluation.answer, name), n, batch_size, progress)
+            return name, evaluation.outcome(name, found, seconds_per_case=questions.seconds_per_case + seconds)
 
         with worker_threads(threads_at_a_time()) as pool:
-            outcomes = dict(pool.map(run, _in_order_of_programs(strategies)))
+            outcomes = dict(pool.map(run, in_order_of_programs(strategies)))
     return [outcomes[name] for name in strategies]
 
 
-def _in_order_of_programs(strategies: Mapping[str, Strategy]) -> list[str]:
+def in_order_of_programs(strategies: Mapping[str, Strategy]) -> list[str]:
     """One strategy of each program first: no two workers then compile the same one side by side."""
     first: dict[Any, str] = {}
     for name, strategy in strategies.items():
         first.setdefault(jax.tree.structure(program_of(strategy)), name)
     return [*first.values(), *(name for name in strategies if name not in first.values())]
-
-
-def _answer(
-    port: Port,
-    bank: ReferenceBank,
-    queries: Query,
-    strategy: Strategy,
-    neighbors: Neighbors | None,
-    keys: Key[Array, "B"],
-    rows: Rows,
-) -> dict[str, Any]:
-    """What a strategy finds for some of the samples, and the tokens they are answered with."""
-    queries = take(queries, rows)
-    references = bank.references(take(neighbors, rows), strategy.kernel)
-    found = reroute_batch(strategy, port.model, port.params, queries, references, keys[rows])
-    nothing = np.zeros((len(rows), 0), np.float32)
-    return {
-        "tokens": generate_batch(port, queries.features, found.routing),
-        "weights": found.weights,
-        "path": found.path,
-        "losses": found.losses,
-        "kernel_weights": nothing if references.weights is None else references.weights,
-        "fell_back": found.fell_back,
-        "evaluations": np.full(len(rows), found.evaluations),
-    }
-
-
-def _outcome(
-    name: str,
-    port: Port,
-    questions: Questions,
-    neighbors: Neighbors | None,
-    found: dict[str, Any],
-    metric: Metric,
-    seconds: float,
-) -> Outcome:
-    predictions = port.processor.decode(found.pop("tokens"))
-    scores = [metric(prediction, sample) for prediction, sample in zip(predictions, questions.samples, strict=True)]
-    return Outcome(
-        name=name,
-        predictions=predictions,
-        scores=np.array(scores),
-        neighbors=np.zeros((len(scores), 0), int) if neighbors is None else np.asarray(neighbors.indices),
-        evaluations=int(found.pop("evaluations")[0]),
-        seconds_per_case=questions.seconds_per_case + seconds,
-        **found,
-    )
-
-
-def rows(port: Port, bank: ReferenceBank, questions: Questions, outcomes: list[Outcome]) -> list[dict[str, Any]]:
-    """One record for each strategy and sample. Arrays are flat: `path` is P times L times E numbers."""
-    records = []
-    for outcome in outcomes:
-        for i, sample in enumerate(questions.samples):
-            records.append(
-                {
-                    "model": port.name,
-                    "strategy": outcome.name,
-                    "id": sample.id,
-                    "category": sample.category,
-                    "question": sample.question,
-                    "answers": list(sample.answers),
-                    "prediction": outcome.predictions[i],
-                    "score": outcome.scores[i],
-                    "right": bool(outcome.right[i]),
-                    "router_weights": questions.queries.routing[i].ravel(),
-                    "weights": outcome.weights[i].ravel(),
-                    "path": outcome.path[i].ravel(),
-                    "losses": outcome.losses[i],
-                    "neighbors": [bank.records[j]["id"] for j in outcome.neighbors[i]],
-                    "kernel_weights": outcome.kernel_weights[i],
-                    "fell_back": bool(outcome.fell_back[i]),
-                    "evaluations": outcome.evaluations,
-                }
-            )
-    return records

@@ -2,7 +2,7 @@
 
 Samples go one by one through `lax.map`, so that no answer depends on the batch it came in.
 
-Axis letters: B samples, L routed layers, E experts, A answer tokens.
+Axis letters: B samples, P points of a path, L routed layers, E experts, A answer tokens.
 """
 
 from __future__ import annotations
@@ -41,3 +41,21 @@ def _generate_batch(
         return model.generate(params, features, routing, max_new_tokens)
 
     return jax.lax.map(sample, (features, routing))
+
+
+@partial(jax.jit, static_argnames=("model", "max_new_tokens"))
+def generate_along(
+    params: Params,
+    features: Features,
+    path: Float[Array, "B P L E"],
+    *,
+    model: RoutedModel,
+    max_new_tokens: int,
+) -> Int[Array, "B P A"]:
+    """The answers which the weights at each point of a path would give."""
+
+    def sample(one: tuple[Features, Float[Array, "P L E"]]) -> Int[Array, "P A"]:
+        features, path = one
+        return jax.lax.map(lambda weights: model.generate(params, features, Routing(weights), max_new_tokens), path)
+
+    return jax.lax.map(sample, (features, path))

@@ -6,11 +6,11 @@ Axis letters: B test samples, K neighbours.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 
 from r2t2_jax.contract import Embedder, Sample
 from r2t2_jax.evaluation.collect import CORRECT
@@ -20,20 +20,20 @@ VOTERS = 50  # neighbours whose commonest answer stands for what the question al
 
 
 def same_experts(
-    references: Sequence[Sequence[str]], samples: Sequence[Sample], neighbors: Int[np.ndarray, "B K"]
+    references: Mapping[str, Sequence[str]], samples: Sequence[Sample], neighbors: Sequence[Sequence[str]]
 ) -> Float[np.ndarray, "B"]:
     """Share of each sample's neighbours that need the very experts it needs.
 
     Args:
-        references: the experts each reference needs.
+        references: the experts each reference needs, by its id.
         samples: the test samples.
-        neighbors: row numbers of their neighbours in the bank.
+        neighbors: ids of the neighbours of each.
     """
-    needed = [frozenset(experts) for experts in references]
+    needed = {name: frozenset(experts) for name, experts in references.items()}
     return np.array(
         [
-            np.mean([needed[j] == frozenset(sample.experts) for j in row])
-            for sample, row in zip(samples, neighbors.tolist(), strict=True)
+            np.mean([needed[name] == frozenset(sample.experts) for name in names])
+            for sample, names in zip(samples, neighbors, strict=True)
         ]
     )
 

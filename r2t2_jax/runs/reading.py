@@ -71,8 +71,18 @@ class SavedRun:
 
     def table(self, name: str) -> pa.Table:
         """One of the plan's tables, in the order of the plan."""
-        plan = Plan.from_json(self.run["plan"])
-        return read_table(find_records(self.folder), plan, plan.of_table(name))
+        return self._read(self._plan.of_table(name))
+
+    def rows_of(self, part: str) -> pa.Table:
+        """The rows of one part of the plan."""
+        return self._read([part])
+
+    @cached_property
+    def _plan(self) -> Plan:
+        return Plan.from_json(self.run["plan"])
+
+    def _read(self, parts: list[str]) -> pa.Table:
+        return read_table(find_records(self.folder), self._plan, parts)
 
     @cached_property
     def seconds_per_case(self) -> dict[str, float]:

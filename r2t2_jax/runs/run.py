@@ -131,15 +131,19 @@ class Run:
             f"r2t2 {self._command} --config {shlex.quote(str(self.folder / RUN))} --out {shlex.quote(str(self.folder))}"
         )
 
+    def todo(self, parts: Collection[str]) -> list[Batch]:
+        """The batches of some parts that have no rows yet, in the order of the plan."""
+        return [b for b in self.plan.batches if b.part in parts and b.number not in self._shards.records]
+
     def missing(self, parts: Sequence[str] | None = None) -> Iterator[Batch]:
-        """The batches that have no rows yet, of these parts or of all, in the order of the plan.
+        """As `todo`, of all parts by default, with a progress bar and an eye on the clock and on signals.
 
         Raises:
             Stopped: a signal, or the end of the hours, asked for it.
         """
         parts = self.plan.names if parts is None else parts
         with self._bar(parts, self._command) as bar:
-            for batch in self._todo(parts):
+            for batch in self.todo(parts):
                 self.check()
                 start = time.perf_counter()
                 yield batch
@@ -165,7 +169,7 @@ class Run:
         failed = threading.Event()
 
         def go(part: str) -> None:
-            for batch in self._todo([part]):
+            for batch in self.todo([part]):
                 if failed.is_set() or self._stop.reason is not None:
                     return
                 start = time.perf_counter()
@@ -209,6 +213,12 @@ class Run:
         """The rows saved so far of one of the plan's tables, in the order of the plan."""
         return read_table(self._shards.records, self.plan, self.plan.of_table(name))
 
+    def tables(self) -> Iterator[tuple[Batch, pa.Table]]:
+        """The rows of every batch saved so far, in the order of the plan, for work that must not hold them all."""
+        for batch in self.plan.batches:
+            if batch.number in self._shards.records:
+                yield batch, columns.from_bytes(self._shards.records[batch.number].read())
+
     def rows_of(self, part: str) -> pa.Table:
         """The rows saved so far of one part."""
         return read_table(self._shards.records, self.plan, [part])
@@ -236,18 +246,15 @@ class Run:
         Raises:
             ValueError: a batch is missing, or the summary holds NaN.
         """
-        if self._todo(self.plan.names):
+        if self.todo(self.plan.names):
             raise ValueError(f"{self.folder} is not complete: {self._done()}")
         with _told_as(f"cannot write {self.folder}"):
             publish_json(self.folder / SUMMARY, summary)
 
-    def _todo(self, parts: Collection[str]) -> list[Batch]:
-        return [b for b in self.plan.batches if b.part in parts and b.number not in self._shards.records]
-
     def _bar(self, parts: Collection[str], title: str) -> tqdm:
         """Counts cases, those of earlier processes included; the rate and the remaining time are of this one."""
         total = sum(part.cases for part in self.plan.parts if part.name in parts)
-        done = total - sum(map(len, self._todo(parts)))
+        done = total - sum(map(len, self.todo(parts)))
         return tqdm(total=total, initial=done, desc=title, unit="case", leave=False, dynamic_ncols=True)
 
     def _done(self) -> str:

@@ -2,14 +2,21 @@
 
 import dataclasses
 import json
+import os
+import re
+import signal
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 
 import r2t2_jax.datasets
+import r2t2_jax.evaluation.recording
 import r2t2_jax.loading
 from r2t2_jax.cli.main import main
+from r2t2_jax.evaluation.evaluate import Evaluation
+from r2t2_jax.runs.reading import open_run
 from tests.toy_port import make_samples, toy
 
 STRATEGIES = [
@@ -64,26 +71,58 @@ def test_demo_writes_what_it_prints(tmp_path: Path, capsys: pytest.CaptureFixtur
         assert numbers["strategies"]["task_routing"]["accuracy"] == 1
         assert numbers["strategies"]["ngd"]["wrong_to_right"] > 0
     assert all(row["id"].startswith("3-") for row in rows)
-    settings = json.loads((out / "run.json").read_text())
-    assert settings["settings"]["seed"] == 3
-    assert settings["models"]["narrow"]["seconds_per_case"].keys() == set(STRATEGIES)
+    for strategy, steps in (("ngd", 11), ("ngd_paper", 11), ("oracle", 0)):
+        mine = [row for row in rows if row["strategy"] == strategy]
+        assert {len(row["step_predictions"]) for row in mine} == {len(row["step_right"]) for row in mine} == {steps}
+        assert not steps or [row["step_right"][-1] for row in mine] == [row["right"] for row in mine]
+    saved = open_run(out)
+    assert (saved.settings["seed"], saved.settings["samples"], saved.run["data"]["tests"]["n"]) == (3, 30, 30)
+    kept = [row for row in saved.references.to_pylist() if row["model"] == "pocket:narrow"]
+    assert len(kept) == summary["gates"]["narrow"]["references"]["kept"]
+    assert {name for row in rows if row["model"] == "pocket:narrow" for name in row["neighbors"]} <= {
+        row["id"] for row in kept
+    }
+    # Once more: nothing is computed, the same is printed.
+    assert main(["demo", "--config", str(out / "run.json"), "--out", str(out)]) == 0
+    assert capsys.readouterr().out == printed
     assert max(len(line) for line in printed.splitlines() if not line.startswith("Wrote")) <= 80
 
 
 @pytest.mark.usefixtures("toy_everywhere")
-def test_equal_settings_give_equal_bytes_and_another_seed_another_test_set(tmp_path: Path) -> None:
-    for name, seed in (("one", "3"), ("two", "3"), ("other", "4")):
-        assert main(["demo", "--out", str(tmp_path / name), "--samples", "30", "--seed", seed]) == 0
-    one, two, other = ((tmp_path / name / "summary.json").read_bytes() for name in ("one", "two", "other"))
+def test_an_interrupted_demo_goes_on_to_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--samples", "60", "--seed", "3"]
+    assert main(["demo", "--out", str(tmp_path / "one"), *arguments]) == 0
+    answered: list[str] = []
+    outcome = Evaluation.outcome
+
+    def interrupted(self: Evaluation, name: str, *rest: Any) -> Any:
+        answered.append(name)
+        if len(answered) == 20:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return outcome(self, name, *rest)
+
+    monkeypatch.setattr(Evaluation, "outcome", interrupted)
+    monkeypatch.setattr(r2t2_jax.evaluation.recording, "threads_at_a_time", lambda: 1)
+    assert main(["demo", "--out", str(tmp_path / "two"), *arguments]) == 0
+    assert re.search(
+        r"SIGTERM: stopped after 21 of 54 batches\. Go on with: r2t2 demo --config", capsys.readouterr().err
+    )
+    assert not (tmp_path / "two" / "summary.json").exists()
+    assert main(["demo", "--out", str(tmp_path / "two"), "--samples", "50", "--seed", "3"]) == 2
+    assert "settings.samples is 60 there and 50 here" in capsys.readouterr().err
+    assert main(["demo", "--config", str(tmp_path / "two" / "run.json"), "--out", str(tmp_path / "two")]) == 0
+    assert len(answered) == 52
+    one, two = ((tmp_path / name / "summary.json").read_bytes() for name in ("one", "two"))
     assert one == two
-    assert one != other
 
 
 @pytest.mark.usefixtures("toy_everywhere")
 def test_nothing_is_left_of_a_run_that_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(r2t2_jax.datasets, "load_dataset", lambda *_: make_samples(4, seed=0, told=1))
+    monkeypatch.setattr(r2t2_jax.datasets, "load_dataset", lambda **_: make_samples(4, seed=0, told=1))
     assert main(["demo", "--out", str(tmp_path / "run"), "--samples", "4"]) == 2
     assert "neighbours asked of a bank of 4 references" in capsys.readouterr().err.splitlines()[-1]
     assert list(tmp_path.iterdir()) == []

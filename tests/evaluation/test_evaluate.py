@@ -2,12 +2,14 @@
 
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
 
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.evaluation.collect import collect_bank
-from r2t2_jax.evaluation.evaluate import evaluate, rows
+from r2t2_jax.evaluation.evaluate import evaluate, prepare
+from r2t2_jax.evaluation.outcomes import rows
 from r2t2_jax.evaluation.questions import encode_questions
 from r2t2_jax.metrics import get_metric
 from r2t2_jax.presets import find_preset
@@ -114,15 +116,34 @@ def test_batch_size_and_company_change_nothing(port, bank, outcomes) -> None:
 
 def test_rows_tell_every_case(port, bank, outcomes) -> None:
     questions, found = outcomes
-    records = rows(port, bank, questions, list(found.values()))
-    assert len(records) == 21 * len(NAMES)
-    record = next(r for r in records if r["strategy"] == "ngd" and r["id"] == "2-3")
     outcome, sample = found["ngd"], questions.samples[3]
+    records = rows(outcome, port.name, questions.samples, questions.queries.routing, bank.records)
+    assert [record["id"] for record in records] == [sample.id for sample in questions.samples]
+    record = records[3]
+    assert (record["model"], record["strategy"]) == ("toy", "ngd")
     assert record["answers"] == list(sample.answers)
     assert record["prediction"] == outcome.predictions[3]
     assert record["right"] == (record["prediction"] == sample.answers[0])
     np.testing.assert_array_equal(record["path"].reshape(-1, 2, 3)[-1], record["weights"].reshape(2, 3))
     assert record["neighbors"] == [bank.records[i]["id"] for i in outcome.neighbors[3]]
+
+
+def test_a_path_is_answered_point_by_point_as_its_weights_are(port, bank, outcomes) -> None:
+    questions, found = outcomes
+    preset = find_preset("toy", port.presets)
+    evaluation = prepare(port, bank, questions, {"ngd": strategy("ngd", preset)}, METRIC)
+    numbers = np.arange(21)
+    answered = evaluation.answer("ngd", numbers)
+    answered |= evaluation.answer_along("ngd", answered["path"], numbers)
+    outcome = evaluation.outcome("ngd", jax.tree.map(np.asarray, answered))
+    assert outcome.step_scores.shape == (21, 11)
+    assert [steps[0] for steps in outcome.step_predictions] == found["base"].predictions
+    assert [steps[-1] for steps in outcome.step_predictions] == found["ngd"].predictions
+    np.testing.assert_array_equal(outcome.step_scores[:, -1], found["ngd"].scores)
+    assert (outcome.step_scores[:, 0] != outcome.step_scores[:, -1]).any()
+    shifted = {"ngd": strategy("ngd", dataclasses.replace(preset, space="shift"))}
+    with pytest.raises(R2T2Error, match="ngd moves in the shift space"):
+        prepare(port, bank, questions, shifted, METRIC).answer_along("ngd", answered["path"], numbers)
 
 
 def test_a_bank_of_another_model_is_refused_with_both_named(port, bank) -> None:

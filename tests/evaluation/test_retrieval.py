@@ -25,8 +25,8 @@ class Letters:
 
 def test_neighbors_agree_on_the_whole_set_of_experts():
     samples = [sample("a", "1", "color", "shape"), sample("b", "2", "size")]
-    references = [("shape", "color"), ("color",), ("size",)]
-    shares = same_experts(references, samples, np.array([[0, 1], [2, 2]]))
+    references = {"r": ("shape", "color"), "s": ("color",), "t": ("size",)}
+    shares = same_experts(references, samples, [["r", "s"], ["t", "t"]])
     assert shares.tolist() == [0.5, 1.0]
 
 

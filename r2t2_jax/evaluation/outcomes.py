@@ -1,0 +1,86 @@
+"""What a strategy did to the samples of a test set, and the rows that tell it.
+
+Axis letters: B test samples, K neighbours, L routed layers, E experts, P points of a path, Q losses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from r2t2_jax.contract import Sample
+from r2t2_jax.evaluation.collect import CORRECT
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one strategy did to every sample of a test set.
+
+    `neighbors` and `kernel_weights` have K = 0 without any. `step_predictions` are the answers that the weights at each
+    point of the path would give, and `step_scores` what they are worth; P = 0 where nobody asked.
+    """
+
+    name: str
+    predictions: list[str]
+    scores: Float[np.ndarray, "B"]
+    weights: Float[np.ndarray, "B L E"]
+    path: Float[np.ndarray, "B P L E"]
+    losses: Float[np.ndarray, "B Q"]
+    neighbors: Int[np.ndarray, "B K"]
+    kernel_weights: Float[np.ndarray, "B K"]
+    fell_back: Bool[np.ndarray, "B"]
+    evaluations: int
+    seconds_per_case: float
+    step_predictions: list[list[str]]
+    step_scores: Float[np.ndarray, "B P"]
+
+    @property
+    def right(self) -> Bool[np.ndarray, "B"]:
+        """Which samples were answered correctly."""
+        return self.scores >= CORRECT
+
+
+def rows(
+    outcome: Outcome,
+    model: str,
+    samples: Sequence[Sample],
+    router_weights: Float[np.ndarray, "B L E"],
+    references: Sequence[Mapping[str, Any]],
+) -> list[dict[str, Any]]:
+    """One record for each sample. Arrays are flat: `path` is P times L times E numbers.
+
+    Args:
+        outcome: what a strategy did.
+        model: name of the model.
+        samples: to whom it was done.
+        router_weights: the router's own weights for each.
+        references: records of the bank.
+    """
+    return [
+        {
+            "model": model,
+            "strategy": outcome.name,
+            "id": sample.id,
+            "category": sample.category,
+            "question": sample.question,
+            "answers": list(sample.answers),
+            "prediction": outcome.predictions[i],
+            "score": outcome.scores[i],
+            "right": bool(outcome.right[i]),
+            "router_weights": router_weights[i].ravel(),
+            "weights": outcome.weights[i].ravel(),
+            "path": outcome.path[i].ravel(),
+            "losses": outcome.losses[i],
+            "step_predictions": outcome.step_predictions[i],
+            "step_right": outcome.step_scores[i] >= CORRECT,
+            "neighbors": [references[j]["id"] for j in outcome.neighbors[i]],
+            "kernel_weights": outcome.kernel_weights[i],
+            "fell_back": bool(outcome.fell_back[i]),
+            "evaluations": outcome.evaluations,
+        }
+        for i, sample in enumerate(samples)
+    ]
