@@ -24,7 +24,7 @@ def sha256_of(file: Path, seen: Callable[[int], object] = lambda size: None) -> 
 
 def crc32_of(array: np.ndarray) -> int:
     """Checksum of a contiguous array's bytes, against damage, not against malice; a gigabyte takes about a second."""
-    return zlib.crc32(array.reshape(-1).view(np.uint8))
+    return zlib.crc32(array.reshape(-1).view(np.uint8).data)
 
 
 def name_in(folder: Path, file: Path) -> str:

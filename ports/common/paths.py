@@ -8,9 +8,10 @@ import jax
 
 
 def path_name(path: tuple) -> str:
-    """`blocks/0/query/kernel` for a path of jax.tree_util."""
-    parts = (getattr(entry, "key", getattr(entry, "name", getattr(entry, "idx", None))) for entry in path)
-    return "/".join(str(part) for part in parts if part != "value")
+    """`blocks/0/query/kernel` for a path of jax.tree_util; a variable's attribute `value` is left out."""
+    if path and path[-1] == jax.tree_util.GetAttrKey("value"):
+        path = path[:-1]
+    return "/".join(str(getattr(entry, "key", getattr(entry, "name", getattr(entry, "idx", None)))) for entry in path)
 
 
 def named(params: Any) -> dict[str, Any]:

@@ -1,11 +1,13 @@
 """Tiny modules of transformers with drawn weights, and our modules filled from them."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import nnx
 
+from ports.common.assembling import assemble
 from ports.common.mapping import Leaf
+from ports.common.paths import named
 
 
 def tensors_of(module, seed: int = 0) -> dict[str, np.ndarray]:
@@ -23,15 +25,7 @@ def tensors_of(module, seed: int = 0) -> dict[str, np.ndarray]:
 def filled(module: nnx.Module, leaves: dict[str, Leaf], tensors: dict[str, np.ndarray]) -> nnx.Module:
     """The module with every parameter replaced; each must be named by exactly one leaf."""
     graph, state = nnx.split(module)
-    left = dict(leaves)
-
-    def put(path, leaf):
-        made = left.pop("/".join(str(entry.key) for entry in path if hasattr(entry, "key")))
-        parts = [made.change(tensors[name]) for name in made.names]
-        value = np.stack(parts) if made.stacked else parts[0]
-        assert value.shape == leaf.shape
-        return jnp.asarray(value)
-
-    state = jax.tree_util.tree_map_with_path(put, state)
-    assert not left
-    return nnx.merge(graph, state)
+    assert set(named(state)) == set(leaves)
+    params = assemble(leaves, tensors.__getitem__, state)
+    jax.tree.map(lambda made, wanted: made.shape == wanted.shape or pytest.fail(f"{made.shape}"), params, state)
+    return nnx.merge(graph, params)

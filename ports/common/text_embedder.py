@@ -1,0 +1,138 @@
+"""Texts to unit vectors: batching by length around a function of one text. Every embedder port is one of these.
+
+Axis letters: B texts, T tokens, M embedding size.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+SHORTEST = 16
+ROWS = 32
+TOKENS = 4096
+
+logger = logging.getLogger("r2t2")
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """One text: its ids, how many of the first are left out of the pooling, and whether it was cut."""
+
+    ids: tuple[int, ...]
+    skipped: int = 0
+    cut: bool = False
+
+
+class TextEncoder(Protocol):
+    """One tokenized text to its vector; traced, hashable, so that it is a static argument of jit."""
+
+    def __call__(
+        self, params: Any, tokens: Int[Array, "T"], mask: Bool[Array, "T"], pooled: Bool[Array, "T"]
+    ) -> Float[Array, "M"]:
+        """The unit vector in float32; `mask` marks real tokens, `pooled` those that the mean is taken over."""
+        ...
+
+
+@dataclass(frozen=True)
+class TextEmbedder:
+    """An `Embedder` of the contract.
+
+    Args:
+        name: what kind it is.
+        digest: sha256 of the weights and the tokenizer.
+        settings: what else the vectors depend on, such as an instruction.
+        tokenize: texts to ids.
+        encoder: one text to its vector.
+        params: of the encoder.
+        size: M.
+    """
+
+    name: str
+    digest: str
+    settings: tuple[str, ...]
+    tokenize: Callable[[Sequence[str]], list[Tokens]]
+    encoder: TextEncoder
+    params: Any
+    size: int
+
+    @property
+    def fingerprint(self) -> str:
+        """Name and eight hexadecimal digits of the weights, the tokenizer and the settings."""
+        digest = self.digest
+        if self.settings:
+            digest = hashlib.sha256("\n".join((digest, *self.settings)).encode()).hexdigest()
+        return f"{self.name}@{digest[:8]}"
+
+    def embed(self, texts: Sequence[str]) -> Float[np.ndarray, "B M"]:
+        """Unit vectors, in the order of the texts; texts that had to be cut are counted in a logged warning."""
+        tokens = self.tokenize(texts)
+        cut = sum(text.cut for text in tokens)
+        if cut:
+            logger.warning("%s: %d of %d texts were too long and were cut", self.name, cut, len(texts))
+        vectors = np.zeros((len(texts), self.size), np.float32)
+        for rows, length in _batches([len(text.ids) for text in tokens]):
+            arrays = _padded([tokens[row] for row in rows], length)
+            vectors[rows] = np.asarray(_encode(self.encoder, self.params, *arrays))[: len(rows)]
+        return vectors
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _encode(
+    encoder: TextEncoder, params: Any, tokens: Int[Array, "B T"], mask: Bool[Array, "B T"], pooled: Bool[Array, "B T"]
+) -> Float[Array, "B M"]:
+    """On a CPU one by one: as fast, and to the bit the same whatever else is in the batch."""
+    together = jax.vmap if jax.default_backend() != "cpu" else lambda one: lambda *rows: jax.lax.map(
+        lambda row: one(*row), rows
+    )  # fmt: skip
+    return together(functools.partial(encoder, params))(tokens, mask, pooled)
+
+
+def _batches(lengths: Sequence[int]) -> Iterator[tuple[list[int], int]]:
+    """Rows of similar length, and the length they are padded to: a power of two, so that few shapes are compiled."""
+    rows = sorted(range(len(lengths)), key=lambda row: lengths[row])
+    while rows:
+        length = _power(max(SHORTEST, lengths[rows[0]]))
+        fits = [row for row in rows if lengths[row] <= length][: max(1, min(ROWS, TOKENS // length))]
+        rows = rows[len(fits) :]
+        yield fits, length
+
+
+def _power(number: int) -> int:
+    return 1 << (number - 1).bit_length()
+
+
+def _padded(texts: Sequence[Tokens], length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Ids, mask and pooling mask on the right-padded grid; rows are filled up to a power of two by the first."""
+    rows = [*texts, *[texts[0]] * (_power(len(texts)) - len(texts))]
+    ids = np.zeros((len(rows), length), np.int32)
+    for row, text in zip(ids, rows, strict=True):
+        row[: len(text.ids)] = text.ids
+    place = np.arange(length)[None]
+    mask = place < np.array([len(text.ids) for text in rows])[:, None]
+    return ids, mask, mask & (place >= np.array([text.skipped for text in rows])[:, None])
+
+
+def mean_pool(states: Float[Array, "T D"], pooled: Bool[Array, "T"]) -> Float[Array, "D"]:
+    """Mean over the marked tokens, in float32."""
+    kept = jnp.where(pooled[:, None], states.astype(jnp.float32), 0.0)
+    return kept.sum(axis=0) / jnp.maximum(pooled.sum(), 1e-9)
+
+
+def last_token(states: Float[Array, "T D"], mask: Bool[Array, "T"]) -> Float[Array, "D"]:
+    """The state of the last real token, in float32."""
+    return states[mask.shape[0] - 1 - jnp.argmax(mask[::-1])].astype(jnp.float32)
+
+
+def unit(vector: Float[Array, "M"]) -> Float[Array, "M"]:
+    """The vector divided by its length, which is taken as 1e-12 at least."""
+    return vector / jnp.maximum(jnp.linalg.norm(vector), 1e-12)
