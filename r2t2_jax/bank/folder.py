@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from r2t2_jax.bank.digests import check_file, digest
 from r2t2_jax.bank.manifest import EMBEDDINGS, MANIFEST, RECORDS, ROUTING, Manifest, read_manifest
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.runs.files import publish, sync
+from r2t2_jax.runs.files import publish, remove, sync
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,7 @@ def install(draft: Path, folder: Path) -> None:
     for file in draft.rglob("*"):
         sync(file)
     for entry in sorted(draft.iterdir(), key=lambda entry: entry.name == MANIFEST):
+        remove(folder / entry.name)  # of an earlier attempt, which was killed here
         entry.rename(folder / entry.name)
     sync(folder)
     draft.rmdir()

@@ -6,6 +6,7 @@ Axis letters: B samples of a batch, A answer tokens.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Array, Int
@@ -47,20 +48,27 @@ def collect_bank(port: Port, samples: Sequence[Sample], metric: Metric, batch_si
         answers=take(query.answer, np.array(kept)),
         routing=query.routing[kept],
         embeddings=questions.embeddings[kept],
-        records=[
-            {
-                "id": samples[i].id,
-                "question": samples[i].question,
-                "answer": samples[i].answers[0],
-                "category": samples[i].category,
-                "experts": samples[i].experts,
-                "prediction": predictions[i],
-                "score": scores[i],
-            }
-            for i in kept
-        ],
+        records=[record_of(samples[i], predictions[i], scores[i]) for i in kept],
         model_fingerprint=port.fingerprint,
         embedder_fingerprint=port.embedder.fingerprint,
         processing_fingerprint=processing_fingerprint(port),
         spec=port.model.spec,
     )
+
+
+def record_of(sample: Sample, prediction: str, score: float) -> dict[str, Any]:
+    """What a bank tells of a reference (`bank/records.py`), less where it came from."""
+    return {
+        "id": sample.id,
+        "split": sample.split,
+        "category": sample.category,
+        "question": sample.question,
+        "options": list(sample.options),
+        "style": sample.style,
+        "answer": sample.answers[0],
+        "answers": list(sample.answers),
+        "experts": list(sample.experts),
+        "prediction": prediction,
+        "score": float(score),
+        "correct": score >= CORRECT,
+    }

@@ -20,9 +20,9 @@ from jaxtyping import Int
 from r2t2_jax.bank import ReferenceBank
 from r2t2_jax.bank.fingerprints import Fingerprints, image_digest, processing_fingerprint
 from r2t2_jax.contract import Answer, Features, Port, Sample
-from r2t2_jax.datasets import load_dataset
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.evaluation.passes import encode_batch
+from r2t2_jax.evaluation.question_sets import load_source
 
 BATCH = 16
 KEPT_BYTES = 1 << 30  # of features, in host memory
@@ -54,7 +54,7 @@ def _find(bank: ReferenceBank, samples: Sequence[Sample] | None) -> Mapping[tupl
     else:
         found = {}
         for source in bank.sources:
-            for sample in load_dataset(source.name, source.split, source.n, source.seed):
+            for sample in load_source(source):
                 if (source.name, sample.id) in wanted:
                     found[source.name, sample.id] = sample
     missing = sorted(wanted - set(found))
