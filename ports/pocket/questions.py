@@ -15,7 +15,14 @@ import numpy as np
 from ports.pocket.scenes import VALUES, Scene, Thing
 
 FAMILIES = ("color", "shape", "texture", "glyph", "count", "existence", "spatial", "size")
-PHRASINGS = {"train": range(8), "gate": (0, 1), "reference": (2, 3), "validation": (4, 5), "test": (6, 7)}
+PHRASINGS = {
+    "train": range(8),
+    "gate": (0, 1),
+    "reference": (2, 3),
+    "validation": (4, 5),
+    "test": (6, 7),
+    "scene": (6, 7),
+}
 
 ASK = {
     "color": (

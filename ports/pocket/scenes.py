@@ -23,7 +23,7 @@ SIZES = ("small", "medium", "large")
 GLYPHS = ("a", "c", "h", "k", "p", "t", "x", "z")
 VALUES = {"color": COLORS, "shape": SHAPES, "texture": TEXTURES, "size": SIZES, "glyph": GLYPHS}
 
-SPLITS = ("train", "gate", "reference", "validation", "test")
+SPLITS = ("train", "gate", "reference", "validation", "test", "scene")  # new ones last: a place is part of a seed
 
 _RGB = np.array(
     [
@@ -101,6 +101,7 @@ CAMERAS = {
     "reference": Camera(things=(2, 5), brightness=(225, 255), tint=8, noise=(0, 5)),
     "validation": Camera(things=(3, 6), brightness=(185, 225), tint=22, noise=(4, 12)),
     "test": Camera(things=(3, 6), brightness=(185, 225), tint=22, noise=(4, 12)),
+    "scene": Camera(things=(3, 6), brightness=(185, 225), tint=22, noise=(4, 12)),
 }
 
 

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from r2t2_jax.cli.answer import Answer
 from r2t2_jax.cli.convert import Convert
 from r2t2_jax.cli.datasets_list import ListDatasets
 from r2t2_jax.cli.datasets_prepare import PrepareDataset
@@ -15,12 +16,15 @@ from r2t2_jax.cli.diagnose import Diagnose
 from r2t2_jax.cli.failures import explain
 from r2t2_jax.cli.fit import FitMemory
 from r2t2_jax.cli.parsing import Command, parse
+from r2t2_jax.cli.pocket_scene import PocketScene
+from r2t2_jax.cli.report import Report
 
 # To add a command, add a line: the words a user types ("bank build" is `build` in the group `bank`) and a dataclass.
 # Its fields are the options, a string below each is its help, a field without default is required; `run()` does it and
 # returns nothing, or 1 where it found problems. The docstring is the help: what it does in one sentence, perhaps more
 # paragraphs, and at the end "Example: r2t2 ...". Its file imports jax, numpy and the like inside functions only.
 COMMANDS: dict[str, type[Command]] = {
+    "answer": Answer,
     "convert": Convert,
     "datasets list": ListDatasets,
     "datasets prepare": PrepareDataset,
@@ -28,6 +32,8 @@ COMMANDS: dict[str, type[Command]] = {
     "demo": Demo,
     "diagnose": Diagnose,
     "fit": FitMemory,
+    "pocket scene": PocketScene,
+    "report": Report,
 }
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from r2t2_jax.checks import check_finite
-from r2t2_jax.contract import Features, Port, Query, Sample
+from r2t2_jax.contract import Answer, Features, Port, Query, Sample
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.evaluation.batches import Rows, map_batches, progress_bar, take, threads_at_a_time
 from r2t2_jax.evaluation.passes import encode_batch
@@ -58,10 +58,17 @@ def encode_questions(port: Port, samples: Sequence[Sample], batch_size: int = BA
         features=features,
         routing=routing,
         support=jnp.broadcast_to(port.model.spec.live(), routing.shape),
-        answer=jax.tree.map(np.asarray, port.processor.answer_ids([sample.answers[0] for sample in samples])),
+        answer=_labels(port, samples),
         task=_task_routing(port, samples),
     )
     return Questions(tuple(samples), query, embeddings, seconds)
+
+
+def _labels(port: Port, samples: Sequence[Sample]) -> Answer | None:
+    """The first answer of each sample; none if a sample has none, as a question that somebody really asks."""
+    if not all(sample.answers for sample in samples):
+        return None
+    return jax.tree.map(np.asarray, port.processor.answer_ids([sample.answers[0] for sample in samples]))
 
 
 def _task_routing(port: Port, samples: Sequence[Sample]) -> Float[Array, "B L E"] | None:

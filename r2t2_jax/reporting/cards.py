@@ -1,17 +1,11 @@
-"""One case as a card: image, question, answers before and after, neighbours, routing weights.
-
-Axis letters: L routed layers, E experts.
-"""
+"""One case as a card: image, question, answers before and after, neighbours, routing weights."""
 
 from __future__ import annotations
 
-import numpy as np
-
-from r2t2_jax.reporting.cases import Case, Neighbor
+from r2t2_jax.reporting.cases import Case, Neighbor, shown_routing
 from r2t2_jax.reporting.markup import Html, data_uri, tag
 from r2t2_jax.reporting.tables import percent
 
-MOST_LAYERS, MOST_EXPERTS = 3, 8  # more are averaged, or left to the run's rows
 MARKS = {True: "✓ right", False: "✗ wrong"}
 
 
@@ -29,7 +23,7 @@ def card(case: Case) -> Html:
         tag("p", case.note, class_="note") if case.note else None,
         _neighbors(case),
         _routing(case),
-        class_="card",
+        class_="r2t2-card",
     )
 
 
@@ -43,7 +37,7 @@ def _outcome(case: Case) -> Html | None:
 
 def _picture(case: Case) -> Html:
     if case.image is None:
-        return tag("div", case.no_image, class_="no-image")
+        return tag("div", case.no_image, class_="scene no-image")
     return tag("img", src=data_uri("image/png", case.image), alt=f"The image of {case.title.lower()}", class_="scene")
 
 
@@ -92,39 +86,22 @@ def _measured(share: float, top: bool = False) -> Html:
 
 def _routing(case: Case) -> Html:
     """A row for each expert, for each layer the weight before and after."""
-    before, after = np.asarray(case.weights_before), np.asarray(case.weights_after)  # [L, E]
-    layers, notes = list(case.layers), []
-    if len(layers) > MOST_LAYERS:
-        notes.append(f"Mean of {len(layers)} layers.")
-        before, after, layers = before.mean(axis=0, keepdims=True), after.mean(axis=0, keepdims=True), ["all layers"]
-    shown = range(len(case.experts))
-    if len(case.experts) > MOST_EXPERTS:
-        largest = np.maximum(np.abs(before), np.abs(after)).max(axis=0)
-        shown = sorted(np.argsort(-largest, kind="stable")[:MOST_EXPERTS].tolist())
-        notes.append(f"The {MOST_EXPERTS} largest of {len(case.experts)} experts.")
-    groups = [tag("th", name, colspan=2, scope="colgroup") for name in layers]
-    heads = [tag("th", word, class_="number") for _ in layers for word in ("before", "after")]
+    shown = shown_routing(case)
+    groups = [tag("th", name, colspan=2, scope="colgroup") for name in shown.layers]
+    heads = [tag("th", word, scope="col", class_="number") for _ in shown.layers for word in ("before", "after")]
+    columns = [row for layer in range(len(shown.layers)) for row in (shown.before[layer], shown.after[layer])]
     rows = [
         tag(
             "tr",
-            tag("th", case.experts[expert], scope="row"),
-            *(
-                cell
-                for layer in range(len(layers))
-                for cell in (_weight(before[layer], expert), _weight(after[layer], expert))
-            ),
+            tag("th", name, scope="row"),
+            *(_measured(float(column[expert]), top=expert == int(column.argmax())) for column in columns),
         )
-        for expert in shown
+        for expert, name in enumerate(shown.experts)
     ]
-    caption = " ".join(["Routing weights, %.", *notes])
     return tag(
         "table",
-        tag("caption", caption),
+        tag("caption", f"{shown.caption}."),
         tag("thead", tag("tr", tag("th", "expert", rowspan=2, scope="col"), *groups), tag("tr", *heads)),
         tag("tbody", *rows),
         class_="routing",
     )
-
-
-def _weight(row: np.ndarray, expert: int) -> Html:
-    return _measured(float(row[expert]), top=expert == int(row.argmax()))

@@ -1,12 +1,13 @@
 """Which single cases a report shows, and what it shows of each.
 
-Axis letters: B test samples, L routed layers, E experts.
+Axis letters: B test samples, K neighbours, L routed layers, E experts.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -14,6 +15,8 @@ from jaxtyping import Float
 from r2t2_jax.reporting.results import ModelResults, StrategyRows
 
 KINDS = ("wrong → right", "right → wrong", "right → right", "wrong → wrong")
+MOST_LAYERS, MOST_EXPERTS = 3, 8  # in the table of a case
+FELL_BACK = "No neighbour weighed anything: the router's own weights were kept."
 WANTED = {"wrong → right": 3, "right → wrong": 3, "right → right": 2, "wrong → wrong": 2}
 
 
@@ -61,6 +64,16 @@ class Case:
     image: bytes | None = None
     no_image: str = ""
     note: str = ""
+
+
+class ShownRouting(NamedTuple):
+    """As much of a case's routing weights as a table can show."""
+
+    layers: tuple[str, ...]
+    experts: tuple[str, ...]
+    before: Float[np.ndarray, "L E"]
+    after: Float[np.ndarray, "L E"]
+    caption: str
 
 
 def kinds_of(results: ModelResults, explained: StrategyRows) -> list[str]:
@@ -124,16 +137,36 @@ def case_of(results: ModelResults, chosen: Chosen, image: bytes | None, no_image
         losses=tuple(explained.losses[row].tolist()),
         image=image,
         no_image=no_image,
-        note="No neighbour weighed anything: the router's own weights were kept." if explained.fell_back[row] else "",
+        note=FELL_BACK if explained.fell_back[row] else "",
     )
 
 
 def _neighbors(results: ModelResults, explained: StrategyRows, row: int) -> tuple[Neighbor, ...]:
-    weights = explained.kernel_weights[row]
+    records = [{"id": name} | dict(results.references.get(name, {})) for name in explained.neighbors[row]]
+    return neighbors_of(records, explained.kernel_weights[row])
+
+
+def neighbors_of(records: Sequence[Mapping[str, Any]], weights: Float[np.ndarray, "K"]) -> tuple[Neighbor, ...]:
+    """The neighbours of a case from their records, with each one's share of the kernel's weight."""
     total = float(weights.sum())
-    found = []
-    for name, weight in zip(explained.neighbors[row], weights.tolist(), strict=True):
-        record = results.references.get(name, {})
-        share = weight / total if total > 0 else 0.0
-        found.append(Neighbor(name, record.get("question"), record.get("answer"), share))
-    return tuple(found)
+    shares = (weights / total if total > 0 else np.zeros_like(weights)).tolist()
+    return tuple(
+        Neighbor(str(record.get("id", "")), record.get("question"), record.get("answer"), share)
+        for record, share in zip(records, shares, strict=True)
+    )
+
+
+def shown_routing(case: Case) -> ShownRouting:
+    """The weights of at most three layers and eight experts: more are averaged, or left to the run's rows."""
+    before, after = np.asarray(case.weights_before), np.asarray(case.weights_after)  # [L, E]
+    layers, notes = case.layers, []
+    if len(layers) > MOST_LAYERS:
+        notes.append(f"mean of {len(layers)} layers")
+        before, after, layers = before.mean(axis=0, keepdims=True), after.mean(axis=0, keepdims=True), ("all layers",)
+    shown = list(range(len(case.experts)))
+    if len(case.experts) > MOST_EXPERTS:
+        largest = np.maximum(np.abs(before), np.abs(after)).max(axis=0)
+        shown = sorted(np.argsort(-largest, kind="stable")[:MOST_EXPERTS].tolist())
+        notes.append(f"the {MOST_EXPERTS} largest of {len(case.experts)} experts")
+    caption = ", ".join(["Routing weights, %", *notes])
+    return ShownRouting(tuple(layers), tuple(case.experts[e] for e in shown), before[:, shown], after[:, shown], caption)

@@ -14,12 +14,16 @@ def page(title: str, *content: Html) -> str:
         tag("meta", charset="utf-8"),
         tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
         tag("title", title),
-        style_element(),
+        _style("page.css", "card.css"),
     )
     return f'<!DOCTYPE html>\n<html lang="en">\n{head}\n{tag("body", tag("main", *content))}\n</html>\n'
 
 
-def style_element() -> Html:
-    """The style sheet, shared by reports and by answers shown in a notebook."""
-    sheet = files("r2t2_jax.reporting").joinpath("report.css").read_text(encoding="utf-8")
-    return tag("style", Html(sheet))  # ours, and free of "</"; escaping would break its quotes
+def card_style() -> Html:
+    """What cards need to look as they should, in a page or in a notebook."""
+    return _style("card.css")
+
+
+def _style(*names: str) -> Html:
+    sheets = [files("r2t2_jax.reporting").joinpath(name).read_text(encoding="utf-8") for name in names]
+    return tag("style", Html("".join(sheets)))  # ours, and free of "</"; escaping would break its quotes

@@ -206,5 +206,5 @@ def cases(shown: Sequence[Case]) -> Html | None:
         "is its share of the kernel, in percent; a model’s largest routing weight in each column stands out."
     )
     return tag(
-        "section", tag("h3", "Cases"), tag("p", text), tag("div", *map(card, shown), class_="cards"), class_="cases"
+        "section", tag("h3", "Cases"), tag("p", text), tag("div", *map(card, shown), class_="r2t2-cards"), class_="cases"
     )
