@@ -8,7 +8,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class ListDatasets:
-    """List the reference sets and benchmarks: splits, metric, licence, and what of them is prepared.
+    """List the reference sets and benchmarks: splits, metric, and what of them is prepared.
 
     Example: r2t2 datasets list
     """
@@ -16,7 +16,7 @@ class ListDatasets:
     data_dir: Path | None = None
     """Where prepared sets are; without it $R2T2_DATA, or the folder of TensorFlow Datasets."""
     files: bool = False
-    """Show the official files each set is made of, and its home page."""
+    """Show licences, the official files each set is made of, and home pages."""
 
     def run(self) -> None:
         """Print the table."""
@@ -27,18 +27,14 @@ class ListDatasets:
         from r2t2_jax.datasets.prepared import data_folder, prepared_units
 
         folder = data_folder(self.data_dir)
-        table = Table(title=f"Datasets; prepared ones are in {folder}", title_justify="left")
-        for column in (
-            ("name", "role", "splits", "files", "home")
-            if self.files
-            else (*("name", "role", "splits", "metric", "licence", "prepared"),)
-        ):
+        table = Table(title=f"Datasets; prepared ones are in {folder}", title_justify="left", show_lines=self.files)
+        columns = ("licence", "official files", "home") if self.files else ("splits", "role", "metric", "prepared")
+        for column in ("name", *columns):
             table.add_column(column, overflow="fold")
         for source in SOURCES.values():
-            splits = ", ".join(source.splits) or "any"
             if self.files:
-                table.add_row(source.name, source.role, splits, source.files, source.home)
+                table.add_row(source.name, source.licence, source.files, source.home)
                 continue
-            units = [f"{unit.name} ({unit.count:,})" for unit in prepared_units(source, folder)]
-            table.add_row(source.name, source.role, splits, source.metric, source.licence, ", ".join(units))
+            units = ", ".join(f"{unit.name} ({unit.count:,})" for unit in prepared_units(source, folder))
+            table.add_row(source.name, ", ".join(source.splits) or "any", source.role, source.metric, units)
         Console().print(table)

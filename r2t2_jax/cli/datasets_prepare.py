@@ -65,7 +65,5 @@ def _lines(name: str, outcome: Outcome) -> list[str]:
         return [*lines, f"{name} {outcome.split}: not here: {outcome.missing}"]
     without = f", {count:,} left out" if count else ""
     before = " was prepared before; remove that folder to prepare it again" if outcome.was_there else ""
-    return [
-        *lines,
-        f"{name} {outcome.unit.name}: {outcome.unit.count:,} questions{without}: {outcome.unit.path}{before}",
-    ]
+    unit = outcome.unit
+    return [*lines, f"{name} {unit.name}: {unit.count:,} questions{without}: {unit.path}{before}"]

@@ -21,8 +21,8 @@ import tensorflow_datasets as tfds
 from tqdm import tqdm
 
 from r2t2_jax.datasets.images import encoded_image
-from r2t2_jax.datasets.record import Record, Source
-from r2t2_jax.datasets.survey import BadRecord, subset, survey
+from r2t2_jax.datasets.record import Source
+from r2t2_jax.datasets.survey import BadRecord, Survey, subset, survey
 from r2t2_jax.errors import R2T2Error
 
 VERSION = "1.0.0"
@@ -49,13 +49,13 @@ class QuestionSet(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
     """The builder. `skipped` names the records that were left out."""
 
     VERSION = tfds.core.Version(VERSION)
-    MANUAL_DOWNLOAD_INSTRUCTIONS = "The official files of the set; see `r2t2 datasets list`."
     pkg_dir_path = None
 
-    def __init__(self, source: Source, unit: Unit, skip_bad: bool, data_dir: Path) -> None:
+    def __init__(self, source: Source, unit: Unit, found: Survey, skip_bad: bool, data_dir: Path) -> None:
         self.name = f"r2t2_{source.name}"
         self.source, self.unit, self.skip_bad = source, unit, skip_bad
-        self.skipped: list[str] = []
+        self.records = subset(found.records, source, unit.n, unit.seed)
+        self.skipped = list(found.bad)
         self.ids: list[str] = []
         self.metadata = tfds.core.MetadataDict()
         config = tfds.core.BuilderConfig(name=unit.name, version=VERSION)
@@ -78,13 +78,10 @@ class QuestionSet(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
         )
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[tuple[int, dict[str, Any]]]]:
-        found = survey(self.source, Path(dl_manager.manual_dir), self.unit.split, self.skip_bad)
-        self.skipped += found.bad
-        records = subset(found.records, self.source, self.unit.n, self.unit.seed)
-        return {self.unit.split or "all": self._generate_examples(records)}
+        return {self.unit.split or "all": self._generate_examples()}
 
-    def _generate_examples(self, records: list[Record]) -> Iterator[tuple[int, dict[str, Any]]]:
-        for record in tqdm(records, desc=f"{self.source.name} {self.unit.name}", unit="question", leave=False):
+    def _generate_examples(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        for record in tqdm(self.records, desc=f"{self.source.name} {self.unit.name}", unit="question", leave=False):
             try:
                 image = encoded_image(record.image, record.where)
             except R2T2Error as error:
@@ -111,15 +108,12 @@ def build(source: Source, unit: Unit, manual_dir: Path, skip_bad: bool, data_dir
         R2T2Error: the official files are missing or wrong, or the data folder cannot be written.
         BadRecord: a record or its image cannot be used and `skip_bad` is not set.
     """
+    found = survey(source, manual_dir, unit.split, skip_bad)
     downloads = Path(tempfile.mkdtemp(prefix="r2t2-"))  # TFDS wants one; nothing is downloaded
-    builder = None
     try:
         with _silence():
-            builder = QuestionSet(source, unit, skip_bad, data_dir)
-            builder.download_and_prepare(
-                download_dir=downloads,
-                download_config=tfds.download.DownloadConfig(manual_dir=manual_dir),
-            )
+            builder = QuestionSet(source, unit, found, skip_bad, data_dir)
+            builder.download_and_prepare(download_dir=downloads)
     except OSError as error:
         raise R2T2Error(f"cannot prepare {source.name} in {data_dir}: {error.strerror or error}") from error
     finally:

@@ -90,7 +90,7 @@ def _read(path: Path, rows: list[int]) -> list[Sample]:
         (name,) = builder.info.splits
         stored = builder.as_data_source(name, decoders={"image": tfds.decode.SkipDecoding()})
         examples = stored.__getitems__(rows)
-    except (OSError, ValueError, KeyError, IndexError) as error:
+    except (OSError, ValueError, KeyError, IndexError, RuntimeError) as error:
         raise R2T2Error(f"cannot read the prepared set {path}: {error}; remove that folder and prepare it") from error
     return [
         StoredSample(

@@ -19,6 +19,7 @@ from typing import Any
 from r2t2_jax.contract import Sample
 from r2t2_jax.metrics.edit_distance import edit_distance
 from r2t2_jax.metrics.mcq_vlmevalkit import infer_option
+from r2t2_jax.metrics.options import right_option
 
 _BRACKETED = re.compile(r"\(([a-zA-Z])\)")
 _QUOTED = re.compile(r'The answer is "(.*)"\.')
@@ -77,11 +78,8 @@ def form_of(sample: Sample) -> Form:
 
 
 def right_answer(sample: Sample) -> str:
-    """The accepted answer in the official form: of a choice its text, also where the prompted answer is its letter."""
-    answer = sample.answers[0]
-    if sample.options and answer not in sample.options:
-        return sample.options[ascii_uppercase.index(answer)]
-    return answer
+    """The accepted answer in the official form: of a choice its text, for a sample has its letter."""
+    return right_option(sample) if sample.options else sample.answers[0]
 
 
 def extract(response: str, form: Form) -> str | None:

@@ -92,6 +92,11 @@ def mathvista_lmms_eval(case: Case) -> float:
     return float(str(mv.bring_to_form(case["prediction"], form(case))).strip() == case["reference"].strip())
 
 
+def mathvista_vlmevalkit(case: Case) -> float:
+    judge = lettered if case["extra"]["choices"] else plain
+    return judge("mathvista_vlmevalkit")(case)
+
+
 def mean_of(metric: str, scale: float = 1.0, digits: int | None = None) -> Callable[[Case], float]:
     """Lists of predictions and references: the mean, as printed."""
 
@@ -219,7 +224,7 @@ RECORDED: dict[str, Callable[[Case], float | str]] = {
     "gqa_vlmevalkit_accuracy": plain("gqa_vlmevalkit"),
     "mathvista_correct_lmms_eval": mathvista_lmms_eval,
     "mathvista_correct_official": mathvista_official,
-    "mathvista_correct_vlmevalkit": plain("mathvista_vlmevalkit"),
+    "mathvista_correct_vlmevalkit": mathvista_vlmevalkit,
     "mathvista_extract_official": mathvista_extract,
     "mathvista_normalized_official": mathvista_normalized,
     "mcq_extract_lmms_eval": lambda case: extract_letter(case["prediction"], case["extra"]["choices"]),

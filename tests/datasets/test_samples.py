@@ -1,0 +1,119 @@
+"""Real files in the official layouts, where they are at hand (R2T2_SAMPLES): read, prepared and shown.
+
+Numbers are those of the files' own README. Text-only sets are read as far as their files go.
+"""
+
+import os
+import shutil
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from r2t2_jax.cli.main import main
+from r2t2_jax.datasets import load_dataset
+from r2t2_jax.datasets.catalog import SOURCES
+from r2t2_jax.datasets.mathvista_query import official_query
+from r2t2_jax.datasets.official_files import read_json
+from r2t2_jax.datasets.survey import survey
+from r2t2_jax.metrics.mathvista import form_of, mathvista
+
+SAMPLES = Path(os.environ.get("R2T2_SAMPLES", Path(__file__).parents[2].parent / "shared" / "samples"))
+pytestmark = pytest.mark.skipif(not SAMPLES.is_dir(), reason=f"{SAMPLES} is not here")
+
+# set: split, questions with an image, questions without theirs
+WITH_IMAGES = {
+    "clevr": ("val", 81, 0),
+    "vqav2": ("train", 63, 0),
+    "mmbench": ("dev", 78, 0),  # 20 questions, every pass
+    "tqa": ("val", 15, 0),
+    "docvqa": ("val", 12, 0),
+    "mathvista": ("testmini", 5, 995),
+    "aokvqa": ("val", 1, 1144),
+    "aokvqa_direct": ("val", 1, 1074),
+    "scienceqa": ("test", 1, 166),
+    "easy_vqa": ("test", 9673, 0),
+}
+
+
+@pytest.mark.parametrize("name", WITH_IMAGES)
+def test_prepared_listed_and_shown(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    split, count, without = WITH_IMAGES[name]
+    monkeypatch.setenv("R2T2_DATA", str(tmp_path))
+    monkeypatch.setenv("COLUMNS", "200")
+    manual = ["--manual-dir", str(SAMPLES / name.removesuffix("_direct"))]
+    if without:
+        assert main(["datasets", "prepare", name, *manual, "--split", split]) == 2
+        assert "it is not there (--skip-bad leaves such records out)" in capsys.readouterr().err
+    assert main(["datasets", "prepare", name, *manual, "--split", split, "--skip-bad"]) == 0
+    left_out = f", {without:,} left out" if without else ""
+    assert f"{name} {split}: {count:,} questions{left_out}: " in capsys.readouterr().out
+    assert main(["datasets", "list"]) == 0
+    assert f"{split} ({count:,})" in capsys.readouterr().out
+    page = tmp_path / "page.html"
+    assert main(["datasets", "show", name, "--split", split, "--n", "4", "--out", str(page)]) == 0
+    shown = page.read_text(encoding="utf-8")
+    samples = load_dataset(name, split, n=4)
+    assert shown.count("<figure>") == shown.count("data:image/jpeg;base64,") == len(samples) > 0
+    assert all(sample.id in shown and sample.image.ndim == 3 for sample in samples)
+
+
+@pytest.mark.parametrize(
+    ("name", "split", "source", "target", "count"),
+    [
+        ("gqa", "testdev", "questions1.2/sample_balanced_questions.json", "testdev_balanced_questions.json", 9),
+        ("textvqa", "val", "TextVQA_0.5.1_val_first30.json", "TextVQA_0.5.1_val.json", 30),
+        ("ai2d", "test", "test.jsonl", "test.jsonl", 3088),
+        ("aokvqa", "val", "aokvqa_v1p0_val.json", "aokvqa_v1p0_val.json", 1145),
+    ],
+)
+def test_text_only_sets_are_read_and_shown(
+    name: str, split: str, source: str, target: str, count: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copyfile(SAMPLES / name / source, tmp_path / target)
+    assert len(survey(SOURCES[name], tmp_path, split, images=False).records) == count
+    page = tmp_path / "page.html"
+    options = ["--manual-dir", str(tmp_path), "--split", split, "--out", str(page)]
+    assert main(["datasets", "show", name, *options]) == 0
+    assert page.read_text(encoding="utf-8").count("no image here") == 5
+    assert main(["datasets", "prepare", name, "--manual-dir", str(tmp_path), "--data-dir", str(tmp_path / "data")]) == 2
+    assert "cannot read image" in capsys.readouterr().err
+
+
+def test_mme_has_the_official_number_of_questions(tmp_path: Path) -> None:
+    with zipfile.ZipFile(SAMPLES / "mme" / "MME_Benchmark_release_version_text_only.zip") as archive:
+        archive.extractall(tmp_path)
+    for split, questions, subtasks in (("perception", 2114, 10), ("cognition", 260, 4)):
+        records = survey(SOURCES["mme"], tmp_path, split, images=False).records
+        assert len(records) == questions and len({record.category for record in records}) == subtasks
+        assert sum(record.answers == ("Yes",) for record in records) == questions / 2
+
+
+def test_scienceqa_img_of_the_files_at_hand() -> None:
+    problems = read_json(SAMPLES / "scienceqa" / "problems.json", dict)
+    expected = [pid for pid, problem in problems.items() if problem["split"] == "test" and problem["image"]]
+    records = survey(SOURCES["scienceqa"], SAMPLES / "scienceqa", "test", images=False).records
+    assert [record.id for record in records] == expected
+
+
+def test_mathvista_queries_and_forms_are_the_official_ones() -> None:
+    """What we make of a problem is the published query, and the query tells the form the file states."""
+    data = SAMPLES / "mathvista" / "data"
+    problems, queries = read_json(data / "testmini.json", dict), read_json(data / "query.json", dict)
+    assert all(official_query(problem) == queries[pid] for pid, problem in problems.items())
+    from r2t2_jax.datasets.stored_sample import as_sample
+
+    for record in survey(SOURCES["mathvista"], SAMPLES / "mathvista", "testmini", images=False).records:
+        problem, sample = problems[record.id], as_sample(record, b"")
+        form = form_of(sample)
+        assert (form.kind, form.precision) == (problem["answer_type"], problem["precision"])
+        assert mathvista(problem["answer"], sample) == 1.0
+
+
+def test_vqav2_answers_add_up() -> None:
+    for record in survey(SOURCES["vqav2"], SAMPLES / "vqav2", "train").records:
+        assert len(record.answers) == 10
+        counts = [record.answers.count(answer) for answer in record.answers]
+        assert counts == sorted(counts, reverse=True)
