@@ -1,4 +1,4 @@
-"""One question at a time: what `r2t2 answer` runs and `r2t2_jax.load("pocket:narrow").reroute(image, question)` returns.
+"""One question at a time: what `r2t2 answer` and `r2t2_jax.load("pocket:narrow").reroute(image, question)` do.
 
 Axis letters: B questions, L routed layers, E experts, P points of a path, Q losses.
 """
@@ -29,6 +29,7 @@ from r2t2_jax.metrics import get_metric
 from r2t2_jax.presets import find_preset, own_preset
 from r2t2_jax.reporting.cases import Neighbor, neighbors_of
 from r2t2_jax.routing import Routing
+from r2t2_jax.strategies import Strategy
 from r2t2_jax.strategies import strategy as named_strategy
 
 BASE = "base"
@@ -135,7 +136,7 @@ def reroute(
             another model's, or the weights do not fit the model.
     """
     several = not isinstance(question, str)
-    questions = list(question) if several else [question]
+    questions = [question] if isinstance(question, str) else list(question)
     images = list(image) if several and isinstance(image, list | tuple) else [image] * len(questions)
     samples = _samples(images, questions)
     if routing is not None:
@@ -147,9 +148,10 @@ def reroute(
         chosen = preset or own_preset(port.name, port.presets)
         plan = named_strategy(strategy or "ngd", find_preset(chosen, port.presets))
         references, seconds = _timed(lambda: _references(port, bank))
+        opened = {"references": seconds} if seconds > NOTABLE else {}
         answers = Answers(
-            _answer(port, references, sample, plan, chosen, seed, {"references": seconds} if i == 0 and seconds > NOTABLE else {})
-            for i, sample in enumerate(samples)
+            _answer(port, references, sample, plan, chosen, seed, {} if number else opened)
+            for number, sample in enumerate(samples)
         )
     return answers if several else answers[0]
 
@@ -218,7 +220,7 @@ def _answer(
     port: Port,
     bank: ReferenceBank,
     sample: Sample,
-    plan: Any,
+    plan: Strategy,
     preset: str,
     seed: int,
     seconds: Mapping[str, float],

@@ -26,8 +26,9 @@ def load(split: str, n: int | None, seed: int) -> list[Sample]:
     """One question on each of n scenes. `category` is the family; `experts` are the ones a person would use.
 
     Args:
-        split: train, gate, reference, validation or test, disjoint in scenes; or `scene`, n questions on one scene. Reference and test differ in phrasing and
-            image statistics; the gate and the references never see the phrasings of the test split.
+        split: train, gate, reference, validation or test, disjoint in scenes; or `scene`, whose n questions are all on
+            one scene. Reference and test differ in phrasing and image statistics; the gate and the references never
+            see the phrasings of the test split.
         n: how many samples; `None` for the split's own number.
         seed: draws the split afresh.
 

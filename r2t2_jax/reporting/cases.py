@@ -169,4 +169,6 @@ def shown_routing(case: Case) -> ShownRouting:
         shown = sorted(np.argsort(-largest, kind="stable")[:MOST_EXPERTS].tolist())
         notes.append(f"the {MOST_EXPERTS} largest of {len(case.experts)} experts")
     caption = ", ".join(["Routing weights, %", *notes])
-    return ShownRouting(tuple(layers), tuple(case.experts[e] for e in shown), before[:, shown], after[:, shown], caption)
+    return ShownRouting(
+        tuple(layers), tuple(case.experts[e] for e in shown), before[:, shown], after[:, shown], caption
+    )

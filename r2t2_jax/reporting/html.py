@@ -21,7 +21,7 @@ from r2t2_jax.reporting.markup import Html, tag
 from r2t2_jax.reporting.page import page
 from r2t2_jax.reporting.pictures import Images, find_images
 from r2t2_jax.reporting.results import ModelResults, read_results
-from r2t2_jax.reporting.style import Picture, as_png, shared_style
+from r2t2_jax.reporting.style import as_png, shared_style
 from r2t2_jax.reporting.wording import listed, settings_line
 from r2t2_jax.runs.files import publish
 from r2t2_jax.runs.reading import open_run

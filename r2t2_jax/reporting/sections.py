@@ -67,12 +67,8 @@ def comparisons(results: ModelResults) -> Html | None:
         return None
     items = []
     for rival in rivals:
-        gain, low, high = (
-            100 * value for value in paired_gain(results.strategies[rival].right, explained.right)
-        )
-        items.append(
-            tag("li", "against ", tag("code", rival), f": {signed(gain)} points ({signed_span(low, high)})")
-        )
+        gain, low, high = (100 * value for value in paired_gain(results.strategies[rival].right, explained.right))
+        items.append(tag("li", "against ", tag("code", rival), f": {signed(gain)} points ({signed_span(low, high)})"))
     lead = f"{explained.name} on the same questions, paired, with 95 % intervals:"
     return joined(tag("p", lead), tag("ul", *items, class_="gains"))
 
@@ -85,7 +81,7 @@ def methods(results: ModelResults) -> Html:
     ]  # fmt: skip
     cells = [tag("th", title, scope="col", class_=None if title == "strategy" else "number") for title in head]
     rows = [_method(results, name) for name in results.summary["strategies"]]
-    kept = results.run.get("references")
+    kept = results.summary.get("references")
     note = "Wilson intervals. "
     if any(row["gap_recovered"] is not None for row in results.summary["strategies"].values()):
         note += "The gap is that from base to task_routing. "
@@ -206,5 +202,9 @@ def cases(shown: Sequence[Case]) -> Html | None:
         "is its share of the kernel, in percent; a model’s largest routing weight in each column stands out."
     )
     return tag(
-        "section", tag("h3", "Cases"), tag("p", text), tag("div", *map(card, shown), class_="r2t2-cards"), class_="cases"
+        "section",
+        tag("h3", "Cases"),
+        tag("p", text),
+        tag("div", *map(card, shown), class_="r2t2-cards"),
+        class_="cases",
     )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from r2t2_jax.reporting.figures.accuracy import MARK_OF_ROLE, role_legend
 from r2t2_jax.reporting.results import BASE, ModelResults
@@ -30,8 +31,8 @@ def cost(results: ModelResults) -> Picture:
     if best != BASE:
         text += (
             f"The best that needs no label, {best}, is right in {percent(usable[best]['accuracy'])} % of the cases at "
-            f"{usable[best]['evaluations_per_case']:g} evaluations a case; the untouched model in "
-            f"{percent(base['accuracy'])} % at {base['evaluations_per_case']:g}."
+            f"{_price(usable[best])} evaluations a case; the untouched model in {percent(base['accuracy'])} % at "
+            f"{_price(base)}."
         )
     else:
         text += "Nothing that needs no label is better than the untouched model, at whatever price."
@@ -39,9 +40,7 @@ def cost(results: ModelResults) -> Picture:
         "cost",
         "Accuracy against evaluations",
         f"Accuracy against evaluations per case on {results.name}: "
-        + "; ".join(
-            f"{name} {percent(row['accuracy'])} % at {row['evaluations_per_case']:g}" for name, row in strategies.items()
-        ),
+        + "; ".join(f"{name} {percent(row['accuracy'])} % at {_price(row)}" for name, row in strategies.items()),
         text,
         lambda narrow: _draw(results, narrow),
         [
@@ -49,6 +48,10 @@ def cost(results: ModelResults) -> Picture:
             for name, row in strategies.items()
         ],
     )
+
+
+def _price(row: Mapping[str, Any]) -> str:
+    return f"{row['evaluations_per_case']:g}"
 
 
 def _draw(results: ModelResults, narrow: bool) -> Figure:
@@ -93,10 +96,7 @@ def _draw(results: ModelResults, narrow: bool) -> Figure:
 
 
 def spread(places: dict[str, float], gap: float) -> dict[str, float]:
-    """Heights of labels, moved as little as a pass upwards and one back need to keep `gap` between neighbours.
-
-    Labels that would meet are pushed apart evenly around their mean, so that none moves further than it must.
-    """
+    """Heights of labels with at least `gap` between them: those that would meet stand evenly around their mean."""
     order = sorted(places, key=lambda name: places[name])
     clusters: list[list[str]] = []
     for name in order:

@@ -35,10 +35,7 @@ def families(results: ModelResults) -> Picture | None:
         + "; ".join(f"{family} {signed(gain)}" for family, gain in gains.items()),
         text,
         lambda narrow: _draw(results, name, narrow),
-        [
-            {"family": family, "n": row["n"], **row["accuracy"]}
-            for family, row in results.summary["families"].items()
-        ],
+        [{"family": family, "n": row["n"], **row["accuracy"]} for family, row in results.summary["families"].items()],
     )
 
 

@@ -65,9 +65,8 @@ def _settling(right: Bool[np.ndarray, "B P"]) -> str:
     """Whether answers still turn in the last step."""
     turns = (right[:, 1:] != right[:, :-1]).sum(axis=0)
     most = int(turns.argmax())
-    return (
-        f"Most answers turn in step {most + 1} ({turns[most]:,}), and {count(int(turns[-1]), 'answer')} still in the last."
-    )
+    late = count(int(turns[-1]), "answer")
+    return f"Most answers turn in step {most + 1} ({turns[most]:,}), and {late} still in the last."
 
 
 def _draw(right: Bool[np.ndarray, "B P"], narrow: bool) -> Figure:

@@ -28,11 +28,17 @@ def paths(results: ModelResults, chosen: list[Chosen]) -> Picture | None:
     cases = [next(case for case in chosen if case.kind == kind) for kind in KINDS if kind in {c.kind for c in chosen}]
     averaged = f", mean of the {len(results.layers)} layers" if len(results.layers) > 1 else ""
     text = (
-        f"One case of each kind, numbered as below. Above: the loss that {explained.name} lowers, which reads the "
-        f"neighbours' answers and never the test sample's. Below: the weight of each expert{averaged}. {_fall(explained)}"
+        f"One case of each kind, numbered as below. Above: the loss that {explained.name} lowers, of the neighbours' "
+        f"answers and never of the test sample's. Below: the weight of each expert{averaged}. {_fall(explained)}"
     )
     rows = [
-        {"case": case.number, "kind": case.kind, "id": results.ids[case.row], "step": step, **_point(results, case, step)}
+        {
+            "case": case.number,
+            "kind": case.kind,
+            "id": results.ids[case.row],
+            "step": step,
+            **_point(results, case, step),
+        }
         for case in cases
         for step in range(explained.path.shape[1])
     ]
