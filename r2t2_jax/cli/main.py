@@ -7,33 +7,41 @@ import sys
 from collections.abc import Sequence
 
 from r2t2_jax.cli.answer import Answer
+from r2t2_jax.cli.bank_build import BankBuild
+from r2t2_jax.cli.bank_import import BankImport
+from r2t2_jax.cli.bank_inspect import BankInspect
 from r2t2_jax.cli.convert import Convert
 from r2t2_jax.cli.datasets_list import ListDatasets
 from r2t2_jax.cli.datasets_prepare import PrepareDataset
 from r2t2_jax.cli.datasets_show import ShowDataset
 from r2t2_jax.cli.demo import Demo
 from r2t2_jax.cli.diagnose import Diagnose
-from r2t2_jax.cli.failures import explain
+from r2t2_jax.cli.failures import explain, forget_output
 from r2t2_jax.cli.fit import FitMemory
 from r2t2_jax.cli.parsing import Command, parse
 from r2t2_jax.cli.pocket_scene import PocketScene
 from r2t2_jax.cli.report import Report
+from r2t2_jax.cli.tune import Tune
 
 # To add a command, add a line: the words a user types ("bank build" is `build` in the group `bank`) and a dataclass.
 # Its fields are the options, a string below each is its help, a field without default is required; `run()` does it and
 # returns nothing, or 1 where it found problems. The docstring is the help: what it does in one sentence, perhaps more
 # paragraphs, and at the end "Example: r2t2 ...". Its file imports jax, numpy and the like inside functions only.
 COMMANDS: dict[str, type[Command]] = {
+    "demo": Demo,  # first, since a new user begins with it; the others by the alphabet
     "answer": Answer,
+    "bank build": BankBuild,
+    "bank import": BankImport,
+    "bank inspect": BankInspect,
     "convert": Convert,
     "datasets list": ListDatasets,
     "datasets prepare": PrepareDataset,
     "datasets show": ShowDataset,
-    "demo": Demo,
     "diagnose": Diagnose,
     "fit": FitMemory,
     "pocket scene": PocketScene,
     "report": Report,
+    "tune": Tune,
 }
 
 
@@ -45,11 +53,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         130 after an interruption. Options that cannot be read exit with 2 from inside the parser.
     """
     try:
-        return parse(COMMANDS, sys.argv[1:] if arguments is None else arguments).run() or 0
+        try:
+            return parse(COMMANDS, sys.argv[1:] if arguments is None else arguments).run() or 0
+        finally:
+            sys.stdout.flush()  # a full disk or a closed pipe is told here, not when the interpreter ends
     except (Exception, KeyboardInterrupt) as error:
-        if os.environ.get("R2T2_DEBUG") == "1":
-            raise
         line, code = explain(error)
+        if code and os.environ.get("R2T2_DEBUG") == "1":
+            raise
+        forget_output()
         if line:
             print(f"r2t2: {' '.join(line.split())}", file=sys.stderr)
         return code

@@ -1,0 +1,145 @@
+"""`r2t2 tune`: settings of neighbourhood gradient descent for a model, chosen on validation questions."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from r2t2_jax.contract import Port, Sample
+    from r2t2_jax.evaluation.settings_grid import Budget, Rung
+    from r2t2_jax.presets import Preset
+    from r2t2_jax.runs.run import Run
+
+VARIED = ("space", "optimizer", "learning_rate", "k", "kernel")
+
+
+@dataclass(frozen=True)
+class Tune:
+    """Choose settings of neighbourhood gradient descent for a model, on validation questions.
+
+    It tries update spaces, optimisers, learning rates, numbers of neighbours and kernels, on shared encoded questions.
+    Many settings are narrowed down by successive halving: all on few questions, the better third on twice as many, and
+    so on. The choice is written with its evidence to preset.json in the folder, which every command takes as --preset.
+    Test questions are refused. Interrupted, the same command goes on.
+
+    Example: r2t2 tune --model pocket:narrow --data pocket --limit 200 --out out/tune
+    """
+
+    model: str
+    """The model: a port such as pocket:narrow, or module:attribute of your own."""
+    data: str
+    """Labelled questions: a registered set or a .jsonl file."""
+    out: Path
+    """Folder for the search and its preset.json."""
+    bank: Path | None = None
+    """Bank directory. Without it the references registered with the model are collected."""
+    split: str | None = None
+    """Split of the questions; without it validation, or all lines of a .jsonl file."""
+    limit: int | None = None
+    """How many questions; without it all."""
+    budget: str | None = None
+    """At most so many settings, as 40, drawn at random; or begin none after a time, as 90m or 1.5h."""
+    name: str | None = None
+    """Name of the preset; without it the model's."""
+    preset: str = "paper"
+    """Settings that do not vary, such as the steps: a name, or a file that r2t2 tune wrote."""
+    space: tuple[Literal["free", "simplex", "logit", "shift"], ...] = ("free", "simplex", "logit", "shift")
+    """Update spaces to try."""
+    optimizer: tuple[Literal["sgd", "adam"], ...] = ("sgd", "adam")
+    """Optimisers to try."""
+    learning_rate: tuple[float, ...] = (0.03, 0.1, 0.3, 1.0)
+    """First learning rates to try; each falls to a thirtieth."""
+    k: tuple[int, ...] = (5, 10, 20)
+    """Numbers of neighbours to try."""
+    kernel: tuple[Literal["gaussian", "matern", "polynomial", "linear"], ...] = ("gaussian", "matern", "linear")
+    """Kernels to try."""
+    metric: str = "exact_match"
+    """What counts as a right answer."""
+    seed: int = 0
+    """Draws questions and the order of the settings."""
+    max_hours: float | None = None
+    """Stop after so many hours; the same command goes on."""
+
+    def run(self) -> None:
+        """Search, print the best settings and write the preset."""
+        from rich.console import Console
+
+        from r2t2_jax.evaluation.opening import open_questions
+        from r2t2_jax.evaluation.settings_grid import Budget, draw, grid_presets, plan_in_words, rungs
+        from r2t2_jax.evaluation.tuning import refuse_test
+        from r2t2_jax.loading import load
+        from r2t2_jax.presets import find_preset
+        from r2t2_jax.reporting.tuning import chosen_lines, settings_table
+        from r2t2_jax.runs.folder import read_json
+
+        budget, port = Budget.parse(self.budget), load(self.model)
+        refuse_test(self.split, ())
+        base = find_preset(self.preset, port.presets)
+        grid = grid_presets(base, {name: getattr(self, name) for name in VARIED})
+        presets = draw(grid, budget, self.seed)
+        samples = open_questions(self.data, self.split, self.limit, self.seed)
+        refuse_test(self.split, samples)
+        plan = rungs(len(presets), len(samples))
+        console = Console()
+        console.print(plan_in_words(len(grid), len(presets), plan, budget), highlight=False)
+        with self._open(port, presets, plan, samples) as run:
+            if not run.complete:
+                self._search(run, port, presets, plan, samples, budget)
+        preset = read_json(self.out / "preset.json")
+        console.print(settings_table(preset["evidence"]["table"]))
+        for line in chosen_lines(preset):
+            console.print(line, highlight=False)
+        console.print(
+            f"Wrote {self.out / 'preset.json'}: use it as --preset {self.out / 'preset.json'}", soft_wrap=True
+        )
+
+    def _settings(self) -> dict[str, Any]:
+        settings = {key: value for key, value in asdict(self).items() if key not in ("out", "max_hours")}
+        return settings | {"bank": None if self.bank is None else str(self.bank)}
+
+    def _open(self, port: Port, presets: Sequence[Preset], plan: Sequence[Rung], samples: Sequence[Sample]) -> Run:
+        from r2t2_jax.evaluation.tuning import tuning_plan
+        from r2t2_jax.runs.identity import versions
+        from r2t2_jax.runs.run import Run
+
+        depends = {
+            "model": port.fingerprint,
+            "embedder": port.embedder.fingerprint,
+            "presets": [preset.to_mapping() for preset in presets],
+            "questions": len(samples),
+            "versions": versions(),
+        }
+        return Run.open(self.out, "tune", self._settings(), tuning_plan([port.name], plan), depends, self.max_hours)
+
+    def _search(
+        self,
+        run: Run,
+        port: Port,
+        presets: Sequence[Preset],
+        plan: Sequence[Rung],
+        samples: Sequence[Sample],
+        budget: Budget,
+    ) -> None:
+        from r2t2_jax.evaluation.opening import open_bank
+        from r2t2_jax.evaluation.questions import encode_questions
+        from r2t2_jax.evaluation.tuned_preset import tuned_preset
+        from r2t2_jax.evaluation.tuning import Tuning, tuning_bench
+        from r2t2_jax.metrics import get_metric
+        from r2t2_jax.runs.files import publish_json
+        from r2t2_jax.runs.identity import versions
+
+        metric = get_metric(self.metric)
+        bank = open_bank(port, self.bank, metric, samples)
+        bench = tuning_bench(port, bank, encode_questions(port, samples), presets, metric, self.seed)
+        tuning = Tuning(run, {port.name: bench}, plan, budget.minutes)
+        name = self.name or port.name.partition(":")[0]
+        preset = tuned_preset(name, presets, VARIED, tuning, tuning.search())
+        about = {"model": port.fingerprint, "embedder": port.embedder.fingerprint, "references": len(bank)}
+        preset["evidence"] = {"command": "tune", **self._settings(), **about, **preset["evidence"]}
+        preset["evidence"]["versions"] = versions()
+        publish_json(self.out / "preset.json", preset)
+        run.finish({key: preset[key] for key in ("name", "settings")} | {"table": preset["evidence"]["table"]})
