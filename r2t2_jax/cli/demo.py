@@ -54,6 +54,7 @@ class Demo:
 
         from r2t2_jax.datasets import load_dataset
         from r2t2_jax.loading import load
+        from r2t2_jax.reporting.html import REPORT, write_report
         from r2t2_jax.runs.reading import open_run
 
         data = self._data()
@@ -67,11 +68,14 @@ class Demo:
                     run.export(table)
                 gates = {gate: _summarize(run, port, references, tests) for gate, port in ports.items()}
                 run.finish({"gates": gates})
+            report = self.out / REPORT
+            if not report.exists():
+                write_report(self.out)
         console = Console()
         saved = open_run(self.out)
         for gate in GATES:
             _print_gate(console, saved, gate)
-        console.print(f"Wrote {self.out}: run.json, summary.json and rows.parquet.", soft_wrap=True)
+        console.print(f"Wrote {report}, and beside it run.json, summary.json and rows.parquet.", soft_wrap=True)
 
     def _data(self) -> dict[str, Any]:
         number = min(self.samples, QUICK_SAMPLES) if self.quick else self.samples

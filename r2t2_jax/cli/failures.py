@@ -20,7 +20,6 @@ def explain(error: BaseException) -> tuple[str, int]:
     if isinstance(error, KeyboardInterrupt):
         return "interrupted", INTERRUPTED
     if isinstance(error, BrokenPipeError):
-        _drop_output()
         return "", PIPE_CLOSED
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
         return f"out of memory ({_short(error)}); ask for fewer samples or references, or a smaller k", FAILED
@@ -39,8 +38,11 @@ def _short(error: BaseException) -> str:
     return lines[0] if lines else "no message"
 
 
-def _drop_output() -> None:
-    """Nobody reads any more: let the interpreter's last flush go nowhere instead of failing once more."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-    os.close(nowhere)
+def forget_output() -> None:
+    """Where output can no longer be written, let the interpreter's last flush go nowhere instead of failing again."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)

@@ -9,6 +9,7 @@ import functools
 import inspect
 import io
 import operator
+import re
 import sys
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -23,6 +24,7 @@ from r2t2_jax.errors import R2T2Error
 
 PROGRAM = "r2t2"
 ABOUT = "Test-time re-routing of multimodal mixture-of-experts models."
+BEGIN = "Begin with: r2t2 demo --out out/demo"
 WIDTH = 80
 COMPLETION = ("--tyro-print-completion", "--tyro-write-completion")
 FOOT = """
@@ -81,9 +83,16 @@ def _read_options(name: str, command: type[Command], options: Sequence[str]) -> 
         with contextlib.redirect_stdout(written):
             return tyro.cli(_with_config(command), prog=f"{PROGRAM} {name}", args=options)
     finally:
-        for line in written.getvalue().splitlines():
+        for line in _without_none(written.getvalue()).splitlines():
             further = "  " if line.startswith("usage:") else ""
-            print(line if line.startswith(" ") else textwrap.fill(line, WIDTH, subsequent_indent=further))
+            print(line.rstrip() if line.startswith(" ") else textwrap.fill(line, WIDTH, subsequent_indent=further))
+
+
+def _without_none(text: str) -> str:
+    """Help that does not say of an option one may leave out that it may be `None`; columns stay where they are."""
+    text = re.sub(r"\s+\(default:\s+None\)", "", text)
+    text = re.sub(r"\{None\}\|(\S+)(?= {2})", r"\1       ", text)
+    return text.replace("{None}|", "")
 
 
 def _split(commands: Commands, arguments: Sequence[str]) -> tuple[str, list[str]]:
@@ -119,7 +128,7 @@ def _overview(commands: Commands, group: str) -> str:
     for name in names:
         lead = _paragraphs(commands[name])[0]
         lines += textwrap.wrap(lead, WIDTH, initial_indent=f"  {name}".ljust(column), subsequent_indent=" " * column)
-    example = _paragraphs(commands[names[0]])[-1]
+    example = _paragraphs(commands[names[0]])[-1] if group else BEGIN
     return "\n".join([*lines, "", example, FOOT])
 
 
@@ -130,7 +139,7 @@ def _paragraphs(command: type[Command]) -> list[str]:
 
 def _with_config(command: type[Command]) -> type[Command]:
     """The command with an option `--config`, which `saved_arguments` has read by then."""
-    told = tyro.conf.arg(help="A run.json whose settings are the defaults of these options.", metavar="FILE")
+    told = tyro.conf.arg(help="JSON whose settings are these options' defaults, such as a run.json.", metavar="FILE")
     field = ("config", Annotated[Path | None, told], dataclasses.field(default=None))
     name, about = command.__name__, {"__doc__": inspect.getdoc(command)}
     return dataclasses.make_dataclass(name, [field], bases=(command,), namespace=about, frozen=True)

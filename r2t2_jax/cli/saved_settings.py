@@ -1,4 +1,4 @@
-"""`--config FILE`: the settings of an earlier run, as a user would have typed them."""
+"""`--config FILE`: settings of an earlier run, or written by hand, as a user would have typed them."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ def saved_arguments(name: str, command: type, options: Sequence[str]) -> list[st
     except (OSError, ValueError) as error:
         raise R2T2Error(f"cannot read {FLAG} {path}: {error}") from error
     if not isinstance(saved, dict) or not isinstance(saved.get("settings"), dict):
-        raise R2T2Error(f"{path} has no settings; give the run.json of an earlier run")
-    if saved.get("command") != name:
-        raise R2T2Error(f"{path} was left by `r2t2 {saved.get('command')}`, this is `r2t2 {name}`")
+        raise R2T2Error(f'{path} has no settings; give a run.json, or {{"settings": {{...}}}} of your own')
+    if saved.get("command", name) != name:
+        raise R2T2Error(f"{path} was left by `r2t2 {saved['command']}`, this is `r2t2 {name}`")
     known = {field.name for field in dataclasses.fields(command)}
     unknown = sorted(set(saved["settings"]) - known)
     if unknown:

@@ -1,0 +1,84 @@
+"""Whatever goes wrong: one line, the right exit code, a traceback for those who ask alone."""
+
+import errno
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from typing import ClassVar
+
+import pytest
+
+from r2t2_jax.cli import main as cli
+from r2t2_jax.errors import R2T2Error
+from r2t2_jax.runs.stopping import Stopped
+
+
+@dataclass(frozen=True)
+class Fail:
+    """Fail."""
+
+    how: ClassVar[BaseException | int | None] = None
+
+    def run(self) -> int | None:
+        if isinstance(self.how, BaseException):
+            raise self.how
+        return self.how
+
+
+@pytest.mark.parametrize(
+    ("how", "code", "line"),
+    [
+        (None, 0, ""),
+        (1, 1, ""),
+        (R2T2Error("no such\n bank"), 2, "r2t2: no such bank"),
+        (Stopped("SIGTERM: stopped"), 0, "r2t2: SIGTERM: stopped"),
+        (KeyboardInterrupt(), 130, "r2t2: interrupted"),
+        (BrokenPipeError(errno.EPIPE, "Broken pipe"), 141, ""),
+        (OSError(errno.ENOSPC, "No space left on device", "out/rows"), 2, "r2t2: out/rows: No space left on device"),
+        (OSError("odd"), 2, "r2t2: odd"),
+        (MemoryError(), 2, "r2t2: out of memory (no message); ask for fewer samples or references, or a smaller k"),
+        (
+            RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.\nmore"),
+            2,
+            "r2t2: out of memory (RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.); "
+            "ask for fewer samples or references, or a smaller k",
+        ),
+        (KeyError("k"), 2, "r2t2: unexpected KeyError: 'k'; R2T2_DEBUG=1 shows where"),
+    ],
+)
+def test_every_ending_has_its_code_and_at_most_one_line(
+    how: BaseException | int | None,
+    code: int,
+    line: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(cli, "COMMANDS", {"fail": Fail})
+    monkeypatch.setattr(Fail, "how", how)
+    assert cli.main(["fail"]) == code
+    assert capsys.readouterr().err == (f"{line}\n" if line else "")
+    monkeypatch.setenv("R2T2_DEBUG", "1")
+    if code > 1:
+        with pytest.raises(type(how)):
+            cli.main(["fail"])
+    else:
+        assert cli.main(["fail"]) == code
+
+
+HELP = [sys.executable, "-m", "r2t2_jax.cli.main", "demo", "--help"]
+
+
+def test_a_closed_pipe_is_no_news() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(HELP, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_full_disk_under_the_output_is_told() -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(HELP, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (2, "r2t2: No space left on device\n")
