@@ -276,6 +276,11 @@ class MovaConfig:
         return self._blocks("clip")
 
     @property
+    def clip_built(self) -> ClipVitConfig:
+        """CLIP without the blocks behind the hidden state that is read."""
+        return dataclasses.replace(self.clip, layers=self.clip_blocks)
+
+    @property
     def dinov2_blocks(self) -> int:
         """Blocks of DINOv2 that are run."""
         return self._blocks("dinov2")
@@ -305,12 +310,13 @@ class MovaConfig:
     @classmethod
     def full_8b(cls) -> MovaConfig:
         """The released llama3-mova-8b, in its own dtype."""
-        return cls().in_dtype("bfloat16")
+        return cls(decoder=dataclasses.replace(LLAMA3_8B, remat=True)).in_dtype("bfloat16")
 
     @classmethod
     def vicuna_7b(cls) -> MovaConfig:
         """The paper's variant on Vicuna-7B: 32,000 words, as many key-value heads as heads, end of answer `</s>`."""
-        return cls(decoder=VICUNA_7B, vocab_size=32000, template="vicuna", end=2).in_dtype("bfloat16")
+        decoder = dataclasses.replace(VICUNA_7B, remat=True)
+        return cls(decoder=decoder, vocab_size=32000, template="vicuna", end=2).in_dtype("bfloat16")
 
     @classmethod
     def tiny(cls) -> MovaConfig:
@@ -361,7 +367,16 @@ class MovaConfig:
         Raises:
             R2T2Error: a field that no config has.
         """
-        return _fill(cls(), described, "MoVA config")
+        return cls().updated(described)
+
+    def updated(self, changes: dict[str, Any]) -> MovaConfig:
+        """The same with other values, given as plain data, parts within parts.
+
+        Raises:
+            R2T2Error: a field that no config has.
+        """
+        filled: MovaConfig = _fill(self, changes, "MoVA config")
+        return filled
 
 
 def _fill(base: Any, described: dict[str, Any], where: str) -> Any:

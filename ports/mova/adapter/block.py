@@ -1,4 +1,4 @@
-"""One mixer of the adapter: a gate, a cross-attention for each expert, their weighted sum, self-attention, feed-forward.
+"""One mixer of the adapter: gate, a cross-attention for each expert, their weighted sum, self-attention, feed-forward.
 
 Axis letters: E experts, N tokens of the map, H heads, d head width, D width, C channels of an expert, M text width.
 One sample.

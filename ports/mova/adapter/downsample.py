@@ -1,7 +1,7 @@
 """From the mixed map to image tokens of the language model: two convolutional stages around a 2 x 2 mean, a projector.
 
-Axis letters: G places along a side of the map, N = G * G tokens, I = N / 4 image tokens, D width, O the language model's
-width. One sample.
+Axis letters: G places along a side of the map, N = G * G tokens, I = N / 4 image tokens, D width, O width of the
+language model. One sample.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ports.mova.towers.patches import conv
 
 
 class Stage(nnx.Module):
-    """RegNet's bottleneck: 1 x 1, depthwise 3 x 3, squeeze and excitation, 1 x 1; channel norms where timm has batch norms.
+    """RegNet's bottleneck: 1 x 1, depthwise 3 x 3, squeeze and excitation, 1 x 1; norms over the channels.
 
     The norms have eps 1e-5: upstream asks for its own with 1e-6, and timm puts another in its place.
     """
@@ -69,7 +69,7 @@ def pointwise(tensor: np.ndarray) -> np.ndarray:
 
 
 def downsample_leaves(ours: str, theirs: str) -> dict[str, Leaf]:
-    """Parameters of `Downsample`, from `downsample.{0,2}.b1` and `mlp.{0,2}` at prefix `theirs`; its norms are called bn."""
+    """Parameters of `Downsample`, from `downsample.{0,2}.b1` (whose norms are called bn) and `mlp.{0,2}`."""
     leaves = {
         **linear_leaves(f"{ours}/up", f"{theirs}mlp.0"),
         **linear_leaves(f"{ours}/out", f"{theirs}mlp.2"),

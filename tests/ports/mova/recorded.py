@@ -17,7 +17,17 @@ from ports.common.bert import BertConfig
 from ports.common.clip_vit import ClipVit, ClipVitConfig, clip_leaves
 from ports.common.decoder import DecoderConfig
 from ports.common.stack import scan_layers
-from ports.mova.config import AdapterConfig, BiomedConfig, CoDetrConfig, DinoConfig, Pix2StructConfig, SamConfig
+from ports.mova.config import (
+    AdapterConfig,
+    BiomedConfig,
+    CoDetrConfig,
+    DinoConfig,
+    MovaConfig,
+    Pix2StructConfig,
+    SamConfig,
+)
+from ports.mova.modeling import abstract
+from ports.mova.params import leaves
 from ports.mova.towers.biomedclip import BiomedClip, biomedclip_leaves
 from ports.mova.towers.codetr import CoDetr, codetr_leaves
 from ports.mova.towers.dinov2 import DinoV2, dinov2_leaves
@@ -111,6 +121,37 @@ def decoder_config(c: dict) -> DecoderConfig:
         c["hidden_size"], c["num_hidden_layers"], c["num_attention_heads"], c["num_key_value_heads"],
         c["hidden_size"] // c["num_attention_heads"], c["intermediate_size"], c["rope_theta"], c["rms_norm_eps"],
     )  # fmt: skip
+
+
+def mova_config(golden: Recorded) -> MovaConfig:
+    """The whole model of a golden_mova_llm file."""
+    c = golden.config
+    words = golden["w/model.mm_projector.text_encoder.bert.embeddings.word_embeddings.weight"]
+    return MovaConfig(
+        clip=clip_config(c["clip"]),
+        dinov2=dino_config(c["dino"]),
+        vary=sam_config(c["vary"]),
+        codetr=codetr_config(c["codetr"]),
+        pix2struct=pix2struct_config(c["p2s"]),
+        deplot=pix2struct_config(c["deplot"]),
+        biomedclip=biomed_config(c["biomed"]),
+        sam=sam_config(c["sam"]),
+        adapter=adapter_config(c["adapter"]),
+        bert=bert_config(c["adapter"]["bert"], len(words)),
+        decoder=decoder_config(c["llama"]),
+        vocab_size=c["llama"]["vocab_size"],
+        select_layer=c["select_layer"],
+        routing_tokens=c["num_routing_tokens"],
+        high_size=c["high_image"],
+        max_patches=c["p2s_max_patches"],
+        end=golden.facts["cases"]["generate"]["eos"],
+    )
+
+
+def params_of(golden: Recorded, config: MovaConfig) -> tuple:
+    """Structure and parameters of the whole model."""
+    graph, shapes = abstract(config)
+    return graph, nnx.state(filled(nnx.merge(graph, shapes), leaves(config), golden.weights))
 
 
 def _fill(make: Callable[[], nnx.Module], leaves: dict, golden: Recorded) -> nnx.Module:

@@ -50,7 +50,6 @@ def forward(net, x, mask, ids, seen, routing):
     facts = adapter.see(base, experts, hidden[0], mask > 0, mask > 0, "outputs")
     states, weights = adapter.mix(facts, routing)
     start = base + adapter.places[...]
-    block = adapter.blocks[0]
     return {
         "bert_last_hidden": hidden,
         "text_feat": hidden[0],
@@ -75,19 +74,25 @@ def forward(net, x, mask, ids, seen, routing):
 @pytest.mark.parametrize("path", find_goldens("golden_mova_adapter_*.npz"))
 def test_own_weights(path):
     golden, net = read(path)
-    for case in (name for name in MASKS if f"{name}/in/x_concat" in golden.arrays):
-        given = [golden[f"{case}/in/{name}"] for name in ("x_concat", "routing_mask", "input_ids", "attention_mask")]
-        ours = run(net, lambda *args: forward(*args, None), *given)
+    cases = [name for name in MASKS if f"{name}/in/x_concat" in golden.arrays]
+    names = ("x_concat", "routing_mask", "input_ids", "attention_mask")
+    given = [[golden[f"{case}/in/{name}"] for case in cases] for name in names]
+    longest = max(ids.shape[1] for ids in given[2])
+    given[2:] = [[np.pad(ids, ((0, 0), (0, longest - ids.shape[1]))) for ids in part] for part in given[2:]]
+    everything = run(net, lambda *args: forward(*args, None), *map(np.concatenate, given))
+    edges = np.cumsum([0, *(len(mask) for mask in given[1])])
+    for number, case in enumerate(cases):
+        ours = {name: rows[edges[number] : edges[number + 1]] for name, rows in everything.items()}
         theirs = {name: golden[f"{case}/out/{name}"] for name in ("text_feat", "block_out", "final")}
         close(ours["text_feat"], theirs["text_feat"])
-        valid = given[3] > 0
-        close(ours["bert_last_hidden"][valid], golden[f"{case}/out/bert_last_hidden"][valid])
+        hidden, valid = golden[f"{case}/out/bert_last_hidden"], golden[f"{case}/in/attention_mask"] > 0
+        close(ours["bert_last_hidden"][:, : hidden.shape[1]][valid], hidden[valid])
         close(ours["block_out"].swapaxes(0, 1), theirs["block_out"])
         close(ours["final"], theirs["final"])
         for name in ("pre_downsample", "post_downsample"):
             mapped = golden[f"{case}/out/{name}_nchw"]
             close(ours[name].swapaxes(1, 2).reshape(mapped.shape), mapped)
-        if given[1].any():
+        if golden[f"{case}/in/routing_mask"].any():
             close(ours["router_logits"].swapaxes(0, 1), golden[f"{case}/out/router_logits"])
             close(ours["weights_topk_renorm"].swapaxes(0, 1), golden[f"{case}/out/weights_topk_renorm"])
         else:
