@@ -18,7 +18,7 @@ from r2t2_jax.index.protocol import Index, Metric
 from r2t2_jax.index.storage import read_index
 
 Kind = Literal["auto", "exact", "scann"]
-CROSSOVER = 100_000  # references from which ScaNN pays for its building: benchmarks/retrieval.py
+CROSSOVER = 500_000  # references from which ScaNN pays for its building: benchmarks/retrieval.py
 
 
 def build_index(

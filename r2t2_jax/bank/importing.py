@@ -1,0 +1,121 @@
+"""The authors' released reference file (tianyi-lab/R2-T2, `reference.json`) as a bank.
+
+A JSON list of {id, question, image_path, model_answer, ground_truth, is_correct, weights: {expert: weight}}. It has no
+images and names no model; the weights are one vector for all layers, in groups by the first part of the experts' names
+(`img_aux`, `img_lang`, ...) that sum to one each.
+
+Axis letters: N references, L = 1 layer, E experts, M embedding size.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from r2t2_jax.bank.fingerprints import Fingerprints
+from r2t2_jax.bank.manifest import Source
+from r2t2_jax.bank.reference_bank import ReferenceBank
+from r2t2_jax.contract import Embedder
+from r2t2_jax.errors import R2T2Error
+from r2t2_jax.routing import RoutingSpec
+
+FIELDS: dict[str, type | tuple[type, ...]] = {
+    "id": (int, str),
+    "question": str,
+    "image_path": str,
+    "model_answer": str,
+    "ground_truth": str,
+    "is_correct": bool,
+    "weights": dict,
+}
+SUM_TOLERANCE = 1e-3
+
+
+def import_bank(path: Path, embedder: Embedder) -> ReferenceBank:
+    """The references of a file, right and wrong ones, with embeddings of their questions.
+
+    Raises:
+        R2T2Error: the file cannot be read, or an entry is malformed (named by its number and id).
+    """
+    try:
+        content = path.read_bytes()
+        entries = json.loads(content)
+    except OSError as error:
+        raise R2T2Error(f"cannot read {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise R2T2Error(f"{path} is not JSON: {error}") from error
+    if not isinstance(entries, list) or not entries:
+        raise R2T2Error(f"{path} must be a list of references, and not empty; it is a {type(entries).__name__}")
+    for number, entry in enumerate(entries):
+        _check(f"{path}, entry {number}", entry, entries[0])
+    names = [str(entry["id"]) for entry in entries]
+    if len(set(names)) < len(names):
+        twice = next(name for i, name in enumerate(names) if name in names[:i])
+        raise R2T2Error(f"{path}: id {twice!r} stands twice")
+    experts = tuple(entries[0]["weights"])
+    routing = np.array([[[entry["weights"][name] for name in experts]] for entry in entries], np.float32)  # [N, 1, E]
+    right = np.array([entry["is_correct"] for entry in entries])
+    digest = hashlib.sha256(content).hexdigest()[:8]
+    return ReferenceBank(
+        features=None,
+        answers=None,
+        routing=routing,
+        embeddings=embedder.embed([entry["question"] for entry in entries]),
+        records=[_record(entry, path.name) for entry in entries],
+        model_fingerprint=f"unnamed, of {path.name}@{digest}",
+        embedder_fingerprint=embedder.fingerprint,
+        processing_fingerprint=Fingerprints().processing,
+        correct=None if right.all() else right,
+        spec=RoutingSpec(experts, 1, _groups(experts, routing[:, 0])),
+        sources=(Source(path.name),),
+        metric="as recorded",
+    )
+
+
+def _check(where: str, entry: Any, first: Mapping[str, Any]) -> None:
+    if not isinstance(entry, dict):
+        raise R2T2Error(f"{where}: expected an object, found {type(entry).__name__}")
+    for name, kind in FIELDS.items():
+        if name not in entry:
+            raise R2T2Error(f"{where}: {name!r} is missing")
+        if not isinstance(entry[name], kind) or (name == "id" and isinstance(entry[name], bool)):
+            raise R2T2Error(f"{where}: {name!r} must not be {entry[name]!r}")
+    where = f"{where} (id {entry['id']!r})"
+    if not entry["question"].strip():
+        raise R2T2Error(f"{where}: the question is empty")
+    if set(entry["weights"]) != set(first["weights"]) or not entry["weights"]:
+        raise R2T2Error(f"{where}: weights name {sorted(entry['weights'])}, the first entry {sorted(first['weights'])}")
+    for expert, weight in entry["weights"].items():
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not math.isfinite(weight):
+            raise R2T2Error(f"{where}: the weight of {expert!r} is {weight!r}, not a number")
+
+
+def _record(entry: Mapping[str, Any], source: str) -> dict[str, Any]:
+    return {
+        "id": str(entry["id"]),
+        "source": source,
+        "question": entry["question"],
+        "style": "plain",
+        "answer": entry["ground_truth"],
+        "answers": [entry["ground_truth"]],
+        "image": entry["image_path"],
+        "prediction": entry["model_answer"],
+        "score": float(entry["is_correct"]),
+    }
+
+
+def _groups(experts: Sequence[str], routing: Float[np.ndarray, "N E"]) -> tuple[tuple[int, ...], ...]:
+    """Experts whose names begin alike, where the weights of each such group sum to one; else a single group."""
+    by_name: dict[str, list[int]] = {}
+    for place, name in enumerate(experts):
+        by_name.setdefault(name.split("_")[0], []).append(place)
+    groups = tuple(tuple(places) for places in by_name.values())
+    sums = np.stack([routing[:, list(group)].sum(axis=1) for group in groups])
+    return groups if np.abs(sums - 1).max() <= SUM_TOLERANCE else ()
