@@ -114,7 +114,9 @@ class MoAIConfig:
             if self.width % parts:
                 raise R2T2Error(f"MoAI config: width {self.width} does not divide into {what} = {parts}")
         if self.heads % self.kv_heads:
-            raise R2T2Error(f"MoAI config: {self.heads} query heads do not share {self.kv_heads} key-value heads evenly")
+            raise R2T2Error(
+                f"MoAI config: {self.heads} query heads do not share {self.kv_heads} key-value heads evenly"
+            )
         if self.image_size % self.patch_size:
             raise R2T2Error(f"MoAI config: image_size {self.image_size} is no multiple of patch_size {self.patch_size}")
         if self.layers < self.mixer_every:
@@ -171,7 +173,9 @@ class MoAIConfig:
             raise R2T2Error(f"config.json of MoAI lacks {', '.join(missing)}")
         for name, allowed in _FIXED.items():
             if name in described and described[name] not in allowed:
-                raise R2T2Error(f"config.json says {name} = {described[name]!r}; the MoAI port knows {allowed[-1]!r} only")
+                raise R2T2Error(
+                    f"config.json says {name} = {described[name]!r}; the MoAI port knows {allowed[-1]!r} only"
+                )
         taken = {ours: described[theirs] for theirs, ours in _TAKEN.items()}
         vocabulary = int(taken["vocab_size"])
         stops = (int(taken["eos_id"]), vocabulary - 2)

@@ -50,9 +50,7 @@ class Expert(nnx.Module):
     ) -> Float[Array, "Q D"]:
         heads = self.config.expert_heads
         read = jax.checkpoint(attend) if self.config.remat == "attention" else attend
-        query, keys, values = (
-            split_heads(part, heads) for part in (self.query(x), self.key(seen), self.value(seen))
-        )
+        query, keys, values = (split_heads(part, heads) for part in (self.query(x), self.key(seen), self.value(seen)))
         return x + self.out(join_heads(read(query, keys, values, mask)))
 
 
@@ -68,6 +66,14 @@ class Weights(NamedTuple):
         return jnp.concatenate([self.image.mean(axis=1), words])
 
 
+class Gates(nnx.Module):
+    """Logits over the three experts of each side, a linear map each."""
+
+    def __init__(self, config: MoAIConfig, rngs: nnx.Rngs):
+        self.image = linear(config.width, 3, rngs, config.dtype)
+        self.language = linear(config.width, 3, rngs, config.dtype)
+
+
 class Mixer(nnx.Module):
     """Six experts and two gates."""
 
@@ -75,12 +81,9 @@ class Mixer(nnx.Module):
         self.config = config
         self.img_aux, self.img_lang, self.img_self = (Expert(config, rngs) for _ in range(3))
         self.lang_aux, self.lang_img, self.lang_self = (Expert(config, rngs) for _ in range(3))
-        self.gate_image = linear(config.width, 3, rngs, config.dtype)
-        self.gate_language = linear(config.width, 3, rngs, config.dtype)
+        self.gates = Gates(config, rngs)
 
-    def experts(
-        self, h: Float[Array, "N+T D"], latents: Float[Array, "Z D"], language: Bool[Array, "T"]
-    ) -> Outputs:
+    def experts(self, h: Float[Array, "N+T D"], latents: Float[Array, "Z D"], language: Bool[Array, "T"]) -> Outputs:
         """All six experts; text rows outside `language` are not looked at."""
         image, words = jnp.split(h, [self.config.image_tokens])  # [N, D], [T, D]
         visible = language[None]
@@ -110,7 +113,7 @@ class Mixer(nnx.Module):
             return Weights(jnp.broadcast_to(values[:3], shape[0]), jnp.broadcast_to(values[3:], shape[1]))
         shift = jnp.zeros(6) if routing is None else routing.values
         return Weights(
-            self._softmax(self.gate_image(image), shift[:3]), self._softmax(self.gate_language(words), shift[3:])
+            self._softmax(self.gates.image(image), shift[:3]), self._softmax(self.gates.language(words), shift[3:])
         )
 
     def _softmax(self, logits: Float[Array, "S 3"], shift: Float[Array, "3"]) -> Float[Array, "3 S"]:

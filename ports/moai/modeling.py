@@ -61,9 +61,7 @@ class MoAINet(nnx.Module):
     def embed(self, tokens: Int[Array, "T"]) -> Float[Array, "T D"]:
         return self.words[...][tokens]
 
-    def read_prompt(
-        self, image: Float[Array, "N D"], latents: Float[Array, "Z D"], inputs: MoAIInputs
-    ) -> MoAIFeatures:
+    def read_prompt(self, image: Float[Array, "N D"], latents: Float[Array, "Z D"], inputs: MoAIInputs) -> MoAIFeatures:
         """The layers before the first mixer, and the first mixer's experts; `inputs` for its text alone."""
         place = layout(inputs, self.config.image_tokens)
         x = jnp.concatenate([image, self.embed(inputs.tokens)])  # [S, D]
@@ -198,7 +196,9 @@ def _stacked(kv: KeysValues) -> KeysValues:
 def layer_at(layers: Module, number: Int[Array, ""] | int) -> Module:
     """One layer of a stack. Looked up inside a loop, so that no part of a large stack is ever copied out of it."""
     graph, params = nnx.split(layers)
-    return nnx.merge(graph, jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, number, keepdims=False), params))
+    return nnx.merge(
+        graph, jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, number, keepdims=False), params)
+    )
 
 
 def layout(inputs: MoAIInputs, images: int) -> Layout:

@@ -38,8 +38,8 @@ def colour_table() -> Float[np.ndarray, "134 3"]:
 
 
 def normalise(pixels: Float[Array, "size size 3"], dtype: str) -> Float[Array, "size size 3"]:
-    """(x - 255 mean) / (255 std), for values meant to lie in 0..255, everything in `dtype`."""
-    mean, std = (jnp.asarray([255 * value for value in part], dtype)[None, None] for part in (MEAN, STD))
+    """(x - 255 mean) / (255 std), for values meant to lie in 0..255, everything in `dtype`, the products too."""
+    mean, std = (jnp.asarray(part, dtype)[None, None] * jnp.asarray(255, dtype) for part in (MEAN, STD))
     return (pixels.astype(dtype) - mean) / std
 
 

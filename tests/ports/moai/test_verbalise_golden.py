@@ -1,0 +1,147 @@
+"""Auxiliary records in words, prompts and answers against recorded strings; where upstream raises, we say why."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from ports.moai.auxiliary.record import Detection, Line, Relation, Scene, Segment
+from ports.moai.auxiliary.verbalise import (
+    join_parts,
+    segment_boxes,
+    tell_box,
+    tell_detections,
+    tell_lines,
+    tell_scene,
+    tell_segments,
+)
+from ports.moai.prompts import IMAGE, SYSTEM, demo_turn, extract_answer, extract_demo_answer, says_yes, user_turn
+from ports.moai.tokens import Pieces, prompt_pieces
+from ports.moai.vision import colour_table
+from r2t2_jax.errors import R2T2Error
+from tests.goldens import find_goldens
+
+SIZE = 490
+
+
+def recorded_cases():
+    found = []
+    for value in find_goldens("golden_moai_verbalise*.json"):
+        for case in json.loads(value.values[0].read_text(encoding="utf-8"))["cases"]:
+            found.append(pytest.param(case, id=f"{value.id}/{case['fn']}/{case['name']}"))
+    return found
+
+
+def painted(given):
+    canvas = np.full((SIZE, SIZE), given["fill"], np.int64)
+    for number, x0, y0, x1, y1 in given["paint"]:
+        canvas[y0:y1, x0:x1] = number
+    return np.where(canvas <= 0, 0, canvas)
+
+
+def say_segments(given):
+    canvas = painted(given)
+    segments = [Segment(number, label) for number, label, _ in given["segments_info"]]
+    text = tell_segments(canvas, segments, SIZE)
+    colours = colour_table()[canvas]
+    return {
+        "text": text,
+        "n_nice": len(segment_boxes(canvas, SIZE)[: len(segments)]) if text else 0,
+        "panoptic_shape": list(colours.shape),
+        "panoptic_mean": colours.mean(axis=(0, 1)),
+        "panoptic_probe": lambda probes: [[row, column, colours[row, column]] for row, column, _ in probes],
+    }
+
+
+def say_scene(given):
+    scores = np.zeros((len(given["rel_dists_sparse"]), 57), np.float32)
+    for row, sparse in zip(scores, given["rel_dists_sparse"], strict=True):
+        for column, value in sparse.items():
+            row[int(column)] = value
+    told = scores[:, 1:]  # without background
+    relations = [
+        Relation(first, second, int(row.argmax()), float(row.max()))
+        for (first, second), row in zip(given["rel_pair_idxes"], told, strict=True)
+    ]
+    return {"text": tell_scene(Scene(tuple(label - 1 for label in given["labels"]), tuple(relations)))}
+
+
+def say_prompt(given):
+    """With the recorded stand-in for a tokenizer, which counts words and marks."""
+    pattern = re.compile(r"<image>|\[UNUSED_TOKEN_14[56]\]|\w+|[^\w\s]|\n")
+    turn = {"none": lambda question: "", "demo": demo_turn}.get(given["template"], user_turn)
+    user = turn(given["question"])
+    pieces = prompt_pieces(lambda text: [0] * len(pattern.findall(text)), user, bos=1)
+    images = given["img_length"]
+    return {
+        "text": SYSTEM + user,
+        "im_mask_rle": runs([0] * len(pieces.before) + [1] * images + [0] * len(pieces.after)),
+        "lang_mask_rle": runs([1] * len(pieces.before) + [0] * images + [1] * len(pieces.after)),
+        "label_len": len(pieces.before) + images,
+    }
+
+
+def runs(mask):
+    found = []
+    for value in mask:
+        if found and found[-1][0] == value:
+            found[-1][1] += 1
+        else:
+            found.append([value, 1])
+    return found
+
+
+def say_answer(given, name):
+    note = f"{given.get('note', '')} {name}".lower()
+    if "demo" in note:
+        return {"text": extract_demo_answer(given["decoded"])}
+    if "hallusion" in note:
+        return {"text": says_yes(given["decoded"])}
+    return {"text": extract_answer(given["decoded"])}
+
+
+def say(case):
+    given = case["input"]
+    match case["fn"]:
+        case "make_seg_prompt":
+            return say_segments(given)
+        case "make_od_prompt":
+            return {"text": tell_detections([Detection(s, n, tuple(box)) for s, n, box in given["detections"]], SIZE)}
+        case "make_sgg_prompt":
+            return say_scene(given)
+        case "make_ocr_prompt":
+            lines = given["lines"]
+            return {"text": tell_lines(lines and [Line(text, score) for text, score in lines])}
+        case "make_human_string":
+            return {"text": join_parts(*given["args"])}
+        case "box2string":
+            return {"text": tell_box(given["box"])}
+        case "prompt":
+            return say_prompt(given)
+        case "postprocess":
+            return say_answer(given, case["name"])
+    raise AssertionError(f"unknown function {case['fn']}")
+
+
+@pytest.mark.parametrize("case", recorded_cases())
+def test_golden_words(case):
+    if "raises" in case:
+        with pytest.raises(R2T2Error):
+            say(case)
+        return
+    ours = say(case)
+    for name, expected in case["output"].items():
+        found = ours[name](expected) if callable(ours[name]) else ours[name]
+        if name == "panoptic_probe":
+            for (*_, colour), (*_, wanted) in zip(found, expected, strict=True):
+                np.testing.assert_allclose(colour, wanted, atol=1e-6)
+        elif name == "panoptic_mean":
+            np.testing.assert_allclose(found, expected, atol=1e-6)
+        else:
+            assert found == expected, name
+
+
+def test_the_image_token_closes_the_system_text():
+    assert SYSTEM.endswith(IMAGE)
+    assert Pieces([1], [2]) == ([1], [2])
