@@ -28,7 +28,7 @@ _CLOSING = {"solution": "Solution:", "code": "Python code:"}
 def official_query(problem: Mapping[str, Any]) -> str:
     """The query of `query.json`: hint, question, choices."""
     hint, *rest = (_hint(problem), _question(problem), *_choices(problem))
-    return "\n".join([hint, *rest])
+    return "\n".join([hint, *rest]).strip()
 
 
 def lmms_eval_query(problem: Mapping[str, Any], shot_type: str) -> str:

@@ -15,6 +15,7 @@ from r2t2_jax.datasets import load_dataset
 from r2t2_jax.datasets.catalog import SOURCES
 from r2t2_jax.datasets.mathvista_query import official_query
 from r2t2_jax.datasets.official_files import read_json
+from r2t2_jax.datasets.stored_sample import as_sample
 from r2t2_jax.datasets.survey import survey
 from r2t2_jax.metrics.mathvista import form_of, mathvista
 
@@ -103,13 +104,14 @@ def test_mathvista_queries_and_forms_are_the_official_ones() -> None:
     data = SAMPLES / "mathvista" / "data"
     problems, queries = read_json(data / "testmini.json", dict), read_json(data / "query.json", dict)
     assert all(official_query(problem) == queries[pid] for pid, problem in problems.items())
-    from r2t2_jax.datasets.stored_sample import as_sample
-
+    misread = set()
     for record in survey(SOURCES["mathvista"], SAMPLES / "mathvista", "testmini", images=False).records:
         problem, sample = problems[record.id], as_sample(record, b"")
         form = form_of(sample)
         assert (form.kind, form.precision) == (problem["answer_type"], problem["precision"])
-        assert mathvista(problem["answer"], sample) == 1.0
+        if mathvista(problem["answer"], sample) == 0.0:
+            misread.add(record.id)
+    assert misread == {"168", "849"}  # choices such as "(c)", "(a)": the official script reads "(a)" as the first one
 
 
 def test_vqav2_answers_add_up() -> None:

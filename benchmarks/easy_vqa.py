@@ -1,0 +1,98 @@
+"""easy-VQA on the pocket model, which was never trained on it: `python -m benchmarks.easy_vqa --manual-dir FOLDER`.
+
+The bank is collected from the train split, the test set is of the test split; both are prepared from the official files
+in FOLDER if they are not yet (github.com/vzhou842/easy-VQA, folder easy_vqa/data). Every strategy runs with the presets
+that were tuned on the pocket validation questions: nothing is tuned on easy-VQA. The set names no experts, so
+`task_routing` has nothing to say. Numbers go to `benchmarks/results/easy_vqa.json`.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+from rich.console import Console
+
+from r2t2_jax.cli.demo import GATES, demo_strategies
+from r2t2_jax.contract import Sample
+from r2t2_jax.datasets import load_dataset
+from r2t2_jax.datasets.catalog import find_source
+from r2t2_jax.datasets.prepare import prepare
+from r2t2_jax.datasets.prepared import data_folder
+from r2t2_jax.evaluation.collect import collect_bank
+from r2t2_jax.evaluation.comparison import compare
+from r2t2_jax.evaluation.evaluate import evaluate
+from r2t2_jax.evaluation.questions import encode_questions
+from r2t2_jax.evaluation.retrieval import right_without_image
+from r2t2_jax.evaluation.summary import summarize
+from r2t2_jax.loading import load
+from r2t2_jax.metrics import get_metric
+from r2t2_jax.reporting.tables import strategy_table
+from r2t2_jax.runs.identity import versions
+
+RESULTS = Path(__file__).parent / "results" / "easy_vqa.json"
+SKIPPED = ("task_routing",)
+DIGITS = 4
+Row = dict[str, Any]
+
+
+def run_gate(gate: str, references: Sequence[Sample], tests: Sequence[Sample], console: Console) -> Row:
+    """Every strategy with one gate: accuracy with its interval, and the paired gain over the untouched model."""
+    port, metric = load(f"pocket:{gate}"), get_metric("exact_match")
+    start = time.perf_counter()
+    bank = collect_bank(port, references, metric)
+    questions = encode_questions(port, tests)
+    strategies = {name: found for name, found in demo_strategies(port).items() if name not in SKIPPED}
+    outcomes = evaluate(port, bank, questions, strategies, metric)
+    right = {outcome.name: outcome.right for outcome in outcomes}
+    evaluations = {outcome.name: outcome.evaluations for outcome in outcomes}
+    blind = right_without_image(port.embedder, references, tests, metric)
+    summary = summarize(right, evaluations, [sample.category for sample in tests], {"question_only": blind})
+    for name, row in summary["strategies"].items():
+        gain = compare(right["base"], right[name])
+        row["gain_over_base"] = [round(value, DIGITS) for value in (gain.gain, gain.low, gain.high)]
+    seconds = {outcome.name: outcome.seconds_per_case for outcome in outcomes}
+    title = f"easy-VQA, {port.name}: {len(tests):,} questions, {len(bank):,} of {len(references):,} references right"
+    console.print(strategy_table(title, summary, seconds))
+    bank_facts = {"asked": len(references), "kept": len(bank), "question_only": round(float(blind.mean()), DIGITS)}
+    return {"references": bank_facts, "summary": summary, "seconds": round(time.perf_counter() - start)}
+
+
+def main(manual_dir: Path, references: int = 4000, tests: int = 1000, seed: int = 0, out: Path = RESULTS) -> None:
+    """Prepare, collect, re-route and write.
+
+    Args:
+        manual_dir: the folder with train/ and test/ of easy-VQA.
+        references: how many questions of the train split are asked for the bank.
+        tests: how many of the test split are answered.
+        seed: which ones.
+        out: where the numbers go.
+    """
+    for outcome in prepare(find_source("easy_vqa"), manual_dir, data_folder()):
+        print(f"easy_vqa {outcome.split}: {outcome.unit.count if outcome.unit else outcome.missing}")
+    asked = load_dataset("easy_vqa", "train", references, seed)
+    answered = load_dataset("easy_vqa", "test", tests, seed)
+    answers, counts = np.unique([sample.answers[0] for sample in answered], return_counts=True)
+    console = Console()
+    found = {gate: run_gate(gate, asked, answered, console) for gate in GATES}
+    most_common = {
+        "answer": str(answers[counts.argmax()]),
+        "accuracy": round(float(counts.max()) / len(answered), DIGITS),
+    }
+    content = {
+        "settings": {"references": references, "tests": tests, "seed": seed, "preset": "pocket"},
+        "versions": versions(),
+        "most_common_answer": {"answer": str(answers[counts.argmax()]), "accuracy": accuracy},
+        "gates": found,
+    }
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    tyro.cli(main, description=__doc__)
