@@ -12,13 +12,15 @@ from typing import Any, TypeVar
 import jax
 from flax import nnx
 
+from ports.common.keys import traced_keys
+
 Module = TypeVar("Module", bound=nnx.Module)
 
 
 def stack(make: Callable[[nnx.Rngs], Module], number: int, rngs: nnx.Rngs) -> Module:
     """`number` layers of `make(rngs)`, each drawn from its own key."""
-    graph, _ = nnx.split(nnx.eval_shape(lambda: make(nnx.Rngs(0))))
-    states = jax.vmap(lambda key: nnx.state(make(nnx.Rngs(key))))(jax.random.split(rngs.params(), number))
+    graph, _ = nnx.split(nnx.eval_shape(lambda: make(traced_keys(0))))
+    states = jax.vmap(lambda key: nnx.state(make(traced_keys(key))))(jax.random.split(rngs.params(), number))
     return nnx.merge(graph, states)
 
 

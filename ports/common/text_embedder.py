@@ -10,11 +10,12 @@ import hashlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 SHORTEST = 16
@@ -33,14 +34,22 @@ class Tokens:
     cut: bool = False
 
 
-class TextEncoder(Protocol):
-    """One tokenized text to its vector; traced, hashable, so that it is a static argument of jit."""
+@dataclass(frozen=True)
+class TextEncoder:
+    """One tokenized text to its vector, by an NNX module taken apart; hashable, and so a static argument of jit."""
+
+    graph: Any
+
+    @classmethod
+    def of(cls, make: Callable[[nnx.Rngs], nnx.Module]) -> TextEncoder:
+        """The structure of what `make` builds, without its parameters."""
+        return cls(nnx.split(nnx.eval_shape(lambda: make(nnx.Rngs(0))))[0])
 
     def __call__(
         self, params: Any, tokens: Int[Array, "T"], mask: Bool[Array, "T"], pooled: Bool[Array, "T"]
     ) -> Float[Array, "M"]:
         """The unit vector in float32; `mask` marks real tokens, `pooled` those that the mean is taken over."""
-        ...
+        return nnx.merge(self.graph, params)(tokens, mask, pooled)
 
 
 @dataclass(frozen=True)

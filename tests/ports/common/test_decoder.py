@@ -17,7 +17,10 @@ CONFIG = DecoderConfig(width=24, layers=3, heads=6, kv_heads=2, head_width=4, hi
 
 @pytest.fixture(scope="module")
 def drawn():
-    decoder = Decoder(CONFIG, nnx.Rngs(0))
+    graph, params = nnx.split(nnx.eval_shape(lambda: Decoder(CONFIG, nnx.Rngs(0))))
+    draw = np.random.default_rng(0)
+    params = jax.tree.map(lambda leaf: jnp.asarray(0.3 * draw.normal(size=leaf.shape), leaf.dtype), params)
+    decoder = nnx.merge(graph, params)
     return decoder, jax.random.normal(jax.random.key(1), (10, 24))
 
 
@@ -33,31 +36,31 @@ def test_causal_states_equal_transformers(name, qkv_bias):
     tensors = tensors_of(theirs)
     config = dataclasses.replace(CONFIG, qkv_bias=qkv_bias)
     leaves = decoder_leaves("decoder", "", config)
-    ours = filled(nnx.Dict(decoder=Decoder(config, nnx.Rngs(0))), leaves, tensors)["decoder"]
+    ours = filled(lambda: nnx.Dict(decoder=Decoder(config, nnx.Rngs(0))), leaves, tensors)["decoder"]
     x = np.random.default_rng(0).normal(size=(9, 24)).astype("f4")
     with torch.no_grad():
         expected = theirs(inputs_embeds=torch.tensor(x)[None], use_cache=False).last_hidden_state[0].numpy()
-    states, _ = ours(x, causal_mask(jnp.ones(9, bool)), jnp.arange(9))
-    np.testing.assert_allclose(states, expected, atol=2e-5)
-    assert np.abs(ours(x, jnp.ones((1, 9), bool), jnp.arange(9))[0] - expected).max() > 0.1  # the mask is seen
+    run = jax.jit(lambda x, mask: ours(x, mask, jnp.arange(9))[0])
+    np.testing.assert_allclose(run(x, causal_mask(jnp.ones(9, bool))), expected, atol=2e-5)
+    assert np.abs(run(x, jnp.ones((9, 9), bool)) - expected).max() > 0.1  # the mask is seen
 
 
 def test_tokens_behind_a_cache_equal_the_whole(drawn):
-    decoder, x = drawn
+    run, x = jax.jit(drawn[0]), drawn[1]
     mask, positions = causal_mask(jnp.ones(10, bool)), jnp.arange(10)
-    whole, everything = decoder(x, mask, positions)
-    first, cache = decoder(x[:6], mask[:6, :6], positions[:6])
-    rest, new = decoder(x[6:], mask[6:], positions[6:], cache)
+    whole, everything = run(x, mask, positions)
+    first, cache = run(x[:6], mask[:6, :6], positions[:6])
+    rest, new = run(x[6:], mask[6:], positions[6:], cache)
     np.testing.assert_allclose(jnp.concatenate([first, rest]), whole, atol=1e-5)
     joined = jax.tree.map(lambda old, new: jnp.concatenate([old, new], axis=1), cache, new)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), joined, everything)
 
 
 def test_decoding_step_by_step_equals_the_whole(drawn):
-    decoder, x = drawn
+    (decoder, x), run = drawn, jax.jit(drawn[0])
     mask, positions = causal_mask(jnp.ones(10, bool)), jnp.arange(10)
-    whole, _ = decoder(x, mask, positions)
-    _, cache = decoder(x[:6], mask[:6, :6], positions[:6])
+    whole, _ = run(x, mask, positions)
+    _, cache = run(x[:6], mask[:6, :6], positions[:6])
     cache = cache.padded(10)
     step = jax.jit(lambda x, cache, slot: decoder.decode(x, cache, slot, (jnp.arange(10) <= slot)[None], slot))
     for slot in range(6, 10):
@@ -66,19 +69,27 @@ def test_decoding_step_by_step_equals_the_whole(drawn):
 
 
 def test_recomputing_layers_changes_no_gradient(drawn):
-    _, x = drawn
+    decoder, x = drawn
     mask, positions = causal_mask(jnp.ones(10, bool)), jnp.arange(10)
 
     def gradient(remat):
-        decoder = Decoder(dataclasses.replace(CONFIG, remat=remat), nnx.Rngs(0))
-        return jax.grad(lambda x: jnp.square(decoder(x, mask, positions)[0][:, 0]).sum())(x)
+        config = dataclasses.replace(CONFIG, remat=remat)
+        graph, _ = nnx.split(nnx.eval_shape(lambda: Decoder(config, nnx.Rngs(0))))
+        again = nnx.merge(graph, nnx.state(decoder))
+        loss = jax.grad(lambda x: jnp.square(again(x, mask, positions)[0][:, 0]).sum())
+        assert ("remat" in str(jax.make_jaxpr(loss)(x))) == remat
+        return jax.jit(loss)(x)
 
     np.testing.assert_allclose(gradient(True), gradient(False), atol=1e-5)
 
 
 def test_low_precision_stays_low():
-    decoder = Decoder(dataclasses.replace(CONFIG, dtype="bfloat16"), nnx.Rngs(0))
-    states, cache = decoder(jnp.ones((3, 24), jnp.bfloat16), jnp.ones((1, 3), bool), jnp.arange(3))
+    config = dataclasses.replace(CONFIG, dtype="bfloat16")
+    graph, params = nnx.split(nnx.eval_shape(lambda: Decoder(config, nnx.Rngs(0))))
+    x = jax.ShapeDtypeStruct((3, 24), jnp.bfloat16)
+    states, cache = jax.eval_shape(
+        lambda params, x: nnx.merge(graph, params)(x, jnp.ones((1, 3), bool), jnp.arange(3)), params, x
+    )
     assert {states.dtype, cache.keys.dtype, cache.values.dtype} == {jnp.dtype("bfloat16")}
 
 

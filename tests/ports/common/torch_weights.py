@@ -1,5 +1,7 @@
 """Tiny modules of transformers with drawn weights, and our modules filled from them."""
 
+from collections.abc import Callable
+
 import jax
 import numpy as np
 import pytest
@@ -22,10 +24,10 @@ def tensors_of(module, seed: int = 0) -> dict[str, np.ndarray]:
     return {name: parameter.detach().numpy() for name, parameter in module.named_parameters()}
 
 
-def filled(module: nnx.Module, leaves: dict[str, Leaf], tensors: dict[str, np.ndarray]) -> nnx.Module:
-    """The module with every parameter replaced; each must be named by exactly one leaf."""
-    graph, state = nnx.split(module)
-    assert set(named(state)) == set(leaves)
-    params = assemble(leaves, tensors.__getitem__, state)
-    jax.tree.map(lambda made, wanted: made.shape == wanted.shape or pytest.fail(f"{made.shape}"), params, state)
+def filled(make: Callable[[], nnx.Module], leaves: dict[str, Leaf], tensors: dict[str, np.ndarray]) -> nnx.Module:
+    """What `make` makes, with parameters from `tensors`; each must be named by exactly one leaf."""
+    graph, shapes = nnx.split(nnx.eval_shape(make))
+    assert set(named(shapes)) == set(leaves)
+    params = assemble(leaves, tensors.__getitem__, shapes)
+    jax.tree.map(lambda made, wanted: made.shape == wanted.shape or pytest.fail(f"{made.shape}"), params, shapes)
     return nnx.merge(graph, params)
