@@ -1,0 +1,110 @@
+"""The authors' reference file as a bank: every field in its place, every malformed entry named."""
+
+import copy
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from r2t2_jax.bank import ReferenceBank
+from r2t2_jax.bank.hashed_words import HashedWords
+from r2t2_jax.bank.importing import import_bank
+from r2t2_jax.bank.knowledge import routing_knowledge
+from r2t2_jax.errors import R2T2Error
+
+EXPERTS = ("img_aux", "img_lang", "img_self", "lang_aux", "lang_img")
+RELEASED = Path(os.environ.get("R2T2_SAMPLES", "../shared/samples")) / "r2t2" / "reference.json"
+
+
+def entries(count=6):
+    rng = np.random.default_rng(0)
+    weights = np.concatenate([rng.dirichlet(np.ones(3), count), rng.dirichlet(np.ones(2), count)], axis=1)
+    return [
+        {
+            "id": 2 * i,
+            "question": f"What colour is cube {i}?",
+            "image_path": f"image_{i // 2}.png",
+            "model_answer": "red" if i != 4 else "blue",
+            "ground_truth": "red",
+            "is_correct": i != 4,
+            "weights": dict(zip(EXPERTS, weights[i].tolist(), strict=True)),
+        }
+        for i in range(count)
+    ]
+
+
+def load(path, content):
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return import_bank(path, HashedWords())
+
+
+def test_every_field_finds_its_place(tmp_path):
+    given = entries()
+    load(tmp_path / "file.json", given).save(tmp_path / "bank")
+    bank = ReferenceBank.open(tmp_path / "bank")
+    assert bank.spec.experts == EXPERTS
+    assert bank.spec.groups == ((0, 1, 2), (3, 4))
+    assert bank.right.tolist() == [True, True, True, True, False, True]
+    np.testing.assert_allclose(bank.routing[3, 0], list(given[3]["weights"].values()), rtol=1e-6)
+    np.testing.assert_array_equal(bank.embeddings, HashedWords().embed([entry["question"] for entry in given]))
+    record = bank.records[4]
+    assert (record["id"], record["question"], record["image"]) == ("8", "What colour is cube 4?", "image_2.png")
+    assert (record["prediction"], record["answer"], record["score"]) == ("blue", "red", 0.0)
+
+
+def test_weights_without_groups_compete_as_one(tmp_path):
+    given = entries()
+    given[0]["weights"] = dict.fromkeys(EXPERTS, 0.2)
+    assert load(tmp_path / "file.json", given).spec.groups == ((0, 1, 2, 3, 4),)
+
+
+def changed(number, **fields):
+    given = copy.deepcopy(entries())
+    given[number] |= fields
+    return given
+
+
+def without(number, name):
+    given = entries()
+    del given[number][name]
+    return given
+
+
+@pytest.mark.parametrize(
+    ("content", "cause"),
+    [
+        ("{", "is not JSON"),
+        ("", "is not JSON"),
+        ({}, "must be a list of references"),
+        ([], "and not empty"),
+        ([3], "entry 0: expected an object, found int"),
+        (without(2, "weights"), "entry 2: 'weights' is missing"),
+        (changed(1, question=5), "entry 1: 'question' must not be 5"),
+        (changed(1, question="  "), r"entry 1 \(id 2\): the question is empty"),
+        (changed(3, is_correct="yes"), "entry 3: 'is_correct' must not be 'yes'"),
+        (changed(3, id=4), "id '4' stands twice"),
+        (changed(2, weights={"img_aux": 1.0}), r"entry 2 \(id 4\): weights name \['img_aux'\], the first entry"),
+        (changed(2, weights=dict.fromkeys(EXPERTS, "much")), "the weight of 'img_aux' is 'much', not a number"),
+        (changed(2, weights=dict.fromkeys(EXPERTS, float("nan"))), "the weight of 'img_aux' is nan"),
+    ],
+)
+def test_malformed_files_are_named(content, cause, tmp_path):
+    with pytest.raises(R2T2Error, match=cause):
+        load(tmp_path / "file.json", content)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(R2T2Error, match=r"cannot read .*none\.json: No such file"):
+        import_bank(tmp_path / "none.json", HashedWords())
+
+
+@pytest.mark.skipif(not RELEASED.exists(), reason="the released file is not here")
+def test_the_released_weights_do_not_know_the_question():
+    bank = import_bank(RELEASED, HashedWords())
+    assert len(bank) == 3887 and bank.right.all()
+    assert bank.spec.groups == ((0, 1, 2), (3, 4, 5))
+    found = routing_knowledge(bank.routing, bank.embeddings)
+    assert -0.23 < found.r2 < -0.17
+    assert found.p > 0.05 and not found.informative
