@@ -14,6 +14,7 @@ import pytest
 import r2t2_jax.datasets
 import r2t2_jax.evaluation.recording
 import r2t2_jax.loading
+import r2t2_jax.reporting.html
 from r2t2_jax.cli.main import main
 from r2t2_jax.evaluation.evaluate import Evaluation
 from r2t2_jax.runs.reading import open_run
@@ -92,6 +93,7 @@ def test_demo_writes_what_it_prints(tmp_path: Path, capsys: pytest.CaptureFixtur
 def test_an_interrupted_demo_goes_on_to_the_same_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setattr(r2t2_jax.reporting.html, "write_report", lambda run: (run / "report.html").touch())
     arguments = ["--samples", "60", "--seed", "3"]
     assert main(["demo", "--out", str(tmp_path / "one"), *arguments]) == 0
     answered: list[str] = []
