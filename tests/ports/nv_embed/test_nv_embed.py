@@ -1,0 +1,48 @@
+"""NV-Embed-v2: full sizes, what is pooled, the licence."""
+
+import logging
+
+import jax
+import pytest
+
+from ports.nv_embed.config import NVEmbedConfig
+from ports.nv_embed.params import abstract_params
+from ports.nv_embed.port import load
+from r2t2_jax.errors import R2T2Error
+from tests.ports.common.embedder_folders import NV, write_nv_embed
+
+pytest.importorskip("safetensors")
+
+
+def test_full_size_is_mistral_and_the_latent_block():
+    shapes = abstract_params(NVEmbedConfig.full_v2())
+    latent = sum(leaf.size for leaf in jax.tree.leaves(shapes["latent"]))
+    assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) - latent == 7_241_732_096 - 32000 * 4096  # no head
+    heads, width = 8 * 4096, 4096
+    assert latent == 512 * width + 4 * heads * width + (heads + 1) * width + 4 * width * width + heads + 6 * width
+
+
+def test_the_beginning_of_the_instruction_is_not_pooled(tmp_path):
+    embedder = load(str(write_nv_embed(tmp_path / "nv")))
+    (text,) = embedder.tokenize(["ab?"])
+    tokens = [embedder.tokenize.tokenizer.id_to_token(number) for number in text.ids]
+    instruction = "Instruct: Retrieve semantically similar text\nQuery: "
+    assert (tokens[0], tokens[-1], len(tokens)) == ("<s>", "</s>", 2 + len(f"{instruction}ab?"))
+    assert text.skipped == len(instruction)  # <s> and all but the last of its tokens
+    assert tokens[text.skipped :] == [" ", "a", "b", "?", "</s>"]
+
+
+def test_the_licence_is_told(tmp_path, caplog):
+    with pytest.raises(R2T2Error, match="non-commercial use only"):
+        load(None)
+    with caplog.at_level(logging.WARNING, "r2t2"):
+        load(str(write_nv_embed(tmp_path / "nv")))
+    assert "non-commercial use only" in caplog.text
+
+
+def test_what_is_not_implemented_is_refused():
+    with pytest.raises(R2T2Error, match="is_mask_instruction = False"):
+        NVEmbedConfig.from_hf(NV | {"is_mask_instruction": False})
+    latent = NV["latent_attention_config"] | {"output_normalize": False}
+    with pytest.raises(R2T2Error, match="latent_attention_config: output_normalize = False"):
+        NVEmbedConfig.from_hf(NV | {"latent_attention_config": latent})
