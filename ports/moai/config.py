@@ -5,6 +5,7 @@ FLOPs stand beside it, in `flops.py`. Axis letters: L routed layers (mixers), E 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -41,8 +42,9 @@ _FIXED: dict[str, tuple[Any, ...]] = {  # known, and the model is written for th
     "hidden_act": ("silu",),
     "tie_word_embeddings": (False,),
     "model_type": ("internlm", "internlm2"),
-    "rope_scaling": (None, {"type": "dynamic", "factor": 1.0}),
+    "rope_scaling": (None, {"type": "dynamic", "factor": 1.0}),  # acts past max_positions, where we refuse to go
 }
+OURS = "r2t2"  # a field of our own in config.json: any fields of `MoAIConfig`, for sizes that upstream keeps in code
 _IGNORED = {  # what changes no number: how the file was written, and defaults of generation that a call states itself
     "_name_or_path",
     "architectures",
@@ -165,7 +167,7 @@ class MoAIConfig:
         Raises:
             R2T2Error: a field is missing or unknown, or has a value that this model is not written for.
         """
-        unknown = sorted(set(described) - set(_TAKEN) - set(_FIXED) - _IGNORED)
+        unknown = sorted(set(described) - set(_TAKEN) - set(_FIXED) - _IGNORED - {OURS})
         if unknown:
             raise R2T2Error(f"config.json has fields unknown to the MoAI port: {', '.join(unknown)}; they may matter")
         missing = sorted(set(_TAKEN) - set(described))
@@ -178,8 +180,20 @@ class MoAIConfig:
                 )
         taken = {ours: described[theirs] for theirs, ours in _TAKEN.items()}
         vocabulary = int(taken["vocab_size"])
-        stops = (int(taken["eos_id"]), vocabulary - 2)
-        return cls(**taken, image_id=vocabulary, end_id=vocabulary - 2, stop_ids=stops)
+        taken |= {"image_id": vocabulary, "end_id": vocabulary - 2, "stop_ids": (int(taken["eos_id"]), vocabulary - 2)}
+        return cls.from_json({**taken, **described.get(OURS, {})})
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> MoAIConfig:
+        """The config of a model directory's `model.json`.
+
+        Raises:
+            R2T2Error: a field is unknown.
+        """
+        unknown = sorted(set(fields) - {entry.name for entry in dataclasses.fields(cls)})
+        if unknown:
+            raise R2T2Error(f"a MoAI config has no fields {', '.join(unknown)}")
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})
 
     @property
     def spec(self) -> RoutingSpec:

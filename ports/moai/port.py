@@ -1,11 +1,14 @@
-"""MoAI as a routed model: the contract over `modeling.py` and `continuation.py`.
+"""MoAI as a routed model: the contract over `modeling.py` and `continuation.py`, and a converted directory as a port.
 
 Axis letters: L mixers, E = 6 experts, A answer tokens, C candidates, D width, S slots of the prompt.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import warnings
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,12 +16,27 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from ports.common.restoring import ModelDirectory, open_model_directory, restore
+from ports.moai.auxiliary.store import CachedRecords
 from ports.moai.config import MoAIConfig
 from ports.moai.continuation import run_tokens
 from ports.moai.data import Cache, MoAIAnswer, MoAIFeatures, MoAIInputs
 from ports.moai.decoding import beams, greedy
 from ports.moai.modeling import MoAINet
+from r2t2_jax.contract import ModelShapes, Port
+from r2t2_jax.errors import R2T2Error
 from r2t2_jax.routing import Routing, RoutingSpec
+
+OPTIONS: dict[str, tuple[str, tuple[str, ...]]] = {  # a variant's settings: the config's field, and its values
+    "dtype": ("dtype", ("float32", "bfloat16", "float16")),
+    "gates": ("gate_dtype", ("float32", "float16")),
+    "pixels": ("image_dtype", ("float32", "float16")),
+    "plora": ("merged_plora", ("factored", "merged")),
+    "remat": ("remat", ("none", "attention", "full")),
+}
+QUESTION_TOKENS, ANSWER_TOKENS = 64, 8  # usual ones: a prompt's text, an answer with its end
+MAX_NEW_TOKENS = 128  # of the published runs
+SIZES = {"7b": MoAIConfig.full_7b, "tiny": MoAIConfig.tiny}
 
 
 @dataclass(frozen=True)
@@ -94,3 +112,93 @@ def _logprobs(
     logprobs = jax.nn.log_softmax(net.logits(x))  # [A, V]
     picked = jnp.take_along_axis(logprobs, answer.tokens[:, None], axis=1)[:, 0]
     return jnp.where(answer.mask, picked, 0.0)
+
+
+def load(variant: str | None) -> Port:
+    """A converted MoAI.
+
+    Args:
+        variant: a directory made by `r2t2 convert moai`, and after commas `aux=FOLDER` (records made by
+            `r2t2 aux build`; without it the model runs without auxiliary inputs, and says so) and settings:
+            `dtype`, `gates`, `pixels`, `plora`, `remat`.
+
+    Raises:
+        R2T2Error: no directory is named, it is damaged or another model's, or a setting is unknown.
+    """
+    from ports.moai.params import merge_plora
+    from ports.moai.processing import MoAIProcessor
+    from ports.moai.tokens import FILE, Tokenizer
+    from r2t2_jax.bank.hashed_words import default_embedder
+
+    if not variant:
+        raise R2T2Error("moai comes without weights: convert a checkpoint with r2t2 convert, then load moai:DIR")
+    directory, config, auxiliary = _open(variant)
+    tokenizer = Tokenizer(directory.tokenizer / FILE, config)
+    tokenizer.check()
+    records = _records(auxiliary)
+    params = restore(directory, dataclasses.replace(config, merged_plora=False).abstract()[1])
+    if config.merged_plora:
+        _, params = merge_plora(dataclasses.replace(config, merged_plora=False), params)
+    known = records.fingerprint if records else "none"
+    return Port(
+        name=f"moai:{variant}",
+        model=MoAIModel(config, config.abstract()[0]),
+        params=params,
+        processor=MoAIProcessor(config, tokenizer, records),
+        embedder=default_embedder(),
+        fingerprint=f"moai@{directory.digest[:8]}:{config.dtype}:gates={config.gate_dtype}:aux={known}",
+        max_new_tokens=MAX_NEW_TOKENS,
+        gate="mixed/mixer/gates",
+    )
+
+
+def _records(folder: Path | None) -> CachedRecords | None:
+    if folder is None:
+        warnings.warn(
+            "MoAI runs without auxiliary inputs (segments, detections, scene graph, text): it was trained with them; "
+            "r2t2 aux build makes them, moai:DIR,aux=FOLDER takes them",
+            stacklevel=3,
+        )
+        return None
+    return CachedRecords.open(folder)
+
+
+def _open(variant: str) -> tuple[ModelDirectory, MoAIConfig, Path | None]:
+    """The directory of a variant, its config under the variant's settings, and the folder of auxiliary records."""
+    folder, *pairs = variant.split(",")
+    settings: dict[str, Any] = {}
+    auxiliary = None
+    for pair in pairs:
+        name, _, value = pair.partition("=")
+        if name == "aux" and value:
+            auxiliary = Path(value)
+            continue
+        field, values = OPTIONS.get(name, ("", ()))
+        if value not in values:
+            known = "; ".join(f"{option}={'|'.join(allowed)}" for option, (_, allowed) in OPTIONS.items())
+            raise R2T2Error(f"moai has no setting {pair!r}; it has aux=FOLDER; {known}")
+        settings[field] = value == "merged" if field == "merged_plora" else value
+    directory = open_model_directory(folder, "moai")
+    return directory, MoAIConfig.from_json({**directory.config, **settings}), auxiliary
+
+
+def shapes(variant: str | None, question_tokens: int | None, answer_tokens: int | None) -> ModelShapes:
+    """MoAI without weights.
+
+    Args:
+        variant: `7b` (the default), `tiny`, or a model directory as for `load`.
+        question_tokens: text of the prompt, system text and template included, without the image.
+        answer_tokens: of the answer, end of turn included.
+
+    Raises:
+        R2T2Error: no such size and no such directory.
+    """
+    name = variant or "7b"
+    config = SIZES[name]() if name in SIZES else _open(name)[1]
+    graph, params = config.abstract()
+    model = MoAIModel(config, graph)
+    inputs = jax.eval_shape(lambda: config.fake_inputs(question_tokens or QUESTION_TOKENS))
+    features = jax.eval_shape(model.encode, params, inputs)
+    length = answer_tokens or ANSWER_TOKENS
+    answer = jax.eval_shape(lambda: MoAIAnswer(jnp.zeros(length, jnp.int32), jnp.ones(length, bool)))
+    return ModelShapes(f"moai:{name}", model, params, features, answer)

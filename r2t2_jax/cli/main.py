@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from r2t2_jax.cli.answer import Answer
+from r2t2_jax.cli.aux_build import AuxBuild
 from r2t2_jax.cli.bank_build import BankBuild
 from r2t2_jax.cli.bank_import import BankImport
 from r2t2_jax.cli.bank_inspect import BankInspect
@@ -30,6 +31,7 @@ from r2t2_jax.cli.tune import Tune
 COMMANDS: dict[str, type[Command]] = {
     "demo": Demo,  # first, since a new user begins with it; the others by the alphabet
     "answer": Answer,
+    "aux build": AuxBuild,
     "bank build": BankBuild,
     "bank import": BankImport,
     "bank inspect": BankInspect,

@@ -1,0 +1,58 @@
+"""Detections by OWLv2 (base, patch 16, ensemble), asked for the 1847 names of ADE20K and ImageNet."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+
+from ports.moai.auxiliary.labels import detection_queries
+from ports.moai.auxiliary.providers.protocol import needed, pretrained
+from ports.moai.auxiliary.record import AuxRecord, Detection
+from ports.moai.images import fit
+
+WEIGHTS = "google/owlv2-base-patch16-ensemble"
+SCORE = 0.1
+
+
+@dataclass(frozen=True)
+class Owlv2:
+    """`network` and `processor` of transformers; boxes are in pixels of an image of side `size`."""
+
+    network: Any
+    processor: Any
+    size: int
+    queries: Sequence[str] = dataclasses.field(default_factory=detection_queries)
+    fingerprint: str = f"owlv2:{WEIGHTS}"
+
+    @classmethod
+    def load(cls, size: int, weights: str = WEIGHTS) -> Owlv2:
+        """With the published weights.
+
+        Raises:
+            R2T2Error: transformers or torch is not installed, or the weights cannot be loaded.
+        """
+        what = "object detection"
+        needed("torch", what)
+        transformers = needed("transformers", what)
+        network = pretrained(transformers.Owlv2ForObjectDetection, weights, what)
+        processor = pretrained(transformers.Owlv2Processor, weights, what)
+        return cls(network.eval(), processor, size, fingerprint=f"owlv2:{weights}")
+
+    def __call__(self, image: UInt8[np.ndarray, "height width 3"], record: AuxRecord) -> AuxRecord:
+        """Everything found with a score of 0.1 or more; the verbalisation tells those from 0.5 on."""
+        import torch
+
+        inputs = self.processor(text=[list(self.queries)], images=fit(image, self.size), return_tensors="pt")
+        with torch.no_grad():
+            outputs = self.network(**inputs)
+        [found] = self.processor.image_processor.post_process_object_detection(
+            outputs, threshold=SCORE, target_sizes=[(self.size, self.size)]
+        )
+        columns = (found[name].tolist() for name in ("scores", "labels", "boxes"))
+        detections = tuple(Detection(score, label, tuple(box)) for score, label, box in zip(*columns, strict=True))
+        return dataclasses.replace(record, detections=detections)

@@ -1,0 +1,68 @@
+"""Scene graphs from a file. Upstream's model, PSGTr, needs a detection framework of its own: run it there.
+
+A JSONL file with a line an image, by the sample's id; labels and predicates are names, scores lie in 0..1:
+
+    {"id": "q17", "objects": ["person", "horse"], "relations": [[0, 1, "riding", 0.93]]}
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+
+from ports.moai.auxiliary.labels import panoptic_classes, predicates
+from ports.moai.auxiliary.record import AuxRecord, Relation, Scene
+from r2t2_jax.errors import R2T2Error
+
+
+@dataclass(frozen=True)
+class SceneGraphs:
+    """What the file says, by sample."""
+
+    scenes: Mapping[str, Scene]
+    fingerprint: str
+
+    @classmethod
+    def read(cls, path: Path) -> SceneGraphs:
+        """Read and check the file.
+
+        Raises:
+            R2T2Error: it cannot be read, or a line does not fit.
+        """
+        try:
+            content = path.read_bytes()
+            lines = content.decode("utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise R2T2Error(f"cannot read scene graphs {path}: {error}") from error
+        scenes = {}
+        for number, line in enumerate(lines, start=1):
+            try:
+                described = json.loads(line)
+                scenes[str(described["id"])] = _scene(described)
+            except (ValueError, KeyError, TypeError, IndexError) as error:
+                raise R2T2Error(f"{path}, line {number} is no scene graph: {error}") from error
+        return cls(scenes, f"scenes:{hashlib.sha256(content).hexdigest()[:8]}")
+
+    def __call__(self, image: UInt8[np.ndarray, "height width 3"], record: AuxRecord) -> AuxRecord:
+        """The sample's scene; without a line about it the part stays unasked."""
+        return dataclasses.replace(record, scene=self.scenes.get(record.id))
+
+
+def _scene(described: Mapping[str, Any]) -> Scene:
+    objects = tuple(panoptic_classes().index(name) for name in described["objects"])
+    relations = tuple(
+        Relation(int(subject), int(object), predicates().index(predicate), float(score))
+        for subject, object, predicate, score in described["relations"]
+    )
+    outside = [r for r in relations if not 0 <= min(r.subject, r.object) <= max(r.subject, r.object) < len(objects)]
+    if outside:
+        raise ValueError(f"a relation names an object that is not among the {len(objects)}")
+    return Scene(objects, relations)
