@@ -45,7 +45,7 @@ def _figure(sample: Sample, images: bool) -> str:
         picture = f'<img alt="image of question {escape(sample.id)}" src="data:image/jpeg;base64,{_thumbnail(sample)}">'
     else:
         picture = '<div class="none">no image here</div>'
-    question = escape("\n".join([sample.question, *(lettered(sample.options) if sample.style == "letter" else ())]))
+    question = escape("\n".join([sample.question, *lettered(sample.options)]))
     counted = {answer: sample.answers.count(answer) for answer in sample.answers}
     answers = "; ".join(f"{answer} (x{count})" if count > 1 else answer for answer, count in counted.items())
     facts = " · ".join(filter(None, (sample.id, sample.split, sample.category, f"style {sample.style}")))

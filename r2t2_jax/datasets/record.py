@@ -13,9 +13,10 @@ STYLES = ("letter", "word", "plain")
 class Record:
     """One question of an official file, in the one schema of all sets.
 
-    `id` is the official one. `image` is a file, or its bytes where the official file holds them. With style `letter`
-    the answers are letters; a question with options and style `plain` lists them itself, and its answer is a letter
-    too. Answers are in order of preference, repeats included where scoring counts them. `where` names file and place.
+    `id` is the official one. `image` is a file, or its bytes where the official file holds them. `options` are those
+    that a port lists below the question; a question that lists its own has none. With style `letter` the answers are
+    letters. Answers are in order of preference, repeats included where scoring counts them. `where` names file and
+    place.
     """
 
     id: str

@@ -4,8 +4,9 @@ Official scoring has two steps: extract a short answer from the response (extrac
 ChatGPT is asked), and bring it to the form of the expected answer (calculate_score.py). Here a response which ChatGPT
 would have read goes into the second step as it stands.
 
-The form of the expected answer is told by the sample: options make it a choice; the hint of the official query, or
-else the answer itself, tells an integer, a decimal number with its places, and a list.
+The form of the expected answer is told by the sample: choices, which the official query lists itself, or options make
+it a choice, whose answer is a letter; the query's hint, or else the answer, tells an integer, a decimal number with its
+places, and a list.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ from typing import Any
 from r2t2_jax.contract import Sample
 from r2t2_jax.metrics.edit_distance import edit_distance
 from r2t2_jax.metrics.mcq_vlmevalkit import infer_option
-from r2t2_jax.metrics.options import right_option
 
 _BRACKETED = re.compile(r"\(([a-zA-Z])\)")
 _QUOTED = re.compile(r'The answer is "(.*)"\.')
@@ -39,7 +39,7 @@ def mathvista(prediction: str, sample: Sample) -> float:
     """As the authors score it, but for what ChatGPT would extract."""
     form = form_of(sample)
     extracted = extract(prediction, form)
-    return float(bring_to_form(prediction if extracted is None else extracted, form) == right_answer(sample))
+    return float(bring_to_form(prediction if extracted is None else extracted, form) == right_answer(sample, form))
 
 
 def mathvista_lmms_eval(prediction: str, sample: Sample) -> float:
@@ -47,12 +47,13 @@ def mathvista_lmms_eval(prediction: str, sample: Sample) -> float:
     form = form_of(sample)
     extracted = extract(prediction, form)
     found = bring_to_form(prediction if extracted is None else extracted, form)
-    return float(str(found).strip() == right_answer(sample).strip())
+    return float(str(found).strip() == right_answer(sample, form).strip())
 
 
 def mathvista_vlmevalkit(prediction: str, sample: Sample) -> float:
     """VLMEvalKit's reading of an extracted answer: numbers compare as numbers, and a list is never right."""
-    form, answer = form_of(sample), right_answer(sample)
+    form = form_of(sample)
+    answer = right_answer(sample, form)
     if form.choices:
         letters = dict(zip(ascii_uppercase, form.choices, strict=False))
         letter = infer_option(prediction, letters)
@@ -66,8 +67,9 @@ def mathvista_vlmevalkit(prediction: str, sample: Sample) -> float:
 
 def form_of(sample: Sample) -> Form:
     """The form that a sample's answer must have."""
-    if sample.options:
-        return Form("text", sample.options)
+    choices = sample.options or listed_choices(sample.question)
+    if choices:
+        return Form("text", choices)
     for words, precision in _DECIMALS.items():
         if words in sample.question:
             return Form("float", precision=precision)
@@ -77,9 +79,23 @@ def form_of(sample: Sample) -> Form:
     return Form("float", precision=len(answer.partition(".")[2])) if "." in answer else Form("integer")
 
 
-def right_answer(sample: Sample) -> str:
+def listed_choices(query: str) -> tuple[str, ...]:
+    """The choices at the end of an official query, `(A) ...` a line; a choice may be longer than a line."""
+    _, heading, listed = query.rpartition("\nChoices:\n")
+    choices: list[str] = []
+    for line in listed.split("\n") if heading else ():
+        mark = f"({ascii_uppercase[len(choices) % len(ascii_uppercase)]}) "
+        if line.startswith(mark):
+            choices.append(line.removeprefix(mark))
+        elif choices:
+            choices[-1] += f"\n{line}"
+    return tuple(choices)
+
+
+def right_answer(sample: Sample, form: Form) -> str:
     """The accepted answer in the official form: of a choice its text, for a sample has its letter."""
-    return right_option(sample) if sample.options else sample.answers[0]
+    answer = sample.answers[0]
+    return form.choices[ascii_uppercase.index(answer)] if form.choices else answer
 
 
 def extract(response: str, form: Form) -> str | None:

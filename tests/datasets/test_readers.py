@@ -10,6 +10,7 @@ from r2t2_jax.datasets.prompts import as_prompt
 from r2t2_jax.datasets.record import STYLES, Record
 from r2t2_jax.datasets.survey import survey
 from r2t2_jax.metrics import METRICS, SET_SCORES
+from r2t2_jax.metrics.mathvista import listed_choices
 from tests.datasets.official import OFFICIAL, put
 
 MOVA_LINE = {
@@ -128,7 +129,8 @@ def test_mathvista_makes_a_query_that_is_not_given_and_answers_choices_by_letter
         "Hint: Please answer the question and provide the correct option letter, e.g., A, B, C, D, at the end.\n"
         "Question: How long?\nChoices:\n(A) 3 m\n(B) 4 m"
     )
-    assert record.answers == ("B",) and record.options == ("3 m", "4 m")
+    assert record.answers == ("B",) and record.options == ()  # the query lists them
+    assert listed_choices(record.question) == ("3 m", "4 m")
 
 
 def test_ai2d_reads_mova_s_question_file(tmp_path: Path) -> None:

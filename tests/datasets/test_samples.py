@@ -109,6 +109,7 @@ def test_mathvista_queries_and_forms_are_the_official_ones() -> None:
         problem, sample = problems[record.id], as_sample(record, b"")
         form = form_of(sample)
         assert (form.kind, form.precision) == (problem["answer_type"], problem["precision"])
+        assert [choice.strip() for choice in form.choices] == [choice.strip() for choice in problem["choices"] or ()]
         if mathvista(problem["answer"], sample) == 0.0:
             misread.add(record.id)
     assert misread == {"168", "849"}  # choices such as "(c)", "(a)": the official script reads "(a)" as the first one

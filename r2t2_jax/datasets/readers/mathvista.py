@@ -4,7 +4,8 @@ CC BY-SA 4.0, images of other sets under theirs.
     data/testmini.json      data/query.json      images/<pid>.jpg (or data/images)
 
 testmini, 1,000 questions, is the only split whose answers are public. The question is the official query with its hint
-at the form of the answer, made anew where query.json is not there. Category: the task.
+at the form of the answer, made anew where query.json is not there. It lists its choices itself, so that the sample has
+no options, and its answer is the letter. Category: the task.
 """
 
 from __future__ import annotations
@@ -35,7 +36,6 @@ def read(folder: Path, split: str) -> Iterator[Record | Bad]:
             id=identifier,
             image=below(folder, image, f"data/{image}"),
             question=query,
-            options=tuple(choices),
             answers=(_answer(row, choices),),
             style="plain",
             category=row.object("metadata").text("task"),
