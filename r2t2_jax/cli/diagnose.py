@@ -44,7 +44,7 @@ class Diagnose:
     def run(self) -> int:
         """Measure, print the diagnosis and, where asked, write it."""
         from r2t2_jax.cli.outputs import check_writable
-        from r2t2_jax.evaluation.diagnosis import diagnose_evidence
+        from r2t2_jax.evaluation.diagnosis import check_enough, diagnose_evidence
         from r2t2_jax.evaluation.evidence import port_evidence
         from r2t2_jax.evaluation.opening import open_bank, open_questions
         from r2t2_jax.evaluation.questions import encode_questions
@@ -60,6 +60,7 @@ class Diagnose:
         name = self.preset or own_preset(port.name, port.presets)
         preset = find_preset(name, port.presets)
         samples = open_questions(self.data, self.split, self.limit, self.seed)
+        check_enough(len(samples))
         bank = open_bank(port, self.bank, metric, samples)
         evidence = port_evidence(port, bank, encode_questions(port, samples), preset, metric, self.seed)
         diagnosis = diagnose_evidence(evidence, self.worthwhile)

@@ -27,6 +27,16 @@ OPPOSITE: Mapping[Reply, Reply] = {"yes": "no", "no": "yes", "unclear": "unclear
 LEAST_SAMPLES = 20  # fewer, and neither kind of interval can be trusted
 
 
+def check_enough(samples: int) -> None:
+    """Refuse, before any work is done, what no interval could speak of.
+
+    Raises:
+        R2T2Error: too few samples.
+    """
+    if samples < LEAST_SAMPLES:
+        raise R2T2Error(f"a diagnosis of {samples} samples would be guesswork; give at least {LEAST_SAMPLES}")
+
+
 @dataclass(frozen=True)
 class Evidence:
     """What was measured.
@@ -48,8 +58,7 @@ class Evidence:
         missing = [name for name in ROWS if name not in self.values]
         if missing:
             raise R2T2Error(f"a diagnosis needs the rows {', '.join(ROWS)}; {missing[0]} is missing")
-        if self.n < LEAST_SAMPLES:
-            raise R2T2Error(f"a diagnosis of {self.n} samples would be guesswork; give at least {LEAST_SAMPLES}")
+        check_enough(self.n)
 
     @property
     def n(self) -> int:

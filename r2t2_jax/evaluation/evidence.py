@@ -14,7 +14,7 @@ from r2t2_jax.bank import ReferenceBank
 from r2t2_jax.contract import Answer, Features, Params, Port, Query, Reroutable
 from r2t2_jax.evaluation.batches import Rows, map_batches, progress_bar, take
 from r2t2_jax.evaluation.collect import CORRECT
-from r2t2_jax.evaluation.diagnosis import ROWS, WORTHWHILE, Diagnosis, Evidence, diagnose_evidence
+from r2t2_jax.evaluation.diagnosis import ROWS, WORTHWHILE, Diagnosis, Evidence, check_enough, diagnose_evidence
 from r2t2_jax.evaluation.evaluate import evaluate
 from r2t2_jax.evaluation.passes import generate_batch
 from r2t2_jax.evaluation.probing import Bench, losses_at, probe_losses
@@ -51,6 +51,7 @@ def port_evidence(
     Raises:
         R2T2Error: as `evaluate`, or there are too few questions.
     """
+    check_enough(len(questions.samples))
     strategies = strategies_to_compare(preset)
     outcomes = {one.name: one for one in evaluate(port, bank, questions, strategies, metric, seed)}
     values = {name: outcome.right for name, outcome in outcomes.items()}
@@ -99,6 +100,7 @@ def diagnose(
     Raises:
         R2T2Error: an array does not fit, as in `reroute`, or there are too few samples.
     """
+    check_enough(len(routing))
     model = as_model(model, bank, spec)
     strategies = {name: one for name, one in strategies_to_compare(preset).items() if name != "base"}
     weights = {"base": jnp.asarray(routing)}

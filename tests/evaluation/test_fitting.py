@@ -3,11 +3,9 @@
 import itertools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from r2t2_jax.contract import ModelShapes
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.evaluation import fitting
 from r2t2_jax.evaluation.fitting import Fit, Memory, fit
@@ -16,22 +14,13 @@ from r2t2_jax.presets import Preset
 from r2t2_jax.rerouting import reroute_batch
 from r2t2_jax.sizes import tree_bytes
 from r2t2_jax.strategies import strategy
-from tests.toy import MODEL, references_for, toy_answers, toy_bank, toy_features, toy_params, toy_queries
+from tests.toy import MODEL, references_for, toy_bank, toy_params, toy_queries
+from tests.toy_shapes import shapes
 
 NGD = strategy("ngd", Preset(k=3, steps=2))
 
 
-def shape_of(tree):
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(np.shape(leaf), leaf.dtype), tree)
-
-
-def shapes() -> ModelShapes:
-    rng = np.random.default_rng(0)
-    features, answer = jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), (toy_features(rng, 1), toy_answers(rng, 1)))
-    return ModelShapes("toy", MODEL, shape_of(toy_params()), shape_of(features), shape_of(answer))
-
-
-MEMORY = Memory(shapes(), NGD)  # remembers what it compiled
+MEMORY = Memory(shapes(None, None, None), NGD)  # remembers what it compiled
 LEAST = MEMORY.footprint(1, 1).total
 
 
@@ -61,7 +50,7 @@ def without_labels(queries):
 
 
 def test_more_memory_holds_no_fewer_and_more_neighbors_take_no_less():
-    results = [found(int(LEAST * factor)) for factor in (1, 1.5, 2, 4, 16)]
+    results = [found(int(LEAST * factor)) for factor in (1, 2, 7)]
     for least, most in itertools.pairwise(results):
         assert least.most_neighbors.neighbors <= most.most_neighbors.neighbors
         assert least.most_samples.samples * (least.most_samples.neighbors == 3) <= most.most_samples.samples
@@ -70,7 +59,7 @@ def test_more_memory_holds_no_fewer_and_more_neighbors_take_no_less():
     assert totals == sorted(set(totals))
 
 
-@pytest.mark.parametrize("factor", [1, 2, 7])
+@pytest.mark.parametrize("factor", [1, 7])
 def test_what_is_said_to_fit_was_compiled_and_fits_and_one_more_does_not(factor: int):
     available = factor * LEAST
     result = found(available)
@@ -98,4 +87,4 @@ def test_what_does_not_fit_is_refused_with_what_takes_the_memory():
 def test_a_compiler_that_says_nothing_about_memory_is_named(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(jax.stages.Compiled, "memory_analysis", lambda _: None)
     with pytest.raises(R2T2Error, match="compiler for cpu tells nothing about memory"):
-        Memory(shapes(), NGD).footprint(1, 1)
+        Memory(shapes(None, None, None), NGD).footprint(1, 1)

@@ -1,0 +1,83 @@
+"""`r2t2 tune` on the toy port: the preset it leaves is one that every command takes, and test questions are refused."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+import r2t2_jax.loading
+from r2t2_jax.cli.main import main
+from r2t2_jax.evaluation import opening
+from r2t2_jax.presets import Preset, find_preset
+from tests.toy_port import make_samples, toy
+
+FEW = ["--space", "simplex", "--optimizer", "adam", "--learning-rate", "1e-6", "0.5", "--k", "2", "--kernel", "linear"]
+
+
+@pytest.fixture(autouse=True)
+def toy_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load_dataset(name: str, split: str, n: int | None = None, seed: int = 0):
+        return make_samples(n or 40, seed=seed + 100 * (split == "reference"), told=0.3)
+
+    monkeypatch.setattr(r2t2_jax.loading, "load", lambda _: toy())
+    monkeypatch.setattr(opening, "load_dataset", load_dataset)
+    monkeypatch.setattr(opening, "registered", lambda _: ["toy"])
+
+
+def tune(out: Path, *options: str) -> int:
+    return main(["tune", "--model", "toy", "--data", "toy", "--limit", "40", "--out", str(out), *FEW, *options])
+
+
+def test_it_writes_a_preset_with_its_evidence_and_goes_on_for_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "tune"
+    assert tune(out) == 0
+    printed = capsys.readouterr().out
+    assert "2 settings: few enough to measure each on all 40 questions." in printed
+    assert "Chosen: space simplex, optimizer adam, learning rate 0.5, k 2, kernel linear" in " ".join(printed.split())
+    assert max(map(len, printed.splitlines()[:-1])) <= 80
+    written = json.loads((out / "preset.json").read_text())
+    assert written["name"] == "toy"
+    found = find_preset(str(out / "preset.json"))
+    assert found == Preset.from_mapping(written["settings"])
+    assert (found.learning_rate, found.k, found.kernel, found.space) == (0.5, 2, "linear", "simplex")
+    evidence = written["evidence"]
+    assert (evidence["n"], evidence["data"], evidence["seed"], len(evidence["table"])) == (40, "toy", 0, 2)
+    assert "jax" in evidence["versions"]
+
+    summary = (out / "summary.json").read_bytes()
+    assert tune(out) == 0
+    assert capsys.readouterr().out == printed
+    assert main(["tune", "--config", str(out / "run.json"), "--out", str(out)]) == 0
+    assert (out / "summary.json").read_bytes() == summary
+    assert tune(out, "--seed", "1") == 2
+    assert "holds a run with other settings: settings.seed is 0 there and 1 here" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "cause"),
+    [
+        (["--split", "test"], "must not be chosen on test questions"),
+        (["--budget", "soon"], "neither a number of settings"),
+        (["--k", "0"], "k=0 neighbours"),
+        (["--k", "500"], "k=500 neighbours asked of a bank of"),
+        (["--learning-rate", "-1"], "must not be negative"),
+    ],
+)
+def test_what_is_refused_leaves_nothing(
+    options: list[str], cause: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert tune(tmp_path / "tune", *options) == 2
+    assert cause in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_samples_of_a_test_split_are_refused_whatever_the_set_is_called(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    samples = make_samples(40, seed=0, told=0.3)
+    object.__setattr__(samples[7], "split", "test")
+    monkeypatch.setattr(opening, "load_dataset", lambda *_: samples)
+    assert tune(tmp_path / "tune") == 2
+    assert "these are of split 'test'" in capsys.readouterr().err
