@@ -1,5 +1,7 @@
 """Ports by name."""
 
+from pathlib import Path
+
 import pytest
 
 from r2t2_jax.errors import R2T2Error
@@ -15,3 +17,17 @@ def test_an_unknown_port_names_the_known(name: str) -> None:
 def test_what_is_found_must_be_a_port() -> None:
     with pytest.raises(R2T2Error, match=r"gives a str, not a r2t2_jax\.contract\.Port"):
         load("r2t2_jax.loading:GROUP")
+
+
+def test_a_model_directory_is_loaded_by_its_port(tmp_path: Path) -> None:
+    (tmp_path / "model.json").write_text('{"port": "pocket"}')
+    with pytest.raises(R2T2Error, match=f"pocket has no variant '{tmp_path}'"):  # the port got the path
+        load(str(tmp_path))
+
+
+@pytest.mark.parametrize("text", [None, "{", "[]", "{}"])
+def test_a_folder_that_is_no_model_directory_is_told(tmp_path: Path, text: str | None) -> None:
+    if text is not None:
+        (tmp_path / "model.json").write_text(text)
+    with pytest.raises(R2T2Error, match=r"is no model directory .*make one with r2t2 convert"):
+        load(str(tmp_path))

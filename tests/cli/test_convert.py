@@ -1,0 +1,114 @@
+"""`r2t2 convert`: one line for whatever is wrong, and nothing left behind. What it makes: tests/test_embedders.py."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from r2t2_jax.cli.main import main
+from tests.ports.common.embedder_folders import write_gte, write_minilm, write_stella
+
+pytest.importorskip("safetensors")
+
+
+@pytest.fixture
+def source(tmp_path):
+    return write_gte(tmp_path / "source")
+
+
+def fails(capsys, arguments: list[str]) -> str:
+    assert main(["convert", *arguments, "--quiet"]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1
+    return captured.err
+
+
+def test_an_unknown_model_names_the_known(capsys, tmp_path):
+    told = fails(capsys, ["gpt", "x", str(tmp_path / "model")])
+    assert told == ("r2t2: unknown model to convert 'gpt'; known: gte_qwen2, minilm, moai, mova, nv_embed, stella\n")
+
+
+def damage_truncated(source):
+    weights = source / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-10])
+    return "model.safetensors is truncated"
+
+
+def damage_config(source):
+    (source / "config.json").write_text("{")
+    return "config.json cannot be read"
+
+
+def damage_unknown_field(source):
+    described = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps(described | {"rope_kind": "new"}))
+    return "unknown field rope_kind"
+
+
+def damage_depth(source):
+    described = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps(described | {"num_hidden_layers": 1, "intermediate_size": 20}))
+    return "unmapped: layers.1.input_layernorm.weight"
+
+
+def damage_index(source):
+    (source / "model.safetensors.index.json").write_text('{"weight_map": {"a": "gone.safetensors"}}')
+    return "names files that are not there"
+
+
+@pytest.mark.parametrize("damage", [damage_truncated, damage_config, damage_unknown_field, damage_depth, damage_index])
+def test_a_damaged_source_is_one_line_and_leaves_nothing(capsys, source, damage):
+    expected = damage(source)
+    told = fails(capsys, ["gte_qwen2", str(source), str(source.parent / "model")])
+    assert expected in told
+    assert [path.name for path in source.parent.iterdir()] == ["source"]
+
+
+def test_all_offenders_are_in_the_one_line(capsys, source):
+    damage_depth(source)
+    told = fails(capsys, ["gte_qwen2", str(source), str(source.parent / "model")])
+    assert told.count("unmapped: layers.1.") == 12
+    assert told.count("decoder/layers/feed_forward") == 3  # gate, up and down are too wide
+
+
+def test_another_models_folder_is_refused(capsys, tmp_path):
+    source = write_minilm(tmp_path / "source")
+    told = fails(capsys, ["gte_qwen2", str(source), str(tmp_path / "model")])
+    assert "model_type = 'bert', only 'qwen2' is implemented" in told
+
+
+def test_a_destination_that_exists_or_cannot_be_made(capsys, source):
+    (source.parent / "full").mkdir()
+    (source.parent / "full" / "file").write_text("kept")
+    assert "exists already" in fails(capsys, ["gte_qwen2", str(source), str(source.parent / "full")])
+    assert (source.parent / "full" / "file").read_text() == "kept"
+    inside = str(source.parent / "full" / "file" / "model")
+    assert f"cannot write {inside} (" in fails(capsys, ["gte_qwen2", str(source), inside])
+
+
+def test_a_folder_of_the_head_that_is_missing_is_named(capsys, tmp_path):
+    source = write_stella(tmp_path / "source")
+    (source / "2_Dense_1024" / "model.safetensors").unlink()
+    told = fails(capsys, ["stella", str(source), str(tmp_path / "model")])
+    assert f"no weights in {source / '2_Dense_1024'}" in told
+
+
+def test_an_interruption_leaves_nothing_and_the_command_can_be_run_again(tmp_path):
+    source, model = write_minilm(tmp_path / "source"), tmp_path / "model"
+    command = [sys.executable, "-m", "r2t2_jax.cli.main", "convert", "minilm", str(source), str(model)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | {"JAX_PLATFORMS": "cpu"})
+    working = tmp_path / ".model.converting"
+    while process.poll() is None and not working.exists():
+        time.sleep(0.001)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate()
+    if process.returncode == 130:  # else it was done before the signal came
+        assert errors.splitlines()[-1] == "r2t2: interrupted"
+        assert [path.name for path in tmp_path.iterdir()] == ["source"]
+        assert main([*command[3:], "--quiet"]) == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"source", "model"}
