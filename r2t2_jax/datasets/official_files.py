@@ -128,11 +128,25 @@ def read_member(path: Path, name: str, kind: type) -> Any:
     Raises:
         R2T2Error: as `read_json`, or there is no such member.
     """
-    content = read_json(path, dict)
+    return member(path, read_json(path, dict), name, kind)
+
+
+def member(path: Path, content: Mapping[str, Any], name: str, kind: type) -> Any:
+    """A list or object by name in what was read of a file.
+
+    Raises:
+        R2T2Error: there is no such member.
+    """
     if not isinstance(content.get(name), kind):
         found = ", ".join(list(content)[:5]) or "nothing"
         raise R2T2Error(f"{path}: expected a member {name!r}, found {found}: is this the official file?")
     return content[name]
+
+
+def by_key(rows: Iterable[Any], name: str) -> dict[str | int, Any]:
+    """Objects by the text or number that each has under a name; what has none is left out."""
+    keyed = ((row.get(name), row) for row in rows if isinstance(row, Mapping))
+    return {key: row for key, row in keyed if isinstance(key, str | int)}
 
 
 def each(path: Path, items: Iterable[tuple[Any, Any]], parse: Parse) -> Iterator[Record | Bad]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from r2t2_jax.datasets.official_files import Fields, each, find, inner, numbered, read_member
 from r2t2_jax.datasets.record import Bad, Record, Source
@@ -32,18 +33,23 @@ def read(folder: Path, split: str) -> Iterator[Record | Bad]:
         answer = row.text("answer")
         if answer not in ANSWERS:
             raise R2T2Error(f"{row.where}: {answer!r} is none of CLEVR's {len(ANSWERS)} answers")
-        program = row.values.get("program")
         return Record(
             id=str(row.integer("question_index")),
             image=root / "images" / split / row.text("image_filename"),
             question=row.text("question"),
             answers=(answer,),
-            category=str(program[-1].get("function", "")) if program else "",
+            category=_last_function(row.values.get("program")),
             split=split,
             where=row.where,
         )
 
     yield from each(path, numbered(read_member(path, "questions", list), "question"), parse)
+
+
+def _last_function(program: Any) -> str:
+    """What a question asks for in the end: count, exist, query_color, ...; empty where no program is given."""
+    last = program[-1] if isinstance(program, list) and program else None
+    return str(last.get("function", "")) if isinstance(last, dict) else ""
 
 
 SOURCE = Source(

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from r2t2_jax.datasets.official_files import Fields, below, each, find, numbered, read_json, read_member
+from r2t2_jax.datasets.official_files import Fields, below, each, find, member, numbered, read_json
 from r2t2_jax.datasets.record import Bad, Record, Source
 from r2t2_jax.errors import R2T2Error
 
@@ -20,23 +20,24 @@ def read(folder: Path, split: str) -> Iterator[Record | Bad]:
     """One record a question."""
     names = (f"{split}_v1.0.json", f"{split}_v1.0_withQT.json")
     path = find(folder, *names, *(f"{split}/{name}" for name in names), *(f"spdocvqa_qas/{name}" for name in names))
-    found = str(read_json(path, dict).get("dataset_version", "1.0"))
+    content = read_json(path, dict)
+    found = str(content.get("dataset_version", "1.0"))
     if found != "1.0":
         raise R2T2Error(f"{path}: this is version {found} of DocVQA; version 1.0 is needed")
 
     def parse(row: Fields) -> Record:
-        image, kinds = row.text("image"), row.values.get("question_types") or [""]
+        image, kinds = row.text("image"), row.values.get("question_types")
         return Record(
             id=str(row.integer("questionId")),
             image=below(folder, image, f"{split}/{image}", f"spdocvqa_images/{Path(image).name}"),
             question=row.text("question"),
             answers=tuple(row.texts("answers")),
-            category=str(kinds[0]),
+            category=str(kinds[0]) if isinstance(kinds, list) and kinds else "",
             split=split,
             where=row.where,
         )
 
-    yield from each(path, numbered(read_member(path, "data", list), "question"), parse)
+    yield from each(path, numbered(member(path, content, "data", list), "question"), parse)
 
 
 SOURCE = Source(

@@ -52,9 +52,11 @@ def _object(row: object) -> dict[str, object]:
 
 
 def _check_form(row: Fields) -> None:
-    kind = row.text("answer_type")
+    kind, question = row.text("answer_type"), row.text("question_type")
     if kind not in FORMS:
         raise R2T2Error(f"{row.where}: unknown answer_type {kind!r}; known: {', '.join(FORMS)}")
+    if (kind == "text") != (question == "multi_choice"):
+        raise R2T2Error(f"{row.where}: answer_type {kind!r} does not go with question_type {question!r}")
     if kind == "float" and row.values.get("precision") not in PRECISIONS:
         raise R2T2Error(f"{row.where}: a float answer needs a precision of 1 or 2, not {row.values.get('precision')!r}")
 

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from r2t2_jax.datasets.official_files import Fields, each, find, numbered, offered, read_json
+from r2t2_jax.datasets.official_files import Fields, by_key, each, find, numbered, offered, read_json
 from r2t2_jax.datasets.prompts import split_prompt
 from r2t2_jax.datasets.record import Bad, Record, Source
 from r2t2_jax.errors import R2T2Error
@@ -25,7 +25,7 @@ def read(folder: Path, split: str) -> Iterator[Record | Bad]:
     """One record an image-only question whose answer is public."""
     answers_path = find(folder, "val_answer.json", what="answers file")
     path = find(folder, "test.json", what="questions file")
-    answers = {row.get("idx"): row.get("answer") for row in read_json(answers_path, list) if isinstance(row, dict)}
+    answers = by_key(read_json(answers_path, list), "idx")
 
     def parse(row: Fields) -> Record | None:
         identifier = row.integer("idx")
@@ -40,7 +40,7 @@ def read(folder: Path, split: str) -> Iterator[Record | Bad]:
             image=folder / "image" / files[0],
             question=question,
             options=options,
-            answers=(offered(str(answers[identifier]), options, f"{answers_path}, idx {identifier}"),),
+            answers=(offered(str(answers[identifier].get("answer")), options, f"{answers_path}, idx {identifier}"),),
             style="letter",
             category=row.text("task_type"),
             split=split,

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from r2t2_jax.datasets.official_files import Fields, each, find, numbered, read_json, read_member
+from r2t2_jax.datasets.official_files import Fields, each, find, member, numbered, read_json
 from r2t2_jax.datasets.readers.vqav2 import human_answers
 from r2t2_jax.datasets.record import Bad, Record, Source
 from r2t2_jax.errors import R2T2Error
@@ -21,7 +21,8 @@ VERSION = "0.5.1"
 def read(folder: Path, split: str) -> Iterator[Record | Bad]:
     """One record a question."""
     path = find(folder, f"TextVQA_{VERSION}_{split}.json", what="annotations file")
-    found = str(read_json(path, dict).get("dataset_version", VERSION))
+    content = read_json(path, dict)
+    found = str(content.get("dataset_version", VERSION))
     if found != VERSION:
         raise R2T2Error(f"{path}: this is version {found} of TextVQA; version {VERSION} is needed")
 
@@ -35,7 +36,7 @@ def read(folder: Path, split: str) -> Iterator[Record | Bad]:
             where=row.where,
         )
 
-    yield from each(path, numbered(read_member(path, "data", list), "question"), parse)
+    yield from each(path, numbered(member(path, content, "data", list), "question"), parse)
 
 
 SOURCE = Source(

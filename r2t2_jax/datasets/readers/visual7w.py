@@ -26,7 +26,7 @@ def read(folder: Path, split: str) -> Iterator[Record | Bad]:
     """One record a question on the images of a split."""
     path = find(folder, "dataset_v7w_telling.json", "visual7w-telling/dataset.json", "dataset.json")
     images = [image for image in read_member(path, "images", list) if _of_split(image, split)]
-    pairs = ((image, pair) for image in images for pair in image.get("qa_pairs", ()))
+    rows = ({"image": image, "pair": pair} for image in images for pair in _pairs(image))
 
     def parse(row: Fields) -> Record:
         image = row.object("image").text("filename")
@@ -49,12 +49,17 @@ def read(folder: Path, split: str) -> Iterator[Record | Bad]:
             where=row.where,
         )
 
-    rows = ({"image": image, "pair": pair} for image, pair in pairs)
     yield from each(path, numbered(rows, f"{split} question"), parse)
 
 
 def _of_split(image: Any, split: str) -> bool:
     return isinstance(image, dict) and image.get("split") == split
+
+
+def _pairs(image: dict[str, Any]) -> list[Any]:
+    """The questions on an image; none at all, which is told, where the file has something else there."""
+    pairs = image.get("qa_pairs")
+    return pairs if isinstance(pairs, list) else [None]
 
 
 SOURCE = Source(

@@ -12,8 +12,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from r2t2_jax.datasets.official_files import Fields, each, find, numbered, read_json, read_member
+from r2t2_jax.datasets.official_files import Fields, by_key, each, find, member, numbered, read_json, read_member
 from r2t2_jax.datasets.record import Bad, Record, Source
 from r2t2_jax.errors import R2T2Error
 
@@ -23,11 +24,10 @@ def read(folder: Path, split: str) -> Iterator[Record | Bad]:
     subset = f"{split}2014"
     path = find(folder, f"v2_OpenEnded_mscoco_{subset}_questions.json", what="questions file")
     answers_path = find(folder, f"v2_mscoco_{subset}_annotations.json", what="annotations file")
-    _check_version(path, subset)
-    questions = read_member(path, "questions", list)
-    annotations = {
-        row.get("question_id"): row for row in read_member(answers_path, "annotations", list) if isinstance(row, dict)
-    }
+    content = read_json(path, dict)
+    _check_version(path, content, subset)
+    questions = member(path, content, "questions", list)
+    annotations = by_key(read_member(answers_path, "annotations", list), "question_id")
 
     def parse(row: Fields) -> Record:
         identifier, image = row.integer("question_id"), row.integer("image_id")
@@ -64,8 +64,7 @@ def most_common_first(answers: list[str]) -> tuple[str, ...]:
     return tuple(text for text, count in Counter(answers).most_common() for _ in range(count))
 
 
-def _check_version(path: Path, subset: str) -> None:
-    head = read_json(path, dict)
+def _check_version(path: Path, head: dict[str, Any], subset: str) -> None:
     info = head.get("info")
     version = str(info.get("version", "2.0")) if isinstance(info, dict) else "2.0"
     if not version.startswith("2"):
