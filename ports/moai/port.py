@@ -133,8 +133,8 @@ def load(variant: str | None) -> Port:
     if not variant:
         raise R2T2Error("moai comes without weights: convert a checkpoint with r2t2 convert, then load moai:DIR")
     directory, config, auxiliary = _open(variant)
-    tokenizer = Tokenizer(directory.tokenizer / FILE, config)
-    tokenizer.check()
+    tokenizer = Tokenizer(directory.tokenizer / FILE, config).adjusted()
+    config = tokenizer.config
     records = _records(auxiliary)
     params = restore(directory, dataclasses.replace(config, merged_plora=False).abstract()[1])
     if config.merged_plora:

@@ -6,6 +6,7 @@ that splits the text and strips nothing; it never reaches the model, which has i
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ports.moai.config import MoAIConfig
-from ports.moai.prompts import ASSISTANT, IMAGE, SYSTEM
+from ports.moai.prompts import ASSISTANT, END, IMAGE, SYSTEM
 from r2t2_jax.errors import R2T2Error
 
 FILE = "tokenizer.model"
@@ -47,15 +48,19 @@ class Tokenizer:
         except (OSError, RuntimeError) as error:
             raise R2T2Error(f"{self.path} is no sentencepiece model ({error}); convert the model again") from error
 
-    def check(self) -> None:
-        """Refuse a tokenizer that is not this model's.
+    def adjusted(self) -> Tokenizer:
+        """With the number of the piece that ends a turn read from the file: the config's is inferred.
 
         Raises:
-            R2T2Error: the file cannot be read, or its size or its special pieces are not the config's.
+            R2T2Error: the file cannot be read, has another number of pieces than the model has outputs, or no such piece.
         """
-        size = self._pieces.vocab_size()
+        size, end = self._pieces.vocab_size(), self._pieces.piece_to_id(END)
         if size != self.config.vocab_size:
             raise R2T2Error(f"{self.path} has {size:,} pieces; this model has {self.config.vocab_size:,}")
+        if end == self._pieces.unk_id():
+            raise R2T2Error(f"{self.path} has no piece {END}: it is not MoAI's")
+        config = dataclasses.replace(self.config, end_id=end, stop_ids=(self.config.eos_id, end))
+        return dataclasses.replace(self, config=config)
 
     def encode(self, text: str) -> list[int]:
         """Token numbers, no beginning or end of sequence among them."""

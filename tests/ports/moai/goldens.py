@@ -12,11 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from ports.common.assembling import assemble
 from ports.moai.config import MoAIConfig
 from ports.moai.data import MoAIAnswer, MoAIInputs
 from ports.moai.modeling import MoAINet
 from ports.moai.params import leaves
-from tests.ports.common.torch_weights import filled
 
 
 def config_of(described: dict[str, Any], **changes: Any) -> MoAIConfig:
@@ -77,7 +77,8 @@ class Golden:
         """The model with the recorded weights."""
         tensors = {name.removeprefix("w/"): value for name, value in self.arrays.items() if name.startswith("w/")}
         config = config_of(self.described, **changes)
-        return filled(nnx.merge(*config.abstract()), leaves(config), tensors)
+        graph, shapes = config.abstract()
+        return nnx.merge(graph, assemble(leaves(config), tensors.__getitem__, shapes))
 
 
 @cache
@@ -116,7 +117,7 @@ def _rows_of(path: Path) -> Rows:
         for mode in ("prompt", "all"):
             for row in range(len(ids)):
                 keys.append((case, mode, row))
-                inputs.append(_padded(case_inputs(golden, case, mode, row), length, verbal))
+                inputs.append(padded(case_inputs(golden, case, mode, row), length, verbal))
                 words = row_slots(golden.config, ids[row])
                 words = np.concatenate([words[:images], np.zeros(length + images - len(words), int), words[images:]])
                 slots.append(words)
@@ -135,7 +136,7 @@ def stacked(trees: list[Any]) -> Any:
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
 
-def _padded(inputs: MoAIInputs, length: int, verbal: int) -> MoAIInputs:
+def padded(inputs: MoAIInputs, length: int, verbal: int) -> MoAIInputs:
     """Padding on the left, none of it to be seen."""
     changes = {}
     for name, total in (

@@ -115,7 +115,7 @@ def test_golden_learned_gates(path):
 
 
 def test_golden_float16_gates(path):
-    """Rounding a gate's logit to float16 jumps, and float32 noise decides on which side: nudges of its size are tried."""
+    """Rounding a gate's logit to float16 jumps; float32 noise decides on which side, so nudges of its size are tried."""
     golden, _, params, features = encoded(path)
     graph, _ = nnx.split(golden.net(remat="none", gate_dtype="float16"))
     rows = rows_of(golden)
@@ -140,9 +140,10 @@ def test_golden_explicit_routing(path):
     rows = rows_of(golden)
     calls = groups(rows)
     for name in routing_names(golden, *next(iter(calls))):
-        recorded = {call: {
-            part: golden.arrays[f"out/{call[0]}/{call[1]}/route_{name}/{part}"] for part in ("r", "grad", "loss", "logits")
-        } for call in calls}  # fmt: skip
+        recorded = {}
+        for case, mode in calls:
+            prefix = f"out/{case}/{mode}/route_{name}"
+            recorded[case, mode] = {part: golden.arrays[f"{prefix}/{part}"] for part in ("r", "grad", "loss", "logits")}
         values = np.zeros((len(rows.keys), golden.config.mixers, 6), np.float32)
         for call, numbers in calls.items():
             values[numbers] = recorded[call]["r"]
@@ -225,9 +226,10 @@ def test_golden_intermediate_arrays(path):
         np.testing.assert_allclose(mine.latents, recorded["comp_aux"], rtol=0, atol=FEATURES)
         np.testing.assert_allclose(x[real], recorded["inputs_embeds"][slots[real]], rtol=0, atol=FEATURES)
 
-        def check(ours, name, of=slice(None), recorded=recorded, real=real, slots=slots):
-            kept = real & (np.arange(len(real)) >= images if of == "words" else np.ones(len(real), bool))
-            np.testing.assert_allclose(np.asarray(ours)[kept], recorded[name][slots[kept]], rtol=0, atol=HIDDEN)
+        def check(ours, name, recorded=recorded, real=real, slots=slots):
+            np.testing.assert_allclose(
+                np.asarray(ours)[real], recorded[name][slots[real]], rtol=0, atol=HIDDEN, err_msg=name
+            )
 
         plain = mixer = 0
         for number in range(config.layers):

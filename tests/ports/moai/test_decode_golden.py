@@ -1,0 +1,125 @@
+"""Greedy decoding against recorded tokens and logits: cached, without cache, and in a left-padded batch.
+
+Axis letters: B recorded rows, A steps, V vocabulary.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from ports.moai.continuation import run_tokens
+from ports.moai.decoding import greedy
+from r2t2_jax.routing import Routing
+from tests.goldens import find_goldens
+from tests.ports.moai.goldens import padded, read_golden, stacked, text_inputs
+
+LOGITS = 1e-4
+
+
+@pytest.fixture(autouse=True)
+def exact_products():
+    with jax.default_matmul_precision("highest"):
+        yield
+
+
+@partial(jax.jit, static_argnums=0)
+def encode(graph, params, items):
+    def one(item):
+        net = nnx.merge(graph, params)
+        inputs, pixels, auxiliary = item
+        latents = net.compressor(auxiliary, jnp.ones(auxiliary.shape[0], bool))
+        return net.read_prompt(net.vision.see(pixels), latents, inputs)
+
+    return jax.lax.map(one, items)
+
+
+@partial(jax.jit, static_argnums=(0, 4))
+def decode(graph, params, features, routing, steps):
+    """Greedy tokens [B, A], and the logits [B, A, V] at each, from one pass over the tokens chosen."""
+
+    def one(item):
+        features, routing = item
+        net = nnx.merge(graph, params)
+        x, cache, _ = net.read(features, routing)
+        tokens = greedy(net, net.logits(x)[0], cache, features.layout, steps)
+        after = run_tokens(net, tokens[:-1], features.layout.length, cache, features.layout.valid)
+        return tokens, net.logits(jnp.concatenate([x, after]))
+
+    return jax.lax.map(one, (features, routing))
+
+
+@partial(jax.jit, static_argnums=0)
+def all_logits(graph, params, features, routing):
+    def one(item):
+        net = nnx.merge(graph, params)
+        x, _, _ = net.read(*item, every_row=True)
+        return net.logits(x)
+
+    return jax.lax.map(one, (features, routing))
+
+
+@pytest.mark.parametrize("path", find_goldens("golden_moai_tiny_*_decode.npz"))
+def test_golden_decoding(path):
+    with np.load(path) as file:
+        recorded = {name: file[name] for name in file.files}
+    golden = read_golden(path.with_name(path.name.replace("_decode", "")))
+    graph, params = nnx.split(golden.net(remat="none"))
+    groups = sorted({name.split("/")[1] for name in recorded if name.startswith("in/")})
+    rows = [(group, row) for group in groups for row in range(len(recorded[f"in/{group}/input_ids"]))]
+    names = sorted({name.split("/")[0] for name in recorded} - {"in"})
+    steps = recorded[f"{names[0]}/{groups[0]}/tokens_cache"].shape[1]
+    length = max(recorded[f"in/{group}/input_ids"].shape[1] for group in groups) - 1
+
+    def items(tail):
+        """Inputs with `tail(group, row)` = (tokens, whether mixers see them) behind the prompt, on one length."""
+        found = []
+        for group, row in rows:
+            given = {
+                k.removeprefix(f"in/{group}/"): v[row] for k, v in recorded.items() if k.startswith(f"in/{group}/")
+            }
+            tokens, seen = tail(group, row)
+            inputs = text_inputs(
+                golden.config,
+                np.append(given["input_ids"], tokens),
+                np.append(given["attention_mask"], np.ones(len(tokens), int)),
+                np.append(given["lang_mask"], np.full(len(tokens), seen)),
+            )
+            inputs = padded(inputs, length + len(tokens), 1)
+            found.append((inputs, jnp.asarray(given["pixel_values"].transpose(1, 2, 0)), given["aux_embeds"]))
+        most = max(len(auxiliary) for _, _, auxiliary in found)
+        assert all(len(auxiliary) == most for _, _, auxiliary in found)
+        return stacked(found)
+
+    prompts = encode(graph, params, items(lambda group, row: ([], False)))
+    for name in names:
+        values = recorded.get(f"{name}/r")
+        shape = (len(rows), golden.config.mixers, 6)
+        routing = None if values is None else Routing(jnp.broadcast_to(jnp.asarray(values), shape))
+        tokens, logits = decode(graph, params, prompts, routing, steps)
+        uncached = encode(
+            graph, params, items(lambda g, r, name=name: (recorded[f"{name}/{g}/tokens_nocache"][r], False))
+        )
+        uncached = all_logits(graph, params, uncached, routing)
+        for i, (group, row) in enumerate(rows):
+            for kind in ("cache", "nocache", "generate"):
+                expected = recorded.get(f"{name}/{group}/tokens_{kind}")
+                if expected is not None:
+                    ended = np.cumsum(np.isin(expected[row], golden.config.stop_ids))
+                    kept = ended - np.isin(expected[row], golden.config.stop_ids) == 0
+                    np.testing.assert_array_equal(np.asarray(tokens[i])[kept], expected[row][kept])
+            np.testing.assert_allclose(
+                logits[i][kept], recorded[f"{name}/{group}/logits_cache"][row][kept], rtol=0, atol=LOGITS
+            )
+            expected = recorded[f"{name}/{group}/logits_nocache"][row]
+            np.testing.assert_allclose(uncached[i][-steps - 1 : -1], expected, rtol=0, atol=LOGITS)
+        seen = encode(
+            graph, params, items(lambda g, r, name=name: (recorded[f"{name}/{g}/tokens_growlang"][r][:-1], True))
+        )
+        seen = all_logits(graph, params, seen, routing)
+        for i, (group, row) in enumerate(rows):
+            expected = recorded[f"{name}/{group}/logits_growlang"][row][-1]
+            np.testing.assert_allclose(seen[i][-1], expected, rtol=0, atol=LOGITS)

@@ -1,0 +1,156 @@
+"""Names and shapes of MoAI-7B, the position table, and a converted directory that loads."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from ports.common.matching import check, from_manifest
+from ports.common.paths import named
+from ports.moai.config import MoAIConfig
+from ports.moai.params import IGNORED, converter, leaves, resize_positions
+from ports.moai.port import load, shapes
+from ports.moai.sharding import shardings, specification
+from r2t2_jax.errors import R2T2Error
+from r2t2_jax.routing import Routing
+from tests.goldens import find_goldens
+from tests.ports.moai.goldens import read_golden
+from tests.ports.moai.sentences import train_tokenizer
+from tests.ports.moai.tiny import CONFIG, answer_of, draw_inputs, tiny
+
+FULL = MoAIConfig.full_7b()
+
+
+@pytest.mark.parametrize("path", find_goldens("manifest_moai7b.json"))
+def test_golden_manifest(path):
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    tensors = from_manifest(manifest)
+    _, params = FULL.abstract()
+    report = check(leaves(FULL), tensors, params, IGNORED)
+    assert len(report.mapped) + len(report.ignored) == len(manifest) == 1197
+    unused = sum(int(np.prod(tensors[name].shape)) for name in report.ignored)
+    assert FULL.parameters() + unused == 8_868_637_720
+    missing = {name: tensor for name, tensor in tensors.items() if name != "output.weight"}
+    with pytest.raises(R2T2Error, match=r"missing from the checkpoint: output\.weight"):
+        check(leaves(FULL), missing, params, IGNORED)
+    with pytest.raises(R2T2Error, match=r"unmapped: lm_head\.weight"):
+        check(leaves(FULL), {**tensors, "lm_head.weight": tensors["output.weight"]}, params, IGNORED)
+
+
+@pytest.mark.parametrize("path", find_goldens("golden_moai_misc*.npz"))
+def test_golden_position_table(path):
+    with np.load(path) as file:
+        [given] = [file[name] for name in file.files if name.startswith("pos_embed_in_")]
+        [expected] = [file[n] for n in file.files if n.startswith("pos_embed_out_") and "no_half" not in n]
+    resized = resize_positions(given, round((len(expected) - 1) ** 0.5))
+    np.testing.assert_array_equal(resized[0], given[0])
+    # A rounding to float16 hides float32 noise or turns it into one unit in the last place.
+    np.testing.assert_allclose(resized, expected, rtol=2**-10, atol=1e-7)
+    assert (resized == expected).mean() > 0.999
+
+
+@pytest.mark.parametrize("path", find_goldens("golden_moai_misc*.npz"))
+def test_golden_normalisation_and_colours(path):
+    from ports.moai.vision import colour_table, normalise
+
+    with np.load(path) as file:
+        np.testing.assert_allclose(colour_table(), file["pascal_colormap_134x3"], atol=1e-7)
+        values = jnp.broadcast_to(jnp.arange(256, dtype=jnp.float32)[None, :, None], (1, 256, 3))
+        for short, dtype in (("f32", "float32"), ("f16", "float16"), ("bf16", "bfloat16")):
+            ours = np.asarray(normalise(values, dtype)[0].T, np.float32)
+            np.testing.assert_array_equal(ours, file[f"norm_uint8_0_255_{short}"])
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """The first recorded model as an upstream folder: safetensors in float16, config.json, a tokenizer."""
+    safetensors = pytest.importorskip("safetensors.numpy")
+    [path, *_] = [value.values[0] for value in find_goldens("golden_moai_tiny_a.npz")]
+    golden, folder = read_golden(path), tmp_path_factory.mktemp("upstream")
+    tensors = {n.removeprefix("w/"): v.astype(np.float16) for n, v in golden.arrays.items() if n.startswith("w/")}
+    safetensors.save_file(tensors, folder / "model.safetensors")
+    pieces = train_tokenizer(folder / "tokenizer.model", golden.config.vocab_size)
+    ours = {name: value for name, value in dataclasses.asdict(golden.config).items() if name != "vocab_size"}
+    described = {
+        "hidden_size": golden.config.width,
+        "intermediate_size": golden.config.hidden,
+        "num_hidden_layers": golden.config.layers,
+        "num_attention_heads": golden.config.heads,
+        "num_key_value_heads": golden.config.kv_heads,
+        "vocab_size": pieces,
+        "max_position_embeddings": golden.config.max_positions,
+        "rms_norm_eps": golden.config.rms_eps,
+        "rope_theta": golden.config.rope_theta,
+        "img_size": golden.config.image_size,
+        "pad_token_id": 2,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "r2t2": ours | {"max_positions": 512},
+    }
+    (folder / "config.json").write_text(json.dumps(described), encoding="utf-8")
+    return folder, golden, tensors
+
+
+def test_a_converted_directory_loads(checkpoint, tmp_path):
+    folder, golden, tensors = checkpoint
+    report = converter.convert(str(folder), tmp_path / "moai", progress=False)
+    assert report["dtype"] == ["float16"]  # on disk; cast where it is loaded
+    with pytest.warns(UserWarning, match="without auxiliary inputs"):
+        port = load(f"{tmp_path / 'moai'},plora=merged")
+    assert port.model.config.merged_plora and port.fingerprint.endswith("aux=none")
+    params = named(port.params)
+    assert {leaf.dtype for leaf in params.values()} == {jnp.dtype("float32")}
+    np.testing.assert_array_equal(params["head/kernel"], tensors["output.weight"].astype(np.float32).T)
+    for leaf in ("plain/qkv/image/kernel", f"{port.gate}/image/kernel", f"{port.gate}/language/bias"):
+        assert leaf in params
+    for variant, word in (("moai,aux=nowhere", "auxiliary"), ("moai,dtype=int4", "dtype=int4"), ("elsewhere", "model")):
+        with pytest.raises(R2T2Error, match=word):
+            load(str(tmp_path / variant))
+    with pytest.raises(R2T2Error, match="r2t2 convert"):
+        load(None)
+
+
+def test_a_plain_clip_tower_is_resized_on_its_way(checkpoint, tmp_path):
+    safetensors = pytest.importorskip("safetensors.numpy")
+    folder, golden, tensors = checkpoint
+    name = "vit.vision_tower.vision_model.embeddings.position_embedding.weight"
+    plain = np.concatenate([tensors[name][:1], np.random.default_rng(0).normal(size=(9, tensors[name].shape[1]))])
+    source = tmp_path / "plain"
+    source.mkdir()
+    for file in ("config.json", "tokenizer.model"):
+        (source / file).write_bytes((folder / file).read_bytes())
+    safetensors.save_file({**tensors, name: plain.astype(np.float16)}, source / "model.safetensors")
+    converter.convert(str(source), tmp_path / "moai", progress=False)
+    with pytest.warns(UserWarning, match="without auxiliary inputs"):
+        places = named(load(str(tmp_path / "moai")).params)["vision/tower/places"]
+    expected = resize_positions(plain.astype(np.float16), golden.config.grid)
+    np.testing.assert_array_equal(places, expected.astype(np.float32))
+
+
+def test_weights_cut_over_devices_give_the_same_loss():
+    model, params = tiny()
+    mesh = jax.make_mesh((2, 2), ("data", "model"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+    cut = jax.device_put(params, shardings(params, mesh))
+    assert named(cut)["plain/gate/main/kernel"].sharding.spec == (None, None, "model")
+    kept = named(cut)["norm/scale"].sharding.spec
+    assert kept == () and specification("head/kernel", (48, 7), 2) == ()
+
+    @jax.jit
+    def run(params):
+        features = model.encode(params, draw_inputs(0))
+        return model.answer_loss(params, features, Routing(jnp.full((2, 6), 0.4)), answer_of(7, 8, 95))
+
+    with jax.default_matmul_precision("highest"):
+        np.testing.assert_allclose(run(cut), run(params), atol=1e-5)
+
+
+def test_shapes_of_the_full_model_need_no_memory():
+    found = shapes(None, 40, 3)
+    assert found.model.spec.shape == (4, 6)
+    assert found.features.stream.shape == (1225 + 40, 4096) and found.answer.tokens.shape == (3,)
+    assert nnx.merge(found.model.graph, found.params).words.shape == (92545, 4096)
+    assert shapes("tiny", None, None).model.config == dataclasses.replace(CONFIG, remat="full")

@@ -1,0 +1,110 @@
+"""Host side: prompts, masks, buckets, images, answers."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from ports.moai.auxiliary.record import AuxRecord, Line
+from ports.moai.auxiliary.verbalise import verbalise
+from ports.moai.config import MoAIConfig
+from ports.moai.processing import TEXT_BUCKET, MoAIProcessor
+from ports.moai.prompts import ask, user_turn
+from ports.moai.tokens import Tokenizer
+from r2t2_jax.contract import Sample
+from r2t2_jax.errors import R2T2Error
+from tests.ports.moai.sentences import train_tokenizer
+
+CONFIG = dataclasses.replace(MoAIConfig.tiny(), vocab_size=128, image_id=128)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    path = tmp_path_factory.mktemp("tokens") / "tokenizer.model"
+    train_tokenizer(path, 128)
+    return Tokenizer(path, CONFIG).adjusted()
+
+
+@pytest.fixture(scope="module")
+def processor(tokenizer):
+    return MoAIProcessor(tokenizer.config, tokenizer)
+
+
+def sample(question="what is this", **changes):
+    image = np.random.default_rng(len(question)).integers(0, 256, (12, 31, 3)).astype(np.uint8)
+    return Sample(**{"id": "s", "image": image, "question": question, "answers": ("A",)} | changes)
+
+
+def test_prompt_styles():
+    assert ask("Which?", ("red", "blue"), "letter") == (
+        "Which?\nA. red\nB. blue\nAnswer with the option's letter from the given choices directly."
+    )
+    assert ask("Which?", (), "word") == "Which?\nAnswer the question using a single word or phrase."
+    assert ask("<image>\nWhich?", (), "plain") == "Which?"
+    assert user_turn("Q") == " [UNUSED_TOKEN_146]user\nQ[UNUSED_TOKEN_145]\n[UNUSED_TOKEN_146]assistant\n"
+    with pytest.raises(R2T2Error, match="essay"):
+        ask("Which?", (), "essay")
+
+
+def test_prompts_stand_around_the_image_and_pads_before_them(processor, tokenizer):
+    inputs = processor.prepare(None, [sample(), sample("what is the colour of the small box under the table near you")])
+    assert inputs.tokens.shape[1] % TEXT_BUCKET == 0
+    for row, question in enumerate(("what is this", "what is the colour of the small box under the table near you")):
+        pieces = tokenizer.prompt(user_turn(question))
+        mask, before = np.asarray(inputs.mask[row]), np.asarray(inputs.before_image[row])
+        tokens = np.asarray(inputs.tokens[row])
+        assert tokens[mask & before].tolist() == pieces.before and pieces.before[0] == CONFIG.bos_id
+        assert tokens[mask & ~before].tolist() == pieces.after
+        assert mask.sum() == len(pieces.before) + len(pieces.after) and mask[-1]
+        assert (np.asarray(inputs.language[row]) == mask).all()
+    told = np.asarray(inputs.verbalisation[0])[np.asarray(inputs.verbalisation_mask[0])]
+    assert told.tolist() == tokenizer.verbalisation("   ")  # three joining spaces, nothing between them
+    assert not np.asarray(inputs.segments).any()
+
+
+def test_images_are_resized_by_the_bilinear_filter(processor):
+    one = sample()
+    inputs = processor.prepare(None, [one])
+    size = (CONFIG.image_size, CONFIG.image_size)
+    expected = np.asarray(Image.fromarray(one.image).resize(size, Image.Resampling.BILINEAR))
+    np.testing.assert_array_equal(inputs.image[0], expected)
+
+
+def test_answers_and_back(processor, tokenizer):
+    answers = processor.answer_ids(["A", "big red box"])
+    assert jax.tree.leaves(answers)[0].shape == (2, 8) or answers.tokens.shape[1] % 8 == 0
+    end = tokenizer.config.end_id
+    for row in range(2):
+        kept = np.asarray(answers.tokens[row])[np.asarray(answers.mask[row])]
+        assert kept[-1] == end and end not in kept[:-1]
+    assert processor.decode(np.asarray(answers.tokens)) == ["A", "big red box"]
+
+
+def test_auxiliary_text_reaches_the_model(tokenizer):
+    class Reader:
+        fingerprint = "reader"
+
+        def __call__(self, image, record):
+            size = (CONFIG.image_size, CONFIG.image_size)
+            return dataclasses.replace(record, map=np.full(size, 3, np.uint8), lines=(Line("dogs", 0.9),))
+
+    inputs = MoAIProcessor(tokenizer.config, tokenizer, Reader()).prepare(None, [sample()])
+    text = verbalise(AuxRecord("", lines=(Line("dogs", 0.9),)), CONFIG.image_size)
+    assert text == "   The image includes text descriptions: dogs."
+    kept = np.asarray(inputs.verbalisation[0])[np.asarray(inputs.verbalisation_mask[0])]
+    assert kept.tolist() == tokenizer.verbalisation(text)
+    assert (np.asarray(inputs.segments) == 3).all()
+
+
+def test_bad_prompts_and_tokenizers_are_told(processor, tmp_path):
+    with pytest.raises(R2T2Error, match="too long"):
+        processor.prepare(None, [sample("what is this " * 400)])
+    path = tmp_path / "tokenizer.model"
+    path.write_bytes(b"no model")
+    with pytest.raises(R2T2Error, match="sentencepiece"):
+        Tokenizer(path, CONFIG).adjusted()
+    train_tokenizer(path, 96)
+    with pytest.raises(R2T2Error, match="96 pieces"):
+        Tokenizer(path, CONFIG).adjusted()
