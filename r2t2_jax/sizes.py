@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from r2t2_jax.errors import R2T2Error
@@ -39,7 +40,7 @@ def tree_bytes(tree: Any) -> int:
     """Bytes of all arrays, or of the shapes that stand for them; random keys count as what they are made of."""
     leaves = jax.tree.leaves(tree)
     arrays = [
-        jax.eval_shape(jax.random.key_data, leaf) if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
+        jax.eval_shape(jax.random.key_data, leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
         for leaf in leaves
     ]
     return sum(leaf.size * leaf.dtype.itemsize for leaf in arrays)

@@ -147,7 +147,7 @@ def diagnose_evidence(evidence: Evidence, worthwhile: float = WORTHWHILE) -> Dia
         raise R2T2Error(f"the gain worth having is a share between 0 and 1, not {worthwhile}")
     values = evidence.values
     margin = worthwhile if evidence.kind == "right" else worthwhile * abs(float(values["base"].mean()))
-    margin = max(margin, np.finfo(np.float32).tiny)
+    margin = max(margin, float(np.finfo(np.float32).tiny))
 
     def gain(before: str, after: str) -> Comparison:
         return compare(values[before], values[after])

@@ -57,7 +57,7 @@ def port_evidence(
     values = {name: outcome.right for name, outcome in outcomes.items()}
     keys = sample_keys(seed, np.arange(len(questions.samples)))
     bench = Bench(port.model, port.params, bank, questions.queries, questions.embeddings, keys, BATCH)
-    probe = probe_losses(bench, strategies, outcomes["oracle"].weights, untouched=True)
+    probe = probe_losses(bench, strategies, jnp.asarray(outcomes["oracle"].weights), untouched=True)
 
     def answer(rows: Rows) -> Array:
         features, weights = take((questions.queries.features, probe.best), rows)

@@ -114,7 +114,7 @@ class Memory:
             _stack(shapes.features, *near),
             _stack(shapes.answer, *near),
             _stack(routing, *near),  # [B, K, L, E]
-            jax.ShapeDtypeStruct(near, jnp.float32),
+            _stack(jax.ShapeDtypeStruct((), jnp.float32), *near),
         )
         return queries, references, jax.eval_shape(lambda: sample_keys(0, jnp.arange(samples)))
 

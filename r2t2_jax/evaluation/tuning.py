@@ -17,13 +17,14 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+import jax
 import numpy as np
 from jaxtyping import Bool, Int
 
 from r2t2_jax.bank import ReferenceBank
 from r2t2_jax.contract import Port, Sample
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.evaluation.batches import run_batch, take, threads_at_a_time
+from r2t2_jax.evaluation.batches import run_batch, threads_at_a_time
 from r2t2_jax.evaluation.evaluate import Evaluation, in_order_of_programs, prepare
 from r2t2_jax.evaluation.questions import BATCH, Questions
 from r2t2_jax.evaluation.settings_grid import Rung
@@ -70,12 +71,13 @@ def tuning_bench(
     evaluation = prepare(port, bank, questions, {"ngd": strategy("ngd", largest)}, metric, seed)
     nearest = evaluation.neighborhoods["ngd"]
     tried = {str(i): strategy("ngd", preset) for i, preset in enumerate(presets)}
+    nearby = {  # the k nearest of the largest neighbourhood are its first k
+        str(i): jax.tree.map(lambda leaf, k=preset.k: leaf[:, :k], nearest) for i, preset in enumerate(presets)
+    }
     return dataclasses.replace(
         evaluation,
         strategies=tried | {name: strategy(name) for name in BESIDE},
-        # The k nearest of the largest neighbourhood are its first k.
-        neighborhoods={str(i): take(nearest, np.s_[:, : preset.k]) for i, preset in enumerate(presets)}
-        | dict.fromkeys(BESIDE),
+        neighborhoods=nearby | dict.fromkeys(BESIDE),
     )
 
 
@@ -204,7 +206,7 @@ class Tuning:
 def _by_question(
     right: Bool[np.ndarray, "n"], questions: Int[np.ndarray, "n"], models: np.ndarray, names: Sequence[str]
 ) -> Bool[np.ndarray, "n"]:
-    return right[np.lexsort((questions, [names.index(model) for model in models]))]
+    return right[np.lexsort((questions, np.array([names.index(model) for model in models])))]
 
 
 def cheapest_good(measured: Sequence[Measured]) -> Measured:
