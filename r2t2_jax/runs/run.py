@@ -29,7 +29,7 @@ import shlex
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -116,8 +116,9 @@ class Run:
             for path in (self.folder / RUN, self.folder / timings.NAME, *shard_paths(self.folder)):
                 remove(path)
         self._lock.release()
-        if empty and not any(self.folder.iterdir()):
-            self.folder.rmdir()
+        if empty:
+            with suppress(OSError):  # somebody else's files are in it
+                self.folder.rmdir()
 
     @property
     def complete(self) -> bool:
@@ -147,7 +148,7 @@ class Run:
                 self.check()
                 start = time.perf_counter()
                 yield batch
-                self._timings.add(batch.part, len(batch), time.perf_counter() - start)
+                self.time(batch.part, len(batch), time.perf_counter() - start)
                 bar.update(len(batch))
         self.check()
 
@@ -173,9 +174,8 @@ class Run:
                 if failed.is_set() or self._stop.reason is not None:
                     return
                 start = time.perf_counter()
-                rows = work(batch)
-                self._timings.add(part, len(batch), time.perf_counter() - start)
-                self.append(batch, rows)
+                self.append(batch, work(batch))
+                self.time(part, len(batch), time.perf_counter() - start)
                 bar.update(len(batch))
 
         with self._bar(parts, title or self._command) as bar, worker_threads(threads) as pool:
@@ -224,8 +224,9 @@ class Run:
         return read_table(self._shards.records, self.plan, [part])
 
     def time(self, what: str, cases: int, seconds: float) -> None:
-        """Note the time of work beside the batches."""
-        self._timings.add(what, cases, seconds)
+        """Note the time of work; that of the batches is noted without asking."""
+        with _told_as(f"cannot write {self.folder}"):
+            self._timings.add(what, cases, seconds)
 
     def seconds_per_case(self) -> dict[str, float]:
         """The median of each part, and of what `time` noted."""

@@ -1,9 +1,15 @@
 """`r2t2 demo` with the weights that ship: re-routing must visibly help where the gate is narrow."""
 
 import json
+import subprocess
+import sys
+import time
 from pathlib import Path
 
+import pytest
+
 from r2t2_jax.cli.main import main
+from r2t2_jax.runs.shards import find_records
 
 
 def test_the_narrow_gate_gains_and_the_balanced_one_is_not_harmed(tmp_path: Path) -> None:
@@ -15,3 +21,23 @@ def test_the_narrow_gate_gains_and_the_balanced_one_is_not_harmed(tmp_path: Path
     assert narrow["ngd"] >= narrow["random_neighbors"] + 0.1
     balanced = gates["balanced"]["strategies"]
     assert balanced["ngd"]["ci95"][1] >= balanced["base"]["accuracy"]
+
+
+@pytest.mark.slow
+def test_a_demo_killed_again_and_again_ends_with_the_same_bytes(tmp_path: Path) -> None:
+    options = ["--quick", "--samples", "20", "--seed", "2"]
+    assert main(["demo", "--out", str(tmp_path / "whole"), *options]) == 0
+    folder = tmp_path / "killed"
+    for batches in (3, 11, 19):
+        command = [sys.executable, "-m", "r2t2_jax.cli.main", "demo", "--out", str(folder), *options]
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+            while len(find_records(folder)) < batches:
+                assert process.poll() is None
+                time.sleep(0.01)
+            process.kill()
+        assert batches <= len(find_records(folder)) < 28
+        assert not (folder / "summary.json").exists()
+    saved = find_records(folder)
+    assert main(["demo", "--out", str(folder), *options]) == 0
+    assert find_records(folder).items() >= saved.items()
+    assert (folder / "summary.json").read_bytes() == (tmp_path / "whole" / "summary.json").read_bytes()
