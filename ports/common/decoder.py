@@ -8,7 +8,8 @@ N layers. One sample.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -38,6 +39,13 @@ class DecoderConfig:
     qkv_bias: bool = False
     dtype: str = "float32"
     remat: bool = False
+
+    @classmethod
+    def part_of(cls, config: Any, **given: Any) -> DecoderConfig:
+        """The decoder of a port's config that has the same fields among others; `given` ones go before."""
+        own = {field.name for field in fields(cls)}
+        shared: dict[str, Any] = {name: value for name, value in vars(config).items() if name in own}
+        return cls(**(shared | given))
 
 
 @jax.tree_util.register_dataclass

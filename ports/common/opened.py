@@ -14,7 +14,7 @@ from ports.common.conversion import Converter
 from ports.common.digests import described_by, digest_of, name_in, sha256_of
 from ports.common.model_directory import DESCRIPTION
 from ports.common.restoring import open_model_directory, restore
-from ports.common.sources import fetch, tokenizer_files
+from ports.common.sources import fetch
 
 Config = TypeVar("Config")
 
@@ -54,6 +54,6 @@ def open_model(converter: Converter, kind: type[Config], path: str | Path, dtype
     first = str(checkpoint[next(iter(leaves.values())).names[0]].dtype)
     config = dataclasses.replace(config, dtype=dtype or first)
     params = assemble(leaves, lambda name: checkpoint[name].read(), converter.abstract_params(config))
-    inputs = {*checkpoint.files, *tokenizer_files(folder), *described_by(folder)}
+    inputs = {*checkpoint.files, *converter.tokenizer(folder), *described_by(folder)}
     digest = digest_of({name_in(folder, file): sha256_of(file) for file in inputs})
     return Opened(config, params, digest, folder)

@@ -89,14 +89,4 @@ class NVEmbedConfig:
     @property
     def decoder(self) -> DecoderConfig:
         """The decoder alone; Mistral has no biases."""
-        return DecoderConfig(
-            width=self.width,
-            layers=self.layers,
-            heads=self.heads,
-            kv_heads=self.kv_heads,
-            head_width=self.head_width,
-            hidden=self.hidden,
-            theta=self.theta,
-            eps=self.eps,
-            dtype=self.dtype,
-        )
+        return DecoderConfig.part_of(self)

@@ -78,18 +78,7 @@ class Qwen2EmbedConfig:
     @property
     def decoder(self) -> DecoderConfig:
         """The decoder alone."""
-        return DecoderConfig(
-            width=self.width,
-            layers=self.layers,
-            heads=self.heads,
-            kv_heads=self.kv_heads,
-            head_width=self.head_width,
-            hidden=self.hidden,
-            theta=self.theta,
-            eps=self.eps,
-            qkv_bias=True,
-            dtype=self.dtype,
-        )
+        return DecoderConfig.part_of(self, qkv_bias=True)
 
 
 def stella_from_folder(folder: Path, head: str) -> Qwen2EmbedConfig:
