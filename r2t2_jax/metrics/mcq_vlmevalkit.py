@@ -46,8 +46,8 @@ def _by_letter(text: str, options: Mapping[str, str]) -> str | None:
 
 def _by_text(text: str, options: Mapping[str, str]) -> str | None:
     """The only option whose text occurs in an answer that is not much longer than all options together."""
+    text = text.lower()
     if len(text) > 2 * sum(len(option) for option in options.values()):
         return None
-    text = text.lower()
     named = [letter for letter, option in options.items() if option.lower() in text]
     return named[0] if len(named) == 1 else None

@@ -98,6 +98,8 @@ def mmbench_question(identifier: str) -> str:
 
 
 def _percent(scores: Sequence[float]) -> float:
+    if not scores:
+        raise R2T2Error("there is no sample to score")
     return PERCENT * fmean(scores)
 
 

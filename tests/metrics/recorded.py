@@ -47,16 +47,16 @@ def plain(metric: str, percent: bool = False) -> Callable[[Case], float]:
     return score
 
 
-def lettered(metric: str, percent: bool = False) -> Callable[[Case], float]:
-    """The reference is a letter `B`, `(B)`, an option's number or its text; a sample has the letter."""
+def lettered(metric: str, given: str = "letter", percent: bool = False) -> Callable[[Case], float]:
+    """The reference is a letter (`B`, `(B)`), a number from 0 or the option's text; a sample has the letter."""
 
     def score(case: Case) -> float:
-        choices, reference = case["extra"].get("choices") or [], case["reference"].strip("()")
-        if reference.isdigit() and reference not in choices:
+        choices, reference = case["extra"].get("choices") or [], case["reference"]
+        if given == "number":
             reference = ascii_uppercase[int(reference)]
-        elif reference in choices:
+        elif given == "text":
             reference = ascii_uppercase[choices.index(reference)]
-        value = METRICS[metric](case["prediction"], sample(reference, options=choices))
+        value = METRICS[metric](case["prediction"], sample(reference.strip("()"), options=choices))
         return 100 * value if percent else value
 
     return score
@@ -93,8 +93,8 @@ def mathvista_lmms_eval(case: Case) -> float:
 
 
 def mathvista_vlmevalkit(case: Case) -> float:
-    judge = lettered if case["extra"]["choices"] else plain
-    return judge("mathvista_vlmevalkit")(case)
+    judge = lettered("mathvista_vlmevalkit", "text") if case["extra"]["choices"] else plain("mathvista_vlmevalkit")
+    return judge(case)
 
 
 def mean_of(metric: str, scale: float = 1.0, digits: int | None = None) -> Callable[[Case], float]:
@@ -102,7 +102,8 @@ def mean_of(metric: str, scale: float = 1.0, digits: int | None = None) -> Calla
 
     def score(case: Case) -> float:
         samples = [sample(reference) for reference in case["reference"]]
-        scores = [METRICS[metric](*pair) for pair in zip(case["prediction"], samples, strict=True)]
+        given = [prediction or "" for prediction in case["prediction"]]  # none given is none right
+        scores = [METRICS[metric](*pair) for pair in zip(given, samples, strict=True)]
         value = scale / 100 * SET_SCORES["accuracy"](scores, samples)["accuracy"]
         return value if digits is None else round(value, digits)
 
@@ -144,22 +145,28 @@ def circular(metric: str) -> Callable[[Case], float]:
 
 
 def circular_set(case: Case) -> float:
-    samples = [
-        sample(answer, options=["one", "two", "three", "four"], name=str(index))
-        for answer, index in zip(case["reference"], case["extra"]["index"], strict=True)
-    ]
+    """All passes of several questions; of each pass the first option is recorded, so pass r tells option r."""
+    indices, firsts = case["extra"]["index"], case["extra"]["A"]
+    samples = []
+    for answer, index in zip(case["reference"], indices, strict=True):
+        r, base = divmod(index, sets.CIRCULAR)
+        options = [first for first, other in zip(firsts, indices, strict=True) if other % sets.CIRCULAR == base]
+        samples.append(sample(answer, options=options[r:] + options[:r], name=str(index)))
     scores = [METRICS["mmbench_lmms_eval"](*pair) for pair in zip(case["prediction"], samples, strict=True)]
     return SET_SCORES["mmbench"](scores, samples)["circular"] / 100
 
 
-def mme_subtask(metric: str) -> Callable[[Case], float]:
+def mme_subtask(metric: str, by_name: bool = False) -> Callable[[Case], float]:
+    """Two questions an image: two in a row, or two of the same name."""
+
     def score(case: Case) -> float:
         if isinstance(case["prediction"], str):
             return mme_total(metric, [case["prediction"]])[Path(case["prediction"]).stem]
         images = case["extra"]["image"]
+        names = images if by_name else [str(i // 2) for i in range(len(images))]
         samples = [
-            sample(answer, category="count", name=f"{image}#{images[:i].count(image) + 1}")
-            for i, (image, answer) in enumerate(zip(images, case["reference"], strict=True))
+            sample(answer, category="count", name=f"{name}#{i}")
+            for i, (name, answer) in enumerate(zip(names, case["reference"], strict=True))
         ]
         scores = [METRICS[metric](*pair) for pair in zip(case["prediction"], samples, strict=True)]
         return SET_SCORES["mme"](scores, samples)["count"]
@@ -198,7 +205,7 @@ def mme_total(metric: str, files: list[str]) -> dict[str, float]:
 
 
 RECORDED: dict[str, Callable[[Case], float | str]] = {
-    "ai2d_cambrian_correct": lettered("ai2d_cambrian"),
+    "ai2d_cambrian_correct": lettered("ai2d_cambrian", "number"),
     "ai2d_lmms_eval_correct": lettered("ai2d_lmms_eval"),
     "ai2d_moai_correct": lettered("ai2d_moai"),
     "ai2d_mova_correct": lettered("ai2d"),
@@ -207,7 +214,7 @@ RECORDED: dict[str, Callable[[Case], float | str]] = {
     "anls_m4c": similarity(similarity_m4c),
     "anls_vlmevalkit": similarity(similarity_vlmevalkit),
     "aokvqa_da": plain("aokvqa_direct", percent=True),
-    "aokvqa_mc": lettered("aokvqa", percent=True),
+    "aokvqa_mc": lettered("aokvqa", "text", percent=True),
     "clevr_accuracy": mean_of("clevr", scale=100.0, digits=2),
     "cocoqa_accuracy": mean_of("cocoqa"),
     "cvbench2d_cambrian_correct": lettered("cvbench2d"),
@@ -240,7 +247,7 @@ RECORDED: dict[str, Callable[[Case], float | str]] = {
     "mme_parse_vlmevalkit": read(read_yes_no_vlmevalkit),
     "mme_perception_total_mova": mme_perception("mme_mova"),
     "mme_perception_total_official": mme_all_right("perception"),
-    "mme_subtask_score_lmms_eval": mme_subtask("mme_lmms_eval"),
+    "mme_subtask_score_lmms_eval": mme_subtask("mme_lmms_eval", by_name=True),
     "mme_subtask_score_moai": mme_subtask("mme"),
     "mme_subtask_score_mova": mme_subtask("mme_mova"),
     "mme_subtask_score_official": mme_subtask("mme"),
