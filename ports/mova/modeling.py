@@ -14,6 +14,7 @@ question, A answer tokens, O the language model's width, V vocabulary, P patches
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import jax
@@ -25,6 +26,7 @@ from ports.common.attention import causal_mask
 from ports.common.bert import Bert
 from ports.common.clip_vit import ClipVit
 from ports.common.decoder import Cache, Decoder
+from ports.common.keys import traced_keys
 from ports.common.linear import linear, normal
 from ports.mova.adapter.adapter import Adapter, Seen
 from ports.mova.config import MovaConfig
@@ -247,9 +249,10 @@ def _last(valid: Bool[Array, "S"]) -> Int[Array, ""]:
     return valid.shape[0] - 1 - jnp.argmax(valid[::-1])
 
 
+@cache
 def abstract(config: MovaConfig) -> tuple[Any, Any]:
     """Structure of the model, and its parameters as shapes."""
-    return nnx.split(nnx.eval_shape(lambda: MovaNet(config, nnx.Rngs(0))))
+    return nnx.split(nnx.eval_shape(lambda: MovaNet(config, traced_keys(0))))
 
 
 def fake_inputs(config: MovaConfig, tokens: int, words: int) -> MovaInputs:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
@@ -70,11 +71,11 @@ def patch_grid(height: int, width: int, max_patches: int, size: int) -> tuple[in
 
 
 def views_of(image: Pixels, config: MovaConfig) -> Views:
-    """The four views of one image."""
+    """The four views of one image, on the device."""
     tile = config.clip.image_size
     return Views(
-        clip=normalised(image, tile, CLIP_MEAN, CLIP_STD),
-        dinov2=normalised(image, tile, config.dinov2_mean, config.dinov2_std),
-        high=normalised(image, config.high_size, config.high_mean, config.high_std),
-        patches=flattened_patches(image, config.max_patches, config.pix2struct.patch_size),
+        clip=jnp.asarray(normalised(image, tile, CLIP_MEAN, CLIP_STD)),
+        dinov2=jnp.asarray(normalised(image, tile, config.dinov2_mean, config.dinov2_std)),
+        high=jnp.asarray(normalised(image, config.high_size, config.high_mean, config.high_std)),
+        patches=jnp.asarray(flattened_patches(image, config.max_patches, config.pix2struct.patch_size)),
     )

@@ -1,4 +1,4 @@
-"""MoVA as a routed model: the contract over `modeling.py`.
+"""MoVA as a routed model: the contract over `modeling.py`, and the port with the weights of a converted checkpoint.
 
 Axis letters: L adapter blocks, E = 7 experts, A answer tokens, C candidates.
 """
@@ -13,8 +13,11 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
+from ports.common.restoring import ModelDirectory, open_model_directory, restore
 from ports.mova.config import MovaConfig
-from ports.mova.modeling import MovaAnswer, MovaFeatures, MovaInputs, MovaNet, Prompt
+from ports.mova.modeling import MovaAnswer, MovaFeatures, MovaInputs, MovaNet, Prompt, abstract
+from r2t2_jax.contract import ModelShapes, Port
+from r2t2_jax.errors import R2T2Error
 from r2t2_jax.routing import Routing, RoutingSpec
 
 
@@ -36,10 +39,10 @@ class MovaModel:
         """The question as BERT reads it, its embeddings, the whole cross-attention of block 0, and what `keep` adds."""
         return self._net(params).encode(inputs)
 
-    def support(self, features: MovaFeatures) -> Bool[Array, "L E"]:
-        """Where this sample's r may lie: on the experts of its coarse pass, or on all whose features are there."""
+    def support(self, features: MovaFeatures) -> Bool[Array, "*B L E"]:
+        """Where a sample's r may lie: on the experts of its coarse pass, or on all whose features are there."""
         live = features.seen.coarse if self.config.support == "selected" else features.seen.available
-        return jnp.broadcast_to(live[None], self.spec.shape)
+        return jnp.broadcast_to(live[..., None, :], (*live.shape[:-1], *self.spec.shape))
 
     def route(self, params: Any, features: MovaFeatures, routing: Routing | None = None) -> Float[Array, "L E"]:
         """The weights in effect in each block. Later gates see what earlier weights did."""
@@ -78,3 +81,85 @@ class MovaModel:
         """Generated tokens as an answer: up to and with the end token."""
         ended = tokens == self.config.end
         return MovaAnswer(tokens, jnp.cumsum(ended) - ended == 0)
+
+
+OPTIONS = {
+    "dtype": ("float32", "bfloat16", "float16"),
+    "keep": ("outputs", "keys"),
+    "support": ("selected", "all"),
+    "towers": ("all", "selected"),
+}
+SIZES = {"8b": MovaConfig.full_8b, "vicuna-7b": MovaConfig.vicuna_7b, "tiny": MovaConfig.tiny}
+QUESTION_TOKENS, ANSWER_TOKENS = 96, 8  # a prompt is some 50 tokens of template and the question; an answer is short
+
+
+def load(variant: str | None) -> Port:
+    """MoVA with converted weights.
+
+    Args:
+        variant: the directory that `r2t2 convert mova` made, and settings behind it if any: `DIR,support=all`. `dtype`
+            of parameters and activations is the checkpoint's where not given; `keep` and `support` are fields of
+            `MovaConfig`, `towers` of `MovaProcessor`.
+
+    Raises:
+        R2T2Error: no directory is named, it is damaged or another port's, or there is no such setting.
+    """
+    from ports.mova.processing import MovaEmbedder, MovaProcessor
+    from ports.mova.tokens import read_tokenizer, read_wordpiece
+
+    if not variant:
+        raise R2T2Error("mova comes without weights: convert a checkpoint with r2t2 convert, then load mova:DIR")
+    directory, config, towers = _open(variant)
+    graph, shapes = abstract(config)
+    model, params = MovaModel(config, graph), restore(directory, shapes)
+    words = read_wordpiece(directory.tokenizer / "vocab.txt", config.bert.positions)
+    fingerprint = f"mova@{directory.digest[:8]}:{config.dtype}"
+    return Port(
+        name=f"mova:{variant}",
+        model=model,
+        params=params,
+        processor=MovaProcessor(model, read_tokenizer(directory.tokenizer), words, towers),
+        embedder=MovaEmbedder(model, params, words, f"{fingerprint}:bert"),
+        fingerprint=fingerprint,
+        max_new_tokens=config.answer_length,
+    )
+
+
+def _open(variant: str) -> tuple[ModelDirectory, MovaConfig, Any]:
+    """The directory of a variant, its config under the variant's settings, and which towers to run."""
+    folder, *pairs = variant.split(",")
+    settings: dict[str, Any] = {}
+    for pair in pairs:
+        name, _, value = pair.partition("=")
+        if value not in OPTIONS.get(name, ()):
+            known = "; ".join(f"{option}={'|'.join(values)}" for option, values in OPTIONS.items())
+            raise R2T2Error(f"mova has no setting {pair!r}; it has {known}")
+        settings[name] = value
+    directory = open_model_directory(folder, "mova")
+    towers, dtype = settings.pop("towers", "all"), settings.pop("dtype", None)
+    config = MovaConfig.from_json({**directory.config, **settings})
+    return directory, config.in_dtype(dtype or config.dtype), towers
+
+
+def shapes(variant: str | None, question_tokens: int | None, answer_tokens: int | None) -> ModelShapes:
+    """MoVA without weights.
+
+    Args:
+        variant: `8b` (the default), `vicuna-7b`, `tiny`, or a model directory as for `load`.
+        question_tokens: of the prompt, template included and IMAGE counted as one.
+        answer_tokens: of the answer, end token included.
+
+    Raises:
+        R2T2Error: no such size and no such directory.
+    """
+    if (variant or "8b") in SIZES:
+        config = SIZES[variant or "8b"]()
+    else:
+        _, config, _ = _open(variant or "")
+    graph, params = abstract(config)
+    model = MovaModel(config, graph)
+    inputs = jax.eval_shape(lambda: config.fake_inputs(question_tokens or QUESTION_TOKENS))
+    features = jax.eval_shape(model.encode, params, inputs)
+    length = answer_tokens or ANSWER_TOKENS
+    answer = jax.eval_shape(lambda: MovaAnswer(jnp.zeros(length, jnp.int32), jnp.ones(length, bool)))
+    return ModelShapes(f"mova:{variant or '8b'}", model, params, features, answer)

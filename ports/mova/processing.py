@@ -77,7 +77,8 @@ class MovaProcessor:
         tokens, mask = padded(prompts, PROMPT_BUCKET)
         words, words_mask = padded([self.words(text_for_bert(question)) for question in questions], WORDS_BUCKET)
         seen = self._see(params, samples, *padded(routing, PROMPT_BUCKET))
-        return MovaInputs(*seen, tokens, mask, words, words_mask)
+        on_host: tuple[Any, ...] = (*seen, tokens, mask, words, words_mask)  # a device has no room for a whole set
+        return MovaInputs(*on_host)
 
     def _see(
         self, params: Any, samples: Sequence[Sample], tokens: Int[np.ndarray, "B T"], mask: Bool[np.ndarray, "B T"]
@@ -90,7 +91,7 @@ class MovaProcessor:
         coarse = np.zeros((len(samples), len(EXPERTS)), bool)
         for start in range(0, len(samples), CHUNK):
             rows = range(start, min(start + CHUNK, len(samples)))
-            views = {row: jax.device_put(views_of(samples[row].image, config)) for row in rows}
+            views = {row: views_of(samples[row].image, config) for row in rows}
             for row in rows:
                 seen, answer = first_pass(params, views[row], tokens[row], mask[row], model=self.model)
                 base[row] = seen
@@ -104,7 +105,8 @@ class MovaProcessor:
     def answer_ids(self, answers: Sequence[str]) -> MovaAnswer:
         """Answer tokens, end token included; every leaf has a leading axis B."""
         rows = [[*self.tokenizer.plain(answer), self.model.config.end] for answer in answers]
-        return MovaAnswer(*padded(rows, ANSWER_BUCKET, self.model.config.pad))
+        on_host: tuple[Any, ...] = padded(rows, ANSWER_BUCKET, self.model.config.pad)
+        return MovaAnswer(*on_host)
 
     def decode(self, tokens: Int[np.ndarray, "B A"]) -> list[str]:
         """Generated tokens to text, cut at the end token."""

@@ -93,7 +93,7 @@ def read_wordpiece(file: Path, length: int) -> Callable[[str], list[int]]:
     Raises:
         R2T2Error: the vocabulary cannot be read.
     """
-    from tokenizers.implementations import BertWordPieceTokenizer
+    from tokenizers import BertWordPieceTokenizer
 
     try:
         tokenizer = BertWordPieceTokenizer(str(file), lowercase=True)

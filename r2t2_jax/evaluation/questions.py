@@ -12,7 +12,7 @@ from functools import cache
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from r2t2_jax.checks import check_finite
 from r2t2_jax.contract import Answer, Features, Port, Query, Sample
@@ -57,11 +57,17 @@ def encode_questions(port: Port, samples: Sequence[Sample], batch_size: int = BA
     query = Query(
         features=features,
         routing=routing,
-        support=jnp.broadcast_to(port.model.spec.live(), routing.shape),
+        support=_support(port, features, routing),
         answer=_labels(port, samples),
         task=_task_routing(port, samples),
     )
     return Questions(tuple(samples), query, embeddings, seconds)
+
+
+def _support(port: Port, features: Features, routing: Float[Array, "B L E"]) -> Bool[Array, "B L E"]:
+    """Where r may lie: as the model says of each sample (`support`), where it does, else what its spec says of all."""
+    own = getattr(port.model, "support", None)
+    return jnp.broadcast_to(port.model.spec.live() if own is None else own(features), routing.shape)
 
 
 def _labels(port: Port, samples: Sequence[Sample]) -> Answer | None:

@@ -94,8 +94,8 @@ class Adapter(nnx.Module):
         self, block: AdapterBlock, later: Later, number: int
     ) -> tuple[Float[Array, "E N H d"], Float[Array, "E N H d"]]:
         if isinstance(later[0], tuple):
-            return later[number - 1]  # type: ignore[return-value]
-        return block.project(later)  # type: ignore[arg-type]
+            return later[number - 1]
+        return block.project(later)
 
     def without_experts(self, base: Float[Array, "N D"]) -> Float[Array, "N D"]:
         """The stream behind the last block where no expert has any weight: the coarse pass."""

@@ -1,0 +1,68 @@
+"""Every strategy runs on MoVA, through the same contract as on the pocket model."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from r2t2_jax.contract import Query, References
+from r2t2_jax.evaluation.passes import encode_batch
+from r2t2_jax.neighbors import sample_keys
+from r2t2_jax.presets import Preset
+from r2t2_jax.program import weight_gradients
+from r2t2_jax.rerouting import reroute_batch, reroute_sample
+from r2t2_jax.routing import uniform
+from r2t2_jax.strategies import STRATEGIES, strategy
+from tests.ports.mova.tiny import COARSE, CONFIG, drawn_answers, drawn_inputs, tiny
+
+PRESET = Preset(k=2, steps=2, mode_k=2, line_evaluations=4, candidates=2, answer_tokens=3)
+QUICK = ("kernel_regression", "mode_finding", "ngd", "oracle")
+# What else a strategy reads (an atlas, a fine-tuned gate) is made from banks; those have tests of their own.
+OFFERED = ("base", "router_mean", "uniform", "task_routing", "kernel_regression_alpha", "best_of_n", *QUICK)
+
+
+@pytest.fixture(scope="module")
+def problem():
+    """Queries and references from the same three samples; neighbours carry all experts."""
+    model, params = tiny()
+    features, routing = encode_batch(params, drawn_inputs(), model=model)
+    answers = drawn_answers()
+    support = jnp.asarray(model.support(features))
+    task = jax.vmap(lambda live: uniform(model.spec, live))(support)
+    query = Query(features, routing, support, answers, task)
+    pairs = np.array([[1, 2], [0, 2], [0, 1]])
+    near = jax.tree.map(lambda leaf: jnp.asarray(leaf)[pairs], (features, answers, routing))
+    return model, params, query, References(routing, *near, jnp.ones((3, 2)))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in OFFERED],
+)
+def test_runs_and_stays_on_the_support(problem, name):
+    model, params, query, references = problem
+    assert name in STRATEGIES
+    keys = sample_keys(0, np.arange(3))
+    found = reroute_batch(strategy(name, PRESET), model, params, query, references, keys)
+    assert found.weights.shape == (3, 3, 7)
+    assert np.isfinite(found.weights).all()
+    assert np.isfinite(found.losses).all()
+    outside = ~np.repeat(COARSE[:, None], 3, axis=1)
+    assert (np.asarray(found.weights)[outside] == 0).all()
+    if name == "ngd":
+        assert (np.abs(found.path[0, -1] - found.path[0, 0]) > 0).any()
+        assert (found.path[1] == 0).all()  # nothing was chosen: there is nothing to move
+
+
+def test_no_weight_is_differentiated(problem):
+    model, params, query, references = problem
+    one = jax.tree.map(lambda leaf: leaf[0], (query, References(None, *vars_of(references))))
+    args = (params, *one, jax.random.key(0))
+    ngd = strategy("ngd", PRESET)
+    traced = jax.make_jaxpr(lambda p, *args: reroute_sample(ngd, model, p, *args))(*args)
+    shared = weight_gradients(traced, {"gate": jnp.zeros((CONFIG.decoder.width, CONFIG.decoder.hidden))})
+    assert shared == []
+
+
+def vars_of(references):
+    return references.features, references.answers, references.routing, references.weights
