@@ -32,8 +32,8 @@ class Diagnose:
     """How many questions to ask."""
     preset: str | None = None
     """Settings of every row: a name, or a file that r2t2 tune wrote. Without it the model's own, else the paper's."""
-    metric: str = "exact_match"
-    """What counts as a right answer."""
+    metric: str = ""
+    """What counts as a right answer. Without it the set's official metric."""
     worthwhile: float = 0.05
     """The smallest gain worth having, as a share of all answers."""
     seed: int = 0
@@ -46,17 +46,16 @@ class Diagnose:
         from r2t2_jax.cli.outputs import check_writable
         from r2t2_jax.evaluation.diagnosis import check_enough, diagnose_evidence
         from r2t2_jax.evaluation.evidence import port_evidence
-        from r2t2_jax.evaluation.opening import open_bank, open_questions
+        from r2t2_jax.evaluation.opening import metric_for, open_bank, open_questions
         from r2t2_jax.evaluation.questions import encode_questions
         from r2t2_jax.loading import load
-        from r2t2_jax.metrics import get_metric
         from r2t2_jax.presets import find_preset, own_preset
         from r2t2_jax.runs.files import publish_json
         from r2t2_jax.runs.identity import versions
 
         if self.out:
             check_writable(self.out)
-        port, metric = load(self.model), get_metric(self.metric)
+        port, metric = load(self.model), metric_for(self.data, self.metric)
         name = self.preset or own_preset(port.name, port.presets)
         preset = find_preset(name, port.presets)
         samples = open_questions(self.data, self.split, self.limit, self.seed)

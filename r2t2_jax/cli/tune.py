@@ -57,8 +57,8 @@ class Tune:
     """Numbers of neighbours to try."""
     kernel: tuple[Literal["gaussian", "matern", "polynomial", "linear"], ...] = ("gaussian", "matern", "linear")
     """Kernels to try."""
-    metric: str = "exact_match"
-    """What counts as a right answer."""
+    metric: str = ""
+    """What counts as a right answer. Without it the set's official metric."""
     seed: int = 0
     """Draws questions and the order of the settings."""
     max_hours: float | None = None
@@ -124,15 +124,14 @@ class Tune:
         samples: Sequence[Sample],
         budget: Budget,
     ) -> None:
-        from r2t2_jax.evaluation.opening import open_bank
+        from r2t2_jax.evaluation.opening import metric_for, open_bank
         from r2t2_jax.evaluation.questions import encode_questions
         from r2t2_jax.evaluation.tuned_preset import tuned_preset
         from r2t2_jax.evaluation.tuning import Tuning, tuning_bench
-        from r2t2_jax.metrics import get_metric
         from r2t2_jax.runs.files import publish_json
         from r2t2_jax.runs.identity import versions
 
-        metric = get_metric(self.metric)
+        metric = metric_for(self.data, self.metric)
         bank = open_bank(port, self.bank, metric, samples)
         bench = tuning_bench(port, bank, encode_questions(port, samples), presets, metric, self.seed)
         tuning = Tuning(run, {port.name: bench}, plan, budget.minutes)

@@ -9,11 +9,12 @@ from r2t2_jax.bank import ReferenceBank
 from r2t2_jax.bank.fingerprints import fingerprints_of
 from r2t2_jax.contract import Port, Sample
 from r2t2_jax.datasets import load_dataset
+from r2t2_jax.datasets.catalog import SOURCES
 from r2t2_jax.datasets.registry import GROUP
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.evaluation.collect import collect_bank
 from r2t2_jax.evaluation.reencode import with_samples
-from r2t2_jax.metrics import Metric
+from r2t2_jax.metrics import Metric, get_metric
 from r2t2_jax.plugins import registered
 
 VALIDATION = "validation"
@@ -33,6 +34,15 @@ def open_questions(data: str, split: str | None, limit: int | None, seed: int) -
     """
     chosen = ("" if data.endswith(".jsonl") else VALIDATION) if split is None else split
     return load_dataset(data, chosen, limit, seed)
+
+
+def metric_for(data: str, name: str) -> Metric:
+    """The metric called `name`; for the empty name the set's official one, else exact match.
+
+    Raises:
+        R2T2Error: as `get_metric`.
+    """
+    return get_metric(name or (SOURCES[data].metric if data in SOURCES else "exact_match"))
 
 
 def open_bank(port: Port, path: Path | None, metric: Metric, questions: Sequence[Sample]) -> ReferenceBank:
