@@ -23,7 +23,7 @@ def sha256_of(file: Path, seen: Callable[[int], object] = lambda size: None) -> 
 
 
 def crc32_of(array: np.ndarray) -> int:
-    """Checksum of a contiguous array's bytes, against damage, not against malice; a gigabyte takes about a second."""
+    """Checksum of a contiguous array, against damage, not malice; Orbax has none for uncompressed data."""
     return zlib.crc32(array.reshape(-1).view(np.uint8).data)
 
 

@@ -95,6 +95,18 @@ def test_a_misfit_leaves_nothing(source):
     assert_nothing_left(source)
 
 
+def test_folders_above_come_and_go_with_the_model(source):
+    def to_new_folder(converter):
+        return converter.convert(str(source), source.parent / "new" / "folder" / "model", progress=False)
+
+    bad = dataclasses.replace(CONVERTER, leaves=lambda config: leaves(config) | {"words": _words(_interrupt)})
+    with pytest.raises(KeyboardInterrupt):
+        to_new_folder(bad)
+    assert_nothing_left(source)
+    to_new_folder(CONVERTER)
+    assert (source.parent / "new" / "folder" / "model" / "model.json").is_file()
+
+
 def test_tied_tensors_must_be_equal(tmp_path):
     tensors = toy_tensors()
     source = write_source(tmp_path / "source", tensors | {"head.weight": tensors["head.weight"] + 1})
@@ -108,7 +120,7 @@ def run_script(source: Path, lines: str) -> subprocess.CompletedProcess[str]:
     script = (
         "import os, resource, signal, sys\n"
         "from pathlib import Path\n"
-        "import ports.common.model_directory as writing\n"
+        "import ports.common.appearing as writing\n"
         "from tests.ports.common.toy_model import CONVERTER\n"
         f"{lines}\n"
         "CONVERTER.convert(sys.argv[1], Path(sys.argv[2]), progress=False)\n"
@@ -136,17 +148,21 @@ def test_too_little_space_is_told_before_anything_is_written(source, monkeypatch
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(28, "No space left on device"), RuntimeError("bug")])
 def test_whatever_happens_while_reading_leaves_nothing(source, error):
-    def fail(tensor):
-        if tensor.strides != (0, 0):  # shapes alone were checked by then
-            raise error
-        return tensor
-
-    failing = dataclasses.replace(CONVERTER, leaves=lambda config: leaves(config) | {"words": _words(fail)})
+    failing = dataclasses.replace(
+        CONVERTER, leaves=lambda config: leaves(config) | {"words": _words(lambda tensor: _interrupt(tensor, error))}
+    )
     expected = R2T2Error if isinstance(error, OSError) else error if isinstance(error, type) else type(error)
     with pytest.raises(expected):
         convert(source, failing)
     assert_nothing_left(source)
     convert(source)  # and can simply be run again
+
+
+def _interrupt(tensor, error=KeyboardInterrupt):
+    """Raise as soon as a tensor is read; while shapes alone are checked it is a view of one zero."""
+    if tensor.strides == (0, 0):
+        return tensor
+    raise error
 
 
 def _words(change):
