@@ -30,9 +30,7 @@ def load(name: str) -> Port:
     Raises:
         R2T2Error: no such port, or what was found is not one. A port raises the same for an unknown variant.
     """
-    head, _, tail = name.partition(":")
-    if head not in registered(GROUP) and Path(name).is_dir():
-        head, tail = port_of(name), name
+    head, tail = _split(name, GROUP)
     if head in registered(GROUP):
         port = find(GROUP, head, "port")(tail or None)
     elif tail:
@@ -49,14 +47,14 @@ def load_shapes(name: str, question_tokens: int | None = None, answer_tokens: in
     """The shapes of the model called `name`; no weights are read.
 
     Args:
-        name: `port` or `port:variant` for a port registered in the entry-point group `r2t2.shapes`, or
-            `module:attribute`, the attribute being a function as `ModelShapes` describes it (its variant is `None`).
+        name: `port` or `port:variant` for a port registered in the entry-point group `r2t2.shapes`, the path of a model
+            directory, or `module:attribute`, a function as `ModelShapes` describes it (its variant is `None`).
         question_tokens, answer_tokens: lengths to assume; `None` for the model's usual ones.
 
     Raises:
         R2T2Error: no such port, or what was found gives no `ModelShapes`.
     """
-    head, _, tail = name.partition(":")
+    head, tail = _split(name, SHAPES_GROUP)
     if head in registered(SHAPES_GROUP) or not tail:
         found = find(SHAPES_GROUP, head, "model with shapes")(tail or None, question_tokens, answer_tokens)
     else:
@@ -65,6 +63,14 @@ def load_shapes(name: str, question_tokens: int | None = None, answer_tokens: in
     if not isinstance(found, ModelShapes):
         raise R2T2Error(f"{name!r} gives a {type(found).__name__}, not a r2t2_jax.contract.ModelShapes")
     return found
+
+
+def _split(name: str, group: str) -> tuple[str, str]:
+    """A registered port and its variant, which is the path for a model directory; or module and attribute."""
+    head, _, tail = name.partition(":")
+    if head not in registered(group) and Path(name).is_dir():
+        return port_of(name), name
+    return head, tail
 
 
 def port_of(directory: str | Path) -> str:

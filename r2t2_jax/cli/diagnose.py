@@ -14,8 +14,7 @@ class Diagnose:
     with the best routing that the labels lead to. Five questions are answered from stated tests, then comes a verdict;
     docs/diagnose.md tells how to read it.
 
-    Exit code: 0 if re-routing helps, 1 if it does not or the samples do not tell, so that
-    `r2t2 diagnose ... && r2t2 tune ...` goes on where it is worth while.
+    Exit code: 0 if re-routing helps, 1 if it does not or the samples do not tell.
 
     Example: r2t2 diagnose --model pocket:narrow --data pocket --limit 100
     """
@@ -32,7 +31,7 @@ class Diagnose:
     """How many questions to ask."""
     preset: str | None = None
     """Settings of every row: a name, or a file that r2t2 tune wrote. Without it the model's own, else the paper's."""
-    metric: str = ""
+    metric: str | None = None
     """What counts as a right answer. Without it the set's official metric."""
     worthwhile: float = 0.05
     """The smallest gain worth having, as a share of all answers."""
@@ -55,7 +54,7 @@ class Diagnose:
 
         if self.out:
             check_writable(self.out)
-        port, metric = load(self.model), metric_for(self.data, self.metric)
+        port, metric = load(self.model), metric_for(self.data, self.metric or "")
         name = self.preset or own_preset(port.name, port.presets)
         preset = find_preset(name, port.presets)
         samples = open_questions(self.data, self.split, self.limit, self.seed)

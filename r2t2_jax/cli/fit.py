@@ -19,7 +19,7 @@ class FitMemory:
     """
 
     model: str
-    """A model with shapes, such as pocket, or module:attribute of your own."""
+    """The model: pocket, moai, mova:8b, a model directory, or module:attribute of your own."""
     memory: str
     """What the device has: 24GB, 80GiB, 512MB."""
     preset: str = "paper"

@@ -57,7 +57,7 @@ class Tune:
     """Numbers of neighbours to try."""
     kernel: tuple[Literal["gaussian", "matern", "polynomial", "linear"], ...] = ("gaussian", "matern", "linear")
     """Kernels to try."""
-    metric: str = ""
+    metric: str | None = None
     """What counts as a right answer. Without it the set's official metric."""
     seed: int = 0
     """Draws questions and the order of the settings."""
@@ -131,7 +131,7 @@ class Tune:
         from r2t2_jax.runs.files import publish_json
         from r2t2_jax.runs.identity import versions
 
-        metric = metric_for(self.data, self.metric)
+        metric = metric_for(self.data, self.metric or "")
         bank = open_bank(port, self.bank, metric, samples)
         bench = tuning_bench(port, bank, encode_questions(port, samples), presets, metric, self.seed)
         tuning = Tuning(run, {port.name: bench}, plan, budget.minutes)
