@@ -50,6 +50,10 @@ class Demo:
 
     def run(self) -> None:
         """Run what is missing, write the summary, print the tables."""
+        from r2t2_jax.runs.folder import check_folder
+
+        check_folder(self.out)  # before anything heavy is loaded
+
         from rich.console import Console
 
         from r2t2_jax.datasets import load_dataset

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +15,21 @@ RUN, SUMMARY = "run.json", "summary.json"
 
 
 def check_folder(out: Path) -> None:
-    """Refuse, before any work is done, a folder that holds anything but a run.
+    """Refuse, before any work is done, a folder that cannot be written or holds anything but a run.
 
     Raises:
-        R2T2Error: it does.
-        OSError: it, or the folder above it, cannot be made or read.
+        R2T2Error: saying which.
     """
-    out.parent.mkdir(parents=True, exist_ok=True)
-    if not out.exists() or (out / RUN).exists():
-        return
-    foreign = sorted(entry.name for entry in out.iterdir() if not entry.name.startswith((DRAFT, lock.NAME)))
-    if foreign:
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        there = out if out.exists() else out.parent
+        names = sorted(entry.name for entry in out.iterdir()) if there is out else []
+    except OSError as error:
+        raise R2T2Error(f"cannot write {out}: {error.strerror}") from error
+    if not os.access(there, os.W_OK):
+        raise R2T2Error(f"cannot write {out}: it may not be written to")
+    foreign = [name for name in names if not name.startswith((DRAFT, lock.NAME))]
+    if foreign and RUN not in names:
         raise R2T2Error(f"{out} holds {foreign[0]!r}, which is no part of a run; choose another folder")
 
 
