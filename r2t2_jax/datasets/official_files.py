@@ -143,6 +143,16 @@ def member(path: Path, content: Mapping[str, Any], name: str, kind: type) -> Any
     return content[name]
 
 
+def check_version(path: Path, found: Any, wanted: str, name: str) -> None:
+    """Refuse a file that says it is of another version; one that says nothing is taken.
+
+    Raises:
+        R2T2Error: it is.
+    """
+    if found is not None and str(found) != wanted:
+        raise R2T2Error(f"{path}: this is version {found} of {name}; version {wanted} is needed")
+
+
 def by_key(rows: Iterable[Any], name: str) -> dict[str | int, Any]:
     """Objects by the text or number that each has under a name; what has none is left out."""
     keyed = ((row.get(name), row) for row in rows if isinstance(row, Mapping))

@@ -14,11 +14,13 @@ from r2t2_jax.datasets.record import Record
 class StoredSample(Sample):
     """A `Sample` whose `image` is decoded anew each time somebody looks at it."""
 
-    def __init__(self, encoded: bytes, **fields: Any) -> None:
-        super().__init__(image=np.zeros((0, 0, 3), np.uint8), **fields)
+    def __init__(self, encoded: bytes = b"", image: np.ndarray | None = None, **fields: Any) -> None:
+        """Pixels may be given instead, as `dataclasses.replace` does."""
+        super().__init__(image=np.zeros((0, 0, 3), np.uint8) if image is None else image, **fields)
         own = self.__dict__  # a frozen dataclass takes no assignment
-        del own["image"]
         own["encoded"] = encoded
+        if image is None:
+            del own["image"]
 
     def __getattr__(self, name: str) -> np.ndarray:
         """The pixels, uint8 [height, width, 3]: the one attribute that is not stored."""

@@ -11,9 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from r2t2_jax.datasets.official_files import Fields, below, each, find, member, numbered, read_json
+from r2t2_jax.datasets.official_files import Fields, below, check_version, each, find, member, numbered, read_json
 from r2t2_jax.datasets.record import Bad, Record, Source
-from r2t2_jax.errors import R2T2Error
 
 
 def read(folder: Path, split: str) -> Iterator[Record | Bad]:
@@ -21,9 +20,7 @@ def read(folder: Path, split: str) -> Iterator[Record | Bad]:
     names = (f"{split}_v1.0.json", f"{split}_v1.0_withQT.json")
     path = find(folder, *names, *(f"{split}/{name}" for name in names), *(f"spdocvqa_qas/{name}" for name in names))
     content = read_json(path, dict)
-    found = str(content.get("dataset_version", "1.0"))
-    if found != "1.0":
-        raise R2T2Error(f"{path}: this is version {found} of DocVQA; version 1.0 is needed")
+    check_version(path, content.get("dataset_version"), "1.0", "DocVQA")
 
     def parse(row: Fields) -> Record:
         image, kinds = row.text("image"), row.values.get("question_types")

@@ -10,10 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from r2t2_jax.datasets.official_files import Fields, each, find, member, numbered, read_json
+from r2t2_jax.datasets.official_files import Fields, check_version, each, find, member, numbered, read_json
 from r2t2_jax.datasets.readers.vqav2 import human_answers
 from r2t2_jax.datasets.record import Bad, Record, Source
-from r2t2_jax.errors import R2T2Error
 
 VERSION = "0.5.1"
 
@@ -22,9 +21,7 @@ def read(folder: Path, split: str) -> Iterator[Record | Bad]:
     """One record a question."""
     path = find(folder, f"TextVQA_{VERSION}_{split}.json", what="annotations file")
     content = read_json(path, dict)
-    found = str(content.get("dataset_version", VERSION))
-    if found != VERSION:
-        raise R2T2Error(f"{path}: this is version {found} of TextVQA; version {VERSION} is needed")
+    check_version(path, content.get("dataset_version"), VERSION, "TextVQA")
 
     def parse(row: Fields) -> Record:
         return Record(

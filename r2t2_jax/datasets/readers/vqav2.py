@@ -14,7 +14,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from r2t2_jax.datasets.official_files import Fields, by_key, each, find, member, numbered, read_json, read_member
+from r2t2_jax.datasets.official_files import (
+    Fields,
+    by_key,
+    check_version,
+    each,
+    find,
+    member,
+    numbered,
+    read_json,
+    read_member,
+)
 from r2t2_jax.datasets.record import Bad, Record, Source
 from r2t2_jax.errors import R2T2Error
 
@@ -25,7 +35,7 @@ def read(folder: Path, split: str) -> Iterator[Record | Bad]:
     path = find(folder, f"v2_OpenEnded_mscoco_{subset}_questions.json", what="questions file")
     answers_path = find(folder, f"v2_mscoco_{subset}_annotations.json", what="annotations file")
     content = read_json(path, dict)
-    _check_version(path, content, subset)
+    _check_head(path, content, subset)
     questions = member(path, content, "questions", list)
     annotations = by_key(read_member(answers_path, "annotations", list), "question_id")
 
@@ -64,11 +74,9 @@ def most_common_first(answers: list[str]) -> tuple[str, ...]:
     return tuple(text for text, count in Counter(answers).most_common() for _ in range(count))
 
 
-def _check_version(path: Path, head: dict[str, Any], subset: str) -> None:
+def _check_head(path: Path, head: dict[str, Any], subset: str) -> None:
     info = head.get("info")
-    version = str(info.get("version", "2.0")) if isinstance(info, dict) else "2.0"
-    if not version.startswith("2"):
-        raise R2T2Error(f"{path}: this is version {version} of VQA; version 2.0 is needed")
+    check_version(path, info.get("version") if isinstance(info, dict) else None, "2.0", "VQA")
     if head.get("data_subtype", subset) != subset:
         raise R2T2Error(f"{path}: holds the split {head['data_subtype']!r}, not {subset!r}")
 

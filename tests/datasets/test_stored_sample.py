@@ -1,0 +1,23 @@
+"""A sample with its image still encoded is a sample like any other."""
+
+import copy
+import pickle
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from r2t2_jax.contract import Sample
+from r2t2_jax.datasets.stored_sample import StoredSample
+from tests.datasets.official import png
+
+
+def test_it_decodes_copies_and_changes() -> None:
+    sample = StoredSample(png("#102030"), id="1", question="?", answers=("a",))
+    assert isinstance(sample, Sample) and "image" not in vars(sample)
+    for one in (sample, copy.copy(sample), pickle.loads(pickle.dumps(sample)), replace(sample, question="!")):
+        assert one.image.shape == (7, 9, 3) and one.image.dtype == np.uint8
+        assert tuple(one.image[0, 0]) == (16, 32, 48) and one.answers == ("a",) and one.style == "plain"
+    assert replace(sample, question="!").question == "!"
+    with pytest.raises(AttributeError, match="has no attribute 'picture'"):
+        sample.picture  # noqa: B018
