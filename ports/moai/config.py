@@ -193,7 +193,10 @@ class MoAIConfig:
         unknown = sorted(set(fields) - {entry.name for entry in dataclasses.fields(cls)})
         if unknown:
             raise R2T2Error(f"a MoAI config has no fields {', '.join(unknown)}")
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})
+        values: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()
+        }
+        return cls(**values)
 
     @property
     def spec(self) -> RoutingSpec:

@@ -1,4 +1,4 @@
-"""Tokens after the prompt: run over its keys and values, neither mixed nor adapted. Routing acts through the cache alone.
+"""Tokens after the prompt: run over its keys and values, neither mixed nor adapted. Routing acts through those alone.
 
 Axis letters: A tokens, S slots of the cache, D width, L mixers, P plain layers before each mixer.
 """

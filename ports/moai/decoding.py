@@ -1,7 +1,7 @@
 """Greedy decoding and beam search over the keys and values of the prompt.
 
-Decoding ends at one of the config's `stop_ids`: `</s>`, and the end of the assistant's turn. Upstream stops at the first
-alone and cuts the text at the second afterwards: the greedy text is the same, what stands behind it is not computed.
+Decoding ends at one of the config's `stop_ids`: `</s>`, and the end of the assistant's turn. Upstream stops at the
+first alone and cuts the text at the second afterwards: the greedy text is the same, what follows it is not computed.
 
 Axis letters: A answer tokens, B beams, V vocabulary, S slots of the cache.
 """
@@ -82,11 +82,11 @@ def beams(
 ) -> Int[Array, "A"]:
     """The answer with the highest log-probability a token that a beam search finds.
 
-    The rule is that of Hugging Face's generate with `length_penalty=1`, `early_stopping=False`: running beams are ranked
-    by their total log-probability; one that ends leaves them and is kept with its total divided by its number of tokens,
-    the ending one counted; beams still running at the limit are judged in the same way. The search stops earlier once
-    `num_beams` answers are finished and the best running total divided by its length so far is no better than the worst
-    of them.
+    The rule is that of Hugging Face's generate with `length_penalty=1`, `early_stopping=False`: running beams are
+    ranked by their total log-probability; one that ends leaves them and is kept with its total divided by its number of
+    tokens, the ending one counted; beams still running at the limit are judged in the same way. The search stops
+    earlier once `num_beams` answers are finished and the best running total divided by its length so far is no better
+    than the worst of them.
 
     Args:
         net, logits, cache, place, max_new_tokens: as for `greedy`.

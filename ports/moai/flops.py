@@ -46,6 +46,7 @@ def _adapter(config: MoAIConfig) -> int:
 
 
 def layer_linears(config: MoAIConfig, rows: int) -> int:
+    """The linear maps of a layer on so many rows."""
     return 2 * rows * _weights(config)
 
 
@@ -55,6 +56,7 @@ def layer_plora(config: MoAIConfig) -> int:
 
 
 def layer_attention(config: MoAIConfig, queries: int, keys: int) -> int:
+    """Scores and sums of a layer's attention."""
     return 4 * queries * keys * config.width
 
 
@@ -76,6 +78,7 @@ def gates(config: MoAIConfig, text: int) -> int:
 
 
 def head(config: MoAIConfig, rows: int) -> int:
+    """Logits of so many rows."""
     return 2 * rows * config.width * config.vocab_size
 
 

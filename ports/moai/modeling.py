@@ -1,11 +1,12 @@
-"""MoAI whole: what can be computed before routing is known, the prompt's pass under a routing, and tokens after it.
+"""MoAI whole: what is known before routing is (`encode`), and the prompt's pass under a routing (`read`).
 
-    image ──────────► tower ─► projector ─┬──────────────► [image | text] ─► layers 0..6 ─► layer 7's six experts ┐ encode
-    segments' colours ► tower ─► projector ┤                                                                      │
-    verbalisation ──► word embeddings ─────┴► compressor ─► latents ─────────────────────────────────────────────┘
-                                     routing ──► mix, layers 7..31, three more mixers ─► keys, values, last row      read
+    encode    image ─► tower ─► projector ────────────► [image | text] ─► layers 0..6 ─► layer 7's six experts
+              segments' colours ─► the same two ─┐                                            ▲
+              verbalisation ─► word embeddings ──┴─► compressor ─► latents ───────────────────┘
+    read      routing ─► mix, layers 7..31 with three more mixers ─► keys, values, the last row
 
-Tokens after the prompt are `continuation.py`. Rows are kept image first. Positions say where they stand in the sequence, so nothing else depends on the order.
+Tokens after the prompt are `continuation.py`. Rows are kept image first; positions say where they stand in the
+sequence, so nothing else depends on the order.
 
 Axis letters: N image tokens, T text tokens, S = N + T, U verbalisation tokens, Z latents, D width, L mixers, P plain
 layers before each mixer, V vocabulary.
@@ -19,7 +20,7 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from ports.common.linear import linear, normal
 from ports.common.norms import RMSNorm
@@ -127,7 +128,7 @@ class MoAINet(nnx.Module):
 
         def step(x: Array, number: Array) -> tuple[Array, KeysValues]:
             layer = layer_at(self.plain, number)
-            return self._run(layer, x, layer.norm1(x), place)
+            return self.run_layer(layer, x, layer.norm1(x), place)
 
         return jax.lax.scan(self.remat(step), x, numbers)
 
@@ -150,7 +151,7 @@ class MoAINet(nnx.Module):
             row = None if routing is None else Routing(routing.values[number], routing.mode)
             weights = layer.mixer.weigh(h, row)
             h = layer.mixer.mix(h, outputs, weights, language)
-            x, kv = (self._run_last if last else self._run)(layer, x, h, features.layout)
+            x, kv = (self._run_last if last else self.run_layer)(layer, x, h, features.layout)
             return x, kv, weights.mean(language)
 
         return self.remat(step)(x, outputs, routing)
@@ -159,7 +160,8 @@ class MoAINet(nnx.Module):
         """A layer whose insides are computed again in the backward pass, if the config says so."""
         return jax.checkpoint(step, prevent_cse=False) if self.config.remat == "full" else step
 
-    def _run(self, layer: Layer, x: Array, h: Array, place: Layout) -> tuple[Float[Array, "S D"], KeysValues]:
+    def run_layer(self, layer: Layer, x: Array, h: Array, place: Layout) -> tuple[Float[Array, "S D"], KeysValues]:
+        """A layer on every row of the prompt, given its normalised state h; its output, its keys and values."""
         images = self.config.image_tokens
         query, own = layer.project(h, place.positions, images)
         return layer.finish(x, query, own, place.visible(place.positions), images), own
@@ -204,8 +206,8 @@ def layer_at(layers: Module, number: Int[Array, ""] | int) -> Module:
 def layout(inputs: MoAIInputs, images: int) -> Layout:
     """Positions of [image | text] rows, padding not counted.
 
-    Upstream counts the slots of left padding too. Rotary attention sees differences of positions only, so the two agree,
-    and this way the numbers do not depend on the padding.
+    Upstream counts the slots of left padding too. Rotary attention sees differences of positions only, so the two
+    agree, and this way the numbers do not depend on the padding.
     """
     before = inputs.mask & inputs.before_image
     words = jnp.cumsum(inputs.mask) - 1 + jnp.where(inputs.before_image, 0, images)  # [T]

@@ -101,7 +101,7 @@ def _layers(ours: str, numbers: tuple[int, ...]) -> dict[str, Leaf]:
 
 def _mixers(numbers: tuple[int, ...]) -> dict[str, Leaf]:
     theirs, ours = "model.layers.{}.attention.moai_", "mixed/mixer"
-    found = {}
+    found: dict[str, Leaf] = {}
     for gate, name in (("gates/image", "GA_img"), ("gates/language", "GA_lang")):
         found |= linear_leaves(f"{ours}/{gate}", f"{theirs}{name}", layers=numbers)
     for expert, name in _EXPERTS.items():

@@ -103,7 +103,7 @@ def _bucket(length: int, step: int) -> int:
 def pad_left(
     rows: Sequence[Sequence[int]], step: int, pad: int
 ) -> tuple[Int[np.ndarray, "B T"], Bool[np.ndarray, "B T"]]:
-    """Rows of token numbers as one array with padding on the left, and what is no padding; T is a multiple of `step`."""
+    """Rows of token numbers as one array, padded on the left to a multiple of `step`, and what is no padding."""
     length = _bucket(max(map(len, rows)), step)
     tokens = np.full((len(rows), length), pad, np.int32)
     for row, ids in zip(tokens, rows, strict=True):

@@ -1,4 +1,4 @@
-"""MoAI's prompts: the constant system text around the image, a question in its style, and the answer cut out of a text."""
+"""MoAI's prompts: the system text around the image, a question in its style, and the answer cut out of a text."""
 
 from __future__ import annotations
 

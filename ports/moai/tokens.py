@@ -1,7 +1,7 @@
 """Texts to token numbers and back, by the model's sentencepiece file.
 
-The pieces of a prompt are tokenised apart. That gives what tokenising it whole would, since `<image>` is a special token
-that splits the text and strips nothing; it never reaches the model, which has its patches in that place.
+The pieces of a prompt are tokenised apart. That gives what tokenising it whole would, since `<image>` is a special
+token that splits the text and strips nothing; it never reaches the model, which has its patches in that place.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Tokenizer:
         """With the number of the piece that ends a turn read from the file: the config's is inferred.
 
         Raises:
-            R2T2Error: the file cannot be read, has another number of pieces than the model has outputs, or no such piece.
+            R2T2Error: the file cannot be read, or has no such piece or another number of pieces than the model outputs.
         """
         size, end = self._pieces.vocab_size(), self._pieces.piece_to_id(END)
         if size != self.config.vocab_size:

@@ -6,7 +6,9 @@ The folder is a run (`r2t2_jax/runs`); when it is complete it also holds `record
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -93,14 +95,16 @@ def _publish(run: Run, out: Path) -> dict[str, Any]:
     (out / MAPS).mkdir(exist_ok=True)
     for key, packed in zip(table["key"].to_pylist(), table["map"].to_pylist(), strict=True):
         if packed is not None:
-            publish(out / MAPS / f"{key}.png", lambda draft, packed=packed: draft.write_bytes(packed))
+            publish(out / MAPS / f"{key}.png", partial(_write, packed))
     publish(out / TABLE, lambda draft: pq.write_table(table.drop_columns(["map"]), draft))
     return {"images": len(table)} | {name: len(table) - table[name].null_count for name in PARTS}
 
 
-def _digest(keys: Sequence[str]) -> str:
-    import hashlib
+def _write(content: bytes, draft: Path) -> None:
+    draft.write_bytes(content)
 
+
+def _digest(keys: Sequence[str]) -> str:
     return hashlib.sha256("".join(keys).encode()).hexdigest()[:16]
 
 

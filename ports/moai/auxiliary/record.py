@@ -56,7 +56,8 @@ class Line:
 class AuxRecord:
     """What each of the four auxiliary models found; `None` where none was asked, which is not the same as nothing.
 
-    `key` names the image (`image_key`), `id` the sample it was first seen in. `map` holds the number of the segment at each pixel, 0 for none, at the size in which the model sees images.
+    `key` names the image (`image_key`), `id` the sample it was first seen in. `map` holds the number of the segment at
+    each pixel, 0 for none, at the size in which the model sees images.
     """
 
     key: str

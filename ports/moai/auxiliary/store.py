@@ -64,6 +64,7 @@ def _all(kind: Any, entries: list[dict[str, Any]] | None) -> Any:
 
 
 def to_png(map: UInt8[np.ndarray, "size size"]) -> bytes:
+    """A map as an 8 bit grey image."""
     packed = io.BytesIO()
     Image.fromarray(np.asarray(map, np.uint8)).save(packed, "PNG")
     return packed.getvalue()

@@ -1,7 +1,7 @@
 """Auxiliary records in words, letter by letter as MoAI was trained on them.
 
 The oddities are upstream's and stay: boxes are matched to segments by place and not by number, a segment without pixels
-silences all of them, as many relations are asked for as there are objects, and a record with too few of them says nothing.
+silences all of them, as many relations are asked for as there are objects, and where there are fewer nothing is said.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ DETECTED, RELATED, READ = 0.5, 0.8, 0.85  # scores from which on a detection, a 
 MOST_RELATIONS = 10
 LARGEST_SEGMENT = 133  # the colour table has no further row
 
-Box = Sequence[float]
+Box = Sequence[float | np.floating]
 
 
 def verbalise(record: AuxRecord, size: int) -> str:
@@ -38,6 +38,7 @@ def verbalise(record: AuxRecord, size: int) -> str:
 
 
 def join_parts(*parts: str) -> str:
+    """The parts in one text, empty ones too."""
     return " ".join(parts)
 
 
@@ -57,7 +58,7 @@ def _tell_objects(boxes: Sequence[Box], names: Sequence[str]) -> str:
 
 def segment_boxes(map: Int[np.ndarray, "size size"], size: int) -> list[Box]:
     """Tight boxes of the segments that have pixels, by increasing number, as shares of the side."""
-    boxes = []
+    boxes: list[Box] = []
     for number in np.unique(map[map > 0]):
         rows, columns = np.nonzero(map == number)
         edges = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
@@ -83,7 +84,7 @@ def tell_segments(map: Int[np.ndarray, "size size"], segments: Sequence[Segment]
 def tell_detections(detections: Sequence[Detection], size: int) -> str:
     """What was detected with a score of 0.5 or more, in the order of the detector."""
     kept = [detection for detection in detections if detection.score >= DETECTED]
-    boxes = [[np.float32(value) / np.float32(size) for value in detection.box] for detection in kept]
+    boxes: list[Box] = [[np.float32(value) / np.float32(size) for value in detection.box] for detection in kept]
     return _tell_objects(boxes, [detection_queries()[detection.label] for detection in kept])
 
 

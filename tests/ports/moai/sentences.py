@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-WORDS = "what is the colour of this big red round box on a small green table near two dogs under blue sky".split()
+SENTENCE = "what is the colour of this big red round box on a small green table near two dogs under blue sky"
+WORDS = SENTENCE.split()
 
 
 def train_tokenizer(path: Path, size: int) -> int:
@@ -11,7 +12,10 @@ def train_tokenizer(path: Path, size: int) -> int:
 
     text = path.with_suffix(".txt")
     lines = [" ".join(WORDS[i % len(WORDS)] for i in range(start, start + 5)) for start in range(len(WORDS))]
-    lines += ["AI assistant should give helpful and detailed answers to user after fully understanding an image.", "A. B. C. D."]
+    lines += [
+        "AI assistant should give helpful and detailed answers to user after fully understanding an image.",
+        "A. B. C. D.",
+    ]
     text.write_text("\n".join(lines * 4), encoding="utf-8")
     sentencepiece.SentencePieceTrainer.train(
         input=str(text),

@@ -13,6 +13,7 @@ from ports.moai.params import merge_plora
 from ports.moai.port import MoAIModel
 from r2t2_jax.contract import RoutedModel
 from r2t2_jax.routing import Routing
+from tests.ports.moai.compiling import quick_jit
 from tests.ports.moai.tiny import CONFIG, answer_of, draw_inputs, tiny
 
 SHAPE = CONFIG.spec.shape
@@ -28,10 +29,10 @@ def exact_products():
 def features():
     model, params = tiny()
     with jax.default_matmul_precision("highest"):
-        return jax.jit(model.encode)(params, draw_inputs(0))
+        return quick_jit(model.encode)(params, draw_inputs(0))
 
 
-@partial(jax.jit, static_argnums=0)
+@partial(quick_jit, static_argnums=0)
 def loss_of(model, params, features, routing, answer):
     return model.answer_loss(params, features, routing, answer)
 
@@ -52,7 +53,7 @@ def test_a_shift_of_zero_is_the_base_model(features):
     answer, zero = answer_of(7, 8, 95), Routing(jnp.zeros(SHAPE), "shift")
     base = loss_of(model, params, features, None, answer)
     assert loss_of(model, params, features, zero, answer) == pytest.approx(float(base), abs=1e-5)
-    generate = jax.jit(lambda routing: model.generate(params, features, routing, 6))
+    generate = quick_jit(lambda routing: model.generate(params, features, routing, 6))
     np.testing.assert_array_equal(generate(zero), generate(None))
     moved = loss_of(model, params, features, Routing(jnp.ones(SHAPE).at[0, 0].set(3), "shift"), answer)
     assert abs(float(moved - base)) > 1e-4
@@ -61,7 +62,7 @@ def test_a_shift_of_zero_is_the_base_model(features):
 def test_route_is_the_token_mean_of_the_gates(features):
     """In the first mixer it can be worked out by hand; replacing gates by their mean is itself a change."""
     model, params = tiny()
-    route = jax.jit(model.route)
+    route = quick_jit(model.route)
     own = route(params, features)
     np.testing.assert_allclose(own.reshape(-1, 3).sum(axis=1), 1.0, atol=1e-5)
     values = some_routing()
@@ -82,8 +83,8 @@ def test_route_is_the_token_mean_of_the_gates(features):
 def test_hoisted_and_unhoisted_gradients_agree(features):
     model, params = tiny()
     answer, inputs = answer_of(7, 8, 95), draw_inputs(0)
-    hoisted = jax.jit(jax.grad(lambda r: model.answer_loss(params, features, Routing(r), answer)))
-    whole = jax.jit(jax.grad(lambda r: model.answer_loss(params, model.encode(params, inputs), Routing(r), answer)))
+    hoisted = quick_jit(jax.grad(lambda r: model.answer_loss(params, features, Routing(r), answer)))
+    whole = quick_jit(jax.grad(lambda r: model.answer_loss(params, model.encode(params, inputs), Routing(r), answer)))
     values = some_routing()
     np.testing.assert_allclose(hoisted(values), whole(values), atol=1e-5)
     assert (np.abs(np.asarray(hoisted(values))) > 0).all()
@@ -106,16 +107,16 @@ def test_padding_changes_nothing(features):
         verbalisation=pad(inputs.verbalisation, 3, 11),
         verbalisation_mask=pad(inputs.verbalisation_mask, 3, False),
     )
-    other = jax.jit(model.encode)(params, wide)
+    other = quick_jit(model.encode)(params, wide)
     for routing in (None, Routing(some_routing())):
         answer = answer_of(7, 8, 95)
         losses = [float(loss_of(model, params, f, routing, answer)) for f in (features, other)]
         assert losses[0] == pytest.approx(losses[1], abs=1e-5)
-        tokens = [jax.jit(lambda f, r=routing: model.generate(params, f, r, 5))(f) for f in (features, other)]
+        tokens = [quick_jit(lambda f, r=routing: model.generate(params, f, r, 5))(f) for f in (features, other)]
         np.testing.assert_array_equal(*tokens)
     # What upstream does instead: the compressor reads the padding of the verbalisation.
     upstream = dataclasses.replace(wide, verbalisation_mask=jnp.ones_like(wide.verbalisation_mask))
-    read = jax.jit(model.encode)(params, upstream)
+    read = quick_jit(model.encode)(params, upstream)
     assert float(jnp.abs(read.latents - features.latents).max()) > 1e-4
 
 
@@ -126,7 +127,7 @@ def test_the_loss_is_the_mean_over_the_tokens_generated_after_one_another(featur
     pairs = answer_of(7, 8, length=2).__class__(
         jnp.stack([jnp.full_like(vocabulary, 7), vocabulary], axis=1), jnp.ones((len(vocabulary), 2), bool)
     )
-    logprobs = jax.jit(model.answer_logprobs)
+    logprobs = quick_jit(model.answer_logprobs)
     totals = logprobs(params, features, None, pairs)
     single = loss_of(model, params, features, None, answer_of(7))
     assert float(jax.nn.logsumexp(totals)) == pytest.approx(-float(single), abs=1e-4)
@@ -136,11 +137,11 @@ def test_the_loss_is_the_mean_over_the_tokens_generated_after_one_another(featur
 
 def test_policies_of_recomputation_change_no_gradient(features):
     answer, values, found = answer_of(7, 8, 95), some_routing(), []
+    _, params = tiny()
     for remat in ("none", "attention", "full"):
-        model, params = tiny()
         config = dataclasses.replace(CONFIG, remat=remat)
         model = MoAIModel(config, config.abstract()[0])
-        gradient = jax.jit(jax.grad(lambda r, model=model: model.answer_loss(params, features, Routing(r), answer)))
+        gradient = quick_jit(jax.grad(lambda r, model=model: model.answer_loss(params, features, Routing(r), answer)))
         found.append(gradient(values))
     np.testing.assert_allclose(found[0], found[1], atol=1e-6)
     np.testing.assert_allclose(found[0], found[2], atol=1e-6)
@@ -151,7 +152,9 @@ def test_merged_adapters_are_the_same_model(features):
     config, merged = merge_plora(CONFIG, params)
     other = MoAIModel(config, config.abstract()[0])
     answer, routing = answer_of(7, 8, 95), Routing(some_routing())
-    whole = jax.jit(lambda p, model: model.answer_loss(p, model.encode(p, draw_inputs(0)), routing, answer), static_argnums=1)
+    whole = quick_jit(
+        lambda p, model: model.answer_loss(p, model.encode(p, draw_inputs(0)), routing, answer), static_argnums=1
+    )
     expected = loss_of(model, params, features, routing, answer)
     assert float(whole(merged, other)) == pytest.approx(float(expected), abs=2e-5)
 

@@ -15,6 +15,7 @@ from ports.moai.continuation import run_tokens
 from ports.moai.decoding import greedy
 from r2t2_jax.routing import Routing
 from tests.goldens import find_goldens
+from tests.ports.moai.compiling import quick_jit
 from tests.ports.moai.goldens import padded, read_golden, stacked, text_inputs
 
 LOGITS = 1e-4
@@ -26,7 +27,7 @@ def exact_products():
         yield
 
 
-@partial(jax.jit, static_argnums=0)
+@partial(quick_jit, static_argnums=0)
 def encode(graph, params, items):
     def one(item):
         net = nnx.merge(graph, params)
@@ -37,7 +38,7 @@ def encode(graph, params, items):
     return jax.lax.map(one, items)
 
 
-@partial(jax.jit, static_argnums=(0, 4))
+@partial(quick_jit, static_argnums=(0, 4))
 def decode(graph, params, features, routing, steps):
     """Greedy tokens [B, A], and the logits [B, A, V] at each, from one pass over the tokens chosen."""
 
@@ -52,7 +53,7 @@ def decode(graph, params, features, routing, steps):
     return jax.lax.map(one, (features, routing))
 
 
-@partial(jax.jit, static_argnums=0)
+@partial(quick_jit, static_argnums=0)
 def all_logits(graph, params, features, routing):
     def one(item):
         net = nnx.merge(graph, params)
@@ -82,6 +83,7 @@ def test_golden_decoding(path):
                 k.removeprefix(f"in/{group}/"): v[row] for k, v in recorded.items() if k.startswith(f"in/{group}/")
             }
             tokens, seen = tail(group, row)
+            tokens = np.asarray(tokens, int)
             inputs = text_inputs(
                 golden.config,
                 np.append(given["input_ids"], tokens),

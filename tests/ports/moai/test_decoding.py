@@ -3,12 +3,12 @@
 import dataclasses
 from itertools import product
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from ports.moai.config import MoAIConfig
 from ports.moai.data import MoAIAnswer
+from tests.ports.moai.compiling import quick_jit
 from tests.ports.moai.tiny import draw_inputs, tiny
 
 CONFIG = dataclasses.replace(
@@ -24,7 +24,7 @@ def test_as_many_beams_as_words_equal_exhaustive_search():
     tokens = jnp.asarray([[*answer, CONFIG.pad_id][:2] for answer in answers])
     mask = jnp.asarray([[True, len(answer) == 2] for answer in answers])
 
-    @jax.jit
+    @quick_jit
     def search(inputs):
         features = model.encode(params, inputs)
         scores = model.answer_logprobs(params, features, None, MoAIAnswer(tokens, mask)) / mask.sum(axis=1)
@@ -42,7 +42,7 @@ def test_as_many_beams_as_words_equal_exhaustive_search():
 def test_one_beam_is_greedy():
     model, params = tiny(CONFIG)
 
-    @jax.jit
+    @quick_jit
     def both(inputs):
         features = model.encode(params, inputs)
         return model.generate(params, features, None, 4), model.generate_beams(params, features, None, 4, num_beams=1)

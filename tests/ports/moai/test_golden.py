@@ -18,6 +18,7 @@ from ports.moai.modeling import layer_at
 from ports.moai.port import MoAIModel
 from r2t2_jax.routing import Routing
 from tests.goldens import find_goldens
+from tests.ports.moai.compiling import quick_jit
 from tests.ports.moai.goldens import answers_of, prompts_of, read_golden, rows_of
 
 FEATURES, HIDDEN, LOGITS, LOSS, GRADIENT = 2e-5, 1e-3, 1e-4, 2e-5, 2e-4
@@ -33,12 +34,12 @@ def exact_products():
         yield
 
 
-@partial(jax.jit, static_argnums=0)
+@partial(quick_jit, static_argnums=0)
 def encode(graph, params, inputs):
     return jax.lax.map(nnx.merge(graph, params).encode, inputs)
 
 
-@partial(jax.jit, static_argnums=0)
+@partial(quick_jit, static_argnums=0)
 def every_logit(graph, params, features, routing):
     """[B, S, V], with `routing` one a row or `None`."""
 
@@ -50,7 +51,7 @@ def every_logit(graph, params, features, routing):
     return jax.lax.map(one, (features, routing))
 
 
-@partial(jax.jit, static_argnums=0)
+@partial(quick_jit, static_argnums=0)
 def losses_and_gradients(graph, params, features, values, targets):
     """Of each row: summed cross-entropy of its targets, its gradient with respect to r, and all logits."""
 
@@ -115,7 +116,7 @@ def test_golden_learned_gates(path):
 
 
 def test_golden_float16_gates(path):
-    """Rounding a gate's logit to float16 jumps; float32 noise decides on which side, so nudges of its size are tried."""
+    """Rounding a gate's logit to float16 jumps, float32 noise decides where to: nudges of its size are tried."""
     golden, _, params, features = encoded(path)
     graph, _ = nnx.split(golden.net(remat="none", gate_dtype="float16"))
     rows = rows_of(golden)
@@ -167,7 +168,7 @@ def test_golden_through_the_contract(path):
     features = encode(graph, params, prompts_of(golden, rows))
     answers = answers_of(golden, rows)
 
-    @jax.jit
+    @quick_jit
     def losses(features, values, answers):
         def one(item):
             features, values, answer = item
@@ -191,13 +192,13 @@ def test_golden_through_the_contract(path):
             np.testing.assert_allclose(gradient, expected, rtol=0, atol=GRADIENT * np.abs(expected).max())
 
 
-@partial(jax.jit, static_argnums=0)
+@partial(quick_jit, static_argnums=0)
 def run_plain(graph, params, number, x, place):
     net = nnx.merge(graph, params)
-    return net._run(layer := layer_at(net.plain, number), x, layer.norm1(x), place)[0]
+    return net.run_layer(layer := layer_at(net.plain, number), x, layer.norm1(x), place)[0]
 
 
-@partial(jax.jit, static_argnums=0)
+@partial(quick_jit, static_argnums=0)
 def run_mixed(graph, params, number, x, features):
     net, place = nnx.merge(graph, params), features.layout
     layer = layer_at(net.mixed, number)
@@ -205,7 +206,7 @@ def run_mixed(graph, params, number, x, features):
     outputs = layer.mixer.experts(h, features.latents, place.language)
     weights = layer.mixer.weigh(h, None)
     mixed = layer.mixer.mix(h, outputs, weights, place.language)
-    return h, outputs, weights, mixed, net._run(layer, x, mixed, place)[0]
+    return h, outputs, weights, mixed, net.run_layer(layer, x, mixed, place)[0]
 
 
 def test_golden_intermediate_arrays(path):
@@ -280,7 +281,7 @@ def test_golden_vision(path):
         np.testing.assert_allclose(colours, given["map_rgb"][0].transpose(1, 2, 0), rtol=0, atol=1e-6)
         colours = normalise(jnp.asarray(colours, jnp.float16), "float32")
         np.testing.assert_allclose(colours, given["map_pixel_values"][0].transpose(1, 2, 0), rtol=0, atol=1e-6)
-        patches = jax.jit(net.vision.tower)(pixels)
+        patches = quick_jit(net.vision.tower)(pixels)
         recorded = {name: golden.arrays[f"out/{case}/prompt/learned/{name}"][0] for name in (
             "vit_features", "image_features"
         )}  # fmt: skip

@@ -18,6 +18,7 @@ from ports.moai.sharding import shardings, specification
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.routing import Routing
 from tests.goldens import find_goldens
+from tests.ports.moai.compiling import quick_jit
 from tests.ports.moai.goldens import read_golden
 from tests.ports.moai.sentences import train_tokenizer
 from tests.ports.moai.tiny import CONFIG, answer_of, draw_inputs, tiny
@@ -96,7 +97,7 @@ def checkpoint(tmp_path_factory):
 
 
 def test_a_converted_directory_loads(checkpoint, tmp_path):
-    folder, golden, tensors = checkpoint
+    folder, _, tensors = checkpoint
     report = converter.convert(str(folder), tmp_path / "moai", progress=False)
     assert report["dtype"] == ["float16"]  # on disk; cast where it is loaded
     with pytest.warns(UserWarning, match="without auxiliary inputs"):
@@ -139,7 +140,7 @@ def test_weights_cut_over_devices_give_the_same_loss():
     kept = named(cut)["norm/scale"].sharding.spec
     assert kept == () and specification("head/kernel", (48, 7), 2) == ()
 
-    @jax.jit
+    @quick_jit
     def run(params):
         features = model.encode(params, draw_inputs(0))
         return model.answer_loss(params, features, Routing(jnp.full((2, 6), 0.4)), answer_of(7, 8, 95))

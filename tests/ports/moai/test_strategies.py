@@ -1,0 +1,146 @@
+"""Re-routing end to end on the tiny MoAI: every strategy through the contract, replaced and shifted, tied and not.
+
+Axis letters: B test samples, K neighbours, N bank size, L mixers, E experts.
+"""
+
+import dataclasses
+from functools import cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ports.moai.config import MoAIConfig
+from r2t2_jax.contract import Query, References
+from r2t2_jax.neighbors import sample_keys
+from r2t2_jax.presets import Preset
+from r2t2_jax.program import weight_gradients
+from r2t2_jax.rerouting import reroute_batch
+from r2t2_jax.routing import Routing
+from r2t2_jax.strategies import STRATEGIES, strategy
+from tests.ports.moai.compiling import quick_jit
+from tests.ports.moai.goldens import stacked
+from tests.ports.moai.tiny import answer_of, draw_inputs, tiny
+
+CONFIG = dataclasses.replace(MoAIConfig.tiny(), layers=4, vision_layers=1, compressor_depth=1, remat="none")
+PRESET = Preset(k=2, steps=2, mode_k=2, mode_iterations=3, line_evaluations=2, candidates=2, answer_tokens=2)
+BATCH, BANK = 2, 4
+
+
+@cache
+def problem():
+    """Queries, references and a bank of random samples, two neighbours each."""
+    model, params = tiny(CONFIG)
+
+    @quick_jit
+    def encode(inputs):
+        def one(inputs):
+            features = model.encode(params, inputs)
+            return features, model.route(params, features)
+
+        return jax.lax.map(one, inputs)
+
+    features, routing = encode(stacked([draw_inputs(seed, config=CONFIG) for seed in range(BATCH + BANK)]))
+    answers = stacked([answer_of(*pair) for pair in ((7, 95), (8, 95), (9, 5, 95), (7, 95), (8, 4, 95), (3, 95))])
+
+    def rows(tree, indices):
+        return jax.tree.map(lambda leaf: leaf[np.array(indices)], tree)
+
+    asked, near = list(range(BATCH)), [[2, 3], [4, 5]]
+    live = jnp.ones((BATCH, *model.spec.shape), bool)
+    queries = Query(rows(features, asked), routing[:BATCH], live, rows(answers, asked), jnp.full(live.shape, 1 / 3))
+    references = References(
+        routing[BATCH:], rows(features, near), rows(answers, near), rows(routing, near), jnp.ones((BATCH, 2))
+    )
+    return model, params, queries, references
+
+
+def run(name, **settings):
+    model, params, queries, references = problem()
+    chosen = strategy(name, dataclasses.replace(PRESET, **settings))
+    return reroute_batch(chosen, model, params, queries, references, sample_keys(0, np.arange(BATCH)))
+
+
+def loss_at(model, params, queries, references, row):
+    """The neighbourhood loss of one query, written out."""
+    features, answers = (
+        jax.tree.map(lambda leaf: leaf[row], part) for part in (references.features, references.answers)
+    )
+
+    def loss(routing):
+        each = [
+            model.answer_loss(params, *(jax.tree.map(lambda leaf, k=k: leaf[k], part) for part in (features,)), routing,
+                              jax.tree.map(lambda leaf, k=k: leaf[k], answers))
+            for k in range(2)
+        ]  # fmt: skip
+        return sum(each) / 2
+
+    return loss
+
+
+def test_the_first_step_is_the_gradient_times_the_step_size():
+    model, params, queries, references = problem()
+    found = run("ngd", space="free", learning_rate=0.1, schedule="fixed")
+    loss = loss_at(model, params, queries, references, 0)
+    value, gradient = quick_jit(jax.value_and_grad(lambda r: loss(Routing(r))))(queries.routing[0])
+    np.testing.assert_allclose(found.losses[0, 0], value, atol=1e-5)
+    np.testing.assert_allclose(found.path[0, 1], queries.routing[0] - 0.1 * gradient, atol=1e-5)
+
+
+def test_a_tied_shift_moves_all_mixers_alike_and_starts_at_the_base_model():
+    model, params, queries, references = problem()
+    found = run("ngd", space="shift", tied=True, learning_rate=0.5)
+    np.testing.assert_array_equal(found.routing.values[:, 0], found.routing.values[:, 1])
+    assert found.routing.mode == "shift" and float(jnp.abs(found.routing.values).max()) > 0
+    np.testing.assert_allclose(found.path[:, 0], queries.routing, atol=1e-5)
+    loss = loss_at(model, params, queries, references, 0)
+    np.testing.assert_allclose(found.losses[0, 0], quick_jit(lambda: loss(None))(), atol=1e-5)
+
+
+@pytest.mark.parametrize(("space", "tied"), [("shift", False), ("logit", True)])
+def test_descent_lowers_the_oracle_loss(space, tied):
+    found = run("oracle", space=space, tied=tied, optimizer="adam", learning_rate=0.05, steps=4)
+    assert (found.losses[:, -1] < found.losses[:, 0]).all()
+
+
+@pytest.mark.parametrize("name", sorted(set(STRATEGIES) - {"ngd", "oracle", "random_neighbors", "shuffled_references"}))
+def test_every_other_strategy_runs(name):
+    model, _, queries, references = problem()
+    found = run(name)
+    assert found.weights.shape == (BATCH, *model.spec.shape) and bool(jnp.isfinite(found.weights).all())
+    expected = {
+        "base": queries.routing,
+        "router_mean": queries.routing,
+        "uniform": jnp.full_like(queries.routing, 1 / 3),
+        "task_routing": queries.task,
+        "kernel_regression": references.routing.mean(axis=1),
+    }
+    if name in expected:
+        np.testing.assert_allclose(found.weights, expected[name], atol=1e-6)
+    assert (found.routing is None) == (name == "base")
+
+
+def test_no_weight_is_differentiated():
+    """Sizes which no two axes share make the shape of a weight's gradient unmistakable."""
+    config = dataclasses.replace(
+        MoAIConfig.tiny(),
+        width=44,
+        hidden=52,
+        heads=4,
+        kv_heads=2,
+        vocab_size=91,
+        image_id=91,
+        end_id=90,
+        expert_heads=4,
+    )
+    graph, params = config.abstract()
+    model = type(problem()[0])(config, graph)
+    features = jax.eval_shape(model.encode, params, config.fake_inputs(13, 7))
+    answer = answer_of(7, 8, 90)
+
+    def gradient(params, features, values):
+        return jax.grad(lambda r: model.answer_loss(params, features, Routing(r), answer))(values)
+
+    values = jax.ShapeDtypeStruct(model.spec.shape, jnp.float32)
+    assert not weight_gradients(jax.make_jaxpr(gradient)(params, features, values), params)
