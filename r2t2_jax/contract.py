@@ -1,7 +1,7 @@
 """What a model promises the method, and what the method hands back (DESIGN.md section 4).
 
 Axis letters: B test samples, K neighbours, S steps, L routed layers, E experts, A answer tokens, C candidates,
-N bank size, M embedding size.
+N bank size, M embedding size, G atlas points.
 
 `RoutedModel` is traced: one sample, static shapes, padding by masks; batching is `vmap` or `lax.map` outside it.
 `Processor` and `Embedder` work on the host, on batches. Nothing here imports a port or a strategy.
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import jax
@@ -50,7 +51,11 @@ class Sample:
 
 @runtime_checkable
 class RoutedModel(Protocol):
-    """A frozen mixture of experts whose router can be overruled. Hashable: it is a static argument of jit."""
+    """A frozen mixture of experts whose router can be overruled. Hashable: it is a static argument of jit.
+
+    A model whose samples have live experts of their own also has `support(features) -> Bool[Array, "*B L E"]`, which
+    takes one sample's features or a batch's.
+    """
 
     @property
     def spec(self) -> RoutingSpec:
@@ -145,7 +150,11 @@ class Embedder(Protocol):
 
 @dataclass(frozen=True)
 class Port:
-    """A model ready to use, as `r2t2_jax.load("pocket:narrow")` returns it."""
+    """A model ready to use, as `r2t2_jax.load("pocket:narrow")` returns it.
+
+    `gate` is the path in `params` below which the router's own parameters lie, for fine-tuning it as a rival of
+    re-routing. `atlas` is the folder of a loss atlas of the port's own references, where one ships with it.
+    """
 
     name: str
     model: RoutedModel
@@ -155,6 +164,8 @@ class Port:
     fingerprint: str
     max_new_tokens: int
     presets: Mapping[str, Any] = field(default_factory=dict)
+    gate: str = ""
+    atlas: Path | None = None
 
     def reroute(self, image: Any, question: str | Sequence[str], **settings: Any) -> Answered | Answers:
         """Answer a question about an image, or several, before and after re-routing; `session.reroute` says all.
@@ -187,13 +198,17 @@ class ModelShapes:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Query:
-    """One test sample. `answer`, the label, is read by the oracle alone, and `task` by `task_routing` alone."""
+    """One test sample. `answer`, the label, is read by the oracle alone, and `task` by `task_routing` alone.
+
+    `tuned` are the weights of a gate fine-tuned on the references, read by `gate_finetuned` alone.
+    """
 
     features: Features
     routing: Float[Array, "L E"]
     support: Bool[Array, "L E"]
     answer: Answer | None = None
     task: Float[Array, "L E"] | None = None
+    tuned: Float[Array, "L E"] | None = None
 
 
 @jax.tree_util.register_dataclass
@@ -202,8 +217,11 @@ class References:
     """The neighbourhood of one test sample, padded to K, and the routing vectors of the whole bank.
 
     `weights` are the kernel's values, clipped at zero and zero where padded; they need not sum to one. Over a batch
-    every leaf has a leading axis B, but for `bank_routing`, which all samples share. Strategies without a neighbourhood
-    (mode finding) leave all but `bank_routing` out.
+    every leaf has a leading axis B, but for `bank_routing` and `points`, which all samples share. Strategies without a
+    neighbourhood (mode finding) leave all but `bank_routing` out; those which read the loss atlas leave out the features.
+
+    `points` are the atlas's routing points, `point_losses` the references' bounded losses there, `slopes` the gradients
+    of their bounded losses at their own routing (`surrogates.py`).
     """
 
     bank_routing: Float[Array, "N L E"] | None
@@ -211,6 +229,9 @@ class References:
     answers: Answer | None = None
     routing: Float[Array, "K L E"] | None = None
     weights: Float[Array, "K"] | None = None
+    points: Float[Array, "G L E"] | None = None
+    point_losses: Float[Array, "K G"] | None = None
+    slopes: Float[Array, "K L E"] | None = None
 
 
 @jax.tree_util.register_dataclass

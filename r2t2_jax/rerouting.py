@@ -10,6 +10,7 @@ final answer one each. With S steps, K neighbours and n points:
     router_mean                   1 + 1           ngd and its two nulls     1 + 2 S K + 1
     kernel_regression             1 + 1           oracle                    1 + 2 S + 1
     mode_finding                  1 + 1           best_of_n                 1 + 2 n + 1
+    the atlas's, gate_finetuned   1 + 1           best_fixed                1
 
 In the `shift` space a path's weights are read off the gate, which takes one more pass for each of its P points.
 
@@ -25,10 +26,11 @@ from typing import cast
 import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Bool, Float, Key
+from jaxtyping import Array, Bool, Key
 
 from r2t2_jax.contract import Params, Query, References, Reroutable, Rerouted, RoutedModel
 from r2t2_jax.errors import R2T2Error
+from r2t2_jax.kernels import Linear
 from r2t2_jax.search.problem import NoLoss, Problem
 from r2t2_jax.strategies import Strategy, check_needs
 
@@ -88,25 +90,26 @@ def _keep_router(rerouted: Rerouted, query: Query, fell_back: Bool[Array, ""]) -
 
 
 Samples = tuple[Query, References | None, Key[Array, "B"]]
+Shared = dict[str, Array | None]  # fields of References which all samples have in common
 
 
 @partial(jax.jit, static_argnames=("model", "mesh"))
 def _reroute_samples(
     strategy: Strategy,
     params: Params,
-    bank_routing: Float[Array, "N L E"] | None,
+    shared: Shared,
     samples: Samples,
     *,
     model: Reroutable,
     mesh: Mesh | None,
 ) -> Rerouted:
-    """Every leaf of `samples` has a leading axis B; the bank's routing is shared, so it comes apart from them."""
+    """Every leaf of `samples` has a leading axis B; what all samples share of the bank comes apart from them."""
 
-    def each(strategy: Strategy, params: Params, bank_routing: Array | None, samples: Samples) -> Rerouted:
+    def each(strategy: Strategy, params: Params, shared: Shared, samples: Samples) -> Rerouted:
         def one(sample: Samples) -> Rerouted:
             query, neighborhood, key = sample
             if neighborhood is not None:
-                neighborhood = dataclasses.replace(neighborhood, bank_routing=bank_routing)
+                neighborhood = dataclasses.replace(neighborhood, **shared)
             return reroute_sample(strategy, model, params, query, neighborhood, key)
 
         return jax.lax.map(one, samples)
@@ -116,12 +119,13 @@ def _reroute_samples(
         # Each device maps over its own samples. Replication is not tracked (check_vma): it would ask the loops inside
         # a user's model to declare what varies over the mesh.
         each = jax.shard_map(each, mesh=mesh, in_specs=(whole, whole, whole, split), out_specs=split, check_vma=False)
-    return each(strategy, params, bank_routing, samples)
+    return each(strategy, params, shared, samples)
 
 
 def program_of(strategy: Strategy) -> Strategy:
-    """What is compiled of a strategy. Who the neighbours are is decided outside: what differs in it alone is shared."""
-    return dataclasses.replace(strategy, name="", selector=None)
+    """What is compiled of a strategy: all but who the neighbours are and what they weigh, which is decided outside."""
+    weighted = None if strategy.kernel is None else Linear()  # whichever kernel it was
+    return dataclasses.replace(strategy, name="", selector=None, kernel=weighted)
 
 
 def reroute_batch(
@@ -152,12 +156,14 @@ def reroute_batch(
     """
     check_needs(strategy, model, queries, references)
     strategy = program_of(strategy)
-    bank_routing, neighborhoods = None, None
+    shared: Shared = {"bank_routing": None, "points": None}
+    neighborhoods = None
     if references is not None:
-        bank_routing, neighborhoods = references.bank_routing, dataclasses.replace(references, bank_routing=None)
+        neighborhoods = dataclasses.replace(references, **shared)
+        shared = {name: getattr(references, name) for name in shared}
     samples = (queries, neighborhoods, keys)
     if mesh is None:
-        return _reroute_samples(strategy, params, bank_routing, samples, model=model, mesh=None)
+        return _reroute_samples(strategy, params, shared, samples, model=model, mesh=None)
 
     if DATA_AXIS not in mesh.shape:
         raise R2T2Error(f"the mesh has axes {mesh.axis_names}; name the one that samples are shared over {DATA_AXIS!r}")
@@ -166,7 +172,7 @@ def reroute_batch(
     padding = -len(keys) % mesh.shape[DATA_AXIS]  # the first sample again, dropped from the results
     if padding:
         samples = jax.tree.map(lambda leaf: jnp.concatenate([leaf, jnp.repeat(leaf[:1], padding, axis=0)]), samples)
-    params, bank_routing = jax.device_put((params, bank_routing), NamedSharding(mesh, PartitionSpec()))
+    params, shared = jax.device_put((params, shared), NamedSharding(mesh, PartitionSpec()))
     samples = jax.device_put(samples, NamedSharding(mesh, PartitionSpec(DATA_AXIS)))
-    rerouted = _reroute_samples(strategy, params, bank_routing, samples, model=model, mesh=mesh)
+    rerouted = _reroute_samples(strategy, params, shared, samples, model=model, mesh=mesh)
     return jax.tree.map(lambda leaf: leaf[: len(keys)], rerouted) if padding else rerouted

@@ -231,8 +231,7 @@ def _answer(
     row = np.zeros(1, int)
     base, before = _timed(lambda: _on_host(evaluation.answer(BASE, row)))
     found, after = _timed(lambda: _on_host(evaluation.answer(plan.name, row)))
-    neighbors = evaluation.neighborhoods[plan.name]
-    chosen = [] if neighbors is None else np.asarray(neighbors.indices)[0].tolist()
+    chosen = evaluation.lookup.neighbors(plan.name, 0, 1)[0].tolist()
     return Answered(
         **_frame(port, sample),
         strategy=plan.name,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Literal
 
 from r2t2_jax.contract import Query, References, Reroutable
 from r2t2_jax.errors import R2T2Error
@@ -14,7 +15,19 @@ from r2t2_jax.objectives import Confidence, Neighborhood, Objective, Oracle
 from r2t2_jax.presets import PAPER, Preset
 from r2t2_jax.pytrees import register_structure
 from r2t2_jax.routing import UpdateSpace
-from r2t2_jax.search import Constant, Descent, KernelMean, LineSearch, MeanShift, RandomSearch, Search
+from r2t2_jax.search import (
+    BestPoint,
+    Constant,
+    Descent,
+    KernelMean,
+    LineSearch,
+    MeanShift,
+    RandomSearch,
+    Search,
+    TableDescent,
+    TableMean,
+    Taylor,
+)
 from r2t2_jax.search.schedules import Cosine, Fixed, Schedule, StepDecay
 
 
@@ -29,6 +42,8 @@ class Strategy:
         objective: the loss over r; `None` for searches that need none.
         search: how r moves; `None` leaves the model untouched.
         space: the coordinates in which r moves.
+        table: where the losses at the atlas's points come from, for searches that read them: the rows of the
+            `neighbors`, references answered wrongly among them; the `mean` of all rows; an `mlp` fitted on the rows.
     """
 
     name: str = field(metadata={"static": True})
@@ -37,9 +52,15 @@ class Strategy:
     objective: Objective | None = None
     search: Search | None = None
     space: UpdateSpace = field(default_factory=UpdateSpace, metadata={"static": True})
+    table: Literal["neighbors", "mean", "mlp"] | None = field(default=None, metadata={"static": True})
 
 
-def _kernel(preset: Preset) -> Kernel:
+def kernel_of(preset: Preset) -> Kernel:
+    """The kernel of a preset.
+
+    Raises:
+        R2T2Error: there is no kernel of this name.
+    """
     if preset.kernel == "gaussian":
         return Gaussian(preset.bandwidth)
     if preset.kernel == "matern":
@@ -72,7 +93,7 @@ def _plain(preset: Preset) -> UpdateSpace:
 
 def _mean_shift(preset: Preset) -> MeanShift:
     return MeanShift(
-        _kernel(dataclasses.replace(preset, bandwidth=preset.mode_bandwidth)),
+        kernel_of(dataclasses.replace(preset, bandwidth=preset.mode_bandwidth)),
         preset.mode_k,
         preset.mode_step,
         preset.mode_tolerance,
@@ -84,10 +105,32 @@ def _descent(name: str, preset: Preset, objective: Objective, selector: Selector
     return Strategy(
         name,
         selector,
-        _kernel(preset) if selector is not None else None,
+        kernel_of(preset) if selector is not None else None,
         objective,
         Descent(_schedule(preset), preset.optimizer, preset.steps),
         UpdateSpace(preset.space, preset.tied),
+    )
+
+
+def _atlas(name: str, preset: Preset, search: Search, table: Literal["neighbors", "mean", "mlp"]) -> Strategy:
+    near = table == "neighbors"
+    return Strategy(
+        name,
+        NearestNeighbors(preset.atlas_k) if near else None,
+        kernel_of(preset) if near else None,
+        search=search,
+        space=UpdateSpace("simplex", preset.tied),
+        table=table,
+    )
+
+
+def _table_mean(preset: Preset, hard: bool = False) -> TableMean:
+    return TableMean(preset.atlas_temperature, preset.atlas_trust, preset.atlas_bandwidth, preset.atlas_min_gain, hard)
+
+
+def _table_descent(preset: Preset, start: Literal["router", "point"]) -> TableDescent:
+    return TableDescent(
+        preset.atlas_learning_rate, preset.atlas_trust, preset.atlas_bandwidth, start, preset.atlas_steps
     )
 
 
@@ -98,10 +141,10 @@ STRATEGIES: dict[str, Callable[[Preset], Strategy]] = {
     "task_routing": lambda p: Strategy("task_routing", search=Constant("task")),
     "mode_finding": lambda p: Strategy("mode_finding", search=_mean_shift(p), space=_plain(p)),
     "kernel_regression": lambda p: Strategy(
-        "kernel_regression", _nearest(p), _kernel(p), None, KernelMean(), _plain(p)
+        "kernel_regression", _nearest(p), kernel_of(p), None, KernelMean(), _plain(p)
     ),
     "kernel_regression_alpha": lambda p: Strategy(
-        "kernel_regression_alpha", _nearest(p), _kernel(p), Neighborhood(), LineSearch(p.line_evaluations), _plain(p)
+        "kernel_regression_alpha", _nearest(p), kernel_of(p), Neighborhood(), LineSearch(p.line_evaluations), _plain(p)
     ),
     "random_neighbors": lambda p: _descent("random_neighbors", p, Neighborhood(), RandomNeighbors(p.k)),
     "shuffled_references": lambda p: _descent("shuffled_references", p, Neighborhood(), ShuffledNeighbors(p.k)),
@@ -110,6 +153,14 @@ STRATEGIES: dict[str, Callable[[Preset], Strategy]] = {
         "best_of_n", None, None, Confidence(p.answer_tokens), RandomSearch(p.candidates), _plain(p)
     ),
     "oracle": lambda p: _descent("oracle", p, Oracle(), None),
+    "atlas": lambda p: _atlas("atlas", p, _table_mean(p), "neighbors"),
+    "atlas_argmin": lambda p: _atlas("atlas_argmin", p, _table_mean(p, hard=True), "neighbors"),
+    "atlas_polished": lambda p: _atlas("atlas_polished", p, _table_descent(p, "point"), "neighbors"),
+    "atlas_descent": lambda p: _atlas("atlas_descent", p, _table_descent(p, "router"), "neighbors"),
+    "atlas_taylor": lambda p: _atlas("atlas_taylor", p, Taylor(p.atlas_trust), "neighbors"),
+    "atlas_mlp": lambda p: _atlas("atlas_mlp", p, _table_mean(p), "mlp"),
+    "best_fixed": lambda p: _atlas("best_fixed", p, BestPoint(), "mean"),
+    "gate_finetuned": lambda p: Strategy("gate_finetuned", search=Constant("tuned"), space=_plain(p)),
 }
 
 
@@ -135,6 +186,10 @@ def check_needs(strategy: Strategy, model: Reroutable, queries: Query, reference
         raise R2T2Error(f"{name} reads the test samples' answers and the queries have none")
     if isinstance(strategy.search, Constant) and strategy.search.which == "task" and queries.task is None:
         raise R2T2Error(f"{name} needs the queries' task weights, and nobody gave any")
+    if isinstance(strategy.search, Constant) and strategy.search.which == "tuned" and queries.tuned is None:
+        raise R2T2Error(f"{name} needs the weights of a fine-tuned gate: evaluation.finetuned_gate")
+    if strategy.table is not None and (references is None or references.points is None):
+        raise R2T2Error(f"{name} reads the bank's loss atlas and it has none; make one with `r2t2 bank atlas`")
     if strategy.kernel is not None and (references is None or references.weights is None):
         raise R2T2Error(f"{name} needs the neighbours of each query: ReferenceBank.references(neighbors, kernel)")
     if isinstance(strategy.search, MeanShift):

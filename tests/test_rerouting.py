@@ -15,7 +15,19 @@ from r2t2_jax.presets import Preset
 from r2t2_jax.rerouting import _reroute_samples, reroute_batch
 from r2t2_jax.routing import RoutingSpec
 from r2t2_jax.strategies import STRATEGIES, strategy
-from tests.toy import MODEL, A, E, L, ToyModel, references_for, run, toy_bank, toy_params, toy_queries
+from tests.toy import (
+    MODEL,
+    A,
+    E,
+    L,
+    ToyModel,
+    references_for,
+    run,
+    toy_bank,
+    toy_params,
+    toy_queries,
+    with_atlas,
+)
 
 PRESETS = {
     "free sgd": Preset(steps=4, line_evaluations=6, candidates=4, answer_tokens=A),
@@ -23,6 +35,7 @@ PRESETS = {
     "shift": Preset(steps=3, space="shift", learning_rate=0.5),
 }
 SGD, ADAM, SHIFT = PRESETS.values()
+ATLAS = Preset(atlas_k=5)
 CASES = {
     "ngd free sgd": strategy("ngd", SGD),
     "ngd simplex adam": strategy("ngd", ADAM),
@@ -30,6 +43,7 @@ CASES = {
     "kernel_regression_alpha": strategy("kernel_regression_alpha", SGD),
     "mode_finding": strategy("mode_finding", SGD),
     "best_of_n": strategy("best_of_n", SGD),
+    "atlas": strategy("atlas", ATLAS),
 }
 
 
@@ -59,9 +73,11 @@ COLLECTIVES = ("all-reduce", "all-gather", "all-to-all", "collective", "reduce-s
 def program(case, mesh=None, count=4):
     """Arguments of the jitted entry point for the toy model."""
     queries, embeddings = toy_queries(count)
-    references = references_for(case, toy_bank(), embeddings)
-    samples = (queries, dataclasses.replace(references, bank_routing=None), sample_keys(0, np.arange(count)))
-    return (case, toy_params(), references.bank_routing, samples), {"model": MODEL, "mesh": mesh}
+    queries = dataclasses.replace(queries, tuned=queries.task)
+    references = references_for(case, with_atlas(toy_bank()), embeddings)
+    shared = {"bank_routing": references.bank_routing, "points": references.points}
+    samples = (queries, dataclasses.replace(references, **dict.fromkeys(shared)), sample_keys(0, np.arange(count)))
+    return (case, toy_params(), shared, samples), {"model": MODEL, "mesh": mesh}
 
 
 def test_no_device_waits_for_another():
@@ -78,7 +94,7 @@ def test_no_device_waits_for_another():
 
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_every_program_exports_to_every_platform(name):
-    args, static = program(strategy(name, SGD), count=2)
+    args, static = program(strategy(name, dataclasses.replace(SGD, atlas_k=5)), count=2)
     exported = jax.export.export(_reroute_samples, platforms=("tpu", "cuda", "cpu"))(*args, **static)
     assert exported.platforms == ("tpu", "cuda", "cpu")
 
@@ -192,10 +208,16 @@ def test_best_of_n_depends_on_the_key_and_never_trusts_a_less_confident_routing(
         "kernel_regression_alpha": 1 + 6 * 5 + 1,
         "oracle": 1 + 2 * 4 + 1,
         "best_of_n": 1 + 4 * 2 + 1,
+        "atlas": 2,
+        "atlas_argmin": 2,
+        "atlas_polished": 2,
+        "atlas_descent": 2,
+        "atlas_taylor": 2,
+        "best_fixed": 1,
     }.items(),
 )
 def test_evaluations(name, evaluations):
-    assert run(strategy(name, SGD)).evaluations == evaluations
+    assert run(strategy(name, dataclasses.replace(SGD, atlas_k=5))).evaluations == evaluations
 
 
 def test_evaluations_of_a_shift_count_the_gate():

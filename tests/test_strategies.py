@@ -26,6 +26,14 @@ NAMES = [
     "oracle",
     "best_of_n",
     "task_routing",
+    "atlas",
+    "atlas_argmin",
+    "atlas_polished",
+    "atlas_descent",
+    "atlas_taylor",
+    "atlas_mlp",
+    "best_fixed",
+    "gate_finetuned",
 ]
 
 

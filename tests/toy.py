@@ -8,6 +8,7 @@ M embedding size, R size of what the gate reads.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,12 +17,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from r2t2_jax.bank import ReferenceBank
+from r2t2_jax.bank.atlas import Atlas, quantize
 from r2t2_jax.contract import Query, References
+from r2t2_jax.evaluation.tabulate import losses_at, slopes_at
 from r2t2_jax.index import ExactIndex
 from r2t2_jax.neighbors import sample_keys, select
 from r2t2_jax.rerouting import reroute_batch
 from r2t2_jax.routing import Routing, RoutingSpec, group_softmax
 from r2t2_jax.strategies import Strategy
+from r2t2_jax.surrogates import candidate_points
 
 L, E, D, V, A, M, R = 2, 4, 7, 11, 3, 6, 5  # all different where the weight-gradient test looks at shapes
 END = 0  # end-of-turn token
@@ -127,6 +131,17 @@ def toy_bank(count: int = 12, seed: int = 1, params: Any = None) -> ReferenceBan
     return ReferenceBank(features, toy_answers(rng, count), routing, unit_vectors(rng, count))
 
 
+def with_atlas(bank: ReferenceBank) -> ReferenceBank:
+    """The bank with an atlas of its own at a few points, without choosing any."""
+    params, points = toy_params(), candidate_points(MODEL.spec, drawn=4)
+    arrays = (jax.tree.map(jnp.asarray, bank.features), jax.tree.map(jnp.asarray, bank.answers))
+    losses = np.asarray(losses_at(params, *arrays, points, model=MODEL))
+    ids = [f"r{i}" for i in range(len(bank))]
+    slopes = np.asarray(slopes_at(params, *arrays, jnp.asarray(bank.routing), model=MODEL), np.float16)
+    atlas = Atlas(points, quantize(losses, ids), slopes, "toy", MODEL.spec.experts, tuple(ids))
+    return dataclasses.replace(bank, atlas=atlas)
+
+
 def toy_queries(count: int = 5, seed: int = 2, params: Any = None) -> tuple[Query, np.ndarray]:
     """Queries with labels and task weights, and their embeddings."""
     rng = np.random.default_rng(seed)
@@ -139,10 +154,13 @@ def toy_queries(count: int = 5, seed: int = 2, params: Any = None) -> tuple[Quer
 
 def references_for(strategy: Strategy, bank: ReferenceBank, embeddings: np.ndarray, numbers: Any = None) -> References:
     numbers = np.arange(len(embeddings)) if numbers is None else numbers
+    if strategy.table is not None and strategy.selector is None:
+        assert bank.atlas is not None
+        return bank.table_of(np.repeat(bank.atlas.mean()[None], len(embeddings), axis=0))
     if strategy.selector is None:
         return bank.references()
     neighbors = select(strategy.selector, ExactIndex.build(bank.embeddings), embeddings, sample_keys(0, numbers))
-    return bank.references(neighbors, strategy.kernel)
+    return (bank.references if strategy.table is None else bank.table)(neighbors, strategy.kernel)
 
 
 def run(strategy: Strategy, rows: Any = None, mesh: Any = None, model: ToyModel = MODEL, count: int = 5) -> Any:
@@ -150,5 +168,6 @@ def run(strategy: Strategy, rows: Any = None, mesh: Any = None, model: ToyModel 
     queries, embeddings = toy_queries(count)
     rows = np.arange(count) if rows is None else np.asarray(rows)
     queries, embeddings = jax.tree.map(lambda leaf: leaf[rows], queries), embeddings[rows]
-    references = references_for(strategy, toy_bank(), embeddings, rows)
+    bank = toy_bank() if strategy.table is None else with_atlas(toy_bank())
+    references = references_for(strategy, bank, embeddings, rows)
     return reroute_batch(strategy, model, toy_params(), queries, references, sample_keys(0, rows), mesh)

@@ -87,8 +87,11 @@ class PocketConfig:
         stream = cells * features * self.channel
         projections = self.mixers * experts * cells * features * (self.key_width + self.channel)
         question = self.depth * self._block_products(self.question_length, self.question_length)
-        gate = (self.width + self.channel + self.mixers * experts) * self.gate_hidden
-        return 2 * ((experts + 1) * encoder + stream + projections + self._attend_products() + question + gate)
+        return 2 * ((experts + 1) * encoder + stream + projections + self._attend_products() + question)
+
+    def gate_flops(self) -> int:
+        """FLOPs (2 x multiply-add) of the router's own weights, from the features."""
+        return 2 * (self.width + self.channel + self.mixers * len(self.experts)) * self.gate_hidden
 
     def forward_flops(self) -> int:
         """FLOPs (2 x multiply-add) of one loss that depends on routing: one evaluation."""

@@ -56,7 +56,7 @@ class PocketFeatures:
     question_keys: Float[Array, "depth T D"]
     question_values: Float[Array, "depth T D"]
     question_mask: Bool[Array, "T"]
-    gate_logits: Float[Array, "L E"]
+    question: Float[Array, "D"]  # what the gate reads beside the stream
 
 
 def rms_norm(x: Float[Array, "... D"]) -> Float[Array, "... D"]:
@@ -223,8 +223,12 @@ class PocketNet(nnx.Module):
             question_keys=question_keys,
             question_values=question_values,
             question_mask=mask,
-            gate_logits=self.gate(states[-1, last], stream),
+            question=states[-1, last],
         )
+
+    def gate_logits(self, features: PocketFeatures) -> Float[Array, "L E"]:
+        """The gate's logits: apart from `encode`, so that another gate may read the same features."""
+        return self.gate(features.question, features.stream)
 
     def mix(self, features: PocketFeatures, weights: Float[Array, "L E"]) -> Float[Array, "I W"]:
         """The image stream after all mixers, at unit scale."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -12,7 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from ports.pocket.config import PocketConfig
 from ports.pocket.modeling import PocketAnswer, PocketFeatures, PocketInputs, PocketNet
-from ports.pocket.params import GATES, read_weights
+from ports.pocket.params import FOLDER, GATES, read_weights
 from ports.pocket.processing import PocketEmbedder, PocketProcessor
 from ports.pocket.tokenizer import BEGIN, END, PAD, Tokenizer
 from r2t2_jax.contract import ModelShapes, Port
@@ -32,17 +33,16 @@ class PocketModel:
         return self.config.spec
 
     def encode(self, params: Any, inputs: PocketInputs) -> PocketFeatures:
-        """Vision, the first mixer's expert outputs, the question's keys and values, the gate's logits."""
+        """Vision, the first mixer's expert outputs, the question's keys and values."""
         net = nnx.merge(self.graph, params)
         return net.encode(net.see(inputs.image), inputs.tokens, inputs.mask)
 
     def route(self, params: Any, features: PocketFeatures, routing: Routing | None = None) -> Float[Array, "L E"]:
         """The routing weights in effect."""
-        if routing is None:
-            return jax.nn.softmax(features.gate_logits)
-        if routing.mode == "shift":
-            return jax.nn.softmax(features.gate_logits + routing.values)
-        return routing.values
+        if routing is not None and routing.mode == "replace":
+            return routing.values
+        logits = nnx.merge(self.graph, params).gate_logits(features)
+        return jax.nn.softmax(logits if routing is None else logits + routing.values)
 
     def _read(self, params: Any, features: PocketFeatures, routing: Routing | None) -> tuple[PocketNet, Array, Array]:
         net = nnx.merge(self.graph, params)
@@ -130,6 +130,8 @@ def load(variant: str | None) -> Port:
         fingerprint=f"pocket:{gate}@{weights.digest[:8]}",
         max_new_tokens=config.answer_length,
         presets=weights.presets,
+        gate="gate",
+        atlas=_atlas_folder(gate),
     )
 
 
@@ -146,8 +148,8 @@ def shapes(variant: str | None, question_tokens: int | None, answer_tokens: int 
     graph, params = abstract(config)
     model = PocketModel(config, graph)
     features = jax.eval_shape(model.encode, params, config.fake_inputs())
-    tokens = jax.ShapeDtypeStruct((config.answer_length,), jnp.int32)
-    answer = PocketAnswer(tokens, jax.ShapeDtypeStruct(tokens.shape, bool))
+    size = (config.answer_length,)
+    answer = jax.eval_shape(lambda: PocketAnswer(jnp.zeros(size, jnp.int32), jnp.zeros(size, bool)))
     return ModelShapes(f"pocket:{gate}", model, params, features, answer)
 
 
@@ -157,6 +159,11 @@ def _gate(variant: str | None) -> str:
         known = ", ".join(f"pocket:{name}" for name in GATES)
         raise R2T2Error(f"pocket has no variant {variant!r}; choose one of {known}")
     return gate
+
+
+def _atlas_folder(gate: str) -> Path | None:
+    folder = FOLDER / f"atlas-{gate}"
+    return folder if folder.exists() else None
 
 
 def abstract(config: PocketConfig) -> tuple[Any, Any]:

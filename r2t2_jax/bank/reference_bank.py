@@ -1,6 +1,7 @@
 """The reference set {(x_i, y_i, r_i)}: in memory, or opened from a directory (docs/bank.md).
 
-Axis letters: B test samples, K neighbours, N bank size, M embedding size, L routed layers, E experts.
+Axis letters: B test samples, K neighbours, N bank size, M embedding size, L routed layers, E experts,
+G atlas points.
 """
 
 from __future__ import annotations
@@ -16,12 +17,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from r2t2_jax.bank.atlas import Atlas
 from r2t2_jax.bank.fingerprints import Fingerprints
 from r2t2_jax.bank.manifest import Source
 from r2t2_jax.bank.samples import Chosen, SampleReader, StoredSamples
 from r2t2_jax.checks import check_embeddings, check_finite, check_rows
 from r2t2_jax.contract import Answer, Features, References
 from r2t2_jax.errors import R2T2Error
+from r2t2_jax.index import INDEX, Index, build_index, saved_index
 from r2t2_jax.kernels import Kernel
 from r2t2_jax.neighbors import Neighbors
 from r2t2_jax.routing import RoutingSpec
@@ -46,6 +49,8 @@ class ReferenceBank:
         sources: where the samples came from.
         metric: what scored the answers.
         folder: the directory it was opened from, while its rows are those of the directory.
+        origin: that directory still, when rows were taken.
+        atlas: losses of every reference at the points of a loss atlas, where one was made.
 
     Raises:
         R2T2Error: the bank is empty, arrays disagree on N, an array holds NaN or infinity, or an embedding is no unit
@@ -66,6 +71,8 @@ class ReferenceBank:
     sources: tuple[Source, ...] = ()
     metric: str = ""
     folder: Path | None = None
+    origin: Path | None = None
+    atlas: Atlas | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if self.routing.ndim != 3:
@@ -80,6 +87,8 @@ class ReferenceBank:
             check_rows(name, tree, len(self))
             if not isinstance(tree, np.memmap):
                 check_finite(name, tree)
+        if self.atlas is not None and len(self.atlas) != len(self):
+            raise R2T2Error(f"a loss atlas of {len(self.atlas)} rows for {len(self)} references; make it again")
         if self.records and len(self.records) != len(self):
             raise R2T2Error(f"{len(self.records)} records for {len(self)} references; give one a reference or none")
 
@@ -155,6 +164,7 @@ class ReferenceBank:
             correct=correct,
             reader=None if self.reader is None else Chosen(self.reader, rows),
             folder=None,
+            atlas=None if self.atlas is None else self.atlas.take(rows),
         )
 
     def only_correct(self) -> ReferenceBank:
@@ -170,6 +180,15 @@ class ReferenceBank:
         if n >= len(self):
             return self
         return self.take(np.sort(np.random.default_rng(seed).choice(len(self), n, replace=False)))
+
+    def index(self) -> Index:
+        """An index of the references: the one that `r2t2 bank index` saved for them, else one built now.
+
+        Raises:
+            R2T2Error: the saved index is damaged, or needs ScaNN where there is none.
+        """
+        saved = None if self.origin is None else saved_index(self.origin / INDEX, self.embeddings)
+        return saved or build_index(self.embeddings)
 
     def samples(self, rows: Int[np.ndarray, "n"]) -> tuple[Features, Answer]:
         """Features and answers of rows, with a leading axis n: from memory, from disk, or computed again.
@@ -206,6 +225,47 @@ class ReferenceBank:
         )
         weights = kernel_weights(kernel, neighbors.distances, neighbors.dots, neighbors.mask)
         return References(self._routing_on_device, features, answers, routing, weights)
+
+    def table(self, neighbors: Neighbors, kernel: Kernel) -> References:
+        """What the loss atlas says of each neighbourhood [B, K, ...], weighted by the kernel; no features.
+
+        References answered wrongly count like any other.
+
+        Raises:
+            R2T2Error: the bank has no atlas.
+        """
+        rows = np.asarray(neighbors.indices)  # [B, K]
+        atlas = self.known_atlas
+        return References(
+            None,
+            routing=jnp.asarray(self.routing[rows]),
+            weights=kernel_weights(kernel, neighbors.distances, neighbors.dots, neighbors.mask),
+            points=jnp.asarray(atlas.points),
+            point_losses=jnp.asarray(atlas.rows(rows)),  # [B, K, G]
+            slopes=None if atlas.slopes is None else jnp.asarray(atlas.slopes[rows], jnp.float32),
+        )
+
+    def table_of(self, losses: Float[np.ndarray, "B G"]) -> References:
+        """Losses at the atlas's points that were found some other way, as a neighbourhood of one row.
+
+        Raises:
+            R2T2Error: the bank has no atlas.
+        """
+        rows = jnp.asarray(losses)[:, None]  # [B, 1, G]
+        return References(
+            None, weights=jnp.ones(rows.shape[:2]), points=jnp.asarray(self.known_atlas.points), point_losses=rows
+        )
+
+    @property
+    def known_atlas(self) -> Atlas:
+        """The loss atlas.
+
+        Raises:
+            R2T2Error: the bank has none.
+        """
+        if self.atlas is None:
+            raise R2T2Error("this bank has no loss atlas; make one with `r2t2 bank atlas`")
+        return self.atlas
 
     @cached_property
     def _routing_on_device(self) -> Float[Array, "N L E"]:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:  # the parser alone must start fast
     from r2t2_jax.contract import Port, Sample
     from r2t2_jax.runs.reading import SavedRun
     from r2t2_jax.runs.run import Run
-    from r2t2_jax.strategies import Strategy
+    from r2t2_jax.evaluation.lookup import Method
 
 GATES = ("narrow", "balanced")
 QUICK_SAMPLES, QUICK_REFERENCES = 200, 1000
@@ -20,10 +20,13 @@ PRESET = "pocket"
 NULLS = ("base", "router_mean", "uniform", "random_neighbors", "shuffled_references")
 GRADIENT_FREE = ("mode_finding", "kernel_regression", "kernel_regression_alpha")
 BESIDE = ("best_of_n", "task_routing", "oracle")
+ATLAS = ("atlas", "atlas_argmin")
+ATLAS_CONTROLS = ("best_fixed", "atlas_mlp", "atlas_taylor", "gate_finetuned")
 ANSWERED_ALONG = ("ngd_paper", "ngd")  # for the flow of answers by step
 RIVALS = ("base", "uniform", "random_neighbors", "kernel_regression")
+ATLAS_RIVALS = ("ngd", "atlas_mlp", "gate_finetuned")
 FAMILY_COLUMNS = {"neighbors_with_same_experts": "same\nexperts", "question_only": "no\nimage"}
-FAMILY_STRATEGIES = ("base", "uniform", "kernel_regression", "ngd", "task_routing", "oracle")
+FAMILY_STRATEGIES = ("base", "uniform", "ngd", "atlas", "task_routing", "oracle")
 
 
 @dataclass(frozen=True)
@@ -105,15 +108,20 @@ class Demo:
         return Run.open(self.out, "demo", settings, Plan(plan), depends, self.max_hours)
 
 
-def demo_strategies(port: Port) -> dict[str, Strategy]:
+def demo_strategies(port: Port) -> dict[str, Method]:
     """What the demonstration runs: everything with the port's own preset, and `ngd_paper` as the paper has it."""
+    from r2t2_jax.baselines.atlas_ensemble import atlas_ensemble
     from r2t2_jax.presets import find_preset
     from r2t2_jax.strategies import strategy
 
     preset = find_preset(PRESET, port.presets)
-    chosen = {name: strategy(name, preset) for name in (*NULLS, *GRADIENT_FREE)}
+    chosen: dict[str, Method] = {name: strategy(name, preset) for name in (*NULLS, *GRADIENT_FREE)}
     chosen["ngd_paper"] = strategy("ngd", find_preset("paper"))
-    return chosen | {name: strategy(name, preset) for name in ("ngd", *BESIDE)}
+    chosen |= {name: strategy(name, preset) for name in ("ngd", *BESIDE)}
+    if port.atlas is not None:
+        chosen |= {name: strategy(name, preset) for name in (*ATLAS, *ATLAS_CONTROLS)}
+        chosen["atlas_top8"] = atlas_ensemble(preset)
+    return chosen
 
 
 def _model(port: Port) -> dict[str, Any]:
@@ -140,22 +148,24 @@ def _record(run: Run, port: Port, references: list[Sample], tests: list[Sample],
 
 def _summarize(run: Run, port: Port, references: list[Sample], tests: list[Sample]) -> dict[str, Any]:
     """The numbers of a gate, from its rows alone and what the questions are."""
+    from r2t2_jax.evaluation.collect import CORRECT
     from r2t2_jax.evaluation.recording import REFERENCES, part_name
     from r2t2_jax.evaluation.retrieval import by_agreement, right_without_image, same_experts
     from r2t2_jax.evaluation.summary import summarize
     from r2t2_jax.metrics import get_metric
 
     rows = {name: run.rows_of(part_name(port.name, name)) for name in demo_strategies(port)}
-    kept = run.rows_of(part_name(port.name, REFERENCES)).select(["id", "experts"]).to_pylist()
+    asked = run.rows_of(part_name(port.name, REFERENCES)).select(["id", "experts", "score"]).to_pylist()
+    kept = sum(row["score"] >= CORRECT for row in asked)
     right = {name: table["right"].to_numpy() for name, table in rows.items()}
     evaluations = {name: table["evaluations"][0].as_py() for name, table in rows.items()}
-    shared = same_experts({row["id"]: row["experts"] for row in kept}, tests, rows["ngd"]["neighbors"].to_pylist())
+    shared = same_experts({row["id"]: row["experts"] for row in asked}, tests, rows["ngd"]["neighbors"].to_pylist())
     columns = {
         "question_only": right_without_image(port.embedder, references, tests, get_metric("exact_match")),
         "neighbors_with_same_experts": shared,
     }
     summary = summarize(right, evaluations, [sample.category for sample in tests], columns)
-    counts = {"asked": len(references), "kept": len(kept)}
+    counts = {"asked": len(references), "kept": kept}
     return summary | {"neighbors": by_agreement(shared, right["ngd"]), "references": counts}
 
 
@@ -172,4 +182,7 @@ def _print_gate(console: Console, saved: SavedRun, gate: str) -> None:
     console.print(agreement_line(summary), highlight=False)
     for rival in RIVALS:
         console.print(gain_line("ngd", rival, right), highlight=False)
+    if "atlas" in right:
+        for rival in ATLAS_RIVALS:
+            console.print(gain_line("atlas", rival, right), highlight=False)
     console.print()

@@ -23,8 +23,10 @@ from r2t2_jax.metrics import Metric
 CORRECT = 0.5  # a score from here on counts as a correct answer
 
 
-def collect_bank(port: Port, samples: Sequence[Sample], metric: Metric, batch_size: int = BATCH) -> ReferenceBank:
-    """A bank of the samples which `port` answers correctly, in memory.
+def collect_bank(
+    port: Port, samples: Sequence[Sample], metric: Metric, batch_size: int = BATCH, keep_wrong: bool = False
+) -> ReferenceBank:
+    """A bank of the samples which `port` answers correctly, in memory; with `keep_wrong` of all, flagged.
 
     Raises:
         R2T2Error: it answers none of them.
@@ -39,19 +41,21 @@ def collect_bank(port: Port, samples: Sequence[Sample], metric: Metric, batch_si
         tokens, _ = map_batches(answer, len(samples), batch_size, progress, threads_at_a_time())
     predictions = port.processor.decode(tokens)
     scores = [metric(prediction, sample) for prediction, sample in zip(predictions, samples, strict=True)]
-    kept = [i for i, score in enumerate(scores) if score >= CORRECT]
-    if not kept:
+    correct = np.array(scores) >= CORRECT
+    kept = np.arange(len(samples)) if keep_wrong else np.flatnonzero(correct)
+    if not correct.any():
         raise R2T2Error(f"{port.name} answered none of {len(samples)} reference questions correctly: there is no bank")
     query = questions.queries
     return ReferenceBank(
-        features=take(features, np.array(kept)),
-        answers=take(query.answer, np.array(kept)),
+        features=take(features, kept),
+        answers=take(query.answer, kept),
         routing=query.routing[kept],
         embeddings=questions.embeddings[kept],
         records=[record_of(samples[i], predictions[i], scores[i]) for i in kept],
         model_fingerprint=port.fingerprint,
         embedder_fingerprint=port.embedder.fingerprint,
         processing_fingerprint=processing_fingerprint(port),
+        correct=correct if keep_wrong else None,
         spec=port.model.spec,
     )
 

@@ -6,26 +6,31 @@ Axis letters: B test samples, K neighbours, L routed layers, E experts, P points
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
 from r2t2_jax.bank import ReferenceBank
-from r2t2_jax.contract import Port, Query
+from r2t2_jax.baselines import AtlasEnsemble
+from r2t2_jax.baselines.atlas_ensemble import answer_together
+from r2t2_jax.contract import Port, Query, References
 from r2t2_jax.errors import R2T2Error
+from r2t2_jax.evaluation.atlas_controls import finetuned_gate
 from r2t2_jax.evaluation.batches import Rows, map_batches, progress_bar, take, threads_at_a_time
+from r2t2_jax.evaluation.lookup import Lookup, Method, look_up
 from r2t2_jax.evaluation.outcomes import Outcome
 from r2t2_jax.evaluation.passes import generate_along, generate_batch
 from r2t2_jax.evaluation.questions import BATCH, Questions
-from r2t2_jax.index import ExactIndex
 from r2t2_jax.metrics import Metric
-from r2t2_jax.neighbors import Neighbors, sample_keys, select
-from r2t2_jax.rerouting import program_of, reroute_batch
+from r2t2_jax.neighbors import sample_keys
+from r2t2_jax.rerouting import reroute_batch
 from r2t2_jax.runs.workers import worker_threads
+from r2t2_jax.search import Constant
 from r2t2_jax.strategies import Strategy
 
 
@@ -34,28 +39,50 @@ class Evaluation:
     """Strategies about to be run on a test set: everybody's neighbours are found, nothing is re-routed yet."""
 
     port: Port
-    bank: ReferenceBank
     questions: Questions
-    strategies: Mapping[str, Strategy]
+    queries: Query
     metric: Metric
     keys: Key[Array, "B"]
-    neighborhoods: Mapping[str, Neighbors | None]
+    lookup: Lookup
+
+    @property
+    def strategies(self) -> Mapping[str, Method]:
+        """By the name under which they are reported."""
+        return self.lookup.strategies
 
     def answer(self, name: str, rows: Rows) -> dict[str, Any]:
         """What a strategy finds for some of the samples, and the tokens they are answered with."""
-        strategy, neighbors = self.strategies[name], self.neighborhoods[name]
-        queries: Query = take(self.questions.queries, rows)
-        references = self.bank.references(take(neighbors, rows), strategy.kernel)
+        strategy, queries = self.strategies[name], take(self.queries, rows)
+        references = self.lookup.references(name, rows)
+        weights = references.weights
+        if weights is None or strategy.selector is None:
+            weights = np.zeros((len(rows), 0), np.float32)
+        if isinstance(strategy, AtlasEnsemble):
+            return self._answer_together(strategy, queries, references) | {"kernel_weights": weights}
         found = reroute_batch(strategy, self.port.model, self.port.params, queries, references, self.keys[rows])
-        nothing = np.zeros((len(rows), 0), np.float32)
         return {
             "tokens": generate_batch(self.port, queries.features, found.routing),
             "weights": found.weights,
             "path": found.path,
             "losses": found.losses,
-            "kernel_weights": nothing if references.weights is None else references.weights,
+            "kernel_weights": weights,
             "fell_back": found.fell_back,
             "evaluations": np.full(len(rows), found.evaluations),
+        }
+
+    def _answer_together(self, ensemble: AtlasEnsemble, queries: Query, references: References) -> dict[str, Any]:
+        """As `answer`; the weights are the members' mean."""
+        sizes = {"model": self.port.model, "max_new_tokens": self.port.max_new_tokens}
+        tokens, weights = answer_together(ensemble, self.port.params, queries, references, **sizes)
+        assert references.points is not None
+        n = len(tokens)
+        return {
+            "tokens": tokens,
+            "weights": weights,
+            "path": np.stack([queries.routing, weights], axis=1),
+            "losses": np.zeros((n, 0), np.float32),
+            "fell_back": np.zeros(n, bool),
+            "evaluations": np.full(n, ensemble.evaluations(len(references.points))),
         }
 
     def answer_along(self, name: str, path: Float[Array, "B P L E"], rows: Rows) -> dict[str, Any]:
@@ -76,7 +103,6 @@ class Evaluation:
         samples = self.questions.samples[start : start + n]
         predictions = decode(found["tokens"])
         along = [decode(tokens) for tokens in found.get("step_tokens", ())] or [[] for _ in samples]
-        neighbors = self.neighborhoods[name]
         pairs = list(zip(samples, predictions, along, strict=True))
         return Outcome(
             name=name,
@@ -84,7 +110,7 @@ class Evaluation:
             scores=np.array([self.metric(prediction, sample) for sample, prediction, _ in pairs]),
             step_predictions=along,
             step_scores=np.array([[self.metric(step, sample) for step in steps] for sample, _, steps in pairs]),
-            neighbors=np.zeros((n, 0), int) if neighbors is None else np.asarray(neighbors.indices)[start : start + n],
+            neighbors=self.lookup.neighbors(name, start, start + n),
             evaluations=int(found["evaluations"][0]),
             seconds_per_case=seconds_per_case,
             **{key: found[key] for key in ("weights", "path", "losses", "kernel_weights", "fell_back")},
@@ -95,15 +121,15 @@ def prepare(
     port: Port,
     bank: ReferenceBank,
     questions: Questions,
-    strategies: Mapping[str, Strategy],
+    strategies: Mapping[str, Method],
     metric: Metric,
     seed: int = 0,
 ) -> Evaluation:
-    """Find everybody's neighbours; what does not fit is refused here, before hours of work.
+    """Find everybody's neighbours, fit what strategies need; what does not fit is refused here, before hours of work.
 
     Args:
         port: the model.
-        bank: references of this very model.
+        bank: references of this very model; those answered wrongly serve the strategies that read an atlas.
         questions: the test set.
         strategies: by the name under which they are reported.
         metric: scores an answer.
@@ -119,19 +145,25 @@ def prepare(
         if theirs != ours:
             raise R2T2Error(f"the bank was made with {what} {theirs!r}, this is {what} {ours!r}: collect it again")
     keys = sample_keys(seed, np.arange(len(questions.samples)))
-    index = ExactIndex.build(bank.embeddings)
-    neighborhoods = {
-        name: select(strategy.selector, index, questions.embeddings, keys) if strategy.selector else None
-        for name, strategy in strategies.items()
-    }
-    return Evaluation(port, bank, questions, strategies, metric, keys, neighborhoods)
+    if bank.atlas is not None:
+        bank.atlas.check(port.fingerprint, port.model.spec)
+    lookup = look_up(bank, strategies, questions.embeddings, keys, seed)
+    queries = questions.queries
+    if any(isinstance(one.search, Constant) and one.search.which == "tuned" for one in _searching(strategies)):
+        everyone = bank.samples(np.arange(len(bank)))
+        queries = replace(queries, tuned=jnp.asarray(finetuned_gate(port, *everyone, queries.features, seed)))
+    return Evaluation(port, questions, queries, metric, keys, lookup)
+
+
+def _searching(strategies: Mapping[str, Method]) -> list[Strategy]:
+    return [one for one in strategies.values() if isinstance(one, Strategy)]
 
 
 def evaluate(
     port: Port,
     bank: ReferenceBank,
     questions: Questions,
-    strategies: Mapping[str, Strategy],
+    strategies: Mapping[str, Method],
     metric: Metric,
     seed: int = 0,
     batch_size: int = BATCH,
@@ -154,9 +186,9 @@ def evaluate(
     return [outcomes[name] for name in strategies]
 
 
-def in_order_of_programs(strategies: Mapping[str, Strategy]) -> list[str]:
+def in_order_of_programs(strategies: Mapping[str, Method]) -> list[str]:
     """One strategy of each program first: no two workers then compile the same one side by side."""
     first: dict[Any, str] = {}
     for name, strategy in strategies.items():
-        first.setdefault(jax.tree.structure(program_of(strategy)), name)
+        first.setdefault(jax.tree.structure(replace(strategy, name="", selector=None)), name)
     return [*first.values(), *(name for name in strategies if name not in first.values())]

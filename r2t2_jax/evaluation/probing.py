@@ -21,7 +21,6 @@ from jaxtyping import Array, Bool, Float, Key
 from r2t2_jax.bank import ReferenceBank
 from r2t2_jax.contract import Params, Query, References, Reroutable
 from r2t2_jax.evaluation.batches import Rows, map_batches, progress_bar, take
-from r2t2_jax.index import ExactIndex
 from r2t2_jax.neighbors import select
 from r2t2_jax.objectives import Neighborhood, Objective, Oracle
 from r2t2_jax.routing import Routing, RoutingSpec, group_softmax
@@ -75,7 +74,7 @@ def probe_losses(
     tried = jnp.concatenate(  # [B, G + 2, L, E]
         [candidates, jnp.asarray(bench.queries.routing)[:, None], jnp.asarray(oracle)[:, None]], axis=1
     )
-    index = ExactIndex.build(bench.bank.embeddings)
+    index = bench.bank.index()
     references = {name: strategies[name] for name in ("ngd", "random_neighbors")}
     neighbors = {
         name: select(one.selector, index, bench.embeddings, bench.keys)

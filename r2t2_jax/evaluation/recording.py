@@ -1,6 +1,6 @@
 """Strategies over a test set as parts of a run: rows that survive, and the numbers that follow from them.
 
-A model has one part for the references it keeps and one for each strategy. Whatever is not in the rows (features,
+A model has one part for its references and one for each strategy. Whatever is not in the rows (features,
 neighbours) is computed again by a process that goes on, and skipped for a model whose parts are complete.
 
 Axis letters: B test samples, L routed layers, E experts.
@@ -10,23 +10,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 
+from r2t2_jax.bank.atlas import open_atlas
 from r2t2_jax.contract import Port, Sample
 from r2t2_jax.evaluation.batches import Rows, run_batch, threads_at_a_time
 from r2t2_jax.evaluation.collect import collect_bank
 from r2t2_jax.evaluation.evaluate import Evaluation, in_order_of_programs, prepare
+from r2t2_jax.evaluation.lookup import Method
 from r2t2_jax.evaluation.outcomes import rows
 from r2t2_jax.evaluation.questions import BATCH, encode_questions
 from r2t2_jax.metrics import Metric
 from r2t2_jax.runs.plan import Batch, Part
 from r2t2_jax.runs.run import Run
-from r2t2_jax.strategies import Strategy
 
-REFERENCES = "references"  # the table of the references that a model keeps
+REFERENCES = "references"  # the table of a model's references, answered correctly or not
 ENCODE, ANSWER = "encode", "answer"  # what is timed
 
 
@@ -46,7 +48,7 @@ def record(
     port: Port,
     references: Sequence[Sample],
     tests: Sequence[Sample],
-    strategies: Mapping[str, Strategy],
+    strategies: Mapping[str, Method],
     metric: Metric,
     seed: int,
     answered_along: Collection[str] = (),
@@ -56,7 +58,7 @@ def record(
     Args:
         run: whose plan has `parts` of this model.
         port: the model.
-        references: candidates; those answered correctly become the bank.
+        references: candidates; those answered correctly become the bank, the others serve the loss atlas.
         tests: the test set.
         strategies: by name.
         metric: scores an answer.
@@ -70,7 +72,9 @@ def record(
     names = [part_name(port.name, name) for name in (REFERENCES, *strategies)]
     if not run.todo(names):
         return
-    bank = collect_bank(port, references, metric)
+    bank = collect_bank(port, references, metric, keep_wrong=True)
+    if port.atlas is not None:
+        bank = replace(bank, atlas=open_atlas(port.atlas).of([str(record["id"]) for record in bank.records]))
     run.check()
     questions = encode_questions(port, tests)
     run.time(part_name(port.name, ENCODE), 1, questions.seconds_per_case)
@@ -86,7 +90,7 @@ def record(
 
 
 def reference_rows(model: str, records: Sequence[Mapping[str, Any]], routing: np.ndarray) -> list[dict[str, Any]]:
-    """One row for each reference kept, its routing [L, E] flat."""
+    """One row for each reference, its routing [L, E] flat."""
     return [
         {"model": model, **record, "experts": list(record["experts"]), "routing": routing[i].ravel()}
         for i, record in enumerate(records)
@@ -112,7 +116,7 @@ def _answer(run: Run, evaluation: Evaluation, along: Collection[str], batch: Bat
         evaluation.port.name,
         questions.samples[batch.start : batch.stop],
         np.asarray(questions.queries.routing)[batch.start : batch.stop],
-        evaluation.bank.records,
+        evaluation.lookup.bank.records,
     )
 
 

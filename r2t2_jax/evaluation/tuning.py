@@ -69,16 +69,17 @@ def tuning_bench(
     """
     largest = max(presets, key=lambda preset: preset.k)
     evaluation = prepare(port, bank, questions, {"ngd": strategy("ngd", largest)}, metric, seed)
-    nearest = evaluation.neighborhoods["ngd"]
+    nearest = evaluation.lookup.neighborhoods["ngd"]
     tried = {str(i): strategy("ngd", preset) for i, preset in enumerate(presets)}
     nearby = {  # the k nearest of the largest neighbourhood are its first k
         str(i): jax.tree.map(lambda leaf, k=preset.k: leaf[:, :k], nearest) for i, preset in enumerate(presets)
     }
-    return dataclasses.replace(
-        evaluation,
+    lookup = dataclasses.replace(
+        evaluation.lookup,
         strategies=tried | {name: strategy(name) for name in BESIDE},
         neighborhoods=nearby | dict.fromkeys(BESIDE),
     )
+    return dataclasses.replace(evaluation, lookup=lookup)
 
 
 def tuning_plan(models: Sequence[str], plan: Sequence[Rung]) -> Plan:

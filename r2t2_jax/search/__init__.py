@@ -11,10 +11,23 @@ from r2t2_jax.search.line_search import LineSearch
 from r2t2_jax.search.mean_shift import MeanShift
 from r2t2_jax.search.problem import Found, Problem
 from r2t2_jax.search.random_search import RandomSearch
+from r2t2_jax.search.table import BestPoint, TableDescent, TableMean, Taylor
 
-Search = Constant | Descent | KernelMean | LineSearch | MeanShift | RandomSearch
+Search = (
+    BestPoint
+    | Constant
+    | Descent
+    | KernelMean
+    | LineSearch
+    | MeanShift
+    | RandomSearch
+    | TableDescent
+    | TableMean
+    | Taylor
+)
 
 __all__ = [
+    "BestPoint",
     "Constant",
     "Descent",
     "Found",
@@ -24,4 +37,7 @@ __all__ = [
     "Problem",
     "RandomSearch",
     "Search",
+    "TableDescent",
+    "TableMean",
+    "Taylor",
 ]

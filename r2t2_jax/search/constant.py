@@ -24,13 +24,14 @@ class Constant:
     - `router`: the router's own mean weights in every place. Where gates are per token this is itself a change.
     - `uniform`: equal weight on every live expert of each group.
     - `task`: the weights somebody set by hand for this question (`Query.task`).
+    - `tuned`: the weights of a gate fine-tuned on the references (`Query.tuned`).
     """
 
-    which: Literal["router", "uniform", "task"] = field(metadata={"static": True})
+    which: Literal["router", "uniform", "task", "tuned"] = field(metadata={"static": True})
 
     @property
     def uses_router(self) -> bool:
-        return self.which == "router"
+        return self.which in ("router", "tuned")
 
     def __call__(self, problem: Problem, key: Key[Array, ""]) -> Found:
         query = problem.query
@@ -39,6 +40,7 @@ class Constant:
         elif self.which == "uniform":
             weights = uniform(problem.spec, query.support).astype(query.routing.dtype)
         else:
-            assert query.task is not None
-            weights = query.task
+            chosen = query.task if self.which == "task" else query.tuned
+            assert chosen is not None
+            weights = chosen
         return Found(problem.coordinates(weights)[None], jnp.zeros(0), {}, evaluations=0)

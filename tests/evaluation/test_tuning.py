@@ -102,8 +102,8 @@ def test_numbers_share_a_compiled_program() -> None:
 def test_each_setting_has_the_neighbours_it_would_find_itself() -> None:
     bench = tuning_bench(PORT, BANK, QUESTIONS, PRESETS, METRIC)
     for number, preset in enumerate(PRESETS):
-        assert bench.neighborhoods[str(number)].indices.shape == (60, preset.k)
-    few, many = (bench.neighborhoods[str(PRESETS.index(p))] for p in (PRESETS[0], PRESETS[2]))
+        assert bench.lookup.neighborhoods[str(number)].indices.shape == (60, preset.k)
+    few, many = (bench.lookup.neighborhoods[str(PRESETS.index(p))] for p in (PRESETS[0], PRESETS[2]))
     np.testing.assert_array_equal(few.indices, many.indices[:, :2])
 
 

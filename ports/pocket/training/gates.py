@@ -30,7 +30,7 @@ def learn_gate(
 
     def one(net: PocketNet, vision: Array, lesson: Lessons) -> Array:
         features = net.encode(vision, lesson.tokens, lesson.mask)
-        image = net.project(net.mix(features, jax.nn.softmax(features.gate_logits)))
+        image = net.project(net.mix(features, jax.nn.softmax(net.gate_logits(features))))
         keys, values, _ = net.read_image(features, image)
         return token_loss(net.answer_logits(keys, values, lesson.mask, opened(lesson.answer.tokens)), lesson.answer)
 

@@ -17,22 +17,22 @@ from ports.pocket.questions import FAMILIES, Question
 from ports.pocket.tokenizer import BEGIN
 from ports.pocket.training.lessons import Lessons
 
-Router = Callable[[PocketFeatures, Lessons], Float[Array, "L E"]]
+Router = Callable[[PocketNet, PocketFeatures, Lessons], Float[Array, "L E"]]
 
 
-def own_routing(features: PocketFeatures, lesson: Lessons) -> Float[Array, "L E"]:
+def own_routing(net: PocketNet, features: PocketFeatures, lesson: Lessons) -> Float[Array, "L E"]:
     """The gate's."""
-    return jax.nn.softmax(features.gate_logits)
+    return jax.nn.softmax(net.gate_logits(features))
 
 
-def task_routing(features: PocketFeatures, lesson: Lessons) -> Float[Array, "L E"]:
+def task_routing(net: PocketNet, features: PocketFeatures, lesson: Lessons) -> Float[Array, "L E"]:
     """Equal weight on the experts the question needs."""
-    return jnp.broadcast_to(lesson.needs, features.gate_logits.shape)
+    return jnp.broadcast_to(lesson.needs, net.config.spec.shape)
 
 
-def uniform_routing(features: PocketFeatures, lesson: Lessons) -> Float[Array, "L E"]:
+def uniform_routing(net: PocketNet, features: PocketFeatures, lesson: Lessons) -> Float[Array, "L E"]:
     """Equal weight on all."""
-    return jnp.full(features.gate_logits.shape, 1.0 / features.gate_logits.shape[-1])
+    return jnp.full(net.config.spec.shape, 1.0 / net.config.spec.num_experts)
 
 
 def answered(
@@ -43,7 +43,7 @@ def answered(
 
     def one(net: PocketNet, vision: Array, lesson: Lessons) -> Array:
         features = net.encode(vision, lesson.tokens, lesson.mask)
-        keys, values, _ = net.read_image(features, net.project(net.mix(features, router(features, lesson))))
+        keys, values, _ = net.read_image(features, net.project(net.mix(features, router(net, features, lesson))))
         tokens = jnp.full(lesson.answer.tokens.shape[0] + 1, BEGIN)
         for position in range(lesson.answer.tokens.shape[0]):
             logits = net.answer_logits(keys, values, lesson.mask, tokens[:-1])

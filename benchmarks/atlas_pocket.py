@@ -1,0 +1,52 @@
+"""Make the loss atlases that ship with the pocket model: `python -m benchmarks.atlas_pocket`.
+
+One a gate, of all references of the set `pocket`, answered correctly or not. They go to `ports/pocket/weights`, what they
+cost to `benchmarks/results/atlas_pocket.json`.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import time
+from pathlib import Path
+
+import tyro
+
+from ports.pocket.params import FOLDER, GATES
+from r2t2_jax.datasets import load_dataset
+from r2t2_jax.evaluation.collect import collect_bank
+from r2t2_jax.evaluation.tabulate import AtlasPlan, make_atlas
+from r2t2_jax.loading import load
+from r2t2_jax.metrics import get_metric
+
+RESULTS = Path(__file__).parent / "results" / "atlas_pocket.json"
+
+
+def main(points: int = 16, machine: str = "2 CPU cores") -> None:
+    """Make both atlases and note the seconds a reference."""
+    references = load_dataset("pocket", "reference")
+    plan = AtlasPlan(points=points)
+    found = {}
+    for gate in GATES:
+        port = load(f"pocket:{gate}")
+        bank = collect_bank(port, references, get_metric("exact_match"), keep_wrong=True)
+        start = time.perf_counter()
+        atlas = make_atlas(port.model, port.params, bank, FOLDER / f"atlas-{gate}", plan)
+        seconds = time.perf_counter() - start
+        found[gate] = {
+            "references": len(atlas),
+            "points": len(atlas.points),
+            "seconds": round(seconds, 1),
+            "milliseconds_a_reference": round(1000 * seconds / len(atlas), 2),
+            "bytes_a_reference": atlas.losses.itemsize * atlas.losses.shape[1],
+        }
+    date = datetime.date.today().isoformat()
+    RESULTS.write_text(
+        json.dumps({"machine": machine, "date": date, "gates": found}, indent=1) + "\n", encoding="utf-8"
+    )
+    print(json.dumps(found, indent=1))
+
+
+if __name__ == "__main__":
+    tyro.cli(main, description=__doc__)

@@ -1,0 +1,96 @@
+"""Who speaks for each test sample, strategy by strategy: neighbours answered correctly, or rows of the loss atlas.
+
+Axis letters: B test samples, K neighbours, N bank size, M embedding size, G atlas points.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Array, Float, Int, Key
+
+from r2t2_jax.bank import ReferenceBank
+from r2t2_jax.baselines import AtlasEnsemble
+from r2t2_jax.contract import References
+from r2t2_jax.evaluation.atlas_controls import predict_losses
+from r2t2_jax.evaluation.batches import Rows, take
+from r2t2_jax.neighbors import Neighbors, select
+from r2t2_jax.strategies import Strategy
+
+Method = Strategy | AtlasEnsemble
+
+
+@dataclass(frozen=True)
+class Lookup:
+    """Neighbourhoods of a test set, found once.
+
+    Args:
+        bank: every reference; `correct` are those answered correctly, `numbers` their rows in the bank.
+        strategies: by name.
+        neighborhoods: for each strategy, its neighbours: rows of the bank where it reads the atlas, else of `correct`.
+        guessed: for each test sample the losses at the atlas's points which the network of `atlas_mlp` expects.
+    """
+
+    bank: ReferenceBank
+    correct: ReferenceBank
+    numbers: Int[np.ndarray, "C"]
+    strategies: Mapping[str, Method]
+    neighborhoods: Mapping[str, Neighbors | None]
+    guessed: Float[np.ndarray, "B G"] | None
+
+    def references(self, name: str, rows: Rows) -> References:
+        """What a strategy reads for some of the test samples.
+
+        Raises:
+            R2T2Error: it reads an atlas and the bank has none.
+        """
+        strategy, neighbors = self.strategies[name], take(self.neighborhoods[name], rows)
+        if strategy.table is None:
+            return self.correct.references(neighbors, strategy.kernel)
+        if strategy.table == "neighbors":
+            assert neighbors is not None
+            assert strategy.kernel is not None
+            return self.bank.table(neighbors, strategy.kernel)
+        if strategy.table == "mlp":
+            assert self.guessed is not None
+            return self.bank.table_of(self.guessed[rows])
+        return self.bank.table_of(np.repeat(self.bank.known_atlas.mean()[None], len(rows), axis=0))
+
+    def neighbors(self, name: str, start: int, stop: int) -> Int[np.ndarray, "n K"]:
+        """Rows of the bank that speak for some of the test samples; K = 0 for strategies without neighbours."""
+        found = self.neighborhoods[name]
+        if found is None:
+            return np.zeros((stop - start, 0), int)
+        indices = np.asarray(found.indices)[start:stop]
+        return indices if self.strategies[name].table is not None else self.numbers[indices]
+
+
+def look_up(
+    bank: ReferenceBank,
+    strategies: Mapping[str, Method],
+    embeddings: Float[np.ndarray, "B M"],
+    keys: Key[Array, "B"],
+    seed: int,
+) -> Lookup:
+    """Find everybody's neighbours.
+
+    Raises:
+        R2T2Error: a strategy asks for more neighbours than there are references, or for an atlas that is not there.
+    """
+    correct, tables = bank.only_correct(), {strategy.table for strategy in strategies.values()}
+    near, everywhere = correct.index(), bank.index() if "neighbors" in tables else None
+
+    def neighbors_of(strategy: Method) -> Neighbors | None:
+        index = near if strategy.table is None else everywhere
+        if strategy.selector is None or index is None:
+            return None
+        return select(strategy.selector, index, embeddings, keys)
+
+    neighborhoods = {name: neighbors_of(strategy) for name, strategy in strategies.items()}
+    guessed = None
+    if "mlp" in tables:
+        known = bank.known_atlas.rows(np.arange(len(bank)))
+        guessed = predict_losses(np.asarray(bank.embeddings), known, embeddings, seed)
+    return Lookup(bank, correct, np.flatnonzero(bank.right), strategies, neighborhoods, guessed)
