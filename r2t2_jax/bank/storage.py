@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from r2t2_jax.bank.fingerprints import Fingerprints
+from r2t2_jax.bank.atlas import ATLAS, open_atlas
 from r2t2_jax.bank.folder import Batch, open_files, write_bank
 from r2t2_jax.bank.manifest import EMBEDDINGS, RECORDS, ROUTING, STORED, Manifest, read_manifest
 from r2t2_jax.bank.records import Records, as_table, read_correct
@@ -72,6 +73,8 @@ def open_stored(path: Path, expected: Fingerprints) -> ReferenceBank:
         sources=manifest.sources,
         metric=manifest.metric,
         folder=path,
+        origin=path,
+        atlas=open_atlas(path / ATLAS) if (path / ATLAS).is_dir() else None,
     )
 
 
@@ -126,6 +129,7 @@ def concatenate(banks: Sequence[ReferenceBank]) -> ReferenceBank:
         reader=None if in_memory else _joined(banks),
         sources=tuple(dict.fromkeys(source for bank in banks for source in bank.sources)),
         folder=None,
+        origin=None,
     )
 
 

@@ -15,8 +15,9 @@ from r2t2_jax.errors import R2T2Error
 from r2t2_jax.index.approximate import ScannIndex
 from r2t2_jax.index.exact import ExactIndex
 from r2t2_jax.index.protocol import Index, Metric
-from r2t2_jax.index.storage import read_index
+from r2t2_jax.index.storage import FILE, fits, read_index
 
+INDEX = "index"  # where a bank's directory keeps its index
 Kind = Literal["auto", "exact", "scann"]
 CROSSOVER = 500_000  # references from which ScaNN pays for its building: benchmarks/retrieval.py
 
@@ -45,6 +46,13 @@ def build_index(
     if kind == "scann":
         return ScannIndex.build(np.asarray(embeddings), metric, min_recall)
     raise R2T2Error(f"unknown index {kind!r}; choose one of auto, exact, scann")
+
+
+def saved_index(path: Path, embeddings: Float[np.ndarray, "N M"]) -> Index | None:
+    """The index saved in a directory, if there is one for these embeddings; raises as `load_index` does."""
+    if not (path / FILE).exists() or not fits(path, embeddings):
+        return None
+    return load_index(path, embeddings)
 
 
 def load_index(path: Path, embeddings: Float[np.ndarray, "N M"]) -> Index:

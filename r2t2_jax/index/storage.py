@@ -27,24 +27,34 @@ def write_index(path: Path, kind: str, index: Index, facts: Mapping[str, Any]) -
     (path / FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def read_index(path: Path, embeddings: Float[np.ndarray, "N M"]) -> dict[str, Any]:
+def read_index(path: Path, embeddings: Float[np.ndarray, "N M"] | Float[Array, "N M"]) -> dict[str, Any]:
     """What `write_index` wrote.
 
     Raises:
         R2T2Error: there is no index, it is damaged, or it was built for other embeddings.
     """
+    content = _read(path)
+    if content["embeddings"] != sample_digest(embeddings):
+        raise R2T2Error(f"{path} was built for other embeddings than these; build the index again")
+    return content
+
+
+def fits(path: Path, embeddings: Float[np.ndarray, "N M"] | Float[Array, "N M"]) -> bool:
+    """Whether the index in a directory was built for these embeddings; raises where it is damaged."""
+    return _read(path)["embeddings"] == sample_digest(embeddings)
+
+
+def _read(path: Path) -> dict[str, Any]:
     file = path / FILE
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-        digest, known = content["embeddings"], {"kind", "metric"} <= set(content)
+        known = {"kind", "metric", "embeddings"} <= set(content)
     except FileNotFoundError:
         raise R2T2Error(f"{path} holds no complete index: it has no {FILE}; build it again") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
+    except (OSError, ValueError, TypeError) as error:
         raise R2T2Error(f"{file} is damaged ({error}); build the index again") from error
     if not known:
-        raise R2T2Error(f"{file} is damaged: it names no kind or metric; build the index again")
-    if digest != sample_digest(embeddings):
-        raise R2T2Error(f"{path} was built for other embeddings than these; build the index again")
+        raise R2T2Error(f"{file} is damaged: it does not say what it is an index of; build the index again")
     return content
 
 

@@ -1,0 +1,97 @@
+"""Vectors for `retrieval.py`: clustered ones, those of real questions, and the truth about their neighbours.
+
+Axis letters: B queries, K neighbours, N references, M embedding size.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+
+PER_CLUSTER, SPREAD = 200, 0.7
+BLOCK = 20_000  # references at a time
+EXACT_NUMBERS = 10**11  # multiplications the truth may cost; beyond, it is found for fewer queries
+QUESTION_KEYS = ("question", "text", "Text")
+
+
+def clustered(n: int, m: int, queries: int) -> tuple[np.ndarray, np.ndarray]:
+    """Unit vectors around random centres, as questions of one kind lie around their template; queries likewise."""
+    rng = np.random.default_rng(0)
+    centers = rng.normal(size=(max(1, n // PER_CLUSTER), m)).astype(np.float32)
+
+    def draw(count: int) -> np.ndarray:
+        found = centers[rng.integers(0, len(centers), count)]
+        found += SPREAD * rng.standard_normal((count, m), np.float32)
+        found /= np.linalg.norm(found, axis=1, keepdims=True)
+        return found
+
+    return draw(n), draw(queries)
+
+
+def real_questions(queries: int) -> tuple[np.ndarray, np.ndarray] | None:
+    """MiniLM's vectors of the different questions in R2T2_SAMPLES, some of them held out; `None` without either."""
+    from r2t2_jax.embedders import load_embedder
+    from r2t2_jax.errors import R2T2Error
+
+    folder = Path(os.environ.get("R2T2_SAMPLES", "../shared/samples"))
+    texts = sorted({text for path in sorted(folder.rglob("*.json*")) for text in _questions(path)})
+    try:
+        embedder = load_embedder("minilm")
+    except (R2T2Error, ImportError):
+        return None
+    if len(texts) < 2 * queries:
+        return None
+    vectors = np.asarray(embedder.embed(texts), np.float32)
+    order = np.random.default_rng(0).permutation(len(texts))
+    return vectors[order[queries:]], vectors[order[:queries]]
+
+
+def _questions(path: Path) -> list[str]:
+    """Question texts of a JSON or JSONL file, wherever they stand in it; the first line of a prompt."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        content = [json.loads(line) for line in text.splitlines()] if path.suffix == ".jsonl" else json.loads(text)
+    except ValueError:
+        return []
+    found: list[str] = []
+    waiting = [content]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, dict):
+            found += [node[key].split("\n")[0] for key in QUESTION_KEYS if isinstance(node.get(key), str)]
+            waiting += [value for value in node.values() if isinstance(value, dict | list)]
+        elif isinstance(node, list):
+            waiting += node
+    return [question for question in found if question.strip()]
+
+
+def truth(references: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.ndarray, int]:
+    """The k nearest of the first queries by brute force in float64, and how many queries these are."""
+    asked = int(min(len(queries), max(50, EXACT_NUMBERS // references.size)))
+    exact = queries[:asked].astype(np.float64)
+    best = np.full((asked, 0), 0.0)
+    ids = np.zeros((asked, 0), int)
+    for first in range(0, len(references), BLOCK):
+        block = references[first : first + BLOCK].astype(np.float64)
+        square = np.square(block).sum(axis=1) - 2 * exact @ block.T  # |x|^2 - 2 x.q orders as the distance does
+        best, ids = np.hstack([best, square]), np.hstack([ids, np.tile(first + np.arange(len(block)), (asked, 1))])
+        order = np.argsort(best, axis=1, kind="stable")[:, :k]
+        best, ids = np.take_along_axis(best, order, 1), np.take_along_axis(ids, order, 1)
+    return ids, asked
+
+
+def million_bank(folder: Path, references: np.ndarray) -> float:
+    """Write a bank of these embeddings, and the seconds it takes to open it."""
+    from r2t2_jax.bank import ReferenceBank
+
+    routing = np.random.default_rng(1).random((len(references), 4, 6), np.float32)
+    ReferenceBank(None, None, routing, references).save(folder)
+    start = time.perf_counter()
+    bank = ReferenceBank.open(folder)
+    seconds = time.perf_counter() - start
+    assert len(bank) == len(references)
+    return round(seconds, 3)
