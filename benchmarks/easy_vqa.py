@@ -98,5 +98,22 @@ def main(manual_dir: Path, references: int = 3000, tests: int = 1000, seed: int 
     out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
+def results_table(content: Row) -> str:
+    """The rows of the table in docs/datasets.md: accuracy, paired gain over `base`, answers turned right / wrong."""
+    gates = [content["gates"][gate]["summary"]["strategies"] for gate in GATES]
+    lines = []
+    for name in gates[0]:
+        cells = [f"`{name}`"]
+        for row in (strategies[name] for strategies in gates):
+            low, high = row["ci95"]
+            cells.append(f"{100 * row['accuracy']:.1f} ({100 * low:.1f} to {100 * high:.1f})")
+            gain, least, most = row["gain_over_base"]
+            changed = f"{row['wrong_to_right']} / {row['right_to_wrong']}"
+            shown = (f"{100 * gain:+.1f} ({100 * least:+.1f} to {100 * most:+.1f})", changed)
+            cells += ("", "") if name == "base" else shown
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 if __name__ == "__main__":
     tyro.cli(main, description=__doc__)

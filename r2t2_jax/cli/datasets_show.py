@@ -54,10 +54,15 @@ class ShowDataset:
     def _samples(self) -> tuple[list[Sample], bool]:
         """The samples, and whether their images are there."""
         from r2t2_jax.datasets import load_dataset
-
-        if self.manual_dir is None:
-            return load_dataset(self.name, self.split, self.n, self.seed), True
-        from r2t2_jax.datasets.catalog import find_source
+        from r2t2_jax.datasets.catalog import SOURCES, find_source
         from r2t2_jax.datasets.official_samples import official_samples
+        from r2t2_jax.datasets.prepared import glance
+        from r2t2_jax.errors import R2T2Error
 
-        return official_samples(find_source(self.name), self.manual_dir, self.split, self.n, self.seed)
+        if self.n < 1:
+            raise R2T2Error(f"the number of questions must be at least 1, not {self.n}")
+        if self.manual_dir is not None:
+            return official_samples(find_source(self.name), self.manual_dir, self.split, self.n, self.seed)
+        if self.name in SOURCES:
+            return glance(SOURCES[self.name], self.split, self.n, self.seed), True
+        return load_dataset(self.name, self.split, self.n, self.seed), True

@@ -13,7 +13,6 @@ import logging
 import shutil
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,26 +22,12 @@ from tqdm import tqdm
 from r2t2_jax.datasets.images import encoded_image
 from r2t2_jax.datasets.record import Source
 from r2t2_jax.datasets.survey import BadRecord, Survey, subset, survey
+from r2t2_jax.datasets.unit import VERSION, Unit
 from r2t2_jax.errors import R2T2Error
 
-VERSION = "1.0.0"
 FORMAT = "array_record"
 TEXTS = ("id", "question", "style", "category", "split")
 LISTS = ("options", "answers")
-
-
-@dataclass(frozen=True)
-class Unit:
-    """Which part of a set is meant: a split (empty for all of a set without splits), or n questions of it by a seed."""
-
-    split: str
-    n: int | None = None
-    seed: int = 0
-
-    @property
-    def name(self) -> str:
-        """The folder's name."""
-        return (self.split or "all") + ("" if self.n is None else f"-n{self.n}-seed{self.seed}")
 
 
 class QuestionSet(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]

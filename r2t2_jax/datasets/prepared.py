@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from r2t2_jax.contract import Sample
 from r2t2_jax.datasets.record import Source
 from r2t2_jax.datasets.stored_sample import StoredSample
 from r2t2_jax.datasets.subset import choose
+from r2t2_jax.datasets.unit import VERSION, Unit
 from r2t2_jax.errors import R2T2Error
 
 VARIABLE = "R2T2_DATA"
@@ -42,8 +44,6 @@ def data_folder(chosen: Path | None = None) -> Path:
 
 def prepared_units(source: Source, data_dir: Path) -> list[PreparedUnit]:
     """What of a set is prepared, by name."""
-    from r2t2_jax.datasets.builder import VERSION
-
     units = []
     for path in sorted((data_dir / f"r2t2_{source.name}").glob(f"*/{VERSION}")):
         try:
@@ -62,8 +62,6 @@ def load_prepared(source: Source, split: str, n: int | None, seed: int, data_dir
     Raises:
         R2T2Error: neither is prepared, or what is there cannot be read.
     """
-    from r2t2_jax.datasets.builder import Unit
-
     data_dir = data_folder(data_dir)
     split = split or (source.splits[0] if source.splits else "")
     units = {unit.name: unit for unit in prepared_units(source, data_dir)}
@@ -73,10 +71,33 @@ def load_prepared(source: Source, split: str, n: int | None, seed: int, data_dir
         return _read(path, choose(_metadata(path)["ids"], n, seed, source.group))
     if part in units:
         return _read(units[part].path, list(range(units[part].count)))
+    raise _not_prepared(source, data_dir, units, split, "" if n is None else f", n={n}, seed={seed}")
+
+
+def glance(source: Source, split: str, n: int, seed: int, data_dir: Path | None = None) -> list[Sample]:
+    """N questions of whatever part of a split is prepared, the largest: to look at, not to evaluate on.
+
+    Raises:
+        R2T2Error: no part of it is prepared, or what is there cannot be read.
+    """
+    data_dir = data_folder(data_dir)
+    split = split or (source.splits[0] if source.splits else "")
+    units = {unit.name: unit for unit in prepared_units(source, data_dir)}
+    whole = Unit(split).name
+    parts = [unit for name, unit in units.items() if name == whole or name.startswith(f"{whole}-n")]
+    if not parts:
+        raise _not_prepared(source, data_dir, units, split)
+    largest = max(parts, key=lambda unit: unit.count)
+    return _read(largest.path, choose(_metadata(largest.path)["ids"], n, seed, source.group))
+
+
+def _not_prepared(
+    source: Source, data_dir: Path, units: Mapping[str, PreparedUnit], split: str, part: str = ""
+) -> R2T2Error:
     there = f"; prepared: {', '.join(units)}" if units else ""
-    raise R2T2Error(
-        f"{source.name} is not prepared in {data_dir} (split {split!r}{'' if n is None else f', n={n}, seed={seed}'})"
-        f"{there}; run: r2t2 datasets prepare {source.name} --manual-dir FOLDER --split {split}"
+    return R2T2Error(
+        f"{source.name} is not prepared in {data_dir} (split {split!r}{part}){there}; run: "
+        f"r2t2 datasets prepare {source.name} --manual-dir FOLDER --split {split}"
     )
 
 

@@ -33,6 +33,14 @@ def test_from_files_to_a_page(tmp_path: Path, data: Path, capsys: pytest.Capture
     assert page.count("<figure>") == 2 and "Licence: MIT" in page and "http" not in page.split("<main>")[1]
 
 
+def test_a_prepared_subset_can_be_shown(tmp_path: Path, data: Path) -> None:
+    easy_vqa(tmp_path / "files")
+    prepare = ["datasets", "prepare", "easy_vqa", "--manual-dir", str(tmp_path / "files"), "--split", "test"]
+    assert main([*prepare, "--n", "2"]) == 0
+    assert main(["datasets", "show", "easy_vqa", "--n", "1"]) == 0
+    assert (tmp_path / "easy_vqa.html").read_text(encoding="utf-8").count("<figure>") == 1
+
+
 def test_list_tells_licences_and_files(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["datasets", "list", "--files"]) == 0
     out = capsys.readouterr().out
