@@ -1,7 +1,7 @@
 """Make the loss atlases that ship with the pocket model: `python -m benchmarks.atlas_pocket`.
 
-One a gate, of all references of the set `pocket`, answered correctly or not. They go to `ports/pocket/weights`, what they
-cost to `benchmarks/results/atlas_pocket.json`.
+One a gate, of all references of the set `pocket`, answered correctly or not. They go to `ports/pocket/weights`, what
+they cost to `benchmarks/results/atlas_pocket.json`.
 """
 
 from __future__ import annotations

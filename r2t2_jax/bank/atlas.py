@@ -21,6 +21,7 @@ from r2t2_jax.errors import R2T2Error
 from r2t2_jax.routing import RoutingSpec
 from r2t2_jax.runs.files import publish
 
+ATLAS = "atlas"  # the folder's name inside a bank
 SCHEMA = 1
 LEVELS = 255  # a loss in [0, 1] is stored in steps of 1/255
 

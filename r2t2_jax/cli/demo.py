@@ -10,9 +10,9 @@ if TYPE_CHECKING:  # the parser alone must start fast
     from rich.console import Console
 
     from r2t2_jax.contract import Port, Sample
+    from r2t2_jax.evaluation.lookup import Method
     from r2t2_jax.runs.reading import SavedRun
     from r2t2_jax.runs.run import Run
-    from r2t2_jax.evaluation.lookup import Method
 
 GATES = ("narrow", "balanced")
 QUICK_SAMPLES, QUICK_REFERENCES = 200, 1000

@@ -8,8 +8,10 @@ from collections.abc import Sequence
 
 from r2t2_jax.cli.answer import Answer
 from r2t2_jax.cli.aux_build import AuxBuild
+from r2t2_jax.cli.bank_atlas import BankAtlas
 from r2t2_jax.cli.bank_build import BankBuild
 from r2t2_jax.cli.bank_import import BankImport
+from r2t2_jax.cli.bank_index import BankIndex
 from r2t2_jax.cli.bank_inspect import BankInspect
 from r2t2_jax.cli.convert import Convert
 from r2t2_jax.cli.datasets_list import ListDatasets
@@ -32,8 +34,10 @@ COMMANDS: dict[str, type[Command]] = {
     "demo": Demo,  # first, since a new user begins with it; the others by the alphabet
     "answer": Answer,
     "aux build": AuxBuild,
+    "bank atlas": BankAtlas,
     "bank build": BankBuild,
     "bank import": BankImport,
+    "bank index": BankIndex,
     "bank inspect": BankInspect,
     "convert": Convert,
     "datasets list": ListDatasets,

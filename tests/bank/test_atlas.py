@@ -1,0 +1,109 @@
+"""The loss atlas on disk: what comes back, and what is refused."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from r2t2_jax.bank.atlas import open_atlas, quantize, save_atlas
+from r2t2_jax.errors import R2T2Error
+from r2t2_jax.kernels import Gaussian
+from r2t2_jax.neighbors import Neighbors
+from r2t2_jax.routing import RoutingSpec
+from tests.toy import MODEL, toy_bank, with_atlas
+
+ATLAS = with_atlas(toy_bank()).atlas
+
+
+def test_a_saved_atlas_comes_back(tmp_path):
+    save_atlas(ATLAS, tmp_path / "atlas", {"points": 3})
+    found = open_atlas(tmp_path / "atlas")
+    for name in ("points", "losses", "slopes"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(ATLAS, name))
+    assert (found.ids, found.experts, found.model_fingerprint) == (ATLAS.ids, ATLAS.experts, ATLAS.model_fingerprint)
+    assert isinstance(found.losses, np.memmap)
+    assert found.losses.dtype == np.uint8
+    found.check("toy", MODEL.spec)
+
+
+def test_losses_come_back_to_half_a_step():
+    losses = np.linspace(0, 1, 50, dtype=np.float32).reshape(5, 10)
+    atlas = dataclasses.replace(
+        ATLAS, losses=quantize(losses, list("abcde")), points=np.zeros((10, 2, 4)), slopes=None, ids=tuple("abcde")
+    )
+    np.testing.assert_allclose(atlas.rows(np.arange(5)), losses, atol=0.5 / 255 + 1e-6)
+    np.testing.assert_allclose(atlas.mean(), losses.mean(axis=0), atol=0.5 / 255)
+
+
+def test_rows_are_found_by_id():
+    found = ATLAS.of(["r7", "r2"])
+    np.testing.assert_array_equal(found.losses, ATLAS.losses[[7, 2]])
+    np.testing.assert_array_equal(found.slopes, ATLAS.slopes[[7, 2]])
+    with pytest.raises(R2T2Error, match="no row for 1 of 2 references, 'new' first"):
+        ATLAS.of(["r1", "new"])
+
+
+def test_nan_is_named_by_row():
+    losses = np.zeros((3, 2))
+    losses[1, 1] = np.nan
+    with pytest.raises(R2T2Error, match=r"reference 'b' \(row 1\) is NaN at point 1"):
+        quantize(losses, ["a", "b", "c"])
+
+
+@pytest.mark.parametrize(
+    ("model", "spec", "cause"),
+    [
+        ("toy:other gate", MODEL.spec, "made for toy, this is toy:other gate"),
+        ("toy", RoutingSpec(("a", "b", "c", "x"), 2), "this model has 2 layers of a, b, c, x"),
+        ("toy", RoutingSpec(("a", "b", "c", "d"), 3), "this model has 3 layers"),
+    ],
+)
+def test_another_model_gate_or_spec_is_refused(model, spec, cause):
+    with pytest.raises(R2T2Error, match=cause):
+        ATLAS.check(model, spec)
+
+
+def spoil_table(folder):
+    (folder / "losses.npy").write_bytes((folder / "losses.npy").read_bytes()[:-1])
+
+
+def spoil_schema(folder):
+    described = json.loads((folder / "atlas.json").read_text())
+    (folder / "atlas.json").write_text(json.dumps(described | {"schema": 99}))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "cause"),
+    [
+        (spoil_table, "truncated or another file"),
+        (spoil_schema, "schema version 99"),
+        (lambda folder: (folder / "atlas.json").write_text("{"), "cannot be read"),
+        (lambda folder: (folder / "atlas.json").unlink(), "holds no loss atlas"),
+        (lambda folder: (folder / "points.npy").unlink(), "points.npy is missing"),
+    ],
+)
+def test_a_damaged_atlas_is_named(tmp_path, spoil, cause):
+    save_atlas(ATLAS, tmp_path / "atlas", {})
+    spoil(tmp_path / "atlas")
+    with pytest.raises(R2T2Error, match=cause):
+        open_atlas(tmp_path / "atlas")
+
+
+def test_a_bank_hands_out_its_rows_and_refuses_an_atlas_of_another_size():
+    bank = with_atlas(toy_bank())
+    indices = np.array([[3, 1], [0, 11]])
+    distances = np.array([[0.5, 1.0], [0.2, 0.2]], np.float32)
+    found = bank.table(
+        Neighbors(indices, distances, 1 - distances**2 / 2, np.array([[True, False], [True, True]])), Gaussian()
+    )
+    np.testing.assert_allclose(found.point_losses, ATLAS.losses[indices] / 255, rtol=1e-6)
+    np.testing.assert_array_equal(found.slopes, np.float32(ATLAS.slopes[indices]))
+    assert found.features is None
+    assert found.weights[0, 1] == 0
+    taken = bank.take(np.array([5, 4]))
+    np.testing.assert_array_equal(taken.atlas.losses, ATLAS.losses[[5, 4]])
+    with pytest.raises(R2T2Error, match="12 rows for 11 references"):
+        dataclasses.replace(toy_bank(11), atlas=ATLAS)
+    with pytest.raises(R2T2Error, match="r2t2 bank atlas"):
+        toy_bank().table_of(np.zeros((2, 3)))
