@@ -17,6 +17,8 @@ from r2t2_jax.errors import R2T2Error
 from r2t2_jax.routing import RoutingSpec
 
 if TYPE_CHECKING:
+    from jax.sharding import Mesh
+
     from ports.mova.modeling import MovaInputs
 
 EXPERTS = ("dinov2", "vary", "codetr", "pix2struct", "deplot", "biomedclip", "sam")
@@ -355,6 +357,18 @@ class MovaConfig:
         from ports.mova.modeling import fake_inputs
 
         return fake_inputs(self, tokens, words)
+
+    def shardings(self, mesh: Mesh) -> Any:
+        """Where each parameter lies on a (data, model) mesh, as a tree like the parameters.
+
+        Raises:
+            R2T2Error: the mesh has no axis `model`.
+        """
+        from ports.common.sharding import shardings_by
+        from ports.mova.modeling import abstract
+        from ports.mova.sharding import RULES
+
+        return shardings_by(RULES, abstract(self)[1], mesh)
 
     def to_json(self) -> dict[str, Any]:
         """As plain data; `from_json` brings it back."""

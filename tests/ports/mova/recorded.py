@@ -13,9 +13,12 @@ import jax
 import numpy as np
 from flax import nnx
 
+from ports.common.assembling import assemble
 from ports.common.bert import BertConfig
 from ports.common.clip_vit import ClipVit, ClipVitConfig, clip_leaves
 from ports.common.decoder import DecoderConfig
+from ports.common.keys import traced_keys
+from ports.common.paths import named
 from ports.common.stack import scan_layers
 from ports.mova.config import (
     AdapterConfig,
@@ -34,7 +37,6 @@ from ports.mova.towers.dinov2 import DinoV2, dinov2_leaves
 from ports.mova.towers.pix2struct import Pix2Struct, pix2struct_leaves
 from ports.mova.towers.sam import Sam, sam_leaves
 from ports.mova.towers.vary import Vary, vary_leaves
-from tests.ports.common.torch_weights import filled
 
 FEATURES, LOGITS, GRADIENTS = 2e-5, 1e-4, 2e-4  # absolute, MOVA.md section 9
 
@@ -151,47 +153,54 @@ def mova_config(golden: Recorded) -> MovaConfig:
 def params_of(golden: Recorded, config: MovaConfig) -> tuple:
     """Structure and parameters of the whole model."""
     graph, shapes = abstract(config)
-    return graph, nnx.state(filled(nnx.merge(graph, shapes), leaves(config), golden.weights))
+    return graph, assemble(leaves(config), golden.weights.__getitem__, shapes)
+
+
+def filled(make: Callable[[], nnx.Module], leaves: dict, golden: Recorded) -> nnx.Module:
+    """What `make` makes, with the golden's weights; the mapping must name every parameter and no other."""
+    graph, shapes = nnx.split(nnx.eval_shape(make))
+    assert set(named(shapes)) == set(leaves)
+    return nnx.merge(graph, assemble(leaves, golden.weights.__getitem__, shapes))
 
 
 def _fill(make: Callable[[], nnx.Module], leaves: dict, golden: Recorded) -> nnx.Module:
-    return filled(nnx.eval_shape(lambda: nnx.Dict(tower=make())), leaves, golden.weights)["tower"]
+    return filled(lambda: nnx.Dict(tower=make()), leaves, golden)["tower"]
 
 
 def clip(golden: Recorded) -> ClipVit:
     config = clip_config(golden.config)
-    return _fill(lambda: ClipVit(config, nnx.Rngs(0)), clip_leaves("tower", "vision_model.", config), golden)
+    return _fill(lambda: ClipVit(config, traced_keys(0)), clip_leaves("tower", "vision_model.", config), golden)
 
 
 def dinov2(golden: Recorded) -> DinoV2:
     config = dino_config(golden.config)
     leaves = dinov2_leaves("tower", "", config.layers)
-    return _fill(lambda: DinoV2(config, config.layers, nnx.Rngs(0)), leaves, golden)
+    return _fill(lambda: DinoV2(config, config.layers, traced_keys(0)), leaves, golden)
 
 
 def sam(golden: Recorded) -> Sam:
     config = sam_config(golden.config)
-    return _fill(lambda: Sam(config, nnx.Rngs(0)), sam_leaves("tower", "", config), golden)
+    return _fill(lambda: Sam(config, traced_keys(0)), sam_leaves("tower", "", config), golden)
 
 
 def vary(golden: Recorded) -> Vary:
     config = sam_config(golden.config)
-    return _fill(lambda: Vary(config, nnx.Rngs(0)), vary_leaves("tower", "", config), golden)
+    return _fill(lambda: Vary(config, traced_keys(0)), vary_leaves("tower", "", config), golden)
 
 
 def codetr(golden: Recorded) -> CoDetr:
     config = codetr_config(golden.config)
-    return _fill(lambda: CoDetr(config, nnx.Rngs(0)), codetr_leaves("tower", "", config), golden)
+    return _fill(lambda: CoDetr(config, traced_keys(0)), codetr_leaves("tower", "", config), golden)
 
 
 def pix2struct(golden: Recorded) -> Pix2Struct:
     config = pix2struct_config(golden.config)
-    return _fill(lambda: Pix2Struct(config, nnx.Rngs(0)), pix2struct_leaves("tower", "", config), golden)
+    return _fill(lambda: Pix2Struct(config, traced_keys(0)), pix2struct_leaves("tower", "", config), golden)
 
 
 def biomedclip(golden: Recorded) -> BiomedClip:
     config = biomed_config(golden.config)
-    return _fill(lambda: BiomedClip(config, nnx.Rngs(0)), biomedclip_leaves("tower", "", config), golden)
+    return _fill(lambda: BiomedClip(config, traced_keys(0)), biomedclip_leaves("tower", "", config), golden)
 
 
 def states(stacks: list, x: jax.Array, *args) -> list[jax.Array]:

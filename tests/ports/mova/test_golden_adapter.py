@@ -9,11 +9,11 @@ import pytest
 from flax import nnx
 
 from ports.common.bert import Bert, bert_leaves
+from ports.common.keys import traced_keys
 from ports.mova.adapter.adapter import Adapter, adapter_leaves
 from r2t2_jax.routing import Routing
 from tests.goldens import find_goldens
-from tests.ports.common.torch_weights import filled
-from tests.ports.mova.recorded import FEATURES, GRADIENTS, Recorded, adapter_config, bert_config, run
+from tests.ports.mova.recorded import FEATURES, GRADIENTS, Recorded, adapter_config, bert_config, filled, run
 
 MASKS = ("all", "some", "one", "none", "batch2")
 
@@ -31,8 +31,11 @@ def read(path):
     words = golden["w/text_encoder.bert.embeddings.word_embeddings.weight"]
     bert = bert_config(golden.config["bert"], len(words))
     leaves = adapter_leaves("adapter", "", config) | bert_leaves("bert", "text_encoder.bert.", bert)
-    shapes = nnx.eval_shape(lambda: nnx.Dict(adapter=Adapter(config, nnx.Rngs(0)), bert=Bert(bert, nnx.Rngs(0))))
-    return golden, filled(shapes, leaves, golden.weights)
+
+    def make():
+        return nnx.Dict(adapter=Adapter(config, traced_keys(0)), bert=Bert(bert, traced_keys(0)))
+
+    return golden, filled(make, leaves, golden)
 
 
 def experts_of(config, x):

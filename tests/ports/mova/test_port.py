@@ -137,7 +137,7 @@ def test_padding_does_not_matter(encoded, three):
 def test_hoisted_and_unhoisted_gradients_agree():
     """Features made before the gradient, inside it, and with the later blocks' keys and values among them."""
     r = np.random.default_rng(0).dirichlet(np.ones(7), 3).astype(np.float32)
-    one, answer = row(drawn_inputs(), 0), row(drawn_answers(), 0)
+    one, answer = jax.tree.map(jnp.asarray, (row(drawn_inputs(), 0), row(drawn_answers(), 0)))
     found = {}
     for keep in ("outputs", "keys"):
         config = dataclasses.replace(CONFIG, keep=keep)
