@@ -126,7 +126,7 @@ def test_qwen2(path, kind, prefix):
     head = described["head_out"] if kind == "stella" else None
     config = Qwen2EmbedConfig.from_hf({n: v for n, v in described.items() if n not in known}, head, 512)
     config = Qwen2EmbedConfig(**{**vars(config), "prefix": prefix})
-    weights = {name.replace("model.", prefix, 1): value for name, value in weights.items()}
+    weights = {with_prefix(name, prefix): value for name, value in weights.items()}
     if kind == "gte":
         weights = {name: value for name, value in weights.items() if not name.startswith("linear.")}
     weights = without_ignored(weights, stella, config)
@@ -138,8 +138,10 @@ def test_qwen2(path, kind, prefix):
         pooled = net.pool(states[-1], mask, mask)
         return states, mean_pool(states[-1], mask), pooled, unit(pooled), net(ids, mask, mask)
 
-    for side in ("left", "right") if prefix else ("right",):
-        at = f"{kind}/{side}/"
+    sides = [side for side in ("left", "right") if f"{kind}/{side}/input_ids" in arrays]
+    if not sides:
+        pytest.skip(f"{path.name} has no {kind}")
+    for at in (f"{kind}/{side}/" for side in sides):
         for row, ids, mask in rows_of(arrays, at):
             states, mean, pooled, vector, same = run(ids, mask)
             check_decoder(states, arrays, at, row, mask)
@@ -148,6 +150,12 @@ def test_qwen2(path, kind, prefix):
             close(pooled, arrays[f"{at}{'head' if kind == 'stella' else 'last'}"][row], HIDDEN)
             close(vector, arrays[f"{at}vectors"][row], 1e-5)
             close(same, arrays[f"{at}vectors"][row], 1e-5)
+
+
+def with_prefix(name, prefix):
+    """The decoder's names as another release writes them; the dense layer's are the same in all."""
+    bare = name.removeprefix("model.")
+    return bare if bare.startswith("linear.") else f"{prefix}{bare}"
 
 
 @pytest.mark.parametrize("path", find_goldens("nv_embed*.npz"))
