@@ -63,7 +63,7 @@ class QuestionSet(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
         )
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[tuple[int, dict[str, Any]]]]:
-        return {self.unit.split or "all": self._generate_examples()}
+        return {self.unit.stored_split: self._generate_examples()}
 
     def _generate_examples(self) -> Iterator[tuple[int, dict[str, Any]]]:
         for record in tqdm(self.records, desc=f"{self.source.name} {self.unit.name}", unit="question", leave=False):

@@ -104,8 +104,6 @@ def _not_prepared(
 def _read(path: Path, rows: list[int]) -> list[Sample]:
     import tensorflow_datasets as tfds
 
-    from r2t2_jax.datasets.builder import LISTS, TEXTS
-
     try:
         builder = tfds.builder_from_directory(path)
         (name,) = builder.info.splits
@@ -113,14 +111,15 @@ def _read(path: Path, rows: list[int]) -> list[Sample]:
         examples = stored.__getitems__(rows)
     except (OSError, ValueError, KeyError, IndexError, RuntimeError) as error:
         raise R2T2Error(f"cannot read the prepared set {path}: {error}; remove that folder and prepare it") from error
-    return [
-        StoredSample(
-            example["image"],
-            **{name: example[name].decode() for name in TEXTS},
-            **{name: tuple(text.decode() for text in example[name]) for name in LISTS},
-        )
-        for example in examples
-    ]
+    return [_sample(example) for example in examples]
+
+
+def _sample(example: Mapping[str, Any]) -> StoredSample:
+    from r2t2_jax.datasets.builder import LISTS, TEXTS
+
+    fields: dict[str, Any] = {name: example[name].decode() for name in TEXTS}
+    fields |= {name: tuple(text.decode() for text in example[name]) for name in LISTS}
+    return StoredSample(example["image"], **fields)
 
 
 def _metadata(path: Path) -> dict[str, Any]:

@@ -121,6 +121,16 @@ def test_a_prepared_set_that_was_damaged_is_named(tmp_path: Path, data: Path) ->
         load_dataset("easy_vqa", "test")
 
 
+def test_a_file_that_names_its_own_splits(tmp_path: Path, data: Path) -> None:
+    OFFICIAL["jsonl"](tmp_path)
+    (outcome,) = prepare(SOURCES["jsonl"], tmp_path, data)
+    assert outcome.unit is not None and outcome.unit.name == "whole"
+    assert [sample.split for sample in load_dataset("jsonl")] == ["test", "dev"]
+    for name in ("all", "../dev"):
+        with pytest.raises(R2T2Error, match="cannot name a split"):
+            list(prepare(SOURCES["jsonl"], tmp_path, data, name))
+
+
 def test_where_prepared_sets_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("R2T2_DATA", str(tmp_path))
     assert data_folder() == tmp_path and data_folder(Path("/elsewhere")) == Path("/elsewhere")
