@@ -120,3 +120,10 @@ def test_vqav2_answers_add_up() -> None:
         assert len(record.answers) == 10
         counts = [record.answers.count(answer) for answer in record.answers]
         assert counts == sorted(counts, reverse=True)
+
+
+def test_physbench_has_answers_to_44_questions_about_one_image(capsys: pytest.CaptureFixture[str]) -> None:
+    answers = read_json(SAMPLES / "physbench" / "val_answer.json", list)
+    assert sum(row["mode"] == "image-only" for row in answers) == 44
+    assert main(["datasets", "show", "physbench", "--manual-dir", str(SAMPLES / "physbench")]) == 2
+    assert "expected the questions file" in capsys.readouterr().err  # the questions are not at hand
