@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import mmap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -145,10 +146,15 @@ class _Mapped:
     dtype: np.dtype
 
     def __call__(self) -> np.ndarray:
-        if not math.prod(self.shape):
+        """A view of the file. The system is told to fetch it at once: transposing reads in an order it cannot guess."""
+        size = math.prod(self.shape) * self.dtype.itemsize
+        if not size:
             return np.zeros(self.shape, self.dtype)
-        raw = np.memmap(self.file, np.uint8, "r", self.offset, (math.prod(self.shape) * self.dtype.itemsize,))
-        return np.ndarray(self.shape, self.dtype, buffer=raw)
+        start = self.offset - self.offset % mmap.ALLOCATIONGRANULARITY
+        with self.file.open("rb") as stream:
+            mapped = mmap.mmap(stream.fileno(), self.offset + size - start, offset=start, access=mmap.ACCESS_READ)
+        mapped.madvise(mmap.MADV_WILLNEED)
+        return np.ndarray(self.shape, self.dtype, buffer=mapped, offset=self.offset - start)
 
 
 def _open_bin(file: Path) -> dict[str, Entry]:
