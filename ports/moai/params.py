@@ -127,30 +127,38 @@ def position_table(config: MoAIConfig) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def resize_positions(table: Float[np.ndarray, "rows W"], grid: int) -> Float[np.ndarray, "grid*grid+1 W"]:
-    """The class row kept, the square grid resized bicubically (a = -0.75, no antialiasing, corners not aligned).
-
-    The resized rows are rounded through float16, as upstream does.
-    """
-    old = int(np.sqrt(len(table) - 1))
-    weights = _cubic_weights(old, grid)  # [grid, old]
-    square = table[1:].reshape(old, old, -1).astype(np.float32)
-    resized = np.einsum("ai,bj,ijw->abw", weights, weights, square, optimize=True).reshape(grid * grid, -1)
-    return np.concatenate([table[:1], resized.astype(np.float16).astype(table.dtype)])
+    """The class row kept, the others resized as a square grid and rounded through float16, as upstream does."""
+    resized = resize_grid(table[1:], grid).astype(np.float16)
+    return np.concatenate([table[:1], resized.astype(table.dtype)])
 
 
-def _cubic_weights(old: int, new: int) -> Float[np.ndarray, "new old"]:
-    """How much each old place counts at each new one (Keys' cubic kernel; the border is repeated)."""
-    a = -0.75
-    place = (np.arange(new) + 0.5) * old / new - 0.5
-    base = np.floor(place).astype(int)
-    weights = np.zeros((new, old), np.float32)
-    for offset in range(-1, 3):
-        distance = np.abs(place - (base + offset))
-        near = ((a + 2) * distance - (a + 3)) * distance**2 + 1
-        far = ((distance - 5) * distance + 8) * distance * a - 4 * a
-        index = np.clip(base + offset, 0, old - 1)
-        np.add.at(weights, (np.arange(new), index), np.where(distance <= 1, near, far).astype(np.float32))
-    return weights
+def resize_grid(rows: Float[np.ndarray, "old*old W"], grid: int) -> Float[np.ndarray, "grid*grid W"]:
+    """Bicubic as PyTorch's (a = -0.75, no antialiasing, corners not aligned), in float32 and in its order."""
+    old = round(len(rows) ** 0.5)
+    square = rows.reshape(old, old, -1).astype(np.float32)
+    square = _resize_rows(square.swapaxes(0, 1), grid).swapaxes(0, 1)  # columns first
+    return _resize_rows(square, grid).reshape(grid * grid, -1)
+
+
+def _resize_rows(values: Float[np.ndarray, "old other W"], new: int) -> Float[np.ndarray, "new other W"]:
+    """Keys' cubic kernel along the first axis, over four neighbours each; the border is repeated."""
+    old, one = len(values), np.float32(1)
+    place = np.float32(old / new) * (np.arange(new, dtype=np.float32) + np.float32(0.5)) - np.float32(0.5)
+    base = np.floor(place)
+    t = place - base
+
+    def near(x: np.ndarray) -> np.ndarray:
+        return (np.float32(1.25) * x - np.float32(2.25)) * x * x + one
+
+    def far(x: np.ndarray) -> np.ndarray:
+        a = np.float32(-0.75)
+        return ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
+
+    total = np.zeros((new, *values.shape[1:]), np.float32)
+    for offset, weight in ((-1, far(t + one)), (0, near(t)), (1, near(one - t)), (2, far(one - t + one))):
+        index = np.clip(base.astype(int) + offset, 0, old - 1)
+        total += values[index] * weight[:, None, None]
+    return total
 
 
 def merge_plora(config: MoAIConfig, params: Any) -> tuple[MoAIConfig, Any]:

@@ -37,10 +37,15 @@ def colour_table() -> Float[np.ndarray, "134 3"]:
     return colours / 255.0
 
 
-def normalise(pixels: Float[Array, "size size 3"], dtype: str) -> Float[Array, "size size 3"]:
-    """(x - 255 mean) / (255 std), for values meant to lie in 0..255, everything in `dtype`, the products too."""
-    mean, std = (jnp.asarray(part, dtype)[None, None] * jnp.asarray(255, dtype) for part in (MEAN, STD))
-    return (pixels.astype(dtype) - mean) / std
+def normalise(values: Float[np.ndarray, "*any 3"], dtype: str) -> Float[np.ndarray, "*any 3"]:
+    """(x - 255 mean) / (255 std), for values meant to lie in 0..255, everything in `dtype`, the products too.
+
+    On the host, for tables of the few values there are: XLA's division is not rounded exactly, and the tower passes the
+    difference on.
+    """
+    kind = jnp.dtype(dtype).type
+    mean, std = (np.asarray(part, kind) * kind(255) for part in (MEAN, STD))
+    return (np.asarray(values, kind) - mean) / std
 
 
 class Vision(nnx.Module):
@@ -60,9 +65,11 @@ class Vision(nnx.Module):
         return self.out(jax.nn.gelu(self.up(patches), approximate=False))
 
     def see_image(self, image: UInt8[Array, "size size 3"]) -> Float[Array, "N D"]:
-        return self.see(normalise(image, self.config.image_dtype))
+        values = np.broadcast_to(np.arange(256)[:, None], (256, 3))
+        table = jnp.asarray(normalise(values, self.config.image_dtype))  # [256, 3]
+        return self.see(table[image, jnp.arange(3)[None, None]])
 
     def see_segments(self, segments: UInt8[Array, "size size"]) -> Float[Array, "N D"]:
         """Tokens of the colour map, rounded to float16 first as upstream does."""
-        colours = jnp.asarray(colour_table(), jnp.float16)[segments]  # [size, size, 3]
-        return self.see(normalise(colours, self.config.image_dtype))
+        table = jnp.asarray(normalise(colour_table().astype(np.float16), self.config.image_dtype))  # [134, 3]
+        return self.see(table[segments])

@@ -275,11 +275,11 @@ def test_golden_vision(path):
         given = {name: golden.arrays[f"in/{case}/{name}"] for name in (
             "image_uint8", "pixel_values", "seg_ids", "map_rgb", "map_pixel_values"
         )}  # fmt: skip
-        pixels = normalise(jnp.asarray(given["image_uint8"][0].transpose(1, 2, 0)), "float32")
+        pixels = normalise(given["image_uint8"][0].transpose(1, 2, 0), "float32")
         np.testing.assert_allclose(pixels, given["pixel_values"][0].transpose(1, 2, 0), rtol=0, atol=1e-6)
         colours = colour_table()[given["seg_ids"][0]]
         np.testing.assert_allclose(colours, given["map_rgb"][0].transpose(1, 2, 0), rtol=0, atol=1e-6)
-        colours = normalise(jnp.asarray(colours, jnp.float16), "float32")
+        colours = normalise(colours.astype(np.float16), "float32")
         np.testing.assert_allclose(colours, given["map_pixel_values"][0].transpose(1, 2, 0), rtol=0, atol=1e-6)
         patches = quick_jit(net.vision.tower)(pixels)
         recorded = {name: golden.arrays[f"out/{case}/prompt/learned/{name}"][0] for name in (
