@@ -65,9 +65,8 @@ def sam(config: SamConfig) -> int:
         windowed = block not in config.global_blocks
         seen, context = _windows(config.grid, config.window) if windowed else (tokens, tokens)
         side = config.window if windowed else config.grid
-        everything += (
-            seen * (4 * width**2 + 2 * context * width + 2 * side * width) + tokens * 2 * width * config.hidden
-        )
+        everything += seen * width * (4 * width + 2 * context + 2 * side)
+        everything += tokens * 2 * width * config.hidden
     return 2 * (_patches(config.grid, config.patch_size, width) + everything + _neck(tokens, width, config.out))
 
 

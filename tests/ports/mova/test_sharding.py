@@ -45,6 +45,7 @@ print(cut, float(np.abs(together - alone).max()), float(np.abs(alone).max()))
 """
 
 
+@pytest.mark.slow
 def test_eight_devices_equal_one():
     flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
     done = subprocess.run([sys.executable, "-c", PROGRAM], env={**os.environ, **flags}, capture_output=True, text=True)

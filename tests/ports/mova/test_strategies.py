@@ -16,9 +16,9 @@ from r2t2_jax.strategies import STRATEGIES, strategy
 from tests.ports.mova.tiny import COARSE, CONFIG, drawn_answers, drawn_inputs, tiny
 
 PRESET = Preset(k=2, steps=2, mode_k=2, line_evaluations=4, candidates=2, answer_tokens=3)
-QUICK = ("kernel_regression", "mode_finding", "ngd", "oracle")
+QUICK = ("kernel_regression", "mode_finding", "ngd")
 # What else a strategy reads (an atlas, a fine-tuned gate) is made from banks; those have tests of their own.
-OFFERED = ("base", "router_mean", "uniform", "task_routing", "kernel_regression_alpha", "best_of_n", *QUICK)
+OFFERED = ("base", "router_mean", "uniform", "task_routing", "kernel_regression_alpha", "best_of_n", "oracle", *QUICK)
 
 
 @pytest.fixture(scope="module")
