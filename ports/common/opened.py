@@ -47,7 +47,7 @@ def open_model(converter: Converter, kind: type[Config], path: str | Path, dtype
         config = config_from_json(kind, {**directory.config, "dtype": dtype or first})
         params = restore(directory, converter.abstract_params(config))
         return Opened(config, params, directory.digest, directory.tokenizer)
-    folder = fetch(path)
+    folder = fetch(path, converter.folders)
     config, checkpoint = converter.config_from(folder), open_checkpoint(folder, converter.folders)
     converter.check(config, checkpoint)
     leaves = converter.leaves(config)

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from r2t2_jax.errors import R2T2Error
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-FETCHED = ("*.json", "*.safetensors", "*.bin", "*.model", "*.txt")
 TOKENIZER = (
     "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json",
     "vocab.txt", "vocab.json", "merges.txt",
 )  # fmt: skip
 
 
-def fetch(source: str | Path) -> Path:
+def fetch(source: str | Path, folders: Sequence[str] = (".",)) -> Path:
     """The folder `source`, or the local copy of the hub's model of that id.
+
+    Of a hub's model the weights in `folders` are fetched, in one format, and every JSON and text file.
 
     Raises:
         R2T2Error: there is no such folder, and it cannot be had from a hub either.
@@ -35,7 +37,15 @@ def fetch(source: str | Path) -> Path:
             f"no folder {folder}; to fetch it as a hub id install the extra: pip install 'r2t2-jax[convert]'"
         ) from error
     try:
-        return Path(snapshot_download(str(source), allow_patterns=list(FETCHED)))
+        for suffix in ("safetensors", "bin"):
+            weights = [f"{place}/*.{suffix}" for place in folders if place != "."]
+            described = ["*.json", "*.model", "*.txt", *weights]
+            copy = Path(snapshot_download(str(source), allow_patterns=described))
+            if "." in folders:  # a star matches slashes too
+                snapshot_download(str(source), allow_patterns=[f"*.{suffix}"], ignore_patterns=[f"*/*.{suffix}"])
+            if any(copy.rglob(f"*.{suffix}")):
+                break
+        return copy
     except (OSError, ValueError, RuntimeError) as error:  # what the hub's client raises descends from these
         reason = str(error).strip().partition("\n")[0]
         raise R2T2Error(f"no folder {folder}, and the hub does not give a model of that id: {reason}") from error

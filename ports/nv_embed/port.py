@@ -39,7 +39,7 @@ class NVEmbedTokenizer:
     end: int
 
     def __call__(self, texts: Sequence[str]) -> list[Tokens]:
-        skipped = len(self.tokenizer.encode(self.instruction, add_special_tokens=False).ids) if self.instruction else 0
+        skipped = len(self.tokenizer.encode(self.instruction, add_special_tokens=False).ids)
         encodings = self.tokenizer.encode_batch([self.instruction + text + END for text in texts])
         return [self._cut(encoding.ids, skipped) for encoding in encodings]
 

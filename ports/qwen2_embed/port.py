@@ -37,8 +37,6 @@ class Qwen2Tokenizer:
     def _cut(self, ids: list[int]) -> Tokens:
         ends = () if self.end is None else (self.end,)
         room = self.max_tokens - len(ends)
-        if not ids and not ends:
-            raise R2T2Error("stella embeds no empty text without an instruction")
         return Tokens((*ids[:room], *ends), cut=len(ids) > room)
 
 

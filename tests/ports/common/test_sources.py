@@ -18,6 +18,34 @@ def test_a_hub_id_is_found_in_the_cache(tmp_path, monkeypatch):
     assert (fetch("someone/model") / "config.json").read_text() == "{}"
 
 
+@pytest.mark.parametrize(
+    ("there", "fetched"),
+    [
+        (["model.safetensors", "pytorch_model.bin"], ["2_Dense/model.safetensors", "model.safetensors"]),
+        (["pytorch_model.bin"], ["pytorch_model.bin"]),
+    ],
+)
+def test_weights_are_fetched_in_one_format_from_the_folders_that_count(tmp_path, monkeypatch, there, fetched):
+    """A hub in a folder, with the client's own rule for patterns."""
+    hub = pytest.importorskip("huggingface_hub")
+    files = ["config.json", "vocab.txt", "experts/sam/model.safetensors", "experts/sam/config.json", *there]
+    if "model.safetensors" in there:
+        files += ["2_Dense/model.safetensors", "3_Dense/model.safetensors"]
+
+    def download(name, *, allow_patterns, ignore_patterns=None):
+        kept = hub.utils.filter_repo_objects(files, allow_patterns=allow_patterns, ignore_patterns=ignore_patterns)
+        for file in kept:
+            (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / file).touch()
+        return str(tmp_path)
+
+    monkeypatch.setattr(hub, "snapshot_download", download)
+    monkeypatch.chdir(tmp_path)
+    fetch("someone/model", (".", "2_Dense"))
+    found = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    assert found == {"config.json", "vocab.txt", "experts/sam/config.json", *fetched}
+
+
 def test_an_id_that_the_hub_does_not_give(tmp_path, monkeypatch):
     constants = pytest.importorskip("huggingface_hub.constants")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
