@@ -32,11 +32,13 @@ def check_same(saved: Mapping[str, Any], asked: Mapping[str, Any], where: str) -
     there, here = _flat(saved), _flat(asked)
     names = [name for name in dict.fromkeys([*there, *here]) if there.get(name) != here.get(name)]
     names = [name for name in names if not name.startswith(("plan.", "fingerprint"))] or names  # these only follow
-    shown = [
-        f"{name} is {there.get(name, 'absent')} there and {here.get(name, 'absent')} here" for name in names[:SHOWN]
-    ]
+    shown = [f"{name} is {_told(there, name)} there and {_told(here, name)} here" for name in names[:SHOWN]]
     more = f", and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     raise R2T2Error(f"{where} holds a run with other settings: {'; '.join(shown)}{more}. Choose another folder")
+
+
+def _told(values: Mapping[str, Any], name: str) -> str:
+    return json.dumps(values[name]) if name in values else "absent"
 
 
 def _flat(tree: Any, name: str = "") -> dict[str, Any]:

@@ -30,9 +30,9 @@ def test_a_demo_killed_again_and_again_ends_with_the_same_bytes(tmp_path: Path) 
     folder = tmp_path / "killed"
     for batches in (3, 11, 19):
         command = [sys.executable, "-m", "r2t2_jax.cli.main", "demo", "--out", str(folder), *options]
-        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        with (tmp_path / "told").open("w") as told, subprocess.Popen(command, stdout=told, stderr=told) as process:
             while len(find_records(folder)) < batches:
-                assert process.poll() is None
+                assert process.poll() is None, (tmp_path / "told").read_text()
                 time.sleep(0.01)
             process.kill()
         assert batches <= len(find_records(folder)) < 28

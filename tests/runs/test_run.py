@@ -78,7 +78,7 @@ def test_other_settings_are_refused_with_the_difference(tmp_path: Path) -> None:
         R2T2Error, match=r"settings\.k is 5 there and 7 here; settings\.preset\.steps is 10 there and 5"
     ):
         begin(out, {"k": 7, "preset": {"steps": 5, "rate": 0.1}})
-    with pytest.raises(R2T2Error, match=r"model is absent there and pocket@1 here"):
+    with pytest.raises(R2T2Error, match=r'model is absent there and "pocket@1" here'):
         begin(out, {"k": 5, "preset": {"steps": 10, "rate": 0.1}}, depends={"model": "pocket@1"})
     with pytest.raises(R2T2Error, match=r"plan\.0\.cases is 5 there and 6 here"):
         Run.open(out, "work", {"k": 5, "preset": {"steps": 10, "rate": 0.1}}, Plan([Part("a", 6, 2), *PLAN.parts[1:]]))
