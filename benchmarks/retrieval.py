@@ -1,12 +1,13 @@
 """Retrieval: recall, build time, queries a second and memory of our indices and of what others use.
 
     python -m benchmarks.retrieval                 # N = 5,000, 45,000 and 500,000; M = 384 and 1024
-    python -m benchmarks.retrieval --sizes 5000 --sizes 45000 --minutes 1
+    python -m benchmarks.retrieval --sizes 5000 45000 --minutes 1
     python -m benchmarks.retrieval --million       # a bank of 1,000,000 x 384: opening, and a batch of 1,000 queries
 
 Ours (exact, ScaNN) against scikit-learn's NearestNeighbors, which the R2-T2 authors' code uses, FAISS (flat, IVF) and
-hnswlib; one that is not installed is left out and named. Each runs in a process of its own, bound to one CPU core.
-Vectors are random and clustered (200 a cluster), or MiniLM's of the real questions in the folder R2T2_SAMPLES.
+hnswlib; one that is not installed is left out and named. Each runs in a process of its own, bound to one CPU core, and times are of the
+processor, not of the clock.
+Vectors are random and clustered (200 a cluster), or MiniLM's of 6,000 real questions in the folder R2T2_SAMPLES.
 
 Axis letters: N references, M embedding size.
 """
@@ -20,6 +21,7 @@ import platform
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -100,31 +102,33 @@ def context() -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure, write `results/retrieval.json` (or `retrieval_million.json`) and the figure."""
+    """Measure; after every set of vectors write `results/retrieval.json` (or `retrieval_million.json`) and a figure.
+
+    So a measurement that is cut short keeps what it has.
+    """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", type=int, action="append", help="N; may be repeated")
-    parser.add_argument("--widths", type=int, action="append", help="M; may be repeated")
+    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="N of the clustered vectors")
+    parser.add_argument("--widths", type=int, nargs="+", default=WIDTHS, help="M of the clustered vectors")
     parser.add_argument("--minutes", type=float, default=8, help="for one engine on one set of vectors")
     parser.add_argument("--million", action="store_true")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
-    report = context()
-    if options.million:
-        name = "retrieval_million"
-        report["runs"] = [million(options.minutes)]
-    else:
-        name = "retrieval"
-        sizes, widths = options.sizes or SIZES, options.widths or WIDTHS
-        report["runs"] = [
-            compare("clustered", *clustered(n, m, QUERIES), options.minutes) for n in sizes for m in widths
-        ]
-        questions = real_questions(QUERIES)
-        report["real"] = "no folder of real questions, or no MiniLM" if questions is None else "as many as there are"
-        if questions is not None:
-            report["runs"].append(compare("real questions", *questions, options.minutes))
+    name = "retrieval_million" if options.million else "retrieval"
+    report = context() | {"runs": []}
     options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / f"{name}.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    draw(report["runs"], options.out / f"{name}.png")
+    for run in [million(options.minutes)] if options.million else runs(options.sizes, options.widths, options.minutes):
+        report["runs"].append(run)
+        (options.out / f"{name}.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        draw(report["runs"], options.out / f"{name}.png")
+
+
+def runs(sizes: Sequence[int], widths: Sequence[int], minutes: float) -> Iterator[dict[str, Any]]:
+    """All comparisons, the small ones first."""
+    for n in sizes:
+        if n == min(sizes) and (questions := real_questions(QUERIES)) is not None:
+            yield compare("real questions", *questions, minutes)
+        for m in widths:
+            yield compare("clustered", *clustered(n, m, QUERIES), minutes)
 
 
 def draw(runs: list[dict[str, Any]], path: Path) -> None:

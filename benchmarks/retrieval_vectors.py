@@ -15,6 +15,7 @@ import numpy as np
 PER_CLUSTER, SPREAD = 200, 0.7
 BLOCK = 20_000  # references at a time
 EXACT_NUMBERS = 10**11  # multiplications the truth may cost; beyond, it is found for fewer queries
+REAL = 5_000  # references of real questions
 QUESTION_KEYS = ("question", "text", "Text")
 
 
@@ -33,7 +34,7 @@ def clustered(n: int, m: int, queries: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def real_questions(queries: int) -> tuple[np.ndarray, np.ndarray] | None:
-    """MiniLM's vectors of the different questions in R2T2_SAMPLES, some of them held out; `None` without either."""
+    """MiniLM's vectors of different questions in R2T2_SAMPLES, some of them held out; `None` without either."""
     from r2t2_jax.embedders import load_embedder
     from r2t2_jax.errors import R2T2Error
 
@@ -43,11 +44,11 @@ def real_questions(queries: int) -> tuple[np.ndarray, np.ndarray] | None:
         embedder = load_embedder("minilm")
     except (R2T2Error, ImportError):
         return None
-    if len(texts) < 2 * queries:
+    if len(texts) < REAL + queries:
         return None
-    vectors = np.asarray(embedder.embed(texts), np.float32)
-    order = np.random.default_rng(0).permutation(len(texts))
-    return vectors[order[queries:]], vectors[order[:queries]]
+    chosen = np.random.default_rng(0).permutation(len(texts))[: REAL + queries]
+    vectors = np.asarray(embedder.embed([texts[i] for i in chosen]), np.float32)
+    return vectors[queries:], vectors[:queries]
 
 
 def _questions(path: Path) -> list[str]:

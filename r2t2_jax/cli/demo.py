@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +48,8 @@ class Demo:
     """How many questions to ask."""
     seed: int = 0
     """Draws the test set. Another seed is another test set."""
+    embedder: str = ""
+    """What finds like questions instead of the model's own embedder: minilm, minilm:PATH, or hashed_words."""
     max_hours: float | None = None
     """Stop after so many hours; the same command goes on."""
 
@@ -59,6 +61,7 @@ class Demo:
 
         from rich.console import Console
 
+        from r2t2_jax.bank.hashed_words import question_embedder
         from r2t2_jax.datasets import load_dataset
         from r2t2_jax.loading import load
         from r2t2_jax.reporting.html import REPORT, write_report
@@ -67,6 +70,9 @@ class Demo:
         data = self._data()
         tests, references = (load_dataset(**data[role]) for role in ("tests", "references"))
         ports = {gate: load(f"pocket:{gate}") for gate in GATES}
+        if self.embedder:
+            embedder = question_embedder(self.embedder)
+            ports = {gate: replace(port, embedder=embedder) for gate, port in ports.items()}
         with self._open(data, ports, tests, references) as run:
             if not run.complete:
                 for port in ports.values():
@@ -103,7 +109,7 @@ class Demo:
             for part in parts(port.name, list(demo_strategies(port)), len(references), len(tests))
         ]
         models = {gate: _model(port) for gate, port in ports.items()}
-        settings = {"quick": self.quick, "samples": self.samples, "seed": self.seed}
+        settings = {"quick": self.quick, "samples": self.samples, "seed": self.seed, "embedder": self.embedder}
         depends = {"data": data, "models": models, "versions": versions()}
         return Run.open(self.out, "demo", settings, Plan(plan), depends, self.max_hours)
 

@@ -5,6 +5,7 @@ Axis letters: N bank size, M embedding size.
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
@@ -32,7 +33,7 @@ def build_index(
 
     Args:
         embeddings: of the references.
-        kind: `exact`, `scann`, or `auto`: exact below `CROSSOVER` references.
+        kind: `exact`, `scann`, or `auto`: exact below `CROSSOVER` references and where ScaNN is not installed.
         metric: cosine, dot or l2.
         min_recall: refuse an approximate index that finds fewer of the 5 nearest.
 
@@ -40,7 +41,7 @@ def build_index(
         R2T2Error: unknown kind, embeddings that do not fit the metric, ScaNN missing, or too low a recall.
     """
     if kind == "auto":
-        kind = "exact" if len(embeddings) < CROSSOVER else "scann"
+        kind = "scann" if len(embeddings) >= CROSSOVER and find_spec("scann") else "exact"
     if kind == "exact":
         return ExactIndex.build(embeddings, metric)
     if kind == "scann":
@@ -48,14 +49,14 @@ def build_index(
     raise R2T2Error(f"unknown index {kind!r}; choose one of auto, exact, scann")
 
 
-def saved_index(path: Path, embeddings: Float[np.ndarray, "N M"]) -> Index | None:
+def saved_index(path: Path, embeddings: Float[np.ndarray, "N M"] | Float[Array, "N M"]) -> Index | None:
     """The index saved in a directory, if there is one for these embeddings; raises as `load_index` does."""
     if not (path / FILE).exists() or not fits(path, embeddings):
         return None
     return load_index(path, embeddings)
 
 
-def load_index(path: Path, embeddings: Float[np.ndarray, "N M"]) -> Index:
+def load_index(path: Path, embeddings: Float[np.ndarray, "N M"] | Float[Array, "N M"]) -> Index:
     """The index saved in a directory for these embeddings.
 
     Raises:
@@ -65,5 +66,5 @@ def load_index(path: Path, embeddings: Float[np.ndarray, "N M"]) -> Index:
     if content["kind"] == "exact":
         return ExactIndex.build(embeddings, content["metric"])
     if content["kind"] == "scann":
-        return ScannIndex.load(path, embeddings)
+        return ScannIndex.load(path, np.asarray(embeddings))
     raise R2T2Error(f"{path} holds an index of unknown kind {content['kind']!r}; build it again")

@@ -128,3 +128,22 @@ def test_nothing_is_left_of_a_run_that_fails(
     assert main(["demo", "--out", str(tmp_path / "run"), "--samples", "4"]) == 2
     assert "neighbours asked of a bank of 4 references" in capsys.readouterr().err.splitlines()[-1]
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("toy_everywhere")
+def test_an_unknown_embedder_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["demo", "--out", str(tmp_path / "run"), "--samples", "4", "--embedder", "word2vec"]) == 2
+    assert "unknown embedder 'word2vec'" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("toy_everywhere")
+def test_another_embedder_finds_the_neighbours(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    assert main(["demo", "--out", str(out), "--quick", "--samples", "30", "--embedder", "hashed_words"]) == 0
+    run = json.loads((out / "run.json").read_text())
+    assert {model["embedder"] for model in run["models"].values()} == {"hashed_words-512@1"}
+    questions = {row["id"]: row["question"] for row in pq.read_table(out / "references.parquet").to_pylist()}
+    ngd = [row for row in pq.read_table(out / "rows.parquet").to_pylist() if row["strategy"] == "ngd"]
+    assert all(questions[name] == row["question"] for row in ngd for name in row["neighbors"])  # three texts in all
