@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from r2t2_jax.contract import References as References
     from r2t2_jax.contract import Rerouted as Rerouted
     from r2t2_jax.errors import R2T2Error as R2T2Error
+    from r2t2_jax.evaluation.evidence import diagnose as diagnose
     from r2t2_jax.index import ExactIndex as ExactIndex
     from r2t2_jax.loading import load as load
     from r2t2_jax.neighbors import sample_keys as sample_keys
@@ -39,6 +40,7 @@ _HOMES = {
     "RoutingSpec": "routing",
     "Strategy": "strategies",
     "UpdateSpace": "routing",
+    "diagnose": "evaluation.evidence",
     "load": "loading",
     "reroute": "own_model",
     "reroute_batch": "rerouting",

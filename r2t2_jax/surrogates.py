@@ -90,7 +90,7 @@ def choose_points(
     """
     n, candidates = own.shape
     seen, paid = np.full(n, np.inf), np.zeros(n)
-    left, chosen = list(range(candidates)), []
+    left, chosen = list(range(candidates)), list[int]()
     while left and len(chosen) < count:
         better = neighborhood[:, left] < seen[:, None]  # [n, candidates left]
         payment = np.where(better, own[:, left], paid[:, None]).mean(axis=0)
