@@ -80,7 +80,7 @@ def _through(net: MoAINet, run: Run, x: Array, cache: Cache) -> tuple[Array, tup
     def group(x: Array, item: tuple[Array, KeysValues, KeysValues]) -> tuple[Array, tuple[Any, Any]]:
         number, past, mixed_past = item
         numbers = number * config.plain_layers + jnp.arange(config.plain_layers)
-        x, seen = jax.lax.scan(net.remat(plain), x, (numbers, past))
+        x, seen = jax.lax.scan(net.remat(plain), x, (numbers, past)) if len(numbers) else (x, past)
         x, mixed = net.remat(lambda x, past: run(layer_at(net.mixed, number), x, past))(x, mixed_past)
         return x, (seen, mixed)
 

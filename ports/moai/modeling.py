@@ -44,7 +44,8 @@ class MoAINet(nnx.Module):
         self.vision = Vision(config, rngs)
         self.compressor = Compressor(config, rngs)
         self.words = normal(rngs, (config.vocab_size + 1, config.width), config.dtype)
-        self.plain = stack(lambda rngs: Layer(config, rngs), config.layers - config.mixers, rngs)
+        plain = config.layers - config.mixers
+        self.plain = stack(lambda rngs: Layer(config, rngs), plain, rngs) if plain else None
         self.mixed = stack(lambda rngs: MixedLayer(config, rngs), config.mixers, rngs)
         self.norm = RMSNorm(config.width, config.rms_eps, config.dtype)
         self.head = linear(config.width, config.vocab_size, rngs, config.dtype, bias=False)
@@ -125,6 +126,9 @@ class MoAINet(nnx.Module):
 
     def _plain(self, numbers: Int[Array, "layers"], x: Array, place: Layout) -> tuple[Array, KeysValues]:
         """Layers without a mixer, by their numbers among those."""
+        if not len(numbers):
+            none = jnp.zeros((0, x.shape[0], self.config.kv_heads, self.config.head_size), x.dtype)
+            return x, KeysValues(none, none)
 
         def step(x: Array, number: Array) -> tuple[Array, KeysValues]:
             layer = layer_at(self.plain, number)

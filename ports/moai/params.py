@@ -51,7 +51,7 @@ def leaves(config: MoAIConfig) -> dict[str, Leaf]:
         **linear_leaves("head", "output", bias=False),
         **_vision(config),
         **_compressor(config),
-        **_layers("plain", plain),
+        **(_layers("plain", plain) if plain else {}),
         **_layers("mixed", mixed),
         **_mixers(mixed),
     }

@@ -1,20 +1,25 @@
 """FLOPs in closed form against recorded ones and against the program, at full size without memory."""
 
+import dataclasses
 import json
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import pytest
 
+from ports.common.paths import named
 from ports.moai import flops
 from ports.moai.config import EXPERTS, MoAIConfig
 from ports.moai.data import MoAIAnswer
+from ports.moai.params import leaves
 from ports.moai.port import MoAIModel
 from r2t2_jax.program import count_flops
 from r2t2_jax.routing import Routing
 from tests.goldens import find_goldens
 
-FULL = MoAIConfig.full_7b()
+FULL, TINY = MoAIConfig.full_7b(), MoAIConfig.tiny()
+ALL_MIXED = dataclasses.replace(TINY, mixer_every=1, layers=2)
 PARTS = {
     "vit_one_pass": "tower, one pass",
     "vision_proj_one_pass": "projector, one pass",
@@ -54,9 +59,9 @@ def test_golden_flops(path):
 
 
 @pytest.mark.parametrize("merged", [False, True], ids=["factored", "merged"])
-@pytest.mark.parametrize("config", [FULL, MoAIConfig.tiny()], ids=["full", "tiny"])
+@pytest.mark.parametrize("config", [FULL, TINY, ALL_MIXED], ids=["full", "tiny", "every layer mixed"])
 def test_closed_form_equals_the_program(config, merged):
-    config = config.__class__(**{**vars(config), "merged_plora": merged})
+    config = dataclasses.replace(config, merged_plora=merged)
     graph, params = config.abstract()
     model, inputs = MoAIModel(config, graph), config.fake_inputs(text=64, verbalisation=275)
     encode = jax.make_jaxpr(model.encode, return_shape=True)
@@ -65,3 +70,6 @@ def test_closed_form_equals_the_program(config, merged):
     answer = MoAIAnswer(jnp.zeros(8, jnp.int32), jnp.ones(8, bool))
     loss = jax.make_jaxpr(model.answer_loss)(params, features, Routing(jnp.ones(model.spec.shape)), answer)
     assert count_flops(loss) == flops.forward_flops(config, 64, 8)
+    tokens = jax.eval_shape(partial(model.generate, max_new_tokens=5), params, features, None)
+    assert tokens.shape == (5,)
+    assert merged or set(leaves(config)) == set(named(params))
