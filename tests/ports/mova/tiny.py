@@ -14,8 +14,8 @@ CONFIG = MovaConfig.tiny()
 COARSE = np.array([[1, 0, 1, 0, 0, 1, 0], [0, 0, 0, 0, 0, 0, 0], [0, 1, 0, 1, 1, 1, 1]], bool)
 
 
-def drawn_params(config: MovaConfig, seed: int = 0):
-    """Every parameter drawn: norms around one, the rest so that signals keep their size."""
+def drawn_params(config: MovaConfig, seed: int = 0, spread: float = 1.2):
+    """Every parameter drawn: norms around one, the rest so that signals keep their size at a `spread` of about one."""
     rng = np.random.default_rng(seed)
 
     def draw(path, leaf):
@@ -24,7 +24,7 @@ def drawn_params(config: MovaConfig, seed: int = 0):
         if "scale" in name:
             return jnp.asarray(1 + 0.1 * noise, leaf.dtype)
         inside = np.prod(leaf.shape[-4:-1] if "kernel" in name and len(leaf.shape) == 4 else leaf.shape[-2:-1])
-        return jnp.asarray(noise * (0.1 if "bias" in name else 1.2 / np.sqrt(max(inside, 1))), leaf.dtype)
+        return jnp.asarray(noise * (0.1 if "bias" in name else spread / np.sqrt(max(inside, 1))), leaf.dtype)
 
     return jax.tree_util.tree_map_with_path(draw, abstract(config)[1])
 
