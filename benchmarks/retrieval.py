@@ -5,8 +5,8 @@
     python -m benchmarks.retrieval --million       # a bank of 1,000,000 x 384: opening, and a batch of 1,000 queries
 
 Ours (exact, ScaNN) against scikit-learn's NearestNeighbors, which the R2-T2 authors' code uses, FAISS (flat, IVF) and
-hnswlib; one that is not installed is left out and named. Each runs in a process of its own, bound to one CPU core, and times are of the
-processor, not of the clock.
+hnswlib; one that is not installed is left out and named. Each runs in a process of its own, bound to one CPU core;
+times are the processor's.
 Vectors are random and clustered (200 a cluster), or MiniLM's of 6,000 real questions in the folder R2T2_SAMPLES.
 
 Axis letters: N references, M embedding size.
@@ -125,10 +125,10 @@ def main() -> None:
 def runs(sizes: Sequence[int], widths: Sequence[int], minutes: float) -> Iterator[dict[str, Any]]:
     """All comparisons, the small ones first."""
     for n in sizes:
-        if n == min(sizes) and (questions := real_questions(QUERIES)) is not None:
-            yield compare("real questions", *questions, minutes)
         for m in widths:
             yield compare("clustered", *clustered(n, m, QUERIES), minutes)
+        if n == min(sizes) and (questions := real_questions(QUERIES)) is not None:
+            yield compare("real questions", *questions, minutes)
 
 
 def draw(runs: list[dict[str, Any]], path: Path) -> None:
