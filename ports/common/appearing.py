@@ -82,7 +82,8 @@ def _explain(error: Exception, destination: Path) -> None:
     """A failed write in one line; TensorStore tells of the system's errors in words alone. Other errors are ours."""
     words = str(error)
     if isinstance(error, OSError):
-        raise R2T2Error(f"cannot write {destination} ({error.strerror or words})") from error
+        where = f": {error.filename}" if error.filename else ""
+        raise R2T2Error(f"cannot write {destination} ({error.strerror or words}{where})") from error
     for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS):
         if os.strerror(code) in words:
             raise R2T2Error(f"cannot write {destination} ({os.strerror(code)})") from error

@@ -64,6 +64,7 @@ class TextEmbedder:
         encoder: one text to its vector.
         params: of the encoder.
         size: M.
+        max_tokens: no text has more; a model with a table of positions has no more of them.
     """
 
     name: str
@@ -73,6 +74,7 @@ class TextEmbedder:
     encoder: TextEncoder
     params: Any
     size: int
+    max_tokens: int
 
     @property
     def fingerprint(self) -> str:
@@ -89,7 +91,7 @@ class TextEmbedder:
         if cut:
             logger.warning("%s: %d of %d texts were too long and were cut", self.name, cut, len(texts))
         vectors = np.zeros((len(texts), self.size), np.float32)
-        for rows, length in _batches([len(text.ids) for text in tokens]):
+        for rows, length in _batches([len(text.ids) for text in tokens], self.max_tokens):
             arrays = _padded([tokens[row] for row in rows], length)
             vectors[rows] = np.asarray(_encode(self.encoder, self.params, *arrays))[: len(rows)]
         return vectors
@@ -100,17 +102,19 @@ def _encode(
     encoder: TextEncoder, params: Any, tokens: Int[Array, "B T"], mask: Bool[Array, "B T"], pooled: Bool[Array, "B T"]
 ) -> Float[Array, "B M"]:
     """On a CPU one by one: as fast, and to the bit the same whatever else is in the batch."""
-    together = jax.vmap if jax.default_backend() != "cpu" else lambda one: lambda *rows: jax.lax.map(
-        lambda row: one(*row), rows
-    )  # fmt: skip
-    return together(functools.partial(encoder, params))(tokens, mask, pooled)
+    rows = (tokens, mask, pooled)
+
+    def one(row: tuple[Array, Array, Array]) -> Array:
+        return encoder(params, *row)
+
+    return jax.lax.map(one, rows) if jax.default_backend() == "cpu" else jax.vmap(one)(rows)
 
 
-def _batches(lengths: Sequence[int]) -> Iterator[tuple[list[int], int]]:
-    """Rows of similar length, and the length they are padded to: a power of two, so that few shapes are compiled."""
+def _batches(lengths: Sequence[int], longest: int) -> Iterator[tuple[list[int], int]]:
+    """Rows of similar length, and what they are padded to: powers of two up to `longest`, so that few are compiled."""
     rows = sorted(range(len(lengths)), key=lambda row: lengths[row])
     while rows:
-        length = _power(max(SHORTEST, lengths[rows[0]]))
+        length = min(longest, _power(max(SHORTEST, lengths[rows[0]])))
         fits = [row for row in rows if lengths[row] <= length][: max(1, min(ROWS, TOKENS // length))]
         rows = rows[len(fits) :]
         yield fits, length

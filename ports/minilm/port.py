@@ -55,6 +55,7 @@ def load(path: str | None) -> TextEmbedder:
         encoder=TextEncoder.of(lambda rngs: MiniLM(opened.config, rngs)),
         params=opened.params,
         size=opened.config.width,
+        max_tokens=opened.config.max_tokens,
     )
 
 

@@ -72,4 +72,5 @@ def load(path: str | None) -> TextEmbedder:
         encoder=TextEncoder.of(lambda rngs: NVEmbed(config, rngs)),
         params=opened.params,
         size=config.width,
+        max_tokens=config.max_tokens,
     )

@@ -78,4 +78,5 @@ def _load(converter: Converter, path: str | None, task: str, appended: str | Non
         encoder=TextEncoder.of(lambda rngs: Qwen2Embed(config, rngs)),
         params=opened.params,
         size=config.head or config.width,
+        max_tokens=config.max_tokens,
     )

@@ -29,7 +29,7 @@ NV = {
 }  # fmt: skip
 BERT = {
     "model_type": "bert", "hidden_act": "gelu", "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "intermediate_size": 24, "vocab_size": 40, "max_position_embeddings": 32, "type_vocab_size": 2,
+    "intermediate_size": 24, "vocab_size": 40, "max_position_embeddings": 40, "type_vocab_size": 2,
     "layer_norm_eps": 1e-12,
 }  # fmt: skip
 

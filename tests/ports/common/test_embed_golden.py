@@ -206,6 +206,7 @@ def test_nv_embed_in_batches(path):
         encoder=TextEncoder(nnx.split(net)[0]),
         params=nnx.state(net),
         size=config.width,
+        max_tokens=max(map(len, rows.values())),
     )
     names = list(rows)[::-1]
     close(embedder.embed(names), arrays["query/vectors"][[int(name) for name in names]], 5e-6)

@@ -17,9 +17,9 @@ def test_the_files_own_truncation_and_padding_are_put_aside(tmp_path):
     first, last = (embedder.tokenize.tokenizer.token_to_id(token) for token in ("[CLS]", "[SEP]"))
     short, long, empty = embedder.tokenize(["ab", "abcdefghij" * 5, ""])
     assert len(short.ids) == 4 and (short.ids[0], short.ids[-1], short.cut) == (first, last, False)
-    assert len(long.ids) == 32 and (long.ids[0], long.ids[-1], long.cut) == (first, last, True)  # 32 positions
+    assert len(long.ids) == 40 and (long.ids[0], long.ids[-1], long.cut) == (first, last, True)  # 40 positions
     assert empty.ids == (first, last)
-    assert embedder.embed([""]).shape == (1, 16)
+    assert embedder.embed(["", "abcdefghij" * 5]).shape == (2, 16)
 
 
 def test_length_and_pooling_are_read_from_the_folder(tmp_path):
