@@ -375,6 +375,17 @@ class MovaConfig:
         return dataclasses.asdict(self)
 
     @classmethod
+    def from_hf(cls, described: dict[str, Any]) -> MovaConfig:
+        """The config of an upstream `config.json`, read as plain data.
+
+        Raises:
+            R2T2Error: it has fields that nobody looked at, all named, or values that the port does not know.
+        """
+        from ports.mova.checkpoint_config import from_hf
+
+        return from_hf(described)
+
+    @classmethod
     def from_json(cls, described: dict[str, Any]) -> MovaConfig:
         """A config from plain data; what is not given keeps MoVA-8B's value.
 
