@@ -1,7 +1,8 @@
 """Approximate search with ScaNN (Guo et al. 2020, arXiv 1908.10396): partitions, quantised scores, exact ranking.
 
-Parameters follow from the number of references N (`rule`); what they are worth is measured when the index is built, on
-references held out from their own results, and stored with it.
+Parameters follow from the number of references N (`rule`). What they are worth is measured when the index is built, on
+references held out from their own results; more partitions are searched until the recall reaches `AIM`, and both are
+stored.
 
 Axis letters: B queries, K neighbours, C candidates, N bank size, M embedding size.
 """
@@ -11,21 +12,23 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.index import ranking
+from r2t2_jax.index.exact import ExactIndex
 from r2t2_jax.index.protocol import Hits, Metric, check_search, check_vectors
 from r2t2_jax.index.storage import read_index, write_index
 
 PARTITIONED = 20_000  # below, scoring all quantised rows costs less than choosing partitions
-TRAINED = 100_000  # rows from which partitions and codes are learned
+PER_LEAF = 20  # rows from which a partition is learned
+AIM = 0.99  # recall
 HELD_OUT, RECALL_K = 200, 5
 CHUNK = 1 << 10  # queries at a time
 SAME = 1e-6  # distances this close count as equal when recall is measured
@@ -48,13 +51,13 @@ class ScannParameters:
 def rule(n: int) -> ScannParameters:
     """Parameters for N references.
 
-    Up to `PARTITIONED` rows one partition. Above, 2 sqrt(N) partitions, of which 5 % and at least 20 are searched; 200
+    Below `PARTITIONED` rows one partition. Above, 4 sqrt(N) partitions; 2.5 % of them, at least 20, are searched, and 200
     candidates of the quantised search are compared in full precision.
     """
     if n < PARTITIONED:
         return ScannParameters(1, 1, min(200, n))
-    leaves = round(2 * n**0.5)
-    return ScannParameters(leaves, min(leaves, max(20, round(leaves / 20))), 200)
+    leaves = round(4 * n**0.5)
+    return ScannParameters(leaves, max(20, leaves // 40), 200)
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,27 +78,32 @@ class ScannIndex:
         min_recall: float = 0.0,
         parameters: ScannParameters | None = None,
     ) -> ScannIndex:
-        """Learn partitions and codes, and measure the recall.
+        """Learn partitions and codes, measure the recall, and search more partitions where it is below `AIM`.
 
         Args:
             embeddings: unit vectors for `cosine`; held in memory once more by ScaNN.
             metric: cosine, dot or l2.
             min_recall: refuse an index that finds fewer of the 5 nearest.
-            parameters: instead of those of `rule`.
+            parameters: instead of those of `rule`, and kept as they are.
 
         Raises:
             R2T2Error: ScaNN is not installed, the embeddings do not fit the metric, or the recall is too low.
         """
         check_vectors("reference embeddings", embeddings, metric)
-        parameters = parameters or rule(len(embeddings))
-        parameters.check()
+        chosen = parameters or rule(len(embeddings))
+        chosen.check()
         embeddings = np.asarray(embeddings, np.float32)
-        made = cls(embeddings, metric, parameters, float("nan"), _build(embeddings, metric, parameters))
-        made = cls(embeddings, metric, parameters, measure_recall(made), made.searcher)
+        made = cls(embeddings, metric, chosen, float("nan"), _build(embeddings, metric, chosen))
+        held_out = HeldOut.of(embeddings, metric)
+        made = replace(made, recall=held_out.recall(made))
+        while parameters is None and made.recall < AIM and made.parameters.searched < made.parameters.leaves:
+            more = replace(made.parameters, searched=min(2 * made.parameters.searched, made.parameters.leaves))
+            made = replace(made, parameters=more)
+            made = replace(made, recall=held_out.recall(made))
         if not made.recall >= min_recall:
             raise R2T2Error(
                 f"the index finds {made.recall:.1%} of the {RECALL_K} nearest of {HELD_OUT} held-out references, "
-                f"{min_recall:.1%} are asked for; use exact search, or search more partitions than {parameters}"
+                f"{min_recall:.1%} are asked for; use exact search, or search more partitions than {made.parameters}"
             )
         return made
 
@@ -116,7 +124,10 @@ class ScannIndex:
     def _search(self, queries: Float[np.ndarray, "B M"], k: int) -> Hits:
         candidates = min(len(self), 2 * k + 8)  # more than k: equal distances are ordered here, not by ScaNN
         indices, scores = self.searcher.search_batched(
-            queries, candidates, pre_reorder_num_neighbors=max(self.parameters.reordered, 2 * candidates)
+            queries,
+            candidates,
+            leaves_to_search=self.parameters.searched,
+            pre_reorder_num_neighbors=max(self.parameters.reordered, 2 * candidates),
         )
         indices = np.where(np.isnan(scores), -1, indices.astype(np.int64))  # [B, C]; NaN: fewer were found
         return ranking.nearest(indices, ranking.distances(self.metric, queries, self.embeddings[indices]), k)
@@ -144,23 +155,33 @@ class ScannIndex:
                 raise R2T2Error(f"the index in {path} is damaged ({error}); build it again") from error
 
 
-def measure_recall(index: ScannIndex, seed: int = 0) -> float:
-    """Share of the 5 nearest that are found for references which may not find themselves; ties count as found."""
-    from r2t2_jax.index.exact import ExactIndex
+@dataclass(frozen=True)
+class HeldOut:
+    """References that stand for queries, with their true nearest others."""
 
-    n = len(index)
-    k = min(RECALL_K + 1, n)
-    held_out = np.sort(np.random.default_rng(seed).choice(n, min(HELD_OUT, n), replace=False))
-    queries = index.embeddings[held_out]
-    found, true = index.search(queries, k), ExactIndex.build(index.embeddings, index.metric).search(queries, k)
-    shares = []
-    for own, hits, far, exact, limit in zip(
-        held_out, found.indices, found.distances, true.indices, true.distances, strict=True
-    ):
-        others, wanted = far[hits != own], limit[exact != own][:RECALL_K]
-        if len(wanted):
-            shares.append(min(1.0, (others <= wanted[-1] + SAME).sum() / len(wanted)))
-    return float(np.mean(shares)) if shares else 1.0
+    rows: Int[np.ndarray, "B"]
+    queries: Float[np.ndarray, "B M"]
+    limits: Float[np.ndarray, "B"]  # distance of the last of the 5
+    count: int  # 5, or as many others as there are
+
+    @classmethod
+    def of(cls, embeddings: Float[np.ndarray, "N M"], metric: Metric, seed: int = 0) -> HeldOut:
+        """Some of the references, drawn by the seed, searched exactly."""
+        n = len(embeddings)
+        count = min(RECALL_K, n - 1)
+        rows = np.sort(np.random.default_rng(seed).choice(n, min(HELD_OUT, n), replace=False))
+        true = ExactIndex.build(embeddings, metric).search(embeddings[rows], count + 1)
+        others = np.where(true.indices == rows[:, None], -np.inf, true.distances)
+        others.sort(axis=1)  # itself first; where it is not among its own nearest, the nearest of all goes instead
+        return cls(rows, embeddings[rows], others[:, -1], count)
+
+    def recall(self, index: ScannIndex) -> float:
+        """Share of the nearest others that are found; one as near as the last of them counts."""
+        if self.count == 0:
+            return 1.0
+        found = index.search(self.queries, self.count + 1)
+        near = (found.indices != self.rows[:, None]) & (found.distances <= self.limits[:, None] + SAME)
+        return float(np.minimum(near.sum(axis=1), self.count).mean() / self.count)
 
 
 def _build(embeddings: Float[np.ndarray, "N M"], metric: Metric, parameters: ScannParameters) -> Any:
@@ -171,7 +192,7 @@ def _build(embeddings: Float[np.ndarray, "N M"], metric: Metric, parameters: Sca
             builder = builder.tree(
                 num_leaves=parameters.leaves,
                 num_leaves_to_search=parameters.searched,
-                training_sample_size=min(TRAINED, len(embeddings)),
+                training_sample_size=min(PER_LEAF * parameters.leaves, len(embeddings)),
             )
         anisotropic = float("nan") if metric == "l2" else 0.2  # errors along the vector cost more (section 3)
         builder = builder.score_ah(2, anisotropic_quantization_threshold=anisotropic)

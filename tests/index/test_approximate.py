@@ -45,6 +45,14 @@ def test_partitions_are_searched_too():
     assert (index.search(QUERIES, 5).indices == exact.indices).mean() >= 0.95
 
 
+def test_more_partitions_are_searched_until_the_recall_is_reached(monkeypatch):
+    monkeypatch.setattr(approximate, "rule", lambda n: ScannParameters(30, 1, 100))
+    index = ScannIndex.build(BANK)
+    assert index.recall >= 0.99
+    fewer = ScannParameters(30, index.parameters.searched // 2, 100)
+    assert ScannIndex.build(BANK, parameters=fewer).recall < 0.99
+
+
 def test_the_stored_recall_is_that_of_held_out_references():
     # One partition of thirty: most neighbours lie elsewhere. Counted here by hand.
     index = ScannIndex.build(BANK, parameters=ScannParameters(30, 1, 100))
