@@ -266,12 +266,27 @@ class MoAIConfig:
         return self.grid**2
 
     def build(self, seed: int = 0) -> MoAINet:
-        """The model with random weights."""
+        """The model with weights drawn on the host, which asks for no compiling: scales one, biases zero, all else
+        normal, divided by the square root of what is summed over.
+        """
+        import jax
+        import jax.numpy as jnp
+        import numpy as np
         from flax import nnx
 
-        from ports.moai.modeling import MoAINet
+        from ports.common.paths import path_name
 
-        return nnx.jit(lambda: MoAINet(self, nnx.Rngs(seed)))()
+        rng = np.random.default_rng(seed)
+
+        def draw(path: tuple, leaf: jax.ShapeDtypeStruct) -> jax.Array:
+            name = path_name(path)
+            if name.endswith(("scale", "bias")):
+                return jnp.full(leaf.shape, float(name.endswith("scale")), leaf.dtype)
+            summed = leaf.shape[-2] if name.endswith("kernel") else 1
+            return jnp.asarray(rng.standard_normal(leaf.shape, np.float32) / np.sqrt(summed), leaf.dtype)
+
+        graph, shapes = self.abstract()
+        return nnx.merge(graph, jax.tree_util.tree_map_with_path(draw, shapes))
 
     def abstract(self) -> tuple[Any, Any]:
         """Structure of the model, and its parameters as shapes."""

@@ -3,7 +3,6 @@
 import dataclasses
 from functools import cache
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -18,13 +17,8 @@ TEXT, VERBALISATION = 9, 5
 
 @cache
 def tiny(config: MoAIConfig = CONFIG):
-    """Model and parameters, the gates' weights large enough to choose."""
-    net = config.build(seed=1)
-    gates = net.mixed.mixer.gates
-    for side, key in ((gates.image, 2), (gates.language, 3)):
-        side.kernel[...] = 0.5 * jax.random.normal(jax.random.key(key), side.kernel.shape)
-    net.words[...] = jax.random.normal(jax.random.key(4), net.words.shape)
-    graph, params = nnx.split(net)
+    """Model and parameters."""
+    graph, params = nnx.split(config.build(seed=1))
     return MoAIModel(config, graph), params
 
 
