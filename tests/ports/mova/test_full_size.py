@@ -58,6 +58,11 @@ def test_golden_manifest_with_a_name_missing_or_extra_is_refused(path):
         assert named_there in str(error.value)
 
 
+def sized(tower, side):
+    """A tower for images of another size."""
+    return dataclasses.replace(tower, image_size=side)
+
+
 def analytic():
     """The parts of flops_mova8b_gflop.json by its names: a number, or a function of the numbers in the name."""
     adapter, experts = FULL.adapter, len(EXPERTS)
@@ -67,14 +72,14 @@ def analytic():
         flops.downsample(adapter) + flops.out_mlp(adapter)
     )
     return {
-        r"clip_672": lambda: flops.clip(FULL.clip),
-        r"dinov2_518": lambda: flops.dinov2(FULL.dinov2, FULL.dinov2.layers),
-        r"vary_1024": lambda: flops.vary(FULL.vary),
-        r"sam_h_1024": lambda: flops.sam(FULL.sam),
-        r"codetr_1280": lambda: flops.codetr(FULL.codetr),
+        r"clip_(\d+)": lambda n: flops.clip(sized(FULL.clip, n)),
+        r"dinov2_(\d+)": lambda n: flops.dinov2(sized(FULL.dinov2, n), FULL.dinov2.layers),
+        r"vary_(\d+)": lambda n: flops.vary(sized(FULL.vary, n)),
+        r"sam_h_(\d+)": lambda n: flops.sam(sized(FULL.sam, n)),
+        r"codetr_(\d+)": lambda n: flops.codetr(sized(FULL.codetr, n)),
         r"pix2struct_L_(\d+)": lambda n: flops.pix2struct(FULL.pix2struct, n),
         r"deplot_(\d+)": lambda n: flops.pix2struct(FULL.deplot, n),
-        r"biomedclip_224": lambda: flops.biomedclip(FULL.biomedclip),
+        r"biomedclip_(\d+)": lambda n: flops.biomedclip(sized(FULL.biomedclip, n)),
         r"adapter_xattn_expert(\d)": lambda n: crossed[n],
         r"adapter_self_attn": lambda: flops.self_attention(adapter),
         r"adapter_mlp": lambda: flops.feed_forward(adapter),
