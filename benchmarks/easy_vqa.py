@@ -2,8 +2,8 @@
 
 The bank is collected from the train split, the test set is of the test split; both are prepared from the official files
 in FOLDER if they are not yet (github.com/vzhou842/easy-VQA, folder easy_vqa/data). Every strategy runs with the preset
-that was tuned on the pocket validation questions, and `ngd_paper` with the paper's: nothing is tuned on easy-VQA. The set
-names no experts, so `task_routing` has nothing to say; those that need a loss atlas are left out. Numbers go to
+that was tuned on the pocket validation questions, and `ngd_paper` with the paper's: nothing is tuned on easy-VQA. The
+set names no experts, so `task_routing` has nothing to say; those that need a loss atlas are left out. Numbers go to
 `benchmarks/results/easy_vqa.json`.
 """
 
