@@ -51,8 +51,8 @@ class ScannParameters:
 def rule(n: int) -> ScannParameters:
     """Parameters for N references.
 
-    Below `PARTITIONED` rows one partition. Above, 4 sqrt(N) partitions; 2.5 % of them, at least 20, are searched, and 200
-    candidates of the quantised search are compared in full precision.
+    Below `PARTITIONED` rows one partition. Above, 4 sqrt(N) partitions, of which 2.5 % and at least 20 are searched.
+    The 200 best candidates of the quantised search are compared in full precision.
     """
     if n < PARTITIONED:
         return ScannParameters(1, 1, min(200, n))
