@@ -199,8 +199,9 @@ def _stacked(kv: KeysValues) -> KeysValues:
     return jax.tree.map(lambda leaf: leaf[None], kv)
 
 
-def layer_at(layers: Module, number: Int[Array, ""] | int) -> Module:
+def layer_at(layers: Module | None, number: Int[Array, ""] | int) -> Module:
     """One layer of a stack. Looked up inside a loop, so that no part of a large stack is ever copied out of it."""
+    assert layers is not None  # a model without plain layers never asks for one
     graph, params = nnx.split(layers)
     return nnx.merge(
         graph, jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, number, keepdims=False), params)

@@ -24,7 +24,7 @@ from tests.ports.moai.goldens import stacked
 from tests.ports.moai.tiny import answer_of, draw_inputs, tiny
 
 CONFIG = dataclasses.replace(MoAIConfig.tiny(), layers=4, vision_layers=1, compressor_depth=1, remat="none")
-PRESET = Preset(k=2, steps=2, mode_k=2, mode_iterations=3, line_evaluations=2, candidates=2, answer_tokens=2)
+PRESET = Preset(k=2, steps=2, mode_k=2, mode_iterations=3, line_evaluations=4, candidates=2, answer_tokens=2)
 BATCH, BANK = 2, 4
 
 
@@ -49,9 +49,17 @@ def problem():
 
     asked, near = list(range(BATCH)), [[2, 3], [4, 5]]
     live = jnp.ones((BATCH, *model.spec.shape), bool)
-    queries = Query(rows(features, asked), routing[:BATCH], live, rows(answers, asked), jnp.full(live.shape, 1 / 3))
+    third = jnp.full(live.shape, 1 / 3)
+    queries = Query(rows(features, asked), routing[:BATCH], live, rows(answers, asked), third, tuned=third)
     references = References(
-        routing[BATCH:], rows(features, near), rows(answers, near), rows(routing, near), jnp.ones((BATCH, 2))
+        routing[BATCH:],
+        rows(features, near),
+        rows(answers, near),
+        rows(routing, near),
+        jnp.ones((BATCH, 2)),
+        points=routing[BATCH:],
+        point_losses=jnp.tile(jnp.array([0.4, 0.1, 0.3, 0.2]), (BATCH, 2, 1)),
+        slopes=jnp.full((BATCH, 2, *model.spec.shape), 0.1),
     )
     return model, params, queries, references
 
@@ -115,6 +123,8 @@ def test_every_other_strategy_runs(name):
         "uniform": jnp.full_like(queries.routing, 1 / 3),
         "task_routing": queries.task,
         "kernel_regression": references.routing.mean(axis=1),
+        "best_fixed": jnp.broadcast_to(references.points[1], queries.routing.shape),
+        "gate_finetuned": queries.tuned,
     }
     if name in expected:
         np.testing.assert_allclose(found.weights, expected[name], atol=1e-6)
@@ -127,12 +137,12 @@ def test_no_weight_is_differentiated():
         MoAIConfig.tiny(),
         width=44,
         hidden=52,
-        heads=4,
-        kv_heads=2,
+        heads=2,
+        kv_heads=1,
         vocab_size=91,
         image_id=91,
         end_id=90,
-        expert_heads=4,
+        expert_heads=2,
     )
     graph, params = config.abstract()
     model = type(problem()[0])(config, graph)
