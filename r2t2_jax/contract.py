@@ -218,7 +218,7 @@ class References:
 
     `weights` are the kernel's values, clipped at zero and zero where padded; they need not sum to one. Over a batch
     every leaf has a leading axis B, but for `bank_routing` and `points`, which all samples share. Strategies without a
-    neighbourhood (mode finding) leave all but `bank_routing` out; those which read the loss atlas leave out the features.
+    neighbourhood (mode finding) leave all but `bank_routing` out, those which read the loss atlas the features.
 
     `points` are the atlas's routing points, `point_losses` the references' bounded losses there, `slopes` the gradients
     of their bounded losses at their own routing (`surrogates.py`).

@@ -13,8 +13,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from r2t2_jax.bank.fingerprints import Fingerprints
 from r2t2_jax.bank.atlas import ATLAS, open_atlas
+from r2t2_jax.bank.fingerprints import Fingerprints
 from r2t2_jax.bank.folder import Batch, open_files, write_bank
 from r2t2_jax.bank.manifest import EMBEDDINGS, RECORDS, ROUTING, STORED, Manifest, read_manifest
 from r2t2_jax.bank.records import Records, as_table, read_correct

@@ -184,7 +184,8 @@ def _print_gate(console: Console, saved: SavedRun, gate: str) -> None:
     kept, asked = summary["references"]["kept"], summary["references"]["asked"]
     title = f"{name}: {summary['n']:,} questions, {kept:,} of {asked:,} references answered correctly"
     console.print(strategy_table(title, summary, seconds_per_case(saved.seconds_per_case, name, list(right))))
-    console.print(family_table(f"{name}: accuracy by family, %", summary, FAMILY_STRATEGIES, FAMILY_COLUMNS))
+    shown = [strategy for strategy in FAMILY_STRATEGIES if strategy in right]
+    console.print(family_table(f"{name}: accuracy by family, %", summary, shown, FAMILY_COLUMNS))
     console.print(agreement_line(summary), highlight=False)
     for rival in RIVALS:
         console.print(gain_line("ngd", rival, right), highlight=False)

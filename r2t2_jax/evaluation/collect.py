@@ -51,7 +51,7 @@ def collect_bank(
         answers=take(query.answer, kept),
         routing=query.routing[kept],
         embeddings=questions.embeddings[kept],
-        records=[record_of(samples[i], predictions[i], scores[i]) for i in kept],
+        records=[record_of(samples[i], predictions[i], scores[i]) for i in kept.tolist()],
         model_fingerprint=port.fingerprint,
         embedder_fingerprint=port.embedder.fingerprint,
         processing_fingerprint=processing_fingerprint(port),

@@ -28,7 +28,7 @@ from r2t2_jax.evaluation.passes import generate_along, generate_batch
 from r2t2_jax.evaluation.questions import BATCH, Questions
 from r2t2_jax.metrics import Metric
 from r2t2_jax.neighbors import sample_keys
-from r2t2_jax.rerouting import reroute_batch
+from r2t2_jax.rerouting import program_of, reroute_batch
 from r2t2_jax.runs.workers import worker_threads
 from r2t2_jax.search import Constant
 from r2t2_jax.strategies import Strategy
@@ -54,9 +54,8 @@ class Evaluation:
         """What a strategy finds for some of the samples, and the tokens they are answered with."""
         strategy, queries = self.strategies[name], take(self.queries, rows)
         references = self.lookup.references(name, rows)
-        weights = references.weights
-        if weights is None or strategy.selector is None:
-            weights = np.zeros((len(rows), 0), np.float32)
+        weighted = references.weights is not None and strategy.selector is not None
+        weights = references.weights if weighted else np.zeros((len(rows), 0), np.float32)
         if isinstance(strategy, AtlasEnsemble):
             return self._answer_together(strategy, queries, references) | {"kernel_weights": weights}
         found = reroute_batch(strategy, self.port.model, self.port.params, queries, references, self.keys[rows])
@@ -91,7 +90,8 @@ class Evaluation:
         Raises:
             R2T2Error: the strategy shifts the gate's logits; its path, of weights in effect, does not tell how far.
         """
-        if self.strategies[name].space.kind == "shift":
+        strategy = self.strategies[name]
+        if isinstance(strategy, Strategy) and strategy.space.kind == "shift":
             raise R2T2Error(f"{name} moves in the shift space: its steps cannot be answered one by one")
         features = take(self.questions.queries.features, rows)
         sizes = {"model": self.port.model, "max_new_tokens": self.port.max_new_tokens}
@@ -190,5 +190,6 @@ def in_order_of_programs(strategies: Mapping[str, Method]) -> list[str]:
     """One strategy of each program first: no two workers then compile the same one side by side."""
     first: dict[Any, str] = {}
     for name, strategy in strategies.items():
-        first.setdefault(jax.tree.structure(replace(strategy, name="", selector=None)), name)
+        program = program_of(strategy) if isinstance(strategy, Strategy) else strategy
+        first.setdefault(jax.tree.structure(program), name)
     return [*first.values(), *(name for name in strategies if name not in first.values())]

@@ -150,7 +150,8 @@ def make_atlas(
     with Run.open(work, "bank atlas", asdict(plan), Plan(parts), depends, max_hours) as run:
         run.compute(choose, [CHOOSING], title="choose points")
         own = stack(run.table(CHOOSING)["losses"])
-        points = candidates[choose_points(own, leave_one_out(own, np.asarray(bank.embeddings[chosen_on]), plan.k), plan.points)]
+        seen = leave_one_out(own, np.asarray(bank.embeddings[chosen_on]), plan.k)
+        points = candidates[choose_points(own, seen, plan.points)]
 
         def tabulate(batch: Batch) -> Rows:
             rows = np.arange(batch.start, batch.stop)
