@@ -66,7 +66,7 @@ class SavedRun:
 
     @cached_property
     def references(self) -> pa.Table:
-        """One row for each model and reference it keeps: model, id, question, answer, category, routing."""
+        """One row for each model and reference: model, id, question, answer, category, routing, score."""
         return self.table("references")
 
     def table(self, name: str) -> pa.Table:

@@ -78,8 +78,9 @@ def test_demo_writes_what_it_prints(tmp_path: Path, capsys: pytest.CaptureFixtur
         assert not steps or [row["step_right"][-1] for row in mine] == [row["right"] for row in mine]
     saved = open_run(out)
     assert (saved.settings["seed"], saved.settings["samples"], saved.run["data"]["tests"]["n"]) == (3, 30, 30)
-    kept = [row for row in saved.references.to_pylist() if row["model"] == "pocket:narrow"]
-    assert len(kept) == summary["gates"]["narrow"]["references"]["kept"]
+    asked = [row for row in saved.references.to_pylist() if row["model"] == "pocket:narrow"]
+    kept = [row for row in asked if row["score"] >= 0.5]
+    assert summary["gates"]["narrow"]["references"] == {"asked": len(asked), "kept": len(kept)}
     assert {name for row in rows if row["model"] == "pocket:narrow" for name in row["neighbors"]} <= {
         row["id"] for row in kept
     }

@@ -3,7 +3,6 @@
 import multiprocessing
 import os
 import random
-import resource
 import signal
 import subprocess
 import sys
@@ -102,12 +101,11 @@ def test_a_second_process_is_told_who_is_at_it(tmp_path: Path) -> None:
 
 def test_a_full_disk_keeps_what_was_saved(tmp_path: Path, expected: bytes) -> None:
     folder = tmp_path / "run"
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.runs.worker", str(folder)],
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000)),
-        stderr=subprocess.PIPE,
-        text=True,
+    limited = (
+        "import resource, runpy; resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000)); "
+        "runpy.run_module('tests.runs.worker', run_name='__main__')"
     )
+    done = subprocess.run([sys.executable, "-c", limited, str(folder)], stderr=subprocess.PIPE, text=True)
     saved = find_records(folder)
     assert done.returncode == 2
     assert f"{len(saved)} of {BATCHES} batches stay saved" in done.stderr.splitlines()[-1]
