@@ -28,6 +28,7 @@ from r2t2_jax.index.storage import read_index, write_index
 
 PARTITIONED = 20_000  # below, scoring all quantised rows costs less than choosing partitions
 PER_LEAF = 20  # rows from which a partition is learned
+LEAST = 5  # of these rows must be a partition's own; ScaNN's usual 50 would dissolve most of so small ones
 AIM = 0.99  # recall
 HELD_OUT, RECALL_K = 200, 5
 CHUNK = 1 << 10  # queries at a time
@@ -193,6 +194,7 @@ def _build(embeddings: Float[np.ndarray, "N M"], metric: Metric, parameters: Sca
                 num_leaves=parameters.leaves,
                 num_leaves_to_search=parameters.searched,
                 training_sample_size=min(PER_LEAF * parameters.leaves, len(embeddings)),
+                min_partition_size=LEAST,
             )
         anisotropic = float("nan") if metric == "l2" else 0.2  # errors along the vector cost more (section 3)
         builder = builder.score_ah(2, anisotropic_quantization_threshold=anisotropic)
