@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from ports.moai.modeling import layer_at
 from ports.moai.params import merge_plora
 from ports.moai.port import MoAIModel
 from r2t2_jax.contract import RoutedModel
@@ -163,3 +164,15 @@ def test_as_answer_ends_with_the_turn():
     model, _ = tiny()
     answer = model.as_answer(jnp.asarray([7, 9, 95, 2, 2]))
     np.testing.assert_array_equal(answer.mask, [True, True, True, False, False])
+
+
+def test_float16_gates_round_logits_and_weights():
+    """The softmax itself is taken in float32, as PyTorch takes it for 16-bit numbers."""
+    net = dataclasses.replace(CONFIG, gate_dtype="float16").build()
+    logits = np.random.default_rng(0).normal(size=(7, 3)).astype(np.float32) * 3
+    rounded = logits.astype(np.float16).astype(np.float32)
+    expected = np.exp(rounded - rounded.max(1, keepdims=True))
+    expected = (expected / expected.sum(1, keepdims=True)).astype(np.float16).astype(np.float32)
+    found = layer_at(net.mixed, 0).mixer._softmax(jnp.asarray(logits), jnp.zeros(3))
+    np.testing.assert_allclose(found.T, expected, rtol=0, atol=2**-12)  # half a unit of a weight near one
+    assert (np.asarray(found) == np.asarray(found).astype(np.float16)).all()
