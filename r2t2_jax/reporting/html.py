@@ -21,7 +21,7 @@ from r2t2_jax.reporting.markup import Html, tag
 from r2t2_jax.reporting.page import page
 from r2t2_jax.reporting.pictures import Images, find_images
 from r2t2_jax.reporting.results import ModelResults, read_results
-from r2t2_jax.reporting.style import as_png, shared_style
+from r2t2_jax.reporting.style import render, shared_style
 from r2t2_jax.reporting.wording import listed, settings_line
 from r2t2_jax.runs.files import publish
 from r2t2_jax.runs.reading import open_run
@@ -51,7 +51,7 @@ def write_report(run_folder: Path | str, out: Path | str | None = None) -> Path:
     path = Path(run_folder) / REPORT if out is None else Path(out)
     if path.suffix != ".html":
         raise R2T2Error(f"the report is one HTML file, so {path} must end in .html")
-    document, files = render(saved)
+    document, files = render_report(saved)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         publish(path.with_suffix(""), lambda folder: _write_files(folder, files))
@@ -61,7 +61,7 @@ def write_report(run_folder: Path | str, out: Path | str | None = None) -> Path:
     return path
 
 
-def render(saved: SavedRun) -> tuple[str, dict[str, bytes]]:
+def render_report(saved: SavedRun) -> tuple[str, dict[str, bytes]]:
     """The page, and the files beside it by name."""
     results = read_results(saved)
     chosen = {model.name: choose(model) for model in results}
@@ -109,22 +109,23 @@ def _model(results: ModelResults, chosen: list[Chosen], images: Images, files: d
     ]
     name = sections.anchor(results.name)
     files[f"{name}-methods.csv"] = _csv(_method_rows(results))
+    drawings = {picture.name: render(picture) for picture in pictures}
     for picture in pictures:
-        files[f"{name}-{picture.name}.png"] = as_png(picture)
+        files[f"{name}-{picture.name}.png"] = drawings[picture.name].png
         files[f"{name}-{picture.name}.csv"] = _csv(picture.rows)
     shown = [case_of(results, case, images.png(results.ids[case.row]), images.reason) for case in chosen]
-    drawn = {picture.name: sections.figure(picture) for picture in pictures}
+    figures = {picture.name: sections.figure(picture, drawings[picture.name]) for picture in pictures}
     return tag(
         "section",
         tag("h2", results.name),
         tag("h3", "Methods"),
         sections.comparisons(results),
         sections.methods(results),
-        drawn.pop("accuracy"),
-        drawn.pop("cost"),
-        drawn.pop("families", None),
+        figures.pop("accuracy"),
+        figures.pop("cost"),
+        figures.pop("families", None),
         sections.family_table(results),
-        *drawn.values(),
+        *figures.values(),
         sections.absent(results, pictures),
         sections.cases(shown),
         id=name,

@@ -9,7 +9,7 @@ from r2t2_jax.reporting.cards import card
 from r2t2_jax.reporting.cases import Case
 from r2t2_jax.reporting.markup import Html, data_uri, joined, tag
 from r2t2_jax.reporting.results import BASE, ModelResults
-from r2t2_jax.reporting.style import Picture, as_svg
+from r2t2_jax.reporting.style import Drawn, Picture
 from r2t2_jax.reporting.tables import percent
 from r2t2_jax.reporting.wording import (
     BOUND,
@@ -162,9 +162,9 @@ def _family_head(name: str, n: int) -> Html:
     return tag("th", name or "unnamed", tag("br"), tag("small", f"n = {n:,}"), scope="col", class_="number")
 
 
-def figure(picture: Picture) -> Html:
-    """A figure in two drawings, one for narrow screens; call it inside `shared_style`."""
-    wide, narrow = (data_uri("image/svg+xml", as_svg(picture, small)) for small in (False, True))
+def figure(picture: Picture, drawn: Drawn) -> Html:
+    """A figure in two drawings, one for narrow screens."""
+    wide, narrow = (data_uri("image/svg+xml", drawing) for drawing in (drawn.wide, drawn.narrow))
     return tag(
         "figure",
         tag("h3", picture.title),

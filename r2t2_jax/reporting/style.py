@@ -70,15 +70,25 @@ def new_figure(narrow: bool, height: float, narrow_height: float | None = None) 
     return Figure(figsize=(NARROW, narrow_height or height) if narrow else (WIDE, height))
 
 
-def as_svg(picture: Picture, narrow: bool) -> bytes:
-    """The figure as SVG; call it inside `shared_style`."""
-    out = BytesIO()
-    picture.draw(narrow).savefig(out, format="svg", metadata={"Date": None, "Creator": None})
-    return out.getvalue()
+@dataclass(frozen=True)
+class Drawn:
+    """A picture as bytes: the wide drawing as SVG and PNG, the narrow one as SVG."""
+
+    wide: bytes
+    narrow: bytes
+    png: bytes
 
 
-def as_png(picture: Picture) -> bytes:
-    """The wide figure as PNG; call it inside `shared_style`."""
+def render(picture: Picture) -> Drawn:
+    """Draw a picture; call it inside `shared_style`."""
+    figure = picture.draw(False)
+    wide = _saved(figure, "svg", {"Date": None, "Creator": None})
+    figure.set_layout_engine("none")  # it stands as it is: laying it out takes as long as drawing it
+    narrow = _saved(picture.draw(True), "svg", {"Date": None, "Creator": None})
+    return Drawn(wide, narrow, _saved(figure, "png", {"Software": None}))
+
+
+def _saved(figure: Figure, kind: str, metadata: dict[str, None]) -> bytes:
     out = BytesIO()
-    picture.draw(False).savefig(out, format="png", metadata={"Software": None})
+    figure.savefig(out, format=kind, metadata=metadata)
     return out.getvalue()

@@ -1,0 +1,110 @@
+"""A small run on disk, written through the engine: two models or one, with awkward texts and a set of real images.
+
+Axis letters: B samples, L routed layers, E experts, K neighbours, S steps.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from r2t2_jax.contract import Sample
+from r2t2_jax.evaluation.outcomes import Outcome, rows
+from r2t2_jax.evaluation.recording import part_name, parts, reference_rows
+from r2t2_jax.evaluation.summary import summarize
+from r2t2_jax.runs.plan import Plan
+from r2t2_jax.runs.run import Run
+
+HOSTILE = '</td><script>alert("1")</script> & "quoted" \'single\' <img src=http://evil.example/x.png>'
+B, L, K, S, REFERENCES = 40, 2, 3, 4, 12
+STRATEGIES = {"base": 1, "uniform": 1, "random_neighbors": 26, "kernel_regression": 2, "ngd": 26, "oracle": 10}
+EXPERTS = ("seeing", "reading", "<counting>")
+CATEGORIES = ("plain", "odd & <even>")
+
+
+def make_samples() -> list[Sample]:
+    image = np.zeros((6, 8, 3), np.uint8)
+    return [
+        Sample(
+            id=f"sample-{i}",
+            image=np.full_like(image, 5 * i),
+            question=HOSTILE if i == 0 else f"What is number {i}?",
+            answers=(f"answer {i}", "another"),
+            category=CATEGORIES[i % 2],
+        )
+        for i in range(B)
+    ]
+
+
+def write_set(folder: Path, samples: list[Sample]) -> dict[str, object]:
+    """The samples as a JSONL set; what `run.json` says of it."""
+    lines = []
+    for sample in samples:
+        Image.fromarray(sample.image).save(folder / f"{sample.id}.png")
+        line = {"id": sample.id, "image": f"{sample.id}.png", "question": sample.question, "answer": sample.answers[0]}
+        lines.append(json.dumps(line | {"category": sample.category}))
+    (folder / "set.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    return {"name": str(folder / "set.jsonl"), "split": "", "n": None, "seed": 0}
+
+
+def outcome(name: str, rng: np.random.Generator, samples: list[Sample], experts: int) -> Outcome:
+    """Random results, better after more evaluations; `ngd` is answered after every step."""
+    n, steps = len(samples), S if name in ("ngd", "random_neighbors", "oracle") else 0
+    path = rng.dirichlet(np.ones(experts), (n, steps + 1, L)).astype(np.float32)  # [B, S + 1, L, E]
+    near = name not in ("base", "uniform", "oracle")
+    likely = {"base": 0.4, "ngd": 0.8}.get(name, 0.5)
+    along = (rng.random((n, steps + 1)) < likely) if name == "ngd" else np.zeros((n, 0), bool)
+    right = along[:, -1] if name == "ngd" else rng.random(n) < likely
+    return Outcome(
+        name=name,
+        predictions=[sample.answers[0] if ok else HOSTILE for sample, ok in zip(samples, right, strict=True)],
+        scores=right.astype(float),
+        weights=path[:, -1],
+        path=path,
+        losses=rng.random((n, steps)).astype(np.float32),
+        neighbors=rng.integers(0, REFERENCES, (n, K if near else 0)),
+        kernel_weights=rng.random((n, K if near else 0)).astype(np.float32),
+        fell_back=np.zeros(n, bool),
+        evaluations=STRATEGIES[name],
+        seconds_per_case=0.0,
+        step_predictions=[["x"] * along.shape[1]] * n,
+        step_scores=along.astype(float),
+    )
+
+
+def make_run(
+    folder: Path,
+    models: tuple[str, ...] = ("toy:left", "toy:right"),
+    strategies: tuple[str, ...] = tuple(STRATEGIES),
+    experts: tuple[str, ...] = EXPERTS,
+    images: bool = True,
+) -> Path:
+    """A complete run in `folder / "run"`; two models make gates, one alone is the summary's own."""
+    rng, samples = np.random.default_rng(0), make_samples()
+    data = {"tests": write_set(folder, samples)} if images else {}
+    known = [
+        {"id": f"reference-{i}", "question": f"Which is <{i}>?", "answer": f"the {i} & co", "experts": []}
+        for i in range(REFERENCES)
+    ]
+    plan = Plan([part for model in models for part in parts(model, strategies, REFERENCES, B)])
+    described = {model.partition(":")[2]: {"experts": experts, "routing_shape": (L, len(experts))} for model in models}
+    depends = {"data": data, "models": described, "versions": {"python": "3"}}
+    summaries = {}
+    with Run.open(folder / "run", "demo", {"seed": 0, "samples": B}, plan, depends) as run:
+        for model in models:
+            outcomes = {name: outcome(name, rng, samples, len(experts)) for name in strategies}
+            for batch in run.todo([part_name(model, "references")]):
+                run.append(batch, reference_rows(model, known, rng.random((REFERENCES, L, len(experts)))))
+            for batch in run.todo([part_name(model, name) for name in strategies]):
+                found = outcomes[batch.part.removeprefix(f"{model}/")]
+                router = outcomes["base"].weights
+                run.append(batch, rows(found, model, samples, router, known)[batch.start : batch.stop])
+            right = {name: found.right for name, found in outcomes.items()}
+            evaluations = {name: STRATEGIES[name] for name in strategies}
+            summary = summarize(right, evaluations, [sample.category for sample in samples])
+            summaries[model.partition(":")[2]] = summary
+        run.finish({"gates": summaries} if len(models) > 1 else next(iter(summaries.values())))
+    return folder / "run"
