@@ -59,6 +59,7 @@ class Preset:
     atlas_min_gain: float | None = None  # keep the router's weights where less is promised
     atlas_learning_rate: float = 0.1
     atlas_steps: int = 20
+    taylor_trust: float = 0.5  # lambda of the pull in `atlas_taylor`
 
     @classmethod
     def from_mapping(cls, settings: Mapping[str, Any]) -> Preset:

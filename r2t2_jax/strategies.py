@@ -157,7 +157,7 @@ STRATEGIES: dict[str, Callable[[Preset], Strategy]] = {
     "atlas_argmin": lambda p: _atlas("atlas_argmin", p, _table_mean(p, hard=True), "neighbors"),
     "atlas_polished": lambda p: _atlas("atlas_polished", p, _table_descent(p, "point"), "neighbors"),
     "atlas_descent": lambda p: _atlas("atlas_descent", p, _table_descent(p, "router"), "neighbors"),
-    "atlas_taylor": lambda p: _atlas("atlas_taylor", p, Taylor(p.atlas_trust), "neighbors"),
+    "atlas_taylor": lambda p: _atlas("atlas_taylor", p, Taylor(p.taylor_trust), "neighbors"),
     "atlas_mlp": lambda p: _atlas("atlas_mlp", p, _table_mean(p), "mlp"),
     "best_fixed": lambda p: _atlas("best_fixed", p, BestPoint(), "mean"),
     "gate_finetuned": lambda p: Strategy("gate_finetuned", search=Constant("tuned"), space=_plain(p)),

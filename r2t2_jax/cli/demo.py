@@ -182,7 +182,7 @@ def _print_gate(console: Console, saved: SavedRun, gate: str) -> None:
     name, summary = saved.run["models"][gate]["name"], saved.summary["gates"][gate]
     right = {key: saved.rows_of(part_name(name, key))["right"].to_numpy() for key in summary["strategies"]}
     kept, asked = summary["references"]["kept"], summary["references"]["asked"]
-    title = f"{name}: {summary['n']:,} questions, {kept:,} of {asked:,} references answered correctly"
+    title = f"{name}: {summary['n']:,} questions, {kept:,} of {asked:,} references right"
     console.print(strategy_table(title, summary, seconds_per_case(saved.seconds_per_case, name, list(right))))
     shown = [strategy for strategy in FAMILY_STRATEGIES if strategy in right]
     console.print(family_table(f"{name}: accuracy by family, %", summary, shown, FAMILY_COLUMNS))

@@ -142,9 +142,13 @@ class Taylor:
     brought back into the update space.
     """
 
-    trust: float = 0.1  # lambda
+    trust: float = 0.5  # lambda
 
     uses_router = True
+
+    def __post_init__(self) -> None:
+        if isinstance(self.trust, int | float) and not self.trust > 0:
+            raise R2T2Error(f"Taylor trust {self.trust}; it must be positive, a slope alone has no minimum")
 
     def __call__(self, problem: Problem, key: Key[Array, ""]) -> Found:
         references = problem.references

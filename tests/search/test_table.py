@@ -79,7 +79,14 @@ def test_taylor_is_a_projected_step_of_the_mean_slope():
     )
 
 
-@pytest.mark.parametrize("numbers", [{"temperature": 0.0}, {"trust": -1.0}])
-def test_bad_numbers_are_refused(numbers):
-    with pytest.raises(R2T2Error, match="atlas t"):
-        TableMean(**numbers)
+@pytest.mark.parametrize(
+    ("search", "numbers", "cause"),
+    [
+        (TableMean, {"temperature": 0.0}, "atlas temperature 0.0"),
+        (TableMean, {"trust": -1.0}, "atlas trust -1.0"),
+        (Taylor, {"trust": 0.0}, "Taylor trust 0.0"),
+    ],
+)
+def test_bad_numbers_are_refused(search, numbers, cause):
+    with pytest.raises(R2T2Error, match=cause):
+        search(**numbers)
