@@ -4,6 +4,7 @@ import csv
 import json
 import re
 from io import BytesIO
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ def _shown(row: dict[str, Any]) -> list[str]:
     return [f"{100 * row['accuracy']:.1f}", f"{low}–{high}", "–", *turned, str(row["evaluations_per_case"]), "–"]
 
 
-def test_nothing_is_loaded_and_nothing_is_run(run_folder: Path, document: Element) -> None:
+def test_nothing_is_loaded_and_nothing_is_run(document: Element) -> None:
     assert not document.named("script")
     assert not document.named("link")
     addresses = [
@@ -107,7 +108,7 @@ def test_every_figure_has_words_two_drawings_and_files(run_folder: Path, documen
             assert list(csv.DictReader(file))
     with (run_folder / "report" / "toy-left-flow.csv").open(encoding="utf-8") as file:
         steps = [{key: int(value) for key, value in row.items()} for row in csv.DictReader(file)]
-    for before, after in zip(steps, steps[1:], strict=False):
+    for before, after in pairwise(steps):
         assert after["right"] == before["right"] + after["turned_right"] - after["turned_wrong"]
         assert after["right"] + after["wrong"] == B
 

@@ -1,0 +1,69 @@
+"""Pages in headless Chromium: what it complains of, and whether they fit a window.
+
+A page is shown in a frame of the wanted width, since Chromium itself makes no window narrower than 500 pixels.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import threading
+from dataclasses import dataclass
+from functools import partial
+from html import unescape
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--hide-scrollbars",
+    "--enable-logging=stderr",
+    "--virtual-time-budget=20000",
+)
+_PROBE = """<!DOCTYPE html><body><iframe src="/{name}" style="width:{width}px;height:900px;border:0"></iframe><script>
+addEventListener("load", async () => {{
+  const page = document.querySelector("iframe").contentDocument, images = [...page.images];
+  await Promise.allSettled(images.map(image => image.decode()));
+  document.body.innerHTML = "<pre>" + JSON.stringify({{
+    width: page.documentElement.scrollWidth,
+    broken: images.filter(image => !image.naturalWidth).length,
+    wide: images.filter(image => image.getBoundingClientRect().right > {width} + 1).length,
+  }}) + "</pre>";
+}});</script>"""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """The width that the page takes, images that do not show or stand out of it, and lines on the console."""
+
+    width: int
+    broken: int
+    wide: int
+    console: list[str]
+
+
+def look(page: Path, width: int) -> Seen:
+    """Open a page `width` pixels wide."""
+    assert CHROMIUM is not None
+    probe = page.parent / f"probe-{width}.html"
+    probe.write_text(_PROBE.format(name=page.name, width=width), encoding="utf-8")
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(page.parent))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        flags = [*FLAGS, f"--user-data-dir={page.parent / 'profile'}", "--window-size=1400,1000", "--dump-dom"]
+        address = f"http://127.0.0.1:{server.server_port}/{probe.name}"
+        done = subprocess.run([CHROMIUM, *flags, address], capture_output=True, text=True, timeout=120)
+        server.shutdown()
+    found = re.search(r"<pre>(.*?)</pre>", done.stdout, re.DOTALL)
+    assert found, f"Chromium gave no answer: {done.stdout[-500:]} {done.stderr[-500:]}"
+    console = [line for line in done.stderr.splitlines() if "CONSOLE" in line and "favicon.ico" not in line]
+    return Seen(**json.loads(unescape(found[1])), console=console)
+
+
+class _Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *arguments: object) -> None:
+        """Say nothing."""
