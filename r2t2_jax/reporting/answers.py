@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -38,7 +39,8 @@ def as_text(answered: Answered) -> str:
         if part:
             console.print()
             console.print(part)
-    return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
+    lines = "\n".join(line.rstrip() for line in out.getvalue().splitlines())
+    return re.sub(r"\n{3,}", "\n\n", lines).strip()  # tables bring blank lines of their own
 
 
 def as_html(answers: Sequence[Answered]) -> str:
