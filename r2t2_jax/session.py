@@ -184,12 +184,12 @@ def _pixels(image: Any) -> UInt8[np.ndarray, "height width 3"]:
 
 def _references(port: Port, bank: ReferenceBank | str | Path | None) -> ReferenceBank:
     if isinstance(bank, ReferenceBank):
-        return bank.only_correct()
+        return bank
     if bank is not None:
-        return open_bank(port, Path(bank), get_metric(METRIC), [])
+        return open_bank(port, Path(bank), get_metric(METRIC), [], keep_wrong=True)
     key = (port.fingerprint, port.embedder.fingerprint)
     if key not in _BANKS:
-        _BANKS[key] = open_bank(port, None, get_metric(METRIC), [])
+        _BANKS[key] = open_bank(port, None, get_metric(METRIC), [], keep_wrong=True)
     return _BANKS[key]
 
 

@@ -6,12 +6,14 @@ Axis letters: B samples of a batch, A answer tokens.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from jaxtyping import Array, Int
 
 from r2t2_jax.bank import ReferenceBank
+from r2t2_jax.bank.atlas import open_atlas
 from r2t2_jax.bank.fingerprints import processing_fingerprint
 from r2t2_jax.contract import Port, Sample
 from r2t2_jax.errors import R2T2Error
@@ -58,6 +60,17 @@ def collect_bank(
         correct=correct if keep_wrong else None,
         spec=port.model.spec,
     )
+
+
+def with_shipped_atlas(bank: ReferenceBank, port: Port) -> ReferenceBank:
+    """The port's own references, answered correctly or not, with the loss atlas that ships with it, if one does.
+
+    Raises:
+        R2T2Error: the atlas cannot be read, or has no row for a reference.
+    """
+    if port.atlas is None:
+        return bank
+    return replace(bank, atlas=open_atlas(port.atlas).of([str(record["id"]) for record in bank.records]))
 
 
 def record_of(sample: Sample, prediction: str, score: float) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from r2t2_jax.datasets import load_dataset
 from r2t2_jax.datasets.catalog import SOURCES
 from r2t2_jax.datasets.registry import GROUP
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.evaluation.collect import collect_bank
+from r2t2_jax.evaluation.collect import collect_bank, with_shipped_atlas
 from r2t2_jax.evaluation.reencode import with_samples
 from r2t2_jax.metrics import Metric, get_metric
 from r2t2_jax.plugins import registered
@@ -45,19 +45,25 @@ def metric_for(data: str, name: str) -> Metric:
     return get_metric(name or (SOURCES[data].metric if data in SOURCES else "exact_match"))
 
 
-def open_bank(port: Port, path: Path | None, metric: Metric, questions: Sequence[Sample]) -> ReferenceBank:
-    """Correctly answered references of a port: those on disk, or else collected from the set registered with it.
+def open_bank(
+    port: Port, path: Path | None, metric: Metric, questions: Sequence[Sample], keep_wrong: bool = False
+) -> ReferenceBank:
+    """References of a port: those on disk, or else collected from the set registered with it.
+
+    Correctly answered ones alone, or with `keep_wrong` all of them, and the loss atlas where there is one.
 
     Raises:
         R2T2Error: the bank is another model's, the port has no set of references, or a question is a reference too.
     """
     if path is not None:
-        bank = with_samples(ReferenceBank.open(path, fingerprints_of(port)).only_correct(), port)
+        bank = ReferenceBank.open(path, fingerprints_of(port))
+        bank = with_samples(bank if keep_wrong else bank.only_correct(), port)
     else:
         name = port.name.partition(":")[0]
         if name not in registered(GROUP):
             raise R2T2Error(f"no set of references is registered for {name}: name a bank that r2t2 bank build made")
-        bank = collect_bank(port, load_dataset(name, "reference"), metric)
+        bank = collect_bank(port, load_dataset(name, "reference"), metric, keep_wrong=keep_wrong)
+        bank = with_shipped_atlas(bank, port) if keep_wrong else bank
     _check_apart(bank, questions)
     return bank
 

@@ -10,16 +10,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from r2t2_jax.bank.atlas import open_atlas
 from r2t2_jax.contract import Port, Sample
 from r2t2_jax.evaluation.batches import Rows, run_batch, threads_at_a_time
-from r2t2_jax.evaluation.collect import collect_bank
+from r2t2_jax.evaluation.collect import collect_bank, with_shipped_atlas
 from r2t2_jax.evaluation.evaluate import Evaluation, in_order_of_programs, prepare
 from r2t2_jax.evaluation.lookup import Method
 from r2t2_jax.evaluation.outcomes import rows
@@ -72,9 +70,7 @@ def record(
     names = [part_name(port.name, name) for name in (REFERENCES, *strategies)]
     if not run.todo(names):
         return
-    bank = collect_bank(port, references, metric, keep_wrong=True)
-    if port.atlas is not None:
-        bank = replace(bank, atlas=open_atlas(port.atlas).of([str(record["id"]) for record in bank.records]))
+    bank = with_shipped_atlas(collect_bank(port, references, metric, keep_wrong=True), port)
     run.check()
     questions = encode_questions(port, tests)
     run.time(part_name(port.name, ENCODE), 1, questions.seconds_per_case)
