@@ -31,6 +31,7 @@ from jaxtyping import Array, Bool, Key
 from r2t2_jax.contract import Params, Query, References, Reroutable, Rerouted, RoutedModel
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.kernels import Linear
+from r2t2_jax.search import MeanShift
 from r2t2_jax.search.problem import NoLoss, Problem
 from r2t2_jax.strategies import Strategy, check_needs
 
@@ -160,7 +161,9 @@ def reroute_batch(
     neighborhoods = None
     if references is not None:
         neighborhoods = dataclasses.replace(references, **shared)
-        shared = {name: getattr(references, name) for name in shared}
+        # Banks differ in size, and a program in whose arguments they stand would be compiled for each.
+        read = {"bank_routing": isinstance(strategy.search, MeanShift), "points": True}
+        shared = {name: getattr(references, name) if read[name] else None for name in shared}
     samples = (queries, neighborhoods, keys)
     if mesh is None:
         return _reroute_samples(strategy, params, shared, samples, model=model, mesh=None)

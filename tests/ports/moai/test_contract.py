@@ -136,6 +136,7 @@ def test_the_loss_is_the_mean_over_the_tokens_generated_after_one_another(featur
     assert float(totals[8]) == pytest.approx(-2 * float(two), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_policies_of_recomputation_change_no_gradient(features):
     answer, values, found = answer_of(7, 8, 95), some_routing(), []
     _, params = tiny()

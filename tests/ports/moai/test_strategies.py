@@ -107,13 +107,21 @@ def test_a_tied_shift_moves_all_mixers_alike_and_starts_at_the_base_model():
     np.testing.assert_allclose(found.losses[0, 0], quick_jit(lambda: loss(None))(), atol=1e-5)
 
 
-@pytest.mark.parametrize(("space", "tied"), [("shift", False), ("logit", True)])
+@pytest.mark.parametrize(
+    ("space", "tied"), [pytest.param("shift", False, marks=pytest.mark.slow), pytest.param("logit", True)]
+)
 def test_descent_lowers_the_oracle_loss(space, tied):
     found = run("oracle", space=space, tied=tied, optimizer="adam", learning_rate=0.05, steps=4)
     assert (found.losses[:, -1] < found.losses[:, 0]).all()
 
 
-@pytest.mark.parametrize("name", sorted(set(STRATEGIES) - {"ngd", "oracle", "random_neighbors", "shuffled_references"}))
+QUICK = ("base", "router_mean", "kernel_regression", "mode_finding", "atlas")
+OTHERS = sorted(set(STRATEGIES) - {"ngd", "oracle", "random_neighbors", "shuffled_references"})
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in OTHERS]
+)
 def test_every_other_strategy_runs(name):
     model, _, queries, references = problem()
     found = run(name)
