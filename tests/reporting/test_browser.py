@@ -8,7 +8,7 @@ from r2t2_jax.reporting.html import write_report
 from tests.reporting.browser import CHROMIUM, Seen, look
 from tests.reporting.example_run import make_run
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")]
 
 
 @pytest.fixture(scope="module")
