@@ -128,7 +128,7 @@ def load(variant: str | None) -> Port:
     from ports.moai.params import merge_plora
     from ports.moai.processing import MoAIProcessor
     from ports.moai.tokens import FILE, Tokenizer
-    from r2t2_jax.bank.hashed_words import default_embedder
+    from r2t2_jax.hashed_words import default_embedder
 
     if not variant:
         raise R2T2Error("moai comes without weights: convert a checkpoint with r2t2 convert, then load moai:DIR")

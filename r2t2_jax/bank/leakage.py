@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from r2t2_jax.bank.fingerprints import image_digest
-from r2t2_jax.bank.hashed_words import HashedWords
 from r2t2_jax.bank.reference_bank import ReferenceBank
 from r2t2_jax.contract import Sample
+from r2t2_jax.hashed_words import HashedWords
 from r2t2_jax.index import build_index
 
 ALIKE = 0.9  # cosine of hashed words and word pairs: a word or two of ten changed

@@ -49,9 +49,9 @@ class BankBuild:
 
     def run(self) -> None:
         """Build, and say what came of it."""
-        from r2t2_jax.bank.hashed_words import question_embedder
         from r2t2_jax.evaluation.building import Wanted, build_bank
         from r2t2_jax.evaluation.question_sets import read_sets
+        from r2t2_jax.hashed_words import question_embedder
         from r2t2_jax.loading import load
 
         wanted = Wanted(self.limit, self.keep, self.features, self.batch_size)

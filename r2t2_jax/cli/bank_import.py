@@ -28,8 +28,8 @@ class BankImport:
 
     def run(self) -> None:
         """Import, and say what was found."""
-        from r2t2_jax.bank.hashed_words import default_embedder, question_embedder
         from r2t2_jax.bank.importing import import_bank
+        from r2t2_jax.hashed_words import default_embedder, question_embedder
 
         embedder = question_embedder(self.embedder) if self.embedder else default_embedder()
         bank = import_bank(self.file, embedder)

@@ -62,8 +62,8 @@ class Demo:
 
         from rich.console import Console
 
-        from r2t2_jax.bank.hashed_words import question_embedder
         from r2t2_jax.datasets import load_dataset
+        from r2t2_jax.hashed_words import question_embedder
         from r2t2_jax.loading import load
         from r2t2_jax.reporting.html import REPORT, write_report
         from r2t2_jax.runs.reading import open_run

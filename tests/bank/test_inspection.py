@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from r2t2_jax.bank import ReferenceBank
-from r2t2_jax.bank.hashed_words import HashedWords
 from r2t2_jax.bank.inspection import inspect_bank
 from r2t2_jax.bank.knowledge import other_neighbors, routing_knowledge
 from r2t2_jax.bank.leakage import find_leakage
 from r2t2_jax.errors import R2T2Error
+from r2t2_jax.hashed_words import HashedWords
 from r2t2_jax.reporting.bank import inspection_page, inspection_text
 from r2t2_jax.routing import RoutingSpec
 from tests.toy_port import make_samples
