@@ -187,7 +187,7 @@ def check_needs(strategy: Strategy, model: Reroutable, queries: Query, reference
     if isinstance(strategy.search, Constant) and strategy.search.which == "task" and queries.task is None:
         raise R2T2Error(f"{name} needs the queries' task weights, and nobody gave any")
     if isinstance(strategy.search, Constant) and strategy.search.which == "tuned" and queries.tuned is None:
-        raise R2T2Error(f"{name} needs the weights of a fine-tuned gate: evaluation.finetuned_gate")
+        raise R2T2Error(f"{name} needs the weights of a fine-tuned gate: evaluation.atlas_controls.train_gate")
     if strategy.table is not None and (references is None or references.points is None):
         raise R2T2Error(f"{name} reads the bank's loss atlas and it has none; make one with `r2t2 bank atlas`")
     if strategy.kernel is not None and (references is None or references.weights is None):

@@ -26,25 +26,24 @@ GATE_STEPS, GATE_BATCH, GATE_RATE = 400, 64, 3e-3
 Network = dict[str, Array]
 
 
-def predict_losses(
-    embeddings: Float[np.ndarray, "N M"],
-    losses: Float[np.ndarray, "N G"],
-    queries: Float[np.ndarray, "B M"],
-    seed: int = 0,
-) -> Float[np.ndarray, "B G"]:
-    """Losses at the atlas's points, guessed from a question's embedding by a network with one hidden layer.
+def fit_predictor(embeddings: Float[np.ndarray, "N M"], losses: Float[np.ndarray, "N G"], seed: int = 0) -> Network:
+    """A network with one hidden layer that guesses the losses at the atlas's points from a question's embedding.
 
     It is fitted on every reference's row of the table: mean squared error, AdamW with a cosine schedule.
 
     Args:
         embeddings, losses: of the references.
-        queries: embeddings of the test samples.
         seed: of the first weights and of the order of the references.
     """
-    fitted = _fit(jnp.asarray(embeddings), jnp.asarray(losses), jax.random.key(seed))
-    return np.asarray(jax.jit(_guess)(fitted, jnp.asarray(queries)))
+    return _fit(jnp.asarray(embeddings), jnp.asarray(losses), jax.random.key(seed))
 
 
+def predict_losses(network: Network, queries: Float[np.ndarray, "B M"]) -> Float[np.ndarray, "B G"]:
+    """Losses at the atlas's points, guessed from the embeddings of the test samples."""
+    return np.asarray(_guess(network, jnp.asarray(queries)))
+
+
+@jax.jit
 def _guess(network: Network, embeddings: Float[Array, "B M"]) -> Float[Array, "B G"]:
     hidden = jax.nn.gelu(jnp.matmul(embeddings, network["in"]) + network["in_bias"][None])
     return jax.nn.sigmoid(jnp.matmul(hidden, network["out"]) + network["out_bias"][None])
@@ -75,18 +74,14 @@ def _fit(embeddings: Float[Array, "N M"], losses: Float[Array, "N G"], key: Key[
     return fitted
 
 
-def finetuned_gate(
-    port: Port, features: Features, answers: Answer, queries: Features, seed: int = 0
-) -> Float[np.ndarray, "B L E"]:
-    """Routing of the test samples by the port's gate, trained on the references' answers; all else stays frozen.
+def train_gate(port: Port, features: Features, answers: Answer, seed: int = 0) -> Params:
+    """The port's parameters, its gate trained on the references' answers; all else stays frozen.
 
     Cross-entropy of the answers under the gate's own routing, Adam with a cosine schedule, 400 steps of 64 references.
-    Where gates are per token the weights handed back are their mean, as r0 is.
 
     Args:
         port: the model; `port.gate` says which of its parameters are the gate's.
         features, answers: of the references, answered correctly or not; every leaf has a leading axis N.
-        queries: features of the test samples.
         seed: of the order of the references.
 
     Raises:
@@ -99,8 +94,7 @@ def finetuned_gate(
     if not any(mine):
         raise R2T2Error(f"{port.name} has no parameters below {port.gate!r}, where Port.gate says its gate is")
     answers = jax.tree.map(jnp.asarray, answers)
-    tuned = _train(port.params, features, answers, jax.random.key(seed), model=port.model, mine=tuple(mine))
-    return np.asarray(_route(tuned, queries, model=port.model))
+    return _train(port.params, features, answers, jax.random.key(seed), model=port.model, mine=tuple(mine))
 
 
 def _leaves(tree: Any) -> list[tuple[Any, Array]]:
@@ -108,7 +102,8 @@ def _leaves(tree: Any) -> list[tuple[Any, Array]]:
 
 
 @partial(jax.jit, static_argnames="model")
-def _route(params: Params, features: Features, *, model: RoutedModel) -> Float[Array, "B L E"]:
+def route_by(params: Params, features: Features, *, model: RoutedModel) -> Float[Array, "B L E"]:
+    """The routing that a gate gives the test samples; where gates are per token their mean, as r0 is."""
     return jax.lax.map(partial(model.route, params), features)
 
 

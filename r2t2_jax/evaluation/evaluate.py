@@ -13,16 +13,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
 from r2t2_jax.bank import ReferenceBank
 from r2t2_jax.baselines import AtlasEnsemble
 from r2t2_jax.baselines.atlas_ensemble import answer_together
-from r2t2_jax.contract import Port, Query, References
+from r2t2_jax.contract import Params, Port, Query, References
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.evaluation.atlas_controls import finetuned_gate
+from r2t2_jax.evaluation.atlas_controls import route_by, train_gate
 from r2t2_jax.evaluation.batches import Rows, map_batches, progress_bar, take, threads_at_a_time
-from r2t2_jax.evaluation.lookup import Lookup, Method, look_up
+from r2t2_jax.evaluation.lookup import Library, Lookup, Method, open_library
 from r2t2_jax.evaluation.outcomes import Outcome
 from r2t2_jax.evaluation.passes import generate_along, generate_batch
 from r2t2_jax.evaluation.questions import BATCH, Questions
@@ -117,6 +117,57 @@ class Evaluation:
         )
 
 
+@dataclass(frozen=True)
+class Setup:
+    """What is done once for a model, a bank and some strategies, whatever is asked afterwards.
+
+    `tuned` are the model's parameters with its gate fine-tuned on the bank, where a strategy compares with that.
+    """
+
+    port: Port
+    library: Library
+    metric: Metric
+    seed: int
+    tuned: Params | None
+
+    def asked(self, questions: Questions, places: Int[np.ndarray, "B"]) -> Evaluation:
+        """Find the neighbours of some questions.
+
+        Args:
+            questions: all of a test set, or a batch.
+            places: where in the test set they stand; a sample's draws depend on its place and the seed alone.
+
+        Raises:
+            R2T2Error: a strategy asks for more neighbours than the bank has references.
+        """
+        keys = sample_keys(self.seed, places)
+        lookup = self.library.look_up(questions.embeddings, keys)
+        queries = questions.queries
+        if self.tuned is not None:
+            queries = replace(queries, tuned=jnp.asarray(route_by(self.tuned, queries.features, model=self.port.model)))
+        return Evaluation(self.port, questions, queries, self.metric, keys, lookup)
+
+
+def set_up(port: Port, bank: ReferenceBank, strategies: Mapping[str, Method], metric: Metric, seed: int = 0) -> Setup:
+    """Fit what strategies need; what does not fit is refused here, before hours of work.
+
+    Arguments and errors are those of `prepare`.
+    """
+    for what, theirs, ours in (
+        ("model", bank.model_fingerprint, port.fingerprint),
+        ("embedder", bank.embedder_fingerprint, port.embedder.fingerprint),
+    ):
+        if theirs != ours:
+            raise R2T2Error(f"the bank was made with {what} {theirs!r}, this is {what} {ours!r}: collect it again")
+    if bank.atlas is not None:
+        bank.atlas.check(port.fingerprint, port.model.spec)
+    library = open_library(bank, strategies, seed)
+    tuned = None
+    if any(isinstance(one.search, Constant) and one.search.which == "tuned" for one in _searching(strategies)):
+        tuned = train_gate(port, *bank.samples(np.arange(len(bank))), seed)
+    return Setup(port, library, metric, seed, tuned)
+
+
 def prepare(
     port: Port,
     bank: ReferenceBank,
@@ -138,21 +189,7 @@ def prepare(
     Raises:
         R2T2Error: the bank is another model's, or a strategy asks for more neighbours than it has references.
     """
-    for what, theirs, ours in (
-        ("model", bank.model_fingerprint, port.fingerprint),
-        ("embedder", bank.embedder_fingerprint, port.embedder.fingerprint),
-    ):
-        if theirs != ours:
-            raise R2T2Error(f"the bank was made with {what} {theirs!r}, this is {what} {ours!r}: collect it again")
-    keys = sample_keys(seed, np.arange(len(questions.samples)))
-    if bank.atlas is not None:
-        bank.atlas.check(port.fingerprint, port.model.spec)
-    lookup = look_up(bank, strategies, questions.embeddings, keys, seed)
-    queries = questions.queries
-    if any(isinstance(one.search, Constant) and one.search.which == "tuned" for one in _searching(strategies)):
-        everyone = bank.samples(np.arange(len(bank)))
-        queries = replace(queries, tuned=jnp.asarray(finetuned_gate(port, *everyone, queries.features, seed)))
-    return Evaluation(port, questions, queries, metric, keys, lookup)
+    return set_up(port, bank, strategies, metric, seed).asked(questions, np.arange(len(questions.samples)))
 
 
 def _searching(strategies: Mapping[str, Method]) -> list[Strategy]:

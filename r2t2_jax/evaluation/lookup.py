@@ -14,8 +14,9 @@ from jaxtyping import Array, Float, Int, Key
 from r2t2_jax.bank import ReferenceBank
 from r2t2_jax.baselines import AtlasEnsemble
 from r2t2_jax.contract import References
-from r2t2_jax.evaluation.atlas_controls import predict_losses
+from r2t2_jax.evaluation.atlas_controls import Network, fit_predictor, predict_losses
 from r2t2_jax.evaluation.batches import Rows, take
+from r2t2_jax.index import Index
 from r2t2_jax.neighbors import Neighbors, select
 from r2t2_jax.strategies import Strategy
 
@@ -67,30 +68,54 @@ class Lookup:
         return indices if self.strategies[name].table is not None else self.numbers[indices]
 
 
-def look_up(
-    bank: ReferenceBank,
-    strategies: Mapping[str, Method],
-    embeddings: Float[np.ndarray, "B M"],
-    keys: Key[Array, "B"],
-    seed: int,
-) -> Lookup:
-    """Find everybody's neighbours.
+@dataclass(frozen=True)
+class Library:
+    """A bank ready to be asked: its indices, and what is fitted on its rows once for all questions.
 
-    Raises:
-        R2T2Error: a strategy asks for more neighbours than there are references, or for an atlas that is not there.
+    Args:
+        bank: every reference; `correct` are those answered correctly.
+        strategies: by name.
+        near, everywhere: indices of the correct references and, where a strategy reads the atlas, of all.
+        network: fitted on the atlas, where `atlas_mlp` asks for it.
     """
-    correct, tables = bank.only_correct(), {strategy.table for strategy in strategies.values()}
-    near, everywhere = correct.index(), bank.index() if "neighbors" in tables else None
 
-    def neighbors_of(strategy: Method) -> Neighbors | None:
-        index = near if strategy.table is None else everywhere
+    bank: ReferenceBank
+    correct: ReferenceBank
+    strategies: Mapping[str, Method]
+    near: Index
+    everywhere: Index | None
+    network: Network | None
+
+    def look_up(self, embeddings: Float[np.ndarray, "B M"], keys: Key[Array, "B"]) -> Lookup:
+        """Find everybody's neighbours; `keys` draw those of the null selectors.
+
+        Raises:
+            R2T2Error: a strategy asks for more neighbours than there are references.
+        """
+        neighborhoods = {name: self._neighbors_of(one, embeddings, keys) for name, one in self.strategies.items()}
+        guessed = None if self.network is None else predict_losses(self.network, embeddings)
+        numbers = np.flatnonzero(self.bank.right)
+        return Lookup(self.bank, self.correct, numbers, self.strategies, neighborhoods, guessed)
+
+    def _neighbors_of(
+        self, strategy: Method, embeddings: Float[np.ndarray, "B M"], keys: Key[Array, "B"]
+    ) -> Neighbors | None:
+        index = self.near if strategy.table is None else self.everywhere
         if strategy.selector is None or index is None:
             return None
         return select(strategy.selector, index, embeddings, keys)
 
-    neighborhoods = {name: neighbors_of(strategy) for name, strategy in strategies.items()}
-    guessed = None
+
+def open_library(bank: ReferenceBank, strategies: Mapping[str, Method], seed: int) -> Library:
+    """What is done once, whoever is looked up later.
+
+    Raises:
+        R2T2Error: a strategy asks for an atlas that is not there.
+    """
+    correct, tables = bank.only_correct(), {strategy.table for strategy in strategies.values()}
+    everywhere = bank.index() if "neighbors" in tables else None
+    network = None
     if "mlp" in tables:
         known = bank.known_atlas.rows(np.arange(len(bank)))
-        guessed = predict_losses(np.asarray(bank.embeddings), known, embeddings, seed)
-    return Lookup(bank, correct, np.flatnonzero(bank.right), strategies, neighborhoods, guessed)
+        network = fit_predictor(np.asarray(bank.embeddings), known, seed)
+    return Library(bank, correct, strategies, correct.index(), everywhere, network)

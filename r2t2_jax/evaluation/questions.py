@@ -13,9 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
+from tqdm import tqdm
 
 from r2t2_jax.checks import check_finite
-from r2t2_jax.contract import Answer, Features, Port, Query, Sample
+from r2t2_jax.contract import Answer, Features, Inputs, Port, Query, Sample
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.evaluation.batches import Rows, map_batches, progress_bar, take, threads_at_a_time
 from r2t2_jax.evaluation.passes import encode_batch
@@ -36,24 +37,41 @@ class Questions:
     seconds_per_case: float
 
 
-def encode_questions(port: Port, samples: Sequence[Sample], batch_size: int = BATCH) -> Questions:
-    """Prepare, encode and embed.
+@dataclass(frozen=True)
+class Prepared:
+    """What the host makes of samples before the model sees them: inputs (a leading axis B) and question embeddings."""
+
+    samples: tuple[Sample, ...]
+    inputs: Inputs
+    embeddings: Float[np.ndarray, "B M"]
+
+
+def prepare_questions(port: Port, samples: Sequence[Sample]) -> Prepared:
+    """Prepare and embed.
 
     Raises:
-        R2T2Error: there is no sample, a feature is NaN, or a sample names an expert that the model does not have.
+        R2T2Error: there is no sample, or the port cannot prepare one.
     """
     if not samples:
         raise R2T2Error("there is no sample to encode")
     # All at once: samples of one set share a length bucket, so their features can be stacked.
     inputs = port.processor.prepare(port.params, samples)
+    return Prepared(tuple(samples), inputs, port.embedder.embed([sample.question for sample in samples]))
+
+
+def encode_prepared(port: Port, prepared: Prepared, batch_size: int, progress: tqdm, threads: int = 1) -> Questions:
+    """Encode in batches, `threads` of them at a time.
+
+    Raises:
+        R2T2Error: a feature is NaN, or a sample names an expert that the model does not have.
+    """
+    samples = prepared.samples
 
     def encode(rows: Rows) -> tuple[Features, Float[Array, "B L E"]]:
-        return encode_batch(port.params, take(inputs, rows), model=port.model)
+        return encode_batch(port.params, take(prepared.inputs, rows), model=port.model)
 
-    with progress_bar(len(samples), f"{port.name}: encode") as progress:
-        (features, routing), seconds = map_batches(encode, len(samples), batch_size, progress, threads_at_a_time())
+    (features, routing), seconds = map_batches(encode, len(samples), batch_size, progress, threads)
     check_finite(f"{port.name} features", features)
-    embeddings = port.embedder.embed([sample.question for sample in samples])
     query = Query(
         features=features,
         routing=routing,
@@ -61,7 +79,18 @@ def encode_questions(port: Port, samples: Sequence[Sample], batch_size: int = BA
         answer=_labels(port, samples),
         task=_task_routing(port, samples),
     )
-    return Questions(tuple(samples), query, embeddings, seconds)
+    return Questions(samples, query, prepared.embeddings, seconds)
+
+
+def encode_questions(port: Port, samples: Sequence[Sample], batch_size: int = BATCH) -> Questions:
+    """Prepare, encode and embed.
+
+    Raises:
+        R2T2Error: there is no sample, a feature is NaN, or a sample names an expert that the model does not have.
+    """
+    prepared = prepare_questions(port, samples)
+    with progress_bar(len(samples), f"{port.name}: encode") as progress:
+        return encode_prepared(port, prepared, batch_size, progress, threads_at_a_time())
 
 
 def _support(port: Port, features: Features, routing: Float[Array, "B L E"]) -> Bool[Array, "B L E"]:
