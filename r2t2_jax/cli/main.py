@@ -19,11 +19,13 @@ from r2t2_jax.cli.datasets_prepare import PrepareDataset
 from r2t2_jax.cli.datasets_show import ShowDataset
 from r2t2_jax.cli.demo import Demo
 from r2t2_jax.cli.diagnose import Diagnose
+from r2t2_jax.cli.evaluate import Eval
 from r2t2_jax.cli.failures import explain, forget_output
 from r2t2_jax.cli.fit import FitMemory
 from r2t2_jax.cli.parsing import Command, parse
 from r2t2_jax.cli.pocket_scene import PocketScene
 from r2t2_jax.cli.report import Report
+from r2t2_jax.cli.reproduce import Reproduce
 from r2t2_jax.cli.tune import Tune
 
 # To add a command, add a line: the words a user types ("bank build" is `build` in the group `bank`) and a dataclass.
@@ -44,9 +46,11 @@ COMMANDS: dict[str, type[Command]] = {
     "datasets prepare": PrepareDataset,
     "datasets show": ShowDataset,
     "diagnose": Diagnose,
+    "eval": Eval,
     "fit": FitMemory,
     "pocket scene": PocketScene,
     "report": Report,
+    "reproduce": Reproduce,
     "tune": Tune,
 }
 

@@ -1,0 +1,54 @@
+"""The paper's own numbers, as printed in arXiv 2502.20395."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import cache
+from importlib.resources import files
+from statistics import fmean
+from typing import Any
+
+from r2t2_jax.errors import R2T2Error
+
+NUMBERS = "paper.json"
+MME, MME_SCALE = "MME-P", 20  # MME perception has 2,000 points
+LEFT_OUT = ("PhysBench",)  # of the ablations' averages
+COLUMN_OF = {  # the paper's columns by our sets' names
+    "mmbench": "MMBench",
+    "mme_p": "MME-P",
+    "sqa_img": "SQA-IMG",
+    "ai2d": "AI2D",
+    "textvqa": "TextVQA",
+    "gqa": "GQA",
+    "cvbench2d": "CVBench2D",
+    "cvbench3d": "CVBench3D",
+    "physbench": "PhysBench",
+}
+
+
+@cache
+def paper_numbers() -> Mapping[str, Any]:
+    """Every table of the paper, row by row."""
+    return json.loads(files("r2t2_jax.reproduction").joinpath(NUMBERS).read_text(encoding="utf-8"))
+
+
+def paper_rows(table: str) -> dict[str, dict[str, float]]:
+    """The rows of a table with benchmarks as columns, by name; the parts of a name are joined by a space.
+
+    Raises:
+        R2T2Error: there is no such table.
+    """
+    numbers = paper_numbers()
+    if table not in numbers:
+        raise R2T2Error(f"the paper's numbers have no table {table!r}; they have {', '.join(numbers)}")
+    return {
+        " ".join(row["name"]): {key: value for key, value in row.items() if key != "name" and value is not None}
+        for row in numbers[table]
+    }
+
+
+def average(row: Mapping[str, float]) -> float:
+    """The average as the paper's ablations have it: the mean of eight benchmarks, MME's points divided by 20."""
+    values = {key: value for key, value in row.items() if key not in LEFT_OUT}
+    return fmean(value / MME_SCALE if key == MME else value for key, value in values.items())

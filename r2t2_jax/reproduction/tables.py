@@ -1,0 +1,129 @@
+"""The tables there are, as the files in `tables/` describe them.
+
+A file holds
+
+    shows      what it reproduces of the paper: ["table6", "table11"]; empty for what the paper does not show
+    title, question    what it compares, and what it asks
+    kind       how its result is worked out and shown (`results.py`)
+    samples    questions of each set on pocket's scale; `--samples` says otherwise
+    settings   under which settings its rows are run: "own", the model's own preset, and "paper"
+    paper      the paper's table whose rows stand beside ours
+    rows       by name, as `trials.Trial`; or
+    grid       fields of the preset and the values each takes: a row for every combination
+    detailed   whether every step and neighbour is kept, as the report wants them
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from r2t2_jax.errors import R2T2Error
+from r2t2_jax.presets import Preset
+from r2t2_jax.reproduction.paper import paper_rows
+from r2t2_jax.reproduction.trials import Trial, trial_of
+
+ALL = "all"
+OWN, PAPER = "own", "paper"
+FIELDS = ("shows", "title", "question", "kind", "samples", "settings", "paper", "rows", "grid", "detailed")
+
+
+@dataclass(frozen=True)
+class Table:
+    """A file of `tables/`, read."""
+
+    name: str
+    shows: tuple[str, ...]
+    title: str
+    question: str
+    kind: str
+    samples: int
+    settings: tuple[str, ...]
+    paper: str
+    trials: tuple[Trial, ...]
+    detailed: bool
+
+    @property
+    def paper_rows(self) -> Mapping[str, Mapping[str, float]]:
+        """The paper's rows by name; none where the paper has no such table."""
+        return paper_rows(self.paper) if self.paper else {}
+
+
+@cache
+def tables() -> dict[str, Table]:
+    """Every table by name, those of the paper first."""
+    folder = files("r2t2_jax.reproduction").joinpath("tables")
+    found = [
+        table_of(entry.name.removesuffix(".json"), json.loads(entry.read_text(encoding="utf-8")))
+        for entry in folder.iterdir()
+        if entry.name.endswith(".json")
+    ]
+    return {table.name: table for table in sorted(found, key=_order)}
+
+
+def _order(table: Table) -> tuple[int, int, str]:
+    number = "".join(letter for letter in table.name if letter.isdigit())
+    return ("table", "figure").index(table.name.rstrip("0123456789")) if number else 2, int(number or 0), table.name
+
+
+def choose_tables(name: str) -> list[Table]:
+    """The tables called `name`, under their own name or the paper's: `table11` is shown by `table6`; `all` of them.
+
+    Raises:
+        R2T2Error: there is none.
+    """
+    known = tables()
+    if name == ALL:
+        return list(known.values())
+    chosen = [table for table in known.values() if name == table.name or name in table.shows]
+    if not chosen:
+        shown = {one for table in known.values() for one in (table.name, *table.shows)}
+        raise R2T2Error(f"unknown table {name!r}; choose one of {', '.join(sorted(shown, key=_natural))}, or {ALL}")
+    return chosen
+
+
+def _natural(name: str) -> tuple[str, int]:
+    head = name.rstrip("0123456789")
+    return head, int(name[len(head) :] or 0)
+
+
+def table_of(name: str, content: Mapping[str, Any]) -> Table:
+    """A table as its file describes it.
+
+    Raises:
+        R2T2Error: a field is unknown, a row's setting is unknown, or the paper has no such table or row.
+    """
+    unknown = sorted(set(content) - set(FIELDS))
+    if unknown:
+        raise R2T2Error(f"table {name} has unknown fields {unknown}; known are {', '.join(FIELDS)}")
+    rows = {**content.get("rows", {}), **_grid(content.get("grid", {}))}
+    table = Table(
+        name=name,
+        shows=tuple(content["shows"]),
+        title=content["title"],
+        question=content["question"],
+        kind=content["kind"],
+        samples=content["samples"],
+        settings=tuple(content["settings"]),
+        paper=content.get("paper", ""),
+        trials=tuple(trial_of(key, entry, f"table {name}") for key, entry in rows.items()),
+        detailed=content.get("detailed", False),
+    )
+    for trial in table.trials:
+        Preset.from_mapping(trial.preset)  # an unknown setting is told when the file is read
+        if trial.paper and trial.paper not in table.paper_rows:
+            raise R2T2Error(f"table {name}: the paper's {table.paper} has no row {trial.paper!r}")
+    return table
+
+
+def _grid(values: Mapping[str, list[Any]]) -> dict[str, dict[str, Any]]:
+    """A row for every combination, called by its values."""
+    if not values:
+        return {}
+    combinations = [dict(zip(values, some, strict=True)) for some in itertools.product(*values.values())]
+    return {", ".join(map(str, preset.values())): {"preset": preset} for preset in combinations}
