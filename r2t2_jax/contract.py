@@ -54,7 +54,7 @@ class RoutedModel(Protocol):
     """A frozen mixture of experts whose router can be overruled. Hashable: it is a static argument of jit.
 
     A model whose samples have live experts of their own also has `support(features) -> Bool[Array, "*B L E"]`, which
-    takes one sample's features or a batch's.
+    takes one sample's features or a batch's. `TellingModel` says what rivals of re-routing may ask beside.
     """
 
     @property
@@ -90,6 +90,17 @@ class RoutedModel(Protocol):
 
     def as_answer(self, tokens: Int[Array, "A"]) -> Answer:
         """Generated tokens as an answer, so that `answer_loss` can score the model's own words (`best_of_n`)."""
+        ...
+
+
+@runtime_checkable
+class TellingModel(RoutedModel, Protocol):
+    """A routed model that also tells what it thinks of every word, for the strategies that sharpen it (`entropy`)."""
+
+    def token_logprobs(
+        self, params: Params, features: Features, routing: Routing | None, answer: Answer
+    ) -> tuple[Float[Array, "A V"], Bool[Array, "A"]]:
+        """Log-probability of every word at each place of an answer, given the words before it; which places count."""
         ...
 
 
@@ -185,7 +196,8 @@ class ModelShapes:
     `shapes(variant: str | None, question_tokens: int | None, answer_tokens: int | None) -> ModelShapes`. Without token
     counts it takes the model's usual ones, and says in an `R2T2Error` which it cannot have. Every leaf is a
     `jax.ShapeDtypeStruct`: `params` in the types in which they are held while re-routing (their bytes are counted),
-    `features` (for instance `jax.eval_shape(model.encode, params, inputs)`) and `answer` those of one sample.
+    `features` (for instance `jax.eval_shape(model.encode, params, inputs)`) and `answer` those of one sample. `costs`
+    are for `r2t2 cost`.
     """
 
     name: str
@@ -193,6 +205,62 @@ class ModelShapes:
     params: Params
     features: Features
     answer: Answer
+    costs: Costs | None = None
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What a model's passes over one sample cost in closed form: FLOPs, 2 x multiply-add of products and convolutions.
+
+    Each number equals a count over the program it stands for (`program.count_flops`), and a test of the port says so.
+
+    Args:
+        raw: one sample as it comes to `prepare`, as shapes.
+        prepare: raw samples to what `encode` takes, for a port whose processor runs parts of the model; `None` where
+            raw samples are those inputs.
+        prepare_flops: of `prepare`.
+        encode_flops: of `RoutedModel.encode`.
+        route_flops: of `RoutedModel.route`, the router's own pass over features.
+        answer_flops: of `answer_loss` under the router's own weights: the prompt's pass and the answer's tokens.
+        replaced_flops: of `answer_loss` under given weights: one evaluation.
+        ladder: ways to compute one neighbour's loss and gradient, from the literal one to the cheapest.
+    """
+
+    raw: Any
+    prepare: Callable[[Params, Any], Inputs] | None
+    prepare_flops: int
+    encode_flops: int
+    route_flops: int
+    answer_flops: int
+    replaced_flops: int
+    ladder: tuple[Rung, ...]
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One way to compute a neighbour's loss and its gradient with respect to r. All rungs of a ladder give the same.
+
+    Args:
+        name: what this rung saves over the one before it, in a few words.
+        about: the same in a sentence.
+        params: what the rung's functions take as parameters, as shapes.
+        once: from a raw sample, what is computed once and used in every step; here stands all that is saved of a step.
+        loss: the loss at r [L, E]: `loss(r, params, kept, answer)` with `kept` from `once`.
+        once_flops: of `once`.
+        step_flops: of the loss and its gradient.
+        every_gradient: the gradient with respect to every parameter too, as training would compute it.
+        stored: `once` is done when the bank is made, not for every test sample.
+    """
+
+    name: str
+    about: str
+    params: Params
+    once: Callable[[Params, Any], Any]
+    loss: Callable[[Float[Array, "L E"], Params, Any, Answer], Float[Array, ""]]
+    once_flops: int
+    step_flops: int
+    every_gradient: bool = False
+    stored: bool = False
 
 
 @jax.tree_util.register_dataclass
@@ -200,7 +268,9 @@ class ModelShapes:
 class Query:
     """One test sample. `answer`, the label, is read by the oracle alone, and `task` by `task_routing` alone.
 
-    `tuned` are the weights of a gate fine-tuned on the references, read by `gate_finetuned` alone.
+    `tuned` are the weights of a gate fine-tuned on the references, read by `gate_finetuned` alone. `views` are features
+    of the same question on changed copies of the image [V ...], `shuffled` those on its patches in disorder; strategies
+    say which they read (`Strategy.pictures`).
     """
 
     features: Features
@@ -209,6 +279,8 @@ class Query:
     answer: Answer | None = None
     task: Float[Array, "L E"] | None = None
     tuned: Float[Array, "L E"] | None = None
+    views: Features | None = None
+    shuffled: Features | None = None
 
 
 @jax.tree_util.register_dataclass

@@ -60,6 +60,11 @@ class Preset:
     atlas_learning_rate: float = 0.1
     atlas_steps: int = 20
     taylor_trust: float = 0.5  # lambda of the pull in `atlas_taylor`
+    # rivals (docs/rivals.md); what they share with descent above is not repeated
+    entropy_margin: float = 0.5545  # nats; a sample less sure than this is left alone: 0.4 ln C for C = 4 options
+    eata_pull: float = 1.0  # lambda of the divergence from the router's weights
+    rewiring_learning_rate: float = 0.05
+    rewiring_steps: int = 5
 
     @classmethod
     def from_mapping(cls, settings: Mapping[str, Any]) -> Preset:

@@ -31,8 +31,9 @@ from jaxtyping import Array, Bool, Key
 from r2t2_jax.contract import Params, Query, References, Reroutable, Rerouted, RoutedModel
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.kernels import Linear
+from r2t2_jax.objectives import Anchored
 from r2t2_jax.search import MeanShift
-from r2t2_jax.search.problem import NoLoss, Problem
+from r2t2_jax.search.problem import Problem
 from r2t2_jax.strategies import Strategy, check_needs
 
 DATA_AXIS = "data"
@@ -50,19 +51,11 @@ def reroute_sample(
     if strategy.search is None:
         own = query.routing
         return Rerouted(None, own, own[None], jnp.zeros(0), jnp.asarray(False), {}, evaluations=1)
-    objective = strategy.objective
-    problem = Problem(
-        model.spec,
-        strategy.space,
-        query,
-        references,
-        NoLoss() if objective is None else partial(objective, model, params, query, references),
-        0 if objective is None else objective.forwards(references),
-    )
+    problem, before = problem_of(strategy, model, params, query, references)
     found = strategy.search(problem, key)
 
     routing = jax.vmap(problem.routing)(found.path)  # values [P, L, E]
-    evaluations = found.evaluations + strategy.search.uses_router + 1
+    evaluations = before + found.evaluations + strategy.search.uses_router + 1
     path = routing.values
     if strategy.space.kind == "shift":
         path = jax.lax.map(partial(cast(RoutedModel, model).route, params, query.features), routing)  # [P, L, E]
@@ -74,6 +67,22 @@ def reroute_sample(
     assert references is not None
     assert references.weights is not None
     return _keep_router(rerouted, query, rerouted.fell_back | (references.weights.sum() == 0))
+
+
+def problem_of(
+    strategy: Strategy, model: Reroutable, params: Params, query: Query, references: References | None
+) -> tuple[Problem, int]:
+    """The problem that a strategy's search is given, and the evaluations spent before the search begins."""
+    objective = strategy.objective
+    at = (model, params, query, references)
+    if objective is None:
+        return Problem(model.spec, strategy.space, query, references), 0
+    loss = objective.anchored(*at) if isinstance(objective, Anchored) else partial(objective, *at)
+    before = objective.anchor_forwards if isinstance(objective, Anchored) else 0
+    forwards = objective.forwards(references)
+    if strategy.space.kind == "shift" and getattr(objective, "reads_weights", False):
+        forwards += 1  # the gate tells which weights a shift stands for
+    return Problem(model.spec, strategy.space, query, references, loss, forwards), before
 
 
 def _keep_router(rerouted: Rerouted, query: Query, fell_back: Bool[Array, ""]) -> Rerouted:

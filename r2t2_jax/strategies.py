@@ -7,11 +7,20 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from r2t2_jax.contract import Query, References, Reroutable
+from r2t2_jax.contract import Query, References, Reroutable, TellingModel
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.kernels import Gaussian, Kernel, Linear, Matern, Polynomial
 from r2t2_jax.neighbors import EpsilonBall, NearestNeighbors, RandomNeighbors, Selector, ShuffledNeighbors
-from r2t2_jax.objectives import Confidence, Neighborhood, Objective, Oracle
+from r2t2_jax.objectives import (
+    Anchored,
+    Confidence,
+    Entropy,
+    Neighborhood,
+    Objective,
+    Oracle,
+    ReliableEntropy,
+    SelfCrossEntropy,
+)
 from r2t2_jax.presets import PAPER, Preset
 from r2t2_jax.pytrees import register_structure
 from r2t2_jax.routing import UpdateSpace
@@ -134,6 +143,15 @@ def _table_descent(preset: Preset, start: Literal["router", "point"]) -> TableDe
     )
 
 
+def _rewiring(preset: Preset) -> Strategy:
+    return Strategy(
+        "rewiring",
+        objective=SelfCrossEntropy(preset.answer_tokens),
+        search=Descent(Fixed(preset.rewiring_learning_rate), preset.optimizer, preset.rewiring_steps),
+        space=UpdateSpace("shift", preset.tied),
+    )
+
+
 STRATEGIES: dict[str, Callable[[Preset], Strategy]] = {
     "base": lambda p: Strategy("base"),
     "router_mean": lambda p: Strategy("router_mean", search=Constant("router"), space=_plain(p)),
@@ -161,7 +179,12 @@ STRATEGIES: dict[str, Callable[[Preset], Strategy]] = {
     "atlas_mlp": lambda p: _atlas("atlas_mlp", p, _table_mean(p), "mlp"),
     "best_fixed": lambda p: _atlas("best_fixed", p, BestPoint(), "mean"),
     "gate_finetuned": lambda p: Strategy("gate_finetuned", search=Constant("tuned"), space=_plain(p)),
+    "tent": lambda p: _descent("tent", p, Entropy(p.answer_tokens), None),
+    "eata": lambda p: _descent("eata", p, ReliableEntropy(p.answer_tokens, p.entropy_margin, p.eata_pull), None),
+    "rewiring": _rewiring,
 }
+
+RIVALS = ("tent", "eata", "rewiring")  # what else one could do at test time with the same frozen model
 
 
 def strategy(name: str, preset: Preset = PAPER) -> Strategy:
@@ -180,6 +203,8 @@ def check_needs(strategy: Strategy, model: Reroutable, queries: Query, reference
     name = strategy.name
     if strategy.space.kind == "shift" and not hasattr(model, "route"):
         raise R2T2Error(f"{name} in the shift space needs a model with a gate; choose free, simplex or logit")
+    if isinstance(strategy.objective, Anchored) and not isinstance(model, TellingModel):
+        raise R2T2Error(f"{name} needs a model that generates and tells the odds of every word (token_logprobs)")
     if isinstance(strategy.objective, Confidence) and not (hasattr(model, "generate") and hasattr(model, "as_answer")):
         raise R2T2Error(f"{name} needs a model that generates (generate, as_answer), not an answer loss alone")
     if isinstance(strategy.objective, Oracle) and queries.answer is None:

@@ -214,6 +214,9 @@ def test_best_of_n_depends_on_the_key_and_never_trusts_a_less_confident_routing(
         "atlas_descent": 2,
         "atlas_taylor": 2,
         "best_fixed": 1,
+        "tent": 1 + 1 + 2 * 4 + 1,
+        "eata": 1 + 2 + 2 * 4 + 1,
+        "rewiring": 1 + 1 + 2 * 5 + 6 + 1,  # five steps, six points of a shift's path
     }.items(),
 )
 def test_evaluations(name, evaluations):
@@ -252,6 +255,7 @@ def loss_only(params, features, weights, answer):
         ("task_routing", SGD, MODEL, {"task": None}, "task weights"),
         ("ngd", SHIFT, LossModel(loss_only, MODEL.spec), {}, "needs a model with a gate"),
         ("best_of_n", SGD, LossModel(loss_only, MODEL.spec), {}, "needs a model that generates"),
+        ("tent", SGD, LossModel(loss_only, MODEL.spec), {}, "tells the odds of every word"),
         ("mode_finding", Preset(mode_k=13), MODEL, {}, "k=13 references of 12"),
     ],
 )

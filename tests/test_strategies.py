@@ -34,6 +34,9 @@ NAMES = [
     "atlas_mlp",
     "best_fixed",
     "gate_finetuned",
+    "tent",
+    "eata",
+    "rewiring",
 ]
 
 

@@ -66,11 +66,14 @@ class ToyModel:
 
     def answer_loss(self, params: Any, features: Any, routing: Routing | None, answer: Any) -> jax.Array:
         type(self).traces += 1
-        hidden = self._hidden(params, features, routing)
-        previous = jnp.concatenate([jnp.zeros(1, answer["tokens"].dtype), answer["tokens"][:-1]])  # [A]
-        logprobs = jax.vmap(lambda token: self._next(params, hidden, token))(previous)  # [A, V]
+        logprobs, _ = self.token_logprobs(params, features, routing, answer)  # [A, V]
         each = jnp.take_along_axis(logprobs, answer["tokens"][:, None], axis=1)[:, 0]  # [A]
         return -(each * answer["mask"]).sum() / answer["mask"].sum()
+
+    def token_logprobs(self, params: Any, features: Any, routing: Routing | None, answer: Any) -> Any:
+        hidden = self._hidden(params, features, routing)
+        previous = jnp.concatenate([jnp.zeros(1, answer["tokens"].dtype), answer["tokens"][:-1]])  # [A]
+        return jax.vmap(lambda token: self._next(params, hidden, token))(previous), answer["mask"] > 0
 
     def answer_logprobs(self, params: Any, features: Any, routing: Routing | None, candidates: Any) -> jax.Array:
         def total(answer: Any) -> jax.Array:

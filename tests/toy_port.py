@@ -47,6 +47,9 @@ class ToyModel:
     def answer_loss(self, params: Any, features: Any, routing: Routing | None, answer: jax.Array) -> jax.Array:
         return -self._logprobs(params, features, routing)[answer]
 
+    def token_logprobs(self, params: Any, features: Any, routing: Routing | None, answer: jax.Array) -> Any:
+        return self._logprobs(params, features, routing)[None], jnp.ones(1, bool)
+
     def answer_logprobs(self, params: Any, features: Any, routing: Routing | None, candidates: jax.Array) -> jax.Array:
         return self._logprobs(params, features, routing)[candidates]
 

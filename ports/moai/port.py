@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from ports.common.restoring import ModelDirectory, open_model_directory, restore
 from ports.moai.auxiliary.store import CachedRecords
@@ -80,6 +80,14 @@ class MoAIModel:
         x, cache, _ = net.read(features, routing)
         return jax.vmap(lambda answer: _logprobs(net, x, cache, features, answer).sum())(candidates)
 
+    def token_logprobs(
+        self, params: Any, features: MoAIFeatures, routing: Routing | None, answer: MoAIAnswer
+    ) -> tuple[Float[Array, "A V"], Bool[Array, "A"]]:
+        """Log-probability of every word at each place of the answer."""
+        net = self._net(params)
+        x, cache, _ = net.read(features, routing)
+        return _all_logprobs(net, x, cache, features, answer), answer.mask
+
     def generate(
         self, params: Any, features: MoAIFeatures, routing: Routing | None, max_new_tokens: int
     ) -> Int[Array, "A"]:
@@ -106,12 +114,18 @@ def _logprobs(
     net: MoAINet, x: Float[Array, "1 D"], cache: Cache, features: MoAIFeatures, answer: MoAIAnswer
 ) -> Float[Array, "A"]:
     """Log-probability of each answer token, zero where padded; `x` is the prompt's last row."""
+    logprobs = _all_logprobs(net, x, cache, features, answer)
+    picked = jnp.take_along_axis(logprobs, answer.tokens[:, None], axis=1)[:, 0]
+    return jnp.where(answer.mask, picked, 0.0)
+
+
+def _all_logprobs(
+    net: MoAINet, x: Float[Array, "1 D"], cache: Cache, features: MoAIFeatures, answer: MoAIAnswer
+) -> Float[Array, "A V"]:
     if answer.tokens.shape[0] > 1:
         after = run_tokens(net, answer.tokens[:-1], features.layout.length, cache, features.layout.valid)
         x = jnp.concatenate([x, after])  # [A, D]
-    logprobs = jax.nn.log_softmax(net.logits(x))  # [A, V]
-    picked = jnp.take_along_axis(logprobs, answer.tokens[:, None], axis=1)[:, 0]
-    return jnp.where(answer.mask, picked, 0.0)
+    return jax.nn.log_softmax(net.logits(x))
 
 
 def load(variant: str | None) -> Port:

@@ -70,6 +70,13 @@ class MovaModel:
         net, prompt = self._read(params, features, routing)
         return jax.vmap(lambda answer: net.answer_logprobs(prompt, answer).sum())(candidates)
 
+    def token_logprobs(
+        self, params: Any, features: MovaFeatures, routing: Routing | None, answer: MovaAnswer
+    ) -> tuple[Float[Array, "A V"], Bool[Array, "A"]]:
+        """Log-probability of every word at each place of the answer."""
+        net, prompt = self._read(params, features, routing)
+        return jax.nn.log_softmax(net.answer_logits(prompt, answer)), answer.mask
+
     def generate(
         self, params: Any, features: MovaFeatures, routing: Routing | None, max_new_tokens: int
     ) -> Int[Array, "A"]:

@@ -9,9 +9,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from ports.pocket.config import PocketConfig
+from ports.pocket.costs import costs
 from ports.pocket.modeling import PocketAnswer, PocketFeatures, PocketInputs, PocketNet
 from ports.pocket.params import FOLDER, GATES, read_weights
 from ports.pocket.processing import PocketEmbedder, PocketProcessor
@@ -54,10 +55,22 @@ class PocketModel:
         self, net: PocketNet, keys: Array, values: Array, features: PocketFeatures, answer: PocketAnswer
     ) -> Float[Array, "A"]:
         """Log-probability of each answer token, zero where padded."""
-        tokens = jnp.concatenate([jnp.array([BEGIN], answer.tokens.dtype), answer.tokens[:-1]])
-        logits = net.answer_logits(keys, values, features.question_mask, tokens)  # [A, V]
-        picked = jnp.take_along_axis(jax.nn.log_softmax(logits), answer.tokens[:, None], axis=1)[:, 0]
+        logprobs = self._all_logprobs(net, keys, values, features, answer)
+        picked = jnp.take_along_axis(logprobs, answer.tokens[:, None], axis=1)[:, 0]
         return jnp.where(answer.mask, picked, 0.0)
+
+    def _all_logprobs(
+        self, net: PocketNet, keys: Array, values: Array, features: PocketFeatures, answer: PocketAnswer
+    ) -> Float[Array, "A V"]:
+        tokens = jnp.concatenate([jnp.array([BEGIN], answer.tokens.dtype), answer.tokens[:-1]])
+        return jax.nn.log_softmax(net.answer_logits(keys, values, features.question_mask, tokens))
+
+    def token_logprobs(
+        self, params: Any, features: PocketFeatures, routing: Routing | None, answer: PocketAnswer
+    ) -> tuple[Float[Array, "A V"], Bool[Array, "A"]]:
+        """Log-probability of every word at each place of the answer."""
+        net, keys, values = self._read(params, features, routing)
+        return self._all_logprobs(net, keys, values, features, answer), answer.mask
 
     def answer_loss(
         self, params: Any, features: PocketFeatures, routing: Routing | None, answer: PocketAnswer
@@ -150,7 +163,7 @@ def shapes(variant: str | None, question_tokens: int | None, answer_tokens: int 
     features = jax.eval_shape(model.encode, params, config.fake_inputs())
     size = (config.answer_length,)
     answer = jax.eval_shape(lambda: PocketAnswer(jnp.zeros(size, jnp.int32), jnp.zeros(size, bool)))
-    return ModelShapes(f"pocket:{gate}", model, params, features, answer)
+    return ModelShapes(f"pocket:{gate}", model, params, features, answer, costs(model, params))
 
 
 def _gate(variant: str | None) -> str:
