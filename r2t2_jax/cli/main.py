@@ -14,6 +14,7 @@ from r2t2_jax.cli.bank_import import BankImport
 from r2t2_jax.cli.bank_index import BankIndex
 from r2t2_jax.cli.bank_inspect import BankInspect
 from r2t2_jax.cli.convert import Convert
+from r2t2_jax.cli.cost import Cost
 from r2t2_jax.cli.datasets_list import ListDatasets
 from r2t2_jax.cli.datasets_prepare import PrepareDataset
 from r2t2_jax.cli.datasets_show import ShowDataset
@@ -42,6 +43,7 @@ COMMANDS: dict[str, type[Command]] = {
     "bank index": BankIndex,
     "bank inspect": BankInspect,
     "convert": Convert,
+    "cost": Cost,
     "datasets list": ListDatasets,
     "datasets prepare": PrepareDataset,
     "datasets show": ShowDataset,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from r2t2_jax.evaluation.building import QuestionSet
 from r2t2_jax.metrics import get_metric
 from r2t2_jax.plugins import registered
 
-REFERENCES = "reference"  # the split that a drawn set keeps for references
+REFERENCES, TEST = "reference", "test"  # the splits that a drawn set keeps for them
 
 
 def load_source(source: Source) -> list[Sample]:
@@ -30,7 +31,7 @@ def load_source(source: Source) -> list[Sample]:
 def read_sets(
     names: Sequence[str], split: str | None, n: int | None, seed: int, images: str, metric: str
 ) -> dict[str, QuestionSet]:
-    """Each set's samples in an order drawn by the seed, so that those up to any limit are a fair choice.
+    """References: each set's samples in an order drawn by the seed, so that those up to any limit are a fair choice.
 
     Args:
         names: registered or prepared sets, or `.jsonl` files.
@@ -43,16 +44,49 @@ def read_sets(
     Raises:
         R2T2Error: a set is named twice or cannot be read, or the metric is unknown.
     """
-    sets: dict[str, QuestionSet] = {}
-    for name in names:
-        if name in sets:
-            raise R2T2Error(f"dataset {name!r} is named twice")
-        default = REFERENCES if name in registered(GROUP) and name not in SOURCES else ""
-        file = name.endswith(".jsonl")
-        source = Source(name, default if split is None else split, n, seed, images if file else "")
-        samples = load_source(source)
-        order = np.random.default_rng(seed).permutation(len(samples))
-        chosen = metric or (SOURCES[name].metric if name in SOURCES else "exact_match")
-        get_metric(chosen)
-        sets[name] = QuestionSet(source, [samples[i] for i in order], chosen)
+    sets = {}
+    for name in _distinct(names):
+        read = _read(name, _split(name, split, REFERENCES), n, seed, images, metric)
+        order = np.random.default_rng(seed).permutation(len(read.samples))
+        sets[name] = replace(read, samples=[read.samples[i] for i in order])
     return sets
+
+
+def read_benchmarks(
+    names: Sequence[str], split: str | None, n: int | None, seed: int, images: str, metric: str
+) -> dict[str, QuestionSet]:
+    """Test sets: the longest questions first.
+
+    So a batch pads little, few lengths meet, and what does not fit into memory shows at once.
+
+    Arguments and errors are those of `read_sets`, but that `None` is the split `test` of registered sets.
+    """
+    sets = {}
+    for name in _distinct(names):
+        read = _read(name, _split(name, split, TEST), n, seed, images, metric)
+        sets[name] = replace(read, samples=sorted(read.samples, key=_length, reverse=True))
+    return sets
+
+
+def _length(sample: Sample) -> int:
+    return len(sample.question) + sum(map(len, sample.options))
+
+
+def _distinct(names: Sequence[str]) -> Sequence[str]:
+    for i, name in enumerate(names):
+        if name in names[:i]:
+            raise R2T2Error(f"dataset {name!r} is named twice")
+    return names
+
+
+def _split(name: str, split: str | None, drawn: str) -> str:
+    """The split asked for; else `drawn` of a set that is drawn, and the first of one that was read from files."""
+    default = drawn if name in registered(GROUP) and name not in SOURCES else ""
+    return default if split is None else split
+
+
+def _read(name: str, split: str, n: int | None, seed: int, images: str, metric: str) -> QuestionSet:
+    source = Source(name, split, n, seed, images if name.endswith(".jsonl") else "")
+    chosen = metric or (SOURCES[name].metric if name in SOURCES else "exact_match")
+    get_metric(chosen)
+    return QuestionSet(source, load_source(source), chosen)

@@ -62,6 +62,7 @@ class Run:
         self._appending = threading.Lock()
         self._shards = Shards(folder)
         self._timings = timings.Timings(folder)
+        self.note = ""  # what the progress bar of `missing` says beside its counts
 
     @classmethod
     def open(
@@ -149,6 +150,7 @@ class Run:
                 start = time.perf_counter()
                 yield batch
                 self.time(batch.part, len(batch), time.perf_counter() - start)
+                bar.set_postfix_str(self.note, refresh=False)
                 bar.update(len(batch))
         self.check()
 

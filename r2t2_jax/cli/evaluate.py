@@ -1,0 +1,131 @@
+"""`r2t2 eval`: strategies on benchmarks, as a run that survives."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from r2t2_jax.errors import R2T2Error
+
+if TYPE_CHECKING:  # the parser alone must start fast
+    from r2t2_jax.evaluation.job import Job
+    from r2t2_jax.runs.run import Run
+
+NO_SETTINGS = ("out", "max_hours", "dry_run")  # no result depends on them
+
+
+@dataclass(frozen=True)
+class Eval:
+    """Ask a model the questions of benchmarks, with re-routing and without, and tabulate what came of it.
+
+    Killed or stopped at any point, the same command goes on where it was, and the numbers in the end are the same to
+    the last byte. docs/eval.md has recipes for one device, for many, and for many hosts.
+
+    Example: r2t2 eval --model pocket:narrow --bank out/bank --benchmark pocket --strategy base,ngd,atlas --out out/eval
+    """
+
+    model: str
+    """The model: a directory that `r2t2 convert` made, a port such as pocket:narrow, or module:attribute."""
+    benchmark: str
+    """Test sets, separated by commas: prepared ones by name (r2t2 datasets list), or .jsonl files."""
+    out: Path
+    """Folder of the run: settings, rows and summary. One with other settings is refused."""
+    bank: Path | None = None
+    """Bank directory. Without it the references registered with the model are collected."""
+    strategy: str = "base,ngd"
+    """How to re-route, separated by commas. base, the model as it is, is always among them."""
+    preset: str | None = None
+    """The strategies' numbers: a name, or a file that r2t2 tune wrote. Without it the model's own, else the paper's."""
+    embedder: str = ""
+    """What finds like questions: the bank's embedder (minilm:DIR, hashed_words). Without it the model's own."""
+    split: str | None = None
+    """Split of the questions. Without it each set's first, or the test set of one that is drawn."""
+    images: str = ""
+    """Image folder of the .jsonl files. Without it each file's own folder."""
+    metric: str = ""
+    """What counts as a right answer. Without it each set's official metric."""
+    limit: int | None = None
+    """How many questions of each set, chosen by the seed. Without it all."""
+    seed: int = 0
+    """Chooses the questions and draws whatever strategies draw."""
+    batch_size: Literal["auto"] | int = "auto"
+    """Questions at a time; auto for as many as fit into memory. Too many are halved, which changes no result."""
+    dry_run: bool = False
+    """Say what would be done and what it would cost, and do nothing."""
+    max_hours: float | None = None
+    """Stop after so many hours; the same command goes on."""
+
+    def run(self) -> None:
+        """Run what is missing, write the summary, print the tables."""
+        from r2t2_jax.compilation import keep_compiled
+        from r2t2_jax.runs.folder import check_folder
+
+        check_folder(self.out)  # before anything heavy is loaded
+        keep_compiled()
+        job = self._job()
+        with self._open(job) as run:
+            if not run.complete:
+                job.compute(run, say)
+                run.export()
+                run.finish(job.summary(run))
+        show(self.out)
+
+    def _job(self) -> Job:
+        from r2t2_jax.evaluation.benchmark_run import SAVED
+        from r2t2_jax.evaluation.job import open_job
+        from r2t2_jax.evaluation.question_sets import read_benchmarks
+        from r2t2_jax.hashed_words import question_embedder
+        from r2t2_jax.loading import load
+
+        names = listed("--benchmark", self.benchmark)
+        benchmarks = read_benchmarks(names, self.split, self.limit, self.seed, self.images, self.metric)
+        port = load(self.model)
+        if self.embedder:
+            port = replace(port, embedder=question_embedder(self.embedder))
+        batch = SAVED if self.batch_size == "auto" else self.batch_size
+        strategies = listed("--strategy", self.strategy)
+        return open_job(port, self.bank, benchmarks, strategies, self.preset, self.seed, batch)
+
+    def _open(self, job: Job) -> Run:
+        from r2t2_jax.runs.run import Run
+
+        given = {name: value for name, value in asdict(self).items() if value is not None}
+        settings = {name: value for name, value in given.items() if name not in NO_SETTINGS}
+        return Run.open(self.out, "eval", settings, job.plan, job.depends, self.max_hours)
+
+
+def listed(option: str, text: str) -> list[str]:
+    """The names between the commas.
+
+    Raises:
+        R2T2Error: there is none, or one is empty.
+    """
+    names = [name.strip() for name in text.split(",")]
+    if not all(names):
+        raise R2T2Error(f"{option} {text!r} has an empty name; separate names by single commas")
+    return names
+
+
+def say(line: str) -> None:
+    """A line beside the progress bar, on standard error like it."""
+    import sys
+
+    from tqdm import tqdm
+
+    tqdm.write(line, file=sys.stderr)
+
+
+def show(folder: Path) -> None:
+    """Print a complete run's tables."""
+    from rich.console import Console
+
+    from r2t2_jax.evaluation.recording import seconds_per_case
+    from r2t2_jax.reporting.tables import strategy_table
+    from r2t2_jax.runs.reading import open_run
+
+    console, saved = Console(), open_run(folder)
+    for title, summary in saved.summary["models"].items():
+        seconds = seconds_per_case(saved.seconds_per_case, title, list(summary["strategies"]))
+        console.print(strategy_table(f"{title}: {summary['n']:,} questions", summary, seconds))
+    console.print(f"Wrote run.json, summary.json and rows.parquet to {folder}.", soft_wrap=True)

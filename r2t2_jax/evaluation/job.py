@@ -1,0 +1,157 @@
+"""An evaluation about to be run: model, bank, benchmarks and strategies, opened and checked against one another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from r2t2_jax.bank import ReferenceBank
+from r2t2_jax.contract import Port
+from r2t2_jax.datasets.catalog import SOURCES
+from r2t2_jax.errors import R2T2Error
+from r2t2_jax.evaluation.asking import Asking
+from r2t2_jax.evaluation.batches import threads_at_a_time
+from r2t2_jax.evaluation.benchmark_run import (
+    ask,
+    batch_size,
+    parts,
+    record_references,
+    rows_by_benchmark,
+    summarize_benchmark,
+    title_of,
+)
+from r2t2_jax.evaluation.building import QuestionSet
+from r2t2_jax.evaluation.device_batch import DeviceBatch
+from r2t2_jax.evaluation.evaluate import set_up
+from r2t2_jax.evaluation.lookup import Method
+from r2t2_jax.evaluation.opening import open_bank
+from r2t2_jax.metrics import get_metric, get_set_score
+from r2t2_jax.presets import Preset, find_preset, own_preset
+from r2t2_jax.runs.identity import versions
+from r2t2_jax.runs.plan import Plan
+from r2t2_jax.runs.run import Run
+from r2t2_jax.strategies import strategy
+
+BASE = "base"
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is asked of whom, and how.
+
+    Args:
+        port: the model.
+        bank: its references, answered correctly or not.
+        benchmarks: by name.
+        strategies: by name; the untouched model is among them, since gains are counted from it.
+        preset: the strategies' settings.
+        seed: of everything drawn.
+        batch: samples a batch of the plan.
+    """
+
+    port: Port
+    bank: ReferenceBank
+    benchmarks: Mapping[str, QuestionSet]
+    strategies: Mapping[str, Method]
+    preset: Preset
+    seed: int
+    batch: int
+
+    @property
+    def plan(self) -> Plan:
+        """What will be computed."""
+        return Plan(parts(self.benchmarks, len(self.bank), self.batch))
+
+    @property
+    def depends(self) -> dict[str, Any]:
+        """What the results depend on beside the command's options."""
+        data = {
+            name: {
+                "name": one.source.name,
+                "split": one.source.split,
+                "n": one.source.n,
+                "seed": one.source.seed,
+                "questions": one.digest,
+                "metric": one.metric,
+                "set_score": set_score_of(name),
+            }
+            for name, one in self.benchmarks.items()
+        }
+        spec = self.port.model.spec
+        model = {
+            "name": self.port.name,
+            "model": self.port.fingerprint,
+            "embedder": self.port.embedder.fingerprint,
+            "experts": spec.experts,
+            "routing_shape": spec.shape,
+            "preset": self.preset.to_mapping(),
+            "references": len(self.bank),
+        }
+        models = {title_of(self.port.name, name): model for name in self.benchmarks}
+        return {"data": data, "models": models, "versions": versions()}
+
+    def compute(self, run: Run, say: Callable[[str], None]) -> None:
+        """Whatever is missing of the run's rows.
+
+        Raises:
+            Stopped: the run is to end.
+            R2T2Error: as `set_up` and `ask`.
+        """
+        record_references(run, self.port.name, self.bank)
+        together = DeviceBatch(self.batch, say)
+        asking = {}
+        for name, one in self.benchmarks.items():
+            ready = set_up(self.port, self.bank, self.strategies, get_metric(one.metric), self.seed)
+            title = title_of(self.port.name, name)
+            asking[name] = Asking(ready, title, name, one.samples, self.batch, together, run.time)
+        ask(run, asking, threads_at_a_time(), say)
+
+    def summary(self, run: Run) -> dict[str, Any]:
+        """The numbers of every benchmark, by the title under which its rows stand."""
+        models = {}
+        for name, one in self.benchmarks.items():
+            set_score = get_set_score(set_score_of(name))
+            found = summarize_benchmark(rows_by_benchmark(run, name), one.samples, set_score)
+            models[title_of(self.port.name, name)] = {"benchmark": name, "metric": one.metric, **found}
+        return {"models": models}
+
+
+def open_job(
+    port: Port,
+    bank: Path | None,
+    benchmarks: Mapping[str, QuestionSet],
+    strategies: Sequence[str],
+    preset: str | None,
+    seed: int,
+    batch: int,
+) -> Job:
+    """Open what is named, and refuse what does not fit together.
+
+    Args:
+        port: the model.
+        bank: the bank's folder; `None` to collect the references registered with the model.
+        benchmarks: by name.
+        strategies: names; `base` is put in front where it is not among them.
+        preset: a name or a file; `None` for the model's own, else the paper's.
+        seed: of everything drawn.
+        batch: the most samples a batch.
+
+    Raises:
+        R2T2Error: unknown names, a batch of none, a bank of another model or embedder, or a question that is a
+            reference too.
+    """
+    if batch < 1:
+        raise R2T2Error(f"a batch of {batch} samples; it must be at least 1")
+    settings = find_preset(preset or own_preset(port.name, port.presets), port.presets)
+    chosen = {name: strategy(name, settings) for name in dict.fromkeys((BASE, *strategies))}
+    questions = [sample for one in benchmarks.values() for sample in one.samples]
+    metric = get_metric(next(iter(benchmarks.values())).metric)
+    opened = open_bank(port, bank, metric, questions, keep_wrong=True)
+    return Job(port, opened, benchmarks, chosen, settings, seed, batch_size(benchmarks, batch))
+
+
+def set_score_of(benchmark: str) -> str:
+    """The name of a benchmark's own set score."""
+    return SOURCES[benchmark].set_score if benchmark in SOURCES else "accuracy"
