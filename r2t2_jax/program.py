@@ -96,4 +96,10 @@ def _product_flops(equation: core.JaxprEqn) -> int:
         (contracted, _), _ = equation.params["dimension_numbers"]
         return 2 * out * math.prod(left[axis] for axis in contracted)
     _, per_group, *window = equation.params["dimension_numbers"].rhs_spec  # out channels, in channels of a group, space
+    # The gradient of a strided convolution spreads its input out with zeros, which are multiplied with nothing.
+    _, _, *space = equation.params["dimension_numbers"].lhs_spec
+    spread = zip(space, equation.params["dimension_numbers"].out_spec[2:], equation.params["lhs_dilation"], strict=True)
+    for inside, outside, dilation in spread:
+        if dilation > 1:
+            out = out // _shape(equation.outvars[0])[outside] * left[inside]
     return 2 * out * right[per_group] * math.prod(right[axis] for axis in window)

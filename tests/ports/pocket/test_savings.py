@@ -1,0 +1,33 @@
+"""The pocket model's ladder: every saving gives the plain gradient, and costs what its closed form says."""
+
+import jax
+import numpy as np
+import pytest
+
+from ports.pocket.port import load, shapes
+from ports.pocket.scenes import IMAGE
+from r2t2_jax.contract import Sample
+from tests.walking import check_ladder, check_passes, check_rung
+
+SHAPES = shapes(None, None, None)
+
+
+def test_closed_forms_equal_the_programs():
+    check_passes(SHAPES)
+
+
+@pytest.mark.parametrize("rung", SHAPES.costs.ladder, ids=lambda rung: rung.name)
+def test_a_rung_costs_what_it_says(rung):
+    check_rung(SHAPES, rung)
+
+
+def test_every_rung_gives_the_plain_gradient():
+    port = load("narrow")
+    image = np.random.default_rng(0).integers(0, 256, (IMAGE, IMAGE, 3), np.uint8)
+    sample = Sample("a", image, "what color is the circle", ("red",))
+    raw, answer = jax.tree.map(
+        lambda leaf: leaf[0],
+        (port.processor.prepare(port.params, [sample]), port.processor.answer_ids(["red"])),
+    )
+    r = jax.random.dirichlet(jax.random.key(1), np.ones(6), (2,))
+    check_ladder(SHAPES.costs.ladder, lambda rung: port.params, raw, r, answer)
