@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,8 +29,8 @@ SAVED = 32  # samples a batch of the plan: what a killed process loses at most
 
 
 def title_of(model: str, benchmark: str) -> str:
-    """Under what name a model's rows on a benchmark are reported: `pocket:narrow on easy_vqa`."""
-    return f"{model} on {benchmark}"
+    """Under what name a model's rows on a benchmark are reported: `pocket:narrow on easy_vqa`; of a file its name."""
+    return f"{model} on {Path(benchmark).name}"
 
 
 def parts(benchmarks: Mapping[str, QuestionSet], references: int, batch: int) -> list[Part]:

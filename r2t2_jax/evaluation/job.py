@@ -99,7 +99,6 @@ class Job:
             Stopped: the run is to end.
             R2T2Error: as `set_up` and `ask`.
         """
-        record_references(run, self.port.name, self.bank)
         together = DeviceBatch(self.batch, say)
         asking = {}
         for name, one in self.benchmarks.items():
@@ -107,6 +106,7 @@ class Job:
             title = title_of(self.port.name, name)
             asking[name] = Asking(ready, title, name, one.samples, self.batch, together, run.time)
         ask(run, asking, threads_at_a_time(), say)
+        record_references(run, self.port.name, self.bank)
 
     def summary(self, run: Run) -> dict[str, Any]:
         """The numbers of every benchmark, by the title under which its rows stand."""
@@ -144,6 +144,9 @@ def open_job(
     """
     if batch < 1:
         raise R2T2Error(f"a batch of {batch} samples; it must be at least 1")
+    titles = [title_of(port.name, name) for name in benchmarks]
+    if len(set(titles)) < len(titles):
+        raise R2T2Error(f"two benchmarks would be reported as one ({', '.join(titles)}); rename a file")
     settings = find_preset(preset or own_preset(port.name, port.presets), port.presets)
     chosen = {name: strategy(name, settings) for name in dict.fromkeys((BASE, *strategies))}
     questions = [sample for one in benchmarks.values() for sample in one.samples]

@@ -1,0 +1,161 @@
+"""`r2t2 eval`: from the command line to a run, and what is refused."""
+
+import json
+import re
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from r2t2_jax.bank import ReferenceBank
+from r2t2_jax.cli.main import main
+from r2t2_jax.evaluation.asking import Asking
+from r2t2_jax.evaluation.evaluate import Evaluation, evaluate
+from r2t2_jax.evaluation.questions import encode_questions
+from r2t2_jax.evaluation.reencode import with_samples
+from r2t2_jax.metrics import get_metric
+from r2t2_jax.presets import Preset
+from r2t2_jax.runs.reading import open_run
+from r2t2_jax.strategies import strategy
+from tests.evaluation.toy_files import arguments, write_all
+from tests.toy_port import make_samples, toy
+
+STRATEGIES = ("base", "ngd", "kernel_regression", "random_neighbors")
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_all(tmp_path_factory.mktemp("files"))
+
+
+@pytest.fixture(scope="module")
+def whole(files: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("whole") / "run"
+    assert main(arguments(files, out)) == 0
+    return out
+
+
+def test_rows_are_those_of_an_evaluation_in_memory(files: Path, whole: Path) -> None:
+    """Whatever the batches, their order and the padding: the same answers, routing and losses to the last bit."""
+    samples = make_samples(30, seed=1, told=0.4)
+    bank = ReferenceBank.open(files / "bank")
+    bank = with_samples(bank, toy(), make_samples(40, seed=3, told=0.4))
+    preset = Preset.from_mapping(toy().presets["toy"])
+    order = sorted(samples, key=lambda sample: -len(sample.question))
+    chosen = {name: strategy(name, preset) for name in STRATEGIES}
+    expected = evaluate(toy(), bank, encode_questions(toy(), order), chosen, get_metric("exact_match"))
+    rows = open_run(whole).rows.to_pylist()
+    for outcome in expected:
+        mine = [row for row in rows if row["strategy"] == outcome.name and row["benchmark"].endswith("one.jsonl")]
+        assert [row["id"] for row in mine] == [sample.id for sample in order]
+        assert [row["prediction"] for row in mine] == outcome.predictions
+        for name in ("weights", "path", "losses", "kernel_weights"):
+            found = np.array([row[name] for row in mine], np.float32).reshape(getattr(outcome, name).shape)
+            np.testing.assert_array_equal(found, getattr(outcome, name))
+        references = [bank.records[j]["id"] for j in outcome.neighbors.ravel()]
+        assert [name for row in mine for name in row["neighbors"]] == references
+
+
+def test_the_summary_counts_the_rows(whole: Path, capsys: pytest.CaptureFixture[str], files: Path) -> None:
+    saved = open_run(whole)
+    assert list(saved.summary["models"]) == ["toy on one.jsonl", "toy on two.jsonl"]
+    for title, n in (("toy on one.jsonl", 30), ("toy on two.jsonl", 7)):
+        summary = saved.summary["models"][title]
+        assert summary["n"] == n and list(summary["strategies"]) == list(STRATEGIES)
+        for name, entry in summary["strategies"].items():
+            mine = [row for row in saved.rows.to_pylist() if (row["model"], row["strategy"]) == (title, name)]
+            assert len(mine) == n
+            assert entry["accuracy"] == pytest.approx(sum(row["right"] for row in mine) / n, abs=1e-6)
+            assert entry["score"]["accuracy"] == pytest.approx(100 * entry["accuracy"], abs=1e-4)
+    assert main(arguments(files, whole)) == 0  # complete: nothing is computed, the tables are printed again
+    told = capsys.readouterr()
+    assert "toy on one.jsonl: 30 questions" in told.out and "compiled" not in told.err
+    assert main(["report", str(whole), "--out", str(whole.parent / "page.html")]) == 0
+
+
+def test_interrupted_and_resumed_it_ends_with_the_same_bytes(
+    files: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, original, calls = tmp_path / "run", Asking.rows, []
+
+    def rows(self, batch, prepared):
+        calls.append(batch.number)
+        if len(calls) in (3, 7):
+            signal.raise_signal(signal.SIGTERM) if len(calls) == 3 else None
+            if len(calls) == 7:
+                raise RuntimeError("power cut")
+        return original(self, batch, prepared)
+
+    monkeypatch.setattr(Asking, "rows", rows)
+    assert main(arguments(files, out)) == 0
+    told = capsys.readouterr()
+    assert "Go on with: r2t2 eval --config" in told.err
+    assert not (out / "summary.json").exists()
+    assert main(arguments(files, out)) == 2
+    monkeypatch.setattr(Asking, "rows", original)
+    assert main(arguments(files, out)) == 0
+    for name in ("summary.json", "rows.parquet"):
+        assert (out / name).read_bytes() == (whole / name).read_bytes()
+
+
+def test_too_little_memory_halves_the_batch_and_changes_nothing(
+    files: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answer = Evaluation.answer
+
+    def limited(self, name, rows):
+        if len(rows) > 1:
+            raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 9 bytes.")
+        return answer(self, name, rows)
+
+    monkeypatch.setattr(Evaluation, "answer", limited)
+    assert main(arguments(files, tmp_path / "run")) == 0
+    told = capsys.readouterr().err
+    assert "out of memory with 4 samples at a time: going on with 2" in told
+    assert told.count("going on with 1") == 1
+    assert (tmp_path / "run" / "summary.json").read_bytes() == (whole / "summary.json").read_bytes()
+    assert (tmp_path / "run" / "rows.parquet").read_bytes() == (whole / "rows.parquet").read_bytes()
+
+    def exhausted(self, name, rows):
+        raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+
+    monkeypatch.setattr(Evaluation, "answer", exhausted)
+    assert main(arguments(files, tmp_path / "other")) == 2
+    assert "does not do for a single sample" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "cause"),
+    [
+        (("--model", "none"), "unknown port 'none'"),
+        (("--bank", "FOLDER/none"), "is no bank"),
+        (("--benchmark", "none"), "unknown dataset 'none'"),
+        (("--benchmark", "FOLDER/one.jsonl,FOLDER/one.jsonl"), "named twice"),
+        (("--benchmark", "FOLDER/references.jsonl"), "40 of 40 questions are references in the bank too"),
+        (("--strategy", "base,,ngd"), "has an empty name"),
+        (("--strategy", "magic"), "unknown strategy 'magic'"),
+        (("--strategy", "atlas"), "no loss atlas"),
+        (("--preset", "none"), "unknown preset 'none'"),
+        (("--metric", "none"), "unknown metric 'none'"),
+        (("--limit", "0"), "at least 1, not 0"),
+        (("--batch-size", "0"), "a batch of 0 samples"),
+        (("--embedder", "hashed_words"), "made with embedder 'toy-questions', this is embedder 'hashed_words-512@1'"),
+    ],
+)
+def test_bad_input_is_one_line(
+    more: tuple[str, ...], cause: str, files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = tuple(word.replace("FOLDER", str(files)) for word in more)
+    assert main(arguments(files, tmp_path / "run", *more)) == 2
+    (told,) = capsys.readouterr().err.splitlines()[-1:]
+    assert told.startswith("r2t2: ") and re.search(re.escape(cause), told)
+    assert not (tmp_path / "run").exists()
+
+
+def test_another_run_in_the_folder_is_refused(files: Path, whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = json.loads((whole / "run.json").read_text())
+    assert main(arguments(files, whole, "--seed", "5")) == 2
+    assert "settings.seed is 0 there and 5 here" in capsys.readouterr().err
+    assert json.loads((whole / "run.json").read_text()) == before
