@@ -41,6 +41,8 @@ class Reproduce:
     """Bank directory. Without it the references registered with the model are collected."""
     seed: int = 0
     """Draws the questions and everything else that is drawn."""
+    block: int = 50
+    """Questions at a time: as many as fit into memory with their neighbours. No result depends on it."""
     max_hours: float | None = None
     """Stop after so many hours; the same command goes on."""
 
@@ -65,7 +67,7 @@ class Reproduce:
         plans = [plan_subject(subject, tables, self.samples) for subject in subjects]
         with self._open(subjects, plans) as run:
             if not run.complete:
-                measure(run, subjects, plans, self.bank, self.seed)
+                measure(run, subjects, plans, self.bank, self.seed, self.block)
                 self._write(run, tables, subjects, plans)
         console = Console()
         for table in tables:
@@ -73,7 +75,6 @@ class Reproduce:
         console.print(f"Wrote {len(tables)} tables to {self.out}, each as .md, .csv and .json.", soft_wrap=True)
 
     def _open(self, subjects: Sequence[Subject], plans: Sequence[SubjectPlan]) -> Run:
-        from r2t2_jax.reproduction.plan import parts_of
         from r2t2_jax.runs.identity import versions
         from r2t2_jax.runs.plan import Plan
         from r2t2_jax.runs.run import Run
@@ -90,15 +91,18 @@ class Reproduce:
             }
             for subject in subjects
         }
+        parts = [part for plan in plans for part in plan.parts(self.block)]
         depends: dict[str, Any] = {"models": models, "versions": versions()}
-        return Run.open(self.out, "reproduce", settings, Plan(parts_of(plans)), depends, self.max_hours)
+        return Run.open(self.out, "reproduce", settings, Plan(parts), depends, self.max_hours)
 
     def _write(
         self, run: Run, tables: Sequence[Table], subjects: Sequence[Subject], plans: Sequence[SubjectPlan]
     ) -> None:
-        from r2t2_jax.reproduction.results import table_result
+        from r2t2_jax.evaluation.recording import REFERENCES
+        from r2t2_jax.reproduction.results import rows_by_label, table_result
         from r2t2_jax.reproduction.writing import write_table
 
+        rows_of = rows_by_label(found for batch, found in run.tables() if not batch.part.endswith(REFERENCES))
         for table in tables:
-            write_table(self.out, table_result(table, subjects, plans, run.rows_of, self.samples))
+            write_table(self.out, table_result(table, subjects, plans, rows_of, self.samples))
         run.finish({"tables": [table.name for table in tables]})

@@ -7,19 +7,19 @@ Axis letters: B test samples, K neighbours, L routed layers, E experts.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import cache
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Int
 
 from r2t2_jax.bank import ReferenceBank
 from r2t2_jax.contract import Embedder, Port, Query
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.evaluation.evaluate import Evaluation, prepare
+from r2t2_jax.evaluation.evaluate import Evaluation, Setup, set_up
 from r2t2_jax.evaluation.lookup import Method
 from r2t2_jax.evaluation.questions import Questions
 from r2t2_jax.hashed_words import question_embedder
@@ -30,43 +30,57 @@ from r2t2_jax.reproduction.trials import Given
 from r2t2_jax.routing import RoutingSpec, by_group, uniform
 
 
-def bench(
-    port: Port,
-    bank: ReferenceBank,
-    questions: Questions,
-    methods: Mapping[str, Method],
-    given: Given,
-    metric: Metric,
-    seed: int,
-) -> Evaluation:
-    """Strategies ready to run on what they are given.
+@dataclass(frozen=True)
+class Bench:
+    """Strategies with all that is done once for what they are given."""
+
+    setup: Setup
+    given: Given
+
+    def asked(self, questions: Questions, places: Int[np.ndarray, "B"]) -> Evaluation:
+        """The strategies ready to answer some questions.
+
+        Args:
+            questions: a block of a test set, encoded, embedded by the model's own embedder.
+            places: where in the test set they stand.
+
+        Raises:
+            R2T2Error: references of other families are wanted and there are none.
+        """
+        if self.given.embedder:
+            asked = embedder_of(self.given.embedder).embed([sample.question for sample in questions.samples])
+            questions = replace(questions, embeddings=asked)
+        queries = given_queries(self.setup.port.model.spec, questions.queries, self.given)
+        evaluation = self.setup.asked(replace(questions, queries=queries), places)
+        return _with_foreign_neighbors(evaluation) if self.given.foreign else evaluation
+
+
+def open_bench(
+    port: Port, bank: ReferenceBank, methods: Mapping[str, Method], given: Given, metric: Metric, seed: int
+) -> Bench:
+    """Do what is done once.
 
     Args:
         port: the model.
         bank: all of its references, those answered wrongly too.
-        questions: the test set, encoded.
         methods: strategies by label.
         given: what they work with.
         metric: scores an answer.
         seed: of everything drawn.
 
     Raises:
-        R2T2Error: as `evaluate.prepare`; or references of other families are wanted and there are none.
+        R2T2Error: as `evaluate.set_up`.
     """
     if given.embedder:
         embedder = embedder_of(given.embedder)
-        port = dataclasses.replace(port, embedder=embedder)
-        bank = dataclasses.replace(bank, embeddings=_bank_embeddings(bank, embedder), folder=None, origin=None)
-        bank = dataclasses.replace(bank, embedder_fingerprint=embedder.fingerprint)
-        asked = embedder.embed([sample.question for sample in questions.samples])
-        questions = dataclasses.replace(questions, embeddings=asked)
+        port = replace(port, embedder=embedder)
+        vectors = embedder.embed([str(record["question"]) for record in bank.records])
+        bank = replace(bank, embeddings=vectors, embedder_fingerprint=embedder.fingerprint, folder=None, origin=None)
     if given.share < 1:
         bank = bank.subsample(max(1, round(given.share * len(bank))), given.draw)
     if given.keep_wrong:
-        bank = dataclasses.replace(bank, correct=None)
-    questions = dataclasses.replace(questions, queries=given_queries(port.model.spec, questions.queries, given))
-    evaluation = prepare(port, bank, questions, methods, metric, seed)
-    return _with_foreign_neighbors(evaluation) if given.foreign else evaluation
+        bank = replace(bank, correct=None)
+    return Bench(set_up(port, bank, methods, metric, seed), given)
 
 
 @cache
@@ -75,17 +89,13 @@ def embedder_of(name: str) -> Embedder:
     return question_embedder(name)
 
 
-def _bank_embeddings(bank: ReferenceBank, embedder: Embedder) -> Float[np.ndarray, "N M"]:
-    return embedder.embed([str(record["question"]) for record in bank.records])
-
-
 def given_queries(spec: RoutingSpec, queries: Query, given: Given) -> Query:
     """Queries that start elsewhere, or may use the core experts alone."""
     if given.start == "uniform":
         even = jax.vmap(lambda support: uniform(spec, support))(queries.support)
-        queries = dataclasses.replace(queries, routing=even.astype(queries.routing.dtype))
+        queries = replace(queries, routing=even.astype(queries.routing.dtype))
     if given.core_experts is not None:
-        queries = dataclasses.replace(queries, support=_core(spec, queries, given.core_experts))
+        queries = replace(queries, support=_core(spec, queries, given.core_experts))
     return queries
 
 
@@ -116,8 +126,8 @@ def _with_foreign_neighbors(evaluation: Evaluation) -> Evaluation:
                 raise R2T2Error(f"there is no reference of another family than {family!r}")
             index = build_index(np.asarray(lookup.correct.embeddings)[others])
             near = select(method.selector, index, questions.embeddings[mine], evaluation.keys[mine])
-            parts.append(dataclasses.replace(near, indices=jnp.asarray(others)[near.indices]))
+            parts.append(replace(near, indices=jnp.asarray(others)[near.indices]))
             rows.append(mine)
         order = np.argsort(np.concatenate(rows))
         found[name] = jax.tree.map(lambda *leaves, order=order: jnp.concatenate(leaves)[order], *parts)
-    return dataclasses.replace(evaluation, lookup=dataclasses.replace(lookup, neighborhoods=found))
+    return replace(evaluation, lookup=replace(lookup, neighborhoods=found))

@@ -1,12 +1,12 @@
 """Compute what is missing of a reproduction, on the engine for long work.
 
-Questions and references are encoded once a subject, whatever the number of tables. What rows are given decides who
-their neighbours are; strategies which are given the same are prepared together, and those which differ in numbers
-alone share a compiled program.
+References are encoded once a model and questions once a subject, whatever the number of tables. Rows which differ in
+numbers alone share a compiled program.
 """
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -15,25 +15,31 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from r2t2_jax.bank import ReferenceBank
-from r2t2_jax.evaluation.batches import run_batch, threads_at_a_time
-from r2t2_jax.evaluation.evaluate import Evaluation, in_order_of_programs
+from r2t2_jax.bank.samples import StoredSamples
+from r2t2_jax.evaluation.answering import ahead
+from r2t2_jax.evaluation.batches import Rows, run_batch, threads_at_a_time
+from r2t2_jax.evaluation.evaluate import Evaluation
 from r2t2_jax.evaluation.opening import open_bank
 from r2t2_jax.evaluation.outcomes import rows
-from r2t2_jax.evaluation.questions import BATCH, Questions, encode_questions
-from r2t2_jax.evaluation.recording import ANSWER, ENCODE, part_name
-from r2t2_jax.reproduction.bench import bench
-from r2t2_jax.reproduction.plan import Measurement, SubjectPlan
+from r2t2_jax.evaluation.questions import encode_prepared, prepare_questions
+from r2t2_jax.evaluation.recording import ANSWER, ENCODE, part_name, reference_rows
+from r2t2_jax.reproduction.bench import Bench, open_bench
+from r2t2_jax.reproduction.plan import Block, Measurement, SubjectPlan
 from r2t2_jax.reproduction.subjects import Subject
 from r2t2_jax.reproduction.trials import Given
 from r2t2_jax.runs.plan import Batch
 from r2t2_jax.runs.run import Run
 
 LIGHT = ("model", "strategy", "id", "category", "prediction", "score", "right", "fell_back", "evaluations")
+KEPT = 2  # blocks whose encoded questions are held: the one that is asked, and the next
 
 
-def measure(run: Run, subjects: Sequence[Subject], plans: Sequence[SubjectPlan], bank: Path | None, seed: int) -> None:
+def measure(
+    run: Run, subjects: Sequence[Subject], plans: Sequence[SubjectPlan], bank: Path | None, seed: int, size: int
+) -> None:
     """Measure all that is missing.
 
     Args:
@@ -41,51 +47,93 @@ def measure(run: Run, subjects: Sequence[Subject], plans: Sequence[SubjectPlan],
         subjects, plans: in one order.
         bank: directory of the references; without it those registered with the model are collected.
         seed: of everything drawn.
+        size: questions a block.
 
     Raises:
-        R2T2Error: as `open_bank` and `bench`.
+        R2T2Error: as `open_bank` and `open_bench`.
         Stopped: the run is to end.
     """
     references: tuple[str, ReferenceBank] | None = None
     for subject, plan in zip(subjects, plans, strict=True):
-        if not run.todo([one.part for one in plan.measurements.values()]):
+        parts = [part.name for part in plan.parts(size)]
+        if not run.todo(parts):
             continue
         if references is None or references[0] != subject.port.name:  # of one model at a time
             found = open_bank(subject.port, bank, subject.metric, subject.samples, keep_wrong=True)
             references = subject.port.name, found
         run.check()
-        _measure_subject(run, subject, plan, references[1], seed)
+        for batch in run.todo([plan.references]):
+            run.append(batch, reference_rows(subject.name, references[1].records, np.asarray(references[1].routing)))
+        asking = Asking(run, subject, plan, shared(references[1]), seed, size)
+        answers = ahead(asking.rows, run.todo(parts), threads_at_a_time())
+        for batch, answered in zip(run.missing(parts), answers, strict=True):
+            run.append(batch, answered)
 
 
-def _measure_subject(run: Run, subject: Subject, plan: SubjectPlan, bank: ReferenceBank, seed: int) -> None:
-    most = max(one.cases for one in plan.measurements.values())
-    questions = encode_questions(subject.port, subject.samples[:most])
-    run.time(part_name(subject.name, ENCODE), 1, questions.seconds_per_case)
-    by_given: dict[Given, dict[str, Measurement]] = {}
-    for label, one in plan.measurements.items():
-        by_given.setdefault(one.given, {})[label] = one
-    for given, wanted in by_given.items():
-        parts = [one.part for one in wanted.values()]
-        if not run.todo(parts):
-            continue
-        methods = {label: one.method for label, one in wanted.items()}
-        ready = bench(subject.port, bank, questions, methods, given, subject.metric, seed)
-        work = partial(_rows, run, ready, subject.name, {one.part: one for one in wanted.values()})
-        order = [wanted[label].part for label in in_order_of_programs(methods)]
-        run.compute(work, order, threads_at_a_time(), title=f"{subject.name}: {len(wanted)} rows")
+def shared(bank: ReferenceBank) -> ReferenceBank:
+    """The bank with its features behind a reader: any number of its parts then hold them once."""
+    if bank.features is None:
+        return bank
+    return replace(bank, features=None, answers=None, reader=StoredSamples(bank.features, bank.answers))
 
 
-def _rows(
-    run: Run, ready: Evaluation, model: str, wanted: Mapping[str, Measurement], batch: Batch
-) -> list[dict[str, Any]]:
-    """The rows of one batch of one part."""
-    one = wanted[batch.part]
-    size, start = min(BATCH, one.cases), time.perf_counter()
-    found = run_batch(partial(ready.answer, one.label), batch.start, batch.stop, size)
-    run.time(part_name(batch.part, ANSWER), len(batch), time.perf_counter() - start)
-    questions = ready.questions
-    outcome = ready.outcome(one.label, found, batch.start)
-    routing = np.asarray(questions.queries.routing)[batch.start : batch.stop]
-    samples = questions.samples[batch.start : batch.stop]
-    whole = rows(outcome, model, samples, routing, ready.lookup.bank.records)
-    return whole if one.detailed else [{key: row[key] for key in LIGHT} for row in whole]
+class Asking:
+    """Rows of a subject's blocks. They depend on nothing but the block and the measurement."""
+
+    def __init__(
+        self, run: Run, subject: Subject, plan: SubjectPlan, bank: ReferenceBank, seed: int, size: int
+    ) -> None:
+        self._run, self._subject, self._plan = run, subject, plan
+        self._size = min(size, plan.most)
+        self._blocks: Mapping[str, Block] = {block.part: block for block in plan.blocks(size)}
+        by_given: dict[Given, dict[str, Any]] = {}
+        for label, one in plan.measurements.items():
+            by_given.setdefault(one.given, {})[label] = one.method
+        self._benches: Mapping[Given, Bench] = {
+            given: open_bench(subject.port, bank, methods, given, subject.metric, seed)
+            for given, methods in by_given.items()
+        }
+        self._encoding = threading.Lock()
+        self._ready: dict[int, Mapping[Given, Evaluation]] = {}
+
+    def rows(self, batch: Batch) -> list[dict[str, Any]]:
+        """The rows of one measurement of one block."""
+        block = self._blocks[batch.part]
+        one = self._plan.measurements[block.labels[batch.start]]
+        ready = self._asked(block)[one.given]
+        stop = min(block.stop, one.cases) - block.start
+        start = time.perf_counter()
+        found = run_batch(partial(ready.answer, one.label), 0, stop, self._size)
+        what = part_name(part_name(self._subject.name, one.label), ANSWER)
+        self._run.time(what, stop, time.perf_counter() - start)
+        if one.along:
+            found |= run_batch(partial(_along, ready, one, found), 0, stop, self._size)
+        outcome = ready.outcome(one.label, found)
+        routing = np.asarray(ready.questions.queries.routing)[:stop]
+        samples, records = ready.questions.samples[:stop], ready.lookup.bank.records
+        whole = rows(outcome, self._subject.name, samples, routing, records)
+        return whole if one.detailed else [{key: row[key] for key in LIGHT} for row in whole]
+
+    def _asked(self, block: Block) -> Mapping[Given, Evaluation]:
+        """A block's questions before every bench, encoded once; a block that is not full is filled up."""
+        with self._encoding:
+            if block.start not in self._ready:
+                samples = self._subject.samples[block.start : block.stop]
+                filled = [*samples, *[samples[-1]] * (self._size - len(samples))]
+                port = self._subject.port
+                questions = encode_prepared(
+                    port, prepare_questions(port, filled), self._size, tqdm(disable=True), threads_at_a_time()
+                )
+                self._run.time(part_name(self._subject.name, ENCODE), 1, questions.seconds_per_case)
+                places = np.minimum(np.arange(block.start, block.start + self._size), block.stop - 1)
+                self._ready[block.start] = {
+                    given: bench.asked(questions, places) for given, bench in self._benches.items()
+                }
+                for old in sorted(self._ready)[:-KEPT]:
+                    del self._ready[old]
+            return self._ready[block.start]
+
+
+def _along(ready: Evaluation, one: Measurement, found: Mapping[str, Any], numbers: Rows) -> dict[str, Any]:
+    """What would be answered at each point of the paths found."""
+    return ready.answer_along(one.label, found["path"][numbers], numbers)

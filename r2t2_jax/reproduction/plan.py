@@ -2,6 +2,9 @@
 
 Two rows are the same if their strategies have the same numbers and are given the same. So the Gaussian kernel of one
 table is the k = 5 of another, and a setting that a strategy does not read makes no difference to it.
+
+A run goes through the questions block by block and asks every row about a block before the next: what a block's
+questions are encoded to is needed no longer than that.
 """
 
 from __future__ import annotations
@@ -12,9 +15,9 @@ from dataclasses import dataclass
 
 from r2t2_jax.contract import Port
 from r2t2_jax.errors import R2T2Error
+from r2t2_jax.evaluation.evaluate import in_order_of_programs
 from r2t2_jax.evaluation.lookup import Method
-from r2t2_jax.evaluation.questions import BATCH
-from r2t2_jax.evaluation.recording import part_name
+from r2t2_jax.evaluation.recording import REFERENCES, part_name
 from r2t2_jax.hashed_words import question_embedder
 from r2t2_jax.presets import PAPER as PAPER_PRESET
 from r2t2_jax.presets import Preset, find_preset, own_preset
@@ -25,23 +28,37 @@ from r2t2_jax.runs.plan import Part
 from r2t2_jax.strategies import strategy
 
 BASE = "base"
-SWEEP = "sweep"  # the table of rows without steps and neighbours
+ROWS, SWEEP = "rows", "sweep"  # what the report reads; rows without neighbours and paths
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """A part of the run: what one strategy answers to the first `cases` questions of a subject."""
+    """What one strategy answers to the first `cases` questions of a subject.
 
-    subject: str
+    Args:
+        label: its name in the rows.
+        method: the strategy.
+        given: what it works with.
+        cases: how many questions.
+        detailed: whether neighbours and paths are kept.
+        along: whether the answer after every step is wanted too.
+    """
+
     label: str
     method: Method
     given: Given
     cases: int
     detailed: bool
+    along: bool
 
-    @property
-    def part(self) -> str:
-        return part_name(self.subject, self.label)
+    def also(self, other: Measurement) -> Measurement:
+        """What serves both."""
+        return dataclasses.replace(
+            self,
+            cases=max(self.cases, other.cases),
+            detailed=self.detailed or other.detailed,
+            along=self.along or other.along,
+        )
 
 
 @dataclass(frozen=True)
@@ -54,11 +71,53 @@ class Cell:
 
 
 @dataclass(frozen=True)
+class Block:
+    """Questions `start` to `stop` of a subject, as a part of the run: each of its cases is one measurement of them."""
+
+    part: str
+    start: int
+    stop: int
+    labels: tuple[str, ...]
+    table: str
+
+
+@dataclass(frozen=True)
 class SubjectPlan:
     """Measurements of a subject by label, and the rows of each table under each setting."""
 
+    subject: str
     measurements: Mapping[str, Measurement]
     cells: Mapping[tuple[str, str], Sequence[Cell]]
+
+    @property
+    def most(self) -> int:
+        """Questions that anybody is asked."""
+        return max(one.cases for one in self.measurements.values())
+
+    @property
+    def references(self) -> str:
+        """The part that keeps what reports tell of the references; empty where no row is detailed."""
+        detailed = any(one.detailed for one in self.measurements.values())
+        return part_name(self.subject, REFERENCES) if detailed else ""
+
+    def blocks(self, size: int) -> list[Block]:
+        """The blocks in order, of so many questions each."""
+        order = in_order_of_programs({label: one.method for label, one in self.measurements.items()})
+        found = []
+        for start in range(0, self.most, size):
+            stop = min(start + size, self.most)
+            for table in (ROWS, SWEEP):
+                asked = [self.measurements[label] for label in order if self.measurements[label].cases > start]
+                labels = tuple(one.label for one in asked if one.detailed == (table == ROWS))
+                if labels:
+                    name = part_name(self.subject, f"{table} {start + 1}-{stop}")
+                    found.append(Block(name, start, stop, labels, table))
+        return found
+
+    def parts(self, size: int) -> list[Part]:
+        """The parts of the run."""
+        references = [Part(self.references, 1, 1, table=REFERENCES)] if self.references else []
+        return references + [Part(block.part, len(block.labels), 1, block.table) for block in self.blocks(size)]
 
 
 def presets_of(port: Port) -> dict[str, Preset]:
@@ -85,16 +144,11 @@ def plan_subject(subject: Subject, tables: Sequence[Table], samples: int | None)
         if reason:
             return Cell(trial, not_run=reason)
         method = strategy(trial.strategy, dataclasses.replace(presets[setting], **trial.preset))
-        key = repr(dataclasses.replace(method, name="")), trial.given
         cases = min(samples or table.samples, len(subject.samples))
-        there = known.get(key)
-        if there is None:
-            label = _label(table, setting, trial, list(presets))
-            known[key] = Measurement(subject.name, label, method, trial.given, cases, table.detailed)
-        else:
-            known[key] = dataclasses.replace(
-                there, cases=max(there.cases, cases), detailed=there.detailed or table.detailed
-            )
+        label, along = _label(table, setting, trial, list(presets)), trial.name in table.along
+        wanted = Measurement(label, method, trial.given, cases, table.detailed, along)
+        key = repr(dataclasses.replace(method, name="")), trial.given
+        known[key] = known[key].also(wanted) if key in known else wanted
         return Cell(trial, known[key].label)
 
     ordered = sorted(tables, key=lambda table: not table.detailed)  # whose labels are plain names of strategies
@@ -102,7 +156,7 @@ def plan_subject(subject: Subject, tables: Sequence[Table], samples: int | None)
         for setting in [setting for setting in presets if setting in table.settings]:
             base = add(table, setting, Trial(BASE, BASE))
             cells[table.name, setting] = [base, *(add(table, setting, trial) for trial in table.trials)]
-    return SubjectPlan({one.label: one for one in known.values()}, cells)
+    return SubjectPlan(subject.name, {one.label: one for one in known.values()}, cells)
 
 
 def _label(table: Table, setting: str, trial: Trial, settings: Sequence[str]) -> str:
@@ -123,12 +177,3 @@ def missing_embedder(name: str) -> str:
     except (R2T2Error, ImportError) as error:
         return str(error)
     return ""
-
-
-def parts_of(plans: Sequence[SubjectPlan]) -> list[Part]:
-    """The parts of a run."""
-    return [
-        Part(one.part, one.cases, min(BATCH, one.cases), "rows" if one.detailed else SWEEP)
-        for plan in plans
-        for one in plan.measurements.values()
-    ]

@@ -5,14 +5,13 @@ Axis letters: B samples of a test set, R rows of a table.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Bool, Float
 
 from r2t2_jax.evaluation.comparison import compare
-from r2t2_jax.evaluation.recording import part_name
 from r2t2_jax.evaluation.summary import DIGITS, wilson_interval
 from r2t2_jax.reproduction.paper import average
 from r2t2_jax.reproduction.plan import BASE, Cell, SubjectPlan
@@ -23,7 +22,8 @@ from r2t2_jax.reproduction.trend import LEVEL, averages, drawn_averages, trend
 if TYPE_CHECKING:
     import pyarrow as pa
 
-RowsOf = Callable[[str], "pa.Table"]  # the rows of a part
+READ = ("id", "category", "score", "right", "fell_back", "evaluations")
+RowsOf = Callable[[str, str], "pa.Table"]  # the rows of a subject's label
 
 
 def table_result(
@@ -34,7 +34,7 @@ def table_result(
     Args:
         table: which.
         subjects, plans: whose; the sets of one model are one column of averages.
-        rows_of: the rows of a part.
+        rows_of: the rows of a subject and a label, in the order of the questions.
         samples: how many questions of each set were asked; by default the table's own number.
     """
     models: dict[str, Any] = {}
@@ -51,6 +51,22 @@ def table_result(
         "paper": {name: {**row, "average": round(average(row), 2)} for name, row in table.paper_rows.items()},
         "models": models,
     }
+
+
+def rows_by_label(tables: Iterable[pa.Table]) -> RowsOf:
+    """The columns on which results rest, found by subject and label.
+
+    Args:
+        tables: rows of all blocks, in order.
+    """
+    import pyarrow as pa
+
+    found: dict[tuple[str, str], list[pa.Table]] = {}
+    for table in tables:
+        key = table["model"][0].as_py(), table["strategy"][0].as_py()
+        found.setdefault(key, []).append(table.select(list(READ)))
+    joined = {key: pa.concat_tables(parts) for key, parts in found.items()}
+    return lambda subject, label: joined[subject, label]
 
 
 def _under(
@@ -78,7 +94,7 @@ def _under(
 
 def _measured(subject: Subject, cells: Sequence[Cell], rows_of: RowsOf, n: int) -> dict[str, Any]:
     """What the rows of a table did to the first n questions of a subject."""
-    tables = [rows_of(part_name(subject.name, cell.label)).slice(0, n) for cell in cells]
+    tables = [rows_of(subject.name, cell.label).slice(0, n) for cell in cells]
     return {
         "scores": np.stack([table["score"].to_numpy() for table in tables], axis=1),  # [B, R]
         "right": np.stack([table["right"].to_numpy() for table in tables], axis=1),

@@ -11,6 +11,7 @@ A file holds
     rows       by name, as `trials.Trial`; or
     grid       fields of the preset and the values each takes: a row for every combination
     detailed   whether every step and neighbour is kept, as the report wants them
+    along      the rows whose answer after every step is wanted
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from r2t2_jax.reproduction.trials import Trial, trial_of
 
 ALL = "all"
 OWN, PAPER = "own", "paper"
-FIELDS = ("shows", "title", "question", "kind", "samples", "settings", "paper", "rows", "grid", "detailed")
+FIELDS = ("shows", "title", "question", "kind", "samples", "settings", "paper", "rows", "grid", "detailed", "along")
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class Table:
     paper: str
     trials: tuple[Trial, ...]
     detailed: bool
+    along: tuple[str, ...]
 
     @property
     def paper_rows(self) -> Mapping[str, Mapping[str, float]]:
@@ -113,6 +115,7 @@ def table_of(name: str, content: Mapping[str, Any]) -> Table:
         paper=content.get("paper", ""),
         trials=tuple(trial_of(key, entry, f"table {name}") for key, entry in rows.items()),
         detailed=content.get("detailed", False),
+        along=tuple(content.get("along", ())),
     )
     for trial in table.trials:
         Preset.from_mapping(trial.preset)  # an unknown setting is told when the file is read

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,11 @@ def write_table(folder: Path, result: Mapping[str, Any]) -> None:
     name = result["table"]
     publish_json(folder / f"{name}.json", result)
     for suffix, text in (("csv", csv_text(result)), ("md", markdown(result))):
-        publish(folder / f"{name}.{suffix}", lambda draft, text=text: draft.write_text(text, encoding="utf-8"))
+        publish(folder / f"{name}.{suffix}", partial(_write, text))
+
+
+def _write(text: str, draft: Path) -> None:
+    draft.write_text(text, encoding="utf-8")
 
 
 def read_table(folder: Path, name: str) -> dict[str, Any]:
