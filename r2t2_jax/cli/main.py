@@ -27,6 +27,8 @@ from r2t2_jax.cli.parsing import Command, parse
 from r2t2_jax.cli.pocket_scene import PocketScene
 from r2t2_jax.cli.report import Report
 from r2t2_jax.cli.reproduce import Reproduce
+from r2t2_jax.cli.results import Results
+from r2t2_jax.cli.score import Score
 from r2t2_jax.cli.tune import Tune
 
 # To add a command, add a line: the words a user types ("bank build" is `build` in the group `bank`) and a dataclass.
@@ -53,6 +55,8 @@ COMMANDS: dict[str, type[Command]] = {
     "pocket scene": PocketScene,
     "report": Report,
     "reproduce": Reproduce,
+    "results": Results,
+    "score": Score,
     "tune": Tune,
 }
 

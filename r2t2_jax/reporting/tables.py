@@ -21,13 +21,13 @@ def percent(share: float | None) -> str:
     return "-" if share is None else f"{100 * share:.1f}"
 
 
-def strategy_table(title: str, summary: Mapping[str, Any], seconds: Mapping[str, float]) -> Table:
+def strategy_table(title: str, summary: Mapping[str, Any], seconds: Mapping[str, float] | None = None) -> Table:
     """One row a strategy.
 
     Args:
         title: what was run.
         summary: as `evaluation.summary.summarize` returns it.
-        seconds: measured seconds a case, for each strategy.
+        seconds: measured seconds a case, for each strategy; without them the column is left out.
     """
     table = Table(title=title, box=SIMPLE_HEAD, title_justify="left", padding=0)
     table.add_column("strategy", no_wrap=True)
@@ -38,7 +38,7 @@ def strategy_table(title: str, summary: Mapping[str, Any], seconds: Mapping[str,
         "wrong→\nright",
         "right→\nwrong",
         "evals\n/case",
-        "s\n/case",
+        *(() if seconds is None else ("s\n/case",)),
     )
     for header in headers:
         table.add_column(header, justify="right", no_wrap=True)
@@ -52,7 +52,7 @@ def strategy_table(title: str, summary: Mapping[str, Any], seconds: Mapping[str,
             str(row["wrong_to_right"]),
             str(row["right_to_wrong"]),
             f"{row['evaluations_per_case']:g}",
-            f"{seconds[name]:.4f}",
+            *(() if seconds is None else (f"{seconds[name]:.4f}",)),
         )
     return table
 
