@@ -63,8 +63,20 @@ class Preset:
     # rivals (docs/rivals.md); what they share with descent above is not repeated
     entropy_margin: float = 0.5545  # nats; a sample less sure than this is left alone: 0.4 ln C for C = 4 options
     eata_pull: float = 1.0  # lambda of the divergence from the router's weights
+    sar_radius: float = 0.05  # rho
+    sar_recovery: float = 0.2  # nats
+    views: int = 16  # changed copies of the image, itself among them
+    views_kept: int = 2  # those of which the model is surest
+    deyo_threshold: float = 0.2  # of the drop in probability when patches are shuffled
     rewiring_learning_rate: float = 0.05
     rewiring_steps: int = 5
+    cma_sigma: float = 1.0  # in units of a logit
+    cma_generations: int = 10
+    t3_low: float = 0.0  # share of the router's weights
+    t3_high: float = 1.0
+    t3_gamma: float = 0.5
+    manifold_k: int = 3
+    manifold_pull: float = 1.0  # lambda
 
     @classmethod
     def from_mapping(cls, settings: Mapping[str, Any]) -> Preset:

@@ -135,7 +135,7 @@ def _reroute_samples(
 def program_of(strategy: Strategy) -> Strategy:
     """What is compiled of a strategy: all but who the neighbours are and what they weigh, which is decided outside."""
     weighted = None if strategy.kernel is None else Linear()  # whichever kernel it was
-    return dataclasses.replace(strategy, name="", selector=None, kernel=weighted)
+    return dataclasses.replace(strategy, name="", selector=None, kernel=weighted, keys="question", memory=None)
 
 
 def reroute_batch(
@@ -166,13 +166,7 @@ def reroute_batch(
     """
     check_needs(strategy, model, queries, references)
     strategy = program_of(strategy)
-    shared: Shared = {"bank_routing": None, "points": None}
-    neighborhoods = None
-    if references is not None:
-        neighborhoods = dataclasses.replace(references, **shared)
-        # Banks differ in size, and a program in whose arguments they stand would be compiled for each.
-        read = {"bank_routing": isinstance(strategy.search, MeanShift), "points": True}
-        shared = {name: getattr(references, name) if read[name] else None for name in shared}
+    neighborhoods, shared = _apart(strategy, references)
     samples = (queries, neighborhoods, keys)
     if mesh is None:
         return _reroute_samples(strategy, params, shared, samples, model=model, mesh=None)
@@ -188,3 +182,34 @@ def reroute_batch(
     samples = jax.device_put(samples, NamedSharding(mesh, PartitionSpec(DATA_AXIS)))
     rerouted = _reroute_samples(strategy, params, shared, samples, model=model, mesh=mesh)
     return jax.tree.map(lambda leaf: leaf[: len(keys)], rerouted) if padding else rerouted
+
+
+def lower_batch(
+    strategy: Strategy,
+    model: Reroutable,
+    params: Params,
+    queries: Query,
+    references: References | None,
+    keys: Key[Array, "B"],
+) -> jax.stages.Lowered:
+    """The program that `reroute_batch` runs for such a batch on one device, before it is compiled.
+
+    Raises:
+        R2T2Error: as `reroute_batch`.
+    """
+    check_needs(strategy, model, queries, references)
+    strategy = program_of(strategy)
+    neighborhoods, shared = _apart(strategy, references)
+    return _reroute_samples.lower(strategy, params, shared, (queries, neighborhoods, keys), model=model, mesh=None)
+
+
+def _apart(strategy: Strategy, references: References | None) -> tuple[References | None, Shared]:
+    """What each sample has of its own, and what all share. Of the latter only what the strategy reads.
+
+    Banks differ in size, and a program in whose arguments they stand would be compiled for each.
+    """
+    if references is None:
+        return None, {"bank_routing": None, "points": None}
+    read = {"bank_routing": isinstance(strategy.search, MeanShift), "points": True}
+    shared = {name: getattr(references, name) if read[name] else None for name in read}
+    return dataclasses.replace(references, bank_routing=None, points=None), shared

@@ -14,8 +14,12 @@ from r2t2_jax.neighbors import EpsilonBall, NearestNeighbors, RandomNeighbors, S
 from r2t2_jax.objectives import (
     Anchored,
     Confidence,
+    Disagreement,
     Entropy,
+    Manifold,
+    MarginalEntropy,
     Neighborhood,
+    ObjectEntropy,
     Objective,
     Oracle,
     ReliableEntropy,
@@ -25,7 +29,11 @@ from r2t2_jax.presets import PAPER, Preset
 from r2t2_jax.pytrees import register_structure
 from r2t2_jax.routing import UpdateSpace
 from r2t2_jax.search import (
+    ActiveExperts,
     BestPoint,
+    ByLoss,
+    BySimilarity,
+    CmaEs,
     Constant,
     Descent,
     KernelMean,
@@ -33,6 +41,7 @@ from r2t2_jax.search import (
     MeanShift,
     RandomSearch,
     Search,
+    SharpnessAware,
     TableDescent,
     TableMean,
     Taylor,
@@ -53,6 +62,8 @@ class Strategy:
         space: the coordinates in which r moves.
         table: where the losses at the atlas's points come from, for searches that read them: the rows of the
             `neighbors`, references answered wrongly among them; the `mean` of all rows; an `mlp` fitted on the rows.
+        keys: in which space neighbours are near: that of the question's embedding, or that of what the gate reads.
+        memory: the strategy whose weights on the references, found once with their labels, stand for the router's.
     """
 
     name: str = field(metadata={"static": True})
@@ -62,6 +73,13 @@ class Strategy:
     search: Search | None = None
     space: UpdateSpace = field(default_factory=UpdateSpace, metadata={"static": True})
     table: Literal["neighbors", "mean", "mlp"] | None = field(default=None, metadata={"static": True})
+    keys: Literal["question", "hidden"] = field(default="question", metadata={"static": True})
+    memory: Strategy | None = None
+
+    @property
+    def pictures(self) -> Literal["views", "shuffled"] | None:
+        """Which changed copies of the image the objective looks at."""
+        return getattr(self.objective, "pictures", None)
 
 
 def kernel_of(preset: Preset) -> Kernel:
@@ -152,6 +170,41 @@ def _rewiring(preset: Preset) -> Strategy:
     )
 
 
+def _sar(preset: Preset) -> Strategy:
+    search = SharpnessAware(
+        _schedule(preset), preset.entropy_margin, preset.sar_radius, preset.sar_recovery, preset.optimizer, preset.steps
+    )
+    return dataclasses.replace(_descent("sar", preset, Entropy(preset.answer_tokens), None), search=search)
+
+
+def _marginal(name: str, preset: Preset, kept: int | None) -> Strategy:
+    return _descent(name, preset, MarginalEntropy(preset.answer_tokens, preset.views, kept), None)
+
+
+def _surest(name: str, preset: Preset, search: Search, space: UpdateSpace) -> Strategy:
+    return Strategy(name, objective=Confidence(preset.answer_tokens), search=search, space=space)
+
+
+def _knn_moe(preset: Preset) -> Strategy:
+    """Similarities are cosines, since a share of the mixture must mean the same for every sample."""
+    return Strategy(
+        "knn_moe",
+        NearestNeighbors(preset.k),
+        Linear(),
+        search=BySimilarity(),
+        space=_plain(preset),
+        keys="hidden",
+        memory=_descent("oracle", preset, Oracle(), None),
+    )
+
+
+def _t3(preset: Preset) -> Strategy:
+    search = ByLoss(preset.t3_low, preset.t3_high, preset.t3_gamma)
+    return Strategy(
+        "t3", _nearest(preset), kernel_of(preset), Disagreement(preset.answer_tokens), search, _plain(preset)
+    )
+
+
 STRATEGIES: dict[str, Callable[[Preset], Strategy]] = {
     "base": lambda p: Strategy("base"),
     "router_mean": lambda p: Strategy("router_mean", search=Constant("router"), space=_plain(p)),
@@ -181,10 +234,38 @@ STRATEGIES: dict[str, Callable[[Preset], Strategy]] = {
     "gate_finetuned": lambda p: Strategy("gate_finetuned", search=Constant("tuned"), space=_plain(p)),
     "tent": lambda p: _descent("tent", p, Entropy(p.answer_tokens), None),
     "eata": lambda p: _descent("eata", p, ReliableEntropy(p.answer_tokens, p.entropy_margin, p.eata_pull), None),
+    "sar": _sar,
+    "memo": lambda p: _marginal("memo", p, None),
+    "tpt": lambda p: _marginal("tpt", p, p.views_kept),
+    "deyo": lambda p: _descent("deyo", p, ObjectEntropy(p.answer_tokens, p.entropy_margin, p.deyo_threshold), None),
     "rewiring": _rewiring,
+    "cma_es": lambda p: _surest("cma_es", p, CmaEs(p.cma_sigma, p.cma_generations), UpdateSpace("logit", p.tied)),
+    "active_experts": lambda p: _surest("active_experts", p, ActiveExperts(), _plain(p)),
+    "t3": _t3,
+    "manifold_pull": lambda p: _descent("manifold_pull", p, Manifold(p.manifold_pull), NearestNeighbors(p.manifold_k)),
+    "knn_moe": _knn_moe,
 }
 
-RIVALS = ("tent", "eata", "rewiring")  # what else one could do at test time with the same frozen model
+# What else one could do at test time with the same frozen model; `baselines.BASELINES` has those that give answers.
+RIVALS = (
+    "tent",
+    "eata",
+    "sar",
+    "memo",
+    "tpt",
+    "deyo",
+    "rewiring",
+    "cma_es",
+    "best_of_n",
+    "active_experts",
+    "t3",
+    "manifold_pull",
+    "knn_moe",
+    "gate_finetuned",
+    "uniform",
+    "random_neighbors",
+    "shuffled_references",
+)
 
 
 def strategy(name: str, preset: Preset = PAPER) -> Strategy:
@@ -207,6 +288,8 @@ def check_needs(strategy: Strategy, model: Reroutable, queries: Query, reference
         raise R2T2Error(f"{name} needs a model that generates and tells the odds of every word (token_logprobs)")
     if isinstance(strategy.objective, Confidence) and not (hasattr(model, "generate") and hasattr(model, "as_answer")):
         raise R2T2Error(f"{name} needs a model that generates (generate, as_answer), not an answer loss alone")
+    if strategy.pictures is not None and getattr(queries, strategy.pictures) is None:
+        raise R2T2Error(f"{name} looks at changed copies of the image, and nobody made any: evaluation.pictures")
     if isinstance(strategy.objective, Oracle) and queries.answer is None:
         raise R2T2Error(f"{name} reads the test samples' answers and the queries have none")
     if isinstance(strategy.search, Constant) and strategy.search.which == "task" and queries.task is None:

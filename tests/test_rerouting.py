@@ -29,13 +29,13 @@ from tests.toy import (
     with_atlas,
 )
 
+SMALL = Preset(line_evaluations=6, candidates=4, answer_tokens=A, atlas_k=5, cma_generations=2, views=3, views_kept=2)
 PRESETS = {
-    "free sgd": Preset(steps=4, line_evaluations=6, candidates=4, answer_tokens=A),
-    "simplex adam": Preset(steps=4, space="simplex", optimizer="adam", learning_rate=0.1),
-    "shift": Preset(steps=3, space="shift", learning_rate=0.5),
+    "free sgd": dataclasses.replace(SMALL, steps=4),
+    "simplex adam": dataclasses.replace(SMALL, steps=4, space="simplex", optimizer="adam", learning_rate=0.1),
+    "shift": dataclasses.replace(SMALL, steps=3, space="shift", learning_rate=0.5),
 }
 SGD, ADAM, SHIFT = PRESETS.values()
-ATLAS = Preset(atlas_k=5)
 CASES = {
     "ngd free sgd": strategy("ngd", SGD),
     "ngd simplex adam": strategy("ngd", ADAM),
@@ -43,7 +43,7 @@ CASES = {
     "kernel_regression_alpha": strategy("kernel_regression_alpha", SGD),
     "mode_finding": strategy("mode_finding", SGD),
     "best_of_n": strategy("best_of_n", SGD),
-    "atlas": strategy("atlas", ATLAS),
+    "atlas": strategy("atlas", SGD),
 }
 
 
@@ -73,7 +73,6 @@ COLLECTIVES = ("all-reduce", "all-gather", "all-to-all", "collective", "reduce-s
 def program(case, mesh=None, count=4):
     """Arguments of the jitted entry point for the toy model."""
     queries, embeddings = toy_queries(count)
-    queries = dataclasses.replace(queries, tuned=queries.task)
     references = references_for(case, with_atlas(toy_bank()), embeddings)
     shared = {"bank_routing": references.bank_routing, "points": references.points}
     samples = (queries, dataclasses.replace(references, **dict.fromkeys(shared)), sample_keys(0, np.arange(count)))
@@ -94,7 +93,7 @@ def test_no_device_waits_for_another():
 
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_every_program_exports_to_every_platform(name):
-    args, static = program(strategy(name, dataclasses.replace(SGD, atlas_k=5)), count=2)
+    args, static = program(strategy(name, SGD), count=2)
     exported = jax.export.export(_reroute_samples, platforms=("tpu", "cuda", "cpu"))(*args, **static)
     assert exported.platforms == ("tpu", "cuda", "cpu")
 
@@ -216,15 +215,25 @@ def test_best_of_n_depends_on_the_key_and_never_trusts_a_less_confident_routing(
         "best_fixed": 1,
         "tent": 1 + 1 + 2 * 4 + 1,
         "eata": 1 + 2 + 2 * 4 + 1,
+        "sar": 1 + 1 + 4 * 4 + 1,
+        "memo": 1 + 1 + 2 * 4 * 3 + 1,  # three views
+        "tpt": 1 + 1 + 3 + 2 * 4 * 2 + 1,  # two of them kept
+        "deyo": 1 + 3 + 2 * 4 + 1,
         "rewiring": 1 + 1 + 2 * 5 + 6 + 1,  # five steps, six points of a shift's path
+        "cma_es": 1 + 2 * (1 + 2 * 10) + 1,  # two generations of ten candidates
+        "active_experts": 1 + 2 * 4 + 1,
+        "t3": 1 + 2 + 1 + 1,
+        "manifold_pull": 1 + 2 * 4 * 3 + 1,
+        "knn_moe": 2,
     }.items(),
 )
 def test_evaluations(name, evaluations):
-    assert run(strategy(name, dataclasses.replace(SGD, atlas_k=5))).evaluations == evaluations
+    assert run(strategy(name, SGD)).evaluations == evaluations
 
 
 def test_evaluations_of_a_shift_count_the_gate():
     assert run(strategy("ngd", SHIFT)).evaluations == 1 + 2 * 3 * 5 + 4 + 1
+    assert run(strategy("eata", SHIFT)).evaluations == 1 + 2 + 2 * 3 * 2 + 4 + 1  # its pull reads it at every value
 
 
 def test_numbers_are_traced_and_shapes_compile_once():
@@ -257,6 +266,8 @@ def loss_only(params, features, weights, answer):
         ("best_of_n", SGD, LossModel(loss_only, MODEL.spec), {}, "needs a model that generates"),
         ("tent", SGD, LossModel(loss_only, MODEL.spec), {}, "tells the odds of every word"),
         ("mode_finding", Preset(mode_k=13), MODEL, {}, "k=13 references of 12"),
+        ("memo", SGD, MODEL, {"views": None}, "changed copies of the image"),
+        ("deyo", SGD, MODEL, {"shuffled": None}, "changed copies of the image"),
     ],
 )
 def test_what_is_not_on_offer_is_refused(name, preset, model, changes, cause):

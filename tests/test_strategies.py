@@ -36,7 +36,16 @@ NAMES = [
     "gate_finetuned",
     "tent",
     "eata",
+    "sar",
+    "memo",
+    "tpt",
+    "deyo",
     "rewiring",
+    "cma_es",
+    "active_experts",
+    "t3",
+    "manifold_pull",
+    "knn_moe",
 ]
 
 

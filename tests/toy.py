@@ -113,6 +113,15 @@ def toy_features(rng: np.random.Generator, count: int) -> dict[str, np.ndarray]:
     }
 
 
+def toy_views(rng: np.random.Generator, features: Any) -> tuple[Any, Any]:
+    """Three copies of each sample's features, its own first; and features of something else."""
+    count = len(features["x"])
+    noise = {name: 0.3 * rng.normal(size=(count, 3, leaf.shape[1])) for name, leaf in features.items()}
+    views = {name: (leaf[:, None] + noise[name]).astype(np.float32) for name, leaf in features.items()}
+    views = {name: np.concatenate([features[name][:, None], leaf[:, 1:]], axis=1) for name, leaf in views.items()}
+    return views, toy_features(rng, count)
+
+
 def toy_answers(rng: np.random.Generator, count: int) -> dict[str, np.ndarray]:
     mask = np.arange(A)[None] < rng.integers(1, A + 1, (count, 1))
     return {"tokens": rng.integers(1, V, (count, A)), "mask": mask.astype(np.float32)}
@@ -146,12 +155,14 @@ def with_atlas(bank: ReferenceBank) -> ReferenceBank:
 
 
 def toy_queries(count: int = 5, seed: int = 2, params: Any = None) -> tuple[Query, np.ndarray]:
-    """Queries with labels and task weights, and their embeddings."""
+    """Queries with all that some strategy reads, and their embeddings."""
     rng = np.random.default_rng(seed)
     features = toy_features(rng, count)
     routing = own_routing(toy_params() if params is None else params, features)
     task = np.repeat(np.asarray(MODEL.spec.focus(["a", "c"]))[None], count, axis=0)
-    query = Query(features, routing, np.ones((count, L, E), bool), toy_answers(rng, count), task)
+    views, shuffled = toy_views(rng, features)
+    live = np.ones((count, L, E), bool)
+    query = Query(features, routing, live, toy_answers(rng, count), task, task, views, shuffled)
     return jax.tree.map(jnp.asarray, query), unit_vectors(rng, count)
 
 

@@ -25,7 +25,19 @@ from tests.ports.moai.goldens import stacked
 from tests.ports.moai.tiny import answer_of, draw_inputs, tiny
 
 CONFIG = dataclasses.replace(MoAIConfig.tiny(), layers=4, vision_layers=1, compressor_depth=1, remat="none")
-PRESET = Preset(k=2, steps=2, mode_k=2, mode_iterations=3, line_evaluations=4, candidates=2, answer_tokens=2)
+PRESET = Preset(
+    k=2,
+    steps=2,
+    mode_k=2,
+    mode_iterations=3,
+    line_evaluations=4,
+    candidates=2,
+    answer_tokens=2,
+    rewiring_steps=2,
+    cma_generations=1,
+    views=2,
+    views_kept=1,
+)
 BATCH, BANK = 2, 4
 
 
@@ -51,7 +63,8 @@ def problem():
     asked, near = list(range(BATCH)), [[2, 3], [4, 5]]
     live = jnp.ones((BATCH, *model.spec.shape), bool)
     third = jnp.full(live.shape, 1 / 3)
-    queries = Query(rows(features, asked), routing[:BATCH], live, rows(answers, asked), third, tuned=third)
+    pairs, others = rows(features, [[0, 1], [1, 0]]), rows(features, [1, 0])
+    queries = Query(rows(features, asked), routing[:BATCH], live, rows(answers, asked), third, third, pairs, others)
     references = References(
         routing[BATCH:],
         rows(features, near),
