@@ -64,6 +64,9 @@ class Eval:
         check_folder(self.out)  # before anything heavy is loaded
         keep_compiled()
         job = self._job()
+        if self.dry_run:
+            foretell(job)
+            return
         with self._open(job) as run:
             if not run.complete:
                 job.compute(run, say)
@@ -72,7 +75,6 @@ class Eval:
         show(self.out)
 
     def _job(self) -> Job:
-        from r2t2_jax.evaluation.benchmark_run import SAVED
         from r2t2_jax.evaluation.job import open_job
         from r2t2_jax.evaluation.question_sets import read_benchmarks
         from r2t2_jax.hashed_words import question_embedder
@@ -83,7 +85,7 @@ class Eval:
         port = load(self.model)
         if self.embedder:
             port = replace(port, embedder=question_embedder(self.embedder))
-        batch = SAVED if self.batch_size == "auto" else self.batch_size
+        batch = None if self.batch_size == "auto" else self.batch_size
         strategies = listed("--strategy", self.strategy)
         return open_job(port, self.bank, benchmarks, strategies, self.preset, self.seed, batch)
 
@@ -114,6 +116,20 @@ def say(line: str) -> None:
     from tqdm import tqdm
 
     tqdm.write(line, file=sys.stderr)
+
+
+def foretell(job: Job) -> None:
+    """Print what would be done and what it would cost."""
+    from rich.console import Console
+
+    from r2t2_jax.reporting.forecast import cost_table, memory_line, plan_lines
+
+    console = Console()
+    for line in plan_lines(job):
+        console.print(line, highlight=False, soft_wrap=True)
+    found = job.forecast()
+    console.print(memory_line(job, found), highlight=False, soft_wrap=True)
+    console.print(cost_table(job, found))
 
 
 def show(folder: Path) -> None:

@@ -21,6 +21,7 @@ from r2t2_jax.cli.datasets_show import ShowDataset
 from r2t2_jax.cli.demo import Demo
 from r2t2_jax.cli.diagnose import Diagnose
 from r2t2_jax.cli.evaluate import Eval
+from r2t2_jax.cli.export import Export
 from r2t2_jax.cli.failures import explain, forget_output
 from r2t2_jax.cli.fit import FitMemory
 from r2t2_jax.cli.parsing import Command, parse
@@ -51,6 +52,7 @@ COMMANDS: dict[str, type[Command]] = {
     "datasets show": ShowDataset,
     "diagnose": Diagnose,
     "eval": Eval,
+    "export": Export,
     "fit": FitMemory,
     "pocket scene": PocketScene,
     "report": Report,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from r2t2_jax.errors import R2T2Error
 from r2t2_jax.evaluation.asking import Asking
 from r2t2_jax.evaluation.batches import threads_at_a_time
 from r2t2_jax.evaluation.benchmark_run import (
+    SAVED,
     ask,
     batch_size,
     parts,
@@ -24,14 +26,17 @@ from r2t2_jax.evaluation.benchmark_run import (
 )
 from r2t2_jax.evaluation.building import QuestionSet
 from r2t2_jax.evaluation.device_batch import DeviceBatch
-from r2t2_jax.evaluation.evaluate import set_up
+from r2t2_jax.evaluation.evaluate import Setup, set_up
+from r2t2_jax.evaluation.forecast import Forecast, device_memory, forecast
 from r2t2_jax.evaluation.lookup import Method
 from r2t2_jax.evaluation.opening import open_bank
+from r2t2_jax.evaluation.question_sets import length
 from r2t2_jax.metrics import get_metric, get_set_score
 from r2t2_jax.presets import Preset, find_preset, own_preset
 from r2t2_jax.runs.identity import versions
 from r2t2_jax.runs.plan import Plan
 from r2t2_jax.runs.run import Run
+from r2t2_jax.sizes import format_size
 from r2t2_jax.strategies import strategy
 
 BASE = "base"
@@ -49,6 +54,7 @@ class Job:
         preset: the strategies' settings.
         seed: of everything drawn.
         batch: samples a batch of the plan.
+        fitted: let a device with a memory of its own take fewer at a time, as many as fit.
     """
 
     port: Port
@@ -58,6 +64,7 @@ class Job:
     preset: Preset
     seed: int
     batch: int
+    fitted: bool
 
     @property
     def plan(self) -> Plan:
@@ -92,6 +99,17 @@ class Job:
         models = {title_of(self.port.name, name): model for name in self.benchmarks}
         return {"data": data, "models": models, "versions": versions()}
 
+    @cached_property
+    def setup(self) -> Setup:
+        """What is done once, whatever is asked; scored by the first benchmark's metric."""
+        metric = get_metric(next(iter(self.benchmarks.values())).metric)
+        return set_up(self.port, self.bank, self.strategies, metric, self.seed)
+
+    def forecast(self) -> Forecast:
+        """Costs and memory, for the longest question of all; raises as `forecast.forecast`."""
+        firsts = [one.samples[0] for one in self.benchmarks.values()]
+        return forecast(self.setup, max(firsts, key=length), self.batch)
+
     def compute(self, run: Run, say: Callable[[str], None]) -> None:
         """Whatever is missing of the run's rows.
 
@@ -99,14 +117,27 @@ class Job:
             Stopped: the run is to end.
             R2T2Error: as `set_up` and `ask`.
         """
-        together = DeviceBatch(self.batch, say)
+        together = DeviceBatch(self._at_a_time(say), say)
         asking = {}
         for name, one in self.benchmarks.items():
-            ready = set_up(self.port, self.bank, self.strategies, get_metric(one.metric), self.seed)
+            setup = replace(self.setup, metric=get_metric(one.metric))
             title = title_of(self.port.name, name)
-            asking[name] = Asking(ready, title, name, one.samples, self.batch, together, run.time)
+            asking[name] = Asking(setup, title, name, one.samples, self.batch, together, run.time)
         ask(run, asking, threads_at_a_time(), say)
         record_references(run, self.port.name, self.bank)
+
+    def _at_a_time(self, say: Callable[[str], None]) -> int:
+        """Samples that a device takes at a time: a whole batch, or as many as fit into a memory of its own."""
+        available = device_memory()
+        if not self.fitted or available is None:
+            return self.batch
+        memory = self.forecast().memory
+        size = memory.largest_batch(available, self.batch)
+        say(
+            f"{size} questions at a time take {format_size(memory.of_batch(size))} of {format_size(available)} on each "
+            "device, as compiled"
+        )
+        return size
 
     def summary(self, run: Run) -> dict[str, Any]:
         """The numbers of every benchmark, by the title under which its rows stand."""
@@ -125,7 +156,7 @@ def open_job(
     strategies: Sequence[str],
     preset: str | None,
     seed: int,
-    batch: int,
+    batch: int | None,
 ) -> Job:
     """Open what is named, and refuse what does not fit together.
 
@@ -136,13 +167,13 @@ def open_job(
         strategies: names; `base` is put in front where it is not among them.
         preset: a name or a file; `None` for the model's own, else the paper's.
         seed: of everything drawn.
-        batch: the most samples a batch.
+        batch: the most samples a batch; `None` for the usual number, of which a device takes as many as fit.
 
     Raises:
         R2T2Error: unknown names, a batch of none, a bank of another model or embedder, or a question that is a
             reference too.
     """
-    if batch < 1:
+    if batch is not None and batch < 1:
         raise R2T2Error(f"a batch of {batch} samples; it must be at least 1")
     titles = [title_of(port.name, name) for name in benchmarks]
     if len(set(titles)) < len(titles):
@@ -152,7 +183,8 @@ def open_job(
     questions = [sample for one in benchmarks.values() for sample in one.samples]
     metric = get_metric(next(iter(benchmarks.values())).metric)
     opened = open_bank(port, bank, metric, questions, keep_wrong=True)
-    return Job(port, opened, benchmarks, chosen, settings, seed, batch_size(benchmarks, batch))
+    size = batch_size(benchmarks, SAVED if batch is None else batch)
+    return Job(port, opened, benchmarks, chosen, settings, seed, size, fitted=batch is None)
 
 
 def set_score_of(benchmark: str) -> str:

@@ -64,11 +64,12 @@ def read_benchmarks(
     sets = {}
     for name in _distinct(names):
         read = _read(name, _split(name, split, TEST), n, seed, images, metric)
-        sets[name] = replace(read, samples=sorted(read.samples, key=_length, reverse=True))
+        sets[name] = replace(read, samples=sorted(read.samples, key=length, reverse=True))
     return sets
 
 
-def _length(sample: Sample) -> int:
+def length(sample: Sample) -> int:
+    """Letters of a question and its options, by which benchmarks are ordered."""
     return len(sample.question) + sum(map(len, sample.options))
 
 

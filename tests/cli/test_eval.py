@@ -18,22 +18,10 @@ from r2t2_jax.metrics import get_metric
 from r2t2_jax.presets import Preset
 from r2t2_jax.runs.reading import open_run
 from r2t2_jax.strategies import strategy
-from tests.evaluation.toy_files import arguments, write_all
+from tests.evaluation.toy_files import arguments
 from tests.toy_port import make_samples, toy
 
 STRATEGIES = ("base", "ngd", "kernel_regression", "random_neighbors")
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_all(tmp_path_factory.mktemp("files"))
-
-
-@pytest.fixture(scope="module")
-def whole(files: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("whole") / "run"
-    assert main(arguments(files, out)) == 0
-    return out
 
 
 def test_rows_are_those_of_an_evaluation_in_memory(files: Path, whole: Path) -> None:
@@ -152,6 +140,21 @@ def test_bad_input_is_one_line(
     (told,) = capsys.readouterr().err.splitlines()[-1:]
     assert told.startswith("r2t2: ") and re.search(re.escape(cause), told)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_dry_run_tells_the_plan_and_leaves_nothing(
+    files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
+    assert main(arguments(files, tmp_path / "run", "--dry-run")) == 0
+    told = capsys.readouterr().out
+    assert "30 questions in 8 batches, metric exact_match" in told
+    assert "7 questions in 2 batches" in told
+    assert re.search(r"memory +\d[\d.]* [KM]?B with 4 questions at a time: parameters 8 B", told)
+    steps, k = 10, 5
+    for name, evaluations in (("base", 1), ("ngd", 1 + 2 * steps * k + 1), ("kernel_regression", 2)):
+        assert re.search(rf"{name} +{evaluations} ", told)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_another_run_in_the_folder_is_refused(files: Path, whole: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,158 @@
+"""What is made of a run of `r2t2 eval` afterwards: other scores, tables side by side, another tool's files."""
+
+import csv
+import hashlib
+import io
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from r2t2_jax.cli.main import main
+from r2t2_jax.metrics import METRICS
+from r2t2_jax.runs.reading import open_run
+from tests.evaluation.toy_files import arguments
+
+STRATEGIES = ["base", "ngd", "kernel_regression", "random_neighbors"]
+
+
+def rows_of(run: Path, title: str, strategy: str) -> list[dict]:
+    rows = open_run(run).rows.to_pylist()
+    return [row for row in rows if (row["model"], row["strategy"]) == (title, strategy)]
+
+
+def test_scoring_anew_by_the_same_metric_gives_the_same_numbers(
+    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {file.name: file.read_bytes() for file in whole.iterdir() if file.is_file()}
+    out = tmp_path / "scores.json"
+    assert main(["score", str(whole), "--metric", "exact_match", "--out", str(out)]) == 0
+    assert "toy on one.jsonl: 30 questions, metric exact_match" in " ".join(capsys.readouterr().out.split())
+    scored, summary = json.loads(out.read_text()), open_run(whole).summary
+    for title, numbers in summary["models"].items():
+        assert scored["models"][title]["strategies"] == numbers["strategies"]
+        assert scored["models"][title]["families"] == numbers["families"]
+    assert {file.name: file.read_bytes() for file in whole.iterdir() if file.is_file()} == before
+
+
+def test_another_metric_reads_question_options_and_answers(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def half_where_left(prediction, sample):
+        seen.append(sample)
+        return 0.5 if sample.category == "left" else 0.0
+
+    monkeypatch.setitem(METRICS, "odd", half_where_left)
+    out = tmp_path / "scores.json"
+    assert main(["score", str(whole), "--metric", "odd", "--out", str(out)]) == 0
+    numbers = json.loads(out.read_text())["models"]["toy on one.jsonl"]
+    left = sum(row["category"] == "left" for row in rows_of(whole, "toy on one.jsonl", "base"))
+    assert 0 < left < 30
+    assert numbers["strategies"]["ngd"]["accuracy"] == pytest.approx(left / 30, abs=1e-6)
+    assert numbers["strategies"]["ngd"]["score"]["accuracy"] == pytest.approx(50 * left / 30, abs=1e-4)
+    assert all(sample.question.startswith("What is") and len(sample.answers) == 1 for sample in seen)
+
+
+def table_of(text: str, delimiter: str = ",") -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(text), delimiter=delimiter))
+
+
+def test_results_count_what_turned_and_bound_the_gain(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["results", str(whole), "--format", "csv"]) == 0
+    found = table_of(capsys.readouterr().out)
+    assert [(row["benchmark"], row["strategy"]) for row in found] == [
+        (name, strategy) for name in ("one.jsonl", "two.jsonl") for strategy in STRATEGIES
+    ]
+    for row in found:
+        title = f"toy on {row['benchmark']}"
+        base, own = (
+            np.array([one["right"] for one in rows_of(whole, title, name)]) for name in ("base", row["strategy"])
+        )
+        assert int(row["n"]) == len(own)
+        assert float(row["gain"]) == pytest.approx(own.mean() - base.mean())
+        assert (int(row["wrong_to_right"]), int(row["right_to_wrong"])) == ((own & ~base).sum(), (base & ~own).sum())
+        drawn = np.random.default_rng(1).integers(len(own), size=(4000, len(own)))
+        low, high = np.quantile((own * 1.0 - base)[drawn].mean(axis=1), [0.025, 0.975])
+        assert float(row["gain_low"]) == pytest.approx(low, abs=1.5 / len(own))
+        assert float(row["gain_high"]) == pytest.approx(high, abs=1.5 / len(own))
+
+
+def test_runs_side_by_side(files: Path, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = tmp_path / "other"
+    more = ("--preset", "paper", "--benchmark", str(files / "one.jsonl"), "--strategy", "ngd")
+    assert main(arguments(files, other, *more)) == 0
+    capsys.readouterr()
+    assert main(["results", str(whole), str(other)]) == 0
+    overview, details, changes = capsys.readouterr().out.split("\n\n")
+    assert overview.splitlines()[0] == "| run | model | strategy | one.jsonl accuracy | two.jsonl accuracy |"
+    assert len(overview.splitlines()) == 2 + len(STRATEGIES) + 2
+    assert len(details.splitlines()) == 2 + 2 * len(STRATEGIES) + 2
+    first, second = (
+        np.array([row["right"] for row in rows_of(run, "toy on one.jsonl", "ngd")]) for run in (whole, other)
+    )
+    (ngd,) = [line for line in changes.splitlines() if "| ngd |" in line]
+    won, lost = int((second & ~first).sum()), int((first & ~second).sum())
+    assert ngd.startswith(f"| one.jsonl | ngd | run | other | 30 | {100 * (second.mean() - first.mean()):+.1f} | ")
+    assert ngd.endswith(f"| {won} | {lost} |")
+    assert main(["results", str(whole), str(other), "--format", "latex"]) == 0
+    told = capsys.readouterr().out
+    assert told.count(r"\begin{tabular}") == told.count(r"\bottomrule") == 3
+    assert r"kernel\_regression" in told and "right \\%" in told
+
+
+def test_files_for_lmms_eval(whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "logs"
+    assert main(["export", str(whole), "--lmms-eval", str(out)]) == 0
+    assert "Wrote 12 files" in capsys.readouterr().out
+    assert sorted(folder.name for folder in out.iterdir()) == sorted(f"toy__{name}" for name in STRATEGIES)
+    (samples,) = (out / "toy__ngd").glob("*_samples_one.jsonl")
+    (results,) = (out / "toy__ngd").glob("*_results.json")
+    assert samples.name.removesuffix("_samples_one.jsonl") == results.name.removesuffix("_results.json")
+    lines = [json.loads(line) for line in samples.read_text().splitlines()]
+    rows = rows_of(whole, "toy on one.jsonl", "ngd")
+    for number, (line, row) in enumerate(zip(lines, rows, strict=True)):
+        assert list(line) == [
+            *("doc_id", "target", "filtered_resps", "token_counts", "doc_hash", "exact_match", "input", "question_id")
+        ]
+        assert (line["doc_id"], line["question_id"], line["input"]) == (number, row["id"], row["question"])
+        assert (line["target"], line["filtered_resps"]) == (row["answers"][0], row["prediction"])
+    told = json.loads(results.read_text())
+    scores = [row["score"] for row in rows]
+    assert told["results"]["one"]["exact_match,none"] == pytest.approx(np.mean(scores))
+    assert told["results"]["one"]["exact_match_stderr,none"] == pytest.approx(np.std(scores, ddof=1) / 30**0.5)
+    assert told["n-samples"]["two"] == {"original": 7, "effective": 7}
+    joined = "".join(f"sample_{i}{line['doc_hash']}" for i, line in enumerate(lines))
+    assert told["task_hashes"]["one"] == hashlib.sha256(joined.encode()).hexdigest()
+    assert main(["export", str(whole), "--lmms-eval", str(out)]) == 2
+    assert "is there; choose another folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "cause"),
+    [
+        (["score", "WHOLE", "--metric", "none"], "unknown metric 'none'"),
+        (["score", "FOLDER", "--metric", "vqa"], "holds no run"),
+        (["score", "HALF", "--metric", "vqa"], "is not complete"),
+        (["results"], "at least one folder"),
+        (["results", "FOLDER"], "holds no run"),
+        (["results", "HALF"], "is not complete"),
+        (["export", "WHOLE"], "say in what form: --lmms-eval FOLDER"),
+        (["export", "HALF", "--lmms-eval", "FOLDER/logs"], "is not complete"),
+    ],
+)
+def test_bad_input_is_one_line(
+    command: list[str], cause: str, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    half = Path(shutil.copytree(whole, tmp_path / "half"))
+    (half / "summary.json").unlink()
+    places = {"WHOLE": whole, "HALF": half, "FOLDER": tmp_path / "none"}
+    ordered = [
+        next((str(p) + word.removeprefix(n) for n, p in places.items() if word.startswith(n)), word) for word in command
+    ]
+    assert main(ordered) == 2
+    (told,) = capsys.readouterr().err.splitlines()
+    assert told.startswith("r2t2: ") and cause in told
