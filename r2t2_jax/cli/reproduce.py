@@ -99,10 +99,11 @@ class Reproduce:
         self, run: Run, tables: Sequence[Table], subjects: Sequence[Subject], plans: Sequence[SubjectPlan]
     ) -> None:
         from r2t2_jax.evaluation.recording import REFERENCES
-        from r2t2_jax.reproduction.results import rows_by_label, table_result
+        from r2t2_jax.reproduction.found import Rows
+        from r2t2_jax.reproduction.results import table_result
         from r2t2_jax.reproduction.writing import write_table
 
-        rows_of = rows_by_label(found for batch, found in run.tables() if not batch.part.endswith(REFERENCES))
+        rows = Rows(found for batch, found in run.tables() if not batch.part.endswith(REFERENCES))
         for table in tables:
-            write_table(self.out, table_result(table, subjects, plans, rows_of, self.samples))
+            write_table(self.out, table_result(table, subjects, plans, rows, self.samples))
         run.finish({"tables": [table.name for table in tables]})

@@ -26,6 +26,7 @@ from r2t2_jax.hashed_words import question_embedder
 from r2t2_jax.index import build_index
 from r2t2_jax.metrics import Metric
 from r2t2_jax.neighbors import Neighbors, select
+from r2t2_jax.reproduction.last_layers import LastLayers
 from r2t2_jax.reproduction.trials import Given
 from r2t2_jax.routing import RoutingSpec, by_group, uniform
 
@@ -80,6 +81,8 @@ def open_bench(
         bank = bank.subsample(max(1, round(given.share * len(bank))), given.draw)
     if given.keep_wrong:
         bank = replace(bank, correct=None)
+    if given.last_layers is not None:
+        port = replace(port, model=LastLayers(port.model, given.last_layers))
     return Bench(set_up(port, bank, methods, metric, seed), given)
 
 

@@ -22,12 +22,11 @@ from r2t2_jax.hashed_words import question_embedder
 from r2t2_jax.presets import PAPER as PAPER_PRESET
 from r2t2_jax.presets import Preset, find_preset, own_preset
 from r2t2_jax.reproduction.subjects import Subject
-from r2t2_jax.reproduction.tables import OWN, PAPER, Table
+from r2t2_jax.reproduction.tables import BASE, OWN, PAPER, Table
 from r2t2_jax.reproduction.trials import Given, Trial
 from r2t2_jax.runs.plan import Part
 from r2t2_jax.strategies import strategy
 
-BASE = "base"
 ROWS, SWEEP = "rows", "sweep"  # what the report reads; rows without neighbours and paths
 
 
@@ -154,7 +153,7 @@ def plan_subject(subject: Subject, tables: Sequence[Table], samples: int | None)
     ordered = sorted(tables, key=lambda table: not table.detailed)  # whose labels are plain names of strategies
     for table in ordered:
         for setting in [setting for setting in presets if setting in table.settings]:
-            base = add(table, setting, Trial(BASE, BASE))
+            base = add(table, setting, table.untouched)
             cells[table.name, setting] = [base, *(add(table, setting, trial) for trial in table.trials)]
     return SubjectPlan(subject.name, {one.label: one for one in known.values()}, cells)
 

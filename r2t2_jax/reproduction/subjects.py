@@ -9,6 +9,7 @@ from r2t2_jax.contract import Port, Sample
 from r2t2_jax.datasets import load_dataset
 from r2t2_jax.datasets.registry import GROUP
 from r2t2_jax.errors import R2T2Error
+from r2t2_jax.evaluation.benchmark_run import title_of
 from r2t2_jax.evaluation.opening import metric_for
 from r2t2_jax.loading import load
 from r2t2_jax.metrics import Metric
@@ -22,10 +23,12 @@ TOGETHER = {"pocket": ("pocket:narrow", "pocket:balanced")}  # a model with two 
 class Subject:
     """One model on one test set.
 
-    `name` stands in the rows: the model's, and where it is asked several sets the set's too.
+    `name` stands in the rows: the port's, and where it is asked several sets the set's too. `model` is what `load` was
+    asked for.
     """
 
     name: str
+    model: str
     port: Port
     data: str
     samples: tuple[Sample, ...]
@@ -49,13 +52,14 @@ def open_subjects(model: str, data: Sequence[str], n: int | None, seed: int) -> 
     Raises:
         R2T2Error: no such model or set, or no set goes with the model.
     """
-    ports = [load(name) for name in model_names(model)]
-    sets = list(data) or [_own_set(ports[0])]
+    ports = {name: load(name) for name in model_names(model)}
+    sets = list(data) or [_own_set(next(iter(ports.values())))]
     asked = {name: tuple(load_dataset(name, TEST if name in registered(GROUP) else "", n, seed)) for name in sets}
     return [
-        Subject(port.name if len(sets) == 1 else f"{port.name} on {name}", port, name, samples, metric_for(name, ""))
-        for port in ports
+        Subject(title if len(sets) == 1 else title_of(title, name), model, port, name, samples, metric_for(name, ""))
+        for model, port in ports.items()
         for name, samples in asked.items()
+        for title in [port.name]
     ]
 
 

@@ -8,6 +8,8 @@ A file holds
     samples    questions of each set on pocket's scale; `--samples` says otherwise
     settings   under which settings its rows are run: "own", the model's own preset, and "paper"
     paper      the paper's table whose rows stand beside ours
+    base       the row of the paper's Table 2 beside the untouched model, where that is part of the ordering
+    common     settings that all rows change
     rows       by name, as `trials.Trial`; or
     grid       fields of the preset and the values each takes: a row for every combination
     detailed   whether every step and neighbour is kept, as the report wants them
@@ -29,9 +31,24 @@ from r2t2_jax.presets import Preset
 from r2t2_jax.reproduction.paper import paper_rows
 from r2t2_jax.reproduction.trials import Trial, trial_of
 
-ALL = "all"
+ALL, BASE = "all", "base"
+METHODS = "table2"  # of the paper, where its numbers of the untouched models are
 OWN, PAPER = "own", "paper"
-FIELDS = ("shows", "title", "question", "kind", "samples", "settings", "paper", "rows", "grid", "detailed", "along")
+FIELDS = (
+    "shows",
+    "title",
+    "question",
+    "kind",
+    "samples",
+    "settings",
+    "paper",
+    "base",
+    "common",
+    "rows",
+    "grid",
+    "detailed",
+    "along",
+)
 
 
 @dataclass(frozen=True)
@@ -46,6 +63,7 @@ class Table:
     samples: int
     settings: tuple[str, ...]
     paper: str
+    base: str
     trials: tuple[Trial, ...]
     detailed: bool
     along: tuple[str, ...]
@@ -54,6 +72,17 @@ class Table:
     def paper_rows(self) -> Mapping[str, Mapping[str, float]]:
         """The paper's rows by name; none where the paper has no such table."""
         return paper_rows(self.paper) if self.paper else {}
+
+    @property
+    def untouched(self) -> Trial:
+        """The row of the untouched model, which every table begins with."""
+        return Trial(BASE, BASE, paper=self.base)
+
+    def paper_row(self, trial: Trial) -> Mapping[str, float] | None:
+        """The paper's numbers beside a row."""
+        if not trial.paper:
+            return None
+        return paper_rows(METHODS)[trial.paper] if trial.name == BASE else self.paper_rows[trial.paper]
 
 
 @cache
@@ -104,6 +133,8 @@ def table_of(name: str, content: Mapping[str, Any]) -> Table:
     if unknown:
         raise R2T2Error(f"table {name} has unknown fields {unknown}; known are {', '.join(FIELDS)}")
     rows = {**content.get("rows", {}), **_grid(content.get("grid", {}))}
+    common = content.get("common", {})
+    rows = {key: {**entry, "preset": {**common, **entry.get("preset", {})}} for key, entry in rows.items()}
     table = Table(
         name=name,
         shows=tuple(content["shows"]),
@@ -113,6 +144,7 @@ def table_of(name: str, content: Mapping[str, Any]) -> Table:
         samples=content["samples"],
         settings=tuple(content["settings"]),
         paper=content.get("paper", ""),
+        base=content.get("base", ""),
         trials=tuple(trial_of(key, entry, f"table {name}") for key, entry in rows.items()),
         detailed=content.get("detailed", False),
         along=tuple(content.get("along", ())),

@@ -21,6 +21,7 @@ class Given:
         foreign: only references of other families than the question's.
         start: what stands in the place of the router's weights r0.
         core_experts: so many experts of each group, those with most router weight, may be used; the others weigh zero.
+        last_layers: so many layers, the last ones, may move; the others keep the router's weights.
         embedder: what finds like questions; empty for the model's own.
     """
 
@@ -30,6 +31,7 @@ class Given:
     foreign: bool = False
     start: Literal["router", "uniform"] = "router"
     core_experts: int | None = None
+    last_layers: int | None = None
     embedder: str = ""
 
     def __post_init__(self) -> None:
@@ -37,8 +39,9 @@ class Given:
             raise R2T2Error(f"a share of {self.share} of the references; it must be above 0 and at most 1")
         if self.start not in ("router", "uniform"):
             raise R2T2Error(f"a start from {self.start!r}; choose router or uniform")
-        if self.core_experts is not None and self.core_experts < 1:
-            raise R2T2Error(f"{self.core_experts} core experts; it must be at least 1")
+        for name in ("core_experts", "last_layers"):
+            if (number := getattr(self, name)) is not None and number < 1:
+                raise R2T2Error(f"{name} {number}; it must be at least 1")
 
 
 @dataclass(frozen=True)

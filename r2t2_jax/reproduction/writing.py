@@ -48,21 +48,35 @@ def markdown(result: Mapping[str, Any]) -> str:
     for model, settings in result["models"].items():
         for setting, part in settings.items():
             parts.append(f"### {model}, {SETTINGS[setting]}, n = {part['n']:,}")
-            parts.append(_rows(part["rows"]))
+            parts.append(_rows(part["rows"], part.get("columns", {})))
             if part["trend"]:
                 parts.append(trend_line(part["trend"]))
+            for table in part.get("tables", ()):
+                parts += [f"{table['title']}:", grid([table["head"], *table["rows"]])]
+            parts += part.get("notes", ())
     return "\n\n".join(parts) + "\n"
 
 
-def _rows(rows: Sequence[Mapping[str, Any]]) -> str:
+def _rows(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, Mapping[str, str]]) -> str:
     printed = any("paper" in row for row in rows)
     head = ["", *(["paper, %"] if printed else []), "here, % (95 % interval)", "against base, points"]
     head += ["wrong→right / right→wrong", "evaluations a case"]
-    lines = [head, ["---", *["--:"] * (len(head) - 1)]]
+    fell_back = any(row.get("fell_back") for row in rows)
+    head += ["without neighbours"] if fell_back else []
+    lines = [head + list(columns)]
     for row in rows:
         cells = [row["name"], *([f"{row['paper']:.1f}" if "paper" in row else "–"] if printed else [])]
-        lines.append(cells + (_numbers(row) if "accuracy" in row else [f"not run: {row['not_run']}", "", "", ""]))
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+        cells += _numbers(row) if "accuracy" in row else ["not run", "", "", ""]
+        cells += [str(row.get("fell_back", ""))] if fell_back else []
+        lines.append(cells + [column.get(row["name"], "") for column in columns.values()])
+    reasons = [f"{row['name']} was not run: {row['not_run']}." for row in rows if "not_run" in row]
+    return "\n\n".join([grid(lines), *reasons])
+
+
+def grid(lines: Sequence[Sequence[str]]) -> str:
+    """A Markdown table, its first line the head, its first column to the left."""
+    head, *rest = lines
+    return "\n".join("| " + " | ".join(line) + " |" for line in (head, ["---", *["--:"] * (len(head) - 1)], *rest))
 
 
 def _numbers(row: Mapping[str, Any]) -> list[str]:

@@ -1,0 +1,91 @@
+"""`r2t2 reproduce` end to end, on the toy port."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+import r2t2_jax.evaluation.opening
+import r2t2_jax.reproduction.measure
+import r2t2_jax.reproduction.subjects
+from r2t2_jax.cli.main import main
+from tests.toy_port import make_samples, toy
+
+SAMPLES = 12
+
+
+@pytest.fixture(autouse=True)
+def toy_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(name: str):
+        preset = {"space": "simplex", "optimizer": "adam", "learning_rate": 0.3, "k": 3, "mode_k": 5}
+        return dataclasses.replace(toy(), name=name, presets={"pocket": preset})
+
+    def load_dataset(name: str, split: str, n: int | None = None, seed: int = 0):
+        assert name == "pocket"
+        return make_samples(n or 60, seed=seed + 100 * (split == "reference"), told=0.4)
+
+    monkeypatch.setattr(r2t2_jax.reproduction.subjects, "load", load)
+    for module in (r2t2_jax.reproduction.subjects, r2t2_jax.evaluation.opening):
+        monkeypatch.setattr(module, "load_dataset", load_dataset)
+
+
+def run(table: str, out: Path, *options: str) -> int:
+    return main(["reproduce", table, "--model", "pocket", "--out", str(out), "--samples", str(SAMPLES), *options])
+
+
+def test_a_table_has_the_papers_numbers_ours_and_the_trend(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("table11", tmp_path / "run") == 0  # which table6 shows
+    printed = capsys.readouterr().out
+    found = json.loads((tmp_path / "run" / "table6.json").read_text())
+    assert list(found["models"]) == ["pocket:narrow", "pocket:balanced"]
+    for part in found["models"]["pocket:narrow"].values():
+        assert part["n"] == SAMPLES
+        assert [row["name"] for row in part["rows"]] == ["base", "linear", "polynomial", "matern", "gaussian"]
+        assert [row.get("paper") for row in part["rows"]] == [None, 76.29, 77.68, 78.72, 80.67]
+        assert sum(part["trend"][word] for word in ("shown", "reversed", "open")) == 6
+    assert "Trend:" in printed
+    assert {path.suffix for path in (tmp_path / "run").glob("table6.*")} == {".json", ".csv", ".md"}
+    own = {row["name"]: row["accuracy"] for row in found["models"]["pocket:narrow"]["own"]["rows"]}
+    assert own["gaussian"] > own["base"]  # the gate is told the expert in 40 % of the cases only
+
+
+def test_what_tables_share_is_measured_once(tmp_path: Path) -> None:
+    assert run("sensitivity_quality", tmp_path / "run") == 0
+    plan = json.loads((tmp_path / "run" / "run.json").read_text())["plan"]
+    narrow = [part for part in plan if part["name"].startswith("pocket:narrow")]
+    # base and uniform under either setting are one measurement; the four others are two each
+    assert [part["cases"] for part in narrow] == [2 + 4 * 2]
+
+
+def test_an_interrupted_run_ends_with_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run("table9", tmp_path / "whole", "--block", "5") == 0
+    answered = r2t2_jax.reproduction.measure.Asking.rows
+    calls = []
+
+    def rows(self, batch):
+        calls.append(batch)
+        if len(calls) == 9:
+            raise KeyboardInterrupt
+        return answered(self, batch)
+
+    monkeypatch.setattr(r2t2_jax.reproduction.measure.Asking, "rows", rows)
+    assert run("table9", tmp_path / "cut", "--block", "5") == 130
+    assert not (tmp_path / "cut" / "summary.json").exists()
+    monkeypatch.setattr(r2t2_jax.reproduction.measure.Asking, "rows", answered)
+    assert run("table9", tmp_path / "cut", "--block", "5") == 0
+    for name in ("summary.json", "table9.json", "table9.csv", "table9.md"):
+        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_the_size_of_a_block_changes_no_number(tmp_path: Path) -> None:
+    for block in (5, 50):
+        assert run("sensitivity_scope", tmp_path / str(block), "--block", str(block)) == 0
+    tables = [(tmp_path / block / "sensitivity_scope.json").read_bytes() for block in ("5", "50")]
+    assert tables[0] == tables[1]
+
+
+def test_what_is_not_there_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("table1", tmp_path / "run") == 2
+    assert "unknown table 'table1'" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
