@@ -62,6 +62,11 @@ class RoutingSpec:
         return self.layers if isinstance(self.layers, int) else len(self.layers)
 
     @property
+    def layer_names(self) -> tuple[str, ...]:
+        """The layers' own names, or `layer 1` and so on."""
+        return tuple(f"layer {i + 1}" for i in range(self.layers)) if isinstance(self.layers, int) else self.layers
+
+    @property
     def num_experts(self) -> int:
         return len(self.experts)
 

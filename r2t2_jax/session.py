@@ -231,7 +231,7 @@ def _answer(
     row = np.zeros(1, int)
     base, before = _timed(lambda: _on_host(evaluation.answer(BASE, row)))
     found, after = _timed(lambda: _on_host(evaluation.answer(plan.name, row)))
-    chosen = evaluation.lookup.neighbors(plan.name, 0, 1)[0].tolist()
+    chosen = evaluation.lookup.neighbors(plan.name, row)[0].tolist()
     return Answered(
         **_frame(port, sample),
         strategy=plan.name,
@@ -275,13 +275,12 @@ def _answer_by_hand(port: Port, sample: Sample, weights: Float[np.ndarray, "L E"
 def _frame(port: Port, sample: Sample) -> dict[str, Any]:
     """What does not depend on how it was answered."""
     spec = port.model.spec
-    layers = tuple(f"layer {i + 1}" for i in range(spec.layers)) if isinstance(spec.layers, int) else spec.layers
     return {
         "model": port.name,
         "question": sample.question,
         "image": sample.image,
         "experts": spec.experts,
-        "layers": layers,
+        "layers": spec.layer_names,
     }
 
 

@@ -82,13 +82,28 @@ class Drawn:
 def render(picture: Picture) -> Drawn:
     """Draw a picture; call it inside `shared_style`."""
     figure = picture.draw(False)
-    wide = _saved(figure, "svg", {"Date": None, "Creator": None})
-    figure.set_layout_engine("none")  # it stands as it is: laying it out takes as long as drawing it
-    narrow = _saved(picture.draw(True), "svg", {"Date": None, "Creator": None})
-    return Drawn(wide, narrow, _saved(figure, "png", {"Software": None}))
+    wide = _svg(figure)
+    return Drawn(wide, _svg(picture.draw(True)), _png(figure))
 
 
-def _saved(figure: Figure, kind: str, metadata: dict[str, None]) -> bytes:
+def _svg(figure: Figure) -> bytes:
+    """Lay the figure out, for good, and draw it: `savefig` draws everything twice where something lays out."""
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        engine.execute(figure)
+        figure.set_layout_engine("none")
     out = BytesIO()
-    figure.savefig(out, format=kind, metadata=metadata)
+    FigureCanvasSVG(figure).print_svg(out, metadata={"Date": None, "Creator": None})
+    return out.getvalue()
+
+
+def _png(figure: Figure) -> bytes:
+    from matplotlib import rcParams
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    figure.set_dpi(rcParams["savefig.dpi"])
+    out = BytesIO()
+    FigureCanvasAgg(figure).print_png(out, metadata={"Software": None})
     return out.getvalue()

@@ -15,6 +15,7 @@ import r2t2_jax.datasets
 import r2t2_jax.evaluation.recording
 import r2t2_jax.loading
 import r2t2_jax.reporting.html
+from r2t2_jax.cli.demo import demo_strategies
 from r2t2_jax.cli.main import main
 from r2t2_jax.evaluation.evaluate import Evaluation
 from r2t2_jax.runs.reading import open_run
@@ -55,7 +56,7 @@ def toy_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("toy_everywhere")
 def test_demo_writes_what_it_prints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "run"
-    assert main(["demo", "--out", str(out), "--quick", "--samples", "30", "--seed", "3"]) == 0
+    assert main(["demo", "--out", str(out), "--samples", "30", "--seed", "3"]) == 0
     printed = capsys.readouterr().out
     summary = json.loads((out / "summary.json").read_text())
     assert list(summary["gates"]) == ["narrow", "balanced"]
@@ -88,6 +89,14 @@ def test_demo_writes_what_it_prints(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert main(["demo", "--config", str(out / "run.json"), "--out", str(out)]) == 0
     assert capsys.readouterr().out == printed
     assert max(len(line) for line in printed.splitlines() if not line.startswith("Wrote")) <= 80
+
+
+def test_a_quick_demo_skips_what_takes_long() -> None:
+    preset = {"pocket": {"k": 3}}
+    port = dataclasses.replace(toy(), presets=preset)
+    skipped = ["shuffled_references", "kernel_regression_alpha", "best_of_n"]
+    assert list(demo_strategies(port)) == STRATEGIES
+    assert list(demo_strategies(port, quick=True)) == [name for name in STRATEGIES if name not in skipped]
 
 
 @pytest.mark.usefixtures("toy_everywhere")
