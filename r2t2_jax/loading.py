@@ -7,18 +7,23 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from r2t2_jax.contract import ModelShapes, Port
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.plugins import find, registered
 
+if TYPE_CHECKING:
+    from jax.sharding import Mesh
+
 GROUP = "r2t2.ports"
 SHAPES_GROUP = "r2t2.shapes"
 
 
-def load(name: str) -> Port:
+def load(name: str, mesh: Mesh | None = None) -> Port:
     """The port called `name`.
 
     Args:
@@ -26,12 +31,16 @@ def load(name: str) -> Port:
             function `load(variant: str | None) -> Port`; the path of a model directory, whose port gets the path as
             its variant (`./pocket` for one that is called like a port); or `module:attribute`, the attribute being a
             `Port` or a function without arguments that returns one.
+        mesh: devices along the axis `model`, over which a port whose `load` takes a mesh cuts its weights.
 
     Raises:
-        R2T2Error: no such port, or what was found is not one. A port raises the same for an unknown variant.
+        R2T2Error: no such port, or what was found is not one, or its weights cannot be cut. A port raises the same for
+            an unknown variant.
     """
     head, tail = _split(name, GROUP)
-    if head in registered(GROUP):
+    if mesh is not None:
+        port = _cut(head, tail, mesh)
+    elif head in registered(GROUP):
         port = find(GROUP, head, "port")(tail or None)
     elif tail:
         port = _attribute(head, tail)
@@ -41,6 +50,13 @@ def load(name: str) -> Port:
     if not isinstance(port, Port):
         raise R2T2Error(f"{name!r} gives a {type(port).__name__}, not a r2t2_jax.contract.Port")
     return port
+
+
+def _cut(head: str, tail: str, mesh: Mesh) -> Port:
+    function = find(GROUP, head, "port") if head in registered(GROUP) else None
+    if function is None or "mesh" not in inspect.signature(function).parameters:
+        raise R2T2Error(f"the weights of {head} cannot be cut over several devices; leave model=... out of the mesh")
+    return function(tail or None, mesh=mesh)
 
 
 def load_shapes(name: str, question_tokens: int | None = None, answer_tokens: int | None = None) -> ModelShapes:

@@ -42,3 +42,10 @@ def shardings_by(rules: Rules, params: Any, mesh: Mesh) -> Any:
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf: NamedSharding(mesh, specification(path_name(path), leaf.shape, parts, rules)), params
     )
+
+
+def placed(shapes: Any, shardings: Any) -> Any:
+    """The shapes of parameters with where each goes, as a directory is restored into them."""
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes, shardings
+    )

@@ -10,9 +10,9 @@ from r2t2_jax.errors import R2T2Error
 
 if TYPE_CHECKING:  # the parser alone must start fast
     from r2t2_jax.evaluation.job import Job
-    from r2t2_jax.runs.run import Run
+    from r2t2_jax.runs.team import Team
 
-NO_SETTINGS = ("out", "max_hours", "dry_run")  # no result depends on them
+NO_SETTINGS = ("out", "max_hours", "dry_run", "coordinator", "processes", "process")  # no result depends on them
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,15 @@ class Eval:
     """Chooses the questions and draws whatever strategies draw."""
     batch_size: Literal["auto"] | int = "auto"
     """Questions at a time; auto for as many as fit into memory. Too many are halved, which changes no result."""
+    mesh: str = ""
+    """Devices of all processes: data=4,model=2 for four copies of the weights, each cut over two. Without it one a
+    device."""
+    coordinator: str = ""
+    """Address HOST:PORT of the first of several processes, or auto where SLURM, GKE or a TPU pod tells it."""
+    processes: int | None = None
+    """How many processes share the run; with a coordinator's address."""
+    process: int | None = None
+    """Which of them this is, from 0; with a coordinator's address."""
     dry_run: bool = False
     """Say what would be done and what it would cost, and do nothing."""
     max_hours: float | None = None
@@ -63,38 +72,68 @@ class Eval:
 
         check_folder(self.out)  # before anything heavy is loaded
         keep_compiled()
-        job = self._job()
         if self.dry_run:
-            foretell(job)
+            foretell(self._job(processes=self.processes or 1))
             return
-        with self._open(job) as run:
-            if not run.complete:
-                job.compute(run, say)
-                run.export()
-                run.finish(job.summary(run))
-        show(self.out)
+        from r2t2_jax.evaluation.devices import device_groups, join_processes, part_ways
+        from r2t2_jax.runs.team import Team
 
-    def _job(self) -> Job:
+        share = join_processes(self.coordinator, self.processes, self.process)
+        team = Team(self.out, share)
+        team.announce()
+        part_ways(device_groups(self.mesh, share.count))
+        with team:
+            self._fill(self._job(share.count), team)
+        if share.index == 0:
+            show(self.out)
+
+    def _job(self, processes: int) -> Job:
+        from r2t2_jax.evaluation.devices import device_groups, load_on
         from r2t2_jax.evaluation.job import open_job
         from r2t2_jax.evaluation.question_sets import read_benchmarks
         from r2t2_jax.hashed_words import question_embedder
-        from r2t2_jax.loading import load
 
         names = listed("--benchmark", self.benchmark)
         benchmarks = read_benchmarks(names, self.split, self.limit, self.seed, self.images, self.metric)
-        port = load(self.model)
+        groups = device_groups(self.mesh, processes)
+        ports = load_on(self.model, groups)
         if self.embedder:
-            port = replace(port, embedder=question_embedder(self.embedder))
+            embedder = question_embedder(self.embedder)
+            ports = [replace(port, embedder=embedder) for port in ports]
         batch = None if self.batch_size == "auto" else self.batch_size
         strategies = listed("--strategy", self.strategy)
-        return open_job(port, self.bank, benchmarks, strategies, self.preset, self.seed, batch)
+        return open_job(ports, groups, self.bank, benchmarks, strategies, self.preset, self.seed, batch)
 
-    def _open(self, job: Job) -> Run:
+    def _fill(self, job: Job, team: Team) -> None:
+        """Compute this process's batches; the first process opens the run, and ends it with everybody's rows."""
+        from r2t2_jax.runs.folder import SUMMARY
         from r2t2_jax.runs.run import Run
+        from r2t2_jax.runs.team import clear
 
         given = {name: value for name, value in asdict(self).items() if value is not None}
         settings = {name: value for name, value in given.items() if name not in NO_SETTINGS}
-        return Run.open(self.out, "eval", settings, job.plan, job.depends, self.max_hours)
+        depends = {"processes": team.share.count, **job.depends}
+        first = team.share.index == 0
+        if not first:
+            team.wait("open", "finished", only=0)
+        if not first and (self.out / SUMMARY).exists():
+            return
+        with Run.open(team.place(), "eval", settings, job.plan, depends, self.max_hours, team) as run:
+            if first:
+                team.tell("open")
+            if run.complete:
+                return
+            job.compute(run, say)
+            if not first:
+                team.tell("done")
+                team.wait("finished", only=0, check=run.check)
+                return
+            team.wait("done", check=run.check)
+            for place in team.places():
+                run.adopt(place)
+            run.export()
+            run.finish(job.summary(run))
+        clear(self.out)
 
 
 def listed(option: str, text: str) -> list[str]:

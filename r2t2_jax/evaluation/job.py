@@ -12,7 +12,7 @@ from r2t2_jax.bank import ReferenceBank
 from r2t2_jax.contract import Port
 from r2t2_jax.datasets.catalog import SOURCES
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.evaluation.asking import Asking
+from r2t2_jax.evaluation.asking import Asking, Seat
 from r2t2_jax.evaluation.batches import threads_at_a_time
 from r2t2_jax.evaluation.benchmark_run import (
     SAVED,
@@ -26,6 +26,7 @@ from r2t2_jax.evaluation.benchmark_run import (
 )
 from r2t2_jax.evaluation.building import QuestionSet
 from r2t2_jax.evaluation.device_batch import DeviceBatch
+from r2t2_jax.evaluation.devices import Group
 from r2t2_jax.evaluation.evaluate import Setup, set_up
 from r2t2_jax.evaluation.forecast import Forecast, device_memory, forecast
 from r2t2_jax.evaluation.lookup import Method
@@ -47,7 +48,8 @@ class Job:
     """What is asked of whom, and how.
 
     Args:
-        port: the model.
+        ports: the model, on each of the groups.
+        groups: of devices.
         bank: its references, answered correctly or not.
         benchmarks: by name.
         strategies: by name; the untouched model is among them, since gains are counted from it.
@@ -57,7 +59,8 @@ class Job:
         fitted: let a device with a memory of its own take fewer at a time, as many as fit.
     """
 
-    port: Port
+    ports: Sequence[Port]
+    groups: Sequence[Group]
     bank: ReferenceBank
     benchmarks: Mapping[str, QuestionSet]
     strategies: Mapping[str, Method]
@@ -65,6 +68,11 @@ class Job:
     seed: int
     batch: int
     fitted: bool
+
+    @property
+    def port(self) -> Port:
+        """The model, on the first group."""
+        return self.ports[0]
 
     @property
     def plan(self) -> Plan:
@@ -118,12 +126,14 @@ class Job:
             R2T2Error: as `set_up` and `ask`.
         """
         together = DeviceBatch(self._at_a_time(say), say)
+        setups = [self.setup, *(self.setup.on(port) for port in self.ports[1:])]
         asking = {}
         for name, one in self.benchmarks.items():
-            setup = replace(self.setup, metric=get_metric(one.metric))
+            metric = get_metric(one.metric)
+            seats = [Seat(replace(s, metric=metric), group) for s, group in zip(setups, self.groups, strict=True)]
             title = title_of(self.port.name, name)
-            asking[name] = Asking(setup, title, name, one.samples, self.batch, together, run.time)
-        ask(run, asking, threads_at_a_time(), say)
+            asking[name] = Asking(seats, title, name, one.samples, self.batch, run.share.count, together, run.time)
+        ask(run, asking, max(threads_at_a_time(), len(seats)), say)
         record_references(run, self.port.name, self.bank)
 
     def _at_a_time(self, say: Callable[[str], None]) -> int:
@@ -150,7 +160,8 @@ class Job:
 
 
 def open_job(
-    port: Port,
+    ports: Sequence[Port],
+    groups: Sequence[Group],
     bank: Path | None,
     benchmarks: Mapping[str, QuestionSet],
     strategies: Sequence[str],
@@ -161,7 +172,8 @@ def open_job(
     """Open what is named, and refuse what does not fit together.
 
     Args:
-        port: the model.
+        ports: the model, on each of the groups.
+        groups: of devices.
         bank: the bank's folder; `None` to collect the references registered with the model.
         benchmarks: by name.
         strategies: names; `base` is put in front where it is not among them.
@@ -175,6 +187,7 @@ def open_job(
     """
     if batch is not None and batch < 1:
         raise R2T2Error(f"a batch of {batch} samples; it must be at least 1")
+    port = ports[0]
     titles = [title_of(port.name, name) for name in benchmarks]
     if len(set(titles)) < len(titles):
         raise R2T2Error(f"two benchmarks would be reported as one ({', '.join(titles)}); rename a file")
@@ -184,7 +197,7 @@ def open_job(
     metric = get_metric(next(iter(benchmarks.values())).metric)
     opened = open_bank(port, bank, metric, questions, keep_wrong=True)
     size = batch_size(benchmarks, SAVED if batch is None else batch)
-    return Job(port, opened, benchmarks, chosen, settings, seed, size, fitted=batch is None)
+    return Job(ports, groups, opened, benchmarks, chosen, settings, seed, size, fitted=batch is None)
 
 
 def set_score_of(benchmark: str) -> str:

@@ -9,6 +9,7 @@ Axis letters: n rows asked for, B samples of a batch.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import replace
 from threading import Lock
 from typing import Any
@@ -45,6 +46,11 @@ def with_samples(bank: ReferenceBank, port: Port, samples: Sequence[Sample] | No
     return replace(bank, reader=Reencoder(port, bank.records, _find(bank, samples)))
 
 
+def on_port(bank: ReferenceBank, port: Port) -> ReferenceBank:
+    """A bank whose features the same model computes on other devices, where it computes them."""
+    return replace(bank, reader=bank.reader.on(port)) if isinstance(bank.reader, Reencoder) else bank
+
+
 def _find(bank: ReferenceBank, samples: Sequence[Sample] | None) -> Mapping[tuple[str, str], Sample]:
     """The sample of each source and id that the bank names; sources are not told apart among given samples."""
     wanted = {(record.get("source") or "", record["id"]) for record in bank.records}
@@ -77,6 +83,12 @@ class Reencoder:
         self._kept: dict[int, Any] = {}
         self._bytes = 0
         self._lock = Lock()
+
+    def on(self, port: Port) -> Reencoder:
+        """The same samples, encoded by the model as it lies on other devices."""
+        other = copy(self)
+        other._port, other._kept, other._bytes, other._lock = port, {}, 0, Lock()
+        return other
 
     def __call__(self, rows: Int[np.ndarray, "n"]) -> tuple[Features, Answer]:
         distinct, back = np.unique(rows, return_inverse=True)

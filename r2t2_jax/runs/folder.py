@@ -10,6 +10,7 @@ from typing import Any
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.runs import lock
 from r2t2_jax.runs.files import DRAFT
+from r2t2_jax.runs.team import PREFIX
 
 RUN, SUMMARY = "run.json", "summary.json"
 
@@ -28,7 +29,7 @@ def check_folder(out: Path) -> None:
         raise R2T2Error(f"cannot write {out}: {error.strerror}") from error
     if not os.access(there, os.W_OK):
         raise R2T2Error(f"cannot write {out}: it may not be written to")
-    foreign = [name for name in names if not name.startswith((DRAFT, lock.NAME))]
+    foreign = [name for name in names if not name.startswith((DRAFT, lock.NAME, PREFIX))]
     if foreign and RUN not in names:
         raise R2T2Error(f"{out} holds {foreign[0]!r}, which is no part of a run; choose another folder")
 

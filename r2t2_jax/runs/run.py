@@ -42,9 +42,11 @@ from r2t2_jax.runs.folder import RUN, SUMMARY, check_folder, read_json
 from r2t2_jax.runs.identity import check_same, fingerprinted
 from r2t2_jax.runs.lock import FolderLock
 from r2t2_jax.runs.plan import Batch, Plan
-from r2t2_jax.runs.shards import Shards, shard_paths
+from r2t2_jax.runs.shards import Shards, find_records, shard_paths
+from r2t2_jax.runs.share import Share
 from r2t2_jax.runs.stopping import Stopped, StopRequest
 from r2t2_jax.runs.tables import read_table
+from r2t2_jax.runs.team import Team
 from r2t2_jax.runs.workers import worker_threads
 
 if TYPE_CHECKING:
@@ -56,8 +58,10 @@ Rows = Sequence[columns.Row]
 class Run:
     """A run that is open for writing; `Run.open` makes one, and `with` closes it."""
 
-    def __init__(self, folder: Path, run: Mapping[str, Any], plan: Plan, stop: StopRequest, lock: FolderLock) -> None:
-        self.folder, self.plan = folder, plan
+    def __init__(
+        self, folder: Path, run: Mapping[str, Any], plan: Plan, stop: StopRequest, lock: FolderLock, team: Team | None
+    ) -> None:
+        self.folder, self.plan, self._team = folder, plan, team
         self._command, self._stop, self._lock = run["command"], stop, lock
         self._appending = threading.Lock()
         self._shards = Shards(folder)
@@ -73,6 +77,7 @@ class Run:
         plan: Plan,
         depends: Mapping[str, Any] | None = None,
         max_hours: float | None = None,
+        team: Team | None = None,
     ) -> Run:
         """Begin a run, or go on with it.
 
@@ -83,6 +88,7 @@ class Run:
             plan: what is to be computed.
             depends: what else the results depend on: data, fingerprints of models, `identity.versions()`.
             max_hours: how long to go on from here.
+            team: the processes that share the run, each of which opens it; `out` is then where this one writes.
 
         Raises:
             R2T2Error: the folder cannot be written, holds something else or a run with other settings, or another
@@ -102,7 +108,7 @@ class Run:
                 check_same(read_json(out / RUN), run, str(out))
             else:
                 publish_json(out / RUN, run)
-            opened = cls(out, run, plan, stop, lock)
+            opened = cls(out, run, plan, stop, lock, team)
             undo.pop_all()
         return opened
 
@@ -129,13 +135,20 @@ class Run:
     @property
     def resume(self) -> str:
         """The command that goes on with this run."""
-        return (
-            f"r2t2 {self._command} --config {shlex.quote(str(self.folder / RUN))} --out {shlex.quote(str(self.folder))}"
-        )
+        folder = self.folder if self.share.index == 0 else self.folder.parent
+        return f"r2t2 {self._command} --config {shlex.quote(str(folder / RUN))} --out {shlex.quote(str(folder))}"
+
+    @property
+    def share(self) -> Share:
+        """Which batches this process computes."""
+        return Share() if self._team is None else self._team.share
+
+    def _mine(self, parts: Collection[str]) -> list[Batch]:
+        return [batch for batch in self.plan.batches if batch.part in parts and self.share.has(batch)]
 
     def todo(self, parts: Collection[str]) -> list[Batch]:
-        """The batches of some parts that have no rows yet, in the order of the plan."""
-        return [b for b in self.plan.batches if b.part in parts and b.number not in self._shards.records]
+        """Batches of some parts that have no rows yet and are for this process to compute, in the order of the plan."""
+        return [batch for batch in self._mine(parts) if batch.number not in self._shards.records]
 
     def missing(self, parts: Sequence[str] | None = None) -> Iterator[Batch]:
         """As `todo`, of all parts by default, with a progress bar and an eye on the clock and on signals.
@@ -202,14 +215,28 @@ class Run:
         """Between two batches, or wherever else the work may end.
 
         Raises:
-            Stopped: a signal, or the end of the hours, asked for it.
+            Stopped: a signal, the end of the hours or another process asked for it.
+            R2T2Error: another process of the run failed or died.
         """
         reason = self._stop.reason
         if reason is None:
+            if self._team is not None:
+                self._team.check()
             return
         if not self._shards.records:
             raise Stopped(f"{reason}: stopped before anything was saved")
         raise Stopped(f"{reason}: stopped after {self._done()}. Go on with: {self.resume}")
+
+    def adopt(self, folder: Path) -> None:
+        """Save what another process of this run has saved in its folder, as far as it is not here.
+
+        Raises:
+            R2T2Error: it cannot be written here, as on a full disk.
+        """
+        for number, record in sorted(find_records(folder).items()):
+            if number not in self._shards.records:
+                with self._appending, _told_as(f"cannot write {self.folder}"):
+                    self._shards.append(number, record.read())
 
     def table(self, name: str = "rows") -> pa.Table:
         """The rows saved so far of one of the plan's tables, in the order of the plan."""
@@ -249,14 +276,14 @@ class Run:
         Raises:
             ValueError: a batch is missing, or the summary holds NaN.
         """
-        if self.todo(self.plan.names):
+        if len(self._shards.records) < len(self.plan.batches):
             raise ValueError(f"{self.folder} is not complete: {self._done()}")
         with _told_as(f"cannot write {self.folder}"):
             publish_json(self.folder / SUMMARY, summary)
 
     def _bar(self, parts: Collection[str], title: str) -> tqdm:
         """Counts cases, those of earlier processes included; the rate and the remaining time are of this one."""
-        total = sum(part.cases for part in self.plan.parts if part.name in parts)
+        total = sum(map(len, self._mine(parts)))
         done = total - sum(map(len, self.todo(parts)))
         return tqdm(total=total, initial=done, desc=title, unit="case", leave=False, dynamic_ncols=True)
 

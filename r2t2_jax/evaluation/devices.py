@@ -1,0 +1,134 @@
+"""Which devices answer: groups that hold one copy of the weights each, and the processes that share an evaluation.
+
+Whole batches go to groups and to processes, so no group waits for another, nothing is exchanged between hosts, and
+what a sample gets does not depend on how many there are. Within a group the weights are cut over its devices.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from r2t2_jax.contract import Port
+from r2t2_jax.errors import R2T2Error
+from r2t2_jax.loading import load
+from r2t2_jax.runs.share import Share
+
+DATA, MODEL = "data", "model"
+
+
+@dataclass(frozen=True)
+class Group:
+    """Devices with one copy of the weights between them.
+
+    What runs on several devices is begun by one thread at a time: two threads could reach the devices in different
+    orders, and each would wait for the other.
+    """
+
+    devices: tuple[jax.Device, ...]
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def mesh(self) -> Mesh | None:
+        """The devices along the axis `model`; `None` for a single one."""
+        return Mesh(np.array(self.devices), (MODEL,)) if len(self.devices) > 1 else None
+
+    @contextmanager
+    def taken(self) -> Iterator[None]:
+        """To be held while something runs on the group."""
+        with nullcontext() if self.mesh is None else self._lock:
+            yield
+
+
+def device_groups(mesh: str, processes: int) -> list[Group]:
+    """The groups of this process.
+
+    Args:
+        mesh: `data=4,model=2` for four groups of two devices over all processes. Empty for a group each device; a CPU
+            counts as one device.
+        processes: how many share the evaluation.
+
+    Raises:
+        R2T2Error: not a mesh, or one that the devices do not fill.
+    """
+    local = jax.local_devices()
+    own = 1 if jax.default_backend() == "cpu" else len(local)
+    if not mesh:
+        return [Group((device,)) for device in local[:own]]
+    if not re.fullmatch(r"(data|model)=[1-9]\d*(,(data|model)=[1-9]\d*)?", mesh):
+        raise R2T2Error(f"{mesh!r} is no mesh; write data=4,model=2 for four copies of the weights on two devices each")
+    axes = {name: int(size) for name, _, size in (axis.partition("=") for axis in mesh.split(","))}
+    size = axes.get(MODEL, 1)
+    groups = axes.get(DATA, processes * max(1, own // size))
+    if groups % processes:
+        raise R2T2Error(f"{groups} copies of the weights (data={groups}) do not go into {processes} processes evenly")
+    needed = groups // processes * size
+    if needed > len(local):
+        raise R2T2Error(f"the mesh {mesh} needs {needed} devices in each process, and there are {len(local)}")
+    return [Group(tuple(local[first : first + size])) for first in range(0, needed, size)]
+
+
+def load_on(model: str, groups: Sequence[Group]) -> list[Port]:
+    """The model on every group.
+
+    On groups of one device its parameters are copied from one to the next; a model cut over several is read from its
+    directory straight into the shards, once for each group.
+
+    Raises:
+        R2T2Error: as `load`.
+    """
+    if groups[0].mesh is not None:
+        return [load(model, group.mesh) for group in groups]
+    port = load(model)
+    if len(groups) == 1:
+        return [port]
+    return [replace(port, params=jax.device_put(port.params, group.devices[0])) for group in groups]
+
+
+def join_processes(coordinator: str, processes: int | None, process: int | None) -> Share:
+    """Find the other processes, by JAX's own distributed runtime.
+
+    Args:
+        coordinator: address of the first process, or `auto` where SLURM, GKE, a TPU pod or Open MPI tell it; empty for
+            one process alone.
+        processes: how many there are; with an address.
+        process: which one this is, from 0; with an address.
+
+    Raises:
+        R2T2Error: the options do not go together, or no cluster tells what `auto` asks for.
+    """
+    if not coordinator:
+        if processes is not None or process is not None:
+            raise R2T2Error("several processes need the first one's address: --coordinator HOST:PORT, or auto")
+        return Share()
+    address = None if coordinator == "auto" else coordinator
+    if address and (processes is None or process is None or not 0 <= process < processes):
+        raise R2T2Error(
+            f"with --coordinator {coordinator} say how many --processes there are and which --process this is"
+        )
+    try:
+        jax.distributed.initialize(address, processes, process, shutdown_timeout_seconds=30)
+    except (RuntimeError, ValueError) as error:
+        raise R2T2Error(f"the processes do not find one another: {' '.join(str(error).split())[:300]}") from error
+    return Share(jax.process_index(), jax.process_count())
+
+
+def part_ways(groups: Sequence[Group]) -> None:
+    """Wait until all processes are here, and end JAX's runtime, which would take everybody down with its first process.
+
+    GPUs that share weights still exchange addresses through it, so there it stays.
+    """
+    if jax.process_count() == 1:
+        return
+    from jax.experimental.multihost_utils import sync_global_devices
+
+    sync_global_devices("r2t2")
+    if jax.default_backend() != "gpu" or groups[0].mesh is None:
+        jax.distributed.shutdown()
