@@ -54,7 +54,8 @@ class RoutedModel(Protocol):
     """A frozen mixture of experts whose router can be overruled. Hashable: it is a static argument of jit.
 
     A model whose samples have live experts of their own also has `support(features) -> Bool[Array, "*B L E"]`, which
-    takes one sample's features or a batch's. `TellingModel` says what rivals of re-routing may ask beside.
+    takes one sample's features or a batch's. One whose gate reads a vector may have `gate_input(params, features) ->
+    Float[Array, "H"]`, by which `knn_moe` finds neighbours. `TellingModel` says what rivals of re-routing may ask beside.
     """
 
     @property

@@ -40,6 +40,9 @@ class ToyModel:
         shift = 0.0 if routing is None else routing.values
         return jax.nn.softmax(jnp.broadcast_to(features["gate"], SPEC.shape) + shift)  # [L, E]
 
+    def gate_input(self, params: Any, features: Any) -> jax.Array:
+        return features["gate"]
+
     def _logprobs(self, params: Any, features: Any, routing: Routing | None) -> jax.Array:
         weights = self.route(params, features, routing).mean(axis=0)  # [E]
         return jax.nn.log_softmax(params["scale"] * weights @ features["votes"])  # [V]

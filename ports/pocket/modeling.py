@@ -161,8 +161,10 @@ class Gate(nnx.Module):
         )
 
     def __call__(self, question: Float[Array, "D"], stream: Float[Array, "I W"]) -> Float[Array, "L E"]:
-        seen = jnp.concatenate([rms_norm(question), stream.mean(axis=0)])
-        return self.down(nnx.gelu(self.up(seen))).reshape(self.shape)
+        return self.down(nnx.gelu(self.up(self.reads(question, stream)))).reshape(self.shape)
+
+    def reads(self, question: Float[Array, "D"], stream: Float[Array, "I W"]) -> Float[Array, "D+W"]:
+        return jnp.concatenate([rms_norm(question), stream.mean(axis=0)])
 
 
 class PocketNet(nnx.Module):

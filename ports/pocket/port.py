@@ -45,6 +45,10 @@ class PocketModel:
         logits = nnx.merge(self.graph, params).gate_logits(features)
         return jax.nn.softmax(logits if routing is None else logits + routing.values)
 
+    def gate_input(self, params: Any, features: PocketFeatures) -> Float[Array, "D+W"]:
+        """What the gate decides by: the question's last state and the mean of the image stream."""
+        return nnx.merge(self.graph, params).gate.reads(features.question, features.stream)
+
     def _read(self, params: Any, features: PocketFeatures, routing: Routing | None) -> tuple[PocketNet, Array, Array]:
         net = nnx.merge(self.graph, params)
         stream = net.mix(features, self.route(params, features, routing))

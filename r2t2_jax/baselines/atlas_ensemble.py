@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from r2t2_jax.baselines.baseline import Asked, reply
 from r2t2_jax.contract import Features, Params, Query, References, RoutedModel
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.kernels import Gaussian, Kernel
@@ -42,11 +44,20 @@ class AtlasEnsemble:
     trust: float = 0.1  # lambda
     members: int = field(default=8, metadata={"static": True})
 
-    table = "neighbors"
+    @property
+    def table(self) -> Literal["neighbors"]:
+        return "neighbors"
 
     def __post_init__(self) -> None:
         if self.members < 1:
             raise R2T2Error(f"an ensemble of {self.members} members; it must be at least 1")
+
+    def answer(self, asked: Asked) -> dict[str, Any]:
+        """As `Baseline.answer`; the weights are the members' mean."""
+        sizes = {"model": asked.port.model, "max_new_tokens": asked.port.max_new_tokens}
+        tokens, weights = answer_together(self, asked.port.params, asked.queries, asked.references, **sizes)
+        assert asked.references.points is not None
+        return reply(asked, self.evaluations(len(asked.references.points)), weights, tokens)
 
     def evaluations(self, points: int) -> int:
         """r-dependent passes a case, the router's own included."""

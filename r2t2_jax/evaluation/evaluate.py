@@ -16,16 +16,18 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from r2t2_jax.bank import ReferenceBank
-from r2t2_jax.baselines import AtlasEnsemble
-from r2t2_jax.baselines.atlas_ensemble import answer_together
-from r2t2_jax.contract import Params, Port, Query, References
+from r2t2_jax.baselines.baseline import Asked, Baseline
+from r2t2_jax.contract import Params, Port, Query, References, Sample
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.evaluation.atlas_controls import route_by, train_gate
 from r2t2_jax.evaluation.batches import Rows, map_batches, progress_bar, take, threads_at_a_time
+from r2t2_jax.evaluation.hidden_memory import hidden_keys, open_memory
 from r2t2_jax.evaluation.lookup import Library, Lookup, Method, open_library
 from r2t2_jax.evaluation.outcomes import Outcome
 from r2t2_jax.evaluation.passes import generate_along, generate_batch
+from r2t2_jax.evaluation.pictures import encode_pictures
 from r2t2_jax.evaluation.questions import BATCH, Questions
+from r2t2_jax.evaluation.reencode import on_port
 from r2t2_jax.metrics import Metric
 from r2t2_jax.neighbors import sample_keys
 from r2t2_jax.rerouting import program_of, reroute_batch
@@ -36,7 +38,10 @@ from r2t2_jax.strategies import Strategy
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Strategies about to be run on a test set: everybody's neighbours are found, nothing is re-routed yet."""
+    """Strategies about to be run on a test set: everybody's neighbours are found, nothing is re-routed yet.
+
+    `places` are those of the samples in the test set, on which with `seed` depends what is drawn for them.
+    """
 
     port: Port
     questions: Questions
@@ -44,6 +49,8 @@ class Evaluation:
     metric: Metric
     keys: Key[Array, "B"]
     lookup: Lookup
+    places: Int[np.ndarray, "B"]
+    seed: int
 
     @property
     def strategies(self) -> Mapping[str, Method]:
@@ -56,8 +63,10 @@ class Evaluation:
         references = self.lookup.references(name, rows)
         weighted = references.weights is not None and strategy.selector is not None
         weights = references.weights if weighted else np.zeros((len(rows), 0), np.float32)
-        if isinstance(strategy, AtlasEnsemble):
-            return self._answer_together(strategy, queries, references) | {"kernel_weights": weights}
+        if not isinstance(strategy, Strategy):
+            return self._answer_otherwise(name, strategy, queries, references, rows) | {"kernel_weights": weights}
+        if strategy.pictures is not None:
+            queries = self._with_pictures(strategy, queries, rows)
         found = reroute_batch(strategy, self.port.model, self.port.params, queries, references, self.keys[rows])
         return {
             "tokens": generate_batch(self.port, queries.features, found.routing),
@@ -69,20 +78,22 @@ class Evaluation:
             "evaluations": np.full(len(rows), found.evaluations),
         }
 
-    def _answer_together(self, ensemble: AtlasEnsemble, queries: Query, references: References) -> dict[str, Any]:
-        """As `answer`; the weights are the members' mean."""
-        sizes = {"model": self.port.model, "max_new_tokens": self.port.max_new_tokens}
-        tokens, weights = answer_together(ensemble, self.port.params, queries, references, **sizes)
-        assert references.points is not None
-        n = len(tokens)
-        return {
-            "tokens": tokens,
-            "weights": weights,
-            "path": np.stack([queries.routing, weights], axis=1),
-            "losses": np.zeros((n, 0), np.float32),
-            "fell_back": np.zeros(n, bool),
-            "evaluations": np.full(n, ensemble.evaluations(len(references.points))),
-        }
+    def _samples(self, rows: Rows) -> list[Sample]:
+        return [self.questions.samples[i] for i in rows.tolist()]
+
+    def _answer_otherwise(
+        self, name: str, baseline: Baseline, queries: Query, references: References, rows: Rows
+    ) -> dict[str, Any]:
+        records = self.lookup.bank.records
+        near = [[records[j] for j in row] for row in self.lookup.neighbors(name, rows).tolist()]
+        return baseline.answer(Asked(self.port, self._samples(rows), queries, references, near, self.keys[rows]))
+
+    def _with_pictures(self, strategy: Strategy, queries: Query, rows: Rows) -> Query:
+        """The queries with features of the changed copies of the image which the strategy looks at."""
+        which, count = strategy.pictures, getattr(strategy.objective, "views", 1)
+        assert which is not None
+        drawn = encode_pictures(self.port, self._samples(rows), self.places[rows], which, count, self.seed)
+        return replace(queries, **{which: drawn})
 
     def answer_along(self, name: str, path: Float[Array, "B P L E"], rows: Rows) -> dict[str, Any]:
         """The tokens that some samples would be answered with at each point of their paths.
@@ -99,9 +110,9 @@ class Evaluation:
 
     def outcome(self, name: str, found: dict[str, Any], start: int = 0, seconds_per_case: float = 0.0) -> Outcome:
         """What was found for the samples from `start` on, in words and scored."""
-        decode, n = self.port.processor.decode, len(found["tokens"])
+        decode, n = self.port.processor.decode, len(found["weights"])
         samples = self.questions.samples[start : start + n]
-        predictions = decode(found["tokens"])
+        predictions = list(found["texts"]) if "texts" in found else decode(found["tokens"])
         along = [decode(tokens) for tokens in found.get("step_tokens", ())] or [[] for _ in samples]
         pairs = list(zip(samples, predictions, along, strict=True))
         return Outcome(
@@ -110,7 +121,7 @@ class Evaluation:
             scores=np.array([self.metric(prediction, sample) for sample, prediction, _ in pairs]),
             step_predictions=along,
             step_scores=np.array([[self.metric(step, sample) for step in steps] for sample, _, steps in pairs]),
-            neighbors=self.lookup.neighbors(name, start, start + n),
+            neighbors=self.lookup.neighbors(name, np.arange(start, start + n)),
             evaluations=int(found["evaluations"][0]),
             seconds_per_case=seconds_per_case,
             **{key: found[key] for key in ("weights", "path", "losses", "kernel_weights", "fell_back")},
@@ -130,6 +141,15 @@ class Setup:
     seed: int
     tuned: Params | None
 
+    def on(self, port: Port) -> Setup:
+        """The same for the same model on other devices."""
+        bank = on_port(self.library.bank, port)
+        library = replace(self.library, bank=bank, correct=bank.only_correct())
+        tuned = self.tuned
+        if tuned is not None:
+            tuned = jax.device_put(tuned, jax.tree.map(lambda leaf: leaf.sharding, port.params))
+        return replace(self, port=port, library=library, tuned=tuned)
+
     def asked(self, questions: Questions, places: Int[np.ndarray, "B"]) -> Evaluation:
         """Find the neighbours of some questions.
 
@@ -141,11 +161,12 @@ class Setup:
             R2T2Error: a strategy asks for more neighbours than the bank has references.
         """
         keys = sample_keys(self.seed, places)
-        lookup = self.library.look_up(questions.embeddings, keys)
         queries = questions.queries
+        read = None if self.library.memory is None else hidden_keys(self.port, queries.features)
+        lookup = self.library.look_up(questions.embeddings, keys, read)
         if self.tuned is not None:
             queries = replace(queries, tuned=jnp.asarray(route_by(self.tuned, queries.features, model=self.port.model)))
-        return Evaluation(self.port, questions, queries, self.metric, keys, lookup)
+        return Evaluation(self.port, questions, queries, self.metric, keys, lookup, places, self.seed)
 
 
 def set_up(port: Port, bank: ReferenceBank, strategies: Mapping[str, Method], metric: Metric, seed: int = 0) -> Setup:
@@ -162,6 +183,7 @@ def set_up(port: Port, bank: ReferenceBank, strategies: Mapping[str, Method], me
     if bank.atlas is not None:
         bank.atlas.check(port.fingerprint, port.model.spec)
     library = open_library(bank, strategies, seed)
+    library = replace(library, memory=open_memory(port, library.correct, strategies, seed))
     tuned = None
     if any(isinstance(one.search, Constant) and one.search.which == "tuned" for one in _searching(strategies)):
         tuned = train_gate(port, *bank.samples(np.arange(len(bank))), seed)

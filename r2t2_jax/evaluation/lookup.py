@@ -1,26 +1,29 @@
 """Who speaks for each test sample, strategy by strategy: neighbours answered correctly, or rows of the loss atlas.
 
-Axis letters: B test samples, K neighbours, N bank size, M embedding size, G atlas points.
+Axis letters: B test samples, K neighbours, N bank size, C references answered correctly, M embedding size, H size of
+what the gate reads, G atlas points, L routed layers, E experts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from r2t2_jax.bank import ReferenceBank
-from r2t2_jax.baselines import AtlasEnsemble
+from r2t2_jax.baselines import Baseline
 from r2t2_jax.contract import References
 from r2t2_jax.evaluation.atlas_controls import Network, fit_predictor, predict_losses
 from r2t2_jax.evaluation.batches import Rows, take
+from r2t2_jax.evaluation.hidden_memory import Memory
 from r2t2_jax.index import Index
 from r2t2_jax.neighbors import Neighbors, select
 from r2t2_jax.strategies import Strategy
 
-Method = Strategy | AtlasEnsemble
+Method = Strategy | Baseline
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,7 @@ class Lookup:
         strategies: by name.
         neighborhoods: for each strategy, its neighbours: rows of the bank where it reads the atlas, else of `correct`.
         guessed: for each test sample the losses at the atlas's points which the network of `atlas_mlp` expects.
+        remembered: for strategies with a memory, by name, the weights that are kept of each of `correct`.
     """
 
     bank: ReferenceBank
@@ -40,6 +44,7 @@ class Lookup:
     strategies: Mapping[str, Method]
     neighborhoods: Mapping[str, Neighbors | None]
     guessed: Float[np.ndarray, "B G"] | None
+    remembered: Mapping[str, Float[np.ndarray, "C L E"]] = field(default_factory=dict)
 
     def references(self, name: str, rows: Rows) -> References:
         """What a strategy reads for some of the test samples.
@@ -49,7 +54,11 @@ class Lookup:
         """
         strategy, neighbors = self.strategies[name], take(self.neighborhoods[name], rows)
         if strategy.table is None:
-            return self.correct.references(neighbors, strategy.kernel)
+            found = self.correct.references(neighbors, strategy.kernel)
+            if name not in self.remembered:
+                return found
+            assert neighbors is not None
+            return replace(found, routing=jnp.asarray(self.remembered[name][np.asarray(neighbors.indices)]))
         if strategy.table == "neighbors":
             assert neighbors is not None
             assert strategy.kernel is not None
@@ -59,12 +68,12 @@ class Lookup:
             return self.bank.table_of(self.guessed[rows])
         return self.bank.table_of(np.repeat(self.bank.known_atlas.mean()[None], len(rows), axis=0))
 
-    def neighbors(self, name: str, start: int, stop: int) -> Int[np.ndarray, "n K"]:
+    def neighbors(self, name: str, rows: Rows) -> Int[np.ndarray, "n K"]:
         """Rows of the bank that speak for some of the test samples; K = 0 for strategies without neighbours."""
         found = self.neighborhoods[name]
         if found is None:
-            return np.zeros((stop - start, 0), int)
-        indices = np.asarray(found.indices)[start:stop]
+            return np.zeros((len(rows), 0), int)
+        indices = np.asarray(found.indices)[rows]
         return indices if self.strategies[name].table is not None else self.numbers[indices]
 
 
@@ -77,6 +86,7 @@ class Library:
         strategies: by name.
         near, everywhere: indices of the correct references and, where a strategy reads the atlas, of all.
         network: fitted on the atlas, where `atlas_mlp` asks for it.
+        memory: for strategies that have one.
     """
 
     bank: ReferenceBank
@@ -85,22 +95,36 @@ class Library:
     near: Index
     everywhere: Index | None
     network: Network | None
+    memory: Memory | None = None
 
-    def look_up(self, embeddings: Float[np.ndarray, "B M"], keys: Key[Array, "B"]) -> Lookup:
-        """Find everybody's neighbours; `keys` draw those of the null selectors.
+    def look_up(
+        self,
+        embeddings: Float[np.ndarray, "B M"],
+        keys: Key[Array, "B"],
+        read: Float[np.ndarray, "B H"] | None = None,
+    ) -> Lookup:
+        """Find everybody's neighbours; `keys` draw those of the null selectors, `read` is what the gate reads.
 
         Raises:
             R2T2Error: a strategy asks for more neighbours than there are references.
         """
-        neighborhoods = {name: self._neighbors_of(one, embeddings, keys) for name, one in self.strategies.items()}
+
+        def neighbors_of(name: str) -> Neighbors | None:
+            if self.memory is not None and read is not None and name in self.memory.routing:
+                return self._neighbors_of(self.strategies[name], self.memory.index, read, keys)
+            index = self.near if self.strategies[name].table is None else self.everywhere
+            return self._neighbors_of(self.strategies[name], index, embeddings, keys)
+
+        neighborhoods = {name: neighbors_of(name) for name in self.strategies}
         guessed = None if self.network is None else predict_losses(self.network, embeddings)
         numbers = np.flatnonzero(self.bank.right)
-        return Lookup(self.bank, self.correct, numbers, self.strategies, neighborhoods, guessed)
+        remembered = {} if self.memory is None else self.memory.routing
+        return Lookup(self.bank, self.correct, numbers, self.strategies, neighborhoods, guessed, remembered)
 
+    @staticmethod
     def _neighbors_of(
-        self, strategy: Method, embeddings: Float[np.ndarray, "B M"], keys: Key[Array, "B"]
+        strategy: Method, index: Index | None, embeddings: Float[np.ndarray, "B M"], keys: Key[Array, "B"]
     ) -> Neighbors | None:
-        index = self.near if strategy.table is None else self.everywhere
         if strategy.selector is None or index is None:
             return None
         return select(strategy.selector, index, embeddings, keys)
