@@ -55,6 +55,7 @@ class Reproduce:
         from rich.console import Console
         from rich.markdown import Markdown
 
+        from r2t2_jax.reporting.html import REPORT, write_report
         from r2t2_jax.reproduction.measure import measure
         from r2t2_jax.reproduction.plan import plan_subject
         from r2t2_jax.reproduction.subjects import open_subjects
@@ -69,12 +70,16 @@ class Reproduce:
             if not run.complete:
                 measure(run, subjects, plans, self.bank, self.seed, self.block)
                 self._write(run, tables, subjects, plans)
+            report = self.out / REPORT
+            if any(plan.detailed for plan in plans) and not report.exists():
+                write_report(self.out)
         console = Console()
         for table in tables:
             console.print(Markdown(markdown(read_table(self.out, table.name))))
         console.print(f"Wrote {len(tables)} tables to {self.out}, each as .md, .csv and .json.", soft_wrap=True)
 
     def _open(self, subjects: Sequence[Subject], plans: Sequence[SubjectPlan]) -> Run:
+        from r2t2_jax.reproduction.subjects import source_of
         from r2t2_jax.runs.identity import versions
         from r2t2_jax.runs.plan import Plan
         from r2t2_jax.runs.run import Run
@@ -92,7 +97,8 @@ class Reproduce:
             for subject in subjects
         }
         parts = [part for plan in plans for part in plan.parts(self.block)]
-        depends: dict[str, Any] = {"models": models, "versions": versions()}
+        data = {subject.data: source_of(subject.data, len(subject.samples), self.seed) for subject in subjects}
+        depends: dict[str, Any] = {"data": data, "models": models, "versions": versions()}
         return Run.open(self.out, "reproduce", settings, Plan(parts), depends, self.max_hours)
 
     def _write(
@@ -100,10 +106,11 @@ class Reproduce:
     ) -> None:
         from r2t2_jax.evaluation.recording import REFERENCES
         from r2t2_jax.reproduction.found import Rows
-        from r2t2_jax.reproduction.results import table_result
+        from r2t2_jax.reproduction.results import summary_of, table_result
         from r2t2_jax.reproduction.writing import write_table
 
         rows = Rows(found for batch, found in run.tables() if not batch.part.endswith(REFERENCES))
         for table in tables:
             write_table(self.out, table_result(table, subjects, plans, rows, self.samples))
-        run.finish({"tables": [table.name for table in tables]})
+        summaries = {plan.subject: summary_of(plan, rows) for plan in plans if plan.detailed}
+        run.finish({"tables": [table.name for table in tables], "models": summaries})

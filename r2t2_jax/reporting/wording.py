@@ -39,8 +39,9 @@ STRATEGY_NOTES: dict[str, tuple[str, str]] = {
 
 
 def role(strategy: str) -> str:
-    """`method`, `control` or `bound`; a strategy nobody described is a method."""
-    return STRATEGY_NOTES.get(strategy, (METHOD, ""))[0]
+    """`method`, `control` or `bound`; a strategy nobody described is a method, `oracle_paper` is what `oracle` is."""
+    found = STRATEGY_NOTES.get(strategy) or STRATEGY_NOTES.get(strategy.removesuffix("_paper"))
+    return METHOD if found is None else found[0]
 
 
 def signed(points: float) -> str:

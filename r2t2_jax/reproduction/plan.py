@@ -13,6 +13,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from r2t2_jax.baselines import BASELINES, baseline
 from r2t2_jax.contract import Port
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.evaluation.evaluate import in_order_of_programs
@@ -94,10 +95,14 @@ class SubjectPlan:
         return max(one.cases for one in self.measurements.values())
 
     @property
+    def detailed(self) -> list[Measurement]:
+        """Those which a report shows."""
+        return [one for one in self.measurements.values() if one.detailed]
+
+    @property
     def references(self) -> str:
-        """The part that keeps what reports tell of the references; empty where no row is detailed."""
-        detailed = any(one.detailed for one in self.measurements.values())
-        return part_name(self.subject, REFERENCES) if detailed else ""
+        """The part that keeps what reports tell of the references; empty where there is no report."""
+        return part_name(self.subject, REFERENCES) if self.detailed else ""
 
     def blocks(self, size: int) -> list[Block]:
         """The blocks in order, of so many questions each."""
@@ -142,11 +147,11 @@ def plan_subject(subject: Subject, tables: Sequence[Table], samples: int | None)
         reason = missing_embedder(trial.given.embedder)
         if reason:
             return Cell(trial, not_run=reason)
-        method = strategy(trial.strategy, dataclasses.replace(presets[setting], **trial.preset))
+        method = method_of(trial.strategy, dataclasses.replace(presets[setting], **trial.preset))
         cases = min(samples or table.samples, len(subject.samples))
         label, along = _label(table, setting, trial, list(presets)), trial.name in table.along
         wanted = Measurement(label, method, trial.given, cases, table.detailed, along)
-        key = repr(dataclasses.replace(method, name="")), trial.given
+        key = repr(method), trial.given
         known[key] = known[key].also(wanted) if key in known else wanted
         return Cell(trial, known[key].label)
 
@@ -156,6 +161,11 @@ def plan_subject(subject: Subject, tables: Sequence[Table], samples: int | None)
             base = add(table, setting, table.untouched)
             cells[table.name, setting] = [base, *(add(table, setting, trial) for trial in table.trials)]
     return SubjectPlan(subject.name, {one.label: one for one in known.values()}, cells)
+
+
+def method_of(name: str, preset: Preset) -> Method:
+    """The strategy or the baseline of this name; raises as `strategy`."""
+    return baseline(name, preset) if name in BASELINES else strategy(name, preset)
 
 
 def _label(table: Table, setting: str, trial: Trial, settings: Sequence[str]) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from r2t2_jax.evaluation.comparison import compare
-from r2t2_jax.evaluation.summary import DIGITS, wilson_interval
+from r2t2_jax.evaluation.summary import DIGITS, summarize, wilson_interval
 from r2t2_jax.reproduction.found import Found, Rows, find
 from r2t2_jax.reproduction.kinds import KINDS
 from r2t2_jax.reproduction.paper import average
@@ -47,6 +47,14 @@ def table_result(
         "paper": {name: {**row, "average": round(average(row), 2)} for name, row in table.paper_rows.items()},
         "models": models,
     }
+
+
+def summary_of(plan: SubjectPlan, rows: Rows) -> dict[str, Any]:
+    """What the report reads of a subject's detailed rows."""
+    found = {one.label: rows.of(plan.subject, one.label, one.cases) for one in plan.detailed}
+    right = {label: table["right"].to_numpy() for label, table in found.items()}
+    evaluations = {label: table["evaluations"][0].as_py() for label, table in found.items()}
+    return summarize(right, evaluations, found[BASE]["category"].to_pylist())
 
 
 def part_of(found: Found) -> dict[str, Any]:

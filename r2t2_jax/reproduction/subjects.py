@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from r2t2_jax.contract import Port, Sample
 from r2t2_jax.datasets import load_dataset
@@ -54,13 +55,18 @@ def open_subjects(model: str, data: Sequence[str], n: int | None, seed: int) -> 
     """
     ports = {name: load(name) for name in model_names(model)}
     sets = list(data) or [_own_set(next(iter(ports.values())))]
-    asked = {name: tuple(load_dataset(name, TEST if name in registered(GROUP) else "", n, seed)) for name in sets}
+    asked = {name: tuple(load_dataset(**source_of(name, n, seed))) for name in sets}
     return [
         Subject(title if len(sets) == 1 else title_of(title, name), model, port, name, samples, metric_for(name, ""))
         for model, port in ports.items()
         for name, samples in asked.items()
         for title in [port.name]
     ]
+
+
+def source_of(name: str, n: int | None, seed: int) -> dict[str, Any]:
+    """What `load_dataset` is asked for; a run says it, so that a report finds the images."""
+    return {"name": name, "split": TEST if name in registered(GROUP) else "", "n": n, "seed": seed}
 
 
 def _own_set(port: Port) -> str:
