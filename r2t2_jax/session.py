@@ -21,14 +21,17 @@ from r2t2_jax.contract import Port, Sample
 from r2t2_jax.datasets.images import decode_image, encoded_image
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.evaluation.batches import take
-from r2t2_jax.evaluation.evaluate import Evaluation, prepare
+from r2t2_jax.evaluation.evaluate import prepare
 from r2t2_jax.evaluation.opening import open_bank
 from r2t2_jax.evaluation.passes import generate_batch
-from r2t2_jax.evaluation.questions import encode_questions
+from r2t2_jax.evaluation.questions import Questions, encode_questions
 from r2t2_jax.metrics import get_metric
+from r2t2_jax.neighbors import sample_keys
 from r2t2_jax.presets import find_preset, own_preset
 from r2t2_jax.reporting.cases import Neighbor, neighbors_of
+from r2t2_jax.rerouting import reroute_batch
 from r2t2_jax.routing import Routing
+from r2t2_jax.search import MeanShift
 from r2t2_jax.strategies import Strategy
 from r2t2_jax.strategies import strategy as named_strategy
 
@@ -147,7 +150,7 @@ def reroute(
     else:
         chosen = preset or own_preset(port.name, port.presets)
         plan = named_strategy(strategy or "ngd", find_preset(chosen, port.presets))
-        references, seconds = _timed(lambda: _references(port, bank))
+        references, seconds = _timed(lambda: _references(port, bank) if _reads_references(plan) else None)
         opened = {"references": seconds} if seconds > NOTABLE else {}
         answers = Answers(
             _answer(port, references, sample, plan, chosen, seed, {} if number else opened)
@@ -193,6 +196,11 @@ def _references(port: Port, bank: ReferenceBank | str | Path | None) -> Referenc
     return _BANKS[key]
 
 
+def _reads_references(plan: Strategy) -> bool:
+    alone = plan.selector is None and plan.table is None and plan.pictures is None
+    return not alone or isinstance(plan.search, MeanShift)
+
+
 def _by_hand(port: Port, routing: Any) -> Float[np.ndarray, "L E"]:
     """Weights given by hand, checked; one row for all layers is spread over them."""
     layers, experts = port.model.spec.shape
@@ -218,7 +226,7 @@ def _timed(function: Callable[[], Any]) -> tuple[Any, float]:
 
 def _answer(
     port: Port,
-    bank: ReferenceBank,
+    bank: ReferenceBank | None,
     sample: Sample,
     plan: Strategy,
     preset: str,
@@ -226,19 +234,16 @@ def _answer(
     seconds: Mapping[str, float],
 ) -> Answered:
     questions, encoding = _timed(lambda: encode_questions(port, [sample], 1))
-    strategies = {BASE: named_strategy(BASE), plan.name: plan}
-    evaluation: Evaluation = prepare(port, bank, questions, strategies, get_metric(METRIC), seed)
-    row = np.zeros(1, int)
-    base, before = _timed(lambda: _on_host(evaluation.answer(BASE, row)))
-    found, after = _timed(lambda: _on_host(evaluation.answer(plan.name, row)))
-    chosen = evaluation.lookup.neighbors(plan.name, row)[0].tolist()
+    answer, neighbors = _answerer(port, bank, questions, plan, seed)
+    base, before = _timed(lambda: _on_host(answer(named_strategy(BASE))))
+    found, after = _timed(lambda: _on_host(answer(plan)))
     return Answered(
         **_frame(port, sample),
         strategy=plan.name,
         preset=preset,
         before=port.processor.decode(base["tokens"])[0],
         after=port.processor.decode(found["tokens"])[0],
-        neighbors=neighbors_of([bank.records[j] for j in chosen], found["kernel_weights"][0]),
+        neighbors=neighbors_of(neighbors, found["kernel_weights"][0]),
         router_weights=np.asarray(questions.queries.routing)[0],
         weights=found["weights"][0],
         path=found["path"][0],
@@ -247,6 +252,30 @@ def _answer(
         evaluations=int(found["evaluations"][0]),
         seconds={**seconds, "question": encoding, BASE: before, plan.name: after},
     )
+
+
+def _answerer(
+    port: Port, bank: ReferenceBank | None, questions: Questions, plan: Strategy, seed: int
+) -> tuple[Callable[[Strategy], dict[str, Any]], list[Mapping[str, Any]]]:
+    """What answers the question with a strategy, and the records of the plan's neighbours."""
+    row = np.zeros(1, int)
+    if bank is not None:
+        strategies = {BASE: named_strategy(BASE), plan.name: plan}
+        evaluation = prepare(port, bank, questions, strategies, get_metric(METRIC), seed)
+        near = evaluation.lookup.neighbors(plan.name, row)[0].tolist()
+        return lambda one: evaluation.answer(one.name, row), [bank.records[j] for j in near]
+
+    def alone(one: Strategy) -> dict[str, Any]:
+        queries = questions.queries
+        found = reroute_batch(one, port.model, port.params, queries, None, sample_keys(seed, row))
+        return {
+            "tokens": generate_batch(port, queries.features, found.routing),
+            "kernel_weights": np.zeros((1, 0), np.float32),
+            "evaluations": np.full(1, found.evaluations),
+            **{key: getattr(found, key) for key in ("weights", "path", "losses", "fell_back")},
+        }
+
+    return alone, []
 
 
 def _answer_by_hand(port: Port, sample: Sample, weights: Float[np.ndarray, "L E"]) -> Answered:

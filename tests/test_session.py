@@ -27,6 +27,20 @@ BANK = collect_bank(PORT, make_samples(40, seed=2, told=0.9), METRIC)
 ONE = TESTS[0]
 
 
+@pytest.fixture
+def own_references(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    asked: list[str] = []
+
+    def load_dataset(name: str, split: str) -> Any:
+        asked.append(f"{name}/{split}")
+        return make_samples(40, seed=2, told=0.9)
+
+    monkeypatch.setattr("r2t2_jax.evaluation.opening.load_dataset", load_dataset)
+    monkeypatch.setattr("r2t2_jax.evaluation.opening.registered", lambda group: ["toy"])
+    monkeypatch.setattr(session, "_BANKS", {})
+    return asked
+
+
 def test_answers_are_those_of_the_evaluation() -> None:
     plan = strategy("ngd", find_preset("toy", PORT.presets))
     questions = encode_questions(PORT, TESTS)
@@ -60,6 +74,17 @@ def test_a_question_alone_is_one_answer_and_an_image_may_serve_several(tmp_path:
     np.testing.assert_array_equal(several[0].weights, pixels.weights)
 
 
+def test_strategies_without_references_need_no_bank(own_references: list[str]) -> None:
+    for name in ("base", "uniform", "best_of_n"):
+        alone = PORT.reroute(ONE.image, ONE.question, strategy=name)
+        beside = PORT.reroute(ONE.image, ONE.question, strategy=name, bank=BANK)
+        assert isinstance(alone, Answered)
+        assert isinstance(beside, Answered)
+        assert (alone.before, alone.after, alone.evaluations) == (beside.before, beside.after, beside.evaluations)
+        np.testing.assert_array_equal(alone.path, beside.path)
+    assert own_references == []
+
+
 def test_weights_given_by_hand_are_the_ones_answered_with() -> None:
     asked = PORT.model.spec.experts.index(ONE.experts[0])
     row = np.eye(3)[asked].tolist()
@@ -70,20 +95,6 @@ def test_weights_given_by_hand_are_the_ones_answered_with() -> None:
         assert found.strategy == "by hand"
         np.testing.assert_array_equal(found.weights, [row, row])
         assert found.neighbors == ()
-
-
-@pytest.fixture
-def own_references(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    asked: list[str] = []
-
-    def load_dataset(name: str, split: str) -> Any:
-        asked.append(f"{name}/{split}")
-        return make_samples(40, seed=2, told=0.9)
-
-    monkeypatch.setattr("r2t2_jax.evaluation.opening.load_dataset", load_dataset)
-    monkeypatch.setattr("r2t2_jax.evaluation.opening.registered", lambda group: ["toy"])
-    monkeypatch.setattr(session, "_BANKS", {})
-    return asked
 
 
 def test_a_port_s_own_references_are_collected_once(own_references: list[str]) -> None:
