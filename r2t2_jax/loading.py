@@ -38,6 +38,7 @@ def load(name: str, mesh: Mesh | None = None) -> Port:
             an unknown variant.
     """
     head, tail = _split(name, GROUP)
+    port: object
     if mesh is not None:
         port = _cut(head, tail, mesh)
     elif head in registered(GROUP):

@@ -30,6 +30,7 @@ from r2t2_jax.evaluation.devices import Group
 from r2t2_jax.evaluation.evaluate import Setup, set_up
 from r2t2_jax.evaluation.forecast import Forecast, device_memory, forecast
 from r2t2_jax.evaluation.lookup import Method
+from r2t2_jax.evaluation.methods import method_of
 from r2t2_jax.evaluation.opening import open_bank
 from r2t2_jax.evaluation.question_sets import length
 from r2t2_jax.metrics import get_metric, get_set_score
@@ -38,7 +39,6 @@ from r2t2_jax.runs.identity import versions
 from r2t2_jax.runs.plan import Plan
 from r2t2_jax.runs.run import Run
 from r2t2_jax.sizes import format_size
-from r2t2_jax.strategies import strategy
 
 BASE = "base"
 
@@ -192,7 +192,7 @@ def open_job(
     if len(set(titles)) < len(titles):
         raise R2T2Error(f"two benchmarks would be reported as one ({', '.join(titles)}); rename a file")
     settings = find_preset(preset or own_preset(port.name, port.presets), port.presets)
-    chosen = {name: strategy(name, settings) for name in dict.fromkeys((BASE, *strategies))}
+    chosen = {name: method_of(name, settings) for name in dict.fromkeys((BASE, *strategies))}
     questions = [sample for one in benchmarks.values() for sample in one.samples]
     metric = get_metric(next(iter(benchmarks.values())).metric)
     opened = open_bank(port, bank, metric, questions, keep_wrong=True)

@@ -30,14 +30,16 @@ def plan_lines(job: Job) -> Iterator[str]:
 
 
 def cost_table(job: Job, found: Forecast) -> Table:
-    """One row a strategy: passes and FLOPs of a case, and of all."""
+    """One row a strategy: passes and FLOPs of a case, and of all; dashes for baselines, which are not traced."""
     n = sum(len(one.samples) for one in job.benchmarks.values())
     table = Table(title=f"Cost of {n:,} questions", box=SIMPLE_HEAD, title_justify="left", padding=0)
     table.add_column("strategy", no_wrap=True)
     for header in ("evaluations\n/case", "FLOPs\n/case", "FLOPs\nin all"):
         table.add_column(header, justify="right", no_wrap=True)
-    for name, cost in found.costs.items():
-        table.add_row(name, f"{cost.evaluations:,}", counted(cost.flops), counted(n * cost.flops))
+    for name in job.strategies:
+        cost = found.costs.get(name)
+        told = ("-",) * 3 if cost is None else (f"{cost.evaluations:,}", counted(cost.flops), counted(n * cost.flops))
+        table.add_row(name, *told)
     return table
 
 

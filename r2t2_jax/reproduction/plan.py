@@ -13,11 +13,11 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from r2t2_jax.baselines import BASELINES, baseline
 from r2t2_jax.contract import Port
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.evaluation.evaluate import in_order_of_programs
 from r2t2_jax.evaluation.lookup import Method
+from r2t2_jax.evaluation.methods import method_of
 from r2t2_jax.evaluation.recording import REFERENCES, part_name
 from r2t2_jax.hashed_words import question_embedder
 from r2t2_jax.presets import PAPER as PAPER_PRESET
@@ -26,7 +26,6 @@ from r2t2_jax.reproduction.subjects import Subject
 from r2t2_jax.reproduction.tables import BASE, OWN, PAPER, Table
 from r2t2_jax.reproduction.trials import Given, Trial
 from r2t2_jax.runs.plan import Part
-from r2t2_jax.strategies import strategy
 
 ROWS, SWEEP = "rows", "sweep"  # what the report reads; rows without neighbours and paths
 
@@ -161,11 +160,6 @@ def plan_subject(subject: Subject, tables: Sequence[Table], samples: int | None)
             base = add(table, setting, table.untouched)
             cells[table.name, setting] = [base, *(add(table, setting, trial) for trial in table.trials)]
     return SubjectPlan(subject.name, {one.label: one for one in known.values()}, cells)
-
-
-def method_of(name: str, preset: Preset) -> Method:
-    """The strategy or the baseline of this name; raises as `strategy`."""
-    return baseline(name, preset) if name in BASELINES else strategy(name, preset)
 
 
 def _label(table: Table, setting: str, trial: Trial, settings: Sequence[str]) -> str:

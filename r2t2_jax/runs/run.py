@@ -228,7 +228,7 @@ class Run:
         raise Stopped(f"{reason}: stopped after {self._done()}. Go on with: {self.resume}")
 
     def adopt(self, folder: Path) -> None:
-        """Save what another process of this run has saved in its folder, as far as it is not here.
+        """Save what another process of this run has saved in its folder, as far as it is not here, and its times.
 
         Raises:
             R2T2Error: it cannot be written here, as on a full disk.
@@ -237,6 +237,8 @@ class Run:
             if number not in self._shards.records:
                 with self._appending, _told_as(f"cannot write {self.folder}"):
                     self._shards.append(number, record.read())
+        with _told_as(f"cannot write {self.folder}"):
+            self._timings.adopt(folder)
 
     def table(self, name: str = "rows") -> pa.Table:
         """The rows saved so far of one of the plan's tables, in the order of the plan."""
