@@ -24,7 +24,7 @@ from r2t2_jax.evaluation.batches import Rows, map_batches, progress_bar, take, t
 from r2t2_jax.evaluation.hidden_memory import hidden_keys, open_memory
 from r2t2_jax.evaluation.lookup import Library, Lookup, Method, open_library
 from r2t2_jax.evaluation.outcomes import Outcome
-from r2t2_jax.evaluation.passes import generate_along, generate_batch
+from r2t2_jax.evaluation.passes import generate_along, generate_batch, losses_along
 from r2t2_jax.evaluation.pictures import encode_pictures
 from r2t2_jax.evaluation.questions import BATCH, Questions
 from r2t2_jax.evaluation.reencode import on_port
@@ -96,7 +96,7 @@ class Evaluation:
         return replace(queries, **{which: drawn})
 
     def answer_along(self, name: str, path: Float[Array, "B P L E"], rows: Rows) -> dict[str, Any]:
-        """The tokens that some samples would be answered with at each point of their paths.
+        """The tokens that some samples would be answered with at each point of their paths, and their own loss there.
 
         Raises:
             R2T2Error: the strategy shifts the gate's logits; its path, of weights in effect, does not tell how far.
@@ -104,9 +104,12 @@ class Evaluation:
         strategy = self.strategies[name]
         if isinstance(strategy, Strategy) and strategy.space.kind == "shift":
             raise R2T2Error(f"{name} moves in the shift space: its steps cannot be answered one by one")
-        features = take(self.questions.queries.features, rows)
-        sizes = {"model": self.port.model, "max_new_tokens": self.port.max_new_tokens}
-        return {"step_tokens": generate_along(self.port.params, features, path, **sizes)}
+        queries, model = take(self.questions.queries, rows), self.port.model
+        sizes = {"model": model, "max_new_tokens": self.port.max_new_tokens}
+        found = {"step_tokens": generate_along(self.port.params, queries.features, path, **sizes)}
+        if queries.answer is not None:
+            found["own_losses"] = losses_along(self.port.params, queries.features, queries.answer, path, model=model)
+        return found
 
     def outcome(self, name: str, found: dict[str, Any], start: int = 0, seconds_per_case: float = 0.0) -> Outcome:
         """What was found for the samples from `start` on, in words and scored."""
@@ -121,7 +124,9 @@ class Evaluation:
             scores=np.array([self.metric(prediction, sample) for sample, prediction, _ in pairs]),
             step_predictions=along,
             step_scores=np.array([[self.metric(step, sample) for step in steps] for sample, _, steps in pairs]),
+            own_losses=np.asarray(found.get("own_losses", np.zeros((n, 0), np.float32))),
             neighbors=self.lookup.neighbors(name, np.arange(start, start + n)),
+            similarities=self.lookup.similarities(name, np.arange(start, start + n)),
             evaluations=int(found["evaluations"][0]),
             seconds_per_case=seconds_per_case,
             **{key: found[key] for key in ("weights", "path", "losses", "kernel_weights", "fell_back")},

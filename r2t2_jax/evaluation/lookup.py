@@ -76,6 +76,11 @@ class Lookup:
         indices = np.asarray(found.indices)[rows]
         return indices if self.strategies[name].table is not None else self.numbers[indices]
 
+    def similarities(self, name: str, rows: Rows) -> Float[np.ndarray, "n K"]:
+        """Dot products of some test samples' embeddings with those of `neighbors`."""
+        found = self.neighborhoods[name]
+        return np.zeros((len(rows), 0), np.float32) if found is None else np.asarray(found.dots)[rows]
+
 
 @dataclass(frozen=True)
 class Library:

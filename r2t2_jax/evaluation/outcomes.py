@@ -20,8 +20,9 @@ from r2t2_jax.evaluation.collect import CORRECT
 class Outcome:
     """What one strategy did to every sample of a test set.
 
-    `neighbors` and `kernel_weights` have K = 0 without any. `step_predictions` are the answers that the weights at each
-    point of the path would give, and `step_scores` what they are worth; P = 0 where nobody asked.
+    `neighbors`, their `similarities` and `kernel_weights` have K = 0 without any. `step_predictions` are the answers
+    that the weights at each point of the path would give, `step_scores` what they are worth, and `own_losses` the test
+    sample's own loss there, which no strategy but the oracle sees; P = 0 where nobody asked.
     """
 
     name: str
@@ -31,12 +32,14 @@ class Outcome:
     path: Float[np.ndarray, "B P L E"]
     losses: Float[np.ndarray, "B Q"]
     neighbors: Int[np.ndarray, "B K"]
+    similarities: Float[np.ndarray, "B K"]
     kernel_weights: Float[np.ndarray, "B K"]
     fell_back: Bool[np.ndarray, "B"]
     evaluations: int
     seconds_per_case: float
     step_predictions: list[list[str]]
     step_scores: Float[np.ndarray, "B P"]
+    own_losses: Float[np.ndarray, "B P"]
 
     @property
     def right(self) -> Bool[np.ndarray, "B"]:
@@ -77,7 +80,9 @@ def rows(
             "losses": outcome.losses[i],
             "step_predictions": outcome.step_predictions[i],
             "step_right": outcome.step_scores[i] >= CORRECT,
+            "own_losses": outcome.own_losses[i],
             "neighbors": [references[j]["id"] for j in outcome.neighbors[i]],
+            "similarities": outcome.similarities[i],
             "kernel_weights": outcome.kernel_weights[i],
             "fell_back": bool(outcome.fell_back[i]),
             "evaluations": outcome.evaluations,

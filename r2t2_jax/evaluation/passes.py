@@ -12,7 +12,7 @@ from functools import partial
 import jax
 from jaxtyping import Array, Float, Int
 
-from r2t2_jax.contract import Features, Inputs, Params, Port, RoutedModel
+from r2t2_jax.contract import Answer, Features, Inputs, Params, Port, Reroutable, RoutedModel
 from r2t2_jax.routing import Routing
 
 
@@ -59,3 +59,16 @@ def generate_along(
         return jax.lax.map(lambda weights: model.generate(params, features, Routing(weights), max_new_tokens), path)
 
     return jax.lax.map(sample, (features, path))
+
+
+@partial(jax.jit, static_argnames="model")
+def losses_along(
+    params: Params, features: Features, answers: Answer, path: Float[Array, "B P L E"], *, model: Reroutable
+) -> Float[Array, "B P"]:
+    """How well the weights at each point of a path answer the sample itself; nothing re-routes by it."""
+
+    def sample(one: tuple[Features, Answer, Float[Array, "P L E"]]) -> Float[Array, "P"]:
+        features, answer, path = one
+        return jax.lax.map(lambda weights: model.answer_loss(params, features, Routing(weights), answer), path)
+
+    return jax.lax.map(sample, (features, answers, path))

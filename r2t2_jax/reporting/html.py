@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.reporting import sections
 from r2t2_jax.reporting.cases import Chosen, case_of, choose
+from r2t2_jax.reporting.causes import cause_rows, causes
 from r2t2_jax.reporting.figures.accuracy import accuracy
 from r2t2_jax.reporting.figures.cost import cost
 from r2t2_jax.reporting.figures.experts import experts
 from r2t2_jax.reporting.figures.families import families
 from r2t2_jax.reporting.figures.flow import flow
 from r2t2_jax.reporting.figures.paths import paths
+from r2t2_jax.reporting.figures.similarity import similarity
+from r2t2_jax.reporting.figures.surrogate import surrogate
 from r2t2_jax.reporting.markup import Html, tag
 from r2t2_jax.reporting.page import page
 from r2t2_jax.reporting.pictures import Images, find_images
@@ -104,6 +107,8 @@ def _model(results: ModelResults, chosen: list[Chosen], images: Images, files: d
             flow(results),
             experts(results),
             paths(results, chosen),
+            surrogate(results),
+            similarity(results),
         )
         if picture is not None
     ]
@@ -113,6 +118,9 @@ def _model(results: ModelResults, chosen: list[Chosen], images: Images, files: d
     for picture in pictures:
         files[f"{name}-{picture.name}.png"] = drawings[picture.name].png
         files[f"{name}-{picture.name}.csv"] = _csv(picture.rows)
+    turned_wrong = cause_rows(results)
+    if turned_wrong:
+        files[f"{name}-causes.csv"] = _csv(turned_wrong)
     shown = [case_of(results, case, images.png(results.ids[case.row]), images.reason) for case in chosen]
     figures = {picture.name: sections.figure(picture, drawings[picture.name]) for picture in pictures}
     return tag(
@@ -127,6 +135,7 @@ def _model(results: ModelResults, chosen: list[Chosen], images: Images, files: d
         sections.family_table(results),
         *figures.values(),
         sections.absent(results, pictures),
+        causes(results, turned_wrong),
         sections.cases(shown),
         id=name,
         class_="model",

@@ -31,7 +31,7 @@ class StrategyRows:
     """What one strategy did to every sample, in the order of the test set.
 
     `path`, `losses` and `step_right` have no columns where a strategy took no steps; `step_right[:, s]` tells whether
-    the answer given after s steps is right.
+    the answer given after s steps is right, `own_losses[:, s]` the sample's own loss then, `losses` the neighbours'.
     """
 
     name: str
@@ -42,7 +42,9 @@ class StrategyRows:
     losses: Float[np.ndarray, "B Q"]
     step_predictions: list[list[str]]
     step_right: Bool[np.ndarray, "B P"]
+    own_losses: Float[np.ndarray, "B P"]
     neighbors: list[list[str]]
+    similarities: Float[np.ndarray, "B K"]
     kernel_weights: Float[np.ndarray, "B K"]
     fell_back: Bool[np.ndarray, "B"]
     evaluations: float
@@ -61,7 +63,7 @@ class ModelResults:
         summary: the model's part of `summary.json`.
         run: the model's part of `run.json`.
         seconds: measured seconds a case by strategy, where known.
-        references: for each reference's id, its question and answer.
+        references: for each reference's id, its question, answer and family.
     """
 
     name: str
@@ -164,7 +166,9 @@ def _strategy(name: str, rows: pa.Table, shape: tuple[int, int]) -> StrategyRows
         losses=_matrix(rows, "losses"),
         step_predictions=[row or [] for row in steps],
         step_right=_matrix(rows, "step_right").astype(bool),
+        own_losses=_matrix(rows, "own_losses"),
         neighbors=[row or [] for row in rows.column("neighbors").to_pylist()],
+        similarities=_matrix(rows, "similarities"),
         kernel_weights=_matrix(rows, "kernel_weights"),
         fell_back=np.array(rows.column("fell_back").to_pylist(), bool),
         evaluations=float(np.mean(rows.column("evaluations").to_pylist())),
@@ -184,5 +188,6 @@ def _references(saved: SavedRun, name: str) -> dict[str, dict[str, Any]]:
     table = saved.references
     if not table.num_rows:
         return {}
-    kept = table.filter(pc.field("model") == name).select(["id", "question", "answer"])
+    wanted = [column for column in ("id", "question", "answer", "category") if column in table.column_names]
+    kept = table.filter(pc.field("model") == name).select(wanted)
     return {record["id"]: record for record in kept.to_pylist()}

@@ -184,6 +184,8 @@ def absent(results: ModelResults, drawn: Sequence[Picture]) -> Html | None:
         "flow": "answers from step to step: this run did not answer after every step",
         "paths": "single samples step by step: no strategy here took steps",
         "families": "accuracy by family: the questions belong to one family",
+        "surrogate": "whether the neighbours' loss predicts the question's own: nobody asked for it along the path",
+        "similarity": "similarity against gain: no strategy here has neighbours, or the run does not keep how alike",
         "experts": "the leading expert: this run re-routed nothing, or there is one expert",
     }
     missing = [reason for name, reason in reasons.items() if name not in names]

@@ -12,6 +12,7 @@ A file holds
     common     settings that all rows change
     rows       by name, as `trials.Trial`; or
     grid       fields of the preset and the values each takes: a row for every combination
+    rivals     whether a row for each rival stands below: `strategies.RIVALS` and `baselines.BASELINES`
     detailed   whether every step and neighbour is kept, as the report wants them
     along      the rows whose answer after every step is wanted
 """
@@ -26,10 +27,12 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
+from r2t2_jax.baselines import BASELINES
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.presets import Preset
 from r2t2_jax.reproduction.paper import paper_rows
 from r2t2_jax.reproduction.trials import Trial, trial_of
+from r2t2_jax.strategies import RIVALS
 
 ALL, BASE = "all", "base"
 METHODS = "table2"  # of the paper, where its numbers of the untouched models are
@@ -46,6 +49,7 @@ FIELDS = (
     "common",
     "rows",
     "grid",
+    "rivals",
     "detailed",
     "along",
 )
@@ -133,6 +137,8 @@ def table_of(name: str, content: Mapping[str, Any]) -> Table:
     if unknown:
         raise R2T2Error(f"table {name} has unknown fields {unknown}; known are {', '.join(FIELDS)}")
     rows = {**content.get("rows", {}), **_grid(content.get("grid", {}))}
+    if content.get("rivals"):
+        rows |= {rival: {"strategy": rival} for rival in (*RIVALS, *BASELINES) if rival not in rows}
     common = content.get("common", {})
     rows = {key: {**entry, "preset": {**common, **entry.get("preset", {})}} for key, entry in rows.items()}
     table = Table(

@@ -66,12 +66,14 @@ def outcome(name: str, rng: np.random.Generator, samples: list[Sample], experts:
         path=path,
         losses=rng.random((n, steps)).astype(np.float32),
         neighbors=rng.integers(0, REFERENCES, (n, K if near else 0)),
+        similarities=rng.uniform(0.2, 1, (n, K if near else 0)).astype(np.float32),
         kernel_weights=rng.random((n, K if near else 0)).astype(np.float32),
         fell_back=np.zeros(n, bool),
         evaluations=STRATEGIES[name],
         seconds_per_case=0.0,
         step_predictions=[["x"] * along.shape[1]] * n,
         step_scores=along.astype(float),
+        own_losses=rng.random(along.shape).astype(np.float32),
     )
 
 
@@ -86,7 +88,7 @@ def make_run(
     rng, samples = np.random.default_rng(0), make_samples()
     data = {"tests": write_set(folder, samples)} if images else {}
     known = [
-        {"id": f"reference-{i}", "question": f"Which is <{i}>?", "answer": f"the {i} & co", "experts": []}
+        {"id": f"reference-{i}", "question": f"Which is <{i}>?", "answer": f"the {i} & co", "category": CATEGORIES[i % 2], "experts": []}
         for i in range(REFERENCES)
     ]
     plan = Plan([part for model in models for part in parts(model, strategies, REFERENCES, B)])

@@ -17,7 +17,7 @@ from r2t2_jax.reporting.html import write_report
 from tests.reporting.example_run import HOSTILE, STRATEGIES, B, make_run
 from tests.reporting.page_reader import Element, read
 
-FIGURES = ("accuracy", "cost", "families", "flow", "experts", "paths")
+FIGURES = ("accuracy", "cost", "families", "flow", "experts", "paths", "surrogate", "similarity")
 
 
 @pytest.fixture(scope="module")

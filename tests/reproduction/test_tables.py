@@ -6,6 +6,7 @@ from r2t2_jax.errors import R2T2Error
 from r2t2_jax.reproduction.kinds import KINDS
 from r2t2_jax.reproduction.paper import average, paper_numbers, paper_rows
 from r2t2_jax.reproduction.tables import choose_tables, table_of, tables
+from r2t2_jax.baselines import BASELINES
 from r2t2_jax.strategies import RIVALS, STRATEGIES
 
 TABLES = [f"table{number}" for number in range(2, 14)]
@@ -32,7 +33,7 @@ def test_files_are_well_formed() -> None:
         assert len({trial.name for trial in table.trials}) == len(table.trials)
         assert set(table.along) <= {trial.name for trial in table.trials}, table.name
         for trial in table.trials:
-            assert trial.strategy in STRATEGIES, (table.name, trial.name)
+            assert trial.strategy in {**STRATEGIES, **BASELINES}, (table.name, trial.name)
 
 
 def test_every_row_of_the_papers_ablations_stands_beside_one_of_ours() -> None:
@@ -58,7 +59,7 @@ def test_averages_are_those_the_paper_prints(printed: str, table: str, row: str)
 
 def test_every_rival_has_a_row() -> None:
     rows = {trial.strategy for trial in choose_tables("rivals")[0].trials}
-    assert set(RIVALS) <= rows
+    assert set(RIVALS) | set(BASELINES) <= rows
 
 
 def test_a_grid_is_every_combination() -> None:
