@@ -33,11 +33,11 @@ def measure() -> dict[str, dict[str, float]]:
         inputs = jax.eval_shape(lambda config=config: config.fake_inputs(QUESTION_TOKENS, WORDS))
         features = jax.eval_shape(MovaModel(config, graph).encode, params, inputs)
         size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(features))
-        evaluation = flops.forward(config, QUESTION_TOKENS, ANSWER_TOKENS)
+        evaluation = flops.forward(config, QUESTION_TOKENS, ANSWER_TOKENS, QUESTION_TOKENS // 2)
         found[keep] = {
             "megabytes_a_sample": round(size / 1e6, 1),
             "gigabytes_for_5000_references": round(5000 * size / 1e9, 1),
-            "tflop_encode": round(flops.encode(config, WORDS) / 1e12, 3),
+            "tflop_encode": round(flops.encode(config, WORDS, QUESTION_TOKENS // 2) / 1e12, 3),
             "tflop_evaluation": round(evaluation / 1e12, 3),
             "tflop_ngd_forward": round(STEPS * NEIGHBORS * evaluation / 1e12, 1),
         }

@@ -224,7 +224,9 @@ class Costs:
         route_flops: of `RoutedModel.route`, the router's own pass over features.
         answer_flops: of `answer_loss` under the router's own weights: the prompt's pass and the answer's tokens.
         replaced_flops: of `answer_loss` under given weights: one evaluation.
+        written_flops: of the first rung's loss alone, from a raw sample: a forward pass that leaves nothing out.
         ladder: ways to compute one neighbour's loss and gradient, from the literal one to the cheapest.
+        first_pass_flops: what `prepare` does for test samples alone, counted in its FLOPs: a pass that chooses experts.
     """
 
     raw: Any
@@ -234,7 +236,9 @@ class Costs:
     route_flops: int
     answer_flops: int
     replaced_flops: int
+    written_flops: int
     ladder: tuple[Rung, ...]
+    first_pass_flops: int = 0
 
 
 @dataclass(frozen=True)

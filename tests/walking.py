@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from r2t2_jax.evaluation.ledger import step_arguments
+from r2t2_jax.evaluation.ledger import Measure
 from r2t2_jax.program import count_flops
 from r2t2_jax.routing import Routing
 
@@ -30,13 +30,15 @@ def check_passes(shapes):
     assert costs.answer_flops == walk(loss, params, shapes.features, shapes.answer)
     r = jax.ShapeDtypeStruct(model.spec.shape, jnp.float32)
     assert costs.replaced_flops == walk(loss, params, shapes.features, shapes.answer, r)
+    literal = costs.ladder[0]
+    assert costs.written_flops == walk(literal.loss, *Measure(shapes).arguments(literal))
 
 
 def check_rung(shapes, rung):
     """A rung's closed forms equal counts over its programs."""
     assert rung.once_flops == walk(rung.once, rung.params, shapes.costs.raw)
     differentiated = (0, 1) if rung.every_gradient else 0
-    program = jax.make_jaxpr(jax.value_and_grad(rung.loss, differentiated))(*step_arguments(rung, shapes))
+    program = jax.make_jaxpr(jax.value_and_grad(rung.loss, differentiated))(*Measure(shapes).arguments(rung))
     assert rung.step_flops == count_flops(program)
 
 

@@ -78,7 +78,7 @@ class Bert(nnx.Module):
             x = layer(x, mask[None])
             return x, x
 
-        return scan_layers(self.layers, step, self.embed(tokens), remat=self.config.remat)
+        return scan_layers(self.layers, step, self.embed(tokens), remat="full" if self.config.remat else "none")
 
 
 def bert_leaves(ours: str, theirs: str, config: BertConfig) -> dict[str, Leaf]:

@@ -85,7 +85,7 @@ class ClipVit(nnx.Module):
         """Patch tokens after the first `blocks` blocks, all of them where not given."""
         x, _ = scan_layers(
             self.layers, lambda layer, x, _: (layer(x), None), self.embed(pixels),
-            stop=blocks, remat=self.config.remat,
+            stop=blocks, remat="full" if self.config.remat else "none",
         )  # fmt: skip
         return x[1:]
 

@@ -16,17 +16,22 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from ports.common.attention import attend, join_heads, split_heads
+from ports.common.attention import BLOCK, attend_causal, join_heads, split_heads
 from ports.common.linear import linear
 from ports.common.mapping import Leaf, linear_leaves, norm_leaves
 from ports.common.norms import RMSNorm
+from ports.common.remat import Remat, recomputed
 from ports.common.rotary import rotate
-from ports.common.stack import scan_layers, stack
+from ports.common.stack import layer_at, scan_layers, stack
 
 
 @dataclass(frozen=True)
 class DecoderConfig:
-    """Sizes of the stack. `qkv_bias` is Qwen2's: biases on query, key and value, none elsewhere."""
+    """Sizes of the stack. `qkv_bias` is Qwen2's: biases on query, key and value, none elsewhere.
+
+    `attention_block` are the rows of a causal prompt whose attention is computed at a time, with no keys that none of
+    them may see; `remat` is what the backward pass computes again.
+    """
 
     width: int
     layers: int
@@ -38,7 +43,8 @@ class DecoderConfig:
     eps: float
     qkv_bias: bool = False
     dtype: str = "float32"
-    remat: bool = False
+    attention_block: int = BLOCK
+    remat: Remat = "none"
 
     @classmethod
     def part_of(cls, config: Any, **given: Any) -> DecoderConfig:
@@ -92,10 +98,18 @@ class DecoderLayer(nnx.Module):
         self, x: Float[Array, "T D"], positions: Int[Array, "T"]
     ) -> tuple[Float[Array, "T H d"], Float[Array, "T G d"], Float[Array, "T G d"]]:
         """Rotated queries, rotated keys, values."""
+        own = self.keys_values(x, positions)
+        return self.queries(x, positions), own.keys, own.values
+
+    def queries(self, x: Float[Array, "T D"], positions: Int[Array, "T"]) -> Float[Array, "T H d"]:
+        """Rotated queries."""
+        return rotate(split_heads(self.query(self.norm1(x)), self.config.heads), positions, self.config.theta)
+
+    def keys_values(self, x: Float[Array, "T D"], positions: Int[Array, "T"]) -> Cache:
+        """Rotated keys, and values."""
         h = self.norm1(x)
-        query = split_heads(self.query(h), self.config.heads)
         key, value = (split_heads(part(h), self.config.kv_heads) for part in (self.key, self.value))
-        return rotate(query, positions, self.config.theta), rotate(key, positions, self.config.theta), value
+        return Cache(rotate(key, positions, self.config.theta), value)
 
     def finish(
         self,
@@ -104,9 +118,12 @@ class DecoderLayer(nnx.Module):
         keys: Float[Array, "S G d"],
         values: Float[Array, "S G d"],
         mask: Bool[Array, "T S"] | Bool[Array, "1 S"],
+        causal: bool = False,
     ) -> Float[Array, "T D"]:
-        """The layer's output, given everything that its tokens attend to."""
-        x = x + self.out(join_heads(attend(query, keys, values, mask)))
+        """The layer's output, given everything that its tokens attend to; `causal` as in `Decoder`."""
+        ordered, past = (len(query), len(keys) - len(query)) if causal else (0, 0)
+        read = attend_causal(query, keys, values, mask, ordered, self.config.attention_block, past)
+        x = x + self.out(join_heads(read))
         return x + self.feed_forward(self.norm2(x))
 
 
@@ -124,6 +141,7 @@ class Decoder(nnx.Module):
         mask: Bool[Array, "T S"] | Bool[Array, "1 S"],
         positions: Int[Array, "T"],
         past: Cache | None = None,
+        causal: bool = False,
     ) -> tuple[Float[Array, "T D"], Cache]:
         """Run tokens, behind cached ones if there are any.
 
@@ -133,21 +151,60 @@ class Decoder(nnx.Module):
                 bidirectional case, where every token sees the same.
             positions: of these tokens, for the rotation.
             past: what earlier calls returned; its keys are not rotated again.
+            causal: the mask lets no token see a later one. Stated so that what it throws away is not computed.
 
         Returns:
             States after the final norm, and the keys and values of these T tokens alone. Where they are not used,
             the compiler drops them.
         """
+        x, new = self._run(x, mask, positions, past, causal)
+        return self.norm(x), new
+
+    def _run(
+        self, x: Array, mask: Array, positions: Array, past: Cache | None, causal: bool, stop: int | None = None
+    ) -> tuple[Float[Array, "T D"], Cache]:
+        """The layers before `stop` on all tokens."""
 
         def step(layer: DecoderLayer, x: Array, past: Cache | None) -> tuple[Array, Cache]:
             query, key, value = layer.project(x, positions)
-            keys, values = (key, value) if past is None else (
-                jnp.concatenate([past.keys, key]), jnp.concatenate([past.values, value])
-            )  # fmt: skip
-            return layer.finish(x, query, keys, values, mask), Cache(key, value)
+            own = Cache(key, value)
+            seen = _behind(past, own)
+            return layer.finish(x, query, seen.keys, seen.values, mask, causal), own
 
-        x, new = scan_layers(self.layers, step, x, past, remat=self.config.remat)
-        return self.norm(x), new
+        return scan_layers(self.layers, step, x, past, stop=stop, remat=self.config.remat)
+
+    def read(
+        self,
+        x: Float[Array, "T D"],
+        mask: Bool[Array, "T S"],
+        positions: Int[Array, "T"],
+        row: Int[Array, ""],
+        past: Cache | None = None,
+    ) -> tuple[Float[Array, "D"], Cache]:
+        """Run a causal prompt of which one row alone is asked for: in the last layer all others leave keys and values.
+
+        Args:
+            x, mask, positions, past: as for a call.
+            row: the token whose state is asked for.
+
+        Returns:
+            Its state after the final norm, and keys and values as from a call.
+        """
+        last = self.config.layers - 1
+
+        def one(x: Array, past: Cache | None) -> tuple[Array, Cache]:
+            layer = layer_at(self.layers, last)
+            asked, visible, place = (part[row][None] for part in (x, mask, positions))
+            own = layer.keys_values(x, positions)
+            seen = _behind(past, own)
+            return layer.finish(asked, layer.queries(asked, place), seen.keys, seen.values, visible), own
+
+        earlier, final = (None, None) if past is None else (
+            jax.tree.map(lambda leaf: leaf[:last], past), jax.tree.map(lambda leaf: leaf[last], past)
+        )  # fmt: skip
+        x, new = self._run(x, mask, positions, earlier, causal=True, stop=last)
+        state, own = recomputed(one, self.config.remat)(x, final)
+        return self.norm(state)[0], jax.tree.map(lambda many, one: jnp.concatenate([many, one[None]]), new, own)
 
     def decode(
         self, x: Float[Array, "1 D"], cache: Cache, slot: Int[Array, ""], mask: Bool[Array, "1 S"],
@@ -169,6 +226,11 @@ class Decoder(nnx.Module):
 
         x, cache = scan_layers(self.layers, step, x, cache)
         return self.norm(x), cache
+
+
+def _behind(past: Cache | None, new: Cache) -> Cache:
+    """Keys and values of a layer, those of earlier tokens first."""
+    return new if past is None else jax.tree.map(lambda old, own: jnp.concatenate([old, own]), past, new)
 
 
 def decoder_leaves(ours: str, theirs: str, config: DecoderConfig) -> dict[str, Leaf]:

@@ -10,9 +10,12 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
+from jaxtyping import Array, Int
 
 from ports.common.keys import traced_keys
+from ports.common.remat import Remat, recomputed
 
 Module = TypeVar("Module", bound=nnx.Module)
 
@@ -32,7 +35,7 @@ def scan_layers(
     *,
     start: int = 0,
     stop: int | None = None,
-    remat: bool = False,
+    remat: Remat = "none",
 ) -> tuple[Any, Any]:
     """Run layers `start` to `stop` of a stack.
 
@@ -43,17 +46,33 @@ def scan_layers(
         inputs: a tree whose leaves have a leading axis over the layers that are run (a cache, say).
         start: the first layer.
         stop: behind the last layer, as in a slice; all of them where not given.
-        remat: recompute the layers' insides in the backward pass instead of keeping them.
+        remat: what of the layers' insides the backward pass computes again.
 
     Returns:
         The last carry, and the outputs stacked along a leading axis.
     """
     graph, params = nnx.split(layers)
-    if start or stop is not None:
-        params = jax.tree.map(lambda leaf: leaf[start:stop], params)
+    number = jax.tree.leaves(params)[0].shape[0]
+    run = range(number)[start:stop]
 
-    def body(carry: Any, item: tuple[Any, Any]) -> tuple[Any, Any]:
+    def given_layer(carry: Any, item: tuple[Any, Any]) -> tuple[Any, Any]:
         params, given = item
         return step(nnx.merge(graph, params), carry, given)
 
-    return jax.lax.scan(jax.checkpoint(body) if remat else body, carry, (params, inputs))
+    def layer_looked_up(carry: Any, item: tuple[Any, Any]) -> tuple[Any, Any]:
+        place, given = item
+        return step(layer_at(layers, place), carry, given)
+
+    if len(run) == number:
+        body = given_layer if remat == "none" else recomputed(given_layer, remat)
+        return jax.lax.scan(body, carry, (params, inputs))
+    return jax.lax.scan(recomputed(layer_looked_up, remat), carry, (jnp.arange(run.start, run.stop), inputs))
+
+
+def layer_at(layers: Module | None, number: Int[Array, ""] | int) -> Module:
+    """One layer of a stack. Looked up inside a loop, so that no part of a large stack is ever copied out of it."""
+    assert layers is not None  # a model without plain layers never asks for one
+    graph, params = nnx.split(layers)
+    return nnx.merge(
+        graph, jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, number, keepdims=False), params)
+    )

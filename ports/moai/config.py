@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from ports.common.attention import BLOCK
+from ports.common.remat import Remat
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.routing import RoutingSpec
 
@@ -20,7 +22,6 @@ if TYPE_CHECKING:
 
 # In the order of the routing vector: what mends image tokens, then what mends language tokens.
 EXPERTS = ("img_aux", "img_lang", "img_self", "lang_aux", "lang_img", "lang_self")
-Remat = Literal["none", "attention", "full"]
 
 _TAKEN = {  # Hugging Face's name: ours
     "hidden_size": "width",
@@ -70,6 +71,7 @@ class MoAIConfig:
         image_dtype: precision of the image's normalisation constants; the released run has them in float16.
         merged_plora: image rows use weights with the adapter added in (`params.merge_plora`): the same algebra in fewer
             products and with twice the decoder's weights in memory.
+        attention_block: image rows whose attention is computed at a time, with no keys that none of them may see.
         remat: what the backward pass computes again: nothing, each layer's attention, or each whole layer.
         dtype: of parameters and activations.
     """
@@ -108,6 +110,7 @@ class MoAIConfig:
     gate_dtype: Literal["float32", "float16"] = "float32"
     image_dtype: Literal["float32", "float16"] = "float32"
     merged_plora: bool = False
+    attention_block: int = BLOCK
     remat: Remat = "full"
     dtype: str = "float32"
 

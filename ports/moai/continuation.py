@@ -1,6 +1,6 @@
 """Tokens after the prompt: run over its keys and values, neither mixed nor adapted. Routing acts through those alone.
 
-Axis letters: A tokens, S slots of the cache, D width, L mixers, P plain layers before each mixer.
+Axis letters: A tokens, S slots of the cache, D width, L mixers, P plain layers before each mixer, V vocabulary.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from ports.moai.data import Cache, KeysValues
+from ports.common.stack import layer_at
+from ports.moai.data import Cache, KeysValues, MoAIAnswer, MoAIFeatures
 from ports.moai.layer import Layer
-from ports.moai.modeling import MoAINet, layer_at
+from ports.moai.modeling import MoAINet
 
 Run = Callable[[Layer, Array, KeysValues], tuple[Array, Any]]
 
@@ -46,6 +47,25 @@ def run_tokens(
         return layer.finish(x, query, seen, visible, images=0), None
 
     return _through(net, run, net.embed(tokens), cache)[0]
+
+
+def tokens_logprobs(
+    net: MoAINet, x: Float[Array, "1 D"], cache: Cache, features: MoAIFeatures, answer: MoAIAnswer
+) -> Float[Array, "A"]:
+    """Log-probability of each answer token, zero where padded; `x` is the prompt's last row."""
+    logprobs = words_logprobs(net, x, cache, features, answer)
+    picked = jnp.take_along_axis(logprobs, answer.tokens[:, None], axis=1)[:, 0]
+    return jnp.where(answer.mask, picked, 0.0)
+
+
+def words_logprobs(
+    net: MoAINet, x: Float[Array, "1 D"], cache: Cache, features: MoAIFeatures, answer: MoAIAnswer
+) -> Float[Array, "A V"]:
+    """Log-probability of every word at each place of the answer."""
+    if answer.tokens.shape[0] > 1:
+        after = run_tokens(net, answer.tokens[:-1], features.layout.length, cache, features.layout.valid)
+        x = jnp.concatenate([x, after])  # [A, D]
+    return jax.nn.log_softmax(net.logits(x))
 
 
 def run_one(

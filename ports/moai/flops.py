@@ -1,13 +1,18 @@
 """FLOPs of MoAI (2 x multiply-add of matrix products and convolutions), in closed form.
 
-`prefill_parts` counts what upstream runs: attention over the full square, the head on every row. `encode_flops` and
-`forward_flops` count what this port runs, split where routing comes in; they equal a count over its program exactly.
+`prefill_parts` counts what upstream runs: attention over the full square, the head on every row. `encode_flops`,
+`forward_flops` and `gradient_flops` count what this port runs, split where routing comes in, `whole_flops`,
+`whole_gradient_flops` and `training_flops` what it saves (`costs.py`); they equal counts over the programs exactly.
+
+A backward pass asks twice the products of attention (scores and sums, each with respect to both sides) and once those
+of a linear map whose weights stay as they are.
 
 Letters: n text tokens, L = image tokens + n slots, A answer tokens.
 """
 
 from __future__ import annotations
 
+from ports.common.attention import row_blocks
 from ports.moai.config import EXPERTS, MoAIConfig
 
 
@@ -58,6 +63,13 @@ def layer_plora(config: MoAIConfig) -> int:
 def layer_attention(config: MoAIConfig, queries: int, keys: int) -> int:
     """Scores and sums of a layer's attention."""
     return 4 * queries * keys * config.width
+
+
+def prompt_attention(config: MoAIConfig, text: int) -> int:
+    """Attention of a layer on a whole prompt: blocks of image rows see no image rows behind them, words see all."""
+    blocks = row_blocks(config.image_tokens, config.attention_block)
+    seen = sum((last - first) * (last + text) for first, last in blocks)
+    return layer_attention(config, 1, seen + text * (config.image_tokens + text))
 
 
 def experts(config: MoAIConfig, text: int) -> dict[str, int]:
@@ -119,12 +131,23 @@ def decode_flops(config: MoAIConfig, context: int) -> int:
     return config.layers * (layer_linears(config, 1) + layer_attention(config, 1, context)) + head(config, 1)
 
 
+def _layer(config: MoAIConfig, text: int) -> int:
+    """A layer on every row of the prompt."""
+    rows = config.image_tokens + text
+    return layer_linears(config, rows) + layer_plora(config) + prompt_attention(config, text)
+
+
 def encode_flops(config: MoAIConfig, text: int = 64, verbalisation: int = 275) -> int:
     """Everything before routing, as `MoAIModel.encode` runs it."""
-    rows = config.image_tokens + text
-    layer = layer_linears(config, rows) + layer_plora(config) + layer_attention(config, rows, rows)
     seeing = 2 * (tower(config) + projector(config)) + compressor(config, verbalisation)
-    return seeing + config.plain_layers * layer + sum(experts(config, text).values())
+    return seeing + config.plain_layers * _layer(config, text) + sum(experts(config, text).values())
+
+
+def route_flops(config: MoAIConfig, text: int = 64) -> int:
+    """The prompt's pass under the gates' own weights, as `MoAIModel.route` runs it."""
+    mixing = (config.mixers - 1) * sum(experts(config, text).values()) + config.mixers * gates(config, text)
+    whole = (config.layers - config.plain_layers - 1) * _layer(config, text)
+    return whole + _last_layer(config, config.image_tokens + text) + mixing
 
 
 def forward_flops(config: MoAIConfig, text: int = 64, answer: int = 8) -> int:
@@ -133,11 +156,74 @@ def forward_flops(config: MoAIConfig, text: int = 64, answer: int = 8) -> int:
     In the last layer all rows leave keys and values, and the last row alone goes on; of the answer all tokens but the
     last are run.
     """
-    rows, layers = config.image_tokens + text, config.layers - config.plain_layers
-    whole = layer_linears(config, rows) + layer_plora(config) + layer_attention(config, rows, rows)
-    mixing = (config.mixers - 1) * sum(experts(config, text).values())
+    rows = config.image_tokens + text
+    reading = route_flops(config, text) - config.mixers * gates(config, text)
     after = config.layers * (layer_linears(config, answer - 1) + layer_attention(config, answer - 1, rows + answer - 1))
-    return (layers - 1) * whole + _last_layer(config, rows) + mixing + after + head(config, answer)
+    return reading + after + head(config, answer)
+
+
+def gradient_flops(config: MoAIConfig, text: int = 64, answer: int = 8) -> int:
+    """The loss and its gradient with respect to r, as the port runs them under `remat` none or attention."""
+    rows = config.image_tokens + text
+    last = _last_layer(config, rows) + layer_attention(config, 1, rows)
+    again = config.remat == "attention" and not config.tail_layers  # a last layer without a mixer stands alone
+    recomputed = again * layer_attention(config, 1, rows) // 2
+    return forward_flops(config, text, answer) + _back(config, text, answer) + last + recomputed
+
+
+def whole_flops(config: MoAIConfig, text: int = 64, answer: int = 8, logits: bool = True) -> int:
+    """The loss with every row finished in the last layer, and with `logits` for each of them."""
+    rows = config.image_tokens + text
+    more = _layer(config, text) - _last_layer(config, rows) + logits * head(config, rows - 1)
+    return forward_flops(config, text, answer) + more
+
+
+def whole_gradient_flops(config: MoAIConfig, text: int = 64, answer: int = 8, logits: bool = True) -> int:
+    """`whole_flops` and the gradient with respect to r: the last layer goes back as every other does."""
+    last = _layer_and_back(config, text) - _layer(config, text)
+    back = _back(config, text, answer) + last + logits * head(config, config.image_tokens + text - 1)
+    return whole_flops(config, text, answer, logits) + back
+
+
+def training_flops(config: MoAIConfig, text: int = 64, verbalisation: int = 275, answer: int = 8) -> int:
+    """`encode_flops` and `whole_flops` with the gradient of every parameter: three times all but the patches.
+
+    No gradient goes to the pixels of either pass through the tower.
+    """
+    patches = 2 * config.image_tokens * 3 * config.patch_size**2 * config.vision_width
+    return 3 * (encode_flops(config, text, verbalisation) + whole_flops(config, text, answer)) - 2 * patches
+
+
+def _layer_and_back(config: MoAIConfig, text: int) -> int:
+    """A layer on every row, forwards and backwards; with `remat` attention its scores once more."""
+    attention = prompt_attention(config, text)
+    return 2 * _layer(config, text) + attention + (attention // 2 if config.remat == "attention" else 0)
+
+
+def _back(config: MoAIConfig, text: int, answer: int) -> int:
+    """What goes back from the loss to r, but for the last layer's prompt."""
+    layers = config.layers - config.plain_layers - 1  # of the prompt, from the first mixer's to the last but one
+    prompt = layers * (_layer_and_back(config, text) - _layer(config, text))
+    return prompt + (config.mixers - 1) * _experts_back(config, text) + _answer_back(config, text, answer)
+
+
+def _experts_back(config: MoAIConfig, text: int) -> int:
+    """All experts of a later mixer; of the latents, which do not depend on r, keys and values ask nothing."""
+    images, latents, back = config.image_tokens, config.compressor_latents, sum(experts(config, text).values())
+    for queries in (images, text):
+        for keys in (latents, images, text):
+            attention = layer_attention(config, queries, keys)
+            back += attention + (attention // 2 if config.remat == "attention" else 0)
+        back -= layer_attention(config, queries, latents) + 8 * config.width * config.expert_rank * latents
+    return back
+
+
+def _answer_back(config: MoAIConfig, text: int, answer: int) -> int:
+    """The answer's tokens, through all layers: those before the first mixer's run in one loop with the others."""
+    rows, tokens = config.image_tokens + text, answer - 1
+    attention = layer_attention(config, tokens, rows + tokens)
+    recomputed = attention // 2 if config.remat == "attention" else 0
+    return config.layers * (layer_linears(config, tokens) + 2 * attention + recomputed) + head(config, answer)
 
 
 def _last_layer(config: MoAIConfig, rows: int) -> int:

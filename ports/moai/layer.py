@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from ports.common.attention import attend, join_heads
+from ports.common.attention import attend_causal, join_heads
 from ports.common.linear import linear
 from ports.common.norms import RMSNorm
 from ports.common.rotary import rotate
@@ -107,7 +107,8 @@ class Layer(nnx.Module):
         images: int,
     ) -> Float[Array, "T D"]:
         """The layer's output, given everything that its rows attend to."""
-        read = jax.checkpoint(attend) if self.config.remat == "attention" else attend
-        x = x + self.out(join_heads(read(query, seen.keys, seen.values, mask)), images)
+        # Image rows come in order; words, which may stand before or behind them, follow in memory.
+        read = attend_causal(query, seen.keys, seen.values, mask, images, self.config.attention_block)
+        x = x + self.out(join_heads(read), images)
         h = self.norm2(x)
         return x + self.down(jax.nn.silu(self.gate(h, images)) * self.up(h, images), images)

@@ -49,9 +49,8 @@ class Expert(nnx.Module):
         self, x: Float[Array, "Q D"], seen: Float[Array, "S D"], mask: Bool[Array, "1 S"] | None
     ) -> Float[Array, "Q D"]:
         heads = self.config.expert_heads
-        read = jax.checkpoint(attend) if self.config.remat == "attention" else attend
         query, keys, values = (split_heads(part, heads) for part in (self.query(x), self.key(seen), self.value(seen)))
-        return x + self.out(join_heads(read(query, keys, values, mask)))
+        return x + self.out(join_heads(attend(query, keys, values, mask)))
 
 
 class Weights(NamedTuple):

@@ -24,7 +24,8 @@ from jaxtyping import Array, Float, Int
 
 from ports.common.linear import linear, normal
 from ports.common.norms import RMSNorm
-from ports.common.stack import stack
+from ports.common.remat import recomputed
+from ports.common.stack import layer_at, stack
 from ports.moai.compressor import Compressor
 from ports.moai.config import MoAIConfig
 from ports.moai.data import Cache, KeysValues, Layout, MoAIFeatures, MoAIInputs, Outputs
@@ -161,8 +162,8 @@ class MoAINet(nnx.Module):
         return self.remat(step)(x, outputs, routing)
 
     def remat(self, step: Callable[..., Any]) -> Callable[..., Any]:
-        """A layer whose insides are computed again in the backward pass, if the config says so."""
-        return jax.checkpoint(step, prevent_cse=False) if self.config.remat == "full" else step
+        """A layer of whose insides the backward pass computes again as much as the config says."""
+        return recomputed(step, self.config.remat)
 
     def run_layer(self, layer: Layer, x: Array, h: Array, place: Layout) -> tuple[Float[Array, "S D"], KeysValues]:
         """A layer on every row of the prompt, given its normalised state h; its output, its keys and values."""
@@ -197,15 +198,6 @@ class _Pieces:
 
 def _stacked(kv: KeysValues) -> KeysValues:
     return jax.tree.map(lambda leaf: leaf[None], kv)
-
-
-def layer_at(layers: Module | None, number: Int[Array, ""] | int) -> Module:
-    """One layer of a stack. Looked up inside a loop, so that no part of a large stack is ever copied out of it."""
-    assert layers is not None  # a model without plain layers never asks for one
-    graph, params = nnx.split(layers)
-    return nnx.merge(
-        graph, jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, number, keepdims=False), params)
-    )
 
 
 def layout(inputs: MoAIInputs, images: int) -> Layout:

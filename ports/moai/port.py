@@ -19,8 +19,8 @@ from jaxtyping import Array, Bool, Float, Int
 from ports.common.restoring import ModelDirectory, open_model_directory, restore
 from ports.moai.auxiliary.store import CachedRecords
 from ports.moai.config import MoAIConfig
-from ports.moai.continuation import run_tokens
-from ports.moai.data import Cache, MoAIAnswer, MoAIFeatures, MoAIInputs
+from ports.moai.continuation import tokens_logprobs, words_logprobs
+from ports.moai.data import MoAIAnswer, MoAIFeatures, MoAIInputs
 from ports.moai.decoding import beams, greedy
 from ports.moai.modeling import MoAINet
 from r2t2_jax.contract import ModelShapes, Port
@@ -70,7 +70,7 @@ class MoAIModel:
         """Mean cross-entropy of the answer's tokens, which no mixer and no adapter sees: the case of decoding."""
         net = self._net(params)
         x, cache, _ = net.read(features, routing)
-        return -_logprobs(net, x, cache, features, answer).sum() / jnp.maximum(answer.mask.sum(), 1)
+        return -tokens_logprobs(net, x, cache, features, answer).sum() / jnp.maximum(answer.mask.sum(), 1)
 
     def answer_logprobs(
         self, params: Any, features: MoAIFeatures, routing: Routing | None, candidates: MoAIAnswer
@@ -78,7 +78,7 @@ class MoAIModel:
         """Total log-probability of each candidate; the prompt is read once."""
         net = self._net(params)
         x, cache, _ = net.read(features, routing)
-        return jax.vmap(lambda answer: _logprobs(net, x, cache, features, answer).sum())(candidates)
+        return jax.vmap(lambda answer: tokens_logprobs(net, x, cache, features, answer).sum())(candidates)
 
     def token_logprobs(
         self, params: Any, features: MoAIFeatures, routing: Routing | None, answer: MoAIAnswer
@@ -86,7 +86,7 @@ class MoAIModel:
         """Log-probability of every word at each place of the answer."""
         net = self._net(params)
         x, cache, _ = net.read(features, routing)
-        return _all_logprobs(net, x, cache, features, answer), answer.mask
+        return words_logprobs(net, x, cache, features, answer), answer.mask
 
     def generate(
         self, params: Any, features: MoAIFeatures, routing: Routing | None, max_new_tokens: int
@@ -108,24 +108,6 @@ class MoAIModel:
         """Generated tokens as an answer: up to and with the first that stops decoding."""
         ended = (tokens[:, None] == jnp.asarray(self.config.stop_ids)[None]).any(axis=1)
         return MoAIAnswer(tokens, jnp.cumsum(ended) - ended == 0)
-
-
-def _logprobs(
-    net: MoAINet, x: Float[Array, "1 D"], cache: Cache, features: MoAIFeatures, answer: MoAIAnswer
-) -> Float[Array, "A"]:
-    """Log-probability of each answer token, zero where padded; `x` is the prompt's last row."""
-    logprobs = _all_logprobs(net, x, cache, features, answer)
-    picked = jnp.take_along_axis(logprobs, answer.tokens[:, None], axis=1)[:, 0]
-    return jnp.where(answer.mask, picked, 0.0)
-
-
-def _all_logprobs(
-    net: MoAINet, x: Float[Array, "1 D"], cache: Cache, features: MoAIFeatures, answer: MoAIAnswer
-) -> Float[Array, "A V"]:
-    if answer.tokens.shape[0] > 1:
-        after = run_tokens(net, answer.tokens[:-1], features.layout.length, cache, features.layout.valid)
-        x = jnp.concatenate([x, after])  # [A, D]
-    return jax.nn.log_softmax(net.logits(x))
 
 
 def load(variant: str | None) -> Port:
@@ -179,7 +161,14 @@ def _records(folder: Path | None) -> CachedRecords | None:
 
 def _open(variant: str) -> tuple[ModelDirectory, MoAIConfig, Path | None]:
     """The directory of a variant, its config under the variant's settings, and the folder of auxiliary records."""
-    folder, *pairs = variant.split(",")
+    folder, settings, auxiliary = _settings(variant)
+    directory = open_model_directory(folder, "moai")
+    return directory, MoAIConfig.from_json({**directory.config, **settings}), auxiliary
+
+
+def _settings(variant: str) -> tuple[str, dict[str, Any], Path | None]:
+    """What stands before the settings of a variant, the settings, and the folder of auxiliary records."""
+    head, *pairs = variant.split(",")
     settings: dict[str, Any] = {}
     auxiliary = None
     for pair in pairs:
@@ -192,27 +181,30 @@ def _open(variant: str) -> tuple[ModelDirectory, MoAIConfig, Path | None]:
             known = "; ".join(f"{option}={'|'.join(allowed)}" for option, (_, allowed) in OPTIONS.items())
             raise R2T2Error(f"moai has no setting {pair!r}; it has aux=FOLDER; {known}")
         settings[field] = value == "merged" if field == "merged_plora" else value
-    directory = open_model_directory(folder, "moai")
-    return directory, MoAIConfig.from_json({**directory.config, **settings}), auxiliary
+    return head, settings, auxiliary
 
 
 def shapes(variant: str | None, question_tokens: int | None, answer_tokens: int | None) -> ModelShapes:
     """MoAI without weights.
 
     Args:
-        variant: `7b` (the default), `tiny`, or a model directory as for `load`.
+        variant: `7b` (the default), `tiny`, or a model directory, and settings behind it as for `load`.
         question_tokens: text of the prompt, system text and template included, without the image.
         answer_tokens: of the answer, end of turn included.
 
     Raises:
         R2T2Error: no such size and no such directory.
     """
+    from ports.moai.costs import costs
+
     name = variant or "7b"
-    config = SIZES[name]() if name in SIZES else _open(name)[1]
+    size, settings, _ = _settings(name)
+    config = dataclasses.replace(SIZES[size](), **settings) if size in SIZES else _open(name)[1]
     graph, params = config.abstract()
     model = MoAIModel(config, graph)
-    inputs = jax.eval_shape(lambda: config.fake_inputs(question_tokens or QUESTION_TOKENS))
+    text = question_tokens or QUESTION_TOKENS
+    inputs = jax.eval_shape(lambda: config.fake_inputs(text))
     features = jax.eval_shape(model.encode, params, inputs)
     length = answer_tokens or ANSWER_TOKENS
     answer = jax.eval_shape(lambda: MoAIAnswer(jnp.zeros(length, jnp.int32), jnp.ones(length, bool)))
-    return ModelShapes(f"moai:{name}", model, params, features, answer)
+    return ModelShapes(f"moai:{name}", model, params, features, answer, costs(config, text, length))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ports.common.bert import BertConfig
 from ports.common.clip_vit import ClipVitConfig
 from ports.common.decoder import DecoderConfig
+from ports.common.remat import Remat
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.routing import RoutingSpec
 
@@ -151,7 +152,8 @@ class BiomedConfig:
 class AdapterConfig:
     """The MoV-Adapter: `blocks` mixers on a map of `grid` x `grid` tokens, half as many a side for the language model.
 
-    `text_width` is BERT's, `expert_widths` the channels of the experts' features, `out` the language model's width.
+    `text_width` is BERT's, `expert_widths` the channels of the experts' features, `out` the language model's width,
+    `remat` what the backward pass of the blocks computes again.
     """
 
     width: int = 1024
@@ -164,6 +166,7 @@ class AdapterConfig:
     text_width: int = 1024
     out: int = 4096
     eps: float = 1e-5
+    remat: Remat = "attention"
     dtype: str = "float32"
 
     @property
@@ -312,12 +315,12 @@ class MovaConfig:
     @classmethod
     def full_8b(cls) -> MovaConfig:
         """The released llama3-mova-8b, in its own dtype."""
-        return cls(decoder=dataclasses.replace(LLAMA3_8B, remat=True)).in_dtype("bfloat16")
+        return cls(decoder=dataclasses.replace(LLAMA3_8B, remat="attention")).in_dtype("bfloat16")
 
     @classmethod
     def vicuna_7b(cls) -> MovaConfig:
         """The paper's variant on Vicuna-7B: 32,000 words, as many key-value heads as heads, end of answer `</s>`."""
-        decoder = dataclasses.replace(VICUNA_7B, remat=True)
+        decoder = dataclasses.replace(VICUNA_7B, remat="attention")
         return cls(decoder=decoder, vocab_size=32000, template="vicuna", end=2).in_dtype("bfloat16")
 
     @classmethod

@@ -1,11 +1,16 @@
 """FLOPs of MoVA's parts from its sizes: 2 x multiply-add of matrix products and convolutions.
 
-The same is counted from the traced program in `tests/ports/mova/test_flops.py`, to the last one. What is resampled
-linearly costs two matrix products, which are counted apart from the towers (`resample`).
+The same is counted from the traced programs in `tests/ports/mova`, to the last one. What is resampled linearly costs
+two matrix products, which are counted apart from the towers (`resample`). `forward` and `gradient` count what the port
+runs, `whole`, `whole_gradient` and `training` what it saves (`costs.py`).
+
+A backward pass asks twice the products of attention (scores and sums, each with respect to both sides) and once those
+of a linear map whose weights stay as they are.
 """
 
 from __future__ import annotations
 
+from ports.common.attention import row_blocks
 from ports.common.bert import BertConfig
 from ports.common.clip_vit import ClipVitConfig
 from ports.common.decoder import DecoderConfig
@@ -177,12 +182,26 @@ def experts(config: MovaConfig) -> tuple[int, ...]:
     )
 
 
-def encode(config: MovaConfig, words: int) -> int:
-    """`MovaModel.encode`: BERT and block 0's reading, and the later blocks' keys and values where they are kept."""
+def towers(config: MovaConfig) -> int:
+    """What CLIP and all experts see."""
+    return clip(config.clip_built) + sum(experts(config))
+
+
+def first_pass(config: MovaConfig, tokens: int, heard: int) -> int:
+    """The coarse pass over a routing prompt of so many tokens, IMAGE among them, and an answer of `heard` tokens."""
+    adapter = config.adapter
+    mixing = adapter.blocks * (self_attention(adapter) + feed_forward(adapter)) + downsample(adapter) + out_mlp(adapter)
+    rows = tokens - 1 + config.routing_tokens
+    return mixing + read(config.decoder, rows) + answer_tokens(config.decoder, heard, rows) + head(config, heard)
+
+
+def encode(config: MovaConfig, words: int, prefix: int = 0) -> int:
+    """`MovaModel.encode`: BERT, block 0's reading, the prefix, and the later blocks' keys and values where kept."""
     adapter, number = config.adapter, len(config.expert_widths)
     projected = sum(project(adapter, expert) for expert in range(number))
     kept = adapter.blocks if config.keep == "keys" else 1
-    return bert(config.bert, words) + kept * projected + number * look(adapter)
+    ahead = config.decoder.layers * (layer(config.decoder, prefix) + causal(config.decoder, prefix))
+    return bert(config.bert, words) + kept * projected + number * look(adapter) + ahead
 
 
 def mix(config: MovaConfig) -> int:
@@ -195,8 +214,142 @@ def mix(config: MovaConfig) -> int:
     return adapter.blocks * block + (adapter.blocks - 1) * later + downsample(adapter) + out_mlp(adapter)
 
 
-def forward(config: MovaConfig, tokens: int, answer: int) -> int:
-    """One loss under given weights: an evaluation. `tokens` of the prompt, IMAGE among them; `answer` of the answer."""
-    prompt = tokens - 1 + config.adapter.image_tokens
-    language = decoder(config.decoder, prompt, prompt) + decoder(config.decoder, answer, prompt + answer)
+def route(config: MovaConfig) -> int:
+    """`MovaModel.route`: all blocks under the gates' own weights."""
+    return (
+        mix(config)
+        - downsample(config.adapter)
+        - out_mlp(config.adapter)
+        + config.adapter.blocks * gate(config.adapter)
+    )
+
+
+def layer(config: DecoderConfig, tokens: int) -> int:
+    """The linear maps of a layer of the language model."""
+    inner, shared = config.heads * config.head_width, config.kv_heads * config.head_width
+    return 2 * tokens * config.width * (2 * inner + 2 * shared + 3 * config.hidden)
+
+
+def attention(config: DecoderConfig, tokens: int, context: int) -> int:
+    """A layer's attention on so many slots, masked ones included."""
+    return 4 * tokens * context * config.heads * config.head_width
+
+
+def causal(config: DecoderConfig, rows: int, past: int = 0) -> int:
+    """A layer's attention on a prompt behind `past` known tokens: blocks of rows see no rows behind them."""
+    blocks = row_blocks(rows, config.attention_block)
+    return attention(config, 1, sum((last - first) * (past + last) for first, last in blocks))
+
+
+def last_layer(config: DecoderConfig, rows: int) -> int:
+    """The linear maps of the last layer: keys and values of every row, and all else of one."""
+    shared = config.kv_heads * config.head_width
+    return layer(config, 1) + 4 * (rows - 1) * config.width * shared
+
+
+def read(config: DecoderConfig, rows: int, past: int = 0) -> int:
+    """A prompt of which one row is asked for."""
+    whole = layer(config, rows) + causal(config, rows, past)
+    return (config.layers - 1) * whole + last_layer(config, rows) + attention(config, 1, past + rows)
+
+
+def answer_tokens(config: DecoderConfig, answer: int, context: int) -> int:
+    """All tokens of an answer but the last, behind a prompt."""
+    run = answer - 1
+    return config.layers * (layer(config, run) + attention(config, run, context + run))
+
+
+def prompt_rows(config: MovaConfig, tokens: int) -> int:
+    """Slots of a prompt of so many tokens, IMAGE among them."""
+    return tokens - 1 + config.adapter.image_tokens
+
+
+def forward(config: MovaConfig, tokens: int, answer: int, prefix: int = 0) -> int:
+    """One loss under given weights: an evaluation.
+
+    Args:
+        config: of the model.
+        tokens: of the prompt, IMAGE among them.
+        answer: tokens of the answer.
+        prefix: tokens before the image, which are known.
+    """
+    rows = prompt_rows(config, tokens)
+    language = read(config.decoder, rows - prefix, prefix) + answer_tokens(config.decoder, answer, rows)
     return mix(config) + language + head(config, answer)
+
+
+def gradient(config: MovaConfig, tokens: int, answer: int, prefix: int = 0) -> int:
+    """The loss and its gradient with respect to r, under `remat` none or attention."""
+    decoder, rows = config.decoder, prompt_rows(config, tokens)
+    attended = (decoder.layers - 1) * causal(decoder, rows - prefix, prefix) + attention(decoder, 1, rows)
+    language = read(decoder, rows - prefix, prefix) + _back_through(attended, decoder.remat)
+    return forward(config, tokens, answer, prefix) + language + _common_back(config, rows, answer)
+
+
+def whole(config: MovaConfig, tokens: int, answer: int, logits: bool = True) -> int:
+    """The loss with every row of the prompt finished in the last layer, and with `logits` for each of them."""
+    rows = prompt_rows(config, tokens)
+    more = decoder(config.decoder, rows, rows) - read(config.decoder, rows) + logits * head(config, rows)
+    return forward(config, tokens, answer) + more
+
+
+def whole_gradient(config: MovaConfig, tokens: int, answer: int, logits: bool = True) -> int:
+    """`whole` and the gradient with respect to r: every row of the last layer goes back."""
+    rows, layers = prompt_rows(config, tokens), config.decoder.layers
+    attended = layers * attention(config.decoder, rows, rows)
+    language = decoder(config.decoder, rows, rows) + _back_through(attended, config.decoder.remat)
+    back = language + logits * head(config, rows) + _common_back(config, rows, answer)
+    return whole(config, tokens, answer, logits) + back
+
+
+def training(config: MovaConfig, tokens: int, words: int, answer: int) -> int:
+    """Towers, `encode` and `whole` with the gradient of every parameter: three times everything but a few things.
+
+    No gradient goes to pixels, none to BERT, whose gates have no say under given weights, and what resamples a map has
+    no parameters.
+    """
+    everything = 3 * (towers(config) + encode(config, words) + whole(config, tokens, answer))
+    return everything - 2 * bert(config.bert, words) - _pixels(config) - _resampled(config)
+
+
+def _back_through(attended: int, remat: str) -> int:
+    """What attention asks of a backward pass beyond its products once: as many again, and scores computed anew."""
+    return attended + (attended // 2 if remat == "attention" else 0)
+
+
+def _common_back(config: MovaConfig, rows: int, answer: int) -> int:
+    """From the loss through the answer's tokens, and from the image tokens to r."""
+    adapter, number, llm = config.adapter, len(config.expert_widths), config.decoder
+    through = _back_through(llm.layers * attention(llm, answer - 1, rows + answer - 1), llm.remat)
+    language = answer_tokens(llm, answer, rows) + through + head(config, answer)
+    attended = 4 * adapter.tokens**2 * adapter.width
+    again = attended if adapter.remat == "attention" else 0  # a norm behind the attention asks for its sums too
+    block = self_attention(adapter) + feed_forward(adapter) + attended + again
+    later = number * (look(adapter) + again)  # an expert's keys and values are known: attention goes back to queries
+    sums = (2 * adapter.blocks - 1) * weighted_sum(adapter)
+    mixing = adapter.blocks * block + (adapter.blocks - 1) * later + sums + downsample(adapter) + out_mlp(adapter)
+    return language + mixing
+
+
+def _pixels(config: MovaConfig) -> int:
+    """What first touches pixels in every tower."""
+    grid = config.clip.image_size // config.clip.patch_size
+    found = _patches(grid, config.clip.patch_size, config.clip.width)
+    for tower in (config.dinov2, config.vary, config.codetr, config.biomedclip, config.sam):
+        found += _patches(tower.grid, tower.patch_size, tower.width)
+    for text in (config.pix2struct, config.deplot):
+        found += config.max_patches * 3 * text.patch_size**2 * text.width
+    return 2 * found
+
+
+def _resampled(config: MovaConfig) -> int:
+    """Twice what resamples images, and once what resamples features."""
+    tile, grid = config.clip.image_size, config.adapter.grid
+    images = resample(tile, config.dinov2.image_size, 3) + resample(tile, config.biomedclip.image_size, 3)
+    patches = round(config.max_patches**0.5)
+    sides = (
+        config.dinov2.grid, (config.vary.grid - 1) // 2 + 1, config.codetr.out_grid, patches, patches,
+        config.biomedclip.grid, config.sam.grid,
+    )  # fmt: skip
+    aligned = sum(resample(side, grid, channels) for side, channels in zip(sides, config.expert_widths, strict=True))
+    return 2 * images + aligned + resample(config.codetr.grid, config.codetr.out_grid, config.codetr.out)

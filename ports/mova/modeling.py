@@ -8,12 +8,12 @@
 
 Axis letters: L adapter blocks, E experts, N tokens of the map, C channels of an expert, D width of the adapter, M text
 width, I image tokens, T prompt tokens with IMAGE among them, S = T - 1 + I tokens of the merged prompt, W words of the
-question, A answer tokens, O the language model's width, V vocabulary, P patches. One sample.
+question, A answer tokens, O the language model's width, V vocabulary, P patches, or tokens of the prefix. One sample.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
@@ -58,7 +58,8 @@ class Views:
 class MovaInputs:
     """What the processor makes of one sample: what the towers saw (zeros where one was not run), prompt and question.
 
-    `coarse` are the experts that the model chose in its first pass, `available` those that were run.
+    `coarse` are the experts that the model chose in its first pass, `available` those that were run. The first `prefix`
+    tokens, the template's, stand before the image in every prompt: they do not depend on routing.
     """
 
     base: Float[Array, "N D"]
@@ -69,6 +70,7 @@ class MovaInputs:
     mask: Bool[Array, "T"]
     words: Int[Array, "W"]
     words_mask: Bool[Array, "W"]
+    prefix: int = field(default=0, metadata={"static": True})
 
 
 @jax.tree_util.register_dataclass
@@ -80,6 +82,7 @@ class MovaFeatures:
     embeddings: Float[Array, "T O"]
     place: Int[Array, ""]  # of IMAGE in the prompt
     mask: Bool[Array, "T"]
+    past: Cache | None  # keys and values of the prefix
 
 
 @jax.tree_util.register_dataclass
@@ -160,7 +163,13 @@ class MovaNet(nnx.Module):
             inputs.base, inputs.experts, self.read_question(inputs.words, inputs.words_mask), inputs.coarse,
             inputs.available, self.config.keep,
         )  # fmt: skip
-        return MovaFeatures(seen, self.embed(inputs.tokens), jnp.argmax(inputs.tokens == IMAGE), inputs.mask)
+        embeddings = self.embed(inputs.tokens)
+        past = self.read_prefix(embeddings[: inputs.prefix], inputs.mask[: inputs.prefix]) if inputs.prefix else None
+        return MovaFeatures(seen, embeddings, jnp.argmax(inputs.tokens == IMAGE), inputs.mask, past)
+
+    def read_prefix(self, embeddings: Float[Array, "P O"], mask: Bool[Array, "P"]) -> Cache:
+        """Keys and values of the tokens before the image, which see nothing of it."""
+        return self.decoder(embeddings, causal_mask(mask), positions(mask), causal=True)[1]
 
     def image_tokens(self, seen: Seen, routing: Routing | None) -> Float[Array, "I O"]:
         """What the language model sees of the image."""
@@ -173,14 +182,23 @@ class MovaNet(nnx.Module):
         return pool(tokens, round(self.config.routing_tokens**0.5))
 
     def read(
-        self, embeddings: Float[Array, "T O"], mask: Bool[Array, "T"], place: Int[Array, ""], image: Float[Array, "I O"]
+        self,
+        embeddings: Float[Array, "T O"],
+        mask: Bool[Array, "T"],
+        place: Int[Array, ""],
+        image: Float[Array, "I O"],
+        past: Cache | None = None,
     ) -> Prompt:
-        """Run the language model over the prompt with the image in its place."""
+        """Run the language model over the prompt with the image in its place, behind the prefix if that is known."""
         x, valid = merge(embeddings, mask, place, image)
         if self.config.max_length is not None:
             x, valid = x[: self.config.max_length], valid[: self.config.max_length]
-        states, cache = self.decoder(x, causal_mask(valid), positions(valid))
-        return Prompt(cache, valid, states[_last(valid)])
+        known = 0 if past is None else past.keys.shape[1]
+        rows = x[known:], causal_mask(valid)[known:], positions(valid)[known:]
+        state, cache = self.decoder.read(*rows, last_valid(valid) - known, past)
+        if past is not None:
+            cache = jax.tree.map(lambda old, new: jnp.concatenate([old, new], axis=1), past, cache)
+        return Prompt(cache, valid, state)
 
     def logits(self, states: Float[Array, "*T O"]) -> Float[Array, "*T V"]:
         """Scores of the next token, in float32."""
@@ -188,12 +206,14 @@ class MovaNet(nnx.Module):
 
     def answer_logits(self, prompt: Prompt, answer: MovaAnswer) -> Float[Array, "A V"]:
         """The logits that each answer token is chosen from, all tokens at once."""
-        length = answer.tokens.shape[0]
-        before = jnp.broadcast_to(prompt.valid[None], (length, prompt.valid.shape[0]))
-        mask = jnp.concatenate([before, causal_mask(answer.mask)], axis=1)  # [A, S + A]
-        places = prompt.valid.sum() + jnp.arange(length)
-        states, _ = self.decoder(self.embed(answer.tokens), mask, places, prompt.cache)
-        return self.logits(jnp.concatenate([prompt.last[None], states[:-1]]))  # the state before each token
+        states, run = prompt.last[None], answer.tokens.shape[0] - 1  # nothing is asked behind the last token
+        if run:
+            before = jnp.broadcast_to(prompt.valid[None], (run, prompt.valid.shape[0]))
+            mask = jnp.concatenate([before, causal_mask(answer.mask[:-1])], axis=1)  # [A - 1, S + A - 1]
+            places = prompt.valid.sum() + jnp.arange(run)
+            after, _ = self.decoder(self.embed(answer.tokens[:-1]), mask, places, prompt.cache)
+            states = jnp.concatenate([states, after])
+        return self.logits(states)  # the state before each token
 
     def answer_logprobs(self, prompt: Prompt, answer: MovaAnswer) -> Float[Array, "A"]:
         """Log-probability of each answer token, zero where padded."""
@@ -244,7 +264,7 @@ def positions(valid: Bool[Array, "S"]) -> Int[Array, "S"]:
     return jnp.maximum(jnp.cumsum(valid) - 1, 0)
 
 
-def _last(valid: Bool[Array, "S"]) -> Int[Array, ""]:
+def last_valid(valid: Bool[Array, "S"]) -> Int[Array, ""]:
     """Index of the last token that is no padding."""
     return valid.shape[0] - 1 - jnp.argmax(valid[::-1])
 
@@ -268,4 +288,5 @@ def fake_inputs(config: MovaConfig, tokens: int, words: int) -> MovaInputs:
         mask=jnp.ones(tokens, bool),
         words=jnp.ones(words, jnp.int32),
         words_mask=jnp.ones(words, bool),
+        prefix=tokens // 2,
     )

@@ -54,7 +54,7 @@ class MovaModel:
     def _read(self, params: Any, features: MovaFeatures, routing: Routing | None) -> tuple[MovaNet, Prompt]:
         net = self._net(params)
         image = net.image_tokens(features.seen, routing)
-        return net, net.read(features.embeddings, features.mask, features.place, image)
+        return net, net.read(features.embeddings, features.mask, features.place, image, features.past)
 
     def answer_loss(
         self, params: Any, features: MovaFeatures, routing: Routing | None, answer: MovaAnswer
@@ -159,14 +159,16 @@ def shapes(variant: str | None, question_tokens: int | None, answer_tokens: int 
     Raises:
         R2T2Error: no such size and no such directory.
     """
+    from ports.mova.costs import costs
+
     if (variant or "8b") in SIZES:
         config = SIZES[variant or "8b"]()
     else:
         _, config, _ = _open(variant or "")
     graph, params = abstract(config)
     model = MovaModel(config, graph)
-    inputs = jax.eval_shape(lambda: config.fake_inputs(question_tokens or QUESTION_TOKENS))
+    tokens, length = question_tokens or QUESTION_TOKENS, answer_tokens or ANSWER_TOKENS
+    inputs = jax.eval_shape(lambda: config.fake_inputs(tokens))
     features = jax.eval_shape(model.encode, params, inputs)
-    length = answer_tokens or ANSWER_TOKENS
     answer = jax.eval_shape(lambda: MovaAnswer(jnp.zeros(length, jnp.int32), jnp.ones(length, bool)))
-    return ModelShapes(f"mova:{variant or '8b'}", model, params, features, answer)
+    return ModelShapes(f"mova:{variant or '8b'}", model, params, features, answer, costs(config, tokens, length))

@@ -78,7 +78,7 @@ class MovaProcessor:
         words, words_mask = padded([self.words(text_for_bert(question)) for question in questions], WORDS_BUCKET)
         seen = self._see(params, samples, *padded(routing, PROMPT_BUCKET))
         on_host: tuple[Any, ...] = (*seen, tokens, mask, words, words_mask)  # a device has no room for a whole set
-        return MovaInputs(*on_host)
+        return MovaInputs(*on_host, prefix=int((tokens == IMAGE).argmax(axis=1).min()))
 
     def _see(
         self, params: Any, samples: Sequence[Sample], tokens: Int[np.ndarray, "B T"], mask: Bool[np.ndarray, "B T"]

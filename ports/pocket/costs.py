@@ -35,6 +35,7 @@ def costs(model: PocketModel, params: Any) -> Costs:
         route_flops=flops.route(config),
         answer_flops=flops.route(config) + flops.replaced(config),
         replaced_flops=flops.replaced(config),
+        written_flops=flops.encode(config) + flops.whole(config),
         ladder=ladder(model, params),
     )
 

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import tyro
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from r2t2_jax.evaluation.ledger import Ledger
 
 
 @dataclass(frozen=True)
@@ -39,30 +45,67 @@ class Cost:
     """Print the table as Markdown, and nothing else."""
     out: Path | None = None
     """JSON file for the numbers, FLOPs and bytes."""
+    figure: Path | None = None
+    """PNG file for a figure of the costs."""
+    run_folder: Path | None = None
+    """Complete run of this model: the figure then shows accuracy against cost."""
 
     def run(self) -> None:
-        """Count, print and, where asked, write."""
-        from rich.console import Console
-
+        """Count, print and, where asked, write and draw."""
         from r2t2_jax.cli.outputs import check_writable
+        from r2t2_jax.errors import R2T2Error
         from r2t2_jax.evaluation.ledger import Scale, ledger, ledger_record
         from r2t2_jax.loading import load_shapes
-        from r2t2_jax.reporting.ledger import ledger_lines, ledger_markdown, ledger_table, paper_lines, rung_lines
+        from r2t2_jax.reporting.ledger import ledger_markdown
         from r2t2_jax.runs.files import publish_json
 
+        if self.run_folder and not self.figure:
+            raise R2T2Error("a run says how accurate the methods are, which the figure shows: name one with --figure")
         scale = Scale(self.k, self.steps, self.points, self.references, embedding=self.embedding)
-        if self.out:
-            check_writable(self.out)
-        found = ledger(load_shapes(self.model, self.question_tokens, self.answer_tokens), scale)
+        for path in filter(None, (self.out, self.figure)):
+            check_writable(path)
+        shapes = load_shapes(self.model, self.question_tokens, self.answer_tokens)
+        accuracies = self._accuracies(shapes.name)
+        found = ledger(shapes, scale)
         if self.out:
             publish_json(self.out, ledger_record(found))
+        if self.figure:
+            self._draw(found, accuracies)
         if self.markdown:
             print(ledger_markdown(found))
-            return
+        else:
+            self._print(found)
+
+    def _accuracies(self, model: str) -> dict[str, float] | None:
+        """By strategy, as the run has them."""
+        from r2t2_jax.errors import R2T2Error
+        from r2t2_jax.reporting.results import read_results
+        from r2t2_jax.runs.reading import open_run
+
+        if self.run_folder is None:
+            return None
+        results = {result.name: result for result in read_results(open_run(self.run_folder))}
+        if model not in results:
+            raise R2T2Error(f"the run in {self.run_folder} is of {', '.join(results)}; {model} is not among them")
+        return {name: row["accuracy"] for name, row in results[model].summary["strategies"].items()}
+
+    def _draw(self, found: Ledger, accuracies: Mapping[str, float] | None) -> None:
+        from r2t2_jax.reporting.figures.ledger import ledger_picture
+        from r2t2_jax.reporting.style import render, shared_style
+
+        assert self.figure is not None
+        with shared_style():
+            self.figure.write_bytes(render(ledger_picture(found, accuracies)).png)
+
+    def _print(self, found: Ledger) -> None:
+        from rich.console import Console
+
+        from r2t2_jax.reporting.ledger import ledger_lines, ledger_table, paper_lines, rung_lines
+
         console = Console()
         console.print(ledger_table(found))
         for title, lines in (("", ledger_lines(found)), ("ngd:", rung_lines(found)), ("the paper:", paper_lines())):
             for line in filter(None, (title, *lines)):
                 console.print(line, highlight=False)
-        if self.out:
-            console.print(f"Wrote {self.out}.", soft_wrap=True)
+        for path in filter(None, (self.out, self.figure)):
+            console.print(f"Wrote {path}.", soft_wrap=True)

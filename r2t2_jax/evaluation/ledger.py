@@ -2,6 +2,7 @@
 
 A case is one question from its raw image and text to its answer. FLOPs are 2 x multiply-add of products, convolutions:
 
+    base, as written          a plain pass that leaves nothing out: the unit
     base                      own + answer                        own      prepare and encode the question itself
     mode finding              own + route + evaluation            answer   under the router's own weights
     kernel regression         own + route + evaluation            route    the router's own pass, which gives r0
@@ -21,11 +22,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.extend import core
 
 from r2t2_jax.contract import Costs, ModelShapes, Rung
 from r2t2_jax.errors import R2T2Error
@@ -33,6 +35,7 @@ from r2t2_jax.evaluation.tabulate import AtlasPlan
 from r2t2_jax.sizes import tree_bytes
 
 FLOAT = 4  # bytes
+WRITTEN = "base_as_written"
 
 
 @dataclass(frozen=True)
@@ -102,7 +105,7 @@ class Offline:
 
 @dataclass(frozen=True)
 class Ledger:
-    """All rows of a model, the base first, NGD rung by rung from the literal one on."""
+    """All rows of a model: the base as written and as the port runs it first, NGD rung by rung from the literal one."""
 
     model: str
     scale: Scale
@@ -112,6 +115,7 @@ class Ledger:
 
     @property
     def base(self) -> Row:
+        """The unit: one answer of the untouched model, as written."""
         return self.rows[0]
 
     def times_base(self, row: Row) -> float:
@@ -134,13 +138,15 @@ def ledger(shapes: ModelShapes, scale: Scale) -> Ledger:
     k, embedding = scale.neighbors, FLOAT * scale.embedding
     vector = embedding + FLOAT * routing
     cheapest = costs.ladder[-1]
-    step, kept = backward_bytes(cheapest, shapes), kept_bytes(cheapest, shapes)
+    measure = Measure(shapes)
+    step, kept = measure.backward_bytes(cheapest), measure.kept_bytes(cheapest)
     mean = 2 * k * routing  # the kernel mean of r
     atlas = 2 * k * scale.points + 2 * scale.points * routing
 
     line = scale.line_evaluations
     rows = (
-        Row("base", "the model as it is", 1, own + costs.answer_flops, None, 0),
+        Row(WRITTEN, "a plain pass that leaves nothing out", 1, costs.first_pass_flops + costs.written_flops, None, 0),
+        Row("base", "the untouched model as the port runs it", 1, own + costs.answer_flops, None, 0),
         Row("mode_finding", "climbs among the references' r", 2, rerouted + 2 * mean, None, FLOAT * routing),
         Row("kernel_regression", "the kernel mean of the neighbours' r", 2, rerouted + mean, None, vector),
         Row(
@@ -167,8 +173,8 @@ def ledger(shapes: ModelShapes, scale: Scale) -> Ledger:
             rung.about,
             2 * scale.steps * k + 2,
             rerouted + k * (0 if rung.stored else rung.once_flops) + scale.steps * k * rung.step_flops,
-            backward_bytes(rung, shapes),
-            embedding + kept_bytes(rung, shapes),
+            measure.backward_bytes(rung),
+            embedding + measure.kept_bytes(rung),
         )
         for rung in costs.ladder
     )
@@ -188,21 +194,39 @@ def _offline(shapes: ModelShapes, costs: Costs, scale: Scale, saved: int) -> Off
     return Offline(per_reference, choosing, math.ceil(more / saved) if saved > 0 else None)
 
 
-def kept_bytes(rung: Rung, shapes: ModelShapes) -> int:
-    """Bytes of what `once` leaves of a reference, with its answer."""
-    kept = jax.eval_shape(rung.once, rung.params, _costs(shapes).raw)
-    return tree_bytes((kept, shapes.answer))
+@dataclass(frozen=True)
+class Measure:
+    """Memory of rungs, traced at their shapes. What rungs share is traced once."""
+
+    shapes: ModelShapes
+    _kept: dict[Any, Any] = field(default_factory=dict)
+    _backward: dict[Any, int] = field(default_factory=dict)
+
+    def kept(self, rung: Rung) -> Any:
+        """Shapes of what `once` leaves of a reference."""
+        if rung.once not in self._kept:
+            assert self.shapes.costs is not None
+            self._kept[rung.once] = jax.eval_shape(rung.once, rung.params, self.shapes.costs.raw)
+        return self._kept[rung.once]
+
+    def kept_bytes(self, rung: Rung) -> int:
+        """Bytes of it, with the reference's answer."""
+        return tree_bytes((self.kept(rung), self.shapes.answer))
+
+    def arguments(self, rung: Rung) -> tuple[Any, ...]:
+        """Shapes of what a rung's loss takes: r, parameters, what is kept, the answer."""
+        r = jax.ShapeDtypeStruct(self.shapes.model.spec.shape, jnp.float32)
+        return r, rung.params, self.kept(rung), self.shapes.answer
+
+    def backward_bytes(self, rung: Rung) -> int:
+        """Bytes which a rung's forward pass leaves for its backward pass, its own arguments not counted."""
+        known = (rung.once, rung.loss, rung.every_gradient)
+        if known not in self._backward:
+            self._backward[known] = _left_behind(rung, self.arguments(rung))
+        return self._backward[known]
 
 
-def step_arguments(rung: Rung, shapes: ModelShapes) -> tuple[Any, ...]:
-    """Shapes of what a rung's loss takes: r, parameters, what is kept, the answer."""
-    kept = jax.eval_shape(rung.once, rung.params, _costs(shapes).raw)
-    return jax.ShapeDtypeStruct(shapes.model.spec.shape, jnp.float32), rung.params, kept, shapes.answer
-
-
-def backward_bytes(rung: Rung, shapes: ModelShapes) -> int:
-    """Bytes which a rung's forward pass leaves for its backward pass, its own arguments not counted."""
-    arguments = step_arguments(rung, shapes)
+def _left_behind(rung: Rung, arguments: tuple[Any, ...]) -> int:
     differentiated = 2 if rung.every_gradient else 1  # r, and the parameters
 
     def forward(*arguments: Any) -> Any:
@@ -211,13 +235,8 @@ def backward_bytes(rung: Rung, shapes: ModelShapes) -> int:
 
     program = jax.make_jaxpr(forward)(*arguments).jaxpr
     given = {*program.invars, *program.constvars}
-    left = {variable for variable in program.outvars if isinstance(variable, jax.extend.core.Var)} - given
+    left = {variable for variable in program.outvars if isinstance(variable, core.Var)} - given
     return sum(variable.aval.size * variable.aval.dtype.itemsize for variable in left)
-
-
-def _costs(shapes: ModelShapes) -> Costs:
-    assert shapes.costs is not None
-    return shapes.costs
 
 
 def ledger_record(found: Ledger) -> dict[str, Any]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from r2t2_jax.evaluation.ledger import WRITTEN
+
 
 class PaperCost(NamedTuple):
     """A row of the table.
@@ -20,7 +22,7 @@ class PaperCost(NamedTuple):
 
 
 PAPER = {  # by the name of our row
-    "base": PaperCost(
+    WRITTEN: PaperCost(
         9.9,
         0.793,
         "Counts a multiply-add once where we count a multiplication and an addition; what is left of the difference "
@@ -54,4 +56,4 @@ PAPER = {  # by the name of our row
 
 def times_base(method: str) -> float | None:
     """A row of the table in units of its base; `None` where it has no such row."""
-    return PAPER[method].tflops / PAPER["base"].tflops if method in PAPER else None
+    return PAPER[method].tflops / PAPER[WRITTEN].tflops if method in PAPER else None

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 from ports.common.linear import linear
 from ports.common.mapping import Leaf, linear_leaves, norm_leaves
 from ports.common.norms import LayerNorm
+from ports.common.remat import recomputed
 from ports.common.stack import scan_layers, stack
 from ports.mova.adapter.attention import KeysValues, Projected, Read, keys_values_leaves, read_leaves
 from ports.mova.config import AdapterConfig
@@ -60,7 +61,7 @@ class AdapterBlock(nnx.Module):
     """x += sum_e w_e look_e(x, expert e); x += attention(x); x += feed_forward(x)."""
 
     def __init__(self, config: AdapterConfig, rngs: nnx.Rngs):
-        width = config.width
+        width, self.remat = config.width, config.remat
         self.gate = Gate(config, rngs)
         self.sources = nnx.List([Source(config, channels, rngs) for channels in config.expert_widths])
         self.looks = stack(lambda rngs: Look(config, rngs), len(config.expert_widths), rngs)
@@ -80,9 +81,9 @@ class AdapterBlock(nnx.Module):
     def look(
         self, x: Float[Array, "N D"], keys: Float[Array, "E N H d"], values: Float[Array, "E N H d"]
     ) -> Float[Array, "E N D"]:
-        """What the stream reads from each expert: one expert at a time, recomputed in a backward pass."""
+        """What the stream reads from each expert: one expert at a time."""
         _, read = scan_layers(
-            self.looks, lambda look, x, source: (x, look(x, source)), x, (keys, values), remat=True
+            self.looks, lambda look, x, source: (x, look(x, source)), x, (keys, values), remat=self.remat
         )  # fmt: skip
         return read
 
@@ -90,7 +91,7 @@ class AdapterBlock(nnx.Module):
         self, x: Float[Array, "N D"], read: Float[Array, "E N D"], weights: Float[Array, "E"]
     ) -> Float[Array, "N D"]:
         """The weighted sum over experts, then the rest of the block."""
-        return self.finish(x + jnp.einsum("e,end->nd", weights.astype(x.dtype), read))
+        return recomputed(self.finish, self.remat)(x + jnp.einsum("e,end->nd", weights.astype(x.dtype), read))
 
     def finish(self, x: Float[Array, "N D"]) -> Float[Array, "N D"]:
         """Self-attention and feed-forward: all there is of a block without experts."""

@@ -57,6 +57,11 @@ def _price(row: Mapping[str, Any]) -> str:
 def _draw(results: ModelResults, narrow: bool) -> Figure:
     strategies = results.summary["strategies"]
     points = {name: (row["evaluations_per_case"], 100 * row["accuracy"]) for name, row in strategies.items()}
+    return scatter(points, narrow, "evaluations per case (logarithmic)")
+
+
+def scatter(points: Mapping[str, tuple[float, float]], narrow: bool, price: str) -> Figure:
+    """A mark for each strategy at its price, named on the axis, and its accuracy in percent."""
     figure = new_figure(narrow, 4.0, 4.4)
     axes = figure.subplots()
     low, high = min(y for _, y in points.values()), max(y for _, y in points.values())
@@ -88,10 +93,10 @@ def _draw(results: ModelResults, narrow: bool) -> Figure:
     ticks = [tick for tick in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000) if tick <= dearest * 1.4]
     axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
     axes.minorticks_off()
-    axes.set_xlabel("evaluations per case (logarithmic)")
+    axes.set_xlabel(price)
     axes.set_ylabel("questions answered correctly, %")
     axes.grid()
-    role_legend(figure, axes, {role(name) for name in strategies})
+    role_legend(figure, axes, {role(name) for name in points})
     return figure
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from ports.moai.modeling import layer_at
+from ports.common.stack import layer_at
 from ports.moai.params import merge_plora
 from ports.moai.port import MoAIModel
 from r2t2_jax.contract import RoutedModel

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from ports.moai.modeling import layer_at
+from ports.common.stack import layer_at
 from ports.moai.port import MoAIModel
 from r2t2_jax.routing import Routing
 from tests.goldens import find_goldens

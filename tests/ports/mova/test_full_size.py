@@ -153,14 +153,14 @@ def test_encoding_and_an_evaluation_in_the_program(keep):
     tokens, words, length = 70, 24, 8
     inputs = jax.eval_shape(lambda: config.fake_inputs(tokens, words))
     features = jax.eval_shape(model.encode, params, inputs)
-    assert count_flops(jax.make_jaxpr(model.encode)(params, inputs)) == flops.encode(config, words)
+    assert count_flops(jax.make_jaxpr(model.encode)(params, inputs)) == flops.encode(config, words, tokens // 2)
     answer = MovaAnswer(jax.ShapeDtypeStruct((length,), jnp.int32), jax.ShapeDtypeStruct((length,), bool))
 
     def loss(params, features, r, answer):
         return model.answer_loss(params, features, Routing(r), answer)
 
     program = jax.make_jaxpr(loss)(params, features, jax.ShapeDtypeStruct((3, 7), jnp.float32), answer)
-    assert count_flops(program) == flops.forward(config, tokens, length)
+    assert count_flops(program) == flops.forward(config, tokens, length, tokens // 2)
 
 
 def test_the_paper_s_other_variant_and_the_tiny_one_can_be_built():

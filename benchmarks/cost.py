@@ -1,0 +1,59 @@
+"""What every method costs on MoAI-7B, MoVA-8B and the pocket model: tables, figures, JSON.
+
+    python -m benchmarks.cost
+
+Writes `benchmarks/results/cost.json`, a figure of each model beside it, and the tables into `docs/cost.md`. Nothing is
+run or allocated, so the numbers do not depend on the machine. The pocket model's figure shows the accuracies of
+`benchmarks/results/demo.json`; for the others none are recorded.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from r2t2_jax.evaluation.ledger import Ledger, Scale, ledger, ledger_record
+from r2t2_jax.loading import load_shapes
+from r2t2_jax.reporting.figures.ledger import ledger_picture
+from r2t2_jax.reporting.ledger import ledger_lines, ledger_markdown, rung_lines
+from r2t2_jax.reporting.style import render, shared_style
+
+ROOT = Path(__file__).parent.parent
+RESULTS, PAGE = ROOT / "benchmarks" / "results", ROOT / "docs" / "cost.md"
+MODELS = {"pocket": "pocket:narrow", "moai": "moai:7b,dtype=bfloat16", "mova": "mova:8b"}
+
+
+def accuracies(name: str) -> dict[str, float] | None:
+    """What is recorded of a model's accuracies."""
+    if name != "pocket":
+        return None
+    recorded = json.loads((RESULTS / "demo.json").read_text(encoding="utf-8"))
+    rows = recorded["summary"]["gates"]["narrow"]["strategies"]
+    return {strategy: row["accuracy"] for strategy, row in rows.items()}
+
+
+def write_table(name: str, found: Ledger) -> None:
+    """Put a model's table between its marks on the page."""
+    notes = [*ledger_lines(found)[:-1], *rung_lines(found)]
+    text = f"{ledger_markdown(found)}\n\n" + "\n".join(f"- {note}" for note in notes) + "\n"
+    page = PAGE.read_text(encoding="utf-8")
+    before, _, after = re.split(rf"(?<=<!-- {name} -->\n)(.*?)(?=<!-- /{name} -->\n)", page, flags=re.DOTALL)
+    PAGE.write_text(before + text + after, encoding="utf-8")
+
+
+def main() -> None:
+    """Count, write, draw."""
+    records = {}
+    for name, model in MODELS.items():
+        found = ledger(load_shapes(model), Scale())
+        records[name] = ledger_record(found)
+        write_table(name, found)
+        with shared_style():
+            (RESULTS / f"cost_{name}.png").write_bytes(render(ledger_picture(found, accuracies(name))).png)
+    recorded = {"command": "python -m benchmarks.cost", "models": records}
+    (RESULTS / "cost.json").write_text(json.dumps(recorded, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

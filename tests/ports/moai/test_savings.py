@@ -1,0 +1,67 @@
+"""MoAI's ladder: every saving gives the plain gradient, and costs at full size what its closed form says."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from jax.extend import core
+
+from ports.moai.costs import ladder
+from ports.moai.params import merge_plora
+from ports.moai.port import MoAIModel, shapes
+from r2t2_jax.routing import Routing
+from tests.ports.moai.tiny import CONFIG, TEXT, VERBALISATION, answer_of, draw_inputs, tiny
+from tests.walking import check_ladder, check_passes, check_rung
+
+SMALL = dataclasses.replace(CONFIG, attention_block=6)  # 16 image tokens make three blocks
+
+
+def names(size):
+    return [rung.name for rung in shapes(size, None, None).costs.ladder]
+
+
+@pytest.mark.parametrize("size", ["tiny", pytest.param("7b", marks=pytest.mark.slow)])
+def test_closed_forms_equal_the_programs(size):
+    check_passes(shapes(size, None, None))
+
+
+@pytest.mark.parametrize("size", ["tiny", pytest.param("7b", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("number", range(len(names("tiny"))), ids=names("tiny"))
+def test_a_rung_costs_what_it_says(size, number):
+    found = shapes(size, None, None)
+    check_rung(found, found.costs.ladder[number])
+
+
+def test_every_rung_gives_the_plain_gradient():
+    params = tiny()[1]
+    merged = merge_plora(CONFIG, params)[1]
+    rungs = ladder(SMALL, TEXT, VERBALISATION, 3)
+    r = jax.random.dirichlet(jax.random.key(1), np.ones(3), (2, 2)).reshape(2, 6)
+    plain = jax.tree.structure(params)
+    check_ladder(
+        rungs,
+        lambda rung: params if jax.tree.structure(rung.params) == plain else merged,
+        draw_inputs(0),
+        r,
+        answer_of(5, 7, 2),
+    )
+
+
+@pytest.mark.parametrize("remat", ["none", "attention", "full"])
+def test_no_copy_of_the_weights_waits_for_the_backward_pass(remat):
+    config = dataclasses.replace(CONFIG, remat=remat)
+    graph, params = config.abstract()
+    model = MoAIModel(config, graph)
+    features = jax.eval_shape(model.encode, params, draw_inputs(0))
+
+    def forward(r, params, features):
+        return jax.tree.leaves(
+            jax.vjp(lambda r: model.answer_loss(params, features, Routing(r), answer_of(5, 7)), r)[1]
+        )
+
+    program = jax.make_jaxpr(forward)(jax.ShapeDtypeStruct((2, 6), "float32"), params, features).jaxpr
+    left = {variable for variable in program.outvars if isinstance(variable, core.Var)} - set(program.invars)
+    kept = {variable.aval.shape for variable in left}
+    cut = {shape for shape in kept if shape[-2:] in {(CONFIG.width, CONFIG.hidden), (CONFIG.hidden, CONFIG.width)}}
+    assert not cut

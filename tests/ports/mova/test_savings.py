@@ -1,0 +1,68 @@
+"""MoVA's ladder: every saving gives the plain gradient, and costs at full size what its closed form says."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ports.mova.costs import fake_case, ladder
+from ports.mova.modeling import IMAGE
+from ports.mova.port import shapes
+from r2t2_jax.routing import Routing
+from tests.ports.mova.tiny import CONFIG, drawn_answers, drawn_inputs, row, tiny
+from tests.walking import check_ladder, check_passes, check_rung
+
+TOKENS = 8
+SMALL = dataclasses.replace(CONFIG, decoder=dataclasses.replace(CONFIG.decoder, attention_block=4))
+
+
+def names(size):
+    return [rung.name for rung in shapes(size, None, None).costs.ladder]
+
+
+@pytest.mark.parametrize("size", ["tiny", pytest.param("8b", marks=pytest.mark.slow)])
+def test_closed_forms_equal_the_programs(size):
+    check_passes(shapes(size, None, None))
+
+
+@pytest.mark.parametrize("size", ["tiny", pytest.param("8b", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("number", range(len(names("tiny"))), ids=names("tiny"))
+def test_a_rung_costs_what_it_says(size, number):
+    found = shapes(size, None, None)
+    check_rung(found, found.costs.ladder[number])
+
+
+def drawn_case():
+    """A case whose views and words are drawn."""
+    rng = np.random.default_rng(0)
+
+    def draw(leaf):
+        if jnp.issubdtype(leaf.dtype, jnp.floating):
+            return jnp.asarray(rng.normal(size=leaf.shape), leaf.dtype)
+        return jnp.asarray(rng.integers(3, 50, leaf.shape), leaf.dtype) if leaf.dtype == jnp.int32 else leaf
+
+    case = jax.tree.map(draw, fake_case(CONFIG, TOKENS))
+    patches = case.views.patches.at[:, :2].set(jnp.ones(2))  # row and column of a patch
+    return case._replace(
+        views=dataclasses.replace(case.views, patches=patches), tokens=case.tokens.at[TOKENS // 2].set(IMAGE)
+    )
+
+
+def test_every_rung_gives_the_plain_gradient():
+    params, case = tiny()[1], drawn_case()
+    r = jax.random.dirichlet(jax.random.key(1), np.ones(7), (3,))
+    check_ladder(ladder(SMALL, TOKENS, len(case.words), 4), lambda rung: params, case, r, row(drawn_answers(), 0))
+
+
+def test_a_known_prefix_changes_no_answer():
+    """Prompts with padding behind them, and answers of several lengths."""
+    model, params = tiny()
+    routing = Routing(jnp.full((3, 7), 1 / 7))
+    for number in range(3):
+        plain = row(drawn_inputs(), number)
+        known = dataclasses.replace(plain, prefix=3)
+        answer = row(drawn_answers(), number)
+        losses = [model.answer_loss(params, model.encode(params, inputs), routing, answer) for inputs in (plain, known)]
+        np.testing.assert_allclose(*losses, atol=1e-5)
