@@ -55,7 +55,7 @@ class RoutedModel(Protocol):
 
     A model whose samples have live experts of their own also has `support(features) -> Bool[Array, "*B L E"]`, which
     takes one sample's features or a batch's. One whose gate reads a vector may have `gate_input(params, features) ->
-    Float[Array, "H"]`, by which `knn_moe` finds neighbours. `TellingModel` says what rivals of re-routing may ask beside.
+    Float[Array, "H"]`, by which `knn_moe` finds neighbours. `TellingModel` says what rivals may ask beside.
     """
 
     @property
@@ -136,7 +136,10 @@ class Reroutable(Protocol):
 
 
 class Processor(Protocol):
-    """Host side of a port, on batches. Results do not depend on the length bucket."""
+    """Host side of a port, on batches. Results do not depend on the length bucket.
+
+    One that cuts long questions says so of each: `fits(question) -> bool`.
+    """
 
     def prepare(self, params: Params, samples: Sequence[Sample]) -> Inputs:
         """Pixels, token ids and masks, every leaf with a leading axis B."""
@@ -161,6 +164,17 @@ class Embedder(Protocol):
 
 
 @dataclass(frozen=True)
+class Captioning:
+    """What a model can be asked of any image, and what then learns from its answers: for the rival `warmup`.
+
+    `prompts` are questions, `adapted` the paths in `params` at or below which connector and language model lie.
+    """
+
+    prompts: tuple[str, ...]
+    adapted: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Port:
     """A model ready to use, as `r2t2_jax.load("pocket:narrow")` returns it.
 
@@ -178,6 +192,7 @@ class Port:
     presets: Mapping[str, Any] = field(default_factory=dict)
     gate: str = ""
     atlas: Path | None = None
+    captioning: Captioning | None = None
 
     def reroute(self, image: Any, question: str | Sequence[str], **settings: Any) -> Answered | Answers:
         """Answer a question about an image, or several, before and after re-routing; `session.reroute` says all.

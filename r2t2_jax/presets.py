@@ -77,6 +77,7 @@ class Preset:
     t3_gamma: float = 0.5
     manifold_k: int = 3
     manifold_pull: float = 1.0  # lambda
+    warmup_learning_rate: float = 1e-6
 
     @classmethod
     def from_mapping(cls, settings: Mapping[str, Any]) -> Preset:

@@ -16,10 +16,23 @@ from ports.pocket.costs import costs
 from ports.pocket.modeling import PocketAnswer, PocketFeatures, PocketInputs, PocketNet
 from ports.pocket.params import FOLDER, GATES, read_weights
 from ports.pocket.processing import PocketEmbedder, PocketProcessor
+from ports.pocket.questions import questions_on_any_scene
 from ports.pocket.tokenizer import BEGIN, END, PAD, Tokenizer
-from r2t2_jax.contract import ModelShapes, Port
+from r2t2_jax.contract import Captioning, ModelShapes, Port
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.routing import Routing, RoutingSpec
+
+# Where projector and language model lie in the parameters.
+LANGUAGE = (
+    "project_in",
+    "project_out",
+    "words",
+    "question_places",
+    "image_places",
+    "answer_places",
+    "blocks",
+    "head",
+)
 
 
 @dataclass(frozen=True)
@@ -109,9 +122,10 @@ class PocketModel:
         return jnp.pad(answer, (0, max_new_tokens - length), constant_values=PAD)
 
     def as_answer(self, tokens: Int[Array, "A"]) -> PocketAnswer:
-        """Generated tokens as an answer; beyond the model's answer length there is only padding."""
+        """Generated tokens as an answer, up to and with the end token."""
         kept = tokens[: self.config.answer_length]
-        return PocketAnswer(kept, kept != PAD)
+        ended = kept == END
+        return PocketAnswer(kept, (kept != PAD) & (jnp.cumsum(ended) - ended == 0))
 
 
 def load(variant: str | None) -> Port:
@@ -148,6 +162,7 @@ def load(variant: str | None) -> Port:
         max_new_tokens=config.answer_length,
         presets=weights.presets,
         gate="gate",
+        captioning=Captioning(questions_on_any_scene(), LANGUAGE),
         atlas=_atlas_folder(gate),
     )
 

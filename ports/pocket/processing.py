@@ -34,6 +34,10 @@ class PocketProcessor:
         images = np.stack([_fit(sample.image) for sample in samples])
         return PocketInputs(jnp.asarray(images), jnp.asarray(tokens), jnp.asarray(mask))
 
+    def fits(self, question: str) -> bool:
+        """Whether all of a question is read; what is longer than `question_length` is cut."""
+        return len(self.tokenizer.encode(question)) <= self.config.question_length
+
     def answer_ids(self, answers: Sequence[str]) -> PocketAnswer:
         """Answer tokens, end-of-turn token included; every leaf has a leading axis B."""
         tokens, mask = self.tokenizer.pad_answers(answers, self.config.answer_length)

@@ -297,6 +297,14 @@ def write_question(
     return None
 
 
+def questions_on_any_scene() -> tuple[str, ...]:
+    """Ten questions that make sense whatever a scene shows: six counts and four on existence, as in training."""
+    counted = [(name, value) for name in ("color", "shape", "texture") for value in (0, 1)]
+    counts = [ASK["count"][i].format(xs=_plural(*what)) for i, what in enumerate(counted)]
+    pairs = [f"{VALUES['color'][i]} {VALUES['shape'][i]}" for i in range(4)]
+    return (*counts, *(ASK["existence"][i].format(xy=pair) for i, pair in enumerate(pairs)))
+
+
 def vocabulary() -> tuple[str, ...]:
     """Every word that occurs in questions and answers, sorted."""
     words = {"yes", "no", "top", "bottom", "object", "objects", "marked", "crosses", "?", ","}

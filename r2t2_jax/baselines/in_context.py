@@ -12,7 +12,6 @@ from functools import partial
 from typing import Any
 
 import jax
-import numpy as np
 from jaxtyping import Array, Float, Int
 
 from r2t2_jax.baselines.baseline import Asked, reply
@@ -60,15 +59,12 @@ def with_examples(question: str, neighbors: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _refuse_cut(port: Port, prompted: Sequence[Sample]) -> None:
-    """A processor that cuts long questions would drop the one asked: more words behind it then change nothing."""
-    longest = max(prompted, key=lambda sample: len(sample.question))
-    longer = dataclasses.replace(longest, question=f"{longest.question} {longest.question}")
-    pair = [port.processor.prepare(port.params, [one]) for one in (longest, longer)]
-    if all(jax.tree.leaves(jax.tree.map(np.array_equal, *pair))):
-        words = len(longest.question.split())
-        raise R2T2Error(
-            f"{port.name} cuts a prompt of {words} words, examples and question: it cannot learn in context"
-        )
+    """What is cut off a prompt is its end, the question that is asked."""
+    fits = getattr(port.processor, "fits", lambda question: True)
+    for sample in prompted:
+        if not fits(sample.question):
+            words = len(sample.question.split())
+            raise R2T2Error(f"{port.name} cannot read {words} words, examples and question: it cannot learn in context")
 
 
 @partial(jax.jit, static_argnames=("model", "max_new_tokens"))

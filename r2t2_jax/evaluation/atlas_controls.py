@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Key
 
 from r2t2_jax.contract import Answer, Features, Params, Port, RoutedModel
 from r2t2_jax.errors import R2T2Error
+from r2t2_jax.parameters import below, split
 
 HIDDEN = 128
 MLP_STEPS, MLP_BATCH, MLP_RATE, MLP_DECAY = 400, 256, 3e-3, 1e-2
@@ -89,16 +90,11 @@ def train_gate(port: Port, features: Features, answers: Answer, seed: int = 0) -
     """
     if not port.gate:
         raise R2T2Error(f"{port.name} does not say which parameters are its gate's (Port.gate): none can be trained")
-    paths = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in _leaves(port.params)]
-    mine = [path.startswith(f"{port.gate}/") for path in paths]
+    mine = below(port.params, [port.gate])
     if not any(mine):
         raise R2T2Error(f"{port.name} has no parameters below {port.gate!r}, where Port.gate says its gate is")
     answers = jax.tree.map(jnp.asarray, answers)
-    return _train(port.params, features, answers, jax.random.key(seed), model=port.model, mine=tuple(mine))
-
-
-def _leaves(tree: Any) -> list[tuple[Any, Array]]:
-    return jax.tree_util.tree_leaves_with_path(tree)
+    return _train(port.params, features, answers, jax.random.key(seed), model=port.model, mine=mine)
 
 
 @partial(jax.jit, static_argnames="model")
@@ -117,16 +113,9 @@ def _train(
     model: RoutedModel,
     mine: tuple[bool, ...],
 ) -> Params:
-    leaves, structure = jax.tree.flatten(params)
-    gate = [leaf for leaf, chosen in zip(leaves, mine, strict=True) if chosen]
+    gate, joined = split(params, mine)
     optimizer = optax.adam(optax.cosine_decay_schedule(GATE_RATE, GATE_STEPS))
     count = jax.tree.leaves(answers)[0].shape[0]
-
-    def joined(gate: list[Array]) -> Params:
-        trained = iter(gate)
-        return jax.tree.unflatten(
-            structure, [next(trained) if c else leaf for leaf, c in zip(leaves, mine, strict=True)]
-        )
 
     def loss(gate: list[Array], rows: Array) -> Float[Array, ""]:
         some = jax.tree.map(lambda leaf: leaf[rows], (features, answers))
