@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import tyro
 
+from r2t2_jax.errors import R2T2Error
+
 if TYPE_CHECKING:  # the parser alone must start fast
     from collections.abc import Sequence
 
@@ -15,6 +17,9 @@ if TYPE_CHECKING:  # the parser alone must start fast
     from r2t2_jax.reproduction.subjects import Subject
     from r2t2_jax.reproduction.tables import Table
     from r2t2_jax.runs.run import Run
+
+
+NO_SETTINGS = ("out", "dry_run", "max_hours")  # no result depends on them
 
 
 @dataclass(frozen=True)
@@ -39,18 +44,29 @@ class Reproduce:
     """Sets to ask. Without it the one registered with the model."""
     bank: Path | None = None
     """Bank directory. Without it the references registered with the model are collected."""
+    embedder: str = ""
+    """What finds like questions: the bank's embedder (nv_embed:DIR). Without it the model's own."""
+    embedders: Path | None = None
+    """Folder of the model directories stella, gte_qwen2 and nv_embed, for the table of embedders."""
     seed: int = 0
     """Draws the questions and everything else that is drawn."""
     block: int = 50
     """Questions at a time: as many as fit into memory with their neighbours. No result depends on it."""
+    dry_run: bool = False
+    """Say what it would take, from the model's shapes alone, and do nothing: no weights and no data are needed."""
     max_hours: float | None = None
     """Stop after so many hours; the same command goes on."""
 
     def run(self) -> None:
         """Measure what is missing, write the tables, print them."""
+        from r2t2_jax.compilation import keep_compiled
         from r2t2_jax.runs.folder import check_folder
 
+        if self.dry_run:
+            self._foretell()
+            return
         check_folder(self.out)  # before anything heavy is loaded
+        keep_compiled()
 
         from rich.console import Console
         from rich.markdown import Markdown
@@ -64,8 +80,8 @@ class Reproduce:
 
         tables = choose_tables(self.table)
         most = self.samples or max(table.samples for table in tables)
-        subjects = open_subjects(self.model, self.data, most, self.seed)
-        plans = [plan_subject(subject, tables, self.samples) for subject in subjects]
+        subjects = open_subjects(self.model, self.data, most, self.seed, self.embedder)
+        plans = [plan_subject(subject, tables, self.samples, self.embedders) for subject in subjects]
         with self._open(subjects, plans) as run:
             if not run.complete:
                 measure(run, subjects, plans, self.bank, self.seed, self.block)
@@ -78,14 +94,34 @@ class Reproduce:
             console.print(Markdown(markdown(read_table(self.out, table.name))))
         console.print(f"Wrote {len(tables)} tables to {self.out}, each as .md, .csv and .json.", soft_wrap=True)
 
+    def _foretell(self) -> None:
+        from rich.console import Console
+        from rich.markdown import Markdown
+
+        from r2t2_jax.loading import load_shapes
+        from r2t2_jax.reproduction.estimate import estimate, set_sizes
+        from r2t2_jax.reproduction.foretelling import estimate_markdown
+        from r2t2_jax.reproduction.tables import choose_tables
+
+        tables, shapes = choose_tables(self.table), load_shapes(self.model)
+        sizes = set_sizes()
+        known = {name: sizes.get(name) for name in self.data or sizes}
+        questions = sum(self.samples or size or 0 for size in known.values())
+        if unknown := [name for name, size in known.items() if not size and not self.samples]:
+            raise R2T2Error(f"how many questions {', '.join(unknown)} would be is not known: give --samples")
+        found = estimate(shapes, tables, questions)
+        Console().print(Markdown(estimate_markdown(shapes.name, found, tables)))
+
     def _open(self, subjects: Sequence[Subject], plans: Sequence[SubjectPlan]) -> Run:
         from r2t2_jax.reproduction.subjects import source_of
         from r2t2_jax.runs.identity import versions
         from r2t2_jax.runs.plan import Plan
         from r2t2_jax.runs.run import Run
 
-        settings = {key: value for key, value in asdict(self).items() if key not in ("out", "max_hours")}
-        settings |= {"bank": None if self.bank is None else str(self.bank), "data": list(self.data)}
+        given = {
+            key: value for key, value in asdict(self).items() if value not in (None, ()) and key not in NO_SETTINGS
+        }
+        settings = {key: str(value) if isinstance(value, Path) else value for key, value in given.items()}
         models = {
             subject.name: {
                 "model": subject.port.fingerprint,

@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from r2t2_jax.contract import Port
 from r2t2_jax.errors import R2T2Error
@@ -130,24 +131,43 @@ def presets_of(port: Port) -> dict[str, Preset]:
     return own | {PAPER: PAPER_PRESET}
 
 
-def plan_subject(subject: Subject, tables: Sequence[Table], samples: int | None) -> SubjectPlan:
+def plan_subject(
+    subject: Subject, tables: Sequence[Table], samples: int | None, embedders: Path | None = None
+) -> SubjectPlan:
     """The plan of one subject.
 
     Args:
         subject: who is asked.
         tables: what is wanted.
         samples: questions of a set; by default each table's own number. A set has no more than it has.
+        embedders: folder of embedders' model directories, by their names.
     """
-    presets = presets_of(subject.port)
+    return plan_rows(subject.name, presets_of(subject.port), len(subject.samples), tables, samples, embedders)
+
+
+def plan_rows(
+    subject: str,
+    presets: Mapping[str, Preset],
+    most: int,
+    tables: Sequence[Table],
+    samples: int | None,
+    embedders: Path | None = None,
+) -> SubjectPlan:
+    """The plan of a subject of which only this much is known: its name, its settings, and how many questions it has.
+
+    Arguments otherwise as `plan_subject`.
+    """
     known: dict[tuple[str, Given], Measurement] = {}
     cells: dict[tuple[str, str], list[Cell]] = {}
 
     def add(table: Table, setting: str, trial: Trial) -> Cell:
-        reason = missing_embedder(trial.given.embedder)
+        found = found_embedder(trial.given.embedder, embedders)
+        trial = dataclasses.replace(trial, given=dataclasses.replace(trial.given, embedder=found))
+        reason = missing_embedder(found)
         if reason:
             return Cell(trial, not_run=reason)
         method = method_of(trial.strategy, dataclasses.replace(presets[setting], **trial.preset))
-        cases = min(samples or table.samples, len(subject.samples))
+        cases = min(samples or table.samples, most)
         label, along = _label(table, setting, trial, list(presets)), trial.name in table.along
         wanted = Measurement(label, method, trial.given, cases, table.detailed, along)
         key = repr(method), trial.given
@@ -159,7 +179,7 @@ def plan_subject(subject: Subject, tables: Sequence[Table], samples: int | None)
         for setting in [setting for setting in presets if setting in table.settings]:
             base = add(table, setting, table.untouched)
             cells[table.name, setting] = [base, *(add(table, setting, trial) for trial in table.trials)]
-    return SubjectPlan(subject.name, {one.label: one for one in known.values()}, cells)
+    return SubjectPlan(subject, {one.label: one for one in known.values()}, cells)
 
 
 def _label(table: Table, setting: str, trial: Trial, settings: Sequence[str]) -> str:
@@ -169,6 +189,12 @@ def _label(table: Table, setting: str, trial: Trial, settings: Sequence[str]) ->
     if table.detailed:
         return trial.name if setting == settings[0] else f"{trial.name}_{setting}"
     return f"{table.name}/{setting}/{trial.name}"
+
+
+def found_embedder(name: str, folder: Path | None) -> str:
+    """An embedder's name, with its model directory where the folder has one of that name."""
+    there = folder is not None and name and (folder / name).is_dir()
+    return f"{name}:{folder / name}" if there and folder is not None else name
 
 
 def missing_embedder(name: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from r2t2_jax.contract import Port, Sample
@@ -12,6 +12,7 @@ from r2t2_jax.datasets.registry import GROUP
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.evaluation.benchmark_run import title_of
 from r2t2_jax.evaluation.opening import metric_for
+from r2t2_jax.hashed_words import question_embedder
 from r2t2_jax.loading import load
 from r2t2_jax.metrics import Metric
 from r2t2_jax.plugins import registered
@@ -41,7 +42,7 @@ def model_names(model: str) -> tuple[str, ...]:
     return TOGETHER.get(model, (model,))
 
 
-def open_subjects(model: str, data: Sequence[str], n: int | None, seed: int) -> list[Subject]:
+def open_subjects(model: str, data: Sequence[str], n: int | None, seed: int, embedder: str = "") -> list[Subject]:
     """Every model a name stands for, on every set.
 
     Args:
@@ -49,11 +50,14 @@ def open_subjects(model: str, data: Sequence[str], n: int | None, seed: int) -> 
         data: sets to ask; by default the one registered under the model's name.
         n: questions of each set; `None` for all.
         seed: which ones.
+        embedder: what finds like questions; empty for the model's own.
 
     Raises:
         R2T2Error: no such model or set, or no set goes with the model.
     """
     ports = {name: load(name) for name in model_names(model)}
+    if embedder:
+        ports = {name: replace(port, embedder=question_embedder(embedder)) for name, port in ports.items()}
     sets = list(data) or [_own_set(next(iter(ports.values())))]
     asked = {name: tuple(load_dataset(**source_of(name, n, seed))) for name in sets}
     return [
