@@ -125,16 +125,19 @@ class Job:
             Stopped: the run is to end.
             R2T2Error: as `set_up` and `ask`.
         """
+        ask(run, self.asking(run, say), max(threads_at_a_time(), len(self.groups)), say)
+        record_references(run, self.port.name, self.bank)
+
+    def asking(self, run: Run, say: Callable[[str], None]) -> dict[str, Asking]:
+        """Each benchmark, ready to be asked on every group of devices; raises as `set_up`."""
         together = DeviceBatch(self._at_a_time(say), say)
         setups = [self.setup, *(self.setup.on(port) for port in self.ports[1:])]
         asking = {}
         for name, one in self.benchmarks.items():
-            metric = get_metric(one.metric)
+            metric, title = get_metric(one.metric), title_of(self.port.name, name)
             seats = [Seat(replace(s, metric=metric), group) for s, group in zip(setups, self.groups, strict=True)]
-            title = title_of(self.port.name, name)
             asking[name] = Asking(seats, title, name, one.samples, self.batch, run.share.count, together, run.time)
-        ask(run, asking, max(threads_at_a_time(), len(seats)), say)
-        record_references(run, self.port.name, self.bank)
+        return asking
 
     def _at_a_time(self, say: Callable[[str], None]) -> int:
         """Samples that a device takes at a time: a whole batch, or as many as fit into a memory of its own."""

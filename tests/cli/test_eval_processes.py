@@ -36,6 +36,12 @@ def start_all(files: Path, out: Path, count: int, seconds: float = 0.0) -> list[
     return [start(files, out, *options, str(index), seconds=seconds) for index in range(count)]
 
 
+def finish_all(files: Path, out: Path) -> None:
+    processes = start_all(files, out, 2)
+    told = [process.communicate(timeout=300) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], told
+
+
 def results(out: Path) -> dict[str, bytes]:
     return {name: (out / name).read_bytes() for name in ("summary.json", "rows.parquet")}
 
@@ -55,10 +61,9 @@ def await_batches(out: Path, count: int, processes: list[subprocess.Popen]) -> N
 def test_processes_share_the_work_and_the_numbers_stay(count: int, files: Path, whole: Path, tmp_path: Path) -> None:
     """To the byte: what a sample gets does not depend on who computes it."""
     for out in (tmp_path / "one", tmp_path / "two")[: 2 if count == 4 else 1]:
-        for process in (processes := start_all(files, out, count)):
-            told = process.communicate(timeout=300)
-            assert process.returncode == 0, told
-        assert all(process.returncode == 0 for process in processes)
+        processes = start_all(files, out, count)
+        told = [process.communicate(timeout=300) for process in processes]
+        assert [process.returncode for process in processes] == [0] * count, told
         assert sorted(path.name for path in out.iterdir()) == [
             *("rows.parquet", "run.json", "shard-00000.rows", "summary.json", "timings.jsonl")
         ]
@@ -79,12 +84,12 @@ def test_a_killed_process_is_named_by_the_others_within_a_minute(
     killed = time.monotonic()
     _, told = processes[1 - victim].communicate(timeout=120)
     assert time.monotonic() - killed < 60
+    processes[victim].communicate()
     assert processes[1 - victim].returncode == 2
     last = told.strip().splitlines()[-1]
     assert re.search(rf"r2t2: process {victim} \(\d+ on .*\) has been silent for 20 seconds: it died", last)
     assert not (out / "summary.json").exists()
-    for process in start_all(files, out, 2):
-        assert process.communicate(timeout=300) and process.returncode == 0
+    finish_all(files, out)
     assert results(out) == results(whole)
 
 
@@ -98,8 +103,7 @@ def test_one_that_is_told_to_stop_stops_all(files: Path, whole: Path, tmp_path: 
     assert [process.returncode for process in processes] == [0, 0]
     assert "process 1 (" in told[0] and "stopped" in told[0]
     assert f"Go on with: r2t2 eval --config {out}/run.json --out {out}" in " ".join(told[1].split())
-    for process in start_all(files, out, 2):
-        assert process.communicate(timeout=300) and process.returncode == 0
+    finish_all(files, out)
     assert results(out) == results(whole)
 
 

@@ -19,9 +19,8 @@ from ports.moai.sharding import shardings
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.routing import Routing
 from tests.goldens import find_goldens
+from tests.ports.moai.checkpoint import write_checkpoint
 from tests.ports.moai.compiling import quick_jit
-from tests.ports.moai.goldens import read_golden
-from tests.ports.moai.sentences import train_tokenizer
 from tests.ports.moai.tiny import CONFIG, answer_of, draw_inputs, tiny
 
 FULL = MoAIConfig.full_7b()
@@ -72,30 +71,9 @@ def test_golden_normalisation_and_colours(path):
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     """The first recorded model as an upstream folder: safetensors in float16, config.json, a tokenizer."""
-    safetensors = pytest.importorskip("safetensors.numpy")
-    [path, *_] = [value.values[0] for value in find_goldens("golden_moai_tiny_a.npz")]
-    golden, folder = read_golden(path), tmp_path_factory.mktemp("upstream")
-    tensors = {n.removeprefix("w/"): v.astype(np.float16) for n, v in golden.arrays.items() if n.startswith("w/")}
-    safetensors.save_file(tensors, folder / "model.safetensors")
-    pieces = train_tokenizer(folder / "tokenizer.model", golden.config.vocab_size)
-    ours = {name: value for name, value in dataclasses.asdict(golden.config).items() if name != "vocab_size"}
-    described = {
-        "hidden_size": golden.config.width,
-        "intermediate_size": golden.config.hidden,
-        "num_hidden_layers": golden.config.layers,
-        "num_attention_heads": golden.config.heads,
-        "num_key_value_heads": golden.config.kv_heads,
-        "vocab_size": pieces,
-        "max_position_embeddings": golden.config.max_positions,
-        "rms_norm_eps": golden.config.rms_eps,
-        "rope_theta": golden.config.rope_theta,
-        "img_size": golden.config.image_size,
-        "pad_token_id": 2,
-        "bos_token_id": 1,
-        "eos_token_id": 2,
-        "r2t2": ours | {"max_positions": 512},
-    }
-    (folder / "config.json").write_text(json.dumps(described), encoding="utf-8")
+    pytest.importorskip("safetensors.numpy")
+    folder = tmp_path_factory.mktemp("upstream")
+    golden, tensors = write_checkpoint(folder)
     return folder, golden, tensors
 
 
@@ -156,4 +134,4 @@ def test_shapes_of_the_full_model_need_no_memory():
     assert found.model.spec.shape == (4, 6)
     assert found.features.stream.shape == (1225 + 40, 4096) and found.answer.tokens.shape == (3,)
     assert nnx.merge(found.model.graph, found.params).words.shape == (92545, 4096)
-    assert shapes("tiny", None, None).model.config == dataclasses.replace(CONFIG, remat="full")
+    assert shapes("tiny", None, None).model.config == dataclasses.replace(CONFIG, remat="attention")

@@ -1,0 +1,135 @@
+"""What `r2t2 eval` costs beside the model: `python -m benchmarks.throughput`.
+
+The same questions of the pocket model, the same strategies, the same compiled programs: once in a bare loop that
+prepares, encodes, finds neighbours, re-routes and generates, and throws the answers away; once as `r2t2 eval` does it,
+which also scores them, tells them as rows and saves them. One batch is computed at a time in both, everything is
+compiled before the clock starts, and the two take turns. What a process compiles, and what the next one finds on disk,
+is told apart. Results go to `benchmarks/results/throughput.json`.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import tyro
+
+from r2t2_jax.compilation import FOLDER, Compilations, keep_compiled
+from r2t2_jax.datasets import load_dataset
+from r2t2_jax.evaluation.batches import run_batch
+from r2t2_jax.evaluation.benchmark_run import SAVED, ask, record_references
+from r2t2_jax.evaluation.collect import collect_bank
+from r2t2_jax.evaluation.devices import device_groups
+from r2t2_jax.evaluation.job import Job
+from r2t2_jax.evaluation.methods import method_of
+from r2t2_jax.evaluation.question_sets import read_benchmarks
+from r2t2_jax.evaluation.questions import encode_questions
+from r2t2_jax.loading import load
+from r2t2_jax.metrics import get_metric
+from r2t2_jax.presets import find_preset
+from r2t2_jax.runs.run import Run
+
+RESULTS = Path(__file__).parent / "results" / "throughput.json"
+BENCHMARK, STRATEGIES = "pocket", ("base", "ngd")
+ONCE = "--compile-only"
+
+
+def main(
+    samples: int = 16 * SAVED,
+    references: int = 600,
+    repeats: int = 5,
+    machine: str = "2 CPU cores",
+    compile_only: bool = False,
+) -> None:
+    """Measure, or with `compile_only` say what this process compiled for one batch."""
+    job = open_pocket(SAVED if compile_only else samples, references)
+    if compile_only:
+        print(json.dumps(compiled(job)))
+        return
+    bare(job)  # compiles
+    pairs = []
+    for _ in range(repeats):
+        with tempfile.TemporaryDirectory() as folder:
+            pairs.append((bare(job), evaluated(job, Path(folder) / "run")))
+    loop, whole = (statistics.median(seconds) for seconds in zip(*pairs, strict=True))
+    with tempfile.TemporaryDirectory() as cache:
+        first, second = (compiled_elsewhere(cache, references) for _ in range(2))
+    found = {
+        "machine": machine,
+        "date": datetime.date.today().isoformat(),
+        "model": job.port.name,
+        "samples": samples,
+        "strategies": STRATEGIES,
+        "repeats": repeats,
+        "samples_a_second": {"bare_loop": round(samples / loop, 1), "eval": round(samples / whole, 1)},
+        "overhead_percent": round(100 * (whole / loop - 1), 1),
+        "overhead_percent_each": [round(100 * (after / before - 1), 1) for before, after in pairs],
+        "first_process": first,
+        "next_process": second,
+    }
+    RESULTS.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(found, indent=1))
+
+
+def open_pocket(samples: int, references: int) -> Job:
+    """The pocket model on its own test set."""
+    port = load("pocket:narrow")
+    bank = collect_bank(port, load_dataset(BENCHMARK, "reference", references), get_metric("exact_match"))
+    preset = find_preset("pocket", port.presets)
+    strategies = {name: method_of(name, preset) for name in STRATEGIES}
+    benchmarks = read_benchmarks([BENCHMARK], None, samples, 0, "", "")
+    return Job([port], device_groups("", 1), bank, benchmarks, strategies, preset, 0, SAVED, fitted=False)
+
+
+def bare(job: Job) -> float:
+    """Seconds of the loop, with nothing around it."""
+    samples, size = job.benchmarks[BENCHMARK].samples, job.batch
+    start = time.perf_counter()
+    for first in range(0, len(samples), size):
+        questions = encode_questions(job.port, samples[first : first + size], size)
+        evaluation = job.setup.asked(questions, np.arange(first, first + size))
+        for name in STRATEGIES:
+            run_batch(partial(evaluation.answer, name), 0, size, size)
+    return time.perf_counter() - start
+
+
+def evaluated(job: Job, folder: Path) -> float:
+    """Seconds of the same as a run, summary included."""
+    start = time.perf_counter()
+    with Run.open(folder, "eval", {}, job.plan, job.depends) as run:
+        ask(run, job.asking(run, unheard), 1, unheard)
+        record_references(run, job.port.name, job.bank)
+        run.finish(job.summary(run))
+    return time.perf_counter() - start
+
+
+def unheard(line: str) -> None:
+    """Where a line beside the progress bar goes."""
+
+
+def compiled(job: Job) -> dict[str, float]:
+    """What this process compiles, or finds on disk, for one batch."""
+    keep_compiled()
+    with Compilations() as counted:
+        bare(job)
+    return {"compiled": counted.programs, "found_on_disk": counted.found, "seconds": round(counted.seconds, 1)}
+
+
+def compiled_elsewhere(cache: str, references: int) -> dict[str, float]:
+    """The same of a process of its own, with its programs in the folder `cache`."""
+    command = [sys.executable, "-m", "benchmarks.throughput", ONCE, "--references", str(references)]
+    done = subprocess.run(command, env={**os.environ, FOLDER: cache}, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+if __name__ == "__main__":
+    tyro.cli(main, description=__doc__)
