@@ -1,0 +1,94 @@
+"""What an evaluation is said to cost, and what is made of it."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from r2t2_jax.bank.manifest import Source
+from r2t2_jax.errors import R2T2Error
+from r2t2_jax.evaluation import job as jobs
+from r2t2_jax.evaluation.collect import collect_bank
+from r2t2_jax.evaluation.device_batch import DeviceBatch
+from r2t2_jax.evaluation.devices import device_groups
+from r2t2_jax.evaluation.evaluate import set_up
+from r2t2_jax.evaluation.forecast import Memory, forecast
+from r2t2_jax.evaluation.methods import method_of
+from r2t2_jax.evaluation.question_sets import QuestionSet
+from r2t2_jax.metrics import get_metric
+from r2t2_jax.presets import Preset
+from r2t2_jax.program import count_flops
+from tests.toy_port import make_samples, toy
+
+PRESET = Preset.from_mapping(toy().presets["toy"])
+
+
+@pytest.fixture(scope="module")
+def setup():
+    exact = get_metric("exact_match")
+    bank = collect_bank(toy(), make_samples(40, seed=3, told=0.4), exact, keep_wrong=True)
+    strategies = {name: method_of(name, PRESET) for name in ("base", "kernel_regression", "ngd")}
+    return set_up(toy(), bank, strategies, exact)
+
+
+def test_evaluations_are_those_of_the_rows_and_flops_those_of_the_programs(setup):
+    (question,) = make_samples(1, seed=1, told=0.4)
+    found = forecast(setup, question, 4)
+    steps, k = PRESET.steps, PRESET.k
+    assert {name: cost.evaluations for name, cost in found.costs.items()} == {
+        "base": 1,
+        "kernel_regression": 2,
+        "ngd": 1 + 2 * steps * k + 1,
+    }
+    port, image = toy(), 15  # one forward multiplies E = 3 weights into V = 5 votes: 2 x 15 FLOPs
+    forward = count_flops(jax.make_jaxpr(port.model.answer_loss)(port.params, *_arguments(port, question)))
+    assert forward == 2 * image
+    assert found.costs["ngd"].flops - found.costs["base"].flops >= steps * k * 2 * forward
+
+
+def _arguments(port, question):
+    inputs = jax.tree.map(lambda leaf: leaf[0], port.processor.prepare(port.params, [question]))
+    return port.model.encode(port.params, inputs), None, np.asarray(0)
+
+
+def test_memory_grows_with_the_batch_by_what_a_case_holds(setup):
+    (question,) = make_samples(1, seed=1, told=0.4)
+    two, eight = (forecast(setup, question, size).memory for size in (2, 8))
+    assert two.parameters == 8  # two numbers in float32
+    assert eight.case == pytest.approx(two.case, rel=0.3)
+    votes, gate, answer, routing = 3 * 5 * 4, 3 * 4, 8, 2 * 3 * 4
+    assert two.case > (PRESET.k + 1) * (votes + gate) + PRESET.k * (answer / 2 + routing)
+    assert eight.of_batch(8) - eight.of_batch(4) == 4 * eight.case
+
+
+@pytest.mark.parametrize(("available", "size"), [(10_000, 32), (4_000, 16), (1_200, 4), (10, 1)])
+def test_the_batch_is_halved_until_it_fits(available, size):
+    memory = Memory(parameters=100, case=100, activations=500)
+    assert memory.largest_batch(available, 32) == size
+
+
+def test_a_device_with_a_memory_of_its_own_takes_as_many_as_fit(setup, monkeypatch):
+    samples = make_samples(8, seed=1, told=0.4)
+    benchmarks = {"set": QuestionSet(Source("set"), samples, "exact_match")}
+    strategies, bank = setup.library.strategies, setup.library.bank
+    job = jobs.Job([toy()], device_groups("", 1), bank, benchmarks, strategies, PRESET, 0, batch=8, fitted=True)
+    memory, told = job.forecast().memory, []
+    monkeypatch.setattr(jobs, "device_memory", lambda: int(memory.of_batch(2) / 0.9) + 1)
+    assert job._at_a_time(told.append) == 2
+    (line,) = told
+    assert line.startswith("2 questions at a time take ")
+    for changed in (dataclasses.replace(job, fitted=False), job):
+        assert changed._at_a_time(told.append) == (2 if changed.fitted else 8)
+    monkeypatch.setattr(jobs, "device_memory", lambda: None)  # as a CPU
+    assert job._at_a_time(told.append) == 8
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory():
+    together = DeviceBatch(4, lambda line: pytest.fail(line))
+
+    def fails(size):
+        raise R2T2Error("no such thing")
+
+    with pytest.raises(R2T2Error, match="no such thing"):
+        together.fit(fails)
