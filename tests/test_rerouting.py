@@ -17,6 +17,7 @@ from r2t2_jax.routing import RoutingSpec
 from r2t2_jax.strategies import STRATEGIES, strategy
 from tests.toy import (
     MODEL,
+    SMALL,
     A,
     E,
     L,
@@ -29,7 +30,6 @@ from tests.toy import (
     with_atlas,
 )
 
-SMALL = Preset(line_evaluations=6, candidates=4, answer_tokens=A, atlas_k=5, cma_generations=2, views=3, views_kept=2)
 PRESETS = {
     "free sgd": dataclasses.replace(SMALL, steps=4),
     "simplex adam": dataclasses.replace(SMALL, steps=4, space="simplex", optimizer="adam", learning_rate=0.1),
@@ -44,14 +44,19 @@ CASES = {
     "mode_finding": strategy("mode_finding", SGD),
     "best_of_n": strategy("best_of_n", SGD),
     "atlas": strategy("atlas", SGD),
+    "sar": strategy("sar", SGD),
+    "cma_es": strategy("cma_es", SGD),
+    "memo": strategy("memo", SGD),
 }
+OTHERS = [name for name in STRATEGIES if not any(case.startswith(name) for case in CASES)]
+BY_NAME = [pytest.param(strategy(name, SGD), id=name, marks=pytest.mark.slow) for name in OTHERS]
 
 
 def arrays(rerouted):
     return [np.asarray(leaf) for leaf in jax.tree.leaves(rerouted)]
 
 
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+@pytest.mark.parametrize("case", [*(pytest.param(case, id=name) for name, case in CASES.items()), *BY_NAME])
 def test_a_sample_gets_the_same_in_any_batch_order_and_size(case):
     whole = arrays(run(case))
     for rows in ([3], [4, 0, 2, 1, 3]):  # a loop of one round is compiled differently

@@ -1,7 +1,10 @@
 """The list of strategies and their presets."""
 
+import dataclasses
 import json
 
+import jax
+import numpy as np
 import pytest
 
 from r2t2_jax.errors import R2T2Error
@@ -12,6 +15,7 @@ from r2t2_jax.routing import UpdateSpace
 from r2t2_jax.search import Descent
 from r2t2_jax.search.schedules import Cosine, Fixed, StepDecay
 from r2t2_jax.strategies import STRATEGIES, strategy
+from tests.toy import SMALL, run
 
 NAMES = [
     "base",
@@ -52,6 +56,23 @@ NAMES = [
 def test_every_name_of_the_method_is_there_and_no_other():
     assert sorted(STRATEGIES) == sorted(NAMES)
     assert [strategy(name).name for name in NAMES] == NAMES
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_every_sample_starts_anew_whoever_came_before(name):
+    """Another order, other company, and once more: the same bits. `test_rerouting` has other batch sizes."""
+    one = strategy(name, dataclasses.replace(SMALL, steps=4))
+    first = [np.asarray(leaf) for leaf in jax.tree.leaves(run(one))]
+    for rows in ([4, 2, 0, 3, 1], [3, 3, 3, 1, 3], [0, 1, 2, 3, 4]):
+        for found, expected in zip(jax.tree.leaves(run(one, rows)), first, strict=True):
+            np.testing.assert_array_equal(found, expected[np.array(rows)])
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_only_what_is_drawn_depends_on_the_seed(name):
+    one = strategy(name, dataclasses.replace(SMALL, steps=4))
+    first, other = run(one).weights, run(one, seed=1).weights
+    assert (np.asarray(first) != np.asarray(other)).any() == (name in ("best_of_n", "cma_es"))
 
 
 def test_the_papers_settings():

@@ -22,6 +22,7 @@ from r2t2_jax.contract import Query, References
 from r2t2_jax.evaluation.tabulate import losses_at, slopes_at
 from r2t2_jax.index import ExactIndex
 from r2t2_jax.neighbors import sample_keys, select
+from r2t2_jax.presets import Preset
 from r2t2_jax.rerouting import reroute_batch
 from r2t2_jax.routing import Routing, RoutingSpec, group_softmax
 from r2t2_jax.strategies import Strategy
@@ -29,6 +30,7 @@ from r2t2_jax.surrogates import candidate_points
 
 L, E, D, V, A, M, R = 2, 4, 7, 11, 3, 6, 5  # all different where the weight-gradient test looks at shapes
 END = 0  # end-of-turn token
+SMALL = Preset(line_evaluations=6, candidates=4, answer_tokens=A, atlas_k=5, cma_generations=2, views=3, views_kept=2)
 
 
 @dataclass(frozen=True)
@@ -177,11 +179,13 @@ def references_for(strategy: Strategy, bank: ReferenceBank, embeddings: np.ndarr
     return (bank.references if strategy.table is None else bank.table)(neighbors, strategy.kernel)
 
 
-def run(strategy: Strategy, rows: Any = None, mesh: Any = None, model: ToyModel = MODEL, count: int = 5) -> Any:
-    """Re-route the toy queries, or those in `rows`, each with its own number."""
+def run(
+    strategy: Strategy, rows: Any = None, mesh: Any = None, model: ToyModel = MODEL, count: int = 5, seed: int = 0
+) -> Any:
+    """Re-route the toy queries, or those in `rows`, each with its own number; `seed` is of the search."""
     queries, embeddings = toy_queries(count)
     rows = np.arange(count) if rows is None else np.asarray(rows)
     queries, embeddings = jax.tree.map(lambda leaf: leaf[rows], queries), embeddings[rows]
     bank = toy_bank() if strategy.table is None else with_atlas(toy_bank())
     references = references_for(strategy, bank, embeddings, rows)
-    return reroute_batch(strategy, model, toy_params(), queries, references, sample_keys(0, rows), mesh)
+    return reroute_batch(strategy, model, toy_params(), queries, references, sample_keys(seed, rows), mesh)

@@ -1,0 +1,24 @@
+"""The odds of every word, which rivals ask for, are those that the loss is made of."""
+
+import jax
+import numpy as np
+
+from r2t2_jax.contract import TellingModel
+from tests.ports.moai.compiling import quick_jit
+from tests.ports.moai.test_strategies import problem
+
+
+def test_its_odds_are_those_of_its_losses():
+    model, params, queries, _ = problem()
+    assert isinstance(model, TellingModel)
+
+    @quick_jit
+    def both(params, queries):
+        features, answer = jax.tree.map(lambda leaf: leaf[0], (queries.features, queries.answer))
+        return model.token_logprobs(params, features, None, answer), model.answer_loss(params, features, None, answer)
+
+    (logprobs, mask), loss = both(params, queries)
+    np.testing.assert_allclose(np.exp(logprobs).sum(axis=-1), 1, rtol=1e-4)
+    tokens = np.asarray(queries.answer.tokens[0])
+    each = np.take_along_axis(np.asarray(logprobs), tokens[:, None], axis=1)[:, 0]
+    np.testing.assert_allclose(-each[np.asarray(mask)].mean(), loss, rtol=1e-4)
