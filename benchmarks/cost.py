@@ -16,7 +16,7 @@ from pathlib import Path
 from r2t2_jax.evaluation.ledger import Ledger, Scale, ledger, ledger_record
 from r2t2_jax.loading import load_shapes
 from r2t2_jax.reporting.figures.ledger import ledger_picture
-from r2t2_jax.reporting.ledger import ledger_lines, ledger_markdown, rung_lines
+from r2t2_jax.reporting.ledger import ledger_lines, ledger_markdown, paper_lines, rung_lines
 from r2t2_jax.reporting.style import render, shared_style
 
 ROOT = Path(__file__).parent.parent
@@ -33,24 +33,33 @@ def accuracies(name: str) -> dict[str, float] | None:
     return {strategy: row["accuracy"] for strategy, row in rows.items()}
 
 
-def write_table(name: str, found: Ledger) -> None:
-    """Put a model's table between its marks on the page."""
+def with_table(page: str, found: Ledger) -> str:
+    """The page with a model's table and notes between its marks."""
     notes = [*ledger_lines(found)[:-1], *rung_lines(found)]
-    text = f"{ledger_markdown(found)}\n\n" + "\n".join(f"- {note}" for note in notes) + "\n"
-    page = PAGE.read_text(encoding="utf-8")
-    before, _, after = re.split(rf"(?<=<!-- {name} -->\n)(.*?)(?=<!-- /{name} -->\n)", page, flags=re.DOTALL)
-    PAGE.write_text(before + text + after, encoding="utf-8")
+    return between(page, found.model.partition(":")[0], f"{ledger_markdown(found)}\n\n{bullets(notes)}")
+
+
+def bullets(lines: list[str]) -> str:
+    """A list in Markdown."""
+    return "".join(f"- {line}\n" for line in lines)
+
+
+def between(page: str, mark: str, text: str) -> str:
+    """The page with a text between two marks."""
+    before, _, after = re.split(rf"(?<=<!-- {mark} -->\n)(.*?)(?=<!-- /{mark} -->\n)", page, flags=re.DOTALL)
+    return f"{before}{text}{after}"
 
 
 def main() -> None:
     """Count, write, draw."""
-    records = {}
+    records, page = {}, between(PAGE.read_text(encoding="utf-8"), "paper", bullets(paper_lines()))
     for name, model in MODELS.items():
         found = ledger(load_shapes(model), Scale())
         records[name] = ledger_record(found)
-        write_table(name, found)
+        page = with_table(page, found)
         with shared_style():
             (RESULTS / f"cost_{name}.png").write_bytes(render(ledger_picture(found, accuracies(name))).png)
+    PAGE.write_text(page, encoding="utf-8")
     recorded = {"command": "python -m benchmarks.cost", "models": records}
     (RESULTS / "cost.json").write_text(json.dumps(recorded, indent=1) + "\n", encoding="utf-8")
 

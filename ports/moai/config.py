@@ -111,7 +111,7 @@ class MoAIConfig:
     image_dtype: Literal["float32", "float16"] = "float32"
     merged_plora: bool = False
     attention_block: int = BLOCK
-    remat: Remat = "full"
+    remat: Remat = "attention"
     dtype: str = "float32"
 
     def __post_init__(self) -> None:

@@ -312,6 +312,11 @@ class MovaConfig:
         }
         return dataclasses.replace(self, dtype=dtype, **parts)
 
+    def with_remat(self, remat: Remat) -> MovaConfig:
+        """The same model with another choice of what the backward pass computes again."""
+        adapter = dataclasses.replace(self.adapter, remat=remat)
+        return dataclasses.replace(self, adapter=adapter, decoder=dataclasses.replace(self.decoder, remat=remat))
+
     @classmethod
     def full_8b(cls) -> MovaConfig:
         """The released llama3-mova-8b, in its own dtype."""

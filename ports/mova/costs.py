@@ -162,12 +162,9 @@ def _written(config: MovaConfig, tokens: int) -> MovaConfig:
 
 
 def _variant(config: MovaConfig, remat: Any, keep: Any, attention_block: int | None = None) -> MovaConfig:
-    decoder = dataclasses.replace(
-        config.decoder, remat=remat, attention_block=attention_block or config.decoder.attention_block
-    )
-    return dataclasses.replace(
-        config, decoder=decoder, adapter=dataclasses.replace(config.adapter, remat=remat), keep=keep
-    )
+    changed = config.with_remat(remat)
+    block = attention_block or config.decoder.attention_block
+    return dataclasses.replace(changed, decoder=dataclasses.replace(changed.decoder, attention_block=block), keep=keep)
 
 
 def _prefix(tokens: int) -> int:

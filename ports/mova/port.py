@@ -93,6 +93,7 @@ class MovaModel:
 OPTIONS = {
     "dtype": ("float32", "bfloat16", "float16"),
     "keep": ("outputs", "keys"),
+    "remat": ("none", "attention", "full"),
     "support": ("selected", "all"),
     "towers": ("all", "selected"),
 }
@@ -106,7 +107,7 @@ def load(variant: str | None) -> Port:
     Args:
         variant: the directory that `r2t2 convert mova` made, and settings behind it if any: `DIR,support=all`. `dtype`
             of parameters and activations is the checkpoint's where not given; `keep` and `support` are fields of
-            `MovaConfig`, `towers` of `MovaProcessor`.
+            `MovaConfig`, `remat` of its adapter and decoder, `towers` of `MovaProcessor`.
 
     Raises:
         R2T2Error: no directory is named, it is damaged or another port's, or there is no such setting.
@@ -143,8 +144,9 @@ def _open(variant: str) -> tuple[ModelDirectory, MovaConfig, Any]:
             raise R2T2Error(f"mova has no setting {pair!r}; it has {known}")
         settings[name] = value
     directory = open_model_directory(folder, "mova")
-    towers, dtype = settings.pop("towers", "all"), settings.pop("dtype", None)
+    towers, dtype, remat = settings.pop("towers", "all"), settings.pop("dtype", None), settings.pop("remat", None)
     config = MovaConfig.from_json({**directory.config, **settings})
+    config = config if remat is None else config.with_remat(remat)
     return directory, config.in_dtype(dtype or config.dtype), towers
 
 
