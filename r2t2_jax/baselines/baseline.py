@@ -6,15 +6,15 @@ Axis letters: B test samples, K neighbours, L routed layers, E experts, A answer
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from r2t2_jax.contract import Port, Query, References, Sample
-from r2t2_jax.kernels import Kernel
-from r2t2_jax.neighbors import Selector
+from r2t2_jax.kernels import Gaussian, Kernel
+from r2t2_jax.neighbors import NearestNeighbors, Selector
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,18 @@ class Baseline(Protocol):
             R2T2Error: the model, its port or the bank does not offer what the baseline needs.
         """
         ...
+
+
+@dataclass(frozen=True)
+class OfNeighbors:
+    """What baselines have in common which read the records of the references answered correctly."""
+
+    selector: Selector = field(default_factory=NearestNeighbors)
+    kernel: Kernel = field(default_factory=Gaussian)
+
+    @property
+    def table(self) -> None:
+        return None
 
 
 def reply(

@@ -14,17 +14,15 @@ from typing import Any
 import jax
 from jaxtyping import Array, Float, Int
 
-from r2t2_jax.baselines.baseline import Asked, reply
+from r2t2_jax.baselines.baseline import Asked, OfNeighbors, reply
 from r2t2_jax.contract import Inputs, Params, Port, RoutedModel, Sample
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.kernels import Gaussian, Kernel
-from r2t2_jax.neighbors import NearestNeighbors, Selector
 from r2t2_jax.pytrees import register_structure
 
 
 @register_structure
 @dataclass(frozen=True)
-class InContext:
+class InContext(OfNeighbors):
     """The neighbours' questions and answers, the nearest last, stand before the question; their images do not.
 
     Retrieval of examples for in-context learning (Liu et al. 2022, "What makes good in-context examples for GPT-3?").
@@ -32,12 +30,6 @@ class InContext:
     """
 
     name: str = field(default="in_context", metadata={"static": True})
-    selector: Selector = field(default_factory=NearestNeighbors)
-    kernel: Kernel = field(default_factory=Gaussian)
-
-    @property
-    def table(self) -> None:
-        return None
 
     def answer(self, asked: Asked) -> dict[str, Any]:
         """As `Baseline.answer`."""

@@ -13,16 +13,14 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from r2t2_jax.baselines.baseline import Asked, reply
+from r2t2_jax.baselines.baseline import Asked, OfNeighbors, reply
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.kernels import Gaussian, Kernel
-from r2t2_jax.neighbors import NearestNeighbors, Selector
 from r2t2_jax.pytrees import register_structure
 
 
 @register_structure
 @dataclass(frozen=True)
-class NeighborVote:
+class NeighborVote(OfNeighbors):
     """argmax_y sum_i K(x_i, x) [y_i = y] over the neighbours; of equals, the answer of the nearest.
 
     Nearest-neighbour classification (Cover & Hart 1967) with the kernel's weights (Dudani 1976). The model is not
@@ -30,12 +28,6 @@ class NeighborVote:
     """
 
     name: str = field(default="neighbor_vote", metadata={"static": True})
-    selector: Selector = field(default_factory=NearestNeighbors)
-    kernel: Kernel = field(default_factory=Gaussian)
-
-    @property
-    def table(self) -> None:
-        return None
 
     def answer(self, asked: Asked) -> dict[str, Any]:
         """As `Baseline.answer`."""

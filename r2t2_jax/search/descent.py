@@ -22,6 +22,14 @@ from r2t2_jax.search.schedules import Cosine, Schedule
 OPTIMIZERS = {"sgd": optax.identity, "adam": optax.scale_by_adam}
 
 
+def check_steps(optimizer: str, steps: int) -> None:
+    """Refuse an unknown optimizer, and a descent without a step."""
+    if optimizer not in OPTIMIZERS:
+        raise R2T2Error(f"unknown optimizer {optimizer!r}; choose one of {', '.join(OPTIMIZERS)}")
+    if steps < 1:
+        raise R2T2Error(f"{steps} steps of descent; it must be at least 1")
+
+
 @register_structure
 @dataclass(frozen=True)
 class Descent:
@@ -37,10 +45,7 @@ class Descent:
     uses_router = True
 
     def __post_init__(self) -> None:
-        if self.optimizer not in OPTIMIZERS:
-            raise R2T2Error(f"unknown optimizer {self.optimizer!r}; choose one of {', '.join(OPTIMIZERS)}")
-        if self.steps < 1:
-            raise R2T2Error(f"{self.steps} steps of descent; it must be at least 1")
+        check_steps(self.optimizer, self.steps)
 
     def __call__(self, problem: Problem, key: Key[Array, ""]) -> Found:
         optimizer = OPTIMIZERS[self.optimizer]()

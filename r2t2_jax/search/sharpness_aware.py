@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.pytrees import register_structure
-from r2t2_jax.search.descent import OPTIMIZERS
+from r2t2_jax.search.descent import OPTIMIZERS, check_steps
 from r2t2_jax.search.problem import Found, Problem
 from r2t2_jax.search.schedules import Cosine, Schedule
 
@@ -45,10 +45,7 @@ class SharpnessAware:
     uses_router = True
 
     def __post_init__(self) -> None:
-        if self.optimizer not in OPTIMIZERS:
-            raise R2T2Error(f"unknown optimizer {self.optimizer!r}; choose one of {', '.join(OPTIMIZERS)}")
-        if self.steps < 1:
-            raise R2T2Error(f"{self.steps} steps of descent; it must be at least 1")
+        check_steps(self.optimizer, self.steps)
         if isinstance(self.radius, int | float) and self.radius < 0:
             raise R2T2Error(f"radius {self.radius} of the look uphill; it must not be negative")
 

@@ -1,0 +1,103 @@
+"""Re-routing beside everything else one could do at test time: `python -m benchmarks.rivals`.
+
+Every rival on both gates of the pocket model: the same test questions, the same references, the preset `pocket`.
+Numbers go to `benchmarks/results/rivals.json` and, as a table, to `docs/rivals.md`.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import re
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from benchmarks.readme_results import results_table
+from ports.pocket.params import GATES
+from r2t2_jax.baselines import BASELINES, Warmup, baseline
+from r2t2_jax.contract import Port
+from r2t2_jax.datasets import load_dataset
+from r2t2_jax.errors import R2T2Error
+from r2t2_jax.evaluation.collect import collect_bank, with_shipped_atlas
+from r2t2_jax.evaluation.comparison import compare
+from r2t2_jax.evaluation.evaluate import evaluate
+from r2t2_jax.evaluation.lookup import Method
+from r2t2_jax.evaluation.outcomes import Outcome
+from r2t2_jax.evaluation.questions import encode_questions
+from r2t2_jax.evaluation.summary import summarize
+from r2t2_jax.loading import load
+from r2t2_jax.metrics import get_metric
+from r2t2_jax.presets import find_preset
+from r2t2_jax.strategies import RIVALS, strategy
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks" / "results" / "rivals.json"
+PAGE = ROOT / "docs" / "rivals.md"
+OURS = ("base", "ngd", "atlas")
+FAST = 1e-3  # a rate at which the warm-up moves a model of this size; the source's moves a weight by 4e-6
+
+
+def methods(port: Port) -> list[dict[str, Method]]:
+    """Who is compared: the strategies together, then each baseline alone, since a model may be unable to take it."""
+    preset = find_preset("pocket", port.presets)
+    alone: dict[str, Method] = {name: baseline(name, preset) for name in BASELINES}
+    alone["warmup_fast"] = Warmup(FAST)
+    return [{name: strategy(name, preset) for name in (*OURS, *RIVALS)}, *({name: one} for name, one in alone.items())]
+
+
+def compare_on(port: Port, n: int) -> dict[str, Any]:
+    """The numbers of one gate, and why what could not run did not."""
+    metric = get_metric("exact_match")
+    tests, references = load_dataset("pocket", "test", n), load_dataset("pocket", "reference")
+    bank = with_shipped_atlas(collect_bank(port, references, metric, keep_wrong=True), port)
+    questions = encode_questions(port, tests)
+    outcomes: dict[str, Outcome] = {}
+    refused: dict[str, str] = {}
+    for group in methods(port):
+        try:
+            found = evaluate(port, bank, questions, group, metric)
+        except R2T2Error as error:
+            refused |= dict.fromkeys(group, str(error))
+        else:
+            outcomes |= dict(zip(group, found, strict=True))
+    right = {name: outcome.right for name, outcome in outcomes.items()}
+    evaluations = {name: outcome.evaluations for name, outcome in outcomes.items()}
+    summary = summarize(right, evaluations, [sample.category for sample in tests])
+    for name, row in summary["strategies"].items():
+        against = compare(right["ngd"], right[name])
+        row["against_ngd"] = [round(bound, 6) for bound in (against.gain, against.low, against.high)]
+    return summary | {"references": {"asked": len(bank), "kept": int(bank.right.sum())}, "refused": refused}
+
+
+def write_table(recorded: Mapping[str, Any]) -> None:
+    """Put the table into the page, between its marks."""
+    parts = re.split(r"(<!-- /?results -->\n)", PAGE.read_text(encoding="utf-8"))
+    parts[2] = page_table(recorded)
+    PAGE.write_text("".join(parts), encoding="utf-8")
+
+
+def page_table(recorded: Mapping[str, Any]) -> str:
+    """The table with its command, n, machine and date."""
+    n = next(iter(recorded["gates"].values()))["n"]
+    where = f"`{recorded['command']}`, n = {n:,} test questions a gate, {recorded['machine']}, {recorded['date']}."
+    return f"{where}\n\n{results_table(recorded)}\n"
+
+
+def main(samples: int = 300, machine: str = "2 CPU cores") -> None:
+    """Run everything on both gates."""
+    start = time.perf_counter()
+    gates = {gate: compare_on(load(f"pocket:{gate}"), samples) for gate in GATES}
+    date = datetime.date.today().isoformat()
+    recorded = {"command": "python -m benchmarks.rivals", "machine": machine, "date": date, "gates": gates}
+    RESULTS.write_text(json.dumps(recorded, indent=1) + "\n", encoding="utf-8")
+    write_table(recorded)
+    print(results_table(recorded))
+    print(f"{time.perf_counter() - start:.0f} seconds")
+
+
+if __name__ == "__main__":
+    tyro.cli(main, description=__doc__)
