@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Bool, Float
 
+from r2t2_jax.reproduction.measure import NOT_RUN
 from r2t2_jax.reproduction.paper import average
 from r2t2_jax.reproduction.plan import Cell, SubjectPlan
 from r2t2_jax.reproduction.subjects import Subject
@@ -32,10 +33,18 @@ class Rows:
     def __init__(self, tables: Iterable[pa.Table]) -> None:
         """`tables` are the rows of all blocks, in order."""
         self._found: dict[tuple[str, str], list[pa.Table]] = {}
+        self._not_run: dict[tuple[str, str], str] = {}
         for table in tables:
             key = table["model"][0].as_py(), table["strategy"][0].as_py()
+            if NOT_RUN in table.column_names:
+                self._not_run[key] = table[NOT_RUN][0].as_py()
+                continue
             names = [name for name in (*READ, *READ_DETAILED) if name in table.column_names]
             self._found.setdefault(key, []).append(table.select(names))
+
+    def not_run(self, subject: str, label: str) -> str:
+        """Why a measurement could not be made; empty if it was."""
+        return self._not_run.get((subject, label), "")
 
     def of(self, subject: str, label: str, n: int) -> pa.Table:
         """A measurement's first n rows."""
@@ -136,10 +145,17 @@ def find(
         rows: of the run.
         samples: how many questions of each set were asked; by default the table's own number.
     """
-    cells = members[0][1].cells[table.name, setting]
+    planned = members[0][1].cells[table.name, setting]
+    cells = [_as_it_went(cell, [rows.not_run(subject.name, cell.label) for subject, _ in members]) for cell in planned]
     asked = []
     for subject, _ in members:
         n = min(samples or table.samples, len(subject.samples))
         tables = {cell.trial.name: rows.of(subject.name, cell.label, n) for cell in cells if cell.label}
         asked.append(Asked(subject, tables))
     return Found(table, members[0][0].model, setting, cells, asked)
+
+
+def _as_it_went(cell: Cell, reasons: Sequence[str]) -> Cell:
+    """A cell without numbers where any subject could not be measured."""
+    reason = next(filter(None, reasons), "")
+    return Cell(cell.trial, not_run=reason) if reason else cell

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from r2t2_jax.bank import ReferenceBank
 from r2t2_jax.bank.samples import StoredSamples
+from r2t2_jax.errors import R2T2Error
 from r2t2_jax.evaluation.answering import ahead
 from r2t2_jax.evaluation.batches import Rows, run_batch, threads_at_a_time
 from r2t2_jax.evaluation.evaluate import Evaluation
@@ -34,6 +35,7 @@ from r2t2_jax.runs.plan import Batch
 from r2t2_jax.runs.run import Run
 
 LIGHT = ("model", "strategy", "id", "category", "prediction", "score", "right", "fell_back", "evaluations")
+NOT_RUN = "not_run"  # the column that says why a model cannot do what a row asks
 KEPT = 2  # blocks whose encoded questions are held: the one that is asked, and the next
 
 
@@ -103,7 +105,12 @@ class Asking:
         ready = self._asked(block)[one.given]
         stop = min(block.stop, one.cases) - block.start
         start = time.perf_counter()
-        found = run_batch(partial(ready.answer, one.label), 0, stop, self._size)
+        try:
+            found = run_batch(partial(ready.answer, one.label), 0, stop, self._size)
+        except R2T2Error as error:
+            if not one.optional:
+                raise
+            return [{"model": self._subject.name, "strategy": one.label, NOT_RUN: str(error)}]
         what = part_name(part_name(self._subject.name, one.label), ANSWER)
         self._run.time(what, stop, time.perf_counter() - start)
         if one.along:

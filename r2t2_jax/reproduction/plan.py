@@ -42,6 +42,7 @@ class Measurement:
         cases: how many questions.
         detailed: whether neighbours and paths are kept.
         along: whether the answer after every step is wanted too.
+        optional: whether a model that cannot do it is told so and goes on, as with some rivals.
     """
 
     label: str
@@ -50,6 +51,7 @@ class Measurement:
     cases: int
     detailed: bool
     along: bool
+    optional: bool
 
     def also(self, other: Measurement) -> Measurement:
         """What serves both."""
@@ -58,6 +60,7 @@ class Measurement:
             cases=max(self.cases, other.cases),
             detailed=self.detailed or other.detailed,
             along=self.along or other.along,
+            optional=self.optional and other.optional,
         )
 
 
@@ -169,7 +172,7 @@ def plan_rows(
         method = method_of(trial.strategy, dataclasses.replace(presets[setting], **trial.preset))
         cases = min(samples or table.samples, most)
         label, along = _label(table, setting, trial, list(presets)), trial.name in table.along
-        wanted = Measurement(label, method, trial.given, cases, table.detailed, along)
+        wanted = Measurement(label, method, trial.given, cases, table.detailed, along, table.rivals)
         key = repr(method), trial.given
         known[key] = known[key].also(wanted) if key in known else wanted
         return Cell(trial, known[key].label)

@@ -69,6 +69,7 @@ class Table:
     paper: str
     base: str
     trials: tuple[Trial, ...]
+    rivals: bool
     detailed: bool
     along: tuple[str, ...]
 
@@ -152,6 +153,7 @@ def table_of(name: str, content: Mapping[str, Any]) -> Table:
         paper=content.get("paper", ""),
         base=content.get("base", ""),
         trials=tuple(trial_of(key, entry, f"table {name}") for key, entry in rows.items()),
+        rivals=content.get("rivals", False),
         detailed=content.get("detailed", False),
         along=tuple(content.get("along", ())),
     )

@@ -30,12 +30,12 @@ def toy_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "load_dataset", load_dataset)
 
 
-def run(table: str, out: Path, *options: str) -> int:
-    return main(["reproduce", table, "--model", "pocket", "--out", str(out), "--samples", str(SAMPLES), *options])
+def run(table: str, out: Path, *options: str, model: str = "pocket:narrow") -> int:
+    return main(["reproduce", table, "--model", model, "--out", str(out), "--samples", str(SAMPLES), *options])
 
 
 def test_a_table_has_the_papers_numbers_ours_and_the_trend(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("table11", tmp_path / "run") == 0  # which table6 shows
+    assert run("table11", tmp_path / "run", model="pocket") == 0  # which table6 shows
     printed = capsys.readouterr().out
     found = json.loads((tmp_path / "run" / "table6.json").read_text())
     assert list(found["models"]) == ["pocket:narrow", "pocket:balanced"]
@@ -89,3 +89,21 @@ def test_what_is_not_there_is_told(tmp_path: Path, capsys: pytest.CaptureFixture
     assert run("table1", tmp_path / "run") == 2
     assert "unknown table 'table1'" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_figures_come_with_a_report(tmp_path: Path) -> None:
+    assert run("figure14", tmp_path / "run") == 0
+    found = json.loads((tmp_path / "run" / "figure4.json").read_text())["models"]["pocket:narrow"]["own"]
+    rows = {row["name"]: row for row in found["rows"]}
+    counts = {kind: sum(map(sum, table)) for kind, table in found["numbers"]["counts"].items()}
+    assert sum(counts.values()) == SAMPLES
+    assert counts["wrong → right"] == rows["ngd"]["wrong_to_right"]
+    assert counts["right → wrong"] == rows["ngd"]["right_to_wrong"]
+    assert (tmp_path / "run" / "report.html").exists()
+    assert (tmp_path / "run" / "report" / "pocket-narrow-surrogate.png").exists()
+
+
+def test_a_dry_run_needs_nothing_and_leaves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("table6", tmp_path / "run", "--dry-run", "--data", "mmbench", "gqa") == 0
+    assert f"{2 * SAMPLES} questions" in " ".join(capsys.readouterr().out.split())
+    assert list(tmp_path.iterdir()) == []

@@ -2,11 +2,11 @@
 
 import pytest
 
+from r2t2_jax.baselines import BASELINES
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.reproduction.kinds import KINDS
 from r2t2_jax.reproduction.paper import average, paper_numbers, paper_rows
 from r2t2_jax.reproduction.tables import choose_tables, table_of, tables
-from r2t2_jax.baselines import BASELINES
 from r2t2_jax.strategies import RIVALS, STRATEGIES
 
 TABLES = [f"table{number}" for number in range(2, 14)]
