@@ -42,14 +42,13 @@ class BankAtlas:
         """Make it, and say what it holds."""
         from r2t2_jax.bank import ReferenceBank
         from r2t2_jax.bank.atlas import ATLAS
-        from r2t2_jax.bank.fingerprints import fingerprints_of
         from r2t2_jax.evaluation.reencode import with_samples
         from r2t2_jax.evaluation.tabulate import AtlasPlan, make_atlas
         from r2t2_jax.loading import load
 
         plan = AtlasPlan(self.points, self.candidates, self.choosing, self.k, self.batch_size, self.seed)
         port = load(self.model)
-        bank = with_samples(ReferenceBank.open(self.bank, fingerprints_of(port)), port)
+        bank = with_samples(ReferenceBank.open(self.bank), port)  # whatever embedded the questions
         atlas = make_atlas(port.model, port.params, bank, self.bank / ATLAS, plan, self.max_hours)
         few = "" if len(atlas.points) == self.points else f" ({self.points} were asked, there are no more candidates)"
         print(f"Wrote an atlas of {len(atlas):,} references at {len(atlas.points)} points{few} to {self.bank}/atlas.")

@@ -14,7 +14,8 @@ class BankInspect:
     """Look into a bank: sizes, accuracy by source, experts, duplicates, and whether re-routing can work with it.
 
     The last is told by the weights of near questions: if they are no more alike than those of any two questions,
-    neighbours have nothing to teach. docs/bank.md explains the test.
+    neighbours have nothing to teach. docs/bank.md explains the test. Where the bank has a loss atlas, it tells which
+    routing each source likes, and how well neighbours choose.
 
     Example: r2t2 bank inspect out/bank --against pocket --split test
     """
@@ -42,6 +43,7 @@ class BankInspect:
         from r2t2_jax.bank.leakage import find_leakage
         from r2t2_jax.cli.outputs import check_writable
         from r2t2_jax.datasets import load_dataset
+        from r2t2_jax.evaluation.atlas_inspection import inspect_atlas
         from r2t2_jax.reporting.bank import inspection_page, inspection_text
         from r2t2_jax.runs.files import publish
 
@@ -54,9 +56,10 @@ class BankInspect:
         leakage = find_leakage(bank, load_dataset(self.against, self.split)) if self.against else None
         inspection = inspect_bank(bank, self.k, self.seed)
         title = f"Bank {self.bank}"
-        print(inspection_text(title, inspection, leakage))
+        atlas = None if bank.atlas is None else inspect_atlas(bank)
+        print(inspection_text(title, inspection, leakage, atlas))
         if self.html:
-            text = inspection_page(title, inspection, leakage)
+            text = inspection_page(title, inspection, leakage, atlas)
             publish(self.html, lambda draft: draft.write_text(text, encoding="utf-8"))
             print(f"\nWrote {self.html}.")
         return 1 if leakage is not None and leakage.leaks else 0

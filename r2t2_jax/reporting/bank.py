@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 from r2t2_jax.bank.inspection import Inspection
 from r2t2_jax.bank.leakage import Leakage
+from r2t2_jax.evaluation.atlas_inspection import AtlasInspection
+from r2t2_jax.reporting.atlas import atlas_sentences, atlas_tables
 from r2t2_jax.reporting.markup import Html, tag
 from r2t2_jax.reporting.page import page
 
@@ -58,7 +60,9 @@ def leakage_text(leakage: Leakage) -> str:
     )
 
 
-def inspection_text(title: str, inspection: Inspection, leakage: Leakage | None) -> str:
+def inspection_text(
+    title: str, inspection: Inspection, leakage: Leakage | None, atlas: AtlasInspection | None = None
+) -> str:
     """Everything, as the command prints it."""
     lines = [title, ""]
     for name, text in _facts(inspection):
@@ -68,10 +72,17 @@ def inspection_text(title: str, inspection: Inspection, leakage: Leakage | None)
     lines += ["", *textwrap.wrap(verdict(inspection), WIDTH)]
     if leakage is not None:
         lines += ["", *textwrap.wrap(leakage_text(leakage), WIDTH)]
+    if atlas is not None:
+        for sentence in atlas_sentences(atlas):
+            lines += ["", *textwrap.wrap(sentence, WIDTH)]
+        for _, table in atlas_tables(atlas):
+            lines += ["", *_as_text(table)]
     return "\n".join(lines)
 
 
-def inspection_page(title: str, inspection: Inspection, leakage: Leakage | None) -> str:
+def inspection_page(
+    title: str, inspection: Inspection, leakage: Leakage | None, atlas: AtlasInspection | None = None
+) -> str:
     """The same as one self-contained HTML page."""
     facts = tag("dl", *(part for name, text in _facts(inspection) for part in (tag("dt", name), tag("dd", text))))
     parts = [tag("h1", title), tag("p", tag("strong", verdict(inspection))), facts]
@@ -79,6 +90,9 @@ def inspection_page(title: str, inspection: Inspection, leakage: Leakage | None)
         parts += [tag("h2", "Leakage"), tag("p", leakage_text(leakage))]
     parts += [tag("h2", "Accuracy by source"), _as_html(_sources(inspection))]
     parts += [tag("h2", "Experts"), _as_html(_experts(inspection))]
+    if atlas is not None:
+        parts += [tag("h2", "Loss atlas"), *(tag("p", sentence) for sentence in atlas_sentences(atlas))]
+        parts += [part for name, table in atlas_tables(atlas) for part in (tag("h3", name), _as_html(table))]
     return page(title, *parts)
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -70,6 +71,19 @@ def test_a_bank_from_files_can_be_inspected_indexed_and_searched(
     assert "12 of 12 questions stand in the bank, image and question: one-1, one-2" in told
     assert main(["bank", "inspect", str(out), "--html", str(tmp_path / "page.html")]) == 0
     assert "<td>middle</td>" in (tmp_path / "page.html").read_text()
+
+    # The embedder is not the port's own: an atlas does not mind.
+    atlas = ["bank", "atlas", str(out), "--model", "tests.toy_port:toy", "--points", "4", "--k", "3"]
+    assert main(atlas) == 0
+    assert f"Wrote an atlas of 24 references at 4 points to {out}/atlas." in said(capsys)
+    made = (out / "atlas" / "losses.npy").read_bytes()
+    assert main(["bank", "inspect", str(out), "--html", str(tmp_path / "page.html")]) == 0
+    assert "The loss atlas holds 24 references at 4 routing points." in said(capsys)
+    assert "<h3>Routing by source</h3>" in (tmp_path / "page.html").read_text()
+    assert main(atlas) == 0  # once more, in place of the first
+    assert (out / "atlas" / "losses.npy").read_bytes() == made
+    assert main([*atlas[:4], "tests.toy_port:stranger"]) == 2
+    assert "stranger" in capsys.readouterr().err
 
     right = bank.only_correct()
     assert isinstance(right.index(), ExactIndex)
@@ -155,3 +169,27 @@ def test_kills_of_a_pocket_build_change_nothing(tmp_path: Path) -> None:
     subprocess.run(command("killed"), check=True, capture_output=True)
     for name in ("bank.json", "records.parquet", "embeddings.npy", "routing.npy", "summary.json", "run.json"):
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "killed" / name).read_bytes(), name
+
+
+@pytest.mark.slow
+def test_kills_of_a_pocket_atlas_change_nothing(tmp_path: Path) -> None:
+    options = ["--model", "pocket:narrow", "--dataset", "pocket", "--samples", "120"]
+    assert main(["bank", "build", *options, "--out", str(tmp_path / "whole")]) == 0
+    shutil.copytree(tmp_path / "whole", tmp_path / "killed")
+
+    def command(name: str) -> list[str]:
+        options = ["--model", "pocket:narrow", "--batch-size", "8", "--points", "6"]
+        return [sys.executable, "-m", "r2t2_jax.cli.main", "bank", "atlas", str(tmp_path / name), *options]
+
+    subprocess.run(command("whole"), check=True, capture_output=True)
+    work = tmp_path / "killed" / "atlas-in-progress"
+    for batches in (3, 11, 19):  # of 15 that choose and 15 that tabulate
+        with subprocess.Popen(command("killed"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+            while len(find_records(work)) < batches:
+                assert process.poll() is None
+                time.sleep(0.005)
+            process.kill()
+        assert not (tmp_path / "killed" / "atlas").exists()
+    subprocess.run(command("killed"), check=True, capture_output=True)
+    for path in (tmp_path / "whole" / "atlas").iterdir():
+        assert path.read_bytes() == (tmp_path / "killed" / "atlas" / path.name).read_bytes(), path.name
