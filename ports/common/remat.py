@@ -9,17 +9,16 @@ stack: kept, they would be copies of all weights.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import jax
 
 Remat = Literal["none", "attention", "full"]
-Step = TypeVar("Step", bound=Callable[..., Any])
 
 VIEWS = ("dynamic_slice", "squeeze", "reshape")  # how `stack.layer_at` cuts a layer out
 
 
-def recomputed(step: Step, remat: Remat) -> Step:
+def recomputed(step: Callable[..., Any], remat: Remat) -> Callable[..., Any]:
     """`step` with the same values and gradients, and another trade of memory for work."""
     if remat == "full":
         return jax.checkpoint(step, prevent_cse=False)

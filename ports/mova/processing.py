@@ -10,7 +10,7 @@ T tokens, R tokens of the first pass's answer.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -78,7 +78,7 @@ class MovaProcessor:
         words, words_mask = padded([self.words(text_for_bert(question)) for question in questions], WORDS_BUCKET)
         seen = self._see(params, samples, *padded(routing, PROMPT_BUCKET))
         on_host: tuple[Any, ...] = (*seen, tokens, mask, words, words_mask)  # a device has no room for a whole set
-        return MovaInputs(*on_host, prefix=int((tokens == IMAGE).argmax(axis=1).min()))
+        return replace(MovaInputs(*on_host), prefix=int((tokens == IMAGE).argmax(axis=1).min()))
 
     def _see(
         self, params: Any, samples: Sequence[Sample], tokens: Int[np.ndarray, "B T"], mask: Bool[np.ndarray, "B T"]

@@ -236,7 +236,7 @@ def _left_behind(rung: Rung, arguments: tuple[Any, ...]) -> int:
     program = jax.make_jaxpr(forward)(*arguments).jaxpr
     given = {*program.invars, *program.constvars}
     left = {variable for variable in program.outvars if isinstance(variable, core.Var)} - given
-    return sum(variable.aval.size * variable.aval.dtype.itemsize for variable in left)
+    return tree_bytes([variable.aval for variable in left])
 
 
 def ledger_record(found: Ledger) -> dict[str, Any]:

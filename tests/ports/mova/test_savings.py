@@ -50,6 +50,7 @@ def drawn_case():
     )
 
 
+@pytest.mark.slow  # all seven towers are compiled several times
 def test_every_rung_gives_the_plain_gradient():
     params, case = tiny()[1], drawn_case()
     r = jax.random.dirichlet(jax.random.key(1), np.ones(7), (3,))
