@@ -14,15 +14,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
 from ports.common.restoring import ModelDirectory, open_model_directory, restore
+from ports.common.sharding import placed
 from ports.moai.auxiliary.store import CachedRecords
 from ports.moai.config import MoAIConfig
 from ports.moai.continuation import tokens_logprobs, words_logprobs
 from ports.moai.data import MoAIAnswer, MoAIFeatures, MoAIInputs
 from ports.moai.decoding import beams, greedy
 from ports.moai.modeling import MoAINet
+from ports.moai.sharding import shardings
 from r2t2_jax.contract import ModelShapes, Port
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.routing import Routing, RoutingSpec
@@ -110,13 +113,14 @@ class MoAIModel:
         return MoAIAnswer(tokens, jnp.cumsum(ended) - ended == 0)
 
 
-def load(variant: str | None) -> Port:
+def load(variant: str | None, mesh: Mesh | None = None) -> Port:
     """A converted MoAI.
 
     Args:
         variant: a directory made by `r2t2 convert moai`, and after commas `aux=FOLDER` (records made by
             `r2t2 aux build`; without it the model runs without auxiliary inputs, and says so) and settings:
             `dtype`, `gates`, `pixels`, `plora`, `remat`.
+        mesh: devices along the axis `model`, over which the weights are cut as they are read.
 
     Raises:
         R2T2Error: no directory is named, it is damaged or another model's, or a setting is unknown.
@@ -132,7 +136,8 @@ def load(variant: str | None) -> Port:
     tokenizer = Tokenizer(directory.tokenizer / FILE, config).adjusted()
     config = tokenizer.config
     records = _records(auxiliary)
-    params = restore(directory, dataclasses.replace(config, merged_plora=False).abstract()[1])
+    wanted = dataclasses.replace(config, merged_plora=False).abstract()[1]
+    params = restore(directory, wanted if mesh is None else placed(wanted, shardings(wanted, mesh)))
     if config.merged_plora:
         _, params = merge_plora(dataclasses.replace(config, merged_plora=False), params)
     known = records.fingerprint if records else "none"

@@ -11,9 +11,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
 from ports.common.restoring import ModelDirectory, open_model_directory, restore
+from ports.common.sharding import placed
 from ports.mova.config import MovaConfig
 from ports.mova.modeling import MovaAnswer, MovaFeatures, MovaInputs, MovaNet, Prompt, abstract
 from r2t2_jax.contract import ModelShapes, Port
@@ -101,13 +103,14 @@ SIZES = {"8b": MovaConfig.full_8b, "vicuna-7b": MovaConfig.vicuna_7b, "tiny": Mo
 QUESTION_TOKENS, ANSWER_TOKENS = 96, 8  # a prompt is some 50 tokens of template and the question; an answer is short
 
 
-def load(variant: str | None) -> Port:
+def load(variant: str | None, mesh: Mesh | None = None) -> Port:
     """MoVA with converted weights.
 
     Args:
         variant: the directory that `r2t2 convert mova` made, and settings behind it if any: `DIR,support=all`. `dtype`
             of parameters and activations is the checkpoint's where not given; `keep` and `support` are fields of
             `MovaConfig`, `remat` of its adapter and decoder, `towers` of `MovaProcessor`.
+        mesh: devices along the axis `model`, over which the weights are cut as they are read.
 
     Raises:
         R2T2Error: no directory is named, it is damaged or another port's, or there is no such setting.
@@ -119,7 +122,8 @@ def load(variant: str | None) -> Port:
         raise R2T2Error("mova comes without weights: convert a checkpoint with r2t2 convert, then load mova:DIR")
     directory, config, towers = _open(variant)
     graph, shapes = abstract(config)
-    model, params = MovaModel(config, graph), restore(directory, shapes)
+    wanted = shapes if mesh is None else placed(shapes, config.shardings(mesh))
+    model, params = MovaModel(config, graph), restore(directory, wanted)
     words = read_wordpiece(directory.tokenizer / "vocab.txt", config.bert.positions)
     fingerprint = f"mova@{directory.digest[:8]}:{config.dtype}"
     return Port(
