@@ -1,4 +1,4 @@
-"""`r2t2 tune`: settings of neighbourhood gradient descent for a model, chosen on validation questions."""
+"""`r2t2 tune`: settings of a strategy for a model, chosen on validation questions."""
 
 from __future__ import annotations
 
@@ -14,14 +14,13 @@ if TYPE_CHECKING:
     from r2t2_jax.presets import Preset
     from r2t2_jax.runs.run import Run
 
-VARIED = ("space", "optimizer", "learning_rate", "k", "kernel")
-
 
 @dataclass(frozen=True)
 class Tune:
-    """Choose settings of neighbourhood gradient descent for a model, on validation questions.
+    """Choose settings of neighbourhood gradient descent, or of the loss atlas, for a model, on validation questions.
 
-    It tries update spaces, optimisers, learning rates, numbers of neighbours and kernels, on shared encoded questions.
+    For descent it tries update spaces, optimisers, learning rates, numbers of neighbours and kernels; for the atlas
+    kernels, numbers of neighbours, temperatures and pulls towards the router. All share the encoded questions.
     Many settings are narrowed down by successive halving: all on few questions, the better third on twice as many, and
     so on. The choice is written with its evidence to preset.json in the folder, which every command takes as --preset.
     Test questions are refused. Interrupted, the same command goes on.
@@ -35,6 +34,8 @@ class Tune:
     """Labelled questions: a registered set or a .jsonl file."""
     out: Path
     """Folder for the search and its preset.json."""
+    strategy: Literal["ngd", "atlas"] = "ngd"
+    """What to tune: neighbourhood gradient descent, or the loss atlas of the bank."""
     bank: Path | None = None
     """Bank directory. Without it the references registered with the model are collected."""
     split: str | None = None
@@ -57,6 +58,12 @@ class Tune:
     """Numbers of neighbours to try."""
     kernel: tuple[Literal["gaussian", "matern", "polynomial", "linear"], ...] = ("gaussian", "matern", "linear")
     """Kernels to try."""
+    atlas_k: tuple[int, ...] = (5, 10, 20, 50)
+    """Numbers of neighbours to try with the atlas."""
+    atlas_temperature: tuple[float, ...] = (0.005, 0.01, 0.02, 0.05)
+    """Temperatures of its soft minimum to try."""
+    atlas_trust: tuple[float, ...] = (0.0, 0.1, 0.2)
+    """Pulls towards the router's weights to try."""
     metric: str | None = None
     """What counts as a right answer. Without it the set's official metric."""
     seed: int = 0
@@ -69,7 +76,7 @@ class Tune:
         from rich.console import Console
 
         from r2t2_jax.evaluation.opening import open_questions
-        from r2t2_jax.evaluation.settings_grid import Budget, draw, grid_presets, plan_in_words, rungs
+        from r2t2_jax.evaluation.settings_grid import VARIED, Budget, draw, grid_presets, plan_in_words, rungs
         from r2t2_jax.evaluation.tuning import refuse_test
         from r2t2_jax.loading import load
         from r2t2_jax.presets import find_preset
@@ -79,7 +86,7 @@ class Tune:
         budget, port = Budget.parse(self.budget), load(self.model)
         refuse_test(self.split, ())
         base = find_preset(self.preset, port.presets)
-        grid = grid_presets(base, {name: getattr(self, name) for name in VARIED})
+        grid = grid_presets(base, {name: getattr(self, name) for name in VARIED[self.strategy]}, self.strategy)
         presets = draw(grid, budget, self.seed)
         samples = open_questions(self.data, self.split, self.limit, self.seed)
         refuse_test(self.split, samples)
@@ -126,17 +133,19 @@ class Tune:
     ) -> None:
         from r2t2_jax.evaluation.opening import metric_for, open_bank
         from r2t2_jax.evaluation.questions import encode_questions
+        from r2t2_jax.evaluation.settings_grid import VARIED
         from r2t2_jax.evaluation.tuned_preset import tuned_preset
         from r2t2_jax.evaluation.tuning import Tuning, tuning_bench
         from r2t2_jax.runs.files import publish_json
         from r2t2_jax.runs.identity import versions
 
         metric = metric_for(self.data, self.metric or "")
-        bank = open_bank(port, self.bank, metric, samples)
-        bench = tuning_bench(port, bank, encode_questions(port, samples), presets, metric, self.seed)
+        bank = open_bank(port, self.bank, metric, samples, keep_wrong=self.strategy == "atlas")
+        bench = tuning_bench(port, bank, encode_questions(port, samples), presets, metric, self.seed, self.strategy)
         tuning = Tuning(run, {port.name: bench}, plan, budget.minutes)
         name = self.name or port.name.partition(":")[0]
-        preset = tuned_preset(name, presets, VARIED, tuning, tuning.search())
+        varied = VARIED[self.strategy]
+        preset = tuned_preset(name, presets, varied, tuning, tuning.search(), self.strategy)
         about = {"model": port.fingerprint, "embedder": port.embedder.fingerprint, "references": len(bank)}
         preset["evidence"] = {"command": "tune", **self._settings(), **about, **preset["evidence"]}
         preset["evidence"]["versions"] = versions()

@@ -21,18 +21,24 @@ from r2t2_jax.errors import R2T2Error
 from r2t2_jax.presets import Preset
 from r2t2_jax.strategies import strategy
 
+VARIED = {  # what is tuned of a strategy, fields of `Preset`
+    "ngd": ("space", "optimizer", "learning_rate", "k", "kernel"),
+    "atlas": ("kernel", "atlas_k", "atlas_temperature", "atlas_trust"),
+}
+NEIGHBORS = {"ngd": "k", "atlas": "atlas_k"}  # which of these is the number of neighbours
 DECAY = 30  # the cosine schedule ends at the learning rate divided by this
 FEW_SETTINGS = 12
 FIRST_QUESTIONS = 50
 KEPT = 3  # one setting of so many goes on
 
 
-def grid_presets(base: Preset, values: Mapping[str, Sequence[Any]]) -> list[Preset]:
+def grid_presets(base: Preset, values: Mapping[str, Sequence[Any]], method: str = "ngd") -> list[Preset]:
     """A preset for each combination of values; everything else is that of `base`.
 
     Args:
         base: what does not vary.
         values: of the fields of `Preset` that vary. A learning rate brings its final one along.
+        method: the strategy that is tuned.
 
     Raises:
         R2T2Error: a field has no value, is unknown, or a value is out of range.
@@ -47,7 +53,7 @@ def grid_presets(base: Preset, values: Mapping[str, Sequence[Any]]) -> list[Pres
         if "learning_rate" in changed:
             changed["final_learning_rate"] = changed["learning_rate"] / DECAY
         preset = dataclasses.replace(base, **changed)
-        strategy("ngd", preset)  # refuses what is out of range
+        strategy(method, preset)  # refuses what is out of range
         presets.append(preset)
     return list(dict.fromkeys(presets))
 

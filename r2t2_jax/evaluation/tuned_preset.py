@@ -18,7 +18,12 @@ CAUTION = "the best of many settings is partly luck: expect a little less on new
 
 
 def tuned_preset(
-    name: str, presets: Sequence[Preset], varied: Sequence[str], tuning: Tuning, found: Sequence[Sequence[Measured]]
+    name: str,
+    presets: Sequence[Preset],
+    varied: Sequence[str],
+    tuning: Tuning,
+    found: Sequence[Sequence[Measured]],
+    method: str = "ngd",
 ) -> dict[str, Any]:
     """The chosen settings, how they compare, and the table of all that were tried, ready for JSON.
 
@@ -28,6 +33,7 @@ def tuned_preset(
         varied: the fields in which they differ.
         tuning: the finished search.
         found: what it found, rung by rung.
+        method: the strategy that was tuned.
     """
     last: dict[int, Measured] = {one.number: one for rung in found for one in rung}
     chosen = cheapest_good(found[-1])
@@ -37,7 +43,7 @@ def tuned_preset(
     by_model = np.split(chosen.right, len(models))
     return {
         "name": name,
-        "strategy": "ngd",
+        "strategy": method,
         "settings": presets[chosen.number].to_mapping(),
         "evidence": {
             **_measures(chosen.right),

@@ -1,4 +1,4 @@
-"""Search settings of neighbourhood gradient descent on validation questions, as a run that survives.
+"""Search settings of a strategy on validation questions, as a run that survives.
 
 Questions are encoded once, neighbours are found once for the largest k, and settings that differ in numbers alone (a
 learning rate, a kernel) share a compiled program.
@@ -27,7 +27,7 @@ from r2t2_jax.errors import R2T2Error
 from r2t2_jax.evaluation.batches import run_batch, threads_at_a_time
 from r2t2_jax.evaluation.evaluate import Evaluation, in_order_of_programs, prepare
 from r2t2_jax.evaluation.questions import BATCH, Questions
-from r2t2_jax.evaluation.settings_grid import Rung
+from r2t2_jax.evaluation.settings_grid import NEIGHBORS, Rung
 from r2t2_jax.metrics import Metric
 from r2t2_jax.presets import Preset
 from r2t2_jax.runs.plan import Batch, Part, Plan
@@ -61,19 +61,21 @@ def tuning_bench(
     presets: Sequence[Preset],
     metric: Metric,
     seed: int = 0,
+    method: str = "ngd",
 ) -> Evaluation:
-    """A model ready to try every preset, under the name of its number, and `BESIDE`.
+    """A model ready to try every preset of a strategy, under the name of its number, and `BESIDE`.
 
     Raises:
-        R2T2Error: as `prepare`.
+        R2T2Error: as `prepare`; or the strategy reads an atlas, and the bank has none.
     """
-    largest = max(presets, key=lambda preset: preset.k)
-    evaluation = prepare(port, bank, questions, {"ngd": strategy("ngd", largest)}, metric, seed)
-    nearest = evaluation.lookup.neighborhoods["ngd"]
-    tried = {str(i): strategy("ngd", preset) for i, preset in enumerate(presets)}
-    nearby = {  # the k nearest of the largest neighbourhood are its first k
-        str(i): jax.tree.map(lambda leaf, k=preset.k: leaf[:, :k], nearest) for i, preset in enumerate(presets)
-    }
+    counts = [getattr(preset, NEIGHBORS[method]) for preset in presets]
+    largest = presets[int(np.argmax(counts))]
+    evaluation = prepare(port, bank, questions, {method: strategy(method, largest)}, metric, seed)
+    evaluation.lookup.references(method, np.zeros(1, int))  # what the bank lacks is told now
+    nearest = evaluation.lookup.neighborhoods[method]
+    tried = {str(i): strategy(method, preset) for i, preset in enumerate(presets)}
+    # The k nearest of the largest neighbourhood are its first k.
+    nearby = {str(i): jax.tree.map(lambda leaf, k=k: leaf[:, :k], nearest) for i, k in enumerate(counts)}
     lookup = dataclasses.replace(
         evaluation.lookup,
         strategies=tried | {name: strategy(name) for name in BESIDE},

@@ -1,5 +1,6 @@
 """The search on the toy port: it finds what was planted, compiles little, survives, and keeps to its minutes."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from r2t2_jax.evaluation.collect import collect_bank
 from r2t2_jax.evaluation.evaluate import Evaluation, evaluate
 from r2t2_jax.evaluation.questions import encode_questions
 from r2t2_jax.evaluation.settings_grid import Rung, grid_presets
+from r2t2_jax.evaluation.tabulate import AtlasPlan, make_atlas
 from r2t2_jax.evaluation.tuned_preset import tuned_preset
 from r2t2_jax.evaluation.tuning import Measured, Tuning, cheapest_good, refuse_test, tuning_bench, tuning_plan
 from r2t2_jax.metrics import get_metric
@@ -105,6 +107,27 @@ def test_each_setting_has_the_neighbours_it_would_find_itself() -> None:
         assert bench.lookup.neighborhoods[str(number)].indices.shape == (60, preset.k)
     few, many = (bench.lookup.neighborhoods[str(PRESETS.index(p))] for p in (PRESETS[0], PRESETS[2]))
     np.testing.assert_array_equal(few.indices, many.indices[:, :2])
+
+
+def test_an_atlas_is_tuned_on_its_bank_and_asked_for_where_there_is_none(tmp_path: Path) -> None:
+    values = {"kernel": ("gaussian",), "atlas_k": (2, 6), "atlas_temperature": (0.02, 1e6), "atlas_trust": (0.0,)}
+    presets = grid_presets(BASE, values, "atlas")
+    assert len(presets) == 4
+    with pytest.raises(R2T2Error, match="atlas"):
+        tuning_bench(PORT, BANK, QUESTIONS, presets, METRIC, method="atlas")
+
+    bank = collect_bank(PORT, make_samples(40, seed=1, told=0.6), METRIC, keep_wrong=True)
+    atlas = make_atlas(PORT.model, PORT.params, bank, tmp_path / "atlas", AtlasPlan(points=5, drawn=4, k=3, batch=40))
+    bench = tuning_bench(PORT, replace(bank, atlas=atlas), QUESTIONS, presets, METRIC, method="atlas")
+    rungs = [Rung(4, 0, 60)]
+    with Run.open(tmp_path / "run", "tune", {}, tuning_plan([PORT.name], rungs)) as run:
+        tuning = Tuning(run, {PORT.name: bench}, rungs)
+        found = tuned_preset("toy", presets, list(values), tuning, tuning.search(), "atlas")
+    assert found["strategy"] == "atlas"
+    assert found["settings"]["atlas_temperature"] == 0.02  # so hot that all points weigh the same: the other's lot
+    chosen = Preset.from_mapping(found["settings"])
+    (alone,) = evaluate(PORT, bench.lookup.bank, QUESTIONS, {"atlas": strategy("atlas", chosen)}, METRIC)
+    assert found["evidence"]["accuracy"] == pytest.approx(alone.right.mean(), abs=1e-6)
 
 
 def test_when_time_is_over_no_setting_is_begun_and_what_was_measured_goes_on(
