@@ -10,7 +10,7 @@ N bank size, M embedding size, G atlas points.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -281,6 +281,11 @@ class Rung:
     step_flops: int
     every_gradient: bool = False
     stored: bool = False
+
+    def for_all(self) -> Rung:
+        """The rung above this one, on which all test samples share what is computed once."""
+        about = "features are computed when the bank is made and shared by all test samples"
+        return replace(self, name="encode for all", about=about, stored=True)
 
 
 @jax.tree_util.register_dataclass

@@ -102,12 +102,7 @@ def ladder(config: MoAIConfig, text: int, verbalisation: int, answer: int) -> tu
             lean, flops.gradient_flops(lean, *sizes),
         ),
         cheapest,
-        dataclasses.replace(
-            cheapest,
-            name="encode for all",
-            about="features are computed when the bank is made and shared by all test samples",
-            stored=True,
-        ),
+        cheapest.for_all(),
     )  # fmt: skip
 
 

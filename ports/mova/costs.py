@@ -147,12 +147,7 @@ def ladder(config: MovaConfig, tokens: int, words: int, answer: int) -> tuple[Ru
             lean, flops.gradient(lean, *known), known[2],
         ),
         cheapest,
-        dataclasses.replace(
-            cheapest,
-            name="encode for all",
-            about="features are computed when the bank is made and shared by all test samples",
-            stored=True,
-        ),
+        cheapest.for_all(),
     )  # fmt: skip
 
 
