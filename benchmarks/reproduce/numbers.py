@@ -8,7 +8,7 @@
     narrow/table2/own/ngd evaluations     102
     narrow/table6/own n                   500
     narrow/table6/own trend               the paper's ordering is not shown (0 of 6 pairs shown, 1 reversed)
-    narrow/table4/paper numbers.literal   144.5, or whatever lies there
+    narrow/table4/paper numbers.literal   144.5, or whatever lies there; with a % behind it a share in percent
 
 A value is a number or a text. In a claim, `accuracy` is in percent and `gain` in points.
 """
@@ -45,8 +45,14 @@ class Numbers:
         place, field = self._split(name)
         part, row = self._part(place)
         if field.startswith("numbers."):
-            value = _inside(part["numbers"], field.split(".")[1:], name)
-            return f"{value:.1f}" if isinstance(value, float) else str(value)
+            value = _inside(part["numbers"], field.removesuffix("%").split(".")[1:], name)
+            return (
+                f"{100 * value:.1f} %"
+                if field.endswith("%")
+                else f"{value:.4g}"
+                if value != int(value)
+                else f"{value:.0f}"
+            )
         if field == "n":
             return f"{part['n']:,}"
         if field == "trend":
@@ -79,7 +85,7 @@ class Numbers:
         place, field = self._split(name)
         part, row = self._part(place)
         if field.startswith("numbers."):
-            return float(_inside(part["numbers"], field.split(".")[1:], name))
+            return float(_inside(part["numbers"], field.removesuffix("%").split(".")[1:], name))
         if field.startswith("trend."):
             return float(part["trend"][field.removeprefix("trend.")])
         if row is None:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 READ = ("id", "category", "score", "right", "fell_back", "evaluations")
-READ_DETAILED = ("router_weights", "weights", "step_right")
+READ_DETAILED = ("router_weights", "weights", "step_right", "losses", "own_losses", "similarities")
 
 
 class Rows:
@@ -77,13 +77,16 @@ class Asked:
     def weights(self, name: str) -> tuple[Float[np.ndarray, "B L E"], Float[np.ndarray, "B L E"]]:
         """The router's weights and a row's, of a table that is detailed."""
         shape = self.subject.port.model.spec.shape
-        columns = (stack(self.tables[name][column]) for column in ("router_weights", "weights"))
-        before, after = (column.reshape(-1, *shape) for column in columns)
+        before, after = (self.column(name, column).reshape(-1, *shape) for column in ("router_weights", "weights"))
         return before, after
+
+    def column(self, name: str, column: str) -> np.ndarray:
+        """A column of arrays of one shape, of a table that is detailed."""
+        return stack(self.tables[name][column])
 
     def step_right(self, name: str) -> Bool[np.ndarray, "B P"]:
         """Whether the answer at each point of the path is right, of a row whose steps were answered."""
-        return stack(self.tables[name]["step_right"]).astype(bool)
+        return self.column(name, "step_right").astype(bool)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from r2t2_jax.reproduction.kinds.benchmarks import benchmarks
 from r2t2_jax.reproduction.kinds.cost import cost
 from r2t2_jax.reproduction.kinds.flow import flow
 from r2t2_jax.reproduction.kinds.placing import placing
+from r2t2_jax.reproduction.kinds.reliability import reliability
 from r2t2_jax.reproduction.kinds.rivals import rivals
 from r2t2_jax.reproduction.kinds.transitions import transitions
 
@@ -28,6 +29,7 @@ KINDS: dict[str, Callable[[Found], dict[str, Any]]] = {
     "cost": cost,
     "flow": flow,
     "placing": placing,
+    "reliability": reliability,
     "rivals": rivals,
     "transitions": transitions,
 }

@@ -23,13 +23,23 @@ def flow(found: Found) -> dict[str, Any]:
     steps = np.concatenate([one.step_right(ROW) for one in found.asked])  # [B, P]
     last = steps.shape[1] - 1
     shares = {
-        f"wrong answers right at step {EARLY}": _share(~steps[:, 0], steps[:, min(EARLY, last)]),
-        f"wrong answers right at step {last}": _share(~steps[:, 0], steps[:, last]),
-        f"right answers wrong at step {last}": _share(steps[:, 0], ~steps[:, last]),
+        "early": _share(~steps[:, 0], steps[:, min(EARLY, last)]),
+        "late": _share(~steps[:, 0], steps[:, last]),
+        "lost": _share(steps[:, 0], ~steps[:, last]),
+    }
+    words = {
+        "early": f"wrong answers right at step {EARLY}",
+        "late": f"wrong answers right at step {last}",
+        "lost": f"right answers wrong at step {last}",
     }
     printed = list(paper_numbers()["figure5"].values())
     rows = [
-        [what, f"{paper:.2f}", f"{one['percent']:.2f} ({one['ci95'][0]:.1f} to {one['ci95'][1]:.1f})", str(one["of"])]
+        [
+            words[what],
+            f"{paper:.2f}",
+            f"{one['percent']:.2f} ({one['ci95'][0]:.1f} to {one['ci95'][1]:.1f})",
+            str(one["of"]),
+        ]
         for (what, one), paper in zip(shares.items(), printed, strict=True)
     ]
     won = [int((~steps[:, 0] & steps[:, p]).sum()) for p in range(last + 1)]

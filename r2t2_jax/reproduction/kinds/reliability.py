@@ -1,0 +1,63 @@
+"""Does the neighbours' loss predict the question's own, and are nearer neighbours worth more? In numbers.
+
+The report draws both (`reporting/figures/surrogate.py`, `similarity.py`).
+
+Axis letters: B test samples, K neighbours, P points of a path, Q losses.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from r2t2_jax.evaluation.comparison import mean_interval
+from r2t2_jax.evaluation.probing import rank_correlation
+from r2t2_jax.evaluation.summary import paired_gain
+from r2t2_jax.reproduction.found import Found
+from r2t2_jax.reproduction.tables import BASE
+
+ROW = "ngd"
+PARTS = 5  # of the questions, by the similarity of their neighbours
+
+
+def reliability(found: Found) -> dict[str, Any]:
+    """Rank correlations along the paths, what became of the own loss, and gains from far to near."""
+    losses = np.concatenate([one.column(ROW, "losses") for one in found.asked])  # [B, Q]
+    own = np.concatenate([one.column(ROW, "own_losses") for one in found.asked])  # [B, P]
+    near = np.concatenate([one.column(ROW, "similarities") for one in found.asked]).mean(axis=1)  # [B]
+    before, after = found.right(BASE), found.right(ROW)
+    rho = rank_correlation(losses, own[:, : losses.shape[1]])
+    mean = mean_interval(rho)
+    rises, lost = own[:, -1] >= own[:, 0], before & ~after
+    numbers = {
+        "median": round(float(np.median(rho)), 2),
+        "mean": [round(value, 2) for value in (mean.gain, mean.low, mean.high)],
+        "negative": round(100 * float((rho < 0).mean()), 1),
+        "rises": round(100 * float(rises.mean()), 1),
+        "lost": int(lost.sum()),
+        "lost_rises": int((lost & rises).sum()),
+    }
+    notes = [
+        f"Over the points of its own path the neighbours' loss and the question's own have a rank correlation of "
+        f"{numbers['median']:.2f} in the median (mean {mean.gain:.2f}, 95 % interval {mean.low:.2f} to "
+        f"{mean.high:.2f}); it is negative for {numbers['negative']:.1f} % of the questions. At the end the "
+        f"question's own loss is no lower than at the start for {numbers['rises']:.1f} % of them, and for {numbers['lost_rises']} of the "
+        f"{numbers['lost']} answers that turned wrong.".replace("-", "−")
+    ]
+    fifths = [part for part in np.array_split(np.argsort(near, kind="stable"), PARTS) if len(part)]
+    gains = [[100 * value for value in paired_gain(before[part], after[part])] for part in fifths]
+    rows = [
+        [
+            f"{near[part].min():.2f} to {near[part].max():.2f}",
+            str(len(part)),
+            f"{100 * before[part].mean():.1f}",
+            f"{100 * after[part].mean():.1f}",
+            f"{gain:+.1f} ({low:+.1f} to {high:+.1f})".replace("-", "−"),
+        ]
+        for part, (gain, low, high) in zip(fifths, gains, strict=True)
+    ]
+    title = "By the mean cosine of the neighbours' questions"
+    table = {"title": title, "head": ["cosine", "n", "before, %", "after, %", "points gained"], "rows": rows}
+    numbers["far_gain"], numbers["near_gain"] = round(gains[0][0], 1), round(gains[-1][0], 1)
+    return {"tables": [table], "notes": notes, "numbers": numbers}
