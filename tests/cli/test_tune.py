@@ -63,7 +63,7 @@ def test_it_writes_a_preset_with_its_evidence_and_goes_on_for_nothing(
         (["--k", "0"], "k=0 neighbours"),
         (["--k", "500"], "k=500 neighbours asked of a bank of"),
         (["--learning-rate", "-1"], "must not be negative"),
-        (["--strategy", "atlas", "--atlas-k", "3"], "has none; make one with `r2t2 bank atlas`"),
+        (["--strategy", "atlas", "--atlas-k", "3"], "no loss atlas; make one with `r2t2 bank atlas`"),
     ],
 )
 def test_what_is_refused_leaves_nothing(
