@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from r2t2_jax.errors import R2T2Error
 
 if TYPE_CHECKING:  # the parser alone must start fast
+    from r2t2_jax.evaluation.devices import Group
     from r2t2_jax.evaluation.job import Job
     from r2t2_jax.runs.team import Team
 
@@ -72,30 +74,30 @@ class Eval:
 
         check_folder(self.out)  # before anything heavy is loaded
         keep_compiled()
-        if self.dry_run:
-            foretell(self._job(processes=self.processes or 1))
-            return
+
         from r2t2_jax.evaluation.devices import device_groups, join_processes, part_ways
         from r2t2_jax.runs.team import Team
 
+        if self.dry_run:
+            foretell(self._job(device_groups(self.mesh, self.processes or 1)))
+            return
         share = join_processes(self.coordinator, self.processes, self.process)
-        team = Team(self.out, share)
+        groups, team = device_groups(self.mesh, share.count), Team(self.out, share)
         team.announce()
-        part_ways(device_groups(self.mesh, share.count))
+        part_ways(groups)
         with team:
-            self._fill(self._job(share.count), team)
+            self._fill(self._job(groups), team)
         if share.index == 0:
             show(self.out)
 
-    def _job(self, processes: int) -> Job:
-        from r2t2_jax.evaluation.devices import device_groups, load_on
+    def _job(self, groups: Sequence[Group]) -> Job:
+        from r2t2_jax.evaluation.devices import load_on
         from r2t2_jax.evaluation.job import open_job
         from r2t2_jax.evaluation.question_sets import read_benchmarks
         from r2t2_jax.hashed_words import question_embedder
 
         names = listed("--benchmark", self.benchmark)
         benchmarks = read_benchmarks(names, self.split, self.limit, self.seed, self.images, self.metric)
-        groups = device_groups(self.mesh, processes)
         ports = load_on(self.model, groups)
         if self.embedder:
             embedder = question_embedder(self.embedder)

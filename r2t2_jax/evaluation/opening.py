@@ -1,23 +1,41 @@
-"""What `r2t2 diagnose` and `r2t2 tune` look at: labelled questions, and references that are none of them."""
+"""What `r2t2 diagnose`, `tune` and `answer` look at: a model, labelled questions, references that are none of them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+
+import jax
 
 from r2t2_jax.bank import ReferenceBank
 from r2t2_jax.bank.fingerprints import fingerprints_of
+from r2t2_jax.bank.manifest import read_manifest
+from r2t2_jax.bank.storage import with_stored_samples
 from r2t2_jax.contract import Port, Sample
 from r2t2_jax.datasets import load_dataset
 from r2t2_jax.datasets.catalog import SOURCES
 from r2t2_jax.datasets.registry import GROUP
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.evaluation.collect import collect_bank, with_shipped_atlas
+from r2t2_jax.evaluation.passes import encode_batch
 from r2t2_jax.evaluation.reencode import with_samples
+from r2t2_jax.hashed_words import question_embedder
+from r2t2_jax.loading import load
 from r2t2_jax.metrics import Metric, get_metric
 from r2t2_jax.plugins import registered
 
 VALIDATION = "validation"
+
+
+def open_port(model: str, embedder: str = "") -> Port:
+    """A model by its name, and what finds like questions: the embedder of this name instead of the model's own.
+
+    Raises:
+        R2T2Error: as `load` and `question_embedder`.
+    """
+    port = load(model)
+    return replace(port, embedder=question_embedder(embedder)) if embedder else port
 
 
 def open_questions(data: str, split: str | None, limit: int | None, seed: int) -> list[Sample]:
@@ -56,8 +74,8 @@ def open_bank(
         R2T2Error: the bank is another model's, the port has no set of references, or a question is a reference too.
     """
     if path is not None:
-        bank = ReferenceBank.open(path, fingerprints_of(port))
-        bank = with_samples(bank if keep_wrong else bank.only_correct(), port)
+        bank = _with_features(ReferenceBank.open(path, fingerprints_of(port)), port, questions)
+        bank = bank if keep_wrong else bank.only_correct()
     else:
         name = port.name.partition(":")[0]
         if name not in registered(GROUP):
@@ -66,6 +84,16 @@ def open_bank(
         bank = with_shipped_atlas(bank, port) if keep_wrong else bank
     _check_apart(bank, questions)
     return bank
+
+
+def _with_features(bank: ReferenceBank, port: Port, questions: Sequence[Sample]) -> ReferenceBank:
+    """A bank that hands out features: those stored in its directory, else computed again when they are asked for."""
+    if bank.folder is None or not questions or not read_manifest(bank.folder).stored:
+        return with_samples(bank, port)
+    inputs = port.processor.prepare(port.params, questions[:1])
+    features, _ = jax.eval_shape(partial(encode_batch, model=port.model), port.params, inputs)
+    answers = port.processor.answer_ids([str(bank.records[0]["answer"])])
+    return with_stored_samples(bank, features, answers)
 
 
 def _check_apart(bank: ReferenceBank, questions: Sequence[Sample]) -> None:

@@ -18,7 +18,7 @@ from r2t2_jax.metrics import get_metric
 from r2t2_jax.presets import Preset
 from r2t2_jax.runs.reading import open_run
 from r2t2_jax.strategies import strategy
-from tests.evaluation.toy_files import arguments
+from tests.evaluation.toy_files import MODEL, arguments, write_questions
 from tests.toy_port import make_samples, toy
 
 STRATEGIES = ("base", "ngd", "kernel_regression", "random_neighbors")
@@ -140,6 +140,19 @@ def test_bad_input_is_one_line(
     (told,) = capsys.readouterr().err.splitlines()[-1:]
     assert told.startswith("r2t2: ") and re.search(re.escape(cause), told)
     assert not (tmp_path / "run").exists()
+
+
+def test_features_that_a_bank_stores_are_read(
+    files: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    references = write_questions(tmp_path / "references.jsonl", 40, seed=3)
+    build = ["bank", "build", "--model", MODEL, "--dataset", str(references), "--features"]
+    assert main([*build, "--out", str(tmp_path / "bank")]) == 0
+    for file in tmp_path.glob("references*"):
+        file.unlink()  # nothing is computed again
+    assert main(arguments(files, tmp_path / "run", "--bank", str(tmp_path / "bank"))) == 0
+    found, expected = (open_run(out).rows.to_pylist() for out in (tmp_path / "run", whole))
+    assert found == expected
 
 
 def test_a_dry_run_tells_the_plan_and_leaves_nothing(
