@@ -179,10 +179,15 @@ def plan_rows(
 
     ordered = sorted(tables, key=lambda table: not table.detailed)  # whose labels are plain names of strategies
     for table in ordered:
-        for setting in [setting for setting in presets if setting in table.settings]:
+        for setting in _settings(table, presets):
             base = add(table, setting, table.untouched)
             cells[table.name, setting] = [base, *(add(table, setting, trial) for trial in table.trials)]
     return SubjectPlan(subject, {one.label: one for one in known.values()}, cells)
+
+
+def _settings(table: Table, presets: Mapping[str, Preset]) -> list[str]:
+    """Those under which a table is run; a model without settings of its own runs it under the paper's."""
+    return [setting for setting in presets if setting in table.settings] or [PAPER]
 
 
 def _label(table: Table, setting: str, trial: Trial, settings: Sequence[str]) -> str:

@@ -39,11 +39,11 @@ def reliability(found: Found) -> dict[str, Any]:
         "lost_rises": int((lost & rises).sum()),
     }
     notes = [
-        f"Over the points of its own path the neighbours' loss and the question's own have a rank correlation of "
+        "Over the points of its own path the neighbours' loss and the question's own have a rank correlation of "
         f"{numbers['median']:.2f} in the median (mean {mean.gain:.2f}, 95 % interval {mean.low:.2f} to "
-        f"{mean.high:.2f}); it is negative for {numbers['negative']:.1f} % of the questions. At the end the "
-        f"question's own loss is no lower than at the start for {numbers['rises']:.1f} % of them, and for {numbers['lost_rises']} of the "
-        f"{numbers['lost']} answers that turned wrong.".replace("-", "−")
+        f"{mean.high:.2f}); it is negative for {numbers['negative']:.1f} % of the questions. At the end the question's "
+        f"own loss is no lower than at the start for {numbers['rises']:.1f} % of them, and for "
+        f"{numbers['lost_rises']} of the {numbers['lost']} answers that turned wrong.".replace("-", "−")
     ]
     fifths = [part for part in np.array_split(np.argsort(near, kind="stable"), PARTS) if len(part)]
     gains = [[100 * value for value in paired_gain(before[part], after[part])] for part in fifths]
