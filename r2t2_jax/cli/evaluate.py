@@ -107,35 +107,22 @@ class Eval:
         return open_job(ports, groups, self.bank, benchmarks, strategies, self.preset, self.seed, batch)
 
     def _fill(self, job: Job, team: Team) -> None:
-        """Compute this process's batches; the first process opens the run, and ends it with everybody's rows."""
-        from r2t2_jax.runs.folder import SUMMARY
+        """Compute this process's batches; the first process ends the run with everybody's rows."""
         from r2t2_jax.runs.run import Run
-        from r2t2_jax.runs.team import clear
+        from r2t2_jax.runs.together import fill
 
         given = {name: value for name, value in asdict(self).items() if value is not None}
         settings = {name: value for name, value in given.items() if name not in NO_SETTINGS}
         depends = {"processes": team.share.count, **job.depends}
-        first = team.share.index == 0
-        if not first:
-            team.wait("open", "finished", only=0)
-        if not first and (self.out / SUMMARY).exists():
-            return
-        with Run.open(team.place(), "eval", settings, job.plan, depends, self.max_hours, team) as run:
-            if first:
-                team.tell("open")
-            if run.complete:
-                return
-            job.compute(run, say)
-            if not first:
-                team.tell("done")
-                team.wait("finished", only=0, check=run.check)
-                return
-            team.wait("done", check=run.check)
-            for place in team.places():
-                run.adopt(place)
+
+        def open_run() -> Run:
+            return Run.open(team.place(), "eval", settings, job.plan, depends, self.max_hours, team)
+
+        def finish(run: Run) -> None:
             run.export()
             run.finish(job.summary(run))
-        clear(self.out)
+
+        fill(team, open_run, lambda run: job.compute(run, say), finish)
 
 
 def listed(option: str, text: str) -> list[str]:

@@ -38,7 +38,7 @@ class Team:
     """One process's view of all. Open it as a context once every process runs; leaving it tells the others why."""
 
     def __init__(self, folder: Path, share: Share) -> None:
-        self._folder, self.share = folder, share
+        self.folder, self.share = folder, share
         self._own: dict[str, Any] = {"pid": os.getpid(), "host": socket.gethostname(), "beat": 0}
         self._own |= {"phase": "starting", "said": ""}
         self._others: dict[int, dict[str, Any]] = {i: {} for i in range(share.count) if i != share.index}
@@ -62,7 +62,7 @@ class Team:
         return [place for i, place in enumerate(self._places()) if i != self.share.index]
 
     def _places(self) -> list[Path]:
-        return [self._folder, *(self._folder / f"{PREFIX}{i:05d}" for i in range(1, self.share.count))]
+        return [self.folder, *(self.folder / f"{PREFIX}{i:05d}" for i in range(1, self.share.count))]
 
     def announce(self) -> None:
         """Say that this process is there, in place of what an earlier one said.
@@ -73,10 +73,10 @@ class Team:
         if self.alone:
             return
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir(parents=True, exist_ok=True)
             self._write()
         except OSError as error:
-            raise R2T2Error(f"cannot write {self._folder}: {error.strerror}") from error
+            raise R2T2Error(f"cannot write {self.folder}: {error.strerror}") from error
 
     def __enter__(self) -> Team:
         self._heard = dict.fromkeys(self._others, time.monotonic())
@@ -143,7 +143,7 @@ class Team:
                 break
             time.sleep(BEAT / 10)
         with suppress(OSError):  # there is a run in it
-            self._folder.rmdir()
+            self.folder.rmdir()
 
     def _live(self) -> None:
         while not self._closed.wait(BEAT):
@@ -173,7 +173,7 @@ class Team:
             self._state(self.share.index).write_text(json.dumps(self._own), encoding="utf-8")
 
     def _state(self, index: int) -> Path:
-        return self._folder / f"{PREFIX}{index:05d}.json"
+        return self.folder / f"{PREFIX}{index:05d}.json"
 
     def _name(self, index: int) -> str:
         state = self._others[index]
@@ -181,12 +181,5 @@ class Team:
 
     def _silence(self, index: int) -> str:
         if not self._others[index]:
-            return f"process {index} is not to be seen in {self._folder}: that folder must be one which all hosts share"
+            return f"process {index} is not to be seen in {self.folder}: that folder must be one which all hosts share"
         return f"{self._name(index)} has been silent for {PATIENCE:g} seconds: it died, or its host. {AGAIN}"
-
-
-def clear(folder: Path) -> None:
-    """Remove the folders of the other processes, once their rows are in the first one's."""
-    for path in folder.glob(f"{PREFIX}*"):
-        if path.is_dir():
-            remove(path)

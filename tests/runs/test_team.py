@@ -10,13 +10,14 @@ import pytest
 
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.runs import team as teams
+from r2t2_jax.runs import together
 from r2t2_jax.runs.columns import stack
 from r2t2_jax.runs.folder import check_folder
-from r2t2_jax.runs.plan import Plan
+from r2t2_jax.runs.plan import Batch, Plan
 from r2t2_jax.runs.run import Run
 from r2t2_jax.runs.share import Share
 from r2t2_jax.runs.stopping import Stopped
-from r2t2_jax.runs.team import Team, clear
+from r2t2_jax.runs.team import Team
 from tests.runs import worker
 
 
@@ -27,7 +28,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(teams, "GRACE", 60.0)  # these tests share a process, which must not be ended
 
 
-def together(count: int, folder: Path, part: Callable[[Team], None]) -> list[BaseException | None]:
+def all_of(count: int, folder: Path, part: Callable[[Team], None]) -> list[BaseException | None]:
     """What each process ends with."""
     ended: list[BaseException | None] = [None] * count
     members = [Team(folder, Share(index, count)) for index in range(count)]
@@ -50,30 +51,24 @@ def together(count: int, folder: Path, part: Callable[[Team], None]) -> list[Bas
 
 
 def fill(member: Team) -> None:
-    """As `r2t2 eval` does it."""
-    first = member.share.index == 0
-    if not first:
-        member.wait("open", "finished", only=0)
-    with Run.open(member.place(), "work", {"power": 2.0}, worker.PLAN, team=member) as run:
-        if first:
-            member.tell("open")
+    """Each computes its share of the worker's run."""
+
+    def compute(run: Run) -> None:
         for batch in run.missing():
             run.append(batch, worker.rows(batch, 2.0))
-        if not first:
-            member.tell("done")
-            member.wait("finished", only=0, check=run.check)
-            return
-        member.wait("done", check=run.check)
-        for place in member.places():
-            run.adopt(place)
-        run.finish(worker.summary(run))
-    clear(member.place())
+
+    together.fill(
+        member,
+        lambda: Run.open(member.place(), "work", {"power": 2.0}, worker.PLAN, team=member),
+        compute,
+        lambda run: run.finish(worker.summary(run)),
+    )
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_the_rows_are_those_of_one_process(count: int, tmp_path: Path) -> None:
     worker.main(str(tmp_path / "alone"))
-    assert together(count, tmp_path / "run", fill) == [None] * count
+    assert all_of(count, tmp_path / "run", fill) == [None] * count
     assert (tmp_path / "run/summary.json").read_bytes() == (tmp_path / "alone/summary.json").read_bytes()
     assert not list((tmp_path / "run").glob("process-*"))
 
@@ -93,7 +88,7 @@ def test_a_silent_process_is_named_and_nobody_waits_for_it(tmp_path: Path) -> No
             return
         member.wait("done")
 
-    first, _, third = together(3, tmp_path, part)
+    first, _, third = all_of(3, tmp_path, part)
     for error in (first, third):
         assert isinstance(error, R2T2Error)
         assert str(error).startswith("process 1 (") and "has been silent for 1 seconds: it died" in str(error)
@@ -126,7 +121,7 @@ def test_who_ends_tells_the_others(error: Exception, kind: type[Exception], said
             raise error
         member.wait("done")
 
-    first, second = together(2, tmp_path / "run", part)
+    first, second = all_of(2, tmp_path / "run", part)
     assert second is error
     with pytest.raises(kind, match=said):
         raise first  # type: ignore[misc]
@@ -138,10 +133,10 @@ def test_what_an_earlier_attempt_left_is_no_news(tmp_path: Path) -> None:
     for index in range(2):
         (tmp_path / f"process-{index:05d}.json").write_text(json.dumps(stale))
     check_folder(tmp_path)
-    assert together(2, tmp_path, fill) == [None, None]
+    assert all_of(2, tmp_path, fill) == [None, None]
 
 
-def test_rows_of_a_killed_process_are_adopted_once(tmp_path: Path) -> None:
+def test_rows_of_a_killed_process_are_adopted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of three processes two had done all or some of their share; the third never began."""
     folder = tmp_path / "run"
     worker.main(str(tmp_path / "alone"))
@@ -154,15 +149,12 @@ def test_rows_of_a_killed_process_are_adopted_once(tmp_path: Path) -> None:
     computed: list[int] = []
     original = worker.rows
 
-    def counted(batch, power):
+    def counted(batch: Batch, power: float) -> list[dict]:
         computed.append(batch.number)
         return original(batch, power)
 
-    worker.rows = counted
-    try:
-        assert together(3, folder, fill) == [None] * 3
-    finally:
-        worker.rows = original
+    monkeypatch.setattr(worker, "rows", counted)
+    assert all_of(3, folder, fill) == [None] * 3
     assert (folder / "summary.json").read_bytes() == (tmp_path / "alone/summary.json").read_bytes()
     done = {batch.number for batch in worker.PLAN.batches if Share(1, 3).has(batch)}
     assert not done & set(computed) and len(computed) == len(set(computed))
