@@ -16,8 +16,8 @@ MME, MME_SCALE = "MME-P", 20  # MME perception has 2,000 points
 LEFT_OUT = ("PhysBench",)  # of the ablations' averages
 COLUMN_OF = {  # the paper's columns by our sets' names
     "mmbench": "MMBench",
-    "mme_p": "MME-P",
-    "sqa_img": "SQA-IMG",
+    "mme": "MME-P",
+    "scienceqa": "SQA-IMG",
     "ai2d": "AI2D",
     "textvqa": "TextVQA",
     "gqa": "GQA",

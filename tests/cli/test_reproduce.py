@@ -22,8 +22,8 @@ def toy_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
         return dataclasses.replace(toy(), name=name, presets={"pocket": preset})
 
     def load_dataset(name: str, split: str, n: int | None = None, seed: int = 0):
-        assert name == "pocket"
-        return make_samples(n or 60, seed=seed + 100 * (split == "reference"), told=0.4)
+        place = ("pocket", "gqa", "textvqa").index(name)
+        return make_samples(n or 60, seed=seed + 10 * place + 100 * (split == "reference"), told=0.4)
 
     monkeypatch.setattr(r2t2_jax.reproduction.subjects, "load", load)
     for module in (r2t2_jax.reproduction.subjects, r2t2_jax.evaluation.opening):
@@ -78,6 +78,7 @@ def test_an_interrupted_run_ends_with_the_same_bytes(tmp_path: Path, monkeypatch
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_the_size_of_a_block_changes_no_number(tmp_path: Path) -> None:
     for block in (5, 50):
         assert run("sensitivity_scope", tmp_path / str(block), "--block", str(block)) == 0
@@ -107,3 +108,22 @@ def test_a_dry_run_needs_nothing_and_leaves_nothing(tmp_path: Path, capsys: pyte
     assert run("table6", tmp_path / "run", "--dry-run", "--data", "mmbench", "gqa") == 0
     assert f"{2 * SAMPLES} questions" in " ".join(capsys.readouterr().out.split())
     assert list(tmp_path.iterdir()) == []
+
+
+def test_several_sets_are_benchmarks_beside_the_papers(tmp_path: Path) -> None:
+    assert run("table3", tmp_path / "run", "--data", "gqa", "textvqa") == 0
+    part = json.loads((tmp_path / "run" / "table3.json").read_text())["models"]["pocket:narrow"]["own"]
+    assert part["n"] == 2 * SAMPLES
+    ours = part["numbers"]["scores"]["pocket:narrow ngd (here)"]
+    assert set(ours) == {"GQA", "TextVQA"}
+    # a place is one more than how many of the paper's rows are better
+    for name, places in part["numbers"]["places"].items():
+        for column, place in places.items():
+            rows = [row for row in part["tables"][0]["rows"] if "(here)" not in row[0]]
+            cells = [row[part["tables"][0]["head"].index(column)] for row in rows]
+            better = sum(cell != "–" and float(cell) > part["numbers"]["scores"][name][column] for cell in cells)
+            assert place == 1 + better
+    ngd = next(row for row in part["rows"] if row["name"] == "ngd")
+    asked = json.loads((tmp_path / "run" / "run.json").read_text())["models"]
+    assert list(asked) == ["pocket:narrow on gqa", "pocket:narrow on textvqa"]
+    assert ngd["ci95"][0] <= ngd["accuracy"] <= ngd["ci95"][1]
