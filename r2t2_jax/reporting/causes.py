@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool
 
-from r2t2_jax.reporting.markup import Html, joined, tag
+from r2t2_jax.reporting.markup import Html, joined, scrolling, tag
 from r2t2_jax.reporting.results import ModelResults, StrategyRows
 from r2t2_jax.reporting.wording import count, shortened
 
@@ -106,13 +106,9 @@ def causes(results: ModelResults, rows: list[dict[str, Any]]) -> Html | None:
             f"{len(first):,} are listed, all of them in the CSV file beside this page.",
         ),
         tag("dl", *terms),
-        tag(
-            "div",
+        scrolling(
             tag("table", tag("thead", tag("tr", *head)), tag("tbody", *body), class_="causes"),
-            class_="scroll",
-            tabindex="0",
-            role="region",
-            aria_label=f"Answers that turned wrong on {results.name}",
+            f"Answers that turned wrong on {results.name}",
         ),
         class_="causes",
     )

@@ -40,3 +40,8 @@ def _attribute(key: str, value: str | int | bool | None) -> str:
     if value is None or value is False:
         return ""
     return f" {name}" if value is True else f' {name}="{escape(str(value), quote=True)}"'
+
+
+def scrolling(table: Html, label: str) -> Html:
+    """A table that scrolls on its own where the screen is narrow, and by keyboard."""
+    return tag("div", table, class_="scroll", tabindex="0", role="region", aria_label=label)

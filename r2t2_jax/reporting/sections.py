@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from r2t2_jax.evaluation.summary import paired_gain
 from r2t2_jax.reporting.cards import card
 from r2t2_jax.reporting.cases import Case
-from r2t2_jax.reporting.markup import Html, data_uri, joined, tag
+from r2t2_jax.reporting.markup import Html, data_uri, joined, scrolling, tag
 from r2t2_jax.reporting.results import BASE, ModelResults
 from r2t2_jax.reporting.style import Drawn, Picture
 from r2t2_jax.reporting.tables import percent
@@ -89,13 +89,9 @@ def methods(results: ModelResults) -> Html:
     if kept:
         note += f" The bank holds the {kept['kept']:,} of {kept['asked']:,} references answered correctly."
     return joined(
-        tag(
-            "div",
+        scrolling(
             tag("table", tag("thead", tag("tr", *cells)), tag("tbody", *rows), class_="methods"),
-            class_="scroll",
-            tabindex="0",
-            role="region",
-            aria_label=f"Methods on {results.name}",
+            f"Methods on {results.name}",
         ),
         tag("p", note, class_="note"),
         _glossary(results),
@@ -148,13 +144,9 @@ def family_table(results: ModelResults) -> Html | None:
         )
         for name in results.summary["strategies"]
     ]
-    return tag(
-        "div",
+    return scrolling(
         tag("table", tag("thead", tag("tr", *head)), tag("tbody", *rows), class_="families"),
-        class_="scroll",
-        tabindex="0",
-        role="region",
-        aria_label=f"Accuracy by family on {results.name}, %",
+        f"Accuracy by family on {results.name}, %",
     )
 
 
