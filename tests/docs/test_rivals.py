@@ -1,0 +1,31 @@
+"""The page on rivals names all of them, where they are, and what was recorded."""
+
+import json
+import re
+from pathlib import Path
+
+from benchmarks.rivals import PAGE, RESULTS, page_table
+from r2t2_jax.baselines import BASELINES
+from r2t2_jax.strategies import RIVALS
+
+ROOT = Path(__file__).parents[2]
+TEXT = PAGE.read_text(encoding="utf-8")
+
+
+def test_every_rival_is_named() -> None:
+    assert not [name for name in (*RIVALS, *BASELINES) if f"`{name}`" not in TEXT]
+
+
+def test_every_file_named_is_there() -> None:
+    files = re.findall(r"`((?:objectives|search|baselines|evaluation)/\w+\.py|neighbors\.py)`", TEXT)
+    assert len(files) > 10
+    assert not [name for name in files if not (ROOT / "r2t2_jax" / name).exists()]
+
+
+def test_the_table_is_what_was_recorded() -> None:
+    recorded = json.loads(RESULTS.read_text(encoding="utf-8"))
+    assert f"<!-- results -->\n{page_table(recorded)}<!-- /results -->\n" in TEXT
+    for gate in recorded["gates"].values():
+        assert gate["n"] >= 300
+        assert set(RIVALS) <= set(gate["strategies"])
+        assert {*gate["strategies"], *gate["refused"]} >= set(BASELINES)
