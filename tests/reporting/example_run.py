@@ -88,7 +88,13 @@ def make_run(
     rng, samples = np.random.default_rng(0), make_samples()
     data = {"tests": write_set(folder, samples)} if images else {}
     known = [
-        {"id": f"reference-{i}", "question": f"Which is <{i}>?", "answer": f"the {i} & co", "category": CATEGORIES[i % 2], "experts": []}
+        {
+            "id": f"reference-{i}",
+            "question": f"Which is <{i}>?",
+            "answer": f"the {i} & co",
+            "category": CATEGORIES[i % 2],
+            "experts": [],
+        }
         for i in range(REFERENCES)
     ]
     plan = Plan([part for model in models for part in parts(model, strategies, REFERENCES, B)])
