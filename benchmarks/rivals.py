@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tyro
 
 from benchmarks.readme_results import results_table
@@ -28,6 +29,7 @@ from r2t2_jax.evaluation.evaluate import evaluate
 from r2t2_jax.evaluation.lookup import Method
 from r2t2_jax.evaluation.outcomes import Outcome
 from r2t2_jax.evaluation.questions import encode_questions
+from r2t2_jax.evaluation.retrieval import same_experts
 from r2t2_jax.evaluation.summary import summarize
 from r2t2_jax.loading import load
 from r2t2_jax.metrics import get_metric
@@ -38,6 +40,7 @@ ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "rivals.json"
 PAGE = ROOT / "docs" / "rivals.md"
 OURS = ("base", "ngd", "atlas")
+MOVED = 1e-3  # a sample's weights ended elsewhere than at the router's by at least so much in all
 FAST = 1e-3  # a rate at which the warm-up moves a model of this size; the source's moves a weight by 4e-6
 
 
@@ -67,9 +70,17 @@ def compare_on(port: Port, n: int) -> dict[str, Any]:
     right = {name: outcome.right for name, outcome in outcomes.items()}
     evaluations = {name: outcome.evaluations for name, outcome in outcomes.items()}
     summary = summarize(right, evaluations, [sample.category for sample in tests])
+    experts = {record["id"]: record["experts"] for record in bank.records}
     for name, row in summary["strategies"].items():
-        against = compare(right["ngd"], right[name])
+        against, outcome = compare(right["ngd"], right[name]), outcomes[name]
         row["against_ngd"] = [round(bound, 6) for bound in (against.gain, against.low, against.high)]
+        row["moved"] = round(
+            float((np.abs(outcome.path[:, -1] - outcome.path[:, 0]).sum(axis=(1, 2)) > MOVED).mean()), 6
+        )
+        if outcome.neighbors.shape[1]:
+            near = [[bank.records[j]["id"] for j in nearest] for nearest in outcome.neighbors.tolist()]
+            row["neighbors_with_same_experts"] = round(float(same_experts(experts, tests, near).mean()), 6)
+            row["mean_kernel_weight"] = round(float(outcome.kernel_weights.mean()), 6)
     return summary | {"references": {"asked": len(bank), "kept": int(bank.right.sum())}, "refused": refused}
 
 
