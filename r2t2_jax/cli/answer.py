@@ -28,6 +28,8 @@ class Answer:
     """The strategy's numbers: a name, or a file that r2t2 tune wrote. Without it the model's own, else the paper's."""
     bank: Path | None = None
     """Bank directory. Without it the references registered with the model are collected."""
+    embedder: str = ""
+    """What finds like questions: the bank's embedder (minilm:DIR, hashed_words). Without it the model's own."""
     routing: str | None = None
     """Answer with these weights instead of a strategy's: JSON [layers][experts] or [experts], or @FILE with it."""
     html: Path | None = None
@@ -36,14 +38,14 @@ class Answer:
     def run(self) -> None:
         """Answer, print and, where asked, write the page."""
         from r2t2_jax.cli.outputs import check_writable
-        from r2t2_jax.loading import load
+        from r2t2_jax.evaluation.opening import open_port
         from r2t2_jax.reporting.answers import as_page
         from r2t2_jax.session import Answered, reroute
 
         if self.html:
             check_writable(self.html)
         answered = reroute(
-            load(self.model),
+            open_port(self.model, self.embedder),
             self.image,
             self.question,
             strategy=self.strategy,

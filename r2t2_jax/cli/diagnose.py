@@ -25,6 +25,8 @@ class Diagnose:
     """Labelled questions: a registered set or a .jsonl file."""
     bank: Path | None = None
     """Bank directory. Without it the references registered with the model are collected."""
+    embedder: str = ""
+    """What finds like questions: the bank's embedder (minilm:DIR, hashed_words). Without it the model's own."""
     split: str | None = None
     """Split of the questions; without it validation, or all lines of a .jsonl file."""
     limit: int = 100
@@ -45,16 +47,15 @@ class Diagnose:
         from r2t2_jax.cli.outputs import check_writable
         from r2t2_jax.evaluation.diagnosis import check_enough, diagnose_evidence
         from r2t2_jax.evaluation.evidence import port_evidence
-        from r2t2_jax.evaluation.opening import metric_for, open_bank, open_questions
+        from r2t2_jax.evaluation.opening import metric_for, open_bank, open_port, open_questions
         from r2t2_jax.evaluation.questions import encode_questions
-        from r2t2_jax.loading import load
         from r2t2_jax.presets import find_preset, own_preset
         from r2t2_jax.runs.files import publish_json
         from r2t2_jax.runs.identity import versions
 
         if self.out:
             check_writable(self.out)
-        port, metric = load(self.model), metric_for(self.data, self.metric or "")
+        port, metric = open_port(self.model, self.embedder), metric_for(self.data, self.metric or "")
         name = self.preset or own_preset(port.name, port.presets)
         preset = find_preset(name, port.presets)
         samples = open_questions(self.data, self.split, self.limit, self.seed)

@@ -38,6 +38,8 @@ class Tune:
     """What to tune: neighbourhood gradient descent, or the loss atlas of the bank."""
     bank: Path | None = None
     """Bank directory. Without it the references registered with the model are collected."""
+    embedder: str = ""
+    """What finds like questions: the bank's embedder (minilm:DIR, hashed_words). Without it the model's own."""
     split: str | None = None
     """Split of the questions; without it validation, or all lines of a .jsonl file."""
     limit: int | None = None
@@ -75,15 +77,14 @@ class Tune:
         """Search, print the best settings and write the preset."""
         from rich.console import Console
 
-        from r2t2_jax.evaluation.opening import open_questions
+        from r2t2_jax.evaluation.opening import open_port, open_questions
         from r2t2_jax.evaluation.settings_grid import VARIED, Budget, draw, grid_presets, plan_in_words, rungs
         from r2t2_jax.evaluation.tuning import refuse_test
-        from r2t2_jax.loading import load
         from r2t2_jax.presets import find_preset
         from r2t2_jax.reporting.tuning import chosen_lines, settings_table
         from r2t2_jax.runs.folder import read_json
 
-        budget, port = Budget.parse(self.budget), load(self.model)
+        budget, port = Budget.parse(self.budget), open_port(self.model, self.embedder)
         refuse_test(self.split, ())
         base = find_preset(self.preset, port.presets)
         grid = grid_presets(base, {name: getattr(self, name) for name in VARIED[self.strategy]}, self.strategy)

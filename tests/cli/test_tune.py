@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-import r2t2_jax.loading
 from r2t2_jax.cli.main import main
 from r2t2_jax.evaluation import opening
 from r2t2_jax.presets import Preset, find_preset
@@ -19,7 +18,7 @@ def toy_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     def load_dataset(name: str, split: str, n: int | None = None, seed: int = 0):
         return make_samples(n or 40, seed=seed + 100 * (split == "reference"), told=0.3)
 
-    monkeypatch.setattr(r2t2_jax.loading, "load", lambda _: toy())
+    monkeypatch.setattr(opening, "load", lambda _: toy())
     monkeypatch.setattr(opening, "load_dataset", load_dataset)
     monkeypatch.setattr(opening, "registered", lambda _: ["toy"])
 
