@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from dataclasses import replace
 from pathlib import Path
 
 import jax
