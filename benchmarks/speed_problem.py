@@ -1,0 +1,109 @@
+"""What is descended on in `benchmarks/speed.py`: the same numbers for every implementation, as plain arrays in a file.
+
+The pocket model's own questions and references, found as `r2t2 eval` finds them and encoded by `encode`. References
+are taken whether or not the model answers them rightly, which changes no time.
+
+Axis letters: B test samples, K neighbours, L mixers, E experts, A answer tokens, S steps.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+if TYPE_CHECKING:
+    from r2t2_jax.bank import ReferenceBank
+    from r2t2_jax.contract import Port
+    from r2t2_jax.evaluation.questions import Questions
+
+GATE = "pocket:balanced"
+# Small enough that no weight reaches zero and the projection onto the simplex has nothing to cut off.
+RATE, FINAL_RATE = 1e-2, 1e-5
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Test samples, each with its neighbours from the nearest on."""
+
+    model: Mapping[str, np.ndarray]  # the pocket model's weights, by path
+    routing: Float[np.ndarray, "B L E"]  # the router's own, where descent starts
+    weights: Float[np.ndarray, "B K"]  # kernel values
+    features: Mapping[str, np.ndarray]  # fields of PocketFeatures, each [B, K, ...]
+    tokens: Int[np.ndarray, "B K A"]
+    mask: Bool[np.ndarray, "B K A"]
+
+    def take(self, samples: int, k: int) -> Problem:
+        """The first samples with their k nearest neighbours; samples come again where there are too few."""
+        rows = np.arange(samples) % len(self.routing)
+        cut = {name: leaf[rows, :k] for name, leaf in self.features.items()}
+        return Problem(
+            self.model, self.routing[rows], self.weights[rows, :k], cut, self.tokens[rows, :k], self.mask[rows, :k]
+        )
+
+    def save(self, path: Path) -> None:
+        """Write everything to an npz file."""
+        arrays = {name: getattr(self, name) for name in ("routing", "weights", "tokens", "mask")}
+        for group in ("model", "features"):
+            arrays |= {f"{group}:{name}": leaf for name, leaf in getattr(self, group).items()}
+        np.savez(path, **arrays)
+
+    @classmethod
+    def read(cls, path: Path) -> Problem:
+        """What `save` wrote."""
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        grouped = {
+            group: {
+                name.removeprefix(f"{group}:"): leaf for name, leaf in arrays.items() if name.startswith(f"{group}:")
+            }
+            for group in ("model", "features")
+        }
+        plain = {name: leaf for name, leaf in arrays.items() if ":" not in name}
+        return cls(**plain, **grouped)
+
+
+def rates(steps: int) -> list[float]:
+    """Learning rates of a cosine schedule (R2-T2, section 4.1)."""
+    return [FINAL_RATE + (RATE - FINAL_RATE) * (1 + math.cos(math.pi * step / steps)) / 2 for step in range(steps)]
+
+
+def encoded(samples: int, references: int) -> tuple[Port, Questions, ReferenceBank]:
+    """The model, test questions and a bank."""
+    from r2t2_jax.bank import ReferenceBank
+    from r2t2_jax.datasets import load_dataset
+    from r2t2_jax.evaluation.questions import encode_questions
+    from r2t2_jax.loading import load
+
+    port = load(GATE)
+    questions = encode_questions(port, load_dataset("pocket", "test", samples))
+    asked = encode_questions(port, load_dataset("pocket", "reference", references))
+    query = asked.queries
+    return port, questions, ReferenceBank(query.features, query.answer, query.routing, asked.embeddings)
+
+
+def make_problem(samples: int, k: int, references: int) -> Problem:
+    """Find the neighbours of test questions among references, weighted by the paper's kernel."""
+    import jax
+
+    from ports.pocket.params import read_weights
+    from r2t2_jax.kernels import Gaussian
+    from r2t2_jax.neighbors import NearestNeighbors, sample_keys, select
+
+    _, questions, bank = encoded(samples, references)
+    keys = sample_keys(0, np.arange(samples))
+    near = bank.references(select(NearestNeighbors(k), bank.index(), questions.embeddings, keys), Gaussian())
+    features, answers, weights = jax.tree.map(np.asarray, (near.features, near.answers, near.weights))
+    return Problem(
+        read_weights().arrays,
+        np.asarray(questions.queries.routing),
+        weights,
+        {field.name: getattr(features, field.name) for field in fields(features)},
+        answers.tokens,
+        answers.mask,
+    )

@@ -1,0 +1,48 @@
+"""Ours and both PyTorch versions of NGD arrive at the same routing weights by the same losses."""
+
+import jax
+import numpy as np
+import pytest
+
+from benchmarks.speed_problem import Problem, make_problem
+from benchmarks.speed_worker import ours, torch_descents
+
+STEPS, K, B = 10, 3, 2
+
+
+@pytest.fixture(scope="module")
+def problem():
+    return make_problem(B, K, references=24)
+
+
+@pytest.fixture(scope="module")
+def found(problem):
+    return jax.tree.map(np.asarray, ours(problem, STEPS)())
+
+
+@pytest.mark.parametrize("name", ["one_by_one", "together"])
+def test_all_arrive_at_the_same_weights(problem, found, name):
+    pytest.importorskip("torch")
+    r, losses = torch_descents(problem, STEPS)[name]()
+    np.testing.assert_allclose(r.numpy(), found.weights, atol=1e-4, rtol=0)
+    np.testing.assert_allclose(losses.numpy(), found.losses, atol=1e-5, rtol=1e-5)
+
+
+def test_the_descent_moves_and_stays_inside_the_simplex(problem, found):
+    assert found.path.min() > 0
+    np.testing.assert_allclose(found.path.sum(-1), 1, atol=1e-5)
+    assert np.abs(found.weights - problem.routing).max() > 1e-2
+    assert (found.losses[:, -1] < found.losses[:, 0]).all()
+
+
+def test_a_problem_is_read_as_it_was_written(problem, tmp_path):
+    problem.save(tmp_path / "problem.npz")
+    again = Problem.read(tmp_path / "problem.npz")
+    assert jax.tree.all(jax.tree.map(np.array_equal, vars(problem), vars(again)))
+
+
+def test_a_problem_is_cut_and_filled_up(problem):
+    cut = problem.take(5, 2)
+    assert cut.weights.shape == (5, 2)
+    assert cut.features["first"].shape[:2] == (5, 2)
+    np.testing.assert_array_equal(cut.tokens[4], problem.tokens[0, :2])
