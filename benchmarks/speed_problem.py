@@ -58,14 +58,11 @@ class Problem:
         """What `save` wrote."""
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-        grouped = {
-            group: {
-                name.removeprefix(f"{group}:"): leaf for name, leaf in arrays.items() if name.startswith(f"{group}:")
-            }
-            for group in ("model", "features")
-        }
-        plain = {name: leaf for name, leaf in arrays.items() if ":" not in name}
-        return cls(**plain, **grouped)
+        model, features = (
+            {name.removeprefix(group): leaf for name, leaf in arrays.items() if name.startswith(group)}
+            for group in ("model:", "features:")
+        )
+        return cls(model, arrays["routing"], arrays["weights"], features, arrays["tokens"], arrays["mask"])
 
 
 def rates(steps: int) -> list[float]:
@@ -81,8 +78,8 @@ def encoded(samples: int, references: int) -> tuple[Port, Questions, ReferenceBa
     from r2t2_jax.loading import load
 
     port = load(GATE)
-    questions = encode_questions(port, load_dataset("pocket", "test", samples))
-    asked = encode_questions(port, load_dataset("pocket", "reference", references))
+    questions = encode_questions(port, load_dataset("pocket", "test", samples), samples)
+    asked = encode_questions(port, load_dataset("pocket", "reference", references), samples)
     query = asked.queries
     return port, questions, ReferenceBank(query.features, query.answer, query.routing, asked.embeddings)
 

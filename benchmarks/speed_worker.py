@@ -24,7 +24,7 @@ from benchmarks.speed_problem import FINAL_RATE, RATE, Problem, rates
 if TYPE_CHECKING:
     from jax.sharding import Mesh
 
-    from r2t2_jax.rerouting import Rerouted
+    from r2t2_jax.contract import Rerouted
 
 EMBEDDING = 384  # numbers of a drawn one, as many as MiniLM's
 PRESET: dict[str, Any] = {"space": "simplex", "learning_rate": RATE, "final_learning_rate": FINAL_RATE}
@@ -66,7 +66,6 @@ def ours(problem: Problem, steps: int, mesh: Mesh | None = None) -> Callable[[],
 
 def on_device(problem: Problem) -> tuple[Any, Any, Any]:
     """The model, queries and references. NGD reads nothing of a query but its routing."""
-    import jax
     import jax.numpy as jnp
 
     from benchmarks.speed_problem import GATE
@@ -75,9 +74,8 @@ def on_device(problem: Problem) -> tuple[Any, Any, Any]:
     from r2t2_jax.loading import load
 
     routing = jnp.asarray(problem.routing)
-    features, answers = jax.tree.map(
-        jnp.asarray, (PocketFeatures(**problem.features), PocketAnswer(problem.tokens, problem.mask))
-    )
+    features = PocketFeatures(**{name: jnp.asarray(leaf) for name, leaf in problem.features.items()})
+    answers = PocketAnswer(jnp.asarray(problem.tokens), jnp.asarray(problem.mask))
     queries = Query(routing, routing, jnp.ones(routing.shape, bool))
     return load(GATE), queries, References(None, features, answers, weights=jnp.asarray(problem.weights))
 
@@ -151,7 +149,7 @@ def with_bank(problem: Problem, steps: int, size: int) -> Callable[[], Any]:
 
     samples, k = problem.weights.shape
     port, queries, near = on_device(problem)
-    rows = jax.tree.map(
+    known = jax.tree.map(
         lambda leaf: np.asarray(leaf).reshape(samples * k, *leaf.shape[2:]), (near.features, near.answers)
     )
     rng = np.random.default_rng(0)
@@ -159,8 +157,8 @@ def with_bank(problem: Problem, steps: int, size: int) -> Callable[[], Any]:
     drawn /= np.linalg.norm(drawn, axis=1, keepdims=True)
     routing = problem.routing[np.arange(size) % samples]
 
-    def read(wanted: np.ndarray) -> Any:
-        return jax.tree.map(lambda leaf: leaf[wanted % (samples * k)], rows)
+    def read(rows: np.ndarray) -> Any:
+        return jax.tree.map(lambda leaf: leaf[rows % (samples * k)], known)
 
     bank = ReferenceBank(None, None, routing, drawn[samples:], reader=read)
     index, keys = bank.index(), sample_keys(0, np.arange(samples))

@@ -20,9 +20,19 @@ def found(problem):
     return jax.tree.map(np.asarray, ours(problem, STEPS)())
 
 
+@pytest.fixture
+def one_thread():
+    """Threads of operations this small only wait for one another."""
+    torch = pytest.importorskip("torch")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("name", ["one_by_one", "together"])
 def test_all_arrive_at_the_same_weights(problem, found, name):
-    pytest.importorskip("torch")
     r, losses = torch_descents(problem, STEPS)[name]()
     np.testing.assert_allclose(r.numpy(), found.weights, atol=1e-4, rtol=0)
     np.testing.assert_allclose(losses.numpy(), found.losses, atol=1e-5, rtol=1e-5)
