@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import datetime
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import tyro
+
+from benchmarks.pages import write_results
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "demo.json"
@@ -45,10 +46,7 @@ def main(run: tyro.conf.Positional[Path], machine: str = "2 CPU cores") -> None:
     RESULTS.write_text(json.dumps(recorded, indent=1) + "\n", encoding="utf-8")
     n = next(iter(summary["gates"].values()))["n"]
     where = f"`{recorded['command']}`, n = {n:,} test questions a gate, {machine}, {date}."
-    readme = ROOT / "README.md"
-    parts = re.split(r"(<!-- /?results -->\n)", readme.read_text(encoding="utf-8"))
-    text = "".join([*parts[:2], f"{results_table(summary)}\n\n{where}\n", *parts[3:]])
-    readme.write_text(text, encoding="utf-8")
+    write_results(ROOT / "README.md", f"{results_table(summary)}\n\n{where}\n")
 
 
 if __name__ == "__main__":

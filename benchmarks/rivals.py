@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import datetime
 import json
-import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 import tyro
 
+from benchmarks.pages import write_results
 from benchmarks.readme_results import results_table
 from ports.pocket.params import GATES
 from r2t2_jax.baselines import BASELINES, Warmup, baseline
@@ -84,13 +84,6 @@ def compare_on(port: Port, n: int) -> dict[str, Any]:
     return summary | {"references": {"asked": len(bank), "kept": int(bank.right.sum())}, "refused": refused}
 
 
-def write_table(recorded: Mapping[str, Any]) -> None:
-    """Put the table into the page, between its marks."""
-    parts = re.split(r"(<!-- /?results -->\n)", PAGE.read_text(encoding="utf-8"))
-    parts[2] = page_table(recorded)
-    PAGE.write_text("".join(parts), encoding="utf-8")
-
-
 def page_table(recorded: Mapping[str, Any]) -> str:
     """The table with its command, n, machine and date."""
     n = next(iter(recorded["gates"].values()))["n"]
@@ -105,7 +98,7 @@ def main(samples: int = 300, machine: str = "2 CPU cores") -> None:
     date = datetime.date.today().isoformat()
     recorded = {"command": "python -m benchmarks.rivals", "machine": machine, "date": date, "gates": gates}
     RESULTS.write_text(json.dumps(recorded, indent=1) + "\n", encoding="utf-8")
-    write_table(recorded)
+    write_results(PAGE, page_table(recorded))
     print(results_table(recorded))
     print(f"{time.perf_counter() - start:.0f} seconds")
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import datetime
 import json
 import os
-import re
 import subprocess
 import sys
 import tempfile
@@ -25,6 +24,7 @@ from typing import Any
 
 import tyro
 
+from benchmarks.pages import write_results
 from benchmarks.speed_problem import make_problem
 
 ROOT = Path(__file__).parent.parent
@@ -163,17 +163,10 @@ def page_tables(recorded: Mapping[str, Any]) -> str:
     )
 
 
-def write_page(recorded: Mapping[str, Any]) -> None:
-    """Put the tables into the page, between its marks."""
-    parts = re.split(r"(<!-- /?results -->\n)", PAGE.read_text(encoding="utf-8"))
-    parts[2] = page_tables(recorded)
-    PAGE.write_text("".join(parts), encoding="utf-8")
-
-
 def main(quick: bool = False, doc: bool = False, machine: str = "2 CPU cores") -> None:
     """Measure and write, with `quick` less of it; with `doc` only write the page from what was recorded."""
     if doc:
-        write_page(json.loads(RESULTS.read_text(encoding="utf-8")))
+        write_results(PAGE, page_tables(json.loads(RESULTS.read_text(encoding="utf-8"))))
         return
     plan, start = QUICK if quick else Plan(), time.perf_counter()
     recorded = {
@@ -188,7 +181,7 @@ def main(quick: bool = False, doc: bool = False, machine: str = "2 CPU cores") -
         **measure(plan),
     }
     RESULTS.write_text(json.dumps(recorded, indent=1) + "\n", encoding="utf-8")
-    write_page(recorded)
+    write_results(PAGE, page_tables(recorded))
     print(page_tables(recorded))
     print(f"{time.perf_counter() - start:.0f} seconds")
 
