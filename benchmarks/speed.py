@@ -98,7 +98,8 @@ Timed = Mapping[str, float]
 
 def milliseconds(found: Timed) -> str:
     """The median and the quartiles."""
-    low, median, high = (f"{1e3 * found[name]:.3g}" for name in ("low", "seconds_a_case", "high"))
+    values = [1e3 * found[name] for name in ("low", "seconds_a_case", "high")]
+    low, median, high = (f"{value:,.0f}" if value >= 100 else f"{value:.3g}" for value in values)
     return f"{median} ({low} to {high})"
 
 
