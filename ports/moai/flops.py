@@ -166,8 +166,7 @@ def gradient_flops(config: MoAIConfig, text: int = 64, answer: int = 8) -> int:
     """The loss and its gradient with respect to r, as the port runs them under `remat` none or attention."""
     rows = config.image_tokens + text
     last = _last_layer(config, rows) + layer_attention(config, 1, rows)
-    again = config.remat == "attention" and not config.tail_layers  # a last layer without a mixer stands alone
-    recomputed = again * layer_attention(config, 1, rows) // 2
+    recomputed = layer_attention(config, 1, rows) // 2 if config.remat == "attention" else 0
     return forward_flops(config, text, answer) + _back(config, text, answer) + last + recomputed
 
 

@@ -116,8 +116,12 @@ class MoAINet(nnx.Module):
             x, plain = self._plain(first + jnp.arange(full), x, place)
             caches.add(plain)
             if not every_row:
-                last_layer = layer_at(self.plain, first + full)
-                x, kv = self._run_last(last_layer, x, last_layer.norm1(x), place)
+
+                def last(x: Array) -> tuple[Array, KeysValues]:
+                    layer = layer_at(self.plain, first + full)
+                    return self._run_last(layer, x, layer.norm1(x), place)
+
+                x, kv = self.remat(last)(x)
                 caches.add(_stacked(kv))
         return x, caches.joined(), jnp.concatenate(means)
 

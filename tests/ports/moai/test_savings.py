@@ -1,6 +1,7 @@
 """MoAI's ladder: every saving gives the plain gradient, and costs at full size what its closed form says."""
 
 import dataclasses
+from functools import cache
 
 import jax
 import numpy as np
@@ -17,22 +18,28 @@ from tests.walking import check_ladder, check_passes, check_rung
 SMALL = dataclasses.replace(CONFIG, attention_block=6)  # 16 image tokens make three blocks
 
 
+@cache
+def shapes_of(size):
+    return shapes(size, None, None)
+
+
 def names(size):
-    return [rung.name for rung in shapes(size, None, None).costs.ladder]
+    return [rung.name for rung in shapes_of(size).costs.ladder]
 
 
 @pytest.mark.parametrize("size", ["tiny", pytest.param("7b", marks=pytest.mark.slow)])
 def test_closed_forms_equal_the_programs(size):
-    check_passes(shapes(size, None, None))
+    check_passes(shapes_of(size))
 
 
 @pytest.mark.parametrize("size", ["tiny", pytest.param("7b", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("number", range(len(names("tiny"))), ids=names("tiny"))
 def test_a_rung_costs_what_it_says(size, number):
-    found = shapes(size, None, None)
+    found = shapes_of(size)
     check_rung(found, found.costs.ladder[number])
 
 
+@pytest.mark.slow  # a compile for every rung
 def test_every_rung_gives_the_plain_gradient():
     params = tiny()[1]
     merged = merge_plora(CONFIG, params)[1]

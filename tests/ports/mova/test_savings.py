@@ -1,6 +1,7 @@
 """MoVA's ladder: every saving gives the plain gradient, and costs at full size what its closed form says."""
 
 import dataclasses
+from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ from ports.mova.costs import fake_case, ladder
 from ports.mova.modeling import IMAGE
 from ports.mova.port import shapes
 from r2t2_jax.routing import Routing
+from tests.ports.moai.compiling import quick_jit
 from tests.ports.mova.tiny import CONFIG, drawn_answers, drawn_inputs, row, tiny
 from tests.walking import check_ladder, check_passes, check_rung
 
@@ -18,19 +20,24 @@ TOKENS = 8
 SMALL = dataclasses.replace(CONFIG, decoder=dataclasses.replace(CONFIG.decoder, attention_block=4))
 
 
+@cache
+def shapes_of(size):
+    return shapes(size, None, None)
+
+
 def names(size):
-    return [rung.name for rung in shapes(size, None, None).costs.ladder]
+    return [rung.name for rung in shapes_of(size).costs.ladder]
 
 
 @pytest.mark.parametrize("size", ["tiny", pytest.param("8b", marks=pytest.mark.slow)])
 def test_closed_forms_equal_the_programs(size):
-    check_passes(shapes(size, None, None))
+    check_passes(shapes_of(size))
 
 
 @pytest.mark.parametrize("size", ["tiny", pytest.param("8b", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("number", range(len(names("tiny"))), ids=names("tiny"))
 def test_a_rung_costs_what_it_says(size, number):
-    found = shapes(size, None, None)
+    found = shapes_of(size)
     check_rung(found, found.costs.ladder[number])
 
 
@@ -61,9 +68,14 @@ def test_a_known_prefix_changes_no_answer():
     """Prompts with padding behind them, and answers of several lengths."""
     model, params = tiny()
     routing = Routing(jnp.full((3, 7), 1 / 7))
-    for number in range(3):
-        plain = row(drawn_inputs(), number)
-        known = dataclasses.replace(plain, prefix=3)
-        answer = row(drawn_answers(), number)
-        losses = [model.answer_loss(params, model.encode(params, inputs), routing, answer) for inputs in (plain, known)]
-        np.testing.assert_allclose(*losses, atol=1e-5)
+
+    @quick_jit
+    def losses(inputs, answers):
+        def loss(one):
+            inputs, answer = one
+            return model.answer_loss(params, model.encode(params, inputs), routing, answer)
+
+        return jax.lax.map(loss, (inputs, answers))
+
+    known = dataclasses.replace(drawn_inputs(), prefix=3)
+    np.testing.assert_allclose(losses(known, drawn_answers()), losses(drawn_inputs(), drawn_answers()), atol=1e-5)
