@@ -19,12 +19,12 @@ Loss = Callable[[Routing | None], Float[Array, ""]]
 
 
 class Anchored(ABC):
-    """An objective of which a part is computed once a sample, before the search.
+    """An objective of which a part is computed once a sample, before the search."""
 
-    `anchor_forwards` is what that part costs, in r-dependent forward passes.
-    """
-
-    anchor_forwards: int = 0
+    @property
+    @abstractmethod
+    def anchor_forwards(self) -> int:
+        """What that part costs, in r-dependent forward passes."""
 
     @abstractmethod
     def anchored(self, model: Reroutable, params: Params, query: Query, references: References | None) -> Loss:

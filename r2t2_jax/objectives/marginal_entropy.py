@@ -43,7 +43,7 @@ class MarginalEntropy(Anchored):
             raise R2T2Error(f"{self.kept or self.views} views kept of {self.views}; it must be between 1 and all")
 
     @property
-    def anchor_forwards(self) -> int:  # type: ignore[override]
+    def anchor_forwards(self) -> int:
         """The answer, and to choose among views one pass each."""
         return 1 + (self.views if self.kept is not None else 0)
 
