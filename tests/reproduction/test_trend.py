@@ -51,6 +51,18 @@ def test_two_flips_of_two_hundred_are_no_ordering() -> None:
     assert found["open"] == 1
 
 
+def test_what_one_comparison_shows_many_leave_open() -> None:
+    """Six flips of 200, all one way: none are drawn again with odds of 1 in 400, rare for 1 pair and not for 45."""
+    few = trend(["low", "high"], PAPER, [scores(200, low=100, high=106)])
+    assert few is not None
+    assert few["shown"] == 1
+    names = [f"row{i}" for i in range(10)]
+    counts = dict.fromkeys(names[:9], 100) | {"row9": 106}
+    many = trend(names, {name: float(i) for i, name in enumerate(names)}, [scores(200, **counts)])
+    assert many is not None
+    assert (many["shown"], many["open"]) == (0, 45)
+
+
 def test_rows_which_the_paper_lacks_or_ties_make_no_pair() -> None:
     assert trend(["low", "ours"], PAPER, [scores(10, low=3, ours=9)]) is None
     assert trend(["a", "b"], {"a": 80.7, "b": 80.7}, [scores(10, a=3, b=9)]) is None
