@@ -5,8 +5,11 @@ import io
 import numpy as np
 from rich.console import Console
 
+from r2t2_jax.baselines import BASELINES
 from r2t2_jax.evaluation.summary import summarize
 from r2t2_jax.reporting.tables import family_table, strategy_table
+from r2t2_jax.reporting.wording import ROLES, STRATEGY_NOTES, role
+from r2t2_jax.strategies import STRATEGIES
 
 NAMES = ["base", "kernel_regression_alpha", "shuffled_references", "task_routing"]
 
@@ -36,3 +39,8 @@ def test_tables_fit_eighty_columns() -> None:
     family = next(line.split() for line in lines if line.startswith("size comparison"))
     assert family[2] == "1000"
     assert family[-1] == f"{100 * summary['families']['size comparison']['accuracy']['task_routing']:.1f}"
+
+
+def test_every_strategy_is_described() -> None:
+    assert {*STRATEGIES, *BASELINES} <= STRATEGY_NOTES.keys()
+    assert all(note and role(name) in ROLES for name, (_, note) in STRATEGY_NOTES.items())

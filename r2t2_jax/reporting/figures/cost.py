@@ -61,7 +61,13 @@ def _draw(results: ModelResults, narrow: bool) -> Figure:
 
 
 def scatter(points: Mapping[str, tuple[float, float]], narrow: bool, price: str) -> Figure:
-    """A mark for each strategy at its price, named on the axis, and its accuracy in percent."""
+    """A mark for each strategy at its price, named on the axis, and its accuracy in percent.
+
+    A logarithmic axis has no zero: what costs nothing stands left of all others, over a tick that says so.
+    """
+    nothing = min((x for x, _ in points.values() if x > 0), default=1.0) / 2
+    free = any(x == 0 for x, _ in points.values())
+    points = {name: (x or nothing, y) for name, (x, y) in points.items()}
     figure = new_figure(narrow, 4.0, 4.4)
     axes = figure.subplots()
     low, high = min(y for _, y in points.values()), max(y for _, y in points.values())
@@ -91,7 +97,7 @@ def scatter(points: Mapping[str, tuple[float, float]], narrow: bool, price: str)
     axes.set_xlim(cheapest / 1.4, max(dearest, 10 * cheapest) * 1.4)
     axes.set_ylim(low, high)
     ticks = [tick for tick in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000) if tick <= dearest * 1.4]
-    axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+    axes.set_xticks([nothing] * free + ticks, ["0"] * free + [f"{tick:,}" for tick in ticks])
     axes.minorticks_off()
     axes.set_xlabel(price)
     axes.set_ylabel("questions answered correctly, %")

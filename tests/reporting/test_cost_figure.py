@@ -1,0 +1,32 @@
+"""Accuracy against price: marks, ticks, and labels that do not meet."""
+
+import pytest
+
+from r2t2_jax.reporting.figures.cost import scatter, spread
+from r2t2_jax.reporting.style import shared_style
+
+POINTS = {"base": (1.0, 50.0), "ngd": (102.0, 88.0), "atlas": (2.0, 96.0)}
+
+
+@pytest.mark.parametrize("narrow", [False, True])
+def test_what_costs_nothing_stands_left_of_all_others_over_a_zero(narrow: bool) -> None:
+    with shared_style():
+        figure = scatter(POINTS | {"neighbor_vote": (0.0, 30.0)}, narrow, "evaluations")
+        figure.draw_without_rendering()  # warnings are errors here
+    (axes,) = figure.axes
+    marks = sorted((float(line.get_xdata()[0]), float(line.get_ydata()[0])) for line in axes.lines if line.zorder == 3)
+    assert [y for _, y in marks] == [30.0, 50.0, 96.0, 88.0]
+    assert 0 < marks[0][0] < 1
+    ticks = dict(zip((label.get_text() for label in axes.get_xticklabels()), axes.get_xticks(), strict=True))
+    assert ticks["0"] == marks[0][0]
+    assert axes.get_xlim()[0] < marks[0][0]
+
+
+def test_without_it_the_axis_has_no_zero() -> None:
+    with shared_style():
+        figure = scatter(POINTS, False, "evaluations")
+    assert "0" not in [label.get_text() for label in figure.axes[0].get_xticklabels()]
+
+
+def test_labels_that_would_meet_are_spread_around_their_mean() -> None:
+    assert spread({"a": 10.0, "b": 11.0, "c": 50.0}, 5.0) == {"a": 8.0, "b": 13.0, "c": 50.0}
