@@ -7,7 +7,7 @@ import numpy as np
 from r2t2_jax.evaluation.ledger import Measure
 from r2t2_jax.program import count_flops
 from r2t2_jax.routing import Routing
-from tests.ports.moai.compiling import quick_jit
+from tests.compiling import quick_jit
 
 
 def walk(function, *arguments):

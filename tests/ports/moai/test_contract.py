@@ -14,7 +14,7 @@ from ports.moai.params import merge_plora
 from ports.moai.port import MoAIModel
 from r2t2_jax.contract import RoutedModel
 from r2t2_jax.routing import Routing
-from tests.ports.moai.compiling import quick_jit
+from tests.compiling import quick_jit
 from tests.ports.moai.tiny import CONFIG, answer_of, draw_inputs, tiny
 
 SHAPE = CONFIG.spec.shape

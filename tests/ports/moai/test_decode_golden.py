@@ -14,8 +14,8 @@ from flax import nnx
 from ports.moai.continuation import run_tokens
 from ports.moai.decoding import greedy
 from r2t2_jax.routing import Routing
+from tests.compiling import quick_jit
 from tests.goldens import find_goldens
-from tests.ports.moai.compiling import quick_jit
 from tests.ports.moai.goldens import padded, read_golden, stacked, text_inputs
 
 LOGITS = 1e-4

@@ -8,7 +8,7 @@ import numpy as np
 
 from ports.moai.config import MoAIConfig
 from ports.moai.data import MoAIAnswer
-from tests.ports.moai.compiling import quick_jit
+from tests.compiling import quick_jit
 from tests.ports.moai.tiny import draw_inputs, tiny
 
 CONFIG = dataclasses.replace(

@@ -17,8 +17,8 @@ from flax import nnx
 from ports.common.stack import layer_at
 from ports.moai.port import MoAIModel
 from r2t2_jax.routing import Routing
+from tests.compiling import quick_jit
 from tests.goldens import find_goldens
-from tests.ports.moai.compiling import quick_jit
 from tests.ports.moai.goldens import answers_of, prompts_of, read_golden, rows_of
 
 FEATURES, HIDDEN, LOGITS, LOSS, GRADIENT = 2e-5, 1e-3, 1e-4, 2e-5, 2e-4

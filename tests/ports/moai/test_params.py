@@ -18,9 +18,9 @@ from ports.moai.port import load, shapes
 from ports.moai.sharding import shardings
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.routing import Routing
+from tests.compiling import quick_jit
 from tests.goldens import find_goldens
 from tests.ports.moai.checkpoint import write_checkpoint
-from tests.ports.moai.compiling import quick_jit
 from tests.ports.moai.tiny import CONFIG, answer_of, draw_inputs, tiny
 
 FULL = MoAIConfig.full_7b()

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 
 from r2t2_jax.contract import TellingModel
-from tests.ports.moai.compiling import quick_jit
+from tests.compiling import quick_jit
 from tests.ports.moai.test_strategies import problem
 
 

@@ -1,7 +1,6 @@
-"""MoAI's ladder: every saving gives the plain gradient, and costs at full size what its closed form says."""
+"""MoAI's ladder: every saving gives the plain gradient."""
 
 import dataclasses
-from functools import cache
 
 import jax
 import numpy as np
@@ -10,33 +9,12 @@ from jax.extend import core
 
 from ports.moai.costs import ladder
 from ports.moai.params import merge_plora
-from ports.moai.port import MoAIModel, shapes
+from ports.moai.port import MoAIModel
 from r2t2_jax.routing import Routing
 from tests.ports.moai.tiny import CONFIG, TEXT, VERBALISATION, answer_of, draw_inputs, tiny
-from tests.walking import check_ladder, check_passes, check_rung
+from tests.walking import check_ladder
 
 SMALL = dataclasses.replace(CONFIG, attention_block=6)  # 16 image tokens make three blocks
-
-
-@cache
-def shapes_of(size):
-    return shapes(size, None, None)
-
-
-def names(size):
-    return [rung.name for rung in shapes_of(size).costs.ladder]
-
-
-@pytest.mark.parametrize("size", ["tiny", pytest.param("7b", marks=pytest.mark.slow)])
-def test_closed_forms_equal_the_programs(size):
-    check_passes(shapes_of(size))
-
-
-@pytest.mark.parametrize("size", ["tiny", pytest.param("7b", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("number", range(len(names("tiny"))), ids=names("tiny"))
-def test_a_rung_costs_what_it_says(size, number):
-    found = shapes_of(size)
-    check_rung(found, found.costs.ladder[number])
 
 
 @pytest.mark.slow  # a compile for every rung

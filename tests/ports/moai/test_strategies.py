@@ -20,7 +20,7 @@ from r2t2_jax.program import weight_gradients
 from r2t2_jax.rerouting import reroute_batch
 from r2t2_jax.routing import Routing
 from r2t2_jax.strategies import STRATEGIES, strategy
-from tests.ports.moai.compiling import quick_jit
+from tests.compiling import quick_jit
 from tests.ports.moai.goldens import stacked
 from tests.ports.moai.tiny import answer_of, draw_inputs, tiny
 

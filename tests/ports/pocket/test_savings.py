@@ -1,24 +1,14 @@
-"""The pocket model's ladder: every saving gives the plain gradient, and costs what its closed form says."""
+"""The pocket model's ladder: every saving gives the plain gradient."""
 
 import jax
 import numpy as np
-import pytest
 
 from ports.pocket.port import load, shapes
 from ports.pocket.scenes import IMAGE
 from r2t2_jax.contract import Sample
-from tests.walking import check_ladder, check_passes, check_rung
+from tests.walking import check_ladder
 
 SHAPES = shapes(None, None, None)
-
-
-def test_closed_forms_equal_the_programs():
-    check_passes(SHAPES)
-
-
-@pytest.mark.parametrize("rung", SHAPES.costs.ladder, ids=lambda rung: rung.name)
-def test_a_rung_costs_what_it_says(rung):
-    check_rung(SHAPES, rung)
 
 
 def test_every_rung_gives_the_plain_gradient():
