@@ -317,8 +317,8 @@ class References:
     every leaf has a leading axis B, but for `bank_routing` and `points`, which all samples share. Strategies without a
     neighbourhood (mode finding) leave all but `bank_routing` out, those which read the loss atlas the features.
 
-    `points` are the atlas's routing points, `point_losses` the references' bounded losses there, `slopes` the gradients
-    of their bounded losses at their own routing (`surrogates.py`).
+    `points` are the atlas's routing points, `point_losses` the references' losses there, bounded or cross-entropies,
+    `slopes` the gradients of their bounded losses at their own routing (`surrogates.py`).
     """
 
     bank_routing: Float[Array, "N L E"] | None

@@ -53,6 +53,7 @@ class Preset:
     answer_tokens: int = 8  # of the model's own answer, scored
     # loss atlas
     atlas_k: int = 20  # references, answered correctly or not
+    atlas_loss: Literal["bounded", "cross_entropy"] = "bounded"  # 1 - exp(-l) or l, in whose units the next ones are
     atlas_temperature: float = 0.02
     atlas_trust: float = 0.1  # lambda of the pull towards the router's weights
     atlas_bandwidth: float = 0.2  # of the smooth loss between the points

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
+from r2t2_jax.bank.atlas import MEANING, TableLoss
 from r2t2_jax.contract import Query, References, Reroutable, TellingModel
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.kernels import Gaussian, Kernel, Linear, Matern, Polynomial
@@ -51,6 +52,25 @@ from r2t2_jax.search.schedules import Cosine, Fixed, Schedule, StepDecay
 
 @register_structure
 @dataclass(frozen=True)
+class Reading:
+    """How a strategy reads the loss atlas.
+
+    Args:
+        source: where the losses at the atlas's points come from: the rows of the `neighbors`, references answered
+            wrongly among them; the `mean` of all rows; an `mlp` fitted on the rows.
+        loss: what a row is read as, before any mean: the `bounded` loss 1 - exp(-l), or the `cross_entropy` l.
+    """
+
+    source: Literal["neighbors", "mean", "mlp"] = field(metadata={"static": True})
+    loss: TableLoss = field(default="bounded", metadata={"static": True})
+
+    def __post_init__(self) -> None:
+        if self.loss not in MEANING:
+            raise R2T2Error(f"unknown atlas loss {self.loss!r}; choose bounded or cross_entropy")
+
+
+@register_structure
+@dataclass(frozen=True)
 class Strategy:
     """One way to find routing weights. A pytree: its numbers are traced, its structure decides what is compiled.
 
@@ -60,8 +80,7 @@ class Strategy:
         objective: the loss over r; `None` for searches that need none.
         search: how r moves; `None` leaves the model untouched.
         space: the coordinates in which r moves.
-        table: where the losses at the atlas's points come from, for searches that read them: the rows of the
-            `neighbors`, references answered wrongly among them; the `mean` of all rows; an `mlp` fitted on the rows.
+        table: how the loss atlas is read, for searches that read it.
         keys: in which space neighbours are near: that of the question's embedding, or that of what the gate reads.
         memory: the strategy whose weights on the references, found once with their labels, stand for the router's.
     """
@@ -72,7 +91,7 @@ class Strategy:
     objective: Objective | None = None
     search: Search | None = None
     space: UpdateSpace = field(default_factory=UpdateSpace, metadata={"static": True})
-    table: Literal["neighbors", "mean", "mlp"] | None = field(default=None, metadata={"static": True})
+    table: Reading | None = None
     keys: Literal["question", "hidden"] = field(default="question", metadata={"static": True})
     memory: Strategy | None = None
 
@@ -139,16 +158,33 @@ def _descent(name: str, preset: Preset, objective: Objective, selector: Selector
     )
 
 
-def _atlas(name: str, preset: Preset, search: Search, table: Literal["neighbors", "mean", "mlp"]) -> Strategy:
-    near = table == "neighbors"
+def reading_of(preset: Preset) -> Reading:
+    """How a preset reads the atlas's rows of the neighbours.
+
+    Raises:
+        R2T2Error: there is no loss of this name.
+    """
+    return Reading("neighbors", preset.atlas_loss)
+
+
+def _atlas(name: str, preset: Preset, search: Search, source: Literal["neighbors", "mean", "mlp"]) -> Strategy:
+    near = source == "neighbors"
     return Strategy(
         name,
         NearestNeighbors(preset.atlas_k) if near else None,
         kernel_of(preset) if near else None,
         search=search,
         space=UpdateSpace("simplex", preset.tied),
-        table=table,
+        table=reading_of(preset) if near else Reading(source, preset.atlas_loss),
     )
+
+
+def _atlas_taylor(preset: Preset) -> Strategy:
+    if preset.atlas_loss != "bounded":
+        raise R2T2Error(
+            "atlas_taylor follows slopes of the bounded loss, and a bank keeps no others: set atlas_loss to bounded"
+        )
+    return _atlas("atlas_taylor", preset, Taylor(preset.taylor_trust), "neighbors")
 
 
 def _table_mean(preset: Preset, hard: bool = False) -> TableMean:
@@ -228,7 +264,7 @@ STRATEGIES: dict[str, Callable[[Preset], Strategy]] = {
     "atlas_argmin": lambda p: _atlas("atlas_argmin", p, _table_mean(p, hard=True), "neighbors"),
     "atlas_polished": lambda p: _atlas("atlas_polished", p, _table_descent(p, "point"), "neighbors"),
     "atlas_descent": lambda p: _atlas("atlas_descent", p, _table_descent(p, "router"), "neighbors"),
-    "atlas_taylor": lambda p: _atlas("atlas_taylor", p, Taylor(p.taylor_trust), "neighbors"),
+    "atlas_taylor": _atlas_taylor,
     "atlas_mlp": lambda p: _atlas("atlas_mlp", p, _table_mean(p), "mlp"),
     "best_fixed": lambda p: _atlas("best_fixed", p, BestPoint(), "mean"),
     "gate_finetuned": lambda p: Strategy("gate_finetuned", search=Constant("tuned"), space=_plain(p)),

@@ -6,6 +6,7 @@ is needed to look at all of routing space.
 
 Losses in the table are bounded, 1 - exp(-l) with l the mean cross-entropy of the answer's tokens: one minus the
 geometric mean of their probabilities. A reference that nothing helps then weighs no more than one that is merely wrong.
+Whoever wants it otherwise reads l itself off the table (`cross_entropy`), row by row, before any mean is taken.
 
 Axis letters: N references, n of them, K neighbours, P candidate points, G chosen points, L routed layers, E experts.
 """
@@ -73,6 +74,11 @@ def _join(spec: RoutingSpec, parts: tuple[np.ndarray, ...] | list[np.ndarray]) -
 def bounded(loss: Float[Array, "*n"]) -> Float[Array, "*n"]:
     """1 - exp(-l), in [0, 1)."""
     return -jnp.expm1(-loss)
+
+
+def cross_entropy(bounded: Float[np.ndarray, "*n"]) -> Float[np.ndarray, "*n"]:
+    """-log(1 - b), the l of a bounded loss b below 1."""
+    return -np.log1p(-bounded)
 
 
 def choose_points(

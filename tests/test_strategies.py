@@ -143,6 +143,8 @@ def test_bandwidths_of_question_space_and_routing_space_are_apart():
         (lambda: strategy("ngd", Preset(k=0)), "k=0"),
         (lambda: strategy("ngd", Preset(epsilon=-0.5)), r"epsilon -0\.5"),
         (lambda: strategy("best_of_n", Preset(candidates=0)), "0 candidates"),
+        (lambda: strategy("atlas", Preset(atlas_loss="hinge")), "unknown atlas loss 'hinge'; choose bounded or"),
+        (lambda: strategy("atlas_taylor", Preset(atlas_loss="cross_entropy")), "slopes of the bounded loss"),
     ],
 )
 def test_bad_settings_are_refused(make, cause):

@@ -11,6 +11,7 @@ from r2t2_jax.surrogates import (
     bounded,
     candidate_points,
     choose_points,
+    cross_entropy,
     interpolate,
     neighborhood_losses,
     squared_distance,
@@ -63,6 +64,8 @@ def test_points_are_chosen_for_what_references_pay_where_their_neighbours_send_t
 
 def test_losses_are_bounded_and_weighted():
     np.testing.assert_allclose(bounded(jnp.array([0.0, np.log(2.0), 50.0])), [0, 0.5, 1], rtol=1e-6)
+    losses = np.array([0.0, 1e-5, 0.7, 4.0])
+    np.testing.assert_allclose(cross_entropy(-np.expm1(-losses)), losses, rtol=1e-6)
     table = jnp.array([[0.0, 1.0], [0.5, 0.2], [9.0, 9.0]])
     np.testing.assert_allclose(neighborhood_losses(jnp.array([3.0, 1.0, 0.0]), table), [0.125, 0.8], rtol=1e-6)
     np.testing.assert_array_equal(neighborhood_losses(jnp.zeros(3), table), [0, 0])

@@ -172,11 +172,13 @@ def references_for(strategy: Strategy, bank: ReferenceBank, embeddings: np.ndarr
     numbers = np.arange(len(embeddings)) if numbers is None else numbers
     if strategy.table is not None and strategy.selector is None:
         assert bank.atlas is not None
-        return bank.table_of(np.repeat(bank.atlas.mean()[None], len(embeddings), axis=0))
+        return bank.table_of(np.repeat(bank.atlas.mean(strategy.table.loss)[None], len(embeddings), axis=0))
     if strategy.selector is None:
         return bank.references()
     neighbors = select(strategy.selector, ExactIndex.build(bank.embeddings), embeddings, sample_keys(0, numbers))
-    return (bank.references if strategy.table is None else bank.table)(neighbors, strategy.kernel)
+    if strategy.table is None:
+        return bank.references(neighbors, strategy.kernel)
+    return bank.table(neighbors, strategy.kernel, strategy.table.loss)
 
 
 def run(

@@ -1,5 +1,9 @@
 """The loss atlas of a bank: every reference's bounded loss at G fixed routing points, in eight bits.
 
+The same table is read in two ways, as `TableLoss` names them: as the bounded loss b = 1 - exp(-l) that it holds, or as
+the cross-entropy l = -log(1 - b). Eight bits cannot tell how near to 1 the highest step lies, where l is infinite: it
+is read as its lower edge, half a step below 1, so that no l exceeds log 510 = 6.23 nats.
+
 On disk, in a folder of its own (`atlas/` inside a bank directory): `atlas.json` (what it was made with, checksums),
 `points.npy` [G, L, E], `losses.npy` uint8 [N, G] and, where they were computed, `slopes.npy` float16 [N, L, E].
 
@@ -11,7 +15,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
@@ -20,10 +24,18 @@ from r2t2_jax.bank.digests import FileDigest, check_file, digest
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.routing import RoutingSpec
 from r2t2_jax.runs.files import publish
+from r2t2_jax.surrogates import cross_entropy
 
 ATLAS = "atlas"  # the folder's name inside a bank
 SCHEMA = 1
 LEVELS = 255  # a loss in [0, 1] is stored in steps of 1/255
+
+TableLoss = Literal["bounded", "cross_entropy"]
+_STEPS = np.arange(LEVELS + 1, dtype=np.float32)
+MEANING: dict[TableLoss, Float[np.ndarray, "256"]] = {  # what a stored byte stands for
+    "bounded": _STEPS / LEVELS,
+    "cross_entropy": cross_entropy(np.minimum(_STEPS, LEVELS - 0.5) / np.float64(LEVELS)).astype(np.float32),
+}
 
 
 @dataclass(frozen=True)
@@ -58,13 +70,13 @@ class Atlas:
     def __len__(self) -> int:
         return len(self.losses)
 
-    def rows(self, rows: Int[np.ndarray, "*n"]) -> Float[np.ndarray, "*n G"]:
-        """Losses of the given references at every point, in [0, 1]."""
-        return np.asarray(self.losses[rows], np.float32) / LEVELS
+    def rows(self, rows: Int[np.ndarray, "*n"], loss: TableLoss = "bounded") -> Float[np.ndarray, "*n G"]:
+        """Losses of the given references at every point: bounded ones in [0, 1], or the cross-entropy in nats."""
+        return MEANING[loss][self.losses[rows]]
 
-    def mean(self) -> Float[np.ndarray, "G"]:
+    def mean(self, loss: TableLoss = "bounded") -> Float[np.ndarray, "G"]:
         """The whole bank's mean loss at every point: what a constant routing would give."""
-        return np.asarray(self.losses, np.float64).mean(axis=0).astype(np.float32) / LEVELS
+        return self.rows(np.arange(len(self)), loss).mean(axis=0, dtype=np.float64).astype(np.float32)
 
     def take(self, rows: Int[np.ndarray, "n"]) -> Atlas:
         """The given references, in that order."""

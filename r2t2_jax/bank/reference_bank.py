@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from r2t2_jax.bank.atlas import Atlas
+from r2t2_jax.bank.atlas import Atlas, TableLoss
 from r2t2_jax.bank.fingerprints import Fingerprints
 from r2t2_jax.bank.manifest import Source
 from r2t2_jax.bank.samples import Chosen, SampleReader, StoredSamples
@@ -226,10 +226,10 @@ class ReferenceBank:
         weights = kernel_weights(kernel, neighbors.distances, neighbors.dots, neighbors.mask)
         return References(self._routing_on_device, features, answers, routing, weights)
 
-    def table(self, neighbors: Neighbors, kernel: Kernel) -> References:
+    def table(self, neighbors: Neighbors, kernel: Kernel, loss: TableLoss = "bounded") -> References:
         """What the loss atlas says of each neighbourhood [B, K, ...], weighted by the kernel; no features.
 
-        References answered wrongly count like any other.
+        References answered wrongly count like any other. `loss` says what the table's rows are read as.
 
         Raises:
             R2T2Error: the bank has no atlas.
@@ -241,7 +241,7 @@ class ReferenceBank:
             routing=jnp.asarray(self.routing[rows]),
             weights=kernel_weights(kernel, neighbors.distances, neighbors.dots, neighbors.mask),
             points=jnp.asarray(atlas.points),
-            point_losses=jnp.asarray(atlas.rows(rows)),  # [B, K, G]
+            point_losses=jnp.asarray(atlas.rows(rows, loss)),  # [B, K, G]
             slopes=None if atlas.slopes is None else jnp.asarray(atlas.slopes[rows], jnp.float32),
         )
 

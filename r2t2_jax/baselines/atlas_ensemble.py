@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,7 @@ from r2t2_jax.neighbors import NearestNeighbors, Selector
 from r2t2_jax.presets import Preset
 from r2t2_jax.pytrees import register_structure
 from r2t2_jax.routing import Routing, restrict
-from r2t2_jax.strategies import kernel_of
+from r2t2_jax.strategies import Reading, kernel_of, reading_of
 from r2t2_jax.surrogates import neighborhood_losses, squared_distance
 
 
@@ -40,13 +40,10 @@ class AtlasEnsemble:
     name: str = field(default="atlas_top8", metadata={"static": True})
     selector: Selector = field(default_factory=lambda: NearestNeighbors(20))
     kernel: Kernel = field(default_factory=Gaussian)
+    table: Reading = field(default_factory=lambda: Reading("neighbors"))
     temperature: float = 0.02
     trust: float = 0.1  # lambda
     members: int = field(default=8, metadata={"static": True})
-
-    @property
-    def table(self) -> Literal["neighbors"]:
-        return "neighbors"
 
     def __post_init__(self) -> None:
         if self.members < 1:
@@ -70,6 +67,7 @@ def atlas_ensemble(preset: Preset) -> AtlasEnsemble:
     return AtlasEnsemble(
         selector=NearestNeighbors(preset.atlas_k),
         kernel=kernel,
+        table=reading_of(preset),
         temperature=preset.atlas_temperature,
         trust=preset.atlas_trust,
     )
@@ -105,7 +103,9 @@ def answer_together(
     def sample(one: tuple[Query, Array, Array]) -> tuple[Int[Array, "A"], Float[Array, "L E"]]:
         query, weights, losses = one
         pull = squared_distance(points, query.routing[None])
-        costs = neighborhood_losses(weights, losses) + ensemble.trust * pull  # [G]
+        # Nothing is fused across the barriers, so that a batch of one, whose loop is unrolled, computes the same bits.
+        mean = jax.lax.optimization_barrier(neighborhood_losses(weights, losses))
+        costs = mean + ensemble.trust * pull  # [G]
         best = jax.lax.top_k(-costs, members)[1]
         chosen = restrict(model.spec, points[best], jnp.broadcast_to(query.support, points[best].shape))  # [H, L, E]
         tokens = jax.lax.map(partial(_generate, model, params, query.features, max_new_tokens), chosen)  # [H, A]
@@ -113,7 +113,8 @@ def answer_together(
         logprobs = jax.lax.map(
             lambda r: model.answer_logprobs(params, query.features, Routing(r), candidates), chosen
         )  # [H, C]
-        shares = jax.nn.log_softmax(-costs[best] / ensemble.temperature)  # [H]
+        sharpness = jax.lax.optimization_barrier(1 / jnp.asarray(ensemble.temperature, costs.dtype))
+        shares = jax.nn.log_softmax(jax.lax.optimization_barrier(-costs[best] * sharpness))  # [H]
         likeliest = jnp.argmax(jax.nn.logsumexp(logprobs + shares[:, None], axis=0))  # the better-ranked among equals
         return tokens[likeliest], jnp.tensordot(jnp.exp(shares), chosen, axes=1)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int, Key
 from r2t2_jax.contract import Port, Query, References, Sample
 from r2t2_jax.kernels import Gaussian, Kernel
 from r2t2_jax.neighbors import NearestNeighbors, Selector
+from r2t2_jax.strategies import Reading
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Baseline(Protocol):
     def kernel(self) -> Kernel | None: ...
 
     @property
-    def table(self) -> Literal["neighbors"] | None: ...
+    def table(self) -> Reading | None: ...
 
     def answer(self, asked: Asked) -> dict[str, Any]:
         """As `reply`.

@@ -62,10 +62,12 @@ class Tune:
     """Kernels to try."""
     atlas_k: tuple[int, ...] = (5, 10, 20, 50)
     """Numbers of neighbours to try with the atlas."""
-    atlas_temperature: tuple[float, ...] = (0.005, 0.01, 0.02, 0.05)
-    """Temperatures of its soft minimum to try."""
-    atlas_trust: tuple[float, ...] = (0.0, 0.1, 0.2)
-    """Pulls towards the router's weights to try."""
+    atlas_loss: tuple[Literal["bounded", "cross_entropy"], ...] = ("bounded",)
+    """Losses to read off the atlas: 1 - p of an answer, or its cross-entropy in nats."""
+    atlas_temperature: tuple[float, ...] | None = None
+    """Temperatures of its soft minimum to try, in units of the loss. Without them four that suit it."""
+    atlas_trust: tuple[float, ...] | None = None
+    """Pulls towards the router's weights to try, in units of the loss. Without them three that suit it."""
     metric: str | None = None
     """What counts as a right answer. Without it the set's official metric."""
     seed: int = 0

@@ -7,6 +7,7 @@ Axis letters: N references, B test samples, M embedding size, G atlas points, L 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -24,34 +25,45 @@ HIDDEN = 128
 MLP_STEPS, MLP_BATCH, MLP_RATE, MLP_DECAY = 400, 256, 3e-3, 1e-2
 GATE_STEPS, GATE_BATCH, GATE_RATE = 400, 64, 3e-3
 
-Network = dict[str, Array]
+Layers = dict[str, Array]
 
 
-def fit_predictor(embeddings: Float[np.ndarray, "N M"], losses: Float[np.ndarray, "N G"], seed: int = 0) -> Network:
+@dataclass(frozen=True)
+class Network:
+    """A fitted network, and the largest loss it can guess."""
+
+    layers: Layers
+    top: float
+
+
+def fit_predictor(
+    embeddings: Float[np.ndarray, "N M"], losses: Float[np.ndarray, "N G"], top: float = 1.0, seed: int = 0
+) -> Network:
     """A network with one hidden layer that guesses the losses at the atlas's points from a question's embedding.
 
     It is fitted on every reference's row of the table: mean squared error, AdamW with a cosine schedule.
 
     Args:
         embeddings, losses: of the references.
+        top: the largest loss there can be, in the units of which the network guesses.
         seed: of the first weights and of the order of the references.
     """
-    return _fit(jnp.asarray(embeddings), jnp.asarray(losses), jax.random.key(seed))
+    return Network(_fit(jnp.asarray(embeddings), jnp.asarray(losses) / top, jax.random.key(seed)), top)
 
 
 def predict_losses(network: Network, queries: Float[np.ndarray, "B M"]) -> Float[np.ndarray, "B G"]:
     """Losses at the atlas's points, guessed from the embeddings of the test samples."""
-    return np.asarray(_guess(network, jnp.asarray(queries)))
+    return np.asarray(_guess(network.layers, jnp.asarray(queries))) * network.top
 
 
 @jax.jit
-def _guess(network: Network, embeddings: Float[Array, "B M"]) -> Float[Array, "B G"]:
+def _guess(network: Layers, embeddings: Float[Array, "B M"]) -> Float[Array, "B G"]:
     hidden = jax.nn.gelu(jnp.matmul(embeddings, network["in"]) + network["in_bias"][None])
     return jax.nn.sigmoid(jnp.matmul(hidden, network["out"]) + network["out_bias"][None])
 
 
 @jax.jit
-def _fit(embeddings: Float[Array, "N M"], losses: Float[Array, "N G"], key: Key[Array, ""]) -> Network:
+def _fit(embeddings: Float[Array, "N M"], losses: Float[Array, "N G"], key: Key[Array, ""]) -> Layers:
     size, points = embeddings.shape[1], losses.shape[1]
     first, drawing = jax.random.split(key)
     start = {
@@ -62,10 +74,10 @@ def _fit(embeddings: Float[Array, "N M"], losses: Float[Array, "N G"], key: Key[
     }
     optimizer = optax.adamw(optax.cosine_decay_schedule(MLP_RATE, MLP_STEPS), weight_decay=MLP_DECAY)
 
-    def error(network: Network, rows: Array) -> Float[Array, ""]:
+    def error(network: Layers, rows: Array) -> Float[Array, ""]:
         return jnp.square(_guess(network, embeddings[rows]) - losses[rows]).mean()
 
-    def step(carry: tuple[Network, Any], key: Key[Array, ""]) -> tuple[tuple[Network, Any], None]:
+    def step(carry: tuple[Layers, Any], key: Key[Array, ""]) -> tuple[tuple[Layers, Any], None]:
         network, state = carry
         rows = jax.random.randint(key, (MLP_BATCH,), 0, len(embeddings))
         updates, state = optimizer.update(jax.grad(error)(network, rows), state, network)

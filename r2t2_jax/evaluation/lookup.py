@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from r2t2_jax.bank import ReferenceBank
+from r2t2_jax.bank.atlas import MEANING, TableLoss
 from r2t2_jax.baselines import Baseline
 from r2t2_jax.contract import References
 from r2t2_jax.evaluation.atlas_controls import Network, fit_predictor, predict_losses
@@ -34,7 +35,8 @@ class Lookup:
         bank: every reference; `correct` are those answered correctly, `numbers` their rows in the bank.
         strategies: by name.
         neighborhoods: for each strategy, its neighbours: rows of the bank where it reads the atlas, else of `correct`.
-        guessed: for each test sample the losses at the atlas's points which the network of `atlas_mlp` expects.
+        guessed: for each test sample the losses at the atlas's points which the network of `atlas_mlp` expects, of
+            either kind that is read.
         remembered: for strategies with a memory, by name, the weights that are kept of each of `correct`.
     """
 
@@ -43,7 +45,7 @@ class Lookup:
     numbers: Int[np.ndarray, "C"]
     strategies: Mapping[str, Method]
     neighborhoods: Mapping[str, Neighbors | None]
-    guessed: Float[np.ndarray, "B G"] | None
+    guessed: Mapping[TableLoss, Float[np.ndarray, "B G"]]
     remembered: Mapping[str, Float[np.ndarray, "C L E"]] = field(default_factory=dict)
 
     def references(self, name: str, rows: Rows) -> References:
@@ -59,14 +61,14 @@ class Lookup:
                 return found
             assert neighbors is not None
             return replace(found, routing=jnp.asarray(self.remembered[name][np.asarray(neighbors.indices)]))
-        if strategy.table == "neighbors":
+        if strategy.table.source == "neighbors":
             assert neighbors is not None
             assert strategy.kernel is not None
-            return self.bank.table(neighbors, strategy.kernel)
-        if strategy.table == "mlp":
-            assert self.guessed is not None
-            return self.bank.table_of(self.guessed[rows])
-        return self.bank.table_of(np.repeat(self.bank.known_atlas.mean()[None], len(rows), axis=0))
+            return self.bank.table(neighbors, strategy.kernel, strategy.table.loss)
+        if strategy.table.source == "mlp":
+            return self.bank.table_of(self.guessed[strategy.table.loss][rows])
+        mean = self.bank.known_atlas.mean(strategy.table.loss)
+        return self.bank.table_of(np.repeat(mean[None], len(rows), axis=0))
 
     def neighbors(self, name: str, rows: Rows) -> Int[np.ndarray, "n K"]:
         """Rows of the bank that speak for some of the test samples; K = 0 for strategies without neighbours."""
@@ -90,7 +92,7 @@ class Library:
         bank: every reference; `correct` are those answered correctly.
         strategies: by name.
         near, everywhere: indices of the correct references and, where a strategy reads the atlas, of all.
-        network: fitted on the atlas, where `atlas_mlp` asks for it.
+        networks: fitted on the atlas where `atlas_mlp` asks for it, one for each kind of loss that is read.
         memory: for strategies that have one.
     """
 
@@ -99,7 +101,7 @@ class Library:
     strategies: Mapping[str, Method]
     near: Index
     everywhere: Index | None
-    network: Network | None
+    networks: Mapping[TableLoss, Network]
     memory: Memory | None = None
 
     def look_up(
@@ -121,7 +123,7 @@ class Library:
             return self._neighbors_of(self.strategies[name], index, embeddings, keys)
 
         neighborhoods = {name: neighbors_of(name) for name in self.strategies}
-        guessed = None if self.network is None else predict_losses(self.network, embeddings)
+        guessed = {loss: predict_losses(network, embeddings) for loss, network in self.networks.items()}
         numbers = np.flatnonzero(self.bank.right)
         remembered = {} if self.memory is None else self.memory.routing
         return Lookup(self.bank, self.correct, numbers, self.strategies, neighborhoods, guessed, remembered)
@@ -141,10 +143,11 @@ def open_library(bank: ReferenceBank, strategies: Mapping[str, Method], seed: in
     Raises:
         R2T2Error: a strategy asks for an atlas that is not there.
     """
-    correct, tables = bank.only_correct(), {strategy.table for strategy in strategies.values()}
-    everywhere = bank.index() if "neighbors" in tables else None
-    network = None
-    if "mlp" in tables:
-        known = bank.known_atlas.rows(np.arange(len(bank)))
-        network = fit_predictor(np.asarray(bank.embeddings), known, seed)
-    return Library(bank, correct, strategies, correct.index(), everywhere, network)
+    correct = bank.only_correct()
+    readings = [strategy.table for strategy in strategies.values() if strategy.table is not None]
+    everywhere = bank.index() if any(one.source == "neighbors" for one in readings) else None
+    networks = {}
+    for loss in {one.loss for one in readings if one.source == "mlp"}:
+        known = bank.known_atlas.rows(np.arange(len(bank)), loss)
+        networks[loss] = fit_predictor(np.asarray(bank.embeddings), known, float(MEANING[loss][-1]), seed)
+    return Library(bank, correct, strategies, correct.index(), everywhere, networks)

@@ -11,7 +11,7 @@ import dataclasses
 import itertools
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +23,11 @@ from r2t2_jax.strategies import strategy
 
 VARIED = {  # what is tuned of a strategy, fields of `Preset`
     "ngd": ("space", "optimizer", "learning_rate", "k", "kernel"),
-    "atlas": ("kernel", "atlas_k", "atlas_temperature", "atlas_trust"),
+    "atlas": ("kernel", "atlas_k", "atlas_loss", "atlas_temperature", "atlas_trust"),
+}
+USUAL = {  # what is tried of settings in units of the atlas's loss, where nobody says otherwise
+    "bounded": {"atlas_temperature": (0.005, 0.01, 0.02, 0.05), "atlas_trust": (0.0, 0.1, 0.2)},
+    "cross_entropy": {"atlas_temperature": (0.05, 0.1, 0.2, 0.5), "atlas_trust": (0.0, 0.5, 1.0)},
 }
 NEIGHBORS = {"ngd": "k", "atlas": "atlas_k"}  # which of these is the number of neighbours
 DECAY = 30  # the cosine schedule ends at the learning rate divided by this
@@ -32,12 +36,13 @@ FIRST_QUESTIONS = 50
 KEPT = 3  # one setting of so many goes on
 
 
-def grid_presets(base: Preset, values: Mapping[str, Sequence[Any]], method: str = "ngd") -> list[Preset]:
+def grid_presets(base: Preset, values: Mapping[str, Sequence[Any] | None], method: str = "ngd") -> list[Preset]:
     """A preset for each combination of values; everything else is that of `base`.
 
     Args:
         base: what does not vary.
-        values: of the fields of `Preset` that vary. A learning rate brings its final one along.
+        values: of the fields of `Preset` that vary. A learning rate brings its final one along. Those that are `None`
+            are the usual ones for each of the values of `atlas_loss`, which must be among the fields then.
         method: the strategy that is tuned.
 
     Raises:
@@ -45,17 +50,32 @@ def grid_presets(base: Preset, values: Mapping[str, Sequence[Any]], method: str 
     """
     known = {field.name for field in dataclasses.fields(Preset)}
     for name, choices in values.items():
-        if name not in known or not choices:
+        if name not in known or (choices is not None and not choices):
             raise R2T2Error(f"no values of {name!r} to try" if name in known else f"a preset has no setting {name!r}")
     presets = []
-    for combination in itertools.product(*values.values()):
-        changed = dict(zip(values, combination, strict=True))
+    for changed in _combinations(values):
         if "learning_rate" in changed:
             changed["final_learning_rate"] = changed["learning_rate"] / DECAY
         preset = dataclasses.replace(base, **changed)
         strategy(method, preset)  # refuses what is out of range
         presets.append(preset)
     return list(dict.fromkeys(presets))
+
+
+def _combinations(values: Mapping[str, Sequence[Any] | None]) -> Iterator[dict[str, Any]]:
+    for filled in _filled(values):
+        for combination in itertools.product(*filled.values()):
+            yield dict(zip(filled, combination, strict=True))
+
+
+def _filled(values: Mapping[str, Sequence[Any] | None]) -> list[dict[str, Sequence[Any]]]:
+    """The values; where some are left open, once for each kind of loss with the usual ones for it."""
+    given = {name: choices for name, choices in values.items() if choices is not None}
+    left_open = [name for name in values if name not in given]
+    if not left_open:
+        return [given]
+    usual = {loss: {name: USUAL[loss][name] for name in left_open} for loss in given["atlas_loss"]}
+    return [{**given, "atlas_loss": (loss,), **usual[loss]} for loss in usual]
 
 
 @dataclass(frozen=True)

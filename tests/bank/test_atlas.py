@@ -36,6 +36,22 @@ def test_losses_come_back_to_half_a_step():
     np.testing.assert_allclose(atlas.mean(), losses.mean(axis=0), atol=0.5 / 255)
 
 
+def test_cross_entropies_come_back_as_near_as_eight_bits_tell():
+    exact = np.geomspace(1e-4, 30, 300, dtype=np.float32)[:, None]
+    ids = [str(i) for i in range(300)]
+    atlas = dataclasses.replace(
+        ATLAS, losses=quantize(-np.expm1(-exact), ids), points=np.zeros((1, 2, 4)), slopes=None, ids=tuple(ids)
+    )
+    read = atlas.rows(np.arange(300), "cross_entropy")
+    assert read.dtype == np.float32
+    np.testing.assert_allclose(-np.expm1(-read), -np.expm1(-exact), atol=0.5 / 255 + 1e-6)
+    assert (np.diff(read[:, 0]) >= 0).all()
+    np.testing.assert_allclose(read[-1], np.log(510), rtol=1e-6)  # half a step below one, where l would be infinite
+    np.testing.assert_allclose(atlas.mean("cross_entropy"), read.mean(axis=0, dtype=np.float64), rtol=1e-6)
+    between = (exact > 0.1) & (exact < 3)
+    np.testing.assert_allclose(read[between], exact[between], rtol=0.05)
+
+
 def test_rows_are_found_by_id():
     found = ATLAS.of(["r7", "r2"])
     np.testing.assert_array_equal(found.losses, ATLAS.losses[[7, 2]])
