@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
@@ -59,14 +60,20 @@ class Reading:
         source: where the losses at the atlas's points come from: the rows of the `neighbors`, references answered
             wrongly among them; the `mean` of all rows; an `mlp` fitted on the rows.
         loss: what a row is read as, before any mean: the `bounded` loss 1 - exp(-l), or the `cross_entropy` l.
+        image_bandwidth: of a second kernel, on the images of the neighbours (`evaluation/image_kernel.py`); `None` for
+            questions alone.
     """
 
     source: Literal["neighbors", "mean", "mlp"] = field(metadata={"static": True})
     loss: TableLoss = field(default="bounded", metadata={"static": True})
+    image_bandwidth: float | None = None
 
     def __post_init__(self) -> None:
         if self.loss not in MEANING:
             raise R2T2Error(f"unknown atlas loss {self.loss!r}; choose bounded or cross_entropy")
+        width = self.image_bandwidth
+        if isinstance(width, int | float) and not (width > 0 and math.isfinite(width)):
+            raise R2T2Error(f"atlas image bandwidth {width} must be positive; leave it out for questions alone")
 
 
 @register_structure
@@ -162,9 +169,9 @@ def reading_of(preset: Preset) -> Reading:
     """How a preset reads the atlas's rows of the neighbours.
 
     Raises:
-        R2T2Error: there is no loss of this name.
+        R2T2Error: there is no loss of this name, or a bandwidth is out of range.
     """
-    return Reading("neighbors", preset.atlas_loss)
+    return Reading("neighbors", preset.atlas_loss, preset.atlas_image_bandwidth)
 
 
 def _atlas(name: str, preset: Preset, search: Search, source: Literal["neighbors", "mean", "mlp"]) -> Strategy:

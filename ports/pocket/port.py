@@ -62,6 +62,10 @@ class PocketModel:
         """What the gate decides by: the question's last state and the mean of the image stream."""
         return nnx.merge(self.graph, params).gate.reads(features.question, features.stream)
 
+    def image_vector(self, params: Any, features: PocketFeatures) -> Float[Array, "W"]:
+        """The mean of the base encoder's image cells."""
+        return features.stream.mean(axis=0)
+
     def _read(self, params: Any, features: PocketFeatures, routing: Routing | None) -> tuple[PocketNet, Array, Array]:
         net = nnx.merge(self.graph, params)
         stream = net.mix(features, self.route(params, features, routing))

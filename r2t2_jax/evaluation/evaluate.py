@@ -22,12 +22,14 @@ from r2t2_jax.errors import R2T2Error
 from r2t2_jax.evaluation.atlas_controls import route_by, train_gate
 from r2t2_jax.evaluation.batches import Rows, map_batches, progress_bar, take, threads_at_a_time
 from r2t2_jax.evaluation.hidden_memory import hidden_keys, open_memory
+from r2t2_jax.evaluation.image_kernel import ReferenceImages, open_images
 from r2t2_jax.evaluation.lookup import Library, Lookup, Method, open_library
 from r2t2_jax.evaluation.outcomes import Outcome
 from r2t2_jax.evaluation.passes import generate_along, generate_batch, losses_along
 from r2t2_jax.evaluation.pictures import encode_pictures
 from r2t2_jax.evaluation.questions import BATCH, Questions
 from r2t2_jax.evaluation.reencode import on_port
+from r2t2_jax.evaluation.unit_vectors import unit_vectors
 from r2t2_jax.metrics import Metric
 from r2t2_jax.neighbors import sample_keys
 from r2t2_jax.rerouting import program_of, reroute_batch
@@ -149,7 +151,8 @@ class Setup:
     def on(self, port: Port) -> Setup:
         """The same for the same model on other devices."""
         bank = on_port(self.library.bank, port)
-        library = replace(self.library, bank=bank, correct=bank.only_correct())
+        images = None if self.library.images is None else ReferenceImages(port, bank)
+        library = replace(self.library, bank=bank, correct=bank.only_correct(), images=images)
         tuned = self.tuned
         if tuned is not None:
             tuned = jax.device_put(tuned, jax.tree.map(lambda leaf: leaf.sharding, port.params))
@@ -168,7 +171,8 @@ class Setup:
         keys = sample_keys(self.seed, places)
         queries = questions.queries
         read = None if self.library.memory is None else hidden_keys(self.port, queries.features)
-        lookup = self.library.look_up(questions.embeddings, keys, read)
+        seen = None if self.library.images is None else unit_vectors(self.port, queries.features, "image_vector")
+        lookup = self.library.look_up(questions.embeddings, keys, read, seen)
         if self.tuned is not None:
             queries = replace(queries, tuned=jnp.asarray(route_by(self.tuned, queries.features, model=self.port.model)))
         return Evaluation(self.port, questions, queries, self.metric, keys, lookup, places, self.seed)
@@ -188,7 +192,8 @@ def set_up(port: Port, bank: ReferenceBank, strategies: Mapping[str, Method], me
     if bank.atlas is not None:
         bank.atlas.check(port.fingerprint, port.model.spec)
     library = open_library(bank, strategies, seed)
-    library = replace(library, memory=open_memory(port, library.correct, strategies, seed))
+    memory = open_memory(port, library.correct, strategies, seed)
+    library = replace(library, memory=memory, images=open_images(port, bank, strategies))
     tuned = None
     if any(isinstance(one.search, Constant) and one.search.which == "tuned" for one in _searching(strategies)):
         tuned = train_gate(port, *bank.samples(np.arange(len(bank))), seed)
@@ -214,7 +219,8 @@ def prepare(
         seed: of everything drawn; a sample's draw depends on its place in the test set, not on its batch.
 
     Raises:
-        R2T2Error: the bank is another model's, or a strategy asks for more neighbours than it has references.
+        R2T2Error: the bank is another model's, a strategy asks for more neighbours than it has references, or for what
+            the model does not tell.
     """
     return set_up(port, bank, strategies, metric, seed).asked(questions, np.arange(len(questions.samples)))
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import jax
@@ -16,9 +15,10 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from r2t2_jax.bank import ReferenceBank
-from r2t2_jax.contract import Features, Params, Port, Query
+from r2t2_jax.contract import Features, Port, Query
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.evaluation.batches import Rows, map_batches, progress_bar
+from r2t2_jax.evaluation.unit_vectors import unit_vectors
 from r2t2_jax.index import Index, build_index
 from r2t2_jax.neighbors import sample_keys
 from r2t2_jax.rerouting import reroute_batch
@@ -62,13 +62,7 @@ def hidden_keys(port: Port, features: Features) -> Float[np.ndarray, "n H"]:
     """
     if not hasattr(port.model, "gate_input"):
         raise R2T2Error(f"{port.name} does not tell what its gate reads (gate_input): neighbours cannot be found by it")
-    read = np.asarray(_read(port.params, jax.tree.map(jnp.asarray, features), model=port.model))
-    return read / np.maximum(np.linalg.norm(read, axis=1, keepdims=True), 1e-12)
-
-
-@partial(jax.jit, static_argnames="model")
-def _read(params: Params, features: Features, *, model: Any) -> Float[Array, "n H"]:
-    return jax.lax.map(partial(model.gate_input, params), features)
+    return unit_vectors(port, features, "gate_input")
 
 
 def remembered(port: Port, bank: ReferenceBank, strategy: Strategy, seed: int = 0) -> Float[np.ndarray, "N L E"]:

@@ -1,7 +1,7 @@
 """Who speaks for each test sample, strategy by strategy: neighbours answered correctly, or rows of the loss atlas.
 
 Axis letters: B test samples, K neighbours, N bank size, C references answered correctly, M embedding size, H size of
-what the gate reads, G atlas points, L routed layers, E experts.
+what the gate reads or of an image vector, G atlas points, L routed layers, E experts.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from r2t2_jax.contract import References
 from r2t2_jax.evaluation.atlas_controls import Network, fit_predictor, predict_losses
 from r2t2_jax.evaluation.batches import Rows, take
 from r2t2_jax.evaluation.hidden_memory import Memory
+from r2t2_jax.evaluation.image_kernel import ReferenceImages, weigh_by_image
 from r2t2_jax.index import Index
 from r2t2_jax.neighbors import Neighbors, select
 from r2t2_jax.strategies import Strategy
@@ -38,6 +39,7 @@ class Lookup:
         guessed: for each test sample the losses at the atlas's points which the network of `atlas_mlp` expects, of
             either kind that is read.
         remembered: for strategies with a memory, by name, the weights that are kept of each of `correct`.
+        images, seen: what the images of references and of test samples look like, where a strategy weighs by them.
     """
 
     bank: ReferenceBank
@@ -47,6 +49,8 @@ class Lookup:
     neighborhoods: Mapping[str, Neighbors | None]
     guessed: Mapping[TableLoss, Float[np.ndarray, "B G"]]
     remembered: Mapping[str, Float[np.ndarray, "C L E"]] = field(default_factory=dict)
+    images: ReferenceImages | None = None
+    seen: Float[np.ndarray, "B H"] | None = None
 
     def references(self, name: str, rows: Rows) -> References:
         """What a strategy reads for some of the test samples.
@@ -64,11 +68,22 @@ class Lookup:
         if strategy.table.source == "neighbors":
             assert neighbors is not None
             assert strategy.kernel is not None
-            return self.bank.table(neighbors, strategy.kernel, strategy.table.loss)
+            found = self.bank.table(neighbors, strategy.kernel, strategy.table.loss)
+            if strategy.table.image_bandwidth is None:
+                return found
+            return replace(found, weights=self._by_image(found, neighbors, strategy.table.image_bandwidth, rows))
         if strategy.table.source == "mlp":
             return self.bank.table_of(self.guessed[strategy.table.loss][rows])
         mean = self.bank.known_atlas.mean(strategy.table.loss)
         return self.bank.table_of(np.repeat(mean[None], len(rows), axis=0))
+
+    def _by_image(
+        self, found: References, neighbors: Neighbors, bandwidth: float, rows: Rows
+    ) -> Float[Array, "n K"] | None:
+        assert self.images is not None
+        assert self.seen is not None
+        near = jnp.asarray(self.images(np.asarray(neighbors.indices)))  # [n, K, H]
+        return weigh_by_image(found.weights, jnp.asarray(self.seen[rows]), near, bandwidth)
 
     def neighbors(self, name: str, rows: Rows) -> Int[np.ndarray, "n K"]:
         """Rows of the bank that speak for some of the test samples; K = 0 for strategies without neighbours."""
@@ -94,6 +109,7 @@ class Library:
         near, everywhere: indices of the correct references and, where a strategy reads the atlas, of all.
         networks: fitted on the atlas where `atlas_mlp` asks for it, one for each kind of loss that is read.
         memory: for strategies that have one.
+        images: of all references, for strategies that weigh by them.
     """
 
     bank: ReferenceBank
@@ -103,14 +119,22 @@ class Library:
     everywhere: Index | None
     networks: Mapping[TableLoss, Network]
     memory: Memory | None = None
+    images: ReferenceImages | None = None
 
     def look_up(
         self,
         embeddings: Float[np.ndarray, "B M"],
         keys: Key[Array, "B"],
         read: Float[np.ndarray, "B H"] | None = None,
+        seen: Float[np.ndarray, "B H"] | None = None,
     ) -> Lookup:
-        """Find everybody's neighbours; `keys` draw those of the null selectors, `read` is what the gate reads.
+        """Find everybody's neighbours.
+
+        Args:
+            embeddings: of the questions.
+            keys: draw the neighbours of the null selectors.
+            read: what the gate reads, for strategies with a memory.
+            seen: what the images look like, for strategies that weigh by them.
 
         Raises:
             R2T2Error: a strategy asks for more neighbours than there are references.
@@ -126,7 +150,17 @@ class Library:
         guessed = {loss: predict_losses(network, embeddings) for loss, network in self.networks.items()}
         numbers = np.flatnonzero(self.bank.right)
         remembered = {} if self.memory is None else self.memory.routing
-        return Lookup(self.bank, self.correct, numbers, self.strategies, neighborhoods, guessed, remembered)
+        return Lookup(
+            bank=self.bank,
+            correct=self.correct,
+            numbers=numbers,
+            strategies=self.strategies,
+            neighborhoods=neighborhoods,
+            guessed=guessed,
+            remembered=remembered,
+            images=self.images,
+            seen=seen,
+        )
 
     @staticmethod
     def _neighbors_of(

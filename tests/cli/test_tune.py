@@ -1,12 +1,16 @@
 """`r2t2 tune` on the toy port: the preset it leaves is one that every command takes, and test questions are refused."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from r2t2_jax.cli.main import main
 from r2t2_jax.evaluation import opening
+from r2t2_jax.evaluation.collect import collect_bank
+from r2t2_jax.evaluation.tabulate import AtlasPlan, make_atlas
+from r2t2_jax.metrics import get_metric
 from r2t2_jax.presets import Preset, find_preset
 from tests.toy_port import make_samples, toy
 
@@ -52,6 +56,26 @@ def test_it_writes_a_preset_with_its_evidence_and_goes_on_for_nothing(
     assert (out / "summary.json").read_bytes() == summary
     assert tune(out, "--seed", "1") == 2
     assert "holds a run with other settings: settings.seed is 0 there and 1 here" in capsys.readouterr().err
+
+
+def test_the_atlas_is_tuned_over_losses_and_image_kernels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    port = toy()
+    bank = collect_bank(port, make_samples(40, seed=100, told=0.3), get_metric("exact_match"), keep_wrong=True)
+    make_atlas(port.model, port.params, bank, tmp_path / "atlas", AtlasPlan(points=4, drawn=2, k=3, batch=40))
+    monkeypatch.setattr(opening, "load", lambda _: replace(port, atlas=tmp_path / "atlas"))
+    out, losses = tmp_path / "tune", ["--atlas-loss", "bounded", "cross_entropy"]
+    few = ["--strategy", "atlas", "--atlas-k", "3", "--atlas-trust", "0", *losses]
+    assert tune(out, *few, "--atlas-image-bandwidth", "None", "0.5") == 0
+    table = json.loads((out / "preset.json").read_text())["evidence"]["table"]
+    tried = {(row["atlas_image_bandwidth"], row["atlas_loss"], row["atlas_temperature"]) for row in table}
+    assert len(tried) == 2 * (4 + 4)
+    assert {width for width, *_ in tried} == {None, 0.5}
+    printed = capsys.readouterr().out
+    assert "atlas image bandwidth" in " ".join(printed.split())
+    assert main(["tune", "--config", str(out / "run.json"), "--out", str(out)]) == 0  # temperatures are left open there
+    assert capsys.readouterr().out == printed
 
 
 @pytest.mark.parametrize(
