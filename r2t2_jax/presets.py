@@ -54,7 +54,7 @@ class Preset:
     # loss atlas
     atlas_k: int = 20  # references, answered correctly or not
     atlas_loss: Literal["bounded", "cross_entropy"] = "bounded"  # 1 - exp(-l) or l, in whose units the next ones are
-    atlas_image_bandwidth: float | None = None  # weigh neighbours by their images too; None: by their questions alone
+    atlas_image_bandwidth: float | None = None  # of a kernel on images beside, in medians; None: questions alone
     atlas_temperature: float = 0.02
     atlas_trust: float = 0.1  # lambda of the pull towards the router's weights
     atlas_bandwidth: float = 0.2  # of the smooth loss between the points

@@ -60,8 +60,8 @@ class Reading:
         source: where the losses at the atlas's points come from: the rows of the `neighbors`, references answered
             wrongly among them; the `mean` of all rows; an `mlp` fitted on the rows.
         loss: what a row is read as, before any mean: the `bounded` loss 1 - exp(-l), or the `cross_entropy` l.
-        image_bandwidth: of a second kernel, on the images of the neighbours (`evaluation/image_kernel.py`); `None` for
-            questions alone.
+        image_bandwidth: of a second kernel, on the images of the neighbours, in multiples of their median distance
+            (`evaluation/image_kernel.py`); `None` for questions alone.
     """
 
     source: Literal["neighbors", "mean", "mlp"] = field(metadata={"static": True})

@@ -63,7 +63,8 @@ class Tune:
     atlas_k: tuple[int, ...] = (5, 10, 20, 50)
     """Numbers of neighbours to try with the atlas."""
     atlas_image_bandwidth: tuple[float | None, ...] = (None,)
-    """Bandwidths of a second kernel, on the neighbours' images, to try with the atlas; None for none."""
+    """Bandwidths of a second kernel to try with the atlas, on the neighbours' images, as multiples of the median
+    distance; None for no such kernel."""
     atlas_loss: tuple[Literal["bounded", "cross_entropy"], ...] = ("bounded",)
     """Losses to read off the atlas: 1 - p of an answer, or its cross-entropy in nats."""
     atlas_temperature: tuple[float, ...] | None = None

@@ -1,7 +1,8 @@
 """Neighbours weighted by their images as well as by their questions: the product of two kernels.
 
 Neighbours are still the nearest by question. The second kernel is a Gaussian of the L2 distance d between unit image
-vectors, exp(-d^2 / (2 h^2)), whose bandwidth h is in units of that distance: unit vectors lie at most 2 apart.
+vectors, exp(-d^2 / (2 h^2)). Image vectors of one model lie far apart and those of another close together, so h is
+given as a multiple of the neighbourhood's median distance.
 
 Axis letters: B test samples, K neighbours, N bank size, H size of an image vector.
 """
@@ -24,6 +25,7 @@ from r2t2_jax.contract import Port
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.evaluation.batches import Rows, run_batch
 from r2t2_jax.evaluation.unit_vectors import unit_vectors
+from r2t2_jax.kernels import SMALLEST_BANDWIDTH, median_distance
 
 BATCH = 16
 
@@ -84,17 +86,20 @@ def weigh_by_image(
 ) -> Float[Array, "B K"]:
     """Kernel weights times a Gaussian of the images' distance, up to a common factor for each sample.
 
-    That factor puts the nearest image of a neighbourhood at 1, so that a narrow kernel leaves one neighbour rather than
-    none; it cancels in every weighted mean. By lax.map, so that a row does not depend on how many there are.
+    `bandwidth` is a multiple of the median distance of those neighbours that have any weight. The common factor puts
+    the nearest image of a neighbourhood at 1, so that a narrow kernel leaves one neighbour rather than none; it cancels
+    in every weighted mean. By lax.map, so that a row does not depend on how many there are.
     """
 
     def one(row: tuple[Array, Array, Array]) -> Float[Array, "K"]:
         weights, seen, references = row
         counts = weights > 0
         # Nothing is fused across this line, so that a batch of one, whose loop is unrolled, computes the same bits.
-        distance = jax.lax.optimization_barrier(jnp.square(references - seen[None]).sum(axis=-1))  # [K], squared
+        distance = jax.lax.optimization_barrier(jnp.sqrt(jnp.square(references - seen[None]).sum(axis=-1)))  # [K]
         nearest = jnp.where(counts, distance, jnp.inf).min()
-        near = jnp.exp((nearest - distance) / (2 * jnp.square(jnp.asarray(bandwidth, distance.dtype))))
+        width = jnp.asarray(bandwidth, distance.dtype) * median_distance(distance, counts)
+        width = jax.lax.optimization_barrier(jnp.maximum(width, SMALLEST_BANDWIDTH))
+        near = jnp.exp(0.5 * ((nearest - distance) / width) * ((nearest + distance) / width))
         return jnp.where(counts, weights * near, 0.0)
 
     return jax.lax.map(one, (weights, seen, references))

@@ -27,7 +27,7 @@ VARIED = {  # what is tuned of a strategy, fields of `Preset`
 }
 USUAL = {  # what is tried of settings in units of the atlas's loss, where nobody says otherwise
     "bounded": {"atlas_temperature": (0.005, 0.01, 0.02, 0.05), "atlas_trust": (0.0, 0.1, 0.2)},
-    "cross_entropy": {"atlas_temperature": (0.05, 0.1, 0.2, 0.5), "atlas_trust": (0.0, 0.5, 1.0)},
+    "cross_entropy": {"atlas_temperature": (0.01, 0.03, 0.1, 0.3), "atlas_trust": (0.0, 0.5, 1.0)},
 }
 NEIGHBORS = {"ngd": "k", "atlas": "atlas_k"}  # which of these is the number of neighbours
 DECAY = 30  # the cosine schedule ends at the learning rate divided by this

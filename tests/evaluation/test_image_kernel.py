@@ -61,11 +61,12 @@ def test_the_formula_by_hand():
     weights = jnp.array([[2.0, 1.0, 4.0, 0.0], [0.0, 0.0, 0.0, 0.0]])
     seen = jnp.array([[1.0, 0.0], [1.0, 0.0]])
     references = jnp.tile(jnp.array([[0.0, 1.0], [0.6, 0.8], [-1.0, 0.0], [1.0, 0.0]]), (2, 1, 1))
-    # Squared distances 2, 0.8, 4 and 0; the last has no weight, so 0.8 is the nearest that counts. 2 h^2 = 1.28.
+    # Squared distances 2, 0.8, 4 and 0; the last has no weight, so 0.8 is the nearest that counts and the median is the
+    # first. With h = 0.8 medians, 2 h^2 is 2.56.
     found = weigh_by_image(weights, seen, references, 0.8)
-    expected = [2 * np.exp(-1.2 / 1.28), 1.0, 4 * np.exp(-3.2 / 1.28), 0.0]
+    expected = [2 * np.exp(-1.2 / 2.56), 1.0, 4 * np.exp(-3.2 / 2.56), 0.0]
     np.testing.assert_allclose(found, [expected, [0, 0, 0, 0]], rtol=1e-5)
-    plain = np.array([2.0, 1.0, 4.0]) * np.exp(-np.array([2, 0.8, 4]) / 1.28)
+    plain = np.array([2.0, 1.0, 4.0]) * np.exp(-np.array([2, 0.8, 4]) / 2.56)
     np.testing.assert_allclose(found[0, :3] / found[0].sum(), plain / plain.sum(), rtol=1e-5)
     narrow = weigh_by_image(weights, seen, references, 1e-3)
     np.testing.assert_array_equal(narrow[0], [0, 1, 0, 0])  # one neighbour is left, not none
@@ -119,7 +120,8 @@ def test_weights_are_the_product_of_both_kernels_and_neighbours_those_of_the_que
     seen = unit_vectors(PORT, questions.queries.features, "image_vector")
     known = unit_vectors(PORT, bank.samples(np.arange(60))[0], "image_vector")
     by_question = np.asarray(lookup.references("alone", ROWS).weights, np.float64)
-    product = by_question * np.exp(-np.square(known[near] - seen[:, None]).sum(axis=-1) / (2 * 0.5**2))
+    distance = np.linalg.norm(known[near] - seen[:, None], axis=-1)
+    product = by_question * np.exp(-np.square(distance / (0.5 * np.median(distance, axis=1, keepdims=True))) / 2)
     found = np.asarray(lookup.references("pictured", ROWS).weights)
     expected = product / product.sum(axis=1, keepdims=True)
     np.testing.assert_allclose(found / found.sum(axis=1, keepdims=True), expected, rtol=1e-5)

@@ -1,0 +1,26 @@
+"""The page on the loss atlas shows what was recorded of its options, and says of them what the numbers say."""
+
+import json
+
+from benchmarks.atlas_options import OPTIONS, PAGE, PLAIN, RESULTS, page_table
+from r2t2_jax.presets import PAPER
+
+TEXT, RECORDED = PAGE.read_text(encoding="utf-8"), json.loads(RESULTS.read_text(encoding="utf-8"))
+
+
+def test_the_table_is_what_was_recorded() -> None:
+    assert f"<!-- results -->\n{page_table(RECORDED)}<!-- /results -->\n" in TEXT
+    assert RECORDED["seconds"] < 180
+    for gate in RECORDED["gates"].values():
+        assert gate["n"] >= 1000 and list(gate["options"]) == list(OPTIONS)
+
+
+def test_no_option_that_helps_is_said_to_help_nothing() -> None:
+    assert "On the pocket model neither helps" in TEXT
+    for gate in RECORDED["gates"].values():
+        assert all(row["against_bounded"][1] <= 0 for name, row in gate["options"].items() if name != PLAIN)
+
+
+def test_its_settings_are_a_presets() -> None:
+    for setting in ("atlas_loss", "atlas_image_bandwidth", "atlas_trust", "atlas_min_gain"):
+        assert f"`{setting}`" in TEXT and hasattr(PAPER, setting)
