@@ -10,7 +10,6 @@ TEXT, RECORDED = PAGE.read_text(encoding="utf-8"), json.loads(RESULTS.read_text(
 
 def test_the_table_is_what_was_recorded() -> None:
     assert f"<!-- results -->\n{page_table(RECORDED)}<!-- /results -->\n" in TEXT
-    assert RECORDED["seconds"] < 180
     for gate in RECORDED["gates"].values():
         assert gate["n"] >= 1000 and list(gate["options"]) == list(OPTIONS)
 
