@@ -1,7 +1,8 @@
 """Strategies over batches: one jit, one compile per shape.
 
 Samples go through `lax.map`, neighbours through `vmap` (in the objective), steps through `scan` (in the search). What a
-sample gets does not depend on the batch it comes in (`benchmarks/lax_map_or_vmap.py` measures why it is not `vmap`).
+sample gets does not depend on the batch it comes in (`benchmarks/lax_map_or_vmap.py` measures why it is not `vmap`). On
+an accelerator several samples may go abreast (`abreast.py`).
 
 Evaluations are r-dependent forward passes a sample; a value with its gradient counts two, the router's own pass and the
 final answer one each. With S steps, K neighbours and n points:
@@ -28,6 +29,7 @@ import jax.numpy as jnp
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Key
 
+from r2t2_jax.abreast import fill_up, map_samples
 from r2t2_jax.contract import Params, Query, References, Reroutable, Rerouted, RoutedModel
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.kernels import Linear
@@ -103,7 +105,7 @@ Samples = tuple[Query, References | None, Key[Array, "B"]]
 Shared = dict[str, Array | None]  # fields of References which all samples have in common
 
 
-@partial(jax.jit, static_argnames=("model", "mesh"))
+@partial(jax.jit, static_argnames=("model", "mesh", "abreast"))
 def _reroute_samples(
     strategy: Strategy,
     params: Params,
@@ -112,6 +114,7 @@ def _reroute_samples(
     *,
     model: Reroutable,
     mesh: Mesh | None,
+    abreast: int,
 ) -> Rerouted:
     """Every leaf of `samples` has a leading axis B; what all samples share of the bank comes apart from them."""
 
@@ -122,7 +125,7 @@ def _reroute_samples(
                 neighborhood = dataclasses.replace(neighborhood, **shared)
             return reroute_sample(strategy, model, params, query, neighborhood, key)
 
-        return jax.lax.map(one, samples)
+        return map_samples(one, samples, abreast)
 
     if mesh is not None:
         whole, split = PartitionSpec(), PartitionSpec(DATA_AXIS)
@@ -146,6 +149,7 @@ def reroute_batch(
     references: References | None,
     keys: Key[Array, "B"],
     mesh: Mesh | None = None,
+    abreast: int = 1,
 ) -> Rerouted:
     """Find routing weights for a batch of test samples.
 
@@ -157,6 +161,8 @@ def reroute_batch(
         references: from `ReferenceBank.references`, or `None` for strategies that read none.
         keys: one a sample, from `sample_keys`.
         mesh: devices to share the batch among, over the axis `data`; no device waits for another.
+        abreast: samples that a device computes together. More than one fill an accelerator, take so many times the
+            memory of one, and change results as a sum in another order does.
 
     Returns:
         `Rerouted` with a leading axis B on every leaf.
@@ -169,19 +175,17 @@ def reroute_batch(
     neighborhoods, shared = _apart(strategy, references)
     samples = (queries, neighborhoods, keys)
     if mesh is None:
-        return _reroute_samples(strategy, params, shared, samples, model=model, mesh=None)
+        return _reroute_samples(strategy, params, shared, samples, model=model, mesh=None, abreast=abreast)
 
     if DATA_AXIS not in mesh.shape:
         raise R2T2Error(f"the mesh has axes {mesh.axis_names}; name the one that samples are shared over {DATA_AXIS!r}")
     # Compiler-placed axes whatever the mesh has (make_mesh gives explicit ones): results are indexed like any array.
     mesh = Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * mesh.devices.ndim)
-    padding = -len(keys) % mesh.shape[DATA_AXIS]  # the first sample again, dropped from the results
-    if padding:
-        samples = jax.tree.map(lambda leaf: jnp.concatenate([leaf, jnp.repeat(leaf[:1], padding, axis=0)]), samples)
+    samples = fill_up(samples, mesh.shape[DATA_AXIS])  # what is filled up is dropped from the results
     params, shared = jax.device_put((params, shared), NamedSharding(mesh, PartitionSpec()))
     samples = jax.device_put(samples, NamedSharding(mesh, PartitionSpec(DATA_AXIS)))
-    rerouted = _reroute_samples(strategy, params, shared, samples, model=model, mesh=mesh)
-    return jax.tree.map(lambda leaf: leaf[: len(keys)], rerouted) if padding else rerouted
+    rerouted = _reroute_samples(strategy, params, shared, samples, model=model, mesh=mesh, abreast=abreast)
+    return rerouted if len(rerouted.weights) == len(keys) else jax.tree.map(lambda leaf: leaf[: len(keys)], rerouted)
 
 
 def lower_batch(
@@ -191,6 +195,7 @@ def lower_batch(
     queries: Query,
     references: References | None,
     keys: Key[Array, "B"],
+    abreast: int = 1,
 ) -> jax.stages.Lowered:
     """The program that `reroute_batch` runs for such a batch on one device, before it is compiled.
 
@@ -200,7 +205,8 @@ def lower_batch(
     check_needs(strategy, model, queries, references)
     strategy = program_of(strategy)
     neighborhoods, shared = _apart(strategy, references)
-    return _reroute_samples.lower(strategy, params, shared, (queries, neighborhoods, keys), model=model, mesh=None)
+    samples = (queries, neighborhoods, keys)
+    return _reroute_samples.lower(strategy, params, shared, samples, model=model, mesh=None, abreast=abreast)
 
 
 def _apart(strategy: Strategy, references: References | None) -> tuple[References | None, Shared]:

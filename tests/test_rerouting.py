@@ -72,6 +72,14 @@ def test_another_device_count_changes_next_to_nothing(case, tolerance):
         np.testing.assert_allclose(a, b, atol=tolerance, rtol=0)
 
 
+@pytest.mark.parametrize(("case", "tolerance"), [(CASES["ngd free sgd"], 1e-5), (CASES["ngd simplex adam"], 1e-4)])
+def test_samples_abreast_get_what_they_get_one_by_one(case, tolerance):
+    alone = run(case)
+    for abreast in (2, 5):  # five samples: padded to six, and all at once
+        for a, b in zip(arrays(run(case, abreast=abreast)), arrays(alone), strict=True):
+            np.testing.assert_allclose(a, b, atol=tolerance, rtol=0)
+
+
 COLLECTIVES = ("all-reduce", "all-gather", "all-to-all", "collective", "reduce-scatter")
 
 
@@ -81,7 +89,7 @@ def program(case, mesh=None, count=4):
     references = references_for(case, with_atlas(toy_bank()), embeddings)
     shared = {"bank_routing": references.bank_routing, "points": references.points}
     samples = (queries, dataclasses.replace(references, **dict.fromkeys(shared)), sample_keys(0, np.arange(count)))
-    return (case, toy_params(), shared, samples), {"model": MODEL, "mesh": mesh}
+    return (case, toy_params(), shared, samples), {"model": MODEL, "mesh": mesh, "abreast": 1}
 
 
 def test_no_device_waits_for_another():

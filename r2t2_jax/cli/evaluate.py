@@ -53,6 +53,9 @@ class Eval:
     """Chooses the questions and draws whatever strategies draw."""
     batch_size: Literal["auto"] | int = "auto"
     """Questions at a time; auto for as many as fit into memory. Too many are halved, which changes no result."""
+    abreast: Literal["auto"] | int = "auto"
+    """Of these, how many a device computes together; auto for as many as fit into its own memory, and one by one on a
+    CPU, where no answer then depends on its batch in a single bit."""
     mesh: str = ""
     """Devices of all processes: data=4,model=2 for four copies of the weights, each cut over two. Without it one a
     device."""
@@ -103,8 +106,9 @@ class Eval:
             embedder = question_embedder(self.embedder)
             ports = [replace(port, embedder=embedder) for port in ports]
         batch = None if self.batch_size == "auto" else self.batch_size
+        abreast = None if self.abreast == "auto" else self.abreast
         strategies = listed("--strategy", self.strategy)
-        return open_job(ports, groups, self.bank, benchmarks, strategies, self.preset, self.seed, batch)
+        return open_job(ports, groups, self.bank, benchmarks, strategies, self.preset, self.seed, batch, abreast)
 
     def _fill(self, job: Job, team: Team) -> None:
         """Compute this process's batches; the first process ends the run with everybody's rows."""

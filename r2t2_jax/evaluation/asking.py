@@ -97,7 +97,8 @@ class Asking:
         shapes = tuple((leaf.shape, leaf.dtype.name) for leaf in jax.tree.leaves(prepared.inputs))
         with self._compiling_once((seat.group.devices, shapes, together)):
             start = time.perf_counter()
-            questions = encode_prepared(seat.setup.port, prepared, together, tqdm(disable=True))
+            bar = tqdm(disable=True)
+            questions = encode_prepared(seat.setup.port, prepared, together, bar, abreast=seat.setup.abreast)
             self._clock(part_name(self._title, ENCODE), len(batch), time.perf_counter() - start)
             places = np.minimum(np.arange(batch.start, batch.start + self._size), batch.stop - 1)
             evaluation = seat.setup.asked(questions, places)

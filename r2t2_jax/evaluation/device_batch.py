@@ -1,6 +1,6 @@
 """How many samples a device takes at a time, and fewer where its memory does not do.
 
-Samples go one by one through `lax.map`, so how many go together changes no result.
+Samples of a batch go one by one, or so many abreast, so how many are handed over changes no result.
 """
 
 from __future__ import annotations

@@ -42,7 +42,8 @@ from r2t2_jax.strategies import Strategy
 class Evaluation:
     """Strategies about to be run on a test set: everybody's neighbours are found, nothing is re-routed yet.
 
-    `places` are those of the samples in the test set, on which with `seed` depends what is drawn for them.
+    `places` are those of the samples in the test set, on which with `seed` depends what is drawn for them. `abreast`
+    samples are re-routed and answered together.
     """
 
     port: Port
@@ -53,6 +54,7 @@ class Evaluation:
     lookup: Lookup
     places: Int[np.ndarray, "B"]
     seed: int
+    abreast: int = 1
 
     @property
     def strategies(self) -> Mapping[str, Method]:
@@ -69,9 +71,11 @@ class Evaluation:
             return self._answer_otherwise(name, strategy, queries, references, rows) | {"kernel_weights": weights}
         if strategy.pictures is not None:
             queries = self._with_pictures(strategy, queries, rows)
-        found = reroute_batch(strategy, self.port.model, self.port.params, queries, references, self.keys[rows])
+        found = reroute_batch(
+            strategy, self.port.model, self.port.params, queries, references, self.keys[rows], abreast=self.abreast
+        )
         return {
-            "tokens": generate_batch(self.port, queries.features, found.routing),
+            "tokens": generate_batch(self.port, queries.features, found.routing, self.abreast),
             "weights": found.weights,
             "path": found.path,
             "losses": found.losses,
@@ -140,6 +144,7 @@ class Setup:
     """What is done once for a model, a bank and some strategies, whatever is asked afterwards.
 
     `tuned` are the model's parameters with its gate fine-tuned on the bank, where a strategy compares with that.
+    `abreast` is how many samples are computed together.
     """
 
     port: Port
@@ -147,6 +152,7 @@ class Setup:
     metric: Metric
     seed: int
     tuned: Params | None
+    abreast: int = 1
 
     def on(self, port: Port) -> Setup:
         """The same for the same model on other devices."""
@@ -175,7 +181,7 @@ class Setup:
         lookup = self.library.look_up(questions.embeddings, keys, read, seen)
         if self.tuned is not None:
             queries = replace(queries, tuned=jnp.asarray(route_by(self.tuned, queries.features, model=self.port.model)))
-        return Evaluation(self.port, questions, queries, self.metric, keys, lookup, places, self.seed)
+        return Evaluation(self.port, questions, queries, self.metric, keys, lookup, places, self.seed, self.abreast)
 
 
 def set_up(port: Port, bank: ReferenceBank, strategies: Mapping[str, Method], metric: Metric, seed: int = 0) -> Setup:

@@ -1,13 +1,14 @@
 """What an evaluation will cost, before it begins: model evaluations, FLOPs, and memory read off compiled programs.
 
 The longest question is prepared, encoded and given its neighbours for real; every strategy is then traced for it, and
-the costliest compiled. Nothing is answered.
+the costliest compiled: that is where the memory is measured. Nothing is answered.
 
 Axis letters: B samples of a batch.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -20,8 +21,8 @@ from r2t2_jax.contract import Query, References, Sample
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.evaluation.batches import take
 from r2t2_jax.evaluation.evaluate import Evaluation, Setup
-from r2t2_jax.evaluation.passes import encode_batch, generate_batch
-from r2t2_jax.evaluation.questions import encode_prepared, prepare_questions
+from r2t2_jax.evaluation.passes import encode_batch, generate_batch, generate_tokens
+from r2t2_jax.evaluation.questions import Prepared, encode_prepared, prepare_questions
 from r2t2_jax.program import count_flops
 from r2t2_jax.rerouting import lower_batch, reroute_batch
 from r2t2_jax.sizes import tree_bytes
@@ -40,11 +41,12 @@ class Cost:
 
 @dataclass(frozen=True)
 class Memory:
-    """What a device holds in bytes. `case` grows with every sample of a batch, `activations` do not."""
+    """What a device holds in bytes: `case` for every sample of a batch, `activations` for those that go abreast."""
 
     parameters: int
     case: int
     activations: int
+    abreast: int = 1
 
     def of_batch(self, size: int) -> int:
         """All of it, for a batch of so many samples."""
@@ -57,13 +59,37 @@ class Memory:
             size //= 2
         return size
 
+    def most_abreast(self, available: int, size: int) -> int:
+        """The largest of `size`, half of it and so on that should fit, as if activations grew in proportion."""
+        abreast, left = size, SHARE * available - self.parameters - size * self.case
+        while abreast > 1 and self.activations / self.abreast * abreast > left:
+            abreast //= 2
+        return abreast
+
 
 @dataclass(frozen=True)
 class Forecast:
-    """Costs by strategy, and the memory of the strategy that takes the most FLOPs."""
+    """Costs by strategy, and the memory of the costliest program.
+
+    Args:
+        costs: by strategy.
+        memory: of a batch whose samples are computed `memory.abreast` at a time.
+        measure: that memory with another number abreast; compiles.
+    """
 
     costs: dict[str, Cost]
     memory: Memory
+    measure: Callable[[int], Memory]
+
+    def widest(self, available: int, size: int) -> Memory:
+        """With the most samples abreast that fit into the memory available, as the compiled program says."""
+        abreast = self.memory.most_abreast(available, size)
+        while abreast > 1:
+            memory = self.measure(abreast)
+            if memory.of_batch(size) <= SHARE * available:
+                return memory
+            abreast //= 2
+        return self.memory
 
 
 def forecast(setup: Setup, longest: Sample, size: int) -> Forecast:
@@ -89,7 +115,9 @@ def forecast(setup: Setup, longest: Sample, size: int) -> Forecast:
             port.params, *_arguments(evaluation, name, 1)
         )
         costs[name] = Cost(found.evaluations, encode + count_flops(program) + answer)
-    return Forecast(costs, _memory(evaluation, max(costs, key=lambda name: costs[name].flops), size))
+    costliest = max(costs, key=lambda name: costs[name].flops)
+    measure = partial(_memory, evaluation, prepared, costliest, size)
+    return Forecast(costs, measure(setup.abreast), measure)
 
 
 def _strategies(evaluation: Evaluation) -> dict[str, Strategy]:
@@ -101,16 +129,29 @@ def _arguments(evaluation: Evaluation, name: str, size: int) -> tuple[Query, Ref
     return take(evaluation.queries, rows), evaluation.lookup.references(name, rows), evaluation.keys[rows]
 
 
-def _memory(evaluation: Evaluation, name: str, size: int) -> Memory:
-    port = evaluation.port
+def _memory(evaluation: Evaluation, prepared: Prepared, name: str, size: int, abreast: int) -> Memory:
+    """Read off the compiled programs that encode, re-route by a strategy, and answer."""
+    port, rows = evaluation.port, np.zeros(size, int)
     queries, references, keys = _arguments(evaluation, name, size)
-    compiled = lower_batch(_strategies(evaluation)[name], port.model, port.params, queries, references, keys).compile()
-    analysis = compiled.memory_analysis()
+    strategy, sizes = _strategies(evaluation)[name], {"model": port.model, "abreast": abreast}
+    reroute = lower_batch(strategy, port.model, port.params, queries, references, keys, abreast)
+    routing = jax.eval_shape(
+        partial(reroute_batch, strategy, port.model), port.params, queries, references, keys
+    ).routing
+    encode = encode_batch.lower(port.params, take(prepared.inputs, rows), **sizes)
+    answer = generate_tokens.lower(port.params, queries.features, routing, max_new_tokens=port.max_new_tokens, **sizes)
+    programs = [_sizes(lowered) for lowered in (reroute, encode, answer)]
+    parameters = tree_bytes(port.params)
+    arguments = programs[0].argument_size_in_bytes - parameters
+    batch = max(0, arguments) + programs[0].output_size_in_bytes
+    return Memory(parameters, -(-batch // size), max(one.temp_size_in_bytes for one in programs), abreast)
+
+
+def _sizes(lowered: jax.stages.Lowered) -> Any:
+    analysis = lowered.compile().memory_analysis()
     if analysis is None:
         raise R2T2Error(f"the compiler for {jax.default_backend()} tells nothing about memory; give --batch-size")
-    parameters = tree_bytes(port.params)
-    batch = max(0, analysis.argument_size_in_bytes - parameters) + analysis.output_size_in_bytes
-    return Memory(parameters, -(-batch // size), analysis.temp_size_in_bytes)
+    return analysis
 
 
 def _flops(function: Any, *arguments: Any) -> int:

@@ -57,6 +57,8 @@ class Job:
         seed: of everything drawn.
         batch: samples a batch of the plan.
         fitted: let a device with a memory of its own take fewer at a time, as many as fit.
+        abreast: of those it takes, how many it computes together; `None` for as many as fit into a memory of its own,
+            and one by one without.
     """
 
     ports: Sequence[Port]
@@ -68,6 +70,7 @@ class Job:
     seed: int
     batch: int
     fitted: bool
+    abreast: int | None = None
 
     @property
     def port(self) -> Port:
@@ -111,7 +114,8 @@ class Job:
     def setup(self) -> Setup:
         """What is done once, whatever is asked; scored by the first benchmark's metric."""
         metric = get_metric(next(iter(self.benchmarks.values())).metric)
-        return set_up(self.port, self.bank, self.strategies, metric, self.seed)
+        setup = set_up(self.port, self.bank, self.strategies, metric, self.seed)
+        return replace(setup, abreast=self.abreast or 1)
 
     def forecast(self) -> Forecast:
         """Costs and memory, for the longest question of all; raises as `forecast.forecast`."""
@@ -130,8 +134,10 @@ class Job:
 
     def asking(self, run: Run, say: Callable[[str], None]) -> dict[str, Asking]:
         """Each benchmark, ready to be asked on every group of devices; raises as `set_up`."""
-        together = DeviceBatch(self._at_a_time(say), say)
-        setups = [self.setup, *(self.setup.on(port) for port in self.ports[1:])]
+        size, abreast = self._at_a_time(say)
+        together = DeviceBatch(size, say)
+        setup = replace(self.setup, abreast=abreast)
+        setups = [setup, *(setup.on(port) for port in self.ports[1:])]
         asking = {}
         for name, one in self.benchmarks.items():
             metric, title = get_metric(one.metric), title_of(self.port.name, name)
@@ -139,18 +145,22 @@ class Job:
             asking[name] = Asking(seats, title, name, one.samples, self.batch, run.share.count, together, run.time)
         return asking
 
-    def _at_a_time(self, say: Callable[[str], None]) -> int:
-        """Samples that a device takes at a time: a whole batch, or as many as fit into a memory of its own."""
+    def _at_a_time(self, say: Callable[[str], None]) -> tuple[int, int]:
+        """Samples that a device takes at a time, and how many of them it computes together.
+
+        A whole batch, or as many as fit into a memory of its own; and of these again as many as fit.
+        """
         available = device_memory()
-        if not self.fitted or available is None:
-            return self.batch
-        memory = self.forecast().memory
-        size = memory.largest_batch(available, self.batch)
+        if available is None or not (self.fitted or self.abreast is None):
+            return self.batch, self.abreast or 1
+        found = self.forecast()
+        size = found.memory.largest_batch(available, self.batch) if self.fitted else self.batch
+        memory = found.widest(available, size) if self.abreast is None else found.memory
         say(
-            f"{size} questions at a time take {format_size(memory.of_batch(size))} of {format_size(available)} on each "
-            "device, as compiled"
+            f"{size} questions at a time, {memory.abreast} abreast, take {format_size(memory.of_batch(size))} of "
+            f"{format_size(available)} on each device, as compiled"
         )
-        return size
+        return size, memory.abreast
 
     def summary(self, run: Run) -> dict[str, Any]:
         """The numbers of every benchmark, by the title under which its rows stand."""
@@ -171,6 +181,7 @@ def open_job(
     preset: str | None,
     seed: int,
     batch: int | None,
+    abreast: int | None = None,
 ) -> Job:
     """Open what is named, and refuse what does not fit together.
 
@@ -183,13 +194,16 @@ def open_job(
         preset: a name or a file; `None` for the model's own, else the paper's.
         seed: of everything drawn.
         batch: the most samples a batch; `None` for the usual number, of which a device takes as many as fit.
+        abreast: samples computed together; `None` for as many as fit into a memory of the device's own.
 
     Raises:
-        R2T2Error: unknown names, a batch of none, a bank of another model or embedder, or a question that is a
-            reference too.
+        R2T2Error: unknown names, a batch of none, none abreast, a bank of another model or embedder, or a question that
+            is a reference too.
     """
     if batch is not None and batch < 1:
         raise R2T2Error(f"a batch of {batch} samples; it must be at least 1")
+    if abreast is not None and abreast < 1:
+        raise R2T2Error(f"{abreast} samples abreast; it must be at least 1")
     port = ports[0]
     titles = [title_of(port.name, name) for name in benchmarks]
     if len(set(titles)) < len(titles):
@@ -200,7 +214,7 @@ def open_job(
     metric = get_metric(next(iter(benchmarks.values())).metric)
     opened = open_bank(port, bank, metric, questions, keep_wrong=True)
     size = batch_size(benchmarks, SAVED if batch is None else batch)
-    return Job(ports, groups, opened, benchmarks, chosen, settings, seed, size, fitted=batch is None)
+    return Job(ports, groups, opened, benchmarks, chosen, settings, seed, size, batch is None, abreast)
 
 
 def set_score_of(benchmark: str) -> str:

@@ -1,6 +1,6 @@
 """A model's passes over a batch: what it sees and how it routes, and what it answers.
 
-Samples go one by one through `lax.map`, so that no answer depends on the batch it came in.
+Samples go one by one, so that no answer depends on the batch it came in, or `abreast` at a time to fill an accelerator.
 
 Axis letters: B samples, P points of a path, L routed layers, E experts, A answer tokens.
 """
@@ -12,35 +12,48 @@ from functools import partial
 import jax
 from jaxtyping import Array, Float, Int
 
+from r2t2_jax.abreast import map_samples
 from r2t2_jax.contract import Answer, Features, Inputs, Params, Port, Reroutable, RoutedModel
 from r2t2_jax.routing import Routing
 
 
-@partial(jax.jit, static_argnames="model")
-def encode_batch(params: Params, inputs: Inputs, *, model: RoutedModel) -> tuple[Features, Float[Array, "B L E"]]:
+@partial(jax.jit, static_argnames=("model", "abreast"))
+def encode_batch(
+    params: Params, inputs: Inputs, *, model: RoutedModel, abreast: int = 1
+) -> tuple[Features, Float[Array, "B L E"]]:
     """Features of every sample and the router's own weights for it."""
 
     def sample(one: Inputs) -> tuple[Features, Float[Array, "L E"]]:
         features = model.encode(params, one)
         return features, model.route(params, features)
 
-    return jax.lax.map(sample, inputs)
+    return map_samples(sample, inputs, abreast)
 
 
-def generate_batch(port: Port, features: Features, routing: Routing | None) -> Int[Array, "B A"]:
+def generate_batch(port: Port, features: Features, routing: Routing | None, abreast: int = 1) -> Int[Array, "B A"]:
     """Greedy answers; `routing` has a leading axis B, or is `None` for the untouched model."""
-    return _generate_batch(port.params, features, routing, model=port.model, max_new_tokens=port.max_new_tokens)
+    return generate_tokens(
+        port.params, features, routing, model=port.model, max_new_tokens=port.max_new_tokens, abreast=abreast
+    )
 
 
-@partial(jax.jit, static_argnames=("model", "max_new_tokens"))
-def _generate_batch(
-    params: Params, features: Features, routing: Routing | None, *, model: RoutedModel, max_new_tokens: int
+@partial(jax.jit, static_argnames=("model", "max_new_tokens", "abreast"))
+def generate_tokens(
+    params: Params,
+    features: Features,
+    routing: Routing | None,
+    *,
+    model: RoutedModel,
+    max_new_tokens: int,
+    abreast: int,
 ) -> Int[Array, "B A"]:
+    """As `generate_batch`, for a port taken apart."""
+
     def sample(one: tuple[Features, Routing | None]) -> Int[Array, "A"]:
         features, routing = one
         return model.generate(params, features, routing, max_new_tokens)
 
-    return jax.lax.map(sample, (features, routing))
+    return map_samples(sample, (features, routing), abreast)
 
 
 @partial(jax.jit, static_argnames=("model", "max_new_tokens"))

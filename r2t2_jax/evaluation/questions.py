@@ -59,8 +59,10 @@ def prepare_questions(port: Port, samples: Sequence[Sample]) -> Prepared:
     return Prepared(tuple(samples), inputs, port.embedder.embed([sample.question for sample in samples]))
 
 
-def encode_prepared(port: Port, prepared: Prepared, batch_size: int, progress: tqdm, threads: int = 1) -> Questions:
-    """Encode in batches, `threads` of them at a time.
+def encode_prepared(
+    port: Port, prepared: Prepared, batch_size: int, progress: tqdm, threads: int = 1, abreast: int = 1
+) -> Questions:
+    """Encode in batches, `threads` of them at a time, `abreast` samples of each together.
 
     Raises:
         R2T2Error: a feature is NaN, or a sample names an expert that the model does not have.
@@ -68,7 +70,7 @@ def encode_prepared(port: Port, prepared: Prepared, batch_size: int, progress: t
     samples = prepared.samples
 
     def encode(rows: Rows) -> tuple[Features, Float[Array, "B L E"]]:
-        return encode_batch(port.params, take(prepared.inputs, rows), model=port.model)
+        return encode_batch(port.params, take(prepared.inputs, rows), model=port.model, abreast=abreast)
 
     (features, routing), seconds = map_batches(encode, len(samples), batch_size, progress, threads)
     check_finite(f"{port.name} features", features)

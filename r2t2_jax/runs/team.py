@@ -111,7 +111,7 @@ class Team:
         """
         for index, state in list(self._others.items()):
             if state.get("phase") == "failed":
-                raise R2T2Error(f"{self._name(index)} failed ({state['said']}). {AGAIN}")
+                raise R2T2Error(f"{self._name(index)} failed ({state['said'].removesuffix(AGAIN).strip()}). {AGAIN}")
             if state.get("phase") == "stopped":
                 raise Stopped(f"{self._name(index)} stopped. {AGAIN}")
         if self._silent is not None:

@@ -129,6 +129,7 @@ def test_too_little_memory_halves_the_batch_and_changes_nothing(
         (("--metric", "none"), "unknown metric 'none'"),
         (("--limit", "0"), "at least 1, not 0"),
         (("--batch-size", "0"), "a batch of 0 samples"),
+        (("--abreast", "0"), "0 samples abreast; it must be at least 1"),
         (("--embedder", "hashed_words"), "made with embedder 'toy-questions', this is embedder 'hashed_words-512@1'"),
     ],
 )
@@ -140,6 +141,14 @@ def test_bad_input_is_one_line(
     (told,) = capsys.readouterr().err.splitlines()[-1:]
     assert told.startswith("r2t2: ") and re.search(re.escape(cause), told)
     assert not (tmp_path / "run").exists()
+
+
+def test_abreast_they_get_what_they_get_one_by_one(files: Path, whole: Path, tmp_path: Path) -> None:
+    assert main(arguments(files, tmp_path / "run", "--abreast", "3")) == 0  # of batches of four
+    found, expected = (open_run(out).rows.to_pylist() for out in (tmp_path / "run", whole))
+    for a, b in zip(found, expected, strict=True):
+        assert (a["id"], a["prediction"], a["neighbors"]) == (b["id"], b["prediction"], b["neighbors"])
+        np.testing.assert_allclose(a["weights"], b["weights"], atol=1e-5, rtol=0)
 
 
 def test_features_that_a_bank_stores_are_read(

@@ -67,7 +67,7 @@ def test_the_atlas_is_tuned_over_losses_and_image_kernels(
     monkeypatch.setattr(opening, "load", lambda _: replace(port, atlas=tmp_path / "atlas"))
     out, losses = tmp_path / "tune", ["--atlas-loss", "bounded", "cross_entropy"]
     few = ["--strategy", "atlas", "--atlas-k", "3", "--atlas-trust", "0", *losses]
-    assert tune(out, *few, "--atlas-image-bandwidth", "None", "0.5") == 0
+    assert tune(out, *few, "--atlas-image-bandwidth", "0.5") == 0
     table = json.loads((out / "preset.json").read_text())["evidence"]["table"]
     tried = {(row["atlas_image_bandwidth"], row["atlas_loss"], row["atlas_temperature"]) for row in table}
     assert len(tried) == 2 * (4 + 4)

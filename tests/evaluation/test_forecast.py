@@ -13,7 +13,7 @@ from r2t2_jax.evaluation.collect import collect_bank
 from r2t2_jax.evaluation.device_batch import DeviceBatch
 from r2t2_jax.evaluation.devices import device_groups
 from r2t2_jax.evaluation.evaluate import set_up
-from r2t2_jax.evaluation.forecast import Memory, forecast
+from r2t2_jax.evaluation.forecast import Forecast, Memory, forecast
 from r2t2_jax.evaluation.methods import method_of
 from r2t2_jax.evaluation.question_sets import QuestionSet
 from r2t2_jax.metrics import get_metric
@@ -75,13 +75,13 @@ def test_a_device_with_a_memory_of_its_own_takes_as_many_as_fit(setup, monkeypat
     job = jobs.Job([toy()], device_groups("", 1), bank, benchmarks, strategies, PRESET, 0, batch=8, fitted=True)
     memory, told = job.forecast().memory, []
     monkeypatch.setattr(jobs, "device_memory", lambda: int(memory.of_batch(2) / 0.9) + 1)
-    assert job._at_a_time(told.append) == 2
+    assert job._at_a_time(told.append) == (2, 1)
     (line,) = told
-    assert line.startswith("2 questions at a time take ")
+    assert line.startswith("2 questions at a time, 1 abreast, take ")
     for changed in (dataclasses.replace(job, fitted=False), job):
-        assert changed._at_a_time(told.append) == (2 if changed.fitted else 8)
+        assert changed._at_a_time(told.append) == (2 if changed.fitted else 8, 1)
     monkeypatch.setattr(jobs, "device_memory", lambda: None)  # as a CPU
-    assert job._at_a_time(told.append) == 8
+    assert job._at_a_time(told.append) == (8, 1)
 
 
 def test_other_errors_are_not_taken_for_a_lack_of_memory():
@@ -92,3 +92,29 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory():
 
     with pytest.raises(R2T2Error, match="no such thing"):
         together.fit(fails)
+
+
+def test_as_many_go_abreast_as_the_compiled_program_fits(setup):
+    (question,) = make_samples(1, seed=1, told=0.4)
+    found = forecast(setup, question, 8)
+    one, four = found.memory, found.measure(4)
+    assert (one.abreast, four.abreast) == (1, 4)
+    assert four.activations > one.activations  # four samples' losses and gradients lie in memory at a time
+    assert found.widest(10 * four.of_batch(8), 8).abreast == 8
+    least = int(four.of_batch(8) / 0.9) + 1  # the estimate of eight may be below what four take: both are compiled
+    assert found.widest(least, 8).of_batch(8) <= 0.9 * least
+    assert found.widest(one.of_batch(8), 8) == one
+
+
+def test_what_the_compiled_program_takes_beats_the_estimate():
+    taken = {8: 4_000, 4: 2_500, 2: 900}  # more than in proportion to the 400 of one
+    asked = []
+
+    def measure(abreast):
+        asked.append(abreast)
+        return Memory(parameters=0, case=0, activations=taken[abreast], abreast=abreast)
+
+    found = Forecast({}, Memory(parameters=0, case=0, activations=400), measure)
+    assert found.widest(4_000, 32).abreast == 4
+    assert asked == [8, 4]
+    assert found.widest(1_000, 32).abreast == 2

@@ -92,8 +92,11 @@ def test_a_silent_process_is_named_and_nobody_waits_for_it(tmp_path: Path) -> No
     first, _, third = all_of(3, tmp_path, part)
     for error in (first, third):
         assert isinstance(error, R2T2Error)
-        assert str(error).startswith("process 1 (") and "has been silent for 1 seconds: it died" in str(error)
-        assert "start all processes again" in str(error)
+        # The slower of the two may hear of it from the other before it notices.
+        assert re.match(
+            r"(process [02] \(.*\) failed \()?process 1 \(.*\) has been silent for 1 seconds: it died", str(error)
+        )
+        assert str(error).count("start all processes again") == 1
 
 
 def test_a_folder_that_others_do_not_see_is_told(tmp_path: Path) -> None:
