@@ -78,10 +78,11 @@ def problem():
     return model, params, queries, references
 
 
-def run(name, **settings):
+def run(name, abreast=1, **settings):
     model, params, queries, references = problem()
     chosen = strategy(name, dataclasses.replace(PRESET, **settings))
-    return reroute_batch(chosen, model, params, queries, references, sample_keys(0, np.arange(BATCH)))
+    keys = sample_keys(0, np.arange(BATCH))
+    return reroute_batch(chosen, model, params, queries, references, keys, abreast=abreast)
 
 
 def loss_at(model, params, queries, references, row):
@@ -108,6 +109,13 @@ def test_the_first_step_is_the_gradient_times_the_step_size():
     value, gradient = quick_jit(jax.value_and_grad(lambda r: loss(Routing(r))))(queries.routing[0])
     np.testing.assert_allclose(found.losses[0, 0], value, atol=1e-5)
     np.testing.assert_allclose(found.path[0, 1], queries.routing[0] - 0.1 * gradient, atol=1e-5)
+
+
+@pytest.mark.slow  # compiled twice
+def test_samples_abreast_get_what_they_get_one_by_one():
+    alone, abreast = run("ngd"), run("ngd", abreast=2)
+    np.testing.assert_allclose(abreast.weights, alone.weights, atol=1e-5)
+    np.testing.assert_allclose(abreast.losses, alone.losses, atol=1e-5)
 
 
 def test_a_tied_shift_moves_all_mixers_alike_and_starts_at_the_base_model():
