@@ -7,7 +7,7 @@ from statistics import fmean
 
 from r2t2_jax.errors import R2T2Error
 
-COLUMNS = ("mmbench", "mme_p", "sqa_img", "ai2d", "textvqa", "gqa", "cvbench2d", "cvbench3d", "physbench")
+COLUMNS = ("mmbench", "mme", "scienceqa", "ai2d", "textvqa", "gqa", "cvbench2d", "cvbench3d", "physbench")
 _MME_SCALE = 20  # MME perception has 2,000 points
 
 
@@ -20,4 +20,4 @@ def paper_average(scores: Mapping[str, float]) -> float:
     if set(scores) != set(COLUMNS):
         wrong = ", ".join(sorted(set(scores) ^ set(COLUMNS)))
         raise R2T2Error(f"the paper's average has the columns {', '.join(COLUMNS)}; missing or unknown: {wrong}")
-    return fmean(scores[name] / _MME_SCALE if name == "mme_p" else scores[name] for name in COLUMNS)
+    return fmean(scores[name] / _MME_SCALE if name == "mme" else scores[name] for name in COLUMNS)
