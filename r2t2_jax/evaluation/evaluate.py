@@ -111,8 +111,7 @@ class Evaluation:
         if isinstance(strategy, Strategy) and strategy.space.kind == "shift":
             raise R2T2Error(f"{name} moves in the shift space: its steps cannot be answered one by one")
         queries, model = take(self.questions.queries, rows), self.port.model
-        sizes = {"model": model, "max_new_tokens": self.port.max_new_tokens}
-        found = {"step_tokens": generate_along(self.port.params, queries.features, path, **sizes)}
+        found = {"step_tokens": generate_along(self.port, queries.features, path, self.abreast)}
         if queries.answer is not None:
             found["own_losses"] = losses_along(self.port.params, queries.features, queries.answer, path, model=model)
         return found

@@ -10,6 +10,7 @@ from __future__ import annotations
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from r2t2_jax.abreast import map_samples
@@ -56,22 +57,12 @@ def generate_tokens(
     return map_samples(sample, (features, routing), abreast)
 
 
-@partial(jax.jit, static_argnames=("model", "max_new_tokens"))
 def generate_along(
-    params: Params,
-    features: Features,
-    path: Float[Array, "B P L E"],
-    *,
-    model: RoutedModel,
-    max_new_tokens: int,
+    port: Port, features: Features, path: Float[Array, "B P L E"], abreast: int = 1
 ) -> Int[Array, "B P A"]:
-    """The answers which the weights at each point of a path would give."""
-
-    def sample(one: tuple[Features, Float[Array, "P L E"]]) -> Int[Array, "P A"]:
-        features, path = one
-        return jax.lax.map(lambda weights: model.generate(params, features, Routing(weights), max_new_tokens), path)
-
-    return jax.lax.map(sample, (features, path))
+    """The answers which the weights at each point of a path would give, by the program that gives the last answer."""
+    points = range(path.shape[1])
+    return jnp.stack([generate_batch(port, features, Routing(path[:, point]), abreast) for point in points], axis=1)
 
 
 @partial(jax.jit, static_argnames="model")
