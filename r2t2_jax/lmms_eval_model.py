@@ -10,7 +10,6 @@ Axis letters: B samples of a batch.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,10 +24,8 @@ from r2t2_jax.errors import R2T2Error
 from r2t2_jax.evaluation.batches import run_batch
 from r2t2_jax.evaluation.evaluate import set_up
 from r2t2_jax.evaluation.methods import method_of
-from r2t2_jax.evaluation.opening import open_bank
+from r2t2_jax.evaluation.opening import open_bank, open_port
 from r2t2_jax.evaluation.questions import encode_questions
-from r2t2_jax.hashed_words import question_embedder
-from r2t2_jax.loading import load
 from r2t2_jax.metrics import get_metric
 from r2t2_jax.presets import find_preset, own_preset
 
@@ -63,9 +60,7 @@ class Rerouted(lmms):
         device: str | None = None,
     ) -> None:
         super().__init__()
-        port = load(model)
-        if embedder:
-            port = replace(port, embedder=question_embedder(embedder))
+        port = open_port(model, embedder)
         settings = find_preset(preset or own_preset(port.name, port.presets), port.presets)
         metric = get_metric("exact_match")  # tells which references count where no bank is named; lmms-eval scores
         opened = open_bank(port, Path(bank) if bank else None, metric, [], keep_wrong=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,17 +70,15 @@ class Demo:
         from rich.console import Console
 
         from r2t2_jax.datasets import load_dataset
-        from r2t2_jax.hashed_words import question_embedder
+        from r2t2_jax.evaluation.opening import with_embedder
         from r2t2_jax.loading import load
         from r2t2_jax.reporting.html import REPORT, write_report
         from r2t2_jax.runs.reading import open_run
 
         data = self._data()
         tests, references = (load_dataset(**data[role]) for role in ("tests", "references"))
-        ports = {gate: load(f"pocket:{gate}") for gate in GATES}
-        if self.embedder:
-            embedder = question_embedder(self.embedder)
-            ports = {gate: replace(port, embedder=embedder) for gate, port in ports.items()}
+        opened = with_embedder([load(f"pocket:{gate}") for gate in GATES], self.embedder)
+        ports = dict(zip(GATES, opened, strict=True))
         with self._open(data, ports, tests, references) as run:
             if not run.complete:
                 for port in ports.values():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -96,15 +96,12 @@ class Eval:
     def _job(self, groups: Sequence[Group]) -> Job:
         from r2t2_jax.evaluation.devices import load_on
         from r2t2_jax.evaluation.job import open_job
+        from r2t2_jax.evaluation.opening import with_embedder
         from r2t2_jax.evaluation.question_sets import read_benchmarks
-        from r2t2_jax.hashed_words import question_embedder
 
         names = listed("--benchmark", self.benchmark)
         benchmarks = read_benchmarks(names, self.split, self.limit, self.seed, self.images, self.metric)
-        ports = load_on(self.model, groups)
-        if self.embedder:
-            embedder = question_embedder(self.embedder)
-            ports = [replace(port, embedder=embedder) for port in ports]
+        ports = with_embedder(load_on(self.model, groups), self.embedder)
         batch = None if self.batch_size == "auto" else self.batch_size
         abreast = None if self.abreast == "auto" else self.abreast
         strategies = listed("--strategy", self.strategy)

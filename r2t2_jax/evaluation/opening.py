@@ -35,8 +35,20 @@ def open_port(model: str, embedder: str = "") -> Port:
     Raises:
         R2T2Error: as `load` and `question_embedder`.
     """
-    port = load(model)
-    return replace(port, embedder=question_embedder(embedder)) if embedder else port
+    (port,) = with_embedder([load(model)], embedder)
+    return port
+
+
+def with_embedder(ports: Sequence[Port], name: str) -> list[Port]:
+    """The ports with the embedder of this name, loaded once for all of them; with their own where the name is empty.
+
+    Raises:
+        R2T2Error: as `question_embedder`.
+    """
+    if not name:
+        return list(ports)
+    embedder = question_embedder(name)
+    return [replace(port, embedder=embedder) for port in ports]
 
 
 def open_questions(data: str, split: str | None, limit: int | None, seed: int) -> list[Sample]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from r2t2_jax.contract import Port, Sample
@@ -11,8 +11,7 @@ from r2t2_jax.datasets import load_dataset
 from r2t2_jax.datasets.registry import GROUP
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.evaluation.benchmark_run import title_of
-from r2t2_jax.evaluation.opening import metric_for
-from r2t2_jax.hashed_words import question_embedder
+from r2t2_jax.evaluation.opening import metric_for, with_embedder
 from r2t2_jax.loading import load
 from r2t2_jax.metrics import Metric
 from r2t2_jax.plugins import registered
@@ -55,9 +54,8 @@ def open_subjects(model: str, data: Sequence[str], n: int | None, seed: int, emb
     Raises:
         R2T2Error: no such model or set, or no set goes with the model.
     """
-    ports = {name: load(name) for name in model_names(model)}
-    if embedder:
-        ports = {name: replace(port, embedder=question_embedder(embedder)) for name, port in ports.items()}
+    names = model_names(model)
+    ports = dict(zip(names, with_embedder([load(name) for name in names], embedder), strict=True))
     sets = list(data) or [_own_set(next(iter(ports.values())))]
     asked = {name: tuple(load_dataset(**source_of(name, n, seed))) for name in sets}
     return [
