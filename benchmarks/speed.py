@@ -31,7 +31,13 @@ ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "speed.json"
 PAGE = ROOT / "docs" / "speed.md"
 THREADS = ("one", "all")
-AXES = {"k": "neighbours k", "S": "steps S", "B": "cases a batch B", "N": "references in the bank, retrieval included"}
+AXES = {
+    "k": "neighbours k",
+    "S": "steps S",
+    "B": "cases a batch B",
+    "abreast": "cases abreast",
+    "N": "references in the bank, retrieval included",
+}
 BUSY = 0.5  # load average from which on a machine has other things to do
 RIVALS = {"one_by_one": "PyTorch, one by one", "together": "PyTorch, batched"}
 
@@ -50,6 +56,7 @@ class Plan:
             "k": (1, 2, 5, 10, 20),
             "S": (1, 5, 10, 20),
             "B": (1, 2, 4, 8, 16, 32),
+            "abreast": (1, 2, 4, 8),
             "N": (1_000, 10_000, 100_000),
         }
     )
@@ -57,7 +64,9 @@ class Plan:
     shared: int = 32  # cases a batch that devices share
 
 
-QUICK = Plan(3, (1, 8), axes={"k": (1, 5), "S": (1, 10), "B": (1, 8), "N": (1_000,)}, devices=(1, 2), shared=8)
+QUICK = Plan(
+    3, (1, 8), axes={"k": (1, 5), "S": (1, 10), "B": (1, 8), "abreast": (1, 8), "N": (1_000,)}, devices=(1, 2), shared=8
+)
 
 
 def measure(plan: Plan) -> dict[str, Any]:
