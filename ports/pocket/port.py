@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -202,6 +203,7 @@ def _atlas_folder(gate: str) -> Path | None:
     return folder if folder.exists() else None
 
 
+@cache  # both gates stand on one structure
 def abstract(config: PocketConfig) -> tuple[Any, Any]:
     """Structure of the model and its parameters as shapes."""
     return nnx.split(nnx.eval_shape(lambda: PocketNet(config, nnx.Rngs(0))))

@@ -25,6 +25,7 @@ ATLAS_CONTROLS = ("best_fixed", "atlas_mlp", "atlas_taylor", "gate_finetuned")
 SKIPPED_BY_QUICK = (  # compiling, fitting or running each takes longer than 200 questions are worth
     "shuffled_references",
     "kernel_regression_alpha",
+    "ngd_paper",
     "best_of_n",
     "atlas_taylor",
     "gate_finetuned",
@@ -51,7 +52,8 @@ class Demo:
     out: Path
     """Folder of the run: settings, rows, summary and report. One with other settings is refused."""
     quick: bool = False
-    """Ask 200 questions at most, with 1,000 candidates for references, and leave out six slow rows of the table."""
+    """Ask 200 questions at most, with 1,000 candidates for references, and leave out seven slow rows of the table and
+    the answers from step to step."""
     samples: int = 1000
     """How many questions to ask."""
     seed: int = 0
@@ -156,7 +158,8 @@ def _record(run: Run, port: Port, references: list[Sample], tests: list[Sample],
     from r2t2_jax.metrics import get_metric
 
     metric = get_metric("exact_match")
-    record(run, port, references, tests, demo_strategies(port, asked.quick), metric, asked.seed, ANSWERED_ALONG)
+    along = () if asked.quick else ANSWERED_ALONG
+    record(run, port, references, tests, demo_strategies(port, asked.quick), metric, asked.seed, along)
 
 
 def _summarize(run: Run, port: Port, references: list[Sample], tests: list[Sample], quick: bool) -> dict[str, Any]:
