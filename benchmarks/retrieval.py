@@ -3,6 +3,7 @@
     python -m benchmarks.retrieval                 # N = 5,000, 45,000 and 500,000; M = 384 and 1024
     python -m benchmarks.retrieval --sizes 5000 45000 --minutes 1
     python -m benchmarks.retrieval --million       # a bank of 1,000,000 x 384: opening, and a batch of 1,000 queries
+    python -m benchmarks.retrieval --doc           # write the tables of docs/bank.md again from what was recorded
 
 Ours (exact, ScaNN) against scikit-learn's NearestNeighbors, which the R2-T2 authors' code uses, FAISS (flat, IVF) and
 hnswlib; one that is not installed is left out and named. Each runs in a process of its own, bound to one CPU core;
@@ -21,17 +22,27 @@ import platform
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks.pages import markdown, write_results
 from benchmarks.retrieval_engines import ENGINES
 from benchmarks.retrieval_vectors import clustered, real_questions, truth
 
 RESULTS = Path(__file__).parent / "results"
+PAGE = Path(__file__).parent.parent / "docs" / "bank.md"
+NAMES = {
+    "exact": "exact (ours)",
+    "scann": "ScaNN (ours)",
+    "sklearn": "scikit-learn",
+    "faiss_flat": "FAISS flat",
+    "faiss_ivf": "FAISS IVF",
+    "hnswlib": "hnswlib",
+}
 QUERIES, K = 1000, 5
 SIZES, WIDTHS = (5_000, 45_000, 500_000), (384, 1024)
 BASELINE = "sklearn"
@@ -112,7 +123,11 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=8, help="for one engine on one set of vectors")
     parser.add_argument("--million", action="store_true")
     parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--doc", action="store_true")
     options = parser.parse_args()
+    if options.doc:
+        write_results(PAGE, page_tables(options.out))
+        return
     name = "retrieval_million" if options.million else "retrieval"
     report = context() | {"runs": []}
     options.out.mkdir(parents=True, exist_ok=True)
@@ -129,6 +144,41 @@ def runs(sizes: Sequence[int], widths: Sequence[int], minutes: float) -> Iterato
             yield compare("clustered", *clustered(n, m, QUERIES), minutes)
         if n == min(sizes) and (questions := real_questions(QUERIES)) is not None:
             yield compare("real questions", *questions, minutes)
+
+
+def page_tables(folder: Path) -> str:
+    """Rates with recall, and seconds to build, of everything recorded; and from when on ScaNN pays."""
+    recorded = [json.loads((folder / f"{name}.json").read_text("utf-8")) for name in ("retrieval", "retrieval_million")]
+    runs = [run for one in recorded for run in one["runs"]]
+    titles = [f"{run['n']:,} x {run['m']}" + ", questions" * (run["vectors"] != "clustered") for run in runs]
+
+    def rows(tell: Callable[[dict[str, Any]], str]) -> list[list[str]]:
+        return [[label, *(tell(run["engines"][engine]) for run in runs)] for engine, label in NAMES.items()]
+
+    def rate(found: dict[str, Any]) -> str:
+        return found.get("left_out") or f"{found['queries_per_second']:,.0f} ({found['recall']:.3f})"
+
+    def building(found: dict[str, Any]) -> str:
+        return (
+            "" if "left_out" in found else f"{found['build_seconds']:,.1f} s, {found['memory_mib_beyond_vectors']:,.0f}"
+        )
+
+    where = f"`python -m benchmarks.retrieval`, and with `--million`: {recorded[0]['machine']}, {recorded[0]['date']}."
+    table = markdown(["queries a second (recall at 5)", *titles], rows(rate))
+    built = markdown(["to build, and MiB beyond the vectors", *titles], rows(building))
+    pays = "; ".join(f"{title}: {pays_from(run['engines'])}" for title, run in zip(titles, runs, strict=True))
+    opened = f"A bank of 1,000,000 x 384 opens in {recorded[1]['runs'][0]['open_seconds']:g} s."
+    return "\n\n".join([where, table, built, f"Questions from which building ScaNN pays: {pays}. {opened}\n"])
+
+
+def pays_from(engines: Mapping[str, Mapping[str, Any]]) -> str:
+    """How many questions ScaNN must be asked until it and its building have taken no longer than exact search."""
+    exact, scann = engines["exact"], engines["scann"]
+    if "left_out" in exact or "left_out" in scann:
+        return "unknown"
+    saved = 1 / exact["queries_per_second"] - 1 / scann["queries_per_second"]  # seconds a question
+    longer = scann["build_seconds"] - exact["build_seconds"]
+    return f"{longer / saved:,.0f}" if saved > 0 else "never"
 
 
 def draw(runs: list[dict[str, Any]], path: Path) -> None:

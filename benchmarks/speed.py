@@ -24,7 +24,7 @@ from typing import Any
 
 import tyro
 
-from benchmarks.pages import write_results
+from benchmarks.pages import markdown, write_results
 from benchmarks.speed_problem import make_problem
 
 ROOT = Path(__file__).parent.parent
@@ -110,12 +110,6 @@ def milliseconds(found: Timed) -> str:
     values = [1e3 * found[name] for name in ("low", "seconds_a_case", "high")]
     low, median, high = (f"{value:,.0f}" if value >= 100 else f"{value:.3g}" for value in values)
     return f"{median} ({low} to {high})"
-
-
-def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table whose first column is text."""
-    lines = [head, ["---", *["--:"] * (len(head) - 1)], *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def beside_table(beside: Mapping[str, Any]) -> str:

@@ -12,6 +12,7 @@ import datetime
 import re
 import shutil
 import sys
+import textwrap
 from pathlib import Path
 
 import tyro
@@ -26,6 +27,10 @@ RESULTS, TEMPLATE = HERE / "results", HERE / "findings.template.md"
 FINDINGS = HERE.parent.parent / "docs" / "findings.md"
 NUMBER = re.compile(r"\{\{(.+?)\}\}")
 CLAIM = re.compile(r" ?<!-- claim: (.+?) -->")
+MARK = r"(?:\d+\.|-) "  # of a list's item
+ITEM = re.compile(rf"^(?={MARK})", re.MULTILINE)
+KEPT = ("#", "```", "|")  # blocks whose lines mean something
+WIDTH = 120
 FIGURES = ("flow", "experts", "cost", "surrogate", "similarity", "families")
 
 
@@ -62,7 +67,23 @@ def findings(numbers: Numbers, template: str, command: str, where: str) -> tuple
     """
     refuted = [claim for claim in CLAIM.findall(template) if not numbers.holds(claim)]
     page = CLAIM.sub("", template).replace("{{command}}", command).replace("{{where}}", where)
-    return NUMBER.sub(lambda found: numbers.text(found[1]), page), refuted
+    return filled(NUMBER.sub(lambda found: numbers.text(found[1]), page)), refuted
+
+
+def filled(page: str) -> str:
+    """The page with the lines of its paragraphs and list items filled: numbers are not as long as their names."""
+    blocks = page.strip("\n").split("\n\n")
+    return "\n\n".join(one if one.startswith(KEPT) else _fill(one) for one in blocks) + "\n"
+
+
+def _fill(block: str) -> str:
+    lines = []
+    for item in ITEM.split(block):
+        mark = re.match(MARK, item)
+        indent = " " * len(mark[0]) if mark else ""
+        words = " ".join(item.split())
+        lines += textwrap.wrap(words, WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+    return "\n".join(lines)
 
 
 def copy_tables(saved: SavedRun) -> None:

@@ -38,6 +38,6 @@ def test_speed_up_over_devices_by_hand():
 
 
 def test_every_file_named_is_there():
-    for name in ("benchmarks/moai_gpu.py", "benchmarks/mova_gpu.py", "tests/ports/pocket/test_torch_pocket.py"):
+    for name in ("benchmarks/accelerator.py", "tests/ports/pocket/test_torch_pocket.py"):
         assert name in TEXT
         assert (ROOT / name).exists()

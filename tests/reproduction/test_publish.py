@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from benchmarks.reproduce.numbers import Numbers
-from benchmarks.reproduce.publish import CLAIM, NUMBER, TEMPLATE, findings
+from benchmarks.reproduce.publish import CLAIM, NUMBER, TEMPLATE, filled, findings
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.reproduction.tables import tables
 
@@ -83,6 +83,16 @@ def test_claims_are_checked_and_taken_out(numbers: Numbers) -> None:
     page, refuted = findings(numbers, template, "r2t2 reproduce all", "here")
     assert page == "From `r2t2 reproduce all`: 50.0 %.\n"
     assert refuted == [wrong]
+
+
+def test_lines_are_filled_but_for_those_that_mean_something() -> None:
+    words = "one two " * 20
+    page = f"# A title\n\n{words}\n\n```\na  b\n```\n\n1. {words}\n2. two\n   lines\n\n| {words} |\n"
+    title, paragraph, code, items, table = filled(page).split("\n\n")
+    assert (title, code, table) == ("# A title", "```\na  b\n```", f"| {words} |\n")
+    assert paragraph.splitlines() == ["one two " * 14 + "one two", "one two " * 4 + "one two"]
+    assert [line[:3] for line in items.splitlines()] == ["1. ", "   ", "2. "]
+    assert items.endswith("2. two lines")
 
 
 def test_the_template_asks_for_tables_and_rows_that_exist() -> None:
