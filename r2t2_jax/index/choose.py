@@ -20,8 +20,9 @@ from r2t2_jax.index.storage import FILE, fits, read_index
 
 INDEX = "index"  # where a bank's directory keeps its index
 Kind = Literal["auto", "exact", "scann"]
-# References from which building ScaNN and searching 10,000 questions costs less than searching them exactly: at 45,000
-# it takes 17,600 questions to pay, at 1,000,000 about 8,000 (benchmarks/retrieval.py).
+# References from which ScaNN is worth its building. From 45,000 on it pays after 12,000 to 15,000 questions, however
+# many references there are (docs/bank.md); at 500,000 so many take one to three minutes exactly, below hardly anybody
+# would notice.
 CROSSOVER = 500_000
 
 
