@@ -94,7 +94,7 @@ def test_demo_writes_what_it_prints(tmp_path: Path, capsys: pytest.CaptureFixtur
 def test_a_quick_demo_skips_what_takes_long() -> None:
     preset = {"pocket": {"k": 3}}
     port = dataclasses.replace(toy(), presets=preset)
-    skipped = ["shuffled_references", "kernel_regression_alpha", "ngd_paper", "best_of_n"]
+    skipped = ["router_mean", "shuffled_references", "kernel_regression_alpha", "ngd_paper", "best_of_n", "oracle"]
     assert list(demo_strategies(port)) == STRATEGIES
     assert list(demo_strategies(port, quick=True)) == [name for name in STRATEGIES if name not in skipped]
 
