@@ -28,14 +28,14 @@ def test_a_demo_killed_again_and_again_ends_with_the_same_bytes(tmp_path: Path) 
     options = ["--quick", "--samples", "20", "--seed", "2"]
     assert main(["demo", "--out", str(tmp_path / "whole"), *options]) == 0
     folder = tmp_path / "killed"
-    for batches in (3, 11, 19):
+    for batches in (3, 9, 16):
         command = [sys.executable, "-m", "r2t2_jax.cli.main", "demo", "--out", str(folder), *options]
         with (tmp_path / "told").open("w") as told, subprocess.Popen(command, stdout=told, stderr=told) as process:
             while len(find_records(folder)) < batches:
                 assert process.poll() is None, (tmp_path / "told").read_text()
                 time.sleep(0.01)
             process.kill()
-        assert batches <= len(find_records(folder)) < 28
+        assert batches <= len(find_records(folder)) < 22
         assert not (folder / "summary.json").exists()
     saved = find_records(folder)
     assert main(["demo", "--out", str(folder), *options]) == 0
