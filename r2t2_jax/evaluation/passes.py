@@ -46,7 +46,7 @@ def generate_tokens(
     *,
     model: RoutedModel,
     max_new_tokens: int,
-    abreast: int,
+    abreast: int = 1,
 ) -> Int[Array, "B A"]:
     """As `generate_batch`, for a port taken apart."""
 

@@ -140,6 +140,7 @@ def test_padding_does_not_matter(encoded, three):
     np.testing.assert_array_equal(found["tokens"], three["tokens"])
 
 
+@pytest.mark.slow  # three programs, towers and all
 def test_hoisted_and_unhoisted_gradients_agree():
     """Features made before the gradient, inside it, and with the later blocks' keys and values among them."""
     r = np.random.default_rng(0).dirichlet(np.ones(7), 3).astype(np.float32)

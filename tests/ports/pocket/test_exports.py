@@ -9,7 +9,7 @@ from ports.pocket.config import PocketConfig
 from ports.pocket.modeling import PocketAnswer, PocketNet
 from ports.pocket.port import PocketModel
 from r2t2_jax.contract import Query, References
-from r2t2_jax.evaluation.passes import _generate_batch, encode_batch
+from r2t2_jax.evaluation.passes import encode_batch, generate_tokens
 from r2t2_jax.presets import Preset
 from r2t2_jax.program import weight_gradients
 from r2t2_jax.rerouting import reroute_sample
@@ -86,7 +86,7 @@ def test_encoding_and_answering(abstract):
     batch = SIZES["batch"]
     export = jax.export.export(encode_batch, platforms=PLATFORMS)
     assert export(params, rows(inputs, batch), model=model).platforms == PLATFORMS
-    export = jax.export.export(_generate_batch, platforms=PLATFORMS)
+    export = jax.export.export(generate_tokens, platforms=PLATFORMS)
     routing = Routing(jax.ShapeDtypeStruct((batch, 2, 6), jnp.float32))
     exported = export(params, rows(features, batch), routing, model=model, max_new_tokens=3)
     assert exported.platforms == PLATFORMS
