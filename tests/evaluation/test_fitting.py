@@ -49,6 +49,7 @@ def without_labels(queries):
     return type(queries)(queries.features, queries.routing, queries.support)
 
 
+@pytest.mark.slow  # compiles many times
 def test_more_memory_holds_no_fewer_and_more_neighbors_take_no_less():
     results = [found(int(LEAST * factor)) for factor in (1, 2, 7)]
     for least, most in itertools.pairwise(results):

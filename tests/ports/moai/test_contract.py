@@ -93,6 +93,7 @@ def test_route_is_the_token_mean_of_the_gates(features):
     assert abs(float(base - mean)) > 1e-5
 
 
+@pytest.mark.slow  # two programs
 def test_hoisted_and_unhoisted_gradients_agree(features):
     model, params = tiny()
     answer, inputs = answer_of(7, 8, 95), draw_inputs(0)

@@ -113,6 +113,7 @@ def test_a_plain_clip_tower_is_resized_on_its_way(checkpoint, tmp_path):
     np.testing.assert_array_equal(places, expected.astype(np.float32))
 
 
+@pytest.mark.slow  # three programs
 def test_weights_cut_over_devices_give_the_same_loss():
     model, params = tiny()
     mesh = jax.make_mesh((2, 2), ("data", "model"), axis_types=(jax.sharding.AxisType.Auto,) * 2)

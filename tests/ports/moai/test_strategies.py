@@ -102,6 +102,7 @@ def loss_at(model, params, queries, references, row):
     return loss
 
 
+@pytest.mark.slow  # recorded gradients are met in the golden tests
 def test_the_first_step_is_the_gradient_times_the_step_size():
     model, params, queries, references = problem()
     found = run("ngd", space="free", learning_rate=0.1, schedule="fixed")
@@ -118,6 +119,7 @@ def test_samples_abreast_get_what_they_get_one_by_one():
     np.testing.assert_allclose(abreast.losses, alone.losses, atol=1e-5)
 
 
+@pytest.mark.slow  # two programs
 def test_a_tied_shift_moves_all_mixers_alike_and_starts_at_the_base_model():
     model, params, queries, references = problem()
     found = run("ngd", space="shift", tied=True, learning_rate=0.5)
