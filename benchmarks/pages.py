@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
 
 
@@ -12,9 +11,3 @@ def write_results(page: Path, text: str) -> None:
     parts = re.split(r"(<!-- /?results -->\n)", page.read_text(encoding="utf-8"))
     parts[2] = text
     page.write_text("".join(parts), encoding="utf-8")
-
-
-def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table whose first column is text."""
-    lines = [head, ["---", *["--:"] * (len(head) - 1)], *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -29,9 +29,10 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.pages import markdown, write_results
+from benchmarks.pages import write_results
 from benchmarks.retrieval_engines import ENGINES
 from benchmarks.retrieval_vectors import clustered, real_questions, truth
+from r2t2_jax.reporting.text_tables import grid
 
 RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parent.parent / "docs" / "bank.md"
@@ -164,8 +165,8 @@ def page_tables(folder: Path) -> str:
         )
 
     where = f"`python -m benchmarks.retrieval`, and with `--million`: {recorded[0]['machine']}, {recorded[0]['date']}."
-    table = markdown(["queries a second (recall at 5)", *titles], rows(rate))
-    built = markdown(["to build, and MiB beyond the vectors", *titles], rows(building))
+    table = grid([["queries a second (recall at 5)", *titles], *rows(rate)])
+    built = grid([["to build, and MiB beyond the vectors", *titles], *rows(building)])
     pays = "; ".join(f"{title}: {pays_from(run['engines'])}" for title, run in zip(titles, runs, strict=True))
     opened = f"A bank of 1,000,000 x 384 opens in {recorded[1]['runs'][0]['open_seconds']:g} s."
     return "\n\n".join([where, table, built, f"Questions from which building ScaNN pays: {pays}. {opened}\n"])

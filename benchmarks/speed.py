@@ -24,8 +24,9 @@ from typing import Any
 
 import tyro
 
-from benchmarks.pages import markdown, write_results
+from benchmarks.pages import write_results
 from benchmarks.speed_problem import make_problem
+from r2t2_jax.reporting.text_tables import grid
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "speed.json"
@@ -122,13 +123,13 @@ def beside_table(beside: Mapping[str, Any]) -> str:
             compiled = f"{own['first_call_extra_seconds']:.1f}"
             rows.append([threads, batch, *(milliseconds(one) for one in (*others, own)), *ratios, compiled])
     head = ["threads", "B", *(f"{label}, ms a case" for label in RIVALS.values()), "ours, ms a case"]
-    return markdown([*head, *(f"{label} / ours" for label in RIVALS.values()), "ours compiles, s"], rows)
+    return grid([[*head, *(f"{label} / ours" for label in RIVALS.values()), "ours compiles, s"], *rows])
 
 
 def scaling_tables(scaling: Mapping[str, Any]) -> str:
     """A small table for every axis."""
     return "\n\n".join(
-        markdown([AXES[axis], "ms a case"], [[f"{int(at):,}", milliseconds(one)] for at, one in found.items()])
+        grid([[AXES[axis], "ms a case"], *([f"{int(at):,}", milliseconds(one)] for at, one in found.items())])
         for axis, found in scaling.items()
     )
 
@@ -140,7 +141,7 @@ def devices_table(devices: Mapping[str, Timed], cores: int) -> str:
     for n, found in devices.items():
         faster = alone / found["seconds_a_case"]
         rows.append([n, milliseconds(found), f"{faster:.2f}", f"{100 * faster / min(int(n), cores):.0f} %"])
-    return markdown(["devices", "ms a case", "times as fast as one", "of what so many cores could be"], rows)
+    return grid([["devices", "ms a case", "times as fast as one", "of what so many cores could be"], *rows])
 
 
 def page_tables(recorded: Mapping[str, Any]) -> str:

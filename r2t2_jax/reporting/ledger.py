@@ -9,6 +9,7 @@ from rich.table import Table
 
 from r2t2_jax.evaluation.ledger import WRITTEN, Ledger, Row
 from r2t2_jax.reporting.paper_costs import PAPER, times_base
+from r2t2_jax.reporting.text_tables import grid
 from r2t2_jax.sizes import format_size
 
 NAMES = {WRITTEN: "base, as written"}
@@ -63,8 +64,7 @@ def ledger_table(found: Ledger) -> Table:
 def ledger_markdown(found: Ledger) -> str:
     """The same for a page."""
     headers = ("method", *(header.format(unit=unit_of(found)[0]) for header in HEADERS))
-    rows = [headers, ("---", *("--:" for _ in HEADERS)), *_cells(found)]
-    return "\n".join("| " + " | ".join(cell.strip() for cell in row) + " |" for row in rows)
+    return grid([[cell.strip() for cell in row] for row in (headers, *_cells(found))])
 
 
 def _title(found: Ledger) -> str:

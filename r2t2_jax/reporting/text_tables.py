@@ -17,6 +17,12 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in escaped)
 
 
+def grid(lines: Sequence[Sequence[str]]) -> str:
+    """A Markdown table, its first line the head, its first column to the left."""
+    head, *rest = lines
+    return "\n".join("| " + " | ".join(line) + " |" for line in (head, ["---", *["--:"] * (len(head) - 1)], *rest))
+
+
 def latex(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A `tabular` with the rules of the package booktabs."""
     places = "".join("r" if _numbers(rows, i) else "l" for i in range(len(head)))

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from r2t2_jax.reporting.forecast import counted
+from r2t2_jax.reporting.text_tables import grid
 from r2t2_jax.reproduction.estimate import REFERENCES, Estimate
 from r2t2_jax.reproduction.tables import Table
-from r2t2_jax.reproduction.writing import grid
 from r2t2_jax.sizes import format_size
 
 SUSTAINED = 1e14  # FLOP/s that a large accelerator keeps up in bfloat16, by whose price hours are reckoned

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from r2t2_jax.reporting.text_tables import grid
 from r2t2_jax.reporting.wording import signed, signed_span
 from r2t2_jax.runs.files import publish, publish_json
 
@@ -71,12 +72,6 @@ def _rows(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, Mapping[str, 
         lines.append(cells + [column.get(row["name"], "") for column in columns.values()])
     reasons = [f"{row['name']} was not run: {row['not_run']}." for row in rows if "not_run" in row]
     return "\n\n".join([grid(lines), *reasons])
-
-
-def grid(lines: Sequence[Sequence[str]]) -> str:
-    """A Markdown table, its first line the head, its first column to the left."""
-    head, *rest = lines
-    return "\n".join("| " + " | ".join(line) + " |" for line in (head, ["---", *["--:"] * (len(head) - 1)], *rest))
 
 
 def _numbers(row: Mapping[str, Any]) -> list[str]:

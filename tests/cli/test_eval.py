@@ -5,11 +5,15 @@ import re
 import signal
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
+from r2t2_jax import rerouting
+from r2t2_jax.abreast import map_samples
 from r2t2_jax.bank import ReferenceBank
 from r2t2_jax.cli.main import main
+from r2t2_jax.evaluation import passes
 from r2t2_jax.evaluation.asking import Asking
 from r2t2_jax.evaluation.evaluate import Evaluation, evaluate
 from r2t2_jax.evaluation.questions import encode_questions
@@ -143,8 +147,21 @@ def test_bad_input_is_one_line(
     assert not (tmp_path / "run").exists()
 
 
-def test_abreast_they_get_what_they_get_one_by_one(files: Path, whole: Path, tmp_path: Path) -> None:
+def test_abreast_they_get_what_they_get_one_by_one(
+    files: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    traced = {}
+
+    def spy(function, samples, abreast=1):
+        traced.setdefault(function.__qualname__.partition(".")[0], set()).add(abreast)
+        return map_samples(function, samples, abreast)
+
+    for module in (passes, rerouting):
+        monkeypatch.setattr(module, "map_samples", spy)
+    jax.clear_caches()  # what is compiled is not traced again
     assert main(arguments(files, tmp_path / "run", "--abreast", "3")) == 0  # of batches of four
+    assert traced.pop("encode_batch") == {1, 3}  # references that are computed again come one by one
+    assert traced == {"generate_tokens": {3}, "_reroute_samples": {3}}
     found, expected = (open_run(out).rows.to_pylist() for out in (tmp_path / "run", whole))
     for a, b in zip(found, expected, strict=True):
         assert (a["id"], a["prediction"], a["neighbors"]) == (b["id"], b["prediction"], b["neighbors"])

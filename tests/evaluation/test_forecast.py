@@ -80,6 +80,13 @@ def test_a_device_with_a_memory_of_its_own_takes_as_many_as_fit(setup, monkeypat
     assert line.startswith("2 questions at a time, 1 abreast, take ")
     for changed in (dataclasses.replace(job, fitted=False), job):
         assert changed._at_a_time(told.append) == (2 if changed.fitted else 8, 1)
+    monkeypatch.setattr(jobs, "device_memory", lambda: 100 * memory.of_batch(8))
+    for given, wide in (
+        (None, 8),
+        (1, 1),
+        (2, 2),
+    ):  # all of a batch go abreast where they fit and nobody says otherwise
+        assert dataclasses.replace(job, abreast=given)._at_a_time(told.append) == (8, wide)
     monkeypatch.setattr(jobs, "device_memory", lambda: None)  # as a CPU
     assert job._at_a_time(told.append) == (8, 1)
 
