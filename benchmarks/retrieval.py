@@ -35,6 +35,7 @@ from benchmarks.retrieval_vectors import clustered, real_questions, truth
 from r2t2_jax.reporting.text_tables import grid
 
 RESULTS = Path(__file__).parent / "results"
+FIGURE = "retrieval.png"
 PAGE = Path(__file__).parent.parent / "docs" / "bank.md"
 NAMES = {
     "exact": "exact (ours)",
@@ -47,6 +48,7 @@ NAMES = {
 QUERIES, K = 1000, 5
 SIZES, WIDTHS = (5_000, 45_000, 500_000), (384, 1024)
 BASELINE = "sklearn"
+SEEN = 0.995  # a recall from here on is as good as whole in a picture
 
 
 def measure(folder: Path, engine: str, minutes: float) -> dict[str, Any]:
@@ -114,7 +116,7 @@ def context() -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure; after every set of vectors write `results/retrieval.json` (or `retrieval_million.json`) and a figure.
+    """Measure; after every set of vectors write `results/retrieval.json`, or `retrieval_million.json`, and the figure.
 
     So a measurement that is cut short keeps what it has.
     """
@@ -128,6 +130,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.doc:
         write_results(PAGE, page_tables(options.out))
+        draw(all_runs(options.out), options.out / FIGURE)
         return
     name = "retrieval_million" if options.million else "retrieval"
     report = context() | {"runs": []}
@@ -135,7 +138,7 @@ def main() -> None:
     for run in [million(options.minutes)] if options.million else runs(options.sizes, options.widths, options.minutes):
         report["runs"].append(run)
         (options.out / f"{name}.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-        draw(report["runs"], options.out / f"{name}.png")
+        draw(all_runs(options.out), options.out / FIGURE)
 
 
 def runs(sizes: Sequence[int], widths: Sequence[int], minutes: float) -> Iterator[dict[str, Any]]:
@@ -147,10 +150,20 @@ def runs(sizes: Sequence[int], widths: Sequence[int], minutes: float) -> Iterato
             yield compare("real questions", *questions, minutes)
 
 
+def files(folder: Path) -> list[Path]:
+    """What was recorded, the million last."""
+    return [path for name in ("retrieval", "retrieval_million") if (path := folder / f"{name}.json").exists()]
+
+
+def all_runs(folder: Path) -> list[dict[str, Any]]:
+    """Every comparison recorded."""
+    return [run for path in files(folder) for run in json.loads(path.read_text("utf-8"))["runs"]]
+
+
 def page_tables(folder: Path) -> str:
     """Rates with recall, and seconds to build, of everything recorded; and from when on ScaNN pays."""
-    recorded = [json.loads((folder / f"{name}.json").read_text("utf-8")) for name in ("retrieval", "retrieval_million")]
-    runs = [run for one in recorded for run in one["runs"]]
+    recorded = [json.loads(path.read_text("utf-8")) for path in files(folder)]
+    runs = all_runs(folder)
     titles = [f"{run['n']:,} x {run['m']}" + ", questions" * (run["vectors"] != "clustered") for run in runs]
 
     def rows(tell: Callable[[dict[str, Any]], str]) -> list[list[str]]:
@@ -182,24 +195,31 @@ def pays_from(engines: Mapping[str, Mapping[str, Any]]) -> str:
     return f"{longer / saved:,.0f}" if saved > 0 else "never"
 
 
-def draw(runs: list[dict[str, Any]], path: Path) -> None:
-    """Recall against rate, a panel for each set of vectors."""
+def draw(runs: Sequence[dict[str, Any]], path: Path) -> None:
+    """Rate against references for the clustered vectors, a panel a width; a recall below 0.995 is written out."""
     from matplotlib.figure import Figure
 
     from r2t2_jax.reporting.style import MARKS, SERIES, shared_style
 
+    runs = [run for run in runs if run["vectors"] == "clustered"]
+    widths = sorted({run["m"] for run in runs})
     with shared_style():
-        columns = min(3, len(runs))
-        figure = Figure(figsize=(3.2 * columns, 2.8 * -(-len(runs) // columns)), layout="constrained")
-        for place, run in enumerate(runs):
-            axes = figure.add_subplot(-(-len(runs) // columns), columns, place + 1)
-            for engine, color, mark in zip(ENGINES, SERIES, MARKS, strict=False):
-                found = run["engines"][engine]
-                if "recall" in found:
-                    axes.scatter(found["queries_per_second"], found["recall"], color=color, marker=mark, label=engine)
-            axes.set(xscale="log", title=f"{run['vectors']}, {run['n']:,} x {run['m']}", xlabel="queries a second")
-            axes.set(ylabel=f"recall at {K}")
-        axes.legend(fontsize="x-small")
+        figure = Figure(figsize=(3.6 * len(widths), 3.4), layout="constrained")
+        panels = figure.subplots(1, len(widths), sharey=True, squeeze=False)[0]
+        for axes, width in zip(panels, widths, strict=True):
+            for (engine, label), color, mark in zip(NAMES.items(), SERIES, MARKS, strict=False):
+                found = [(run["n"], run["engines"][engine]) for run in runs if run["m"] == width]
+                points = [(n, one["queries_per_second"], one["recall"]) for n, one in found if "recall" in one]
+                sizes, rates = [n for n, *_ in points], [rate for _, rate, _ in points]
+                axes.plot(sizes, rates, color=color, marker=mark, label=label)
+                for n, rate, recall in points:
+                    if recall < SEEN:
+                        axes.annotate(
+                            f"recall {recall:.3f}", (n, rate), (2, -15), textcoords="offset points", ha="right"
+                        )
+            axes.set(xscale="log", yscale="log", title=f"{width} numbers a vector", xlabel="references")
+        panels[0].set(ylabel="queries a second")
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
         figure.savefig(path, metadata={"Software": None})
 
 

@@ -9,11 +9,14 @@ from pathlib import Path
 import pytest
 
 from r2t2_jax.cli.main import main
+from r2t2_jax.runs.reading import open_run
 from r2t2_jax.runs.shards import find_records
 
 
 def test_the_narrow_gate_gains_and_the_balanced_one_is_not_harmed(tmp_path: Path) -> None:
     assert main(["demo", "--out", str(tmp_path / "run"), "--quick", "--samples", "80", "--seed", "1"]) == 0
+    rows = open_run(tmp_path / "run").rows
+    assert not any(rows["step_predictions"].to_pylist() + rows["own_losses"].to_pylist())  # too slow for --quick
     gates = json.loads((tmp_path / "run" / "summary.json").read_text())["gates"]
     narrow = {name: row["accuracy"] for name, row in gates["narrow"]["strategies"].items()}
     assert narrow["task_routing"] >= narrow["base"] + 0.2

@@ -1,6 +1,7 @@
 """What an evaluation is said to cost, and what is made of it."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 
 from r2t2_jax.bank.manifest import Source
 from r2t2_jax.errors import R2T2Error
+from r2t2_jax.evaluation import forecast as forecasting
 from r2t2_jax.evaluation import job as jobs
 from r2t2_jax.evaluation.collect import collect_bank
 from r2t2_jax.evaluation.device_batch import DeviceBatch
@@ -111,6 +113,16 @@ def test_as_many_go_abreast_as_the_compiled_program_fits(setup):
     least = int(four.of_batch(8) / 0.9) + 1  # the estimate of eight may be below what four take: both are compiled
     assert found.widest(least, 8).of_batch(8) <= 0.9 * least
     assert found.widest(one.of_batch(8), 8) == one
+
+
+@pytest.mark.parametrize("hungry", ["_reroute_samples", "encode_batch", "generate_tokens"])
+def test_the_hungriest_program_counts(setup, monkeypatch, hungry):
+    def sizes(lowered):
+        temporary = 7_000 if hungry in lowered.as_text() else 5_000
+        return SimpleNamespace(temp_size_in_bytes=temporary, argument_size_in_bytes=0, output_size_in_bytes=0)
+
+    monkeypatch.setattr(forecasting, "_sizes", sizes)
+    assert forecast(setup, make_samples(1, seed=1, told=0.4)[0], 4).memory.activations == 7_000
 
 
 def test_what_the_compiled_program_takes_beats_the_estimate():

@@ -116,6 +116,11 @@ def test_a_folder_that_others_do_not_see_is_told(tmp_path: Path) -> None:
     ("error", "kind", "said"),
     [
         (R2T2Error("no such bank"), R2T2Error, r"process 1 \(\d+ on .*\) failed \(no such bank\)"),
+        (
+            R2T2Error(f"process 2 fell silent. {teams.AGAIN}"),
+            R2T2Error,
+            r"failed \(process 2 fell silent\.\)\. What was saved",
+        ),
         (Stopped("SIGTERM"), Stopped, r"process 1 \(\d+ on .*\) stopped\. What was saved stays"),
     ],
 )
