@@ -29,13 +29,13 @@ import jax.numpy as jnp
 import tyro
 
 from r2t2_jax.contract import ModelShapes, Query, References
-from r2t2_jax.loading import load_shapes
-from r2t2_jax.neighbors import sample_keys
-from r2t2_jax.presets import Preset
-from r2t2_jax.program import count_flops
-from r2t2_jax.rerouting import reroute_batch
+from r2t2_jax.costs.jaxpr import count_flops
+from r2t2_jax.method.presets import Preset
+from r2t2_jax.method.rerouting import reroute_batch
+from r2t2_jax.methods import strategy
+from r2t2_jax.plugins import load_shapes
+from r2t2_jax.retrieval.neighbors import sample_keys
 from r2t2_jax.routing import Routing
-from r2t2_jax.strategies import strategy
 
 RUNS = 5
 K, STEPS = 5, 10

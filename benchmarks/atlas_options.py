@@ -24,16 +24,15 @@ from benchmarks.pages import write_results
 from ports.pocket.params import GATES
 from r2t2_jax.contract import Port
 from r2t2_jax.datasets import load_dataset
-from r2t2_jax.evaluation.collect import collect_bank, with_shipped_atlas
-from r2t2_jax.evaluation.comparison import TESTS, compare
-from r2t2_jax.evaluation.evaluate import evaluate
-from r2t2_jax.evaluation.questions import Questions, encode_questions
-from r2t2_jax.evaluation.settings_grid import USUAL, grid_presets
-from r2t2_jax.evaluation.summary import wilson_interval
-from r2t2_jax.loading import load
+from r2t2_jax.evaluation.encode import Questions, encode_questions
+from r2t2_jax.evaluation.evaluator import evaluate
+from r2t2_jax.evaluation.records import collect_bank, with_shipped_atlas
+from r2t2_jax.evaluation.statistics import TESTS, compare, wilson_interval
+from r2t2_jax.evaluation.tuning_grid import USUAL, grid_presets
+from r2t2_jax.method.presets import Preset, find_preset
+from r2t2_jax.methods import strategy
 from r2t2_jax.metrics import get_metric
-from r2t2_jax.presets import Preset, find_preset
-from r2t2_jax.strategies import strategy
+from r2t2_jax.plugins import load
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "atlas_options.json"

@@ -13,10 +13,10 @@ import json
 import re
 from pathlib import Path
 
-from r2t2_jax.evaluation.ledger import Ledger, Scale, ledger, ledger_record
-from r2t2_jax.loading import load_shapes
-from r2t2_jax.reporting.figures.ledger import ledger_picture
-from r2t2_jax.reporting.ledger import ledger_lines, ledger_markdown, paper_lines, rung_lines
+from r2t2_jax.costs.ladder import Ledger, Scale, ledger, ledger_record
+from r2t2_jax.plugins import load_shapes
+from r2t2_jax.reporting.costs import ledger_lines, ledger_markdown, paper_lines, rung_lines
+from r2t2_jax.reporting.figures.cost import ledger_picture
 from r2t2_jax.reporting.style import render, shared_style
 
 ROOT = Path(__file__).parent.parent

@@ -25,18 +25,17 @@ from r2t2_jax.datasets import load_dataset
 from r2t2_jax.datasets.catalog import find_source
 from r2t2_jax.datasets.prepare import prepare
 from r2t2_jax.datasets.prepared import data_folder
-from r2t2_jax.evaluation.collect import collect_bank
-from r2t2_jax.evaluation.comparison import compare
-from r2t2_jax.evaluation.evaluate import evaluate
-from r2t2_jax.evaluation.questions import encode_questions
-from r2t2_jax.evaluation.retrieval import right_without_image
-from r2t2_jax.evaluation.summary import summarize
-from r2t2_jax.loading import load
+from r2t2_jax.evaluation.encode import encode_questions
+from r2t2_jax.evaluation.evaluator import evaluate
+from r2t2_jax.evaluation.records import collect_bank
+from r2t2_jax.evaluation.references import right_without_image
+from r2t2_jax.evaluation.statistics import compare, summarize
+from r2t2_jax.method.presets import find_preset
+from r2t2_jax.methods import strategy
 from r2t2_jax.metrics import get_metric
-from r2t2_jax.presets import find_preset
+from r2t2_jax.plugins import load
 from r2t2_jax.reporting.tables import strategy_table
-from r2t2_jax.runs.identity import versions
-from r2t2_jax.strategies import strategy
+from r2t2_jax.runs.fingerprint import versions
 
 RESULTS = Path(__file__).parent / "results" / "easy_vqa.json"
 PRESET = "pocket"

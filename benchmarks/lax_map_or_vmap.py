@@ -20,10 +20,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from r2t2_jax.contract import LossModel, Query, References
-from r2t2_jax.neighbors import sample_keys
-from r2t2_jax.rerouting import reroute_sample
+from r2t2_jax.method.rerouting import reroute_sample
+from r2t2_jax.methods import strategy
+from r2t2_jax.retrieval.neighbors import sample_keys
 from r2t2_jax.routing import RoutingSpec
-from r2t2_jax.strategies import strategy
 
 L, E, K, T, D = 2, 6, 5, 64, 128
 BATCH, REPEATS = 16, 5

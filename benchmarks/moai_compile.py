@@ -20,8 +20,8 @@ import jax
 import jax.numpy as jnp
 
 from ports.moai import flops
+from ports.moai.batch import MoAIAnswer
 from ports.moai.config import MoAIConfig
-from ports.moai.data import MoAIAnswer
 from ports.moai.port import MoAIModel
 from r2t2_jax.routing import Routing
 

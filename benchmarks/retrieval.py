@@ -32,7 +32,7 @@ import numpy as np
 from benchmarks.pages import write_results
 from benchmarks.retrieval_engines import ENGINES
 from benchmarks.retrieval_vectors import clustered, real_questions, truth
-from r2t2_jax.reporting.text_tables import grid
+from r2t2_jax.reporting.tables import grid
 
 RESULTS = Path(__file__).parent / "results"
 FIGURE = "retrieval.png"

@@ -24,7 +24,7 @@ Search = Callable[[np.ndarray, int], np.ndarray]
 
 def exact(references: np.ndarray) -> Search:
     """Ours."""
-    from r2t2_jax.index import ExactIndex
+    from r2t2_jax.retrieval.exact import ExactIndex
 
     index = ExactIndex.build(references)
     return lambda queries, k: index.search(queries, k).indices
@@ -32,7 +32,7 @@ def exact(references: np.ndarray) -> Search:
 
 def scann(references: np.ndarray) -> Search:
     """Ours."""
-    from r2t2_jax.index import ScannIndex
+    from r2t2_jax.retrieval.scann import ScannIndex
 
     index = ScannIndex.build(references)
     return lambda queries, k: index.search(queries, k).indices

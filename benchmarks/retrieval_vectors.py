@@ -35,8 +35,8 @@ def clustered(n: int, m: int, queries: int) -> tuple[np.ndarray, np.ndarray]:
 
 def real_questions(queries: int) -> tuple[np.ndarray, np.ndarray] | None:
     """MiniLM's vectors of different questions in R2T2_SAMPLES, some of them held out; `None` without either."""
-    from r2t2_jax.embedders import load_embedder
     from r2t2_jax.errors import R2T2Error
+    from r2t2_jax.plugins import load_embedder
 
     folder = Path(os.environ.get("R2T2_SAMPLES", "../shared/samples"))
     texts = sorted({text for path in sorted(folder.rglob("*.json*")) for text in _questions(path)})

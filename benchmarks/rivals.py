@@ -19,22 +19,20 @@ import tyro
 from benchmarks.pages import write_results
 from benchmarks.readme_results import results_table
 from ports.pocket.params import GATES
-from r2t2_jax.baselines import BASELINES, Warmup, baseline
 from r2t2_jax.contract import Port
 from r2t2_jax.datasets import load_dataset
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.evaluation.collect import collect_bank, with_shipped_atlas
-from r2t2_jax.evaluation.comparison import compare
-from r2t2_jax.evaluation.evaluate import evaluate
-from r2t2_jax.evaluation.lookup import Method
-from r2t2_jax.evaluation.outcomes import Outcome
-from r2t2_jax.evaluation.questions import encode_questions
-from r2t2_jax.evaluation.retrieval import same_experts
-from r2t2_jax.evaluation.summary import summarize
-from r2t2_jax.loading import load
+from r2t2_jax.evaluation.encode import encode_questions
+from r2t2_jax.evaluation.evaluator import evaluate
+from r2t2_jax.evaluation.records import Outcome, collect_bank, with_shipped_atlas
+from r2t2_jax.evaluation.references import same_experts
+from r2t2_jax.evaluation.statistics import compare, summarize
+from r2t2_jax.method.presets import find_preset
+from r2t2_jax.methods import BASELINES, Method, baseline, strategy
 from r2t2_jax.metrics import get_metric
-from r2t2_jax.presets import find_preset
-from r2t2_jax.strategies import RIVALS, strategy
+from r2t2_jax.plugins import load
+from r2t2_jax.rivals.strategies import RIVALS
+from r2t2_jax.rivals.warmup import Warmup
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "rivals.json"

@@ -26,7 +26,7 @@ import tyro
 
 from benchmarks.pages import write_results
 from benchmarks.speed_problem import make_problem
-from r2t2_jax.reporting.text_tables import grid
+from r2t2_jax.reporting.tables import grid
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "speed.json"

@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float, Int
 if TYPE_CHECKING:
     from r2t2_jax.bank import ReferenceBank
     from r2t2_jax.contract import Port
-    from r2t2_jax.evaluation.questions import Questions
+    from r2t2_jax.evaluation.encode import Questions
 
 GATE = "pocket:balanced"
 # Small enough that no weight reaches zero and the projection onto the simplex has nothing to cut off.
@@ -74,8 +74,8 @@ def encoded(samples: int, references: int) -> tuple[Port, Questions, ReferenceBa
     """The model, test questions and a bank."""
     from r2t2_jax.bank import ReferenceBank
     from r2t2_jax.datasets import load_dataset
-    from r2t2_jax.evaluation.questions import encode_questions
-    from r2t2_jax.loading import load
+    from r2t2_jax.evaluation.encode import encode_questions
+    from r2t2_jax.plugins import load
 
     port = load(GATE)
     questions = encode_questions(port, load_dataset("pocket", "test", samples), samples)
@@ -89,8 +89,8 @@ def make_problem(samples: int, k: int, references: int) -> Problem:
     import jax
 
     from ports.pocket.params import read_weights
-    from r2t2_jax.kernels import Gaussian
-    from r2t2_jax.neighbors import NearestNeighbors, sample_keys, select
+    from r2t2_jax.method.kernels import Gaussian
+    from r2t2_jax.retrieval.neighbors import NearestNeighbors, sample_keys, select
 
     _, questions, bank = encoded(samples, references)
     keys = sample_keys(0, np.arange(samples))

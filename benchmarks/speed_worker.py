@@ -49,10 +49,10 @@ def ours(problem: Problem, steps: int, mesh: Mesh | None = None, abreast: int = 
     """NGD by `reroute_batch`, its arrays on the device."""
     import jax
 
-    from r2t2_jax.neighbors import sample_keys
-    from r2t2_jax.presets import Preset
-    from r2t2_jax.rerouting import reroute_batch
-    from r2t2_jax.strategies import strategy
+    from r2t2_jax.method.presets import Preset
+    from r2t2_jax.method.rerouting import reroute_batch
+    from r2t2_jax.methods import strategy
+    from r2t2_jax.retrieval.neighbors import sample_keys
 
     port, queries, references = on_device(problem)
     descent = strategy("ngd", Preset(k=problem.weights.shape[1], steps=steps, **PRESET))
@@ -71,7 +71,7 @@ def on_device(problem: Problem) -> tuple[Any, Any, Any]:
     from benchmarks.speed_problem import GATE
     from ports.pocket.modeling import PocketAnswer, PocketFeatures
     from r2t2_jax.contract import Query, References
-    from r2t2_jax.loading import load
+    from r2t2_jax.plugins import load
 
     routing = jnp.asarray(problem.routing)
     features = PocketFeatures(**{name: jnp.asarray(leaf) for name, leaf in problem.features.items()})
@@ -141,11 +141,11 @@ def with_bank(problem: Problem, steps: int, size: int) -> Callable[[], Any]:
     import jax
 
     from r2t2_jax.bank import ReferenceBank
-    from r2t2_jax.kernels import Gaussian
-    from r2t2_jax.neighbors import NearestNeighbors, sample_keys, select
-    from r2t2_jax.presets import Preset
-    from r2t2_jax.rerouting import reroute_batch
-    from r2t2_jax.strategies import strategy
+    from r2t2_jax.method.kernels import Gaussian
+    from r2t2_jax.method.presets import Preset
+    from r2t2_jax.method.rerouting import reroute_batch
+    from r2t2_jax.methods import strategy
+    from r2t2_jax.retrieval.neighbors import NearestNeighbors, sample_keys, select
 
     samples, k = problem.weights.shape
     port, queries, near = on_device(problem)

@@ -23,20 +23,20 @@ from pathlib import Path
 import numpy as np
 import tyro
 
-from r2t2_jax.compilation import FOLDER, Compilations, keep_compiled
 from r2t2_jax.datasets import load_dataset
-from r2t2_jax.evaluation.batches import run_batch
-from r2t2_jax.evaluation.benchmark_run import SAVED, ask, record_references
-from r2t2_jax.evaluation.collect import collect_bank
+from r2t2_jax.evaluation.benchmark import SAVED, ask, record_references
 from r2t2_jax.evaluation.devices import device_groups
+from r2t2_jax.evaluation.encode import encode_questions
 from r2t2_jax.evaluation.job import Job
-from r2t2_jax.evaluation.methods import method_of
 from r2t2_jax.evaluation.question_sets import read_benchmarks
-from r2t2_jax.evaluation.questions import encode_questions
-from r2t2_jax.loading import load
+from r2t2_jax.evaluation.records import collect_bank
+from r2t2_jax.method.presets import find_preset
+from r2t2_jax.methods import method_of
 from r2t2_jax.metrics import get_metric
-from r2t2_jax.presets import find_preset
+from r2t2_jax.plugins import load
 from r2t2_jax.runs.run import Run
+from r2t2_jax.runtime.batching import run_batch
+from r2t2_jax.runtime.compilation_cache import FOLDER, Compilations, keep_compiled
 
 RESULTS = Path(__file__).parent / "results" / "throughput.json"
 BENCHMARK, STRATEGIES = "pocket", ("base", "ngd")

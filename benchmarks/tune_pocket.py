@@ -1,6 +1,6 @@
 """Choose the preset `pocket` on validation questions: `python -m benchmarks.tune_pocket`.
 
-The search of `r2t2 tune` (`r2t2_jax/evaluation/tuning.py`) on both gates at once: an accuracy is over the questions of
+The search of `r2t2 tune` (`r2t2_jax/evaluation/tune.py`) on both gates at once: an accuracy is over the questions of
 both, and of everything within a point of the best the cheapest is taken. The evidence goes to
 `benchmarks/results/tune_pocket.json`, and another choice than the shipped one to `ports/pocket/weights/presets.json`.
 The test split is never read. Interrupted, it goes on where it stopped.
@@ -16,15 +16,14 @@ import tyro
 
 from ports.pocket.params import FOLDER, GATES
 from r2t2_jax.datasets import load_dataset
-from r2t2_jax.evaluation.collect import collect_bank
-from r2t2_jax.evaluation.questions import encode_questions
-from r2t2_jax.evaluation.settings_grid import Budget, draw, grid_presets, rungs
-from r2t2_jax.evaluation.tuned_preset import tuned_preset
-from r2t2_jax.evaluation.tuning import Tuning, refuse_test, tuning_bench, tuning_plan
-from r2t2_jax.loading import load
+from r2t2_jax.evaluation.encode import encode_questions
+from r2t2_jax.evaluation.records import collect_bank
+from r2t2_jax.evaluation.tune import Tuning, refuse_test, tuned_preset, tuning_bench, tuning_plan
+from r2t2_jax.evaluation.tuning_grid import Budget, draw, grid_presets, rungs
+from r2t2_jax.method.presets import PAPER, find_preset
 from r2t2_jax.metrics import get_metric
-from r2t2_jax.presets import PAPER, find_preset
-from r2t2_jax.runs.identity import versions
+from r2t2_jax.plugins import load
+from r2t2_jax.runs.fingerprint import versions
 from r2t2_jax.runs.run import Run
 
 RESULTS = Path(__file__).parent / "results" / "tune_pocket.json"

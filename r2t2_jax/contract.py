@@ -12,16 +12,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from r2t2_jax.routing import Routing, RoutingSpec
-
-if TYPE_CHECKING:
-    from r2t2_jax.session import Answered, Answers
 
 Params = Any
 Inputs = Any
@@ -195,15 +192,6 @@ class Port:
     gate: str = ""
     atlas: Path | None = None
     captioning: Captioning | None = None
-
-    def reroute(self, image: Any, question: str | Sequence[str], **settings: Any) -> Answered | Answers:
-        """Answer a question about an image, or several, before and after re-routing; `session.reroute` says all.
-
-        It stands here so that every port has it. What it calls lies to the right of this file, so it is imported then.
-        """
-        from r2t2_jax.session import reroute
-
-        return reroute(self, image, question, **settings)
 
 
 @dataclass(frozen=True)

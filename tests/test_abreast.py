@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from r2t2_jax.abreast import fill_up, map_samples
+from r2t2_jax.runtime.batching import fill_up, map_samples
 
 
 def square(sample):

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from r2t2_jax.cli.main import main
-from r2t2_jax.embedders import load_embedder
 from r2t2_jax.errors import R2T2Error
+from r2t2_jax.plugins import load_embedder
 from tests.ports.common.embedder_folders import WRITERS
 
 pytest.importorskip("safetensors")

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from r2t2_jax.bank.reference_bank import kernel_weights
-from r2t2_jax.index import ExactIndex
-from r2t2_jax.kernels import Gaussian, Linear, Matern, Polynomial
-from r2t2_jax.neighbors import (
+from r2t2_jax.method.kernels import Gaussian, Linear, Matern, Polynomial
+from r2t2_jax.retrieval.exact import ExactIndex
+from r2t2_jax.retrieval.neighbors import (
     EpsilonBall,
     NearestNeighbors,
     RandomNeighbors,

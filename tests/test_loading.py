@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.loading import load
+from r2t2_jax.plugins import load
 
 
-@pytest.mark.parametrize("name", ["poket", "poket:narrow", "r2t2_jax.loading:port", "no.such.module:port"])
+@pytest.mark.parametrize("name", ["poket", "poket:narrow", "r2t2_jax.plugins:port", "no.such.module:port"])
 def test_an_unknown_port_names_the_known(name: str) -> None:
     with pytest.raises(R2T2Error, match=f"unknown port '{name}'.*known: .*pocket"):
         load(name)
@@ -16,7 +16,7 @@ def test_an_unknown_port_names_the_known(name: str) -> None:
 
 def test_what_is_found_must_be_a_port() -> None:
     with pytest.raises(R2T2Error, match=r"gives a str, not a r2t2_jax\.contract\.Port"):
-        load("r2t2_jax.loading:GROUP")
+        load("r2t2_jax.plugins:PORTS")
 
 
 def test_a_model_directory_is_loaded_by_its_port(tmp_path: Path) -> None:

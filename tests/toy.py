@@ -18,15 +18,15 @@ import numpy as np
 
 from r2t2_jax.bank import ReferenceBank
 from r2t2_jax.bank.atlas import Atlas, quantize
+from r2t2_jax.bank.build_atlas import losses_at, slopes_at
 from r2t2_jax.contract import Query, References
-from r2t2_jax.evaluation.tabulate import losses_at, slopes_at
-from r2t2_jax.index import ExactIndex
-from r2t2_jax.neighbors import sample_keys, select
-from r2t2_jax.presets import Preset
-from r2t2_jax.rerouting import reroute_batch
+from r2t2_jax.method.presets import Preset
+from r2t2_jax.method.rerouting import reroute_batch
+from r2t2_jax.method.search.atlas_points import candidate_points
+from r2t2_jax.method.strategies import Strategy
+from r2t2_jax.retrieval.exact import ExactIndex
+from r2t2_jax.retrieval.neighbors import sample_keys, select
 from r2t2_jax.routing import Routing, RoutingSpec, group_softmax
-from r2t2_jax.strategies import Strategy
-from r2t2_jax.surrogates import candidate_points
 
 L, E, D, V, A, M, R = 2, 4, 7, 11, 3, 6, 5  # all different where the weight-gradient test looks at shapes
 END = 0  # end-of-turn token

@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.reporting.wording import signed, signed_span
-from r2t2_jax.reproduction.writing import VERDICTS, read_table
+from r2t2_jax.reporting.formatting import signed, signed_span
+from r2t2_jax.reproduction.export import VERDICTS, read_table
 
 COMPARISONS = {">": operator.gt, "<": operator.lt, ">=": operator.ge, "<=": operator.le, "=": operator.eq}
 CLAIM = re.compile(r"(.+?) (>=|<=|>|<|=) (.+)")

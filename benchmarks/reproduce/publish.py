@@ -19,8 +19,8 @@ import tyro
 
 from benchmarks.reproduce.numbers import Numbers
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.reporting.text_tables import grid
-from r2t2_jax.reproduction.writing import VERDICTS, markdown, read_table
+from r2t2_jax.reporting.tables import grid
+from r2t2_jax.reproduction.export import VERDICTS, markdown, read_table
 from r2t2_jax.runs.reading import SavedRun, open_run
 
 HERE = Path(__file__).parent

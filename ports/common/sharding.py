@@ -13,7 +13,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from ports.common.paths import path_name
+from ports.common.checkpoint.mapping import path_name
 from r2t2_jax.errors import R2T2Error
 
 MODEL_AXIS = "model"

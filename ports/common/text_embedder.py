@@ -10,6 +10,7 @@ import hashlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -17,6 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
+from tokenizers import Tokenizer
+
+from r2t2_jax.errors import R2T2Error
 
 SHORTEST = 16
 ROWS = 32
@@ -149,3 +153,41 @@ def last_token(states: Float[Array, "T D"], mask: Bool[Array, "T"]) -> Float[Arr
 def unit(vector: Float[Array, "M"]) -> Float[Array, "M"]:
     """The vector divided by its length, which is taken as 1e-12 at least."""
     return vector / jnp.maximum(jnp.linalg.norm(vector), 1e-12)
+
+
+SIMILAR_TEXT = "Retrieve semantically similar text"
+
+
+def instruct(task: str) -> str:
+    """What stands before the text: stella, gte and NV-Embed write it the same way."""
+    return f"Instruct: {task}\nQuery: "
+
+
+def read_tokenizer(folder: Path) -> Tokenizer:
+    """The tokenizer of a folder.
+
+    Raises:
+        R2T2Error: no tokenizer.json, or a damaged one.
+    """
+    file = folder / "tokenizer.json"
+    if not file.is_file():
+        raise R2T2Error(f"no {file}; copy the model's tokenizer.json there")
+    try:
+        tokenizer = Tokenizer.from_str(file.read_text(encoding="utf-8"))
+    except Exception as error:  # the library raises bare Exceptions
+        raise R2T2Error(f"{file} is no tokenizer ({error})") from error
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def id_of(tokenizer: Tokenizer, token: str) -> int:
+    """The id of a special token.
+
+    Raises:
+        R2T2Error: the tokenizer has none of that name.
+    """
+    found = tokenizer.token_to_id(token)
+    if found is None:
+        raise R2T2Error(f"the tokenizer has no token {token!r}; is it the model's own?")
+    return found

@@ -10,14 +10,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from ports.common.attention import BLOCK
-from ports.common.remat import Remat
+from ports.common.layers.attention import BLOCK
+from ports.common.layers.stack import Remat
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.routing import RoutingSpec
 
 if TYPE_CHECKING:
-    from ports.common.clip_vit import ClipVitConfig
-    from ports.moai.data import MoAIInputs
+    from ports.common.layers.clip_vit import ClipVitConfig
+    from ports.moai.batch import MoAIInputs
     from ports.moai.modeling import MoAINet
 
 # In the order of the routing vector: what mends image tokens, then what mends language tokens.
@@ -229,7 +229,7 @@ class MoAIConfig:
     @property
     def vision(self) -> ClipVitConfig:
         """Sizes of the CLIP tower."""
-        from ports.common.clip_vit import ClipVitConfig
+        from ports.common.layers.clip_vit import ClipVitConfig
 
         return ClipVitConfig(
             image_size=self.image_size,
@@ -277,7 +277,7 @@ class MoAIConfig:
         import numpy as np
         from flax import nnx
 
-        from ports.common.paths import path_name
+        from ports.common.checkpoint.mapping import path_name
 
         rng = np.random.default_rng(seed)
 
@@ -309,7 +309,7 @@ class MoAIConfig:
         """Inputs of the right shapes: a gray image, an empty map, `text` words around the image."""
         import jax.numpy as jnp
 
-        from ports.moai.data import MoAIInputs
+        from ports.moai.batch import MoAIInputs
 
         size = (self.image_size, self.image_size)
         return MoAIInputs(

@@ -14,9 +14,9 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from ports.moai import flops
+from ports.moai.batch import MoAIAnswer, MoAIFeatures, MoAIInputs
 from ports.moai.config import MoAIConfig
-from ports.moai.continuation import tokens_logprobs
-from ports.moai.data import MoAIAnswer, MoAIFeatures, MoAIInputs
+from ports.moai.generate import tokens_logprobs
 from ports.moai.modeling import MoAINet
 from ports.moai.port import MoAIModel
 from r2t2_jax.contract import Costs, Rung

@@ -12,7 +12,7 @@ Letters: n text tokens, L = image tokens + n slots, A answer tokens.
 
 from __future__ import annotations
 
-from ports.common.attention import row_blocks
+from ports.common.layers.attention import row_blocks
 from ports.moai.config import EXPERTS, MoAIConfig
 
 

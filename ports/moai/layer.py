@@ -15,12 +15,11 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from ports.common.attention import attend_causal, join_heads
-from ports.common.linear import linear
-from ports.common.norms import RMSNorm
-from ports.common.rotary import rotate
+from ports.common.layers.attention import attend_causal, join_heads
+from ports.common.layers.linear import RMSNorm, linear
+from ports.common.layers.rotary import rotate
+from ports.moai.batch import KeysValues
 from ports.moai.config import MoAIConfig
-from ports.moai.data import KeysValues
 
 
 class PLoRA(nnx.Module):

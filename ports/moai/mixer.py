@@ -16,10 +16,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from ports.common.attention import attend, join_heads, split_heads
-from ports.common.linear import linear
+from ports.common.layers.attention import attend, join_heads, split_heads
+from ports.common.layers.linear import linear
+from ports.moai.batch import Outputs
 from ports.moai.config import MoAIConfig
-from ports.moai.data import Outputs
 from ports.moai.layer import Layer
 from r2t2_jax.routing import Routing
 

@@ -22,16 +22,13 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from ports.common.linear import linear, normal
-from ports.common.norms import RMSNorm
-from ports.common.remat import recomputed
-from ports.common.stack import layer_at, stack
-from ports.moai.compressor import Compressor
+from ports.common.layers.linear import RMSNorm, linear, normal
+from ports.common.layers.stack import layer_at, recomputed, stack
+from ports.moai.batch import Cache, KeysValues, Layout, MoAIFeatures, MoAIInputs, Outputs
 from ports.moai.config import MoAIConfig
-from ports.moai.data import Cache, KeysValues, Layout, MoAIFeatures, MoAIInputs, Outputs
 from ports.moai.layer import Layer
 from ports.moai.mixer import MixedLayer
-from ports.moai.vision import Vision
+from ports.moai.vision import Compressor, Vision
 from r2t2_jax.routing import Routing
 
 Module = TypeVar("Module", bound=nnx.Module)

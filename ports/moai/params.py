@@ -14,10 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from ports.common.clip_vit import clip_leaves
-from ports.common.conversion import Converter
-from ports.common.mapping import Leaf, as_is, linear_leaves, norm_leaves
-from ports.common.paths import named, path_name
+from ports.common.checkpoint.convert import Converter
+from ports.common.checkpoint.mapping import Leaf, as_is, linear_leaves, named, norm_leaves, path_name
+from ports.common.layers.clip_vit import clip_leaves
 from ports.moai.config import EXPERTS, MoAIConfig
 from r2t2_jax.errors import R2T2Error
 

@@ -17,18 +17,40 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
-from ports.common.restoring import ModelDirectory, open_model_directory, restore
-from ports.common.sharding import placed
-from ports.moai.auxiliary.store import CachedRecords
+from ports.common.checkpoint.load import ModelDirectory, open_model_directory, restore
+from ports.common.sharding import placed, shardings_by
+from ports.moai.auxiliary.record import CachedRecords
+from ports.moai.batch import MoAIAnswer, MoAIFeatures, MoAIInputs
 from ports.moai.config import MoAIConfig
-from ports.moai.continuation import tokens_logprobs, words_logprobs
-from ports.moai.data import MoAIAnswer, MoAIFeatures, MoAIInputs
-from ports.moai.decoding import beams, greedy
+from ports.moai.generate import beams, greedy, tokens_logprobs, words_logprobs
 from ports.moai.modeling import MoAINet
-from ports.moai.sharding import shardings
 from r2t2_jax.contract import ModelShapes, Port
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.routing import Routing, RoutingSpec
+
+# Whole paths, and which axis of the leaf is cut, counted from the end.
+RULES = (
+    (r"(plain|mixed)/(qkv|gate|up)/(main|image|up)/kernel", -1),
+    (r"(plain|mixed)/(out|down)/(main|image|down)/kernel", -2),
+    (r"mixed/mixer/\w+/(query|key|value)/up/kernel", -1),
+    (r"mixed/mixer/\w+/out/down/kernel", -2),
+    (r"vision/tower/layers/attention/(query|key|value)/(kernel|bias)", -1),
+    (r"vision/tower/layers/attention/out/kernel", -2),
+    (r"vision/tower/layers/up/(kernel|bias)", -1),
+    (r"vision/tower/layers/down/kernel", -2),
+    (r"vision/up/(kernel|bias)", -1),
+    (r"vision/out/kernel", -2),
+    (r"compressor/layers/(query|key_value|up)/kernel", -1),
+    (r"compressor/layers/(out|down)/kernel", -2),
+    (r"head/kernel", -1),
+    (r"words", -1),  # the width: the rows are one more than the vocabulary, and odd
+)
+
+
+def shardings(params: Any, mesh: Mesh) -> Any:
+    """A sharding for every parameter, as `ports/common/sharding.py` describes it."""
+    return shardings_by(RULES, params, mesh)
+
 
 OPTIONS: dict[str, tuple[str, tuple[str, ...]]] = {  # a variant's settings: the config's field, and its values
     "dtype": ("dtype", ("float32", "bfloat16", "float16")),
@@ -130,9 +152,8 @@ def load(variant: str | None, mesh: Mesh | None = None) -> Port:
         R2T2Error: no directory is named, it is damaged or another model's, or a setting is unknown.
     """
     from ports.moai.params import merge_plora
-    from ports.moai.processing import MoAIProcessor
-    from ports.moai.tokens import FILE, Tokenizer
-    from r2t2_jax.hashed_words import default_embedder
+    from ports.moai.processing import FILE, MoAIProcessor, Tokenizer
+    from r2t2_jax.retrieval.hashed_bag_of_words import default_embedder
 
     if not variant:
         raise R2T2Error("moai comes without weights: convert a checkpoint with r2t2 convert, then load moai:DIR")

@@ -5,24 +5,153 @@ Axis letters: B samples, T text tokens, U verbalisation tokens, A answer tokens.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+import string
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Int
 
 from ports.moai.auxiliary.providers.protocol import Provider
-from ports.moai.auxiliary.record import AuxRecord, image_key
-from ports.moai.auxiliary.verbalise import verbalise
+from ports.moai.auxiliary.record import AuxRecord, fit, image_key
+from ports.moai.auxiliary.verbalize import verbalise
+from ports.moai.batch import MoAIAnswer, MoAIInputs
 from ports.moai.config import MoAIConfig
-from ports.moai.data import MoAIAnswer, MoAIInputs
-from ports.moai.images import fit
-from ports.moai.prompts import ask, extract_answer, user_turn
-from ports.moai.tokens import Tokenizer
 from r2t2_jax.contract import Sample
 from r2t2_jax.errors import R2T2Error
+
+IMAGE = "<image>"
+SYSTEM = f"AI assistant should give helpful and detailed answers to user after fully understanding an image. {IMAGE}"
+BEGIN, END = "[UNUSED_TOKEN_146]", "[UNUSED_TOKEN_145]"
+ASSISTANT = "assistant\n"
+_CLOSE = {
+    "letter": "Answer with the option's letter from the given choices directly.",
+    "word": "Answer the question using a single word or phrase.",
+}
+STYLES = (*_CLOSE, "plain")
+
+
+def ask(question: str, options: Sequence[str], style: str) -> str:
+    """The question as the benchmarks put it: MMBench's lines of options, and how to answer.
+
+    Args:
+        question: `<image>` in it is left out, as upstream's ScienceQA does: the image stands elsewhere already.
+        options: of a choice; lettered.
+        style: `letter`, `word` or `plain`.
+
+    Raises:
+        R2T2Error: there is no such style.
+    """
+    if style not in STYLES:
+        raise R2T2Error(f"MoAI has no prompt style {style!r}; choose one of {', '.join(STYLES)}")
+    letters = [f"{letter}. {option}" for letter, option in zip(string.ascii_uppercase, options, strict=False)]
+    lines = [question.replace(IMAGE, "").strip(), *letters]
+    return "\n".join([*lines, _CLOSE[style]] if style in _CLOSE else lines)
+
+
+def user_turn(asked: str) -> str:
+    """What stands behind the image in the benchmarks, the opening of the assistant's turn included."""
+    return f" {BEGIN}user\n{asked}{END}\n{BEGIN}{ASSISTANT}"
+
+
+def demo_turn(asked: str) -> str:
+    """What stands behind the image in upstream's demonstration."""
+    return f" USER: {asked} ASSISTANT:"
+
+
+def extract_answer(text: str) -> str:
+    """The answer in a decoded text: behind the last opening of the assistant's turn, up to where the turn ends."""
+    return text.rsplit(ASSISTANT, 1)[-1].strip().split("[UN", 1)[0]
+
+
+def extract_demo_answer(text: str) -> str:
+    """As upstream's demonstration cuts: everything before the first special piece, the prompt included."""
+    return text.split("[U", 1)[0]
+
+
+def says_yes(answer: str) -> int:
+    """HallusionBench's reading of an answer: 1 if it says yes anywhere, 0 otherwise."""
+    return int("yes" in answer.lower())
+
+
+FILE = "tokenizer.model"
+
+
+class Pieces(NamedTuple):
+    """Tokens before the image, the beginning-of-sequence token first, and behind it."""
+
+    before: list[int]
+    after: list[int]
+
+
+def prompt_pieces(encode: Callable[[str], list[int]], user: str, bos: int) -> Pieces:
+    """The system text up to the image, and the user's turn."""
+    return Pieces([bos, *encode(SYSTEM.removesuffix(IMAGE))], encode(user))
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """A sentencepiece model whose special numbers are the config's."""
+
+    path: Path
+    config: MoAIConfig
+
+    @cached_property
+    def _pieces(self) -> Any:
+        import sentencepiece
+
+        try:
+            return sentencepiece.SentencePieceProcessor(model_file=str(self.path))
+        except (OSError, RuntimeError) as error:
+            raise R2T2Error(f"{self.path} is no sentencepiece model ({error}); convert the model again") from error
+
+    def adjusted(self) -> Tokenizer:
+        """With the number of the piece that ends a turn read from the file: the config's is inferred.
+
+        Raises:
+            R2T2Error: the file cannot be read, or has no such piece or another number of pieces than the model outputs.
+        """
+        size, end = self._pieces.vocab_size(), self._pieces.piece_to_id(END)
+        if size != self.config.vocab_size:
+            raise R2T2Error(f"{self.path} has {size:,} pieces; this model has {self.config.vocab_size:,}")
+        if end == self._pieces.unk_id():
+            raise R2T2Error(f"{self.path} has no piece {END}: it is not MoAI's")
+        config = dataclasses.replace(self.config, end_id=end, stop_ids=(self.config.eos_id, end))
+        return dataclasses.replace(self, config=config)
+
+    def encode(self, text: str) -> list[int]:
+        """Token numbers, no beginning or end of sequence among them."""
+        return list(self._pieces.encode(text, out_type=int))
+
+    def prompt(self, user: str) -> Pieces:
+        """A whole prompt in pieces."""
+        return prompt_pieces(self.encode, user, self.config.bos_id)
+
+    def verbalisation(self, text: str) -> list[int]:
+        """The auxiliary text, beginning of sequence first."""
+        return [self.config.bos_id, *self.encode(text)]
+
+    def answer(self, text: str) -> list[int]:
+        """An answer as it stands behind the opening of the assistant's turn, and the end of that turn."""
+        opening, whole = self.encode(ASSISTANT), self.encode(ASSISTANT + text)
+        own = whole[len(opening) :] if whole[: len(opening)] == opening else self.encode(text)
+        return [*own, self.config.end_id]
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Text of generated tokens up to the one that stops decoding; padding and special numbers left out."""
+        kept: list[int] = []
+        for token in tokens:
+            if token in self.config.stop_ids:
+                break
+            if token >= 0 and token not in (self.config.bos_id, self.config.eos_id, self.config.pad_id):
+                kept.append(int(token))
+        return str(self._pieces.decode(kept))
+
 
 TEXT_BUCKET, VERBALISATION_BUCKET, ANSWER_BUCKET = 32, 64, 8
 

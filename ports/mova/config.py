@@ -10,10 +10,10 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from ports.common.bert import BertConfig
-from ports.common.clip_vit import ClipVitConfig
-from ports.common.decoder import DecoderConfig
-from ports.common.remat import Remat
+from ports.common.layers.bert import BertConfig
+from ports.common.layers.clip_vit import ClipVitConfig
+from ports.common.layers.decoder import DecoderConfig
+from ports.common.layers.stack import Remat
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.routing import RoutingSpec
 
@@ -374,7 +374,7 @@ class MovaConfig:
         """
         from ports.common.sharding import shardings_by
         from ports.mova.modeling import abstract
-        from ports.mova.sharding import RULES
+        from ports.mova.port import RULES
 
         return shardings_by(RULES, abstract(self)[1], mesh)
 
@@ -389,7 +389,7 @@ class MovaConfig:
         Raises:
             R2T2Error: it has fields that nobody looked at, all named, or values that the port does not know.
         """
-        from ports.mova.checkpoint_config import from_hf
+        from ports.mova.hf_config import from_hf
 
         return from_hf(described)
 

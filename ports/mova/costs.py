@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from ports.common.attention import causal_mask
+from ports.common.layers.attention import causal_mask
 from ports.mova import flops
 from ports.mova.config import EXPERTS, MovaConfig
 from ports.mova.modeling import (

@@ -10,10 +10,10 @@ of a linear map whose weights stay as they are.
 
 from __future__ import annotations
 
-from ports.common.attention import row_blocks
-from ports.common.bert import BertConfig
-from ports.common.clip_vit import ClipVitConfig
-from ports.common.decoder import DecoderConfig
+from ports.common.layers.attention import row_blocks
+from ports.common.layers.bert import BertConfig
+from ports.common.layers.clip_vit import ClipVitConfig
+from ports.common.layers.decoder import DecoderConfig
 from ports.mova.config import (
     AdapterConfig,
     BiomedConfig,

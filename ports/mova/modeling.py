@@ -22,21 +22,20 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from ports.common.attention import causal_mask
-from ports.common.bert import Bert
-from ports.common.clip_vit import ClipVit
-from ports.common.decoder import Cache, Decoder
-from ports.common.keys import traced_keys
-from ports.common.linear import linear, normal
+from ports.common.layers.attention import causal_mask
+from ports.common.layers.bert import Bert
+from ports.common.layers.clip_vit import ClipVit
+from ports.common.layers.decoder import Cache, Decoder
+from ports.common.layers.linear import linear, normal
+from ports.common.layers.stack import traced_keys
 from ports.mova.adapter.adapter import Adapter, Seen
 from ports.mova.config import MovaConfig
-from ports.mova.resize import align, bilinear, nearest, pool
+from ports.mova.layers import align, bilinear, nearest, pool
 from ports.mova.towers.biomedclip import BiomedClip
 from ports.mova.towers.codetr import CoDetr
 from ports.mova.towers.dinov2 import DinoV2
 from ports.mova.towers.pix2struct import Pix2Struct
-from ports.mova.towers.sam import Sam
-from ports.mova.towers.vary import Vary
+from ports.mova.towers.sam import Sam, Vary
 from r2t2_jax.routing import Routing
 
 IMAGE = -200  # stands in the prompt where the image tokens go

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import re
 
-from ports.common.bert import bert_leaves
-from ports.common.clip_vit import clip_leaves
-from ports.common.conversion import Converter
-from ports.common.decoder import decoder_leaves
-from ports.common.mapping import Leaf, linear_leaves
+from ports.common.checkpoint.convert import Converter
+from ports.common.checkpoint.mapping import Leaf, linear_leaves
+from ports.common.layers.bert import bert_leaves
+from ports.common.layers.clip_vit import clip_leaves
+from ports.common.layers.decoder import decoder_leaves
 from ports.mova.adapter.adapter import adapter_leaves
-from ports.mova.checkpoint_config import config_from, tokenizer_files
 from ports.mova.config import MovaConfig
+from ports.mova.hf_config import config_from, tokenizer_files
 from ports.mova.modeling import abstract
 from ports.mova.towers.biomedclip import biomedclip_leaves
 from ports.mova.towers.codetr import codetr_leaves
 from ports.mova.towers.dinov2 import dinov2_leaves
 from ports.mova.towers.pix2struct import pix2struct_leaves
-from ports.mova.towers.sam import sam_leaves
-from ports.mova.towers.vary import vary_leaves
+from ports.mova.towers.sam import sam_leaves, vary_leaves
 
 _TOWERS, _PROJECTOR = "model.vision_tower.vision_tower_{}.", "model.mm_projector."
 

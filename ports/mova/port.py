@@ -14,7 +14,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
-from ports.common.restoring import ModelDirectory, open_model_directory, restore
+from ports.common.checkpoint.load import ModelDirectory, open_model_directory, restore
 from ports.common.sharding import placed
 from ports.mova.config import MovaConfig
 from ports.mova.modeling import MovaAnswer, MovaFeatures, MovaInputs, MovaNet, Prompt, abstract
@@ -182,3 +182,21 @@ def shapes(variant: str | None, question_tokens: int | None, answer_tokens: int 
     features = jax.eval_shape(model.encode, params, inputs)
     answer = jax.eval_shape(lambda: MovaAnswer(jnp.zeros(length, jnp.int32), jnp.ones(length, bool)))
     return ModelShapes(f"mova:{variant or '8b'}", model, params, features, answer, costs(config, tokens, length))
+
+
+_LAYERS = r"(clip|dinov2|pix2struct|deplot|biomedclip|bert|decoder)/layers|(vary/encoder|sam|codetr)/runs/\d+"
+_ADAPTER = r"adapter/blocks/\d+"
+
+RULES = (
+    (r"words", -2),
+    (r"head/kernel", -1),
+    (rf"({_LAYERS})/(attention/|attention/project/|project/)?(query|key|value|qkv)/(kernel|bias)", -1),
+    (rf"({_LAYERS})/(attention/)?out/kernel", -2),
+    (rf"({_LAYERS}|{_ADAPTER})/(feed_forward/)?(gate|up)/(kernel|bias)", -1),
+    (rf"({_LAYERS}|{_ADAPTER})/(feed_forward/)?down/kernel", -2),
+    (rf"{_ADAPTER}/(sources/\d+/)?keys_values/(key|value)/kernel", -1),
+    (rf"{_ADAPTER}/(looks/)?read/query/kernel", -1),
+    (rf"{_ADAPTER}/(looks/)?read/out/kernel", -2),
+    (r"adapter/downsample/up/(kernel|bias)", -1),
+    (r"adapter/downsample/out/kernel", -2),
+)

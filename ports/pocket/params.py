@@ -24,7 +24,7 @@ from r2t2_jax.errors import R2T2Error
 
 GATES = ("narrow", "balanced")
 FOLDER = Path(__file__).parent / "weights"
-_REBUILD = "reinstall the package, or rebuild the weights with python -m ports.pocket.train"
+_REBUILD = "reinstall the package, or rebuild the weights with python -m ports.pocket.training.train"
 
 
 @dataclass(frozen=True)

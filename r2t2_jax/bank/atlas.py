@@ -15,27 +15,19 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from r2t2_jax.bank.digests import FileDigest, check_file, digest
+from r2t2_jax.bank.manifest import FileDigest, check_file, digest
 from r2t2_jax.errors import R2T2Error
+from r2t2_jax.method.search.atlas_points import LEVELS, MEANING, TableLoss
 from r2t2_jax.routing import RoutingSpec
-from r2t2_jax.runs.files import publish
-from r2t2_jax.surrogates import cross_entropy
+from r2t2_jax.runs.atomic_io import publish
 
 ATLAS = "atlas"  # the folder's name inside a bank
 SCHEMA = 1
-LEVELS = 255  # a loss in [0, 1] is stored in steps of 1/255
-
-TableLoss = Literal["bounded", "cross_entropy"]
-_STEPS = np.arange(LEVELS + 1, dtype=np.float32)
-MEANING: dict[TableLoss, Float[np.ndarray, "256"]] = {  # what a stored byte stands for
-    "bounded": _STEPS / LEVELS,
-    "cross_entropy": cross_entropy(np.minimum(_STEPS, LEVELS - 0.5) / np.float64(LEVELS)).astype(np.float32),
-}
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from r2t2_jax.bank.fingerprints import Fingerprints
-from r2t2_jax.bank.manifest import Source
+from r2t2_jax.bank.manifest import Fingerprints, Source
 from r2t2_jax.bank.reference_bank import ReferenceBank
 from r2t2_jax.contract import Embedder
 from r2t2_jax.errors import R2T2Error

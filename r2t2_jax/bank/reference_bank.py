@@ -17,17 +17,18 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from r2t2_jax.bank.atlas import Atlas, TableLoss
-from r2t2_jax.bank.fingerprints import Fingerprints
-from r2t2_jax.bank.manifest import Source
-from r2t2_jax.bank.samples import Chosen, SampleReader, StoredSamples
-from r2t2_jax.checks import check_embeddings, check_finite, check_rows
+from r2t2_jax.bank.atlas import Atlas
+from r2t2_jax.bank.manifest import Fingerprints, Source
+from r2t2_jax.bank.records import Chosen, SampleReader, StoredSamples
 from r2t2_jax.contract import Answer, Features, References
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.index import INDEX, Index, build_index, saved_index
-from r2t2_jax.kernels import Kernel
-from r2t2_jax.neighbors import Neighbors
+from r2t2_jax.method.kernels import Kernel
+from r2t2_jax.method.search.atlas_points import TableLoss
+from r2t2_jax.retrieval import INDEX, build_index, saved_index
+from r2t2_jax.retrieval.neighbors import Neighbors
+from r2t2_jax.retrieval.protocol import Index
 from r2t2_jax.routing import RoutingSpec
+from r2t2_jax.runtime.checks import check_embeddings, check_finite, check_rows
 
 
 @dataclass(frozen=True)
@@ -201,7 +202,7 @@ class ReferenceBank:
         if self.reader is None:
             raise R2T2Error(
                 "this bank holds no features of its references; give it a model: "
-                "r2t2_jax.evaluation.reencode.with_samples(bank, port)"
+                "r2t2_jax.evaluation.feature_cache.with_samples(bank, port)"
             )
         return self.reader(rows)
 

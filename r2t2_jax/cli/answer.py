@@ -37,14 +37,14 @@ class Answer:
 
     def run(self) -> None:
         """Answer, print and, where asked, write the page."""
-        from r2t2_jax.cli.outputs import check_writable
-        from r2t2_jax.evaluation.opening import open_port
-        from r2t2_jax.reporting.answers import as_page
-        from r2t2_jax.session import Answered, reroute
+        from r2t2_jax.cli.parsing import check_writable
+        from r2t2_jax.evaluation.setup import open_port
+        from r2t2_jax.inference import Answered, answer
+        from r2t2_jax.reporting.answer_report import as_page
 
         if self.html:
             check_writable(self.html)
-        answered = reroute(
+        answered = answer(
             open_port(self.model, self.embedder),
             self.image,
             self.question,
@@ -56,7 +56,7 @@ class Answer:
         assert isinstance(answered, Answered)  # one question, one answer
         print(answered)
         if self.html:
-            from r2t2_jax.runs.files import publish
+            from r2t2_jax.runs.atomic_io import publish
 
             publish(self.html, lambda draft: draft.write_text(as_page(answered), encoding="utf-8"))
             print(f"Wrote {self.html}.")

@@ -10,7 +10,7 @@ if TYPE_CHECKING:  # the parser alone must start fast
     from rich.console import Console
 
     from r2t2_jax.contract import Port, Sample
-    from r2t2_jax.evaluation.lookup import Method
+    from r2t2_jax.methods import Method
     from r2t2_jax.runs.reading import SavedRun
     from r2t2_jax.runs.run import Run
 
@@ -75,9 +75,9 @@ class Demo:
         from rich.console import Console
 
         from r2t2_jax.datasets import load_dataset
-        from r2t2_jax.evaluation.opening import with_embedder
-        from r2t2_jax.loading import load
-        from r2t2_jax.reporting.html import REPORT, write_report
+        from r2t2_jax.evaluation.setup import with_embedder
+        from r2t2_jax.plugins import load
+        from r2t2_jax.reporting.report import REPORT, write_report
         from r2t2_jax.runs.reading import open_run
 
         data = self._data()
@@ -109,8 +109,8 @@ class Demo:
         }
 
     def _open(self, data: dict[str, Any], ports: dict[str, Port], tests: list[Sample], references: list[Sample]) -> Run:
-        from r2t2_jax.evaluation.recording import parts
-        from r2t2_jax.runs.identity import versions
+        from r2t2_jax.evaluation.benchmark import parts_recording as parts
+        from r2t2_jax.runs.fingerprint import versions
         from r2t2_jax.runs.plan import Plan
         from r2t2_jax.runs.run import Run
 
@@ -127,9 +127,9 @@ class Demo:
 
 def demo_strategies(port: Port, quick: bool = False) -> dict[str, Method]:
     """What the demonstration runs: everything with the port's own preset, and `ngd_paper` as the paper has it."""
-    from r2t2_jax.baselines.atlas_ensemble import atlas_ensemble
-    from r2t2_jax.presets import find_preset
-    from r2t2_jax.strategies import strategy
+    from r2t2_jax.method.presets import find_preset
+    from r2t2_jax.methods import strategy
+    from r2t2_jax.rivals.atlas_ensemble import atlas_ensemble
 
     preset = find_preset(PRESET, port.presets)
     chosen: dict[str, Method] = {name: strategy(name, preset) for name in (*NULLS, *GRADIENT_FREE)}
@@ -143,7 +143,7 @@ def demo_strategies(port: Port, quick: bool = False) -> dict[str, Method]:
 
 def _model(port: Port) -> dict[str, Any]:
     """What `run.json` tells of a model."""
-    from r2t2_jax.presets import find_preset
+    from r2t2_jax.method.presets import find_preset
 
     return {
         "name": port.name,
@@ -157,7 +157,7 @@ def _model(port: Port) -> dict[str, Any]:
 
 
 def _record(run: Run, port: Port, references: list[Sample], tests: list[Sample], asked: Demo) -> None:
-    from r2t2_jax.evaluation.recording import record
+    from r2t2_jax.evaluation.benchmark import record
     from r2t2_jax.metrics import get_metric
 
     metric = get_metric("exact_match")
@@ -167,10 +167,10 @@ def _record(run: Run, port: Port, references: list[Sample], tests: list[Sample],
 
 def _summarize(run: Run, port: Port, references: list[Sample], tests: list[Sample], quick: bool) -> dict[str, Any]:
     """The numbers of a gate, from its rows alone and what the questions are."""
-    from r2t2_jax.evaluation.collect import CORRECT
-    from r2t2_jax.evaluation.recording import REFERENCES, part_name
-    from r2t2_jax.evaluation.retrieval import by_agreement, right_without_image, same_experts
-    from r2t2_jax.evaluation.summary import summarize
+    from r2t2_jax.evaluation.benchmark import REFERENCES, part_name
+    from r2t2_jax.evaluation.records import CORRECT
+    from r2t2_jax.evaluation.references import by_agreement, right_without_image, same_experts
+    from r2t2_jax.evaluation.statistics import summarize
     from r2t2_jax.metrics import get_metric
 
     rows = {name: run.rows_of(part_name(port.name, name)) for name in demo_strategies(port, quick)}
@@ -189,7 +189,7 @@ def _summarize(run: Run, port: Port, references: list[Sample], tests: list[Sampl
 
 
 def _print_gate(console: Console, saved: SavedRun, gate: str) -> None:
-    from r2t2_jax.evaluation.recording import part_name, seconds_per_case
+    from r2t2_jax.evaluation.benchmark import part_name, seconds_per_case
     from r2t2_jax.reporting.tables import agreement_line, family_table, gain_line, strategy_table
 
     name, summary = saved.run["models"][gate]["name"], saved.summary["gates"][gate]

@@ -44,14 +44,14 @@ class Diagnose:
 
     def run(self) -> int:
         """Measure, print the diagnosis and, where asked, write it."""
-        from r2t2_jax.cli.outputs import check_writable
-        from r2t2_jax.evaluation.diagnosis import check_enough, diagnose_evidence
-        from r2t2_jax.evaluation.evidence import port_evidence
-        from r2t2_jax.evaluation.opening import metric_for, open_bank, open_port, open_questions
-        from r2t2_jax.evaluation.questions import encode_questions
-        from r2t2_jax.presets import find_preset, own_preset
-        from r2t2_jax.runs.files import publish_json
-        from r2t2_jax.runs.identity import versions
+        from r2t2_jax.analysis.diagnose import port_evidence
+        from r2t2_jax.analysis.diagnosis import check_enough, diagnose_evidence
+        from r2t2_jax.cli.parsing import check_writable
+        from r2t2_jax.evaluation.encode import encode_questions
+        from r2t2_jax.evaluation.setup import metric_for, open_bank, open_port, open_questions
+        from r2t2_jax.method.presets import find_preset, own_preset
+        from r2t2_jax.runs.atomic_io import publish_json
+        from r2t2_jax.runs.fingerprint import versions
 
         if self.out:
             check_writable(self.out)

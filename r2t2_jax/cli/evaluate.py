@@ -12,7 +12,7 @@ from r2t2_jax.errors import R2T2Error
 if TYPE_CHECKING:  # the parser alone must start fast
     from r2t2_jax.evaluation.devices import Group
     from r2t2_jax.evaluation.job import Job
-    from r2t2_jax.runs.team import Team
+    from r2t2_jax.runs.processes import Team
 
 NO_SETTINGS = ("out", "max_hours", "dry_run", "coordinator", "processes", "process")  # no result depends on them
 
@@ -72,14 +72,14 @@ class Eval:
 
     def run(self) -> None:
         """Run what is missing, write the summary, print the tables."""
-        from r2t2_jax.compilation import keep_compiled
         from r2t2_jax.runs.folder import check_folder
+        from r2t2_jax.runtime.compilation_cache import keep_compiled
 
         check_folder(self.out)  # before anything heavy is loaded
         keep_compiled()
 
         from r2t2_jax.evaluation.devices import device_groups, join_processes, part_ways
-        from r2t2_jax.runs.team import Team
+        from r2t2_jax.runs.processes import Team
 
         if self.dry_run:
             foretell(self._job(device_groups(self.mesh, self.processes or 1)))
@@ -96,8 +96,8 @@ class Eval:
     def _job(self, groups: Sequence[Group]) -> Job:
         from r2t2_jax.evaluation.devices import load_on
         from r2t2_jax.evaluation.job import open_job
-        from r2t2_jax.evaluation.opening import with_embedder
         from r2t2_jax.evaluation.question_sets import read_benchmarks
+        from r2t2_jax.evaluation.setup import with_embedder
 
         names = listed("--benchmark", self.benchmark)
         benchmarks = read_benchmarks(names, self.split, self.limit, self.seed, self.images, self.metric)
@@ -109,8 +109,7 @@ class Eval:
 
     def _fill(self, job: Job, team: Team) -> None:
         """Compute this process's batches; the first process ends the run with everybody's rows."""
-        from r2t2_jax.runs.run import Run
-        from r2t2_jax.runs.together import fill
+        from r2t2_jax.runs.run import Run, fill
 
         given = {name: value for name, value in asdict(self).items() if value is not None}
         settings = {name: value for name, value in given.items() if name not in NO_SETTINGS}
@@ -151,7 +150,7 @@ def foretell(job: Job) -> None:
     """Print what would be done and what it would cost."""
     from rich.console import Console
 
-    from r2t2_jax.reporting.forecast import cost_table, memory_line, plan_lines
+    from r2t2_jax.reporting.costs import cost_table, memory_line, plan_lines
 
     console = Console()
     for line in plan_lines(job):
@@ -165,7 +164,7 @@ def show(folder: Path) -> None:
     """Print a complete run's tables."""
     from rich.console import Console
 
-    from r2t2_jax.evaluation.recording import seconds_per_case
+    from r2t2_jax.evaluation.benchmark import seconds_per_case
     from r2t2_jax.reporting.tables import strategy_table
     from r2t2_jax.runs.reading import open_run
 

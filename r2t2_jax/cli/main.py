@@ -7,30 +7,59 @@ import sys
 from collections.abc import Sequence
 
 from r2t2_jax.cli.answer import Answer
-from r2t2_jax.cli.aux_build import AuxBuild
-from r2t2_jax.cli.bank_atlas import BankAtlas
-from r2t2_jax.cli.bank_build import BankBuild
-from r2t2_jax.cli.bank_import import BankImport
-from r2t2_jax.cli.bank_index import BankIndex
-from r2t2_jax.cli.bank_inspect import BankInspect
+from r2t2_jax.cli.bank import BankAtlas, BankBuild, BankImport, BankIndex, BankInspect
 from r2t2_jax.cli.convert import Convert
-from r2t2_jax.cli.cost import Cost
-from r2t2_jax.cli.datasets_list import ListDatasets
-from r2t2_jax.cli.datasets_prepare import PrepareDataset
-from r2t2_jax.cli.datasets_show import ShowDataset
+from r2t2_jax.cli.cost import Cost, FitMemory
+from r2t2_jax.cli.datasets import AuxBuild, ListDatasets, PocketScene, PrepareDataset, ShowDataset
 from r2t2_jax.cli.demo import Demo
 from r2t2_jax.cli.diagnose import Diagnose
 from r2t2_jax.cli.evaluate import Eval
-from r2t2_jax.cli.export import Export
-from r2t2_jax.cli.failures import explain, forget_output
-from r2t2_jax.cli.fit import FitMemory
 from r2t2_jax.cli.parsing import Command, parse
-from r2t2_jax.cli.pocket_scene import PocketScene
-from r2t2_jax.cli.report import Report
 from r2t2_jax.cli.reproduce import Reproduce
-from r2t2_jax.cli.results import Results
-from r2t2_jax.cli.score import Score
+from r2t2_jax.cli.runs import Export, Report, Results, Score
 from r2t2_jax.cli.tune import Tune
+from r2t2_jax.errors import R2T2Error
+from r2t2_jax.runs.interrupt import Stopped
+
+FAILED, INTERRUPTED, PIPE_CLOSED = 2, 130, 141  # the latter two as a shell reports SIGINT and SIGPIPE
+
+
+def explain(error: BaseException) -> tuple[str, int]:
+    """The line to print, empty for none, and the exit code."""
+    if isinstance(error, R2T2Error):
+        return str(error), FAILED
+    if isinstance(error, Stopped):
+        return str(error), 0
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted", INTERRUPTED
+    if isinstance(error, BrokenPipeError):
+        return "", PIPE_CLOSED
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+        return f"out of memory ({_short(error)}); ask for fewer samples or references, or a smaller k", FAILED
+    if isinstance(error, OSError):
+        return _system(error), FAILED
+    return f"unexpected {type(error).__name__}: {_short(error)}; R2T2_DEBUG=1 shows where", FAILED
+
+
+def _system(error: OSError) -> str:
+    where = "" if error.filename is None else f"{error.filename}: "
+    return f"{where}{error.strerror or _short(error)}"
+
+
+def _short(error: BaseException) -> str:
+    lines = str(error).splitlines()
+    return lines[0] if lines else "no message"
+
+
+def forget_output() -> None:
+    """Where output can no longer be written, let the interpreter's last flush go nowhere instead of failing again."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+
 
 # To add a command, add a line: the words a user types ("bank build" is `build` in the group `bank`) and a dataclass.
 # Its fields are the options, a string below each is its help, a field without default is required; `run()` does it and

@@ -13,11 +13,9 @@ from r2t2_jax.errors import R2T2Error
 if TYPE_CHECKING:  # the parser alone must start fast
     from collections.abc import Sequence
 
-    from r2t2_jax.reproduction.plan import SubjectPlan
-    from r2t2_jax.reproduction.subjects import Subject
-    from r2t2_jax.reproduction.tables import Table
+    from r2t2_jax.reproduction.plan import Subject, SubjectPlan
+    from r2t2_jax.reproduction.spec import Table
     from r2t2_jax.runs.run import Run
-
 
 NO_SETTINGS = ("out", "dry_run", "max_hours")  # no result depends on them
 
@@ -59,8 +57,8 @@ class Reproduce:
 
     def run(self) -> None:
         """Measure what is missing, write the tables, print them."""
-        from r2t2_jax.compilation import keep_compiled
         from r2t2_jax.runs.folder import check_folder
+        from r2t2_jax.runtime.compilation_cache import keep_compiled
 
         if self.dry_run:
             self._foretell()
@@ -71,12 +69,11 @@ class Reproduce:
         from rich.console import Console
         from rich.markdown import Markdown
 
-        from r2t2_jax.reporting.html import REPORT, write_report
+        from r2t2_jax.reporting.report import REPORT, write_report
+        from r2t2_jax.reproduction.export import markdown, read_table
         from r2t2_jax.reproduction.measure import measure
-        from r2t2_jax.reproduction.plan import plan_subject
-        from r2t2_jax.reproduction.subjects import open_subjects
-        from r2t2_jax.reproduction.tables import choose_tables
-        from r2t2_jax.reproduction.writing import markdown, read_table
+        from r2t2_jax.reproduction.plan import open_subjects, plan_subject
+        from r2t2_jax.reproduction.spec import choose_tables
 
         tables = choose_tables(self.table)
         most = self.samples or max(table.samples for table in tables)
@@ -98,10 +95,9 @@ class Reproduce:
         from rich.console import Console
         from rich.markdown import Markdown
 
-        from r2t2_jax.loading import load_shapes
-        from r2t2_jax.reproduction.estimate import estimate, set_sizes
-        from r2t2_jax.reproduction.foretelling import estimate_markdown
-        from r2t2_jax.reproduction.tables import choose_tables
+        from r2t2_jax.plugins import load_shapes
+        from r2t2_jax.reproduction.estimate import estimate, estimate_markdown, set_sizes
+        from r2t2_jax.reproduction.spec import choose_tables
 
         tables, shapes = choose_tables(self.table), load_shapes(self.model)
         sizes = set_sizes()
@@ -113,8 +109,8 @@ class Reproduce:
         Console().print(Markdown(estimate_markdown(shapes.name, found, tables)))
 
     def _open(self, subjects: Sequence[Subject], plans: Sequence[SubjectPlan]) -> Run:
-        from r2t2_jax.reproduction.subjects import source_of
-        from r2t2_jax.runs.identity import versions
+        from r2t2_jax.reproduction.plan import source_of
+        from r2t2_jax.runs.fingerprint import versions
         from r2t2_jax.runs.plan import Plan
         from r2t2_jax.runs.run import Run
 
@@ -140,10 +136,10 @@ class Reproduce:
     def _write(
         self, run: Run, tables: Sequence[Table], subjects: Sequence[Subject], plans: Sequence[SubjectPlan]
     ) -> None:
-        from r2t2_jax.evaluation.recording import REFERENCES
-        from r2t2_jax.reproduction.found import Rows
+        from r2t2_jax.evaluation.benchmark import REFERENCES
+        from r2t2_jax.reproduction.export import write_table
         from r2t2_jax.reproduction.results import summary_of, table_result
-        from r2t2_jax.reproduction.writing import write_table
+        from r2t2_jax.reproduction.table_data import Rows
 
         rows = Rows(found for batch, found in run.tables() if not batch.part.endswith(REFERENCES))
         for table in tables:

@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from r2t2_jax.contract import Port, Sample
-    from r2t2_jax.evaluation.settings_grid import Budget, Rung
-    from r2t2_jax.presets import Preset
+    from r2t2_jax.evaluation.tuning_grid import Budget, Rung
+    from r2t2_jax.method.presets import Preset
     from r2t2_jax.runs.run import Run
 
 
@@ -82,11 +82,11 @@ class Tune:
         """Search, print the best settings and write the preset."""
         from rich.console import Console
 
-        from r2t2_jax.evaluation.opening import open_port, open_questions
-        from r2t2_jax.evaluation.settings_grid import VARIED, Budget, draw, grid_presets, plan_in_words, rungs
-        from r2t2_jax.evaluation.tuning import refuse_test
-        from r2t2_jax.presets import find_preset
-        from r2t2_jax.reporting.tuning import chosen_lines, settings_table
+        from r2t2_jax.evaluation.setup import open_port, open_questions
+        from r2t2_jax.evaluation.tune import refuse_test
+        from r2t2_jax.evaluation.tuning_grid import VARIED, Budget, draw, grid_presets, plan_in_words, rungs
+        from r2t2_jax.method.presets import find_preset
+        from r2t2_jax.reporting.tables import chosen_lines, settings_table
         from r2t2_jax.runs.folder import read_json
 
         budget, port = Budget.parse(self.budget), open_port(self.model, self.embedder)
@@ -116,8 +116,8 @@ class Tune:
         return settings | {"bank": None if self.bank is None else str(self.bank)}
 
     def _open(self, port: Port, presets: Sequence[Preset], plan: Sequence[Rung], samples: Sequence[Sample]) -> Run:
-        from r2t2_jax.evaluation.tuning import tuning_plan
-        from r2t2_jax.runs.identity import versions
+        from r2t2_jax.evaluation.tune import tuning_plan
+        from r2t2_jax.runs.fingerprint import versions
         from r2t2_jax.runs.run import Run
 
         depends = {
@@ -138,13 +138,12 @@ class Tune:
         samples: Sequence[Sample],
         budget: Budget,
     ) -> None:
-        from r2t2_jax.evaluation.opening import metric_for, open_bank
-        from r2t2_jax.evaluation.questions import encode_questions
-        from r2t2_jax.evaluation.settings_grid import VARIED
-        from r2t2_jax.evaluation.tuned_preset import tuned_preset
-        from r2t2_jax.evaluation.tuning import Tuning, tuning_bench
-        from r2t2_jax.runs.files import publish_json
-        from r2t2_jax.runs.identity import versions
+        from r2t2_jax.evaluation.encode import encode_questions
+        from r2t2_jax.evaluation.setup import metric_for, open_bank
+        from r2t2_jax.evaluation.tune import Tuning, tuned_preset, tuning_bench
+        from r2t2_jax.evaluation.tuning_grid import VARIED
+        from r2t2_jax.runs.atomic_io import publish_json
+        from r2t2_jax.runs.fingerprint import versions
 
         metric = metric_for(self.data, self.metric or "")
         bank = open_bank(port, self.bank, metric, samples, keep_wrong=self.strategy == "atlas")

@@ -7,9 +7,8 @@ from pathlib import Path
 from r2t2_jax.contract import Sample
 from r2t2_jax.datasets.images import encoded_image
 from r2t2_jax.datasets.readers.lines import read_lines
-from r2t2_jax.datasets.stored_sample import as_sample
-from r2t2_jax.datasets.subset import choose
-from r2t2_jax.datasets.survey import sift
+from r2t2_jax.datasets.samples import as_sample
+from r2t2_jax.datasets.validate import choose, sift
 
 
 def load_jsonl(

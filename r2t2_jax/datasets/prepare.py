@@ -6,10 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from r2t2_jax.datasets.official_files import MissingFile
-from r2t2_jax.datasets.prepared import PreparedUnit, prepared_units
+from r2t2_jax.datasets.files import MissingFile
+from r2t2_jax.datasets.prepared import PreparedUnit, Unit, prepared_units
 from r2t2_jax.datasets.record import Source
-from r2t2_jax.datasets.unit import Unit
 from r2t2_jax.errors import R2T2Error
 
 
@@ -52,7 +51,7 @@ def prepare(
         R2T2Error: no split can be prepared, a file is wrong, or a number is.
         BadRecord: a record or its image cannot be used and `skip_bad` is not set.
     """
-    from r2t2_jax.datasets.builder import build
+    from r2t2_jax.datasets.prepared import build
 
     if n is not None and n < 1:
         raise R2T2Error(f"the number of questions must be at least 1, not {n}")

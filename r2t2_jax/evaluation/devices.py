@@ -18,8 +18,8 @@ from jax.sharding import Mesh
 
 from r2t2_jax.contract import Port
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.loading import load
-from r2t2_jax.runs.share import Share
+from r2t2_jax.plugins import load
+from r2t2_jax.runs.plan import Share
 
 DATA, MODEL = "data", "model"
 

@@ -23,9 +23,9 @@ from jaxtyping import Array, Float, Int
 from r2t2_jax.bank import ReferenceBank
 from r2t2_jax.contract import Port
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.evaluation.batches import Rows, run_batch
-from r2t2_jax.evaluation.unit_vectors import unit_vectors
-from r2t2_jax.kernels import SMALLEST_BANDWIDTH, median_distance
+from r2t2_jax.method.forward import unit_vectors
+from r2t2_jax.method.kernels import SMALLEST_BANDWIDTH, median_distance
+from r2t2_jax.runtime.batching import Rows, run_batch
 
 BATCH = 16
 

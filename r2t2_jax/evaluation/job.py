@@ -12,10 +12,10 @@ from r2t2_jax.bank import ReferenceBank
 from r2t2_jax.contract import Port
 from r2t2_jax.datasets.catalog import SOURCES
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.evaluation.asking import Asking, Seat
-from r2t2_jax.evaluation.batches import threads_at_a_time
-from r2t2_jax.evaluation.benchmark_run import (
+from r2t2_jax.evaluation.benchmark import (
     SAVED,
+    Asking,
+    Seat,
     ask,
     batch_size,
     parts,
@@ -24,21 +24,19 @@ from r2t2_jax.evaluation.benchmark_run import (
     summarize_benchmark,
     title_of,
 )
-from r2t2_jax.evaluation.building import QuestionSet
-from r2t2_jax.evaluation.device_batch import DeviceBatch
 from r2t2_jax.evaluation.devices import Group
-from r2t2_jax.evaluation.evaluate import Setup, set_up
-from r2t2_jax.evaluation.forecast import Forecast, device_memory, forecast
-from r2t2_jax.evaluation.lookup import Method
-from r2t2_jax.evaluation.methods import method_of
-from r2t2_jax.evaluation.opening import open_bank
-from r2t2_jax.evaluation.question_sets import length
+from r2t2_jax.evaluation.dry_run import Forecast, device_memory, forecast
+from r2t2_jax.evaluation.evaluator import Setup, set_up
+from r2t2_jax.evaluation.question_sets import QuestionSet, length
+from r2t2_jax.evaluation.setup import open_bank
+from r2t2_jax.method.presets import Preset, find_preset, own_preset
+from r2t2_jax.methods import Method, method_of
 from r2t2_jax.metrics import get_metric, get_set_score
-from r2t2_jax.presets import Preset, find_preset, own_preset
-from r2t2_jax.runs.identity import versions
+from r2t2_jax.runs.fingerprint import versions
 from r2t2_jax.runs.plan import Plan
 from r2t2_jax.runs.run import Run
-from r2t2_jax.sizes import format_size
+from r2t2_jax.runtime.batching import DeviceBatch, threads_at_a_time
+from r2t2_jax.runtime.memory import format_size
 
 BASE = "base"
 

@@ -19,8 +19,8 @@ from jaxtyping import Array, Float
 
 from r2t2_jax.contract import Answer, Features, Params, Port, RoutedModel, Sample
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.evaluation.batches import take
 from r2t2_jax.routing import Routing
+from r2t2_jax.runtime.batching import take
 
 
 def candidates_of(sample: Sample) -> tuple[str, ...]:

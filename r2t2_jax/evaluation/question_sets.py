@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -14,9 +15,26 @@ from r2t2_jax.datasets.catalog import SOURCES
 from r2t2_jax.datasets.jsonl import load_jsonl
 from r2t2_jax.datasets.registry import GROUP
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.evaluation.building import QuestionSet
 from r2t2_jax.metrics import get_metric
 from r2t2_jax.plugins import registered
+
+
+@dataclass(frozen=True)
+class QuestionSet:
+    """Samples of one source, in the order in which they are asked, and the name of the metric that scores them."""
+
+    source: Source
+    samples: Sequence[Sample]
+    metric: str
+
+    @property
+    def digest(self) -> str:
+        """Changes with ids, questions and answers."""
+        found = hashlib.sha256()
+        for sample in self.samples:
+            found.update(repr((sample.id, sample.question, sample.answers, sample.options, sample.style)).encode())
+        return found.hexdigest()[:16]
+
 
 REFERENCES, TEST = "reference", "test"  # the splits that a drawn set keeps for them
 

@@ -9,7 +9,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from r2t2_jax.contract import Sample
-from r2t2_jax.metrics.edit_distance import edit_distance
+
+
+def edit_distance(first: str, second: str) -> int:
+    """The least number of characters to insert, delete or replace that turns one text into the other."""
+    row = list(range(len(second) + 1))
+    for i, letter in enumerate(first, start=1):
+        diagonal, row[0] = row[0], i
+        for j, other in enumerate(second, start=1):
+            diagonal, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, diagonal + (letter != other))
+    return row[-1]
+
 
 THRESHOLD = 0.5
 

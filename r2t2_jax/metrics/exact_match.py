@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import string
+
 from r2t2_jax.contract import Sample
 
 
@@ -26,3 +28,11 @@ def startswith(prediction: str, sample: Sample) -> float:
 def normalize(text: str) -> str:
     """Lower case, single spaces, no punctuation at the end: `' Dark  Red. '` becomes `'dark red'`."""
     return " ".join(text.lower().split()).rstrip(" .,;:!?")
+
+
+_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+def folded(text: str) -> str:
+    """Lower case without ASCII punctuation; spaces stay."""
+    return text.lower().translate(_NO_PUNCTUATION)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from r2t2_jax.contract import Sample
-from r2t2_jax.metrics.exact_match_lmms_eval import folded
+from r2t2_jax.metrics.exact_match import folded
 
 
 def gqa(prediction: str, sample: Sample) -> float:

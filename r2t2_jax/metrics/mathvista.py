@@ -18,8 +18,8 @@ from string import ascii_uppercase
 from typing import Any
 
 from r2t2_jax.contract import Sample
-from r2t2_jax.metrics.edit_distance import edit_distance
-from r2t2_jax.metrics.mcq_vlmevalkit import infer_option
+from r2t2_jax.metrics.anls import edit_distance
+from r2t2_jax.metrics.mmbench import infer_option
 
 _BRACKETED = re.compile(r"\(([a-zA-Z])\)")
 _QUOTED = re.compile(r'The answer is "(.*)"\.')

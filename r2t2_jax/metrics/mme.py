@@ -6,7 +6,7 @@ A reading gives `yes`, `no` or `other`, which is wrong for both questions about 
 from __future__ import annotations
 
 from r2t2_jax.contract import Sample
-from r2t2_jax.metrics.normalizers import punctuation_vlmevalkit
+from r2t2_jax.metrics.vqa import punctuation_vlmevalkit
 
 _PREFIX = 4
 

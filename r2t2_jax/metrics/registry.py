@@ -12,10 +12,14 @@ from typing import TypeVar
 
 from r2t2_jax.contract import Sample
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.metrics import ai2d, anls, aokvqa, cvbench, gqa, mathvista, mmbench, mme, scienceqa, sets, visual7w, vqa
+from r2t2_jax.metrics import anls, gqa, mathvista, mmbench, mme, sets, vqa
+from r2t2_jax.metrics import multiple_choice as ai2d
+from r2t2_jax.metrics import multiple_choice as aokvqa
+from r2t2_jax.metrics import multiple_choice as cvbench
+from r2t2_jax.metrics import multiple_choice as scienceqa
+from r2t2_jax.metrics import multiple_choice as visual7w
 from r2t2_jax.metrics.exact_match import exact_match, exact_text, startswith
-from r2t2_jax.metrics.options import letter_match
-from r2t2_jax.metrics.physbench import physbench
+from r2t2_jax.metrics.multiple_choice import letter_match, physbench
 
 T = TypeVar("T")
 Metric = Callable[[str, Sample], float]

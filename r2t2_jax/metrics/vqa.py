@@ -6,10 +6,84 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from r2t2_jax.contract import Sample
-from r2t2_jax.metrics.normalizers import normalize_evalai, normalize_vlmevalkit, normalize_vqa, one_line
+
+_ONE_APOSTROPHE = """
+ain't aren't can't could've couldn't didn't doesn't don't hadn't hasn't haven't he'd he's how'd how'll how's isn't it'd
+it'll ma'am mightn't might've mustn't must've needn't not've o'clock oughtn't shan't should've shouldn't somebody'll
+somebody's someone'd someone'll someone's something'd something'll that's there'd there're there's they'd they'll
+they're they've 'twas wasn't we've weren't what'll what're what's what've when's where'd where's where've who'd who'll
+who's who've why'll why're why's won't would've wouldn't y'all you'd you'll you're you've
+"""
+_MORE_APOSTROPHES = """
+couldn't've hadn't've he'd've it'd've mightn't've 'ow's'at she'd've shouldn't've somebody'd've someone'd've
+something'd've there'd've they'd've we'd've who'd've wouldn't've y'all'll y'all'd've you'd've
+"""
+
+
+def _misspellings(word: str) -> list[str]:
+    """The word with one of its apostrophes left out, each in turn."""
+    return [word[:i] + word[i + 1 :] for i, letter in enumerate(word) if letter == "'"]
+
+
+CONTRACTIONS: dict[str, str] = {
+    wrong: word for word in (_ONE_APOSTROPHE + _MORE_APOSTROPHES).split() for wrong in _misspellings(word)
+} | {"somebody'd": "somebodyd"}
+
+_MARKS = ';/[]"{}()=+\\_-><@`,?!'
+_COMMA_IN_NUMBER = re.compile(r"\d,\d")
+_PERIOD = re.compile(r"\.(?!\d)")
+_PERIOD_NOT_BEHIND_DIGIT = re.compile(r"(?<!\d)\.(?!\d)")
+_MOST_PERIODS = 32  # upstream hands the flag re.UNICODE, which is 32, to the argument `count`
+_ARTICLES = ("a", "an", "the")
+_DIGITS = {"none": "0"} | {
+    word: str(digit)
+    for digit, word in enumerate("zero one two three four five six seven eight nine ten".split())  # noqa: SIM905
+}
+
+
+def normalize_vqa(text: str) -> str:
+    """`'Two dogs, the  End.'` becomes `'2 dogs end'`; VQA v2's own rules."""
+    return _digits_and_articles(_punctuation(one_line(text), _PERIOD))
+
+
+def normalize_evalai(text: str) -> str:
+    """VQA's rules on a text whose commas and question marks are gone and whose `'s` stands apart."""
+    text = text.lower().replace(",", "").replace("?", "").replace("'s", " 's").strip()
+    return normalize_vqa(text)
+
+
+def normalize_vlmevalkit(text: str) -> str:
+    """VQA's rules, but `'3.'` keeps its full stop."""
+    return _digits_and_articles(punctuation_vlmevalkit(one_line(text)))
+
+
+def punctuation_vlmevalkit(text: str) -> str:
+    """VLMEvalKit's handling of punctuation alone, which its yes/no reading uses too."""
+    return _punctuation(text, _PERIOD_NOT_BEHIND_DIGIT)
+
+
+def one_line(text: str) -> str:
+    """Line breaks and tabs as spaces, none at either end."""
+    return text.replace("\n", " ").replace("\t", " ").strip()
+
+
+def _punctuation(text: str, period: re.Pattern[str]) -> str:
+    number = _COMMA_IN_NUMBER.search(text) is not None
+    result = text
+    for mark in _MARKS:
+        dropped = number or f"{mark} " in text or f" {mark}" in text
+        result = result.replace(mark, "" if dropped else " ")
+    return period.sub("", result, count=_MOST_PERIODS)
+
+
+def _digits_and_articles(text: str) -> str:
+    words = [_DIGITS.get(word, word) for word in text.lower().split()]
+    return " ".join(CONTRACTIONS.get(word, word) for word in words if word not in _ARTICLES)
+
 
 TEXTVQA_ANSWERS = 10
 

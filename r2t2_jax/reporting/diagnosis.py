@@ -5,9 +5,9 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Callable, Mapping
 
-from r2t2_jax.evaluation.comparison import Comparison
-from r2t2_jax.evaluation.diagnosis import Diagnosis, Finding
-from r2t2_jax.evaluation.probing import CANDIDATES
+from r2t2_jax.analysis.diagnosis import Diagnosis, Finding
+from r2t2_jax.analysis.loss_landscape import CANDIDATES
+from r2t2_jax.evaluation.statistics import Comparison
 
 WIDTH = 80
 VERDICTS = {

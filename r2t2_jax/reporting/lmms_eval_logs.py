@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.runs.files import publish
+from r2t2_jax.runs.atomic_io import publish
 from r2t2_jax.runs.folder import SUMMARY
 from r2t2_jax.runs.reading import SavedRun
 

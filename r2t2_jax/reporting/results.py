@@ -14,8 +14,8 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.evaluation.recording import ANSWER, ENCODE, part_name
-from r2t2_jax.runs.columns import stack
+from r2t2_jax.evaluation.benchmark import ANSWER, ENCODE, part_name
+from r2t2_jax.runs.batch_files import stack
 
 if TYPE_CHECKING:
     import pyarrow as pa

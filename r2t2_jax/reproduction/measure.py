@@ -18,21 +18,20 @@ import numpy as np
 from tqdm import tqdm
 
 from r2t2_jax.bank import ReferenceBank
-from r2t2_jax.bank.samples import StoredSamples
+from r2t2_jax.bank.records import StoredSamples
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.evaluation.answering import ahead
-from r2t2_jax.evaluation.batches import Rows, run_batch, threads_at_a_time
-from r2t2_jax.evaluation.evaluate import Evaluation
-from r2t2_jax.evaluation.opening import open_bank
-from r2t2_jax.evaluation.outcomes import rows
-from r2t2_jax.evaluation.questions import encode_prepared, prepare_questions
-from r2t2_jax.evaluation.recording import ANSWER, ENCODE, part_name, reference_rows
-from r2t2_jax.reproduction.bench import Bench, open_bench
-from r2t2_jax.reproduction.plan import Block, Measurement, SubjectPlan
-from r2t2_jax.reproduction.subjects import Subject
-from r2t2_jax.reproduction.trials import Given
+from r2t2_jax.evaluation.benchmark import ANSWER, ENCODE, part_name, reference_rows
+from r2t2_jax.evaluation.build_bank import ahead
+from r2t2_jax.evaluation.encode import encode_prepared, prepare_questions
+from r2t2_jax.evaluation.evaluator import Evaluation
+from r2t2_jax.evaluation.records import rows
+from r2t2_jax.evaluation.setup import open_bank
+from r2t2_jax.reproduction.conditions import Bench, open_bench
+from r2t2_jax.reproduction.plan import Block, Measurement, Subject, SubjectPlan
+from r2t2_jax.reproduction.spec import Given
 from r2t2_jax.runs.plan import Batch
 from r2t2_jax.runs.run import Run
+from r2t2_jax.runtime.batching import Rows, run_batch, threads_at_a_time
 
 LIGHT = ("model", "strategy", "id", "category", "prediction", "score", "right", "fell_back", "evaluations")
 NOT_RUN = "not_run"  # the column that says why a model cannot do what a row asks

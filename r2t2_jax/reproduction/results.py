@@ -11,14 +11,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from r2t2_jax.evaluation.comparison import compare
-from r2t2_jax.evaluation.summary import DIGITS, summarize, wilson_interval
-from r2t2_jax.reproduction.found import Found, Rows, find
+from r2t2_jax.evaluation.statistics import DIGITS, compare, summarize, wilson_interval
 from r2t2_jax.reproduction.kinds import KINDS
 from r2t2_jax.reproduction.paper import average
-from r2t2_jax.reproduction.plan import Cell, SubjectPlan
-from r2t2_jax.reproduction.subjects import Subject
-from r2t2_jax.reproduction.tables import BASE, Table
+from r2t2_jax.reproduction.plan import Cell, Subject, SubjectPlan
+from r2t2_jax.reproduction.spec import BASE, Table
+from r2t2_jax.reproduction.table_data import Found, Rows, find
 from r2t2_jax.reproduction.trend import LEVEL, averages, drawn_averages, trend
 
 

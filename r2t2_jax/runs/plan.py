@@ -77,3 +77,15 @@ class Plan:
     def from_json(cls, parts: Sequence[dict[str, Any]]) -> Plan:
         """The plan that `to_json` wrote."""
         return cls([Part(**part) for part in parts])
+
+
+@dataclass(frozen=True)
+class Share:
+    """Every `count`-th batch, from the one with number `index` on; by default all."""
+
+    index: int = 0
+    count: int = 1
+
+    def has(self, batch: Batch) -> bool:
+        """Whether the batch is this process's."""
+        return batch.number % self.count == self.index

@@ -16,11 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.runs import timings
+from r2t2_jax.runs import run as timings
+from r2t2_jax.runs.batch_files import find_records, read_table
 from r2t2_jax.runs.folder import RUN, SUMMARY, read_json
 from r2t2_jax.runs.plan import Plan
-from r2t2_jax.runs.shards import find_records
-from r2t2_jax.runs.tables import read_table
 
 if TYPE_CHECKING:
     import pyarrow as pa

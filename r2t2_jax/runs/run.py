@@ -16,7 +16,7 @@ The folder (docs/runs.md describes it for its readers):
 
     run.json          command, settings, whatever else the results depend on, plan, fingerprint; written first
     shard-00000.rows  rows of the batches, appended in the order in which they were done
-    timings.jsonl     how long batches took
+    jsonl     how long batches took
     lock              who is writing, while somebody is
     summary.json      the numbers; written last: a run that has it is complete
 
@@ -25,29 +25,28 @@ Numbers depend on the rows alone, so that no restart can change them.
 
 from __future__ import annotations
 
+import json
 import shlex
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.runs import columns, timings
-from r2t2_jax.runs.files import publish, publish_json, remove, remove_drafts
-from r2t2_jax.runs.folder import RUN, SUMMARY, check_folder, read_json
-from r2t2_jax.runs.identity import check_same, fingerprinted
-from r2t2_jax.runs.lock import FolderLock
-from r2t2_jax.runs.plan import Batch, Plan
-from r2t2_jax.runs.shards import Shards, find_records, shard_paths
-from r2t2_jax.runs.share import Share
-from r2t2_jax.runs.stopping import Stopped, StopRequest
-from r2t2_jax.runs.tables import read_table
-from r2t2_jax.runs.team import Team
-from r2t2_jax.runs.workers import worker_threads
+from r2t2_jax.runs import batch_files as columns
+from r2t2_jax.runs.atomic_io import publish, publish_json, remove, remove_drafts
+from r2t2_jax.runs.batch_files import Shards, find_records, read_table, shard_paths
+from r2t2_jax.runs.fingerprint import check_same, fingerprinted
+from r2t2_jax.runs.folder import RUN, SUMMARY, FolderLock, check_folder, read_json
+from r2t2_jax.runs.interrupt import Stopped, StopRequest
+from r2t2_jax.runs.plan import Batch, Plan, Share
+from r2t2_jax.runs.processes import PREFIX, Team
+from r2t2_jax.runs.threads import worker_threads
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -65,7 +64,7 @@ class Run:
         self._command, self._stop, self._lock = run["command"], stop, lock
         self._appending = threading.Lock()
         self._shards = Shards(folder)
-        self._timings = timings.Timings(folder)
+        self._timings = Timings(folder)
         self.note = ""  # what the progress bar of `missing` says beside its counts
 
     @classmethod
@@ -120,7 +119,7 @@ class Run:
         self._stop.close()
         empty = not self._shards.records and not self.complete
         if empty:
-            for path in (self.folder / RUN, self.folder / timings.NAME, *shard_paths(self.folder)):
+            for path in (self.folder / RUN, self.folder / NAME, *shard_paths(self.folder)):
                 remove(path)
         self._lock.release()
         if empty:
@@ -261,7 +260,7 @@ class Run:
 
     def seconds_per_case(self) -> dict[str, float]:
         """The median of each part, and of what `time` noted."""
-        return timings.seconds_per_case(self.folder)
+        return seconds_per_case(self.folder)
 
     def export(self, name: str = "rows") -> Path:
         """Write a table as `<name>.parquet`, for readers that know nothing of shards."""
@@ -300,3 +299,90 @@ def _told_as(what: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise R2T2Error(f"{what}: {error.strerror or error}") from error
+
+
+NAME = "jsonl"
+
+
+class Timings:
+    """Lines of part, cases and seconds; `first` marks a process's first batch of a part, which may have compiled."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / NAME
+        self._seen: set[str] = set()
+        if self._path.exists() and not self._path.read_bytes().endswith(b"\n"):  # a line was torn
+            self._write("\n")
+
+    def add(self, part: str, cases: int, seconds: float) -> None:
+        """Note a batch."""
+        line = {"part": part, "cases": cases, "seconds": round(seconds, 6), "first": part not in self._seen}
+        self._seen.add(part)
+        self._write(json.dumps(line) + "\n")
+
+    def adopt(self, folder: Path) -> None:
+        """Note what another process has noted in its folder."""
+        path = folder / NAME
+        if path.exists():
+            whole = path.read_text(encoding="utf-8").rpartition("\n")
+            self._write(whole[0] + whole[1])
+
+    def _write(self, text: str) -> None:
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(text)
+
+
+def seconds_per_case(folder: Path) -> dict[str, float]:
+    """For each part, the median of seconds a case, of batches that were not the first where there are some."""
+    later: dict[str, list[float]] = {}
+    first: dict[str, list[float]] = {}
+    path = folder / NAME
+    for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        try:
+            line = json.loads(text)
+        except ValueError:  # torn when a process was killed
+            continue
+        if isinstance(line, dict):
+            kind = first if line["first"] else later
+            kind.setdefault(line["part"], []).append(line["seconds"] / line["cases"])
+    return {part: median(times) for part, times in (first | later).items()}
+
+
+def fill(
+    team: Team, open_run: Callable[[], Run], compute: Callable[[Run], None], finish: Callable[[Run], None]
+) -> None:
+    """Compute this process's share, and in the first process end the run with everybody's rows.
+
+    The first process opens the run, so that it alone refuses other settings; the others then open folders of their own
+    in it, which vanish once their rows are in the first one's and the summary is written.
+
+    Args:
+        team: all processes, open.
+        open_run: opens the run at `team.place()`, the team given.
+        compute: whatever is missing of this process's share; the same for all.
+        finish: exports and finishes; called in the first process with all rows there.
+
+    Raises:
+        Stopped: this process or another is to stop.
+        R2T2Error: another process failed or died, or whatever the three raise.
+    """
+    first = team.share.index == 0
+    if not first:
+        team.wait("open", "finished", only=0)
+        if (team.folder / SUMMARY).exists():
+            return
+    with open_run() as run:
+        if first:
+            team.tell("open")
+        if run.complete:
+            return
+        compute(run)
+        if not first:
+            team.tell("done")
+            team.wait("finished", only=0, check=run.check)
+            return
+        team.wait("done", check=run.check)
+        for place in team.places():
+            run.adopt(place)
+        finish(run)
+    for path in team.folder.glob(f"{PREFIX}*/"):
+        remove(path)

@@ -8,8 +8,8 @@ import pytest
 
 from r2t2_jax.bank.atlas import open_atlas, quantize, save_atlas
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.kernels import Gaussian
-from r2t2_jax.neighbors import Neighbors
+from r2t2_jax.method.kernels import Gaussian
+from r2t2_jax.retrieval.neighbors import Neighbors
 from r2t2_jax.routing import RoutingSpec
 from tests.toy import MODEL, toy_bank, with_atlas
 

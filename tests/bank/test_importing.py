@@ -10,9 +10,9 @@ import pytest
 
 from r2t2_jax.bank import ReferenceBank
 from r2t2_jax.bank.importing import import_bank
-from r2t2_jax.bank.knowledge import routing_knowledge
+from r2t2_jax.bank.inspect import routing_knowledge
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.hashed_words import HashedWords
+from r2t2_jax.retrieval.hashed_bag_of_words import HashedWords
 
 EXPERTS = ("img_aux", "img_lang", "img_self", "lang_aux", "lang_img")
 RELEASED = Path(os.environ.get("R2T2_SAMPLES", "../shared/samples")) / "r2t2" / "reference.json"

@@ -9,9 +9,9 @@ import pytest
 
 from r2t2_jax.bank import ReferenceBank
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.index import ExactIndex
-from r2t2_jax.kernels import Gaussian
-from r2t2_jax.neighbors import NearestNeighbors, sample_keys, select
+from r2t2_jax.method.kernels import Gaussian
+from r2t2_jax.retrieval.exact import ExactIndex
+from r2t2_jax.retrieval.neighbors import NearestNeighbors, sample_keys, select
 from tests.toy import toy_bank, toy_queries
 
 BANK = toy_bank()

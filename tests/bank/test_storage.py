@@ -10,12 +10,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from r2t2_jax.bank import Fingerprints, ReferenceBank, digests
-from r2t2_jax.bank.folder import open_files
-from r2t2_jax.bank.storage import concatenate, with_stored_samples
+from r2t2_jax.bank import Fingerprints, ReferenceBank
+from r2t2_jax.bank import manifest as digests
+from r2t2_jax.bank.storage import concatenate, open_files, with_stored_samples
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.kernels import Gaussian
-from r2t2_jax.neighbors import Neighbors
+from r2t2_jax.method.kernels import Gaussian
+from r2t2_jax.retrieval.neighbors import Neighbors
 from tests.toy import MODEL, toy_bank
 
 RIGHT = np.arange(12) % 3 != 1
@@ -209,7 +209,7 @@ def test_what_is_no_bank_is_not_replaced(tmp_path):
 
 
 def test_a_failed_save_leaves_the_earlier_bank(path, monkeypatch):
-    monkeypatch.setattr("r2t2_jax.bank.folder.digest", lambda path: 1 / 0)
+    monkeypatch.setattr("r2t2_jax.bank.storage.digest", lambda path: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         described(7, seed=2).save(path)
     assert len(ReferenceBank.open(path)) == 12

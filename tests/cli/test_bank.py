@@ -17,8 +17,9 @@ from PIL import Image
 
 from r2t2_jax.bank import ReferenceBank
 from r2t2_jax.cli.main import main
-from r2t2_jax.index import ExactIndex, ScannIndex
-from r2t2_jax.runs.shards import find_records
+from r2t2_jax.retrieval.exact import ExactIndex
+from r2t2_jax.retrieval.scann import ScannIndex
+from r2t2_jax.runs.batch_files import find_records
 from tests.toy_port import make_samples
 
 RELEASED = Path(os.environ.get("R2T2_SAMPLES", "../shared/samples")) / "r2t2" / "reference.json"

@@ -12,12 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 
 import r2t2_jax.datasets
-import r2t2_jax.evaluation.recording
-import r2t2_jax.loading
-import r2t2_jax.reporting.html
+import r2t2_jax.evaluation.benchmark
+import r2t2_jax.plugins
+import r2t2_jax.reporting.report
 from r2t2_jax.cli.demo import demo_strategies
 from r2t2_jax.cli.main import main
-from r2t2_jax.evaluation.evaluate import Evaluation
+from r2t2_jax.evaluation.evaluator import Evaluation
 from r2t2_jax.runs.reading import open_run
 from tests.toy_port import make_samples, toy
 
@@ -49,7 +49,7 @@ def toy_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
         assert name == "pocket"
         return make_samples(n or 40, seed=seed + 100 * (split == "reference"), told=0.4)
 
-    monkeypatch.setattr(r2t2_jax.loading, "load", load)
+    monkeypatch.setattr(r2t2_jax.plugins, "load", load)
     monkeypatch.setattr(r2t2_jax.datasets, "load_dataset", load_dataset)
 
 
@@ -103,7 +103,7 @@ def test_a_quick_demo_skips_what_takes_long() -> None:
 def test_an_interrupted_demo_goes_on_to_the_same_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(r2t2_jax.reporting.html, "write_report", lambda run: (run / "report.html").touch())
+    monkeypatch.setattr(r2t2_jax.reporting.report, "write_report", lambda run: (run / "report.html").touch())
     arguments = ["--samples", "60", "--seed", "3"]
     assert main(["demo", "--out", str(tmp_path / "one"), *arguments]) == 0
     answered: list[str] = []
@@ -116,7 +116,7 @@ def test_an_interrupted_demo_goes_on_to_the_same_bytes(
         return outcome(self, name, *rest)
 
     monkeypatch.setattr(Evaluation, "outcome", interrupted)
-    monkeypatch.setattr(r2t2_jax.evaluation.recording, "threads_at_a_time", lambda: 1)
+    monkeypatch.setattr(r2t2_jax.evaluation.benchmark, "threads_at_a_time", lambda: 1)
     assert main(["demo", "--out", str(tmp_path / "two"), *arguments]) == 0
     assert re.search(
         r"SIGTERM: stopped after 21 of 54 batches\. Go on with: r2t2 demo --config", capsys.readouterr().err

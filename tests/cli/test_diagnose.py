@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from r2t2_jax.cli.main import main
-from r2t2_jax.evaluation import opening
+from r2t2_jax.evaluation import setup as opening
 from tests.toy_port import make_samples, toy
 
 TOLD = {"narrow": 0.1, "fine": 1.0}  # data sets on which the gate is told the right expert this often

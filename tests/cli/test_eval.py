@@ -9,19 +9,19 @@ import jax
 import numpy as np
 import pytest
 
-from r2t2_jax import rerouting
-from r2t2_jax.abreast import map_samples
 from r2t2_jax.bank import ReferenceBank
 from r2t2_jax.cli.main import main
-from r2t2_jax.evaluation import passes
-from r2t2_jax.evaluation.asking import Asking
-from r2t2_jax.evaluation.evaluate import Evaluation, evaluate
-from r2t2_jax.evaluation.questions import encode_questions
-from r2t2_jax.evaluation.reencode import with_samples
+from r2t2_jax.evaluation.benchmark import Asking
+from r2t2_jax.evaluation.encode import encode_questions
+from r2t2_jax.evaluation.evaluator import Evaluation, evaluate
+from r2t2_jax.evaluation.feature_cache import with_samples
+from r2t2_jax.method import forward as passes
+from r2t2_jax.method import rerouting
+from r2t2_jax.method.presets import Preset
+from r2t2_jax.methods import strategy
 from r2t2_jax.metrics import get_metric
-from r2t2_jax.presets import Preset
 from r2t2_jax.runs.reading import open_run
-from r2t2_jax.strategies import strategy
+from r2t2_jax.runtime.batching import map_samples
 from tests.evaluation.toy_files import MODEL, arguments, write_questions
 from tests.toy_port import make_samples, toy
 

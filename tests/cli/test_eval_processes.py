@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from r2t2_jax.runs.batch_files import find_records
 from r2t2_jax.runs.reading import open_run
-from r2t2_jax.runs.shards import find_records
 from tests.evaluation.toy_files import arguments
 
 SLOW = ("--model", "tests.evaluation.slow_toy:slow")

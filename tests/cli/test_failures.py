@@ -11,7 +11,7 @@ import pytest
 
 from r2t2_jax.cli import main as cli
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.runs.stopping import Stopped
+from r2t2_jax.runs.interrupt import Stopped
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from r2t2_jax.cli.main import main
+from r2t2_jax.runs.batch_files import find_records
 from r2t2_jax.runs.reading import open_run
-from r2t2_jax.runs.shards import find_records
 
 
 def test_the_narrow_gate_gains_and_the_balanced_one_is_not_harmed(tmp_path: Path) -> None:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-import r2t2_jax.evaluation.opening
+import r2t2_jax.evaluation.setup
 import r2t2_jax.reproduction.measure
-import r2t2_jax.reproduction.subjects
+import r2t2_jax.reproduction.plan
 from r2t2_jax.cli.main import main
 from tests.toy_port import make_samples, toy
 
@@ -25,8 +25,8 @@ def toy_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
         place = ("pocket", "gqa", "textvqa").index(name)
         return make_samples(n or 60, seed=seed + 10 * place + 100 * (split == "reference"), told=0.4)
 
-    monkeypatch.setattr(r2t2_jax.reproduction.subjects, "load", load)
-    for module in (r2t2_jax.reproduction.subjects, r2t2_jax.evaluation.opening):
+    monkeypatch.setattr(r2t2_jax.reproduction.plan, "load", load)
+    for module in (r2t2_jax.reproduction.plan, r2t2_jax.evaluation.setup):
         monkeypatch.setattr(module, "load_dataset", load_dataset)
 
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from r2t2_jax.bank.build_atlas import AtlasPlan, make_atlas
 from r2t2_jax.cli.main import main
-from r2t2_jax.evaluation import opening
-from r2t2_jax.evaluation.collect import collect_bank
-from r2t2_jax.evaluation.tabulate import AtlasPlan, make_atlas
+from r2t2_jax.evaluation import setup as opening
+from r2t2_jax.evaluation.records import collect_bank
+from r2t2_jax.method.presets import Preset, find_preset
 from r2t2_jax.metrics import get_metric
-from r2t2_jax.presets import Preset, find_preset
 from tests.toy_port import make_samples, toy
 
 FEW = ["--space", "simplex", "--optimizer", "adam", "--learning-rate", "1e-6", "0.5", "--k", "2", "--kernel", "linear"]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from r2t2_jax.datasets.catalog import SOURCES
-from r2t2_jax.datasets.survey import survey
+from r2t2_jax.datasets.validate import survey
 from r2t2_jax.errors import R2T2Error
 from tests.datasets.official import OFFICIAL, put
 

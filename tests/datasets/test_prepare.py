@@ -11,7 +11,7 @@ from r2t2_jax.datasets.catalog import SOURCES
 from r2t2_jax.datasets.images import decode_image
 from r2t2_jax.datasets.prepare import prepare
 from r2t2_jax.datasets.prepared import data_folder, prepared_units
-from r2t2_jax.datasets.survey import BadRecord, survey
+from r2t2_jax.datasets.validate import BadRecord, survey
 from r2t2_jax.errors import R2T2Error
 from tests.datasets.official import OFFICIAL, easy_vqa, mme, png, put
 
@@ -103,7 +103,7 @@ def test_nothing_is_left_of_an_interrupted_preparation(
             raise KeyboardInterrupt
         return image.read_bytes()
 
-    monkeypatch.setattr("r2t2_jax.datasets.builder.encoded_image", interrupt)
+    monkeypatch.setattr("r2t2_jax.datasets.prepared.encoded_image", interrupt)
     with pytest.raises(KeyboardInterrupt):
         list(prepare(SOURCES["easy_vqa"], tmp_path, data, "test"))
     assert not [path for path in data.rglob("*") if path.is_file()]

@@ -8,7 +8,7 @@ import pytest
 from r2t2_jax.datasets.catalog import SOURCES
 from r2t2_jax.datasets.prompts import as_prompt
 from r2t2_jax.datasets.record import STYLES, Record
-from r2t2_jax.datasets.survey import survey
+from r2t2_jax.datasets.validate import survey
 from r2t2_jax.metrics import METRICS, SET_SCORES
 from r2t2_jax.metrics.mathvista import listed_choices
 from tests.datasets.official import OFFICIAL, put

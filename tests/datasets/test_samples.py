@@ -13,10 +13,10 @@ import pytest
 from r2t2_jax.cli.main import main
 from r2t2_jax.datasets import load_dataset
 from r2t2_jax.datasets.catalog import SOURCES
-from r2t2_jax.datasets.mathvista_query import official_query
-from r2t2_jax.datasets.official_files import read_json
-from r2t2_jax.datasets.stored_sample import as_sample
-from r2t2_jax.datasets.survey import survey
+from r2t2_jax.datasets.files import read_json
+from r2t2_jax.datasets.prompts import official_query
+from r2t2_jax.datasets.samples import as_sample
+from r2t2_jax.datasets.validate import survey
 from r2t2_jax.metrics.mathvista import form_of, mathvista
 
 SAMPLES = Path(os.environ.get("R2T2_SAMPLES", Path(__file__).parents[2].parent / "shared" / "samples"))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from r2t2_jax.contract import Sample
-from r2t2_jax.datasets.stored_sample import StoredSample
+from r2t2_jax.datasets.samples import StoredSample
 from tests.datasets.official import png
 
 

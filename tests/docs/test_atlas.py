@@ -3,7 +3,7 @@
 import json
 
 from benchmarks.atlas_options import OPTIONS, PAGE, PLAIN, RESULTS, page_table
-from r2t2_jax.presets import PAPER
+from r2t2_jax.method.presets import PAPER
 
 TEXT, RECORDED = PAGE.read_text(encoding="utf-8"), json.loads(RESULTS.read_text(encoding="utf-8"))
 

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.cost import MODELS, bullets, paper_lines
-from r2t2_jax.evaluation.ledger import Scale, ledger, ledger_record
-from r2t2_jax.loading import load_shapes
+from benchmarks.cost import MODELS, bullets
+from r2t2_jax.costs.ladder import Scale, ledger, ledger_record
+from r2t2_jax.plugins import load_shapes
+from r2t2_jax.reporting.costs import paper_lines
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "cost.md").read_text(encoding="utf-8")

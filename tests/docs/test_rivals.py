@@ -5,8 +5,8 @@ import re
 from pathlib import Path
 
 from benchmarks.rivals import PAGE, RESULTS, page_table
-from r2t2_jax.baselines import BASELINES
-from r2t2_jax.strategies import RIVALS
+from r2t2_jax.methods import BASELINES
+from r2t2_jax.rivals.strategies import RIVALS
 
 ROOT = Path(__file__).parents[2]
 TEXT = PAGE.read_text(encoding="utf-8")

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from r2t2_jax.bank.manifest import Source
-from r2t2_jax.evaluation.building import QuestionSet, Wanted, build_bank
+from r2t2_jax.evaluation.build_bank import Wanted, build_bank
+from r2t2_jax.evaluation.question_sets import QuestionSet
 from tests.toy_port import ToyEmbedder, make_samples, toy
 
 SETTINGS = {"model": "toy"}

@@ -8,14 +8,13 @@ import numpy as np
 import pytest
 
 from r2t2_jax.bank.atlas import Atlas
-from r2t2_jax.baselines import baseline
-from r2t2_jax.evaluation.collect import collect_bank
-from r2t2_jax.evaluation.evaluate import prepare
-from r2t2_jax.evaluation.questions import encode_questions
+from r2t2_jax.evaluation.encode import encode_questions
+from r2t2_jax.evaluation.evaluator import prepare
+from r2t2_jax.evaluation.records import collect_bank
+from r2t2_jax.method.presets import Preset
+from r2t2_jax.method.rerouting import _reroute_samples
+from r2t2_jax.methods import baseline, strategy
 from r2t2_jax.metrics import get_metric
-from r2t2_jax.presets import Preset
-from r2t2_jax.rerouting import _reroute_samples
-from r2t2_jax.strategies import strategy
 from tests.toy_port import EXPERTS, SPEC, make_samples, toy
 
 METRIC, PORT = get_metric("exact_match"), toy()

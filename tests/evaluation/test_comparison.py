@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from r2t2_jax.evaluation.comparison import Comparison, compare, mean_interval
+from r2t2_jax.evaluation.statistics import Comparison, compare, mean_interval
 
 
 def paired(n: int, better: int, worse: int) -> tuple[np.ndarray, np.ndarray]:

@@ -8,21 +8,20 @@ import numpy as np
 import pytest
 
 from r2t2_jax.bank.atlas import Atlas
-from r2t2_jax.baselines import baseline
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.evaluation import image_kernel
-from r2t2_jax.evaluation.collect import collect_bank
-from r2t2_jax.evaluation.evaluate import prepare, set_up
+from r2t2_jax.evaluation.encode import encode_questions
+from r2t2_jax.evaluation.evaluator import prepare, set_up
 from r2t2_jax.evaluation.image_kernel import ReferenceImages, weigh_by_image
-from r2t2_jax.evaluation.questions import encode_questions
-from r2t2_jax.evaluation.settings_grid import grid_presets
-from r2t2_jax.evaluation.tuning import tuning_bench
-from r2t2_jax.evaluation.unit_vectors import unit_vectors
+from r2t2_jax.evaluation.records import collect_bank
+from r2t2_jax.evaluation.tune import tuning_bench
+from r2t2_jax.evaluation.tuning_grid import grid_presets
+from r2t2_jax.inference import answer
+from r2t2_jax.method.forward import unit_vectors
+from r2t2_jax.method.presets import Preset
+from r2t2_jax.method.rerouting import _reroute_samples
+from r2t2_jax.methods import STRATEGIES, baseline, strategy
 from r2t2_jax.metrics import get_metric
-from r2t2_jax.presets import Preset
-from r2t2_jax.rerouting import _reroute_samples
-from r2t2_jax.session import reroute
-from r2t2_jax.strategies import STRATEGIES, strategy
 from tests.toy_port import SPEC, ToyModel, make_samples, toy
 
 METRIC, PORT = get_metric("exact_match"), toy()
@@ -163,7 +162,7 @@ def test_one_question_is_answered_as_in_a_test_set(bank, questions, tmp_path):
     path = tmp_path / "preset.json"
     path.write_text('{"settings": {"atlas_k": 6, "atlas_trust": 0.0, "bandwidth": 0.8, "atlas_image_bandwidth": 0.5}}')
     sample = questions.samples[4]
-    found = reroute(PORT, sample.image, sample.question, strategy="atlas", preset=str(path), bank=bank)
+    found = answer(PORT, sample.image, sample.question, strategy="atlas", preset=str(path), bank=bank)
     expected = answers(bank, questions, atlas=strategy("atlas", IMAGES))["atlas"]
     np.testing.assert_array_equal(found.weights, expected["weights"][4])
 

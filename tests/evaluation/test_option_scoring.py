@@ -9,11 +9,11 @@ import pytest
 from r2t2_jax.contract import Sample
 from r2t2_jax.datasets import load_dataset
 from r2t2_jax.errors import R2T2Error
+from r2t2_jax.evaluation.encode import encode_questions
 from r2t2_jax.evaluation.option_scoring import candidates_of, choose_options, option_logprobs
-from r2t2_jax.evaluation.passes import generate_batch
-from r2t2_jax.evaluation.questions import encode_questions
-from r2t2_jax.loading import load
+from r2t2_jax.method.forward import generate_batch
 from r2t2_jax.metrics import get_metric
+from r2t2_jax.plugins import load
 from r2t2_jax.routing import Routing
 from tests.toy_port import WORDS, make_samples, toy
 

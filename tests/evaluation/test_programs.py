@@ -2,12 +2,13 @@
 
 import numpy as np
 
-from r2t2_jax import rerouting, strategy
-from r2t2_jax.evaluation.collect import collect_bank
-from r2t2_jax.evaluation.questions import encode_questions
-from r2t2_jax.index import ExactIndex
+from r2t2_jax import strategy
+from r2t2_jax.evaluation.encode import encode_questions
+from r2t2_jax.evaluation.records import collect_bank
+from r2t2_jax.method import rerouting
 from r2t2_jax.metrics import get_metric
-from r2t2_jax.neighbors import sample_keys, select
+from r2t2_jax.retrieval.exact import ExactIndex
+from r2t2_jax.retrieval.neighbors import sample_keys, select
 from tests.toy_port import make_samples, toy
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from r2t2_jax.contract import Sample
-from r2t2_jax.evaluation.retrieval import by_agreement, right_without_image, same_experts
+from r2t2_jax.evaluation.references import by_agreement, right_without_image, same_experts
 from r2t2_jax.metrics import get_metric
 
 

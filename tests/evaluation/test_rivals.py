@@ -7,17 +7,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from r2t2_jax.baselines import BASELINES, baseline
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.evaluation.collect import collect_bank
-from r2t2_jax.evaluation.evaluate import evaluate, prepare
-from r2t2_jax.evaluation.hidden_memory import hidden_keys
-from r2t2_jax.evaluation.pictures import encode_pictures, shuffled, views
-from r2t2_jax.evaluation.questions import encode_questions
+from r2t2_jax.evaluation.encode import encode_questions
+from r2t2_jax.evaluation.evaluator import evaluate, prepare
+from r2t2_jax.evaluation.records import collect_bank
+from r2t2_jax.method.presets import find_preset
+from r2t2_jax.methods import BASELINES, STRATEGIES, baseline, strategy
 from r2t2_jax.metrics import get_metric
-from r2t2_jax.presets import find_preset
+from r2t2_jax.rivals.augmentations import encode_pictures, shuffled, views
+from r2t2_jax.rivals.knn_moe import hidden_keys
+from r2t2_jax.rivals.strategies import RIVALS
 from r2t2_jax.routing import Routing
-from r2t2_jax.strategies import RIVALS, STRATEGIES, strategy
 from tests.toy_port import make_samples, toy
 
 METRIC = get_metric("exact_match")

@@ -18,12 +18,10 @@ from r2t2_jax.datasets.prompts import question_of_textvqa_prompt
 from r2t2_jax.metrics import METRICS, SET_SCORES, sets
 from r2t2_jax.metrics import mathvista as mv
 from r2t2_jax.metrics.anls import similarity_cvc, similarity_lmms_eval, similarity_m4c, similarity_vlmevalkit
-from r2t2_jax.metrics.cvbench import read_letter
-from r2t2_jax.metrics.mcq_lmms_eval import extract_letter
-from r2t2_jax.metrics.mcq_vlmevalkit import infer_option
+from r2t2_jax.metrics.mmbench import extract_letter, infer_option
 from r2t2_jax.metrics.mme import read_yes_no, read_yes_no_lmms_eval, read_yes_no_mova, read_yes_no_vlmevalkit
-from r2t2_jax.metrics.normalizers import normalize_evalai, normalize_vlmevalkit, normalize_vqa
-from r2t2_jax.metrics.scienceqa import parse_letter
+from r2t2_jax.metrics.multiple_choice import parse_letter, read_letter
+from r2t2_jax.metrics.vqa import normalize_evalai, normalize_vlmevalkit, normalize_vqa
 
 SAMPLES = Path(os.environ.get("R2T2_SAMPLES", Path(__file__).parents[2].parent / "shared" / "samples"))
 Case = dict[str, Any]

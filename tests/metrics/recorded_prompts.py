@@ -7,8 +7,7 @@ prompt is taken apart and put together again, which fails where its form is not 
 from collections.abc import Callable
 from typing import Any
 
-from r2t2_jax.datasets.mathvista_query import lmms_eval_query
-from r2t2_jax.datasets.prompts import SUFFIX, as_prompt, mme_question, split_prompt, textvqa_question
+from r2t2_jax.datasets.prompts import SUFFIX, as_prompt, lmms_eval_query, mme_question, split_prompt, textvqa_question
 
 Case = dict[str, Any]
 MOVA_MME = " Answer yes or no, and check carefully to make sure your answer is correct."

@@ -10,7 +10,7 @@ import pytest
 from ports.moai.port import shapes as moai
 from ports.mova.port import shapes as mova
 from ports.pocket.port import shapes as pocket
-from tests.walking import check_passes, check_rung
+from tests.flops_checks import check_passes, check_rung
 
 SIZES = {
     "pocket": (pocket, None),

@@ -12,9 +12,10 @@ import numpy as np
 from PIL import Image
 
 from r2t2_jax.contract import Sample
-from r2t2_jax.evaluation.outcomes import Outcome, rows
-from r2t2_jax.evaluation.recording import part_name, parts, reference_rows
-from r2t2_jax.evaluation.summary import summarize
+from r2t2_jax.evaluation.benchmark import part_name, reference_rows
+from r2t2_jax.evaluation.benchmark import parts_recording as parts
+from r2t2_jax.evaluation.records import Outcome, rows
+from r2t2_jax.evaluation.statistics import summarize
 from r2t2_jax.runs.plan import Plan
 from r2t2_jax.runs.run import Run
 

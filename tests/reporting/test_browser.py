@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from r2t2_jax.reporting.html import write_report
+from r2t2_jax.reporting.report import write_report
 from tests.reporting.browser import CHROMIUM, Seen, look
 from tests.reporting.example_run import make_run
 

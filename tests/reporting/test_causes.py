@@ -8,9 +8,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from r2t2_jax.reporting.causes import CAUSES, cause_rows, causes
 from r2t2_jax.reporting.figures.similarity import similarity
 from r2t2_jax.reporting.figures.surrogate import reliability, surrogate
+from r2t2_jax.reporting.report import CAUSES, cause_rows, causes
 from r2t2_jax.reporting.results import ModelResults, StrategyRows
 
 B, K, P = 6, 2, 4

@@ -5,11 +5,10 @@ import io
 import numpy as np
 from rich.console import Console
 
-from r2t2_jax.baselines import BASELINES
-from r2t2_jax.evaluation.summary import summarize
+from r2t2_jax.evaluation.statistics import summarize
+from r2t2_jax.methods import BASELINES, STRATEGIES
+from r2t2_jax.reporting.formatting import ROLES, STRATEGY_NOTES, role
 from r2t2_jax.reporting.tables import family_table, strategy_table
-from r2t2_jax.reporting.wording import ROLES, STRATEGY_NOTES, role
-from r2t2_jax.strategies import STRATEGIES
 
 NAMES = ["base", "kernel_regression_alpha", "shuffled_references", "task_routing"]
 

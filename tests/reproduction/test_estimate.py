@@ -2,10 +2,9 @@
 
 import pytest
 
-from r2t2_jax.loading import load_shapes
-from r2t2_jax.reproduction.estimate import estimate, set_sizes
-from r2t2_jax.reproduction.foretelling import estimate_markdown
-from r2t2_jax.reproduction.tables import choose_tables
+from r2t2_jax.plugins import load_shapes
+from r2t2_jax.reproduction.estimate import estimate, estimate_markdown, set_sizes
+from r2t2_jax.reproduction.spec import choose_tables
 
 
 def test_the_papers_benchmarks_are_as_large_as_its_table_1_says() -> None:

@@ -1,8 +1,8 @@
 """What is measured for some tables: each row once, blocks that cover every question, settings a model has."""
 
-from r2t2_jax.presets import PAPER, Preset
+from r2t2_jax.method.presets import PAPER, Preset
 from r2t2_jax.reproduction.plan import found_embedder, plan_rows
-from r2t2_jax.reproduction.tables import choose_tables, tables
+from r2t2_jax.reproduction.spec import choose_tables, tables
 
 OWN = Preset(space="simplex", optimizer="adam", learning_rate=0.3)
 TWO = {"own": OWN, "paper": PAPER}

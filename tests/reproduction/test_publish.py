@@ -10,7 +10,7 @@ import pytest
 from benchmarks.reproduce.numbers import Numbers
 from benchmarks.reproduce.publish import CLAIM, NUMBER, TEMPLATE, filled, findings
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.reproduction.tables import tables
+from r2t2_jax.reproduction.spec import tables
 
 
 def row(name: str, accuracy: float, gain: float) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from r2t2_jax.runs.columns import from_bytes, join, stack, to_bytes, to_table
+from r2t2_jax.runs.batch_files import from_bytes, join, stack, to_bytes, to_table
 
 FLOATS = hnp.floating_dtypes(endianness="<", sizes=(16, 32, 64))
 DTYPES = st.one_of(FLOATS, hnp.integer_dtypes(endianness="<"), hnp.unsigned_integer_dtypes(endianness="<"))

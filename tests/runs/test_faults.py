@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from r2t2_jax.errors import R2T2Error
+from r2t2_jax.runs.batch_files import find_records
 from r2t2_jax.runs.run import Run
-from r2t2_jax.runs.shards import find_records
 from tests.runs import worker
 
 BATCHES = len(worker.PLAN.batches)

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from r2t2_jax.runs.batch_files import find_records, shard_paths
 from r2t2_jax.runs.plan import Batch
 from r2t2_jax.runs.run import Run
-from r2t2_jax.runs.shards import find_records, shard_paths
 from tests.runs import worker
 
 SETTINGS = {"power": 2.0}

@@ -8,11 +8,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from r2t2_jax.errors import R2T2Error
+from r2t2_jax.runs.batch_files import FULL, Shards, find_records, shard_paths
+from r2t2_jax.runs.interrupt import Stopped
 from r2t2_jax.runs.plan import Batch, Part, Plan
 from r2t2_jax.runs.reading import open_run
 from r2t2_jax.runs.run import Run
-from r2t2_jax.runs.shards import FULL, Shards, find_records, shard_paths
-from r2t2_jax.runs.stopping import Stopped
 
 PLAN = Plan([Part("a", cases=5, batch=2), Part("b", cases=2, batch=2)])
 

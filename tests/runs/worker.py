@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from r2t2_jax.cli.failures import explain
-from r2t2_jax.runs.columns import stack
+from r2t2_jax.cli.main import explain
+from r2t2_jax.runs.batch_files import stack
 from r2t2_jax.runs.plan import Batch, Part, Plan
 from r2t2_jax.runs.run import Run
 

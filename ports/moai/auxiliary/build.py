@@ -15,12 +15,11 @@ from typing import Any
 from ports.moai.auxiliary.providers import PROVIDERS
 from ports.moai.auxiliary.providers.protocol import Provider
 from ports.moai.auxiliary.providers.scene_graphs import SceneGraphs
-from ports.moai.auxiliary.record import PARTS, AuxRecord, image_key
-from ports.moai.auxiliary.store import MAPS, TABLE, to_row
+from ports.moai.auxiliary.record import MAPS, PARTS, TABLE, AuxRecord, image_key, to_row
 from ports.moai.config import MoAIConfig
 from r2t2_jax.contract import Sample
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.runs.files import publish
+from r2t2_jax.runs.atomic_io import publish
 from r2t2_jax.runs.folder import SUMMARY, read_json
 from r2t2_jax.runs.plan import Batch, Part, Plan
 from r2t2_jax.runs.run import Run

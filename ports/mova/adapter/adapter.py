@@ -14,14 +14,27 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from ports.common.linear import normal
-from ports.common.mapping import Leaf
+from ports.common.checkpoint.mapping import Leaf
+from ports.common.layers.linear import normal
 from ports.mova.adapter.block import AdapterBlock, block_leaves
 from ports.mova.adapter.downsample import Downsample, downsample_leaves
-from ports.mova.adapter.router import gate_weights
 from ports.mova.config import AdapterConfig, Keep
 from ports.mova.towers.patches import first
 from r2t2_jax.routing import Routing
+
+OUT = -1e6  # added to the logit of an expert that the coarse pass did not choose
+
+
+def gate_weights(logits: Float[Array, "E"], coarse: Bool[Array, "E"], topk: int) -> Float[Array, "E"]:
+    """Softmax over the chosen experts in float32, its `topk` largest entries brought to sum 1.
+
+    Where fewer than `topk` are chosen the others have exactly zero; where none is, all have.
+    """
+    scores = jax.nn.softmax(logits.astype(jnp.float32) + jnp.where(coarse, 0.0, OUT))
+    kept, experts = jax.lax.top_k(scores, min(topk, scores.shape[0]))
+    weights = jnp.zeros_like(scores).at[experts].set(kept / kept.sum())
+    return weights * coarse.any()
+
 
 # What the later blocks read: the experts' features, or their projected keys and values, block after block.
 Later = tuple[Float[Array, "N C"], ...] | tuple[tuple[Float[Array, "E N H d"], Float[Array, "E N H d"]], ...]

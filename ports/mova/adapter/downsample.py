@@ -11,11 +11,10 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from ports.common.linear import linear
-from ports.common.mapping import Leaf, convolution, linear_leaves, norm_leaves
-from ports.common.norms import LayerNorm
+from ports.common.checkpoint.mapping import Leaf, convolution, linear_leaves, norm_leaves
+from ports.common.layers.linear import LayerNorm, linear
 from ports.mova.config import AdapterConfig
-from ports.mova.resize import pool
+from ports.mova.layers import pool
 from ports.mova.towers.patches import conv
 
 

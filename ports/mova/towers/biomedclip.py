@@ -10,11 +10,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from ports.common.attention import attend, join_heads
-from ports.common.linear import linear, normal
-from ports.common.mapping import Leaf, convolution, linear_leaves, norm_leaves
-from ports.common.norms import LayerNorm
-from ports.common.stack import scan_layers, stack
+from ports.common.checkpoint.mapping import Leaf, convolution, linear_leaves, norm_leaves
+from ports.common.layers.attention import attend, join_heads
+from ports.common.layers.linear import LayerNorm, linear, normal
+from ports.common.layers.stack import scan_layers, stack
 from ports.mova.config import BiomedConfig
 from ports.mova.towers.patches import FusedQKV, first, patch_embedding
 

@@ -11,15 +11,12 @@ from functools import partial
 from flax import nnx
 from jaxtyping import Array, Float
 
-from ports.common.attention import attend, join_heads, split_heads
-from ports.common.linear import linear, normal
-from ports.common.mapping import Leaf, convolution, layer_names, linear_leaves, norm_leaves
-from ports.common.norms import LayerNorm
-from ports.common.stack import scan_layers, stack
+from ports.common.checkpoint.mapping import Leaf, convolution, layer_names, linear_leaves, norm_leaves
+from ports.common.layers.attention import attend, join_heads, split_heads
+from ports.common.layers.linear import LayerNorm, linear, normal
+from ports.common.layers.stack import scan_layers, stack
 from ports.mova.config import CoDetrConfig
-from ports.mova.feed_forward import GatedNormed, gated_leaves
-from ports.mova.resize import bilinear
-from ports.mova.rope2d import angles, rotate_pairs
+from ports.mova.layers import GatedNormed, angles, bilinear, gated_leaves, rotate_pairs
 from ports.mova.towers.patches import Neck, first, neck_leaves, over_map, patch_embedding, runs
 
 

@@ -10,11 +10,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from ports.common.attention import SelfAttention
-from ports.common.linear import linear, normal
-from ports.common.mapping import Leaf, convolution, layer_names, linear_leaves, norm_leaves
-from ports.common.norms import LayerNorm, along_last
-from ports.common.stack import scan_layers, stack
+from ports.common.checkpoint.mapping import Leaf, convolution, layer_names, linear_leaves, norm_leaves
+from ports.common.layers.attention import SelfAttention
+from ports.common.layers.linear import LayerNorm, along_last, linear, normal
+from ports.common.layers.stack import scan_layers, stack
 from ports.mova.config import DinoConfig
 from ports.mova.towers.patches import first, patch_embedding
 

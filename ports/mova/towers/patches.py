@@ -15,10 +15,9 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from ports.common.attention import split_heads
-from ports.common.linear import linear
-from ports.common.mapping import Leaf, convolution, norm_leaves
-from ports.common.norms import LayerNorm
+from ports.common.checkpoint.mapping import Leaf, convolution, norm_leaves
+from ports.common.layers.attention import split_heads
+from ports.common.layers.linear import LayerNorm, linear
 
 Run = tuple[bool, tuple[int, ...]]  # whether the blocks attend within windows, and their numbers
 

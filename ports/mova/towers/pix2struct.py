@@ -10,11 +10,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from ports.common.attention import attend, join_heads, split_heads
-from ports.common.linear import linear, normal
-from ports.common.mapping import Leaf, linear_leaves, norm_leaves
-from ports.common.norms import RMSNorm
-from ports.common.stack import scan_layers, stack
+from ports.common.checkpoint.mapping import Leaf, linear_leaves, norm_leaves
+from ports.common.layers.attention import attend, join_heads, split_heads
+from ports.common.layers.linear import RMSNorm, linear, normal
+from ports.common.layers.stack import scan_layers, stack
 from ports.mova.config import Pix2StructConfig
 
 

@@ -14,13 +14,12 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from ports.common.attention import attend, join_heads
-from ports.common.linear import linear, normal
-from ports.common.mapping import Leaf, convolution, layer_names, linear_leaves, norm_leaves
-from ports.common.norms import LayerNorm
-from ports.common.stack import scan_layers, stack
+from ports.common.checkpoint.mapping import Leaf, convolution, layer_names, linear_leaves, norm_leaves
+from ports.common.layers.attention import attend, join_heads
+from ports.common.layers.linear import LayerNorm, linear, normal
+from ports.common.layers.stack import scan_layers, stack
 from ports.mova.config import SamConfig
-from ports.mova.towers.patches import FusedQKV, Neck, first, neck_leaves, over_map, patch_embedding, runs
+from ports.mova.towers.patches import FusedQKV, Neck, conv, first, neck_leaves, over_map, patch_embedding, runs
 
 
 class SamAttention(nnx.Module):
@@ -117,3 +116,22 @@ def sam_leaves(ours: str, theirs: str, config: SamConfig) -> dict[str, Leaf]:
             tables = layer_names(f"{layer}.attn.{name}", blocks)
             leaves[f"{run}/attention/{part}"] = Leaf(tables, stacked=True)
     return leaves
+
+
+class Vary(nnx.Module):
+    """`halve` is upstream's `net_2`; its `net_3` is not part of MoVA."""
+
+    def __init__(self, config: SamConfig, rngs: nnx.Rngs):
+        self.encoder = Sam(config, rngs)
+        self.halve = conv(config.out, 2 * config.out, 3, rngs, config.dtype, stride=2)
+
+    def __call__(self, pixels: Float[Array, "size size 3"]) -> Float[Array, "N C"]:
+        """Tokens, row by row."""
+        x = self.halve(self.encoder.see(pixels))
+        return x.reshape(-1, x.shape[-1])
+
+
+def vary_leaves(ours: str, theirs: str, config: SamConfig) -> dict[str, Leaf]:
+    """Parameters of `Vary` at path `ours`, from an encoder at prefix `theirs`, which ends in its separator."""
+    leaves = sam_leaves(f"{ours}/encoder", theirs, config)
+    return leaves | {f"{ours}/halve/kernel": Leaf((f"{theirs}net_2.weight",), convolution)}

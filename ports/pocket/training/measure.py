@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float
 from ports.pocket.modeling import PocketFeatures, PocketNet
 from ports.pocket.questions import FAMILIES, Question
 from ports.pocket.tokenizer import BEGIN
-from ports.pocket.training.lessons import Lessons
+from ports.pocket.training.data import Lessons
 
 Router = Callable[[PocketNet, PocketFeatures, Lessons], Float[Array, "L E"]]
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from r2t2_jax.datasets.official_files import Fields, each, find, inner, letter, numbered, offered, read_json, read_text
+from r2t2_jax.datasets.files import Fields, each, find, inner, letter, numbered, offered, read_json, read_text
 from r2t2_jax.datasets.prompts import split_prompt
 from r2t2_jax.datasets.record import Bad, Record, Source
 from r2t2_jax.errors import R2T2Error

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from r2t2_jax.datasets.official_files import Fields, each, find, letter, numbered, read_json
+from r2t2_jax.datasets.files import Fields, each, find, letter, numbered, read_json
 from r2t2_jax.datasets.readers.vqav2 import human_answers
 from r2t2_jax.datasets.record import Bad, Record, Source
 from r2t2_jax.errors import R2T2Error

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from r2t2_jax.datasets.official_files import Fields, below, each, find, inner, numbered, read_text
+from r2t2_jax.datasets.files import Fields, below, each, find, inner, numbered, read_text
 from r2t2_jax.datasets.record import Bad, Record, Source
 from r2t2_jax.errors import R2T2Error
 

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from r2t2_jax.datasets.official_files import Fields, each, find, offered
+from r2t2_jax.datasets.files import Fields, each, find, offered
 from r2t2_jax.datasets.record import Bad, Record, Source
 from r2t2_jax.errors import R2T2Error
 

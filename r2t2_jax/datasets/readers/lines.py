@@ -16,7 +16,7 @@ from pathlib import Path
 from string import ascii_uppercase
 from typing import Any
 
-from r2t2_jax.datasets.official_files import find, read_text
+from r2t2_jax.datasets.files import find, read_text
 from r2t2_jax.datasets.record import STYLES, Bad, Record, Source
 from r2t2_jax.errors import R2T2Error
 

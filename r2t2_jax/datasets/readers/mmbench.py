@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from string import ascii_uppercase
 
-from r2t2_jax.datasets.official_files import Fields, each, find, offered, read_text
+from r2t2_jax.datasets.files import Fields, each, find, offered, read_text
 from r2t2_jax.datasets.record import Bad, Record, Source
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.metrics.sets import CIRCULAR, mmbench_question

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from r2t2_jax.datasets.official_files import Fields, each, find, inner, read_text
+from r2t2_jax.datasets.files import Fields, each, find, inner, read_text
 from r2t2_jax.datasets.prompts import mme_question
 from r2t2_jax.datasets.record import Bad, Record, Source
 from r2t2_jax.errors import R2T2Error

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from r2t2_jax.datasets.official_files import Fields, by_key, each, find, numbered, offered, read_json
+from r2t2_jax.datasets.files import Fields, by_key, each, find, numbered, offered, read_json
 from r2t2_jax.datasets.prompts import split_prompt
 from r2t2_jax.datasets.record import Bad, Record, Source
 from r2t2_jax.errors import R2T2Error

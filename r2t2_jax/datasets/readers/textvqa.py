@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from r2t2_jax.datasets.official_files import Fields, check_version, each, find, member, numbered, read_json
+from r2t2_jax.datasets.files import Fields, check_version, each, find, member, numbered, read_json
 from r2t2_jax.datasets.readers.vqav2 import human_answers
 from r2t2_jax.datasets.record import Bad, Record, Source
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from r2t2_jax.datasets.official_files import Fields, each, find, inner, offered, read_json
+from r2t2_jax.datasets.files import Fields, each, find, inner, offered, read_json
 from r2t2_jax.datasets.record import Bad, Record, Source
 from r2t2_jax.errors import R2T2Error
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from r2t2_jax.datasets.official_files import Fields, below, each, find, letter, numbered, read_member
+from r2t2_jax.datasets.files import Fields, below, each, find, letter, numbered, read_member
 from r2t2_jax.datasets.record import Bad, Record, Source
 from r2t2_jax.errors import R2T2Error
 

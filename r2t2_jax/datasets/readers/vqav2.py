@@ -14,17 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from r2t2_jax.datasets.official_files import (
-    Fields,
-    by_key,
-    check_version,
-    each,
-    find,
-    member,
-    numbered,
-    read_json,
-    read_member,
-)
+from r2t2_jax.datasets.files import Fields, by_key, check_version, each, find, member, numbered, read_json, read_member
 from r2t2_jax.datasets.record import Bad, Record, Source
 from r2t2_jax.errors import R2T2Error
 

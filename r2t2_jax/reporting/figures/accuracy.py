@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from r2t2_jax.reporting.formatting import BOUND, CONTROL, METHOD, role
 from r2t2_jax.reporting.results import BASE, ModelResults
 from r2t2_jax.reporting.style import BLACK, BLUE, GREY, ORANGE, Picture, new_figure
 from r2t2_jax.reporting.tables import percent
-from r2t2_jax.reporting.wording import BOUND, CONTROL, METHOD, role
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

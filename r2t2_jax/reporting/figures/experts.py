@@ -11,10 +11,10 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from r2t2_jax.reporting.cases import KINDS, kinds_of
+from r2t2_jax.reporting.formatting import count
 from r2t2_jax.reporting.results import ModelResults, StrategyRows
 from r2t2_jax.reporting.style import KIND_COLORS, Picture, new_figure
 from r2t2_jax.reporting.tables import percent
-from r2t2_jax.reporting.wording import count
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from r2t2_jax.reporting.formatting import listed, signed
 from r2t2_jax.reporting.results import BASE, ModelResults
 from r2t2_jax.reporting.style import BLUE, GREEN, GREY, ORANGE, VERMILLION, Picture, new_figure
-from r2t2_jax.reporting.wording import listed, signed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

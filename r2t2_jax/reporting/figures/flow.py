@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Bool
 
+from r2t2_jax.reporting.formatting import count
 from r2t2_jax.reporting.results import ModelResults
 from r2t2_jax.reporting.style import KIND_COLORS, Picture, new_figure
 from r2t2_jax.reporting.tables import percent
-from r2t2_jax.reporting.wording import count
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from r2t2_jax.reporting.cases import KINDS, Chosen
+from r2t2_jax.reporting.formatting import shortened
 from r2t2_jax.reporting.results import ModelResults, StrategyRows
 from r2t2_jax.reporting.style import GREY, KIND_COLORS, MARKS, SERIES, Picture, new_figure
-from r2t2_jax.reporting.wording import shortened
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
-from r2t2_jax.evaluation.summary import paired_gain
+from r2t2_jax.evaluation.statistics import paired_gain
+from r2t2_jax.reporting.formatting import signed, signed_span
 from r2t2_jax.reporting.results import BASE, ModelResults
 from r2t2_jax.reporting.style import BLUE, GREY, Picture, new_figure
 from r2t2_jax.reporting.tables import percent
-from r2t2_jax.reporting.wording import signed, signed_span
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

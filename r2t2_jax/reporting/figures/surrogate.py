@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
-from r2t2_jax.evaluation.probing import rank_correlation
+from r2t2_jax.analysis.loss_landscape import rank_correlation
 from r2t2_jax.reporting.cases import KINDS, kinds_of
+from r2t2_jax.reporting.formatting import count
 from r2t2_jax.reporting.results import ModelResults, StrategyRows
 from r2t2_jax.reporting.style import KIND_COLORS, Picture, new_figure
 from r2t2_jax.reporting.tables import percent
-from r2t2_jax.reporting.wording import count
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

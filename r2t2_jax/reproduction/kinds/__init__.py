@@ -13,14 +13,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from r2t2_jax.reproduction.found import Found
-from r2t2_jax.reproduction.kinds.benchmarks import benchmarks
+from r2t2_jax.reproduction.kinds.benchmarks import benchmarks, placing
 from r2t2_jax.reproduction.kinds.cost import cost
-from r2t2_jax.reproduction.kinds.flow import flow
-from r2t2_jax.reproduction.kinds.placing import placing
-from r2t2_jax.reproduction.kinds.reliability import reliability
-from r2t2_jax.reproduction.kinds.rivals import rivals
-from r2t2_jax.reproduction.kinds.transitions import transitions
+from r2t2_jax.reproduction.kinds.flow import flow, transitions
+from r2t2_jax.reproduction.kinds.reliability import reliability, rivals
+from r2t2_jax.reproduction.table_data import Found
 
 KINDS: dict[str, Callable[[Found], dict[str, Any]]] = {
     "sweep": lambda found: {},

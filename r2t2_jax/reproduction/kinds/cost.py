@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.reproduction.found import Found
 from r2t2_jax.reproduction.paper import paper_numbers
-from r2t2_jax.reproduction.tables import BASE
+from r2t2_jax.reproduction.spec import BASE
+from r2t2_jax.reproduction.table_data import Found
 
 DESCENT = "ngd"
 PAPER_NAMES = {"kernel_regression_alpha": "kernel_regression"}
@@ -15,8 +15,8 @@ PAPER_NAMES = {"kernel_regression_alpha": "kernel_regression"}
 
 def cost(found: Found) -> dict[str, Any]:
     """FLOPs as multiples of the untouched model's, here and in the paper; descent rung by rung."""
-    from r2t2_jax.evaluation.ledger import Scale, ledger
-    from r2t2_jax.loading import load_shapes
+    from r2t2_jax.costs.ladder import Scale, ledger
+    from r2t2_jax.plugins import load_shapes
 
     printed = {row["method"]: row["tflops"] for row in paper_numbers()["table4_cost"]}
     paper = {

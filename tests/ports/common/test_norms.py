@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 
-from ports.common.norms import LayerNorm, RMSNorm
+from ports.common.layers.linear import LayerNorm, RMSNorm
 
 
 def test_rms_norm_by_hand():

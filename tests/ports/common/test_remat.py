@@ -7,11 +7,9 @@ import pytest
 from flax import nnx
 from jax.extend import core
 
-from ports.common.attention import attend, attend_causal, causal_mask, row_blocks
-from ports.common.keys import traced_keys
-from ports.common.linear import linear
-from ports.common.remat import recomputed
-from ports.common.stack import layer_at, scan_layers, stack
+from ports.common.layers.attention import attend, attend_causal, causal_mask, row_blocks
+from ports.common.layers.linear import linear
+from ports.common.layers.stack import layer_at, recomputed, scan_layers, stack, traced_keys
 
 LAYERS, WIDTH = 4, 6
 

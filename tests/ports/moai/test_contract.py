@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from ports.common.stack import layer_at
+from ports.common.layers.stack import layer_at
 from ports.moai.params import merge_plora
 from ports.moai.port import MoAIModel
 from r2t2_jax.contract import RoutedModel
 from r2t2_jax.routing import Routing
-from tests.compiling import quick_jit
+from tests.compile_counts import quick_jit
 from tests.ports.moai.tiny import CONFIG, answer_of, draw_inputs, tiny
 
 SHAPE = CONFIG.spec.shape

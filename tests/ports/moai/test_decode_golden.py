@@ -11,10 +11,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from ports.moai.continuation import run_tokens
-from ports.moai.decoding import greedy
+from ports.moai.generate import greedy, run_tokens
 from r2t2_jax.routing import Routing
-from tests.compiling import quick_jit
+from tests.compile_counts import quick_jit
 from tests.goldens import find_goldens
 from tests.ports.moai.goldens import padded, read_golden, stacked, text_inputs
 

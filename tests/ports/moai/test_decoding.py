@@ -6,9 +6,9 @@ from itertools import product
 import jax.numpy as jnp
 import numpy as np
 
+from ports.moai.batch import MoAIAnswer
 from ports.moai.config import MoAIConfig
-from ports.moai.data import MoAIAnswer
-from tests.compiling import quick_jit
+from tests.compile_counts import quick_jit
 from tests.ports.moai.tiny import draw_inputs, tiny
 
 CONFIG = dataclasses.replace(

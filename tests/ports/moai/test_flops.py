@@ -8,13 +8,13 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from ports.common.paths import named
+from ports.common.checkpoint.mapping import named
 from ports.moai import flops
+from ports.moai.batch import MoAIAnswer
 from ports.moai.config import EXPERTS, MoAIConfig
-from ports.moai.data import MoAIAnswer
 from ports.moai.params import leaves
 from ports.moai.port import MoAIModel
-from r2t2_jax.program import count_flops
+from r2t2_jax.costs.jaxpr import count_flops
 from r2t2_jax.routing import Routing
 from tests.goldens import find_goldens
 

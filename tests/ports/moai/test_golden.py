@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from ports.common.stack import layer_at
+from ports.common.layers.stack import layer_at
 from ports.moai.port import MoAIModel
 from r2t2_jax.routing import Routing
-from tests.compiling import quick_jit
+from tests.compile_counts import quick_jit
 from tests.goldens import find_goldens
 from tests.ports.moai.goldens import answers_of, prompts_of, read_golden, rows_of
 

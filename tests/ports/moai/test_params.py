@@ -10,15 +10,13 @@ import pytest
 from flax import nnx
 from jax.sharding import PartitionSpec
 
-from ports.common.matching import check, from_manifest
-from ports.common.paths import named
+from ports.common.checkpoint.mapping import check, from_manifest, named
 from ports.moai.config import MoAIConfig
 from ports.moai.params import IGNORED, converter, leaves, resize_grid, resize_positions
-from ports.moai.port import load, shapes
-from ports.moai.sharding import shardings
+from ports.moai.port import load, shapes, shardings
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.routing import Routing
-from tests.compiling import quick_jit
+from tests.compile_counts import quick_jit
 from tests.goldens import find_goldens
 from tests.ports.moai.checkpoint import write_checkpoint
 from tests.ports.moai.tiny import CONFIG, answer_of, draw_inputs, tiny

@@ -8,11 +8,9 @@ import pytest
 from PIL import Image
 
 from ports.moai.auxiliary.record import AuxRecord, Line
-from ports.moai.auxiliary.verbalise import verbalise
+from ports.moai.auxiliary.verbalize import verbalise
 from ports.moai.config import MoAIConfig
-from ports.moai.processing import TEXT_BUCKET, MoAIProcessor
-from ports.moai.prompts import ask, user_turn
-from ports.moai.tokens import Tokenizer
+from ports.moai.processing import TEXT_BUCKET, MoAIProcessor, Tokenizer, ask, user_turn
 from r2t2_jax.contract import Sample
 from r2t2_jax.errors import R2T2Error
 from tests.ports.moai.sentences import train_tokenizer

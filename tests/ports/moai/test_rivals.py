@@ -4,7 +4,7 @@ import jax
 import numpy as np
 
 from r2t2_jax.contract import TellingModel
-from tests.compiling import quick_jit
+from tests.compile_counts import quick_jit
 from tests.ports.moai.test_strategies import problem
 
 

@@ -11,8 +11,8 @@ from ports.moai.costs import ladder
 from ports.moai.params import merge_plora
 from ports.moai.port import MoAIModel
 from r2t2_jax.routing import Routing
+from tests.flops_checks import check_ladder
 from tests.ports.moai.tiny import CONFIG, TEXT, VERBALISATION, answer_of, draw_inputs, tiny
-from tests.walking import check_ladder
 
 SMALL = dataclasses.replace(CONFIG, attention_block=6)  # 16 image tokens make three blocks
 

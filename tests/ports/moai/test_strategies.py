@@ -11,16 +11,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ports.common.paths import named
+from ports.common.checkpoint.mapping import named
 from ports.moai.config import MoAIConfig
 from r2t2_jax.contract import Query, References
-from r2t2_jax.neighbors import sample_keys
-from r2t2_jax.presets import Preset
-from r2t2_jax.program import weight_gradients
-from r2t2_jax.rerouting import reroute_batch
+from r2t2_jax.costs.jaxpr import weight_gradients
+from r2t2_jax.method.presets import Preset
+from r2t2_jax.method.rerouting import reroute_batch
+from r2t2_jax.methods import STRATEGIES, strategy
+from r2t2_jax.retrieval.neighbors import sample_keys
 from r2t2_jax.routing import Routing
-from r2t2_jax.strategies import STRATEGIES, strategy
-from tests.compiling import quick_jit
+from tests.compile_counts import quick_jit
 from tests.ports.moai.goldens import stacked
 from tests.ports.moai.tiny import answer_of, draw_inputs, tiny
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ports.moai.auxiliary.record import Detection, Line, Relation, Scene, Segment
-from ports.moai.auxiliary.verbalise import (
+from ports.moai.auxiliary.verbalize import (
     join_parts,
     segment_boxes,
     tell_box,
@@ -16,8 +16,17 @@ from ports.moai.auxiliary.verbalise import (
     tell_scene,
     tell_segments,
 )
-from ports.moai.prompts import IMAGE, SYSTEM, demo_turn, extract_answer, extract_demo_answer, says_yes, user_turn
-from ports.moai.tokens import Pieces, prompt_pieces
+from ports.moai.processing import (
+    IMAGE,
+    SYSTEM,
+    Pieces,
+    demo_turn,
+    extract_answer,
+    extract_demo_answer,
+    prompt_pieces,
+    says_yes,
+    user_turn,
+)
 from ports.moai.vision import colour_table
 from r2t2_jax.errors import R2T2Error
 from tests.goldens import find_goldens

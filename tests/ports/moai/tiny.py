@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from ports.moai.batch import MoAIAnswer, MoAIInputs
 from ports.moai.config import MoAIConfig
-from ports.moai.data import MoAIAnswer, MoAIInputs
 from ports.moai.port import MoAIModel
 
 CONFIG = dataclasses.replace(MoAIConfig.tiny(), remat="none")

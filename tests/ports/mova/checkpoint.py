@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from ports.mova.checkpoint_config import BERT_VOCABULARY
+from ports.mova.hf_config import BERT_VOCABULARY
 from tests.goldens import HERE
 from tests.ports.mova.recorded import Recorded, mova_config
 

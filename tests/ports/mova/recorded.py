@@ -13,13 +13,11 @@ import jax
 import numpy as np
 from flax import nnx
 
-from ports.common.assembling import assemble
-from ports.common.bert import BertConfig
-from ports.common.clip_vit import ClipVit, ClipVitConfig, clip_leaves
-from ports.common.decoder import DecoderConfig
-from ports.common.keys import traced_keys
-from ports.common.paths import named
-from ports.common.stack import scan_layers
+from ports.common.checkpoint.mapping import assemble, named
+from ports.common.layers.bert import BertConfig
+from ports.common.layers.clip_vit import ClipVit, ClipVitConfig, clip_leaves
+from ports.common.layers.decoder import DecoderConfig
+from ports.common.layers.stack import scan_layers, traced_keys
 from ports.mova.config import (
     AdapterConfig,
     BiomedConfig,
@@ -35,8 +33,7 @@ from ports.mova.towers.biomedclip import BiomedClip, biomedclip_leaves
 from ports.mova.towers.codetr import CoDetr, codetr_leaves
 from ports.mova.towers.dinov2 import DinoV2, dinov2_leaves
 from ports.mova.towers.pix2struct import Pix2Struct, pix2struct_leaves
-from ports.mova.towers.sam import Sam, sam_leaves
-from ports.mova.towers.vary import Vary, vary_leaves
+from ports.mova.towers.sam import Sam, Vary, sam_leaves, vary_leaves
 
 FEATURES, LOGITS, GRADIENTS = 2e-5, 1e-4, 2e-4  # absolute, MOVA.md section 9
 

@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 
-from ports.common.paths import named
+from ports.common.checkpoint.mapping import named
 from ports.mova import processing
 from ports.mova.config import EXPERTS, MovaConfig
 from ports.mova.port import load
 from r2t2_jax.cli.main import main
 from r2t2_jax.contract import Sample
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.evaluation.passes import encode_batch, generate_batch
+from r2t2_jax.method.forward import encode_batch, generate_batch
 from tests.ports.mova.checkpoint import GOLDEN, describe, write_checkpoint
 from tests.ports.mova.recorded import Recorded, mova_config, params_of
 

@@ -10,15 +10,14 @@ import jax.numpy as jnp
 import pytest
 from flax import nnx
 
-from ports.common.matching import check, from_manifest
-from ports.common.paths import named
+from ports.common.checkpoint.mapping import check, from_manifest, named
 from ports.mova import flops
 from ports.mova.config import EXPERTS, MovaConfig
 from ports.mova.modeling import MovaAnswer, Views, abstract
 from ports.mova.params import ignored, leaves
 from ports.mova.port import MovaModel
+from r2t2_jax.costs.jaxpr import count_flops
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.program import count_flops
 from r2t2_jax.routing import Routing
 from tests.goldens import find_goldens
 

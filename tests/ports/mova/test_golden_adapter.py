@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from ports.common.bert import Bert, bert_leaves
-from ports.common.keys import traced_keys
+from ports.common.layers.bert import Bert, bert_leaves
+from ports.common.layers.stack import traced_keys
 from ports.mova.adapter.adapter import Adapter, adapter_leaves
 from r2t2_jax.routing import Routing
 from tests.goldens import find_goldens

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from ports.common.attention import causal_mask
+from ports.common.layers.attention import causal_mask
 from ports.mova.config import EXPERTS
 from ports.mova.modeling import IMAGE, MovaAnswer, MovaInputs, Views, merge, positions
 from ports.mova.port import MovaModel
 from r2t2_jax.contract import Query, References
-from r2t2_jax.presets import Preset
-from r2t2_jax.rerouting import reroute_sample
+from r2t2_jax.method.presets import Preset
+from r2t2_jax.method.rerouting import reroute_sample
+from r2t2_jax.methods import strategy
 from r2t2_jax.routing import Routing
-from r2t2_jax.strategies import strategy
 from tests.goldens import find_goldens
 from tests.ports.mova.recorded import FEATURES, GRADIENTS, LOGITS, Recorded, mova_config, params_of, pixels
 

@@ -7,19 +7,19 @@ import jax
 import numpy as np
 import pytest
 
-from ports.mova.pixels import flattened_patches, normalised, pad_square, patch_grid
-from ports.mova.prompts import (
+from ports.mova.layers import align, angles, bilinear, nearest, pool, rotate_pairs
+from ports.mova.processing import flattened_patches, normalised, pad_square, patch_grid
+from ports.mova.tokens import (
     ROUTING_PROMPT,
     TEMPLATES,
     answer_message,
     chosen_experts,
     in_style,
+    prompt_ids,
+    read_wordpiece,
     routing_message,
     text_for_bert,
 )
-from ports.mova.resize import align, bilinear, nearest, pool
-from ports.mova.rope2d import angles, rotate_pairs
-from ports.mova.tokens import prompt_ids, read_wordpiece
 from tests.goldens import find_goldens
 from tests.ports.mova.recorded import FEATURES, Recorded
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ports.mova.resize import nearest
+from ports.mova.layers import nearest
 from tests.goldens import find_goldens
 from tests.ports.mova import recorded
 from tests.ports.mova.recorded import FEATURES, Recorded, pixels, run, states

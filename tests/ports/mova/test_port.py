@@ -8,13 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ports.mova.adapter.router import gate_weights
+from ports.mova.adapter.adapter import gate_weights
 from ports.mova.config import EXPERTS
 from ports.mova.modeling import MovaAnswer, abstract
 from ports.mova.port import MovaModel, load, shapes
 from r2t2_jax.contract import RoutedModel
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.evaluation.passes import encode_batch
+from r2t2_jax.method.forward import encode_batch
 from r2t2_jax.routing import Routing, UpdateSpace
 from tests.ports.mova.tiny import COARSE, CONFIG, drawn_answers, drawn_inputs, drawn_params, row, tiny
 

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 
 from r2t2_jax.contract import TellingModel
-from r2t2_jax.evaluation.passes import encode_batch
+from r2t2_jax.method.forward import encode_batch
 from tests.ports.mova.tiny import drawn_answers, drawn_inputs, tiny
 
 

@@ -10,9 +10,9 @@ import pytest
 from ports.mova.costs import fake_case, ladder
 from ports.mova.modeling import IMAGE
 from r2t2_jax.routing import Routing
-from tests.compiling import quick_jit
+from tests.compile_counts import quick_jit
+from tests.flops_checks import check_ladder
 from tests.ports.mova.tiny import CONFIG, drawn_answers, drawn_inputs, row, tiny
-from tests.walking import check_ladder
 
 TOKENS = 8
 SMALL = dataclasses.replace(CONFIG, decoder=dataclasses.replace(CONFIG.decoder, attention_block=4))

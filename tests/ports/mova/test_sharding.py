@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from ports.common.paths import named
+from ports.common.checkpoint.mapping import named
 from ports.common.sharding import specification
 from ports.mova.config import MovaConfig
 from ports.mova.modeling import abstract
-from ports.mova.sharding import RULES
+from ports.mova.port import RULES
 from r2t2_jax.errors import R2T2Error
 
 PROGRAM = """

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from r2t2_jax.contract import Query, References
-from r2t2_jax.evaluation.passes import encode_batch
-from r2t2_jax.neighbors import sample_keys
-from r2t2_jax.presets import Preset
-from r2t2_jax.program import weight_gradients
-from r2t2_jax.rerouting import reroute_batch, reroute_sample
+from r2t2_jax.costs.jaxpr import weight_gradients
+from r2t2_jax.method.forward import encode_batch
+from r2t2_jax.method.presets import Preset
+from r2t2_jax.method.rerouting import reroute_batch, reroute_sample
+from r2t2_jax.methods import STRATEGIES, strategy
+from r2t2_jax.retrieval.neighbors import sample_keys
 from r2t2_jax.routing import uniform
-from r2t2_jax.strategies import STRATEGIES, strategy
 from tests.ports.mova.tiny import COARSE, CONFIG, drawn_answers, drawn_inputs, tiny
 
 PRESET = Preset(k=2, steps=2, mode_k=2, line_evaluations=4, candidates=2, answer_tokens=3)

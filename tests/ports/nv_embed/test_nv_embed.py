@@ -5,9 +5,7 @@ import logging
 import jax
 import pytest
 
-from ports.nv_embed.config import NVEmbedConfig
-from ports.nv_embed.params import abstract_params
-from ports.nv_embed.port import load
+from ports.embedders.nv_embed import NVEmbedConfig, abstract_params, load
 from r2t2_jax.errors import R2T2Error
 from tests.ports.common.embedder_folders import NV, write_nv_embed
 

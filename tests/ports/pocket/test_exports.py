@@ -9,12 +9,12 @@ from ports.pocket.config import PocketConfig
 from ports.pocket.modeling import PocketAnswer, PocketNet
 from ports.pocket.port import PocketModel
 from r2t2_jax.contract import Query, References
-from r2t2_jax.evaluation.passes import encode_batch, generate_tokens
-from r2t2_jax.presets import Preset
-from r2t2_jax.program import weight_gradients
-from r2t2_jax.rerouting import reroute_sample
+from r2t2_jax.costs.jaxpr import weight_gradients
+from r2t2_jax.method.forward import encode_batch, generate_tokens
+from r2t2_jax.method.presets import Preset
+from r2t2_jax.method.rerouting import reroute_sample
+from r2t2_jax.methods import strategy
 from r2t2_jax.routing import Routing
-from r2t2_jax.strategies import strategy
 
 PLATFORMS = ("tpu", "cuda", "cpu")
 # Sizes which no two axes share, so that the shape of a weight gradient is unmistakable.

@@ -14,7 +14,7 @@ from ports.pocket.modeling import PocketInputs, PocketNet
 from ports.pocket.port import PocketModel
 from ports.pocket.tokenizer import BEGIN, END, PAD
 from r2t2_jax.contract import RoutedModel
-from r2t2_jax.program import count_flops
+from r2t2_jax.costs.jaxpr import count_flops
 from r2t2_jax.routing import Routing
 
 CONFIG = PocketConfig(vocab_size=40, question_length=10)

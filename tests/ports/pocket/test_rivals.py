@@ -6,10 +6,10 @@ import pytest
 
 from r2t2_jax.contract import TellingModel
 from r2t2_jax.datasets import load_dataset
-from r2t2_jax.evaluation.questions import encode_questions
-from r2t2_jax.loading import load
-from r2t2_jax.parameters import below
+from r2t2_jax.evaluation.encode import encode_questions
+from r2t2_jax.plugins import load
 from r2t2_jax.routing import Routing, uniform
+from r2t2_jax.runtime.pytrees import below
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import numpy as np
 from ports.pocket.port import load, shapes
 from ports.pocket.scenes import IMAGE
 from r2t2_jax.contract import Sample
-from tests.walking import check_ladder
+from tests.flops_checks import check_ladder
 
 SHAPES = shapes(None, None, None)
 

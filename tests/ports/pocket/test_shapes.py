@@ -7,7 +7,7 @@ import pytest
 from ports.pocket.port import load, shapes
 from r2t2_jax.contract import Sample
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.loading import load_shapes
+from r2t2_jax.plugins import load_shapes
 
 
 def shape_of(tree):

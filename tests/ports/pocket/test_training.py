@@ -7,12 +7,11 @@ import pytest
 
 from ports.pocket.params import read_weights
 from ports.pocket.questions import Question
-from ports.pocket.train import Recipe, train
 from ports.pocket.training import optimize as optimizing
 from ports.pocket.training.measure import blind_scores
-from ports.pocket.training.optimize import Plan, optimize
-from ports.pocket.training.vision import leakage
-from ports.pocket.training.workbench import Workbench
+from ports.pocket.training.optimize import Plan, Workbench, optimize
+from ports.pocket.training.stages import leakage
+from ports.pocket.training.train import Recipe, train
 
 PLAN = Plan(steps=12, batch=4, rate=0.1, seed=3)
 

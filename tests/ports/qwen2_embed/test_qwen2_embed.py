@@ -6,10 +6,8 @@ import json
 import jax
 import pytest
 
-from ports.common.matching import Tensor, check
-from ports.qwen2_embed.config import Qwen2EmbedConfig
-from ports.qwen2_embed.params import abstract_params, ignored, leaves
-from ports.qwen2_embed.port import load_gte, load_stella
+from ports.common.checkpoint.mapping import Tensor, check
+from ports.embedders.qwen2_embed import Qwen2EmbedConfig, abstract_params, ignored, leaves, load_gte, load_stella
 from r2t2_jax.errors import R2T2Error
 from tests.ports.common.embedder_folders import upstream_shapes, write_gte, write_stella
 
@@ -53,7 +51,7 @@ def test_every_tensor_of_a_full_checkpoint_has_its_place(prefix, config):
 
 
 def upstream_shapes_of(config):
-    from ports.qwen2_embed.params import gte_qwen2
+    from ports.embedders.qwen2_embed import gte_qwen2
 
     return upstream_shapes(gte_qwen2, config)
 
@@ -78,7 +76,7 @@ def test_gte_ends_in_one_end_of_text(tmp_path):
 
 
 def test_the_prefix_of_the_names_is_found(tmp_path):
-    from ports.qwen2_embed.params import gte_qwen2, stella
+    from ports.embedders.qwen2_embed import gte_qwen2, stella
 
     assert stella.config_from(write_stella(tmp_path / "stella")).prefix == "model."
     assert gte_qwen2.config_from(write_gte(tmp_path / "gte")).prefix == ""

@@ -10,8 +10,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from ports.moai.auxiliary.providers.protocol import needed, pretrained
-from ports.moai.auxiliary.record import AuxRecord, Segment
-from ports.moai.images import fit
+from ports.moai.auxiliary.record import AuxRecord, Segment, fit
 
 WEIGHTS = "facebook/mask2former-swin-base-coco-panoptic"
 SCORE, MASK = 0.5, 0.95

@@ -10,10 +10,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from ports.moai.auxiliary.labels import detection_queries
 from ports.moai.auxiliary.providers.protocol import needed, pretrained
-from ports.moai.auxiliary.record import AuxRecord, Detection
-from ports.moai.images import fit
+from ports.moai.auxiliary.record import AuxRecord, Detection, detection_queries, fit
 
 WEIGHTS = "google/owlv2-base-patch16-ensemble"
 SCORE = 0.1

@@ -18,8 +18,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from ports.moai.auxiliary.labels import panoptic_classes, predicates
-from ports.moai.auxiliary.record import AuxRecord, Relation, Scene
+from ports.moai.auxiliary.record import AuxRecord, Relation, Scene, panoptic_classes, predicates
 from r2t2_jax.errors import R2T2Error
 
 

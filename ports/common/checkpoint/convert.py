@@ -1,0 +1,138 @@
+"""From a PyTorch checkpoint to a model directory, the same way for every port.
+
+A port hands over a `Converter`, usually at the end of its `params.py`, and registers it in `pyproject.toml`:
+
+    [project.entry-points."r2t2.converters"]
+    moai = "ports.moai.params:converter"
+
+`r2t2 convert moai SRC DST` then calls `converter.convert(SRC, DST)`. Everything that can be checked by names and shapes
+is checked before a byte is written (`matching.py`); tensors are read from memory maps (`checkpoints.py`) and written
+piece by piece into a directory that appears whole or not at all (`model_directory.py`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ports.common.checkpoint.directory import write_model_directory
+from ports.common.checkpoint.formats import Checkpoint, open_checkpoint
+from ports.common.checkpoint.mapping import Leaf, Report, Tensor, check, stored
+from r2t2_jax.errors import R2T2Error
+
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+TOKENIZER = (
+    "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json",
+    "vocab.txt", "vocab.json", "merges.txt",
+)  # fmt: skip
+
+
+def fetch(source: str | Path, folders: Sequence[str] = (".",)) -> Path:
+    """The folder `source`, or the local copy of the hub's model of that id.
+
+    Of a hub's model the weights in `folders` are fetched, in one format, and every JSON and text file.
+
+    Raises:
+        R2T2Error: there is no such folder, and it cannot be had from a hub either.
+    """
+    folder = Path(source)
+    if folder.is_dir():
+        return folder
+    if folder.exists():
+        raise R2T2Error(f"{folder} is a file; name the folder that holds config.json and the weights")
+    if not HUB_ID.fullmatch(str(source)):
+        raise R2T2Error(f"no folder {folder}, and it is no hub id (owner/name) either")
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError as error:
+        raise R2T2Error(
+            f"no folder {folder}; to fetch it as a hub id install the extra: pip install 'r2t2-jax[convert]'"
+        ) from error
+    try:
+        for suffix in ("safetensors", "bin"):
+            weights = [f"{place}/*.{suffix}" for place in folders if place != "."]
+            described = ["*.json", "*.model", "*.txt", *weights]
+            copy = Path(snapshot_download(str(source), allow_patterns=described))
+            if "." in folders:  # a star matches slashes too
+                snapshot_download(str(source), allow_patterns=[f"*.{suffix}"], ignore_patterns=[f"*/*.{suffix}"])
+            if any(copy.rglob(f"*.{suffix}")):
+                break
+        return copy
+    except (OSError, ValueError, RuntimeError) as error:  # what the hub's client raises descends from these
+        reason = str(error).strip().partition("\n")[0]
+        raise R2T2Error(f"no folder {folder}, and the hub does not give a model of that id: {reason}") from error
+
+
+def tokenizer_files(folder: Path) -> tuple[Path, ...]:
+    """The tokenizer's files in a folder, those that are there, in a fixed order."""
+    return tuple(folder / name for name in TOKENIZER if (folder / name).is_file())
+
+
+@dataclass(frozen=True)
+class Converter:
+    """What a port knows about its upstream checkpoint.
+
+    Args:
+        port: the name under which the converted directory is loaded again.
+        config_from: the port's config (a frozen dataclass that JSON can hold) from the upstream folder, its
+            `config.json` for the most part.
+        leaves: how every parameter is made of upstream tensors, by its path in the NNX state.
+        ignored: regular expressions, anchored here, of upstream names that are known and not needed.
+        abstract_params: the parameters as shapes (`nnx.eval_shape`), no memory.
+        tokenizer: the files to copy from the upstream folder into `tokenizer/`.
+        tied: pairs (kept, dropped) of upstream names that must be equal where both are there.
+        folders: where in the upstream folder weights lie, each with its own index.
+    """
+
+    port: str
+    config_from: Callable[[Path], Any]
+    leaves: Callable[[Any], Mapping[str, Leaf]]
+    ignored: Callable[[Any], tuple[str, ...]]
+    abstract_params: Callable[[Any], Any]
+    tokenizer: Callable[[Path], tuple[Path, ...]] = tokenizer_files
+    tied: Callable[[Any], tuple[tuple[str, str], ...]] = lambda config: ()
+    folders: tuple[str, ...] = (".",)
+
+    def convert(self, source: str, destination: Path, *, progress: bool = True) -> dict[str, Any]:
+        """Convert a checkpoint into a model directory.
+
+        Args:
+            source: a folder, or a hub id (`owner/name`), which needs the extra `convert`.
+            destination: the directory to make; it must not exist yet.
+            progress: show a bar on standard error.
+
+        Returns:
+            The content of the new `model.json`.
+
+        Raises:
+            R2T2Error: the source is damaged or does not fit, all offenders named; or the destination cannot be
+                written. Nothing is left at the destination then.
+        """
+        folder = fetch(source, self.folders)
+        config = self.config_from(folder)
+        checkpoint = open_checkpoint(folder, self.folders)
+        report = self.check(config, checkpoint)
+        return write_model_directory(
+            destination,
+            described={"port": self.port, "config": dataclasses.asdict(config), "source": source},
+            parameters=stored(self.leaves(config), tensors_of(checkpoint)),
+            checkpoint=checkpoint,
+            tied=report.tied,
+            report=report.summary(),
+            tokenizer=self.tokenizer(folder),
+            progress=progress,
+        )
+
+    def check(self, config: Any, checkpoint: Checkpoint) -> Report:
+        """That the mapping meets this checkpoint; see `matching.check`."""
+        leaves, abstract = self.leaves(config), self.abstract_params(config)
+        return check(leaves, tensors_of(checkpoint), abstract, self.ignored(config), self.tied(config))
+
+
+def tensors_of(checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """Names, shapes and dtypes of a checkpoint."""
+    return {name: Tensor(entry.shape, str(entry.dtype)) for name, entry in checkpoint.items()}

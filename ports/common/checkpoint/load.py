@@ -1,0 +1,204 @@
+"""Reading model directories: checked first, then restored into given shapes, dtypes and shardings."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import jax
+import numpy as np
+
+from ports.common.checkpoint.convert import Converter, fetch
+from ports.common.checkpoint.directory import (
+    CHECKPOINT,
+    DESCRIPTION,
+    SCHEMA,
+    TOKENIZER,
+    crc32_of,
+    described_by,
+    digest_of,
+    errors_told_once,
+    name_in,
+    sha256_of,
+)
+from ports.common.checkpoint.formats import open_checkpoint
+from ports.common.checkpoint.mapping import assemble, named
+from ports.common.configs import config_from_json
+from r2t2_jax.errors import R2T2Error
+
+GROUP_BYTES = 2**30
+
+
+@dataclass(frozen=True)
+class ModelDirectory:
+    """An opened model directory. `config` is the port's config as JSON gave it back; `digest` names the weights."""
+
+    path: Path
+    port: str
+    config: Mapping[str, Any]
+    digest: str
+    parameters: Mapping[str, Mapping[str, Any]]
+
+    @property
+    def tokenizer(self) -> Path:
+        """The folder with the source's tokenizer files."""
+        return self.path / TOKENIZER
+
+
+def open_model_directory(path: str | Path, port: str) -> ModelDirectory:
+    """Check a model directory: description, port, file sizes, the tokenizer's sha256.
+
+    Weights are checked by their files' sizes here, and by their checksums as they are read.
+
+    Raises:
+        R2T2Error: not a model directory, another port's, or damaged.
+    """
+    folder = Path(path)
+    try:
+        model = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+        if model["schema"] != SCHEMA:
+            raise R2T2Error(f"{folder} has schema {model['schema']}, this version reads {SCHEMA}; convert it again")
+        found = ModelDirectory(folder, model["port"], model["config"], model["digest"], model["parameters"])
+        sizes, sums = dict(model["checkpoint"]), dict(model["tokenizer"])
+    except OSError as error:
+        raise R2T2Error(
+            f"{folder} is no model directory ({error.strerror}: {DESCRIPTION}); make one with r2t2 convert"
+        ) from error
+    except (ValueError, KeyError, TypeError) as error:
+        if isinstance(error, R2T2Error):
+            raise
+        raise R2T2Error(f"{folder / DESCRIPTION} is damaged ({error}); convert the model again") from error
+    if found.port != port:
+        raise R2T2Error(f"{folder} holds a model of port {found.port!r}, not {port!r}")
+    problems = [
+        f"{name} is {'not there' if actual is None else f'{actual} bytes instead of {size}'}"
+        for name, size in sizes.items()
+        if (actual := _size(folder / CHECKPOINT / name)) != size
+    ]
+    for name, digest in sums.items():
+        file = found.tokenizer / name
+        if _size(file) is None or sha256_of(file) != digest:
+            problems.append(f"{TOKENIZER}/{name} is not the file that was converted")
+    if problems:
+        raise R2T2Error(f"{folder} is damaged: {'; '.join(problems)}; convert the model again")
+    return found
+
+
+def _size(file: Path) -> int | None:
+    return file.stat().st_size if file.is_file() else None
+
+
+def restore(directory: ModelDirectory, abstract: Any) -> Any:
+    """The parameters, as `abstract` asks for them.
+
+    Args:
+        directory: where from.
+        abstract: a tree of `jax.ShapeDtypeStruct`; each leaf's dtype is cast to on the host, and each leaf's sharding,
+            where it has one, says where the array goes.
+
+    Raises:
+        R2T2Error: names or shapes are not the directory's, all offenders named, or a file is damaged.
+    """
+    wanted = named(abstract)
+    problems = [
+        *(f"no parameter {path}" for path in wanted if path not in directory.parameters),
+        *(f"unknown parameter {path}" for path in directory.parameters if path not in wanted),
+        *(
+            f"{path} has shape {tuple(directory.parameters[path]['shape'])}, not {tuple(leaf.shape)}"
+            for path, leaf in wanted.items()
+            if path in directory.parameters and tuple(directory.parameters[path]["shape"]) != tuple(leaf.shape)
+        ),
+    ]
+    if problems:
+        raise R2T2Error(f"{directory.path} does not fit the model: {'; '.join(problems)}; convert the model again")
+    filled: dict[str, jax.Array] = {}
+    for group in _groups(wanted):
+        for path, pieces in _load(directory, group).items():
+            leaf = wanted[path]
+            value = np.concatenate(pieces).reshape(leaf.shape).astype(leaf.dtype, copy=False)
+            filled[path] = jax.device_put(value, leaf.sharding)
+    _, structure = jax.tree.flatten(abstract)
+    return jax.tree.unflatten(structure, [filled[path] for path in wanted])
+
+
+def _groups(wanted: Mapping[str, Any]) -> list[list[str]]:
+    """Parameters to read together: the host holds one group at a time."""
+    groups: list[list[str]] = [[]]
+    held = 0
+    for path, leaf in wanted.items():
+        size = leaf.size * leaf.dtype.itemsize
+        if groups[-1] and held + size > GROUP_BYTES:
+            groups.append([])
+            held = 0
+        groups[-1].append(path)
+        held += size
+    return groups
+
+
+def _load(directory: ModelDirectory, paths: list[str]) -> dict[str, list[np.ndarray]]:
+    from orbax.checkpoint import v1 as ocp
+
+    context = ocp.Context()
+    context.pytree.loading.partial_load = True
+    source = directory.path / CHECKPOINT
+    try:
+        with context, errors_told_once():
+            stored = ocp.metadata(source).metadata
+            loaded = ocp.load(source, {path: stored[path] for path in paths})
+    except (OSError, ValueError, KeyError, TypeError) as error:  # TypeError: Orbax found no metadata, and only warned
+        reason = " ".join(str(error).split())[:200]
+        raise R2T2Error(f"{source} cannot be read ({reason}); convert the model again") from error
+    pieces = {path: [loaded[path][str(i)] for i in range(len(loaded[path]))] for path in paths}
+    damaged = [
+        path for path in paths if [crc32_of(part) for part in pieces[path]] != directory.parameters[path]["pieces"]
+    ]
+    if damaged:
+        raise R2T2Error(f"{source} is damaged (checksums of {', '.join(damaged)}); convert the model again")
+    return pieces
+
+
+Config = TypeVar("Config")
+
+
+@dataclass(frozen=True)
+class Opened(Generic[Config]):
+    """Config, parameters, the sha256 that names weights and tokenizer, and the folder of the tokenizer's files."""
+
+    config: Config
+    params: Any
+    digest: str
+    tokenizer: Path
+
+
+def open_model(converter: Converter, kind: type[Config], path: str | Path, dtype: str | None = None) -> Opened[Config]:
+    """Read a model; both ways give the same parameters and the same digest.
+
+    Args:
+        converter: of the port.
+        kind: the config's class; it has a field `dtype`.
+        path: a model directory, the upstream folder, or a hub id.
+        dtype: of parameters and activations; that of the first parameter on disk where not given.
+
+    Raises:
+        R2T2Error: it is missing, damaged, or another model.
+    """
+    if (Path(path) / DESCRIPTION).is_file():
+        directory = open_model_directory(path, converter.port)
+        first = next(iter(directory.parameters.values()))["dtype"]
+        config = config_from_json(kind, {**directory.config, "dtype": dtype or first})
+        params = restore(directory, converter.abstract_params(config))
+        return Opened(config, params, directory.digest, directory.tokenizer)
+    folder = fetch(path, converter.folders)
+    config, checkpoint = converter.config_from(folder), open_checkpoint(folder, converter.folders)
+    converter.check(config, checkpoint)
+    leaves = converter.leaves(config)
+    first = str(checkpoint[next(iter(leaves.values())).names[0]].dtype)
+    config = dataclasses.replace(config, dtype=dtype or first)
+    params = assemble(leaves, lambda name: checkpoint[name].read(), converter.abstract_params(config))
+    inputs = {*checkpoint.files, *converter.tokenizer(folder), *described_by(folder)}
+    digest = digest_of({name_in(folder, file): sha256_of(file) for file in inputs})
+    return Opened(config, params, digest, folder)

@@ -1,0 +1,206 @@
+"""From PyTorch names to our parameters: one `Leaf` says how one parameter is made.
+
+A port's `params.py` lists its leaves by path in the NNX state (`decoder/layers/query/kernel`) and the names it knows
+and does not need. What is checked is that the two meet: `ports/common/checkpoint/convert.py`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from r2t2_jax.errors import R2T2Error
+
+
+def as_is(tensor: np.ndarray) -> np.ndarray:
+    """The tensor unchanged."""
+    return tensor
+
+
+def linear(tensor: np.ndarray) -> np.ndarray:
+    """PyTorch's [out, in] weight as a kernel [in, out]."""
+    return tensor.T
+
+
+def convolution(tensor: np.ndarray) -> np.ndarray:
+    """PyTorch's [out, in, height, width] weight as a kernel [height, width, in, out]."""
+    return tensor.transpose(2, 3, 1, 0)
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """How one parameter is made of PyTorch tensors.
+
+    Args:
+        names: the tensors it is read from, one; with `stacked`, one for each entry of the leading axis.
+        change: done to each tensor before stacking; views only, so that memory-mapped tensors stay on disk.
+        stacked: the parameter has a leading axis over `names`, as the layers of a scanned stack have.
+    """
+
+    names: tuple[str, ...]
+    change: Callable[[np.ndarray], np.ndarray] = as_is
+    stacked: bool = False
+
+
+Layers = int | Sequence[int] | None  # how many, counted from 0; or their numbers; None: a single module
+
+
+def layer_names(template: str, layers: Layers) -> tuple[str, ...]:
+    """`template` with its `{}` filled by each layer's number; itself alone where `layers` is None."""
+    if layers is None:
+        return (template,)
+    return tuple(template.format(layer) for layer in (range(layers) if isinstance(layers, int) else layers))
+
+
+def linear_leaves(ours: str, theirs: str, *, bias: bool = True, layers: Layers = None) -> dict[str, Leaf]:
+    """`kernel` and `bias` of a linear map; with `layers`, `theirs` has a `{}` and the parameters are stacked."""
+    stacked = layers is not None
+    leaves = {f"{ours}/kernel": Leaf(layer_names(f"{theirs}.weight", layers), linear, stacked)}
+    if bias:
+        leaves[f"{ours}/bias"] = Leaf(layer_names(f"{theirs}.bias", layers), as_is, stacked)
+    return leaves
+
+
+def norm_leaves(ours: str, theirs: str, layers: Layers = None, *, bias: bool = True) -> dict[str, Leaf]:
+    """`scale` and `bias` of a norm; with `layers`, `theirs` has a `{}` and the parameters are stacked."""
+    parts = {"scale": "weight", "bias": "bias"} if bias else {"scale": "weight"}
+    return {
+        f"{ours}/{part}": Leaf(layer_names(f"{theirs}.{name}", layers), as_is, layers is not None)
+        for part, name in parts.items()
+    }
+
+
+def path_name(path: tuple) -> str:
+    """`blocks/0/query/kernel` for a path of jax.tree_util; a variable's attribute `value` is left out."""
+    if path and path[-1] == jax.tree_util.GetAttrKey("value"):
+        path = path[:-1]
+    return "/".join(str(getattr(entry, "key", getattr(entry, "name", getattr(entry, "idx", None)))) for entry in path)
+
+
+def named(params: Any) -> dict[str, Any]:
+    """Leaves of a tree by name, in the tree's order."""
+    return {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+
+
+def assemble(leaves: Mapping[str, Leaf], read: Callable[[str], np.ndarray], abstract: Any) -> Any:
+    """`abstract` with every shape filled and cast to its dtype; `check` of `matching.py` said that all fits."""
+
+    def put(path: tuple, shape: jax.ShapeDtypeStruct) -> jax.Array:
+        leaf = leaves[path_name(path)]
+        parts = [leaf.change(read(name)) for name in leaf.names]
+        return jnp.asarray(np.stack(parts) if leaf.stacked else parts[0], shape.dtype)
+
+    return jax.tree_util.tree_map_with_path(put, abstract)
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """Shape and dtype (a NumPy or ml_dtypes name) of a tensor that was not read."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """How a mapping met a checkpoint: every upstream name is in exactly one of the three."""
+
+    mapped: tuple[str, ...]
+    ignored: tuple[str, ...]
+    tied: tuple[tuple[str, str], ...]  # (kept, dropped), to be compared when they are read
+
+    def summary(self) -> dict[str, Any]:
+        """For `model.json`: how many were mapped, and which were not taken."""
+        return {"mapped": len(self.mapped), "ignored": list(self.ignored), "tied": [list(pair) for pair in self.tied]}
+
+
+def from_manifest(manifest: Mapping[str, Sequence[Any]]) -> dict[str, Tensor]:
+    """Tensors from {name: [shape, dtype]}, as manifests are stored in JSON."""
+    return {name: Tensor(tuple(shape), str(dtype)) for name, (shape, dtype) in manifest.items()}
+
+
+def check(
+    leaves: Mapping[str, Leaf],
+    tensors: Mapping[str, Tensor],
+    params: Any,
+    ignored: Sequence[str] = (),
+    tied: Sequence[tuple[str, str]] = (),
+) -> Report:
+    """Check that every parameter is filled with its shape, and that every tensor is used once or known.
+
+    Args:
+        leaves: the port's mapping, by path in the NNX state.
+        tensors: what the checkpoint holds.
+        params: the parameters as shapes.
+        ignored: regular expressions that match whole names.
+        tied: pairs (kept, dropped) of names.
+
+    Raises:
+        R2T2Error: something does not fit; every offender is named.
+    """
+    wanted = {path: tuple(leaf.shape) for path, leaf in named(params).items()}
+    uses = Counter(name for leaf in leaves.values() for name in leaf.names)
+    pairs = tuple((kept, dropped) for kept, dropped in tied if kept in tensors and dropped in tensors)
+    dropped = {name for _, name in pairs}
+    known = tuple(
+        name for name in tensors if name not in uses and any(re.fullmatch(pattern, name) for pattern in ignored)
+    )
+    problems = [
+        *(f"unmapped: {name}" for name in sorted(set(tensors) - set(uses) - set(known) - dropped)),
+        *(f"missing from the checkpoint: {name}" for name in sorted(set(uses) - set(tensors))),
+        *(f"mapped {count} times: {name}" for name, count in sorted(uses.items()) if count > 1),
+        *(f"both mapped and dropped as tied: {name}" for name in sorted(dropped & set(uses))),
+        *(f"parameter not filled: {path}" for path in sorted(set(wanted) - set(leaves))),
+        *(f"mapped to no parameter: {path}" for path in sorted(set(leaves) - set(wanted))),
+        *_misshaped(leaves, tensors, wanted),
+    ]
+    if problems:
+        raise R2T2Error(f"the checkpoint does not fit the model ({len(problems)} problems): {'; '.join(problems)}")
+    return Report(tuple(name for name in tensors if name in uses), known, pairs)
+
+
+def _misshaped(
+    leaves: Mapping[str, Leaf], tensors: Mapping[str, Tensor], wanted: Mapping[str, tuple[int, ...]]
+) -> list[str]:
+    problems = []
+    for path, leaf in leaves.items():
+        if path not in wanted or any(name not in tensors for name in leaf.names):
+            continue
+        expected = wanted[path][1:] if leaf.stacked else wanted[path]
+        if leaf.stacked and wanted[path][:1] != (len(leaf.names),):
+            problems.append(f"{path}: {len(leaf.names)} tensors to stack, its shape is {wanted[path]}")
+        for name in leaf.names:
+            try:
+                shape = changed_shape(leaf, tensors[name])
+            except (ValueError, IndexError) as error:
+                problems.append(f"{name}: shape {tensors[name].shape} cannot become {path} ({error})")
+                continue
+            if shape != expected:
+                problems.append(f"{name}: shape {tensors[name].shape} gives {shape}, {path} needs {expected}")
+        kinds = {tensors[name].dtype for name in leaf.names}
+        if len(kinds) > 1:
+            problems.append(f"{path}: tensors of different dtypes to stack ({', '.join(sorted(kinds))})")
+    return problems
+
+
+def changed_shape(leaf: Leaf, tensor: Tensor) -> tuple[int, ...]:
+    """The shape after `leaf.change`, tried on a view of one zero."""
+    return leaf.change(np.broadcast_to(np.zeros((), np.float32), tensor.shape)).shape
+
+
+def stored(leaves: Mapping[str, Leaf], tensors: Mapping[str, Tensor]) -> dict[str, tuple[Leaf, jax.ShapeDtypeStruct]]:
+    """Every parameter's leaf with its shape and dtype on disk, the source's dtype."""
+    found = {}
+    for path, leaf in leaves.items():
+        first = tensors[leaf.names[0]]
+        shape = changed_shape(leaf, first)
+        shape = (len(leaf.names), *shape) if leaf.stacked else shape
+        found[path] = (leaf, jax.ShapeDtypeStruct(shape, jax.numpy.dtype(first.dtype)))
+    return found

@@ -1,0 +1,110 @@
+"""The CLIP vision transformer of Hugging Face's CLIPVisionModel, read after a chosen number of blocks.
+
+MoAI (490 px) and MoVA (672 px) take patch tokens from inside it: no class token, no `post_layernorm`.
+
+Axis letters: N patches, D width. One image, channels last.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from ports.common.checkpoint.mapping import Leaf, as_is, convolution, linear_leaves, norm_leaves
+from ports.common.layers.attention import SelfAttention
+from ports.common.layers.linear import LayerNorm, linear, normal
+from ports.common.layers.stack import scan_layers, stack
+
+
+@dataclass(frozen=True)
+class ClipVitConfig:
+    """Sizes of the tower; the defaults are ViT-L/14's but for the image."""
+
+    image_size: int
+    patch_size: int = 14
+    width: int = 1024
+    layers: int = 24
+    heads: int = 16
+    hidden: int = 4096
+    eps: float = 1e-5
+    dtype: str = "float32"
+    remat: bool = False
+
+    @property
+    def patches(self) -> int:
+        """N: how many patch tokens there are."""
+        return (self.image_size // self.patch_size) ** 2
+
+
+def quick_gelu(x: Float[Array, "*T D"]) -> Float[Array, "*T D"]:
+    """CLIP's activation, x * sigmoid(1.702 x)."""
+    return x * jax.nn.sigmoid(1.702 * x)
+
+
+class ClipBlock(nnx.Module):
+    """A pre-norm transformer block."""
+
+    def __init__(self, config: ClipVitConfig, rngs: nnx.Rngs):
+        self.norm1 = LayerNorm(config.width, config.eps, config.dtype)
+        self.attention = SelfAttention(config.width, config.heads, rngs, config.dtype)
+        self.norm2 = LayerNorm(config.width, config.eps, config.dtype)
+        self.up = linear(config.width, config.hidden, rngs, config.dtype)
+        self.down = linear(config.hidden, config.width, rngs, config.dtype)
+
+    def __call__(self, x: Float[Array, "N+1 D"]) -> Float[Array, "N+1 D"]:
+        x = x + self.attention(self.norm1(x))
+        return x + self.down(quick_gelu(self.up(self.norm2(x))))
+
+
+class ClipVit(nnx.Module):
+    """Patch embedding, class token, position table, `pre_norm`, and the blocks as a scanned stack."""
+
+    def __init__(self, config: ClipVitConfig, rngs: nnx.Rngs):
+        self.config = config
+        size, dtype = config.patch_size, jnp.dtype(config.dtype)
+        self.patch = nnx.Conv(
+            3, config.width, (size, size), strides=size, padding="VALID", use_bias=False,
+            dtype=dtype, param_dtype=dtype, rngs=rngs,
+        )  # fmt: skip
+        self.class_token = normal(rngs, (config.width,), config.dtype)
+        self.places = normal(rngs, (config.patches + 1, config.width), config.dtype)
+        self.pre_norm = LayerNorm(config.width, config.eps, config.dtype)
+        self.layers = stack(lambda rngs: ClipBlock(config, rngs), config.layers, rngs)
+
+    def embed(self, pixels: Float[Array, "size size 3"]) -> Float[Array, "N+1 D"]:
+        """Class token and patches before the first block: Hugging Face's hidden state 0."""
+        patches = self.patch(pixels.astype(self.config.dtype)).reshape(-1, self.config.width)  # [N, D]
+        return self.pre_norm(jnp.concatenate([self.class_token[...][None], patches]) + self.places[...])
+
+    def __call__(self, pixels: Float[Array, "size size 3"], blocks: int | None = None) -> Float[Array, "N D"]:
+        """Patch tokens after the first `blocks` blocks, all of them where not given."""
+        x, _ = scan_layers(
+            self.layers, lambda layer, x, _: (layer(x), None), self.embed(pixels),
+            stop=blocks, remat="full" if self.config.remat else "none",
+        )  # fmt: skip
+        return x[1:]
+
+
+def clip_leaves(ours: str, theirs: str, config: ClipVitConfig) -> dict[str, Leaf]:
+    """Parameters of `ClipVit` at path `ours`, from a CLIPVisionModel at prefix `theirs` (`...vision_model.`).
+
+    `post_layernorm` and `embeddings.position_ids` are known there and not needed.
+    """
+    embeddings, layer = f"{theirs}embeddings", f"{theirs}encoder.layers.{{}}"
+    leaves = {
+        f"{ours}/patch/kernel": Leaf((f"{embeddings}.patch_embedding.weight",), convolution),
+        f"{ours}/class_token": Leaf((f"{embeddings}.class_embedding",), as_is),
+        f"{ours}/places": Leaf((f"{embeddings}.position_embedding.weight",), as_is),
+        **norm_leaves(f"{ours}/pre_norm", f"{theirs}pre_layrnorm"),
+    }
+    for norm, name in (("norm1", "layer_norm1"), ("norm2", "layer_norm2")):
+        leaves |= norm_leaves(f"{ours}/layers/{norm}", f"{layer}.{name}", config.layers)
+    for part, name in (("query", "q_proj"), ("key", "k_proj"), ("value", "v_proj"), ("out", "out_proj")):
+        leaves |= linear_leaves(f"{ours}/layers/attention/{part}", f"{layer}.self_attn.{name}", layers=config.layers)
+    for part, name in (("up", "fc1"), ("down", "fc2")):
+        leaves |= linear_leaves(f"{ours}/layers/{part}", f"{layer}.mlp.{name}", layers=config.layers)
+    return leaves

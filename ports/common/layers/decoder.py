@@ -1,0 +1,250 @@
+"""The Llama family's decoder: Llama-3 (MoVA), Qwen2 (stella, gte), Mistral (NV-Embed), causal or bidirectional.
+
+RMS norm, grouped-query attention with rotary positions, SwiGLU. Word embeddings and output head are the port's.
+
+Axis letters: T tokens that are run, S tokens attended to, D width, H query heads, G key-value heads, d head width,
+N layers. One sample.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from ports.common.checkpoint.mapping import Leaf, linear_leaves, norm_leaves
+from ports.common.layers.attention import BLOCK, attend_causal, join_heads, split_heads
+from ports.common.layers.linear import RMSNorm, linear
+from ports.common.layers.rotary import rotate
+from ports.common.layers.stack import Remat, layer_at, recomputed, scan_layers, stack
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """Sizes of the stack. `qkv_bias` is Qwen2's: biases on query, key and value, none elsewhere.
+
+    `attention_block` are the rows of a causal prompt whose attention is computed at a time, with no keys that none of
+    them may see; `remat` is what the backward pass computes again.
+    """
+
+    width: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_width: int
+    hidden: int
+    theta: float
+    eps: float
+    qkv_bias: bool = False
+    dtype: str = "float32"
+    attention_block: int = BLOCK
+    remat: Remat = "none"
+
+    @classmethod
+    def part_of(cls, config: Any, **given: Any) -> DecoderConfig:
+        """The decoder of a port's config that has the same fields among others; `given` ones go before."""
+        own = {field.name for field in fields(cls)}
+        shared: dict[str, Any] = {name: value for name, value in vars(config).items() if name in own}
+        return cls(**(shared | given))
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Cache:
+    """Keys (rotated) and values of every layer; `jax.tree.map` over it pads, cuts or gathers."""
+
+    keys: Float[Array, "N S G d"]
+    values: Float[Array, "N S G d"]
+
+    def padded(self, length: int) -> Cache:
+        """With free slots behind, `length` in all; the mask of a later step must leave out what was not written."""
+        free = length - self.keys.shape[-3]
+        return jax.tree.map(lambda leaf: jnp.pad(leaf, ((0, 0), (0, free), (0, 0), (0, 0))), self)
+
+
+class SwiGLU(nnx.Module):
+    """down(silu(gate(x)) * up(x)), no biases."""
+
+    def __init__(self, width: int, hidden: int, rngs: nnx.Rngs, dtype: str = "float32"):
+        self.gate = linear(width, hidden, rngs, dtype, bias=False)
+        self.up = linear(width, hidden, rngs, dtype, bias=False)
+        self.down = linear(hidden, width, rngs, dtype, bias=False)
+
+    def __call__(self, x: Float[Array, "*T D"]) -> Float[Array, "*T D"]:
+        return self.down(jax.nn.silu(self.gate(x)) * self.up(x))
+
+
+class DecoderLayer(nnx.Module):
+    """x += out(attention(norm1(x))); x += feed_forward(norm2(x))."""
+
+    def __init__(self, config: DecoderConfig, rngs: nnx.Rngs):
+        self.config = config
+        inner, shared = config.heads * config.head_width, config.kv_heads * config.head_width
+        self.norm1 = RMSNorm(config.width, config.eps, config.dtype)
+        self.query = linear(config.width, inner, rngs, config.dtype, bias=config.qkv_bias)
+        self.key = linear(config.width, shared, rngs, config.dtype, bias=config.qkv_bias)
+        self.value = linear(config.width, shared, rngs, config.dtype, bias=config.qkv_bias)
+        self.out = linear(inner, config.width, rngs, config.dtype, bias=False)
+        self.norm2 = RMSNorm(config.width, config.eps, config.dtype)
+        self.feed_forward = SwiGLU(config.width, config.hidden, rngs, config.dtype)
+
+    def project(
+        self, x: Float[Array, "T D"], positions: Int[Array, "T"]
+    ) -> tuple[Float[Array, "T H d"], Float[Array, "T G d"], Float[Array, "T G d"]]:
+        """Rotated queries, rotated keys, values."""
+        own = self.keys_values(x, positions)
+        return self.queries(x, positions), own.keys, own.values
+
+    def queries(self, x: Float[Array, "T D"], positions: Int[Array, "T"]) -> Float[Array, "T H d"]:
+        """Rotated queries."""
+        return rotate(split_heads(self.query(self.norm1(x)), self.config.heads), positions, self.config.theta)
+
+    def keys_values(self, x: Float[Array, "T D"], positions: Int[Array, "T"]) -> Cache:
+        """Rotated keys, and values."""
+        h = self.norm1(x)
+        key, value = (split_heads(part(h), self.config.kv_heads) for part in (self.key, self.value))
+        return Cache(rotate(key, positions, self.config.theta), value)
+
+    def finish(
+        self,
+        x: Float[Array, "T D"],
+        query: Float[Array, "T H d"],
+        keys: Float[Array, "S G d"],
+        values: Float[Array, "S G d"],
+        mask: Bool[Array, "T S"] | Bool[Array, "1 S"],
+        causal: bool = False,
+    ) -> Float[Array, "T D"]:
+        """The layer's output, given everything that its tokens attend to; `causal` as in `Decoder`."""
+        ordered, past = (len(query), len(keys) - len(query)) if causal else (0, 0)
+        read = attend_causal(query, keys, values, mask, ordered, self.config.attention_block, past)
+        x = x + self.out(join_heads(read))
+        return x + self.feed_forward(self.norm2(x))
+
+
+class Decoder(nnx.Module):
+    """The layers as a scanned stack, and the final norm."""
+
+    def __init__(self, config: DecoderConfig, rngs: nnx.Rngs):
+        self.config = config
+        self.layers = stack(lambda rngs: DecoderLayer(config, rngs), config.layers, rngs)
+        self.norm = RMSNorm(config.width, config.eps, config.dtype)
+
+    def __call__(
+        self,
+        x: Float[Array, "T D"],
+        mask: Bool[Array, "T S"] | Bool[Array, "1 S"],
+        positions: Int[Array, "T"],
+        past: Cache | None = None,
+        causal: bool = False,
+    ) -> tuple[Float[Array, "T D"], Cache]:
+        """Run tokens, behind cached ones if there are any.
+
+        Args:
+            x: embeddings of the tokens.
+            mask: what each token sees of [cached tokens | these tokens]: S = T without a cache. `[1, S]` is the
+                bidirectional case, where every token sees the same.
+            positions: of these tokens, for the rotation.
+            past: what earlier calls returned; its keys are not rotated again.
+            causal: the mask lets no token see a later one. Stated so that what it throws away is not computed.
+
+        Returns:
+            States after the final norm, and the keys and values of these T tokens alone. Where they are not used,
+            the compiler drops them.
+        """
+        x, new = self._run(x, mask, positions, past, causal)
+        return self.norm(x), new
+
+    def _run(
+        self, x: Array, mask: Array, positions: Array, past: Cache | None, causal: bool, stop: int | None = None
+    ) -> tuple[Float[Array, "T D"], Cache]:
+        """The layers before `stop` on all tokens."""
+
+        def step(layer: DecoderLayer, x: Array, past: Cache | None) -> tuple[Array, Cache]:
+            query, key, value = layer.project(x, positions)
+            own = Cache(key, value)
+            seen = _behind(past, own)
+            return layer.finish(x, query, seen.keys, seen.values, mask, causal), own
+
+        return scan_layers(self.layers, step, x, past, stop=stop, remat=self.config.remat)
+
+    def read(
+        self,
+        x: Float[Array, "T D"],
+        mask: Bool[Array, "T S"],
+        positions: Int[Array, "T"],
+        row: Int[Array, ""],
+        past: Cache | None = None,
+    ) -> tuple[Float[Array, "D"], Cache]:
+        """Run a causal prompt of which one row alone is asked for: in the last layer all others leave keys and values.
+
+        Args:
+            x, mask, positions, past: as for a call.
+            row: the token whose state is asked for.
+
+        Returns:
+            Its state after the final norm, and keys and values as from a call.
+        """
+        last = self.config.layers - 1
+
+        def one(x: Array, past: Cache | None) -> tuple[Array, Cache]:
+            layer = layer_at(self.layers, last)
+            asked, visible, place = (part[row][None] for part in (x, mask, positions))
+            own = layer.keys_values(x, positions)
+            seen = _behind(past, own)
+            return layer.finish(asked, layer.queries(asked, place), seen.keys, seen.values, visible), own
+
+        earlier, final = (None, None) if past is None else (
+            jax.tree.map(lambda leaf: leaf[:last], past), jax.tree.map(lambda leaf: leaf[last], past)
+        )  # fmt: skip
+        x, new = self._run(x, mask, positions, earlier, causal=True, stop=last)
+        state, own = recomputed(one, self.config.remat)(x, final)
+        return self.norm(state)[0], jax.tree.map(lambda many, one: jnp.concatenate([many, one[None]]), new, own)
+
+    def decode(
+        self, x: Float[Array, "1 D"], cache: Cache, slot: Int[Array, ""], mask: Bool[Array, "1 S"],
+        position: Int[Array, ""],
+    ) -> tuple[Float[Array, "1 D"], Cache]:  # fmt: skip
+        """Run one token, writing its keys and values into slot `slot` of a padded cache.
+
+        `mask` covers the whole cache, the token's own slot included.
+
+        Returns:
+            Its state after the final norm, and the cache with the slot filled.
+        """
+
+        def step(layer: DecoderLayer, x: Array, past: Cache) -> tuple[Array, Cache]:
+            query, key, value = layer.project(x, position[None])
+            keys = jax.lax.dynamic_update_slice_in_dim(past.keys, key, slot, axis=0)
+            values = jax.lax.dynamic_update_slice_in_dim(past.values, value, slot, axis=0)
+            return layer.finish(x, query, keys, values, mask), Cache(keys, values)
+
+        x, cache = scan_layers(self.layers, step, x, cache)
+        return self.norm(x), cache
+
+
+def _behind(past: Cache | None, new: Cache) -> Cache:
+    """Keys and values of a layer, those of earlier tokens first."""
+    return new if past is None else jax.tree.map(lambda old, own: jnp.concatenate([old, own]), past, new)
+
+
+def decoder_leaves(ours: str, theirs: str, config: DecoderConfig) -> dict[str, Leaf]:
+    """Parameters of `Decoder` at path `ours`, from `layers.{i}` and `norm` at prefix `theirs` ("", "model.", ...)."""
+    layer = f"{theirs}layers.{{}}"
+    leaves = norm_leaves(f"{ours}/norm", f"{theirs}norm", bias=False)
+    for norm, name in (("norm1", "input_layernorm"), ("norm2", "post_attention_layernorm")):
+        leaves |= norm_leaves(f"{ours}/layers/{norm}", f"{layer}.{name}", config.layers, bias=False)
+    for part, name, bias in (
+        ("query", "self_attn.q_proj", config.qkv_bias),
+        ("key", "self_attn.k_proj", config.qkv_bias),
+        ("value", "self_attn.v_proj", config.qkv_bias),
+        ("out", "self_attn.o_proj", False),
+        ("feed_forward/gate", "mlp.gate_proj", False),
+        ("feed_forward/up", "mlp.up_proj", False),
+        ("feed_forward/down", "mlp.down_proj", False),
+    ):
+        leaves |= linear_leaves(f"{ours}/layers/{part}", f"{layer}.{name}", bias=bias, layers=config.layers)
+    return leaves

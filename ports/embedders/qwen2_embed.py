@@ -1,0 +1,251 @@
+"""Qwen2 read in both directions, and its two ways to one vector.
+
+Axis letters: T tokens, D width, M embedding size, V vocabulary. One text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+from tokenizers import Tokenizer
+
+from ports.common.checkpoint.convert import Converter
+from ports.common.checkpoint.formats import open_checkpoint
+from ports.common.checkpoint.load import open_model
+from ports.common.checkpoint.mapping import Leaf, linear_leaves
+from ports.common.configs import read_json, take
+from ports.common.layers.decoder import Decoder, DecoderConfig, decoder_leaves
+from ports.common.layers.linear import linear, normal
+from ports.common.text_embedder import (
+    SIMILAR_TEXT,
+    TextEmbedder,
+    TextEncoder,
+    Tokens,
+    id_of,
+    instruct,
+    last_token,
+    mean_pool,
+    read_tokenizer,
+    unit,
+)
+from r2t2_jax.errors import R2T2Error
+
+TAKEN = {
+    "vocab_size": "vocab_size",
+    "hidden_size": "width",
+    "num_hidden_layers": "layers",
+    "num_attention_heads": "heads",
+    "num_key_value_heads": "kv_heads",
+    "intermediate_size": "hidden",
+    "rms_norm_eps": "eps",
+    "rope_theta": "theta",
+}
+FIXED = {
+    "hidden_act": ("silu",),
+    "model_type": ("qwen2",),
+    "use_sliding_window": (False,),
+    "rope_scaling": (None,),
+    "is_causal": (False,),
+}
+IGNORED = ("sliding_window", "max_window_layers")  # without use_sliding_window
+
+
+@dataclass(frozen=True)
+class Qwen2EmbedConfig:
+    """A Qwen2 decoder without causal mask.
+
+    `head` is the width of stella's dense layer over the mean of the states; without one the vector is the state of the
+    last token, an appended end-of-text token. `prefix` is how the decoder's tensor names begin in the checkpoint.
+    """
+
+    vocab_size: int
+    width: int
+    layers: int
+    heads: int
+    kv_heads: int
+    hidden: int
+    head: int | None
+    max_tokens: int
+    head_width: int = 128
+    eps: float = 1e-6
+    theta: float = 1e6
+    prefix: str = "model."
+    dtype: str = "float32"
+
+    @classmethod
+    def stella(cls) -> Qwen2EmbedConfig:
+        """stella_en_1.5B_v5 with its head of 1024."""
+        return cls(151646, 1536, 28, 12, 2, 8960, head=1024, max_tokens=512)
+
+    @classmethod
+    def gte_qwen2_7b(cls) -> Qwen2EmbedConfig:
+        """gte-Qwen2-7B-instruct."""
+        return cls(151646, 3584, 28, 28, 4, 18944, head=None, max_tokens=8192)
+
+    @classmethod
+    def from_hf(cls, described: Mapping[str, Any], head: int | None, max_tokens: int) -> Qwen2EmbedConfig:
+        """The config of a Qwen2 `config.json`.
+
+        Raises:
+            R2T2Error: a field is missing, unknown, or has a value that is not implemented.
+        """
+        taken = take(described, TAKEN, FIXED, (*IGNORED, "head_dim"), "config.json of a Qwen2")
+        head_width = described.get("head_dim") or taken["width"] // taken["heads"]
+        return cls(**taken, head_width=head_width, head=head, max_tokens=max_tokens)
+
+    @property
+    def decoder(self) -> DecoderConfig:
+        """The decoder alone."""
+        return DecoderConfig.part_of(self, qkv_bias=True)
+
+
+def stella_from_folder(folder: Path, head: str) -> Qwen2EmbedConfig:
+    """The config of stella's folder; `head` is the folder of the dense layer in it, such as `2_Dense_1024`.
+
+    Raises:
+        R2T2Error: a file is missing, or asks for something that is not implemented.
+    """
+    dense = read_json(folder / head / "config.json")
+    if not dense.get("bias", True) or not str(dense.get("activation_function", "Identity")).endswith("Identity"):
+        raise R2T2Error(f"{folder / head / 'config.json'}: a dense layer with bias and no activation is implemented")
+    return _from_folder(folder, Qwen2EmbedConfig.stella(), int(dense["out_features"]))
+
+
+def gte_from_folder(folder: Path) -> Qwen2EmbedConfig:
+    """The config of gte's folder.
+
+    Raises:
+        R2T2Error: a file is missing, or asks for something that is not implemented.
+    """
+    return _from_folder(folder, Qwen2EmbedConfig.gte_qwen2_7b(), None)
+
+
+def _from_folder(folder: Path, usual: Qwen2EmbedConfig, head: int | None) -> Qwen2EmbedConfig:
+    limits = folder / "sentence_bert_config.json"
+    tokens = read_json(limits).get("max_seq_length") if limits.is_file() else None
+    config = Qwen2EmbedConfig.from_hf(read_json(folder / "config.json"), head, tokens or usual.max_tokens)
+    prefixed = any(name.startswith("model.") for name in open_checkpoint(folder))
+    return Qwen2EmbedConfig(**{**vars(config), "prefix": "model." if prefixed else ""})
+
+
+class Qwen2Embed(nnx.Module):
+    """Every real token sees every real token. Positions are counted over the padded width; only differences matter."""
+
+    def __init__(self, config: Qwen2EmbedConfig, rngs: nnx.Rngs):
+        self.words = normal(rngs, (config.vocab_size, config.width), config.dtype)
+        self.decoder = Decoder(config.decoder, rngs)
+        self.head = None if config.head is None else linear(config.width, config.head, rngs)  # float32, as the mean is
+
+    def states(self, tokens: Int[Array, "T"], mask: Bool[Array, "T"]) -> Float[Array, "T D"]:
+        """States after the final norm."""
+        return self.decoder(self.words[...][tokens], mask[None], jnp.arange(tokens.shape[0]))[0]
+
+    def pool(self, states: Float[Array, "T D"], mask: Bool[Array, "T"], pooled: Bool[Array, "T"]) -> Float[Array, "M"]:
+        """stella: the dense layer over the mean. gte: the last token's state. Not normalised yet."""
+        return last_token(states, mask) if self.head is None else self.head(mean_pool(states, pooled))
+
+    def __call__(self, tokens: Int[Array, "T"], mask: Bool[Array, "T"], pooled: Bool[Array, "T"]) -> Float[Array, "M"]:
+        return unit(self.pool(self.states(tokens, mask), mask, pooled))
+
+
+STELLA_HEAD = "2_Dense_1024"
+
+
+def leaves(config: Qwen2EmbedConfig) -> dict[str, Leaf]:
+    """How every parameter is made."""
+    found = {
+        "words": Leaf((f"{config.prefix}embed_tokens.weight",)),
+        **decoder_leaves("decoder", config.prefix, config.decoder),
+    }
+    return found if config.head is None else found | linear_leaves("head", "linear")
+
+
+def ignored(config: Qwen2EmbedConfig) -> tuple[str, ...]:
+    """The language model's head, which an embedder has no use for."""
+    return (r"lm_head\.weight",)
+
+
+def abstract_params(config: Qwen2EmbedConfig) -> Any:
+    """The parameters as shapes."""
+    return nnx.state(nnx.eval_shape(lambda: Qwen2Embed(config, nnx.Rngs(0))))
+
+
+stella = Converter(
+    "stella",
+    lambda folder: stella_from_folder(folder, STELLA_HEAD),
+    leaves,
+    ignored,
+    abstract_params,
+    folders=(".", STELLA_HEAD),
+)
+gte_qwen2 = Converter("gte_qwen2", gte_from_folder, leaves, ignored, abstract_params)
+
+END = "<|endoftext|>"  # also the padding token, so that a mask can never be had by comparing ids
+
+
+@dataclass(frozen=True)
+class Qwen2Tokenizer:
+    """Instruction and text, then `end` where it is given, whatever the file itself would append. Long texts are cut."""
+
+    tokenizer: Tokenizer
+    instruction: str
+    max_tokens: int
+    end: int | None
+
+    def __call__(self, texts: Sequence[str]) -> list[Tokens]:
+        whole = [self.instruction + text for text in texts]
+        encodings = self.tokenizer.encode_batch(whole, add_special_tokens=self.end is None)
+        return [self._cut(encoding.ids) for encoding in encodings]
+
+    def _cut(self, ids: list[int]) -> Tokens:
+        ends = () if self.end is None else (self.end,)
+        room = self.max_tokens - len(ends)
+        return Tokens((*ids[:room], *ends), cut=len(ids) > room)
+
+
+def load_stella(path: str | None) -> TextEmbedder:
+    """stella_en_1.5B_v5; the published prompt for similar texts stands before every question.
+
+    Args:
+        path: a model directory, the upstream folder, or a hub id.
+
+    Raises:
+        R2T2Error: no path, or what is there is missing or damaged.
+    """
+    return _load(stella, path, f"{SIMILAR_TEXT}.", appended=None)
+
+
+def load_gte(path: str | None) -> TextEmbedder:
+    """gte-Qwen2-7B-instruct, with the same instruction.
+
+    Args:
+        path: a model directory, the upstream folder, or a hub id.
+
+    Raises:
+        R2T2Error: no path, or what is there is missing or damaged.
+    """
+    return _load(gte_qwen2, path, SIMILAR_TEXT, appended=END)
+
+
+def _load(converter: Converter, path: str | None, task: str, appended: str | None) -> TextEmbedder:
+    if path is None:
+        raise R2T2Error(f"{converter.port} needs its weights: {converter.port}:PATH, made by r2t2 convert")
+    opened = open_model(converter, Qwen2EmbedConfig, path)
+    config, tokenizer = opened.config, read_tokenizer(opened.tokenizer)
+    end = None if appended is None else id_of(tokenizer, appended)
+    return TextEmbedder(
+        name=converter.port.replace("_", "-"),
+        digest=opened.digest,
+        settings=(instruct(task),),
+        tokenize=Qwen2Tokenizer(tokenizer, instruct(task), config.max_tokens, end),
+        encoder=TextEncoder.of(lambda rngs: Qwen2Embed(config, rngs)),
+        params=opened.params,
+        size=config.head or config.width,
+        max_tokens=config.max_tokens,
+    )

@@ -1,0 +1,160 @@
+"""What a checkpoint's folder says about the model: `config.json`, an expert's preprocessor, tokenizer files.
+
+`config.json` has no sizes of the towers, and the released one leaves some settings to upstream's defaults. Its field
+`r2t2`, ours, may give any field of `MovaConfig`, parts within parts: other towers, or a value for an open setting.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ports.common.checkpoint import convert as sources
+from ports.common.layers.decoder import DecoderConfig
+from ports.mova.config import MovaConfig
+from r2t2_jax.errors import R2T2Error
+
+OURS = "r2t2"
+BERT_VOCABULARY = "vocab.txt"
+
+# Fields that must have this value where they are there at all: the port knows no other.
+FIXED: dict[str, tuple[Any, ...]] = {
+    "attention_bias": (False,),
+    "hidden_act": ("silu",),
+    "image_aspect_ratio": ("pad",),
+    "mlp_bias": (False,),
+    "mm_patch_merge_type": ("flat",),
+    "mm_projector_text_encoder": ("bert-large-uncased",),
+    "mm_use_im_start_end": (False,),
+    "mm_vision_select_feature": ("patch",),
+    "rope_scaling": (None,),
+    "tie_word_embeddings": (False,),
+}
+HANDLED = (
+    "expert_channels", "head_dim", "hidden_size", "image_feat_size", "intermediate_size", "mm_hidden_size",
+    "mm_vision_select_layer", "num_attention_heads", "num_hidden_layers", "num_key_value_heads", "num_projector_layers",
+    "num_routing_tokens", "rms_norm_eps", "rope_theta", "tokenizer_model_max_length", "topk_experts", "torch_dtype",
+    "vocab_size", OURS,
+)  # fmt: skip
+# Of no consequence for the forward pass: training, bookkeeping, what scripts pass explicitly (the end token, say).
+IGNORED = (
+    "_name_or_path", "architectures", "attention_dropout", "bos_token_id", "bos_token", "dtype", "eos_token_id",
+    "freeze_backbone", "freeze_mm_mlp_adapter", "freeze_mm_vision_resampler", "image_crop_resolution",
+    "image_split_resolution", "initializer_range", "max_position_embeddings", "max_sequence_length", "mm_projector_lr",
+    "mm_projector_type", "mm_use_im_patch_token", "mm_vision_tower", "mm_vision_tower_lr", "model_type",
+    "pad_token_id", "pretraining_tp", "tokenizer_padding_side", "topk", "transformers_version", "tune_mm_mlp_adapter",
+    "unfreeze_mm_vision_tower", "use_cache", "use_mm_proj", "vision_expert", "vision_experts", "vision_tower",
+)  # fmt: skip
+
+
+def from_hf(described: Mapping[str, Any]) -> MovaConfig:
+    """The config of an upstream `config.json`.
+
+    What it leaves out keeps MoVA-8B's value; with a vocabulary of less than 100,000 words the language model is taken
+    for a Vicuna, which has another prompt and another end token.
+
+    Raises:
+        R2T2Error: it has fields that nobody looked at, all named, or values that the port does not know.
+    """
+    unknown = sorted(set(described) - set(FIXED) - set(HANDLED) - set(IGNORED))
+    if unknown:
+        raise R2T2Error(f"config.json has fields that this port does not know: {', '.join(unknown)}")
+    for name, values in FIXED.items():
+        if name in described and described[name] not in values:
+            raise R2T2Error(f"config.json: {name} is {described[name]!r}; this port knows {values[0]!r} alone")
+    base = MovaConfig.full_8b()
+    if int(described.get("vocab_size", base.vocab_size)) < 100_000:
+        base = MovaConfig.vicuna_7b()
+    try:
+        config = _sized(base, described)
+    except (TypeError, ValueError) as error:
+        raise R2T2Error(f"config.json: a value is not what it should be ({error})") from error
+    if "mm_hidden_size" in described and described["mm_hidden_size"] != config.clip.width:
+        raise R2T2Error(f"config.json: mm_hidden_size is {described['mm_hidden_size']}, CLIP has {config.clip.width}")
+    return config
+
+
+def _sized(base: MovaConfig, described: Mapping[str, Any]) -> MovaConfig:
+    def given(name: str, other: Any) -> Any:
+        return type(other)(described.get(name, other))
+
+    old = base.decoder
+    heads, width = given("num_attention_heads", old.heads), given("hidden_size", old.width)
+    decoder = DecoderConfig(
+        width,
+        given("num_hidden_layers", old.layers),
+        heads,
+        given("num_key_value_heads", old.kv_heads),
+        given("head_dim", width // heads),
+        given("intermediate_size", old.hidden),
+        given("rope_theta", old.theta),
+        given("rms_norm_eps", old.eps),
+        remat=old.remat,
+    )
+    adapter = {
+        "out": width,
+        "grid": given("image_feat_size", base.adapter.grid),
+        "blocks": given("num_projector_layers", base.adapter.blocks),
+        "topk": given("topk_experts", base.adapter.topk),
+        "expert_widths": given("expert_channels", base.adapter.expert_widths),
+    }
+    changes: dict[str, Any] = {
+        "vocab_size": given("vocab_size", base.vocab_size),
+        "select_layer": given("mm_vision_select_layer", base.select_layer),
+        "routing_tokens": given("num_routing_tokens", base.routing_tokens),
+        "max_length": described.get("tokenizer_model_max_length"),
+        "decoder": vars(decoder),
+        "adapter": adapter,
+    }
+    for name, value in described.get(OURS, {}).items():
+        changes[name] = {**changes.get(name, {}), **value} if isinstance(value, dict) else value
+    return base.updated(changes).in_dtype(described.get("torch_dtype", base.dtype))
+
+
+def config_from(folder: Path) -> MovaConfig:
+    """The config of a checkpoint's folder: `config.json`, and Vary's preprocessor where the folder has it.
+
+    Raises:
+        R2T2Error: a file is missing or damaged, or says what the port does not know.
+    """
+    config = from_hf(_read(folder / "config.json"))
+    found = sorted(folder.glob("experts/vary*/preprocessor_config.json"))
+    if found:
+        normalisation = _read(found[0])
+        mean, std = normalisation.get("image_mean"), normalisation.get("image_std")
+        if mean and std:
+            config = replace(config, high_mean=tuple(mean), high_std=tuple(std))
+    return config
+
+
+def _read(file: Path) -> Any:
+    try:
+        described = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise R2T2Error(f"{file} cannot be read ({error.strerror}); it belongs to the checkpoint") from error
+    except ValueError as error:
+        raise R2T2Error(f"{file} is no JSON ({error})") from error
+    if not isinstance(described, dict):
+        raise R2T2Error(f"{file} holds a {type(described).__name__}, not an object")
+    return described
+
+
+def tokenizer_files(folder: Path) -> tuple[Path, ...]:
+    """The language model's tokenizer, and BERT's vocabulary, which the checkpoint does not come with.
+
+    Raises:
+        R2T2Error: either is missing. The vocabulary is `vocab.txt` of bert-large-uncased, put beside the weights.
+    """
+    found = sources.tokenizer_files(folder)
+    names = {file.name for file in found}
+    if BERT_VOCABULARY not in names:
+        raise R2T2Error(
+            f"{folder} has no {BERT_VOCABULARY}, the text encoder's vocabulary, which the checkpoint does not bring; "
+            "put that of bert-large-uncased there"
+        )
+    if not names & {"tokenizer.json", "tokenizer.model"}:
+        raise R2T2Error(f"{folder} has neither tokenizer.json nor tokenizer.model")
+    return found

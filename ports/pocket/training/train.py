@@ -1,0 +1,229 @@
+"""Rebuild the pocket model from nothing: `python -m ports.pocket.training.train --out ports/pocket/weights`.
+
+Stages, each kept in `--work` and skipped when it is there: seven encoders, alignment, language model, two gates, choice
+of the question embedding, measurements. Interrupt it at will and start it again. Seeds are fixed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from flax import nnx
+from jaxtyping import Float
+from tqdm import tqdm
+
+from ports.pocket.config import PocketConfig
+from ports.pocket.dataset import question_on
+from ports.pocket.modeling import PocketNet, VisionEncoder
+from ports.pocket.params import FOLDER, GATES, path_name, write_weights
+from ports.pocket.processing import question_states, unit_halves
+from ports.pocket.questions import FAMILIES, Question, vocabulary
+from ports.pocket.scenes import Scene, make_scene, render
+from ports.pocket.tokenizer import Tokenizer
+from ports.pocket.training import measure
+from ports.pocket.training.data import Lessons, write_lessons
+from ports.pocket.training.optimize import Plan, Workbench
+from ports.pocket.training.stages import (
+    CLASSES,
+    NARROW,
+    STEPS,
+    align,
+    leakage,
+    learn_gate,
+    learn_language,
+    proxy_labels,
+    train_encoder,
+)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Sizes of the recipe. `shorten` divides every number of steps: 50 tries the plumbing in two minutes."""
+
+    work: Path = Path("build/pocket")
+    out: Path = Path("build/pocket/weights")
+    seed: int = 0
+    shorten: float = 1.0
+    vision_scenes: int = 8_000
+    language_scenes: int = 12_000
+    gate_scenes: int = 4_000
+    questions_per_scene: int = 12
+    align_steps: int = 400
+    language_steps: int = 5_000
+    gate_steps: int = 500
+
+    def steps(self, full: int) -> int:
+        return max(10, int(full / self.shorten))
+
+    def label(self, config: PocketConfig) -> str:
+        """Everything that shapes the result."""
+        settings = {name: value for name, value in asdict(self).items() if name not in ("work", "out")}
+        return json.dumps({"recipe": settings, "config": asdict(config)}, sort_keys=True)
+
+
+def scenes_of(split: str, seed: int, count: int) -> list[Scene]:
+    """Scenes of one split in order."""
+    return [make_scene(split, seed, number) for number in range(count)]
+
+
+def see(net: PocketNet, scenes: Sequence[Scene], batch: int = 100) -> Float[jax.Array, "n E+1 I F"]:
+    """Frozen vision features of scenes."""
+    graph, params = nnx.split(net)
+    look = jax.jit(lambda params, images: nnx.merge(graph, params).see(images))
+    starts = tqdm(range(0, len(scenes), batch), desc="features", unit="batch")
+    parts = [look(params, np.stack([render(scene) for scene in scenes[i : i + batch]])) for i in starts]
+    return jnp.concatenate(parts)
+
+
+def train_experts(recipe: Recipe, config: PocketConfig, bench: Workbench) -> tuple[PocketNet, dict[str, Any]]:
+    """Seven encoders, and for each its accuracy on its own attribute and on what it should not know."""
+    scenes, held = scenes_of("train", recipe.seed, recipe.vision_scenes), scenes_of("validation", recipe.seed, 1_500)
+    labels, held_labels = proxy_labels(scenes), proxy_labels(held)
+    images = jnp.asarray(np.stack([render(scene) for scene in scenes]))
+    net = PocketNet(config, nnx.Rngs(recipe.seed))
+    heads = {}
+    for number, name in enumerate((*config.experts, "base")):
+        encoder = net.base if name == "base" else net.experts[number]
+        params = nnx.state(VisionEncoder(config, nnx.Rngs(0)))
+        like = (params, jnp.zeros((config.expert_width, CLASSES[name] + 1)))
+        plan = Plan(recipe.steps(STEPS[name]), 64, 4e-3, recipe.seed + number)
+        truth = jnp.asarray(labels[name])
+        make = partial(train_encoder, config, name, images, truth, plan)
+        trained, heads[name] = bench.stage(f"expert-{name}", make, like)
+        nnx.update(encoder, trained)
+    features = np.asarray(see(net, held))
+    occupied = held_labels["base"] == 0
+    report = {}
+    for number, name in enumerate((*config.experts, "base")):
+        guess = (features[:, number] @ np.asarray(heads[name])).argmax(-1) == held_labels[name]
+        own = guess.mean() if name == "base" else guess[occupied].mean()
+        probed = {key: round(value, 4) for key, value in leakage(features[:, number], held_labels).items()}
+        report[name] = {"own": round(float(own), 4), "linear_probe": probed}
+    return net, report
+
+
+def choose_embedding(
+    net: PocketNet, tokenizer: Tokenizer, references: Sequence[Question], asked: Sequence[Question], k: int = 10
+) -> tuple[int, np.ndarray, np.ndarray, dict[str, float]]:
+    """The layer whose states find most neighbours that need the same experts, and the references' mean and spread."""
+    graph, params = nnx.split(net)
+    config = net.config
+
+    def states(questions: Sequence[Question], layer: int) -> np.ndarray:
+        tokens, mask = tokenizer.pad([question.text for question in questions], config.question_length)
+        return np.asarray(question_states(graph, params, jnp.asarray(tokens), jnp.asarray(mask), layer))
+
+    scores, found = {}, {}
+    for layer in range(1, config.depth + 1):
+        seen, new = states(references, layer), states(asked, layer)  # [n, 2, D]
+        mean, spread = seen.mean(axis=0), seen.std(axis=0) + 1e-3
+        bank, query = unit_halves(seen, mean, spread), unit_halves(new, mean, spread)
+        nearest = np.argsort(-query @ bank.T, axis=1, kind="stable")[:, :k]
+        same = [
+            np.mean([set(references[j].experts) == set(question.experts) for j in row])
+            for question, row in zip(asked, nearest, strict=True)
+        ]
+        scores[f"layer{layer}"], found[layer] = round(float(np.mean(same)), 4), (mean, spread)
+    best = max(found, key=lambda layer: scores[f"layer{layer}"])
+    return best, *found[best], scores
+
+
+def questions_of(split: str, seed: int, count: int) -> list[Question]:
+    """The questions the dataset asks on the first scenes of a split."""
+    asked = (question_on(make_scene(split, seed, number), split, seed, number) for number in range(count))
+    return [question for question in asked if question is not None]
+
+
+def train(recipe: Recipe) -> dict[str, Any]:
+    """Run every stage and write the weights; returns what was measured."""
+    tokenizer = Tokenizer(vocabulary())
+    config = PocketConfig(vocab_size=tokenizer.size)
+    bench = Workbench(recipe.work, recipe.label(config)).open()
+    net, experts = train_experts(recipe, config, bench)
+
+    scenes = scenes_of("train", recipe.seed + 1, recipe.language_scenes)
+    vision = see(net, scenes)
+    plan = Plan(recipe.steps(recipe.align_steps), 64, 1e-2, recipe.seed)
+    labels = proxy_labels(scenes)
+    state = bench.stage("align", partial(align, config, net, vision, labels, plan), nnx.state(net))
+    nnx.update(net, state)
+    taught = (*FAMILIES, "spatial", "size")  # relations between two objects are the hardest to learn
+    lessons = write_lessons(config, tokenizer, scenes, "train", recipe.questions_per_scene, recipe.seed, taught)
+    plan = Plan(recipe.steps(recipe.language_steps), 192, 3e-3, recipe.seed)
+    state = bench.stage("language", partial(learn_language, config, net, vision, lessons, plan), nnx.state(net))
+    nnx.update(net, state)
+
+    gates, accuracy = train_gates(recipe, config, tokenizer, net, bench)
+    references, asked = questions_of("reference", recipe.seed, 4_000), questions_of("validation", recipe.seed, 1_000)
+    layer, mean, spread, found = choose_embedding(net, tokenizer, references, asked)
+    measured = {
+        "experts": experts,
+        "accuracy": accuracy,
+        "blind": measure.blind_scores(questions_of("train", recipe.seed, 60_000), asked),
+        "neighbours_needing_the_same_experts": found,
+    }
+    arrays = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(nnx.state(net))}
+    arrays = {name: leaf for name, leaf in arrays.items() if not name.startswith("gate/")}
+    for name, gate in gates.items():
+        leaves = jax.tree_util.tree_leaves_with_path(gate)
+        arrays |= {f"gates/{name}/{path_name(path).removeprefix('gate/')}": leaf for path, leaf in leaves}
+    arrays |= {"embedding/mean": mean, "embedding/spread": spread}
+    described = json.loads(recipe.label(config))
+    write_weights(
+        recipe.out,
+        config,
+        tokenizer.words,
+        arrays,
+        embedding={"layer": layer},
+        recipe=described["recipe"],
+        measured=measured,
+    )
+    return measured
+
+
+def train_gates(
+    recipe: Recipe, config: PocketConfig, tokenizer: Tokenizer, net: PocketNet, bench: Workbench
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Both gates, and validation accuracy under each and under fixed routings."""
+    scenes, held = scenes_of("gate", recipe.seed, recipe.gate_scenes), scenes_of("validation", recipe.seed, 2_000)
+    vision, held_vision = see(net, scenes), see(net, held)
+    held_lessons: Lessons = write_lessons(config, tokenizer, held, "validation", 1, recipe.seed)
+
+    def score(router: measure.Router) -> dict[str, float]:
+        return measure.by_family(measure.answered(net, held_vision, held_lessons, router), held_lessons)
+
+    accuracy = {"task_routing": score(measure.task_routing), "uniform": score(measure.uniform_routing)}
+    gates = {}
+    blank = nnx.state(net.gate)
+    for name in GATES:
+        nnx.update(net.gate, blank)
+        lessons = write_lessons(
+            config, tokenizer, scenes, "gate", 4, recipe.seed, NARROW if name == "narrow" else FAMILIES
+        )
+        plan = Plan(recipe.steps(recipe.gate_steps), 128, 3e-3, recipe.seed, decay=1e-2)
+        like = nnx.split(net, lambda path, _: path[0] == "gate", ...)[1]
+        gates[name] = bench.stage(f"gate-{name}", partial(learn_gate, net, vision, lessons, plan), like)
+        nnx.update(net, gates[name])
+        accuracy[name] = score(measure.own_routing)
+    return gates, accuracy
+
+
+def main() -> None:
+    """Train with the recipe of the command line and say what came out."""
+    recipe = tyro.cli(Recipe, description=__doc__)
+    measured = train(recipe)
+    print(json.dumps(measured, indent=1))
+    print(f"weights written to {recipe.out}; the package reads {FOLDER}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,130 @@
+"""Gather what a diagnosis rests on: for a port and its questions, or for a model of one's own and arrays.
+
+Axis letters: B test samples, M embedding size, L routed layers, E experts.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from r2t2_jax.analysis.diagnosis import ROWS, WORTHWHILE, Diagnosis, Evidence, check_enough, diagnose_evidence
+from r2t2_jax.analysis.loss_landscape import Bench, losses_at, probe_losses
+from r2t2_jax.bank import ReferenceBank
+from r2t2_jax.contract import Answer, Features, Params, Port, Query, Reroutable
+from r2t2_jax.evaluation.encode import BATCH, Questions
+from r2t2_jax.evaluation.evaluator import evaluate
+from r2t2_jax.evaluation.records import CORRECT
+from r2t2_jax.functional import Loss, as_model, reroute
+from r2t2_jax.method.forward import generate_batch
+from r2t2_jax.method.objectives import Oracle
+from r2t2_jax.method.presets import PAPER, Preset
+from r2t2_jax.method.strategies import Strategy
+from r2t2_jax.methods import strategy
+from r2t2_jax.metrics import Metric
+from r2t2_jax.retrieval.neighbors import sample_keys
+from r2t2_jax.routing import Routing, RoutingSpec
+from r2t2_jax.runtime.batching import Rows, map_batches, progress_bar, take
+
+RUN = ROWS[:-1]  # the ceiling is put together from what the others and the candidates found
+
+
+def strategies_to_compare(preset: Preset) -> dict[str, Strategy]:
+    """The rows of a diagnosis that are strategies."""
+    return {name: strategy(name, preset) for name in RUN}
+
+
+def port_evidence(
+    port: Port, bank: ReferenceBank, questions: Questions, preset: Preset, metric: Metric, seed: int = 0
+) -> Evidence:
+    """Run every row on the questions and probe the losses; `values` tell which answers are right.
+
+    Args:
+        port: the model.
+        bank: correctly answered references of this very model.
+        questions: labelled questions which are not in the bank.
+        preset: settings of every strategy.
+        metric: scores an answer.
+        seed: of everything drawn.
+
+    Raises:
+        R2T2Error: as `evaluate`, or there are too few questions.
+    """
+    check_enough(len(questions.samples))
+    strategies = strategies_to_compare(preset)
+    outcomes = {one.name: one for one in evaluate(port, bank, questions, strategies, metric, seed)}
+    values = {name: outcome.right for name, outcome in outcomes.items()}
+    keys = sample_keys(seed, np.arange(len(questions.samples)))
+    bench = Bench(port.model, port.params, bank, questions.queries, questions.embeddings, keys, BATCH)
+    probe = probe_losses(bench, strategies, jnp.asarray(outcomes["oracle"].weights), untouched=True)
+
+    def answer(rows: Rows) -> Array:
+        features, weights = take((questions.queries.features, probe.best), rows)
+        return generate_batch(port, features, Routing(jnp.asarray(weights)))
+
+    with progress_bar(len(keys), f"{port.name}: answer with the best routing") as progress:
+        tokens, _ = map_batches(answer, len(keys), BATCH, progress)
+    predictions = port.processor.decode(tokens)
+    scores = [metric(prediction, sample) for prediction, sample in zip(predictions, questions.samples, strict=True)]
+    values["ceiling"] = np.where(probe.base_is_best, values["base"], np.array(scores) >= CORRECT)
+    return Evidence(values, probe.near, probe.random, probe.standing)
+
+
+def diagnose(
+    model: Reroutable | Loss,
+    params: Params,
+    bank: ReferenceBank,
+    features: Features,
+    routing: Float[Array, "B L E"] | Float[np.ndarray, "B L E"],
+    embeddings: Float[Array, "B M"] | Float[np.ndarray, "B M"],
+    answers: Answer,
+    *,
+    preset: Preset = PAPER,
+    spec: RoutingSpec | None = None,
+    support: Bool[Array, "B L E"] | Bool[np.ndarray, "B L E"] | None = None,
+    seed: int = 0,
+    worthwhile: float = WORTHWHILE,
+) -> Diagnosis:
+    """Will re-routing help a model of your own? No port, no files; losses are compared instead of answers.
+
+    Args:
+        model, params, bank, features, routing, embeddings, spec, support, seed: as `r2t2_jax.reroute` takes them.
+        answers: labels of the B samples, which must not be in the bank.
+        preset: settings of every strategy.
+        worthwhile: the smallest fall in loss worth having, as a share of the router's own mean loss.
+
+    Returns:
+        The diagnosis; `print` it.
+
+    Raises:
+        R2T2Error: an array does not fit, as in `reroute`, or there are too few samples.
+    """
+    check_enough(len(routing))
+    model = as_model(model, bank, spec)
+    strategies = {name: one for name, one in strategies_to_compare(preset).items() if name != "base"}
+    weights = {"base": jnp.asarray(routing)}
+    for name, one in strategies.items():
+        found = reroute(
+            model,
+            params,
+            bank,
+            features,
+            routing,
+            embeddings,
+            strategy=one,
+            support=support,
+            answers=answers,
+            seed=seed,
+        )
+        weights[name] = found.weights
+    live = np.broadcast_to(np.asarray(model.spec.live()) if support is None else support, np.shape(routing))
+    queries = Query(*jax.tree.map(jnp.asarray, (features, routing, live, answers)))
+    keys = sample_keys(seed, np.arange(len(routing)))
+    bench = Bench(model, params, bank, queries, embeddings, keys, len(keys))
+    probe = probe_losses(bench, strategies, weights["oracle"], untouched=False)
+    tried = jnp.stack([*weights.values(), jnp.asarray(probe.best)], axis=1)  # [B, rows, L, E]
+    losses = np.asarray(losses_at(Oracle(), model, params, queries, None, tried))
+    values = {name: -losses[:, i] for i, name in enumerate((*weights, "ceiling"))}
+    return diagnose_evidence(Evidence(values, probe.near, probe.random, probe.standing), worthwhile)

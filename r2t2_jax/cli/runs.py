@@ -1,0 +1,125 @@
+"""`r2t2 results`: runs side by side, as tables for a paper, a page or a spreadsheet."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from r2t2_jax.errors import R2T2Error
+
+
+@dataclass(frozen=True)
+class Results:
+    """Tabulate runs side by side: every model and strategy on every benchmark, and what re-routing gained.
+
+    Gains over the untouched model are paired, in points, with bootstrap intervals and the answers that turned right and
+    wrong. Where runs asked the same questions, each strategy is compared from run to run too.
+
+    Example: r2t2 results out/eval out/other --format latex
+    """
+
+    run_folders: tyro.conf.Positional[tuple[Path, ...]]
+    """Folders of complete runs of r2t2 eval or r2t2 demo."""
+    format: Literal["md", "csv", "latex"] = "md"
+    """Markdown, LaTeX (with booktabs), or one CSV table of everything."""
+
+    def run(self) -> None:
+        """Read the runs and print the tables."""
+        from r2t2_jax.errors import R2T2Error
+        from r2t2_jax.reporting.compare_runs import as_records, changes, details, overview, read_entries
+        from r2t2_jax.reporting.tables import comma_separated, latex, markdown
+        from r2t2_jax.runs.reading import open_run
+
+        if not self.run_folders:
+            raise R2T2Error("name at least one folder of a run")
+        entries = read_entries([open_run(folder) for folder in self.run_folders])
+        if self.format == "csv":
+            records = as_records(entries)
+            print(comma_separated(list(records[0]), [list(record.values()) for record in records]), end="")
+            return
+        write = markdown if self.format == "md" else latex
+        tables = [overview(entries), details(entries), changes(entries)]
+        print("\n".join(write(head, rows) for head, rows in tables if rows), end="")
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write a run's answers and scores as result files of another tool.
+
+    Example: r2t2 export out/eval --lmms-eval out/logs
+    """
+
+    run_folder: tyro.conf.Positional[Path]
+    """Folder of a complete run of r2t2 eval."""
+    lmms_eval: Path | None = None
+    """Folder for result and sample files as lmms-eval 0.7 writes them, a model a strategy."""
+
+    def run(self) -> None:
+        """Write the files and say where."""
+        from r2t2_jax.reporting.lmms_eval_logs import export_lmms_eval
+        from r2t2_jax.runs.reading import open_run
+
+        if self.lmms_eval is None:
+            raise R2T2Error("say in what form: --lmms-eval FOLDER")
+        files = export_lmms_eval(open_run(self.run_folder), self.lmms_eval)
+        print(f"Wrote {len(files)} files to {self.lmms_eval}.")
+
+
+@dataclass(frozen=True)
+class Report:
+    """Write a run's report: one HTML file that holds everything, its figures and numbers beside it as PNG and CSV.
+
+    Every run writes its report when it ends; this writes it again, or elsewhere.
+
+    Example: r2t2 report out/demo
+    """
+
+    run_folder: tyro.conf.Positional[Path]
+    """Folder of a complete run."""
+    out: Path | None = None
+    """The HTML file; report.html in the run's folder by default. A folder of its name stands beside it."""
+
+    def run(self) -> None:
+        """Write it and say where."""
+        from r2t2_jax.reporting.report import write_report
+
+        print(f"Wrote {write_report(self.run_folder, self.out)}.")
+
+
+@dataclass(frozen=True)
+class Score:
+    """Score a run's stored answers by another metric. Neither model nor images are needed, and the run stays as it is.
+
+    Example: r2t2 score out/eval --metric vqa_lmms_eval
+    """
+
+    run_folder: tyro.conf.Positional[Path]
+    """Folder of a complete run."""
+    metric: str
+    """The metric; docs/datasets.md lists them."""
+    out: Path | None = None
+    """JSON file for the numbers."""
+
+    def run(self) -> None:
+        """Score, print the tables and, where asked, write the numbers."""
+        from rich.console import Console
+
+        from r2t2_jax.cli.parsing import check_writable
+        from r2t2_jax.evaluation.rescore import rescore
+        from r2t2_jax.metrics import get_metric
+        from r2t2_jax.reporting.tables import strategy_table
+        from r2t2_jax.runs.atomic_io import publish_json
+        from r2t2_jax.runs.reading import open_run
+
+        if self.out:
+            check_writable(self.out)
+        models = rescore(open_run(self.run_folder), get_metric(self.metric))
+        console = Console()
+        for title, summary in models.items():
+            console.print(strategy_table(f"{title}: {summary['n']:,} questions, metric {self.metric}", summary))
+        if self.out:
+            publish_json(self.out, {"run": str(self.run_folder), "metric": self.metric, "models": models})
+            console.print(f"Wrote {self.out}.", soft_wrap=True)

@@ -1,0 +1,115 @@
+"""A set of samples run once through everything that does not depend on routing.
+
+Axis letters: B samples, M embedding size, L routed layers, E experts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+from tqdm import tqdm
+
+from r2t2_jax.contract import Answer, Features, Inputs, Port, Query, Sample
+from r2t2_jax.errors import R2T2Error
+from r2t2_jax.method.forward import encode_batch
+from r2t2_jax.runtime.batching import Rows, map_batches, progress_bar, take, threads_at_a_time
+from r2t2_jax.runtime.checks import check_finite
+
+BATCH = 50
+
+
+@dataclass(frozen=True)
+class Questions:
+    """Samples with their queries (every leaf with a leading axis B, features on the host) and question embeddings.
+
+    `queries.task` is there if somebody knows the experts of every sample; `seconds_per_case` is the time of encoding.
+    """
+
+    samples: tuple[Sample, ...]
+    queries: Query
+    embeddings: Float[np.ndarray, "B M"]
+    seconds_per_case: float
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What the host makes of samples before the model sees them: inputs (a leading axis B) and question embeddings."""
+
+    samples: tuple[Sample, ...]
+    inputs: Inputs
+    embeddings: Float[np.ndarray, "B M"]
+
+
+def prepare_questions(port: Port, samples: Sequence[Sample]) -> Prepared:
+    """Prepare and embed.
+
+    Raises:
+        R2T2Error: there is no sample, or the port cannot prepare one.
+    """
+    if not samples:
+        raise R2T2Error("there is no sample to encode")
+    # All at once: samples of one set share a length bucket, so their features can be stacked.
+    inputs = port.processor.prepare(port.params, samples)
+    return Prepared(tuple(samples), inputs, port.embedder.embed([sample.question for sample in samples]))
+
+
+def encode_prepared(
+    port: Port, prepared: Prepared, batch_size: int, progress: tqdm, threads: int = 1, abreast: int = 1
+) -> Questions:
+    """Encode in batches, `threads` of them at a time, `abreast` samples of each together.
+
+    Raises:
+        R2T2Error: a feature is NaN, or a sample names an expert that the model does not have.
+    """
+    samples = prepared.samples
+
+    def encode(rows: Rows) -> tuple[Features, Float[Array, "B L E"]]:
+        return encode_batch(port.params, take(prepared.inputs, rows), model=port.model, abreast=abreast)
+
+    (features, routing), seconds = map_batches(encode, len(samples), batch_size, progress, threads)
+    check_finite(f"{port.name} features", features)
+    query = Query(
+        features=features,
+        routing=routing,
+        support=_support(port, features, routing),
+        answer=_labels(port, samples),
+        task=_task_routing(port, samples),
+    )
+    return Questions(samples, query, prepared.embeddings, seconds)
+
+
+def encode_questions(port: Port, samples: Sequence[Sample], batch_size: int = BATCH) -> Questions:
+    """Prepare, encode and embed.
+
+    Raises:
+        R2T2Error: there is no sample, a feature is NaN, or a sample names an expert that the model does not have.
+    """
+    prepared = prepare_questions(port, samples)
+    with progress_bar(len(samples), f"{port.name}: encode") as progress:
+        return encode_prepared(port, prepared, batch_size, progress, threads_at_a_time())
+
+
+def _support(port: Port, features: Features, routing: Float[Array, "B L E"]) -> Bool[Array, "B L E"]:
+    """Where r may lie: as the model says of each sample (`support`), where it does, else what its spec says of all."""
+    own = getattr(port.model, "support", None)
+    return jnp.broadcast_to(port.model.spec.live() if own is None else own(features), routing.shape)
+
+
+def _labels(port: Port, samples: Sequence[Sample]) -> Answer | None:
+    """The first answer of each sample; none if a sample has none, as a question that somebody really asks."""
+    if not all(sample.answers for sample in samples):
+        return None
+    return jax.tree.map(np.asarray, port.processor.answer_ids([sample.answers[0] for sample in samples]))
+
+
+def _task_routing(port: Port, samples: Sequence[Sample]) -> Float[Array, "B L E"] | None:
+    if not all(sample.experts for sample in samples):
+        return None
+    focus = cache(lambda experts: np.asarray(port.model.spec.focus(experts)))  # few distinct sets, many samples
+    return jnp.asarray(np.stack([focus(sample.experts) for sample in samples]))

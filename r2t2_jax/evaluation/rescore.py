@@ -1,0 +1,76 @@
+"""A run's stored answers, scored by another metric; no model, no images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from r2t2_jax.contract import Sample
+from r2t2_jax.errors import R2T2Error
+from r2t2_jax.evaluation.benchmark import summarize_benchmark
+from r2t2_jax.evaluation.records import CORRECT
+from r2t2_jax.metrics import Metric, get_set_score
+from r2t2_jax.runs.reading import SavedRun
+
+UNSEEN = np.zeros((1, 1, 3), np.uint8)  # no metric looks at the image
+ASKED = ("id", "question", "answers", "category")
+WRITTEN = ("options", "style")  # by `r2t2 eval`; other commands ask open questions
+
+
+def rescore(saved: SavedRun, metric: Metric) -> dict[str, Any]:
+    """Each model's numbers under another metric, as `summarize_benchmark` gives them.
+
+    Raises:
+        R2T2Error: the run is not complete, has no rows, or lacks the untouched model.
+    """
+    if not saved.complete:
+        raise R2T2Error(f"the run in {saved.folder} is not complete; the command that began it goes on with it")
+    data = saved.run.get("data", {})
+    found = {}
+    for title, table in _by_model(saved.rows):
+        strategies = table["strategy"].to_pylist()
+        if "base" not in strategies:
+            raise R2T2Error(f"{saved.folder} has no rows of strategy 'base' for {title}: there is nothing to compare")
+        samples = [_sample(row) for row in table.select(_present(table)).to_pylist()]
+        scores = [metric(text, sample) for text, sample in zip(table["prediction"].to_pylist(), samples, strict=True)]
+        scored = pa.table(
+            {
+                "strategy": strategies,
+                "score": pa.array(scores, pa.float64()),
+                "right": [score >= CORRECT for score in scores],
+                "evaluations": table["evaluations"],
+            }
+        )
+        benchmark = table["benchmark"][0].as_py() if "benchmark" in table.column_names else ""
+        set_score = get_set_score(data.get(benchmark, {}).get("set_score", "accuracy"))
+        asked = [sample for name, sample in zip(strategies, samples, strict=True) if name == "base"]
+        found[title] = summarize_benchmark(scored, asked, set_score)
+    return found
+
+
+def _by_model(rows: pa.Table) -> Iterator[tuple[str, pa.Table]]:
+    import pyarrow.compute as pc
+
+    if not rows.num_rows:
+        raise R2T2Error("the run holds no rows: there is nothing to score")
+    for title in rows["model"].unique().to_pylist():
+        yield title, rows.filter(pc.field("model") == title)
+
+
+def _present(table: pa.Table) -> list[str]:
+    return [*ASKED, *(name for name in WRITTEN if name in table.column_names)]
+
+
+def _sample(row: Mapping[str, Any]) -> Sample:
+    return Sample(
+        id=row["id"],
+        image=UNSEEN,
+        question=row["question"],
+        answers=tuple(row["answers"]),
+        options=tuple(row.get("options") or ()),
+        style=row.get("style") or "plain",
+        category=row["category"],
+    )

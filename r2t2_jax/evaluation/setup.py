@@ -1,0 +1,118 @@
+"""What `r2t2 diagnose`, `tune` and `answer` look at: a model, labelled questions, references that are none of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import jax
+
+from r2t2_jax.bank import ReferenceBank
+from r2t2_jax.bank.manifest import fingerprints_of, read_manifest
+from r2t2_jax.bank.storage import with_stored_samples
+from r2t2_jax.contract import Port, Sample
+from r2t2_jax.datasets import load_dataset
+from r2t2_jax.datasets.catalog import SOURCES
+from r2t2_jax.datasets.registry import GROUP
+from r2t2_jax.errors import R2T2Error
+from r2t2_jax.evaluation.feature_cache import with_samples
+from r2t2_jax.evaluation.records import collect_bank, with_shipped_atlas
+from r2t2_jax.method.forward import encode_batch
+from r2t2_jax.metrics import Metric, get_metric
+from r2t2_jax.plugins import load, registered
+from r2t2_jax.retrieval.hashed_bag_of_words import question_embedder
+
+VALIDATION = "validation"
+
+
+def open_port(model: str, embedder: str = "") -> Port:
+    """A model by its name, and what finds like questions: the embedder of this name instead of the model's own.
+
+    Raises:
+        R2T2Error: as `load` and `question_embedder`.
+    """
+    (port,) = with_embedder([load(model)], embedder)
+    return port
+
+
+def with_embedder(ports: Sequence[Port], name: str) -> list[Port]:
+    """The ports with the embedder of this name, loaded once for all of them; with their own where the name is empty.
+
+    Raises:
+        R2T2Error: as `question_embedder`.
+    """
+    if not name:
+        return list(ports)
+    embedder = question_embedder(name)
+    return [replace(port, embedder=embedder) for port in ports]
+
+
+def open_questions(data: str, split: str | None, limit: int | None, seed: int) -> list[Sample]:
+    """Labelled questions.
+
+    Args:
+        data: a registered set or a `.jsonl` file.
+        split: `None` for validation, or for all lines of a file.
+        limit: how many; `None` for the set's own number.
+        seed: which ones.
+
+    Raises:
+        R2T2Error: as `load_dataset`.
+    """
+    chosen = ("" if data.endswith(".jsonl") else VALIDATION) if split is None else split
+    return load_dataset(data, chosen, limit, seed)
+
+
+def metric_for(data: str, name: str) -> Metric:
+    """The metric called `name`; for the empty name the set's official one, else exact match.
+
+    Raises:
+        R2T2Error: as `get_metric`.
+    """
+    return get_metric(name or (SOURCES[data].metric if data in SOURCES else "exact_match"))
+
+
+def open_bank(
+    port: Port, path: Path | None, metric: Metric, questions: Sequence[Sample], keep_wrong: bool = False
+) -> ReferenceBank:
+    """References of a port: those on disk, or else collected from the set registered with it.
+
+    Correctly answered ones alone, or with `keep_wrong` all of them, and the loss atlas where there is one.
+
+    Raises:
+        R2T2Error: the bank is another model's, the port has no set of references, or a question is a reference too.
+    """
+    if path is not None:
+        bank = _with_features(ReferenceBank.open(path, fingerprints_of(port)), port, questions)
+        bank = bank if keep_wrong else bank.only_correct()
+    else:
+        name = port.name.partition(":")[0]
+        if name not in registered(GROUP):
+            raise R2T2Error(f"no set of references is registered for {name}: name a bank that r2t2 bank build made")
+        bank = collect_bank(port, load_dataset(name, "reference"), metric, keep_wrong=keep_wrong)
+        bank = with_shipped_atlas(bank, port) if keep_wrong else bank
+    _check_apart(bank, questions)
+    return bank
+
+
+def _with_features(bank: ReferenceBank, port: Port, questions: Sequence[Sample]) -> ReferenceBank:
+    """A bank that hands out features: those stored in its directory, else computed again when they are asked for."""
+    if bank.folder is None or not questions or not read_manifest(bank.folder).stored:
+        return with_samples(bank, port)
+    inputs = port.processor.prepare(port.params, questions[:1])
+    features, _ = jax.eval_shape(partial(encode_batch, model=port.model), port.params, inputs)
+    answers = port.processor.answer_ids([str(bank.records[0]["answer"])])
+    return with_stored_samples(bank, features, answers)
+
+
+def _check_apart(bank: ReferenceBank, questions: Sequence[Sample]) -> None:
+    """A question that is its own reference would tell its answer."""
+    references = {(record["id"], record["question"]) for record in bank.records}
+    shared = [sample.id for sample in questions if (sample.id, sample.question) in references]
+    if shared:
+        raise R2T2Error(
+            f"{len(shared)} of {len(questions)} questions are references in the bank too, first {shared[0]!r}: "
+            "ask others, or build the bank from other samples"
+        )

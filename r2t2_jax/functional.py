@@ -1,0 +1,112 @@
+"""A model of one's own: re-routing from a loss and arrays, without port or files.
+
+Axis letters: B test samples, K neighbours, N bank size, M embedding size, L routed layers, E experts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array, Bool, Float
+
+from r2t2_jax.bank import ReferenceBank
+from r2t2_jax.contract import Answer, Features, LossModel, Params, Query, Reroutable, Rerouted
+from r2t2_jax.errors import R2T2Error
+from r2t2_jax.method.rerouting import reroute_batch
+from r2t2_jax.method.strategies import Strategy
+from r2t2_jax.methods import strategy as named_strategy
+from r2t2_jax.retrieval.exact import ExactIndex
+from r2t2_jax.retrieval.neighbors import sample_keys, select
+from r2t2_jax.routing import Routing, RoutingSpec
+from r2t2_jax.runtime.checks import check_embeddings, check_finite, check_routing, check_rows
+
+Loss = Callable[[Params, Features, Float[Array, "L E"], Answer], Float[Array, ""]]
+
+
+def reroute(
+    model: Reroutable | Loss,
+    params: Params,
+    bank: ReferenceBank,
+    features: Features,
+    routing: Float[Array, "B L E"] | Float[np.ndarray, "B L E"],
+    embeddings: Float[Array, "B M"] | Float[np.ndarray, "B M"],
+    *,
+    strategy: Strategy | str = "ngd",
+    spec: RoutingSpec | None = None,
+    support: Bool[Array, "B L E"] | Bool[np.ndarray, "B L E"] | None = None,
+    answers: Answer | None = None,
+    seed: int = 0,
+    mesh: Mesh | None = None,
+) -> Rerouted:
+    """Re-route a model of your own: no port, no files.
+
+    Args:
+        model: a `RoutedModel`, or a function `answer_loss(params, features, weights, answer) -> scalar` of one sample
+            with `weights` [L, E]. Any loss will do.
+        params: every array of the model.
+        bank: samples the model answers correctly.
+        features, routing, embeddings: of the B test samples, as in the bank: what the function reads of each, the
+            router's own weights, and unit vectors that tell which samples are alike.
+        strategy: a name (with the preset `paper`) or a `Strategy`.
+        spec: names and structure of the routing weights, for a function; default: one group of numbered experts.
+        support: the entries of r that may be non-zero for each sample; default: the spec's.
+        answers: labels of the test samples, which the oracle alone reads.
+        seed: of everything drawn; sample i draws from the seed and i alone.
+        mesh: devices to share the samples among, over the axis `data`.
+
+    Returns:
+        `Rerouted` with a leading axis B on every leaf; `weights` [B, L, E] are the new routing weights. All neighbours'
+        features [B, K, ...] are in memory at once.
+
+    Raises:
+        R2T2Error: an array holds NaN, has the wrong shape or weight outside its support, k exceeds the bank, the loss
+            is no scalar, or the strategy needs what the model does not offer.
+    """
+    strategy = named_strategy(strategy) if isinstance(strategy, str) else strategy
+    model = as_model(model, bank, spec)
+    check_routing("routing", model.spec, routing, support)
+    live = np.broadcast_to(np.asarray(model.spec.live()) if support is None else support, np.shape(routing))
+    queries = Query(*jax.tree.map(jnp.asarray, (features, routing, live, answers)))
+    _check(model, params, bank, queries, embeddings)
+
+    keys = sample_keys(seed, np.arange(len(routing)))
+    neighbors = None
+    if strategy.selector is not None:
+        neighbors = select(strategy.selector, ExactIndex.build(bank.embeddings), embeddings, keys)
+    references = bank.references(neighbors, strategy.kernel)
+    return reroute_batch(strategy, model, params, queries, references, keys, mesh)
+
+
+def as_model(model: Reroutable | Loss, bank: ReferenceBank, spec: RoutingSpec | None) -> Reroutable:
+    """A routed model as it is; a loss with `spec`, by default one group of experts numbered as in the bank."""
+    if hasattr(model, "answer_loss"):
+        return cast(Reroutable, model)
+    _, layers, experts = bank.routing.shape
+    numbered = RoutingSpec(tuple(f"expert {e}" for e in range(experts)), layers)
+    return LossModel(model, spec or numbered)
+
+
+def _check(
+    model: Reroutable, params: Params, bank: ReferenceBank, queries: Query, embeddings: Array | np.ndarray
+) -> None:
+    """Refuse arrays that do not fit together, before anything is compiled."""
+    check_routing("reference routing", model.spec, bank.routing)
+    count = len(queries.routing)
+    for name, tree in {"features": queries.features, "answers": queries.answer}.items():
+        check_rows(name, tree, count)
+        check_finite(name, tree)
+    check_embeddings("query embeddings", embeddings)
+    check_rows("query embeddings", embeddings, count)
+
+    def first_loss() -> Array:
+        features, answer = jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), (bank.features, bank.answers))
+        return model.answer_loss(params, features, Routing(jnp.asarray(bank.routing[0])), answer)
+
+    loss = jax.eval_shape(first_loss)
+    if getattr(loss, "shape", None) != ():
+        raise R2T2Error(f"answer_loss returned {loss}; it must return one number, the loss of one sample")

@@ -1,0 +1,1 @@
+"""The method of R2-T2 and its loss atlas."""

@@ -1,0 +1,221 @@
+"""Strategies over batches: one jit, one compile per shape.
+
+Samples go through `lax.map`, neighbours through `vmap` (in the objective), steps through `scan` (in the search). What a
+sample gets does not depend on the batch it comes in (`benchmarks/lax_map_or_vmap.py` measures why it is not `vmap`). On
+an accelerator several samples may go abreast (`abreast.py`).
+
+Evaluations are r-dependent forward passes a sample; a value with its gradient counts two, the router's own pass and the
+final answer one each. With S steps, K neighbours and n points:
+
+    base, uniform, task_routing   1               kernel_regression_alpha   1 + n K + 1
+    router_mean                   1 + 1           ngd and its two nulls     1 + 2 S K + 1
+    kernel_regression             1 + 1           oracle                    1 + 2 S + 1
+    mode_finding                  1 + 1           best_of_n                 1 + 2 n + 1
+    the atlas's, gate_finetuned   1 + 1           best_fixed                1
+
+In the `shift` space a path's weights are read off the gate, which takes one more pass for each of its P points.
+
+Axis letters: B test samples, K neighbours, S steps, L routed layers, E experts, P points of a path.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import partial
+from typing import cast
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Bool, Key
+
+from r2t2_jax.contract import Params, Query, References, Reroutable, Rerouted, RoutedModel
+from r2t2_jax.errors import R2T2Error
+from r2t2_jax.method.kernels import Linear
+from r2t2_jax.method.objectives import Anchored
+from r2t2_jax.method.search.mode_finding import MeanShift
+from r2t2_jax.method.search.problem import Problem
+from r2t2_jax.method.strategies import Strategy, check_needs
+from r2t2_jax.runtime.batching import fill_up, map_samples
+
+DATA_AXIS = "data"
+
+
+def reroute_sample(
+    strategy: Strategy,
+    model: Reroutable,
+    params: Params,
+    query: Query,
+    references: References | None,
+    key: Key[Array, ""],
+) -> Rerouted:
+    """Find the routing weights of one test sample. Pure and traceable."""
+    if strategy.search is None:
+        own = query.routing
+        return Rerouted(None, own, own[None], jnp.zeros(0), jnp.asarray(False), {}, evaluations=1)
+    problem, before = problem_of(strategy, model, params, query, references)
+    found = strategy.search(problem, key)
+
+    routing = jax.vmap(problem.routing)(found.path)  # values [P, L, E]
+    evaluations = before + found.evaluations + strategy.search.uses_router + 1
+    path = routing.values
+    if strategy.space.kind == "shift":
+        path = jax.lax.map(partial(cast(RoutedModel, model).route, params, query.features), routing)  # [P, L, E]
+        evaluations += len(path)
+    last = dataclasses.replace(routing, values=routing.values[-1])  # [L, E]
+    rerouted = Rerouted(last, path[-1], path, found.losses, jnp.asarray(found.fell_back), found.info, evaluations)
+    if strategy.kernel is None:
+        return rerouted
+    assert references is not None
+    assert references.weights is not None
+    return _keep_router(rerouted, query, rerouted.fell_back | (references.weights.sum() == 0))
+
+
+def problem_of(
+    strategy: Strategy, model: Reroutable, params: Params, query: Query, references: References | None
+) -> tuple[Problem, int]:
+    """The problem that a strategy's search is given, and the evaluations spent before the search begins."""
+    objective = strategy.objective
+    at = (model, params, query, references)
+    if objective is None:
+        return Problem(model.spec, strategy.space, query, references), 0
+    loss = objective.anchored(*at) if isinstance(objective, Anchored) else partial(objective, *at)
+    before = objective.anchor_forwards if isinstance(objective, Anchored) else 0
+    forwards = objective.forwards(references)
+    if strategy.space.kind == "shift" and getattr(objective, "reads_weights", False):
+        forwards += 1  # the gate tells which weights a shift stands for
+    return Problem(model.spec, strategy.space, query, references, loss, forwards), before
+
+
+def _keep_router(rerouted: Rerouted, query: Query, fell_back: Bool[Array, ""]) -> Rerouted:
+    """The router's own weights where no reference has any say: a shift of zero, or r0 itself."""
+    assert rerouted.routing is not None
+    own = query.routing
+    values = jnp.zeros_like(own) if rerouted.routing.mode == "shift" else own
+    return dataclasses.replace(
+        rerouted,
+        routing=dataclasses.replace(rerouted.routing, values=jnp.where(fell_back, values, rerouted.routing.values)),
+        weights=jnp.where(fell_back, own, rerouted.weights),
+        path=jnp.where(fell_back, own[None], rerouted.path),
+        fell_back=fell_back,
+    )
+
+
+Samples = tuple[Query, References | None, Key[Array, "B"]]
+Shared = dict[str, Array | None]  # fields of References which all samples have in common
+
+
+@partial(jax.jit, static_argnames=("model", "mesh", "abreast"))
+def _reroute_samples(
+    strategy: Strategy,
+    params: Params,
+    shared: Shared,
+    samples: Samples,
+    *,
+    model: Reroutable,
+    mesh: Mesh | None,
+    abreast: int,
+) -> Rerouted:
+    """Every leaf of `samples` has a leading axis B; what all samples share of the bank comes apart from them."""
+
+    def each(strategy: Strategy, params: Params, shared: Shared, samples: Samples) -> Rerouted:
+        def one(sample: Samples) -> Rerouted:
+            query, neighborhood, key = sample
+            if neighborhood is not None:
+                neighborhood = dataclasses.replace(neighborhood, **shared)
+            return reroute_sample(strategy, model, params, query, neighborhood, key)
+
+        return map_samples(one, samples, abreast)
+
+    if mesh is not None:
+        whole, split = PartitionSpec(), PartitionSpec(DATA_AXIS)
+        # Each device maps over its own samples. Replication is not tracked (check_vma): it would ask the loops inside
+        # a user's model to declare what varies over the mesh.
+        each = jax.shard_map(each, mesh=mesh, in_specs=(whole, whole, whole, split), out_specs=split, check_vma=False)
+    return each(strategy, params, shared, samples)
+
+
+def program_of(strategy: Strategy) -> Strategy:
+    """What is compiled of a strategy: all but who the neighbours are and what they weigh, which is decided outside."""
+    weighted = None if strategy.kernel is None else Linear()  # whichever kernel it was
+    return dataclasses.replace(strategy, name="", selector=None, kernel=weighted, keys="question", memory=None)
+
+
+def reroute_batch(
+    strategy: Strategy,
+    model: Reroutable,
+    params: Params,
+    queries: Query,
+    references: References | None,
+    keys: Key[Array, "B"],
+    mesh: Mesh | None = None,
+    abreast: int = 1,
+) -> Rerouted:
+    """Find routing weights for a batch of test samples.
+
+    Args:
+        strategy: what to do; its numbers are traced.
+        model: hashable; compiled programs are kept by model, structure and shapes.
+        params: every array of the model.
+        queries: every leaf with a leading axis B.
+        references: from `ReferenceBank.references`, or `None` for strategies that read none.
+        keys: one a sample, from `sample_keys`.
+        mesh: devices to share the batch among, over the axis `data`; no device waits for another.
+        abreast: samples that a device computes together. More than one fill an accelerator, take so many times the
+            memory of one, and change results as a sum in another order does.
+
+    Returns:
+        `Rerouted` with a leading axis B on every leaf.
+
+    Raises:
+        R2T2Error: the strategy needs what the model, the queries or the references do not offer.
+    """
+    check_needs(strategy, model, queries, references)
+    strategy = program_of(strategy)
+    neighborhoods, shared = _apart(strategy, references)
+    samples = (queries, neighborhoods, keys)
+    if mesh is None:
+        return _reroute_samples(strategy, params, shared, samples, model=model, mesh=None, abreast=abreast)
+
+    if DATA_AXIS not in mesh.shape:
+        raise R2T2Error(f"the mesh has axes {mesh.axis_names}; name the one that samples are shared over {DATA_AXIS!r}")
+    # Compiler-placed axes whatever the mesh has (make_mesh gives explicit ones): results are indexed like any array.
+    mesh = Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * mesh.devices.ndim)
+    samples = fill_up(samples, mesh.shape[DATA_AXIS])  # what is filled up is dropped from the results
+    params, shared = jax.device_put((params, shared), NamedSharding(mesh, PartitionSpec()))
+    samples = jax.device_put(samples, NamedSharding(mesh, PartitionSpec(DATA_AXIS)))
+    rerouted = _reroute_samples(strategy, params, shared, samples, model=model, mesh=mesh, abreast=abreast)
+    return rerouted if len(rerouted.weights) == len(keys) else jax.tree.map(lambda leaf: leaf[: len(keys)], rerouted)
+
+
+def lower_batch(
+    strategy: Strategy,
+    model: Reroutable,
+    params: Params,
+    queries: Query,
+    references: References | None,
+    keys: Key[Array, "B"],
+    abreast: int = 1,
+) -> jax.stages.Lowered:
+    """The program that `reroute_batch` runs for such a batch on one device, before it is compiled.
+
+    Raises:
+        R2T2Error: as `reroute_batch`.
+    """
+    check_needs(strategy, model, queries, references)
+    strategy = program_of(strategy)
+    neighborhoods, shared = _apart(strategy, references)
+    samples = (queries, neighborhoods, keys)
+    return _reroute_samples.lower(strategy, params, shared, samples, model=model, mesh=None, abreast=abreast)
+
+
+def _apart(strategy: Strategy, references: References | None) -> tuple[References | None, Shared]:
+    """What each sample has of its own, and what all share. Of the latter only what the strategy reads.
+
+    Banks differ in size, and a program in whose arguments they stand would be compiled for each.
+    """
+    if references is None:
+        return None, {"bank_routing": None, "points": None}
+    read = {"bank_routing": isinstance(strategy.search, MeanShift), "points": True}
+    shared = {name: getattr(references, name) if read[name] else None for name in read}
+    return dataclasses.replace(references, bank_routing=None, points=None), shared

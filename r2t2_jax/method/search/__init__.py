@@ -1,0 +1,1 @@
+"""Searches: how the routing weights move."""

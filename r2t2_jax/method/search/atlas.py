@@ -1,0 +1,163 @@
+"""Searches that read the loss atlas: no model pass, all of routing space at once.
+
+Axis letters: K neighbours, G atlas points, L routed layers, E experts, Z rows of coordinates.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from r2t2_jax.errors import R2T2Error
+from r2t2_jax.method.search.atlas_points import interpolate, neighborhood_losses, squared_distance
+from r2t2_jax.method.search.kernel_regression import weighted_mean
+from r2t2_jax.method.search.problem import Found, Problem
+from r2t2_jax.runtime.pytrees import register_structure
+
+Table = tuple[Float[Array, "G L E"], Float[Array, "G"]]
+
+
+def table_of(problem: Problem) -> Table:
+    """The atlas's points, on the sample's support, and the neighbourhood's loss at each."""
+    references = problem.references
+    assert references is not None
+    assert references.points is not None
+    assert references.point_losses is not None
+    assert references.weights is not None
+    points = jax.vmap(lambda point: problem.routing(problem.coordinates(point)).values)(references.points)
+    # Nothing is fused across this line, so that a batch of one, whose loop is unrolled, computes the same bits.
+    return jax.lax.optimization_barrier((points, neighborhood_losses(references.weights, references.point_losses)))
+
+
+@register_structure
+@dataclass(frozen=True)
+class TableMean:
+    """r = sum_g softmax(-(L(r_g) + lambda |r_g - r0|^2) / T) r_g: a soft minimum with a pull towards the router.
+
+    With `hard`, the point of lowest L(r_g) + lambda |r_g - r0|^2 itself; the lower number among equals. With
+    `min_gain`, r0 is kept where the loss promised at r, compared with the one at r0 by the same table, falls by less;
+    `bandwidth` smooths that comparison. |.|^2 sums over experts and averages over layers.
+    """
+
+    temperature: float = 0.02
+    trust: float = 0.1  # lambda
+    bandwidth: float = 0.2
+    min_gain: float | None = None
+    hard: bool = field(default=False, metadata={"static": True})
+
+    uses_router = True
+
+    def __post_init__(self) -> None:
+        if isinstance(self.temperature, int | float) and not self.temperature > 0:
+            raise R2T2Error(f"atlas temperature {self.temperature}; it must be positive")
+        if isinstance(self.trust, int | float) and self.trust < 0:
+            raise R2T2Error(f"atlas trust {self.trust}; it must not be negative")
+
+    def __call__(self, problem: Problem, key: Key[Array, ""]) -> Found:
+        points, losses = table_of(problem)
+        own = problem.routing(problem.start()).values
+        costs = losses + self.trust * squared_distance(points, own[None])  # [G]
+        if self.hard:
+            shares = jax.nn.one_hot(jnp.argmin(costs), costs.shape[0], dtype=costs.dtype)
+        else:
+            # Outside of a loop the compiler would divide otherwise, and fuse the product with what softmax subtracts.
+            sharpness = jax.lax.optimization_barrier(1 / jnp.asarray(self.temperature, costs.dtype))
+            shares = jax.nn.softmax(jax.lax.optimization_barrier(-costs * sharpness))
+        weights = weighted_mean(shares, points)
+        info = {"point": jnp.argmax(shares)}
+        if self.min_gain is not None:
+            gain = interpolate(losses, points, own, self.bandwidth) - interpolate(
+                losses, points, weights, self.bandwidth
+            )
+            info["kept_router"] = gain < self.min_gain
+            weights = jnp.where(info["kept_router"], own, weights)
+        path = jnp.stack([problem.start(), problem.coordinates(weights)])  # [2, Z, E]
+        return Found(path, jnp.zeros(0), info, evaluations=0)
+
+
+@register_structure
+@dataclass(frozen=True)
+class BestPoint:
+    """The point of lowest loss, whatever the router says; the lower number among equals."""
+
+    uses_router = False
+
+    def __call__(self, problem: Problem, key: Key[Array, ""]) -> Found:
+        points, losses = table_of(problem)
+        best = jnp.argmin(losses)
+        return Found(problem.coordinates(points[best])[None], losses[best][None], {"point": best}, evaluations=0)
+
+
+@register_structure
+@dataclass(frozen=True)
+class TableDescent:
+    """S projected steps down the smooth loss between the atlas's points, plus lambda |r - r0|^2.
+
+    From the router's own weights, or from the atlas's best point, which it then polishes.
+    """
+
+    learning_rate: float = 0.1
+    trust: float = 0.1  # lambda
+    bandwidth: float = 0.2
+    start: Literal["router", "point"] = field(default="router", metadata={"static": True})
+    steps: int = field(default=20, metadata={"static": True})
+
+    uses_router = True
+
+    def __call__(self, problem: Problem, key: Key[Array, ""]) -> Found:
+        points, losses = table_of(problem)
+        own = problem.routing(problem.start()).values
+
+        def value(coordinates: Float[Array, "Z E"]) -> Float[Array, ""]:
+            weights = problem.routing(coordinates).values
+            near = squared_distance(weights[None], own[None])[0]
+            return interpolate(losses, points, weights, self.bandwidth) + self.trust * near
+
+        first = problem.start()
+        if self.start == "point":
+            costs = losses + self.trust * squared_distance(points, own[None])
+            first = problem.coordinates(points[jnp.argmin(costs)])
+
+        def step(
+            point: Float[Array, "Z E"], _: None
+        ) -> tuple[Float[Array, "Z E"], tuple[Float[Array, ""], Float[Array, "Z E"]]]:
+            loss, slope = jax.value_and_grad(value)(point)
+            point = problem.retract(point - self.learning_rate * slope)
+            return point, (loss, point)
+
+        _, (values, path) = jax.lax.scan(step, first, length=self.steps)
+        return Found(jnp.concatenate([first[None], path]), values, {}, evaluations=0)
+
+
+@register_structure
+@dataclass(frozen=True)
+class Taylor:
+    """The minimiser of the neighbours' losses, each to first order at its own routing, plus lambda |r - r0|^2.
+
+    L(r) = sum_i w_i (l_i(r_i) + g_i . (r - r_i)) has its minimum with the pull at r0 - sum_i w_i g_i / (2 lambda),
+    brought back into the update space.
+    """
+
+    trust: float = 0.5  # lambda
+
+    uses_router = True
+
+    def __post_init__(self) -> None:
+        if isinstance(self.trust, int | float) and not self.trust > 0:
+            raise R2T2Error(f"Taylor trust {self.trust}; it must be positive, a slope alone has no minimum")
+
+    def __call__(self, problem: Problem, key: Key[Array, ""]) -> Found:
+        references = problem.references
+        assert references is not None
+        assert references.slopes is not None
+        assert references.weights is not None
+        slope = weighted_mean(references.weights, references.slopes)  # [L, E]
+        start = problem.start()  # [Z, E]
+        # The pull is a mean over layers, and a tied row moves all of them.
+        slope = slope.sum(axis=0, keepdims=True) if problem.space.tied else slope * slope.shape[0]
+        path = jnp.stack([start, problem.retract(start - slope / (2 * self.trust))])
+        return Found(path, jnp.zeros(0), {}, evaluations=0)

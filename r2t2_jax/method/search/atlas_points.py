@@ -1,0 +1,139 @@
+"""Routing points and what is known of the loss at them: the loss atlas.
+
+r is a handful of numbers and the references never change. So each reference's answer loss is tabulated once at G fixed
+routing points; at test time the neighbourhood's loss at those points is a weighted sum of table rows, and no model pass
+is needed to look at all of routing space.
+
+Losses in the table are bounded, 1 - exp(-l) with l the mean cross-entropy of the answer's tokens: one minus the
+geometric mean of their probabilities. A reference that nothing helps then weighs no more than one that is merely wrong.
+Whoever wants it otherwise reads l itself off the table (`cross_entropy`), row by row, before any mean is taken.
+
+Axis letters: N references, n of them, K neighbours, P candidate points, G chosen points, L routed layers, E experts.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from r2t2_jax.routing import RoutingSpec, restrict
+
+LEVELS = 255  # a loss in [0, 1] is stored in steps of 1/255
+
+TableLoss = Literal["bounded", "cross_entropy"]
+
+
+def cross_entropy(bounded: Float[np.ndarray, "*n"]) -> Float[np.ndarray, "*n"]:
+    """-log(1 - b), the l of a bounded loss b below 1."""
+    return -np.log1p(-bounded)
+
+
+_STEPS = np.arange(LEVELS + 1, dtype=np.float32)
+MEANING: dict[TableLoss, Float[np.ndarray, "256"]] = {  # what a stored byte stands for
+    "bounded": _STEPS / LEVELS,
+    "cross_entropy": cross_entropy(np.minimum(_STEPS, LEVELS - 0.5) / np.float64(LEVELS)).astype(np.float32),
+}
+
+
+def candidate_points(spec: RoutingSpec, drawn: int = 106, seed: int = 0) -> Float[np.ndarray, "P L E"]:
+    """Points that cover routing space, the same weights in every layer: structured ones first, then drawn ones.
+
+    Structured are, for each group of experts, its vertices, its centre and the middles of its edges, in every
+    combination of the groups. Drawn are points of a scrambled Sobol sequence on the product of the groups' simplices,
+    uniform on each (the gaps between sorted uniform numbers). All are brought onto the spec's support.
+
+    Args:
+        spec: names and structure of the routing weights.
+        drawn: how many points of the Sobol sequence.
+        seed: scrambles it.
+    """
+    from scipy.stats import qmc  # slow to import, and needed offline alone
+
+    parts = [list(_structured(len(group))) for group in spec.groups]
+    rows = [_join(spec, combination) for combination in itertools.product(*parts)]
+    sizes = [len(group) - 1 for group in spec.groups]
+    if drawn and sum(sizes):
+        uniform = qmc.Sobol(sum(sizes), seed=seed).random_base2(max(1, math.ceil(math.log2(drawn))))[:drawn]
+        cuts = np.cumsum(sizes)[:-1]
+        rows += [_join(spec, [_gaps(part) for part in np.split(row, cuts)]) for row in uniform]
+    tied = np.asarray(rows, np.float32)[:, None]  # [P, 1, E]
+    points = jnp.broadcast_to(tied, (len(rows), *spec.shape))  # [P, L, E]
+    return np.asarray(restrict(spec, points, spec.live()))
+
+
+def _structured(size: int) -> Iterator[np.ndarray]:
+    corners = np.eye(size)
+    yield from corners
+    if size > 1:
+        yield np.full(size, 1 / size)
+    if size > 2:  # of two experts, the middle of the edge is the centre
+        yield from ((corners[a] + corners[b]) / 2 for a, b in itertools.combinations(range(size), 2))
+
+
+def _gaps(uniform: Float[np.ndarray, "d"]) -> Float[np.ndarray, "d+1"]:
+    return np.diff(np.sort(uniform), prepend=0.0, append=1.0)
+
+
+def _join(spec: RoutingSpec, parts: tuple[np.ndarray, ...] | list[np.ndarray]) -> Float[np.ndarray, "E"]:
+    row = np.zeros(spec.num_experts)
+    for group, part in zip(spec.groups, parts, strict=True):
+        row[list(group)] = part
+    return row
+
+
+def bounded(loss: Float[Array, "*n"]) -> Float[Array, "*n"]:
+    """1 - exp(-l), in [0, 1)."""
+    return -jnp.expm1(-loss)
+
+
+def choose_points(
+    own: Float[np.ndarray, "n P"], neighborhood: Float[np.ndarray, "n P"], count: int
+) -> Int[np.ndarray, "G"]:
+    """Greedy choice of points by how well references fare, each left out, with the best point their neighbours see.
+
+    A reference goes to the chosen point of lowest neighbourhood loss and pays its own loss there. Points are added one
+    by one, each time the one with the lowest mean payment over the references; the lower number among equals.
+
+    Args:
+        own: each reference's own loss at the candidates.
+        neighborhood: the kernel-weighted loss of its neighbours there, itself not among them.
+        count: how many to choose; all of them where there are no more candidates.
+    """
+    n, candidates = own.shape
+    seen, paid = np.full(n, np.inf), np.zeros(n)
+    left, chosen = list(range(candidates)), list[int]()
+    while left and len(chosen) < count:
+        better = neighborhood[:, left] < seen[:, None]  # [n, candidates left]
+        payment = np.where(better, own[:, left], paid[:, None]).mean(axis=0)
+        best = int(payment.argmin())
+        point, moved = left.pop(best), better[:, best]
+        seen, paid = np.where(moved, neighborhood[:, point], seen), np.where(moved, own[:, point], paid)
+        chosen.append(point)
+    return np.array(chosen)
+
+
+def neighborhood_losses(weights: Float[Array, "K"], point_losses: Float[Array, "K G"]) -> Float[Array, "G"]:
+    """sum_i K(x_i, x) l_i(r_g) / sum_i K(x_i, x) at every point; zero where no reference has any weight."""
+    total = weights.sum()
+    return jnp.matmul(weights, point_losses, precision="highest") / jnp.where(total > 0, total, 1.0)
+
+
+def squared_distance(a: Float[Array, "*G L E"], b: Float[Array, "*G L E"]) -> Float[Array, "*G"]:
+    """|a - b|^2 over the experts, the mean over layers: the same for tied weights however many layers there are."""
+    return jnp.square(a - b).sum(axis=-1).mean(axis=-1)
+
+
+def interpolate(
+    losses: Float[Array, "G"], points: Float[Array, "G L E"], weights: Float[Array, "L E"], bandwidth: float | Array
+) -> Float[Array, ""]:
+    """A smooth loss between the points: their Gaussian-weighted mean (Nadaraya 1964, Watson 1964)."""
+    distance = squared_distance(points, weights[None])  # [G]
+    near = jax.nn.softmax(-distance / (2 * jnp.square(jnp.asarray(bandwidth, distance.dtype))))
+    return jnp.vdot(near, losses, precision="highest")

@@ -1,0 +1,73 @@
+"""Kernel regression: the weighted mean of the neighbours' own routing.
+
+Axis letters: K neighbours, L routed layers, E experts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from r2t2_jax.method.search.problem import Found, Problem
+from r2t2_jax.routing import uniform
+from r2t2_jax.runtime.pytrees import register_structure
+
+
+def weighted_mean(weights: Float[Array, "K"], routing: Float[Array, "K L E"]) -> Float[Array, "L E"]:
+    """sum_i w_i r_i / sum_i w_i; zero where no reference has any weight."""
+    total = weights.sum()
+    return jnp.tensordot(weights, routing, axes=1, precision="highest") / jnp.where(total > 0, total, 1.0)
+
+
+def kernel_mean(problem: Problem) -> Float[Array, "L E"]:
+    """r_hat = sum_i K(x_i, x) r_i / sum_i K(x_i, x) (R2-T2, equation 4)."""
+    references = problem.references
+    assert references is not None
+    assert references.weights is not None
+    assert references.routing is not None
+    return weighted_mean(references.weights, references.routing)
+
+
+@register_structure
+@dataclass(frozen=True)
+class KernelMean:
+    """r <- r_hat, brought onto the sample's support."""
+
+    uses_router = True
+
+    def __call__(self, problem: Problem, key: Key[Array, ""]) -> Found:
+        path = jnp.stack([problem.start(), problem.coordinates(kernel_mean(problem))])  # [2, Z, E]
+        return Found(path, jnp.zeros(0), {}, evaluations=0)
+
+
+@register_structure
+@dataclass(frozen=True)
+class Constant:
+    """Weights known beforehand.
+
+    - `router`: the router's own mean weights in every place. Where gates are per token this is itself a change.
+    - `uniform`: equal weight on every live expert of each group.
+    - `task`: the weights somebody set by hand for this question (`Query.task`).
+    - `tuned`: the weights of a gate fine-tuned on the references (`Query.tuned`).
+    """
+
+    which: Literal["router", "uniform", "task", "tuned"] = field(metadata={"static": True})
+
+    @property
+    def uses_router(self) -> bool:
+        return self.which in ("router", "tuned")
+
+    def __call__(self, problem: Problem, key: Key[Array, ""]) -> Found:
+        query = problem.query
+        if self.which == "router":
+            weights = query.routing
+        elif self.which == "uniform":
+            weights = uniform(problem.spec, query.support).astype(query.routing.dtype)
+        else:
+            chosen = query.task if self.which == "task" else query.tuned
+            assert chosen is not None
+            weights = chosen
+        return Found(problem.coordinates(weights)[None], jnp.zeros(0), {}, evaluations=0)

@@ -1,0 +1,212 @@
+"""Runs side by side: each strategy's accuracy, its paired gain over the untouched model, and what changes between runs.
+
+Axis letters: B test samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Bool
+
+from r2t2_jax.errors import R2T2Error
+from r2t2_jax.evaluation.statistics import Comparison, mean_interval
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from r2t2_jax.runs.reading import SavedRun
+
+BASE = "base"
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Answers of two rows to the same n questions: the mean gain with its bootstrap interval, and the flips."""
+
+    n: int
+    gain: Comparison
+    wrong_to_right: int
+    right_to_wrong: int
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One strategy of one run on one benchmark. `score` is the benchmark's own number; `over_base` is paired."""
+
+    run: str
+    model: str
+    benchmark: str
+    strategy: str
+    accuracy: float
+    ci95: tuple[float, float]
+    score_name: str
+    score: float
+    evaluations: float
+    over_base: Paired
+    right: Mapping[str, bool]  # by the question's id
+
+
+def read_entries(runs: Sequence[SavedRun]) -> list[Entry]:
+    """Every strategy of every run, in the order of the runs.
+
+    Raises:
+        R2T2Error: a run is not complete, or has no strategies to tabulate.
+    """
+    found = [entry for saved, name in zip(runs, _names(runs), strict=True) for entry in _entries(saved, name)]
+    if not found:
+        raise R2T2Error("the runs hold no strategies to tabulate; give those of r2t2 eval or r2t2 demo")
+    return found
+
+
+def _names(runs: Sequence[SavedRun]) -> list[str]:
+    """The folders' last names where these tell them apart."""
+    short = [saved.folder.resolve().name for saved in runs]
+    return short if len(set(short)) == len(short) else [str(saved.folder) for saved in runs]
+
+
+def _entries(saved: SavedRun, run: str) -> list[Entry]:
+    models = saved.summary.get("models") or saved.summary.get("gates") or {}
+    tables = _by_title(saved.rows) if models else {}
+    entries = []
+    for title, rows in tables.items():
+        summary = models.get(title) or models[title.partition(":")[2]]  # a demonstration names gates alone
+        model, _, benchmark = title.rpartition(" on ") if "benchmark" in summary else (title, "", saved.run["command"])
+        right = {name: dict(_right(rows, name)) for name in summary["strategies"]}
+        for name, entry in summary["strategies"].items():
+            own = entry.get("score") or {"accuracy": 100 * entry["accuracy"]}
+            score_name, score = next(iter(own.items()))
+            entries.append(
+                Entry(
+                    run=run,
+                    model=model,
+                    benchmark=benchmark,
+                    strategy=name,
+                    accuracy=entry["accuracy"],
+                    ci95=tuple(entry["ci95"]),
+                    score_name=score_name,
+                    score=score,
+                    evaluations=entry["evaluations_per_case"],
+                    over_base=paired(right[BASE], right[name]),
+                    right=right[name],
+                )
+            )
+    return entries
+
+
+def _by_title(rows: pa.Table) -> dict[str, pa.Table]:
+    import pyarrow.compute as pc
+
+    kept = rows.select(["model", "strategy", "id", "right"])
+    return {title: kept.filter(pc.field("model") == title) for title in kept["model"].unique().to_pylist()}
+
+
+def _right(rows: pa.Table, strategy: str) -> list[tuple[str, bool]]:
+    import pyarrow.compute as pc
+
+    mine = rows.filter(pc.field("strategy") == strategy)
+    return list(zip(mine["id"].to_pylist(), mine["right"].to_pylist(), strict=True))
+
+
+def paired(before: Mapping[str, bool], after: Mapping[str, bool]) -> Paired:
+    """From one row to another, on the questions that both answered.
+
+    Raises:
+        R2T2Error: they share none.
+    """
+    shared = [name for name in before if name in after]
+    if not shared:
+        raise R2T2Error("two runs that are compared share no question")
+    first: Bool[np.ndarray, "B"] = np.array([before[name] for name in shared])
+    second: Bool[np.ndarray, "B"] = np.array([after[name] for name in shared])
+    gain = mean_interval(second.astype(float) - first.astype(float))
+    return Paired(len(shared), gain, int((~first & second).sum()), int((first & ~second).sum()))
+
+
+def between_runs(entries: Sequence[Entry]) -> list[tuple[Entry, Entry, Paired]]:
+    """Each strategy of a later run against the same in the first run that asked some of the same questions."""
+    found = []
+    for place, entry in enumerate(entries):
+        for earlier in entries[:place]:
+            same = (earlier.benchmark, earlier.strategy) == (entry.benchmark, entry.strategy)
+            if same and earlier.run != entry.run and earlier.right.keys() & entry.right.keys():
+                found.append((earlier, entry, paired(earlier.right, entry.right)))
+                break
+    return found
+
+
+def overview(entries: Sequence[Entry]) -> tuple[list[str], list[list[str]]]:
+    """Head and rows: a row for each model and strategy, a column for each benchmark, in the benchmark's own unit."""
+    columns = dict.fromkeys((entry.benchmark, entry.score_name) for entry in entries)
+    several = len({entry.run for entry in entries}) > 1
+    rows: dict[tuple[str, ...], dict[tuple[str, str], str]] = {}
+    for entry in entries:
+        row = (*((entry.run,) if several else ()), entry.model, entry.strategy)
+        rows.setdefault(row, {})[entry.benchmark, entry.score_name] = f"{entry.score:.1f}"
+    head = [*(("run",) if several else ()), "model", "strategy", *(f"{name} {unit}" for name, unit in columns)]
+    return head, [[*row, *(cells.get(column, "") for column in columns)] for row, cells in rows.items()]
+
+
+DETAILS = (
+    *("run", "model", "benchmark", "strategy", "n", "right %", "95 % interval", "gain", "95 % bootstrap interval"),
+    *("wrong to right", "right to wrong", "evaluations"),
+)
+
+
+def details(entries: Sequence[Entry]) -> tuple[list[str], list[list[str]]]:
+    """Head and rows: accuracy with its interval, paired gain over `base` in points with its interval, flips."""
+    rows = [
+        [
+            *(entry.run, entry.model, entry.benchmark, entry.strategy, str(entry.over_base.n)),
+            f"{100 * entry.accuracy:.1f}",
+            f"{100 * entry.ci95[0]:.1f} to {100 * entry.ci95[1]:.1f}",
+            *_gain(entry.over_base),
+            f"{entry.evaluations:g}",
+        ]
+        for entry in entries
+    ]
+    return list(DETAILS), rows
+
+
+def changes(entries: Sequence[Entry]) -> tuple[list[str], list[list[str]]]:
+    """Head and rows of `between_runs`."""
+    head = ["benchmark", "strategy", "from", "to", "n", "gain", "95 % bootstrap interval"]
+    rows = [
+        [after.benchmark, after.strategy, before.run, after.run, str(change.n), *_gain(change)]
+        for before, after, change in between_runs(entries)
+    ]
+    return [*head, "wrong to right", "right to wrong"], rows
+
+
+def _gain(change: Paired) -> list[str]:
+    gain = change.gain
+    interval = f"{100 * gain.low:+.1f} to {100 * gain.high:+.1f}"
+    return [f"{100 * gain.gain:+.1f}", interval, str(change.wrong_to_right), str(change.right_to_wrong)]
+
+
+def as_records(entries: Sequence[Entry]) -> list[dict[str, Any]]:
+    """One flat record for each entry, numbers unrounded, for a spreadsheet."""
+    return [
+        {
+            "run": entry.run,
+            "model": entry.model,
+            "benchmark": entry.benchmark,
+            "strategy": entry.strategy,
+            "n": entry.over_base.n,
+            "accuracy": entry.accuracy,
+            "accuracy_low": entry.ci95[0],
+            "accuracy_high": entry.ci95[1],
+            "score_name": entry.score_name,
+            "score": entry.score,
+            "gain": entry.over_base.gain.gain,
+            "gain_low": entry.over_base.gain.low,
+            "gain_high": entry.over_base.gain.high,
+            "wrong_to_right": entry.over_base.wrong_to_right,
+            "right_to_wrong": entry.over_base.right_to_wrong,
+            "evaluations_per_case": entry.evaluations,
+        }
+        for entry in entries
+    ]

@@ -1,0 +1,170 @@
+"""A subject as a row wants it: with a share of the references, another embedder, uniform weights in place of r0.
+
+Questions and references are encoded once for all rows; what differs here is who speaks for whom.
+
+Axis letters: B test samples, K neighbours, L routed layers, E experts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from r2t2_jax.bank import ReferenceBank
+from r2t2_jax.contract import Answer, Embedder, Features, Params, Port, Query, RoutedModel
+from r2t2_jax.errors import R2T2Error
+from r2t2_jax.evaluation.encode import Questions
+from r2t2_jax.evaluation.evaluator import Evaluation, Setup, set_up
+from r2t2_jax.methods import Method
+from r2t2_jax.metrics import Metric
+from r2t2_jax.reproduction.spec import Given
+from r2t2_jax.retrieval import build_index
+from r2t2_jax.retrieval.hashed_bag_of_words import question_embedder
+from r2t2_jax.retrieval.neighbors import Neighbors, select
+from r2t2_jax.routing import Routing, RoutingSpec, by_group, uniform
+
+
+@dataclass(frozen=True)
+class LastLayers:
+    """The model itself, but for the loss: it has no slope with respect to the weights of the first layers.
+
+    Descent from the router's weights then leaves those where they are, under every optimiser and in every space whose
+    layers are not tied.
+    """
+
+    model: RoutedModel
+    last: int
+
+    @property
+    def spec(self) -> RoutingSpec:
+        return self.model.spec
+
+    def answer_loss(
+        self, params: Params, features: Features, routing: Routing | None, answer: Answer
+    ) -> Float[Array, ""]:
+        if routing is not None:
+            values = routing.values  # [L, E]
+            moves = jnp.arange(len(values)) >= len(values) - self.last
+            held = jnp.where(moves[:, None], values, jax.lax.stop_gradient(values))
+            routing = replace(routing, values=held)
+        return self.model.answer_loss(params, features, routing, answer)
+
+    def generate(
+        self, params: Params, features: Features, routing: Routing | None, max_new_tokens: int
+    ) -> Int[Array, "A"]:
+        return self.model.generate(params, features, routing, max_new_tokens)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.model, name)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Strategies with all that is done once for what they are given."""
+
+    setup: Setup
+    given: Given
+
+    def asked(self, questions: Questions, places: Int[np.ndarray, "B"]) -> Evaluation:
+        """The strategies ready to answer some questions.
+
+        Args:
+            questions: a block of a test set, encoded, embedded by the model's own embedder.
+            places: where in the test set they stand.
+
+        Raises:
+            R2T2Error: references of other families are wanted and there are none.
+        """
+        if self.given.embedder:
+            asked = embedder_of(self.given.embedder).embed([sample.question for sample in questions.samples])
+            questions = replace(questions, embeddings=asked)
+        queries = given_queries(self.setup.port.model.spec, questions.queries, self.given)
+        evaluation = self.setup.asked(replace(questions, queries=queries), places)
+        return _with_foreign_neighbors(evaluation) if self.given.foreign else evaluation
+
+
+def open_bench(
+    port: Port, bank: ReferenceBank, methods: Mapping[str, Method], given: Given, metric: Metric, seed: int
+) -> Bench:
+    """Do what is done once.
+
+    Args:
+        port: the model.
+        bank: all of its references, those answered wrongly too.
+        methods: strategies by label.
+        given: what they work with.
+        metric: scores an answer.
+        seed: of everything drawn.
+
+    Raises:
+        R2T2Error: as `evaluate.set_up`.
+    """
+    if given.embedder:
+        embedder = embedder_of(given.embedder)
+        port = replace(port, embedder=embedder)
+        vectors = embedder.embed([str(record["question"]) for record in bank.records])
+        bank = replace(bank, embeddings=vectors, embedder_fingerprint=embedder.fingerprint, folder=None, origin=None)
+    if given.share < 1:
+        bank = bank.subsample(max(1, round(given.share * len(bank))), given.draw)
+    if given.keep_wrong:
+        bank = replace(bank, correct=None)
+    if given.last_layers is not None:
+        port = replace(port, model=LastLayers(port.model, given.last_layers))
+    return Bench(set_up(port, bank, methods, metric, seed), given)
+
+
+@cache
+def embedder_of(name: str) -> Embedder:
+    """An embedder by name, loaded once."""
+    return question_embedder(name)
+
+
+def given_queries(spec: RoutingSpec, queries: Query, given: Given) -> Query:
+    """Queries that start elsewhere, or may use the core experts alone."""
+    if given.start == "uniform":
+        even = jax.vmap(lambda support: uniform(spec, support))(queries.support)
+        queries = replace(queries, routing=even.astype(queries.routing.dtype))
+    if given.core_experts is not None:
+        queries = replace(queries, support=_core(spec, queries, given.core_experts))
+    return queries
+
+
+def _core(spec: RoutingSpec, queries: Query, most: int) -> Bool[Array, "B L E"]:
+    """The live experts with the largest router weights, so many of each group."""
+
+    def largest(weights: Array, live: Array) -> Array:
+        ranked = jnp.argsort(jnp.argsort(-jnp.where(live, weights, -jnp.inf), axis=-1), axis=-1)
+        return live & (ranked < most)
+
+    return by_group(spec, largest, queries.routing, queries.support)
+
+
+def _with_foreign_neighbors(evaluation: Evaluation) -> Evaluation:
+    """Neighbours for every question among the references of other families than its own."""
+    lookup, questions = evaluation.lookup, evaluation.questions
+    asked = np.array([sample.category for sample in questions.samples])
+    families = np.array([str(record.get("category", "")) for record in lookup.correct.records])
+    found: dict[str, Neighbors | None] = {}
+    for name, method in lookup.strategies.items():
+        if method.selector is None:
+            found[name] = None
+            continue
+        parts, rows = [], []
+        for family in np.unique(asked):
+            mine, others = np.flatnonzero(asked == family), np.flatnonzero(families != family)
+            if not len(others):
+                raise R2T2Error(f"there is no reference of another family than {family!r}")
+            index = build_index(np.asarray(lookup.correct.embeddings)[others])
+            near = select(method.selector, index, questions.embeddings[mine], evaluation.keys[mine])
+            parts.append(replace(near, indices=jnp.asarray(others)[near.indices]))
+            rows.append(mine)
+        order = np.argsort(np.concatenate(rows))
+        found[name] = jax.tree.map(lambda *leaves, order=order: jnp.concatenate(leaves)[order], *parts)
+    return replace(evaluation, lookup=replace(lookup, neighborhoods=found))

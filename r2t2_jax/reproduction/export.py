@@ -1,0 +1,132 @@
+"""A table's numbers as Markdown, CSV and JSON."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from r2t2_jax.reporting.formatting import signed, signed_span
+from r2t2_jax.reporting.tables import grid
+from r2t2_jax.runs.atomic_io import publish, publish_json
+
+SETTINGS = {"own": "the model's own settings", "paper": "the paper's settings"}
+VERDICTS = {
+    "holds": "the paper's ordering holds",
+    "partly": "the paper's ordering holds in part",
+    "mixed": "some pairs stand as in the paper, others the other way round",
+    "reversed": "what can be told stands the other way round",
+    "open": "the paper's ordering is not shown",
+}
+
+
+def write_table(folder: Path, result: Mapping[str, Any]) -> None:
+    """Write `<table>.json`, `<table>.csv` and `<table>.md`."""
+    name = result["table"]
+    publish_json(folder / f"{name}.json", result)
+    for suffix, text in (("csv", csv_text(result)), ("md", markdown(result))):
+        publish(folder / f"{name}.{suffix}", partial(_write, text))
+
+
+def _write(text: str, draft: Path) -> None:
+    draft.write_text(text, encoding="utf-8")
+
+
+def read_table(folder: Path, name: str) -> dict[str, Any]:
+    """What `write_table` wrote."""
+    return json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def markdown(result: Mapping[str, Any]) -> str:
+    """The whole table, a part for each model and setting."""
+    numbers = ", ".join(result["shows"])
+    head = f"## {result['title']}" + (f" ({numbers} of the paper)" if numbers else "")
+    parts = [head, result["question"]]
+    for model, settings in result["models"].items():
+        for setting, part in settings.items():
+            parts.append(f"### {model}, {SETTINGS[setting]}, n = {part['n']:,}")
+            parts.append(_rows(part["rows"], part.get("columns", {})))
+            if part["trend"]:
+                parts.append(trend_line(part["trend"]))
+            for table in part.get("tables", ()):
+                parts += [f"{table['title']}:", grid([table["head"], *table["rows"]])]
+            parts += part.get("notes", ())
+    return "\n\n".join(parts) + "\n"
+
+
+def _rows(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, Mapping[str, str]]) -> str:
+    printed = any("paper" in row for row in rows)
+    head = ["", *(["paper, %"] if printed else []), "here, % (95 % interval)", "against base, points"]
+    head += ["wrong→right / right→wrong", "evaluations a case"]
+    fell_back = any(row.get("fell_back") for row in rows)
+    head += ["without neighbours"] if fell_back else []
+    lines = [head + list(columns)]
+    for row in rows:
+        cells = [row["name"], *([f"{row['paper']:.1f}" if "paper" in row else "–"] if printed else [])]
+        cells += _numbers(row) if "accuracy" in row else ["not run", "", "", ""]
+        cells += [str(row.get("fell_back", ""))] if fell_back else []
+        lines.append(cells + [column.get(row["name"], "") for column in columns.values()])
+    reasons = [f"{row['name']} was not run: {row['not_run']}." for row in rows if "not_run" in row]
+    return "\n\n".join([grid(lines), *reasons])
+
+
+def _numbers(row: Mapping[str, Any]) -> list[str]:
+    low, high = row["ci95"]
+    gain = row["gain"]
+    return [
+        f"{100 * row['accuracy']:.1f} ({100 * low:.1f} to {100 * high:.1f})",
+        "" if row["name"] == "base" else f"{signed(gain['points'])} ({signed_span(*gain['ci95'])})",
+        f"{row['wrong_to_right']} / {row['right_to_wrong']}",
+        f"{row['evaluations_per_case']:g}",
+    ]
+
+
+def trend_line(found: Mapping[str, Any]) -> str:
+    """What became of the paper's ordering, in one sentence, and the pairs that stand the other way round."""
+    total = found["shown"] + found["reversed"] + found["open"]
+    low, high = found["tau_ci95"]
+    line = (
+        f"Trend: {VERDICTS[found['verdict']]}. Of the {total} pairs that the paper orders {found['shown']} are shown, "
+        f"{found['reversed']} reversed and {found['open']} open (paired bootstrap, 95 % together); "
+        f"Kendall's tau {found['tau']:+.2f} ({low:+.2f} to {high:+.2f})."
+    ).replace("-", "−")
+    turned = [pair for pair in found["pairs"] if pair["verdict"] == "reversed"]
+    if turned:
+        told = (f"{pair['worse']} beats {pair['better']} by {abs(pair['points']):.1f} points" for pair in turned)
+        line += f" Reversed: {'; '.join(told)}."
+    return line
+
+
+def csv_text(result: Mapping[str, Any]) -> str:
+    """One line a row, model and setting."""
+    lines = []
+    for model, settings in result["models"].items():
+        for setting, part in settings.items():
+            for row in part["rows"]:
+                ran = "accuracy" in row
+                lines.append(
+                    {
+                        "model": model,
+                        "settings": setting,
+                        "row": row["name"],
+                        "n": part["n"] if ran else 0,
+                        "paper": row.get("paper"),
+                        "accuracy": row.get("accuracy"),
+                        "ci95_low": row["ci95"][0] if ran else None,
+                        "ci95_high": row["ci95"][1] if ran else None,
+                        "gain_points": row["gain"]["points"] if ran else None,
+                        "wrong_to_right": row.get("wrong_to_right"),
+                        "right_to_wrong": row.get("right_to_wrong"),
+                        "evaluations_per_case": row.get("evaluations_per_case"),
+                        "not_run": row.get("not_run", ""),
+                    }
+                )
+    out = io.StringIO()
+    writer = csv.DictWriter(out, list(lines[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    return out.getvalue()

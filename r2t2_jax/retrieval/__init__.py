@@ -1,0 +1,72 @@
+"""Which references lie nearest to a question: exact and approximate search behind one protocol."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Array, Float
+
+from r2t2_jax.errors import R2T2Error
+from r2t2_jax.retrieval.exact import FILE, ExactIndex, fits, read_index
+from r2t2_jax.retrieval.protocol import Hits, Index, Metric, ball
+from r2t2_jax.retrieval.scann import ScannIndex
+
+INDEX = "index"  # where a bank's directory keeps its index
+Kind = Literal["auto", "exact", "scann"]
+# References from which ScaNN is worth its building. From 45,000 on it pays after 12,000 to 15,000 questions, however
+# many references there are (docs/bank.md); at 500,000 so many take one to three minutes exactly, below hardly anybody
+# would notice.
+CROSSOVER = 500_000
+
+
+def build_index(
+    embeddings: Float[np.ndarray, "N M"] | Float[Array, "N M"],
+    kind: Kind = "auto",
+    metric: Metric = "cosine",
+    min_recall: float = 0.0,
+) -> Index:
+    """An index of references.
+
+    Args:
+        embeddings: of the references.
+        kind: `exact`, `scann`, or `auto`: exact below `CROSSOVER` references and where ScaNN is not installed.
+        metric: cosine, dot or l2.
+        min_recall: refuse an approximate index that finds fewer of the 5 nearest.
+
+    Raises:
+        R2T2Error: unknown kind, embeddings that do not fit the metric, ScaNN missing, or too low a recall.
+    """
+    if kind == "auto":
+        kind = "scann" if len(embeddings) >= CROSSOVER and find_spec("scann") else "exact"
+    if kind == "exact":
+        return ExactIndex.build(embeddings, metric)
+    if kind == "scann":
+        return ScannIndex.build(np.asarray(embeddings), metric, min_recall)
+    raise R2T2Error(f"unknown index {kind!r}; choose one of auto, exact, scann")
+
+
+def saved_index(path: Path, embeddings: Float[np.ndarray, "N M"] | Float[Array, "N M"]) -> Index | None:
+    """The index saved in a directory, if there is one for these embeddings; raises as `load_index` does."""
+    if not (path / FILE).exists() or not fits(path, embeddings):
+        return None
+    return load_index(path, embeddings)
+
+
+def load_index(path: Path, embeddings: Float[np.ndarray, "N M"] | Float[Array, "N M"]) -> Index:
+    """The index saved in a directory for these embeddings.
+
+    Raises:
+        R2T2Error: it is incomplete, damaged, of an unknown kind, or was built for other embeddings.
+    """
+    content = read_index(path, embeddings)
+    if content["kind"] == "exact":
+        return ExactIndex.build(embeddings, content["metric"])
+    if content["kind"] == "scann":
+        return ScannIndex.load(path, np.asarray(embeddings))
+    raise R2T2Error(f"{path} holds an index of unknown kind {content['kind']!r}; build it again")
+
+
+__all__ = ["INDEX", "ExactIndex", "Hits", "Index", "ScannIndex", "ball", "build_index", "load_index", "saved_index"]

@@ -1,0 +1,198 @@
+"""Which references make up a test sample's neighbourhood: k nearest, a ball, and two null selectors.
+
+The nulls show what the choice of neighbours is worth. `RandomNeighbors` draws references blindly; `ShuffledNeighbors`
+keeps the profile of kernel weights of the true neighbourhood and swaps the samples for unrelated ones.
+
+Every selector pads to its K and treats each query by itself, so that a selection does not depend on the batch. The
+nearest references come from the index: for `ExactIndex` inside one traced program with all the rest, for any other from
+its own search, on the host.
+
+Axis letters: B test samples, K neighbours, N bank size, M embedding size.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from r2t2_jax.errors import R2T2Error
+from r2t2_jax.retrieval.exact import ExactIndex
+from r2t2_jax.retrieval.protocol import Index, check_search
+from r2t2_jax.runtime.pytrees import register_structure
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Neighbors:
+    """Neighbourhoods of a batch. Masked entries are padding; their index is valid but means nothing."""
+
+    indices: Int[Array, "*B K"]
+    distances: Float[Array, "*B K"]
+    dots: Float[Array, "*B K"]
+    mask: Bool[Array, "*B K"]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Choice:
+    """Which references stand in a neighbourhood, and those whose distances to the query count for them."""
+
+    indices: Int[Array, "K"]
+    compared: Int[Array, "K"]
+
+
+def _check_k(k: int) -> None:
+    if k < 1:
+        raise R2T2Error(f"k={k} neighbours; it must be at least 1")
+
+
+@register_structure
+@dataclass(frozen=True)
+class NearestNeighbors:
+    """The k nearest references (R2-T2, equation 9)."""
+
+    k: int = field(default=5, metadata={"static": True})
+
+    def __post_init__(self) -> None:
+        _check_k(self.k)
+
+    def choose(self, nearest: Int[Array, "K"], n: int, key: Key[Array, ""]) -> Choice:
+        return Choice(nearest, nearest)
+
+    def keep(self, distances: Float[Array, "K"]) -> Bool[Array, "K"]:
+        return jnp.ones(self.k, bool)
+
+
+@register_structure
+@dataclass(frozen=True)
+class EpsilonBall:
+    """References at an L2 distance of at most epsilon (R2-T2, equation 10), but no more than the k nearest."""
+
+    epsilon: float
+    k: int = field(default=5, metadata={"static": True})
+
+    def __post_init__(self) -> None:
+        _check_k(self.k)
+        if isinstance(self.epsilon, int | float) and not (self.epsilon >= 0 and math.isfinite(self.epsilon)):
+            raise R2T2Error(f"epsilon {self.epsilon} must not be negative; unit vectors lie at most 2 apart")
+
+    def choose(self, nearest: Int[Array, "K"], n: int, key: Key[Array, ""]) -> Choice:
+        return Choice(nearest, nearest)
+
+    def keep(self, distances: Float[Array, "K"]) -> Bool[Array, "K"]:
+        return distances <= self.epsilon
+
+
+@register_structure
+@dataclass(frozen=True)
+class RandomNeighbors:
+    """A null: k different references drawn uniformly, weighted by their own (large) distances."""
+
+    k: int = field(default=5, metadata={"static": True})
+
+    def __post_init__(self) -> None:
+        _check_k(self.k)
+
+    def choose(self, nearest: Int[Array, "K"], n: int, key: Key[Array, ""]) -> Choice:
+        drawn = jax.lax.top_k(jax.random.uniform(key, (n,)), self.k)[1]
+        return Choice(drawn, drawn)
+
+    def keep(self, distances: Float[Array, "K"]) -> Bool[Array, "K"]:
+        return jnp.ones(self.k, bool)
+
+
+@register_structure
+@dataclass(frozen=True)
+class ShuffledNeighbors:
+    """A null: the k nearest references, each replaced by an unrelated one.
+
+    References stand in for one another along one fixed seeded cycle through the bank, so none stands for itself and the
+    same reference always has the same stand-in. Distances and dot products stay those of the true neighbours, so the
+    kernel weights are unchanged.
+    """
+
+    k: int = field(default=5, metadata={"static": True})
+    seed: int = field(default=0, metadata={"static": True})
+
+    def __post_init__(self) -> None:
+        _check_k(self.k)
+
+    def choose(self, nearest: Int[Array, "K"], n: int, key: Key[Array, ""]) -> Choice:
+        cycle = jax.random.permutation(jax.random.key(self.seed), n)  # [N]
+        stand_in = jnp.zeros_like(cycle).at[cycle].set(jnp.roll(cycle, 1))
+        return Choice(stand_in[nearest], nearest)
+
+    def keep(self, distances: Float[Array, "K"]) -> Bool[Array, "K"]:
+        return jnp.ones(self.k, bool)
+
+
+Selector = NearestNeighbors | EpsilonBall | RandomNeighbors | ShuffledNeighbors
+
+
+def sample_keys(seed: int, numbers: Int[np.ndarray, "B"] | Int[Array, "B"]) -> Key[Array, "B"]:
+    """One key a sample, from the seed and the sample's own number: the same in whatever batch it comes."""
+    return jax.vmap(lambda number: jax.random.fold_in(jax.random.key(seed), number))(jnp.asarray(numbers))
+
+
+def _compare(selector: Selector, choice: Choice, query: Float[Array, "M"], compared: Float[Array, "K M"]) -> Neighbors:
+    """Distances and dot products of a query and its neighbours.
+
+    The distance is taken from the difference: sqrt(2 - 2 x.y) loses half the digits of a near neighbour.
+    """
+    distances = jnp.sqrt(jnp.square(compared - query[None]).sum(axis=-1))
+    return Neighbors(choice.indices, distances, (compared * query[None]).sum(axis=-1), selector.keep(distances))
+
+
+# A matrix product over the batch may round a row differently with the number of rows; lax.map does not.
+@jax.jit
+def _select(selector: Selector, index: ExactIndex, queries: Float[Array, "B M"], keys: Key[Array, "B"]) -> Neighbors:
+    def one(sample: tuple[Array, Array]) -> Neighbors:
+        query, key = sample
+        choice = selector.choose(index.nearest(query, selector.k), len(index), key)
+        return _compare(selector, choice, query, index.embeddings[choice.compared])
+
+    return jax.lax.map(one, (queries, keys))
+
+
+@partial(jax.jit, static_argnames="n")
+def _choose(selector: Selector, nearest: Int[Array, "B K"], keys: Key[Array, "B"], *, n: int) -> Choice:
+    return jax.lax.map(lambda sample: selector.choose(sample[0], n, sample[1]), (nearest, keys))
+
+
+@jax.jit
+def _compare_all(
+    selector: Selector, choices: Choice, queries: Float[Array, "B M"], compared: Float[Array, "B K M"]
+) -> Neighbors:
+    return jax.lax.map(lambda sample: _compare(selector, *sample), (choices, queries, compared))
+
+
+def select(
+    selector: Selector,
+    index: Index,
+    queries: Float[np.ndarray, "B M"] | Float[Array, "B M"],
+    keys: Key[Array, "B"],
+) -> Neighbors:
+    """Neighbourhoods of a batch of queries, padded to the selector's K.
+
+    Args:
+        selector: how references are chosen.
+        index: the bank's unit embeddings.
+        queries: unit embeddings of the test samples.
+        keys: one a sample, from `sample_keys`; read by the random selector alone.
+
+    Raises:
+        R2T2Error: k exceeds the bank, or a query is not a finite unit vector of the bank's size.
+    """
+    check_search(index, queries, selector.k)
+    if isinstance(index, ExactIndex):
+        return _select(selector, index, jnp.asarray(queries), keys)
+    nearest = jnp.asarray(index.search(np.asarray(queries), selector.k).indices)
+    choices = _choose(selector, nearest, keys, n=len(index))
+    compared = jnp.asarray(index.embeddings[np.asarray(choices.compared)])  # a bank this large stays on the host
+    return _compare_all(selector, choices, jnp.asarray(queries), compared)

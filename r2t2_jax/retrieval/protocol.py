@@ -1,0 +1,95 @@
+"""What every index offers, and what an answer looks like.
+
+Distances by metric: `cosine` and `l2` have the L2 distance |x - q| (of unit vectors, for cosine: R2-T2's d), `dot` the
+negated inner product. Smaller is nearer in each; equal distances are ordered by index.
+
+Axis letters: B queries, K neighbours, N bank size, M embedding size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol, get_args
+
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from r2t2_jax.errors import R2T2Error
+from r2t2_jax.runtime.checks import check_embeddings, check_finite
+
+Metric = Literal["cosine", "dot", "l2"]
+METRICS: tuple[Metric, ...] = get_args(Metric)
+CHECKED_ROWS = 1 << 16  # rows checked at a time: the check of a large bank needs no second bank's memory
+
+
+@dataclass(frozen=True)
+class Hits:
+    """The nearest references of each query, nearest first. Masked entries are padding; their index means nothing."""
+
+    indices: Int[np.ndarray, "B K"]
+    distances: Float[np.ndarray, "B K"]
+    mask: Bool[np.ndarray, "B K"]
+
+
+class Index(Protocol):
+    """Search through a bank's embeddings."""
+
+    @property
+    def metric(self) -> Metric: ...
+
+    @property
+    def embeddings(self) -> Float[Array, "N M"] | Float[np.ndarray, "N M"]: ...
+
+    def __len__(self) -> int: ...
+
+    def search(self, queries: Float[np.ndarray, "B M"], k: int) -> Hits:
+        """The k nearest references of each query; the same for a query whatever batch it comes in.
+
+        Raises:
+            R2T2Error: k is not between 1 and the number of references, or a query does not fit.
+        """
+        ...
+
+    def save(self, path: Path) -> None:
+        """Write what cannot be had from the embeddings alone to a directory, for `load_index`."""
+        ...
+
+
+def ball(index: Index, queries: Float[np.ndarray, "B M"], epsilon: float, k: int) -> Hits:
+    """References at a distance of at most epsilon (R2-T2, equation 10), but no more than the k nearest."""
+    found = index.search(queries, k)
+    return Hits(found.indices, found.distances, found.mask & (found.distances <= epsilon))
+
+
+def check_vectors(name: str, vectors: Float[Array, "N M"] | Float[np.ndarray, "N M"], metric: Metric) -> None:
+    """Refuse vectors that are not [rows, M], empty, not finite or, for cosine, not of unit length.
+
+    Raises:
+        R2T2Error: names the row.
+    """
+    if metric not in METRICS:
+        raise R2T2Error(f"unknown metric {metric!r}; choose one of {', '.join(METRICS)}")
+    if vectors.ndim != 2 or vectors.shape[0] == 0:
+        return check_embeddings(name, vectors)  # raises
+    for first in range(0, len(vectors), CHECKED_ROWS):
+        rows = vectors[first : first + CHECKED_ROWS]
+        where = f"{name} from row {first}" if first else name
+        check_embeddings(where, rows) if metric == "cosine" else check_finite(where, rows)
+
+
+def check_search(index: Index, queries: Float[np.ndarray, "B M"] | Float[Array, "B M"], k: int) -> None:
+    """Refuse a k or queries that do not fit the index.
+
+    Raises:
+        R2T2Error: names what does not fit.
+    """
+    if k < 1:
+        raise R2T2Error(f"k={k} neighbours; it must be at least 1")
+    if k > len(index):
+        raise R2T2Error(f"k={k} neighbours asked of a bank of {len(index)} references; lower k or collect more")
+    if queries.ndim == 2 and queries.shape[1] != index.embeddings.shape[1]:
+        raise R2T2Error(
+            f"query embeddings have size {queries.shape[1]}, the bank's {index.embeddings.shape[1]}: use one embedder"
+        )
+    check_vectors("query embeddings", queries, index.metric)

@@ -1,0 +1,228 @@
+"""Approximate search with ScaNN (Guo et al. 2020, arXiv 1908.10396): partitions, quantised scores, exact ranking.
+
+Parameters follow from the number of references N (`rule`). What they are worth is measured when the index is built, on
+references held out from their own results; more partitions are searched until the recall reaches `AIM`, and both are
+stored.
+
+Axis letters: B queries, K neighbours, C candidates, N bank size, M embedding size.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from r2t2_jax.errors import R2T2Error
+from r2t2_jax.retrieval import exact as ranking
+from r2t2_jax.retrieval.exact import ExactIndex, read_index, write_index
+from r2t2_jax.retrieval.protocol import Hits, Metric, check_search, check_vectors
+
+PARTITIONED = 20_000  # below, scoring all quantised rows costs less than choosing partitions
+PER_LEAF = 20  # rows from which a partition is learned
+LEAST = 5  # of these rows must be a partition's own; ScaNN's usual 50 would dissolve most of so small ones
+AIM = 0.99  # recall
+HELD_OUT, RECALL_K = 200, 5
+CHUNK = 1 << 10  # queries at a time
+SAME = 1e-6  # distances this close count as equal when recall is measured
+
+
+@dataclass(frozen=True)
+class ScannParameters:
+    """How an index was built and is searched."""
+
+    leaves: int
+    searched: int
+    reordered: int
+
+    def check(self) -> None:
+        """Refuse what cannot be searched."""
+        if not 1 <= self.searched <= self.leaves:
+            raise R2T2Error(f"{self.searched} of {self.leaves} partitions cannot be searched; choose between 1 and all")
+
+
+def rule(n: int) -> ScannParameters:
+    """Parameters for N references.
+
+    Below `PARTITIONED` rows one partition. Above, 4 sqrt(N) partitions, of which 2.5 % and at least 20 are searched.
+    The 200 best candidates of the quantised search are compared in full precision.
+    """
+    if n < PARTITIONED:
+        return ScannParameters(1, 1, min(200, n))
+    leaves = round(4 * n**0.5)
+    return ScannParameters(leaves, max(20, leaves // 40), 200)
+
+
+@dataclass(frozen=True, eq=False)
+class ScannIndex:
+    """Make one with `ScannIndex.build`. `recall` is that at 5, of held-out references against exact search."""
+
+    embeddings: Float[np.ndarray, "N M"]
+    metric: Metric
+    parameters: ScannParameters
+    recall: float
+    searcher: Any
+
+    @classmethod
+    def build(
+        cls,
+        embeddings: Float[np.ndarray, "N M"],
+        metric: Metric = "cosine",
+        min_recall: float = 0.0,
+        parameters: ScannParameters | None = None,
+    ) -> ScannIndex:
+        """Learn partitions and codes, measure the recall, and search more partitions where it is below `AIM`.
+
+        Args:
+            embeddings: unit vectors for `cosine`; held in memory once more by ScaNN.
+            metric: cosine, dot or l2.
+            min_recall: refuse an index that finds fewer of the 5 nearest.
+            parameters: instead of those of `rule`, and kept as they are.
+
+        Raises:
+            R2T2Error: ScaNN is not installed, the embeddings do not fit the metric, or the recall is too low.
+        """
+        check_vectors("reference embeddings", embeddings, metric)
+        chosen = parameters or rule(len(embeddings))
+        chosen.check()
+        embeddings = np.asarray(embeddings, np.float32)
+        made = cls(embeddings, metric, chosen, float("nan"), _build(embeddings, metric, chosen))
+        held_out = HeldOut.of(embeddings, metric)
+        made = replace(made, recall=held_out.recall(made))
+        while parameters is None and made.recall < AIM and made.parameters.searched < made.parameters.leaves:
+            more = replace(made.parameters, searched=min(2 * made.parameters.searched, made.parameters.leaves))
+            made = replace(made, parameters=more)
+            made = replace(made, recall=held_out.recall(made))
+        if not made.recall >= min_recall:
+            raise R2T2Error(
+                f"the index finds {made.recall:.1%} of the {RECALL_K} nearest of {HELD_OUT} held-out references, "
+                f"{min_recall:.1%} are asked for; use exact search, or search more partitions than {made.parameters}"
+            )
+        return made
+
+    def __len__(self) -> int:
+        return len(self.embeddings)
+
+    def search(self, queries: Float[np.ndarray, "B M"], k: int) -> Hits:
+        """About the k nearest references of each query, ranked by their exact distances.
+
+        Raises:
+            R2T2Error: k is not between 1 and N, or a query does not fit.
+        """
+        check_search(self, queries, k)
+        queries = np.asarray(queries, np.float32)
+        parts = [self._search(queries[first : first + CHUNK], k) for first in range(0, len(queries), CHUNK)]
+        return Hits(*(np.concatenate(arrays) for arrays in zip(*(vars(part).values() for part in parts), strict=True)))
+
+    def _search(self, queries: Float[np.ndarray, "B M"], k: int) -> Hits:
+        candidates = min(len(self), 2 * k + 8)  # more than k: equal distances are ordered here, not by ScaNN
+        indices, scores = self.searcher.search_batched(
+            queries,
+            candidates,
+            leaves_to_search=self.parameters.searched,
+            pre_reorder_num_neighbors=max(self.parameters.reordered, 2 * candidates),
+        )
+        indices = np.where(np.isnan(scores), -1, indices.astype(np.int64))  # [B, C]; NaN: fewer were found
+        return ranking.nearest(indices, ranking.distances(self.metric, queries, self.embeddings[indices]), k)
+
+    def save(self, path: Path) -> None:
+        """Write ScaNN's own files and `index.json`, which notes parameters and recall."""
+        path.mkdir(parents=True, exist_ok=True)
+        self.searcher.serialize(str(path), relative_path=True)
+        write_index(path, "scann", self, {"parameters": asdict(self.parameters), "recall": self.recall})
+
+    @classmethod
+    def load(cls, path: Path, embeddings: Float[np.ndarray, "N M"]) -> ScannIndex:
+        """An index saved for these embeddings.
+
+        Raises:
+            R2T2Error: ScaNN is not installed, or the index is incomplete, damaged or another bank's.
+        """
+        content = read_index(path, embeddings)
+        with _quiet():
+            try:
+                searcher = _scann().load_searcher(str(path))
+                parameters = ScannParameters(**content["parameters"])
+                return cls(embeddings, content["metric"], parameters, content["recall"], searcher)
+            except (KeyError, TypeError, RuntimeError, ValueError, OSError) as error:
+                raise R2T2Error(f"the index in {path} is damaged ({error}); build it again") from error
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """References that stand for queries, with their true nearest others."""
+
+    rows: Int[np.ndarray, "B"]
+    queries: Float[np.ndarray, "B M"]
+    limits: Float[np.ndarray, "B"]  # distance of the last of the 5
+    count: int  # 5, or as many others as there are
+
+    @classmethod
+    def of(cls, embeddings: Float[np.ndarray, "N M"], metric: Metric, seed: int = 0) -> HeldOut:
+        """Some of the references, drawn by the seed, searched exactly."""
+        n = len(embeddings)
+        count = min(RECALL_K, n - 1)
+        rows = np.sort(np.random.default_rng(seed).choice(n, min(HELD_OUT, n), replace=False))
+        true = ExactIndex.build(embeddings, metric).search(embeddings[rows], count + 1)
+        others = np.where(true.indices == rows[:, None], -np.inf, true.distances)
+        others.sort(axis=1)  # itself first; where it is not among its own nearest, the nearest of all goes instead
+        return cls(rows, embeddings[rows], others[:, -1], count)
+
+    def recall(self, index: ScannIndex) -> float:
+        """Share of the nearest others that are found; one as near as the last of them counts."""
+        if self.count == 0:
+            return 1.0
+        found = index.search(self.queries, self.count + 1)
+        near = (found.indices != self.rows[:, None]) & (found.distances <= self.limits[:, None] + SAME)
+        return float(np.minimum(near.sum(axis=1), self.count).mean() / self.count)
+
+
+def _build(embeddings: Float[np.ndarray, "N M"], metric: Metric, parameters: ScannParameters) -> Any:
+    measure = "squared_l2" if metric == "l2" else "dot_product"
+    with _quiet():
+        builder = _scann().builder(embeddings, RECALL_K, measure)
+        if parameters.leaves > 1:
+            builder = builder.tree(
+                num_leaves=parameters.leaves,
+                num_leaves_to_search=parameters.searched,
+                training_sample_size=min(PER_LEAF * parameters.leaves, len(embeddings)),
+                min_partition_size=LEAST,
+            )
+        anisotropic = float("nan") if metric == "l2" else 0.2  # errors along the vector cost more (section 3)
+        builder = builder.score_ah(2, anisotropic_quantization_threshold=anisotropic)
+        return builder.reorder(parameters.reordered).build()
+
+
+def _scann() -> Any:
+    """ScaNN's Python interface.
+
+    Raises:
+        R2T2Error: it is not installed; there are wheels for Linux on x86-64 alone.
+    """
+    try:
+        return import_module("scann").scann_ops_pybind
+    except ImportError as error:
+        raise R2T2Error(
+            "approximate search needs ScaNN, which is there for Linux on x86-64 with Python below 3.14: "
+            "`pip install scann`, or use exact search (--index exact)"
+        ) from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """ScaNN's C++ part reports its progress on the error stream, whatever the caller wants; keep that out."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)

@@ -1,0 +1,49 @@
+"""How many experts should speak? Dynamic Experts Search.
+
+Axis letters: Q numbers of active experts, L routed layers, E experts, Z rows of coordinates.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from r2t2_jax.method.search.problem import Found, Problem, best_so_far
+from r2t2_jax.routing import by_group, restrict
+from r2t2_jax.runtime.pytrees import register_structure
+
+
+def _rank(weights: Float[Array, "L n"]) -> Int[Array, "L n"]:
+    """0 for the largest of a row; the earlier expert among equals."""
+    return jnp.argsort(jnp.argsort(-weights, axis=-1, stable=True), axis=-1)
+
+
+@register_structure
+@dataclass(frozen=True)
+class ActiveExperts:
+    """The best of r = renorm(top-k(r0)) over k = E, ..., 1 active experts in each group of each layer.
+
+    Dynamic Experts Search (Han et al. 2025, arXiv 2509.22572) runs one solution for each k and lets a verifier choose.
+    Departures: the strategy's objective is the verifier; and here every expert runs whatever k is, so that a pass for
+    small k costs what any other pass costs.
+    """
+
+    uses_router = True
+
+    def __call__(self, problem: Problem, key: Key[Array, ""]) -> Found:
+        spec, query = problem.spec, problem.query
+        own = restrict(spec, query.routing, query.support)
+        rank = by_group(spec, _rank, jnp.where(query.support, own, -1.0))  # [L, E]
+        largest = max(len(group) for group in spec.groups)
+
+        def keep(active: Int[Array, ""]) -> Float[Array, "Z E"]:
+            kept: Bool[Array, "L E"] = (rank < active) & query.support
+            return problem.coordinates(restrict(spec, own, kept))
+
+        points = jax.vmap(keep)(jnp.arange(largest, 0, -1))  # [Q, Z, E]
+        values = jax.lax.map(problem.value, points)
+        best = best_so_far(values)
+        return Found(points[best], values[best], {"active": largest - best[-1]}, largest * problem.forwards)

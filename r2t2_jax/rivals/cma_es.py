@@ -1,0 +1,149 @@
+"""Covariance matrix adaptation: search by a cloud of points that learns where to spread. No gradient is needed.
+
+Axis letters: G generations, C candidates of one, P parents, n coordinates (Z rows times E experts).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, Key
+
+from r2t2_jax.errors import R2T2Error
+from r2t2_jax.method.search.problem import Found, Problem, best_so_far
+from r2t2_jax.runtime.pytrees import register_structure
+
+FLOOR = 1e-20  # of an eigenvalue, which rounding may push below zero
+
+
+class Rates(NamedTuple):
+    """The constants of the algorithm for n coordinates and C candidates (Hansen 2016, arXiv 1604.00772, table 1)."""
+
+    weights: Float[np.ndarray, "P"]  # of the parents, the best first
+    mass: float  # mu_eff
+    step_path: float  # c_sigma
+    damping: float  # d_sigma
+    shape_path: float  # c_c
+    one: float  # c_1, of the rank-one update
+    many: float  # c_mu, of the rank-mu update
+    length: float  # expected length of a standard normal vector
+
+
+def rates(n: int, candidates: int) -> Rates:
+    """Positive weights alone: the better half of the candidates are parents."""
+    parents = candidates // 2
+    raw = math.log((candidates + 1) / 2) - np.log(np.arange(1, parents + 1))
+    weights = raw / raw.sum()
+    mass = float(1 / np.square(weights).sum())
+    step_path = (mass + 2) / (n + mass + 5)
+    one = 2 / ((n + 1.3) ** 2 + mass)
+    return Rates(
+        weights=weights,
+        mass=mass,
+        step_path=step_path,
+        damping=1 + 2 * max(0.0, math.sqrt((mass - 1) / (n + 1)) - 1) + step_path,
+        shape_path=(4 + mass / n) / (n + 4 + 2 * mass / n),
+        one=one,
+        many=min(1 - one, 2 * (0.25 + mass + 1 / mass - 2) / ((n + 2) ** 2 + mass)),
+        length=math.sqrt(n) * (1 - 1 / (4 * n) + 1 / (21 * n**2)),
+    )
+
+
+class Cloud(NamedTuple):
+    """Where the candidates are drawn from."""
+
+    mean: Float[Array, "n"]
+    sigma: Float[Array, ""]
+    covariance: Float[Array, "n n"]
+    step_path: Float[Array, "n"]
+    shape_path: Float[Array, "n"]
+
+
+def next_cloud(
+    cloud: Cloud, steps: Float[Array, "C n"], values: Float[Array, "C"], number: Int[Array, ""], constants: Rates
+) -> Cloud:
+    """The cloud after generation `number` (from 0), whose candidates lay at mean + sigma * steps."""
+    n, parents = cloud.mean.shape[0], len(constants.weights)
+    order = jnp.argsort(jnp.where(jnp.isnan(values), jnp.inf, values), stable=True)[:parents]
+    weights = jnp.asarray(constants.weights, steps.dtype)
+    best = steps[order]  # [P, n]
+    mean_step = (weights[:, None] * best).sum(axis=0)
+
+    whitened = _power(cloud.covariance, -0.5) @ mean_step
+    keep, add = 1 - constants.step_path, math.sqrt(constants.step_path * (2 - constants.step_path) * constants.mass)
+    step_path = keep * cloud.step_path + add * whitened
+    length = jnp.sqrt(jnp.square(step_path).sum())
+    grown = jnp.sqrt(1 - keep ** (2 * (number + 1).astype(steps.dtype)))
+    moving = length / grown < (1.4 + 2 / (n + 1)) * constants.length  # h_sigma
+
+    keep, add = 1 - constants.shape_path, math.sqrt(constants.shape_path * (2 - constants.shape_path) * constants.mass)
+    shape_path = keep * cloud.shape_path + jnp.where(moving, add, 0.0) * mean_step
+    stalled = jnp.where(moving, 0.0, constants.shape_path * (2 - constants.shape_path))
+    covariance = (
+        (1 - constants.one - constants.many + constants.one * stalled) * cloud.covariance
+        + constants.one * jnp.outer(shape_path, shape_path)
+        + constants.many * (best.T * weights[None]) @ best
+    )
+    growth = jnp.exp(constants.step_path / constants.damping * (length / constants.length - 1))
+    return Cloud(cloud.mean + cloud.sigma * mean_step, cloud.sigma * growth, covariance, step_path, shape_path)
+
+
+def _power(covariance: Float[Array, "n n"], power: float) -> Float[Array, "n n"]:
+    values, vectors = jnp.linalg.eigh(covariance)
+    return (vectors * jnp.maximum(values, FLOOR)[None] ** power) @ vectors.T
+
+
+@register_structure
+@dataclass(frozen=True)
+class CmaEs:
+    """The best point that CMA-ES evaluates (Hansen 2016, arXiv 1604.00772), the start among them.
+
+    The rule of thumb gives 4 + floor(3 ln n) candidates a generation. Evo-Merging (Akiba et al. 2024) searches a merged
+    model's weights this way; here the coordinates are the routing's.
+    """
+
+    sigma: float = 1.0
+    generations: int = field(default=10, metadata={"static": True})
+
+    uses_router = True
+
+    def __post_init__(self) -> None:
+        if self.generations < 1:
+            raise R2T2Error(f"{self.generations} generations of CMA-ES; it must be at least 1")
+        if isinstance(self.sigma, int | float) and not self.sigma > 0:
+            raise R2T2Error(f"CMA-ES sigma {self.sigma}; it must be positive")
+
+    def __call__(self, problem: Problem, key: Key[Array, ""]) -> Found:
+        start = problem.start()
+        n = start.size
+        candidates = 4 + int(3 * math.log(n))
+        constants = rates(n, candidates)
+
+        def generation(cloud: Cloud, step: tuple[Int[Array, ""], Key[Array, ""]]) -> tuple[Cloud, tuple[Array, Array]]:
+            number, key = step
+            drawn = jax.random.normal(key, (candidates, n), start.dtype)
+            steps = drawn @ _power(cloud.covariance, 0.5)  # [C, n]; the root is symmetric
+            points = (cloud.mean[None] + cloud.sigma * steps).reshape(candidates, *start.shape)
+            points = jax.vmap(problem.retract)(points)  # [C, Z, E]
+            values = jax.lax.map(problem.value, points)
+            best = best_so_far(values)[-1]
+            return next_cloud(cloud, steps, values, number, constants), (points[best], values[best])
+
+        first = Cloud(
+            start.ravel(),
+            jnp.asarray(self.sigma, start.dtype),
+            jnp.eye(n, dtype=start.dtype),
+            jnp.zeros(n, start.dtype),
+            jnp.zeros(n, start.dtype),
+        )
+        each = (jnp.arange(self.generations), jax.random.split(key, self.generations))
+        _, (points, values) = jax.lax.scan(generation, first, each)
+        points = jnp.concatenate([start[None], points])  # [G + 1, Z, E]
+        values = jnp.concatenate([problem.value(start)[None], values])
+        best = best_so_far(values)
+        return Found(points[best], values[best], {}, (1 + self.generations * candidates) * problem.forwards)

@@ -1,0 +1,60 @@
+"""Dataclasses as pytrees whose structure tells their class."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import jax
+from jax.tree_util import GetAttrKey, register_pytree_with_keys
+from jaxtyping import Array
+
+T = TypeVar("T")
+Params = Any  # a pytree of arrays
+
+
+def register_structure(cls: type[T]) -> type[T]:
+    """Register a dataclass as a pytree: fields marked `metadata={"static": True}` are structure, the others are traced.
+
+    What `jax.tree_util.register_dataclass` does, but for one thing. In jaxlib 0.10 the structures of two classes with
+    equal static fields compare equal, `NearestNeighbors(5)` and `RandomNeighbors(5)` for instance, and jit now and then
+    runs the program compiled for the other. Structures registered here compare by class too. Whatever stands beside
+    alternatives of its kind (kernels, selectors, objectives, searches) is registered here.
+    """
+    fields = dataclasses.fields(cls)  # type: ignore[arg-type]
+    static = [entry.name for entry in fields if entry.metadata.get("static")]
+    traced = [entry.name for entry in fields if not entry.metadata.get("static")]
+
+    def flatten_with_keys(node: T) -> tuple[tuple[tuple[GetAttrKey, Any], ...], tuple[Any, ...]]:
+        children = tuple((GetAttrKey(name), getattr(node, name)) for name in traced)
+        return children, tuple(getattr(node, name) for name in static)
+
+    def unflatten(structure: tuple[Any, ...], children: Any) -> T:
+        return cls(**dict(zip(static, structure, strict=True)), **dict(zip(traced, children, strict=True)))
+
+    register_pytree_with_keys(cls, flatten_with_keys, unflatten)
+    return cls
+
+
+Join = Callable[[Sequence[Array]], Params]
+
+
+def below(params: Params, paths: Sequence[str]) -> tuple[bool, ...]:
+    """Which leaves lie at or below one of the paths, such as `gate` or `mixed/mixer/gates`."""
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    names = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves]
+    return tuple(any(name == path or name.startswith(f"{path}/") for path in paths) for name in names)
+
+
+def split(params: Params, chosen: Sequence[bool]) -> tuple[list[Array], Join]:
+    """The chosen leaves, and a function that puts others in their place."""
+    leaves, structure = jax.tree.flatten(params)
+
+    def join(others: Sequence[Array]) -> Params:
+        rest = iter(others)
+        return jax.tree.unflatten(
+            structure, [next(rest) if mine else leaf for leaf, mine in zip(leaves, chosen, strict=True)]
+        )
+
+    return [leaf for leaf, mine in zip(leaves, chosen, strict=True) if mine], join

@@ -1,0 +1,91 @@
+"""Diagnoses from models: a constructed case for every verdict through `diagnose`, and a port's from its answers."""
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from r2t2_jax.analysis.diagnose import diagnose, port_evidence
+from r2t2_jax.analysis.diagnosis import ROWS, Diagnosis, diagnose_evidence
+from r2t2_jax.bank import ReferenceBank
+from r2t2_jax.errors import R2T2Error
+from r2t2_jax.evaluation.encode import encode_questions
+from r2t2_jax.evaluation.records import collect_bank
+from r2t2_jax.method.presets import Preset
+from r2t2_jax.metrics import get_metric
+from tests.toy_port import make_samples, toy
+
+EXPERTS, REFERENCES, SAMPLES = 3, 90, 60
+PRESET = Preset(k=5, steps=15, space="simplex", optimizer="adam", learning_rate=0.3, final_learning_rate=0.1)
+
+
+def answer_loss(params, features, weights, answer):
+    """Squared error of a mixture of experts whose outputs are the features [E]; weights [1, E]."""
+    return jnp.square(params * weights[0] @ features - answer)
+
+
+def examine(case: str) -> Diagnosis:
+    """A model in the state the verdict speaks of: which expert is right, who knows it, and what the router says."""
+    rng = np.random.default_rng(0)
+    n = REFERENCES + SAMPLES
+    topic = rng.integers(EXPERTS, size=n)
+    outputs = rng.normal(size=(n, EXPERTS)).astype(np.float32)
+    even, right = np.full((n, EXPERTS), 1 / EXPERTS, np.float32), np.eye(EXPERTS, dtype=np.float32)[topic]
+    answers, routing, alike = outputs[np.arange(n), topic], even, topic
+    if case == "router_fine":
+        routing = right
+    if case == "not_recoverable":  # questions that look alike need different experts
+        alike = rng.integers(EXPERTS, size=n)
+    if case == "uniform":  # the mean of all experts is right, and the router insists on one
+        answers, routing = outputs.mean(axis=1), right
+    if case == "no_gap":  # all experts say the same
+        outputs = np.repeat(outputs[:, :1], EXPERTS, axis=1)
+        answers = outputs[:, 0] + 1
+    embeddings = np.eye(EXPERTS, dtype=np.float32)[alike]
+    first, last = np.s_[:REFERENCES], np.s_[REFERENCES:]
+    routing = routing[:, None]  # [n, L = 1, E]
+    bank = ReferenceBank(outputs[first], answers[first], routing[first], embeddings[first])
+    arrays = (outputs[last], routing[last], embeddings[last], answers[last])
+    return diagnose(answer_loss, jnp.float32(1), bank, *arrays, preset=PRESET)
+
+
+@pytest.mark.parametrize("verdict", ["helps", "uniform", "not_recoverable", "router_fine", "no_gap"])
+def test_each_verdict_on_a_model_that_deserves_it(verdict: str) -> None:
+    diagnosis = examine(verdict)
+    assert diagnosis.verdict == verdict, str(diagnosis)
+    assert diagnosis.kind == "loss" and diagnosis.n == SAMPLES
+    # Where equal weights are right for everybody, random references tell as much as near ones.
+    assert (diagnosis.finding("predicts").reply == "yes") == (verdict in ("helps", "router_fine"))
+    assert max(map(len, str(diagnosis).splitlines())) <= 80
+
+
+def test_the_ceiling_is_no_worse_than_anything_that_was_tried() -> None:
+    rows = examine("helps").rows
+    assert rows["ceiling"].gain >= max(rows[name].gain for name in ("base", "oracle", "uniform")) - 1e-6
+
+
+def test_few_samples_are_refused() -> None:
+    outputs = np.ones((8, EXPERTS), np.float32)
+    routing, embeddings = np.full((8, 1, EXPERTS), 1 / EXPERTS, np.float32), np.eye(8, 4, dtype=np.float32)
+    embeddings[4:] = embeddings[:4]
+    bank = ReferenceBank(outputs, outputs[:, 0], routing, embeddings)
+    with pytest.raises(R2T2Error, match="a diagnosis of 8 samples would be guesswork"):
+        diagnose(answer_loss, jnp.float32(1), bank, outputs, routing, embeddings, outputs[:, 0], preset=PRESET)
+
+
+METRIC = get_metric("exact_match")
+PORT = dataclasses.replace(toy(), presets={})
+
+
+@pytest.mark.parametrize(("told", "verdict"), [(0.1, "helps"), (1.0, "router_fine")])
+def test_a_port_is_judged_by_its_answers(told: float, verdict: str) -> None:
+    bank = collect_bank(PORT, make_samples(90, seed=1, told=0.6), METRIC)
+    questions = encode_questions(PORT, make_samples(60, seed=2, told=told))
+    evidence = port_evidence(PORT, bank, questions, PRESET, METRIC)
+    assert list(evidence.values) == list(ROWS)
+    assert all(right.dtype == bool for right in evidence.values.values())
+    assert evidence.values["ceiling"].all()  # the right expert alone is among the candidates
+    diagnosis = diagnose_evidence(evidence)
+    assert diagnosis.verdict == verdict, str(diagnosis)
+    assert diagnosis.finding("predicts").reply == "yes"

@@ -1,0 +1,51 @@
+"""Reading a jaxpr: FLOPs against counts by hand, weight gradients found where there are some and only there."""
+
+import jax
+import jax.numpy as jnp
+
+from r2t2_jax.costs.jaxpr import count_flops, weight_gradients
+from r2t2_jax.method.rerouting import _reroute_samples
+from r2t2_jax.methods import strategy
+from tests.method.test_rerouting import SGD, program
+from tests.toy import MODEL, A, D, E, L, V, toy_params
+
+
+def flops(function, *shapes):
+    return count_flops(jax.make_jaxpr(function)(*(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes)))
+
+
+def test_products_convolutions_loops_and_branches():
+    assert flops(lambda a, b: a @ b, (3, 5), (5, 7)) == 2 * 3 * 5 * 7
+    assert flops(lambda a, b: jnp.einsum("bij,bjk->bik", a, b), (4, 3, 5), (4, 5, 7)) == 4 * 2 * 3 * 5 * 7
+    convolve = lambda x, w: jax.lax.conv_general_dilated(x, w, (2, 2), "SAME", feature_group_count=2)  # noqa: E731
+    assert flops(convolve, (1, 4, 8, 8), (6, 2, 3, 3)) == 2 * (6 * 4 * 4) * (2 * 3 * 3)
+
+    def loop(a, b):
+        return jax.lax.scan(lambda x, _: (jax.jit(jnp.tanh)(x @ b), None), a, length=11)[0]
+
+    assert flops(loop, (3, 5), (5, 5)) == 11 * 2 * 3 * 5 * 5
+    branch = lambda a, b: jax.lax.cond(a.sum() > 0, lambda: a @ b @ b, lambda: a @ b)  # noqa: E731
+    assert flops(branch, (3, 5), (5, 5)) == 2 * 2 * 3 * 5 * 5
+    assert flops(jax.checkpoint(lambda a, b: a @ b), (3, 5), (5, 7)) == 2 * 3 * 5 * 7
+
+
+def ngd_jaxpr():
+    args, static = program(strategy("ngd", SGD))
+    return jax.make_jaxpr(lambda *args: _reroute_samples(*args, **static))(*args)
+
+
+def test_rerouting_differentiates_no_weight():
+    params = toy_params()
+    assert weight_gradients(ngd_jaxpr(), params) == []
+
+    features = {"x": jnp.ones(D), "gate": jnp.ones(5)}
+    answer = {"tokens": jnp.ones(A, int), "mask": jnp.ones(A)}
+    training = jax.make_jaxpr(jax.grad(lambda params: MODEL.answer_loss(params, features, None, answer)))(params)
+    assert weight_gradients(training, params)  # this is how it would look
+
+
+def test_a_step_costs_no_more_than_two_passes_a_neighbour():
+    samples, steps, neighbors = 4, SGD.steps, 5
+    forward = L * (2 * E * D * D + 2 * E * D) + A * (2 * D * V + 2 * 3 * V)  # the toy's formulas
+    ratio = count_flops(ngd_jaxpr()) / (samples * steps * neighbors * forward)
+    assert 1.3 < ratio <= 2  # three would be weight gradients too

@@ -1,0 +1,186 @@
+"""Banks built on disk: what is in them, whatever happens while they are built, and what is refused."""
+
+import dataclasses
+import json
+import multiprocessing
+import os
+import random
+import signal
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from r2t2_jax.bank import ReferenceBank
+from r2t2_jax.bank.storage import install, with_stored_samples
+from r2t2_jax.errors import R2T2Error
+from r2t2_jax.evaluation import build_bank as building
+from r2t2_jax.evaluation.build_bank import Wanted, build_bank
+from r2t2_jax.evaluation.feature_cache import with_samples
+from r2t2_jax.evaluation.question_sets import QuestionSet
+from r2t2_jax.evaluation.records import collect_bank
+from r2t2_jax.metrics import get_metric
+from r2t2_jax.runs.batch_files import find_records
+from tests.evaluation import bank_worker
+from tests.evaluation.bank_worker import SETTINGS, WANTED, build, sets
+from tests.toy_port import ToyEmbedder, make_samples, toy
+
+BATCHES = 15 + 5
+
+
+def files(folder):
+    """Everything but the times."""
+    kept = (file for file in sorted(folder.rglob("*")) if file.is_file() and file.name != "timings.jsonl")
+    return {str(file.relative_to(folder)): file.read_bytes() for file in kept}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("whole") / "bank"
+    build(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def whole(folder):
+    return files(folder)
+
+
+def test_rows_are_those_of_a_bank_collected_in_memory(folder):
+    # Features and all, of the correct rows up to the limit of 25 in each set.
+    bank = ReferenceBank.open(folder)
+    like = collect_bank(toy(), make_samples(4, seed=1, told=1), get_metric("exact_match"))
+    bank = with_stored_samples(bank, like.features, like.answers).only_correct()
+    first = 0
+    for one in sets().values():
+        expected = collect_bank(toy(), one.samples, get_metric("exact_match"))
+        rows = min(25, len(expected))
+        part = np.arange(first, first + rows)
+        np.testing.assert_array_equal(bank.routing[part], expected.routing[:rows])
+        np.testing.assert_array_equal(bank.embeddings[part], expected.embeddings[:rows])
+        assert [bank.records[i]["id"] for i in part] == [record["id"] for record in expected.records[:rows]]
+        for a, b in zip(
+            jax.tree.leaves(bank.samples(part)), jax.tree.leaves(expected.samples(np.arange(rows))), strict=True
+        ):
+            np.testing.assert_array_equal(a, b)
+        first += rows
+    assert first == len(bank)
+
+
+def test_wrong_rows_are_kept_and_flagged(folder):
+    bank = ReferenceBank.open(folder)
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["sources"]["many"]["correct"] == 25
+    assert summary["rows"] == len(bank) > int(bank.right.sum()) == summary["correct"]
+    for record, right in zip(bank.records, bank.right, strict=True):
+        assert record["correct"] == right == (record["prediction"] == record["answer"])
+    assert {record["source"] for record in bank.records} == {"many", "few"}
+    assert list(bank.records)[-1]["correct"] or summary["sources"]["few"]["rows"] == 18
+
+
+def test_only_correct_rows_can_be_kept(folder, tmp_path):
+    build(tmp_path / "bank", wanted=dataclasses.replace(WANTED, keep="correct"))
+    bank, all_rows = ReferenceBank.open(tmp_path / "bank"), ReferenceBank.open(folder)
+    assert bank.right.all()
+    np.testing.assert_array_equal(bank.routing, all_rows.only_correct().routing)
+
+
+def test_features_are_computed_again_where_none_are_stored(folder, tmp_path):
+    build(tmp_path / "bank", wanted=dataclasses.replace(WANTED, features=False))
+    samples = [sample for one in sets().values() for sample in one.samples]
+    bank = with_samples(ReferenceBank.open(tmp_path / "bank"), toy(), samples)
+    like = bank.samples(np.array([0]))
+    stored = with_stored_samples(ReferenceBank.open(folder), *like)
+    rows = np.array([3, 30, 3])
+    for a, b in zip(jax.tree.leaves(bank.samples(rows)), jax.tree.leaves(stored.samples(rows)), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_the_folder_of_a_finished_bank_says_so_again(folder, whole):
+    assert build(folder) == json.loads((folder / "summary.json").read_text())
+    assert files(folder) == whole
+
+
+@pytest.mark.parametrize("times", [2, pytest.param(10, marks=pytest.mark.slow)])
+def test_kills_change_nothing(times, tmp_path, whole):
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.evaluation.bank_worker"])
+    rng = random.Random(times)
+    kills = 0
+    while kills < times:
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        process = context.Process(target=bank_worker.build, args=(str(folder), 0.02))
+        process.start()
+        wanted = rng.randrange(1, BATCHES)
+        while len(find_records(folder)) < wanted and process.is_alive():
+            time.sleep(0.001)
+        time.sleep(0.02 * rng.random())
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        if (folder / "bank.json").exists():
+            continue  # too late
+        assert find_records(folder)
+        kills += 1
+        with pytest.raises(R2T2Error, match=r"is a bank half built; go on with: r2t2 bank build --config .*run\.json"):
+            ReferenceBank.open(folder)
+        build(folder)
+        assert files(folder) == whole
+
+
+def test_killed_while_the_files_are_put_in_place(tmp_path, whole, monkeypatch):
+    def killed(draft, folder):
+        (draft / "embeddings.npy").rename(folder / "embeddings.npy")
+        (draft / "features").rename(folder / "features")
+        raise MemoryError
+
+    monkeypatch.setattr(building, "install", killed)
+    with pytest.raises(MemoryError):
+        build(tmp_path / "bank")
+    with pytest.raises(R2T2Error, match="half built"):
+        ReferenceBank.open(tmp_path / "bank")
+    monkeypatch.setattr(building, "install", install)
+    build(tmp_path / "bank")
+    assert files(tmp_path / "bank") == whole
+
+
+def test_other_settings_are_refused(folder):
+    with pytest.raises(R2T2Error, match=r"settings\.model is .toy. there and .other. here"):
+        build_bank(folder, toy(), ToyEmbedder(), sets(), WANTED, {"model": "other"})
+
+
+class Broken(ToyEmbedder):
+    def __init__(self, value):
+        self.value = value
+
+    def embed(self, texts):
+        vectors = super().embed(texts)
+        vectors[[i for i, text in enumerate(texts) if "right" in text]] = self.value
+        return vectors
+
+
+@pytest.mark.parametrize(("value", "fault"), [(np.nan, "NaN or infinite"), (0.0, "zero"), (2.0, "not of unit length")])
+def test_bad_embeddings_are_refused_with_their_rows(value, fault, tmp_path):
+    samples = make_samples(10, seed=5, told=1)
+    bad = [sample.id for sample in samples if "right" in sample.question]
+    assert 0 < len(bad) <= 5
+    asked = {"set": QuestionSet(sets()["many"].source, samples, "exact_match")}
+    with pytest.raises(R2T2Error, match=f"question embeddings of {', '.join(bad)} are {fault}"):
+        build_bank(tmp_path / "bank", toy(), Broken(value), asked, Wanted(batch=10), SETTINGS)
+    assert not (tmp_path / "bank").exists()
+
+
+def test_bad_routing_is_refused_with_its_rows(tmp_path):
+    port = dataclasses.replace(toy(), params={"gate": np.float32(np.nan), "scale": np.float32(8.0)})
+    with pytest.raises(R2T2Error, match=r"toy: routing of 1-0, .* are NaN or infinite"):
+        build_bank(tmp_path / "bank", port, ToyEmbedder(), sets(), WANTED, SETTINGS)
+
+
+def test_a_model_that_answers_nothing_makes_no_bank(tmp_path):
+    wrong = [dataclasses.replace(sample, answers=("grey",)) for sample in make_samples(6, seed=1, told=1)]
+    asked = {"set": QuestionSet(sets()["many"].source, wrong, "exact_match")}
+    wanted = Wanted(batch=3)
+    with pytest.raises(R2T2Error, match="toy answered none of the questions correctly"):
+        build_bank(tmp_path / "bank", toy(), ToyEmbedder(), asked, wanted, SETTINGS)
+    with pytest.raises(R2T2Error, match="a limit of 0"):
+        Wanted(limit=0)

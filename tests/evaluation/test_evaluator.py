@@ -1,0 +1,157 @@
+"""A bank collected and strategies run, on a port whose answers can be worked out by hand."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from r2t2_jax.errors import R2T2Error
+from r2t2_jax.evaluation.encode import encode_questions
+from r2t2_jax.evaluation.evaluator import evaluate, prepare
+from r2t2_jax.evaluation.records import collect_bank, rows
+from r2t2_jax.method.presets import find_preset
+from r2t2_jax.methods import strategy
+from r2t2_jax.metrics import get_metric
+from tests.toy_port import EXPERTS, WORDS, make_samples, toy
+
+METRIC = get_metric("exact_match")
+NAMES = ("base", "uniform", "ngd", "kernel_regression", "task_routing", "best_of_n")
+
+
+def by_hand(sample, expert: int) -> str:
+    return WORDS[sample.image[0, expert, 0]]
+
+
+def told(sample) -> int:
+    return EXPERTS.index(sample.category) if sample.image[0, -1, 0] else 0
+
+
+@pytest.fixture(scope="module")
+def port():
+    return toy()
+
+
+@pytest.fixture(scope="module")
+def references():
+    return make_samples(60, seed=1, told=0.5)
+
+
+@pytest.fixture(scope="module")
+def bank(port, references):
+    return collect_bank(port, references, METRIC, batch_size=16)
+
+
+@pytest.fixture(scope="module")
+def outcomes(port, bank):
+    return run(port, bank, batch_size=8)
+
+
+def run(port, bank, batch_size, names=NAMES):
+    preset = find_preset("toy", port.presets)
+    questions = encode_questions(port, make_samples(21, seed=2, told=0.2), batch_size)
+    chosen = {name: strategy(name, preset) for name in names}
+    return questions, {o.name: o for o in evaluate(port, bank, questions, chosen, METRIC, batch_size=batch_size)}
+
+
+def test_the_bank_holds_what_was_answered_correctly(port, references, bank) -> None:
+    correct = [sample for sample in references if by_hand(sample, told(sample)) == sample.answers[0]]
+    assert 0 < len(correct) < len(references)
+    assert [record["id"] for record in bank.records] == [sample.id for sample in correct]
+    assert len(bank) == len(correct)
+    np.testing.assert_array_equal(bank.routing.argmax(axis=-1)[:, 0], [told(sample) for sample in correct])
+    np.testing.assert_array_equal(bank.answers, port.processor.answer_ids([sample.answers[0] for sample in correct]))
+    np.testing.assert_array_equal(bank.embeddings, port.embedder.embed([sample.question for sample in correct]))
+
+
+def test_a_model_that_is_never_right_gives_no_bank(port) -> None:
+    wrong = [dataclasses.replace(sample, answers=("pink",)) for sample in make_samples(5, seed=1, told=1)]
+    processor = dataclasses.make_dataclass("P", [])()
+    processor.prepare, processor.decode = port.processor.prepare, port.processor.decode
+    processor.answer_ids = lambda answers: np.zeros(len(answers), int)
+    with pytest.raises(R2T2Error, match="toy answered none of 5 reference questions correctly"):
+        collect_bank(dataclasses.replace(port, processor=processor), wrong, METRIC)
+    with pytest.raises(R2T2Error, match="no sample"):
+        collect_bank(port, [], METRIC)
+
+
+def test_answers_are_those_worked_out_by_hand(outcomes) -> None:
+    questions, found = outcomes
+    assert found["base"].predictions == [by_hand(sample, told(sample)) for sample in questions.samples]
+    assert found["task_routing"].right.all()
+    assert found["ngd"].right.mean() > found["base"].right.mean()
+    for outcome in found.values():
+        expected = [
+            sample.answers[0] == answer for sample, answer in zip(questions.samples, outcome.predictions, strict=True)
+        ]
+        np.testing.assert_array_equal(outcome.right, expected)
+
+
+def test_neighbors_ask_the_same_question(bank, outcomes) -> None:
+    questions, found = outcomes
+    for name in ("ngd", "kernel_regression"):
+        assert found[name].neighbors.shape == found[name].kernel_weights.shape == (21, 5)
+        for sample, indices in zip(questions.samples, found[name].neighbors, strict=True):
+            assert {bank.records[i]["question"] for i in indices} == {sample.question}
+    assert found["base"].neighbors.shape == found["base"].kernel_weights.shape == (21, 0)
+
+
+def test_paths_begin_at_the_router_and_end_at_the_weights(outcomes) -> None:
+    questions, found = outcomes
+    for name in ("base", "ngd"):
+        np.testing.assert_allclose(found[name].path[:, 0], questions.queries.routing, atol=1e-6)
+        np.testing.assert_array_equal(found[name].path[:, -1], found[name].weights)
+    assert found["ngd"].path.shape == (21, 11, 2, 3)
+    assert (found["base"].evaluations, found["ngd"].evaluations) == (1, 102)
+
+
+def test_batch_size_and_company_change_nothing(port, bank, outcomes) -> None:
+    _, expected = outcomes
+    _, found = run(port, bank, batch_size=21, names=("best_of_n", "ngd"))
+    for name, outcome in found.items():
+        np.testing.assert_array_equal(outcome.weights, expected[name].weights)
+        assert outcome.predictions == expected[name].predictions
+
+
+def test_rows_tell_every_case(port, bank, outcomes) -> None:
+    questions, found = outcomes
+    outcome, sample = found["ngd"], questions.samples[3]
+    records = rows(outcome, port.name, questions.samples, questions.queries.routing, bank.records)
+    assert [record["id"] for record in records] == [sample.id for sample in questions.samples]
+    record = records[3]
+    assert (record["model"], record["strategy"]) == ("toy", "ngd")
+    assert record["answers"] == list(sample.answers)
+    assert record["prediction"] == outcome.predictions[3]
+    assert record["right"] == (record["prediction"] == sample.answers[0])
+    np.testing.assert_array_equal(record["path"].reshape(-1, 2, 3)[-1], record["weights"].reshape(2, 3))
+    assert record["neighbors"] == [bank.records[i]["id"] for i in outcome.neighbors[3]]
+
+
+def test_a_path_is_answered_point_by_point_as_its_weights_are(port, bank, outcomes) -> None:
+    questions, found = outcomes
+    preset = find_preset("toy", port.presets)
+    evaluation = prepare(port, bank, questions, {"ngd": strategy("ngd", preset)}, METRIC)
+    numbers = np.arange(21)
+    answered = evaluation.answer("ngd", numbers)
+    answered |= evaluation.answer_along("ngd", answered["path"], numbers)
+    outcome = evaluation.outcome("ngd", jax.tree.map(np.asarray, answered))
+    assert outcome.step_scores.shape == (21, 11)
+    assert [steps[0] for steps in outcome.step_predictions] == found["base"].predictions
+    assert [steps[-1] for steps in outcome.step_predictions] == found["ngd"].predictions
+    np.testing.assert_array_equal(outcome.step_scores[:, -1], found["ngd"].scores)
+    assert (outcome.step_scores[:, 0] != outcome.step_scores[:, -1]).any()
+    shifted = {"ngd": strategy("ngd", dataclasses.replace(preset, space="shift"))}
+    with pytest.raises(R2T2Error, match="ngd moves in the shift space"):
+        prepare(port, bank, questions, shifted, METRIC).answer_along("ngd", answered["path"], numbers)
+
+
+def test_a_bank_of_another_model_is_refused_with_both_named(port, bank) -> None:
+    other = dataclasses.replace(port, fingerprint="toy-2")
+    with pytest.raises(R2T2Error, match="made with model 'toy-1', this is model 'toy-2'"):
+        run(other, bank, 8)
+
+
+def test_more_neighbors_than_references_are_refused(port, bank) -> None:
+    greedy = dataclasses.replace(port, presets={"toy": {"k": len(bank) + 1}})
+    with pytest.raises(R2T2Error, match=f"k={len(bank) + 1} neighbours asked of a bank of {len(bank)}"):
+        run(greedy, bank, 8)

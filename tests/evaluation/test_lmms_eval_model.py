@@ -1,0 +1,72 @@
+"""The adapter against lmms-eval's own interface, where that is installed."""
+
+from types import SimpleNamespace
+
+import pytest
+from PIL import Image
+
+from r2t2_jax.errors import R2T2Error
+from r2t2_jax.evaluation.encode import encode_questions
+from r2t2_jax.evaluation.evaluator import evaluate
+from r2t2_jax.evaluation.records import collect_bank
+from r2t2_jax.method.presets import Preset
+from r2t2_jax.methods import strategy
+from r2t2_jax.metrics import get_metric
+from tests.toy_port import make_samples, toy
+
+pytest.importorskip("lmms_eval.api.model")
+
+REFERENCES = make_samples(40, seed=3, told=0.4)
+
+
+@pytest.fixture
+def adapter(monkeypatch, tmp_path):
+    from r2t2_jax.evaluation.lmms_eval_model import Rerouted
+
+    bank = collect_bank(toy(), REFERENCES, get_metric("exact_match"), keep_wrong=True)
+    monkeypatch.setattr("r2t2_jax.evaluation.lmms_eval_model.open_bank", lambda *a, **k: bank)
+    return Rerouted.create_from_arg_string("model=tests.toy_port:toy,strategy=ngd,preset=toy", {"batch_size": 4})
+
+
+def requests(samples, images=1):
+    from lmms_eval.api.instance import Instance
+
+    docs = [SimpleNamespace(sample=sample) for sample in samples]
+
+    def visuals(doc):
+        return [Image.fromarray(doc.sample.image)] * images
+
+    found = []
+    for i, sample in enumerate(samples):
+        arguments = (sample.question, {"until": ["\n"], "max_new_tokens": 16}, visuals, i, "task", "test")
+        told = {"task": "task", "doc_id": i, "repeats": 1}
+        found.append(Instance("generate_until", arguments, 0, told))
+    return {"task": {"test": docs}}, found
+
+
+def test_it_is_found_and_answers_as_the_evaluation_does(adapter):
+    from lmms_eval.models.registry_v2 import ModelRegistryV2
+
+    from r2t2_jax.evaluation.lmms_eval_model import Rerouted, manifest
+
+    registry = ModelRegistryV2()
+    registry.register_manifest(manifest())
+    assert registry.get_model_class("r2t2") is Rerouted
+    samples = make_samples(10, seed=1, told=0.4)
+    adapter.task_dict, asked = requests(samples)
+    answers = adapter.generate_until(asked)
+    preset = Preset.from_mapping(toy().presets["toy"])
+    bank = collect_bank(toy(), REFERENCES, get_metric("exact_match"), keep_wrong=True)
+    (expected,) = evaluate(
+        toy(), bank, encode_questions(toy(), samples), {"ngd": strategy("ngd", preset)}, get_metric("exact_match")
+    )
+    assert answers == expected.predictions
+
+
+def test_what_it_cannot_do_is_told(adapter):
+    adapter.task_dict, asked = requests(make_samples(2, seed=1, told=0.4), images=2)
+    with pytest.raises(R2T2Error, match="task 0 has 2 images"):
+        adapter.generate_until(asked)
+    for call in (adapter.loglikelihood, adapter.generate_until_multi_round):
+        with pytest.raises(R2T2Error, match="generate_until"):
+            call(asked)

@@ -1,0 +1,65 @@
+"""Questions and banks as `r2t2 diagnose` and `r2t2 tune` open them."""
+
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+import r2t2_jax.plugins
+from r2t2_jax.cli.main import main
+from r2t2_jax.errors import R2T2Error
+from r2t2_jax.evaluation.records import collect_bank
+from r2t2_jax.evaluation.setup import metric_for, open_bank, open_questions
+from r2t2_jax.metrics import get_metric
+from tests.toy_port import make_samples, toy
+
+METRIC = get_metric("exact_match")
+
+
+@pytest.fixture
+def questions(tmp_path: Path) -> Path:
+    """Thirty of the toy's samples as a file a user wrote, six of them in a split of their own."""
+    lines = []
+    for i, sample in enumerate(make_samples(30, seed=1, told=0.6)):
+        Image.fromarray(sample.image).save(tmp_path / f"{i}.png")
+        split = "validation" if i % 5 == 0 else "rest"
+        lines.append({"image": f"{i}.png", "question": sample.question, "answer": sample.answers[0], "split": split})
+    path = tmp_path / "questions.jsonl"
+    path.write_text("\n".join(map(json.dumps, lines)))
+    return path
+
+
+def test_the_split_is_validation_unless_it_is_a_file(questions: Path) -> None:
+    assert {sample.split for sample in open_questions("pocket", None, 3, 0)} == {"validation"}
+    assert len(open_questions(str(questions), None, None, 0)) == 30
+    assert len(open_questions(str(questions), "validation", None, 0)) == 6
+
+
+def test_the_metric_is_the_sets_own_unless_it_is_named() -> None:
+    assert metric_for("pocket", "") is METRIC
+    assert metric_for("aokvqa", "") is not METRIC
+    assert metric_for("aokvqa", "exact_match") is METRIC
+
+
+def test_a_bank_from_disk_gives_what_one_in_memory_gives(
+    questions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(r2t2_jax.plugins, "load", lambda _: toy())
+    build = ["bank", "build", "--model", "toy", "--dataset", str(questions), "--split", "rest"]
+    assert main([*build, "--out", str(tmp_path / "bank")]) == 0
+    asked = open_questions(str(questions), "validation", None, 0)
+    bank = open_bank(toy(), tmp_path / "bank", METRIC, asked)
+    memory = collect_bank(toy(), open_questions(str(questions), "rest", None, 0), METRIC)
+    assert len(bank) == len(memory) < 24  # the wrongly answered are left out
+
+    places = {record["id"]: i for i, record in enumerate(memory.records)}
+    order = np.array([places[record["id"]] for record in bank.records])
+    found, expected = bank.samples(np.arange(len(bank))), memory.samples(order)
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    np.testing.assert_array_equal(bank.routing, np.asarray(memory.routing)[order])
+
+    with pytest.raises(R2T2Error, match=f"{len(bank)} of 30 questions are references in the bank too"):
+        open_bank(toy(), tmp_path / "bank", METRIC, open_questions(str(questions), None, None, 0))

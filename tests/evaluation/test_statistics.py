@@ -1,0 +1,81 @@
+"""The numbers of a run against cases worked by hand or published."""
+
+import numpy as np
+import pytest
+
+from r2t2_jax.evaluation.statistics import by_family, gap_recovered, paired_gain, summarize, wilson_interval
+
+
+@pytest.mark.parametrize(
+    ("successes", "n", "low", "high"),
+    [
+        (81, 263, 0.2553, 0.3662),  # Newcombe 1998, table I, method 3
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+    ],
+)
+def test_wilson_interval_as_published(successes: int, n: int, low: float, high: float) -> None:
+    assert wilson_interval(successes, n) == pytest.approx((low, high), abs=5e-5)
+
+
+def test_wilson_interval_at_the_ends_mirrors() -> None:
+    low, high = wilson_interval(20, 20)
+    assert (1 - high, 1 - low) == pytest.approx(wilson_interval(0, 20))
+
+
+def test_paired_gain_by_hand() -> None:
+    before = np.array([1] * 50 + [0] * 50, bool)
+    after = before.copy()
+    after[50:62] = True  # 12 turned right
+    after[:4] = False  # 4 turned wrong
+    gain, low, high = paired_gain(before, after)
+    half = 1.959964 * np.sqrt(16 - 64 / 100) / 100
+    assert (gain, low, high) == pytest.approx((0.08, 0.08 - half, 0.08 + half))
+
+
+def test_paired_gain_of_no_change_is_exactly_zero() -> None:
+    same = np.array([True, False, True])
+    assert paired_gain(same, same) == (0, 0, 0)
+
+
+def test_gap_recovered() -> None:
+    assert gap_recovered(0.65, 0.45, 0.85) == pytest.approx(0.5)
+    assert gap_recovered(0.40, 0.45, 0.85) == pytest.approx(-0.125)
+    assert gap_recovered(0.65, 0.45, None) is None
+    assert gap_recovered(0.65, 0.45, 0.45) is None
+
+
+def test_summary_by_hand() -> None:
+    right = {
+        "base": np.array([1, 1, 0, 0, 0], bool),
+        "ngd": np.array([1, 0, 1, 1, 0], bool),
+        "task_routing": np.array([1, 1, 1, 1, 0], bool),
+    }
+    result = summarize(
+        right, {"base": 0, "ngd": 100, "task_routing": 1}, ["colour", "shape", "shape", "colour", "shape"]
+    )
+    assert result["n"] == 5
+    ngd = result["strategies"]["ngd"]
+    assert ngd == {
+        "accuracy": 0.6,
+        "ci95": [round(bound, 6) for bound in wilson_interval(3, 5)],
+        "gap_recovered": 0.5,
+        "wrong_to_right": 2,
+        "right_to_wrong": 1,
+        "evaluations_per_case": 100,
+    }
+    assert result["strategies"]["base"]["gap_recovered"] == 0
+    assert result["families"] == {
+        "colour": {"n": 2, "accuracy": {"base": 0.5, "ngd": 1.0, "task_routing": 1.0}},
+        "shape": {"n": 3, "accuracy": {"base": 0.333333, "ngd": 0.333333, "task_routing": 0.666667}},
+    }
+
+
+def test_families_weighted_by_n_give_the_accuracy() -> None:
+    rng = np.random.default_rng(0)
+    right = {"base": rng.random(97) < 0.4}
+    families = by_family(right, [str(i) for i in rng.integers(0, 5, 97)], {"same": right["base"]})
+    total = sum(family["n"] * family["accuracy"]["base"] for family in families.values())
+    assert total == pytest.approx(right["base"].sum(), abs=1e-4)
+    assert all(family["same"] == family["accuracy"]["base"] for family in families.values())

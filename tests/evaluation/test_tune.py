@@ -1,0 +1,177 @@
+"""The search on the toy port: it finds what was planted, compiles little, survives, and keeps to its minutes."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from r2t2_jax.bank.build_atlas import AtlasPlan, make_atlas
+from r2t2_jax.errors import R2T2Error
+from r2t2_jax.evaluation import tune as module
+from r2t2_jax.evaluation.encode import encode_questions
+from r2t2_jax.evaluation.evaluator import Evaluation, evaluate
+from r2t2_jax.evaluation.records import collect_bank
+from r2t2_jax.evaluation.tune import (
+    Measured,
+    Tuning,
+    cheapest_good,
+    refuse_test,
+    tuned_preset,
+    tuning_bench,
+    tuning_plan,
+)
+from r2t2_jax.evaluation.tuning_grid import Rung, grid_presets
+from r2t2_jax.method import rerouting
+from r2t2_jax.method.presets import Preset
+from r2t2_jax.methods import strategy
+from r2t2_jax.metrics import get_metric
+from r2t2_jax.runs.run import Run
+from tests.toy_port import make_samples, toy
+
+METRIC, PORT = get_metric("exact_match"), toy()
+BANK = collect_bank(PORT, make_samples(40, seed=1, told=0.6), METRIC)
+QUESTIONS = encode_questions(PORT, make_samples(60, seed=2, told=0.1))
+BASE = Preset(space="simplex", optimizer="adam", steps=4)
+VARIED = ("learning_rate", "k", "kernel")
+# A rate that moves nothing, and one that does: the planted best.
+PRESETS = grid_presets(BASE, {"learning_rate": (1e-6, 0.5), "k": (2, 4), "kernel": ("gaussian", "linear")})
+RUNGS = [Rung(8, 0, 30), Rung(3, 30, 60)]
+
+
+def tuning_of(run: Run, **changes) -> Tuning:
+    bench = tuning_bench(PORT, BANK, QUESTIONS, PRESETS, METRIC)
+    return Tuning(run, {PORT.name: bench}, RUNGS, **changes)
+
+
+def open_run(out: Path) -> Run:
+    return Run.open(out, "tune", {}, tuning_plan([PORT.name], RUNGS))
+
+
+def search(out: Path) -> dict:
+    with open_run(out) as run:
+        tuning = tuning_of(run)
+        return tuned_preset("toy", PRESETS, VARIED, tuning, tuning.search())
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> dict:
+    return search(tmp_path_factory.mktemp("tuning") / "run")
+
+
+def test_it_finds_the_planted_setting_and_of_equals_the_cheapest(whole: dict) -> None:
+    assert whole["settings"]["learning_rate"] == 0.5
+    assert whole["settings"]["k"] == 2
+    assert Preset.from_mapping(whole["settings"]) in PRESETS
+    evidence = whole["evidence"]
+    assert evidence["accuracy"] > evidence["base"]["accuracy"] + 0.3
+    assert evidence["gain_over_base"]["ci95"][0] > 0
+    assert [row["n"] for row in evidence["table"]] == [60] * 3 + [30] * 5
+    assert evidence["tried"] == 8
+
+
+def test_its_numbers_are_those_of_an_evaluation(whole: dict) -> None:
+    chosen = Preset.from_mapping(whole["settings"])
+    named = {"ngd": strategy("ngd", chosen), "base": strategy("base"), "uniform": strategy("uniform")}
+    for outcome in evaluate(PORT, BANK, QUESTIONS, named, METRIC):
+        row = whole["evidence"] if outcome.name == "ngd" else whole["evidence"][outcome.name]
+        assert row["accuracy"] == pytest.approx(outcome.right.mean(), abs=1e-6)
+    assert whole["evidence"]["evaluations_per_case"] == 1 + 2 * 4 * 2 + 1
+
+
+def test_interrupted_anywhere_it_ends_with_the_same(
+    whole: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer, asked = Evaluation.answer, []
+
+    def failing(self, name, rows):
+        asked.append(name)
+        if len(asked) in (3, 9):  # on either rung
+            raise KeyboardInterrupt
+        return answer(self, name, rows)
+
+    monkeypatch.setattr(module, "threads_at_a_time", lambda: 1)
+    monkeypatch.setattr(Evaluation, "answer", failing)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            search(tmp_path / "run")
+    assert search(tmp_path / "run") == whole
+    assert len(asked) == 8 + 3 + 4 + 2  # each place once, base and uniform in two batches, and the two that failed
+
+
+def test_numbers_share_a_compiled_program() -> None:
+    before = rerouting._reroute_samples._cache_size()
+    with_rates = grid_presets(BASE, {"learning_rate": (0.1, 0.2, 0.3), "k": (3,), "kernel": ("matern", "polynomial")})
+    bench = tuning_bench(PORT, BANK, QUESTIONS, with_rates, METRIC)
+    for number in range(len(with_rates)):
+        bench.answer(str(number), np.arange(50))
+    assert rerouting._reroute_samples._cache_size() == before + 1
+
+
+def test_each_setting_has_the_neighbours_it_would_find_itself() -> None:
+    bench = tuning_bench(PORT, BANK, QUESTIONS, PRESETS, METRIC)
+    for number, preset in enumerate(PRESETS):
+        assert bench.lookup.neighborhoods[str(number)].indices.shape == (60, preset.k)
+    few, many = (bench.lookup.neighborhoods[str(PRESETS.index(p))] for p in (PRESETS[0], PRESETS[2]))
+    np.testing.assert_array_equal(few.indices, many.indices[:, :2])
+
+
+def test_an_atlas_is_tuned_on_its_bank_and_asked_for_where_there_is_none(tmp_path: Path) -> None:
+    values = {"kernel": ("gaussian",), "atlas_k": (2, 6), "atlas_temperature": (0.02, 1e6), "atlas_trust": (0.0,)}
+    presets = grid_presets(BASE, values, "atlas")
+    assert len(presets) == 4
+    with pytest.raises(R2T2Error, match="atlas"):
+        tuning_bench(PORT, BANK, QUESTIONS, presets, METRIC, method="atlas")
+
+    bank = collect_bank(PORT, make_samples(40, seed=1, told=0.6), METRIC, keep_wrong=True)
+    atlas = make_atlas(PORT.model, PORT.params, bank, tmp_path / "atlas", AtlasPlan(points=5, drawn=4, k=3, batch=40))
+    bench = tuning_bench(PORT, replace(bank, atlas=atlas), QUESTIONS, presets, METRIC, method="atlas")
+    rungs = [Rung(4, 0, 60)]
+    with Run.open(tmp_path / "run", "tune", {}, tuning_plan([PORT.name], rungs)) as run:
+        tuning = Tuning(run, {PORT.name: bench}, rungs)
+        found = tuned_preset("toy", presets, list(values), tuning, tuning.search(), "atlas")
+    assert found["strategy"] == "atlas"
+    assert found["settings"]["atlas_temperature"] == 0.02  # so hot that all points weigh the same: the other's lot
+    chosen = Preset.from_mapping(found["settings"])
+    (alone,) = evaluate(PORT, bench.lookup.bank, QUESTIONS, {"atlas": strategy("atlas", chosen)}, METRIC)
+    assert found["evidence"]["accuracy"] == pytest.approx(alone.right.mean(), abs=1e-6)
+
+
+def test_when_time_is_over_no_setting_is_begun_and_what_was_measured_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "threads_at_a_time", lambda: 1)
+    measured: list[str] = []
+    monkeypatch.setattr(Tuning, "_overdue", lambda self: len(measured) >= 4)
+    answer = Evaluation.answer
+    monkeypatch.setattr(
+        Evaluation, "answer", lambda self, name, rows: measured.append(name) or answer(self, name, rows)
+    )
+    with open_run(tmp_path / "run") as run:
+        found = tuning_of(run, minutes=1.0).search()
+    assert [len(rung) for rung in found] == [4, 2]  # three of eight is two of four, rounded up
+
+
+def test_no_setting_in_time_is_an_error(tmp_path: Path) -> None:
+    with open_run(tmp_path / "run") as run, pytest.raises(R2T2Error, match="no setting was measured within 0 minutes"):
+        tuning_of(run, minutes=0.0).search()
+
+
+def test_the_cheapest_within_a_point_of_the_best() -> None:
+    def measured(number: int, share: float, evaluations: int) -> Measured:
+        return Measured(number, np.arange(1000) < 1000 * share, evaluations)
+
+    best, cheap, poor = measured(0, 0.9, 200), measured(1, 0.895, 100), measured(2, 0.85, 10)
+    assert cheapest_good([best, cheap, poor]) is cheap
+    assert cheapest_good([best, measured(3, 0.895, 200)]) is best
+
+
+@pytest.mark.parametrize("split", ["test", "Test", "testA", "test2015"])
+def test_test_questions_are_refused_by_split_and_by_sample(split: str) -> None:
+    with pytest.raises(R2T2Error, match=f"must not be chosen on test questions, and these are of split '{split}'"):
+        refuse_test(split, [])
+    sample = make_samples(1, seed=0, told=0)[0]
+    object.__setattr__(sample, "split", split)
+    with pytest.raises(R2T2Error, match="must not be chosen on test questions"):
+        refuse_test(None, [sample])
+    refuse_test("validation", make_samples(2, seed=0, told=0))

@@ -1,0 +1,305 @@
+"""Strategies over batches: a sample gets what it gets in any batch, the books are kept, programs compile once."""
+
+import dataclasses
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from r2t2_jax.contract import LossModel, References
+from r2t2_jax.errors import R2T2Error
+from r2t2_jax.method.presets import Preset
+from r2t2_jax.method.rerouting import _reroute_samples, reroute_batch
+from r2t2_jax.methods import STRATEGIES, strategy
+from r2t2_jax.retrieval.neighbors import sample_keys
+from r2t2_jax.routing import RoutingSpec
+from tests.toy import (
+    MODEL,
+    SMALL,
+    A,
+    E,
+    L,
+    ToyModel,
+    references_for,
+    run,
+    toy_bank,
+    toy_params,
+    toy_queries,
+    with_atlas,
+)
+
+PRESETS = {
+    "free sgd": dataclasses.replace(SMALL, steps=4),
+    "simplex adam": dataclasses.replace(SMALL, steps=4, space="simplex", optimizer="adam", learning_rate=0.1),
+    "shift": dataclasses.replace(SMALL, steps=3, space="shift", learning_rate=0.5),
+}
+SGD, ADAM, SHIFT = PRESETS.values()
+CASES = {
+    "ngd free sgd": strategy("ngd", SGD),
+    "ngd simplex adam": strategy("ngd", ADAM),
+    "random_neighbors": strategy("random_neighbors", SGD),
+    "kernel_regression_alpha": strategy("kernel_regression_alpha", SGD),
+    "mode_finding": strategy("mode_finding", SGD),
+    "best_of_n": strategy("best_of_n", SGD),
+    "atlas": strategy("atlas", SGD),
+    "sar": strategy("sar", SGD),
+    "cma_es": strategy("cma_es", SGD),
+    "memo": strategy("memo", SGD),
+}
+OTHERS = [name for name in STRATEGIES if not any(case.startswith(name) for case in CASES)]
+BY_NAME = [pytest.param(strategy(name, SGD), id=name, marks=pytest.mark.slow) for name in OTHERS]
+
+
+def arrays(rerouted):
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(rerouted)]
+
+
+@pytest.mark.parametrize("case", [*(pytest.param(case, id=name) for name, case in CASES.items()), *BY_NAME])
+def test_a_sample_gets_the_same_in_any_batch_order_and_size(case):
+    whole = arrays(run(case))
+    for rows in ([3], [4, 0, 2, 1, 3]):  # a loop of one round is compiled differently
+        for part, every in zip(arrays(run(case, rows)), whole, strict=True):
+            np.testing.assert_array_equal(part, every[np.array(rows)])
+
+
+@pytest.mark.parametrize(("case", "tolerance"), [(CASES["ngd free sgd"], 1e-5), (CASES["ngd simplex adam"], 1e-4)])
+def test_another_device_count_changes_next_to_nothing(case, tolerance):
+    alone = run(case)
+    shared = run(case, mesh=jax.make_mesh((4,), ("data",)))  # five samples: padded to eight
+    for a, b in zip(arrays(shared), arrays(alone), strict=True):
+        np.testing.assert_allclose(a, b, atol=tolerance, rtol=0)
+
+
+@pytest.mark.parametrize(("case", "tolerance"), [(CASES["ngd free sgd"], 1e-5), (CASES["ngd simplex adam"], 1e-4)])
+def test_samples_abreast_get_what_they_get_one_by_one(case, tolerance):
+    alone = run(case)
+    for abreast in (2, 5):  # five samples: padded to six, and all at once
+        for a, b in zip(arrays(run(case, abreast=abreast)), arrays(alone), strict=True):
+            np.testing.assert_allclose(a, b, atol=tolerance, rtol=0)
+
+
+COLLECTIVES = ("all-reduce", "all-gather", "all-to-all", "collective", "reduce-scatter")
+
+
+def program(case, mesh=None, count=4):
+    """Arguments of the jitted entry point for the toy model."""
+    queries, embeddings = toy_queries(count)
+    references = references_for(case, with_atlas(toy_bank()), embeddings)
+    shared = {"bank_routing": references.bank_routing, "points": references.points}
+    samples = (queries, dataclasses.replace(references, **dict.fromkeys(shared)), sample_keys(0, np.arange(count)))
+    return (case, toy_params(), shared, samples), {"model": MODEL, "mesh": mesh, "abreast": 1}
+
+
+def test_no_device_waits_for_another():
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    args, static = program(CASES["ngd free sgd"], mesh)
+    text = _reroute_samples.lower(*args, **static).compile().as_text()
+    assert "num_partitions=4" in text
+    assert not [name for name in COLLECTIVES if name in text]
+
+    split = jax.sharding.PartitionSpec("data")
+    summed = jax.shard_map(lambda x: jax.lax.psum(x, "data"), mesh=mesh, in_specs=split, out_specs=split)
+    assert "all-reduce" in jax.jit(summed).lower(jnp.ones(4)).compile().as_text()  # this is how it would look
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_every_program_exports_to_every_platform(name):
+    args, static = program(strategy(name, SGD), count=2)
+    exported = jax.export.export(_reroute_samples, platforms=("tpu", "cuda", "cpu"))(*args, **static)
+    assert exported.platforms == ("tpu", "cuda", "cpu")
+
+
+def test_a_query_as_its_own_only_neighbour_makes_ngd_the_oracle():
+    queries, _ = toy_queries()
+    own = jax.tree.map(lambda leaf: leaf[:, None], (queries.features, queries.answer, queries.routing))
+    references = References(queries.routing, *own, weights=jnp.full((5, 1), 0.3))
+    keys = sample_keys(0, np.arange(5))
+    ngd = reroute_batch(strategy("ngd", ADAM), MODEL, toy_params(), queries, references, keys)
+    oracle = reroute_batch(strategy("oracle", ADAM), MODEL, toy_params(), queries, None, keys)
+    np.testing.assert_allclose(ngd.path, oracle.path, atol=1e-6)
+    np.testing.assert_allclose(ngd.losses, oracle.losses, atol=1e-5)
+    assert jnp.abs(oracle.path[:, -1] - oracle.path[:, 0]).max() > 0.05
+
+
+def test_kernel_regression_is_the_kernel_mean():
+    queries, embeddings = toy_queries()
+    case = strategy("kernel_regression")
+    references = references_for(case, toy_bank(), embeddings)
+    expected = np.einsum("bk,bkle->ble", references.weights, references.routing)
+    expected /= np.asarray(references.weights).sum(axis=1)[:, None, None]
+    found = reroute_batch(case, MODEL, toy_params(), queries, references, sample_keys(0, np.arange(5)))
+    np.testing.assert_allclose(found.weights, expected, rtol=1e-5)
+
+
+def test_descent_lowers_the_loss():
+    preset = dataclasses.replace(SGD, learning_rate=0.05, final_learning_rate=0.05)
+    losses = run(strategy("ngd", preset)).losses
+    assert losses.shape == (5, 4)
+    assert (losses[:, -1] < losses[:, 0]).all()
+
+
+def test_a_shift_of_zero_is_the_base_model():
+    still = dataclasses.replace(SHIFT, learning_rate=0.0, final_learning_rate=0.0)
+    found, base = run(strategy("ngd", still)), run(strategy("base"))
+    assert base.routing is None
+    np.testing.assert_array_equal(found.routing.values, 0)
+    np.testing.assert_allclose(found.weights, base.weights, atol=1e-6)
+    queries, _ = toy_queries()
+
+    def answers(routing):
+        def one(features, answer, routing):
+            candidates = jax.tree.map(lambda leaf: leaf[None], answer)
+            return (
+                MODEL.generate(toy_params(), features, routing, A),
+                MODEL.answer_logprobs(toy_params(), features, routing, candidates),
+            )
+
+        return jax.jit(jax.vmap(one))(queries.features, queries.answer, routing)
+
+    np.testing.assert_array_equal(answers(found.routing)[0], answers(None)[0])
+    np.testing.assert_allclose(answers(found.routing)[1], answers(None)[1], atol=1e-5)
+
+
+def test_a_shift_reports_the_weights_in_effect():
+    found = run(strategy("ngd", SHIFT))
+    queries, _ = toy_queries()
+    routed = jax.jit(jax.vmap(MODEL.route, in_axes=(None, 0, 0)))(toy_params(), queries.features, found.routing)
+    np.testing.assert_allclose(found.weights, routed, atol=1e-6)
+    np.testing.assert_allclose(found.path[:, 0], queries.routing, atol=1e-6)
+    assert found.routing.mode == "shift"
+    assert jnp.abs(found.path[:, -1] - found.path[:, 0]).max() > 1e-3
+
+
+@pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
+def test_without_neighbours_the_routers_weights_are_kept(preset):
+    nobody = dataclasses.replace(preset, epsilon=0.0)
+    found = run(strategy("ngd", nobody))
+    queries, _ = toy_queries()
+    assert found.fell_back.all()
+    np.testing.assert_array_equal(found.weights, queries.routing)
+    np.testing.assert_array_equal(found.routing.values, 0 if preset.space == "shift" else queries.routing)
+    assert not run(strategy("ngd", preset)).fell_back.any()
+
+
+def test_paths_start_at_the_router_and_end_at_what_was_found():
+    queries, _ = toy_queries()
+    for name in ("router_mean", "mode_finding", "kernel_regression", "kernel_regression_alpha", "ngd", "best_of_n"):
+        found = run(strategy(name, SGD))
+        np.testing.assert_allclose(found.path[:, 0], queries.routing, atol=1e-6)
+        np.testing.assert_array_equal(found.path[:, -1], found.weights)
+        np.testing.assert_array_equal(found.routing.values, found.weights)
+
+
+def test_constant_routings():
+    queries, _ = toy_queries()
+    np.testing.assert_allclose(run(strategy("uniform")).weights, 1 / E, rtol=1e-6)
+    np.testing.assert_allclose(run(strategy("router_mean")).weights, queries.routing, rtol=1e-6)
+    np.testing.assert_allclose(run(strategy("task_routing")).weights, queries.task, rtol=1e-6)
+
+
+def test_best_of_n_depends_on_the_key_and_never_trusts_a_less_confident_routing():
+    found = run(strategy("best_of_n", SGD))
+    assert (found.losses[:, -1] <= found.losses[:, 0]).all()
+    assert (found.losses[:, -1] < found.losses[:, 0]).any()
+
+
+@pytest.mark.parametrize(
+    ("name", "evaluations"),
+    {  # K = 5, S = 4, n = 6 points on the line, n = 4 candidates
+        "base": 1,
+        "uniform": 1,
+        "task_routing": 1,
+        "router_mean": 2,
+        "kernel_regression": 2,
+        "mode_finding": 2,
+        "ngd": 1 + 2 * 4 * 5 + 1,
+        "random_neighbors": 1 + 2 * 4 * 5 + 1,
+        "shuffled_references": 1 + 2 * 4 * 5 + 1,
+        "kernel_regression_alpha": 1 + 6 * 5 + 1,
+        "oracle": 1 + 2 * 4 + 1,
+        "best_of_n": 1 + 4 * 2 + 1,
+        "atlas": 2,
+        "atlas_argmin": 2,
+        "atlas_polished": 2,
+        "atlas_descent": 2,
+        "atlas_taylor": 2,
+        "best_fixed": 1,
+        "tent": 1 + 1 + 2 * 4 + 1,
+        "eata": 1 + 2 + 2 * 4 + 1,
+        "sar": 1 + 1 + 4 * 4 + 1,
+        "memo": 1 + 1 + 2 * 4 * 3 + 1,  # three views
+        "tpt": 1 + 1 + 3 + 2 * 4 * 2 + 1,  # two of them kept
+        "deyo": 1 + 3 + 2 * 4 + 1,
+        "rewiring": 1 + 1 + 2 * 5 + 6 + 1,  # five steps, six points of a shift's path
+        "cma_es": 1 + 2 * (1 + 2 * 10) + 1,  # two generations of ten candidates
+        "active_experts": 1 + 2 * 4 + 1,
+        "t3": 1 + 2 + 1 + 1,
+        "manifold_pull": 1 + 2 * 4 * 3 + 1,
+        "knn_moe": 2,
+    }.items(),
+)
+def test_evaluations(name, evaluations):
+    assert run(strategy(name, SGD)).evaluations == evaluations
+
+
+def test_evaluations_of_a_shift_count_the_gate():
+    assert run(strategy("ngd", SHIFT)).evaluations == 1 + 2 * 3 * 5 + 4 + 1
+    assert run(strategy("eata", SHIFT)).evaluations == 1 + 2 + 2 * 3 * 2 + 4 + 1  # its pull reads it at every value
+
+
+def test_numbers_are_traced_and_shapes_compile_once():
+    model = ToyModel(RoutingSpec(("p", "q", "r", "s"), L))  # known to no other test
+
+    def found(bandwidth, learning_rate, count=5):
+        preset = Preset(steps=3, bandwidth=bandwidth, learning_rate=learning_rate)
+        return run(strategy("ngd", preset), model=model, count=count).weights
+
+    first = found(0.5, 0.01)
+    programs, traces = _reroute_samples._cache_size(), ToyModel.traces
+    others = [found(0.5, 0.3), found(5.0, 0.3)]
+    assert (_reroute_samples._cache_size(), ToyModel.traces) == (programs, traces)
+    for a, b in itertools.combinations((first, *others), 2):  # the new numbers were used
+        assert jnp.abs(a - b).max() > 1e-4
+    found(0.5, 0.01, count=4)
+    assert _reroute_samples._cache_size() == programs + 1
+
+
+def loss_only(params, features, weights, answer):
+    return jnp.square(weights).sum()
+
+
+@pytest.mark.parametrize(
+    ("name", "preset", "model", "changes", "cause"),
+    [
+        ("oracle", SGD, MODEL, {"answer": None}, "reads the test samples' answers"),
+        ("task_routing", SGD, MODEL, {"task": None}, "task weights"),
+        ("ngd", SHIFT, LossModel(loss_only, MODEL.spec), {}, "needs a model with a gate"),
+        ("best_of_n", SGD, LossModel(loss_only, MODEL.spec), {}, "needs a model that generates"),
+        ("tent", SGD, LossModel(loss_only, MODEL.spec), {}, "tells the odds of every word"),
+        ("mode_finding", Preset(mode_k=13), MODEL, {}, "k=13 references of 12"),
+        ("memo", SGD, MODEL, {"views": None}, "changed copies of the image"),
+        ("deyo", SGD, MODEL, {"shuffled": None}, "changed copies of the image"),
+    ],
+)
+def test_what_is_not_on_offer_is_refused(name, preset, model, changes, cause):
+    queries, embeddings = toy_queries()
+    case = strategy(name, preset)
+    references = references_for(case, toy_bank(), embeddings)
+    with pytest.raises(R2T2Error, match=cause):
+        reroute_batch(
+            case, model, toy_params(), dataclasses.replace(queries, **changes), references, sample_keys(0, np.arange(5))
+        )
+
+
+def test_missing_references_are_refused():
+    queries, _ = toy_queries()
+    for name, cause in (("ngd", "needs the neighbours"), ("mode_finding", "needs the bank's routing")):
+        with pytest.raises(R2T2Error, match=cause):
+            reroute_batch(strategy(name), MODEL, toy_params(), queries, None, sample_keys(0, np.arange(5)))
+
+
+def test_a_mesh_without_a_data_axis_is_refused():
+    with pytest.raises(R2T2Error, match="axes \\('model',\\)"):
+        run(strategy("base"), mesh=jax.make_mesh((2,), ("model",), devices=jax.devices()[:2]))

@@ -1,0 +1,62 @@
+"""Objectives that look at changed copies of the image: by hand from the toy model's own odds."""
+
+import jax
+import numpy as np
+import pytest
+
+from r2t2_jax.errors import R2T2Error
+from r2t2_jax.rivals.entropy import MarginalEntropy, ObjectEntropy
+from tests.method.cases import ROUTING, mean_entropy, odds, one_case, own_words, value_of
+from tests.toy import A
+
+
+def view(query, number):
+    return jax.tree.map(lambda leaf: leaf[number], query.views)
+
+
+def marginal(query, numbers, answer):
+    """Entropy of the mean over some views, in nats."""
+    p = [odds(view(query, number), ROUTING, answer) for number in numbers]
+    mean = np.mean([each for each, _ in p], axis=0)[p[0][1]]
+    return np.mean(-(mean * np.log(mean)).sum(axis=-1))
+
+
+def test_memo_is_the_entropy_of_the_mean_over_all_views():
+    query, _ = case = one_case()
+    objective = MarginalEntropy(A, 3)
+    np.testing.assert_allclose(value_of(objective, case), marginal(query, [0, 1, 2], own_words(query)), rtol=1e-5)
+    assert (objective.anchor_forwards, objective.forwards(None)) == (1, 3)
+
+
+@pytest.mark.parametrize("number", range(5))
+def test_tpt_keeps_the_views_of_which_the_untouched_model_is_surest(number):
+    query, _ = case = one_case(number)
+    answer = own_words(query)
+    surest = np.argsort([mean_entropy(view(query, i), None, answer) for i in range(3)])[:2]
+    objective = MarginalEntropy(A, 3, 2)
+    np.testing.assert_allclose(value_of(objective, case), marginal(query, surest, answer), rtol=1e-5)
+    assert (objective.anchor_forwards, objective.forwards(None)) == (4, 2)
+
+
+@pytest.mark.parametrize("number", range(5))
+def test_deyo_weighs_by_entropy_and_by_what_disorder_takes_away(number):
+    query, _ = case = one_case(number)
+    answer = own_words(query)
+    first, value = (mean_entropy(query.features, routing, answer) for routing in (None, ROUTING))
+
+    def sure_of_it(features):
+        p, mask = odds(features, None, answer)
+        return np.exp(np.mean(np.log(p[np.arange(A), np.asarray(answer["tokens"])])[mask]))
+
+    drop = sure_of_it(query.features) - sure_of_it(query.shuffled)
+    expected = (np.exp(1.0 - first) + np.exp(drop)) * value
+    np.testing.assert_allclose(value_of(ObjectEntropy(A, 1.0, drop - 0.01), case), expected * (first < 1.25), rtol=1e-4)
+    assert value_of(ObjectEntropy(A, 1.0, drop + 0.01), case) == 0
+    assert value_of(ObjectEntropy(A, first / 1.25 - 0.01, drop - 0.01), case) == 0
+
+
+def test_numbers_of_views_out_of_range_are_refused():
+    with pytest.raises(R2T2Error, match="4 views kept of 3"):
+        MarginalEntropy(A, 3, 4)
+    with pytest.raises(R2T2Error, match="0 views kept of 0"):
+        MarginalEntropy(A, 0)

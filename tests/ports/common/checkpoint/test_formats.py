@@ -1,0 +1,104 @@
+"""Checkpoints on disk: read as their libraries read them, and refused with a name where damaged."""
+
+import json
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from ports.common.checkpoint import formats as checkpoints
+from ports.common.checkpoint.formats import open_checkpoint
+from r2t2_jax.errors import R2T2Error
+from tests.ports.common.toy_model import toy_tensors, write_source, write_tensors
+
+
+@pytest.mark.parametrize("kind", ["shards", "single", "bin"])
+@pytest.mark.parametrize("dtype", [ml_dtypes.bfloat16, np.float16, np.float32])
+def test_every_tensor_is_read_in_its_dtype(tmp_path, kind, dtype):
+    pytest.importorskip("torch" if kind == "bin" else "safetensors")
+    tensors = toy_tensors(dtype=dtype)
+    checkpoint = open_checkpoint(write_source(tmp_path / "source", tensors, kind))
+    assert set(checkpoint) == set(tensors)
+    for name, entry in checkpoint.items():
+        assert (entry.shape, entry.dtype) == (tensors[name].shape, tensors[name].dtype)
+        np.testing.assert_array_equal(entry.read(), tensors[name])
+
+
+def test_a_bin_that_was_mapped_anew_gives_the_same(tmp_path, monkeypatch):
+    pytest.importorskip("torch")
+    monkeypatch.setattr(checkpoints, "REOPEN_AFTER", 16)
+    tensors = toy_tensors()
+    checkpoint = open_checkpoint(write_source(tmp_path / "source", tensors, "bin"))
+    for name in [*tensors, *tensors]:
+        np.testing.assert_array_equal(checkpoint[name].read(), tensors[name])
+
+
+def test_folders_below_are_read_too(tmp_path):
+    source = write_source(tmp_path / "source", {"a": np.ones(2)}, "single")
+    write_source(source / "2_Dense", {"linear.weight": np.ones(3)}, "single")
+    checkpoint = open_checkpoint(source, (".", "2_Dense"))
+    assert set(checkpoint) == {"a", "linear.weight"}
+    write_tensors(source / "2_Dense" / "model.safetensors", {"a": np.ones(3)})
+    with pytest.raises(R2T2Error, match="a is both in"):
+        open_checkpoint(source, (".", "2_Dense"))
+
+
+@pytest.mark.parametrize("kind", ["shards", "bin"])
+def test_truncated_shards_are_named_all_of_them(tmp_path, kind):
+    pytest.importorskip("torch" if kind == "bin" else "safetensors")
+    source = write_source(tmp_path / "source", toy_tensors(), kind)
+    shards = sorted(path for path in source.iterdir() if path.suffix in (".bin", ".safetensors"))
+    for shard in shards:
+        content = shard.read_bytes()
+        shard.write_bytes(content[: len(content) - 3] if kind == "shards" else content[: len(content) // 2])
+    with pytest.raises(R2T2Error, match="2 problems") as caught:
+        open_checkpoint(source)
+    assert all(str(shard) in str(caught.value) for shard in shards)
+
+
+@pytest.mark.parametrize("content", [b"", b"1234", b"\xff" * 64, (40).to_bytes(8, "little") + b"{" * 40])
+def test_what_is_no_safetensors_is_refused(tmp_path, content):
+    source = write_source(tmp_path / "source", {"a": np.ones(2)}, "single")
+    (source / "model.safetensors").write_bytes(content)
+    with pytest.raises(R2T2Error, match=r"model\.safetensors"):
+        open_checkpoint(source)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"weight_map": 3}', '{"metadata": {}}'])
+def test_a_bad_index_is_named(tmp_path, text):
+    source = write_source(tmp_path / "source", toy_tensors())
+    (source / "model.safetensors.index.json").write_text(text)
+    with pytest.raises(R2T2Error, match=r"model\.safetensors\.index\.json is no index"):
+        open_checkpoint(source)
+
+
+def test_an_index_that_names_what_is_not_there(tmp_path):
+    source = write_source(tmp_path / "source", toy_tensors())
+    index = source / "model.safetensors.index.json"
+    listed = json.loads(index.read_text())
+    listed["weight_map"]["ghost"] = "model-0.safetensors"
+    index.write_text(json.dumps(listed))
+    with pytest.raises(R2T2Error, match=r"model-0\.safetensors has no tensor ghost"):
+        open_checkpoint(source)
+    (source / "model-1.safetensors").unlink()
+    with pytest.raises(R2T2Error, match=r"names files that are not there: .*model-1\.safetensors"):
+        open_checkpoint(source)
+
+
+def test_a_pickle_with_more_than_weights_is_not_run(tmp_path):
+    torch = pytest.importorskip("torch")
+
+    class Evil:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "ran"), "w"))
+
+    source = write_source(tmp_path / "source", {"a": np.ones(2, "f4")}, "bin")
+    torch.save({"a": Evil()}, source / "pytorch_model-0.bin")
+    with pytest.raises(R2T2Error, match=r"pytorch_model-0\.bin is truncated or holds more than weights"):
+        open_checkpoint(source)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_no_weights_at_all(tmp_path):
+    with pytest.raises(R2T2Error, match=r"no weights in .*; looked for model\.safetensors"):
+        open_checkpoint(tmp_path)

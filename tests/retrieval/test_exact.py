@@ -1,0 +1,162 @@
+"""Exact search: order, ties, blocks, devices, refusals."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from r2t2_jax.errors import R2T2Error
+from r2t2_jax.retrieval import build_index, exact, load_index
+from r2t2_jax.retrieval.exact import ExactIndex
+from r2t2_jax.retrieval.protocol import METRICS, ball
+from tests.toy import unit_vectors
+
+
+def test_nearest_are_those_of_a_full_sort():
+    rng = np.random.default_rng(0)
+    bank, query = unit_vectors(rng, 50), unit_vectors(rng, 1)[0]
+    expected = np.argsort(np.linalg.norm(bank - query, axis=1), kind="stable")[:7]
+    np.testing.assert_array_equal(ExactIndex.build(bank).nearest(jnp.asarray(query), 7), expected)
+
+
+def test_ties_go_to_the_lowest_index():
+    bank = np.tile(unit_vectors(np.random.default_rng(0), 3), (4, 1))  # every vector four times
+    np.testing.assert_array_equal(ExactIndex.build(bank).nearest(jnp.asarray(bank[1]), 4), [1, 4, 7, 10])
+
+
+@pytest.mark.parametrize(
+    ("embeddings", "cause"),
+    [
+        (np.zeros((0, 4), np.float32), "empty"),
+        (np.array([[1.0, 0.0], [np.nan, 1.0]]), "NaN or infinity, first in row 1"),
+        (np.array([[1.0, 0.0], [3.0, 4.0]]), "row 1 has length 5"),
+        (np.ones(4), r"must be \[rows, M\]"),
+    ],
+)
+def test_bad_embeddings_are_refused(embeddings, cause):
+    with pytest.raises(R2T2Error, match=cause):
+        ExactIndex.build(embeddings)
+
+
+def by_hand(metric, bank, queries, k):
+    """Full float64 sort; equal distances by index."""
+    bank, queries = bank.astype(np.float64), queries.astype(np.float64)
+    apart = np.linalg.norm(bank[None] - queries[:, None], axis=-1)
+    distance = -queries @ bank.T if metric == "dot" else apart
+    order = np.argsort(distance, axis=1, kind="stable")[:, :k]
+    return order, np.take_along_axis(distance, order, axis=1)
+
+
+def vectors(metric, seed, n, m=9):
+    found = np.random.default_rng(seed).normal(size=(n, m)).astype(np.float32)
+    return found / np.linalg.norm(found, axis=1, keepdims=True) if metric == "cosine" else 2 * found
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    """Blocks far smaller than the bank; jit keys on shapes alone, so what was compiled with others is dropped."""
+    monkeypatch.setattr(exact, "ROWS", 16)
+    monkeypatch.setattr(exact, "QUERIES", 4)
+    exact._candidates.clear_cache()
+    yield
+    exact._candidates.clear_cache()
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_a_batch_finds_what_a_full_sort_finds(metric, small_blocks):
+    bank, queries = vectors(metric, 0, 103), vectors(metric, 1, 11)
+    found = ExactIndex.build(bank, metric).search(queries, 7)
+    order, distance = by_hand(metric, bank, queries, 7)
+    np.testing.assert_array_equal(found.indices, order)
+    np.testing.assert_allclose(found.distances, distance, rtol=1e-6)
+    assert found.mask.all()
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_one_traced_query_finds_what_a_batch_finds(metric):
+    bank, queries = vectors(metric, 0, 103), vectors(metric, 1, 11)
+    index = ExactIndex.build(bank, metric)
+    one_by_one = [index.nearest(jnp.asarray(query), 7) for query in queries]
+    np.testing.assert_array_equal(one_by_one, index.search(queries, 7).indices)
+
+
+@pytest.mark.parametrize("devices", [2, 4])
+@pytest.mark.parametrize("metric", METRICS)
+def test_sharing_the_rows_among_devices_changes_nothing(metric, devices, small_blocks):
+    bank, queries = np.tile(vectors(metric, 0, 41), (3, 1))[:119], vectors(metric, 1, 6)  # ties, and rows left over
+    index = ExactIndex.build(bank, metric)
+    mesh = jax.make_mesh((devices,), ("data",), devices=jax.devices()[:devices])
+    alone, shared = index.search(queries, 9), index.search(queries, 9, mesh)
+    np.testing.assert_array_equal(alone.indices, shared.indices)
+    np.testing.assert_array_equal(alone.distances, shared.distances)
+
+
+def test_a_result_does_not_depend_on_the_batch(small_blocks):
+    bank, queries = np.tile(vectors("cosine", 0, 50), (2, 1)), vectors("cosine", 1, 10)
+    index = ExactIndex.build(bank)
+    whole = index.search(queries, 5)
+    for rows in ([3], [9, 0], [8, 7, 6, 5, 4, 3]):
+        part = index.search(queries[rows], 5)
+        np.testing.assert_array_equal(part.indices, whole.indices[rows])
+        np.testing.assert_array_equal(part.distances, whole.distances[rows])
+
+
+def test_many_equal_vectors_go_by_index(small_blocks):
+    # Far more copies than spare candidates, in a bank whose size leaves odd rows at the end of a matrix product.
+    copies = np.random.default_rng(0).integers(0, 5, 401)
+    distinct = vectors("cosine", 2, 5, m=384)
+    index, query = ExactIndex.build(distinct[copies]), distinct[3:4]
+    expected = np.flatnonzero(copies == 3)[:30]
+    np.testing.assert_array_equal(index.search(query, 30).indices[0], expected)
+    np.testing.assert_array_equal(index.nearest(jnp.asarray(query[0]), 30), expected)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_a_ball_holds_what_is_near_enough(metric):
+    bank, queries = vectors(metric, 0, 60), vectors(metric, 1, 5)
+    _, distance = by_hand(metric, bank, queries, 60)
+    epsilon = float(np.median(distance[:, 6]))
+    found = ball(ExactIndex.build(bank, metric), queries, epsilon, 12)
+    np.testing.assert_array_equal(found.mask.sum(axis=1), np.minimum((distance <= epsilon).sum(axis=1), 12))
+    assert 0 < found.mask.sum() < found.mask.size
+
+
+def test_all_references_can_be_asked_for():
+    bank = vectors("cosine", 0, 20)
+    assert sorted(ExactIndex.build(bank).search(bank[:1], 20).indices[0].tolist()) == list(range(20))
+
+
+@pytest.mark.parametrize(
+    ("queries", "k", "cause"),
+    [
+        (np.eye(9, dtype=np.float32), 0, "k=0"),
+        (np.eye(9, dtype=np.float32), 21, "k=21 neighbours asked of a bank of 20"),
+        (np.eye(4, dtype=np.float32), 1, "size 4, the bank's 9"),
+        (2 * np.eye(9, dtype=np.float32), 1, "must be unit vectors"),
+    ],
+)
+def test_what_does_not_fit_is_refused(queries, k, cause):
+    with pytest.raises(R2T2Error, match=cause):
+        ExactIndex.build(vectors("cosine", 0, 20)).search(queries, k)
+
+
+def test_unknown_metrics_and_indices_are_refused():
+    bank = vectors("cosine", 0, 20)
+    with pytest.raises(R2T2Error, match="unknown metric 'manhattan'; choose one of cosine, dot, l2"):
+        ExactIndex.build(bank, "manhattan")
+    with pytest.raises(R2T2Error, match="unknown index 'annoy'"):
+        build_index(bank, "annoy")
+
+
+def test_a_saved_index_knows_its_bank(tmp_path):
+    bank = vectors("l2", 0, 20)
+    build_index(bank, "auto", "l2").save(tmp_path)
+    loaded = load_index(tmp_path, bank)
+    assert isinstance(loaded, ExactIndex) and loaded.metric == "l2"
+    with pytest.raises(R2T2Error, match="was built for other embeddings"):
+        load_index(tmp_path, bank + 1)
+    with pytest.raises(R2T2Error, match=r"has no index\.json"):
+        load_index(tmp_path / "none", bank)
+    (tmp_path / "index.json").write_text("{")
+    with pytest.raises(R2T2Error, match=r"index\.json is damaged"):
+        load_index(tmp_path, bank)

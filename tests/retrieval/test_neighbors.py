@@ -1,0 +1,121 @@
+"""Selectors: who is chosen, how the nulls differ, independence of the batch, refusals."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from r2t2_jax.errors import R2T2Error
+from r2t2_jax.retrieval.exact import ExactIndex
+from r2t2_jax.retrieval.neighbors import (
+    EpsilonBall,
+    NearestNeighbors,
+    RandomNeighbors,
+    ShuffledNeighbors,
+    sample_keys,
+    select,
+)
+from tests.toy import unit_vectors
+
+RNG = np.random.default_rng(0)
+BANK, QUERIES = unit_vectors(RNG, 30), unit_vectors(RNG, 8)
+INDEX = ExactIndex.build(BANK)
+KEYS = sample_keys(0, np.arange(8))
+SELECTORS = [NearestNeighbors(4), EpsilonBall(1.0, 4), RandomNeighbors(4), ShuffledNeighbors(4)]
+
+
+def true_distances(indices):
+    return np.linalg.norm(BANK[np.asarray(indices)] - QUERIES[:, None], axis=-1)
+
+
+def test_nearest_come_with_their_distances_and_dots():
+    found = select(NearestNeighbors(4), INDEX, QUERIES, KEYS)
+    order = np.argsort(np.linalg.norm(BANK[None] - QUERIES[:, None], axis=-1), axis=1)
+    np.testing.assert_array_equal(found.indices, order[:, :4])
+    np.testing.assert_allclose(found.distances, true_distances(found.indices), rtol=1e-5)
+    np.testing.assert_allclose(found.dots, 1 - true_distances(found.indices) ** 2 / 2, atol=1e-6)
+    assert found.mask.all()
+
+
+def test_a_query_in_the_bank_is_at_distance_zero():
+    assert select(NearestNeighbors(1), INDEX, BANK[:8], KEYS).distances.max() == 0
+
+
+def test_a_ball_masks_what_lies_outside():
+    epsilon = 0.9
+    found = select(EpsilonBall(epsilon, 6), INDEX, QUERIES, KEYS)
+    inside = (np.linalg.norm(BANK[None] - QUERIES[:, None], axis=-1) <= epsilon).sum(axis=1)
+    np.testing.assert_array_equal(found.mask.sum(axis=1), np.minimum(inside, 6))
+    assert 0 < int(found.mask.sum()) < found.mask.size  # the case is not trivial
+    assert not select(EpsilonBall(0.0, 6), INDEX, QUERIES, KEYS).mask.any()
+
+
+def test_random_neighbours_are_different_references_at_their_own_distances():
+    found = select(RandomNeighbors(20), INDEX, QUERIES, KEYS)
+    assert all(len(set(row)) == 20 for row in np.asarray(found.indices).tolist())
+    np.testing.assert_allclose(found.distances, true_distances(found.indices), rtol=1e-5)
+    assert len({tuple(row) for row in np.asarray(found.indices).tolist()}) == 8  # each sample draws its own
+
+
+def test_random_neighbours_are_uniform():
+    keys = sample_keys(3, np.arange(2000))
+    queries = np.repeat(QUERIES[:1], 2000, axis=0)
+    counts = np.bincount(np.asarray(select(RandomNeighbors(3), INDEX, queries, keys).indices).ravel(), minlength=30)
+    assert counts.min() > 140  # 200 expected, standard deviation 13
+    assert counts.max() < 260
+
+
+def test_shuffled_neighbours_keep_the_profile_and_change_the_samples():
+    nearest, shuffled = (select(s(4), INDEX, QUERIES, KEYS) for s in (NearestNeighbors, ShuffledNeighbors))
+    np.testing.assert_array_equal(shuffled.distances, nearest.distances)
+    np.testing.assert_array_equal(shuffled.dots, nearest.dots)
+    stand_in = dict(zip(np.ravel(nearest.indices).tolist(), np.ravel(shuffled.indices).tolist(), strict=True))
+    assert all(reference != other for reference, other in stand_in.items())
+    for before, after in zip(np.ravel(nearest.indices).tolist(), np.ravel(shuffled.indices).tolist(), strict=True):
+        assert stand_in[before] == after  # one fixed exchange, not a draw for each sample
+    assert len(set(stand_in.values())) == len(stand_in)
+    other = select(ShuffledNeighbors(4, seed=1), INDEX, QUERIES, KEYS)
+    assert (np.asarray(other.indices) != np.asarray(shuffled.indices)).any()
+
+
+@pytest.mark.parametrize("selector", SELECTORS, ids=str)
+def test_a_selection_does_not_depend_on_the_batch(selector):
+    whole = select(selector, INDEX, QUERIES, KEYS)
+    for rows in ([5], [7, 0, 5], [6, 5, 4, 3, 2, 1, 0]):
+        rows = np.array(rows)
+        part = select(selector, INDEX, QUERIES[rows], KEYS[rows])
+        for a, b in zip(jax.tree.leaves(part), jax.tree.leaves(whole), strict=True):
+            np.testing.assert_array_equal(a, np.asarray(b)[rows])
+
+
+def test_a_new_epsilon_does_not_compile_again():
+    from r2t2_jax.retrieval.neighbors import _select
+
+    select(EpsilonBall(0.5, 4), INDEX, QUERIES, KEYS)
+    before = _select._cache_size()
+    select(EpsilonBall(0.7, 4), INDEX, QUERIES, KEYS)
+    assert _select._cache_size() == before
+
+
+@pytest.mark.parametrize(
+    "selector", [NearestNeighbors, RandomNeighbors, ShuffledNeighbors, lambda k: EpsilonBall(1.0, k)]
+)
+def test_bad_k_is_refused(selector):
+    with pytest.raises(R2T2Error, match="k=0"):
+        selector(0)
+    with pytest.raises(R2T2Error, match="k=31 neighbours asked of a bank of 30"):
+        select(selector(31), INDEX, QUERIES, KEYS)
+
+
+def test_negative_epsilon_is_refused():
+    with pytest.raises(R2T2Error, match=r"epsilon -0\.1"):
+        EpsilonBall(-0.1)
+
+
+def test_bad_queries_are_refused():
+    nan = QUERIES.copy()
+    nan[3, 0] = np.nan
+    with pytest.raises(R2T2Error, match="query embeddings holds NaN or infinity, first in row 3"):
+        select(NearestNeighbors(4), INDEX, nan, KEYS)
+    with pytest.raises(R2T2Error, match="size 4, the bank's 6"):
+        select(NearestNeighbors(4), INDEX, jnp.eye(4), KEYS[:4])

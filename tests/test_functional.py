@@ -1,0 +1,107 @@
+"""A model of one's own: from a loss and arrays to better routing, and every bad array refused by name."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import r2t2_jax
+from r2t2_jax.bank import ReferenceBank
+from r2t2_jax.errors import R2T2Error
+from r2t2_jax.method.presets import Preset
+from r2t2_jax.methods import strategy
+from tests.toy import MODEL, toy_bank, toy_params, toy_queries
+
+RNG = np.random.default_rng(0)
+N, B, E, D = 60, 10, 3, 4
+
+
+def answer_loss(params, features, weights, answer):
+    """Squared error of a mixture of three linear experts [E, D]; weights [1, E]."""
+    outputs = params @ features  # [E]
+    return jnp.square(weights[0] @ outputs - answer)
+
+
+def samples(count):
+    """Each sample's topic names the expert that is right about it; the router knows nothing."""
+    topic = RNG.integers(0, E, count)
+    features = RNG.normal(size=(count, D)).astype(np.float32)
+    answers = (features @ PARAMS.T)[np.arange(count), topic]
+    embeddings = np.eye(E, 6)[topic] + 0.05 * RNG.normal(size=(count, 6))
+    embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
+    return topic, features, answers, np.full((count, 1, E), 1 / E, np.float32), embeddings.astype(np.float32)
+
+
+PARAMS = RNG.normal(size=(E, D)).astype(np.float32)
+_, *arrays = samples(N)
+BANK = ReferenceBank(*arrays)
+TOPIC, FEATURES, ANSWERS, ROUTING, EMBEDDINGS = samples(B)
+FAST = strategy("ngd", Preset(space="simplex", learning_rate=0.3, steps=20))
+
+
+def errors(weights):
+    return np.asarray(jax.jit(jax.vmap(answer_loss, in_axes=(None, 0, 0, 0)))(PARAMS, FEATURES, weights, ANSWERS))
+
+
+def test_an_l2_loss_and_arrays_are_enough():
+    found = r2t2_jax.reroute(answer_loss, PARAMS, BANK, FEATURES, ROUTING, EMBEDDINGS, strategy=FAST)
+    assert found.weights.shape == (B, 1, E)
+    assert errors(found.weights).mean() < 0.3 * errors(ROUTING).mean()
+    np.testing.assert_array_equal(found.weights[:, 0].argmax(axis=1), TOPIC)
+
+
+def test_the_default_is_the_papers_ngd():
+    found = r2t2_jax.reroute(answer_loss, PARAMS, BANK, FEATURES, ROUTING, EMBEDDINGS)
+    named = r2t2_jax.reroute(answer_loss, PARAMS, BANK, FEATURES, ROUTING, EMBEDDINGS, strategy=strategy("ngd"))
+    np.testing.assert_array_equal(found.path, named.path)
+    assert found.evaluations == 102
+
+
+def test_a_routed_model_will_do():
+    queries, embeddings = toy_queries()
+    found = r2t2_jax.reroute(
+        MODEL, toy_params(), toy_bank(), queries.features, queries.routing, embeddings, strategy="kernel_regression"
+    )
+    np.testing.assert_allclose(found.weights.sum(axis=-1), 1, atol=1e-5)
+
+
+def test_the_support_is_kept():
+    support = np.array([True, True, False])[None, None]
+    routing = np.where(support, ROUTING, 0)
+    found = r2t2_jax.reroute(answer_loss, PARAMS, BANK, FEATURES, routing, EMBEDDINGS, strategy=FAST, support=support)
+    assert not found.weights[..., 2].any()
+
+
+def broken(array, row=3):
+    array = np.array(array)
+    array[row] = np.nan
+    return array
+
+
+def shaped_loss(params, features, weights, answer):
+    return weights[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "cause"),
+    [
+        ({"features": broken(FEATURES)}, "features holds NaN or infinity, first in row 3"),
+        ({"embeddings": broken(EMBEDDINGS)}, "query embeddings holds NaN"),
+        ({"embeddings": 3 * EMBEDDINGS}, "unit vectors"),
+        ({"embeddings": EMBEDDINGS[:4]}, "leading axis must count the 10 samples"),
+        ({"routing": broken(ROUTING)}, "routing holds NaN"),
+        ({"routing": ROUTING[..., :2]}, r"needs \[rows, 1 layers, 3 experts\]"),
+        ({"routing": np.ones((B, 1, E), int)}, "make it float32"),
+        ({"support": np.array([True, True, False])[None, None]}, "gives weight to 'expert 2' in layer 0 of row 0"),
+        ({"support": np.ones((B, 2), bool)}, r"support of shape \(10, 2\) does not fit routing"),
+        ({"features": FEATURES[:7]}, "leading axis must count the 10 samples"),
+        ({"strategy": "oracle"}, "reads the test samples' answers"),
+        ({"strategy": "telepathy"}, "unknown strategy"),
+        ({"strategy": strategy("ngd", Preset(k=61))}, "k=61 neighbours asked of a bank of 60"),
+        ({"model": shaped_loss}, "must return one number"),
+    ],
+)
+def test_bad_input_is_refused(changes, cause):
+    arguments = {"model": answer_loss, "params": PARAMS, "bank": BANK, "features": FEATURES, "routing": ROUTING}
+    with pytest.raises(R2T2Error, match=cause):
+        r2t2_jax.reroute(**{**arguments, "embeddings": EMBEDDINGS, **changes})
