@@ -124,22 +124,22 @@ def stack(tree: Any, *axes: int) -> Any:
 
 def descents(shapes: ModelShapes, params: Any, features: Any, most: int) -> Iterator[tuple[str, Timed]]:
     """Exact NGD of B cases abreast, B = 1, 2, 4, ... until memory runs out or `most` is reached."""
-    ngd, abreast = strategy("ngd", Preset(k=K, steps=STEPS)), 1
-    while abreast <= most:
-        queries = queries_of(shapes, features, abreast)
-        near = stack((features, draw(shapes.answer)), abreast, K)
-        references = References(None, *near, queries.routing[:, None].repeat(K, axis=1), jnp.ones((abreast, K)))
-        run = partial(reroute_batch, ngd, shapes.model, abreast=abreast)
-        name = f"NGD, B x K = {abreast} x {K}"
+    ngd, vmap_size = strategy("ngd", Preset(k=K, steps=STEPS)), 1
+    while vmap_size <= most:
+        queries = queries_of(shapes, features, vmap_size)
+        near = stack((features, draw(shapes.answer)), vmap_size, K)
+        references = References(None, *near, queries.routing[:, None].repeat(K, axis=1), jnp.ones((vmap_size, K)))
+        run = partial(reroute_batch, ngd, shapes.model, vmap_size=vmap_size)
+        name = f"NGD, B x K = {vmap_size} x {K}"
         try:
-            found = timed(run, params, queries, references, sample_keys(0, jnp.arange(abreast)), cases=abreast)
+            found = timed(run, params, queries, references, sample_keys(0, jnp.arange(vmap_size)), cases=vmap_size)
         except jax.errors.JaxRuntimeError as error:
             if OUT_OF_MEMORY not in str(error):
                 raise
             print(f"{name}: out of memory", flush=True)
             return
         yield name, found
-        abreast *= 2
+        vmap_size *= 2
 
 
 def atlas(shapes: ModelShapes, params: Any, features: Any) -> Timed:

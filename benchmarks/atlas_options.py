@@ -24,7 +24,7 @@ from benchmarks.pages import write_results
 from ports.pocket.params import GATES
 from r2t2_jax.contract import Port
 from r2t2_jax.datasets import load_dataset
-from r2t2_jax.evaluation.encode import Questions, encode_questions
+from r2t2_jax.evaluation.encode import EncodedQuestions, encode_questions
 from r2t2_jax.evaluation.evaluator import evaluate
 from r2t2_jax.evaluation.records import collect_bank, with_shipped_atlas
 from r2t2_jax.evaluation.statistics import TESTS, compare, wilson_interval
@@ -58,7 +58,7 @@ class Bench:
 
     port: Port
     references: Any
-    asked: Mapping[str, Questions]
+    asked: Mapping[str, EncodedQuestions]
 
     def right(self, presets: Mapping[str, Preset], split: str) -> Right:
         """Which questions the atlas answers correctly with each preset, and which the router does."""

@@ -24,7 +24,7 @@ from r2t2_jax.datasets import load_dataset
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.evaluation.encode import encode_questions
 from r2t2_jax.evaluation.evaluator import evaluate
-from r2t2_jax.evaluation.records import Outcome, collect_bank, with_shipped_atlas
+from r2t2_jax.evaluation.records import SampleResult, collect_bank, with_shipped_atlas
 from r2t2_jax.evaluation.references import same_experts
 from r2t2_jax.evaluation.statistics import compare, summarize
 from r2t2_jax.method.presets import find_preset
@@ -56,7 +56,7 @@ def compare_on(port: Port, n: int) -> dict[str, Any]:
     tests, references = load_dataset("pocket", "test", n), load_dataset("pocket", "reference")
     bank = with_shipped_atlas(collect_bank(port, references, metric, keep_wrong=True), port)
     questions = encode_questions(port, tests)
-    outcomes: dict[str, Outcome] = {}
+    outcomes: dict[str, SampleResult] = {}
     refused: dict[str, str] = {}
     for group in methods(port):
         try:

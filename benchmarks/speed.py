@@ -36,7 +36,7 @@ AXES = {
     "k": "neighbours k",
     "S": "steps S",
     "B": "cases a batch B",
-    "abreast": "cases abreast",
+    "vmap_size": "cases abreast",
     "N": "references in the bank, retrieval included",
 }
 BUSY = 0.5  # load average from which on a machine has other things to do
@@ -57,7 +57,7 @@ class Plan:
             "k": (1, 2, 5, 10, 20),
             "S": (1, 5, 10, 20),
             "B": (1, 2, 4, 8, 16, 32),
-            "abreast": (1, 2, 4, 8),
+            "vmap_size": (1, 2, 4, 8),
             "N": (1_000, 10_000, 100_000),
         }
     )
@@ -66,7 +66,11 @@ class Plan:
 
 
 QUICK = Plan(
-    3, (1, 8), axes={"k": (1, 5), "S": (1, 10), "B": (1, 8), "abreast": (1, 8), "N": (1_000,)}, devices=(1, 2), shared=8
+    3,
+    (1, 8),
+    axes={"k": (1, 5), "S": (1, 10), "B": (1, 8), "vmap_size": (1, 8), "N": (1_000,)},
+    devices=(1, 2),
+    shared=8,
 )
 
 

@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float, Int
 if TYPE_CHECKING:
     from r2t2_jax.bank import ReferenceBank
     from r2t2_jax.contract import Port
-    from r2t2_jax.evaluation.encode import Questions
+    from r2t2_jax.evaluation.encode import EncodedQuestions
 
 GATE = "pocket:balanced"
 # Small enough that no weight reaches zero and the projection onto the simplex has nothing to cut off.
@@ -70,7 +70,7 @@ def rates(steps: int) -> list[float]:
     return [FINAL_RATE + (RATE - FINAL_RATE) * (1 + math.cos(math.pi * step / steps)) / 2 for step in range(steps)]
 
 
-def encoded(samples: int, references: int) -> tuple[Port, Questions, ReferenceBank]:
+def encoded(samples: int, references: int) -> tuple[Port, EncodedQuestions, ReferenceBank]:
     """The model, test questions and a bank."""
     from r2t2_jax.bank import ReferenceBank
     from r2t2_jax.datasets import load_dataset

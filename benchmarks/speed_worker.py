@@ -45,7 +45,7 @@ def timed(run: Callable[[], Any], cases: int, repeats: int) -> dict[str, float]:
     return {"seconds_a_case": median, "low": low, "high": high, "first_call_extra_seconds": once}
 
 
-def ours(problem: Problem, steps: int, mesh: Mesh | None = None, abreast: int = 1) -> Callable[[], Rerouted]:
+def ours(problem: Problem, steps: int, mesh: Mesh | None = None, vmap_size: int = 1) -> Callable[[], Rerouted]:
     """NGD by `reroute_batch`, its arrays on the device."""
     import jax
 
@@ -59,7 +59,7 @@ def ours(problem: Problem, steps: int, mesh: Mesh | None = None, abreast: int = 
     given = descent, port.model, port.params, queries, references, sample_keys(0, np.arange(len(problem.routing)))
 
     def run() -> Rerouted:
-        return jax.block_until_ready(reroute_batch(*given, mesh, abreast))
+        return jax.block_until_ready(reroute_batch(*given, mesh, vmap_size))
 
     return run
 
@@ -126,9 +126,9 @@ def measure_scaling(
     for axis, values in axes.items():
         found[axis] = {}
         for value in values:
-            at = {"B": batch, "k": k, "S": steps, "abreast": 1, axis: value}
+            at = {"B": batch, "k": k, "S": steps, "vmap_size": 1, axis: value}
             cut = problem.take(at["B"], at["k"])
-            run = with_bank(cut, steps, value) if axis == "N" else ours(cut, at["S"], abreast=at["abreast"])
+            run = with_bank(cut, steps, value) if axis == "N" else ours(cut, at["S"], vmap_size=at["vmap_size"])
             found[axis][str(value)] = timed(run, at["B"], repeats)
     return found
 

@@ -24,7 +24,7 @@ import numpy as np
 import tyro
 
 from r2t2_jax.datasets import load_dataset
-from r2t2_jax.evaluation.benchmark import SAVED, ask, record_references
+from r2t2_jax.evaluation.benchmark import SAVED, record_references, run_benchmarks
 from r2t2_jax.evaluation.devices import device_groups
 from r2t2_jax.evaluation.encode import encode_questions
 from r2t2_jax.evaluation.job import Job
@@ -36,7 +36,7 @@ from r2t2_jax.metrics import get_metric
 from r2t2_jax.plugins import load
 from r2t2_jax.runs.run import Run
 from r2t2_jax.runtime.batching import run_batch
-from r2t2_jax.runtime.compilation_cache import FOLDER, Compilations, keep_compiled
+from r2t2_jax.runtime.compilation_cache import FOLDER, CompileCounter, enable_compilation_cache
 
 RESULTS = Path(__file__).parent / "results" / "throughput.json"
 BENCHMARK, STRATEGIES = "pocket", ("base", "ngd")
@@ -115,7 +115,7 @@ def evaluated(job: Job, folder: Path) -> Taken:
     """The same as a run, summary included."""
     start = since((0, 0))
     with Run.open(folder, "eval", {}, job.plan, job.depends) as run:
-        ask(run, job.asking(run, unheard), 1, unheard)
+        run_benchmarks(run, job.asking(run, unheard), 1, unheard)
         record_references(run, job.port.name, job.bank)
         run.finish(job.summary(run))
     return since(start)
@@ -127,8 +127,8 @@ def unheard(line: str) -> None:
 
 def compiled(job: Job) -> dict[str, float]:
     """What this process compiles, or finds on disk, for one batch."""
-    keep_compiled()
-    with Compilations() as counted:
+    enable_compilation_cache()
+    with CompileCounter() as counted:
         bare(job)
     return {"compiled": counted.programs, "found_on_disk": counted.found, "seconds": round(counted.seconds, 1)}
 

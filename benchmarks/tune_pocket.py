@@ -19,7 +19,7 @@ from r2t2_jax.datasets import load_dataset
 from r2t2_jax.evaluation.encode import encode_questions
 from r2t2_jax.evaluation.records import collect_bank
 from r2t2_jax.evaluation.tune import Tuning, refuse_test, tuned_preset, tuning_bench, tuning_plan
-from r2t2_jax.evaluation.tuning_grid import Budget, draw, grid_presets, rungs
+from r2t2_jax.evaluation.tuning_grid import Budget, grid_presets, rungs, sample_order
 from r2t2_jax.method.presets import PAPER, find_preset
 from r2t2_jax.metrics import get_metric
 from r2t2_jax.plugins import load
@@ -39,7 +39,7 @@ SPLIT = "validation"
 def tune(samples: int, out: Path) -> dict[str, Any]:
     """The preset with its evidence."""
     metric = get_metric("exact_match")
-    presets = draw(grid_presets(PAPER, GRID), Budget(), seed=0)
+    presets = sample_order(grid_presets(PAPER, GRID), Budget(), seed=0)
     references, asked = load_dataset("pocket", "reference"), load_dataset("pocket", SPLIT, samples)
     refuse_test(SPLIT, asked)
     ports = [load(f"pocket:{gate}") for gate in GATES]

@@ -54,7 +54,7 @@ class RoutedModel(Protocol):
     takes one sample's features or a batch's. One whose gate reads a vector may have `gate_input(params, features) ->
     Float[Array, "H"]`, by which `knn_moe` finds neighbours, and one may have `image_vector(params, features) ->
     Float[Array, "H"]`, what an image looks like whatever is asked about it, by which the atlas may weigh neighbours.
-    `TellingModel` says what rivals may ask beside.
+    `LogprobModel` says what rivals may ask beside.
     """
 
     @property
@@ -94,7 +94,7 @@ class RoutedModel(Protocol):
 
 
 @runtime_checkable
-class TellingModel(RoutedModel, Protocol):
+class LogprobModel(RoutedModel, Protocol):
     """A routed model that also tells what it thinks of every word, for the strategies that sharpen it (`entropy`)."""
 
     def token_logprobs(
@@ -123,7 +123,7 @@ class LossModel:
         return self.loss(params, features, routing.values, answer)
 
 
-class Reroutable(Protocol):
+class RoutedLoss(Protocol):
     """What every strategy needs of a model: `RoutedModel` and `LossModel` both are."""
 
     @property
@@ -163,7 +163,7 @@ class Embedder(Protocol):
 
 
 @dataclass(frozen=True)
-class Captioning:
+class CaptionModel:
     """What a model can be asked of any image, and what then learns from its answers: for the rival `warmup`.
 
     `prompts` are questions, `adapted` the paths in `params` at or below which connector and language model lie.
@@ -191,7 +191,7 @@ class Port:
     presets: Mapping[str, Any] = field(default_factory=dict)
     gate: str = ""
     atlas: Path | None = None
-    captioning: Captioning | None = None
+    captioning: CaptionModel | None = None
 
 
 @dataclass(frozen=True)
@@ -240,14 +240,14 @@ class Costs:
     encode_flops: int
     route_flops: int
     answer_flops: int
-    replaced_flops: int
-    written_flops: int
-    ladder: tuple[Rung, ...]
+    rerouted_loss_flops: int
+    naive_flops: int
+    ladder: tuple[CostVariant, ...]
     first_pass_flops: int = 0
 
 
 @dataclass(frozen=True)
-class Rung:
+class CostVariant:
     """One way to compute a neighbour's loss and its gradient with respect to r. All rungs of a ladder give the same.
 
     Args:
@@ -272,7 +272,7 @@ class Rung:
     every_gradient: bool = False
     stored: bool = False
 
-    def for_all(self) -> Rung:
+    def for_all(self) -> CostVariant:
         """The rung above this one, on which all test samples share what is computed once."""
         about = "features are computed when the bank is made and shared by all test samples"
         return replace(self, name="encode for all", about=about, stored=True)
@@ -327,7 +327,7 @@ class Rerouted:
     """What a strategy found. `routing=None` is the untouched model.
 
     `path[s]` are the weights in effect after s steps, `losses[s]` the objective there; a loss which the search did not
-    need is not computed for show, so `losses` is one shorter than `path` after descent. `fell_back` tells that the
+    need is not computed for show, so `losses` is one shorter than `path` after descent. `used_fallback` tells that the
     kernel gave no neighbour any weight and the router's own weights were kept.
     """
 
@@ -335,6 +335,6 @@ class Rerouted:
     weights: Float[Array, "L E"]
     path: Float[Array, "P L E"]
     losses: Float[Array, "Q"]
-    fell_back: Bool[Array, ""]
+    used_fallback: Bool[Array, ""]
     info: dict[str, Array]
     evaluations: int = field(metadata={"static": True})

@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float
 
 from r2t2_jax.bank import ReferenceBank
-from r2t2_jax.contract import Answer, Features, LossModel, Params, Query, Reroutable, Rerouted
+from r2t2_jax.contract import Answer, Features, LossModel, Params, Query, Rerouted, RoutedLoss
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.method.rerouting import reroute_batch
 from r2t2_jax.method.strategies import Strategy
@@ -29,7 +29,7 @@ Loss = Callable[[Params, Features, Float[Array, "L E"], Answer], Float[Array, ""
 
 
 def reroute(
-    model: Reroutable | Loss,
+    model: RoutedLoss | Loss,
     params: Params,
     bank: ReferenceBank,
     features: Features,
@@ -82,17 +82,17 @@ def reroute(
     return reroute_batch(strategy, model, params, queries, references, keys, mesh)
 
 
-def as_model(model: Reroutable | Loss, bank: ReferenceBank, spec: RoutingSpec | None) -> Reroutable:
+def as_model(model: RoutedLoss | Loss, bank: ReferenceBank, spec: RoutingSpec | None) -> RoutedLoss:
     """A routed model as it is; a loss with `spec`, by default one group of experts numbered as in the bank."""
     if hasattr(model, "answer_loss"):
-        return cast(Reroutable, model)
+        return cast(RoutedLoss, model)
     _, layers, experts = bank.routing.shape
     numbered = RoutingSpec(tuple(f"expert {e}" for e in range(experts)), layers)
     return LossModel(model, spec or numbered)
 
 
 def _check(
-    model: Reroutable, params: Params, bank: ReferenceBank, queries: Query, embeddings: Array | np.ndarray
+    model: RoutedLoss, params: Params, bank: ReferenceBank, queries: Query, embeddings: Array | np.ndarray
 ) -> None:
     """Refuse arrays that do not fit together, before anything is compiled."""
     check_routing("reference routing", model.spec, bank.routing)

@@ -19,13 +19,13 @@ from r2t2_jax.bank import ReferenceBank
 from r2t2_jax.contract import Port, Sample
 from r2t2_jax.datasets.images import decode_image, encoded_image
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.evaluation.encode import Questions, encode_questions
+from r2t2_jax.evaluation.encode import EncodedQuestions, encode_questions
 from r2t2_jax.evaluation.evaluator import prepare
 from r2t2_jax.evaluation.setup import open_bank
 from r2t2_jax.method.forward import generate_batch
 from r2t2_jax.method.presets import find_preset, own_preset
 from r2t2_jax.method.rerouting import reroute_batch
-from r2t2_jax.method.search.mode_finding import MeanShift
+from r2t2_jax.method.search.mode_finding import ModeFinding
 from r2t2_jax.method.strategies import Strategy
 from r2t2_jax.methods import strategy as named_strategy
 from r2t2_jax.metrics import get_metric
@@ -44,7 +44,7 @@ _BANKS: dict[tuple[str, str], ReferenceBank] = {}  # own references by the finge
 
 
 @dataclass(frozen=True)
-class Answered:
+class Prediction:
     """One question before and after re-routing.
 
     Args:
@@ -74,7 +74,7 @@ class Answered:
     weights: Float[np.ndarray, "L E"]
     path: Float[np.ndarray, "P L E"]
     losses: Float[np.ndarray, "Q"]
-    fell_back: bool
+    used_fallback: bool
     evaluations: int
     seconds: Mapping[str, float]
 
@@ -92,7 +92,7 @@ class Answered:
         return as_html([self])
 
 
-class Answers(list[Answered]):
+class Predictions(list[Prediction]):
     """Several questions; prints them one below the other."""
 
     def __str__(self) -> str:
@@ -117,7 +117,7 @@ def answer(
     bank: ReferenceBank | str | Path | None = None,
     routing: Any = None,
     seed: int = 0,
-) -> Answered | Answers:
+) -> Prediction | Predictions:
     """Answer a question, or several, with the router's own weights and with re-routed ones.
 
     Args:
@@ -132,7 +132,7 @@ def answer(
         seed: of what a strategy draws.
 
     Returns:
-        `Answered`, or for a list of questions `Answers`. All go one by one, so one compiled program serves them.
+        `Prediction`, or for a list of questions `Predictions`. All go one by one, so one compiled program serves them.
 
     Raises:
         R2T2Error: the image cannot be read, the question is empty, there is no such strategy or preset, the bank is
@@ -146,13 +146,13 @@ def answer(
         if strategy is not None:
             raise R2T2Error("routing weights given by hand take the place of a strategy: give one or the other")
         by_hand = _by_hand(port, routing)
-        answers = Answers(_answer_by_hand(port, sample, by_hand) for sample in samples)
+        answers = Predictions(_answer_by_hand(port, sample, by_hand) for sample in samples)
     else:
         chosen = preset or own_preset(port.name, port.presets)
         plan = named_strategy(strategy or "ngd", find_preset(chosen, port.presets))
         references, seconds = _timed(lambda: _references(port, bank) if _reads_references(plan) else None)
         opened = {"references": seconds} if seconds > NOTABLE else {}
-        answers = Answers(
+        answers = Predictions(
             _answer(port, references, sample, plan, chosen, seed, {} if number else opened)
             for number, sample in enumerate(samples)
         )
@@ -198,7 +198,7 @@ def _references(port: Port, bank: ReferenceBank | str | Path | None) -> Referenc
 
 def _reads_references(plan: Strategy) -> bool:
     alone = plan.selector is None and plan.table is None and plan.pictures is None
-    return not alone or isinstance(plan.search, MeanShift)
+    return not alone or isinstance(plan.search, ModeFinding)
 
 
 def _by_hand(port: Port, routing: Any) -> Float[np.ndarray, "L E"]:
@@ -232,12 +232,12 @@ def _answer(
     preset: str,
     seed: int,
     seconds: Mapping[str, float],
-) -> Answered:
+) -> Prediction:
     questions, encoding = _timed(lambda: encode_questions(port, [sample], 1))
     answer, neighbors = _answerer(port, bank, questions, plan, seed)
     base, before = _timed(lambda: _on_host(answer(named_strategy(BASE))))
     found, after = _timed(lambda: _on_host(answer(plan)))
-    return Answered(
+    return Prediction(
         **_frame(port, sample),
         strategy=plan.name,
         preset=preset,
@@ -248,14 +248,14 @@ def _answer(
         weights=found["weights"][0],
         path=found["path"][0],
         losses=found["losses"][0],
-        fell_back=bool(found["fell_back"][0]),
+        used_fallback=bool(found["used_fallback"][0]),
         evaluations=int(found["evaluations"][0]),
         seconds={**seconds, "question": encoding, BASE: before, plan.name: after},
     )
 
 
 def _answerer(
-    port: Port, bank: ReferenceBank | None, questions: Questions, plan: Strategy, seed: int
+    port: Port, bank: ReferenceBank | None, questions: EncodedQuestions, plan: Strategy, seed: int
 ) -> tuple[Callable[[Strategy], dict[str, Any]], list[Mapping[str, Any]]]:
     """What answers the question with a strategy, and the records of the plan's neighbours."""
     row = np.zeros(1, int)
@@ -272,19 +272,19 @@ def _answerer(
             "tokens": generate_batch(port, queries.features, found.routing),
             "kernel_weights": np.zeros((1, 0), np.float32),
             "evaluations": np.full(1, found.evaluations),
-            **{key: getattr(found, key) for key in ("weights", "path", "losses", "fell_back")},
+            **{key: getattr(found, key) for key in ("weights", "path", "losses", "used_fallback")},
         }
 
     return alone, []
 
 
-def _answer_by_hand(port: Port, sample: Sample, weights: Float[np.ndarray, "L E"]) -> Answered:
+def _answer_by_hand(port: Port, sample: Sample, weights: Float[np.ndarray, "L E"]) -> Prediction:
     questions, encoding = _timed(lambda: encode_questions(port, [sample], 1))
     features = take(questions.queries.features, np.zeros(1, int))
     routing = Routing(jnp.asarray(weights)[None])  # [B, L, E]
     base, before = _timed(lambda: np.asarray(generate_batch(port, features, None)))
     tokens, after = _timed(lambda: np.asarray(generate_batch(port, features, routing)))
-    return Answered(
+    return Prediction(
         **_frame(port, sample),
         strategy=BY_HAND,
         preset="",
@@ -295,7 +295,7 @@ def _answer_by_hand(port: Port, sample: Sample, weights: Float[np.ndarray, "L E"
         weights=weights,
         path=weights[None],
         losses=np.zeros(0, np.float32),
-        fell_back=False,
+        used_fallback=False,
         evaluations=1,
         seconds={"question": encoding, BASE: before, BY_HAND: after},
     )

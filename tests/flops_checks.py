@@ -30,9 +30,9 @@ def check_passes(shapes):
 
     assert costs.answer_flops == walk(loss, params, shapes.features, shapes.answer)
     r = jax.ShapeDtypeStruct(model.spec.shape, jnp.float32)
-    assert costs.replaced_flops == walk(loss, params, shapes.features, shapes.answer, r)
+    assert costs.rerouted_loss_flops == walk(loss, params, shapes.features, shapes.answer, r)
     literal = costs.ladder[0]
-    assert costs.written_flops == walk(literal.loss, *Measure(shapes).arguments(literal))
+    assert costs.naive_flops == walk(literal.loss, *Measure(shapes).arguments(literal))
 
 
 def check_rung(shapes, rung):

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from r2t2_jax.runtime.batching import fill_up, map_samples
+from r2t2_jax.runtime.batching import map_in_chunks, pad_to_multiple
 
 
 def square(sample):
@@ -15,19 +15,21 @@ def square(sample):
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, 6, 7])
-@pytest.mark.parametrize("abreast", [1, 2, 3, 8])
-def test_every_sample_gets_its_own(count, abreast):
+@pytest.mark.parametrize("vmap_size", [1, 2, 3, 8])
+def test_every_sample_gets_its_own(count, vmap_size):
     numbers = jnp.arange(count) + 1.0
-    found = map_samples(square, (numbers, jnp.outer(numbers, jnp.ones(3))), abreast)
+    found = map_in_chunks(square, (numbers, jnp.outer(numbers, jnp.ones(3))), vmap_size)
     np.testing.assert_array_equal(found["square"], (np.arange(count) + 1.0) ** 2)
     np.testing.assert_array_equal(found["sum"], 3 * (np.arange(count) + 1.0))
     assert found["nothing"].shape == (count, 0)
 
 
-def widths(abreast, count=7):
+def widths(vmap_size, count=7):
     """How many samples' products are computed at a time."""
     matrix = jnp.eye(4)
-    program = jax.make_jaxpr(lambda rows: map_samples(lambda row: matrix @ row, rows, abreast))(jnp.ones((count, 4)))
+    program = jax.make_jaxpr(lambda rows: map_in_chunks(lambda row: matrix @ row, rows, vmap_size))(
+        jnp.ones((count, 4))
+    )
     found = [eqn.outvars[0].aval for eqn in _equations(program.jaxpr) if eqn.primitive.name == "dot_general"]
     return {product.size // 4 for product in found}
 
@@ -46,9 +48,9 @@ def test_so_many_are_computed_together():
 
 
 def test_filling_up_repeats_the_first_sample():
-    np.testing.assert_array_equal(fill_up(jnp.arange(5), 3), [0, 1, 2, 3, 4, 0])
+    np.testing.assert_array_equal(pad_to_multiple(jnp.arange(5), 3), [0, 1, 2, 3, 4, 0])
     keys = jax.random.split(jax.random.key(0), 3)
-    filled = fill_up({"keys": keys, "rows": jnp.eye(3)}, 2)
+    filled = pad_to_multiple({"keys": keys, "rows": jnp.eye(3)}, 2)
     assert filled["keys"].shape == (4,)
     np.testing.assert_array_equal(filled["rows"][3], [1.0, 0.0, 0.0])
-    assert fill_up(keys, 3) is keys
+    assert pad_to_multiple(keys, 3) is keys

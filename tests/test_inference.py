@@ -15,7 +15,7 @@ from r2t2_jax.errors import R2T2Error
 from r2t2_jax.evaluation.encode import encode_questions
 from r2t2_jax.evaluation.evaluator import evaluate
 from r2t2_jax.evaluation.records import collect_bank
-from r2t2_jax.inference import Answered, Answers
+from r2t2_jax.inference import Prediction, Predictions
 from r2t2_jax.method.presets import find_preset
 from r2t2_jax.methods import strategy
 from r2t2_jax.metrics import get_metric
@@ -47,7 +47,7 @@ def test_answers_are_those_of_the_evaluation() -> None:
     questions = encode_questions(PORT, TESTS)
     base, ngd = evaluate(PORT, BANK, questions, {"base": strategy("base"), "ngd": plan}, METRIC)
     found = answer(PORT, [sample.image for sample in TESTS], [sample.question for sample in TESTS], bank=BANK)
-    assert isinstance(found, Answers)
+    assert isinstance(found, Predictions)
     assert [one.before for one in found] == base.predictions
     assert [one.after for one in found] == ngd.predictions
     assert any(one.before != one.after for one in found)
@@ -65,13 +65,13 @@ def test_answers_are_those_of_the_evaluation() -> None:
 def test_a_question_alone_is_one_answer_and_an_image_may_serve_several(tmp_path: Path) -> None:
     Image.fromarray(ONE.image).save(tmp_path / "one.png")
     pixels = answer(PORT, ONE.image, ONE.question, bank=BANK)
-    assert isinstance(pixels, Answered)
+    assert isinstance(pixels, Prediction)
     for image in (tmp_path / "one.png", str(tmp_path / "one.png"), Image.fromarray(ONE.image)):
         again = answer(PORT, image, ONE.question, bank=BANK)
-        assert isinstance(again, Answered)
+        assert isinstance(again, Prediction)
         np.testing.assert_array_equal(again.weights, pixels.weights)
     several = answer(PORT, ONE.image, [ONE.question, "What is left?"], bank=BANK)
-    assert isinstance(several, Answers)
+    assert isinstance(several, Predictions)
     np.testing.assert_array_equal(several[0].weights, pixels.weights)
 
 
@@ -79,8 +79,8 @@ def test_strategies_without_references_need_no_bank(own_references: list[str]) -
     for name in ("base", "uniform", "best_of_n"):
         alone = answer(PORT, ONE.image, ONE.question, strategy=name)
         beside = answer(PORT, ONE.image, ONE.question, strategy=name, bank=BANK)
-        assert isinstance(alone, Answered)
-        assert isinstance(beside, Answered)
+        assert isinstance(alone, Prediction)
+        assert isinstance(beside, Prediction)
         assert (alone.before, alone.after, alone.evaluations) == (beside.before, beside.after, beside.evaluations)
         np.testing.assert_array_equal(alone.path, beside.path)
     assert own_references == []
@@ -91,7 +91,7 @@ def test_weights_given_by_hand_are_the_ones_answered_with() -> None:
     row = np.eye(3)[asked].tolist()
     for routing in (row, [row, row]):
         found = answer(PORT, ONE.image, ONE.question, routing=routing)
-        assert isinstance(found, Answered)
+        assert isinstance(found, Prediction)
         assert found.after == ONE.answers[0]
         assert found.strategy == "by hand"
         np.testing.assert_array_equal(found.weights, [row, row])
@@ -103,9 +103,9 @@ def test_a_port_s_own_references_are_collected_once(own_references: list[str]) -
     second = answer(PORT, ONE.image, ONE.question)
     other = answer(dataclasses.replace(PORT, fingerprint="toy-2"), ONE.image, ONE.question)
     assert own_references == ["toy/reference", "toy/reference"]
-    assert isinstance(first, Answered)
-    assert isinstance(second, Answered)
-    assert isinstance(other, Answered)
+    assert isinstance(first, Prediction)
+    assert isinstance(second, Prediction)
+    assert isinstance(other, Prediction)
     np.testing.assert_array_equal(first.weights, second.weights)
     assert "references" not in second.seconds
 

@@ -188,7 +188,7 @@ def run(
     model: ToyModel = MODEL,
     count: int = 5,
     seed: int = 0,
-    abreast: int = 1,
+    vmap_size: int = 1,
 ) -> Any:
     """Re-route the toy queries, or those in `rows`, each with its own number; `seed` is of the search."""
     queries, embeddings = toy_queries(count)
@@ -196,4 +196,4 @@ def run(
     queries, embeddings = jax.tree.map(lambda leaf: leaf[rows], queries), embeddings[rows]
     bank = toy_bank() if strategy.table is None else with_atlas(toy_bank())
     references = references_for(strategy, bank, embeddings, rows)
-    return reroute_batch(strategy, model, toy_params(), queries, references, sample_keys(seed, rows), mesh, abreast)
+    return reroute_batch(strategy, model, toy_params(), queries, references, sample_keys(seed, rows), mesh, vmap_size)

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from r2t2_jax.contract import Captioning, Port, Sample
+from r2t2_jax.contract import CaptionModel, Port, Sample
 from r2t2_jax.routing import Routing, RoutingSpec
 
 EXPERTS = ("left", "middle", "right")
@@ -124,6 +124,6 @@ def toy() -> Port:
         fingerprint="toy-1",
         max_new_tokens=2,
         gate="gate",
-        captioning=Captioning(tuple(f"What is {name}?" for name in EXPERTS), ("scale",)),
+        captioning=CaptionModel(tuple(f"What is {name}?" for name in EXPERTS), ("scale",)),
         presets={"toy": {"space": "simplex", "optimizer": "adam", "learning_rate": 0.3, "bandwidth": 0.5}},
     )

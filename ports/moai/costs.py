@@ -19,7 +19,7 @@ from ports.moai.config import MoAIConfig
 from ports.moai.generate import tokens_logprobs
 from ports.moai.modeling import MoAINet
 from ports.moai.port import MoAIModel
-from r2t2_jax.contract import Costs, Rung
+from r2t2_jax.contract import Costs, CostVariant
 from r2t2_jax.routing import Routing
 
 
@@ -36,13 +36,13 @@ def costs(config: MoAIConfig, text: int, answer: int) -> Costs:
         encode_flops=flops.encode_flops(config, text, verbalisation),
         route_flops=flops.route_flops(config, text),
         answer_flops=forward + gates,
-        replaced_flops=forward,
-        written_flops=flops.encode_flops(written, text, verbalisation) + flops.whole_flops(written, text, answer),
+        rerouted_loss_flops=forward,
+        naive_flops=flops.encode_flops(written, text, verbalisation) + flops.whole_flops(written, text, answer),
         ladder=ladder(config, text, verbalisation, answer),
     )
 
 
-def ladder(config: MoAIConfig, text: int, verbalisation: int, answer: int) -> tuple[Rung, ...]:
+def ladder(config: MoAIConfig, text: int, verbalisation: int, answer: int) -> tuple[CostVariant, ...]:
     """From the literal gradient to the cheapest one; `remat` and `merged_plora` are rungs, whatever `config` says."""
     written = _written(config)
     blocks = dataclasses.replace(written, attention_block=config.attention_block)
@@ -53,10 +53,10 @@ def ladder(config: MoAIConfig, text: int, verbalisation: int, answer: int) -> tu
     def encode(config: MoAIConfig) -> int:
         return flops.encode_flops(config, text, verbalisation)
 
-    def rung(name: str, about: str, config: MoAIConfig, step: int, **given: Any) -> Rung:
+    def rung(name: str, about: str, config: MoAIConfig, step: int, **given: Any) -> CostVariant:
         model, params = _abstract(config)
         functions = {"once": model.encode, "loss": _loss(model), "once_flops": encode(config)} | given
-        return Rung(name, about, params, step_flops=step, **functions)
+        return CostVariant(name, about, params, step_flops=step, **functions)
 
     literal = {"once": _as_it_is, "loss": _literal(_abstract(written)[0]), "once_flops": 0}
     cheapest = rung(

@@ -31,7 +31,7 @@ from ports.mova.modeling import (
     positions,
 )
 from ports.mova.port import MovaModel
-from r2t2_jax.contract import Costs, Rung
+from r2t2_jax.contract import Costs, CostVariant
 from r2t2_jax.routing import Routing
 
 ROUTING_TOKENS = 352  # of the first pass's prompt: the pool of models takes some 290, the template some 50
@@ -62,8 +62,8 @@ def costs(config: MovaConfig, tokens: int, answer: int) -> Costs:
         encode_flops=flops.encode(config, words, prefix),
         route_flops=flops.route(config),
         answer_flops=forward + gates,
-        replaced_flops=forward,
-        written_flops=flops.towers(config) + flops.encode(written, words) + flops.whole(written, tokens, answer),
+        rerouted_loss_flops=forward,
+        naive_flops=flops.towers(config) + flops.encode(written, words) + flops.whole(written, tokens, answer),
         ladder=ladder(config, tokens, words, answer),
         first_pass_flops=first_pass,
     )
@@ -85,7 +85,7 @@ def fake_case(config: MovaConfig, tokens: int) -> Case:
     return Case(views, routing, heard, inputs.tokens, inputs.words)
 
 
-def ladder(config: MovaConfig, tokens: int, words: int, answer: int) -> tuple[Rung, ...]:
+def ladder(config: MovaConfig, tokens: int, words: int, answer: int) -> tuple[CostVariant, ...]:
     """From the literal gradient to the cheapest one; `remat` and `keep` are rungs, whatever `config` says."""
     written = _written(config, tokens)
     blocks = _variant(config, remat="none", keep="outputs")
@@ -95,13 +95,13 @@ def ladder(config: MovaConfig, tokens: int, words: int, answer: int) -> tuple[Ru
     whole = flops.whole_gradient(written, *sizes)
     anew = flops.towers(written) + flops.encode(written, words)
 
-    def rung(name: str, about: str, config: MovaConfig, step: int, prefix: int = 0, **given: Any) -> Rung:
+    def rung(name: str, about: str, config: MovaConfig, step: int, prefix: int = 0, **given: Any) -> CostVariant:
         functions = {
             "once": _once(config, prefix),
             "loss": _loss(config),
             "once_flops": flops.towers(config) + flops.encode(config, words, prefix),
         } | given
-        return Rung(name, about, abstract(config)[1], step_flops=step, **functions)
+        return CostVariant(name, about, abstract(config)[1], step_flops=step, **functions)
 
     literal = {"once": _as_it_is, "loss": _literal(written), "once_flops": 0}
     cheapest = rung(

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 
 from ports.pocket import flops
 from ports.pocket.modeling import PocketAnswer, PocketFeatures, PocketInputs, PocketNet, rms_norm
-from r2t2_jax.contract import Costs, Rung
+from r2t2_jax.contract import Costs, CostVariant
 from r2t2_jax.routing import Routing
 
 if TYPE_CHECKING:
@@ -34,13 +34,13 @@ def costs(model: PocketModel, params: Any) -> Costs:
         encode_flops=flops.encode(config),
         route_flops=flops.route(config),
         answer_flops=flops.route(config) + flops.replaced(config),
-        replaced_flops=flops.replaced(config),
-        written_flops=flops.encode(config) + flops.whole(config),
+        rerouted_loss_flops=flops.replaced(config),
+        naive_flops=flops.encode(config) + flops.whole(config),
         ladder=ladder(model, params),
     )
 
 
-def ladder(model: PocketModel, params: Any) -> tuple[Rung, ...]:
+def ladder(model: PocketModel, params: Any) -> tuple[CostVariant, ...]:
     """From the literal gradient to the one the port computes."""
     config = model.config
     encode, every = flops.encode(config), whole_loss(model, every_logit=True)
@@ -54,28 +54,28 @@ def ladder(model: PocketModel, params: Any) -> tuple[Rung, ...]:
     def as_it_is(params: Any, inputs: PocketInputs) -> PocketInputs:
         return inputs
 
-    cheapest = Rung(
+    cheapest = CostVariant(
         "answer queries",
         "in the last block image cells leave keys and values and ask nothing themselves",
         params, model.encode, loss, encode, flops.gradient(config),
     )  # fmt: skip
     return (
-        Rung(
+        CostVariant(
             "literal",
             "everything anew in every step, forwards and backwards, the gradient of every parameter with it",
             params, as_it_is, literal, 0, flops.training(config), every_gradient=True,
         ),
-        Rung(
+        CostVariant(
             "routing gradients",
             "gradients go to the routing weights alone",
             params, as_it_is, literal, 0, encode + flops.whole_gradient(config),
         ),
-        Rung(
+        CostVariant(
             "encode once",
             "vision, the question and the first mixer's experts are computed once a neighbour, not in every step",
             params, model.encode, every, encode, flops.whole_gradient(config),
         ),
-        Rung(
+        CostVariant(
             "answer logits",
             "logits at the answer's places alone",
             params, model.encode, whole_loss(model, every_logit=False), encode,

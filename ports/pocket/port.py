@@ -19,7 +19,7 @@ from ports.pocket.params import FOLDER, GATES, read_weights
 from ports.pocket.processing import PocketEmbedder, PocketProcessor
 from ports.pocket.questions import questions_on_any_scene
 from ports.pocket.tokenizer import BEGIN, END, PAD, Tokenizer
-from r2t2_jax.contract import Captioning, ModelShapes, Port
+from r2t2_jax.contract import CaptionModel, ModelShapes, Port
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.routing import Routing, RoutingSpec
 
@@ -167,7 +167,7 @@ def load(variant: str | None) -> Port:
         max_new_tokens=config.answer_length,
         presets=weights.presets,
         gate="gate",
-        captioning=Captioning(questions_on_any_scene(), LANGUAGE),
+        captioning=CaptionModel(questions_on_any_scene(), LANGUAGE),
         atlas=_atlas_folder(gate),
     )
 

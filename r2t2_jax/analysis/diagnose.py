@@ -11,10 +11,10 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from r2t2_jax.analysis.diagnosis import ROWS, WORTHWHILE, Diagnosis, Evidence, check_enough, diagnose_evidence
-from r2t2_jax.analysis.loss_landscape import Bench, losses_at, probe_losses
+from r2t2_jax.analysis.loss_landscape import ProbeBatch, losses_at, probe_losses
 from r2t2_jax.bank import ReferenceBank
-from r2t2_jax.contract import Answer, Features, Params, Port, Query, Reroutable
-from r2t2_jax.evaluation.encode import BATCH, Questions
+from r2t2_jax.contract import Answer, Features, Params, Port, Query, RoutedLoss
+from r2t2_jax.evaluation.encode import BATCH, EncodedQuestions
 from r2t2_jax.evaluation.evaluator import evaluate
 from r2t2_jax.evaluation.records import CORRECT
 from r2t2_jax.functional import Loss, as_model, reroute
@@ -37,7 +37,7 @@ def strategies_to_compare(preset: Preset) -> dict[str, Strategy]:
 
 
 def port_evidence(
-    port: Port, bank: ReferenceBank, questions: Questions, preset: Preset, metric: Metric, seed: int = 0
+    port: Port, bank: ReferenceBank, questions: EncodedQuestions, preset: Preset, metric: Metric, seed: int = 0
 ) -> Evidence:
     """Run every row on the questions and probe the losses; `values` tell which answers are right.
 
@@ -57,7 +57,7 @@ def port_evidence(
     outcomes = {one.name: one for one in evaluate(port, bank, questions, strategies, metric, seed)}
     values = {name: outcome.right for name, outcome in outcomes.items()}
     keys = sample_keys(seed, np.arange(len(questions.samples)))
-    bench = Bench(port.model, port.params, bank, questions.queries, questions.embeddings, keys, BATCH)
+    bench = ProbeBatch(port.model, port.params, bank, questions.queries, questions.embeddings, keys, BATCH)
     probe = probe_losses(bench, strategies, jnp.asarray(outcomes["oracle"].weights), untouched=True)
 
     def answer(rows: Rows) -> Array:
@@ -73,7 +73,7 @@ def port_evidence(
 
 
 def diagnose(
-    model: Reroutable | Loss,
+    model: RoutedLoss | Loss,
     params: Params,
     bank: ReferenceBank,
     features: Features,
@@ -122,7 +122,7 @@ def diagnose(
     live = np.broadcast_to(np.asarray(model.spec.live()) if support is None else support, np.shape(routing))
     queries = Query(*jax.tree.map(jnp.asarray, (features, routing, live, answers)))
     keys = sample_keys(seed, np.arange(len(routing)))
-    bench = Bench(model, params, bank, queries, embeddings, keys, len(keys))
+    bench = ProbeBatch(model, params, bank, queries, embeddings, keys, len(keys))
     probe = probe_losses(bench, strategies, weights["oracle"], untouched=False)
     tried = jnp.stack([*weights.values(), jnp.asarray(probe.best)], axis=1)  # [B, rows, L, E]
     losses = np.asarray(losses_at(Oracle(), model, params, queries, None, tried))

@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Key
 
 from r2t2_jax.bank import ReferenceBank
-from r2t2_jax.contract import Params, Query, References, Reroutable
+from r2t2_jax.contract import Params, Query, References, RoutedLoss
 from r2t2_jax.method.objectives import Neighborhood, Objective, Oracle
 from r2t2_jax.method.strategies import Strategy
 from r2t2_jax.retrieval.neighbors import select
@@ -32,10 +32,10 @@ CONCENTRATION = 0.5  # of the Dirichlet distribution: below one, draws come near
 
 
 @dataclass(frozen=True)
-class Bench:
+class ProbeBatch:
     """A model, its bank and the queries to be examined."""
 
-    model: Reroutable
+    model: RoutedLoss
     params: Params
     bank: ReferenceBank
     queries: Query
@@ -60,7 +60,7 @@ class Probe:
 
 
 def probe_losses(
-    bench: Bench, strategies: Mapping[str, Strategy], oracle: Float[Array, "B L E"], untouched: bool
+    bench: ProbeBatch, strategies: Mapping[str, Strategy], oracle: Float[Array, "B L E"], untouched: bool
 ) -> Probe:
     """Losses of samples, neighbours and random references at the same routings.
 
@@ -122,7 +122,7 @@ def candidate_routings(
 
 def losses_at(
     objective: Objective,
-    model: Reroutable,
+    model: RoutedLoss,
     params: Params,
     queries: Query,
     references: References | None,
@@ -140,7 +140,7 @@ def _losses_at(
     params: Params,
     samples: tuple[Query, References | None, Float[Array, "B G L E"] | None],
     *,
-    model: Reroutable,
+    model: RoutedLoss,
 ) -> Float[Array, "B G"]:
     def one(sample: tuple[Query, References | None, Float[Array, "G L E"] | None]) -> Float[Array, "G"]:
         query, references, candidates = sample

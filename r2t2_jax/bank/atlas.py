@@ -1,6 +1,6 @@
 """The loss atlas of a bank: every reference's bounded loss at G fixed routing points, in eight bits.
 
-The same table is read in two ways, as `TableLoss` names them: as the bounded loss b = 1 - exp(-l) that it holds, or as
+The same table is read in two ways, as `AtlasLoss` names them: as the bounded loss b = 1 - exp(-l) that it holds, or as
 the cross-entropy l = -log(1 - b). Eight bits cannot tell how near to 1 the highest step lies, where l is infinite: it
 is read as its lower edge, half a step below 1, so that no l exceeds log 510 = 6.23 nats.
 
@@ -22,9 +22,9 @@ from jaxtyping import Float, Int, UInt8
 
 from r2t2_jax.bank.manifest import FileDigest, check_file, digest
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.method.search.atlas_points import LEVELS, MEANING, TableLoss
+from r2t2_jax.method.search.atlas_points import DEQUANTIZE, LEVELS, AtlasLoss
 from r2t2_jax.routing import RoutingSpec
-from r2t2_jax.runs.atomic_io import publish
+from r2t2_jax.runs.atomic_io import atomic_write
 
 ATLAS = "atlas"  # the folder's name inside a bank
 SCHEMA = 1
@@ -62,11 +62,11 @@ class Atlas:
     def __len__(self) -> int:
         return len(self.losses)
 
-    def rows(self, rows: Int[np.ndarray, "*n"], loss: TableLoss = "bounded") -> Float[np.ndarray, "*n G"]:
+    def rows(self, rows: Int[np.ndarray, "*n"], loss: AtlasLoss = "bounded") -> Float[np.ndarray, "*n G"]:
         """Losses of the given references at every point: bounded ones in [0, 1], or the cross-entropy in nats."""
-        return MEANING[loss][self.losses[rows]]
+        return DEQUANTIZE[loss][self.losses[rows]]
 
-    def mean(self, loss: TableLoss = "bounded") -> Float[np.ndarray, "G"]:
+    def mean(self, loss: AtlasLoss = "bounded") -> Float[np.ndarray, "G"]:
         """The whole bank's mean loss at every point: what a constant routing would give."""
         return self.rows(np.arange(len(self)), loss).mean(axis=0, dtype=np.float64).astype(np.float32)
 
@@ -144,7 +144,7 @@ def save_atlas(atlas: Atlas, folder: Path, made: dict[str, Any]) -> None:
         }
         (draft / "atlas.json").write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
 
-    publish(folder, write)
+    atomic_write(folder, write)
 
 
 def open_atlas(folder: Path) -> Atlas:

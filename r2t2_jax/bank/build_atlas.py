@@ -21,7 +21,7 @@ from jaxtyping import Array, Float, Int
 from r2t2_jax.bank import ReferenceBank
 from r2t2_jax.bank.atlas import Atlas, quantize, save_atlas
 from r2t2_jax.bank.reference_bank import kernel_weights
-from r2t2_jax.contract import Answer, Features, Params, Reroutable
+from r2t2_jax.contract import Answer, Features, Params, RoutedLoss
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.method.kernels import Gaussian
 from r2t2_jax.method.search.atlas_points import bounded, candidate_points, choose_points
@@ -65,7 +65,7 @@ class AtlasPlan:
 
 @partial(jax.jit, static_argnames="model")
 def losses_at(
-    params: Params, features: Features, answers: Answer, points: Float[Array, "P L E"], *, model: Reroutable
+    params: Params, features: Features, answers: Answer, points: Float[Array, "P L E"], *, model: RoutedLoss
 ) -> Float[Array, "B P"]:
     """Bounded losses of a batch of references at every point: one forward each."""
 
@@ -78,7 +78,7 @@ def losses_at(
 
 @partial(jax.jit, static_argnames="model")
 def slopes_at(
-    params: Params, features: Features, answers: Answer, routing: Float[Array, "B L E"], *, model: Reroutable
+    params: Params, features: Features, answers: Answer, routing: Float[Array, "B L E"], *, model: RoutedLoss
 ) -> Float[Array, "B L E"]:
     """Gradients of the bounded losses with respect to r, each at its reference's own routing."""
 
@@ -111,7 +111,7 @@ def leave_one_out(
 
 
 def make_atlas(
-    model: Reroutable,
+    model: RoutedLoss,
     params: Params,
     bank: ReferenceBank,
     folder: Path,

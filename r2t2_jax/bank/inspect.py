@@ -17,7 +17,7 @@ from r2t2_jax.bank.reference_bank import ReferenceBank
 from r2t2_jax.contract import Sample
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.retrieval import build_index
-from r2t2_jax.retrieval.hashed_bag_of_words import HashedWords
+from r2t2_jax.retrieval.hashed_bag_of_words import HashedBagOfWords
 from r2t2_jax.routing import RoutingSpec
 
 LOOKED = 5000  # references, drawn where there are more: each permutation looks up N K^2 products
@@ -238,8 +238,8 @@ def find_leakage(bank: ReferenceBank, samples: Sequence[Sample]) -> Leakage:
     for row, record in enumerate(records):
         if record.get("image_sha256"):
             by_image[record["image_sha256"]].append(row)
-    known = HashedWords().embed(texts)
-    asked = HashedWords().embed([_plain(sample.question) for sample in samples])
+    known = HashedBagOfWords().embed(texts)
+    asked = HashedBagOfWords().embed([_plain(sample.question) for sample in samples])
     nearest = build_index(known, "exact").search(asked, 1).indices[:, 0]
     alike = (known[nearest] * asked).sum(axis=1) >= ALIKE
     same_text = set(texts)

@@ -23,7 +23,7 @@ from r2t2_jax.bank.records import Chosen, SampleReader, StoredSamples
 from r2t2_jax.contract import Answer, Features, References
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.method.kernels import Kernel
-from r2t2_jax.method.search.atlas_points import TableLoss
+from r2t2_jax.method.search.atlas_points import AtlasLoss
 from r2t2_jax.retrieval import INDEX, build_index, saved_index
 from r2t2_jax.retrieval.neighbors import Neighbors
 from r2t2_jax.retrieval.protocol import Index
@@ -227,7 +227,7 @@ class ReferenceBank:
         weights = kernel_weights(kernel, neighbors.distances, neighbors.dots, neighbors.mask)
         return References(self._routing_on_device, features, answers, routing, weights)
 
-    def table(self, neighbors: Neighbors, kernel: Kernel, loss: TableLoss = "bounded") -> References:
+    def table(self, neighbors: Neighbors, kernel: Kernel, loss: AtlasLoss = "bounded") -> References:
         """What the loss atlas says of each neighbourhood [B, K, ...], weighted by the kernel; no features.
 
         References answered wrongly count like any other. `loss` says what the table's rows are read as.

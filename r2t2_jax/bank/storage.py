@@ -40,7 +40,7 @@ from r2t2_jax.bank.records import (
 )
 from r2t2_jax.bank.reference_bank import ReferenceBank
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.runs.atomic_io import publish, remove, sync
+from r2t2_jax.runs.atomic_io import atomic_write, remove, sync
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def write_bank(path: Path, manifest: Manifest, batches: Iterable[Batch]) -> None
         raise R2T2Error(f"{path} is there and is no bank; choose another directory")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        publish(path, lambda draft: write_files(draft, manifest, batches))
+        atomic_write(path, lambda draft: write_files(draft, manifest, batches))
     except OSError as error:
         raise R2T2Error(f"cannot write {path}: {error.strerror}") from error
 

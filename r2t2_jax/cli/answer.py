@@ -39,7 +39,7 @@ class Answer:
         """Answer, print and, where asked, write the page."""
         from r2t2_jax.cli.parsing import check_writable
         from r2t2_jax.evaluation.setup import open_port
-        from r2t2_jax.inference import Answered, answer
+        from r2t2_jax.inference import Prediction, answer
         from r2t2_jax.reporting.answer_report import as_page
 
         if self.html:
@@ -53,12 +53,12 @@ class Answer:
             bank=self.bank,
             routing=None if self.routing is None else read_routing(self.routing),
         )
-        assert isinstance(answered, Answered)  # one question, one answer
+        assert isinstance(answered, Prediction)  # one question, one answer
         print(answered)
         if self.html:
-            from r2t2_jax.runs.atomic_io import publish
+            from r2t2_jax.runs.atomic_io import atomic_write
 
-            publish(self.html, lambda draft: draft.write_text(as_page(answered), encoding="utf-8"))
+            atomic_write(self.html, lambda draft: draft.write_text(as_page(answered), encoding="utf-8"))
             print(f"Wrote {self.html}.")
 
 

@@ -51,12 +51,12 @@ class BankBuild:
 
     def run(self) -> None:
         """Build, and say what came of it."""
-        from r2t2_jax.evaluation.build_bank import Wanted, build_bank
+        from r2t2_jax.evaluation.build_bank import BankConfig, build_bank
         from r2t2_jax.evaluation.question_sets import read_sets
         from r2t2_jax.plugins import load
         from r2t2_jax.retrieval.hashed_bag_of_words import question_embedder
 
-        wanted = Wanted(self.limit, self.keep, self.features, self.batch_size)
+        wanted = BankConfig(self.limit, self.keep, self.features, self.batch_size)
         port = load(self.model)
         embedder = question_embedder(self.embedder) if self.embedder else port.embedder
         sets = read_sets(self.dataset, self.split, self.samples, self.seed, self.images, self.metric)
@@ -173,11 +173,11 @@ class BankIndex:
         from r2t2_jax.bank import ReferenceBank
         from r2t2_jax.retrieval import INDEX, build_index
         from r2t2_jax.retrieval.scann import ScannIndex
-        from r2t2_jax.runs.atomic_io import publish
+        from r2t2_jax.runs.atomic_io import atomic_write
 
         bank = ReferenceBank.open(self.bank).only_correct()
         index = build_index(bank.embeddings, self.kind, self.metric, self.min_recall)
-        publish(self.bank / INDEX, index.save)
+        atomic_write(self.bank / INDEX, index.save)
         print(f"Wrote {self.bank / INDEX}: {len(index):,} references, {self.metric}.")
         if isinstance(index, ScannIndex):
             print(f"Recall at 5 of held-out references: {index.recall:.3f}, with {index.parameters}.")
@@ -220,7 +220,7 @@ class BankInspect:
         from r2t2_jax.cli.parsing import check_writable
         from r2t2_jax.datasets import load_dataset
         from r2t2_jax.reporting.bank_report import inspection_page, inspection_text
-        from r2t2_jax.runs.atomic_io import publish
+        from r2t2_jax.runs.atomic_io import atomic_write
 
         if self.html:
             check_writable(self.html)
@@ -235,6 +235,6 @@ class BankInspect:
         print(inspection_text(title, inspection, leakage, atlas))
         if self.html:
             text = inspection_page(title, inspection, leakage, atlas)
-            publish(self.html, lambda draft: draft.write_text(text, encoding="utf-8"))
+            atomic_write(self.html, lambda draft: draft.write_text(text, encoding="utf-8"))
             print(f"\nWrote {self.html}.")
         return 1 if leakage is not None and leakage.leaks else 0

@@ -235,13 +235,13 @@ class PocketScene:
         from r2t2_jax.datasets import load_dataset
         from r2t2_jax.errors import R2T2Error
         from r2t2_jax.reporting.images import as_png
-        from r2t2_jax.runs.atomic_io import publish
+        from r2t2_jax.runs.atomic_io import atomic_write
 
         if self.out.suffix.lower() != ".png":
             raise R2T2Error(f"the image is a PNG file, so {self.out} must end in .png")
         check_writable(self.out)
         samples = load_dataset("pocket", "scene", self.questions, self.seed)
-        publish(self.out, lambda draft: draft.write_bytes(as_png(samples[0].image)))
+        atomic_write(self.out, lambda draft: draft.write_bytes(as_png(samples[0].image)))
         print(f"Wrote {self.out}. Questions to try, with their answers:\n")
         width = max(len(sample.question) for sample in samples)
         for sample in samples:

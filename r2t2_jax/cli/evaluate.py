@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from r2t2_jax.errors import R2T2Error
 
 if TYPE_CHECKING:  # the parser alone must start fast
-    from r2t2_jax.evaluation.devices import Group
+    from r2t2_jax.evaluation.devices import ReplicaGroup
     from r2t2_jax.evaluation.job import Job
     from r2t2_jax.runs.processes import Team
 
@@ -53,7 +53,7 @@ class Eval:
     """Chooses the questions and draws whatever strategies draw."""
     batch_size: Literal["auto"] | int = "auto"
     """Questions at a time; auto for as many as fit into memory. Too many are halved, which changes no result."""
-    abreast: Literal["auto"] | int = "auto"
+    vmap_size: Literal["auto"] | int = "auto"
     """Of these, how many a device computes together; auto for as many as fit into its own memory, and one by one on a
     CPU, where no answer then depends on its batch in a single bit."""
     mesh: str = ""
@@ -73,12 +73,12 @@ class Eval:
     def run(self) -> None:
         """Run what is missing, write the summary, print the tables."""
         from r2t2_jax.runs.folder import check_folder
-        from r2t2_jax.runtime.compilation_cache import keep_compiled
+        from r2t2_jax.runtime.compilation_cache import enable_compilation_cache
 
         check_folder(self.out)  # before anything heavy is loaded
-        keep_compiled()
+        enable_compilation_cache()
 
-        from r2t2_jax.evaluation.devices import device_groups, join_processes, part_ways
+        from r2t2_jax.evaluation.devices import device_groups, join_processes, shutdown_processes
         from r2t2_jax.runs.processes import Team
 
         if self.dry_run:
@@ -87,13 +87,13 @@ class Eval:
         share = join_processes(self.coordinator, self.processes, self.process)
         groups, team = device_groups(self.mesh, share.count), Team(self.out, share)
         team.announce()
-        part_ways(groups)
+        shutdown_processes(groups)
         with team:
             self._fill(self._job(groups), team)
         if share.index == 0:
             show(self.out)
 
-    def _job(self, groups: Sequence[Group]) -> Job:
+    def _job(self, groups: Sequence[ReplicaGroup]) -> Job:
         from r2t2_jax.evaluation.devices import load_on
         from r2t2_jax.evaluation.job import open_job
         from r2t2_jax.evaluation.question_sets import read_benchmarks
@@ -103,9 +103,9 @@ class Eval:
         benchmarks = read_benchmarks(names, self.split, self.limit, self.seed, self.images, self.metric)
         ports = with_embedder(load_on(self.model, groups), self.embedder)
         batch = None if self.batch_size == "auto" else self.batch_size
-        abreast = None if self.abreast == "auto" else self.abreast
+        vmap_size = None if self.vmap_size == "auto" else self.vmap_size
         strategies = listed("--strategy", self.strategy)
-        return open_job(ports, groups, self.bank, benchmarks, strategies, self.preset, self.seed, batch, abreast)
+        return open_job(ports, groups, self.bank, benchmarks, strategies, self.preset, self.seed, batch, vmap_size)
 
     def _fill(self, job: Job, team: Team) -> None:
         """Compute this process's batches; the first process ends the run with everybody's rows."""

@@ -19,7 +19,7 @@ from r2t2_jax.cli.reproduce import Reproduce
 from r2t2_jax.cli.runs import Export, Report, Results, Score
 from r2t2_jax.cli.tune import Tune
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.runs.interrupt import Stopped
+from r2t2_jax.runs.interrupt import RunInterrupted
 
 FAILED, INTERRUPTED, PIPE_CLOSED = 2, 130, 141  # the latter two as a shell reports SIGINT and SIGPIPE
 
@@ -28,7 +28,7 @@ def explain(error: BaseException) -> tuple[str, int]:
     """The line to print, empty for none, and the exit code."""
     if isinstance(error, R2T2Error):
         return str(error), FAILED
-    if isinstance(error, Stopped):
+    if isinstance(error, RunInterrupted):
         return str(error), 0
     if isinstance(error, KeyboardInterrupt):
         return "interrupted", INTERRUPTED

@@ -13,7 +13,7 @@ from r2t2_jax.errors import R2T2Error
 if TYPE_CHECKING:  # the parser alone must start fast
     from collections.abc import Sequence
 
-    from r2t2_jax.reproduction.plan import Subject, SubjectPlan
+    from r2t2_jax.reproduction.plan import EvalTarget, SubjectPlan
     from r2t2_jax.reproduction.spec import Table
     from r2t2_jax.runs.run import Run
 
@@ -58,13 +58,13 @@ class Reproduce:
     def run(self) -> None:
         """Measure what is missing, write the tables, print them."""
         from r2t2_jax.runs.folder import check_folder
-        from r2t2_jax.runtime.compilation_cache import keep_compiled
+        from r2t2_jax.runtime.compilation_cache import enable_compilation_cache
 
         if self.dry_run:
             self._foretell()
             return
         check_folder(self.out)  # before anything heavy is loaded
-        keep_compiled()
+        enable_compilation_cache()
 
         from rich.console import Console
         from rich.markdown import Markdown
@@ -108,7 +108,7 @@ class Reproduce:
         found = estimate(shapes, tables, questions)
         Console().print(Markdown(estimate_markdown(shapes.name, found, tables)))
 
-    def _open(self, subjects: Sequence[Subject], plans: Sequence[SubjectPlan]) -> Run:
+    def _open(self, subjects: Sequence[EvalTarget], plans: Sequence[SubjectPlan]) -> Run:
         from r2t2_jax.reproduction.plan import source_of
         from r2t2_jax.runs.fingerprint import versions
         from r2t2_jax.runs.plan import Plan
@@ -134,7 +134,7 @@ class Reproduce:
         return Run.open(self.out, "reproduce", settings, Plan(parts), depends, self.max_hours)
 
     def _write(
-        self, run: Run, tables: Sequence[Table], subjects: Sequence[Subject], plans: Sequence[SubjectPlan]
+        self, run: Run, tables: Sequence[Table], subjects: Sequence[EvalTarget], plans: Sequence[SubjectPlan]
     ) -> None:
         from r2t2_jax.evaluation.benchmark import REFERENCES
         from r2t2_jax.reproduction.export import write_table

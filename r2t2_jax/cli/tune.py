@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from r2t2_jax.contract import Port, Sample
-    from r2t2_jax.evaluation.tuning_grid import Budget, Rung
+    from r2t2_jax.evaluation.tuning_grid import Budget, HalvingRound
     from r2t2_jax.method.presets import Preset
     from r2t2_jax.runs.run import Run
 
@@ -84,7 +84,7 @@ class Tune:
 
         from r2t2_jax.evaluation.setup import open_port, open_questions
         from r2t2_jax.evaluation.tune import refuse_test
-        from r2t2_jax.evaluation.tuning_grid import VARIED, Budget, draw, grid_presets, plan_in_words, rungs
+        from r2t2_jax.evaluation.tuning_grid import VARIED, Budget, grid_presets, plan_in_words, rungs, sample_order
         from r2t2_jax.method.presets import find_preset
         from r2t2_jax.reporting.tables import chosen_lines, settings_table
         from r2t2_jax.runs.folder import read_json
@@ -94,7 +94,7 @@ class Tune:
         base = find_preset(self.preset, port.presets)
         values = asdict(self) | {"atlas_image_bandwidth": (None, *self.atlas_image_bandwidth)}
         grid = grid_presets(base, {name: values[name] for name in VARIED[self.strategy]}, self.strategy)
-        presets = draw(grid, budget, self.seed)
+        presets = sample_order(grid, budget, self.seed)
         samples = open_questions(self.data, self.split, self.limit, self.seed)
         refuse_test(self.split, samples)
         plan = rungs(len(presets), len(samples))
@@ -115,7 +115,9 @@ class Tune:
         settings = {key: value for key, value in asdict(self).items() if key not in ("out", "max_hours")}
         return settings | {"bank": None if self.bank is None else str(self.bank)}
 
-    def _open(self, port: Port, presets: Sequence[Preset], plan: Sequence[Rung], samples: Sequence[Sample]) -> Run:
+    def _open(
+        self, port: Port, presets: Sequence[Preset], plan: Sequence[HalvingRound], samples: Sequence[Sample]
+    ) -> Run:
         from r2t2_jax.evaluation.tune import tuning_plan
         from r2t2_jax.runs.fingerprint import versions
         from r2t2_jax.runs.run import Run
@@ -134,7 +136,7 @@ class Tune:
         run: Run,
         port: Port,
         presets: Sequence[Preset],
-        plan: Sequence[Rung],
+        plan: Sequence[HalvingRound],
         samples: Sequence[Sample],
         budget: Budget,
     ) -> None:

@@ -30,7 +30,7 @@ import jax.numpy as jnp
 from jax.extend import core
 
 from r2t2_jax.bank.build_atlas import AtlasPlan
-from r2t2_jax.contract import Costs, ModelShapes, Rung
+from r2t2_jax.contract import Costs, CostVariant, ModelShapes
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.runtime.memory import tree_bytes
 
@@ -133,7 +133,7 @@ def ledger(shapes: ModelShapes, scale: Scale) -> Ledger:
         raise R2T2Error(f"{shapes.name} says nothing of its costs: its shapes have no `costs` (contract.ModelShapes)")
     layers, experts = shapes.model.spec.shape
     routing = layers * experts
-    own, pass_ = costs.prepare_flops + costs.encode_flops, costs.replaced_flops
+    own, pass_ = costs.prepare_flops + costs.encode_flops, costs.rerouted_loss_flops
     rerouted = own + costs.route_flops + pass_
     k, embedding = scale.neighbors, FLOAT * scale.embedding
     vector = embedding + FLOAT * routing
@@ -145,7 +145,7 @@ def ledger(shapes: ModelShapes, scale: Scale) -> Ledger:
 
     line = scale.line_evaluations
     rows = (
-        Row(WRITTEN, "a plain pass that leaves nothing out", 1, costs.first_pass_flops + costs.written_flops, None, 0),
+        Row(WRITTEN, "a plain pass that leaves nothing out", 1, costs.first_pass_flops + costs.naive_flops, None, 0),
         Row("base", "the untouched model as the port runs it", 1, own + costs.answer_flops, None, 0),
         Row("mode_finding", "climbs among the references' r", 2, rerouted + 2 * mean, None, FLOAT * routing),
         Row("kernel_regression", "the kernel mean of the neighbours' r", 2, rerouted + mean, None, vector),
@@ -188,8 +188,8 @@ def _offline(shapes: ModelShapes, costs: Costs, scale: Scale, saved: int) -> Off
     plan, cheapest = AtlasPlan(), costs.ladder[-1]
     candidates = len(candidate_points(shapes.model.spec, plan.drawn, plan.seed))
     own = costs.prepare_flops + costs.encode_flops
-    per_reference = own + scale.points * costs.replaced_flops + cheapest.step_flops
-    choosing = min(plan.choosing, scale.references) * candidates * costs.replaced_flops
+    per_reference = own + scale.points * costs.rerouted_loss_flops + cheapest.step_flops
+    choosing = min(plan.choosing, scale.references) * candidates * costs.rerouted_loss_flops
     more = scale.references * (per_reference - (cheapest.once_flops if cheapest.stored else 0)) + choosing
     return Offline(per_reference, choosing, math.ceil(more / saved) if saved > 0 else None)
 
@@ -202,23 +202,23 @@ class Measure:
     _kept: dict[Any, Any] = field(default_factory=dict)
     _backward: dict[Any, int] = field(default_factory=dict)
 
-    def kept(self, rung: Rung) -> Any:
+    def kept(self, rung: CostVariant) -> Any:
         """Shapes of what `once` leaves of a reference."""
         if rung.once not in self._kept:
             assert self.shapes.costs is not None
             self._kept[rung.once] = jax.eval_shape(rung.once, rung.params, self.shapes.costs.raw)
         return self._kept[rung.once]
 
-    def kept_bytes(self, rung: Rung) -> int:
+    def kept_bytes(self, rung: CostVariant) -> int:
         """Bytes of it, with the reference's answer."""
         return tree_bytes((self.kept(rung), self.shapes.answer))
 
-    def arguments(self, rung: Rung) -> tuple[Any, ...]:
+    def arguments(self, rung: CostVariant) -> tuple[Any, ...]:
         """Shapes of what a rung's loss takes: r, parameters, what is kept, the answer."""
         r = jax.ShapeDtypeStruct(self.shapes.model.spec.shape, jnp.float32)
         return r, rung.params, self.kept(rung), self.shapes.answer
 
-    def backward_bytes(self, rung: Rung) -> int:
+    def backward_bytes(self, rung: CostVariant) -> int:
         """Bytes which a rung's forward pass leaves for its backward pass, its own arguments not counted."""
         known = (rung.once, rung.loss, rung.every_gradient)
         if known not in self._backward:
@@ -226,7 +226,7 @@ class Measure:
         return self._backward[known]
 
 
-def _left_behind(rung: Rung, arguments: tuple[Any, ...]) -> int:
+def _left_behind(rung: CostVariant, arguments: tuple[Any, ...]) -> int:
     differentiated = 2 if rung.every_gradient else 1  # r, and the parameters
 
     def forward(*arguments: Any) -> Any:

@@ -81,13 +81,13 @@ def find(folder: Path, *candidates: str, what: str = "file") -> Path:
     raise MissingFile(f"expected the {what} {folder / candidates[0]}{others}, which is not there")
 
 
-def below(folder: Path, *candidates: str) -> Path:
+def find_files(folder: Path, *candidates: str) -> Path:
     """The first of the candidates that exists, else the first: for images, whose absence is told when they are read."""
     paths = [folder / candidate for candidate in candidates]
     return next((path for path in paths if path.exists()), paths[0])
 
 
-def inner(folder: Path, name: str) -> Path:
+def read_archive_member(folder: Path, name: str) -> Path:
     """The folder of that name inside, where an archive was unpacked with its top folder, or the folder itself."""
     return folder / name if (folder / name).is_dir() else folder
 
@@ -159,7 +159,7 @@ def by_key(rows: Iterable[Any], name: str) -> dict[str | int, Any]:
     return {key: row for key, row in keyed if isinstance(key, str | int)}
 
 
-def each(path: Path, items: Iterable[tuple[Any, Any]], parse: Parse) -> Iterator[Record | Bad]:
+def parse_rows(path: Path, items: Iterable[tuple[Any, Any]], parse: Parse) -> Iterator[Record | Bad]:
     """Parse every item; one that cannot be used is yielded as `Bad`, one that does not belong to the set (`None`) not.
 
     Args:
@@ -185,7 +185,7 @@ def numbered(items: Iterable[Any], called: str = "record") -> Iterator[tuple[str
     return ((f"{called} {number}", item) for number, item in enumerate(items, start=1))
 
 
-def letter(index: int, options: list[str] | tuple[str, ...], where: str) -> str:
+def option_letter(index: int, options: list[str] | tuple[str, ...], where: str) -> str:
     """The letter of an option by its number, from 0.
 
     Raises:
@@ -196,7 +196,7 @@ def letter(index: int, options: list[str] | tuple[str, ...], where: str) -> str:
     return ascii_uppercase[index]
 
 
-def offered(answer: str, options: list[str] | tuple[str, ...], where: str) -> str:
+def list_choices(answer: str, options: list[str] | tuple[str, ...], where: str) -> str:
     """The letter, checked to be that of an option; upper case.
 
     Raises:

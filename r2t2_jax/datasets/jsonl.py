@@ -8,7 +8,7 @@ from r2t2_jax.contract import Sample
 from r2t2_jax.datasets.images import encoded_image
 from r2t2_jax.datasets.readers.lines import read_lines
 from r2t2_jax.datasets.samples import as_sample
-from r2t2_jax.datasets.validate import choose, sift
+from r2t2_jax.datasets.validate import choose, validate_records
 
 
 def load_jsonl(
@@ -26,7 +26,7 @@ def load_jsonl(
     Raises:
         R2T2Error: the file, a line or an image cannot be read, or an id stands twice; names file and line.
     """
-    found = sift(read_lines(Path(path), Path(images) if images else Path(path).parent))
+    found = validate_records(read_lines(Path(path), Path(images) if images else Path(path).parent))
     records = [record for record in found.records if not split or record.split == split]
     chosen = [records[row] for row in choose([record.id for record in records], n, seed)]
     return [as_sample(record, encoded_image(record.image, record.where)) for record in chosen]

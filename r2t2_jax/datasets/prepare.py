@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from r2t2_jax.datasets.files import MissingFile
-from r2t2_jax.datasets.prepared import PreparedUnit, Unit, prepared_units
+from r2t2_jax.datasets.prepared import PreparedSplit, PreparedUnit, prepared_units
 from r2t2_jax.datasets.record import Source
 from r2t2_jax.errors import R2T2Error
 
@@ -60,7 +60,7 @@ def prepare(
     splits = [split] if split is not None else list(source.splits) or [""]
     missing = []
     for name in splits:
-        unit = Unit(name, n, seed)
+        unit = PreparedSplit(name, n, seed)
         there = _find(source, data_dir, unit.name)
         if there is not None:
             yield Outcome(name, there, was_there=True)

@@ -35,7 +35,7 @@ _NAME = re.compile(r"\w[\w .-]*")
 
 
 @dataclass(frozen=True)
-class Unit:
+class PreparedSplit:
     """Which part of a set is meant: a split (empty for all of a set without splits), or n questions of it by a seed.
 
     Raises:
@@ -72,7 +72,7 @@ class QuestionSet(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
     VERSION = tfds.core.Version(VERSION)
     pkg_dir_path = None
 
-    def __init__(self, source: Source, unit: Unit, found: Survey, skip_bad: bool, data_dir: Path) -> None:
+    def __init__(self, source: Source, unit: PreparedSplit, found: Survey, skip_bad: bool, data_dir: Path) -> None:
         self.name = f"r2t2_{source.name}"
         self.source, self.unit, self.skip_bad = source, unit, skip_bad
         self.records = subset(found.records, source, unit.n, unit.seed)
@@ -119,7 +119,7 @@ class QuestionSet(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
         self.metadata.update(ids=self.ids, skipped=self.skipped)
 
 
-def build(source: Source, unit: Unit, manual_dir: Path, skip_bad: bool, data_dir: Path) -> list[str]:
+def build(source: Source, unit: PreparedSplit, manual_dir: Path, skip_bad: bool, data_dir: Path) -> list[str]:
     """Prepare a unit that is not there yet.
 
     Returns:
@@ -210,7 +210,7 @@ def load_prepared(source: Source, split: str, n: int | None, seed: int, data_dir
     data_dir = data_folder(data_dir)
     split = split or (source.splits[0] if source.splits else "")
     units = {unit.name: unit for unit in prepared_units(source, data_dir)}
-    whole, part = Unit(split).name, Unit(split, n, seed).name
+    whole, part = PreparedSplit(split).name, PreparedSplit(split, n, seed).name
     if whole in units:
         path = units[whole].path
         return _read(path, choose(_metadata(path)["ids"], n, seed, source.group))
@@ -228,7 +228,7 @@ def glance(source: Source, split: str, n: int, seed: int, data_dir: Path | None 
     data_dir = data_folder(data_dir)
     split = split or (source.splits[0] if source.splits else "")
     units = {unit.name: unit for unit in prepared_units(source, data_dir)}
-    whole = Unit(split).name
+    whole = PreparedSplit(split).name
     parts = [unit for name, unit in units.items() if name == whole or name.startswith(f"{whole}-n")]
     if not parts:
         raise _not_prepared(source, data_dir, units, split)

@@ -63,7 +63,7 @@ def survey(source: Source, folder: Path, split: str, skip_bad: bool = False, ima
     if source.splits and split not in source.splits:
         raise R2T2Error(f"{source.name} has no labelled split {split!r}; it has {', '.join(source.splits)}")
     items = source.read(folder, split)
-    found = sift(_with_image(items) if images else items, skip_bad)
+    found = validate_records(_with_image(items) if images else items, skip_bad)
     if not found.records:
         first = f": {found.bad[0]}" if found.bad else ""
         raise R2T2Error(f"{source.name} has no usable record in split {split!r} of {folder}{first}")
@@ -79,7 +79,7 @@ def _with_image(items: Iterable[Record | Bad]) -> Iterator[Record | Bad]:
         yield item
 
 
-def sift(items: Iterable[Record | Bad], skip_bad: bool = False) -> Survey:
+def validate_records(items: Iterable[Record | Bad], skip_bad: bool = False) -> Survey:
     """Part good from bad; a record whose id came before is bad.
 
     Raises:

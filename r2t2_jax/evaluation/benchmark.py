@@ -20,19 +20,19 @@ from tqdm import tqdm
 
 from r2t2_jax.bank import ReferenceBank
 from r2t2_jax.contract import Port, Sample
-from r2t2_jax.evaluation.build_bank import ahead
-from r2t2_jax.evaluation.devices import Group
+from r2t2_jax.evaluation.build_bank import prefetch
+from r2t2_jax.evaluation.devices import ReplicaGroup
 from r2t2_jax.evaluation.encode import BATCH, Prepared, encode_prepared, encode_questions, prepare_questions
 from r2t2_jax.evaluation.evaluator import Evaluation, Setup, in_order_of_programs, prepare
 from r2t2_jax.evaluation.question_sets import QuestionSet
-from r2t2_jax.evaluation.records import Outcome, collect_bank, rows, with_shipped_atlas
+from r2t2_jax.evaluation.records import SampleResult, collect_bank, rows, with_shipped_atlas
 from r2t2_jax.evaluation.statistics import DIGITS, summarize
 from r2t2_jax.methods import Method
 from r2t2_jax.metrics import Metric, SetScore
 from r2t2_jax.runs.plan import Batch, Part
 from r2t2_jax.runs.run import Run
-from r2t2_jax.runtime.batching import DeviceBatch, Rows, run_batch, threads_at_a_time
-from r2t2_jax.runtime.compilation_cache import Compilations
+from r2t2_jax.runtime.batching import AdaptiveBatchSize, Rows, run_batch, threads_at_a_time
+from r2t2_jax.runtime.compilation_cache import CompileCounter
 
 REFERENCES = "references"  # the table of a model's references, answered correctly or not
 ENCODE, ANSWER = "encode", "answer"  # what is timed
@@ -134,14 +134,14 @@ Clock = Callable[[str, int, float], None]
 
 
 @dataclass(frozen=True)
-class Seat:
+class DeviceReplica:
     """Model, bank and strategies, on a group of devices."""
 
     setup: Setup
-    group: Group
+    group: ReplicaGroup
 
 
-class Asking:
+class BatchEvaluator:
     """The rows of a benchmark's batches. They depend on nothing but the batch, wherever and whenever it is computed.
 
     Args:
@@ -157,13 +157,13 @@ class Asking:
 
     def __init__(
         self,
-        seats: Sequence[Seat],
+        seats: Sequence[DeviceReplica],
         title: str,
         benchmark: str,
         samples: Sequence[Sample],
         size: int,
         processes: int,
-        together: DeviceBatch,
+        together: AdaptiveBatchSize,
         clock: Clock,
     ) -> None:
         self._seats, self._title, self._benchmark = seats, title, benchmark
@@ -177,11 +177,11 @@ class Asking:
         seat = self._seat(batch)
         return None if seat.group.mesh is not None else self._prepare(seat, batch)
 
-    def _prepare(self, seat: Seat, batch: Batch) -> Prepared:
+    def _prepare(self, seat: DeviceReplica, batch: Batch) -> Prepared:
         samples = self._samples[batch.start : batch.stop]
         return prepare_questions(seat.setup.port, [*samples, *[samples[-1]] * (self._size - len(samples))])
 
-    def _seat(self, batch: Batch) -> Seat:
+    def _seat(self, batch: Batch) -> DeviceReplica:
         return self._seats[batch.number // self._processes % len(self._seats)]
 
     def rows(self, batch: Batch, prepared: Prepared | None) -> list[dict[str, Any]]:
@@ -196,12 +196,12 @@ class Asking:
             prepared = self._prepare(seat, batch) if prepared is None else prepared
             return self._together.fit(partial(self._rows, seat, batch, prepared))
 
-    def _rows(self, seat: Seat, batch: Batch, prepared: Prepared, together: int) -> list[dict[str, Any]]:
+    def _rows(self, seat: DeviceReplica, batch: Batch, prepared: Prepared, together: int) -> list[dict[str, Any]]:
         shapes = tuple((leaf.shape, leaf.dtype.name) for leaf in jax.tree.leaves(prepared.inputs))
         with self._compiling_once((seat.group.devices, shapes, together)):
             start = time.perf_counter()
             bar = tqdm(disable=True)
-            questions = encode_prepared(seat.setup.port, prepared, together, bar, abreast=seat.setup.abreast)
+            questions = encode_prepared(seat.setup.port, prepared, together, bar, vmap_size=seat.setup.vmap_size)
             self._clock(part_name(self._title, ENCODE), len(batch), time.perf_counter() - start)
             places = np.minimum(np.arange(batch.start, batch.start + self._size), batch.stop - 1)
             evaluation = seat.setup.asked(questions, places)
@@ -212,7 +212,7 @@ class Asking:
                 for row in self._told(self._answer(evaluation, name, len(batch), together), batch, routing)
             ]
 
-    def _answer(self, evaluation: Evaluation, name: str, n: int, together: int) -> Outcome:
+    def _answer(self, evaluation: Evaluation, name: str, n: int, together: int) -> SampleResult:
         start = time.perf_counter()
         found = [
             run_batch(partial(evaluation.answer, name), first, min(first + together, n), together)
@@ -222,7 +222,7 @@ class Asking:
         self._clock(part_name(part_name(self._title, name), ANSWER), n, time.perf_counter() - start)
         return outcome
 
-    def _told(self, outcome: Outcome, batch: Batch, routing: np.ndarray) -> Iterator[dict[str, Any]]:
+    def _told(self, outcome: SampleResult, batch: Batch, routing: np.ndarray) -> Iterator[dict[str, Any]]:
         """The rows of other runs, and what scoring them anew takes."""
         samples = self._samples[batch.start : batch.stop]
         found = rows(outcome, self._title, samples, routing[: len(batch)], self._seats[0].setup.library.bank.records)
@@ -270,7 +270,7 @@ def record_references(run: Run, model: str, bank: ReferenceBank) -> None:
         run.append(batch, [{"model": model, **{name: one.get(name) for name in told}} for one in bank.records])
 
 
-def ask(run: Run, asking: Mapping[str, Asking], threads: int, say: Callable[[str], None]) -> None:
+def run_benchmarks(run: Run, asking: Mapping[str, BatchEvaluator], threads: int, say: Callable[[str], None]) -> None:
     """Compute what is missing, and save it batch by batch in the order of the plan.
 
     Three things happen at a time: the host prepares a batch, devices compute others, and the rows of an earlier one are
@@ -284,7 +284,7 @@ def ask(run: Run, asking: Mapping[str, Asking], threads: int, say: Callable[[str
 
     Raises:
         Stopped: the run is to end.
-        R2T2Error: as `Asking.rows`.
+        R2T2Error: as `BatchEvaluator.rows`.
     """
 
     def prepare(batch: Batch) -> tuple[Batch, Any]:
@@ -294,9 +294,9 @@ def ask(run: Run, asking: Mapping[str, Asking], threads: int, say: Callable[[str
         batch, inputs = prepared
         return asking[batch.part].rows(batch, inputs)
 
-    score = _Running(run)
-    found = ahead(compute, ahead(prepare, run.todo(list(asking)), PREPARED), threads)
-    with Compilations() as compiled:
+    score = _RunningAccuracy(run)
+    found = prefetch(compute, prefetch(prepare, run.todo(list(asking)), PREPARED), threads)
+    with CompileCounter() as compiled:
         known = 0
         for batch, rows in zip(run.missing(list(asking)), found, strict=True):
             run.append(batch, rows)
@@ -307,7 +307,7 @@ def ask(run: Run, asking: Mapping[str, Asking], threads: int, say: Callable[[str
                 say(f"{batch.part}, questions {batch.start + 1:,} to {batch.stop:,}: so far {compiled}")
 
 
-class _Running:
+class _RunningAccuracy:
     """Accuracy of each strategy so far, earlier processes included."""
 
     def __init__(self, run: Run) -> None:

@@ -26,7 +26,7 @@ from r2t2_jax.bank.storage import Batch, install, write_files
 from r2t2_jax.contract import Embedder, Port, Sample
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.evaluation.question_sets import QuestionSet
-from r2t2_jax.evaluation.records import record_of
+from r2t2_jax.evaluation.records import make_record
 from r2t2_jax.method.forward import encode_batch, generate_batch
 from r2t2_jax.metrics import Metric, get_metric
 from r2t2_jax.runs import batch_files as columns
@@ -45,7 +45,7 @@ T = TypeVar("T")
 U = TypeVar("U")
 
 
-class Answering:
+class ReferenceCollector:
     """Rows of batches: records, and arrays by the name of the bank's file that will hold them.
 
     Args:
@@ -87,7 +87,7 @@ class Answering:
         if self._features:
             arrays |= self._stored_arrays(features, samples)
         return [
-            record_of(sample, prediction, metric(prediction, sample))
+            make_record(sample, prediction, metric(prediction, sample))
             | {"image_sha256": image_digest(sample.image)}
             | {name: array[i] for name, array in arrays.items()}
             for i, (sample, prediction) in enumerate(zip(samples, predictions, strict=True))
@@ -136,7 +136,7 @@ def _check(what: str, samples: Sequence[Sample], bad: np.ndarray, fault: str) ->
         raise R2T2Error(f"{what} of {shown} are {fault}: drop those samples, or mend what computes them")
 
 
-def ahead(work: Callable[[T], U], items: Iterable[T], workers: int) -> Iterator[U]:
+def prefetch(work: Callable[[T], U], items: Iterable[T], workers: int) -> Iterator[U]:
     """`work` of every item in order, with as many more begun before they are asked for."""
     waiting: deque[Any] = deque()
     with worker_threads(workers) as pool:
@@ -153,7 +153,7 @@ GROUP_ROWS = 1 << 12  # rows of one row group of the Parquet file
 
 
 @dataclass(frozen=True)
-class Wanted:
+class BankConfig:
     """What is kept of the answers.
 
     Args:
@@ -178,7 +178,7 @@ def build_bank(
     port: Port,
     embedder: Embedder,
     sets: Mapping[str, QuestionSet],
-    wanted: Wanted,
+    wanted: BankConfig,
     settings: Mapping[str, Any],
     max_hours: float | None = None,
 ) -> dict[str, Any]:
@@ -201,7 +201,7 @@ def build_bank(
         Stopped: a signal or `max_hours` ended it; what was done is saved.
     """
     fingerprints = fingerprints_of(port, embedder)
-    answering = Answering(port, embedder, wanted.batch, wanted.features)
+    answering = ReferenceCollector(port, embedder, wanted.batch, wanted.features)
     plan = Plan([Part(name, len(one.samples), wanted.batch) for name, one in sets.items()])
     data = {name: one.digest for name, one in sets.items()}
     depends = {"versions": versions(), "fingerprints": vars(fingerprints), "data": data}
@@ -233,7 +233,7 @@ def build_bank(
     return read_json(out / SUMMARY)
 
 
-def _answer(run: Run, answering: Answering, sets: Mapping[str, QuestionSet], wanted: Wanted) -> None:
+def _answer(run: Run, answering: ReferenceCollector, sets: Mapping[str, QuestionSet], wanted: BankConfig) -> None:
     """Append the rows of every missing batch; a set that has reached its limit gets empty ones."""
     right: Counter[str] = Counter()
     for batch, table in run.tables():
@@ -247,7 +247,7 @@ def _answer(run: Run, answering: Answering, sets: Mapping[str, QuestionSet], wan
         return [row | {"source": batch.part, "image": row["id"]} for row in found]
 
     todo = run.todo(run.plan.names)
-    for batch, rows in zip(run.missing(), ahead(work, todo, answering.workers), strict=True):
+    for batch, rows in zip(run.missing(), prefetch(work, todo, answering.workers), strict=True):
         kept = []
         for row in rows:
             if right[batch.part] >= wanted.limit:

@@ -19,13 +19,13 @@ from jax.sharding import Mesh
 from r2t2_jax.contract import Port
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.plugins import load
-from r2t2_jax.runs.plan import Share
+from r2t2_jax.runs.plan import ProcessShard
 
 DATA, MODEL = "data", "model"
 
 
 @dataclass(frozen=True)
-class Group:
+class ReplicaGroup:
     """Devices with one copy of the weights between them.
 
     What runs on several devices is begun by one thread at a time: two threads could reach the devices in different
@@ -47,7 +47,7 @@ class Group:
             yield
 
 
-def device_groups(mesh: str, processes: int) -> list[Group]:
+def device_groups(mesh: str, processes: int) -> list[ReplicaGroup]:
     """The groups of this process.
 
     Args:
@@ -61,7 +61,7 @@ def device_groups(mesh: str, processes: int) -> list[Group]:
     local = jax.local_devices()
     own = 1 if jax.default_backend() == "cpu" else len(local)
     if not mesh:
-        return [Group((device,)) for device in local[:own]]
+        return [ReplicaGroup((device,)) for device in local[:own]]
     if not re.fullmatch(r"(data|model)=[1-9]\d*(,(data|model)=[1-9]\d*)?", mesh):
         raise R2T2Error(f"{mesh!r} is no mesh; write data=4,model=2 for four copies of the weights on two devices each")
     axes = {name: int(size) for name, _, size in (axis.partition("=") for axis in mesh.split(","))}
@@ -72,10 +72,10 @@ def device_groups(mesh: str, processes: int) -> list[Group]:
     needed = groups // processes * size
     if needed > len(local):
         raise R2T2Error(f"the mesh {mesh} needs {needed} devices in each process, and there are {len(local)}")
-    return [Group(tuple(local[first : first + size])) for first in range(0, needed, size)]
+    return [ReplicaGroup(tuple(local[first : first + size])) for first in range(0, needed, size)]
 
 
-def load_on(model: str, groups: Sequence[Group]) -> list[Port]:
+def load_on(model: str, groups: Sequence[ReplicaGroup]) -> list[Port]:
     """The model on every group.
 
     On groups of one device its parameters are copied from one to the next; a model cut over several is read from its
@@ -92,7 +92,7 @@ def load_on(model: str, groups: Sequence[Group]) -> list[Port]:
     return [replace(port, params=jax.device_put(port.params, group.devices[0])) for group in groups]
 
 
-def join_processes(coordinator: str, processes: int | None, process: int | None) -> Share:
+def join_processes(coordinator: str, processes: int | None, process: int | None) -> ProcessShard:
     """Find the other processes, by JAX's own distributed runtime.
 
     Args:
@@ -107,7 +107,7 @@ def join_processes(coordinator: str, processes: int | None, process: int | None)
     if not coordinator:
         if processes is not None or process is not None:
             raise R2T2Error("several processes need the first one's address: --coordinator HOST:PORT, or auto")
-        return Share()
+        return ProcessShard()
     address = None if coordinator == "auto" else coordinator
     if address and (processes is None or process is None or not 0 <= process < processes):
         raise R2T2Error(
@@ -117,10 +117,10 @@ def join_processes(coordinator: str, processes: int | None, process: int | None)
         jax.distributed.initialize(address, processes, process, shutdown_timeout_seconds=30)
     except (RuntimeError, ValueError) as error:
         raise R2T2Error(f"the processes do not find one another: {' '.join(str(error).split())[:300]}") from error
-    return Share(jax.process_index(), jax.process_count())
+    return ProcessShard(jax.process_index(), jax.process_count())
 
 
-def part_ways(groups: Sequence[Group]) -> None:
+def shutdown_processes(groups: Sequence[ReplicaGroup]) -> None:
     """Wait until all processes are here, and end JAX's runtime, which would take everybody down with its first process.
 
     GPUs that share weights still exchange addresses through it, so there it stays.

@@ -46,7 +46,7 @@ class Memory:
     parameters: int
     case: int
     activations: int
-    abreast: int = 1
+    vmap_size: int = 1
 
     def of_batch(self, size: int) -> int:
         """All of it, for a batch of so many samples."""
@@ -61,10 +61,10 @@ class Memory:
 
     def most_abreast(self, available: int, size: int) -> int:
         """The largest of `size`, half of it and so on that should fit, as if activations grew in proportion."""
-        abreast, left = size, SHARE * available - self.parameters - size * self.case
-        while abreast > 1 and self.activations / self.abreast * abreast > left:
-            abreast //= 2
-        return abreast
+        vmap_size, left = size, SHARE * available - self.parameters - size * self.case
+        while vmap_size > 1 and self.activations / self.vmap_size * vmap_size > left:
+            vmap_size //= 2
+        return vmap_size
 
 
 @dataclass(frozen=True)
@@ -83,12 +83,12 @@ class Forecast:
 
     def widest(self, available: int, size: int) -> Memory:
         """With the most samples abreast that fit into the memory available, as the compiled program says."""
-        abreast = self.memory.most_abreast(available, size)
-        while abreast > 1:
-            memory = self.measure(abreast)
+        vmap_size = self.memory.most_abreast(available, size)
+        while vmap_size > 1:
+            memory = self.measure(vmap_size)
             if memory.of_batch(size) <= SHARE * available:
                 return memory
-            abreast //= 2
+            vmap_size //= 2
         return self.memory
 
 
@@ -117,7 +117,7 @@ def forecast(setup: Setup, longest: Sample, size: int) -> Forecast:
         costs[name] = Cost(found.evaluations, encode + count_flops(program) + answer)
     costliest = max(costs, key=lambda name: costs[name].flops)
     measure = partial(_memory, evaluation, prepared, costliest, size)
-    return Forecast(costs, measure(setup.abreast), measure)
+    return Forecast(costs, measure(setup.vmap_size), measure)
 
 
 def _strategies(evaluation: Evaluation) -> dict[str, Strategy]:
@@ -129,12 +129,12 @@ def _arguments(evaluation: Evaluation, name: str, size: int) -> tuple[Query, Ref
     return take(evaluation.queries, rows), evaluation.lookup.references(name, rows), evaluation.keys[rows]
 
 
-def _memory(evaluation: Evaluation, prepared: Prepared, name: str, size: int, abreast: int) -> Memory:
+def _memory(evaluation: Evaluation, prepared: Prepared, name: str, size: int, vmap_size: int) -> Memory:
     """Read off the compiled programs that encode, re-route by a strategy, and answer."""
     port, rows = evaluation.port, np.zeros(size, int)
     queries, references, keys = _arguments(evaluation, name, size)
-    strategy, sizes = _strategies(evaluation)[name], {"model": port.model, "abreast": abreast}
-    reroute = lower_batch(strategy, port.model, port.params, queries, references, keys, abreast)
+    strategy, sizes = _strategies(evaluation)[name], {"model": port.model, "vmap_size": vmap_size}
+    reroute = lower_batch(strategy, port.model, port.params, queries, references, keys, vmap_size)
     routing = jax.eval_shape(
         partial(reroute_batch, strategy, port.model), port.params, queries, references, keys
     ).routing
@@ -144,7 +144,7 @@ def _memory(evaluation: Evaluation, prepared: Prepared, name: str, size: int, ab
     parameters = tree_bytes(port.params)
     arguments = programs[0].argument_size_in_bytes - parameters
     batch = max(0, arguments) + programs[0].output_size_in_bytes
-    return Memory(parameters, -(-batch // size), max(one.temp_size_in_bytes for one in programs), abreast)
+    return Memory(parameters, -(-batch // size), max(one.temp_size_in_bytes for one in programs), vmap_size)
 
 
 def _sizes(lowered: jax.stages.Lowered) -> Any:

@@ -25,7 +25,7 @@ BATCH = 50
 
 
 @dataclass(frozen=True)
-class Questions:
+class EncodedQuestions:
     """Samples with their queries (every leaf with a leading axis B, features on the host) and question embeddings.
 
     `queries.task` is there if somebody knows the experts of every sample; `seconds_per_case` is the time of encoding.
@@ -60,9 +60,9 @@ def prepare_questions(port: Port, samples: Sequence[Sample]) -> Prepared:
 
 
 def encode_prepared(
-    port: Port, prepared: Prepared, batch_size: int, progress: tqdm, threads: int = 1, abreast: int = 1
-) -> Questions:
-    """Encode in batches, `threads` of them at a time, `abreast` samples of each together.
+    port: Port, prepared: Prepared, batch_size: int, progress: tqdm, threads: int = 1, vmap_size: int = 1
+) -> EncodedQuestions:
+    """Encode in batches, `threads` of them at a time, `vmap_size` samples of each together.
 
     Raises:
         R2T2Error: a feature is NaN, or a sample names an expert that the model does not have.
@@ -70,7 +70,7 @@ def encode_prepared(
     samples = prepared.samples
 
     def encode(rows: Rows) -> tuple[Features, Float[Array, "B L E"]]:
-        return encode_batch(port.params, take(prepared.inputs, rows), model=port.model, abreast=abreast)
+        return encode_batch(port.params, take(prepared.inputs, rows), model=port.model, vmap_size=vmap_size)
 
     (features, routing), seconds = map_batches(encode, len(samples), batch_size, progress, threads)
     check_finite(f"{port.name} features", features)
@@ -81,10 +81,10 @@ def encode_prepared(
         answer=_labels(port, samples),
         task=_task_routing(port, samples),
     )
-    return Questions(samples, query, prepared.embeddings, seconds)
+    return EncodedQuestions(samples, query, prepared.embeddings, seconds)
 
 
-def encode_questions(port: Port, samples: Sequence[Sample], batch_size: int = BATCH) -> Questions:
+def encode_questions(port: Port, samples: Sequence[Sample], batch_size: int = BATCH) -> EncodedQuestions:
     """Prepare, encode and embed.
 
     Raises:

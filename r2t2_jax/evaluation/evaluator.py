@@ -18,14 +18,14 @@ from jaxtyping import Array, Float, Int, Key
 from r2t2_jax.bank import ReferenceBank
 from r2t2_jax.contract import Params, Port, Query, References, Sample
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.evaluation.encode import BATCH, Questions
+from r2t2_jax.evaluation.encode import BATCH, EncodedQuestions
 from r2t2_jax.evaluation.feature_cache import on_port
 from r2t2_jax.evaluation.image_kernel import ReferenceImages, open_images
-from r2t2_jax.evaluation.records import Outcome
-from r2t2_jax.evaluation.references import Library, Lookup, open_library
-from r2t2_jax.method.forward import generate_along, generate_batch, losses_along, unit_vectors
-from r2t2_jax.method.rerouting import program_of, reroute_batch
-from r2t2_jax.method.search.kernel_regression import Constant
+from r2t2_jax.evaluation.records import SampleResult
+from r2t2_jax.evaluation.references import BatchNeighbors, RetrievalIndex, open_library
+from r2t2_jax.method.forward import generate_at_path, generate_batch, losses_at_path, normalized_probe
+from r2t2_jax.method.rerouting import canonicalize, reroute_batch
+from r2t2_jax.method.search.kernel_regression import FixedRouting
 from r2t2_jax.method.strategies import Strategy
 from r2t2_jax.methods import Method
 from r2t2_jax.metrics import Metric
@@ -42,19 +42,19 @@ from r2t2_jax.runtime.batching import Rows, map_batches, progress_bar, take, thr
 class Evaluation:
     """Strategies about to be run on a test set: everybody's neighbours are found, nothing is re-routed yet.
 
-    `places` are those of the samples in the test set, on which with `seed` depends what is drawn for them. `abreast`
+    `places` are those of the samples in the test set, on which with `seed` depends what is drawn for them. `vmap_size`
     samples are re-routed and answered together.
     """
 
     port: Port
-    questions: Questions
+    questions: EncodedQuestions
     queries: Query
     metric: Metric
     keys: Key[Array, "B"]
-    lookup: Lookup
+    lookup: BatchNeighbors
     places: Int[np.ndarray, "B"]
     seed: int
-    abreast: int = 1
+    vmap_size: int = 1
 
     @property
     def strategies(self) -> Mapping[str, Method]:
@@ -72,15 +72,15 @@ class Evaluation:
         if strategy.pictures is not None:
             queries = self._with_pictures(strategy, queries, rows)
         found = reroute_batch(
-            strategy, self.port.model, self.port.params, queries, references, self.keys[rows], abreast=self.abreast
+            strategy, self.port.model, self.port.params, queries, references, self.keys[rows], vmap_size=self.vmap_size
         )
         return {
-            "tokens": generate_batch(self.port, queries.features, found.routing, self.abreast),
+            "tokens": generate_batch(self.port, queries.features, found.routing, self.vmap_size),
             "weights": found.weights,
             "path": found.path,
             "losses": found.losses,
             "kernel_weights": weights,
-            "fell_back": found.fell_back,
+            "used_fallback": found.used_fallback,
             "evaluations": np.full(len(rows), found.evaluations),
         }
 
@@ -111,19 +111,19 @@ class Evaluation:
         if isinstance(strategy, Strategy) and strategy.space.kind == "shift":
             raise R2T2Error(f"{name} moves in the shift space: its steps cannot be answered one by one")
         queries, model = take(self.questions.queries, rows), self.port.model
-        found = {"step_tokens": generate_along(self.port, queries.features, path, self.abreast)}
+        found = {"step_tokens": generate_at_path(self.port, queries.features, path, self.vmap_size)}
         if queries.answer is not None:
-            found["own_losses"] = losses_along(self.port.params, queries.features, queries.answer, path, model=model)
+            found["own_losses"] = losses_at_path(self.port.params, queries.features, queries.answer, path, model=model)
         return found
 
-    def outcome(self, name: str, found: dict[str, Any], start: int = 0, seconds_per_case: float = 0.0) -> Outcome:
+    def outcome(self, name: str, found: dict[str, Any], start: int = 0, seconds_per_case: float = 0.0) -> SampleResult:
         """What was found for the samples from `start` on, in words and scored."""
         decode, n = self.port.processor.decode, len(found["weights"])
         samples = self.questions.samples[start : start + n]
         predictions = list(found["texts"]) if "texts" in found else decode(found["tokens"])
         along = [decode(tokens) for tokens in found.get("step_tokens", ())] or [[] for _ in samples]
         pairs = list(zip(samples, predictions, along, strict=True))
-        return Outcome(
+        return SampleResult(
             name=name,
             predictions=predictions,
             scores=np.array([self.metric(prediction, sample) for sample, prediction, _ in pairs]),
@@ -134,7 +134,7 @@ class Evaluation:
             similarities=self.lookup.similarities(name, np.arange(start, start + n)),
             evaluations=int(found["evaluations"][0]),
             seconds_per_case=seconds_per_case,
-            **{key: found[key] for key in ("weights", "path", "losses", "kernel_weights", "fell_back")},
+            **{key: found[key] for key in ("weights", "path", "losses", "kernel_weights", "used_fallback")},
         )
 
 
@@ -143,15 +143,15 @@ class Setup:
     """What is done once for a model, a bank and some strategies, whatever is asked afterwards.
 
     `tuned` are the model's parameters with its gate fine-tuned on the bank, where a strategy compares with that.
-    `abreast` is how many samples are computed together.
+    `vmap_size` is how many samples are computed together.
     """
 
     port: Port
-    library: Library
+    library: RetrievalIndex
     metric: Metric
     seed: int
     tuned: Params | None
-    abreast: int = 1
+    vmap_size: int = 1
 
     def on(self, port: Port) -> Setup:
         """The same for the same model on other devices."""
@@ -163,7 +163,7 @@ class Setup:
             tuned = jax.device_put(tuned, jax.tree.map(lambda leaf: leaf.sharding, port.params))
         return replace(self, port=port, library=library, tuned=tuned)
 
-    def asked(self, questions: Questions, places: Int[np.ndarray, "B"]) -> Evaluation:
+    def asked(self, questions: EncodedQuestions, places: Int[np.ndarray, "B"]) -> Evaluation:
         """Find the neighbours of some questions.
 
         Args:
@@ -176,11 +176,11 @@ class Setup:
         keys = sample_keys(self.seed, places)
         queries = questions.queries
         read = None if self.library.memory is None else hidden_keys(self.port, queries.features)
-        seen = None if self.library.images is None else unit_vectors(self.port, queries.features, "image_vector")
+        seen = None if self.library.images is None else normalized_probe(self.port, queries.features, "image_vector")
         lookup = self.library.look_up(questions.embeddings, keys, read, seen)
         if self.tuned is not None:
             queries = replace(queries, tuned=jnp.asarray(route_by(self.tuned, queries.features, model=self.port.model)))
-        return Evaluation(self.port, questions, queries, self.metric, keys, lookup, places, self.seed, self.abreast)
+        return Evaluation(self.port, questions, queries, self.metric, keys, lookup, places, self.seed, self.vmap_size)
 
 
 def set_up(port: Port, bank: ReferenceBank, strategies: Mapping[str, Method], metric: Metric, seed: int = 0) -> Setup:
@@ -200,7 +200,7 @@ def set_up(port: Port, bank: ReferenceBank, strategies: Mapping[str, Method], me
     memory = open_memory(port, library.correct, strategies, seed)
     library = replace(library, memory=memory, images=open_images(port, bank, strategies))
     tuned = None
-    if any(isinstance(one.search, Constant) and one.search.which == "tuned" for one in _searching(strategies)):
+    if any(isinstance(one.search, FixedRouting) and one.search.which == "tuned" for one in _searching(strategies)):
         tuned = train_gate(port, *bank.samples(np.arange(len(bank))), seed)
     return Setup(port, library, metric, seed, tuned)
 
@@ -208,7 +208,7 @@ def set_up(port: Port, bank: ReferenceBank, strategies: Mapping[str, Method], me
 def prepare(
     port: Port,
     bank: ReferenceBank,
-    questions: Questions,
+    questions: EncodedQuestions,
     strategies: Mapping[str, Method],
     metric: Metric,
     seed: int = 0,
@@ -237,12 +237,12 @@ def _searching(strategies: Mapping[str, Method]) -> list[Strategy]:
 def evaluate(
     port: Port,
     bank: ReferenceBank,
-    questions: Questions,
+    questions: EncodedQuestions,
     strategies: Mapping[str, Method],
     metric: Metric,
     seed: int = 0,
     batch_size: int = BATCH,
-) -> list[Outcome]:
+) -> list[SampleResult]:
     """Run every strategy on every question, each question from its own router's weights, and keep all in memory.
 
     Arguments and errors are those of `prepare`, and a strategy may ask for what bank or model do not offer;
@@ -252,7 +252,7 @@ def evaluate(
     n = len(questions.samples)
     with progress_bar(len(strategies) * n, f"{port.name}: {len(strategies)} strategies") as progress:
 
-        def run(name: str) -> tuple[str, Outcome]:
+        def run(name: str) -> tuple[str, SampleResult]:
             found, seconds = map_batches(partial(evaluation.answer, name), n, batch_size, progress)
             return name, evaluation.outcome(name, found, seconds_per_case=questions.seconds_per_case + seconds)
 
@@ -265,6 +265,6 @@ def in_order_of_programs(strategies: Mapping[str, Method]) -> list[str]:
     """One strategy of each program first: no two workers then compile the same one side by side."""
     first: dict[Any, str] = {}
     for name, strategy in strategies.items():
-        program = program_of(strategy) if isinstance(strategy, Strategy) else strategy
+        program = canonicalize(strategy) if isinstance(strategy, Strategy) else strategy
         first.setdefault(jax.tree.structure(program), name)
     return [*first.values(), *(name for name in strategies if name not in first.values())]

@@ -43,12 +43,12 @@ def with_samples(bank: ReferenceBank, port: Port, samples: Sequence[Sample] | No
     bank.fingerprints.check("the bank", Fingerprints(port.fingerprint, processing=processing_fingerprint(port)))
     if bank.features is not None or bank.reader is not None:
         return bank
-    return replace(bank, reader=Reencoder(port, bank.records, _find(bank, samples)))
+    return replace(bank, reader=FeatureCache(port, bank.records, _find(bank, samples)))
 
 
 def on_port(bank: ReferenceBank, port: Port) -> ReferenceBank:
     """A bank whose features the same model computes on other devices, where it computes them."""
-    return replace(bank, reader=bank.reader.on(port)) if isinstance(bank.reader, Reencoder) else bank
+    return replace(bank, reader=bank.reader.on(port)) if isinstance(bank.reader, FeatureCache) else bank
 
 
 def _find(bank: ReferenceBank, samples: Sequence[Sample] | None) -> Mapping[tuple[str, str], Sample]:
@@ -70,7 +70,7 @@ def _find(bank: ReferenceBank, samples: Sequence[Sample] | None) -> Mapping[tupl
     return found
 
 
-class Reencoder:
+class FeatureCache:
     """Features and answers of bank rows, with a leading axis n; safe to call from several threads."""
 
     def __init__(
@@ -84,7 +84,7 @@ class Reencoder:
         self._bytes = 0
         self._lock = Lock()
 
-    def on(self, port: Port) -> Reencoder:
+    def on(self, port: Port) -> FeatureCache:
         """The same samples, encoded by the model as it lies on other devices."""
         other = copy(self)
         other._port, other._kept, other._bytes, other._lock = port, {}, 0, Lock()

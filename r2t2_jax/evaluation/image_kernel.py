@@ -23,7 +23,7 @@ from jaxtyping import Array, Float, Int
 from r2t2_jax.bank import ReferenceBank
 from r2t2_jax.contract import Port
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.method.forward import unit_vectors
+from r2t2_jax.method.forward import normalized_probe
 from r2t2_jax.method.kernels import SMALLEST_BANDWIDTH, median_distance
 from r2t2_jax.runtime.batching import Rows, run_batch
 
@@ -55,7 +55,7 @@ class ReferenceImages:
 
     def _compute(self, rows: Rows, places: Rows) -> Float[np.ndarray, "n H"]:
         features, _ = self.bank.samples(rows[places])
-        return unit_vectors(self.port, features, "image_vector")
+        return normalized_probe(self.port, features, "image_vector")
 
 
 def open_images(port: Port, bank: ReferenceBank, strategies: Mapping[str, Any]) -> ReferenceImages | None:

@@ -14,17 +14,17 @@ from r2t2_jax.datasets.catalog import SOURCES
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.evaluation.benchmark import (
     SAVED,
-    Asking,
-    Seat,
-    ask,
+    BatchEvaluator,
+    DeviceReplica,
     batch_size,
     parts,
     record_references,
     rows_by_benchmark,
+    run_benchmarks,
     summarize_benchmark,
     title_of,
 )
-from r2t2_jax.evaluation.devices import Group
+from r2t2_jax.evaluation.devices import ReplicaGroup
 from r2t2_jax.evaluation.dry_run import Forecast, device_memory, forecast
 from r2t2_jax.evaluation.evaluator import Setup, set_up
 from r2t2_jax.evaluation.question_sets import QuestionSet, length
@@ -35,7 +35,7 @@ from r2t2_jax.metrics import get_metric, get_set_score
 from r2t2_jax.runs.fingerprint import versions
 from r2t2_jax.runs.plan import Plan
 from r2t2_jax.runs.run import Run
-from r2t2_jax.runtime.batching import DeviceBatch, threads_at_a_time
+from r2t2_jax.runtime.batching import AdaptiveBatchSize, threads_at_a_time
 from r2t2_jax.runtime.memory import format_size
 
 BASE = "base"
@@ -60,7 +60,7 @@ class Job:
     """
 
     ports: Sequence[Port]
-    groups: Sequence[Group]
+    groups: Sequence[ReplicaGroup]
     bank: ReferenceBank
     benchmarks: Mapping[str, QuestionSet]
     strategies: Mapping[str, Method]
@@ -68,7 +68,7 @@ class Job:
     seed: int
     batch: int
     fitted: bool
-    abreast: int | None = None
+    vmap_size: int | None = None
 
     @property
     def port(self) -> Port:
@@ -113,7 +113,7 @@ class Job:
         """What is done once, whatever is asked; scored by the first benchmark's metric."""
         metric = get_metric(next(iter(self.benchmarks.values())).metric)
         setup = set_up(self.port, self.bank, self.strategies, metric, self.seed)
-        return replace(setup, abreast=self.abreast or 1)
+        return replace(setup, vmap_size=self.vmap_size or 1)
 
     def forecast(self) -> Forecast:
         """Costs and memory, for the longest question of all; raises as `forecast.forecast`."""
@@ -125,22 +125,26 @@ class Job:
 
         Raises:
             Stopped: the run is to end.
-            R2T2Error: as `set_up` and `ask`.
+            R2T2Error: as `set_up` and `run_benchmarks`.
         """
-        ask(run, self.asking(run, say), max(threads_at_a_time(), len(self.groups)), say)
+        run_benchmarks(run, self.asking(run, say), max(threads_at_a_time(), len(self.groups)), say)
         record_references(run, self.port.name, self.bank)
 
-    def asking(self, run: Run, say: Callable[[str], None]) -> dict[str, Asking]:
+    def asking(self, run: Run, say: Callable[[str], None]) -> dict[str, BatchEvaluator]:
         """Each benchmark, ready to be asked on every group of devices; raises as `set_up`."""
-        size, abreast = self._at_a_time(say)
-        together = DeviceBatch(size, say)
-        setup = replace(self.setup, abreast=abreast)
+        size, vmap_size = self._at_a_time(say)
+        together = AdaptiveBatchSize(size, say)
+        setup = replace(self.setup, vmap_size=vmap_size)
         setups = [setup, *(setup.on(port) for port in self.ports[1:])]
         asking = {}
         for name, one in self.benchmarks.items():
             metric, title = get_metric(one.metric), title_of(self.port.name, name)
-            seats = [Seat(replace(s, metric=metric), group) for s, group in zip(setups, self.groups, strict=True)]
-            asking[name] = Asking(seats, title, name, one.samples, self.batch, run.share.count, together, run.time)
+            seats = [
+                DeviceReplica(replace(s, metric=metric), group) for s, group in zip(setups, self.groups, strict=True)
+            ]
+            asking[name] = BatchEvaluator(
+                seats, title, name, one.samples, self.batch, run.share.count, together, run.time
+            )
         return asking
 
     def _at_a_time(self, say: Callable[[str], None]) -> tuple[int, int]:
@@ -149,16 +153,16 @@ class Job:
         A whole batch, or as many as fit into a memory of its own; and of these again as many as fit.
         """
         available = device_memory()
-        if available is None or not (self.fitted or self.abreast is None):
-            return self.batch, self.abreast or 1
+        if available is None or not (self.fitted or self.vmap_size is None):
+            return self.batch, self.vmap_size or 1
         found = self.forecast()
         size = found.memory.largest_batch(available, self.batch) if self.fitted else self.batch
-        memory = found.widest(available, size) if self.abreast is None else found.memory
+        memory = found.widest(available, size) if self.vmap_size is None else found.memory
         say(
-            f"{size} questions at a time, {memory.abreast} abreast, take {format_size(memory.of_batch(size))} of "
+            f"{size} questions at a time, {memory.vmap_size} abreast, take {format_size(memory.of_batch(size))} of "
             f"{format_size(available)} on each device, as compiled"
         )
-        return size, memory.abreast
+        return size, memory.vmap_size
 
     def summary(self, run: Run) -> dict[str, Any]:
         """The numbers of every benchmark, by the title under which its rows stand."""
@@ -172,14 +176,14 @@ class Job:
 
 def open_job(
     ports: Sequence[Port],
-    groups: Sequence[Group],
+    groups: Sequence[ReplicaGroup],
     bank: Path | None,
     benchmarks: Mapping[str, QuestionSet],
     strategies: Sequence[str],
     preset: str | None,
     seed: int,
     batch: int | None,
-    abreast: int | None = None,
+    vmap_size: int | None = None,
 ) -> Job:
     """Open what is named, and refuse what does not fit together.
 
@@ -200,8 +204,8 @@ def open_job(
     """
     if batch is not None and batch < 1:
         raise R2T2Error(f"a batch of {batch} samples; it must be at least 1")
-    if abreast is not None and abreast < 1:
-        raise R2T2Error(f"{abreast} samples abreast; it must be at least 1")
+    if vmap_size is not None and vmap_size < 1:
+        raise R2T2Error(f"{vmap_size} samples abreast; it must be at least 1")
     port = ports[0]
     titles = [title_of(port.name, name) for name in benchmarks]
     if len(set(titles)) < len(titles):
@@ -212,7 +216,7 @@ def open_job(
     metric = get_metric(next(iter(benchmarks.values())).metric)
     opened = open_bank(port, bank, metric, questions, keep_wrong=True)
     size = batch_size(benchmarks, SAVED if batch is None else batch)
-    return Job(ports, groups, opened, benchmarks, chosen, settings, seed, size, batch is None, abreast)
+    return Job(ports, groups, opened, benchmarks, chosen, settings, seed, size, batch is None, vmap_size)
 
 
 def set_score_of(benchmark: str) -> str:

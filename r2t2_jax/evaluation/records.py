@@ -53,7 +53,7 @@ def collect_bank(
         answers=take(query.answer, kept),
         routing=query.routing[kept],
         embeddings=questions.embeddings[kept],
-        records=[record_of(samples[i], predictions[i], scores[i]) for i in kept.tolist()],
+        records=[make_record(samples[i], predictions[i], scores[i]) for i in kept.tolist()],
         model_fingerprint=port.fingerprint,
         embedder_fingerprint=port.embedder.fingerprint,
         processing_fingerprint=processing_fingerprint(port),
@@ -73,7 +73,7 @@ def with_shipped_atlas(bank: ReferenceBank, port: Port) -> ReferenceBank:
     return replace(bank, atlas=open_atlas(port.atlas).of([str(record["id"]) for record in bank.records]))
 
 
-def record_of(sample: Sample, prediction: str, score: float) -> dict[str, Any]:
+def make_record(sample: Sample, prediction: str, score: float) -> dict[str, Any]:
     """What a bank tells of a reference (`bank/records.py`), less where it came from."""
     return {
         "id": sample.id,
@@ -92,7 +92,7 @@ def record_of(sample: Sample, prediction: str, score: float) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class SampleResult:
     """What one strategy did to every sample of a test set.
 
     `neighbors`, their `similarities` and `kernel_weights` have K = 0 without any. `step_predictions` are the answers
@@ -109,7 +109,7 @@ class Outcome:
     neighbors: Int[np.ndarray, "B K"]
     similarities: Float[np.ndarray, "B K"]
     kernel_weights: Float[np.ndarray, "B K"]
-    fell_back: Bool[np.ndarray, "B"]
+    used_fallback: Bool[np.ndarray, "B"]
     evaluations: int
     seconds_per_case: float
     step_predictions: list[list[str]]
@@ -123,7 +123,7 @@ class Outcome:
 
 
 def rows(
-    outcome: Outcome,
+    outcome: SampleResult,
     model: str,
     samples: Sequence[Sample],
     router_weights: Float[np.ndarray, "B L E"],
@@ -159,7 +159,7 @@ def rows(
             "neighbors": [references[j]["id"] for j in outcome.neighbors[i]],
             "similarities": outcome.similarities[i],
             "kernel_weights": outcome.kernel_weights[i],
-            "fell_back": bool(outcome.fell_back[i]),
+            "used_fallback": bool(outcome.used_fallback[i]),
             "evaluations": outcome.evaluations,
         }
         for i, sample in enumerate(samples)

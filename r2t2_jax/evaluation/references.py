@@ -19,18 +19,18 @@ from r2t2_jax.bank import ReferenceBank
 from r2t2_jax.contract import Embedder, References, Sample
 from r2t2_jax.evaluation.image_kernel import ReferenceImages, weigh_by_image
 from r2t2_jax.evaluation.records import CORRECT
-from r2t2_jax.method.search.atlas_points import MEANING, TableLoss
+from r2t2_jax.method.search.atlas_points import DEQUANTIZE, AtlasLoss
 from r2t2_jax.methods import Method
 from r2t2_jax.metrics import Metric
 from r2t2_jax.retrieval.neighbors import Neighbors, select
 from r2t2_jax.retrieval.protocol import Index
-from r2t2_jax.rivals.knn_moe import Memory
+from r2t2_jax.rivals.knn_moe import HiddenStateMemory
 from r2t2_jax.rivals.trained import Network, fit_predictor, predict_losses
 from r2t2_jax.runtime.batching import Rows, take
 
 
 @dataclass(frozen=True)
-class Lookup:
+class BatchNeighbors:
     """Neighbourhoods of a test set, found once.
 
     Args:
@@ -48,7 +48,7 @@ class Lookup:
     numbers: Int[np.ndarray, "C"]
     strategies: Mapping[str, Method]
     neighborhoods: Mapping[str, Neighbors | None]
-    guessed: Mapping[TableLoss, Float[np.ndarray, "B G"]]
+    guessed: Mapping[AtlasLoss, Float[np.ndarray, "B G"]]
     remembered: Mapping[str, Float[np.ndarray, "C L E"]] = field(default_factory=dict)
     images: ReferenceImages | None = None
     seen: Float[np.ndarray, "B H"] | None = None
@@ -101,7 +101,7 @@ class Lookup:
 
 
 @dataclass(frozen=True)
-class Library:
+class RetrievalIndex:
     """A bank ready to be asked: its indices, and what is fitted on its rows once for all questions.
 
     Args:
@@ -118,8 +118,8 @@ class Library:
     strategies: Mapping[str, Method]
     near: Index
     everywhere: Index | None
-    networks: Mapping[TableLoss, Network]
-    memory: Memory | None = None
+    networks: Mapping[AtlasLoss, Network]
+    memory: HiddenStateMemory | None = None
     images: ReferenceImages | None = None
 
     def look_up(
@@ -128,7 +128,7 @@ class Library:
         keys: Key[Array, "B"],
         read: Float[np.ndarray, "B H"] | None = None,
         seen: Float[np.ndarray, "B H"] | None = None,
-    ) -> Lookup:
+    ) -> BatchNeighbors:
         """Find everybody's neighbours.
 
         Args:
@@ -151,7 +151,7 @@ class Library:
         guessed = {loss: predict_losses(network, embeddings) for loss, network in self.networks.items()}
         numbers = np.flatnonzero(self.bank.right)
         remembered = {} if self.memory is None else self.memory.routing
-        return Lookup(
+        return BatchNeighbors(
             bank=self.bank,
             correct=self.correct,
             numbers=numbers,
@@ -172,7 +172,7 @@ class Library:
         return select(strategy.selector, index, embeddings, keys)
 
 
-def open_library(bank: ReferenceBank, strategies: Mapping[str, Method], seed: int) -> Library:
+def open_library(bank: ReferenceBank, strategies: Mapping[str, Method], seed: int) -> RetrievalIndex:
     """What is done once, whoever is looked up later.
 
     Raises:
@@ -184,8 +184,8 @@ def open_library(bank: ReferenceBank, strategies: Mapping[str, Method], seed: in
     networks = {}
     for loss in {one.loss for one in readings if one.source == "mlp"}:
         known = bank.known_atlas.rows(np.arange(len(bank)), loss)
-        networks[loss] = fit_predictor(np.asarray(bank.embeddings), known, float(MEANING[loss][-1]), seed)
-    return Library(bank, correct, strategies, correct.index(), everywhere, networks)
+        networks[loss] = fit_predictor(np.asarray(bank.embeddings), known, float(DEQUANTIZE[loss][-1]), seed)
+    return RetrievalIndex(bank, correct, strategies, correct.index(), everywhere, networks)
 
 
 VOTERS = 50  # neighbours whose commonest answer stands for what the question alone gives away

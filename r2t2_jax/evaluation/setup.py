@@ -93,7 +93,7 @@ def open_bank(
             raise R2T2Error(f"no set of references is registered for {name}: name a bank that r2t2 bank build made")
         bank = collect_bank(port, load_dataset(name, "reference"), metric, keep_wrong=keep_wrong)
         bank = with_shipped_atlas(bank, port) if keep_wrong else bank
-    _check_apart(bank, questions)
+    check_no_overlap(bank, questions)
     return bank
 
 
@@ -107,7 +107,7 @@ def _with_features(bank: ReferenceBank, port: Port, questions: Sequence[Sample])
     return with_stored_samples(bank, features, answers)
 
 
-def _check_apart(bank: ReferenceBank, questions: Sequence[Sample]) -> None:
+def check_no_overlap(bank: ReferenceBank, questions: Sequence[Sample]) -> None:
     """A question that is its own reference would tell its answer."""
     references = {(record["id"], record["question"]) for record in bank.records}
     shared = [sample.id for sample in questions if (sample.id, sample.question) in references]

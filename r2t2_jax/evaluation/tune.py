@@ -24,10 +24,10 @@ from jaxtyping import Bool, Int
 from r2t2_jax.bank import ReferenceBank
 from r2t2_jax.contract import Port, Sample
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.evaluation.encode import BATCH, Questions
+from r2t2_jax.evaluation.encode import BATCH, EncodedQuestions
 from r2t2_jax.evaluation.evaluator import Evaluation, in_order_of_programs, prepare
 from r2t2_jax.evaluation.statistics import DIGITS, TESTS, compare, wilson_interval
-from r2t2_jax.evaluation.tuning_grid import NEIGHBORS, Rung
+from r2t2_jax.evaluation.tuning_grid import NEIGHBORS, HalvingRound
 from r2t2_jax.method.presets import Preset
 from r2t2_jax.methods import strategy
 from r2t2_jax.metrics import Metric
@@ -58,7 +58,7 @@ def refuse_test(split: str | None, samples: Sequence[Sample]) -> None:
 def tuning_bench(
     port: Port,
     bank: ReferenceBank,
-    questions: Questions,
+    questions: EncodedQuestions,
     presets: Sequence[Preset],
     metric: Metric,
     seed: int = 0,
@@ -88,7 +88,7 @@ def tuning_bench(
     return dataclasses.replace(evaluation, lookup=lookup)
 
 
-def tuning_plan(models: Sequence[str], plan: Sequence[Rung]) -> Plan:
+def tuning_plan(models: Sequence[str], plan: Sequence[HalvingRound]) -> Plan:
     """The parts of a search: every place of every rung, then what stands beside, for each model."""
     parts = [
         Part(_part(number, place, model), rung.stop - rung.start, BATCH)
@@ -122,7 +122,7 @@ class Tuning:
 
     run: Run
     benches: Mapping[str, Evaluation]
-    rungs: Sequence[Rung]
+    rungs: Sequence[HalvingRound]
     minutes: float | None = None
     began: float = field(default_factory=time.monotonic)
 

@@ -102,14 +102,14 @@ class Budget:
         return cls(minutes=float(found[1]) * (60 if found[2] == "h" else 1))
 
 
-def draw(presets: Sequence[Preset], budget: Budget, seed: int) -> list[Preset]:
+def sample_order(presets: Sequence[Preset], budget: Budget, seed: int) -> list[Preset]:
     """The settings in the order in which they are tried: shuffled, so that those a budget leaves out are anybody."""
     order = np.random.default_rng(seed).permutation(len(presets))
     return [presets[i] for i in order[: budget.settings]]
 
 
 @dataclass(frozen=True)
-class Rung:
+class HalvingRound:
     """`settings` settings are measured on questions `start` to `stop`."""
 
     settings: int
@@ -117,20 +117,20 @@ class Rung:
     stop: int
 
 
-def rungs(settings: int, questions: int) -> list[Rung]:
+def rungs(settings: int, questions: int) -> list[HalvingRound]:
     """The rungs for so many settings and questions; the last one ends at all questions."""
     if settings <= FEW_SETTINGS or questions <= FIRST_QUESTIONS:
-        return [Rung(settings, 0, questions)]
-    found = [Rung(settings, 0, FIRST_QUESTIONS)]
+        return [HalvingRound(settings, 0, questions)]
+    found = [HalvingRound(settings, 0, FIRST_QUESTIONS)]
     while found[-1].stop < questions:
         stop = 2 * found[-1].stop
         stop = questions if stop * 1.5 > questions else stop  # no last rung of a handful
         fewer = max(math.ceil(found[-1].settings / KEPT), min(found[-1].settings, FEW_SETTINGS // KEPT))
-        found.append(Rung(fewer, found[-1].stop, stop))
+        found.append(HalvingRound(fewer, found[-1].stop, stop))
     return found
 
 
-def plan_in_words(grid: int, drawn: int, plan: Sequence[Rung], budget: Budget) -> str:
+def plan_in_words(grid: int, drawn: int, plan: Sequence[HalvingRound], budget: Budget) -> str:
     """What is tried and why so, in one sentence or three."""
     parts = [f"{grid:,} settings"]
     if drawn < grid:

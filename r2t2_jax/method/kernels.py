@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.runtime.pytrees import register_structure
+from r2t2_jax.runtime.pytrees import register_pytree_dataclass
 
 SMALLEST_BANDWIDTH = (
     1e-12  # a neighbourhood of identical embeddings has median 0; each is then at distance 0 and weighs 1
@@ -52,7 +52,7 @@ def _check_bandwidth(bandwidth: object) -> None:
         raise R2T2Error(f"bandwidth {bandwidth} must be positive; leave it out for the median distance")
 
 
-@register_structure
+@register_pytree_dataclass
 @dataclass(frozen=True)
 class Gaussian:
     """K = exp(-d^2 / (2 h^2)), bandwidth h. The paper's choice (R2-T2, table 6)."""
@@ -68,7 +68,7 @@ class Gaussian:
         return _clip(jnp.exp(-0.5 * _scaled(distance, mask, self.bandwidth) ** 2), mask)
 
 
-@register_structure
+@register_pytree_dataclass
 @dataclass(frozen=True)
 class Matern:
     """Matern kernel of smoothness nu = 0.5, 1.5 or 2.5 and length scale h (Rasmussen & Williams 2006, eq. 4.17)."""
@@ -89,7 +89,7 @@ class Matern:
         return _clip(polynomial * jnp.exp(-u), mask)
 
 
-@register_structure
+@register_pytree_dataclass
 @dataclass(frozen=True)
 class Polynomial:
     """K = max(x . y + c, 0)^degree: what points away weighs nothing, at an even degree too."""
@@ -107,7 +107,7 @@ class Polynomial:
         return _clip(jnp.maximum(dot + jnp.asarray(self.offset, dot.dtype), 0.0) ** self.degree, mask)
 
 
-@register_structure
+@register_pytree_dataclass
 @dataclass(frozen=True)
 class Linear:
     """K = x . y, clipped at zero."""

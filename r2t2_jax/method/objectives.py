@@ -14,16 +14,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from r2t2_jax.contract import Answer, Features, Params, Query, References, Reroutable, RoutedModel, TellingModel
+from r2t2_jax.contract import Answer, Features, LogprobModel, Params, Query, References, RoutedLoss, RoutedModel
 from r2t2_jax.routing import Routing
-from r2t2_jax.runtime.pytrees import register_structure
+from r2t2_jax.runtime.pytrees import register_pytree_dataclass
 
 
 class Objective(Protocol):
     """A loss over the routing weights of one test sample."""
 
     def __call__(
-        self, model: Reroutable, params: Params, query: Query, references: References | None, routing: Routing | None
+        self, model: RoutedLoss, params: Params, query: Query, references: References | None, routing: Routing | None
     ) -> Float[Array, ""]: ...
 
     def forwards(self, references: References | None) -> int:
@@ -31,7 +31,7 @@ class Objective(Protocol):
         ...
 
 
-@register_structure
+@register_pytree_dataclass
 @dataclass(frozen=True)
 class Neighborhood:
     """L(r) = sum_i K(x_i, x) l(f(x_i, r), y_i) / sum_i K(x_i, x) (R2-T2, equation 3).
@@ -40,7 +40,7 @@ class Neighborhood:
     """
 
     def __call__(
-        self, model: Reroutable, params: Params, query: Query, references: References | None, routing: Routing | None
+        self, model: RoutedLoss, params: Params, query: Query, references: References | None, routing: Routing | None
     ) -> Float[Array, ""]:
         assert references is not None
         assert references.weights is not None
@@ -65,39 +65,39 @@ class Neighborhood:
 Loss = Callable[[Routing | None], Float[Array, ""]]
 
 
-class Anchored(ABC):
+class PerSampleObjective(ABC):
     """An objective of which a part is computed once a sample, before the search."""
 
     @property
     @abstractmethod
-    def anchor_forwards(self) -> int:
+    def prepare_forwards(self) -> int:
         """What that part costs, in r-dependent forward passes."""
 
     @abstractmethod
-    def anchored(self, model: Reroutable, params: Params, query: Query, references: References | None) -> Loss:
+    def prepare_loss(self, model: RoutedLoss, params: Params, query: Query, references: References | None) -> Loss:
         """The loss over r of one sample."""
 
     def __call__(
-        self, model: Reroutable, params: Params, query: Query, references: References | None, routing: Routing | None
+        self, model: RoutedLoss, params: Params, query: Query, references: References | None, routing: Routing | None
     ) -> Float[Array, ""]:
-        return self.anchored(model, params, query, references)(routing)
+        return self.prepare_loss(model, params, query, references)(routing)
 
     @abstractmethod
     def forwards(self, references: References | None) -> int:
         """What one value of the loss costs after that."""
 
 
-def own_answer(model: Reroutable, params: Params, query: Query, max_new_tokens: int) -> Answer:
+def greedy_answer(model: RoutedLoss, params: Params, query: Query, max_new_tokens: int) -> Answer:
     """The untouched model's greedy answer."""
     routed = cast(RoutedModel, model)
     return routed.as_answer(routed.generate(params, query.features, None, max_new_tokens))
 
 
-def distribution(
-    model: Reroutable, params: Params, features: Features, routing: Routing | None, answer: Answer
+def answer_logprobs_at(
+    model: RoutedLoss, params: Params, features: Features, routing: Routing | None, answer: Answer
 ) -> tuple[Float[Array, "A V"], Bool[Array, "A"]]:
     """p_r: log-probabilities of every word at each place of an answer, and which places count."""
-    return cast(TellingModel, model).token_logprobs(params, features, routing, answer)
+    return cast(LogprobModel, model).token_logprobs(params, features, routing, answer)
 
 
 def mean_over_answer(values: Float[Array, "A"], mask: Bool[Array, "A"]) -> Float[Array, ""]:
@@ -110,22 +110,22 @@ def entropy(logprobs: Float[Array, "*n V"]) -> Float[Array, "*n"]:
     return -(jnp.exp(logprobs) * logprobs).sum(axis=-1)
 
 
-def weights_in_effect(model: Reroutable, params: Params, query: Query, routing: Routing | None) -> Float[Array, "L E"]:
+def effective_weights(model: RoutedLoss, params: Params, query: Query, routing: Routing | None) -> Float[Array, "L E"]:
     """The routing weights which a routing stands for."""
     if routing is not None and routing.mode == "replace":
         return routing.values
     return cast(RoutedModel, model).route(params, query.features, routing)
 
 
-@register_structure
+@register_pytree_dataclass
 @dataclass(frozen=True)
-class Confidence:
+class SelfConfidence:
     """L(r) = l(f(x, r), y(r)) with y(r) the model's own greedy answer under r, of at most `max_new_tokens` tokens."""
 
     max_new_tokens: int = field(metadata={"static": True})
 
     def __call__(
-        self, model: Reroutable, params: Params, query: Query, references: References | None, routing: Routing | None
+        self, model: RoutedLoss, params: Params, query: Query, references: References | None, routing: Routing | None
     ) -> Float[Array, ""]:
         if not isinstance(model, RoutedModel):
             raise TypeError("the confidence loss needs a model that can generate, not an answer loss alone")
@@ -137,13 +137,13 @@ class Confidence:
         return 2
 
 
-@register_structure
+@register_pytree_dataclass
 @dataclass(frozen=True)
 class Oracle:
     """L(r) = l(f(x, r), y) (R2-T2, equation 2)."""
 
     def __call__(
-        self, model: Reroutable, params: Params, query: Query, references: References | None, routing: Routing | None
+        self, model: RoutedLoss, params: Params, query: Query, references: References | None, routing: Routing | None
     ) -> Float[Array, ""]:
         return model.answer_loss(params, query.features, routing, query.answer)
 

@@ -2,7 +2,7 @@
 
 Samples go through `lax.map`, neighbours through `vmap` (in the objective), steps through `scan` (in the search). What a
 sample gets does not depend on the batch it comes in (`benchmarks/lax_map_or_vmap.py` measures why it is not `vmap`). On
-an accelerator several samples may go abreast (`abreast.py`).
+an accelerator several samples may go abreast (`vmap_size.py`).
 
 Evaluations are r-dependent forward passes a sample; a value with its gradient counts two, the router's own pass and the
 final answer one each. With S steps, K neighbours and n points:
@@ -29,21 +29,21 @@ import jax.numpy as jnp
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Key
 
-from r2t2_jax.contract import Params, Query, References, Reroutable, Rerouted, RoutedModel
+from r2t2_jax.contract import Params, Query, References, Rerouted, RoutedLoss, RoutedModel
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.method.kernels import Linear
-from r2t2_jax.method.objectives import Anchored
-from r2t2_jax.method.search.mode_finding import MeanShift
-from r2t2_jax.method.search.problem import Problem
+from r2t2_jax.method.objectives import PerSampleObjective
+from r2t2_jax.method.search.mode_finding import ModeFinding
+from r2t2_jax.method.search.problem import RoutingProblem
 from r2t2_jax.method.strategies import Strategy, check_needs
-from r2t2_jax.runtime.batching import fill_up, map_samples
+from r2t2_jax.runtime.batching import map_in_chunks, pad_to_multiple
 
 DATA_AXIS = "data"
 
 
 def reroute_sample(
     strategy: Strategy,
-    model: Reroutable,
+    model: RoutedLoss,
     params: Params,
     query: Query,
     references: References | None,
@@ -53,7 +53,7 @@ def reroute_sample(
     if strategy.search is None:
         own = query.routing
         return Rerouted(None, own, own[None], jnp.zeros(0), jnp.asarray(False), {}, evaluations=1)
-    problem, before = problem_of(strategy, model, params, query, references)
+    problem, before = make_problem(strategy, model, params, query, references)
     found = strategy.search(problem, key)
 
     routing = jax.vmap(problem.routing)(found.path)  # values [P, L, E]
@@ -63,41 +63,41 @@ def reroute_sample(
         path = jax.lax.map(partial(cast(RoutedModel, model).route, params, query.features), routing)  # [P, L, E]
         evaluations += len(path)
     last = dataclasses.replace(routing, values=routing.values[-1])  # [L, E]
-    rerouted = Rerouted(last, path[-1], path, found.losses, jnp.asarray(found.fell_back), found.info, evaluations)
+    rerouted = Rerouted(last, path[-1], path, found.losses, jnp.asarray(found.used_fallback), found.info, evaluations)
     if strategy.kernel is None:
         return rerouted
     assert references is not None
     assert references.weights is not None
-    return _keep_router(rerouted, query, rerouted.fell_back | (references.weights.sum() == 0))
+    return _keep_router(rerouted, query, rerouted.used_fallback | (references.weights.sum() == 0))
 
 
-def problem_of(
-    strategy: Strategy, model: Reroutable, params: Params, query: Query, references: References | None
-) -> tuple[Problem, int]:
+def make_problem(
+    strategy: Strategy, model: RoutedLoss, params: Params, query: Query, references: References | None
+) -> tuple[RoutingProblem, int]:
     """The problem that a strategy's search is given, and the evaluations spent before the search begins."""
     objective = strategy.objective
     at = (model, params, query, references)
     if objective is None:
-        return Problem(model.spec, strategy.space, query, references), 0
-    loss = objective.anchored(*at) if isinstance(objective, Anchored) else partial(objective, *at)
-    before = objective.anchor_forwards if isinstance(objective, Anchored) else 0
+        return RoutingProblem(model.spec, strategy.space, query, references), 0
+    loss = objective.prepare_loss(*at) if isinstance(objective, PerSampleObjective) else partial(objective, *at)
+    before = objective.prepare_forwards if isinstance(objective, PerSampleObjective) else 0
     forwards = objective.forwards(references)
     if strategy.space.kind == "shift" and getattr(objective, "reads_weights", False):
         forwards += 1  # the gate tells which weights a shift stands for
-    return Problem(model.spec, strategy.space, query, references, loss, forwards), before
+    return RoutingProblem(model.spec, strategy.space, query, references, loss, forwards), before
 
 
-def _keep_router(rerouted: Rerouted, query: Query, fell_back: Bool[Array, ""]) -> Rerouted:
+def _keep_router(rerouted: Rerouted, query: Query, used_fallback: Bool[Array, ""]) -> Rerouted:
     """The router's own weights where no reference has any say: a shift of zero, or r0 itself."""
     assert rerouted.routing is not None
     own = query.routing
     values = jnp.zeros_like(own) if rerouted.routing.mode == "shift" else own
     return dataclasses.replace(
         rerouted,
-        routing=dataclasses.replace(rerouted.routing, values=jnp.where(fell_back, values, rerouted.routing.values)),
-        weights=jnp.where(fell_back, own, rerouted.weights),
-        path=jnp.where(fell_back, own[None], rerouted.path),
-        fell_back=fell_back,
+        routing=dataclasses.replace(rerouted.routing, values=jnp.where(used_fallback, values, rerouted.routing.values)),
+        weights=jnp.where(used_fallback, own, rerouted.weights),
+        path=jnp.where(used_fallback, own[None], rerouted.path),
+        used_fallback=used_fallback,
     )
 
 
@@ -105,16 +105,16 @@ Samples = tuple[Query, References | None, Key[Array, "B"]]
 Shared = dict[str, Array | None]  # fields of References which all samples have in common
 
 
-@partial(jax.jit, static_argnames=("model", "mesh", "abreast"))
+@partial(jax.jit, static_argnames=("model", "mesh", "vmap_size"))
 def _reroute_samples(
     strategy: Strategy,
     params: Params,
     shared: Shared,
     samples: Samples,
     *,
-    model: Reroutable,
+    model: RoutedLoss,
     mesh: Mesh | None,
-    abreast: int,
+    vmap_size: int,
 ) -> Rerouted:
     """Every leaf of `samples` has a leading axis B; what all samples share of the bank comes apart from them."""
 
@@ -125,7 +125,7 @@ def _reroute_samples(
                 neighborhood = dataclasses.replace(neighborhood, **shared)
             return reroute_sample(strategy, model, params, query, neighborhood, key)
 
-        return map_samples(one, samples, abreast)
+        return map_in_chunks(one, samples, vmap_size)
 
     if mesh is not None:
         whole, split = PartitionSpec(), PartitionSpec(DATA_AXIS)
@@ -135,7 +135,7 @@ def _reroute_samples(
     return each(strategy, params, shared, samples)
 
 
-def program_of(strategy: Strategy) -> Strategy:
+def canonicalize(strategy: Strategy) -> Strategy:
     """What is compiled of a strategy: all but who the neighbours are and what they weigh, which is decided outside."""
     weighted = None if strategy.kernel is None else Linear()  # whichever kernel it was
     return dataclasses.replace(strategy, name="", selector=None, kernel=weighted, keys="question", memory=None)
@@ -143,13 +143,13 @@ def program_of(strategy: Strategy) -> Strategy:
 
 def reroute_batch(
     strategy: Strategy,
-    model: Reroutable,
+    model: RoutedLoss,
     params: Params,
     queries: Query,
     references: References | None,
     keys: Key[Array, "B"],
     mesh: Mesh | None = None,
-    abreast: int = 1,
+    vmap_size: int = 1,
 ) -> Rerouted:
     """Find routing weights for a batch of test samples.
 
@@ -171,31 +171,31 @@ def reroute_batch(
         R2T2Error: the strategy needs what the model, the queries or the references do not offer.
     """
     check_needs(strategy, model, queries, references)
-    strategy = program_of(strategy)
-    neighborhoods, shared = _apart(strategy, references)
+    strategy = canonicalize(strategy)
+    neighborhoods, shared = split_shared(strategy, references)
     samples = (queries, neighborhoods, keys)
     if mesh is None:
-        return _reroute_samples(strategy, params, shared, samples, model=model, mesh=None, abreast=abreast)
+        return _reroute_samples(strategy, params, shared, samples, model=model, mesh=None, vmap_size=vmap_size)
 
     if DATA_AXIS not in mesh.shape:
         raise R2T2Error(f"the mesh has axes {mesh.axis_names}; name the one that samples are shared over {DATA_AXIS!r}")
     # Compiler-placed axes whatever the mesh has (make_mesh gives explicit ones): results are indexed like any array.
     mesh = Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * mesh.devices.ndim)
-    samples = fill_up(samples, mesh.shape[DATA_AXIS])  # what is filled up is dropped from the results
+    samples = pad_to_multiple(samples, mesh.shape[DATA_AXIS])  # what is filled up is dropped from the results
     params, shared = jax.device_put((params, shared), NamedSharding(mesh, PartitionSpec()))
     samples = jax.device_put(samples, NamedSharding(mesh, PartitionSpec(DATA_AXIS)))
-    rerouted = _reroute_samples(strategy, params, shared, samples, model=model, mesh=mesh, abreast=abreast)
+    rerouted = _reroute_samples(strategy, params, shared, samples, model=model, mesh=mesh, vmap_size=vmap_size)
     return rerouted if len(rerouted.weights) == len(keys) else jax.tree.map(lambda leaf: leaf[: len(keys)], rerouted)
 
 
 def lower_batch(
     strategy: Strategy,
-    model: Reroutable,
+    model: RoutedLoss,
     params: Params,
     queries: Query,
     references: References | None,
     keys: Key[Array, "B"],
-    abreast: int = 1,
+    vmap_size: int = 1,
 ) -> jax.stages.Lowered:
     """The program that `reroute_batch` runs for such a batch on one device, before it is compiled.
 
@@ -203,19 +203,19 @@ def lower_batch(
         R2T2Error: as `reroute_batch`.
     """
     check_needs(strategy, model, queries, references)
-    strategy = program_of(strategy)
-    neighborhoods, shared = _apart(strategy, references)
+    strategy = canonicalize(strategy)
+    neighborhoods, shared = split_shared(strategy, references)
     samples = (queries, neighborhoods, keys)
-    return _reroute_samples.lower(strategy, params, shared, samples, model=model, mesh=None, abreast=abreast)
+    return _reroute_samples.lower(strategy, params, shared, samples, model=model, mesh=None, vmap_size=vmap_size)
 
 
-def _apart(strategy: Strategy, references: References | None) -> tuple[References | None, Shared]:
+def split_shared(strategy: Strategy, references: References | None) -> tuple[References | None, Shared]:
     """What each sample has of its own, and what all share. Of the latter only what the strategy reads.
 
     Banks differ in size, and a program in whose arguments they stand would be compiled for each.
     """
     if references is None:
         return None, {"bank_routing": None, "points": None}
-    read = {"bank_routing": isinstance(strategy.search, MeanShift), "points": True}
+    read = {"bank_routing": isinstance(strategy.search, ModeFinding), "points": True}
     shared = {name: getattr(references, name) if read[name] else None for name in read}
     return dataclasses.replace(references, bank_routing=None, points=None), shared

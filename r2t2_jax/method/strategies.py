@@ -8,27 +8,27 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from r2t2_jax.contract import Query, References, Reroutable, TellingModel
+from r2t2_jax.contract import LogprobModel, Query, References, RoutedLoss
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.method.kernels import Gaussian, Kernel, Linear, Matern, Polynomial
-from r2t2_jax.method.objectives import Anchored, Confidence, Neighborhood, Objective, Oracle
+from r2t2_jax.method.objectives import Neighborhood, Objective, Oracle, PerSampleObjective, SelfConfidence
 from r2t2_jax.method.presets import Preset
-from r2t2_jax.method.search.atlas import BestPoint, TableDescent, TableMean, Taylor
-from r2t2_jax.method.search.atlas_points import MEANING, TableLoss
-from r2t2_jax.method.search.gradient_descent import Cosine, Descent, Fixed, Schedule, StepDecay
-from r2t2_jax.method.search.kernel_regression import Constant, KernelMean
+from r2t2_jax.method.search.atlas import AtlasArgmin, AtlasSoftmin, AtlasTaylor, TableDescent
+from r2t2_jax.method.search.atlas_points import DEQUANTIZE, AtlasLoss
+from r2t2_jax.method.search.gradient_descent import Cosine, Fixed, GradientDescent, Schedule, StepDecay
+from r2t2_jax.method.search.kernel_regression import FixedRouting, KernelRegression
 from r2t2_jax.method.search.line_search import LineSearch
-from r2t2_jax.method.search.mode_finding import MeanShift
+from r2t2_jax.method.search.mode_finding import ModeFinding
 from r2t2_jax.method.search.problem import Search
 from r2t2_jax.method.search.random_search import RandomSearch
 from r2t2_jax.retrieval.neighbors import EpsilonBall, NearestNeighbors, RandomNeighbors, Selector, ShuffledNeighbors
 from r2t2_jax.routing import UpdateSpace
-from r2t2_jax.runtime.pytrees import register_structure
+from r2t2_jax.runtime.pytrees import register_pytree_dataclass
 
 
-@register_structure
+@register_pytree_dataclass
 @dataclass(frozen=True)
-class Reading:
+class AtlasConfig:
     """How a strategy reads the loss atlas.
 
     Args:
@@ -40,18 +40,18 @@ class Reading:
     """
 
     source: Literal["neighbors", "mean", "mlp"] = field(metadata={"static": True})
-    loss: TableLoss = field(default="bounded", metadata={"static": True})
+    loss: AtlasLoss = field(default="bounded", metadata={"static": True})
     image_bandwidth: float | None = None
 
     def __post_init__(self) -> None:
-        if self.loss not in MEANING:
+        if self.loss not in DEQUANTIZE:
             raise R2T2Error(f"unknown atlas loss {self.loss!r}; choose bounded or cross_entropy")
         width = self.image_bandwidth
         if isinstance(width, int | float) and not (width > 0 and math.isfinite(width)):
             raise R2T2Error(f"atlas image bandwidth {width} must be positive; leave it out for questions alone")
 
 
-@register_structure
+@register_pytree_dataclass
 @dataclass(frozen=True)
 class Strategy:
     """One way to find routing weights. A pytree: its numbers are traced, its structure decides what is compiled.
@@ -73,7 +73,7 @@ class Strategy:
     objective: Objective | None = None
     search: Search | None = None
     space: UpdateSpace = field(default_factory=UpdateSpace, metadata={"static": True})
-    table: Reading | None = None
+    table: AtlasConfig | None = None
     keys: Literal["question", "hidden"] = field(default="question", metadata={"static": True})
     memory: Strategy | None = None
 
@@ -119,8 +119,8 @@ def free_space(preset: Preset) -> UpdateSpace:
     return UpdateSpace("free", preset.tied)
 
 
-def _mean_shift(preset: Preset) -> MeanShift:
-    return MeanShift(
+def _mean_shift(preset: Preset) -> ModeFinding:
+    return ModeFinding(
         kernel_of(dataclasses.replace(preset, bandwidth=preset.mode_bandwidth)),
         preset.mode_k,
         preset.mode_step,
@@ -135,18 +135,18 @@ def descent_strategy(name: str, preset: Preset, objective: Objective, selector: 
         selector,
         kernel_of(preset) if selector is not None else None,
         objective,
-        Descent(schedule_of(preset), preset.optimizer, preset.steps),
+        GradientDescent(schedule_of(preset), preset.optimizer, preset.steps),
         UpdateSpace(preset.space, preset.tied),
     )
 
 
-def reading_of(preset: Preset) -> Reading:
+def reading_of(preset: Preset) -> AtlasConfig:
     """How a preset reads the atlas's rows of the neighbours.
 
     Raises:
         R2T2Error: there is no loss of this name, or a bandwidth is out of range.
     """
-    return Reading("neighbors", preset.atlas_loss, preset.atlas_image_bandwidth)
+    return AtlasConfig("neighbors", preset.atlas_loss, preset.atlas_image_bandwidth)
 
 
 def _atlas(name: str, preset: Preset, search: Search, source: Literal["neighbors", "mean", "mlp"]) -> Strategy:
@@ -157,7 +157,7 @@ def _atlas(name: str, preset: Preset, search: Search, source: Literal["neighbors
         kernel_of(preset) if near else None,
         search=search,
         space=UpdateSpace("simplex", preset.tied),
-        table=reading_of(preset) if near else Reading(source, preset.atlas_loss),
+        table=reading_of(preset) if near else AtlasConfig(source, preset.atlas_loss),
     )
 
 
@@ -166,11 +166,13 @@ def _atlas_taylor(preset: Preset) -> Strategy:
         raise R2T2Error(
             "atlas_taylor follows slopes of the bounded loss, and a bank keeps no others: set atlas_loss to bounded"
         )
-    return _atlas("atlas_taylor", preset, Taylor(preset.taylor_trust), "neighbors")
+    return _atlas("atlas_taylor", preset, AtlasTaylor(preset.taylor_trust), "neighbors")
 
 
-def _table_mean(preset: Preset, hard: bool = False) -> TableMean:
-    return TableMean(preset.atlas_temperature, preset.atlas_trust, preset.atlas_bandwidth, preset.atlas_min_gain, hard)
+def _table_mean(preset: Preset, hard: bool = False) -> AtlasSoftmin:
+    return AtlasSoftmin(
+        preset.atlas_temperature, preset.atlas_trust, preset.atlas_bandwidth, preset.atlas_min_gain, hard
+    )
 
 
 def _table_descent(preset: Preset, start: Literal["router", "point"]) -> TableDescent:
@@ -180,17 +182,17 @@ def _table_descent(preset: Preset, start: Literal["router", "point"]) -> TableDe
 
 
 def confidence_search(name: str, preset: Preset, search: Search, space: UpdateSpace) -> Strategy:
-    return Strategy(name, objective=Confidence(preset.answer_tokens), search=search, space=space)
+    return Strategy(name, objective=SelfConfidence(preset.answer_tokens), search=search, space=space)
 
 
 PAPER_STRATEGIES: dict[str, Callable[[Preset], Strategy]] = {
     "base": lambda p: Strategy("base"),
-    "router_mean": lambda p: Strategy("router_mean", search=Constant("router"), space=free_space(p)),
-    "uniform": lambda p: Strategy("uniform", search=Constant("uniform")),
-    "task_routing": lambda p: Strategy("task_routing", search=Constant("task")),
+    "router_mean": lambda p: Strategy("router_mean", search=FixedRouting("router"), space=free_space(p)),
+    "uniform": lambda p: Strategy("uniform", search=FixedRouting("uniform")),
+    "task_routing": lambda p: Strategy("task_routing", search=FixedRouting("task")),
     "mode_finding": lambda p: Strategy("mode_finding", search=_mean_shift(p), space=free_space(p)),
     "kernel_regression": lambda p: Strategy(
-        "kernel_regression", nearest_neighbors(p), kernel_of(p), None, KernelMean(), free_space(p)
+        "kernel_regression", nearest_neighbors(p), kernel_of(p), None, KernelRegression(), free_space(p)
     ),
     "kernel_regression_alpha": lambda p: Strategy(
         "kernel_regression_alpha",
@@ -204,10 +206,10 @@ PAPER_STRATEGIES: dict[str, Callable[[Preset], Strategy]] = {
     "shuffled_references": lambda p: descent_strategy("shuffled_references", p, Neighborhood(), ShuffledNeighbors(p.k)),
     "ngd": lambda p: descent_strategy("ngd", p, Neighborhood(), nearest_neighbors(p)),
     "best_of_n": lambda p: Strategy(
-        "best_of_n", None, None, Confidence(p.answer_tokens), RandomSearch(p.candidates), free_space(p)
+        "best_of_n", None, None, SelfConfidence(p.answer_tokens), RandomSearch(p.candidates), free_space(p)
     ),
     "oracle": lambda p: descent_strategy("oracle", p, Oracle(), None),
-    "gate_finetuned": lambda p: Strategy("gate_finetuned", search=Constant("tuned"), space=free_space(p)),
+    "gate_finetuned": lambda p: Strategy("gate_finetuned", search=FixedRouting("tuned"), space=free_space(p)),
 }
 
 ATLAS_STRATEGIES: dict[str, Callable[[Preset], Strategy]] = {
@@ -217,32 +219,34 @@ ATLAS_STRATEGIES: dict[str, Callable[[Preset], Strategy]] = {
     "atlas_descent": lambda p: _atlas("atlas_descent", p, _table_descent(p, "router"), "neighbors"),
     "atlas_taylor": _atlas_taylor,
     "atlas_mlp": lambda p: _atlas("atlas_mlp", p, _table_mean(p), "mlp"),
-    "best_fixed": lambda p: _atlas("best_fixed", p, BestPoint(), "mean"),
+    "best_fixed": lambda p: _atlas("best_fixed", p, AtlasArgmin(), "mean"),
 }
 
 
-def check_needs(strategy: Strategy, model: Reroutable, queries: Query, references: References | None) -> None:
+def check_needs(strategy: Strategy, model: RoutedLoss, queries: Query, references: References | None) -> None:
     """Refuse a strategy that needs what the model, the queries or the references do not offer."""
     name = strategy.name
     if strategy.space.kind == "shift" and not hasattr(model, "route"):
         raise R2T2Error(f"{name} in the shift space needs a model with a gate; choose free, simplex or logit")
-    if isinstance(strategy.objective, Anchored) and not isinstance(model, TellingModel):
+    if isinstance(strategy.objective, PerSampleObjective) and not isinstance(model, LogprobModel):
         raise R2T2Error(f"{name} needs a model that generates and tells the odds of every word (token_logprobs)")
-    if isinstance(strategy.objective, Confidence) and not (hasattr(model, "generate") and hasattr(model, "as_answer")):
+    if isinstance(strategy.objective, SelfConfidence) and not (
+        hasattr(model, "generate") and hasattr(model, "as_answer")
+    ):
         raise R2T2Error(f"{name} needs a model that generates (generate, as_answer), not an answer loss alone")
     if strategy.pictures is not None and getattr(queries, strategy.pictures) is None:
         raise R2T2Error(f"{name} looks at changed copies of the image, and nobody made any: evaluation.pictures")
     if isinstance(strategy.objective, Oracle) and queries.answer is None:
         raise R2T2Error(f"{name} reads the test samples' answers and the queries have none")
-    if isinstance(strategy.search, Constant) and strategy.search.which == "task" and queries.task is None:
+    if isinstance(strategy.search, FixedRouting) and strategy.search.which == "task" and queries.task is None:
         raise R2T2Error(f"{name} needs the queries' task weights, and nobody gave any")
-    if isinstance(strategy.search, Constant) and strategy.search.which == "tuned" and queries.tuned is None:
+    if isinstance(strategy.search, FixedRouting) and strategy.search.which == "tuned" and queries.tuned is None:
         raise R2T2Error(f"{name} needs the weights of a fine-tuned gate: evaluation.atlas_controls.train_gate")
     if strategy.table is not None and (references is None or references.points is None):
         raise R2T2Error(f"{name} reads the bank's loss atlas and it has none; make one with `r2t2 bank atlas`")
     if strategy.kernel is not None and (references is None or references.weights is None):
         raise R2T2Error(f"{name} needs the neighbours of each query: ReferenceBank.references(neighbors, kernel)")
-    if isinstance(strategy.search, MeanShift):
+    if isinstance(strategy.search, ModeFinding):
         if references is None or references.bank_routing is None:
             raise R2T2Error(f"{name} needs the bank's routing: ReferenceBank.references()")
         if strategy.search.k > len(references.bank_routing):

@@ -18,13 +18,13 @@ from r2t2_jax.reporting.page import Html, card, card_style, page, tag
 from r2t2_jax.reporting.tables import percent
 
 if TYPE_CHECKING:
-    from r2t2_jax.inference import Answered
+    from r2t2_jax.inference import Prediction
 
 WIDTH = 80
 ROUTER, NOTHING = "router", "(no answer)"
 
 
-def as_text(answered: Answered) -> str:
+def as_text(answered: Prediction) -> str:
     """Readable at 80 columns."""
     case = _case(answered, answered.model)
     out = io.StringIO()
@@ -41,18 +41,18 @@ def as_text(answered: Answered) -> str:
     return re.sub(r"\n{3,}", "\n\n", lines).strip()  # tables bring blank lines of their own
 
 
-def as_html(answers: Sequence[Answered]) -> str:
+def as_html(answers: Sequence[Prediction]) -> str:
     """Cards for a notebook, with their style."""
     return tag("div", card_style(), *map(_card, answers), class_="r2t2-cards")
 
 
-def as_page(answered: Answered) -> str:
+def as_page(answered: Prediction) -> str:
     """A page of its own."""
     note = tag("p", _costs(answered), class_="note")
     return page(f"{answered.model}: {answered.question}", tag("h1", answered.question), _card(answered), note)
 
 
-def _card(answered: Answered) -> Html:
+def _card(answered: Prediction) -> Html:
     return card(_case(answered, answered.model))
 
 
@@ -81,7 +81,7 @@ def _routing_table(case: Case) -> Table:
     return table
 
 
-def _costs(answered: Answered) -> str:
+def _costs(answered: Prediction) -> str:
     times = ", ".join(f"{part} {duration(seconds)}" for part, seconds in answered.seconds.items())
     preset = f"Preset {answered.preset}. " if answered.preset else ""
     return (
@@ -90,7 +90,7 @@ def _costs(answered: Answered) -> str:
     )
 
 
-def _case(answered: Answered, title: str) -> Case:
+def _case(answered: Prediction, title: str) -> Case:
     return Case(
         title=title,
         family="",
@@ -108,5 +108,5 @@ def _case(answered: Answered, title: str) -> Case:
         weights_after=answered.weights,
         losses=tuple(answered.losses.tolist()),
         image=as_png(answered.image),
-        note=FELL_BACK if answered.fell_back else "",
+        note=FELL_BACK if answered.used_fallback else "",
     )

@@ -137,7 +137,7 @@ def case_of(results: ModelResults, chosen: Chosen, image: bytes | None, no_image
         losses=tuple(explained.losses[row].tolist()),
         image=image,
         no_image=no_image,
-        note=FELL_BACK if explained.fell_back[row] else "",
+        note=FELL_BACK if explained.used_fallback[row] else "",
     )
 
 

@@ -198,7 +198,7 @@ def memory_line(job: Job, found: Forecast) -> str:
     memory = found.memory
     return (
         f"memory      {format_size(memory.of_batch(job.batch))} with {job.batch} questions at a time: parameters "
-        f"{format_size(memory.parameters)}, activations {format_size(memory.activations)} of {memory.abreast} abreast, "
+        f"{format_size(memory.parameters)}, activations {format_size(memory.activations)} of {memory.vmap_size} abreast, "
         f"{format_size(memory.case)} a question"
     )
 

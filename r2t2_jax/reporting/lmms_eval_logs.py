@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.runs.atomic_io import publish
+from r2t2_jax.runs.atomic_io import atomic_write
 from r2t2_jax.runs.folder import SUMMARY
 from r2t2_jax.runs.reading import SavedRun
 
@@ -57,7 +57,7 @@ def export_lmms_eval(saved: SavedRun, out: Path) -> list[Path]:
 
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        publish(out, write)
+        atomic_write(out, write)
     except OSError as error:
         raise R2T2Error(f"cannot write {out}: {error.strerror}") from error
     return [out / name for name in files]

@@ -41,9 +41,9 @@ from r2t2_jax.reporting.formatting import (
 from r2t2_jax.reporting.images import Images, find_images
 from r2t2_jax.reporting.page import Html, card, data_uri, joined, page, scrolling, tag
 from r2t2_jax.reporting.results import BASE, ModelResults, StrategyRows, read_results
-from r2t2_jax.reporting.style import Drawn, Picture, render, shared_style
+from r2t2_jax.reporting.style import Drawn, FigureSpec, render, shared_style
 from r2t2_jax.reporting.tables import percent
-from r2t2_jax.runs.atomic_io import publish
+from r2t2_jax.runs.atomic_io import atomic_write
 from r2t2_jax.runs.reading import open_run
 
 FAR = 0.1  # of all questions: those whose nearest neighbour is least alike
@@ -88,7 +88,7 @@ def _far(explained: StrategyRows) -> Bool[np.ndarray, "B"]:
 
 
 def _cause(results: ModelResults, explained: StrategyRows, i: int, far: bool) -> str:
-    if explained.fell_back[i] or not explained.neighbors[i]:
+    if explained.used_fallback[i] or not explained.neighbors[i]:
         return "no neighbour"
     if far:
         return "far neighbours"
@@ -174,8 +174,8 @@ def write_report(run_folder: Path | str, out: Path | str | None = None) -> Path:
     document, files = render_report(saved)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        publish(path.with_suffix(""), lambda folder: _write_files(folder, files))
-        publish(path, lambda draft: draft.write_text(document, encoding="utf-8"))
+        atomic_write(path.with_suffix(""), lambda folder: _write_files(folder, files))
+        atomic_write(path, lambda draft: draft.write_text(document, encoding="utf-8"))
     except OSError as error:
         raise R2T2Error(f"cannot write the report {path}: {error.strerror or error}") from error
     return path
@@ -411,7 +411,7 @@ def _family_head(name: str, n: int) -> Html:
     return tag("th", name or "unnamed", tag("br"), tag("small", f"n = {n:,}"), scope="col", class_="number")
 
 
-def figure(picture: Picture, drawn: Drawn) -> Html:
+def figure(picture: FigureSpec, drawn: Drawn) -> Html:
     """A figure in two drawings, one for narrow screens."""
     wide, narrow = (data_uri("image/svg+xml", drawing) for drawing in (drawn.wide, drawn.narrow))
     return tag(
@@ -426,7 +426,7 @@ def figure(picture: Picture, drawn: Drawn) -> Html:
     )
 
 
-def absent(results: ModelResults, drawn: Sequence[Picture]) -> Html | None:
+def absent(results: ModelResults, drawn: Sequence[FigureSpec]) -> Html | None:
     """Which figures this run does not have the data for, and why."""
     names = {picture.name for picture in drawn}
     reasons = {

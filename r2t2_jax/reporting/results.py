@@ -46,7 +46,7 @@ class StrategyRows:
     neighbors: list[list[str]]
     similarities: Float[np.ndarray, "B K"]
     kernel_weights: Float[np.ndarray, "B K"]
-    fell_back: Bool[np.ndarray, "B"]
+    used_fallback: Bool[np.ndarray, "B"]
     evaluations: float
 
 
@@ -170,7 +170,7 @@ def _strategy(name: str, rows: pa.Table, shape: tuple[int, int]) -> StrategyRows
         neighbors=[row or [] for row in rows.column("neighbors").to_pylist()],
         similarities=_matrix(rows, "similarities"),
         kernel_weights=_matrix(rows, "kernel_weights"),
-        fell_back=np.array(rows.column("fell_back").to_pylist(), bool),
+        used_fallback=np.array(rows.column("used_fallback").to_pylist(), bool),
         evaluations=float(np.mean(rows.column("evaluations").to_pylist())),
     )
 

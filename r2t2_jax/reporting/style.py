@@ -30,7 +30,7 @@ KIND_COLORS = {
 
 
 @dataclass(frozen=True)
-class Picture:
+class FigureSpec:
     """One figure of a report.
 
     Args:
@@ -79,7 +79,7 @@ class Drawn:
     png: bytes
 
 
-def render(picture: Picture) -> Drawn:
+def render(picture: FigureSpec) -> Drawn:
     """Draw a picture; call it inside `shared_style`."""
     figure = picture.draw(False)
     wide = _svg(figure)

@@ -20,11 +20,11 @@ from jaxtyping import Array, Bool, Float, Int
 from r2t2_jax.bank import ReferenceBank
 from r2t2_jax.contract import Answer, Embedder, Features, Params, Port, Query, RoutedModel
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.evaluation.encode import Questions
+from r2t2_jax.evaluation.encode import EncodedQuestions
 from r2t2_jax.evaluation.evaluator import Evaluation, Setup, set_up
 from r2t2_jax.methods import Method
 from r2t2_jax.metrics import Metric
-from r2t2_jax.reproduction.spec import Given
+from r2t2_jax.reproduction.spec import Condition
 from r2t2_jax.retrieval import build_index
 from r2t2_jax.retrieval.hashed_bag_of_words import question_embedder
 from r2t2_jax.retrieval.neighbors import Neighbors, select
@@ -70,9 +70,9 @@ class Bench:
     """Strategies with all that is done once for what they are given."""
 
     setup: Setup
-    given: Given
+    given: Condition
 
-    def asked(self, questions: Questions, places: Int[np.ndarray, "B"]) -> Evaluation:
+    def asked(self, questions: EncodedQuestions, places: Int[np.ndarray, "B"]) -> Evaluation:
         """The strategies ready to answer some questions.
 
         Args:
@@ -91,7 +91,7 @@ class Bench:
 
 
 def open_bench(
-    port: Port, bank: ReferenceBank, methods: Mapping[str, Method], given: Given, metric: Metric, seed: int
+    port: Port, bank: ReferenceBank, methods: Mapping[str, Method], given: Condition, metric: Metric, seed: int
 ) -> Bench:
     """Do what is done once.
 
@@ -126,7 +126,7 @@ def embedder_of(name: str) -> Embedder:
     return question_embedder(name)
 
 
-def given_queries(spec: RoutingSpec, queries: Query, given: Given) -> Query:
+def given_queries(spec: RoutingSpec, queries: Query, given: Condition) -> Query:
     """Queries that start elsewhere, or may use the core experts alone."""
     if given.start == "uniform":
         even = jax.vmap(lambda support: uniform(spec, support))(queries.support)

@@ -17,8 +17,8 @@ import jax.numpy as jnp
 from r2t2_jax.contract import ModelShapes, Query, References
 from r2t2_jax.costs.jaxpr import count_flops
 from r2t2_jax.method.presets import PAPER as PAPER_PRESET
-from r2t2_jax.method.rerouting import program_of, reroute_sample
-from r2t2_jax.method.search.mode_finding import MeanShift
+from r2t2_jax.method.rerouting import canonicalize, reroute_sample
+from r2t2_jax.method.search.mode_finding import ModeFinding
 from r2t2_jax.method.strategies import Strategy
 from r2t2_jax.reporting.costs import counted
 from r2t2_jax.reporting.tables import grid
@@ -101,7 +101,7 @@ def _shape_of(one: Measurement) -> Any:
     """What decides the cost: the program, and how many neighbours it is given."""
     if not isinstance(one.method, Strategy):
         return one.label
-    return jax.tree.structure(program_of(one.method)), getattr(one.method.selector, "k", 0)
+    return jax.tree.structure(canonicalize(one.method)), getattr(one.method.selector, "k", 0)
 
 
 def _cost(shapes: ModelShapes, one: Measurement) -> RowCost:
@@ -111,7 +111,7 @@ def _cost(shapes: ModelShapes, one: Measurement) -> RowCost:
     query, references = abstract_query(shapes), abstract_references(shapes, method)
     traced, found = jax.make_jaxpr(
         lambda params, query, references, key: reroute_sample(
-            program_of(method), shapes.model, params, query, references, key
+            canonicalize(method), shapes.model, params, query, references, key
         ),
         return_shape=True,
     )(shapes.params, query, references, jax.eval_shape(lambda: jax.random.key(0)))
@@ -135,7 +135,7 @@ def abstract_query(shapes: ModelShapes) -> Query:
 def abstract_references(shapes: ModelShapes, method: Strategy) -> References:
     """The neighbourhood that a strategy asks for, as shapes."""
     spec = shapes.model.spec.shape
-    bank = _floats(REFERENCES, *spec) if isinstance(method.search, MeanShift) else None
+    bank = _floats(REFERENCES, *spec) if isinstance(method.search, ModeFinding) else None
     if method.selector is None:
         return References(bank)
     k = method.selector.k

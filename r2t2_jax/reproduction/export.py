@@ -12,7 +12,7 @@ from typing import Any
 
 from r2t2_jax.reporting.formatting import signed, signed_span
 from r2t2_jax.reporting.tables import grid
-from r2t2_jax.runs.atomic_io import publish, publish_json
+from r2t2_jax.runs.atomic_io import atomic_write, publish_json
 
 SETTINGS = {"own": "the model's own settings", "paper": "the paper's settings"}
 VERDICTS = {
@@ -29,7 +29,7 @@ def write_table(folder: Path, result: Mapping[str, Any]) -> None:
     name = result["table"]
     publish_json(folder / f"{name}.json", result)
     for suffix, text in (("csv", csv_text(result)), ("md", markdown(result))):
-        publish(folder / f"{name}.{suffix}", partial(_write, text))
+        atomic_write(folder / f"{name}.{suffix}", partial(_write, text))
 
 
 def _write(text: str, draft: Path) -> None:
@@ -62,13 +62,13 @@ def _rows(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, Mapping[str, 
     printed = any("paper" in row for row in rows)
     head = ["", *(["paper, %"] if printed else []), "here, % (95 % interval)", "against base, points"]
     head += ["wrong→right / right→wrong", "evaluations a case"]
-    fell_back = any(row.get("fell_back") for row in rows)
-    head += ["without neighbours"] if fell_back else []
+    used_fallback = any(row.get("used_fallback") for row in rows)
+    head += ["without neighbours"] if used_fallback else []
     lines = [head + list(columns)]
     for row in rows:
         cells = [row["name"], *([f"{row['paper']:.1f}" if "paper" in row else "–"] if printed else [])]
         cells += _numbers(row) if "accuracy" in row else ["not run", "", "", ""]
-        cells += [str(row.get("fell_back", ""))] if fell_back else []
+        cells += [str(row.get("used_fallback", ""))] if used_fallback else []
         lines.append(cells + [column.get(row["name"], "") for column in columns.values()])
     reasons = [f"{row['name']} was not run: {row['not_run']}." for row in rows if "not_run" in row]
     return "\n\n".join([grid(lines), *reasons])

@@ -21,25 +21,25 @@ from r2t2_jax.bank import ReferenceBank
 from r2t2_jax.bank.records import StoredSamples
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.evaluation.benchmark import ANSWER, ENCODE, part_name, reference_rows
-from r2t2_jax.evaluation.build_bank import ahead
+from r2t2_jax.evaluation.build_bank import prefetch
 from r2t2_jax.evaluation.encode import encode_prepared, prepare_questions
 from r2t2_jax.evaluation.evaluator import Evaluation
 from r2t2_jax.evaluation.records import rows
 from r2t2_jax.evaluation.setup import open_bank
 from r2t2_jax.reproduction.conditions import Bench, open_bench
-from r2t2_jax.reproduction.plan import Block, Measurement, Subject, SubjectPlan
-from r2t2_jax.reproduction.spec import Given
+from r2t2_jax.reproduction.plan import Block, EvalTarget, Measurement, SubjectPlan
+from r2t2_jax.reproduction.spec import Condition
 from r2t2_jax.runs.plan import Batch
 from r2t2_jax.runs.run import Run
 from r2t2_jax.runtime.batching import Rows, run_batch, threads_at_a_time
 
-LIGHT = ("model", "strategy", "id", "category", "prediction", "score", "right", "fell_back", "evaluations")
+LIGHT = ("model", "strategy", "id", "category", "prediction", "score", "right", "used_fallback", "evaluations")
 NOT_RUN = "not_run"  # the column that says why a model cannot do what a row asks
 KEPT = 2  # blocks whose encoded questions are held: the one that is asked, and the next
 
 
 def measure(
-    run: Run, subjects: Sequence[Subject], plans: Sequence[SubjectPlan], bank: Path | None, seed: int, size: int
+    run: Run, subjects: Sequence[EvalTarget], plans: Sequence[SubjectPlan], bank: Path | None, seed: int, size: int
 ) -> None:
     """Measure all that is missing.
 
@@ -66,7 +66,7 @@ def measure(
         for batch in run.todo([plan.references]):
             run.append(batch, reference_rows(subject.name, references[1].records, np.asarray(references[1].routing)))
         asking = Asking(run, subject, plan, shared(references[1]), seed, size)
-        answers = ahead(asking.rows, run.todo(parts), threads_at_a_time())
+        answers = prefetch(asking.rows, run.todo(parts), threads_at_a_time())
         for batch, answered in zip(run.missing(parts), answers, strict=True):
             run.append(batch, answered)
 
@@ -82,20 +82,20 @@ class Asking:
     """Rows of a subject's blocks. They depend on nothing but the block and the measurement."""
 
     def __init__(
-        self, run: Run, subject: Subject, plan: SubjectPlan, bank: ReferenceBank, seed: int, size: int
+        self, run: Run, subject: EvalTarget, plan: SubjectPlan, bank: ReferenceBank, seed: int, size: int
     ) -> None:
         self._run, self._subject, self._plan = run, subject, plan
         self._size = min(size, plan.most)
         self._blocks: Mapping[str, Block] = {block.part: block for block in plan.blocks(size)}
-        by_given: dict[Given, dict[str, Any]] = {}
+        by_given: dict[Condition, dict[str, Any]] = {}
         for label, one in plan.measurements.items():
             by_given.setdefault(one.given, {})[label] = one.method
-        self._benches: Mapping[Given, Bench] = {
+        self._benches: Mapping[Condition, Bench] = {
             given: open_bench(subject.port, bank, methods, given, subject.metric, seed)
             for given, methods in by_given.items()
         }
         self._encoding = threading.Lock()
-        self._ready: dict[int, Mapping[Given, Evaluation]] = {}
+        self._ready: dict[int, Mapping[Condition, Evaluation]] = {}
 
     def rows(self, batch: Batch) -> list[dict[str, Any]]:
         """The rows of one measurement of one block."""
@@ -120,7 +120,7 @@ class Asking:
         whole = rows(outcome, self._subject.name, samples, routing, records)
         return whole if one.detailed else [{key: row[key] for key in LIGHT} for row in whole]
 
-    def _asked(self, block: Block) -> Mapping[Given, Evaluation]:
+    def _asked(self, block: Block) -> Mapping[Condition, Evaluation]:
         """A block's questions before every bench, encoded once; a block that is not full is filled up."""
         with self._encoding:
             if block.start not in self._ready:

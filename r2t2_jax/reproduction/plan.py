@@ -27,7 +27,7 @@ from r2t2_jax.method.presets import Preset, find_preset, own_preset
 from r2t2_jax.methods import Method, method_of
 from r2t2_jax.metrics import Metric
 from r2t2_jax.plugins import load, registered
-from r2t2_jax.reproduction.spec import BASE, OWN, PAPER, Given, Table, Trial
+from r2t2_jax.reproduction.spec import BASE, OWN, PAPER, Condition, Table, Trial
 from r2t2_jax.retrieval.hashed_bag_of_words import question_embedder
 from r2t2_jax.runs.plan import Part
 
@@ -36,7 +36,7 @@ TOGETHER = {"pocket": ("pocket:narrow", "pocket:balanced")}  # a model with two 
 
 
 @dataclass(frozen=True)
-class Subject:
+class EvalTarget:
     """One model on one test set.
 
     `name` stands in the rows: the port's, and where it is asked several sets the set's too. `model` is what `load` was
@@ -56,7 +56,7 @@ def model_names(model: str) -> tuple[str, ...]:
     return TOGETHER.get(model, (model,))
 
 
-def open_subjects(model: str, data: Sequence[str], n: int | None, seed: int, embedder: str = "") -> list[Subject]:
+def open_subjects(model: str, data: Sequence[str], n: int | None, seed: int, embedder: str = "") -> list[EvalTarget]:
     """Every model a name stands for, on every set.
 
     Args:
@@ -74,7 +74,7 @@ def open_subjects(model: str, data: Sequence[str], n: int | None, seed: int, emb
     sets = list(data) or [_own_set(next(iter(ports.values())))]
     asked = {name: tuple(load_dataset(**source_of(name, n, seed))) for name in sets}
     return [
-        Subject(title if len(sets) == 1 else title_of(title, name), model, port, name, samples, metric_for(name, ""))
+        EvalTarget(title if len(sets) == 1 else title_of(title, name), model, port, name, samples, metric_for(name, ""))
         for model, port in ports.items()
         for name, samples in asked.items()
         for title in [port.name]
@@ -112,7 +112,7 @@ class Measurement:
 
     label: str
     method: Method
-    given: Given
+    given: Condition
     cases: int
     detailed: bool
     along: bool
@@ -200,7 +200,7 @@ def presets_of(port: Port) -> dict[str, Preset]:
 
 
 def plan_subject(
-    subject: Subject, tables: Sequence[Table], samples: int | None, embedders: Path | None = None
+    subject: EvalTarget, tables: Sequence[Table], samples: int | None, embedders: Path | None = None
 ) -> SubjectPlan:
     """The plan of one subject.
 
@@ -225,7 +225,7 @@ def plan_rows(
 
     Arguments otherwise as `plan_subject`.
     """
-    known: dict[tuple[str, Given], Measurement] = {}
+    known: dict[tuple[str, Condition], Measurement] = {}
     cells: dict[tuple[str, str], list[Cell]] = {}
 
     def add(table: Table, setting: str, trial: Trial) -> Cell:
@@ -257,7 +257,7 @@ def _settings(table: Table, presets: Mapping[str, Preset]) -> list[str]:
 
 def _label(table: Table, setting: str, trial: Trial, settings: Sequence[str]) -> str:
     """`ngd` and `ngd_paper` in the report's rows, `table6/own/linear` elsewhere; `base` is the same everywhere."""
-    if trial.strategy == BASE and trial.given == Given():
+    if trial.strategy == BASE and trial.given == Condition():
         return BASE
     if table.detailed:
         return trial.name if setting == settings[0] else f"{trial.name}_{setting}"

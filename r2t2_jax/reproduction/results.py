@@ -14,14 +14,14 @@ from jaxtyping import Float
 from r2t2_jax.evaluation.statistics import DIGITS, compare, summarize, wilson_interval
 from r2t2_jax.reproduction.kinds import KINDS
 from r2t2_jax.reproduction.paper import average
-from r2t2_jax.reproduction.plan import Cell, Subject, SubjectPlan
+from r2t2_jax.reproduction.plan import Cell, EvalTarget, SubjectPlan
 from r2t2_jax.reproduction.spec import BASE, Table
-from r2t2_jax.reproduction.table_data import Found, Rows, find
+from r2t2_jax.reproduction.table_data import Rows, TableData, find
 from r2t2_jax.reproduction.trend import LEVEL, averages, drawn_averages, trend
 
 
 def table_result(
-    table: Table, subjects: Sequence[Subject], plans: Sequence[SubjectPlan], rows: Rows, samples: int | None
+    table: Table, subjects: Sequence[EvalTarget], plans: Sequence[SubjectPlan], rows: Rows, samples: int | None
 ) -> dict[str, Any]:
     """Numbers of a table, for each model and setting.
 
@@ -55,7 +55,7 @@ def summary_of(plan: SubjectPlan, rows: Rows) -> dict[str, Any]:
     return summarize(right, evaluations, found[BASE]["category"].to_pylist())
 
 
-def part_of(found: Found) -> dict[str, Any]:
+def part_of(found: TableData) -> dict[str, Any]:
     """A table for one model under one setting.
 
     Returns:
@@ -69,7 +69,7 @@ def part_of(found: Found) -> dict[str, Any]:
     }
 
 
-def _row(found: Found, cell: Cell) -> dict[str, Any]:
+def _row(found: TableData, cell: Cell) -> dict[str, Any]:
     name = cell.trial.name
     if cell.not_run:
         row = found.table.paper_row(cell.trial)
@@ -85,7 +85,7 @@ def _row(found: Found, cell: Cell) -> dict[str, Any]:
         "wrong_to_right": int((~before & after).sum()),
         "right_to_wrong": int((before & ~after).sum()),
         "evaluations_per_case": found.first(name, "evaluations"),
-        "fell_back": sum(int(one.tables[name]["fell_back"].to_numpy().sum()) for one in found.asked),
+        "used_fallback": sum(int(one.tables[name]["used_fallback"].to_numpy().sum()) for one in found.asked),
     }
 
 

@@ -36,7 +36,7 @@ from r2t2_jax.rivals.strategies import RIVALS
 
 
 @dataclass(frozen=True)
-class Given:
+class Condition:
     """What a strategy has to work with, where it is not all references and the router's own weights.
 
     Args:
@@ -76,23 +76,23 @@ class Trial:
     name: str
     strategy: str = "ngd"
     preset: Mapping[str, Any] = field(default_factory=dict)
-    given: Given = field(default_factory=Given)
+    given: Condition = field(default_factory=Condition)
     paper: str = ""
 
 
 def trial_of(name: str, entry: Mapping[str, Any], where: str) -> Trial:
-    """A row as a file has it: fields of `Trial`, those of `Given` under `given`.
+    """A row as a file has it: fields of `Trial`, those of `Condition` under `given`.
 
     Raises:
         R2T2Error: a field is unknown or out of range; `where` is named.
     """
     given = entry.get("given", {})
-    for what, found, known in (("row", entry, Trial), ("given", given, Given)):
+    for what, found, known in (("row", entry, Trial), ("given", given, Condition)):
         unknown = sorted(set(found) - {one.name for one in dataclasses.fields(known)})
         if unknown:
             raise R2T2Error(f"{where}: row {name!r} has unknown fields {unknown} in its {what}")
     try:
-        return Trial(name, **{**entry, "given": Given(**given)})
+        return Trial(name, **{**entry, "given": Condition(**given)})
     except R2T2Error as error:
         raise R2T2Error(f"{where}: row {name!r}: {error}") from error
 

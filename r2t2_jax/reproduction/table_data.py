@@ -15,14 +15,14 @@ from jaxtyping import Bool, Float
 
 from r2t2_jax.reproduction.measure import NOT_RUN
 from r2t2_jax.reproduction.paper import average
-from r2t2_jax.reproduction.plan import Cell, Subject, SubjectPlan
+from r2t2_jax.reproduction.plan import Cell, EvalTarget, SubjectPlan
 from r2t2_jax.reproduction.spec import BASE, Table
 from r2t2_jax.runs.batch_files import stack
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-READ = ("id", "category", "score", "right", "fell_back", "evaluations")
+READ = ("id", "category", "score", "right", "used_fallback", "evaluations")
 READ_DETAILED = ("router_weights", "weights", "step_right", "losses", "own_losses", "similarities")
 
 
@@ -56,7 +56,7 @@ class Rows:
 class Asked:
     """What the rows of a table did to the first questions of one subject."""
 
-    subject: Subject
+    subject: EvalTarget
     tables: Mapping[str, pa.Table]  # by the row's name
 
     @cached_property
@@ -89,7 +89,7 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Found:
+class TableData:
     """One table, one model, one setting.
 
     Args:
@@ -134,10 +134,10 @@ class Found:
 def find(
     table: Table,
     setting: str,
-    members: Sequence[tuple[Subject, SubjectPlan]],
+    members: Sequence[tuple[EvalTarget, SubjectPlan]],
     rows: Rows,
     samples: int | None,
-) -> Found:
+) -> TableData:
     """Gather a table's rows.
 
     Args:
@@ -154,7 +154,7 @@ def find(
         n = min(samples or table.samples, len(subject.samples))
         tables = {cell.trial.name: rows.of(subject.name, cell.label, n) for cell in cells if cell.label}
         asked.append(Asked(subject, tables))
-    return Found(table, members[0][0].model, setting, cells, asked)
+    return TableData(table, members[0][0].model, setting, cells, asked)
 
 
 def _as_it_went(cell: Cell, reasons: Sequence[str]) -> Cell:

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.retrieval.exact import FILE, ExactIndex, fits, read_index
+from r2t2_jax.retrieval.exact import FILE, ExactIndex, matches, read_index
 from r2t2_jax.retrieval.protocol import Hits, Index, Metric, ball
 from r2t2_jax.retrieval.scann import ScannIndex
 
@@ -50,7 +50,7 @@ def build_index(
 
 def saved_index(path: Path, embeddings: Float[np.ndarray, "N M"] | Float[Array, "N M"]) -> Index | None:
     """The index saved in a directory, if there is one for these embeddings; raises as `load_index` does."""
-    if not (path / FILE).exists() or not fits(path, embeddings):
+    if not (path / FILE).exists() or not matches(path, embeddings):
         return None
     return load_index(path, embeddings)
 

@@ -48,7 +48,7 @@ def read_index(path: Path, embeddings: Float[np.ndarray, "N M"] | Float[Array, "
     return content
 
 
-def fits(path: Path, embeddings: Float[np.ndarray, "N M"] | Float[Array, "N M"]) -> bool:
+def matches(path: Path, embeddings: Float[np.ndarray, "N M"] | Float[Array, "N M"]) -> bool:
     """Whether the index in a directory was built for these embeddings; raises where it is damaged."""
     return _read(path)["embeddings"] == sample_digest(embeddings)
 

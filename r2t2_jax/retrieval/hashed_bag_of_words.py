@@ -23,7 +23,7 @@ from r2t2_jax.plugins import load_embedder
 HASHED = "hashed_words"
 
 
-class HashedWords:
+class HashedBagOfWords:
     """Words and pairs of neighbouring words, hashed with a sign into M places, damped by their logarithm.
 
     The "hashing trick" (Weinberger et al. 2009, arXiv 0902.2206) without weights, corpus or download: the same text
@@ -59,7 +59,7 @@ def question_embedder(name: str) -> Embedder:
     Raises:
         R2T2Error: no such embedder, or its files are missing or damaged.
     """
-    return HashedWords() if name == HASHED else load_embedder(name)
+    return HashedBagOfWords() if name == HASHED else load_embedder(name)
 
 
 def default_embedder() -> Embedder:
@@ -67,4 +67,4 @@ def default_embedder() -> Embedder:
     try:
         return load_embedder("minilm")
     except (R2T2Error, ImportError, AttributeError):
-        return HashedWords()
+        return HashedBagOfWords()

@@ -24,7 +24,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.retrieval.exact import ExactIndex
 from r2t2_jax.retrieval.protocol import Index, check_search
-from r2t2_jax.runtime.pytrees import register_structure
+from r2t2_jax.runtime.pytrees import register_pytree_dataclass
 
 
 @jax.tree_util.register_dataclass
@@ -52,7 +52,7 @@ def _check_k(k: int) -> None:
         raise R2T2Error(f"k={k} neighbours; it must be at least 1")
 
 
-@register_structure
+@register_pytree_dataclass
 @dataclass(frozen=True)
 class NearestNeighbors:
     """The k nearest references (R2-T2, equation 9)."""
@@ -69,7 +69,7 @@ class NearestNeighbors:
         return jnp.ones(self.k, bool)
 
 
-@register_structure
+@register_pytree_dataclass
 @dataclass(frozen=True)
 class EpsilonBall:
     """References at an L2 distance of at most epsilon (R2-T2, equation 10), but no more than the k nearest."""
@@ -89,7 +89,7 @@ class EpsilonBall:
         return distances <= self.epsilon
 
 
-@register_structure
+@register_pytree_dataclass
 @dataclass(frozen=True)
 class RandomNeighbors:
     """A null: k different references drawn uniformly, weighted by their own (large) distances."""
@@ -107,7 +107,7 @@ class RandomNeighbors:
         return jnp.ones(self.k, bool)
 
 
-@register_structure
+@register_pytree_dataclass
 @dataclass(frozen=True)
 class ShuffledNeighbors:
     """A null: the k nearest references, each replaced by an unrelated one.

@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from r2t2_jax.method.search.problem import Found, Problem, best_so_far
+from r2t2_jax.method.search.problem import RoutingProblem, SearchResult, running_argmin
 from r2t2_jax.routing import by_group, restrict
-from r2t2_jax.runtime.pytrees import register_structure
+from r2t2_jax.runtime.pytrees import register_pytree_dataclass
 
 
 def _rank(weights: Float[Array, "L n"]) -> Int[Array, "L n"]:
@@ -21,7 +21,7 @@ def _rank(weights: Float[Array, "L n"]) -> Int[Array, "L n"]:
     return jnp.argsort(jnp.argsort(-weights, axis=-1, stable=True), axis=-1)
 
 
-@register_structure
+@register_pytree_dataclass
 @dataclass(frozen=True)
 class ActiveExperts:
     """The best of r = renorm(top-k(r0)) over k = E, ..., 1 active experts in each group of each layer.
@@ -33,7 +33,7 @@ class ActiveExperts:
 
     uses_router = True
 
-    def __call__(self, problem: Problem, key: Key[Array, ""]) -> Found:
+    def __call__(self, problem: RoutingProblem, key: Key[Array, ""]) -> SearchResult:
         spec, query = problem.spec, problem.query
         own = restrict(spec, query.routing, query.support)
         rank = by_group(spec, _rank, jnp.where(query.support, own, -1.0))  # [L, E]
@@ -45,5 +45,5 @@ class ActiveExperts:
 
         points = jax.vmap(keep)(jnp.arange(largest, 0, -1))  # [Q, Z, E]
         values = jax.lax.map(problem.value, points)
-        best = best_so_far(values)
-        return Found(points[best], values[best], {"active": largest - best[-1]}, largest * problem.forwards)
+        best = running_argmin(values)
+        return SearchResult(points[best], values[best], {"active": largest - best[-1]}, largest * problem.forwards)

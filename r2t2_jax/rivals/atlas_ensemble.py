@@ -19,14 +19,14 @@ from r2t2_jax.errors import R2T2Error
 from r2t2_jax.method.kernels import Gaussian, Kernel
 from r2t2_jax.method.presets import Preset
 from r2t2_jax.method.search.atlas_points import neighborhood_losses, squared_distance
-from r2t2_jax.method.strategies import Reading, kernel_of, reading_of
+from r2t2_jax.method.strategies import AtlasConfig, kernel_of, reading_of
 from r2t2_jax.retrieval.neighbors import NearestNeighbors, Selector
 from r2t2_jax.rivals.base import Asked, reply
 from r2t2_jax.routing import Routing, restrict
-from r2t2_jax.runtime.pytrees import register_structure
+from r2t2_jax.runtime.pytrees import register_pytree_dataclass
 
 
-@register_structure
+@register_pytree_dataclass
 @dataclass(frozen=True)
 class AtlasEnsemble:
     """The candidate with the highest probability, averaged over the atlas's `members` best points.
@@ -40,7 +40,7 @@ class AtlasEnsemble:
     name: str = field(default="atlas_top8", metadata={"static": True})
     selector: Selector = field(default_factory=lambda: NearestNeighbors(20))
     kernel: Kernel = field(default_factory=Gaussian)
-    table: Reading = field(default_factory=lambda: Reading("neighbors"))
+    table: AtlasConfig = field(default_factory=lambda: AtlasConfig("neighbors"))
     temperature: float = 0.02
     trust: float = 0.1  # lambda
     members: int = field(default=8, metadata={"static": True})

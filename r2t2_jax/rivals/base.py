@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from r2t2_jax.contract import Port, Query, References, Sample
 from r2t2_jax.method.kernels import Gaussian, Kernel
-from r2t2_jax.method.strategies import Reading
+from r2t2_jax.method.strategies import AtlasConfig
 from r2t2_jax.retrieval.neighbors import NearestNeighbors, Selector
 
 
@@ -51,7 +51,7 @@ class Baseline(Protocol):
     def kernel(self) -> Kernel | None: ...
 
     @property
-    def table(self) -> Reading | None: ...
+    def table(self) -> AtlasConfig | None: ...
 
     def answer(self, asked: Asked) -> dict[str, Any]:
         """As `reply`.
@@ -97,6 +97,6 @@ def reply(
         "weights": used,
         "path": np.stack([own, used], axis=1),  # [B, 2, L, E]
         "losses": np.zeros((n, 0), np.float32),
-        "fell_back": np.zeros(n, bool),
+        "used_fallback": np.zeros(n, bool),
         "evaluations": np.full(n, evaluations),
     }

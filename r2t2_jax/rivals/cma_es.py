@@ -15,8 +15,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.method.search.problem import Found, Problem, best_so_far
-from r2t2_jax.runtime.pytrees import register_structure
+from r2t2_jax.method.search.problem import RoutingProblem, SearchResult, running_argmin
+from r2t2_jax.runtime.pytrees import register_pytree_dataclass
 
 FLOOR = 1e-20  # of an eigenvalue, which rounding may push below zero
 
@@ -54,7 +54,7 @@ def rates(n: int, candidates: int) -> Rates:
     )
 
 
-class Cloud(NamedTuple):
+class CmaState(NamedTuple):
     """Where the candidates are drawn from."""
 
     mean: Float[Array, "n"]
@@ -65,8 +65,8 @@ class Cloud(NamedTuple):
 
 
 def next_cloud(
-    cloud: Cloud, steps: Float[Array, "C n"], values: Float[Array, "C"], number: Int[Array, ""], constants: Rates
-) -> Cloud:
+    cloud: CmaState, steps: Float[Array, "C n"], values: Float[Array, "C"], number: Int[Array, ""], constants: Rates
+) -> CmaState:
     """The cloud after generation `number` (from 0), whose candidates lay at mean + sigma * steps."""
     n, parents = cloud.mean.shape[0], len(constants.weights)
     order = jnp.argsort(jnp.where(jnp.isnan(values), jnp.inf, values), stable=True)[:parents]
@@ -90,7 +90,7 @@ def next_cloud(
         + constants.many * (best.T * weights[None]) @ best
     )
     growth = jnp.exp(constants.step_path / constants.damping * (length / constants.length - 1))
-    return Cloud(cloud.mean + cloud.sigma * mean_step, cloud.sigma * growth, covariance, step_path, shape_path)
+    return CmaState(cloud.mean + cloud.sigma * mean_step, cloud.sigma * growth, covariance, step_path, shape_path)
 
 
 def _power(covariance: Float[Array, "n n"], power: float) -> Float[Array, "n n"]:
@@ -98,7 +98,7 @@ def _power(covariance: Float[Array, "n n"], power: float) -> Float[Array, "n n"]
     return (vectors * jnp.maximum(values, FLOOR)[None] ** power) @ vectors.T
 
 
-@register_structure
+@register_pytree_dataclass
 @dataclass(frozen=True)
 class CmaEs:
     """The best point that CMA-ES evaluates (Hansen 2016, arXiv 1604.00772), the start among them.
@@ -118,23 +118,25 @@ class CmaEs:
         if isinstance(self.sigma, int | float) and not self.sigma > 0:
             raise R2T2Error(f"CMA-ES sigma {self.sigma}; it must be positive")
 
-    def __call__(self, problem: Problem, key: Key[Array, ""]) -> Found:
+    def __call__(self, problem: RoutingProblem, key: Key[Array, ""]) -> SearchResult:
         start = problem.start()
         n = start.size
         candidates = 4 + int(3 * math.log(n))
         constants = rates(n, candidates)
 
-        def generation(cloud: Cloud, step: tuple[Int[Array, ""], Key[Array, ""]]) -> tuple[Cloud, tuple[Array, Array]]:
+        def generation(
+            cloud: CmaState, step: tuple[Int[Array, ""], Key[Array, ""]]
+        ) -> tuple[CmaState, tuple[Array, Array]]:
             number, key = step
             drawn = jax.random.normal(key, (candidates, n), start.dtype)
             steps = drawn @ _power(cloud.covariance, 0.5)  # [C, n]; the root is symmetric
             points = (cloud.mean[None] + cloud.sigma * steps).reshape(candidates, *start.shape)
             points = jax.vmap(problem.retract)(points)  # [C, Z, E]
             values = jax.lax.map(problem.value, points)
-            best = best_so_far(values)[-1]
+            best = running_argmin(values)[-1]
             return next_cloud(cloud, steps, values, number, constants), (points[best], values[best])
 
-        first = Cloud(
+        first = CmaState(
             start.ravel(),
             jnp.asarray(self.sigma, start.dtype),
             jnp.eye(n, dtype=start.dtype),
@@ -145,5 +147,5 @@ class CmaEs:
         _, (points, values) = jax.lax.scan(generation, first, each)
         points = jnp.concatenate([start[None], points])  # [G + 1, Z, E]
         values = jnp.concatenate([problem.value(start)[None], values])
-        best = best_so_far(values)
-        return Found(points[best], values[best], {}, (1 + self.generations * candidates) * problem.forwards)
+        best = running_argmin(values)
+        return SearchResult(points[best], values[best], {}, (1 + self.generations * candidates) * problem.forwards)

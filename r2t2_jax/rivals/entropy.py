@@ -10,32 +10,32 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from r2t2_jax.contract import Answer, Features, Params, Query, References, Reroutable
+from r2t2_jax.contract import Answer, Features, Params, Query, References, RoutedLoss
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.method.objectives import (
-    Anchored,
     Loss,
-    distribution,
+    PerSampleObjective,
+    answer_logprobs_at,
+    effective_weights,
     entropy,
+    greedy_answer,
     mean_over_answer,
-    own_answer,
-    weights_in_effect,
 )
 from r2t2_jax.routing import TINY, Routing
-from r2t2_jax.runtime.pytrees import register_structure
+from r2t2_jax.runtime.pytrees import register_pytree_dataclass
 
 
 def answer_entropy(
-    model: Reroutable, params: Params, features: Features, routing: Routing | None, answer: Answer
+    model: RoutedLoss, params: Params, features: Features, routing: Routing | None, answer: Answer
 ) -> Float[Array, ""]:
     """H(p_r): the mean over the answer's tokens of the entropy of the next word."""
-    logprobs, mask = distribution(model, params, features, routing, answer)
+    logprobs, mask = answer_logprobs_at(model, params, features, routing, answer)
     return mean_over_answer(entropy(logprobs), mask)
 
 
-@register_structure
+@register_pytree_dataclass
 @dataclass(frozen=True)
-class Entropy(Anchored):
+class Entropy(PerSampleObjective):
     """L(r) = H(p_r) (TENT, Wang et al. 2021, arXiv 2006.10726, equation 2).
 
     Departures: r moves instead of the normalisation layers' gains; each sample starts anew, where the source adapts to
@@ -44,19 +44,19 @@ class Entropy(Anchored):
 
     max_new_tokens: int = field(metadata={"static": True})
 
-    anchor_forwards = 1
+    prepare_forwards = 1
 
-    def anchored(self, model: Reroutable, params: Params, query: Query, references: References | None) -> Loss:
-        answer = own_answer(model, params, query, self.max_new_tokens)
+    def prepare_loss(self, model: RoutedLoss, params: Params, query: Query, references: References | None) -> Loss:
+        answer = greedy_answer(model, params, query, self.max_new_tokens)
         return lambda routing: answer_entropy(model, params, query.features, routing, answer)
 
     def forwards(self, references: References | None) -> int:
         return 1
 
 
-@register_structure
+@register_pytree_dataclass
 @dataclass(frozen=True)
-class ReliableEntropy(Anchored):
+class ReliableEntropy(PerSampleObjective):
     """L(r) = w H(p_r) + lambda KL(r || r0) with w = [H0 < E0] exp(E0 - H0), H0 the untouched model's entropy.
 
     EATA (Niu et al. 2022, arXiv 2204.02610, equations 2 to 4 and 8; code: mr-eggplant/EATA). A sample that is not sure
@@ -70,21 +70,21 @@ class ReliableEntropy(Anchored):
     margin: float = 0.5545  # E0 in nats: 0.4 ln 4, SAR's share for four options
     pull: float = 1.0  # lambda
 
-    anchor_forwards = 2
+    prepare_forwards = 2
     reads_weights = True
 
     def __post_init__(self) -> None:
         if isinstance(self.pull, int | float) and self.pull < 0:
             raise R2T2Error(f"pull {self.pull} towards the router's weights; it must not be negative")
 
-    def anchored(self, model: Reroutable, params: Params, query: Query, references: References | None) -> Loss:
-        answer = own_answer(model, params, query, self.max_new_tokens)
+    def prepare_loss(self, model: RoutedLoss, params: Params, query: Query, references: References | None) -> Loss:
+        answer = greedy_answer(model, params, query, self.max_new_tokens)
         first = answer_entropy(model, params, query.features, None, answer)
         weight = jnp.where(first < self.margin, jnp.exp(self.margin - first), 0.0)
 
         def loss(routing: Routing | None) -> Float[Array, ""]:
             value = answer_entropy(model, params, query.features, routing, answer)
-            weights = weights_in_effect(model, params, query, routing)
+            weights = effective_weights(model, params, query, routing)
             return weight * value + self.pull * divergence(weights, query.routing)
 
         return loss
@@ -99,9 +99,9 @@ def divergence(weights: Float[Array, "L E"], own: Float[Array, "L E"]) -> Float[
     return (p * jnp.log(p / q)).sum(axis=-1).mean()
 
 
-@register_structure
+@register_pytree_dataclass
 @dataclass(frozen=True)
-class MarginalEntropy(Anchored):
+class MarginalEntropy(PerSampleObjective):
     """L(r) = H(mean over views a of p_r(x_a)).
 
     MEMO (Zhang et al. 2022, arXiv 2110.09506, equation 2) averages over all views. TPT (Shu et al. 2022, arXiv
@@ -122,12 +122,12 @@ class MarginalEntropy(Anchored):
             raise R2T2Error(f"{self.kept or self.views} views kept of {self.views}; it must be between 1 and all")
 
     @property
-    def anchor_forwards(self) -> int:
+    def prepare_forwards(self) -> int:
         """The answer, and to choose among views one pass each."""
         return 1 + (self.views if self.kept is not None else 0)
 
-    def anchored(self, model: Reroutable, params: Params, query: Query, references: References | None) -> Loss:
-        answer = own_answer(model, params, query, self.max_new_tokens)
+    def prepare_loss(self, model: RoutedLoss, params: Params, query: Query, references: References | None) -> Loss:
+        answer = greedy_answer(model, params, query, self.max_new_tokens)
         views = query.views
         if self.kept is not None:
             each = jax.vmap(lambda view: answer_entropy(model, params, view, None, answer))(views)  # [V]
@@ -140,10 +140,10 @@ class MarginalEntropy(Anchored):
 
 
 def _marginal(
-    model: Reroutable, params: Params, views: Features, answer: Answer, routing: Routing | None
+    model: RoutedLoss, params: Params, views: Features, answer: Answer, routing: Routing | None
 ) -> Float[Array, ""]:
     def tell(view: Features) -> tuple[Float[Array, "A W"], Bool[Array, "A"]]:
-        return distribution(model, params, view, routing, answer)
+        return answer_logprobs_at(model, params, view, routing, answer)
 
     logprobs, masks = jax.vmap(tell)(views)  # [H, A, W], [H, A]
     mean = jax.nn.logsumexp(logprobs, axis=0) - math.log(logprobs.shape[0])  # [A, W]
@@ -153,9 +153,9 @@ def _marginal(
 LIMIT = 1.25  # times E0: the source filters at 0.5 ln C and weighs from E0 = 0.4 ln C
 
 
-@register_structure
+@register_pytree_dataclass
 @dataclass(frozen=True)
-class ObjectEntropy(Anchored):
+class DeYOEntropy(PerSampleObjective):
     """L(r) = w H(p_r), w = [H0 < 1.25 E0] [D > threshold] (exp(E0 - H0) + exp(D)).
 
     D = p(y|x) - p(y|x') with x' the image's patches in disorder: DeYO (Lee et al. 2024, arXiv 2403.07366). Departures:
@@ -167,11 +167,11 @@ class ObjectEntropy(Anchored):
     margin: float = 0.5545  # E0 in nats: 0.4 ln C for C = 4
     threshold: float = 0.2
 
-    anchor_forwards = 3
+    prepare_forwards = 3
     pictures = "shuffled"
 
-    def anchored(self, model: Reroutable, params: Params, query: Query, references: References | None) -> Loss:
-        answer = own_answer(model, params, query, self.max_new_tokens)
+    def prepare_loss(self, model: RoutedLoss, params: Params, query: Query, references: References | None) -> Loss:
+        answer = greedy_answer(model, params, query, self.max_new_tokens)
         first = answer_entropy(model, params, query.features, None, answer)
         whole, broken = (
             jnp.exp(-model.answer_loss(params, features, None, answer)) for features in (query.features, query.shuffled)

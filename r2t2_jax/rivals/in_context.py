@@ -17,10 +17,10 @@ from jaxtyping import Array, Float, Int
 from r2t2_jax.contract import Inputs, Params, Port, RoutedModel, Sample
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.rivals.base import Asked, OfNeighbors, reply
-from r2t2_jax.runtime.pytrees import register_structure
+from r2t2_jax.runtime.pytrees import register_pytree_dataclass
 
 
-@register_structure
+@register_pytree_dataclass
 @dataclass(frozen=True)
 class InContext(OfNeighbors):
     """The neighbours' questions and answers, the nearest last, stand before the question; their images do not.

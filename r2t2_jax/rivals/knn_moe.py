@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 from r2t2_jax.bank import ReferenceBank
 from r2t2_jax.contract import Features, Port, Query
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.method.forward import unit_vectors
+from r2t2_jax.method.forward import normalized_probe
 from r2t2_jax.method.rerouting import reroute_batch
 from r2t2_jax.method.strategies import Strategy
 from r2t2_jax.retrieval import build_index
@@ -29,7 +29,7 @@ BATCH = 50
 
 
 @dataclass(frozen=True)
-class Memory:
+class HiddenStateMemory:
     """References answered correctly, by what the gate reads of them.
 
     `routing` is, by the strategy's name, the weights that are remembered of each.
@@ -39,7 +39,9 @@ class Memory:
     routing: Mapping[str, Float[np.ndarray, "N L E"]]
 
 
-def open_memory(port: Port, correct: ReferenceBank, strategies: Mapping[str, Any], seed: int) -> Memory | None:
+def open_memory(
+    port: Port, correct: ReferenceBank, strategies: Mapping[str, Any], seed: int
+) -> HiddenStateMemory | None:
     """What the strategies with a memory read, if there is one among these.
 
     Raises:
@@ -52,7 +54,9 @@ def open_memory(port: Port, correct: ReferenceBank, strategies: Mapping[str, Any
         return None
     features, _ = correct.samples(np.arange(len(correct)))
     index = build_index(hidden_keys(port, features))
-    return Memory(index, {name: remembered(port, correct, memory, seed) for name, memory in memories.items()})
+    return HiddenStateMemory(
+        index, {name: remembered(port, correct, memory, seed) for name, memory in memories.items()}
+    )
 
 
 def hidden_keys(port: Port, features: Features) -> Float[np.ndarray, "n H"]:
@@ -63,7 +67,7 @@ def hidden_keys(port: Port, features: Features) -> Float[np.ndarray, "n H"]:
     """
     if not hasattr(port.model, "gate_input"):
         raise R2T2Error(f"{port.name} does not tell what its gate reads (gate_input): neighbours cannot be found by it")
-    return unit_vectors(port, features, "gate_input")
+    return normalized_probe(port, features, "gate_input")
 
 
 def remembered(port: Port, bank: ReferenceBank, strategy: Strategy, seed: int = 0) -> Float[np.ndarray, "N L E"]:

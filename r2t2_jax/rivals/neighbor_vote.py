@@ -15,10 +15,10 @@ from jaxtyping import Float
 
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.rivals.base import Asked, OfNeighbors, reply
-from r2t2_jax.runtime.pytrees import register_structure
+from r2t2_jax.runtime.pytrees import register_pytree_dataclass
 
 
-@register_structure
+@register_pytree_dataclass
 @dataclass(frozen=True)
 class NeighborVote(OfNeighbors):
     """argmax_y sum_i K(x_i, x) [y_i = y] over the neighbours; of equals, the answer of the nearest.

@@ -10,16 +10,16 @@ from dataclasses import dataclass
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from r2t2_jax.contract import Params, Query, References, Reroutable
+from r2t2_jax.contract import Params, Query, References, RoutedLoss
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.method.objectives import Neighborhood, weights_in_effect
+from r2t2_jax.method.objectives import Neighborhood, effective_weights
 from r2t2_jax.routing import Routing
-from r2t2_jax.runtime.pytrees import register_structure
+from r2t2_jax.runtime.pytrees import register_pytree_dataclass
 
 
-@register_structure
+@register_pytree_dataclass
 @dataclass(frozen=True)
-class Manifold:
+class RoMALoss:
     """L(r) + lambda sum_j W_j |r - r_j|^2 with L the neighbourhood loss, W_j = K(x_j, x) / sum_i K(x_i, x).
 
     RoMA's regulariser (Li et al. 2025, arXiv 2511.07419). The source trains the routers with it, on the successful
@@ -36,12 +36,12 @@ class Manifold:
             raise R2T2Error(f"pull {self.pull} towards the neighbours' weights; it must not be negative")
 
     def __call__(
-        self, model: Reroutable, params: Params, query: Query, references: References | None, routing: Routing | None
+        self, model: RoutedLoss, params: Params, query: Query, references: References | None, routing: Routing | None
     ) -> Float[Array, ""]:
         assert references is not None
         assert references.weights is not None
         assert references.routing is not None
-        weights = weights_in_effect(model, params, query, routing)
+        weights = effective_weights(model, params, query, routing)
         apart = jnp.square(weights[None] - references.routing).sum(axis=-1).mean(axis=-1)  # [K]
         total = references.weights.sum()
         pull = (references.weights * apart).sum() / jnp.where(total > 0, total, 1.0)

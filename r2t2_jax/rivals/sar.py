@@ -15,15 +15,15 @@ from jaxtyping import Array, Float, Int, Key
 
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.method.search.gradient_descent import OPTIMIZERS, Cosine, Schedule, check_steps
-from r2t2_jax.method.search.problem import Found, Problem
-from r2t2_jax.runtime.pytrees import register_structure
+from r2t2_jax.method.search.problem import RoutingProblem, SearchResult
+from r2t2_jax.runtime.pytrees import register_pytree_dataclass
 
 MEMORY = 0.9  # of the moving average of the loss
 
 Carry = tuple[Float[Array, "Z E"], optax.OptState, Float[Array, ""]]
 
 
-@register_structure
+@register_pytree_dataclass
 @dataclass(frozen=True)
 class SharpnessAware:
     """r <- r - lr_t * direction(grad L(r')) with r' = r + rho grad L(r) / |grad L(r)|.
@@ -48,7 +48,7 @@ class SharpnessAware:
         if isinstance(self.radius, int | float) and self.radius < 0:
             raise R2T2Error(f"radius {self.radius} of the look uphill; it must not be negative")
 
-    def __call__(self, problem: Problem, key: Key[Array, ""]) -> Found:
+    def __call__(self, problem: RoutingProblem, key: Key[Array, ""]) -> SearchResult:
         optimizer, start = OPTIMIZERS[self.optimizer](), problem.start()
         slope = jax.value_and_grad(problem.value)
 
@@ -74,4 +74,4 @@ class SharpnessAware:
         first = (start, optimizer.init(start), jnp.full((), jnp.nan, start.dtype))
         _, (losses, points) = jax.lax.scan(step, first, jnp.arange(self.steps))
         path = jnp.concatenate([start[None], points])  # [S + 1, Z, E]
-        return Found(path, losses, {}, evaluations=4 * self.steps * problem.forwards)
+        return SearchResult(path, losses, {}, evaluations=4 * self.steps * problem.forwards)

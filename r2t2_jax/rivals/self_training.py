@@ -8,15 +8,15 @@ from dataclasses import dataclass, field
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from r2t2_jax.contract import Params, Query, References, Reroutable
-from r2t2_jax.method.objectives import Anchored, Loss, distribution, mean_over_answer, own_answer
+from r2t2_jax.contract import Params, Query, References, RoutedLoss
+from r2t2_jax.method.objectives import Loss, PerSampleObjective, answer_logprobs_at, greedy_answer, mean_over_answer
 from r2t2_jax.routing import Routing
-from r2t2_jax.runtime.pytrees import register_structure
+from r2t2_jax.runtime.pytrees import register_pytree_dataclass
 
 
-@register_structure
+@register_pytree_dataclass
 @dataclass(frozen=True)
-class SelfCrossEntropy(Anchored):
+class SelfCrossEntropy(PerSampleObjective):
     """L(r) = l(f(x, r), y0) with y0 the untouched model's own answer.
 
     Rewiring Experts on the Fly (Su et al. 2025, arXiv 2510.14853): a vector added to each layer's router logits is
@@ -27,31 +27,31 @@ class SelfCrossEntropy(Anchored):
 
     max_new_tokens: int = field(metadata={"static": True})
 
-    anchor_forwards = 1
+    prepare_forwards = 1
 
-    def anchored(self, model: Reroutable, params: Params, query: Query, references: References | None) -> Loss:
-        answer = own_answer(model, params, query, self.max_new_tokens)
+    def prepare_loss(self, model: RoutedLoss, params: Params, query: Query, references: References | None) -> Loss:
+        answer = greedy_answer(model, params, query, self.max_new_tokens)
         return lambda routing: model.answer_loss(params, query.features, routing, answer)
 
     def forwards(self, references: References | None) -> int:
         return 1
 
 
-@register_structure
+@register_pytree_dataclass
 @dataclass(frozen=True)
-class Disagreement(Anchored):
+class JensenShannon(PerSampleObjective):
     """L(r) = JS(p_r0, p_r), the Jensen-Shannon divergence in nats, the mean over the untouched model's own answer."""
 
     max_new_tokens: int = field(metadata={"static": True})
 
-    anchor_forwards = 2
+    prepare_forwards = 2
 
-    def anchored(self, model: Reroutable, params: Params, query: Query, references: References | None) -> Loss:
-        answer = own_answer(model, params, query, self.max_new_tokens)
-        own, mask = distribution(model, params, query.features, None, answer)
+    def prepare_loss(self, model: RoutedLoss, params: Params, query: Query, references: References | None) -> Loss:
+        answer = greedy_answer(model, params, query, self.max_new_tokens)
+        own, mask = answer_logprobs_at(model, params, query.features, None, answer)
 
         def loss(routing: Routing | None) -> Float[Array, ""]:
-            other, _ = distribution(model, params, query.features, routing, answer)
+            other, _ = answer_logprobs_at(model, params, query.features, routing, answer)
             return mean_over_answer(jensen_shannon(own, other), mask)
 
         return loss

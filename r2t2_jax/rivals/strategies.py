@@ -8,7 +8,7 @@ from collections.abc import Callable
 from r2t2_jax.method.kernels import Linear
 from r2t2_jax.method.objectives import Oracle
 from r2t2_jax.method.presets import Preset
-from r2t2_jax.method.search.gradient_descent import Descent, Fixed
+from r2t2_jax.method.search.gradient_descent import Fixed, GradientDescent
 from r2t2_jax.method.strategies import (
     Strategy,
     confidence_search,
@@ -21,11 +21,11 @@ from r2t2_jax.method.strategies import (
 from r2t2_jax.retrieval.neighbors import NearestNeighbors
 from r2t2_jax.rivals.active_experts import ActiveExperts
 from r2t2_jax.rivals.cma_es import CmaEs
-from r2t2_jax.rivals.entropy import Entropy, MarginalEntropy, ObjectEntropy, ReliableEntropy
-from r2t2_jax.rivals.interpolation import ByLoss, BySimilarity
-from r2t2_jax.rivals.roma import Manifold
+from r2t2_jax.rivals.entropy import DeYOEntropy, Entropy, MarginalEntropy, ReliableEntropy
+from r2t2_jax.rivals.interpolation import KnnMoeInterpolation, T3Interpolation
+from r2t2_jax.rivals.roma import RoMALoss
 from r2t2_jax.rivals.sar import SharpnessAware
-from r2t2_jax.rivals.self_training import Disagreement, SelfCrossEntropy
+from r2t2_jax.rivals.self_training import JensenShannon, SelfCrossEntropy
 from r2t2_jax.routing import UpdateSpace
 
 
@@ -33,7 +33,7 @@ def _rewiring(preset: Preset) -> Strategy:
     return Strategy(
         "rewiring",
         objective=SelfCrossEntropy(preset.answer_tokens),
-        search=Descent(Fixed(preset.rewiring_learning_rate), preset.optimizer, preset.rewiring_steps),
+        search=GradientDescent(Fixed(preset.rewiring_learning_rate), preset.optimizer, preset.rewiring_steps),
         space=UpdateSpace("shift", preset.tied),
     )
 
@@ -60,7 +60,7 @@ def _knn_moe(preset: Preset) -> Strategy:
         "knn_moe",
         NearestNeighbors(preset.k),
         Linear(),
-        search=BySimilarity(),
+        search=KnnMoeInterpolation(),
         space=free_space(preset),
         keys="hidden",
         memory=descent_strategy("oracle", preset, Oracle(), None),
@@ -68,12 +68,12 @@ def _knn_moe(preset: Preset) -> Strategy:
 
 
 def _t3(preset: Preset) -> Strategy:
-    search = ByLoss(preset.t3_low, preset.t3_high, preset.t3_gamma)
+    search = T3Interpolation(preset.t3_low, preset.t3_high, preset.t3_gamma)
     return Strategy(
         "t3",
         nearest_neighbors(preset),
         kernel_of(preset),
-        Disagreement(preset.answer_tokens),
+        JensenShannon(preset.answer_tokens),
         search,
         free_space(preset),
     )
@@ -88,7 +88,7 @@ RIVAL_STRATEGIES: dict[str, Callable[[Preset], Strategy]] = {
     "memo": lambda p: _marginal("memo", p, None),
     "tpt": lambda p: _marginal("tpt", p, p.views_kept),
     "deyo": lambda p: descent_strategy(
-        "deyo", p, ObjectEntropy(p.answer_tokens, p.entropy_margin, p.deyo_threshold), None
+        "deyo", p, DeYOEntropy(p.answer_tokens, p.entropy_margin, p.deyo_threshold), None
     ),
     "rewiring": _rewiring,
     "cma_es": lambda p: confidence_search(
@@ -97,7 +97,7 @@ RIVAL_STRATEGIES: dict[str, Callable[[Preset], Strategy]] = {
     "active_experts": lambda p: confidence_search("active_experts", p, ActiveExperts(), free_space(p)),
     "t3": _t3,
     "manifold_pull": lambda p: descent_strategy(
-        "manifold_pull", p, Manifold(p.manifold_pull), NearestNeighbors(p.manifold_k)
+        "manifold_pull", p, RoMALoss(p.manifold_pull), NearestNeighbors(p.manifold_k)
     ),
     "knn_moe": _knn_moe,
 }

@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Key
 
 from r2t2_jax.contract import Answer, Features, Params, Port, RoutedModel
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.runtime.pytrees import below, split
+from r2t2_jax.runtime.pytrees import partition, select_params
 
 HIDDEN = 128
 MLP_STEPS, MLP_BATCH, MLP_RATE, MLP_DECAY = 400, 256, 3e-3, 1e-2
@@ -102,7 +102,7 @@ def train_gate(port: Port, features: Features, answers: Answer, seed: int = 0) -
     """
     if not port.gate:
         raise R2T2Error(f"{port.name} does not say which parameters are its gate's (Port.gate): none can be trained")
-    mine = below(port.params, [port.gate])
+    mine = select_params(port.params, [port.gate])
     if not any(mine):
         raise R2T2Error(f"{port.name} has no parameters below {port.gate!r}, where Port.gate says its gate is")
     answers = jax.tree.map(jnp.asarray, answers)
@@ -125,7 +125,7 @@ def _train(
     model: RoutedModel,
     mine: tuple[bool, ...],
 ) -> Params:
-    gate, joined = split(params, mine)
+    gate, joined = partition(params, mine)
     optimizer = optax.adam(optax.cosine_decay_schedule(GATE_RATE, GATE_STEPS))
     count = jax.tree.leaves(answers)[0].shape[0]
 

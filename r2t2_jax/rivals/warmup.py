@@ -17,16 +17,16 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, Key
 
-from r2t2_jax.contract import Answer, Features, Inputs, Params, RoutedModel, TellingModel
+from r2t2_jax.contract import Answer, Features, Inputs, LogprobModel, Params, RoutedModel
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.rivals.base import Asked, reply
-from r2t2_jax.runtime.pytrees import Join, below, register_structure, split
+from r2t2_jax.runtime.pytrees import Join, partition, register_pytree_dataclass, select_params
 
 GRAY = 127  # of 255: the image that shows nothing
 DECAY = 0.01  # of AdamW, as PyTorch has it
 
 
-@register_structure
+@register_pytree_dataclass
 @dataclass(frozen=True)
 class Warmup:
     """Adapt connector and language model to one image, answer, and forget.
@@ -71,11 +71,11 @@ class Warmup:
     def answer(self, asked: Asked) -> dict[str, Any]:
         """As `Baseline.answer`."""
         port, told = asked.port, asked.port.captioning
-        if told is None or not isinstance(port.model, TellingModel):
+        if told is None or not isinstance(port.model, LogprobModel):
             raise R2T2Error(f"{port.name} does not say what to ask of any image and what to adapt (Port.captioning)")
         if len(told.prompts) % self.batch:
             raise R2T2Error(f"{port.name} has {len(told.prompts)} prompts; they must fill batches of {self.batch}")
-        adapted = below(port.params, told.adapted)
+        adapted = select_params(port.params, told.adapted)
         if not any(adapted):
             raise R2T2Error(f"{port.name} has no parameters below {', '.join(told.adapted)}: nothing can be adapted")
 
@@ -106,11 +106,11 @@ def _answer(
     samples: tuple[Inputs, Inputs, Key[Array, "B"]],
     gray: Inputs,
     *,
-    model: TellingModel,
+    model: LogprobModel,
     adapted: tuple[bool, ...],
     max_new_tokens: int,
 ) -> tuple[Int[Array, "B A"], Float[Array, "B L E"]]:
-    start, join = split(params, adapted)
+    start, join = partition(params, adapted)
     blank = jax.lax.map(partial(model.encode, params), gray)  # [P, ...]
 
     def sample(one: tuple[Inputs, Inputs, Key[Array, ""]]) -> tuple[Int[Array, "A"], Float[Array, "L E"]]:
@@ -134,7 +134,7 @@ def _answer(
 
 
 def draw_caption(
-    model: TellingModel,
+    model: LogprobModel,
     params: Params,
     features: Features,
     temperature: float | Array,

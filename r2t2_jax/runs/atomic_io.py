@@ -12,7 +12,7 @@ from typing import Any
 DRAFT = ".draft-"
 
 
-def publish(path: Path, write: Callable[[Path], Any]) -> None:
+def atomic_write(path: Path, write: Callable[[Path], Any]) -> None:
     """Put a file or a folder in place, instead of an earlier one.
 
     Args:
@@ -37,7 +37,7 @@ def publish(path: Path, write: Callable[[Path], Any]) -> None:
 def publish_json(path: Path, content: Mapping[str, Any]) -> None:
     """Put a JSON file in place; NaN and infinity are refused with a `ValueError`."""
     text = json.dumps(content, indent=2, allow_nan=False) + "\n"
-    publish(path, lambda draft: draft.write_text(text, encoding="utf-8"))
+    atomic_write(path, lambda draft: draft.write_text(text, encoding="utf-8"))
 
 
 def remove(path: Path) -> None:

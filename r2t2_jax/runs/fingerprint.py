@@ -21,7 +21,7 @@ def fingerprinted(run: Mapping[str, Any]) -> dict[str, Any]:
     return plain | {"fingerprint": hashlib.sha256(canonical.encode()).hexdigest()[:16]}
 
 
-def check_same(saved: Mapping[str, Any], asked: Mapping[str, Any], where: str) -> None:
+def check_fingerprint(saved: Mapping[str, Any], asked: Mapping[str, Any], where: str) -> None:
     """Refuse to go on with a run that had other settings.
 
     Raises:

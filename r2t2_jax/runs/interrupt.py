@@ -14,7 +14,7 @@ from r2t2_jax.errors import R2T2Error
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-class Stopped(Exception):
+class RunInterrupted(Exception):
     """The run ended before its plan did; the message says why, how far it came, and how to go on."""
 
 

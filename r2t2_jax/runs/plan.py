@@ -80,7 +80,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Share:
+class ProcessShard:
     """Every `count`-th batch, from the one with number `index` on; by default all."""
 
     index: int = 0

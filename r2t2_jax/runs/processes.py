@@ -23,12 +23,12 @@ from typing import Any, Literal
 
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.runs.atomic_io import remove
-from r2t2_jax.runs.interrupt import Stopped
-from r2t2_jax.runs.plan import Share
+from r2t2_jax.runs.interrupt import RunInterrupted
+from r2t2_jax.runs.plan import ProcessShard
 
 PREFIX = "process-"
 BEAT, PATIENCE, GRACE = 1.0, 20.0, 20.0  # seconds
-AGAIN = "What was saved stays; start all processes again to go on"
+RETRY = "What was saved stays; start all processes again to go on"
 
 Phase = Literal["starting", "open", "done", "finished", "stopped", "failed"]
 ENDED = ("finished", "stopped", "failed")
@@ -37,7 +37,7 @@ ENDED = ("finished", "stopped", "failed")
 class Team:
     """One process's view of all. Open it as a context once every process runs; leaving it tells the others why."""
 
-    def __init__(self, folder: Path, share: Share) -> None:
+    def __init__(self, folder: Path, share: ProcessShard) -> None:
         self.folder, self.share = folder, share
         self._own: dict[str, Any] = {"pid": os.getpid(), "host": socket.gethostname(), "beat": 0}
         self._own |= {"phase": "starting", "said": ""}
@@ -90,7 +90,7 @@ class Team:
         if error is None:
             self.tell("finished")
         else:
-            self.tell("stopped" if isinstance(error, Stopped | KeyboardInterrupt) else "failed", str(error))
+            self.tell("stopped" if isinstance(error, RunInterrupted | KeyboardInterrupt) else "failed", str(error))
         if self.share.index == 0:
             self._leave_last()
         self._closed.set()
@@ -111,9 +111,9 @@ class Team:
         """
         for index, state in list(self._others.items()):
             if state.get("phase") == "failed":
-                raise R2T2Error(f"{self._name(index)} failed ({state['said'].removesuffix(AGAIN).strip()}). {AGAIN}")
+                raise R2T2Error(f"{self._name(index)} failed ({state['said'].removesuffix(RETRY).strip()}). {RETRY}")
             if state.get("phase") == "stopped":
-                raise Stopped(f"{self._name(index)} stopped. {AGAIN}")
+                raise RunInterrupted(f"{self._name(index)} stopped. {RETRY}")
         if self._silent is not None:
             raise R2T2Error(self._silence(self._silent))
 
@@ -182,4 +182,4 @@ class Team:
     def _silence(self, index: int) -> str:
         if not self._others[index]:
             return f"process {index} is not to be seen in {self.folder}: that folder must be one which all hosts share"
-        return f"{self._name(index)} has been silent for {PATIENCE:g} seconds: it died, or its host. {AGAIN}"
+        return f"{self._name(index)} has been silent for {PATIENCE:g} seconds: it died, or its host. {RETRY}"

@@ -9,7 +9,8 @@ with Run.open(Path("out/squares"), "squares", settings={"power": 2}, plan=plan) 
 ```
 
 Killed at any point and begun again with the same settings, the loop goes on with the batches that are missing, and the
-summary has the same bytes. SIGTERM, SIGINT and `max_hours` end it after a batch by raising `Stopped`, which the command
+summary has the same bytes. SIGTERM, SIGINT and `max_hours` end it after a batch by raising `RunInterrupted`, which the
+command
 line prints and exits with 0. `run.compute(work)` is the same loop with parts side by side.
 
 The folder (docs/runs.md describes it for its readers):
@@ -39,12 +40,12 @@ from tqdm import tqdm
 
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.runs import batch_files as columns
-from r2t2_jax.runs.atomic_io import publish, publish_json, remove, remove_drafts
+from r2t2_jax.runs.atomic_io import atomic_write, publish_json, remove, remove_drafts
 from r2t2_jax.runs.batch_files import Shards, find_records, read_table, shard_paths
-from r2t2_jax.runs.fingerprint import check_same, fingerprinted
+from r2t2_jax.runs.fingerprint import check_fingerprint, fingerprinted
 from r2t2_jax.runs.folder import RUN, SUMMARY, FolderLock, check_folder, read_json
-from r2t2_jax.runs.interrupt import Stopped, StopRequest
-from r2t2_jax.runs.plan import Batch, Plan, Share
+from r2t2_jax.runs.interrupt import RunInterrupted, StopRequest
+from r2t2_jax.runs.plan import Batch, Plan, ProcessShard
 from r2t2_jax.runs.processes import PREFIX, Team
 from r2t2_jax.runs.threads import worker_threads
 
@@ -95,7 +96,7 @@ class Run:
         """
         run = fingerprinted({"command": command, "settings": settings, **(depends or {}), "plan": plan.to_json()})
         with ExitStack() as undo:
-            undo.enter_context(_told_as(f"cannot write {out}"))
+            undo.enter_context(reraise_oserror(f"cannot write {out}"))
             stop = StopRequest(max_hours)
             undo.callback(stop.close)
             check_folder(out)
@@ -104,7 +105,7 @@ class Run:
             undo.callback(lock.release)
             remove_drafts(out)
             if (out / RUN).exists():
-                check_same(read_json(out / RUN), run, str(out))
+                check_fingerprint(read_json(out / RUN), run, str(out))
             else:
                 publish_json(out / RUN, run)
             opened = cls(out, run, plan, stop, lock, team)
@@ -138,9 +139,9 @@ class Run:
         return f"r2t2 {self._command} --config {shlex.quote(str(folder / RUN))} --out {shlex.quote(str(folder))}"
 
     @property
-    def share(self) -> Share:
+    def share(self) -> ProcessShard:
         """Which batches this process computes."""
-        return Share() if self._team is None else self._team.share
+        return ProcessShard() if self._team is None else self._team.share
 
     def _mine(self, parts: Collection[str]) -> list[Batch]:
         return [batch for batch in self.plan.batches if batch.part in parts and self.share.has(batch)]
@@ -207,7 +208,10 @@ class Run:
             R2T2Error: they cannot be written, as on a full disk; what was saved before stays.
         """
         payload = columns.to_bytes(columns.to_table(rows))
-        with self._appending, _told_as(f"{self._done()} stay saved, but this one cannot be written to {self.folder}"):
+        with (
+            self._appending,
+            reraise_oserror(f"{self._done()} stay saved, but this one cannot be written to {self.folder}"),
+        ):
             self._shards.append(batch.number, payload)
 
     def check(self) -> None:
@@ -223,8 +227,8 @@ class Run:
                 self._team.check()
             return
         if not self._shards.records:
-            raise Stopped(f"{reason}: stopped before anything was saved")
-        raise Stopped(f"{reason}: stopped after {self._done()}. Go on with: {self.resume}")
+            raise RunInterrupted(f"{reason}: stopped before anything was saved")
+        raise RunInterrupted(f"{reason}: stopped after {self._done()}. Go on with: {self.resume}")
 
     def adopt(self, folder: Path) -> None:
         """Save what another process of this run has saved in its folder, as far as it is not here, and its times.
@@ -234,9 +238,9 @@ class Run:
         """
         for number, record in sorted(find_records(folder).items()):
             if number not in self._shards.records:
-                with self._appending, _told_as(f"cannot write {self.folder}"):
+                with self._appending, reraise_oserror(f"cannot write {self.folder}"):
                     self._shards.append(number, record.read())
-        with _told_as(f"cannot write {self.folder}"):
+        with reraise_oserror(f"cannot write {self.folder}"):
             self._timings.adopt(folder)
 
     def table(self, name: str = "rows") -> pa.Table:
@@ -255,7 +259,7 @@ class Run:
 
     def time(self, what: str, cases: int, seconds: float) -> None:
         """Note the time of work; that of the batches is noted without asking."""
-        with _told_as(f"cannot write {self.folder}"):
+        with reraise_oserror(f"cannot write {self.folder}"):
             self._timings.add(what, cases, seconds)
 
     def seconds_per_case(self) -> dict[str, float]:
@@ -267,8 +271,8 @@ class Run:
         import pyarrow.parquet as pq
 
         path, table = self.folder / f"{name}.parquet", self.table(name)
-        with _told_as(f"cannot write {path}"):
-            publish(path, lambda draft: pq.write_table(table, draft))
+        with reraise_oserror(f"cannot write {path}"):
+            atomic_write(path, lambda draft: pq.write_table(table, draft))
         return path
 
     def finish(self, summary: Mapping[str, Any]) -> None:
@@ -279,7 +283,7 @@ class Run:
         """
         if len(self._shards.records) < len(self.plan.batches):
             raise ValueError(f"{self.folder} is not complete: {self._done()}")
-        with _told_as(f"cannot write {self.folder}"):
+        with reraise_oserror(f"cannot write {self.folder}"):
             publish_json(self.folder / SUMMARY, summary)
 
     def _bar(self, parts: Collection[str], title: str) -> tqdm:
@@ -293,7 +297,7 @@ class Run:
 
 
 @contextmanager
-def _told_as(what: str) -> Iterator[None]:
+def reraise_oserror(what: str) -> Iterator[None]:
     """What the system refuses, in words of ours."""
     try:
         yield

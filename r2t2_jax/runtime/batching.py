@@ -75,8 +75,8 @@ def threads_at_a_time() -> int:
     return min(2, os.cpu_count() or 1) if jax.default_backend() == "cpu" else 1
 
 
-def map_samples(function: Callable[[Any], Any], samples: Any, abreast: int = 1) -> Any:
-    """`function` over the leading axis of every leaf, `abreast` samples at a time; traceable.
+def map_in_chunks(function: Callable[[Any], Any], samples: Any, vmap_size: int = 1) -> Any:
+    """`function` over the leading axis of every leaf, `vmap_size` samples at a time; traceable.
 
     The last ones are filled up with the first sample, so that every chunk has one shape and one program.
 
@@ -86,17 +86,19 @@ def map_samples(function: Callable[[Any], Any], samples: Any, abreast: int = 1) 
         abreast: how many are computed together; as many as there are where there are fewer.
     """
     count = len(jax.tree.leaves(samples)[0])
-    abreast = min(abreast, count)
-    if abreast <= 1:
+    vmap_size = min(vmap_size, count)
+    if vmap_size <= 1:
         return jax.lax.map(function, samples)
-    chunks = -(-count // abreast)
-    split = jax.tree.map(lambda leaf: leaf.reshape(chunks, abreast, *leaf.shape[1:]), fill_up(samples, abreast))
+    chunks = -(-count // vmap_size)
+    split = jax.tree.map(
+        lambda leaf: leaf.reshape(chunks, vmap_size, *leaf.shape[1:]), pad_to_multiple(samples, vmap_size)
+    )
     # Not by `lax.map(..., batch_size=abreast)`, which fails on results without an element (losses of no steps).
     mapped = jax.lax.map(jax.vmap(function), split)  # [chunks, abreast, ...]
-    return jax.tree.map(lambda leaf: leaf.reshape(chunks * abreast, *leaf.shape[2:])[:count], mapped)
+    return jax.tree.map(lambda leaf: leaf.reshape(chunks * vmap_size, *leaf.shape[2:])[:count], mapped)
 
 
-def fill_up(samples: Any, divisor: int) -> Any:
+def pad_to_multiple(samples: Any, divisor: int) -> Any:
     """The samples and as many copies of the first as make their number a multiple of the divisor."""
     missing = -len(jax.tree.leaves(samples)[0]) % divisor
     if not missing:
@@ -109,7 +111,7 @@ EXHAUSTED = "RESOURCE_EXHAUSTED"
 
 
 @dataclass
-class DeviceBatch:
+class AdaptiveBatchSize:
     """A number of samples, halved whenever the device runs out of memory; `say` is told so."""
 
     size: int

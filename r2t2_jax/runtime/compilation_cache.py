@@ -14,7 +14,7 @@ CACHED = "/jax/compilation_cache/cache_hits"
 WORTH_TELLING = 0.1  # seconds; programs of one operation take less
 
 
-def keep_compiled() -> None:
+def enable_compilation_cache() -> None:
     """Let JAX keep what it compiles, where its own environment variables do not say otherwise.
 
     In `$JAX_COMPILATION_CACHE_DIR`, or `r2t2/compiled` below `$XDG_CACHE_HOME` or `~/.cache`.
@@ -28,7 +28,7 @@ def keep_compiled() -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)  # the pocket model's are short
 
 
-class Compilations:
+class CompileCounter:
     """What this process compiled while the counter was open.
 
     `programs` are those that took a while, `seconds` what all of them took, `found` those that were on disk.
@@ -39,7 +39,7 @@ class Compilations:
         self._lock = threading.Lock()
         self._thread = threading.local()
 
-    def __enter__(self) -> Compilations:
+    def __enter__(self) -> CompileCounter:
         import jax
 
         jax.monitoring.register_event_duration_secs_listener(self._compiled)

@@ -14,7 +14,7 @@ T = TypeVar("T")
 Params = Any  # a pytree of arrays
 
 
-def register_structure(cls: type[T]) -> type[T]:
+def register_pytree_dataclass(cls: type[T]) -> type[T]:
     """Register a dataclass as a pytree: fields marked `metadata={"static": True}` are structure, the others are traced.
 
     What `jax.tree_util.register_dataclass` does, but for one thing. In jaxlib 0.10 the structures of two classes with
@@ -40,14 +40,14 @@ def register_structure(cls: type[T]) -> type[T]:
 Join = Callable[[Sequence[Array]], Params]
 
 
-def below(params: Params, paths: Sequence[str]) -> tuple[bool, ...]:
+def select_params(params: Params, paths: Sequence[str]) -> tuple[bool, ...]:
     """Which leaves lie at or below one of the paths, such as `gate` or `mixed/mixer/gates`."""
     leaves = jax.tree_util.tree_leaves_with_path(params)
     names = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves]
     return tuple(any(name == path or name.startswith(f"{path}/") for path in paths) for name in names)
 
 
-def split(params: Params, chosen: Sequence[bool]) -> tuple[list[Array], Join]:
+def partition(params: Params, chosen: Sequence[bool]) -> tuple[list[Array], Join]:
     """The chosen leaves, and a function that puts others in their place."""
     leaves, structure = jax.tree.flatten(params)
 

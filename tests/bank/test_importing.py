@@ -12,7 +12,7 @@ from r2t2_jax.bank import ReferenceBank
 from r2t2_jax.bank.importing import import_bank
 from r2t2_jax.bank.inspect import routing_knowledge
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.retrieval.hashed_bag_of_words import HashedWords
+from r2t2_jax.retrieval.hashed_bag_of_words import HashedBagOfWords
 
 EXPERTS = ("img_aux", "img_lang", "img_self", "lang_aux", "lang_img")
 RELEASED = Path(os.environ.get("R2T2_SAMPLES", "../shared/samples")) / "r2t2" / "reference.json"
@@ -37,7 +37,7 @@ def entries(count=6):
 
 def load(path, content):
     path.write_text(content if isinstance(content, str) else json.dumps(content))
-    return import_bank(path, HashedWords())
+    return import_bank(path, HashedBagOfWords())
 
 
 def test_every_field_finds_its_place(tmp_path):
@@ -48,7 +48,7 @@ def test_every_field_finds_its_place(tmp_path):
     assert bank.spec.groups == ((0, 1, 2), (3, 4))
     assert bank.right.tolist() == [True, True, True, True, False, True]
     np.testing.assert_allclose(bank.routing[3, 0], list(given[3]["weights"].values()), rtol=1e-6)
-    np.testing.assert_array_equal(bank.embeddings, HashedWords().embed([entry["question"] for entry in given]))
+    np.testing.assert_array_equal(bank.embeddings, HashedBagOfWords().embed([entry["question"] for entry in given]))
     record = bank.records[4]
     assert (record["id"], record["question"], record["image"]) == ("8", "What colour is cube 4?", "image_2.png")
     assert (record["prediction"], record["answer"], record["score"]) == ("blue", "red", 0.0)
@@ -97,12 +97,12 @@ def test_malformed_files_are_named(content, cause, tmp_path):
 
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(R2T2Error, match=r"cannot read .*none\.json: No such file"):
-        import_bank(tmp_path / "none.json", HashedWords())
+        import_bank(tmp_path / "none.json", HashedBagOfWords())
 
 
 @pytest.mark.skipif(not RELEASED.exists(), reason="the released file is not here")
 def test_the_released_weights_do_not_know_the_question():
-    bank = import_bank(RELEASED, HashedWords())
+    bank = import_bank(RELEASED, HashedBagOfWords())
     assert len(bank) == 3887 and bank.right.all()
     assert bank.spec.groups == ((0, 1, 2), (3, 4, 5))
     found = routing_knowledge(bank.routing, bank.embeddings)

@@ -9,7 +9,7 @@ from r2t2_jax.bank import ReferenceBank
 from r2t2_jax.bank.inspect import find_leakage, inspect_bank, other_neighbors, routing_knowledge
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.reporting.bank_report import inspection_page, inspection_text
-from r2t2_jax.retrieval.hashed_bag_of_words import HashedWords
+from r2t2_jax.retrieval.hashed_bag_of_words import HashedBagOfWords
 from r2t2_jax.routing import RoutingSpec
 from tests.toy_port import make_samples
 
@@ -148,9 +148,9 @@ def test_without_images_leaks_are_told_by_id_and_question():
 
 
 def test_hashed_words_are_unit_vectors_that_know_shared_words():
-    same, alike, other, empty = HashedWords().embed(
+    same, alike, other, empty = HashedBagOfWords().embed(
         ["How many red cubes?", "how many RED spheres?", "Is it raining today", "?!"]
     )
     assert np.linalg.norm([same, alike, other, empty], axis=1) == pytest.approx(np.ones(4), abs=1e-6)
     assert same @ alike > 0.4 > abs(same @ other)
-    np.testing.assert_array_equal(HashedWords().embed(["How many red cubes?"])[0], same)
+    np.testing.assert_array_equal(HashedBagOfWords().embed(["How many red cubes?"])[0], same)

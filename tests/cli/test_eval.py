@@ -11,7 +11,7 @@ import pytest
 
 from r2t2_jax.bank import ReferenceBank
 from r2t2_jax.cli.main import main
-from r2t2_jax.evaluation.benchmark import Asking
+from r2t2_jax.evaluation.benchmark import BatchEvaluator
 from r2t2_jax.evaluation.encode import encode_questions
 from r2t2_jax.evaluation.evaluator import Evaluation, evaluate
 from r2t2_jax.evaluation.feature_cache import with_samples
@@ -21,7 +21,7 @@ from r2t2_jax.method.presets import Preset
 from r2t2_jax.methods import strategy
 from r2t2_jax.metrics import get_metric
 from r2t2_jax.runs.reading import open_run
-from r2t2_jax.runtime.batching import map_samples
+from r2t2_jax.runtime.batching import map_in_chunks
 from tests.evaluation.toy_files import MODEL, arguments, write_questions
 from tests.toy_port import make_samples, toy
 
@@ -69,7 +69,7 @@ def test_the_summary_counts_the_rows(whole: Path, capsys: pytest.CaptureFixture[
 def test_interrupted_and_resumed_it_ends_with_the_same_bytes(
     files: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out, original, calls = tmp_path / "run", Asking.rows, []
+    out, original, calls = tmp_path / "run", BatchEvaluator.rows, []
 
     def rows(self, batch, prepared):
         calls.append(batch.number)
@@ -79,13 +79,13 @@ def test_interrupted_and_resumed_it_ends_with_the_same_bytes(
                 raise RuntimeError("power cut")
         return original(self, batch, prepared)
 
-    monkeypatch.setattr(Asking, "rows", rows)
+    monkeypatch.setattr(BatchEvaluator, "rows", rows)
     assert main(arguments(files, out)) == 0
     told = capsys.readouterr()
     assert "Go on with: r2t2 eval --config" in told.err
     assert not (out / "summary.json").exists()
     assert main(arguments(files, out)) == 2
-    monkeypatch.setattr(Asking, "rows", original)
+    monkeypatch.setattr(BatchEvaluator, "rows", original)
     assert main(arguments(files, out)) == 0
     for name in ("summary.json", "rows.parquet"):
         assert (out / name).read_bytes() == (whole / name).read_bytes()
@@ -133,7 +133,7 @@ def test_too_little_memory_halves_the_batch_and_changes_nothing(
         (("--metric", "none"), "unknown metric 'none'"),
         (("--limit", "0"), "at least 1, not 0"),
         (("--batch-size", "0"), "a batch of 0 samples"),
-        (("--abreast", "0"), "0 samples abreast; it must be at least 1"),
+        (("--vmap-size", "0"), "0 samples abreast; it must be at least 1"),
         (("--embedder", "hashed_words"), "made with embedder 'toy-questions', this is embedder 'hashed_words-512@1'"),
     ],
 )
@@ -152,14 +152,14 @@ def test_abreast_they_get_what_they_get_one_by_one(
 ) -> None:
     traced = {}
 
-    def spy(function, samples, abreast=1):
-        traced.setdefault(function.__qualname__.partition(".")[0], set()).add(abreast)
-        return map_samples(function, samples, abreast)
+    def spy(function, samples, vmap_size=1):
+        traced.setdefault(function.__qualname__.partition(".")[0], set()).add(vmap_size)
+        return map_in_chunks(function, samples, vmap_size)
 
     for module in (passes, rerouting):
         monkeypatch.setattr(module, "map_samples", spy)
     jax.clear_caches()  # what is compiled is not traced again
-    assert main(arguments(files, tmp_path / "run", "--abreast", "3")) == 0  # of batches of four
+    assert main(arguments(files, tmp_path / "run", "--vmap-size", "3")) == 0  # of batches of four
     assert traced.pop("encode_batch") == {1, 3}  # references that are computed again come one by one
     assert traced == {"generate_tokens": {3}, "_reroute_samples": {3}}
     found, expected = (open_run(out).rows.to_pylist() for out in (tmp_path / "run", whole))

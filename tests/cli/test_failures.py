@@ -11,7 +11,7 @@ import pytest
 
 from r2t2_jax.cli import main as cli
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.runs.interrupt import Stopped
+from r2t2_jax.runs.interrupt import RunInterrupted
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Fail:
         (None, 0, ""),
         (1, 1, ""),
         (R2T2Error("no such\n bank"), 2, "r2t2: no such bank"),
-        (Stopped("SIGTERM: stopped"), 0, "r2t2: SIGTERM: stopped"),
+        (RunInterrupted("SIGTERM: stopped"), 0, "r2t2: SIGTERM: stopped"),
         (KeyboardInterrupt(), 130, "r2t2: interrupted"),
         (BrokenPipeError(errno.EPIPE, "Broken pipe"), 141, ""),
         (OSError(errno.ENOSPC, "No space left on device", "out/rows"), 2, "r2t2: out/rows: No space left on device"),

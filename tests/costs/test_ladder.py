@@ -64,7 +64,7 @@ def of_rung(shapes, rung, measure):
 def test_every_method_costs_its_passes_and_what_its_program_counts(case):
     shapes, found, measure = case
     costs = shapes.costs
-    passes = costs.prepare_flops + costs.encode_flops + costs.route_flops + costs.replaced_flops
+    passes = costs.prepare_flops + costs.encode_flops + costs.route_flops + costs.rerouted_loss_flops
     for row in found.rows[2:]:
         own = shapes.model, shapes.params, shapes.features
         # The line search asks for values alone, of the port's own loss; descent goes by the cheapest rung.
@@ -75,7 +75,7 @@ def test_every_method_costs_its_passes_and_what_its_program_counts(case):
 def test_every_rung_of_ngd_costs_what_its_program_counts(case):
     shapes, found, measure = case
     costs = shapes.costs
-    passes = costs.prepare_flops + costs.encode_flops + costs.route_flops + costs.replaced_flops
+    passes = costs.prepare_flops + costs.encode_flops + costs.route_flops + costs.rerouted_loss_flops
     for row, rung in zip(found.rungs, costs.ladder, strict=True):
         if rung.every_gradient:  # descent itself never asks for the weights' gradients
             continue

@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 
 from r2t2_jax.bank.manifest import Source
-from r2t2_jax.evaluation.build_bank import Wanted, build_bank
+from r2t2_jax.evaluation.build_bank import BankConfig, build_bank
 from r2t2_jax.evaluation.question_sets import QuestionSet
 from tests.toy_port import ToyEmbedder, make_samples, toy
 
 SETTINGS = {"model": "toy"}
-WANTED = Wanted(limit=25, features=True, batch=4)
+WANTED = BankConfig(limit=25, features=True, batch=4)
 
 
 class SlowEmbedder(ToyEmbedder):
@@ -31,6 +31,6 @@ def sets() -> dict[str, QuestionSet]:
     }
 
 
-def build(folder: str, seconds: float = 0.0, wanted: Wanted = WANTED) -> dict:
+def build(folder: str, seconds: float = 0.0, wanted: BankConfig = WANTED) -> dict:
     """The bank of both sets."""
     return build_bank(Path(folder), toy(), SlowEmbedder(seconds), sets(), wanted, SETTINGS)

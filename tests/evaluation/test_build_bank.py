@@ -16,7 +16,7 @@ from r2t2_jax.bank import ReferenceBank
 from r2t2_jax.bank.storage import install, with_stored_samples
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.evaluation import build_bank as building
-from r2t2_jax.evaluation.build_bank import Wanted, build_bank
+from r2t2_jax.evaluation.build_bank import BankConfig, build_bank
 from r2t2_jax.evaluation.feature_cache import with_samples
 from r2t2_jax.evaluation.question_sets import QuestionSet
 from r2t2_jax.evaluation.records import collect_bank
@@ -166,7 +166,7 @@ def test_bad_embeddings_are_refused_with_their_rows(value, fault, tmp_path):
     assert 0 < len(bad) <= 5
     asked = {"set": QuestionSet(sets()["many"].source, samples, "exact_match")}
     with pytest.raises(R2T2Error, match=f"question embeddings of {', '.join(bad)} are {fault}"):
-        build_bank(tmp_path / "bank", toy(), Broken(value), asked, Wanted(batch=10), SETTINGS)
+        build_bank(tmp_path / "bank", toy(), Broken(value), asked, BankConfig(batch=10), SETTINGS)
     assert not (tmp_path / "bank").exists()
 
 
@@ -179,8 +179,8 @@ def test_bad_routing_is_refused_with_its_rows(tmp_path):
 def test_a_model_that_answers_nothing_makes_no_bank(tmp_path):
     wrong = [dataclasses.replace(sample, answers=("grey",)) for sample in make_samples(6, seed=1, told=1)]
     asked = {"set": QuestionSet(sets()["many"].source, wrong, "exact_match")}
-    wanted = Wanted(batch=3)
+    wanted = BankConfig(batch=3)
     with pytest.raises(R2T2Error, match="toy answered none of the questions correctly"):
         build_bank(tmp_path / "bank", toy(), ToyEmbedder(), asked, wanted, SETTINGS)
     with pytest.raises(R2T2Error, match="a limit of 0"):
-        Wanted(limit=0)
+        BankConfig(limit=0)

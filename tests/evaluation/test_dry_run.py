@@ -20,7 +20,7 @@ from r2t2_jax.evaluation.records import collect_bank
 from r2t2_jax.method.presets import Preset
 from r2t2_jax.methods import method_of
 from r2t2_jax.metrics import get_metric
-from r2t2_jax.runtime.batching import DeviceBatch
+from r2t2_jax.runtime.batching import AdaptiveBatchSize
 from tests.toy_port import make_samples, toy
 
 PRESET = Preset.from_mapping(toy().presets["toy"])
@@ -88,13 +88,13 @@ def test_a_device_with_a_memory_of_its_own_takes_as_many_as_fit(setup, monkeypat
         (1, 1),
         (2, 2),
     ):  # all of a batch go abreast where they fit and nobody says otherwise
-        assert dataclasses.replace(job, abreast=given)._at_a_time(told.append) == (8, wide)
+        assert dataclasses.replace(job, vmap_size=given)._at_a_time(told.append) == (8, wide)
     monkeypatch.setattr(jobs, "device_memory", lambda: None)  # as a CPU
     assert job._at_a_time(told.append) == (8, 1)
 
 
 def test_other_errors_are_not_taken_for_a_lack_of_memory():
-    together = DeviceBatch(4, lambda line: pytest.fail(line))
+    together = AdaptiveBatchSize(4, lambda line: pytest.fail(line))
 
     def fails(size):
         raise R2T2Error("no such thing")
@@ -107,9 +107,9 @@ def test_as_many_go_abreast_as_the_compiled_program_fits(setup):
     (question,) = make_samples(1, seed=1, told=0.4)
     found = forecast(setup, question, 8)
     one, four = found.memory, found.measure(4)
-    assert (one.abreast, four.abreast) == (1, 4)
+    assert (one.vmap_size, four.vmap_size) == (1, 4)
     assert four.activations > one.activations  # four samples' losses and gradients lie in memory at a time
-    assert found.widest(10 * four.of_batch(8), 8).abreast == 8
+    assert found.widest(10 * four.of_batch(8), 8).vmap_size == 8
     least = int(four.of_batch(8) / 0.9) + 1  # the estimate of eight may be below what four take: both are compiled
     assert found.widest(least, 8).of_batch(8) <= 0.9 * least
     assert found.widest(one.of_batch(8), 8) == one
@@ -129,11 +129,11 @@ def test_what_the_compiled_program_takes_beats_the_estimate():
     taken = {8: 4_000, 4: 2_500, 2: 900}  # more than in proportion to the 400 of one
     asked = []
 
-    def measure(abreast):
-        asked.append(abreast)
-        return Memory(parameters=0, case=0, activations=taken[abreast], abreast=abreast)
+    def measure(vmap_size):
+        asked.append(vmap_size)
+        return Memory(parameters=0, case=0, activations=taken[vmap_size], vmap_size=vmap_size)
 
     found = Forecast({}, Memory(parameters=0, case=0, activations=400), measure)
-    assert found.widest(4_000, 32).abreast == 4
+    assert found.widest(4_000, 32).vmap_size == 4
     assert asked == [8, 4]
-    assert found.widest(1_000, 32).abreast == 2
+    assert found.widest(1_000, 32).vmap_size == 2

@@ -17,7 +17,7 @@ from r2t2_jax.evaluation.records import collect_bank
 from r2t2_jax.evaluation.tune import tuning_bench
 from r2t2_jax.evaluation.tuning_grid import grid_presets
 from r2t2_jax.inference import answer
-from r2t2_jax.method.forward import unit_vectors
+from r2t2_jax.method.forward import normalized_probe
 from r2t2_jax.method.presets import Preset
 from r2t2_jax.method.rerouting import _reroute_samples
 from r2t2_jax.methods import STRATEGIES, baseline, strategy
@@ -73,13 +73,13 @@ def test_the_formula_by_hand():
 
 def test_what_an_image_looks_like_is_computed_in_batches_when_asked_for(bank, monkeypatch):
     features, _ = bank.samples(np.arange(60))
-    whole = unit_vectors(PORT, features, "image_vector")
+    whole = normalized_probe(PORT, features, "image_vector")
     np.testing.assert_allclose(np.linalg.norm(whole, axis=1), 1, rtol=1e-6)
     asked = []
 
     def counting(port, features, told):
         asked.append(len(jax.tree.leaves(features)[0]))
-        return unit_vectors(port, features, told)
+        return normalized_probe(port, features, told)
 
     monkeypatch.setattr(image_kernel, "unit_vectors", counting)
     images = ReferenceImages(PORT, bank)
@@ -108,7 +108,7 @@ def test_a_single_neighbour_stays_what_it_is(bank, questions, bandwidth):
     found = answers(bank, questions, alone=strategy("atlas", one), pictured=strategy("atlas", pictured))
     for key, values in found["pictured"].items():
         np.testing.assert_array_equal(values, found["alone"][key])
-    assert not found["pictured"]["fell_back"].any()
+    assert not found["pictured"]["used_fallback"].any()
 
 
 def test_weights_are_the_product_of_both_kernels_and_neighbours_those_of_the_question(bank, questions):
@@ -116,8 +116,8 @@ def test_weights_are_the_product_of_both_kernels_and_neighbours_those_of_the_que
     lookup = prepare(PORT, bank, questions, methods, METRIC).lookup
     near = lookup.neighbors("pictured", ROWS)
     np.testing.assert_array_equal(near, lookup.neighbors("alone", ROWS))
-    seen = unit_vectors(PORT, questions.queries.features, "image_vector")
-    known = unit_vectors(PORT, bank.samples(np.arange(60))[0], "image_vector")
+    seen = normalized_probe(PORT, questions.queries.features, "image_vector")
+    known = normalized_probe(PORT, bank.samples(np.arange(60))[0], "image_vector")
     by_question = np.asarray(lookup.references("alone", ROWS).weights, np.float64)
     distance = np.linalg.norm(known[near] - seen[:, None], axis=-1)
     product = by_question * np.exp(-np.square(distance / (0.5 * np.median(distance, axis=1, keepdims=True))) / 2)

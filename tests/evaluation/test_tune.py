@@ -21,7 +21,7 @@ from r2t2_jax.evaluation.tune import (
     tuning_bench,
     tuning_plan,
 )
-from r2t2_jax.evaluation.tuning_grid import Rung, grid_presets
+from r2t2_jax.evaluation.tuning_grid import HalvingRound, grid_presets
 from r2t2_jax.method import rerouting
 from r2t2_jax.method.presets import Preset
 from r2t2_jax.methods import strategy
@@ -36,7 +36,7 @@ BASE = Preset(space="simplex", optimizer="adam", steps=4)
 VARIED = ("learning_rate", "k", "kernel")
 # A rate that moves nothing, and one that does: the planted best.
 PRESETS = grid_presets(BASE, {"learning_rate": (1e-6, 0.5), "k": (2, 4), "kernel": ("gaussian", "linear")})
-RUNGS = [Rung(8, 0, 30), Rung(3, 30, 60)]
+RUNGS = [HalvingRound(8, 0, 30), HalvingRound(3, 30, 60)]
 
 
 def tuning_of(run: Run, **changes) -> Tuning:
@@ -126,7 +126,7 @@ def test_an_atlas_is_tuned_on_its_bank_and_asked_for_where_there_is_none(tmp_pat
     bank = collect_bank(PORT, make_samples(40, seed=1, told=0.6), METRIC, keep_wrong=True)
     atlas = make_atlas(PORT.model, PORT.params, bank, tmp_path / "atlas", AtlasPlan(points=5, drawn=4, k=3, batch=40))
     bench = tuning_bench(PORT, replace(bank, atlas=atlas), QUESTIONS, presets, METRIC, method="atlas")
-    rungs = [Rung(4, 0, 60)]
+    rungs = [HalvingRound(4, 0, 60)]
     with Run.open(tmp_path / "run", "tune", {}, tuning_plan([PORT.name], rungs)) as run:
         tuning = Tuning(run, {PORT.name: bench}, rungs)
         found = tuned_preset("toy", presets, list(values), tuning, tuning.search(), "atlas")

@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.evaluation.tuning_grid import Budget, Rung, draw, grid_presets, plan_in_words, rungs
+from r2t2_jax.evaluation.tuning_grid import Budget, HalvingRound, grid_presets, plan_in_words, rungs, sample_order
 from r2t2_jax.method.presets import Preset
 
 
@@ -56,23 +56,36 @@ def test_what_is_no_budget_is_refused(text: str) -> None:
 
 def test_a_budget_leaves_out_anybody_by_the_seed() -> None:
     grid = grid_presets(Preset(), {"k": tuple(range(1, 31))})
-    few = draw(grid, Budget(settings=10), seed=1)
+    few = sample_order(grid, Budget(settings=10), seed=1)
     assert len(set(few)) == 10 and set(few) < set(grid)
-    assert few == draw(grid, Budget(settings=10), seed=1) != draw(grid, Budget(settings=10), seed=2)
-    assert sorted(preset.k for preset in draw(grid, Budget(), seed=3)) == list(range(1, 31))
+    assert few == sample_order(grid, Budget(settings=10), seed=1) != sample_order(grid, Budget(settings=10), seed=2)
+    assert sorted(preset.k for preset in sample_order(grid, Budget(), seed=3)) == list(range(1, 31))
 
 
 @pytest.mark.parametrize(
     ("settings", "questions", "plan"),
     [
-        (12, 1000, [Rung(12, 0, 1000)]),
-        (300, 50, [Rung(300, 0, 50)]),
-        (288, 400, [Rung(288, 0, 50), Rung(96, 50, 100), Rung(32, 100, 200), Rung(11, 200, 400)]),
-        (20, 130, [Rung(20, 0, 50), Rung(7, 50, 130)]),
-        (13, 100_000, [Rung(13, 0, 50), Rung(5, 50, 100), Rung(4, 100, 200), Rung(4, 200, 400)]),
+        (12, 1000, [HalvingRound(12, 0, 1000)]),
+        (300, 50, [HalvingRound(300, 0, 50)]),
+        (
+            288,
+            400,
+            [
+                HalvingRound(288, 0, 50),
+                HalvingRound(96, 50, 100),
+                HalvingRound(32, 100, 200),
+                HalvingRound(11, 200, 400),
+            ],
+        ),
+        (20, 130, [HalvingRound(20, 0, 50), HalvingRound(7, 50, 130)]),
+        (
+            13,
+            100_000,
+            [HalvingRound(13, 0, 50), HalvingRound(5, 50, 100), HalvingRound(4, 100, 200), HalvingRound(4, 200, 400)],
+        ),
     ],
 )
-def test_rungs(settings: int, questions: int, plan: list[Rung]) -> None:
+def test_rungs(settings: int, questions: int, plan: list[HalvingRound]) -> None:
     found = rungs(settings, questions)
     assert found[: len(plan)] == plan
     assert (found[0].start, found[-1].stop) == (0, questions)

@@ -6,8 +6,8 @@ import pytest
 
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.method.objectives import Neighborhood
-from r2t2_jax.rivals.roma import Manifold
-from r2t2_jax.rivals.self_training import Disagreement, jensen_shannon
+from r2t2_jax.rivals.roma import RoMALoss
+from r2t2_jax.rivals.self_training import JensenShannon, jensen_shannon
 from r2t2_jax.routing import Routing
 from tests.method.cases import ROUTING, odds, one_case, own_words, value_of
 from tests.toy import A
@@ -27,9 +27,9 @@ def test_disagreement_is_with_what_the_model_says_by_itself():
     (p, mask), (q, _) = odds(query.features, None, answer), odds(query.features, ROUTING, answer)
     m = (p + q) / 2
     each = ((p * np.log(p / m)).sum(axis=-1) + (q * np.log(q / m)).sum(axis=-1)) / 2
-    np.testing.assert_allclose(value_of(Disagreement(A), case), each[mask].mean(), rtol=1e-4)
-    np.testing.assert_allclose(value_of(Disagreement(A), case, Routing(query.routing)), 0, atol=1e-6)
-    assert (Disagreement(A).anchor_forwards, Disagreement(A).forwards(None)) == (2, 1)
+    np.testing.assert_allclose(value_of(JensenShannon(A), case), each[mask].mean(), rtol=1e-4)
+    np.testing.assert_allclose(value_of(JensenShannon(A), case, Routing(query.routing)), 0, atol=1e-6)
+    assert (JensenShannon(A).prepare_forwards, JensenShannon(A).forwards(None)) == (2, 1)
 
 
 def test_the_manifold_pulls_towards_each_neighbour_by_its_weight():
@@ -37,11 +37,11 @@ def test_the_manifold_pulls_towards_each_neighbour_by_its_weight():
     weights = np.asarray(references.weights)
     apart = [np.square(np.asarray(ROUTING.values) - np.asarray(r)).sum() / 2 for r in references.routing]
     expected = value_of(Neighborhood(), case) + 0.7 * np.average(apart, weights=weights)
-    np.testing.assert_allclose(value_of(Manifold(0.7), case), expected, rtol=1e-5)
-    np.testing.assert_allclose(value_of(Manifold(0.0), case), value_of(Neighborhood(), case), rtol=1e-6)
-    assert Manifold().forwards(references) == 5
+    np.testing.assert_allclose(value_of(RoMALoss(0.7), case), expected, rtol=1e-5)
+    np.testing.assert_allclose(value_of(RoMALoss(0.0), case), value_of(Neighborhood(), case), rtol=1e-6)
+    assert RoMALoss().forwards(references) == 5
 
 
 def test_a_negative_pull_is_refused():
     with pytest.raises(R2T2Error, match=r"pull -1\.0"):
-        Manifold(-1.0)
+        RoMALoss(-1.0)

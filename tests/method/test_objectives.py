@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from r2t2_jax.method.objectives import Confidence, Neighborhood, Oracle
+from r2t2_jax.method.objectives import Neighborhood, Oracle, SelfConfidence
 from r2t2_jax.methods import strategy
 from r2t2_jax.routing import Routing
 from tests.toy import MODEL, A, references_for, toy_bank, toy_params, toy_queries
@@ -84,7 +84,7 @@ def test_oracle_reads_the_label(case):
 
 def test_confidence_scores_the_models_own_answer(case):
     query, _, routing = case
-    value = value_of(Confidence(A), (query, None, routing))
+    value = value_of(SelfConfidence(A), (query, None, routing))
     tokens = jax.jit(MODEL.generate, static_argnums=3)(toy_params(), query.features, routing, A)
     own = ANSWER_LOSS(toy_params(), query.features, routing, MODEL.as_answer(tokens))
     np.testing.assert_allclose(value, own, rtol=1e-6)
@@ -94,4 +94,4 @@ def test_confidence_scores_the_models_own_answer(case):
         first = {**other, "tokens": tokens}
         losses = [ANSWER_LOSS(toy_params(), query.features, routing, answer) for answer in (first, other)]
         assert losses[0] <= losses[1]
-    assert Confidence(A).forwards(None) == 2
+    assert SelfConfidence(A).forwards(None) == 2

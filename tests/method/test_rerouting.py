@@ -75,8 +75,8 @@ def test_another_device_count_changes_next_to_nothing(case, tolerance):
 @pytest.mark.parametrize(("case", "tolerance"), [(CASES["ngd free sgd"], 1e-5), (CASES["ngd simplex adam"], 1e-4)])
 def test_samples_abreast_get_what_they_get_one_by_one(case, tolerance):
     alone = run(case)
-    for abreast in (2, 5):  # five samples: padded to six, and all at once
-        for a, b in zip(arrays(run(case, abreast=abreast)), arrays(alone), strict=True):
+    for vmap_size in (2, 5):  # five samples: padded to six, and all at once
+        for a, b in zip(arrays(run(case, vmap_size=vmap_size)), arrays(alone), strict=True):
             np.testing.assert_allclose(a, b, atol=tolerance, rtol=0)
 
 
@@ -89,7 +89,7 @@ def program(case, mesh=None, count=4):
     references = references_for(case, with_atlas(toy_bank()), embeddings)
     shared = {"bank_routing": references.bank_routing, "points": references.points}
     samples = (queries, dataclasses.replace(references, **dict.fromkeys(shared)), sample_keys(0, np.arange(count)))
-    return (case, toy_params(), shared, samples), {"model": MODEL, "mesh": mesh, "abreast": 1}
+    return (case, toy_params(), shared, samples), {"model": MODEL, "mesh": mesh, "vmap_size": 1}
 
 
 def test_no_device_waits_for_another():
@@ -177,10 +177,10 @@ def test_without_neighbours_the_routers_weights_are_kept(preset):
     nobody = dataclasses.replace(preset, epsilon=0.0)
     found = run(strategy("ngd", nobody))
     queries, _ = toy_queries()
-    assert found.fell_back.all()
+    assert found.used_fallback.all()
     np.testing.assert_array_equal(found.weights, queries.routing)
     np.testing.assert_array_equal(found.routing.values, 0 if preset.space == "shift" else queries.routing)
-    assert not run(strategy("ngd", preset)).fell_back.any()
+    assert not run(strategy("ngd", preset)).used_fallback.any()
 
 
 def test_paths_start_at_the_router_and_end_at_what_was_found():

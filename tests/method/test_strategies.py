@@ -10,7 +10,7 @@ import pytest
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.method.kernels import Gaussian, Linear, Matern, Polynomial
 from r2t2_jax.method.presets import PAPER, Preset, find_preset
-from r2t2_jax.method.search.gradient_descent import Cosine, Descent, Fixed, StepDecay
+from r2t2_jax.method.search.gradient_descent import Cosine, Fixed, GradientDescent, StepDecay
 from r2t2_jax.methods import STRATEGIES, strategy
 from r2t2_jax.retrieval.neighbors import EpsilonBall, NearestNeighbors
 from r2t2_jax.routing import UpdateSpace
@@ -78,7 +78,7 @@ def test_the_papers_settings():
     ngd = strategy("ngd")
     assert ngd.selector == NearestNeighbors(5)
     assert ngd.kernel == Gaussian(None)
-    assert ngd.search == Descent(Cosine(1e-2, 1e-5), "sgd", 10)
+    assert ngd.search == GradientDescent(Cosine(1e-2, 1e-5), "sgd", 10)
     assert ngd.space == UpdateSpace("free", tied=False)
 
 
@@ -102,7 +102,7 @@ def test_a_preset_is_data():
     assert Preset.from_mapping(json.loads(json.dumps(preset.to_mapping()))) == preset
     ngd = strategy("ngd", preset)
     assert ngd.selector == EpsilonBall(0.8, 5)
-    assert ngd.search == Descent(Fixed(0.3), "adam", 10)
+    assert ngd.search == GradientDescent(Fixed(0.3), "adam", 10)
     assert ngd.space.kind == "simplex"
     assert find_preset("paper", {"pocket": settings}) == PAPER
 
@@ -113,7 +113,11 @@ def test_a_preset_is_data():
         ({"kernel": "matern", "nu": 2.5, "bandwidth": 0.4}, "kernel", Matern(2.5, 0.4)),
         ({"kernel": "polynomial", "degree": 3, "offset": 0.0}, "kernel", Polynomial(3, 0.0)),
         ({"kernel": "linear"}, "kernel", Linear()),
-        ({"schedule": "step", "decay_factor": 0.5, "decay_every": 2}, "search", Descent(StepDecay(1e-2, 0.5, 2))),
+        (
+            {"schedule": "step", "decay_factor": 0.5, "decay_every": 2},
+            "search",
+            GradientDescent(StepDecay(1e-2, 0.5, 2)),
+        ),
         ({"tied": True}, "space", UpdateSpace("free", True)),
     ],
 )

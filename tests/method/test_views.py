@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.rivals.entropy import MarginalEntropy, ObjectEntropy
+from r2t2_jax.rivals.entropy import DeYOEntropy, MarginalEntropy
 from tests.method.cases import ROUTING, mean_entropy, odds, one_case, own_words, value_of
 from tests.toy import A
 
@@ -25,7 +25,7 @@ def test_memo_is_the_entropy_of_the_mean_over_all_views():
     query, _ = case = one_case()
     objective = MarginalEntropy(A, 3)
     np.testing.assert_allclose(value_of(objective, case), marginal(query, [0, 1, 2], own_words(query)), rtol=1e-5)
-    assert (objective.anchor_forwards, objective.forwards(None)) == (1, 3)
+    assert (objective.prepare_forwards, objective.forwards(None)) == (1, 3)
 
 
 @pytest.mark.parametrize("number", range(5))
@@ -35,7 +35,7 @@ def test_tpt_keeps_the_views_of_which_the_untouched_model_is_surest(number):
     surest = np.argsort([mean_entropy(view(query, i), None, answer) for i in range(3)])[:2]
     objective = MarginalEntropy(A, 3, 2)
     np.testing.assert_allclose(value_of(objective, case), marginal(query, surest, answer), rtol=1e-5)
-    assert (objective.anchor_forwards, objective.forwards(None)) == (4, 2)
+    assert (objective.prepare_forwards, objective.forwards(None)) == (4, 2)
 
 
 @pytest.mark.parametrize("number", range(5))
@@ -50,9 +50,9 @@ def test_deyo_weighs_by_entropy_and_by_what_disorder_takes_away(number):
 
     drop = sure_of_it(query.features) - sure_of_it(query.shuffled)
     expected = (np.exp(1.0 - first) + np.exp(drop)) * value
-    np.testing.assert_allclose(value_of(ObjectEntropy(A, 1.0, drop - 0.01), case), expected * (first < 1.25), rtol=1e-4)
-    assert value_of(ObjectEntropy(A, 1.0, drop + 0.01), case) == 0
-    assert value_of(ObjectEntropy(A, first / 1.25 - 0.01, drop - 0.01), case) == 0
+    np.testing.assert_allclose(value_of(DeYOEntropy(A, 1.0, drop - 0.01), case), expected * (first < 1.25), rtol=1e-4)
+    assert value_of(DeYOEntropy(A, 1.0, drop + 0.01), case) == 0
+    assert value_of(DeYOEntropy(A, first / 1.25 - 0.01, drop - 0.01), case) == 0
 
 
 def test_numbers_of_views_out_of_range_are_refused():

@@ -14,7 +14,7 @@ from PIL import Image
 from r2t2_jax.contract import Sample
 from r2t2_jax.evaluation.benchmark import part_name, reference_rows
 from r2t2_jax.evaluation.benchmark import parts_recording as parts
-from r2t2_jax.evaluation.records import Outcome, rows
+from r2t2_jax.evaluation.records import SampleResult, rows
 from r2t2_jax.evaluation.statistics import summarize
 from r2t2_jax.runs.plan import Plan
 from r2t2_jax.runs.run import Run
@@ -51,7 +51,7 @@ def write_set(folder: Path, samples: list[Sample]) -> dict[str, object]:
     return {"name": str(folder / "set.jsonl"), "split": "", "n": None, "seed": 0}
 
 
-def outcome(name: str, rng: np.random.Generator, samples: list[Sample], experts: int) -> Outcome:
+def outcome(name: str, rng: np.random.Generator, samples: list[Sample], experts: int) -> SampleResult:
     """Random results, better after more evaluations; `ngd` is answered after every step."""
     n, steps = len(samples), S if name in ("ngd", "random_neighbors", "oracle") else 0
     path = rng.dirichlet(np.ones(experts), (n, steps + 1, L)).astype(np.float32)  # [B, S + 1, L, E]
@@ -59,7 +59,7 @@ def outcome(name: str, rng: np.random.Generator, samples: list[Sample], experts:
     likely = {"base": 0.4, "ngd": 0.8}.get(name, 0.5)
     along = (rng.random((n, steps + 1)) < likely) if name == "ngd" else np.zeros((n, 0), bool)
     right = along[:, -1] if name == "ngd" else rng.random(n) < likely
-    return Outcome(
+    return SampleResult(
         name=name,
         predictions=[sample.answers[0] if ok else HOSTILE for sample, ok in zip(samples, right, strict=True)],
         scores=right.astype(float),
@@ -69,7 +69,7 @@ def outcome(name: str, rng: np.random.Generator, samples: list[Sample], experts:
         neighbors=rng.integers(0, REFERENCES, (n, K if near else 0)),
         similarities=rng.uniform(0.2, 1, (n, K if near else 0)).astype(np.float32),
         kernel_weights=rng.random((n, K if near else 0)).astype(np.float32),
-        fell_back=np.zeros(n, bool),
+        used_fallback=np.zeros(n, bool),
         evaluations=STRATEGIES[name],
         seconds_per_case=0.0,
         step_predictions=[["x"] * along.shape[1]] * n,

@@ -4,14 +4,14 @@ import dataclasses
 
 import numpy as np
 
-from r2t2_jax.inference import Answered, Answers
+from r2t2_jax.inference import Prediction, Predictions
 from r2t2_jax.reporting.answer_report import as_page
 from r2t2_jax.reporting.cases import Neighbor
 from tests.reporting.example_run import HOSTILE
 from tests.reporting.page_reader import read
 
 WEIGHTS = np.array([[0.125, 0.875], [0.5, 0.5]], np.float32)
-ANSWERED = Answered(
+ANSWERED = Prediction(
     model="toy",
     strategy="ngd",
     preset="paper",
@@ -26,7 +26,7 @@ ANSWERED = Answered(
     weights=WEIGHTS[:, ::-1],
     path=WEIGHTS[None],
     losses=np.array([0.5], np.float32),
-    fell_back=True,
+    used_fallback=True,
     evaluations=102,
     seconds={"question": 0.0123, "ngd": 2.5},
 )
@@ -61,7 +61,7 @@ def test_the_card_and_the_page_escape_what_was_asked() -> None:
 
 
 def test_several_are_shown_one_below_the_other() -> None:
-    both = Answers([ANSWERED, dataclasses.replace(ANSWERED, question="And now?")])
+    both = Predictions([ANSWERED, dataclasses.replace(ANSWERED, question="And now?")])
     assert str(both).count("Routing weights") == 2
     document = read(both._repr_html_())
     assert [element.text for element in document.classed("question")] == [HOSTILE, "And now?"]

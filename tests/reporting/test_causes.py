@@ -32,7 +32,7 @@ def strategy_rows(name: str, right: list[bool], own: list[list[float]]) -> Strat
         neighbors=[["here", "there"] for _ in range(B)],
         similarities=np.tile([0.9, 0.8], (B, 1)),
         kernel_weights=np.tile([0.75, 0.25], (B, 1)),
-        fell_back=np.zeros(B, bool),
+        used_fallback=np.zeros(B, bool),
         evaluations=2,
     )
 

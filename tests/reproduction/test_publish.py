@@ -23,7 +23,7 @@ def row(name: str, accuracy: float, gain: float) -> dict[str, Any]:
         "wrong_to_right": 7,
         "right_to_wrong": 2,
         "evaluations_per_case": 102,
-        "fell_back": 0,
+        "used_fallback": 0,
     }
 
 

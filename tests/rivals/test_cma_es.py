@@ -7,7 +7,7 @@ import pytest
 
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.method.search.random_search import RandomSearch
-from r2t2_jax.rivals.cma_es import Cloud, CmaEs, next_cloud, rates
+from r2t2_jax.rivals.cma_es import CmaEs, CmaState, next_cloud, rates
 from r2t2_jax.routing import UpdateSpace
 from tests.method.search.problems import OWN, find, problem
 
@@ -53,7 +53,7 @@ def test_a_generation_is_the_tutorials(scale):
     state = (rng.normal(size=n), 0.7, root @ root.T + np.eye(n), scale * rng.normal(size=n), rng.normal(size=n))
     y, values = rng.normal(size=(9, n)), rng.normal(size=9)
     with jax.enable_x64(True):
-        cloud = Cloud(*(jnp.asarray(part) for part in (state[0], state[1], state[2], state[3], state[4])))
+        cloud = CmaState(*(jnp.asarray(part) for part in (state[0], state[1], state[2], state[3], state[4])))
         found = next_cloud(cloud, jnp.asarray(y), jnp.asarray(values), jnp.asarray(3), rates(n, 9))
         for part, expected in zip(found, one_generation(*state, y, values, 3, n), strict=True):
             np.testing.assert_allclose(part, expected, rtol=1e-9)

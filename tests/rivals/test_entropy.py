@@ -25,7 +25,7 @@ def test_tent_averages_the_entropy_of_the_answers_tokens():
     np.testing.assert_allclose(
         value_of(Entropy(A), case), mean_entropy(query.features, ROUTING, own_words(query)), rtol=1e-5
     )
-    assert (Entropy(A).anchor_forwards, Entropy(A).forwards(None)) == (1, 1)
+    assert (Entropy(A).prepare_forwards, Entropy(A).forwards(None)) == (1, 1)
 
 
 def test_eata_weighs_by_how_sure_the_model_was_and_pulls_towards_its_router():
@@ -38,7 +38,7 @@ def test_eata_weighs_by_how_sure_the_model_was_and_pulls_towards_its_router():
     expected = np.exp(0.3) * value + 2.0 * pull
     np.testing.assert_allclose(value_of(ReliableEntropy(A, margin, 2.0), case), expected, rtol=1e-5)
     np.testing.assert_allclose(value_of(ReliableEntropy(A, first - 0.01, 2.0), case), 2.0 * pull, rtol=1e-5)
-    assert (ReliableEntropy(A).anchor_forwards, ReliableEntropy(A).forwards(None)) == (2, 1)
+    assert (ReliableEntropy(A).prepare_forwards, ReliableEntropy(A).forwards(None)) == (2, 1)
 
 
 def test_the_pull_is_zero_at_the_router_and_grows_away_from_it():

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.rivals.interpolation import ByLoss, BySimilarity
+from r2t2_jax.rivals.interpolation import KnnMoeInterpolation, T3Interpolation
 from tests.method.search.problems import OWN, find, neighborhood, problem
 
 ROUTING = np.array([[[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]], [[0.0, 0.0, 1.0], [0.2, 0.2, 0.6]]])
@@ -21,7 +21,7 @@ def test_the_router_keeps_the_share_that_the_loss_says():
     def loss(routing):  # known at the neighbours' mean alone
         return jnp.where(jnp.abs(routing.values - MEAN).max() < 1e-5, 0.4, jnp.nan)
 
-    found = find(ByLoss(0.2, 0.7, 3.0), problem(loss, references=neighborhood(ROUTING, WEIGHTS)))
+    found = find(T3Interpolation(0.2, 0.7, 3.0), problem(loss, references=neighborhood(ROUTING, WEIGHTS)))
     alpha = 0.2 + 0.5 / (1 + np.exp(-3.0 * 0.4))
     np.testing.assert_allclose(found.path, [np.asarray(OWN), part_way(1 - alpha)], rtol=1e-5)
     np.testing.assert_allclose(found.info["share"], 1 - alpha, rtol=1e-5)
@@ -30,11 +30,11 @@ def test_the_router_keeps_the_share_that_the_loss_says():
 
 @pytest.mark.parametrize(("weights", "share"), [(WEIGHTS, 0.4), (3 * WEIGHTS, 1.0), (0 * WEIGHTS, 0.0)])
 def test_similar_neighbours_have_the_larger_say(weights, share):
-    found = find(BySimilarity(), problem(references=neighborhood(ROUTING, weights)))
+    found = find(KnnMoeInterpolation(), problem(references=neighborhood(ROUTING, weights)))
     np.testing.assert_allclose(found.path[-1], part_way(share), rtol=1e-5, atol=1e-6)
     assert found.evaluations == 0
 
 
 def test_shares_out_of_range_are_refused():
     with pytest.raises(R2T2Error, match=r"shares from 0\.7 to 0\.2"):
-        ByLoss(0.7, 0.2)
+        T3Interpolation(0.7, 0.2)

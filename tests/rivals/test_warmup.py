@@ -14,7 +14,7 @@ from r2t2_jax.evaluation.evaluator import prepare
 from r2t2_jax.evaluation.records import collect_bank
 from r2t2_jax.metrics import get_metric
 from r2t2_jax.rivals.warmup import Warmup, best_fit, draw_caption, learn
-from r2t2_jax.runtime.pytrees import below, split
+from r2t2_jax.runtime.pytrees import partition, select_params
 from tests.toy import MODEL, A, toy_params, toy_queries
 from tests.toy_port import make_samples, toy
 
@@ -59,7 +59,7 @@ def test_the_caption_that_the_image_speaks_for_is_kept():
 
 def test_learning_is_adamw_written_out():
     params = toy_params()
-    start, join = split(params, below(params, ["head", "embedding"]))
+    start, join = partition(params, select_params(params, ["head", "embedding"]))
     rng = np.random.default_rng(0)
     prompts = jax.tree.map(lambda leaf: leaf[:4], toy_queries()[0].features)
     captions = {"tokens": jnp.asarray(rng.integers(1, 11, (4, A))), "mask": jnp.ones((4, A))}

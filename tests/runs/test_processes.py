@@ -14,8 +14,8 @@ from r2t2_jax.runs import processes as teams
 from r2t2_jax.runs import run as together
 from r2t2_jax.runs.batch_files import stack
 from r2t2_jax.runs.folder import check_folder
-from r2t2_jax.runs.interrupt import Stopped
-from r2t2_jax.runs.plan import Batch, Plan, Share
+from r2t2_jax.runs.interrupt import RunInterrupted
+from r2t2_jax.runs.plan import Batch, Plan, ProcessShard
 from r2t2_jax.runs.processes import Team
 from r2t2_jax.runs.run import Run
 from tests.runs import worker
@@ -31,7 +31,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 def all_of(count: int, folder: Path, part: Callable[[Team], None]) -> list[BaseException | None]:
     """What each process ends with."""
     ended: list[BaseException | None] = [None] * count
-    members = [Team(folder, Share(index, count)) for index in range(count)]
+    members = [Team(folder, ProcessShard(index, count)) for index in range(count)]
     for member in members:
         member.announce()
 
@@ -76,7 +76,7 @@ def test_the_rows_are_those_of_one_process(count: int, tmp_path: Path) -> None:
 def test_shares_are_the_plan_once() -> None:
     batches = worker.PLAN.batches
     for count in (1, 2, 5, 40):
-        shares = [[batch for batch in batches if Share(index, count).has(batch)] for index in range(count)]
+        shares = [[batch for batch in batches if ProcessShard(index, count).has(batch)] for index in range(count)]
         assert sorted(batch.number for share in shares for batch in share) == list(range(len(batches)))
 
 
@@ -102,7 +102,7 @@ def test_a_folder_that_others_do_not_see_is_told(tmp_path: Path) -> None:
     def part(member: Team) -> None:
         member.wait("done")
 
-    member = Team(tmp_path, Share(0, 2))
+    member = Team(tmp_path, ProcessShard(0, 2))
     member.announce()
     with (
         pytest.raises(R2T2Error, match=r"process 1 is not to be seen in .*: that folder must be one which all"),
@@ -116,11 +116,11 @@ def test_a_folder_that_others_do_not_see_is_told(tmp_path: Path) -> None:
     [
         (R2T2Error("no such bank"), R2T2Error, r"process 1 \(\d+ on .*\) failed \(no such bank\)"),
         (
-            R2T2Error(f"process 2 fell silent. {teams.AGAIN}"),
+            R2T2Error(f"process 2 fell silent. {teams.RETRY}"),
             R2T2Error,
             r"failed \(process 2 fell silent\.\)\. What was saved",
         ),
-        (Stopped("SIGTERM"), Stopped, r"process 1 \(\d+ on .*\) stopped\. What was saved stays"),
+        (RunInterrupted("SIGTERM"), RunInterrupted, r"process 1 \(\d+ on .*\) stopped\. What was saved stays"),
     ],
 )
 def test_who_ends_tells_the_others(error: Exception, kind: type[Exception], said: str, tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ def test_rows_of_a_killed_process_are_adopted_once(tmp_path: Path, monkeypatch: 
     folder = tmp_path / "run"
     worker.main(str(tmp_path / "alone"))
     for index, batches in ((0, 2), (1, 99)):
-        member = Team(folder, Share(index, 3))
+        member = Team(folder, ProcessShard(index, 3))
         with Run.open(member.place(), "work", {"power": 2.0}, worker.PLAN, team=None) as run:
             mine = [batch for batch in worker.PLAN.batches if member.share.has(batch)]
             for batch in mine[:batches]:
@@ -164,14 +164,14 @@ def test_rows_of_a_killed_process_are_adopted_once(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(worker, "rows", counted)
     assert all_of(3, folder, fill) == [None] * 3
     assert (folder / "summary.json").read_bytes() == (tmp_path / "alone/summary.json").read_bytes()
-    done = {batch.number for batch in worker.PLAN.batches if Share(1, 3).has(batch)}
+    done = {batch.number for batch in worker.PLAN.batches if ProcessShard(1, 3).has(batch)}
     assert not done & set(computed) and len(computed) == len(set(computed))
     with Run.open(folder, "work", {"power": 2.0}, worker.PLAN) as run:
         assert stack(run.table()["path"]).shape[0] == 43
 
 
 def test_a_plan_is_not_finished_by_a_share(tmp_path: Path) -> None:
-    member = Team(tmp_path, Share(0, 2))
+    member = Team(tmp_path, ProcessShard(0, 2))
     with Run.open(tmp_path / "run", "work", {}, Plan(worker.PLAN.parts), team=member) as run:
         for batch in run.todo(run.plan.names):
             run.append(batch, worker.rows(batch, 2.0))

@@ -9,7 +9,7 @@ import pytest
 
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.runs.batch_files import FULL, Shards, find_records, shard_paths
-from r2t2_jax.runs.interrupt import Stopped
+from r2t2_jax.runs.interrupt import RunInterrupted
 from r2t2_jax.runs.plan import Batch, Part, Plan
 from r2t2_jax.runs.reading import open_run
 from r2t2_jax.runs.run import Run
@@ -101,7 +101,7 @@ def test_folders_that_cannot_be_written_are_refused(tmp_path: Path) -> None:
 def test_nothing_is_left_of_a_run_that_saved_nothing(tmp_path: Path) -> None:
     with pytest.raises(R2T2Error, match="enough"), begin(tmp_path / "run") as run:
         fill(run, stop_after=0)
-    with pytest.raises(Stopped, match="1e-09 hours are over: stopped before anything was saved"):  # noqa: SIM117
+    with pytest.raises(RunInterrupted, match="1e-09 hours are over: stopped before anything was saved"):  # noqa: SIM117
         with begin(tmp_path / "run", max_hours=1e-9) as run:
             fill(run)
     assert list(tmp_path.iterdir()) == []
@@ -113,7 +113,7 @@ def test_hours_that_are_over_end_it_with_the_command_that_goes_on(tmp_path: Path
     out = tmp_path / "a run"
     with pytest.raises(R2T2Error, match="enough"), begin(out) as run:
         fill(run, stop_after=3)
-    with pytest.raises(Stopped) as stop, begin(out, max_hours=1e-9) as run:
+    with pytest.raises(RunInterrupted) as stop, begin(out, max_hours=1e-9) as run:
         fill(run)
     assert str(stop.value) == (
         "1e-09 hours are over: stopped after 3 of 4 batches. "

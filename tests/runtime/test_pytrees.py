@@ -6,20 +6,27 @@ import jax
 import pytest
 
 from r2t2_jax.method.kernels import Gaussian, Linear, Matern, Polynomial
-from r2t2_jax.method.objectives import Confidence, Neighborhood, Oracle
-from r2t2_jax.method.search.gradient_descent import Cosine, Descent, Fixed, StepDecay
-from r2t2_jax.method.search.kernel_regression import Constant, KernelMean
+from r2t2_jax.method.objectives import Neighborhood, Oracle, SelfConfidence
+from r2t2_jax.method.search.gradient_descent import Cosine, Fixed, GradientDescent, StepDecay
+from r2t2_jax.method.search.kernel_regression import FixedRouting, KernelRegression
 from r2t2_jax.method.search.line_search import LineSearch
-from r2t2_jax.method.search.mode_finding import MeanShift
+from r2t2_jax.method.search.mode_finding import ModeFinding
 from r2t2_jax.method.search.random_search import RandomSearch
 from r2t2_jax.retrieval.neighbors import EpsilonBall, NearestNeighbors, RandomNeighbors, ShuffledNeighbors
-from r2t2_jax.runtime.pytrees import register_structure
+from r2t2_jax.runtime.pytrees import register_pytree_dataclass
 
 FAMILIES = {
     "kernels": [Gaussian(), Gaussian(1.0), Matern(), Matern(1.5, 1.0), Polynomial(), Linear()],
     "selectors": [NearestNeighbors(3), RandomNeighbors(3), ShuffledNeighbors(3), EpsilonBall(1.0, 3)],
-    "objectives": [Neighborhood(), Oracle(), Confidence(3)],
-    "searches": [Constant("uniform"), Descent(), KernelMean(), LineSearch(10), MeanShift(), RandomSearch(10)],
+    "objectives": [Neighborhood(), Oracle(), SelfConfidence(3)],
+    "searches": [
+        FixedRouting("uniform"),
+        GradientDescent(),
+        KernelRegression(),
+        LineSearch(10),
+        ModeFinding(),
+        RandomSearch(10),
+    ],
     "schedules": [Cosine(), StepDecay(), Fixed()],
 }
 
@@ -38,7 +45,7 @@ def test_flattening_and_back_is_the_same(family):
 
 
 def test_static_fields_are_structure_and_the_others_are_traced():
-    @register_structure
+    @register_pytree_dataclass
     @dataclass(frozen=True)
     class Pair:
         number: float

@@ -1,1 +1,1 @@
-"""The recipe of the pocket model: experts, alignment, language model, gates. `python -m ports.pocket.training.train` runs it."""
+"""Training recipe of the pocket model; `python -m ports.pocket.training.train` runs it."""

@@ -14,7 +14,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from r2t2_jax.datasets.files import Fields, each, find, inner, letter, numbered, offered, read_json, read_text
+from r2t2_jax.datasets.files import (
+    Fields,
+    find,
+    list_choices,
+    numbered,
+    option_letter,
+    parse_rows,
+    read_archive_member,
+    read_json,
+    read_text,
+)
 from r2t2_jax.datasets.prompts import split_prompt
 from r2t2_jax.datasets.record import Bad, Record, Source
 from r2t2_jax.errors import R2T2Error
@@ -28,7 +38,7 @@ def read(folder: Path, split: str) -> Iterator[Record | Bad]:
 
 
 def _read_original(folder: Path, split: str) -> Iterator[Record | Bad]:
-    root = inner(folder, "ai2d")
+    root = read_archive_member(folder, "ai2d")
     find(root, "questions", what="folder of questions")
     ids_path = find(folder, "ai2d_test_ids.csv", "ai2d/ai2d_test_ids.csv", what="list of test diagrams")
     test = set(read_text(ids_path).split())
@@ -41,7 +51,7 @@ def _read_original(folder: Path, split: str) -> Iterator[Record | Bad]:
             image=root / ("abc_images" if abc else "images") / str(row.values["imageName"]),
             question=str(row.values["question"]),
             options=tuple(answers),
-            answers=(letter(row.integer("correctAnswer"), answers, row.where),),
+            answers=(option_letter(row.integer("correctAnswer"), answers, row.where),),
             style="letter",
             category="letters" if abc else "text",
             split=split,
@@ -55,7 +65,7 @@ def _read_original(folder: Path, split: str) -> Iterator[Record | Bad]:
             except R2T2Error as error:
                 yield Bad(str(error))
                 continue
-            yield from each(path, questions, parse)
+            yield from parse_rows(path, questions, parse)
 
 
 def _questions(path: Path) -> Iterator[tuple[str, Any]]:
@@ -79,14 +89,14 @@ def _read_lines(folder: Path, split: str) -> Iterator[Record | Bad]:
             image=folder / image,
             question=question,
             options=options,
-            answers=(offered(row.text("answer"), options, row.where),),
+            answers=(list_choices(row.text("answer"), options, row.where),),
             style="letter",
             category="letters" if image.startswith("abc_images") else "text",
             split=split,
             where=row.where,
         )
 
-    yield from each(path, numbered(_json_or_text(read_text(path)), "line"), parse)
+    yield from parse_rows(path, numbered(_json_or_text(read_text(path)), "line"), parse)
 
 
 def _json_or_text(text: str) -> Iterator[Any]:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from r2t2_jax.datasets.files import Fields, each, find, letter, numbered, read_json
+from r2t2_jax.datasets.files import Fields, find, numbered, option_letter, parse_rows, read_json
 from r2t2_jax.datasets.readers.vqav2 import human_answers
 from r2t2_jax.datasets.record import Bad, Record, Source
 from r2t2_jax.errors import R2T2Error
@@ -44,14 +44,14 @@ def _read(folder: Path, split: str, finish: Callable[[Record, Fields], Record | 
         )
         return finish(record, row)
 
-    yield from each(path, numbered(read_json(path, list), "question"), parse)
+    yield from parse_rows(path, numbered(read_json(path, list), "question"), parse)
 
 
 def _choice(record: Record, row: Fields) -> Record:
     choices = row.texts("choices")
     if len(choices) != CHOICES:
         raise R2T2Error(f"{row.where}: expected {CHOICES} choices, found {len(choices)}")
-    answer = letter(row.integer("correct_choice_idx"), choices, row.where)
+    answer = option_letter(row.integer("correct_choice_idx"), choices, row.where)
     return replace(record, options=tuple(choices), answers=(answer,), style="letter")
 
 

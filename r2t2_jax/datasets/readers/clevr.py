@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from r2t2_jax.datasets.files import Fields, each, find, inner, numbered, read_member
+from r2t2_jax.datasets.files import Fields, find, numbered, parse_rows, read_archive_member, read_member
 from r2t2_jax.datasets.record import Bad, Record, Source
 from r2t2_jax.errors import R2T2Error
 
@@ -26,7 +26,7 @@ ANSWERS = frozenset(
 
 def read(folder: Path, split: str) -> Iterator[Record | Bad]:
     """One record a question."""
-    root = inner(folder, "CLEVR_v1.0")
+    root = read_archive_member(folder, "CLEVR_v1.0")
     path = find(root, f"questions/CLEVR_{split}_questions.json", what="questions file")
 
     def parse(row: Fields) -> Record:
@@ -43,7 +43,7 @@ def read(folder: Path, split: str) -> Iterator[Record | Bad]:
             where=row.where,
         )
 
-    yield from each(path, numbered(read_member(path, "questions", list), "question"), parse)
+    yield from parse_rows(path, numbered(read_member(path, "questions", list), "question"), parse)
 
 
 def _last_function(program: Any) -> str:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from r2t2_jax.datasets.files import Fields, below, each, find, inner, numbered, read_text
+from r2t2_jax.datasets.files import Fields, find, find_files, numbered, parse_rows, read_archive_member, read_text
 from r2t2_jax.datasets.record import Bad, Record, Source
 from r2t2_jax.errors import R2T2Error
 
@@ -23,7 +23,7 @@ COCO = {"train": "train", "test": "val"}
 
 def read(folder: Path, split: str) -> Iterator[Record | Bad]:
     """One record a line of a split's four files."""
-    texts = inner(folder, "cocoqa")
+    texts = read_archive_member(folder, "cocoqa")
     paths = {name: find(texts, f"{split}/{name}.txt") for name in COLUMNS}
     columns = {name: read_text(path).splitlines() for name, path in paths.items()}
     lengths = {name: len(lines) for name, lines in columns.items()}
@@ -39,7 +39,7 @@ def read(folder: Path, split: str) -> Iterator[Record | Bad]:
         place = COCO[split]
         return Record(
             id=f"{split}/{row.where.rpartition(' ')[2]}",
-            image=below(folder, f"{place}2014/COCO_{place}2014_{image:0>12}.jpg", f"{place}2017/{image:0>12}.jpg"),
+            image=find_files(folder, f"{place}2014/COCO_{place}2014_{image:0>12}.jpg", f"{place}2017/{image:0>12}.jpg"),
             question=row.text("questions").strip(),
             answers=(row.text("answers").strip(),),
             category=TYPES[int(kind)],
@@ -47,7 +47,7 @@ def read(folder: Path, split: str) -> Iterator[Record | Bad]:
             where=row.where,
         )
 
-    yield from each(paths["questions"], numbered(lines, "line"), parse)
+    yield from parse_rows(paths["questions"], numbered(lines, "line"), parse)
 
 
 SOURCE = Source(

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from r2t2_jax.datasets.files import Fields, each, find, offered
+from r2t2_jax.datasets.files import Fields, find, list_choices, parse_rows
 from r2t2_jax.datasets.record import Bad, Record, Source
 from r2t2_jax.errors import R2T2Error
 
@@ -35,14 +35,14 @@ def reader(kind: str) -> Callable[[Path, str], Iterator[Record | Bad]]:
                 image=_image(row),
                 question=row.text("question"),
                 options=tuple(choices),
-                answers=(offered(row.text("answer"), choices, row.where),),
+                answers=(list_choices(row.text("answer"), choices, row.where),),
                 style="letter",
                 category=f"{row.text('source')}/{row.text('task')}",
                 split=split,
                 where=row.where,
             )
 
-        yield from each(path, _rows(path), parse)
+        yield from parse_rows(path, _rows(path), parse)
 
     return read
 

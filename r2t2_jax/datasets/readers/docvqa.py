@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from r2t2_jax.datasets.files import Fields, below, check_version, each, find, member, numbered, read_json
+from r2t2_jax.datasets.files import Fields, check_version, find, find_files, member, numbered, parse_rows, read_json
 from r2t2_jax.datasets.record import Bad, Record, Source
 
 
@@ -26,7 +26,7 @@ def read(folder: Path, split: str) -> Iterator[Record | Bad]:
         image, kinds = row.text("image"), row.values.get("question_types")
         return Record(
             id=str(row.integer("questionId")),
-            image=below(folder, image, f"{split}/{image}", f"spdocvqa_images/{Path(image).name}"),
+            image=find_files(folder, image, f"{split}/{image}", f"spdocvqa_images/{Path(image).name}"),
             question=row.text("question"),
             answers=tuple(row.texts("answers")),
             category=str(kinds[0]) if isinstance(kinds, list) and kinds else "",
@@ -34,7 +34,7 @@ def read(folder: Path, split: str) -> Iterator[Record | Bad]:
             where=row.where,
         )
 
-    yield from each(path, numbered(member(path, content, "data", list), "question"), parse)
+    yield from parse_rows(path, numbered(member(path, content, "data", list), "question"), parse)
 
 
 SOURCE = Source(

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from r2t2_jax.datasets.files import Fields, each, find, read_json
+from r2t2_jax.datasets.files import Fields, find, parse_rows, read_json
 from r2t2_jax.datasets.record import Bad, Record, Source
 
 SHAPES = ("circle", "rectangle", "triangle")
@@ -34,7 +34,7 @@ def read(folder: Path, split: str) -> Iterator[Record | Bad]:
             where=row.where,
         )
 
-    yield from each(path, ((f"question {i}", _object(row)) for i, row in enumerate(read_json(path, list))), parse)
+    yield from parse_rows(path, ((f"question {i}", _object(row)) for i, row in enumerate(read_json(path, list))), parse)
 
 
 def _object(row: Any) -> Any:

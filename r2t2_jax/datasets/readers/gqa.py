@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from r2t2_jax.datasets.files import Fields, each, find, read_json
+from r2t2_jax.datasets.files import Fields, find, parse_rows, read_json
 from r2t2_jax.datasets.record import Bad, Record, Source
 
 
@@ -32,7 +32,7 @@ def read(folder: Path, split: str) -> Iterator[Record | Bad]:
             where=row.where,
         )
 
-    yield from each(path, ((f"question {qid}", row) for qid, row in read_json(path, dict).items()), parse)
+    yield from parse_rows(path, ((f"question {qid}", row) for qid, row in read_json(path, dict).items()), parse)
 
 
 SOURCE = Source(

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from r2t2_jax.datasets.files import Fields, below, each, find, letter, read_json
+from r2t2_jax.datasets.files import Fields, find, find_files, option_letter, parse_rows, read_json
 from r2t2_jax.datasets.prompts import official_query
 from r2t2_jax.datasets.record import Bad, Record, Source
 from r2t2_jax.errors import R2T2Error
@@ -34,7 +34,7 @@ def read(folder: Path, split: str) -> Iterator[Record | Bad]:
         query = queries.get(identifier) or official_query(row.values)
         return Record(
             id=identifier,
-            image=below(folder, image, f"data/{image}"),
+            image=find_files(folder, image, f"data/{image}"),
             question=query,
             answers=(_answer(row, choices),),
             style="plain",
@@ -44,7 +44,9 @@ def read(folder: Path, split: str) -> Iterator[Record | Bad]:
         )
 
     problems = read_json(path, dict)
-    yield from each(path, ((f"problem {pid}", {"pid": pid, **_object(row)}) for pid, row in problems.items()), parse)
+    yield from parse_rows(
+        path, ((f"problem {pid}", {"pid": pid, **_object(row)}) for pid, row in problems.items()), parse
+    )
 
 
 def _object(row: object) -> dict[str, object]:
@@ -67,7 +69,7 @@ def _answer(row: Fields, choices: list[str]) -> str:
         return answer
     if answer not in choices:
         raise R2T2Error(f"{row.where}: answer {answer!r} is none of the choices")
-    return letter(choices.index(answer), choices, row.where)
+    return option_letter(choices.index(answer), choices, row.where)
 
 
 SOURCE = Source(

@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from string import ascii_uppercase
 
-from r2t2_jax.datasets.files import Fields, each, find, offered, read_text
+from r2t2_jax.datasets.files import Fields, find, list_choices, parse_rows, read_text
 from r2t2_jax.datasets.record import Bad, Record, Source
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.metrics.sets import CIRCULAR, mmbench_question
@@ -48,14 +48,14 @@ def read(folder: Path, split: str) -> Iterator[Record | Bad]:
             image=_image(row, images),
             question="\n".join([*([hint] if hint not in EMPTY else []), row.text("question")]),
             options=tuple(cells[:count]),
-            answers=(offered(row.text("answer"), cells[:count], row.where),),
+            answers=(list_choices(row.text("answer"), cells[:count], row.where),),
             style="letter",
             category=str(row.values.get("category") or ""),
             split=split,
             where=row.where,
         )
 
-    parsed = each(path, ((f"row {number}", row) for number, row in enumerate(rows, start=2)), parse)
+    parsed = parse_rows(path, ((f"row {number}", row) for number, row in enumerate(rows, start=2)), parse)
     for record in parsed:
         yield record
         if isinstance(record, Record) and not complete:

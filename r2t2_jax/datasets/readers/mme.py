@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from r2t2_jax.datasets.files import Fields, each, find, inner, read_text
+from r2t2_jax.datasets.files import Fields, find, parse_rows, read_archive_member, read_text
 from r2t2_jax.datasets.prompts import mme_question
 from r2t2_jax.datasets.record import Bad, Record, Source
 from r2t2_jax.errors import R2T2Error
@@ -27,11 +27,11 @@ QUESTIONS = 2
 
 def read(folder: Path, split: str) -> Iterator[Record | Bad]:
     """Two records an image, subtask by subtask, images by name."""
-    root = inner(folder, "MME_Benchmark_release_version")
+    root = read_archive_member(folder, "MME_Benchmark_release_version")
     for subtask in SUBTASKS[split]:
         find(root, subtask, what="subtask folder")
-        texts = inner(root / subtask, "questions_answers_YN")
-        images = inner(root / subtask, "images")
+        texts = read_archive_member(root / subtask, "questions_answers_YN")
+        images = read_archive_member(root / subtask, "images")
         paths = sorted(texts.glob("*.txt"))
         if not paths:
             raise R2T2Error(f"expected questions {texts}/<image>.txt, none is there")
@@ -66,7 +66,7 @@ def _questions(path: Path, images: Path, subtask: str, split: str) -> Iterator[R
         yield Bad(f"{path}: expected {QUESTIONS} questions, found {len(lines)}")
         return
     rows = ((f"line {i}", {"line": line, "number": i}) for i, line in enumerate(lines, start=1))
-    yield from each(path, rows, parse)
+    yield from parse_rows(path, rows, parse)
 
 
 SOURCE = Source(

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from r2t2_jax.datasets.files import Fields, by_key, each, find, numbered, offered, read_json
+from r2t2_jax.datasets.files import Fields, by_key, find, list_choices, numbered, parse_rows, read_json
 from r2t2_jax.datasets.prompts import split_prompt
 from r2t2_jax.datasets.record import Bad, Record, Source
 from r2t2_jax.errors import R2T2Error
@@ -40,14 +40,16 @@ def read(folder: Path, split: str) -> Iterator[Record | Bad]:
             image=folder / "image" / files[0],
             question=question,
             options=options,
-            answers=(offered(str(answers[identifier].get("answer")), options, f"{answers_path}, idx {identifier}"),),
+            answers=(
+                list_choices(str(answers[identifier].get("answer")), options, f"{answers_path}, idx {identifier}"),
+            ),
             style="letter",
             category=row.text("task_type"),
             split=split,
             where=row.where,
         )
 
-    yield from each(path, numbered(read_json(path, list), "question"), parse)
+    yield from parse_rows(path, numbered(read_json(path, list), "question"), parse)
 
 
 SOURCE = Source(

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from r2t2_jax.datasets.files import Fields, each, find, letter, read_json
+from r2t2_jax.datasets.files import Fields, find, option_letter, parse_rows, read_json
 from r2t2_jax.datasets.record import Bad, Record, Source
 
 
@@ -29,14 +29,14 @@ def read(folder: Path, split: str) -> Iterator[Record | Bad]:
             image=path.parent / "images" / split / identifier / row.text("image"),
             question=(f"Context: {hint}\n" if hint else "") + row.text("question"),
             options=tuple(choices),
-            answers=(letter(row.integer("answer"), choices, row.where),),
+            answers=(option_letter(row.integer("answer"), choices, row.where),),
             style="letter",
             category=row.text("subject"),
             split=split,
             where=row.where,
         )
 
-    yield from each(path, ((f"problem {pid}", row) for pid, row in read_json(path, dict).items()), parse)
+    yield from parse_rows(path, ((f"problem {pid}", row) for pid, row in read_json(path, dict).items()), parse)
 
 
 SOURCE = Source(

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from r2t2_jax.datasets.files import Fields, each, find, numbered, read_member
+from r2t2_jax.datasets.files import Fields, find, numbered, parse_rows, read_member
 from r2t2_jax.datasets.record import Bad, Record, Source
 
 
@@ -30,7 +30,7 @@ def read(folder: Path, split: str) -> Iterator[Record | Bad]:
             where=row.where,
         )
 
-    yield from each(path, numbered(read_member(path, "data", list), "question"), parse)
+    yield from parse_rows(path, numbered(read_member(path, "data", list), "question"), parse)
 
 
 SOURCE = Source(

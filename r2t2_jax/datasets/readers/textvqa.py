@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from r2t2_jax.datasets.files import Fields, check_version, each, find, member, numbered, read_json
+from r2t2_jax.datasets.files import Fields, check_version, find, member, numbered, parse_rows, read_json
 from r2t2_jax.datasets.readers.vqav2 import human_answers
 from r2t2_jax.datasets.record import Bad, Record, Source
 
@@ -33,7 +33,7 @@ def read(folder: Path, split: str) -> Iterator[Record | Bad]:
             where=row.where,
         )
 
-    yield from each(path, numbered(member(path, content, "data", list), "question"), parse)
+    yield from parse_rows(path, numbered(member(path, content, "data", list), "question"), parse)
 
 
 SOURCE = Source(

@@ -11,14 +11,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from r2t2_jax.datasets.files import Fields, each, find, inner, offered, read_json
+from r2t2_jax.datasets.files import Fields, find, list_choices, parse_rows, read_archive_member, read_json
 from r2t2_jax.datasets.record import Bad, Record, Source
 from r2t2_jax.errors import R2T2Error
 
 
 def read(folder: Path, split: str) -> Iterator[Record | Bad]:
     """One record a diagram question, lesson by lesson."""
-    root = inner(folder, "tqa_train_val_test") / split
+    root = read_archive_member(folder, "tqa_train_val_test") / split
     root = root if root.is_dir() else folder
     path = find(root, f"tqa_v1_{split}.json", f"tqa_v2_{split}.json")
 
@@ -33,14 +33,14 @@ def read(folder: Path, split: str) -> Iterator[Record | Bad]:
             image=root / row.text("imagePath"),
             question=row.object("beingAsked").text("processedText"),
             options=options,
-            answers=(offered(row.object("correctAnswer").text("processedText"), options, row.where),),
+            answers=(list_choices(row.object("correctAnswer").text("processedText"), options, row.where),),
             style="letter",
             category=row.text("questionSubType"),
             split=split,
             where=row.where,
         )
 
-    yield from each(path, _diagram_questions(path), parse)
+    yield from parse_rows(path, _diagram_questions(path), parse)
 
 
 def _diagram_questions(path: Path) -> Iterator[tuple[str, Any]]:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from r2t2_jax.datasets.files import Fields, below, each, find, letter, numbered, read_member
+from r2t2_jax.datasets.files import Fields, find, find_files, numbered, option_letter, parse_rows, read_member
 from r2t2_jax.datasets.record import Bad, Record, Source
 from r2t2_jax.errors import R2T2Error
 
@@ -39,17 +39,17 @@ def read(folder: Path, split: str) -> Iterator[Record | Bad]:
         order = np.random.default_rng(identifier).permutation(len(offered)).tolist()
         return Record(
             id=str(identifier),
-            image=below(folder, f"images/{image}", image),
+            image=find_files(folder, f"images/{image}", image),
             question=pair.text("question"),
             options=tuple(offered[i] for i in order),
-            answers=(letter(order.index(0), offered, row.where),),
+            answers=(option_letter(order.index(0), offered, row.where),),
             style="letter",
             category=pair.text("type"),
             split=split,
             where=row.where,
         )
 
-    yield from each(path, numbered(rows, f"{split} question"), parse)
+    yield from parse_rows(path, numbered(rows, f"{split} question"), parse)
 
 
 def _of_split(image: Any, split: str) -> bool:

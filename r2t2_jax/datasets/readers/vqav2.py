@@ -14,7 +14,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from r2t2_jax.datasets.files import Fields, by_key, check_version, each, find, member, numbered, read_json, read_member
+from r2t2_jax.datasets.files import (
+    Fields,
+    by_key,
+    check_version,
+    find,
+    member,
+    numbered,
+    parse_rows,
+    read_json,
+    read_member,
+)
 from r2t2_jax.datasets.record import Bad, Record, Source
 from r2t2_jax.errors import R2T2Error
 
@@ -44,7 +54,7 @@ def read(folder: Path, split: str) -> Iterator[Record | Bad]:
             where=row.where,
         )
 
-    yield from each(path, numbered(questions, "question"), parse)
+    yield from parse_rows(path, numbered(questions, "question"), parse)
 
 
 def human_answers(row: Fields, name: str) -> tuple[str, ...]:

@@ -15,13 +15,13 @@ from jaxtyping import Array, Float, Key
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.method.search.atlas_points import interpolate, neighborhood_losses, squared_distance
 from r2t2_jax.method.search.kernel_regression import weighted_mean
-from r2t2_jax.method.search.problem import Found, Problem
-from r2t2_jax.runtime.pytrees import register_structure
+from r2t2_jax.method.search.problem import RoutingProblem, SearchResult
+from r2t2_jax.runtime.pytrees import register_pytree_dataclass
 
 Table = tuple[Float[Array, "G L E"], Float[Array, "G"]]
 
 
-def table_of(problem: Problem) -> Table:
+def atlas_losses_for(problem: RoutingProblem) -> Table:
     """The atlas's points, on the sample's support, and the neighbourhood's loss at each."""
     references = problem.references
     assert references is not None
@@ -33,9 +33,9 @@ def table_of(problem: Problem) -> Table:
     return jax.lax.optimization_barrier((points, neighborhood_losses(references.weights, references.point_losses)))
 
 
-@register_structure
+@register_pytree_dataclass
 @dataclass(frozen=True)
-class TableMean:
+class AtlasSoftmin:
     """r = sum_g softmax(-(L(r_g) + lambda |r_g - r0|^2) / T) r_g: a soft minimum with a pull towards the router.
 
     With `hard`, the point of lowest L(r_g) + lambda |r_g - r0|^2 itself; the lower number among equals. With
@@ -57,8 +57,8 @@ class TableMean:
         if isinstance(self.trust, int | float) and self.trust < 0:
             raise R2T2Error(f"atlas trust {self.trust}; it must not be negative")
 
-    def __call__(self, problem: Problem, key: Key[Array, ""]) -> Found:
-        points, losses = table_of(problem)
+    def __call__(self, problem: RoutingProblem, key: Key[Array, ""]) -> SearchResult:
+        points, losses = atlas_losses_for(problem)
         own = problem.routing(problem.start()).values
         costs = losses + self.trust * squared_distance(points, own[None])  # [G]
         if self.hard:
@@ -76,23 +76,23 @@ class TableMean:
             info["kept_router"] = gain < self.min_gain
             weights = jnp.where(info["kept_router"], own, weights)
         path = jnp.stack([problem.start(), problem.coordinates(weights)])  # [2, Z, E]
-        return Found(path, jnp.zeros(0), info, evaluations=0)
+        return SearchResult(path, jnp.zeros(0), info, evaluations=0)
 
 
-@register_structure
+@register_pytree_dataclass
 @dataclass(frozen=True)
-class BestPoint:
+class AtlasArgmin:
     """The point of lowest loss, whatever the router says; the lower number among equals."""
 
     uses_router = False
 
-    def __call__(self, problem: Problem, key: Key[Array, ""]) -> Found:
-        points, losses = table_of(problem)
+    def __call__(self, problem: RoutingProblem, key: Key[Array, ""]) -> SearchResult:
+        points, losses = atlas_losses_for(problem)
         best = jnp.argmin(losses)
-        return Found(problem.coordinates(points[best])[None], losses[best][None], {"point": best}, evaluations=0)
+        return SearchResult(problem.coordinates(points[best])[None], losses[best][None], {"point": best}, evaluations=0)
 
 
-@register_structure
+@register_pytree_dataclass
 @dataclass(frozen=True)
 class TableDescent:
     """S projected steps down the smooth loss between the atlas's points, plus lambda |r - r0|^2.
@@ -108,8 +108,8 @@ class TableDescent:
 
     uses_router = True
 
-    def __call__(self, problem: Problem, key: Key[Array, ""]) -> Found:
-        points, losses = table_of(problem)
+    def __call__(self, problem: RoutingProblem, key: Key[Array, ""]) -> SearchResult:
+        points, losses = atlas_losses_for(problem)
         own = problem.routing(problem.start()).values
 
         def value(coordinates: Float[Array, "Z E"]) -> Float[Array, ""]:
@@ -130,12 +130,12 @@ class TableDescent:
             return point, (loss, point)
 
         _, (values, path) = jax.lax.scan(step, first, length=self.steps)
-        return Found(jnp.concatenate([first[None], path]), values, {}, evaluations=0)
+        return SearchResult(jnp.concatenate([first[None], path]), values, {}, evaluations=0)
 
 
-@register_structure
+@register_pytree_dataclass
 @dataclass(frozen=True)
-class Taylor:
+class AtlasTaylor:
     """The minimiser of the neighbours' losses, each to first order at its own routing, plus lambda |r - r0|^2.
 
     L(r) = sum_i w_i (l_i(r_i) + g_i . (r - r_i)) has its minimum with the pull at r0 - sum_i w_i g_i / (2 lambda),
@@ -150,7 +150,7 @@ class Taylor:
         if isinstance(self.trust, int | float) and not self.trust > 0:
             raise R2T2Error(f"Taylor trust {self.trust}; it must be positive, a slope alone has no minimum")
 
-    def __call__(self, problem: Problem, key: Key[Array, ""]) -> Found:
+    def __call__(self, problem: RoutingProblem, key: Key[Array, ""]) -> SearchResult:
         references = problem.references
         assert references is not None
         assert references.slopes is not None
@@ -160,4 +160,4 @@ class Taylor:
         # The pull is a mean over layers, and a tied row moves all of them.
         slope = slope.sum(axis=0, keepdims=True) if problem.space.tied else slope * slope.shape[0]
         path = jnp.stack([start, problem.retract(start - slope / (2 * self.trust))])
-        return Found(path, jnp.zeros(0), {}, evaluations=0)
+        return SearchResult(path, jnp.zeros(0), {}, evaluations=0)

@@ -27,7 +27,7 @@ from r2t2_jax.routing import RoutingSpec, restrict
 
 LEVELS = 255  # a loss in [0, 1] is stored in steps of 1/255
 
-TableLoss = Literal["bounded", "cross_entropy"]
+AtlasLoss = Literal["bounded", "cross_entropy"]
 
 
 def cross_entropy(bounded: Float[np.ndarray, "*n"]) -> Float[np.ndarray, "*n"]:
@@ -36,7 +36,7 @@ def cross_entropy(bounded: Float[np.ndarray, "*n"]) -> Float[np.ndarray, "*n"]:
 
 
 _STEPS = np.arange(LEVELS + 1, dtype=np.float32)
-MEANING: dict[TableLoss, Float[np.ndarray, "256"]] = {  # what a stored byte stands for
+DEQUANTIZE: dict[AtlasLoss, Float[np.ndarray, "256"]] = {  # what a stored byte stands for
     "bounded": _STEPS / LEVELS,
     "cross_entropy": cross_entropy(np.minimum(_STEPS, LEVELS - 0.5) / np.float64(LEVELS)).astype(np.float32),
 }

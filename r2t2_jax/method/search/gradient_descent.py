@@ -14,8 +14,8 @@ import optax
 from jaxtyping import Array, Float, Int, Key
 
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.method.search.problem import Found, Problem
-from r2t2_jax.runtime.pytrees import register_structure
+from r2t2_jax.method.search.problem import RoutingProblem, SearchResult
+from r2t2_jax.runtime.pytrees import register_pytree_dataclass
 
 
 def _check(learning_rate: object) -> None:
@@ -23,7 +23,7 @@ def _check(learning_rate: object) -> None:
         raise R2T2Error(f"learning rate {learning_rate} must not be negative")
 
 
-@register_structure
+@register_pytree_dataclass
 @dataclass(frozen=True)
 class Cosine:
     """lr_t = final + (initial - final) (1 + cos(pi t / S)) / 2 over t = 0 .. S - 1 (R2-T2, section 4.1).
@@ -44,7 +44,7 @@ class Cosine:
         return self.final_learning_rate + (self.learning_rate - self.final_learning_rate) * falling
 
 
-@register_structure
+@register_pytree_dataclass
 @dataclass(frozen=True)
 class StepDecay:
     """lr_t = initial * factor^floor(t / every). The paper names the schedule and gives no numbers."""
@@ -62,7 +62,7 @@ class StepDecay:
         return self.learning_rate * self.factor ** (step // self.every).astype(jnp.float32)
 
 
-@register_structure
+@register_pytree_dataclass
 @dataclass(frozen=True)
 class Fixed:
     """The same learning rate at every step."""
@@ -90,9 +90,9 @@ def check_steps(optimizer: str, steps: int) -> None:
         raise R2T2Error(f"{steps} steps of descent; it must be at least 1")
 
 
-@register_structure
+@register_pytree_dataclass
 @dataclass(frozen=True)
-class Descent:
+class GradientDescent:
     """r <- r - lr_t * direction(grad L(r)), brought back into the update space after every step (R2-T2, equation 1).
 
     Each step takes one value and gradient; the loss at the last point is not computed.
@@ -107,7 +107,7 @@ class Descent:
     def __post_init__(self) -> None:
         check_steps(self.optimizer, self.steps)
 
-    def __call__(self, problem: Problem, key: Key[Array, ""]) -> Found:
+    def __call__(self, problem: RoutingProblem, key: Key[Array, ""]) -> SearchResult:
         optimizer = OPTIMIZERS[self.optimizer]()
         start = problem.start()
 
@@ -123,4 +123,4 @@ class Descent:
 
         _, (losses, points) = jax.lax.scan(step, (start, optimizer.init(start)), jnp.arange(self.steps))
         path = jnp.concatenate([start[None], points])  # [S + 1, Z, E]
-        return Found(path, losses, {}, evaluations=2 * self.steps * problem.forwards)
+        return SearchResult(path, losses, {}, evaluations=2 * self.steps * problem.forwards)

@@ -11,9 +11,9 @@ from typing import Literal
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from r2t2_jax.method.search.problem import Found, Problem
+from r2t2_jax.method.search.problem import RoutingProblem, SearchResult
 from r2t2_jax.routing import uniform
-from r2t2_jax.runtime.pytrees import register_structure
+from r2t2_jax.runtime.pytrees import register_pytree_dataclass
 
 
 def weighted_mean(weights: Float[Array, "K"], routing: Float[Array, "K L E"]) -> Float[Array, "L E"]:
@@ -22,7 +22,7 @@ def weighted_mean(weights: Float[Array, "K"], routing: Float[Array, "K L E"]) ->
     return jnp.tensordot(weights, routing, axes=1, precision="highest") / jnp.where(total > 0, total, 1.0)
 
 
-def kernel_mean(problem: Problem) -> Float[Array, "L E"]:
+def kernel_mean(problem: RoutingProblem) -> Float[Array, "L E"]:
     """r_hat = sum_i K(x_i, x) r_i / sum_i K(x_i, x) (R2-T2, equation 4)."""
     references = problem.references
     assert references is not None
@@ -31,21 +31,21 @@ def kernel_mean(problem: Problem) -> Float[Array, "L E"]:
     return weighted_mean(references.weights, references.routing)
 
 
-@register_structure
+@register_pytree_dataclass
 @dataclass(frozen=True)
-class KernelMean:
+class KernelRegression:
     """r <- r_hat, brought onto the sample's support."""
 
     uses_router = True
 
-    def __call__(self, problem: Problem, key: Key[Array, ""]) -> Found:
+    def __call__(self, problem: RoutingProblem, key: Key[Array, ""]) -> SearchResult:
         path = jnp.stack([problem.start(), problem.coordinates(kernel_mean(problem))])  # [2, Z, E]
-        return Found(path, jnp.zeros(0), {}, evaluations=0)
+        return SearchResult(path, jnp.zeros(0), {}, evaluations=0)
 
 
-@register_structure
+@register_pytree_dataclass
 @dataclass(frozen=True)
-class Constant:
+class FixedRouting:
     """Weights known beforehand.
 
     - `router`: the router's own mean weights in every place. Where gates are per token this is itself a change.
@@ -60,7 +60,7 @@ class Constant:
     def uses_router(self) -> bool:
         return self.which in ("router", "tuned")
 
-    def __call__(self, problem: Problem, key: Key[Array, ""]) -> Found:
+    def __call__(self, problem: RoutingProblem, key: Key[Array, ""]) -> SearchResult:
         query = problem.query
         if self.which == "router":
             weights = query.routing
@@ -70,4 +70,4 @@ class Constant:
             chosen = query.task if self.which == "task" else query.tuned
             assert chosen is not None
             weights = chosen
-        return Found(problem.coordinates(weights)[None], jnp.zeros(0), {}, evaluations=0)
+        return SearchResult(problem.coordinates(weights)[None], jnp.zeros(0), {}, evaluations=0)

@@ -13,15 +13,15 @@ from jaxtyping import Array, Float, Key
 
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.method.search.kernel_regression import kernel_mean
-from r2t2_jax.method.search.problem import Found, Problem, best_so_far
-from r2t2_jax.runtime.pytrees import register_structure
+from r2t2_jax.method.search.problem import RoutingProblem, SearchResult, running_argmin
+from r2t2_jax.runtime.pytrees import register_pytree_dataclass
 
 Bracket = tuple[Array, Array, Array, Array, Array, Array]  # low, left, right, high; the loss at left and right
 
 GOLDEN = (5**0.5 - 1) / 2  # each new point shrinks the bracket by this factor
 
 
-@register_structure
+@register_pytree_dataclass
 @dataclass(frozen=True)
 class LineSearch:
     """alpha in [0, 1] that minimises L(alpha r0 + (1 - alpha) r_hat) (R2-T2, equations 5 and 6).
@@ -40,7 +40,7 @@ class LineSearch:
         if self.evaluations < 4:
             raise R2T2Error(f"line search of {self.evaluations} evaluations; two ends and two inner points make 4")
 
-    def __call__(self, problem: Problem, key: Key[Array, ""]) -> Found:
+    def __call__(self, problem: RoutingProblem, key: Key[Array, ""]) -> SearchResult:
         own, mean = problem.start(), problem.coordinates(kernel_mean(problem))
 
         def between(alpha: Float[Array, ""]) -> Float[Array, "Z E"]:
@@ -71,6 +71,6 @@ class LineSearch:
         bracket = (low, left, right, high, first_values[2], first_values[3])
         _, (alphas, values) = jax.lax.scan(narrow, bracket, length=self.evaluations - 4)
         alphas, values = jnp.concatenate([first, alphas]), jnp.concatenate([first_values, values])  # [Q]
-        best = best_so_far(values)
+        best = running_argmin(values)
         path = jax.vmap(between)(alphas[best])  # [Q, Z, E]
-        return Found(path, values[best], {"alpha": alphas[best[-1]]}, self.evaluations * problem.forwards)
+        return SearchResult(path, values[best], {"alpha": alphas[best[-1]]}, self.evaluations * problem.forwards)

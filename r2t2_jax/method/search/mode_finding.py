@@ -14,8 +14,8 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.method.kernels import Gaussian, Kernel
 from r2t2_jax.method.search.kernel_regression import weighted_mean
-from r2t2_jax.method.search.problem import Found, Problem
-from r2t2_jax.runtime.pytrees import register_structure
+from r2t2_jax.method.search.problem import RoutingProblem, SearchResult
+from r2t2_jax.runtime.pytrees import register_pytree_dataclass
 
 
 def routing_neighborhood(
@@ -29,9 +29,9 @@ def routing_neighborhood(
     return kernel(jnp.sqrt(squared[nearest]), dots, jnp.ones(k, bool)), chosen
 
 
-@register_structure
+@register_pytree_dataclass
 @dataclass(frozen=True)
-class MeanShift:
+class ModeFinding:
     """Repeat r <- alpha r + (1 - alpha) r_bar until it stops moving (R2-T2, equations 7 and 8).
 
     r_bar is the kernel mean of the k reference routings nearest to r. It has stopped when no weight moves by more than
@@ -53,7 +53,7 @@ class MeanShift:
         if isinstance(self.alpha, int | float) and not 0 <= self.alpha < 1:
             raise R2T2Error(f"mode finding with alpha {self.alpha}; it must lie in [0, 1), at 1 nothing moves")
 
-    def __call__(self, problem: Problem, key: Key[Array, ""]) -> Found:
+    def __call__(self, problem: RoutingProblem, key: Key[Array, ""]) -> SearchResult:
         assert problem.references is not None
         assert problem.references.bank_routing is not None
         bank_routing = problem.references.bank_routing
@@ -81,4 +81,4 @@ class MeanShift:
         far = jnp.asarray(jnp.inf, start.dtype)
         end, moved, iterations = jax.lax.while_loop(moving, iterate, (start, far, jnp.asarray(0)))
         info = {"iterations": iterations, "converged": moved <= self.tolerance}
-        return Found(jnp.stack([start, end]), jnp.zeros(0), info, evaluations=0, fell_back=alone)
+        return SearchResult(jnp.stack([start, end]), jnp.zeros(0), info, evaluations=0, used_fallback=alone)

@@ -16,7 +16,7 @@ from r2t2_jax.contract import Query, References
 from r2t2_jax.routing import Routing, RoutingSpec, UpdateSpace
 
 
-class NoLoss:
+class NoObjective:
     """Stands where a strategy has no objective."""
 
     def __call__(self, routing: Routing) -> Float[Array, ""]:
@@ -24,7 +24,7 @@ class NoLoss:
 
 
 @dataclass(frozen=True)
-class Problem:
+class RoutingProblem:
     """One test sample: the loss to lower over r, and the space in which r may move.
 
     `forwards` is what one value of the loss costs, in evaluations.
@@ -34,7 +34,7 @@ class Problem:
     space: UpdateSpace
     query: Query
     references: References | None
-    loss: Callable[[Routing], Float[Array, ""]] = field(default_factory=NoLoss)
+    loss: Callable[[Routing], Float[Array, ""]] = field(default_factory=NoObjective)
     forwards: int = 0
 
     def start(self) -> Float[Array, "Z E"]:
@@ -56,22 +56,22 @@ class Problem:
         return self.loss(self.routing(coordinates))
 
 
-class Found(NamedTuple):
+class SearchResult(NamedTuple):
     """What a search found, in coordinates; `rerouting` turns it into `Rerouted`.
 
     `path[0]` is where it started, `path[-1]` is what it settled on, `losses[s]` is the loss at `path[s]` as far as the
     search computed it. `evaluations` counts the search alone, without the router's own pass and the final answer.
-    `fell_back` tells that the search had nothing to go by and stayed where it started.
+    `used_fallback` tells that the search had nothing to go by and stayed where it started.
     """
 
     path: Float[Array, "P Z E"]
     losses: Float[Array, "Q"]
     info: dict[str, Array]
     evaluations: int
-    fell_back: Bool[Array, ""] | bool = False
+    used_fallback: Bool[Array, ""] | bool = False
 
 
-def best_so_far(values: Float[Array, "Q"]) -> Int[Array, "Q"]:
+def running_argmin(values: Float[Array, "Q"]) -> Int[Array, "Q"]:
     """For each s, which of the points 0 .. s has the lowest value; the first among equals, NaN never."""
     count = values.shape[0]
     seen = jnp.tri(count, dtype=bool)  # [Q, Q], row s sees the points up to s
@@ -87,4 +87,4 @@ class Search(Protocol):
     @property
     def uses_router(self) -> bool: ...
 
-    def __call__(self, problem: Problem, key: Key[Array, ""]) -> Found: ...
+    def __call__(self, problem: RoutingProblem, key: Key[Array, ""]) -> SearchResult: ...

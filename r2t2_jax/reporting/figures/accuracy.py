@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from r2t2_jax.reporting.formatting import BOUND, CONTROL, METHOD, role
 from r2t2_jax.reporting.results import BASE, ModelResults
-from r2t2_jax.reporting.style import BLACK, BLUE, GREY, ORANGE, Picture, new_figure
+from r2t2_jax.reporting.style import BLACK, BLUE, GREY, ORANGE, FigureSpec, new_figure
 from r2t2_jax.reporting.tables import percent
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ MARK_OF_ROLE = {METHOD: ("o", BLUE, BLUE), CONTROL: ("s", "white", GREY), BOUND:
 LEGEND = {METHOD: "re-routing", CONTROL: "control", BOUND: "upper bound"}
 
 
-def accuracy(results: ModelResults) -> Picture:
+def accuracy(results: ModelResults) -> FigureSpec:
     """A row for each strategy: a mark at its accuracy, a line over its 95 % interval."""
     strategies = results.summary["strategies"]
     base = strategies[BASE]["accuracy"]
@@ -30,7 +30,7 @@ def accuracy(results: ModelResults) -> Picture:
         text += f"The intervals of {len(better)} re-routing strategies lie wholly to its right: {', '.join(better)}."
     else:
         text += "No re-routing strategy's interval lies wholly to its right."
-    return Picture(
+    return FigureSpec(
         "accuracy",
         "Accuracy of every strategy",
         f"Accuracy with 95 % intervals of {len(strategies)} strategies on {results.name}; "

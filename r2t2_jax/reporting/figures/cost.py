@@ -10,7 +10,7 @@ from r2t2_jax.costs.ladder import Ledger, Row
 from r2t2_jax.reporting.figures.accuracy import MARK_OF_ROLE, role_legend
 from r2t2_jax.reporting.formatting import BOUND, role
 from r2t2_jax.reporting.results import BASE, ModelResults
-from r2t2_jax.reporting.style import BLACK, BLUE, GREY, Picture, new_figure
+from r2t2_jax.reporting.style import BLACK, BLUE, GREY, FigureSpec, new_figure
 from r2t2_jax.reporting.tables import percent
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 GAP = 5.2  # of two labels, as a share of the axis' height, in percent
 
 
-def cost(results: ModelResults) -> Picture:
+def cost(results: ModelResults) -> FigureSpec:
     """A mark for each strategy; labels are pushed apart where they would meet."""
     strategies = results.summary["strategies"]
     usable = {name: row for name, row in strategies.items() if role(name) != BOUND}
@@ -37,7 +37,7 @@ def cost(results: ModelResults) -> Picture:
         )
     else:
         text += "Nothing that needs no label is better than the untouched model, at whatever price."
-    return Picture(
+    return FigureSpec(
         "cost",
         "Accuracy against evaluations",
         f"Accuracy against evaluations per case on {results.name}: "
@@ -136,7 +136,7 @@ if TYPE_CHECKING:
 PRICE = "FLOPs a case, in units of the base as written (logarithmic)"
 
 
-def ledger_picture(found: Ledger, accuracies: Mapping[str, float] | None = None) -> Picture:
+def ledger_picture(found: Ledger, accuracies: Mapping[str, float] | None = None) -> FigureSpec:
     """Marks at cost and accuracy, NGD at its cheapest rung; without accuracies, bars.
 
     Args:
@@ -159,8 +159,8 @@ def _comparable(found: Ledger) -> dict[str, Row]:
     return {row.method: row for row in (*found.rows[1:], cheapest)}
 
 
-def _picture(found: Ledger, rows: list[Row], text: str, draw: Callable[[bool], Figure]) -> Picture:
-    return Picture(
+def _picture(found: Ledger, rows: list[Row], text: str, draw: Callable[[bool], Figure]) -> FigureSpec:
+    return FigureSpec(
         "ledger",
         "What every method costs",
         text + " " + "; ".join(f"{row.method} {found.times_base(row):.3g} x base" for row in rows),

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from r2t2_jax.reporting.cases import KINDS, kinds_of
 from r2t2_jax.reporting.formatting import count
 from r2t2_jax.reporting.results import ModelResults, StrategyRows
-from r2t2_jax.reporting.style import KIND_COLORS, Picture, new_figure
+from r2t2_jax.reporting.style import KIND_COLORS, FigureSpec, new_figure
 from r2t2_jax.reporting.tables import percent
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 LEADERS = 8  # experts with a row of their own; the others share one
 
 
-def experts(results: ModelResults) -> Picture | None:
+def experts(results: ModelResults) -> FigureSpec | None:
     """Four tables of counts: rows are the router's top expert, columns the one after re-routing."""
     explained = results.explained
     if explained is None or len(results.experts) < 2:
@@ -39,7 +39,7 @@ def experts(results: ModelResults) -> Picture | None:
         f"{percent(float((before == favourite).mean()))} % of them, after re-routing for "
         f"{percent(float((after == favourite).mean()))} %. {_commonest(tables['wrong → right'], names)}"
     )
-    return Picture(
+    return FigureSpec(
         "experts",
         "The leading expert, before and after",
         f"Counts of the leading expert before and after re-routing on {results.name}, by what became of the answer; "

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from r2t2_jax.reporting.formatting import listed, signed
 from r2t2_jax.reporting.results import BASE, ModelResults
-from r2t2_jax.reporting.style import BLUE, GREEN, GREY, ORANGE, VERMILLION, Picture, new_figure
+from r2t2_jax.reporting.style import BLUE, GREEN, GREY, ORANGE, VERMILLION, FigureSpec, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 BOUNDS = ("oracle", "task_routing")
 
 
-def families(results: ModelResults) -> Picture | None:
+def families(results: ModelResults) -> FigureSpec | None:
     """For each family a line from before to after; families stand in the order of what they gain."""
     if results.explained is None or len(results.summary["families"]) < 2:
         return None
@@ -28,7 +28,7 @@ def families(results: ModelResults) -> Picture | None:
         text += f"Accuracy falls in {lost}."
     else:
         text += "No family loses."
-    return Picture(
+    return FigureSpec(
         "families",
         "Accuracy by family",
         f"Accuracy by family of questions on {results.name}, points gained by {name}: "

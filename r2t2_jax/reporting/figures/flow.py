@@ -12,7 +12,7 @@ from jaxtyping import Bool
 
 from r2t2_jax.reporting.formatting import count
 from r2t2_jax.reporting.results import ModelResults
-from r2t2_jax.reporting.style import KIND_COLORS, Picture, new_figure
+from r2t2_jax.reporting.style import KIND_COLORS, FigureSpec, new_figure
 from r2t2_jax.reporting.tables import percent
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ BAR = 0.13  # half the width of a step's bar
 RIGHT_COLOR, WRONG_COLOR = "#0072B2", "#9a9a9a"
 
 
-def flow(results: ModelResults) -> Picture | None:
+def flow(results: ModelResults) -> FigureSpec | None:
     """A bar for each step, right answers over wrong ones, and bands for the answers that go from bar to bar."""
     if results.explained is None or results.explained.step_right.shape[1] < 2:
         return None
@@ -37,7 +37,7 @@ def flow(results: ModelResults) -> Picture | None:
         f"({corrected:,} of {int((~start).sum()):,}) have turned right, and {percent(_share(lost, start))} % of the "
         f"right ones ({lost:,} of {int(start.sum()):,}) wrong. {_settling(right)}"
     )
-    return Picture(
+    return FigureSpec(
         "flow",
         "Answers from step to step",
         f"Share of right answers on {results.name} after each step: "

@@ -12,7 +12,7 @@ import numpy as np
 from r2t2_jax.reporting.cases import KINDS, Chosen
 from r2t2_jax.reporting.formatting import shortened
 from r2t2_jax.reporting.results import ModelResults, StrategyRows
-from r2t2_jax.reporting.style import GREY, KIND_COLORS, MARKS, SERIES, Picture, new_figure
+from r2t2_jax.reporting.style import GREY, KIND_COLORS, MARKS, SERIES, FigureSpec, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 SHOWN = len(SERIES)  # experts with a line of their own
 
 
-def paths(results: ModelResults, chosen: list[Chosen]) -> Picture | None:
+def paths(results: ModelResults, chosen: list[Chosen]) -> FigureSpec | None:
     """For one case of each kind: the neighbourhood's loss above, the experts' weights below."""
     explained = results.explained
     if explained is None or explained.path.shape[1] < 3 or not chosen:
@@ -42,7 +42,7 @@ def paths(results: ModelResults, chosen: list[Chosen]) -> Picture | None:
         for case in cases
         for step in range(explained.path.shape[1])
     ]
-    return Picture(
+    return FigureSpec(
         "paths",
         "Single samples, step by step",
         f"Loss and routing weights by step of {len(cases)} samples of {results.name}",

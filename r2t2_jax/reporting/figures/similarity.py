@@ -13,7 +13,7 @@ from jaxtyping import Float
 from r2t2_jax.evaluation.statistics import paired_gain
 from r2t2_jax.reporting.formatting import signed, signed_span
 from r2t2_jax.reporting.results import BASE, ModelResults
-from r2t2_jax.reporting.style import BLUE, GREY, Picture, new_figure
+from r2t2_jax.reporting.style import BLUE, GREY, FigureSpec, new_figure
 from r2t2_jax.reporting.tables import percent
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 PARTS = 5  # of equal numbers of questions, from the least to the most alike
 
 
-def similarity(results: ModelResults) -> Picture | None:
+def similarity(results: ModelResults) -> FigureSpec | None:
     """A pair of marks for each fifth of the questions."""
     explained = results.explained
     if explained is None or not explained.similarities.shape[1] or len(explained.right) < PARTS:
@@ -38,7 +38,7 @@ def similarity(results: ModelResults) -> Picture | None:
         f"({signed_span(last['low'], last['high'])}). Over single questions similarity and gain correlate with "
         f"{_correlation(mean, gain)} (Pearson)."
     )
-    return Picture(
+    return FigureSpec(
         "similarity",
         "Similarity of the neighbours against gain",
         f"Accuracy on {results.name} before and after by similarity of the neighbours: "

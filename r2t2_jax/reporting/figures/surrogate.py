@@ -14,7 +14,7 @@ from r2t2_jax.analysis.loss_landscape import rank_correlation
 from r2t2_jax.reporting.cases import KINDS, kinds_of
 from r2t2_jax.reporting.formatting import count
 from r2t2_jax.reporting.results import ModelResults, StrategyRows
-from r2t2_jax.reporting.style import KIND_COLORS, Picture, new_figure
+from r2t2_jax.reporting.style import KIND_COLORS, FigureSpec, new_figure
 from r2t2_jax.reporting.tables import percent
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def reliability(explained: StrategyRows | None) -> Reliability | None:
     return Reliability(rank_correlation(losses, own[:, :points]), own[:, -1] < own[:, 0])
 
 
-def surrogate(results: ModelResults) -> Picture | None:
+def surrogate(results: ModelResults) -> FigureSpec | None:
     """How many samples have which rank correlation, by what became of the answer."""
     explained, found = results.explained, reliability(results.explained)
     if explained is None or found is None:
@@ -59,7 +59,7 @@ def surrogate(results: ModelResults) -> Picture | None:
     )
     if lost.any():
         text += f", and for {int(fell[lost].sum()):,} of the {count(int(lost.sum()), 'answer')} that turned wrong"
-    return Picture(
+    return FigureSpec(
         "surrogate",
         "Does the neighbours' loss predict the question's own?",
         f"Rank correlation of neighbourhood loss and own loss along the path on {results.name}: median "

@@ -17,9 +17,9 @@ from r2t2_jax.reproduction.kinds.benchmarks import benchmarks, placing
 from r2t2_jax.reproduction.kinds.cost import cost
 from r2t2_jax.reproduction.kinds.flow import flow, transitions
 from r2t2_jax.reproduction.kinds.reliability import reliability, rivals
-from r2t2_jax.reproduction.table_data import Found
+from r2t2_jax.reproduction.table_data import TableData
 
-KINDS: dict[str, Callable[[Found], dict[str, Any]]] = {
+KINDS: dict[str, Callable[[TableData], dict[str, Any]]] = {
     "sweep": lambda found: {},
     "cases": lambda found: {"notes": ["The cases are in report.html, drawn by a fixed rule; nobody picked them."]},
     "benchmarks": benchmarks,

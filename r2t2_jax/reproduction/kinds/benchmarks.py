@@ -8,12 +8,12 @@ import numpy as np
 
 from r2t2_jax.reproduction.paper import COLUMN_OF, paper_rows
 from r2t2_jax.reproduction.spec import BASE
-from r2t2_jax.reproduction.table_data import Asked, Found
+from r2t2_jax.reproduction.table_data import Asked, TableData
 
 PERCENT = 100
 
 
-def benchmarks(found: Found) -> dict[str, Any]:
+def benchmarks(found: TableData) -> dict[str, Any]:
     """A column for each test set with the paper's number beside ours; for a single set, a column for each family."""
     if len(found.asked) == 1:
         return _families(found.asked[0], found)
@@ -43,7 +43,7 @@ def _beside(ours: float, paper: float | None) -> str:
     return f"{ours:.1f}" + ("" if paper is None else f" ({paper:.1f})")
 
 
-def _families(asked: Asked, found: Found) -> dict[str, Any]:
+def _families(asked: Asked, found: TableData) -> dict[str, Any]:
     families = np.array(asked.families)
     names = np.unique(families).tolist()
     if len(names) < 2:
@@ -73,7 +73,7 @@ def _families(asked: Asked, found: Found) -> dict[str, Any]:
 OTHERS, METHODS = "table3_other_models", "table2"
 
 
-def placing(found: Found) -> dict[str, Any]:
+def placing(found: TableData) -> dict[str, Any]:
     """The paper's rows with ours among them, and our place on every benchmark that both were asked."""
     columns = list(COLUMN_OF.values())
     others = paper_rows(OTHERS) | {f"{name} (paper)": row for name, row in paper_rows(METHODS).items()}

@@ -7,13 +7,13 @@ from typing import Any
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.reproduction.paper import paper_numbers
 from r2t2_jax.reproduction.spec import BASE
-from r2t2_jax.reproduction.table_data import Found
+from r2t2_jax.reproduction.table_data import TableData
 
 DESCENT = "ngd"
 PAPER_NAMES = {"kernel_regression_alpha": "kernel_regression"}
 
 
-def cost(found: Found) -> dict[str, Any]:
+def cost(found: TableData) -> dict[str, Any]:
     """FLOPs as multiples of the untouched model's, here and in the paper; descent rung by rung."""
     from r2t2_jax.costs.ladder import Scale, ledger
     from r2t2_jax.plugins import load_shapes

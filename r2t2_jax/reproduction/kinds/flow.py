@@ -14,13 +14,13 @@ from r2t2_jax.evaluation.statistics import wilson_interval
 from r2t2_jax.reporting.cases import KINDS
 from r2t2_jax.reproduction.paper import paper_numbers
 from r2t2_jax.reproduction.spec import BASE
-from r2t2_jax.reproduction.table_data import Found
+from r2t2_jax.reproduction.table_data import TableData
 
 ROW = "ngd"
 EARLY = 4  # the step that the paper names
 
 
-def flow(found: Found) -> dict[str, Any]:
+def flow(found: TableData) -> dict[str, Any]:
     """Shares of wrong answers corrected, and of right ones lost, at every step."""
     steps = np.concatenate([one.step_right(ROW) for one in found.asked])  # [B, P]
     last = steps.shape[1] - 1
@@ -72,7 +72,7 @@ def _share(of: Bool[np.ndarray, "B"], what: Bool[np.ndarray, "B"]) -> dict[str, 
 FIGURES = dict(zip(KINDS, ("Figures 4a and 11", "Figures 4b and 12", "Figure 13", "Figure 14"), strict=True))
 
 
-def transitions(found: Found) -> dict[str, Any]:
+def transitions(found: TableData) -> dict[str, Any]:
     """Four tables of counts: rows are the router's leading expert, columns the one after re-routing."""
     experts = found.asked[0].subject.port.model.spec.experts
     pairs = [one.weights(ROW) for one in found.asked]

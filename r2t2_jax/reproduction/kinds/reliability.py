@@ -15,13 +15,13 @@ from r2t2_jax.analysis.loss_landscape import rank_correlation
 from r2t2_jax.evaluation.statistics import compare, mean_interval, paired_gain
 from r2t2_jax.reporting.formatting import BOUND, role, signed, signed_span
 from r2t2_jax.reproduction.spec import BASE
-from r2t2_jax.reproduction.table_data import Found
+from r2t2_jax.reproduction.table_data import TableData
 
 ROW = "ngd"
 PARTS = 5  # of the questions, by the similarity of their neighbours
 
 
-def reliability(found: Found) -> dict[str, Any]:
+def reliability(found: TableData) -> dict[str, Any]:
     """Rank correlations along the paths, what became of the own loss, and gains from far to near."""
     losses = np.concatenate([one.column(ROW, "losses") for one in found.asked])  # [B, Q]
     own = np.concatenate([one.column(ROW, "own_losses") for one in found.asked])  # [B, P]
@@ -66,7 +66,7 @@ def reliability(found: Found) -> dict[str, Any]:
 DESCENT = "ngd"
 
 
-def rivals(found: Found) -> dict[str, Any]:
+def rivals(found: TableData) -> dict[str, Any]:
     """Points over descent, paired; and who is better at a lower price."""
     ours = found.right(DESCENT)
     price = {name: found.first(name, "evaluations") for name in found.names}

@@ -6,7 +6,7 @@ import pytest
 
 from r2t2_jax.contract import References
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.method.search.atlas import BestPoint, TableDescent, TableMean, Taylor
+from r2t2_jax.method.search.atlas import AtlasArgmin, AtlasSoftmin, AtlasTaylor, TableDescent
 from r2t2_jax.routing import UpdateSpace
 from tests.method.search.problems import OWN, find, problem
 
@@ -26,38 +26,38 @@ def test_the_soft_minimum_is_the_formula():
     distance = ((np.asarray(POINTS) - np.asarray(OWN)) ** 2).sum(axis=2).mean(axis=1)
     costs = MEAN + 0.3 * distance
     shares = np.exp(-costs / 0.1) / np.exp(-costs / 0.1).sum()
-    found = find(TableMean(temperature=0.1, trust=0.3), case())
+    found = find(AtlasSoftmin(temperature=0.1, trust=0.3), case())
     np.testing.assert_allclose(found.path[-1], np.tensordot(shares, POINTS, 1), rtol=1e-5)
     np.testing.assert_allclose(found.path[0], OWN, rtol=1e-6)
     assert found.evaluations == 0
 
 
 def test_cold_it_is_the_best_point_and_a_strong_pull_stays_near_the_router():
-    best = find(TableMean(temperature=1e-4, trust=0.0), case()).path[-1]
+    best = find(AtlasSoftmin(temperature=1e-4, trust=0.0), case()).path[-1]
     np.testing.assert_allclose(best, POINTS[1], atol=1e-6)
-    np.testing.assert_array_equal(find(TableMean(trust=0.0, hard=True), case()).path[-1], POINTS[1])
-    np.testing.assert_array_equal(find(TableMean(trust=50.0, hard=True), case()).path[-1], POINTS[3])
-    found = find(BestPoint(), case())
+    np.testing.assert_array_equal(find(AtlasSoftmin(trust=0.0, hard=True), case()).path[-1], POINTS[1])
+    np.testing.assert_array_equal(find(AtlasSoftmin(trust=50.0, hard=True), case()).path[-1], POINTS[3])
+    found = find(AtlasArgmin(), case())
     np.testing.assert_array_equal(found.path[-1], POINTS[1])
     assert found.path.shape == (1, 2, 3)
-    assert BestPoint.uses_router is False
+    assert AtlasArgmin.uses_router is False
 
 
 def test_equal_losses_take_the_first_point():
-    found = find(TableMean(trust=0.0, hard=True), case(losses=jnp.full((2, 4), 0.5)))
+    found = find(AtlasSoftmin(trust=0.0, hard=True), case(losses=jnp.full((2, 4), 0.5)))
     np.testing.assert_array_equal(found.path[-1], POINTS[0])
 
 
 def test_little_promise_keeps_the_router():
     for least, kept in ((0.05, False), (0.9, True)):
-        found = find(TableMean(trust=0.0, min_gain=least), case())
+        found = find(AtlasSoftmin(trust=0.0, min_gain=least), case())
         assert bool(found.info["kept_router"]) is kept
         assert np.allclose(found.path[-1], OWN) is kept
 
 
 def test_points_are_brought_onto_the_support():
     support = jnp.array([[True, False, True], [True, True, True]])
-    found = find(TableMean(temperature=1e-4, trust=0.0), case(support=support))
+    found = find(AtlasSoftmin(temperature=1e-4, trust=0.0), case(support=support))
     np.testing.assert_allclose(found.path[-1], [[0.5, 0, 0.5], [0, 1, 0]], atol=1e-6)  # nothing live was asked for
 
 
@@ -72,7 +72,7 @@ def test_descent_lowers_the_smooth_loss_and_stays_on_the_simplex(start):
 
 def test_taylor_is_a_projected_step_of_the_mean_slope():
     slopes = jnp.stack([jnp.full((2, 3), 0.0).at[0, 2].set(0.4), jnp.full((2, 3), 0.0).at[1, 0].set(-0.08)])
-    found = find(Taylor(trust=1.0), case(slopes=slopes))
+    found = find(AtlasTaylor(trust=1.0), case(slopes=slopes))
     # mean slopes: 0.1 at [0, 2] and -0.06 at [1, 0]; two layers, so steps of -0.1 and +0.06, projected
     np.testing.assert_allclose(
         found.path[-1], OWN + jnp.array([[0.1 / 3, 0.1 / 3, -0.2 / 3], [0.04, -0.02, -0.02]]), atol=1e-6
@@ -82,9 +82,9 @@ def test_taylor_is_a_projected_step_of_the_mean_slope():
 @pytest.mark.parametrize(
     ("search", "numbers", "cause"),
     [
-        (TableMean, {"temperature": 0.0}, "atlas temperature 0.0"),
-        (TableMean, {"trust": -1.0}, "atlas trust -1.0"),
-        (Taylor, {"trust": 0.0}, "Taylor trust 0.0"),
+        (AtlasSoftmin, {"temperature": 0.0}, "atlas temperature 0.0"),
+        (AtlasSoftmin, {"trust": -1.0}, "atlas trust -1.0"),
+        (AtlasTaylor, {"trust": 0.0}, "Taylor trust 0.0"),
     ],
 )
 def test_bad_numbers_are_refused(search, numbers, cause):

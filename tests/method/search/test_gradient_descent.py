@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.method.search.gradient_descent import Cosine, Descent, Fixed
+from r2t2_jax.method.search.gradient_descent import Cosine, Fixed, GradientDescent
 from r2t2_jax.routing import UpdateSpace
 from tests.method.search.problems import OWN, find, problem
 
@@ -19,7 +19,7 @@ def quadratic(routing):
 
 
 def test_free_sgd_is_the_papers_step():
-    found = find(Descent(Cosine(0.2, 0.01), "sgd", 4), problem(quadratic))
+    found = find(GradientDescent(Cosine(0.2, 0.01), "sgd", 4), problem(quadratic))
     point, path, losses = np.asarray(OWN), [np.asarray(OWN)], []
     for t in range(4):
         rate = 0.01 + 0.19 * (1 + np.cos(np.pi * t / 4)) / 2
@@ -32,7 +32,7 @@ def test_free_sgd_is_the_papers_step():
 
 
 def test_adam_is_optaxs():
-    found = find(Descent(Fixed(0.05), "adam", 5), problem(quadratic))
+    found = find(GradientDescent(Fixed(0.05), "adam", 5), problem(quadratic))
     adam, point = optax.adam(0.05), OWN
     state = adam.init(point)
     for _ in range(5):
@@ -44,7 +44,7 @@ def test_adam_is_optaxs():
 @pytest.mark.parametrize("kind", ["simplex", "logit"])
 def test_every_point_of_a_path_on_the_simplex_stays_there_and_reaches_the_goal(kind):
     case = problem(quadratic, UpdateSpace(kind))
-    found = find(Descent(Fixed(0.4 if kind == "simplex" else 3.0), "sgd", 60), case)
+    found = find(GradientDescent(Fixed(0.4 if kind == "simplex" else 3.0), "sgd", 60), case)
     weights = jax.vmap(case.routing)(found.path).values
     np.testing.assert_allclose(weights.sum(axis=-1), 1, atol=1e-5)
     assert weights.min() >= 0
@@ -53,7 +53,7 @@ def test_every_point_of_a_path_on_the_simplex_stays_there_and_reaches_the_goal(k
 
 def test_tied_layers_move_together():
     case = problem(quadratic, UpdateSpace("free", tied=True))
-    found = find(Descent(Fixed(0.2), "sgd", 40), case)
+    found = find(GradientDescent(Fixed(0.2), "sgd", 40), case)
     assert found.path.shape == (41, 1, 3)
     np.testing.assert_allclose(case.routing(found.path[-1]).values, jnp.tile(GOAL.mean(axis=0), (2, 1)), atol=1e-4)
 
@@ -62,13 +62,13 @@ def test_experts_off_the_support_stay_at_zero():
     support = jnp.array([[True, False, True], [True, True, True]])
     for kind in ("free", "simplex", "logit"):
         case = problem(quadratic, UpdateSpace(kind), support=support)
-        weights = jax.vmap(case.routing)(find(Descent(Fixed(0.1), "adam", 5), case).path).values
+        weights = jax.vmap(case.routing)(find(GradientDescent(Fixed(0.1), "adam", 5), case).path).values
         assert not weights[:, 0, 1].any()
         assert (weights[-1] != weights[0])[1].all()
 
 
 def test_bad_settings_are_refused():
     with pytest.raises(R2T2Error, match="unknown optimizer 'lion'"):
-        Descent(optimizer="lion")
+        GradientDescent(optimizer="lion")
     with pytest.raises(R2T2Error, match="0 steps"):
-        Descent(steps=0)
+        GradientDescent(steps=0)

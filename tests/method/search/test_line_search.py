@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.method.search.kernel_regression import KernelMean
+from r2t2_jax.method.search.kernel_regression import KernelRegression
 from r2t2_jax.method.search.line_search import LineSearch
 from tests.method.search.problems import OWN, find, neighborhood, problem
 
@@ -65,7 +65,7 @@ def test_alpha_of_zero_is_the_kernel_mean():
     routing = jnp.stack([MEAN, OWN, MEAN**2])
     references = neighborhood(routing, [0.5, 0.2, 0.0])
     by_hand = (0.5 * MEAN + 0.2 * OWN) / 0.7
-    found = find(KernelMean(), problem(references=references))
+    found = find(KernelRegression(), problem(references=references))
     np.testing.assert_allclose(found.path, jnp.stack([OWN, by_hand]), rtol=1e-6)
     at_zero = find(
         LineSearch(4), problem(loss_of_alpha(lambda alpha: alpha), references=neighborhood(MEAN[None], [1.0]))

@@ -7,7 +7,7 @@ import pytest
 
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.method.kernels import Gaussian
-from r2t2_jax.method.search.mode_finding import MeanShift, routing_neighborhood
+from r2t2_jax.method.search.mode_finding import ModeFinding, routing_neighborhood
 from r2t2_jax.routing import group_softmax
 from tests.method.search.problems import OWN, SPEC, find, neighborhood, problem
 
@@ -20,7 +20,7 @@ def bank_routing(count=40):
 @pytest.mark.parametrize("kernel", [Gaussian(), Gaussian(0.2)], ids=str)
 def test_a_mode_is_a_fixed_point(kernel):
     references = neighborhood(bank_routing(), jnp.ones(40))
-    search = MeanShift(kernel, k=15, tolerance=1e-6, max_iterations=500)
+    search = ModeFinding(kernel, k=15, tolerance=1e-6, max_iterations=500)
     first = find(search, problem(references=references))
     assert first.info["converged"]
     mode = first.path[-1]
@@ -36,7 +36,7 @@ def test_one_dense_spot_is_where_it_goes():
     spot = jnp.array([[0.1, 0.8, 0.1], [0.3, 0.3, 0.4]])
     noise = 0.001 * jax.random.normal(jax.random.key(2), (20, 2, 3))
     found = find(
-        MeanShift(Gaussian(), k=20, tolerance=1e-6),
+        ModeFinding(Gaussian(), k=20, tolerance=1e-6),
         problem(references=neighborhood(spot[None] + noise, jnp.ones(20))),
     )
     np.testing.assert_allclose(found.path[-1], spot, atol=1e-3)
@@ -44,34 +44,34 @@ def test_one_dense_spot_is_where_it_goes():
 
 def test_the_step_is_alpha_of_the_old():
     spot = jnp.array([[0.1, 0.8, 0.1], [0.3, 0.3, 0.4]])
-    found = find(MeanShift(k=1, alpha=0.7, max_iterations=1), problem(references=neighborhood(spot[None], [1.0])))
+    found = find(ModeFinding(k=1, alpha=0.7, max_iterations=1), problem(references=neighborhood(spot[None], [1.0])))
     np.testing.assert_allclose(found.path[-1], 0.7 * OWN + 0.3 * spot, rtol=1e-6)
 
 
 def test_the_cap_is_reported():
     references = neighborhood(bank_routing(), jnp.ones(40))
-    found = find(MeanShift(tolerance=0.0, max_iterations=3, k=10), problem(references=references))
+    found = find(ModeFinding(tolerance=0.0, max_iterations=3, k=10), problem(references=references))
     assert found.info["iterations"] == 3
     assert not found.info["converged"]
 
 
 def test_where_no_reference_has_weight_it_stays_and_says_so():
     far = jnp.full((5, 2, 3), 40.0)
-    found = find(MeanShift(Gaussian(0.1), k=5), problem(references=neighborhood(far, jnp.ones(5))))
-    assert found.fell_back
+    found = find(ModeFinding(Gaussian(0.1), k=5), problem(references=neighborhood(far, jnp.ones(5))))
+    assert found.used_fallback
     np.testing.assert_array_equal(found.path[-1], OWN)
 
 
 def test_means_are_brought_onto_the_support():
     support = jnp.array([[True, True, False], [True, True, True]])
     case = problem(references=neighborhood(bank_routing(), jnp.ones(40)), support=support)
-    end = find(MeanShift(k=10), case).path[-1]
+    end = find(ModeFinding(k=10), case).path[-1]
     assert end[0, 2] == 0
     np.testing.assert_allclose(end.sum(axis=1), 1, atol=1e-5)
 
 
 def test_bad_settings_are_refused():
     with pytest.raises(R2T2Error, match="alpha 1"):
-        MeanShift(alpha=1)
+        ModeFinding(alpha=1)
     with pytest.raises(R2T2Error, match="k=0"):
-        MeanShift(k=0)
+        ModeFinding(k=0)

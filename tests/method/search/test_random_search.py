@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.method.search.problem import best_so_far
+from r2t2_jax.method.search.problem import running_argmin
 from r2t2_jax.method.search.random_search import RandomSearch, random_routing
 from r2t2_jax.routing import UpdateSpace
 from tests.method.search.problems import OWN, find, problem
@@ -15,7 +15,7 @@ KEY = jax.random.key(0)
 
 
 def test_best_so_far():
-    np.testing.assert_array_equal(best_so_far(jnp.array([3.0, jnp.nan, 1.0, 1.0, 2.0, 0.5])), [0, 0, 2, 2, 2, 5])
+    np.testing.assert_array_equal(running_argmin(jnp.array([3.0, jnp.nan, 1.0, 1.0, 2.0, 0.5])), [0, 0, 2, 2, 2, 5])
 
 
 def test_more_candidates_come_closer():

@@ -3,14 +3,14 @@
 import jax
 import numpy as np
 
-from r2t2_jax.contract import TellingModel
+from r2t2_jax.contract import LogprobModel
 from tests.compile_counts import quick_jit
 from tests.ports.moai.test_strategies import problem
 
 
 def test_its_odds_are_those_of_its_losses():
     model, params, queries, _ = problem()
-    assert isinstance(model, TellingModel)
+    assert isinstance(model, LogprobModel)
 
     @quick_jit
     def both(params, queries):

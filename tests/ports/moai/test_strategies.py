@@ -78,11 +78,11 @@ def problem():
     return model, params, queries, references
 
 
-def run(name, abreast=1, **settings):
+def run(name, vmap_size=1, **settings):
     model, params, queries, references = problem()
     chosen = strategy(name, dataclasses.replace(PRESET, **settings))
     keys = sample_keys(0, np.arange(BATCH))
-    return reroute_batch(chosen, model, params, queries, references, keys, abreast=abreast)
+    return reroute_batch(chosen, model, params, queries, references, keys, vmap_size=vmap_size)
 
 
 def loss_at(model, params, queries, references, row):
@@ -114,9 +114,9 @@ def test_the_first_step_is_the_gradient_times_the_step_size():
 
 @pytest.mark.slow  # compiled twice
 def test_samples_abreast_get_what_they_get_one_by_one():
-    alone, abreast = run("ngd"), run("ngd", abreast=2)
-    np.testing.assert_allclose(abreast.weights, alone.weights, atol=1e-5)
-    np.testing.assert_allclose(abreast.losses, alone.losses, atol=1e-5)
+    alone, vmap_size = run("ngd"), run("ngd", vmap_size=2)
+    np.testing.assert_allclose(vmap_size.weights, alone.weights, atol=1e-5)
+    np.testing.assert_allclose(vmap_size.losses, alone.losses, atol=1e-5)
 
 
 @pytest.mark.slow  # two programs

@@ -3,14 +3,14 @@
 import jax
 import numpy as np
 
-from r2t2_jax.contract import TellingModel
+from r2t2_jax.contract import LogprobModel
 from r2t2_jax.method.forward import encode_batch
 from tests.ports.mova.tiny import drawn_answers, drawn_inputs, tiny
 
 
 def test_its_odds_are_those_of_its_losses():
     model, params = tiny()
-    assert isinstance(model, TellingModel)
+    assert isinstance(model, LogprobModel)
     features, _ = encode_batch(params, drawn_inputs(), model=model)
     features, answer = jax.tree.map(lambda leaf: leaf[0], (features, drawn_answers()))
     logprobs, mask = jax.jit(model.token_logprobs)(params, features, None, answer)

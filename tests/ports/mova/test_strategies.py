@@ -71,10 +71,10 @@ def vars_of(references):
 @pytest.mark.slow  # everything is compiled twice more
 def test_samples_abreast_get_what_they_get_one_by_one(problem):
     model, params, query, references = problem
-    features, routing = encode_batch(params, drawn_inputs(), model=model, abreast=2)
+    features, routing = encode_batch(params, drawn_inputs(), model=model, vmap_size=2)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), features, query.features)
     np.testing.assert_allclose(routing, query.routing, atol=1e-5)
 
     given = strategy("ngd", PRESET), model, params, query, references, sample_keys(0, np.arange(3))
-    alone, abreast = reroute_batch(*given), reroute_batch(*given, abreast=2)
-    np.testing.assert_allclose(abreast.weights, alone.weights, atol=1e-5)
+    alone, vmap_size = reroute_batch(*given), reroute_batch(*given, vmap_size=2)
+    np.testing.assert_allclose(vmap_size.weights, alone.weights, atol=1e-5)

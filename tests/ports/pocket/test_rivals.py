@@ -4,12 +4,12 @@ import jax
 import numpy as np
 import pytest
 
-from r2t2_jax.contract import TellingModel
+from r2t2_jax.contract import LogprobModel
 from r2t2_jax.datasets import load_dataset
 from r2t2_jax.evaluation.encode import encode_questions
 from r2t2_jax.plugins import load
 from r2t2_jax.routing import Routing, uniform
-from r2t2_jax.runtime.pytrees import below
+from r2t2_jax.runtime.pytrees import select_params
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,7 @@ def asked(port):
 
 
 def test_its_odds_are_those_of_its_losses(port, asked):
-    assert isinstance(port.model, TellingModel)
+    assert isinstance(port.model, LogprobModel)
     query = jax.tree.map(lambda leaf: leaf[0], asked.queries)
     routing = Routing(uniform(port.model.spec, query.support))
     tell, loss = jax.jit(port.model.token_logprobs), jax.jit(port.model.answer_loss)
@@ -53,6 +53,6 @@ def test_questions_on_any_scene_are_read_whole_and_known(port):
 
 def test_projector_and_language_model_are_adapted_and_nothing_else(port):
     leaves = jax.tree_util.tree_leaves_with_path(port.params)
-    chosen = below(port.params, port.captioning.adapted)
+    chosen = select_params(port.params, port.captioning.adapted)
     left = {path[0].key for (path, _), mine in zip(leaves, chosen, strict=True) if not mine}
     assert left == {"base", "experts", "stream", "mixers", "gate"}
