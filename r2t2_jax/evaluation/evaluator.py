@@ -34,7 +34,7 @@ from r2t2_jax.rivals.augmentations import encode_pictures
 from r2t2_jax.rivals.base import Asked, Baseline
 from r2t2_jax.rivals.knn_moe import hidden_keys, open_memory
 from r2t2_jax.rivals.trained import route_by, train_gate
-from r2t2_jax.runs.threads import worker_threads
+from r2t2_jax.runtime.threads import worker_threads
 from r2t2_jax.runtime.batching import Rows, map_batches, progress_bar, take, threads_at_a_time
 
 

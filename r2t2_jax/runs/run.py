@@ -47,7 +47,7 @@ from r2t2_jax.runs.folder import RUN, SUMMARY, FolderLock, check_folder, read_js
 from r2t2_jax.runs.interrupt import RunInterrupted, StopRequest
 from r2t2_jax.runs.plan import Batch, Plan, ProcessShard
 from r2t2_jax.runs.processes import PREFIX, Team
-from r2t2_jax.runs.threads import worker_threads
+from r2t2_jax.runtime.threads import worker_threads
 
 if TYPE_CHECKING:
     import pyarrow as pa

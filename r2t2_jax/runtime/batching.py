@@ -16,7 +16,7 @@ from jaxtyping import Int
 from tqdm import tqdm
 
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.runs.threads import worker_threads
+from r2t2_jax.runtime.threads import worker_threads
 
 Rows = Int[np.ndarray, "size"]
 

@@ -1,4 +1,4 @@
-"""Threads that work side by side, for programs that leave cores idle."""
+"""A thread pool that cancels pending work on error."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def worker_threads(threads: int) -> Iterator[ThreadPoolExecutor]:
-    """A pool which, after an error or an interruption, begins nothing that still waits."""
+    """A pool of `threads` workers that starts no pending task after an error or an interruption."""
     pool = ThreadPoolExecutor(threads)
     try:
         yield pool

@@ -1,0 +1,1 @@
+"""Checkpoint formats, parameter mappings, conversion, and model directories."""

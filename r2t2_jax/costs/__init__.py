@@ -1,0 +1,1 @@
+"""FLOPs and memory, counted from traced programs."""

@@ -1,0 +1,1 @@
+"""Rivals of re-routing from the literature, one file each."""

@@ -1,0 +1,1 @@
+"""Batching, compilation cache, memory units, pytrees, threads and checks."""
