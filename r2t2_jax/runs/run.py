@@ -17,7 +17,7 @@ The folder (docs/runs.md describes it for its readers):
 
     run.json          command, settings, whatever else the results depend on, plan, fingerprint; written first
     shard-00000.rows  rows of the batches, appended in the order in which they were done
-    jsonl     how long batches took
+    timings.jsonl     how long batches took
     lock              who is writing, while somebody is
     summary.json      the numbers; written last: a run that has it is complete
 
@@ -305,7 +305,7 @@ def reraise_oserror(what: str) -> Iterator[None]:
         raise R2T2Error(f"{what}: {error.strerror or error}") from error
 
 
-NAME = "jsonl"
+NAME = "timings.jsonl"
 
 
 class Timings:
