@@ -22,7 +22,7 @@ from rich.console import Console
 from r2t2_jax.cli.demo import GATES
 from r2t2_jax.contract import Sample
 from r2t2_jax.datasets import load_dataset
-from r2t2_jax.datasets.catalog import find_source
+from r2t2_jax.datasets.catalog import find_dataset
 from r2t2_jax.datasets.prepare import prepare
 from r2t2_jax.datasets.prepared import data_folder
 from r2t2_jax.evaluation.encode import encode_questions
@@ -80,8 +80,8 @@ def main(manual_dir: Path, references: int = 3000, tests: int = 1000, seed: int 
         seed: which ones.
         out: where the numbers go.
     """
-    for outcome in prepare(find_source("easy_vqa"), manual_dir, data_folder()):
-        print(f"easy_vqa {outcome.split}: {outcome.unit.count if outcome.unit else outcome.missing}")
+    for outcome in prepare(find_dataset("easy_vqa"), manual_dir, data_folder()):
+        print(f"easy_vqa {outcome.split}: {outcome.prepared.count if outcome.prepared else outcome.missing}")
     asked = load_dataset("easy_vqa", "train", references, seed)
     answered = load_dataset("easy_vqa", "test", tests, seed)
     answers, counts = np.unique([sample.answers[0] for sample in answered], return_counts=True)

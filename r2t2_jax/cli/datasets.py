@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 if TYPE_CHECKING:  # the parser alone must start fast
-    from r2t2_jax.datasets.prepare import Outcome
+    from r2t2_jax.datasets.prepare import PrepareResult
 
 NAMED = 20  # bad records told one by one
 
@@ -18,7 +18,7 @@ NAMED = 20  # bad records told one by one
 class PrepareDataset:
     """Check the official files of a set, questions and images, and store them for use.
 
-    Nothing is downloaded: get the files from the set's home page, under its licence (r2t2 datasets list --files). A set
+    Nothing is downloaded: get the files from the set's home page, under its license (r2t2 datasets list --files). A set
     appears whole or not at all. The first record that cannot be used stops it and is named.
 
     Example: r2t2 datasets prepare easy_vqa --manual-dir easy-VQA/easy_vqa/data
@@ -41,31 +41,31 @@ class PrepareDataset:
 
     def run(self) -> None:
         """Prepare, and print what came of each split."""
-        from r2t2_jax.datasets.catalog import find_source
+        from r2t2_jax.datasets.catalog import find_dataset
         from r2t2_jax.datasets.prepare import prepare
         from r2t2_jax.datasets.prepared import data_folder
-        from r2t2_jax.datasets.validate import BadRecord
+        from r2t2_jax.datasets.validate import InvalidRecordError
         from r2t2_jax.errors import R2T2Error
 
-        source = find_source(self.name)
+        source = find_dataset(self.name)
         options = (self.split, self.n, self.seed, self.skip_bad)
         try:
             for outcome in prepare(source, self.manual_dir, data_folder(self.data_dir), *options):
                 print("\n".join(_lines(self.name, outcome)))
-        except BadRecord as error:
+        except InvalidRecordError as error:
             raise R2T2Error(f"{error} (--skip-bad leaves such records out)") from error
 
 
-def _lines(name: str, outcome: Outcome) -> list[str]:
+def _lines(name: str, outcome: PrepareResult) -> list[str]:
     """What came of a split; the bad records first."""
     count = len(outcome.skipped)
     lines = [f"left out: {cause}" for cause in outcome.skipped[:NAMED]]
     lines += [f"left out: {count - NAMED:,} more"] if count > NAMED else []
-    if outcome.unit is None:
+    if outcome.prepared is None:
         return [*lines, f"{name} {outcome.split}: not here: {outcome.missing}"]
     without = f", {count:,} left out" if count else ""
-    before = " was prepared before; remove that folder to prepare it again" if outcome.was_there else ""
-    unit = outcome.unit
+    before = " was prepared before; remove that folder to prepare it again" if outcome.already_prepared else ""
+    unit = outcome.prepared
     return [*lines, f"{name} {unit.name}: {unit.count:,} questions{without}: {unit.path}{before}"]
 
 
@@ -129,26 +129,26 @@ class ListDatasets:
     data_dir: Path | None = None
     """Where prepared sets are; without it $R2T2_DATA, or the folder of TensorFlow Datasets."""
     files: bool = False
-    """Show licences, the official files each set is made of, and home pages."""
+    """Show licenses, the official files each set is made of, and home pages."""
 
     def run(self) -> None:
         """Print the table."""
         from rich.console import Console
         from rich.table import Table
 
-        from r2t2_jax.datasets.catalog import SOURCES
-        from r2t2_jax.datasets.prepared import data_folder, prepared_units
+        from r2t2_jax.datasets.catalog import DATASETS
+        from r2t2_jax.datasets.prepared import data_folder, list_prepared_splits
 
         folder = data_folder(self.data_dir)
         table = Table(title=f"Datasets; prepared ones are in {folder}", title_justify="left", show_lines=self.files)
-        columns = ("licence", "official files", "home") if self.files else ("splits", "role", "metric", "prepared")
+        columns = ("license", "official files", "home") if self.files else ("splits", "role", "metric", "prepared")
         for column in ("name", *columns):
             table.add_column(column, overflow="fold")
-        for source in SOURCES.values():
+        for source in DATASETS.values():
             if self.files:
-                table.add_row(source.name, source.licence, source.files, source.home)
+                table.add_row(source.name, source.license, source.files, source.home)
                 continue
-            units = ", ".join(f"{unit.name} ({unit.count:,})" for unit in prepared_units(source, folder))
+            units = ", ".join(f"{unit.name} ({unit.count:,})" for unit in list_prepared_splits(source, folder))
             table.add_row(source.name, ", ".join(source.splits) or "any", source.role, source.metric, units)
         Console().print(table)
 
@@ -179,15 +179,15 @@ class ShowDataset:
 
     def run(self) -> None:
         """Write the page and print its path."""
-        from r2t2_jax.datasets.catalog import SOURCES
+        from r2t2_jax.datasets.catalog import DATASETS
         from r2t2_jax.datasets.contact_sheet import contact_sheet
         from r2t2_jax.errors import R2T2Error
 
         samples, images = self._samples()
-        source = SOURCES.get(self.name)
+        source = DATASETS.get(self.name)
         notes = [f"{len(samples)} questions, seed {self.seed}"]
         if source is not None:
-            notes.append(f"{source.title}. Licence: {source.licence}. {source.home}")
+            notes.append(f"{source.title}. License: {source.license}. {source.home}")
         out = self.out or Path(f"{Path(self.name).stem}.html")
         try:
             out.parent.mkdir(parents=True, exist_ok=True)
@@ -199,17 +199,17 @@ class ShowDataset:
     def _samples(self) -> tuple[list[Sample], bool]:
         """The samples, and whether their images are there."""
         from r2t2_jax.datasets import load_dataset
-        from r2t2_jax.datasets.catalog import SOURCES, find_source
-        from r2t2_jax.datasets.prepared import glance
-        from r2t2_jax.datasets.samples import official_samples
+        from r2t2_jax.datasets.catalog import DATASETS, find_dataset
+        from r2t2_jax.datasets.prepared import load_preview
+        from r2t2_jax.datasets.samples import load_official_samples
         from r2t2_jax.errors import R2T2Error
 
         if self.n < 1:
             raise R2T2Error(f"the number of questions must be at least 1, not {self.n}")
         if self.manual_dir is not None:
-            return official_samples(find_source(self.name), self.manual_dir, self.split, self.n, self.seed)
-        if self.name in SOURCES:
-            return glance(SOURCES[self.name], self.split, self.n, self.seed), True
+            return load_official_samples(find_dataset(self.name), self.manual_dir, self.split, self.n, self.seed)
+        if self.name in DATASETS:
+            return load_preview(DATASETS[self.name], self.split, self.n, self.seed), True
         return load_dataset(self.name, self.split, self.n, self.seed), True
 
 

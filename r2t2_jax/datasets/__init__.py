@@ -1,4 +1,4 @@
-"""Question sets by name."""
+"""Datasets of questions about images, loaded by name."""
 
 from r2t2_jax.datasets.registry import load_dataset
 

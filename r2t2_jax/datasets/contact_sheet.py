@@ -1,4 +1,4 @@
-"""A page that shows questions with their images, for the eye to check a set: one HTML file that needs nothing else."""
+"""Writes a self-contained HTML page that shows questions with their images."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from PIL import Image
 from r2t2_jax.contract import Sample
 from r2t2_jax.datasets.prompts import lettered
 
-WIDTH = 320  # pixels, of an image on the page
+WIDTH = 320  # of an image on the page, in pixels
 STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem; color: #1a1a1a; background: #fff }
 main { display: grid; grid-template-columns: repeat(auto-fill, minmax(340px, 1fr)); gap: 1.2rem }
@@ -23,13 +23,13 @@ pre { white-space: pre-wrap; font: inherit; margin: .5rem 0 } .answer { font-wei
 
 
 def contact_sheet(title: str, notes: Sequence[str], samples: Sequence[Sample], images: bool = True) -> str:
-    """The page.
+    """The HTML text of the page.
 
     Args:
-        title: its heading.
-        notes: lines below it, such as licence and number of questions.
-        samples: what is shown.
-        images: unset where they are not there; a grey field stands for each.
+        title: the heading.
+        notes: lines below the heading, such as license and number of questions.
+        samples: the questions.
+        images: show the images; otherwise a gray field replaces each.
     """
     paragraphs = "".join(f"<p>{escape(note)}</p>\n" for note in notes)
     figures = "\n".join(_figure(sample, images) for sample in samples)
@@ -42,22 +42,22 @@ def contact_sheet(title: str, notes: Sequence[str], samples: Sequence[Sample], i
 
 def _figure(sample: Sample, images: bool) -> str:
     if images:
-        picture = f'<img alt="image of question {escape(sample.id)}" src="data:image/jpeg;base64,{_thumbnail(sample)}">'
+        image = f'<img alt="image of question {escape(sample.id)}" src="data:image/jpeg;base64,{_thumbnail(sample)}">'
     else:
-        picture = '<div class="none">no image here</div>'
+        image = '<div class="none">no image available</div>'
     question = escape("\n".join([sample.question, *lettered(sample.options)]))
-    counted = {answer: sample.answers.count(answer) for answer in sample.answers}
-    answers = "; ".join(f"{answer} (x{count})" if count > 1 else answer for answer, count in counted.items())
+    counts = {answer: sample.answers.count(answer) for answer in sample.answers}
+    answers = "; ".join(f"{answer} (x{count})" if count > 1 else answer for answer, count in counts.items())
     facts = " · ".join(filter(None, (sample.id, sample.split, sample.category, f"style {sample.style}")))
     return (
-        f"<figure>\n{picture}\n<pre>{question}</pre>\n"
+        f"<figure>\n{image}\n<pre>{question}</pre>\n"
         f'<div class="answer">{escape(answers)}</div>\n<small>{escape(facts)}</small>\n</figure>'
     )
 
 
 def _thumbnail(sample: Sample) -> str:
     image = Image.fromarray(sample.image)
-    image.thumbnail((2 * WIDTH, 4 * WIDTH))  # twice as wide as shown, for sharp screens
-    written = io.BytesIO()
-    image.save(written, "JPEG", quality=85)
-    return base64.b64encode(written.getvalue()).decode()
+    image.thumbnail((2 * WIDTH, 4 * WIDTH))  # twice the width on the page, for high-resolution screens
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=85)
+    return base64.b64encode(buffer.getvalue()).decode()

@@ -1,7 +1,4 @@
-"""Official files on disk: finding them, and reading JSON whose shape is checked, with errors that say where.
-
-Nothing here knows a particular set.
-"""
+"""Finds official files and reads JSON with checked types; errors name the file and the position."""
 
 from __future__ import annotations
 
@@ -12,91 +9,91 @@ from pathlib import Path
 from string import ascii_uppercase
 from typing import Any
 
-from r2t2_jax.datasets.record import Bad, Record
+from r2t2_jax.datasets.record import InvalidRecord, Record, Records
 from r2t2_jax.errors import R2T2Error
 
 Parse = Callable[["Fields"], Record | None]
-NAMED = 3  # places named in an error
+MAX_LISTED = 3  # paths listed in an error
 
 
 class MissingFile(R2T2Error):
-    """An official file is not where it is expected."""
+    """An official file does not exist."""
 
 
 @dataclass(frozen=True)
 class Fields:
-    """An object of a file, its values by name, and where it stands; every look-up checks the type."""
+    """A JSON object with its position in the file; each method returns one value and checks its type."""
 
     where: str
     values: Mapping[str, Any]
 
     def text(self, name: str) -> str:
-        """A string that is not empty."""
+        """The non-empty string at `name`."""
         value = self._value(name, str, "a string")
         if not value.strip():
             raise R2T2Error(f"{self.where}: {name!r} is empty")
         return value
 
     def integer(self, name: str) -> int:
-        """A whole number."""
-        return self._value(name, int, "a whole number")
+        """The integer at `name`."""
+        return self._value(name, int, "an integer")
 
     def texts(self, name: str) -> list[str]:
-        """A list of strings, at least one."""
+        """The list of strings at `name`, with at least one item."""
         value = self._value(name, list, "a list of strings")
         if not value or not all(isinstance(item, str) for item in value):
-            raise R2T2Error(f"{self.where}: {name!r} must be a list of strings, not {_short(value)}")
+            raise R2T2Error(f"{self.where}: {name!r} must be a list of strings, not {_abbreviate(value)}")
         return value
 
     def object(self, name: str) -> Fields:
-        """An object within this one."""
+        """The nested object at `name`."""
         return Fields(f"{self.where}, {name}", self._value(name, dict, "an object"))
 
-    def _value(self, name: str, kind: type, called: str) -> Any:
+    def _value(self, name: str, kind: type, type_name: str) -> Any:
         value = self.values.get(name)
         if value is None:
             raise R2T2Error(f"{self.where}: {name!r} is missing")
         if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-            raise R2T2Error(f"{self.where}: {name!r} must be {called}, not {_short(value)}")
+            raise R2T2Error(f"{self.where}: {name!r} must be {type_name}, not {_abbreviate(value)}")
         return value
 
 
-def find(folder: Path, *candidates: str, what: str = "file") -> Path:
-    """The first of the candidates that exists below the folder; patterns such as `*.tsv` must match one file.
+def find_path(folder: Path, *candidates: str, what: str = "file") -> Path:
+    """The first candidate that exists in the folder; a pattern such as `*.tsv` must match exactly one file.
 
     Raises:
-        MissingFile: none exists.
-        R2T2Error: there is no such folder, or a pattern matches several files.
+        MissingFile: no candidate exists.
+        R2T2Error: the folder does not exist, or a pattern matches several files.
     """
     if not folder.is_dir():
-        raise R2T2Error(f"{folder} is no folder; name the one that holds {candidates[0]}")
+        raise R2T2Error(f"{folder} is not a folder; name the folder that contains {candidates[0]}")
     for candidate in candidates:
         matches = sorted(folder.glob(candidate))
         if len(matches) > 1:
             names = ", ".join(path.name for path in matches[:4])
-            raise R2T2Error(f"{folder} holds several files {candidate} ({names}); leave only the one to be read")
+            raise R2T2Error(f"{folder} contains several files {candidate} ({names}); leave only the one to read")
         if matches:
             return matches[0]
-    others = f" (or {', '.join(candidates[1:NAMED])})" if candidates[1:] else ""
-    raise MissingFile(f"expected the {what} {folder / candidates[0]}{others}, which is not there")
+    others = f" (or {', '.join(candidates[1:MAX_LISTED])})" if candidates[1:] else ""
+    raise MissingFile(f"expected the {what} {folder / candidates[0]}{others}, which does not exist")
 
 
-def find_files(folder: Path, *candidates: str) -> Path:
-    """The first of the candidates that exists, else the first: for images, whose absence is told when they are read."""
+def first_existing(folder: Path, *candidates: str) -> Path:
+    """The first candidate that exists, otherwise the first; a missing image is reported when it is read."""
     paths = [folder / candidate for candidate in candidates]
     return next((path for path in paths if path.exists()), paths[0])
 
 
-def read_archive_member(folder: Path, name: str) -> Path:
-    """The folder of that name inside, where an archive was unpacked with its top folder, or the folder itself."""
+def unpacked_root(folder: Path, name: str) -> Path:
+    """`folder/name` if it exists, because the archive was unpacked with its top folder; otherwise `folder`."""
     return folder / name if (folder / name).is_dir() else folder
 
 
 def read_text(path: Path) -> str:
-    """The whole file as UTF-8.
+    """The content of a UTF-8 file.
 
     Raises:
-        R2T2Error: it cannot be read.
+        R2T2Error: the file cannot be read.
     """
     try:
         return path.read_text(encoding="utf-8-sig")
@@ -107,86 +104,86 @@ def read_text(path: Path) -> str:
 
 
 def read_json(path: Path, kind: type) -> Any:
-    """The content of a JSON file whose outermost value is a `dict` or a `list`.
+    """The content of a JSON file whose outermost value has the type `kind`, `dict` or `list`.
 
     Raises:
-        R2T2Error: it cannot be read, is cut off or otherwise no JSON, or is another kind of file.
+        R2T2Error: the file cannot be read, is not valid JSON, or has another outermost type.
     """
     try:
         content = json.loads(read_text(path))
     except (json.JSONDecodeError, RecursionError) as error:
         raise R2T2Error(f"{path}: not JSON, perhaps cut off: {error}") from error
     if not isinstance(content, kind):
-        called = "an object" if kind is dict else "a list"
-        raise R2T2Error(f"{path}: expected {called}, found {_short(content)}: is this the official file?")
+        type_name = "an object" if kind is dict else "a list"
+        raise R2T2Error(f"{path}: expected {type_name}, found {_abbreviate(content)}: is this the official file?")
     return content
 
 
 def read_member(path: Path, name: str, kind: type) -> Any:
-    """A list or object by name in a JSON file that is an object.
+    """The list or object at `name` in a JSON file.
 
     Raises:
         R2T2Error: as `read_json`, or there is no such member.
     """
-    return member(path, read_json(path, dict), name, kind)
+    return get_member(path, read_json(path, dict), name, kind)
 
 
-def member(path: Path, content: Mapping[str, Any], name: str, kind: type) -> Any:
-    """A list or object by name in what was read of a file.
+def get_member(path: Path, content: Mapping[str, Any], name: str, kind: type) -> Any:
+    """The list or object at `name` in the content of a JSON file.
 
     Raises:
         R2T2Error: there is no such member.
     """
     if not isinstance(content.get(name), kind):
-        found = ", ".join(list(content)[:5]) or "nothing"
-        raise R2T2Error(f"{path}: expected a member {name!r}, found {found}: is this the official file?")
+        members = ", ".join(list(content)[:5]) or "nothing"
+        raise R2T2Error(f"{path}: expected a member {name!r}, found {members}: is this the official file?")
     return content[name]
 
 
-def check_version(path: Path, found: Any, wanted: str, name: str) -> None:
-    """Refuse a file that says it is of another version; one that says nothing is taken.
+def check_version(path: Path, version: Any, required: str, name: str) -> None:
+    """Check the version that a file states; a file without a version is accepted.
 
     Raises:
-        R2T2Error: it is.
+        R2T2Error: the version is not the required one.
     """
-    if found is not None and str(found) != wanted:
-        raise R2T2Error(f"{path}: this is version {found} of {name}; version {wanted} is needed")
+    if version is not None and str(version) != required:
+        raise R2T2Error(f"{path}: this is version {version} of {name}; version {required} is required")
 
 
-def by_key(rows: Iterable[Any], name: str) -> dict[str | int, Any]:
-    """Objects by the text or number that each has under a name; what has none is left out."""
+def index_by(rows: Iterable[Any], name: str) -> dict[str | int, Any]:
+    """Objects by their string or integer at `name`; objects without one are left out."""
     keyed = ((row.get(name), row) for row in rows if isinstance(row, Mapping))
     return {key: row for key, row in keyed if isinstance(key, str | int)}
 
 
-def parse_rows(path: Path, items: Iterable[tuple[Any, Any]], parse: Parse) -> Iterator[Record | Bad]:
-    """Parse every item; one that cannot be used is yielded as `Bad`, one that does not belong to the set (`None`) not.
+def parse_rows(path: Path, items: Iterable[tuple[Any, Any]], parse: Parse) -> Records:
+    """Parse every item to a `Record` or an `InvalidRecord`; an item for which `parse` returns `None` is skipped.
 
     Args:
-        path: their file, for errors.
-        items: what tells an item apart, such as its id or number, and the item.
-        parse: an item's fields to a record.
+        path: the file of the items, for errors.
+        items: pairs of an item's id or number and the item.
+        parse: returns the record of an item's fields, or `None` if the item does not belong to the dataset.
     """
     for key, item in items:
         where = f"{path}, {key}"
         try:
             if not isinstance(item, Mapping):
-                raise R2T2Error(f"{where}: expected an object, found {_short(item)}")
+                raise R2T2Error(f"{where}: expected an object, found {_abbreviate(item)}")
             record = parse(Fields(where, item))
         except R2T2Error as error:
-            yield Bad(str(error))
+            yield InvalidRecord(str(error))
             continue
         if record is not None:
             yield record
 
 
-def numbered(items: Iterable[Any], called: str = "record") -> Iterator[tuple[str, Any]]:
-    """Items told apart by their number, from 1."""
-    return ((f"{called} {number}", item) for number, item in enumerate(items, start=1))
+def numbered(items: Iterable[Any], noun: str = "record") -> Iterator[tuple[str, Any]]:
+    """Pairs of a label such as `record 1` and the item, counted from 1."""
+    return ((f"{noun} {number}", item) for number, item in enumerate(items, start=1))
 
 
 def option_letter(index: int, options: list[str] | tuple[str, ...], where: str) -> str:
-    """The letter of an option by its number, from 0.
+    """The letter of the option at `index`, counted from 0.
 
     Raises:
         R2T2Error: there is no such option.
@@ -196,18 +193,18 @@ def option_letter(index: int, options: list[str] | tuple[str, ...], where: str) 
     return ascii_uppercase[index]
 
 
-def list_choices(answer: str, options: list[str] | tuple[str, ...], where: str) -> str:
-    """The letter, checked to be that of an option; upper case.
+def check_letter(answer: str, options: list[str] | tuple[str, ...], where: str) -> str:
+    """The answer as the upper-case letter of an option; spaces, brackets and full stops around it are removed.
 
     Raises:
-        R2T2Error: it is not.
+        R2T2Error: the answer is not the letter of an option.
     """
-    found = answer.strip().strip("().").upper()
-    if len(found) != 1 or found not in ascii_uppercase[: len(options)]:
+    letter = answer.strip().strip("().").upper()
+    if len(letter) != 1 or letter not in ascii_uppercase[: len(options)]:
         raise R2T2Error(f"{where}: answer {answer!r} is not the letter of one of {len(options)} options")
-    return found
+    return letter
 
 
-def _short(value: Any) -> str:
+def _abbreviate(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= 60 else f"{text[:57]}..."

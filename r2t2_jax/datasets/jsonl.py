@@ -1,4 +1,4 @@
-"""A JSONL file of questions by its path, without preparing it (see `readers/lines.py` for what a line holds)."""
+"""Reads a JSONL file of questions by its path, without preparation; `readers/jsonl.py` describes the lines."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from pathlib import Path
 
 from r2t2_jax.contract import Sample
 from r2t2_jax.datasets.images import encoded_image
-from r2t2_jax.datasets.readers.lines import read_lines
-from r2t2_jax.datasets.samples import as_sample
-from r2t2_jax.datasets.validate import choose, validate_records
+from r2t2_jax.datasets.readers.jsonl import read_lines
+from r2t2_jax.datasets.samples import to_sample
+from r2t2_jax.datasets.validate import choose_rows, validate_records
 
 
 def load_jsonl(
@@ -18,15 +18,15 @@ def load_jsonl(
 
     Args:
         path: the JSONL file.
-        split: keep the lines of this split; empty for all.
+        split: read only the lines of this split; empty for all.
         n: how many; `None` for all.
-        seed: which ones.
-        images: the image folder, by default the file's own.
+        seed: seed of the choice.
+        images: the image folder, by default the folder of the file.
 
     Raises:
-        R2T2Error: the file, a line or an image cannot be read, or an id stands twice; names file and line.
+        R2T2Error: the file, a line or an image cannot be read, or an id occurs twice; names file and line.
     """
-    found = validate_records(read_lines(Path(path), Path(images) if images else Path(path).parent))
-    records = [record for record in found.records if not split or record.split == split]
-    chosen = [records[row] for row in choose([record.id for record in records], n, seed)]
-    return [as_sample(record, encoded_image(record.image, record.where)) for record in chosen]
+    validated = validate_records(read_lines(Path(path), Path(images) if images else Path(path).parent))
+    records = [record for record in validated.records if not split or record.split == split]
+    rows = choose_rows([record.id for record in records], n, seed)
+    return [to_sample(records[row], encoded_image(records[row].image, records[row].where)) for row in rows]

@@ -1,6 +1,7 @@
-"""Questions as the benchmarks ask them: a style to a prompt, and a published prompt back to its parts.
+"""Formats prompts as the benchmarks do, and parses published prompts.
 
-A port turns a sample's style into its own prompt; these are the forms that LLaVA, MoAI, MoVA and lmms-eval share.
+A port formats a sample's question and style with its own prompt template. The forms here are those that LLaVA, MoAI,
+MoVA and lmms-eval share; the last functions format MathVista's queries.
 """
 
 from __future__ import annotations
@@ -16,56 +17,6 @@ SUFFIX = {
 }
 YES_NO = "Please answer yes or no."
 _OCR = "Reference OCR token:"
-
-
-def as_prompt(question: str, options: Sequence[str] = (), style: str = "plain") -> str:
-    """The question, its options one a line behind their letters, and what form of answer is asked for."""
-    return "\n".join([question, *lettered(options)]) + SUFFIX[style]
-
-
-def lettered(options: Sequence[str]) -> list[str]:
-    """`A. first`, `B. second`, ..."""
-    return [f"{letter}. {option}" for letter, option in zip(ascii_uppercase, options, strict=False)]
-
-
-def split_prompt(prompt: str) -> tuple[str, tuple[str, ...], str]:
-    """Question, options and style of a prompt that `as_prompt` could have made; an option may be longer than a line."""
-    style = next((name for name in ("letter", "word") if prompt.endswith(SUFFIX[name])), "plain")
-    lines = prompt.removesuffix(SUFFIX[style]).split("\n")
-    firsts = [i for i, line in enumerate(lines) if line.startswith("A. ")] if style != "word" else []
-    options = _joined_options(lines[firsts[-1] :]) if firsts else []
-    if len(options) < 2:
-        return "\n".join(lines), (), style
-    return "\n".join(lines[: firsts[-1]]), tuple(option[len("A. ") :] for option in options), style
-
-
-def _joined_options(lines: Sequence[str]) -> list[str]:
-    """Lines that begin with the next letter, each with the lines that follow it."""
-    options: list[str] = []
-    for line in lines:
-        if len(options) < len(ascii_uppercase) and line.startswith(f"{ascii_uppercase[len(options)]}. "):
-            options.append(line)
-        else:
-            options[-1] += f"\n{line}"
-    return options
-
-
-def mme_question(text: str) -> str:
-    """An official MME question without its own request for an answer, which the style `word` replaces."""
-    return text.strip().replace(f" {YES_NO}", "")
-
-
-def textvqa_question(question: str, ocr_tokens: Sequence[str] = ()) -> str:
-    """A TextVQA question with a capital, and the words an OCR system read in the image, where they are given."""
-    return "\n".join([question.capitalize(), *([f"{_OCR} {', '.join(ocr_tokens)}"] if ocr_tokens else [])])
-
-
-def question_of_textvqa_prompt(prompt: str) -> str:
-    """The question in a TextVQA prompt, in lower case: the key under which answers are looked up."""
-    lines = prompt.removesuffix(SUFFIX["word"]).split("\n")
-    return lines[1 if prompt.startswith(_OCR) else 0].lower()
-
-
 _PLACES = {1: "one decimal place", 2: "two decimal places"}
 _EXAMPLES = {
     "integer": "e.g., 1, 2, 3,",
@@ -79,14 +30,62 @@ _CODE = "Hint: Please generate a python code to solve the problem"
 _CLOSING = {"solution": "Solution:", "code": "Python code:"}
 
 
+def as_prompt(question: str, options: Sequence[str] = (), style: str = "plain") -> str:
+    """The question, one lettered option per line, and the suffix that requests the form of answer."""
+    return "\n".join([question, *lettered(options)]) + SUFFIX[style]
+
+
+def lettered(options: Sequence[str]) -> list[str]:
+    """`A. first`, `B. second`, ..."""
+    return [f"{letter}. {option}" for letter, option in zip(ascii_uppercase, options, strict=False)]
+
+
+def split_prompt(prompt: str) -> tuple[str, tuple[str, ...], str]:
+    """Question, options and style of a prompt in the format of `as_prompt`; an option may span several lines."""
+    style = next((name for name in ("letter", "word") if prompt.endswith(SUFFIX[name])), "plain")
+    lines = prompt.removesuffix(SUFFIX[style]).split("\n")
+    firsts = [i for i, line in enumerate(lines) if line.startswith("A. ")] if style != "word" else []
+    options = _joined_options(lines[firsts[-1] :]) if firsts else []
+    if len(options) < 2:
+        return "\n".join(lines), (), style
+    return "\n".join(lines[: firsts[-1]]), tuple(option[len("A. ") :] for option in options), style
+
+
+def _joined_options(lines: Sequence[str]) -> list[str]:
+    """One string per option: a line that begins with the next letter, joined with the lines that follow it."""
+    options: list[str] = []
+    for line in lines:
+        if len(options) < len(ascii_uppercase) and line.startswith(f"{ascii_uppercase[len(options)]}. "):
+            options.append(line)
+        else:
+            options[-1] += f"\n{line}"
+    return options
+
+
+def mme_question(text: str) -> str:
+    """An official MME question without its request to answer yes or no, which the style `word` replaces."""
+    return text.strip().replace(f" {YES_NO}", "")
+
+
+def textvqa_question(question: str, ocr_tokens: Sequence[str] = ()) -> str:
+    """A TextVQA question with a capital first letter, followed by the OCR tokens of the image if there are any."""
+    return "\n".join([question.capitalize(), *([f"{_OCR} {', '.join(ocr_tokens)}"] if ocr_tokens else [])])
+
+
+def question_of_textvqa_prompt(prompt: str) -> str:
+    """The question of a TextVQA prompt in lower case, the key of its answers."""
+    lines = prompt.removesuffix(SUFFIX["word"]).split("\n")
+    return lines[1 if prompt.startswith(_OCR) else 0].lower()
+
+
 def official_query(problem: Mapping[str, Any]) -> str:
-    """The query of `query.json`: hint, question, choices."""
+    """The query of MathVista's `query.json`: hint, question, choices."""
     hint, *rest = (_hint(problem), _question(problem), *_choices(problem))
     return "\n".join([hint, *rest]).strip()
 
 
 def lmms_eval_query(problem: Mapping[str, Any], shot_type: str) -> str:
-    """lmms-eval's prompt without examples.
+    """The prompt of lmms-eval for MathVista, without examples.
 
     Args:
         problem: a record of the official file.
@@ -117,20 +116,20 @@ def _choices(problem: Mapping[str, Any]) -> list[str]:
 
 def _hint(problem: Mapping[str, Any]) -> str:
     if problem["question_type"] == "multi_choice":
-        ask, give = "", "the correct option letter, e.g., A, B, C, D,"
+        request, form = "", "the correct option letter, e.g., A, B, C, D,"
     else:
-        ask, give = _asked_form(problem)
-    return f"Hint: Please answer the question{ask} and provide {give} at the end."
+        request, form = _answer_form(problem)
+    return f"Hint: Please answer the question{request} and provide {form} at the end."
 
 
 def _reasoning_hint(problem: Mapping[str, Any]) -> str:
     if problem["question_type"] == "multi_choice":
         return f"{_REASON} select the question from the choices in the following format: Answer: xxx."
-    ask, give = _asked_form(problem)
-    return f"{_REASON} answer the question{ask} and provide {give} {_FORMAT}"
+    request, form = _answer_form(problem)
+    return f"{_REASON} answer the question{request} and provide {form} {_FORMAT}"
 
 
-def _asked_form(problem: Mapping[str, Any]) -> tuple[str, str]:
+def _answer_form(problem: Mapping[str, Any]) -> tuple[str, str]:
     kind, precision = problem["answer_type"], problem["precision"]
     if kind == "list":
         return " requiring a Python list as an answer", f"the final list, {_EXAMPLES['list']}"

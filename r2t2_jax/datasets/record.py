@@ -1,4 +1,4 @@
-"""What every reader yields, and what the project knows of a set of questions."""
+"""`Record`, the common schema of all datasets, and `DatasetSpec`, the description of one dataset."""
 
 from __future__ import annotations
 
@@ -11,12 +11,19 @@ STYLES = ("letter", "word", "plain")
 
 @dataclass(frozen=True)
 class Record:
-    """One question of an official file, in the one schema of all sets.
+    """One question of an official file.
 
-    `id` is the official one. `image` is a file, or its bytes where the official file holds them. `options` are those
-    that a port lists below the question; a question that lists its own has none. With style `letter` the answers are
-    letters. Answers are in order of preference, repeats included where scoring counts them. `where` names file and
-    place.
+    Args:
+        id: the official id.
+        image: the image file, or the encoded image where the official file contains it.
+        question: the text.
+        answers: accepted answers in order of preference, with repeats where scoring counts them; letters with style
+            `letter`.
+        where: file and position, for errors.
+        options: the options that a port lists below the question; empty where the question text lists them.
+        style: the form of answer that the prompt requests, one of `STYLES`.
+        category: the group under which results are reported.
+        split: the split that the question belongs to.
     """
 
     id: str
@@ -31,33 +38,43 @@ class Record:
 
 
 @dataclass(frozen=True)
-class Bad:
-    """A record that cannot be used; `cause` says where and why."""
+class InvalidRecord:
+    """A record that cannot be used; `cause` names the file, the position and the reason."""
 
     cause: str
 
 
-Read = Callable[[Path, str], Iterator[Record | Bad]]
+Records = Iterator[Record | InvalidRecord]
+ReadFunction = Callable[[Path, str], Records]
 
 
 @dataclass(frozen=True)
-class Source:
-    """A set of questions and how it is read.
+class DatasetSpec:
+    """A dataset and the function that reads it.
 
-    `read(folder, split)` yields the records of a split of the official files in `folder`; it raises `R2T2Error` where a
-    file is missing or wrong as a whole, and yields `Bad` for a single record. `splits` are those whose answers are
-    public, the default first; empty where the files themselves tell. `role` is the paper's: reference, evaluation or,
-    for ours, other; `paper_size` is how many questions the paper took. `group` tells by their ids which questions a
-    subset must not tear apart.
+    Args:
+        name: the name on the command line.
+        title: the name in reports.
+        read: `read(folder, split)` yields the records of a split of the official files in `folder`. It raises
+            `R2T2Error` if a file is missing or malformed as a whole, and yields `InvalidRecord` for a single record.
+        splits: the splits with public answers, the default first; empty if the files themselves name the splits.
+        files: the official files, for `r2t2 datasets list --files`.
+        metric: name of the metric, a key of `metrics.METRICS`.
+        license: the license of questions and images.
+        home: home page.
+        role: the role in the paper, `reference` or `evaluation`; `other` for datasets that the paper does not use.
+        paper_size: number of questions that the paper uses.
+        set_score: name of the score of a whole set, a key of `metrics.SET_SCORES`.
+        group: maps an id to the name of its group; a subset contains a group completely or not at all.
     """
 
     name: str
     title: str
-    read: Read
+    read: ReadFunction
     splits: tuple[str, ...]
     files: str
     metric: str
-    licence: str
+    license: str
     home: str
     role: str = "other"
     paper_size: int | None = None

@@ -1,4 +1,4 @@
-"""A sample whose image stays encoded: five thousand scanned pages fit in memory, their pixels do not."""
+"""`StoredSample`, a sample whose image stays encoded, because the pixels of a whole dataset do not fit in memory."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ import numpy as np
 
 from r2t2_jax.contract import Sample
 from r2t2_jax.datasets.images import decode_image, encoded_image
-from r2t2_jax.datasets.record import Record, Source
-from r2t2_jax.datasets.validate import subset, survey
+from r2t2_jax.datasets.record import DatasetSpec, Record
+from r2t2_jax.datasets.validate import choose_records, read_split
 from r2t2_jax.errors import R2T2Error
 
 
 class StoredSample(Sample):
-    """A `Sample` whose `image` is decoded anew each time somebody looks at it."""
+    """A `Sample` that decodes its image on each access to `image`."""
 
     def __init__(self, encoded: bytes = b"", image: np.ndarray | None = None, **fields: Any) -> None:
-        """Pixels may be given instead, as `dataclasses.replace` does."""
+        """`image` replaces `encoded` where pixels are passed, as `dataclasses.replace` does."""
         super().__init__(image=np.zeros((0, 0, 3), np.uint8) if image is None else image, **fields)
-        own = self.__dict__  # a frozen dataclass takes no assignment
-        own["encoded"] = encoded
+        attributes = self.__dict__  # a frozen dataclass allows no assignment
+        attributes["encoded"] = encoded
         if image is None:
-            del own["image"]
+            del attributes["image"]
 
     def __getattr__(self, name: str) -> np.ndarray:
-        """The pixels, uint8 [height, width, 3]: the one attribute that is not stored."""
+        """The pixels, uint8 [height, width, 3], for `image`, the only attribute that is not stored."""
         if name != "image":
             raise AttributeError(f"{type(self).__name__!r} has no attribute {name!r}")
         return decode_image(self.__dict__["encoded"])
 
 
-def as_sample(record: Record, encoded: bytes) -> Sample:
-    """The record as the project hands samples around."""
+def to_sample(record: Record, encoded: bytes) -> Sample:
+    """The record as a sample with the given encoded image."""
     return StoredSample(
         encoded,
         id=record.id,
@@ -46,19 +46,22 @@ def as_sample(record: Record, encoded: bytes) -> Sample:
     )
 
 
-def official_samples(source: Source, folder: Path, split: str, n: int, seed: int) -> tuple[list[Sample], bool]:
-    """N questions of a split; bad records are passed over.
+def load_official_samples(
+    dataset: DatasetSpec, folder: Path, split: str, n: int, seed: int
+) -> tuple[list[Sample], bool]:
+    """Read n questions of a split from its official files; invalid records are skipped.
 
     Returns:
-        The samples and whether they have images; where no image file of the split is there, they have none.
+        The samples, and whether they have images. They have none if no image file of the split exists.
 
     Raises:
-        R2T2Error: a file is missing or wrong, no record is usable, or an image cannot be read.
+        R2T2Error: a file is missing or malformed, no record is usable, or an image cannot be read.
     """
-    split = split or (source.splits[0] if source.splits else "")
+    split = split or (dataset.splits[0] if dataset.splits else "")
     try:
-        found, images = survey(source, folder, split, skip_bad=True), True
+        validated, images = read_split(dataset, folder, split, skip_bad=True), True
     except R2T2Error:
-        found, images = survey(source, folder, split, skip_bad=True, images=False), False
-    chosen = subset(found.records, source, n, seed)
-    return [as_sample(one, encoded_image(one.image, one.where) if images else b"") for one in chosen], images
+        validated, images = read_split(dataset, folder, split, skip_bad=True, images=False), False
+    records = choose_records(validated.records, dataset, n, seed)
+    samples = [to_sample(record, encoded_image(record.image, record.where) if images else b"") for record in records]
+    return samples, images

@@ -10,7 +10,7 @@ from typing import Any
 
 from r2t2_jax.bank import ReferenceBank
 from r2t2_jax.contract import Port
-from r2t2_jax.datasets.catalog import SOURCES
+from r2t2_jax.datasets.catalog import DATASETS
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.evaluation.benchmark import (
     SAVED,
@@ -221,4 +221,4 @@ def open_job(
 
 def set_score_of(benchmark: str) -> str:
     """The name of a benchmark's own set score."""
-    return SOURCES[benchmark].set_score if benchmark in SOURCES else "accuracy"
+    return DATASETS[benchmark].set_score if benchmark in DATASETS else "accuracy"

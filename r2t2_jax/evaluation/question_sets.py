@@ -11,7 +11,7 @@ import numpy as np
 from r2t2_jax.bank.manifest import Source
 from r2t2_jax.contract import Sample
 from r2t2_jax.datasets import load_dataset
-from r2t2_jax.datasets.catalog import SOURCES
+from r2t2_jax.datasets.catalog import DATASETS
 from r2t2_jax.datasets.jsonl import load_jsonl
 from r2t2_jax.datasets.registry import GROUP
 from r2t2_jax.errors import R2T2Error
@@ -100,12 +100,12 @@ def _distinct(names: Sequence[str]) -> Sequence[str]:
 
 def _split(name: str, split: str | None, drawn: str) -> str:
     """The split asked for; else `drawn` of a set that is drawn, and the first of one that was read from files."""
-    default = drawn if name in registered(GROUP) and name not in SOURCES else ""
+    default = drawn if name in registered(GROUP) and name not in DATASETS else ""
     return default if split is None else split
 
 
 def _read(name: str, split: str, n: int | None, seed: int, images: str, metric: str) -> QuestionSet:
     source = Source(name, split, n, seed, images if name.endswith(".jsonl") else "")
-    chosen = metric or (SOURCES[name].metric if name in SOURCES else "exact_match")
+    chosen = metric or (DATASETS[name].metric if name in DATASETS else "exact_match")
     get_metric(chosen)
     return QuestionSet(source, load_source(source), chosen)

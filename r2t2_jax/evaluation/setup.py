@@ -14,7 +14,7 @@ from r2t2_jax.bank.manifest import fingerprints_of, read_manifest
 from r2t2_jax.bank.storage import with_stored_samples
 from r2t2_jax.contract import Port, Sample
 from r2t2_jax.datasets import load_dataset
-from r2t2_jax.datasets.catalog import SOURCES
+from r2t2_jax.datasets.catalog import DATASETS
 from r2t2_jax.datasets.registry import GROUP
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.evaluation.feature_cache import with_samples
@@ -71,7 +71,7 @@ def metric_for(data: str, name: str) -> Metric:
     Raises:
         R2T2Error: as `get_metric`.
     """
-    return get_metric(name or (SOURCES[data].metric if data in SOURCES else "exact_match"))
+    return get_metric(name or (DATASETS[data].metric if data in DATASETS else "exact_match"))
 
 
 def open_bank(

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from r2t2_jax.cli.main import main
-from r2t2_jax.datasets.catalog import SOURCES
+from r2t2_jax.datasets.catalog import DATASETS
 from tests.datasets.official import easy_vqa, png, put
 
 
@@ -26,11 +26,11 @@ def test_from_files_to_a_page(tmp_path: Path, data: Path, capsys: pytest.Capture
     assert "easy_vqa train: not here: expected the questions file" in out
     assert main(["datasets", "list"]) == 0
     listed = capsys.readouterr().out
-    assert all(name in listed for name in SOURCES) and re.search(r"easy_vqa.*test \(3\)", listed)
+    assert all(name in listed for name in DATASETS) and re.search(r"easy_vqa.*test \(3\)", listed)
     assert main(["datasets", "show", "easy_vqa", "--n", "2"]) == 0
     assert "Wrote easy_vqa.html." in capsys.readouterr().out
     page = (tmp_path / "easy_vqa.html").read_text(encoding="utf-8")
-    assert page.count("<figure>") == 2 and "Licence: MIT" in page and "http" not in page.split("<main>")[1]
+    assert page.count("<figure>") == 2 and "License: MIT" in page and "http" not in page.split("<main>")[1]
 
 
 def test_a_prepared_subset_can_be_shown(tmp_path: Path, data: Path) -> None:
@@ -52,7 +52,7 @@ def test_prepare_again_and_bad_records(tmp_path: Path, data: Path, capsys: pytes
     (tmp_path / "files/test/images/1.png").unlink()
     arguments = ["datasets", "prepare", "easy_vqa", "--manual-dir", str(tmp_path / "files"), "--split", "test"]
     assert main(arguments) == 2
-    assert "1.png: it is not there (--skip-bad leaves such records out)" in capsys.readouterr().err
+    assert "1.png: it does not exist (--skip-bad leaves such records out)" in capsys.readouterr().err
     assert main([*arguments, "--skip-bad"]) == 0
     out = capsys.readouterr().out
     assert out.startswith("left out: ") and "easy_vqa test: 2 questions, 1 left out" in out

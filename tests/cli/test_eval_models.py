@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from r2t2_jax.cli.main import main
-from r2t2_jax.datasets.catalog import SOURCES
+from r2t2_jax.datasets.catalog import DATASETS
 from r2t2_jax.metrics import METRICS
 from r2t2_jax.runs.reading import open_run
 from tests.datasets.official import OFFICIAL
@@ -95,7 +95,7 @@ def test_every_set_in_its_official_layout(
     names = [name for name in OFFICIAL if name != "jsonl"]
     for name in names:
         OFFICIAL[name](tmp_path / name)
-        split = ["--split", SOURCES[name].splits[0]]
+        split = ["--split", DATASETS[name].splits[0]]
         assert main(["datasets", "prepare", name, "--manual-dir", str(tmp_path / name), *split]) == 0
     evaluate(model, bank, place, tmp_path / "run", "--benchmark", ",".join(names))
     check(tmp_path / "run", names)

@@ -1,4 +1,4 @@
-"""A tiny set in the official layout of each source, to be prepared whole or spoiled first."""
+"""Writes a tiny dataset in the official layout of each dataset, for tests that read it or damage it first."""
 
 import base64
 import csv
@@ -18,19 +18,19 @@ SIZE = (9, 7)
 
 
 def png(color: str = "red", mode: str = "RGB") -> bytes:
-    written = io.BytesIO()
-    Image.new(mode, SIZE, color).save(written, "PNG")
-    return written.getvalue()
+    buffer = io.BytesIO()
+    Image.new(mode, SIZE, color).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def jpg(color: str = "red") -> bytes:
-    written = io.BytesIO()
-    Image.new("RGB", SIZE, color).save(written, "JPEG")
-    return written.getvalue()
+    buffer = io.BytesIO()
+    Image.new("RGB", SIZE, color).save(buffer, "JPEG")
+    return buffer.getvalue()
 
 
 def put(path: Path, content: Any) -> Path:
-    """Bytes and texts as they are, all else as JSON."""
+    """Write bytes and strings as they are, other content as JSON."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content if isinstance(content, bytes) else text_of(content).encode())
     return path
@@ -52,10 +52,12 @@ def vqav2(folder: Path) -> None:
             "image_id": 42,
             "question_type": "is it",
             "answer_type": kind,
-            "multiple_choice_answer": given[-1],
-            "answers": [{"answer": a, "answer_confidence": "yes", "answer_id": i} for i, a in enumerate(given, 1)],
+            "multiple_choice_answer": answer_texts[-1],
+            "answers": [
+                {"answer": a, "answer_confidence": "yes", "answer_id": i} for i, a in enumerate(answer_texts, 1)
+            ],
         }
-        for question, given, kind in zip(questions, answers, ("yes/no", "number"), strict=True)
+        for question, answer_texts, kind in zip(questions, answers, ("yes/no", "number"), strict=True)
     ]
     head = {"info": {"version": "2.0"}, "data_type": "mscoco", "data_subtype": "val2014"}
     put(folder / "v2_OpenEnded_mscoco_val2014_questions.json", head | {"questions": questions})
@@ -163,11 +165,11 @@ def mmbench(folder: Path, **changes: str) -> None:
     image = base64.b64encode(jpg()).decode()
     row = dict.fromkeys(MMBENCH, "") | {"index": "7", "question": "Which\none?", "hint": "Look.", "A": "x", "B": "y"}
     row |= {"C": "z", "answer": "B", "category": "ocr", "image": image, "split": "dev"} | changes
-    written = io.StringIO()
-    writer = csv.DictWriter(written, MMBENCH, delimiter="\t")
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, MMBENCH, delimiter="\t")
     writer.writeheader()
     writer.writerow(row)
-    put(folder / "MMBench_DEV_EN.tsv", written.getvalue())
+    put(folder / "MMBench_DEV_EN.tsv", buffer.getvalue())
 
 
 MME_ANSWERS = ("Yes", "No")
@@ -264,7 +266,7 @@ def easy_vqa(folder: Path) -> None:
 
 
 def jsonl(folder: Path) -> None:
-    row = {"image": "a.png", "question": "What colour?", "answer": "red", "id": "q1", "style": "word", "split": "test"}
+    row = {"image": "a.png", "question": "What color?", "answer": "red", "id": "q1", "style": "word", "split": "test"}
     put(folder / "questions.jsonl", text_of(row) + "\n\n" + text_of(row | {"id": "q2", "split": "dev"}))
     put(folder / "a.png", png())
 

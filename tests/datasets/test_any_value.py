@@ -1,4 +1,4 @@
-"""Whatever value stands in an official JSON file, a reader yields records or says what is wrong."""
+"""For any value in an official JSON file a reader yields records or raises `R2T2Error`."""
 
 import contextlib
 import json
@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from r2t2_jax.datasets.catalog import SOURCES
-from r2t2_jax.datasets.validate import survey
+from r2t2_jax.datasets.catalog import DATASETS
+from r2t2_jax.datasets.validate import read_split
 from r2t2_jax.errors import R2T2Error
 from tests.datasets.official import OFFICIAL, put
 
@@ -19,7 +19,7 @@ WITHOUT_JSON = ("cocoqa", "mmbench", "mme", "cvbench2d", "cvbench3d")
 
 
 def places(value: Any, above: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """The keys that lead to every value inside."""
+    """The path of keys to every nested value."""
     inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, item in inside:
         yield (*above, key)
@@ -36,10 +36,10 @@ def replaced(content: Any, keys: tuple[Any, ...], value: Any) -> Any:
 
 
 @pytest.mark.parametrize("name", [name for name in OFFICIAL if name not in WITHOUT_JSON])
-def test_any_value_anywhere(name: str, tmp_path: Path) -> None:
+def test_any_value_at_any_position_is_read_or_refused(name: str, tmp_path: Path) -> None:
     OFFICIAL[name](tmp_path)
-    source = SOURCES[name]
-    split = source.splits[0] if source.splits else ""
+    dataset = DATASETS[name]
+    split = dataset.splits[0] if dataset.splits else ""
     tried = 0
     for path in sorted(tmp_path.rglob("*.json*")):
         lines = path.read_text(encoding="utf-8").split("\n") if path.suffix == ".jsonl" else []
@@ -48,7 +48,7 @@ def test_any_value_anywhere(name: str, tmp_path: Path) -> None:
             for value in STRANGE:
                 put(path, replaced(content, keys, value))
                 with contextlib.suppress(R2T2Error):
-                    survey(source, tmp_path, split)
+                    read_split(dataset, tmp_path, split)
                 tried += 1
         put(path, content)
     assert tried >= 40

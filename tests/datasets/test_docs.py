@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 from benchmarks.easy_vqa import results_table
-from r2t2_jax.datasets.catalog import SOURCES
+from r2t2_jax.datasets.catalog import DATASETS
 from r2t2_jax.metrics import METRICS, SET_SCORES
 
 ROOT = Path(__file__).parents[2]
@@ -15,11 +15,11 @@ GENERAL = ("exact_match",)
 
 def test_every_set_has_its_row_with_metric_and_split() -> None:
     rows = dict(re.findall(r"^\| `(\w+)` \| (.*)$", PAGE.partition("### Where")[0], re.MULTILINE))
-    assert set(rows) == set(SOURCES)
-    for name, source in SOURCES.items():
-        assert f"`{source.metric}`" in rows[name]
-        assert all(split in rows[name] for split in source.splits[:1])
-        assert source.set_score in (*re.findall(r"; `(\w+)`", rows[name]), "accuracy")
+    assert set(rows) == set(DATASETS)
+    for name, dataset in DATASETS.items():
+        assert f"`{dataset.metric}`" in rows[name]
+        assert all(split in rows[name] for split in dataset.splits[:1])
+        assert dataset.set_score in (*re.findall(r"; `(\w+)`", rows[name]), "accuracy")
 
 
 def test_every_metric_is_named() -> None:
@@ -36,7 +36,7 @@ def test_the_results_are_those_recorded() -> None:
         assert f"{100 * gate['references']['question_only']:.1f} %" in PAGE
 
 
-def test_every_recorded_file_is_listed_with_its_licence() -> None:
+def test_every_recorded_file_is_listed_with_its_license() -> None:
     folder = ROOT / "tests" / "golden" / "benchmarks"
     listed = PAGE.partition("## Recorded files")[2]
     assert not [path.name for path in folder.rglob("*.json") if path.name not in listed]

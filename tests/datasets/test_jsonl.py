@@ -1,4 +1,4 @@
-"""The JSONL set: what a line may hold, and that every error names its file and line."""
+"""The fields of a JSONL line, and errors that name the file and line."""
 
 import json
 from pathlib import Path
@@ -27,14 +27,14 @@ def write(folder: Path, *lines: dict | str) -> Path:
 
 
 def line(**fields: object) -> dict:
-    return {"image": "red.png", "question": "What colour?", "answer": "red"} | fields
+    return {"image": "red.png", "question": "What color?", "answer": "red"} | fields
 
 
-def test_a_full_line(folder: Path) -> None:
-    path = write(folder, line(answers=["red", "dark red"], id="q7", style="word", category="colour", split="test"))
+def test_a_line_with_every_field(folder: Path) -> None:
+    path = write(folder, line(answers=["red", "dark red"], id="q7", style="word", category="color", split="test"))
     (sample,) = load_jsonl(path)
-    assert (sample.id, sample.question, sample.answers) == ("q7", "What colour?", ("red", "dark red"))
-    assert (sample.style, sample.category, sample.split) == ("word", "colour", "test")
+    assert (sample.id, sample.question, sample.answers) == ("q7", "What color?", ("red", "dark red"))
+    assert (sample.style, sample.category, sample.split) == ("word", "color", "test")
     assert sample.image.dtype == np.uint8 and sample.image.shape == (4, 6, 3)
     assert tuple(sample.image[0, 0]) == RED
 
@@ -60,7 +60,7 @@ def test_split_number_and_seed(folder: Path) -> None:
         load_dataset(str(path), "dev")
 
 
-def test_images_may_lie_elsewhere(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_images_may_be_in_another_folder(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     path = write(tmp_path_factory.mktemp("lines"), line())
     assert len(load_jsonl(path, images=folder)) == 1
     with pytest.raises(R2T2Error, match=r"set\.jsonl:1: cannot read image"):
@@ -74,14 +74,14 @@ def test_images_may_lie_elsewhere(folder: Path, tmp_path_factory: pytest.TempPat
         ("[1]", "expected an object, found list"),
         (line(question=3), "'question' must be a string, not 3"),
         (line(answers="red"), "'answers' must be a list of strings"),
-        (line(colour="red"), "unknown field 'colour'; known: image"),
+        (line(color="red"), "unknown field 'color'; known: image"),
         ({"image": "red.png", "answer": "red"}, "'question' is missing"),
         ({"image": "red.png", "question": "?"}, "'answer' is missing"),
         (line(style="essay"), "unknown style 'essay'; choose one of letter, word, plain"),
         (line(image="none.png"), "cannot read image"),
         (line(image="set.jsonl"), "cannot read image"),
         (line(style="letter", options=["blue"]), "answer 'red' is neither one of the options"),
-        (line(id="set-1"), "id 'set-1' stands twice"),
+        (line(id="set-1"), "id 'set-1' occurs twice"),
     ],
 )
 def test_errors_name_file_and_line(folder: Path, bad: dict | str, cause: str) -> None:

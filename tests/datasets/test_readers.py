@@ -1,14 +1,14 @@
-"""What each reader makes of its official files, worked out by hand."""
+"""The records that each reader yields for its official files, written by hand."""
 
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from r2t2_jax.datasets.catalog import SOURCES
+from r2t2_jax.datasets.catalog import DATASETS
 from r2t2_jax.datasets.prompts import as_prompt
 from r2t2_jax.datasets.record import STYLES, Record
-from r2t2_jax.datasets.validate import survey
+from r2t2_jax.datasets.validate import read_split
 from r2t2_jax.metrics import METRICS, SET_SCORES
 from r2t2_jax.metrics.mathvista import listed_choices
 from tests.datasets.official import OFFICIAL, put
@@ -23,8 +23,8 @@ MOVA_LINE = {
 
 def first(name: str, folder: Path, split: str | None = None) -> Record:
     OFFICIAL[name](folder)
-    source = SOURCES[name]
-    return survey(source, folder, source.splits[0] if split is None else split).records[0]
+    dataset = DATASETS[name]
+    return read_split(dataset, folder, dataset.splits[0] if split is None else split).records[0]
 
 
 EXPECTED: dict[str, dict[str, Any]] = {
@@ -77,54 +77,54 @@ EXPECTED: dict[str, dict[str, Any]] = {
         "category": "dynamics",
     },
     "easy_vqa": {"id": "test/0", "question": "what is the red shape?", "answers": ("circle",), "category": "shape"},
-    "jsonl": {"id": "q1", "question": "What colour?", "answers": ("red",), "split": "test"},
+    "jsonl": {"id": "q1", "question": "What color?", "answers": ("red",), "split": "test"},
 }
 
 
 @pytest.mark.parametrize("name", EXPECTED)
-def test_first_record(name: str, tmp_path: Path) -> None:
+def test_the_first_record_of_each_dataset(name: str, tmp_path: Path) -> None:
     record = first(name, tmp_path, "test" if name == "jsonl" else None)
     assert {field: getattr(record, field) for field in EXPECTED[name]} == EXPECTED[name]
 
 
-def test_every_set_is_described() -> None:
-    assert set(OFFICIAL) == set(SOURCES)
-    for source in SOURCES.values():
-        assert source.metric in METRICS and source.set_score in SET_SCORES
-        assert source.licence and source.files and source.role in ("reference", "evaluation", "other")
+def test_every_dataset_has_a_metric_and_a_license() -> None:
+    assert set(OFFICIAL) == set(DATASETS)
+    for dataset in DATASETS.values():
+        assert dataset.metric in METRICS and dataset.set_score in SET_SCORES
+        assert dataset.license and dataset.files and dataset.role in ("reference", "evaluation", "other")
         assert "letter" in STYLES
 
 
-def test_visual7w_offers_the_right_answer_in_an_order_of_its_own(tmp_path: Path) -> None:
+def test_visual7w_lists_the_options_in_a_fixed_random_order(tmp_path: Path) -> None:
     record = first("visual7w", tmp_path)
     assert sorted(record.options) == ["Carpet.", "Cement.", "Tile.", "Wood."]
     assert record.options["ABCD".index(record.answers[0])] == "Wood."
     assert first("visual7w", tmp_path / "again").options == record.options
 
 
-def test_mmbench_makes_the_passes_a_file_does_not_have(tmp_path: Path) -> None:
+def test_mmbench_adds_the_circular_passes_that_a_file_lacks(tmp_path: Path) -> None:
     OFFICIAL["mmbench"](tmp_path)
-    passes = survey(SOURCES["mmbench"], tmp_path, "dev").records
+    passes = read_split(DATASETS["mmbench"], tmp_path, "dev").records
     assert [record.id for record in passes] == ["7", "1000007", "2000007"]
     assert [record.options for record in passes] == [("x", "y", "z"), ("y", "z", "x"), ("z", "x", "y")]
     assert [record.answers[0] for record in passes] == ["B", "A", "C"]  # always y
 
 
-def test_mmbench_takes_the_passes_a_file_has(tmp_path: Path) -> None:
+def test_mmbench_reads_the_circular_passes_of_a_file(tmp_path: Path) -> None:
     OFFICIAL["mmbench"](tmp_path)
     path = tmp_path / "MMBench_DEV_EN.tsv"
     header, row = path.read_text(encoding="utf-8").split("\n", 1)
     image_of_another_row = row.split("\t")
     image_of_another_row[0], image_of_another_row[-3] = "1000007", "7"
     path.write_text(f"{header}\n{row}" + "\t".join(image_of_another_row), encoding="utf-8")
-    records = survey(SOURCES["mmbench"], tmp_path, "dev").records
+    records = read_split(DATASETS["mmbench"], tmp_path, "dev").records
     assert [record.id for record in records] == ["7", "1000007"]
     assert records[0].image == records[1].image
 
 
-def test_mathvista_makes_a_query_that_is_not_given_and_answers_choices_by_letter(tmp_path: Path) -> None:
+def test_mathvista_builds_a_missing_query_and_answers_choices_by_letter(tmp_path: Path) -> None:
     OFFICIAL["mathvista"](tmp_path)
-    record = survey(SOURCES["mathvista"], tmp_path, "testmini").records[1]
+    record = read_split(DATASETS["mathvista"], tmp_path, "testmini").records[1]
     assert record.question == (
         "Hint: Please answer the question and provide the correct option letter, e.g., A, B, C, D, at the end.\n"
         "Question: How long?\nChoices:\n(A) 3 m\n(B) 4 m"
@@ -135,22 +135,22 @@ def test_mathvista_makes_a_query_that_is_not_given_and_answers_choices_by_letter
 
 def test_ai2d_reads_mova_s_question_file(tmp_path: Path) -> None:
     put(tmp_path / "test.jsonl", MOVA_LINE)
-    (record,) = survey(SOURCES["ai2d"], tmp_path, "test", images=False).records
+    (record,) = read_split(DATASETS["ai2d"], tmp_path, "test", images=False).records
     assert (record.question, record.options, record.answers) == ("Which?", ("C", "two\nlines"), ("B",))
     assert record.image == tmp_path / "abc_images/70.png" and record.category == "letters"
 
 
-def test_mme_takes_both_layouts_and_every_subtask(tmp_path: Path) -> None:
+def test_mme_reads_both_layouts_and_every_subtask(tmp_path: Path) -> None:
     OFFICIAL["mme"](tmp_path)
-    records = survey(SOURCES["mme"], tmp_path, "perception").records
+    records = read_split(DATASETS["mme"], tmp_path, "perception").records
     assert len(records) == 20 and len({record.category for record in records}) == 10
     assert as_prompt(records[1].question, style=records[1].style) == (
         "Is b here?\nAnswer the question using a single word or phrase."
     )
 
 
-def test_questions_without_image_are_not_of_the_set(tmp_path: Path) -> None:
+def test_questions_without_an_image_are_skipped(tmp_path: Path) -> None:
     for name in ("scienceqa", "physbench", "gqa"):
         OFFICIAL[name](tmp_path / name)
-        source = SOURCES[name]
-        assert len(survey(source, tmp_path / name, source.splits[0]).records) == 1
+        dataset = DATASETS[name]
+        assert len(read_split(dataset, tmp_path / name, dataset.splits[0]).records) == 1

@@ -1,6 +1,6 @@
-"""Real files in the official layouts, where they are at hand (R2T2_SAMPLES): read, prepared and shown.
+"""Reads, prepares and shows real official files from the folder R2T2_SAMPLES.
 
-Numbers are those of the files' own README. Text-only sets are read as far as their files go.
+The expected numbers come from the README of those files.
 """
 
 import os
@@ -12,17 +12,17 @@ import pytest
 
 from r2t2_jax.cli.main import main
 from r2t2_jax.datasets import load_dataset
-from r2t2_jax.datasets.catalog import SOURCES
+from r2t2_jax.datasets.catalog import DATASETS
 from r2t2_jax.datasets.files import read_json
 from r2t2_jax.datasets.prompts import official_query
-from r2t2_jax.datasets.samples import as_sample
-from r2t2_jax.datasets.validate import survey
+from r2t2_jax.datasets.samples import to_sample
+from r2t2_jax.datasets.validate import read_split
 from r2t2_jax.metrics.mathvista import form_of, mathvista
 
 SAMPLES = Path(os.environ.get("R2T2_SAMPLES", Path(__file__).parents[2].parent / "shared" / "samples"))
-pytestmark = pytest.mark.skipif(not SAMPLES.is_dir(), reason=f"{SAMPLES} is not here")
+pytestmark = pytest.mark.skipif(not SAMPLES.is_dir(), reason=f"{SAMPLES} does not exist")
 
-# set: split, questions with an image, questions without theirs
+# dataset: split, questions with their image, questions without
 WITH_IMAGES = {
     "clevr": ("val", 81, 0),
     "vqav2": ("train", 63, 0),
@@ -38,7 +38,7 @@ WITH_IMAGES = {
 
 
 @pytest.mark.parametrize("name", WITH_IMAGES)
-def test_prepared_listed_and_shown(
+def test_a_dataset_is_prepared_listed_and_shown(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     split, count, without = WITH_IMAGES[name]
@@ -47,7 +47,7 @@ def test_prepared_listed_and_shown(
     manual = ["--manual-dir", str(SAMPLES / name.removesuffix("_direct"))]
     if without:
         assert main(["datasets", "prepare", name, *manual, "--split", split]) == 2
-        assert "it is not there (--skip-bad leaves such records out)" in capsys.readouterr().err
+        assert "it does not exist (--skip-bad leaves such records out)" in capsys.readouterr().err
     assert main(["datasets", "prepare", name, *manual, "--split", split, "--skip-bad"]) == 0
     left_out = f", {without:,} left out" if without else ""
     assert f"{name} {split}: {count:,} questions{left_out}: " in capsys.readouterr().out
@@ -70,15 +70,15 @@ def test_prepared_listed_and_shown(
         ("aokvqa", "val", "aokvqa_v1p0_val.json", "aokvqa_v1p0_val.json", 1145),
     ],
 )
-def test_text_only_sets_are_read_and_shown(
+def test_datasets_without_images_are_read_and_shown(
     name: str, split: str, source: str, target: str, count: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copyfile(SAMPLES / name / source, tmp_path / target)
-    assert len(survey(SOURCES[name], tmp_path, split, images=False).records) == count
+    assert len(read_split(DATASETS[name], tmp_path, split, images=False).records) == count
     page = tmp_path / "page.html"
     options = ["--manual-dir", str(tmp_path), "--split", split, "--out", str(page)]
     assert main(["datasets", "show", name, *options]) == 0
-    assert page.read_text(encoding="utf-8").count("no image here") == 5
+    assert page.read_text(encoding="utf-8").count("no image available") == 5
     assert main(["datasets", "prepare", name, "--manual-dir", str(tmp_path), "--data-dir", str(tmp_path / "data")]) == 2
     assert "cannot read image" in capsys.readouterr().err
 
@@ -87,26 +87,26 @@ def test_mme_has_the_official_number_of_questions(tmp_path: Path) -> None:
     with zipfile.ZipFile(SAMPLES / "mme" / "MME_Benchmark_release_version_text_only.zip") as archive:
         archive.extractall(tmp_path)
     for split, questions, subtasks in (("perception", 2114, 10), ("cognition", 260, 4)):
-        records = survey(SOURCES["mme"], tmp_path, split, images=False).records
+        records = read_split(DATASETS["mme"], tmp_path, split, images=False).records
         assert len(records) == questions and len({record.category for record in records}) == subtasks
         assert sum(record.answers == ("Yes",) for record in records) == questions / 2
 
 
-def test_scienceqa_img_of_the_files_at_hand() -> None:
+def test_scienceqa_reads_the_questions_with_an_image() -> None:
     problems = read_json(SAMPLES / "scienceqa" / "problems.json", dict)
     expected = [pid for pid, problem in problems.items() if problem["split"] == "test" and problem["image"]]
-    records = survey(SOURCES["scienceqa"], SAMPLES / "scienceqa", "test", images=False).records
+    records = read_split(DATASETS["scienceqa"], SAMPLES / "scienceqa", "test", images=False).records
     assert [record.id for record in records] == expected
 
 
 def test_mathvista_queries_and_forms_are_the_official_ones() -> None:
-    """What we make of a problem is the published query, and the query tells the form the file states."""
+    """`official_query` equals the published query, and `form_of` reads the form that the file states."""
     data = SAMPLES / "mathvista" / "data"
     problems, queries = read_json(data / "testmini.json", dict), read_json(data / "query.json", dict)
     assert all(official_query(problem) == queries[pid] for pid, problem in problems.items())
     misread = set()
-    for record in survey(SOURCES["mathvista"], SAMPLES / "mathvista", "testmini", images=False).records:
-        problem, sample = problems[record.id], as_sample(record, b"")
+    for record in read_split(DATASETS["mathvista"], SAMPLES / "mathvista", "testmini", images=False).records:
+        problem, sample = problems[record.id], to_sample(record, b"")
         form = form_of(sample)
         assert (form.kind, form.precision) == (problem["answer_type"], problem["precision"])
         assert [choice.strip() for choice in form.choices] == [choice.strip() for choice in problem["choices"] or ()]
@@ -116,7 +116,7 @@ def test_mathvista_queries_and_forms_are_the_official_ones() -> None:
 
 
 def test_vqav2_answers_add_up() -> None:
-    for record in survey(SOURCES["vqav2"], SAMPLES / "vqav2", "train").records:
+    for record in read_split(DATASETS["vqav2"], SAMPLES / "vqav2", "train").records:
         assert len(record.answers) == 10
         counts = [record.answers.count(answer) for answer in record.answers]
         assert counts == sorted(counts, reverse=True)
@@ -126,4 +126,4 @@ def test_physbench_has_answers_to_44_questions_about_one_image(capsys: pytest.Ca
     answers = read_json(SAMPLES / "physbench" / "val_answer.json", list)
     assert sum(row["mode"] == "image-only" for row in answers) == 44
     assert main(["datasets", "show", "physbench", "--manual-dir", str(SAMPLES / "physbench")]) == 2
-    assert "expected the questions file" in capsys.readouterr().err  # the questions are not at hand
+    assert "expected the questions file" in capsys.readouterr().err  # the folder does not contain the questions

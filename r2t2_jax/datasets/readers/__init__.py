@@ -1,1 +1,1 @@
-"""One reader a file: which official files a set has, where they come from, under which licence, and how they read."""
+"""One module per source: its official files, its license, the function that reads it, and its `DATASETS`."""

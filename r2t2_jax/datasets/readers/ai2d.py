@@ -1,10 +1,10 @@
 """AI2D (Kembhavi et al. 2016), from allenai.org/data/diagrams; CC BY-SA 4.0.
 
-    ai2d/questions/<diagram>.png.json      ai2d/images/<diagram>.png      ai2d_test_ids.csv (test diagrams, one a line)
+    ai2d/questions/<diagram>.png.json      ai2d/images/<diagram>.png      ai2d_test_ids.csv (one id per line)
     ai2d/abc_images/<diagram>.png, the diagrams whose labels are replaced by letters, for questions marked abcLabel
 
-or MoVA's question file of the same test set, test.jsonl, beside images/ and abc_images/. Category: text or letters, for
-what the labels are.
+or MoVA's question file of the same test set, test.jsonl, next to images/ and abc_images/. Category: `text` or
+`letters`, the kind of labels in the diagram.
 """
 
 from __future__ import annotations
@@ -16,31 +16,31 @@ from typing import Any
 
 from r2t2_jax.datasets.files import (
     Fields,
-    find,
-    list_choices,
+    check_letter,
+    find_path,
     numbered,
     option_letter,
     parse_rows,
-    read_archive_member,
     read_json,
     read_text,
+    unpacked_root,
 )
 from r2t2_jax.datasets.prompts import split_prompt
-from r2t2_jax.datasets.record import Bad, Record, Source
+from r2t2_jax.datasets.record import DatasetSpec, InvalidRecord, Record, Records
 from r2t2_jax.errors import R2T2Error
 
 
-def read(folder: Path, split: str) -> Iterator[Record | Bad]:
-    """One record a question; diagrams by number."""
+def read(folder: Path, split: str) -> Records:
+    """Yields one record per question, in the order of the diagram numbers."""
     if (folder / f"{split}.jsonl").exists():
         return _read_lines(folder, split)
     return _read_original(folder, split)
 
 
-def _read_original(folder: Path, split: str) -> Iterator[Record | Bad]:
-    root = read_archive_member(folder, "ai2d")
-    find(root, "questions", what="folder of questions")
-    ids_path = find(folder, "ai2d_test_ids.csv", "ai2d/ai2d_test_ids.csv", what="list of test diagrams")
+def _read_original(folder: Path, split: str) -> Records:
+    root = unpacked_root(folder, "ai2d")
+    find_path(root, "questions", what="folder of questions")
+    ids_path = find_path(folder, "ai2d_test_ids.csv", "ai2d/ai2d_test_ids.csv", what="list of test diagrams")
     test = set(read_text(ids_path).split())
     paths = sorted((root / "questions").glob("*.json"), key=lambda path: (len(path.name), path.name))
 
@@ -63,7 +63,7 @@ def _read_original(folder: Path, split: str) -> Iterator[Record | Bad]:
             try:
                 questions = list(_questions(path))
             except R2T2Error as error:
-                yield Bad(str(error))
+                yield InvalidRecord(str(error))
                 continue
             yield from parse_rows(path, questions, parse)
 
@@ -74,11 +74,11 @@ def _questions(path: Path) -> Iterator[tuple[str, Any]]:
     if not isinstance(image, str) or not isinstance(questions, dict):
         raise R2T2Error(f"{path}: has no 'imageName' and 'questions': is this the official file?")
     for text, row in questions.items():
-        whole = {**row, "question": text, "imageName": image} if isinstance(row, dict) else row
-        yield f"question {text!r}", whole
+        complete = {**row, "question": text, "imageName": image} if isinstance(row, dict) else row
+        yield f"question {text!r}", complete
 
 
-def _read_lines(folder: Path, split: str) -> Iterator[Record | Bad]:
+def _read_lines(folder: Path, split: str) -> Records:
     path = folder / f"{split}.jsonl"
 
     def parse(row: Fields) -> Record:
@@ -89,7 +89,7 @@ def _read_lines(folder: Path, split: str) -> Iterator[Record | Bad]:
             image=folder / image,
             question=question,
             options=options,
-            answers=(list_choices(row.text("answer"), options, row.where),),
+            answers=(check_letter(row.text("answer"), options, row.where),),
             style="letter",
             category="letters" if image.startswith("abc_images") else "text",
             split=split,
@@ -100,7 +100,7 @@ def _read_lines(folder: Path, split: str) -> Iterator[Record | Bad]:
 
 
 def _json_or_text(text: str) -> Iterator[Any]:
-    """Each line's value; a line that is no JSON stays a text, which is no object and told as such."""
+    """The JSON value of each line; a line that is not JSON stays a string, which `parse_rows` rejects."""
     for line in filter(None, text.split("\n")):
         try:
             yield json.loads(line)
@@ -108,15 +108,17 @@ def _json_or_text(text: str) -> Iterator[Any]:
             yield line
 
 
-SOURCE = Source(
-    name="ai2d",
-    title="AI2D",
-    read=read,
-    splits=("test", "train"),
-    files="ai2d/questions/*.json, ai2d/images/*.png, ai2d/abc_images/*.png, ai2d_test_ids.csv; or test.jsonl",
-    metric="ai2d",
-    licence="CC BY-SA 4.0",
-    home="https://prior.allenai.org/projects/diagram-understanding",
-    role="evaluation",
-    paper_size=3087,
+DATASETS = (
+    DatasetSpec(
+        name="ai2d",
+        title="AI2D",
+        read=read,
+        splits=("test", "train"),
+        files="ai2d/questions/*.json, ai2d/images/*.png, ai2d/abc_images/*.png, ai2d_test_ids.csv; or test.jsonl",
+        metric="ai2d",
+        license="CC BY-SA 4.0",
+        home="https://prior.allenai.org/projects/diagram-understanding",
+        role="evaluation",
+        paper_size=3087,
+    ),
 )

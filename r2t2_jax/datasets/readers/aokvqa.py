@@ -1,37 +1,38 @@
-"""A-OKVQA v1.0 (Schwenk et al. 2022), from allenai.org/project/a-okvqa; Apache-2.0, the images are COCO's.
+"""A-OKVQA v1.0 (Schwenk et al. 2022), from allenai.org/project/a-okvqa; Apache-2.0, COCO images.
 
     aokvqa_v1p0_<split>.json      coco/<split>2017/<image id, 12 digits>.jpg
 
-Two sets of the same files: `aokvqa` asks for one of four choices, `aokvqa_direct` for a direct answer, all ten human
-answers kept and the questions left out that the authors call difficult to answer so. Test answers are hidden.
+The files contain two datasets. `aokvqa` asks for one of four choices. `aokvqa_direct` asks for a direct answer; a
+sample has all ten human answers, and questions marked as difficult to answer directly are left out. Test answers are
+hidden.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from r2t2_jax.datasets.files import Fields, find, numbered, option_letter, parse_rows, read_json
+from r2t2_jax.datasets.files import Fields, find_path, numbered, option_letter, parse_rows, read_json
 from r2t2_jax.datasets.readers.vqav2 import human_answers
-from r2t2_jax.datasets.record import Bad, Record, Source
+from r2t2_jax.datasets.record import DatasetSpec, Record, Records
 from r2t2_jax.errors import R2T2Error
 
 CHOICES = 4
 
 
-def read(folder: Path, split: str) -> Iterator[Record | Bad]:
-    """Multiple choice."""
+def read(folder: Path, split: str) -> Records:
+    """Yields one record per question, with four choices."""
     return _read(folder, split, _choice)
 
 
-def read_direct(folder: Path, split: str) -> Iterator[Record | Bad]:
-    """Direct answers."""
+def read_direct(folder: Path, split: str) -> Records:
+    """Yields one record per question with direct answers."""
     return _read(folder, split, _direct)
 
 
-def _read(folder: Path, split: str, finish: Callable[[Record, Fields], Record | None]) -> Iterator[Record | Bad]:
-    path = find(folder, f"aokvqa_v1p0_{split}.json")
+def _read(folder: Path, split: str, finish: Callable[[Record, Fields], Record | None]) -> Records:
+    path = find_path(folder, f"aokvqa_v1p0_{split}.json")
 
     def parse(row: Fields) -> Record | None:
         record = Record(
@@ -60,18 +61,25 @@ def _direct(record: Record, row: Fields) -> Record | None:
     return None if difficult else replace(record, answers=human_answers(row, "direct_answers"))
 
 
-SOURCE = Source(
+_MULTIPLE_CHOICE = DatasetSpec(
     name="aokvqa",
     title="A-OKVQA, multiple choice",
     read=read,
     splits=("val", "train"),
     files="aokvqa_v1p0_<split>.json, coco/<split>2017/*.jpg",
     metric="aokvqa_letter",
-    licence="Apache-2.0; COCO images: Flickr terms",
+    license="Apache-2.0; COCO images: Flickr terms",
     home="https://allenai.org/project/a-okvqa",
     role="reference",
     paper_size=5000,
 )
-DIRECT = replace(
-    SOURCE, name="aokvqa_direct", title="A-OKVQA, direct answers", read=read_direct, metric="aokvqa_direct"
+DATASETS = (
+    _MULTIPLE_CHOICE,
+    replace(
+        _MULTIPLE_CHOICE,
+        name="aokvqa_direct",
+        title="A-OKVQA, direct answers",
+        read=read_direct,
+        metric="aokvqa_direct",
+    ),
 )

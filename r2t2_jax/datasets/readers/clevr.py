@@ -2,18 +2,17 @@
 
     CLEVR_v1.0/questions/CLEVR_<split>_questions.json      CLEVR_v1.0/images/<split>/CLEVR_<split>_<6 digits>.png
 
-Test answers are not published. The id is the question's index; the image is the named one, for the index of a question
-tells that of its image only at the beginning of the file. Category: the program's last function, where there is one.
+Test answers are not published. The id is the question index. The image is found by its file name, because question
+index and image index agree only at the beginning of the file. Category: the last function of the program, if any.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from r2t2_jax.datasets.files import Fields, find, numbered, parse_rows, read_archive_member, read_member
-from r2t2_jax.datasets.record import Bad, Record, Source
+from r2t2_jax.datasets.files import Fields, find_path, numbered, parse_rows, read_member, unpacked_root
+from r2t2_jax.datasets.record import DatasetSpec, Record, Records
 from r2t2_jax.errors import R2T2Error
 
 ANSWERS = frozenset(
@@ -24,15 +23,15 @@ ANSWERS = frozenset(
 )
 
 
-def read(folder: Path, split: str) -> Iterator[Record | Bad]:
-    """One record a question."""
-    root = read_archive_member(folder, "CLEVR_v1.0")
-    path = find(root, f"questions/CLEVR_{split}_questions.json", what="questions file")
+def read(folder: Path, split: str) -> Records:
+    """Yields one record per question."""
+    root = unpacked_root(folder, "CLEVR_v1.0")
+    path = find_path(root, f"questions/CLEVR_{split}_questions.json", what="questions file")
 
     def parse(row: Fields) -> Record:
         answer = row.text("answer")
         if answer not in ANSWERS:
-            raise R2T2Error(f"{row.where}: {answer!r} is none of CLEVR's {len(ANSWERS)} answers")
+            raise R2T2Error(f"{row.where}: {answer!r} is not one of CLEVR's {len(ANSWERS)} answers")
         return Record(
             id=str(row.integer("question_index")),
             image=root / "images" / split / row.text("image_filename"),
@@ -47,20 +46,22 @@ def read(folder: Path, split: str) -> Iterator[Record | Bad]:
 
 
 def _last_function(program: Any) -> str:
-    """What a question asks for in the end: count, exist, query_color, ...; empty where no program is given."""
+    """The last function of the question's program: count, exist, query_color, ...; empty without a program."""
     last = program[-1] if isinstance(program, list) and program else None
     return str(last.get("function", "")) if isinstance(last, dict) else ""
 
 
-SOURCE = Source(
-    name="clevr",
-    title="CLEVR",
-    read=read,
-    splits=("val", "train"),
-    files="CLEVR_v1.0/questions/CLEVR_<split>_questions.json, CLEVR_v1.0/images/<split>/*.png",
-    metric="clevr",
-    licence="CC BY 4.0",
-    home="https://cs.stanford.edu/people/jcjohns/clevr",
-    role="reference",
-    paper_size=5000,
+DATASETS = (
+    DatasetSpec(
+        name="clevr",
+        title="CLEVR",
+        read=read,
+        splits=("val", "train"),
+        files="CLEVR_v1.0/questions/CLEVR_<split>_questions.json, CLEVR_v1.0/images/<split>/*.png",
+        metric="clevr",
+        license="CC BY 4.0",
+        home="https://cs.stanford.edu/people/jcjohns/clevr",
+        role="reference",
+        paper_size=5000,
+    ),
 )

@@ -1,9 +1,9 @@
-"""CV-Bench (Tong et al. 2024), from its Hugging Face page nyu-visionx/CV-Bench; Apache-2.0, images of ADE20K, COCO and
-Omni3D under theirs.
+"""CV-Bench (Tong et al. 2024), from its Hugging Face page nyu-visionx/CV-Bench; Apache-2.0; images of ADE20K, COCO and
+Omni3D under their licenses.
 
-    test_2d.parquet for `cvbench2d`, test_3d.parquet for `cvbench3d`, or test.parquet of before April 2025 for both
+    test_2d.parquet for `cvbench2d`, test_3d.parquet for `cvbench3d`, or the older test.parquet for both
 
-Category: source/task, for the official scores are means over sources.
+Category: source/task, because the official scores are means over sources.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from r2t2_jax.datasets.files import Fields, find, list_choices, parse_rows
-from r2t2_jax.datasets.record import Bad, Record, Source
+from r2t2_jax.datasets.files import Fields, check_letter, find_path, parse_rows
+from r2t2_jax.datasets.record import DatasetSpec, Record, Records
 from r2t2_jax.errors import R2T2Error
 
 COLUMNS = ("idx", "type", "task", "image", "question", "choices", "answer", "source")
 
 
-def reader(kind: str) -> Callable[[Path, str], Iterator[Record | Bad]]:
-    """The reader of the questions of a kind, `2D` or `3D`."""
+def reader(kind: str) -> Callable[[Path, str], Records]:
+    """The function that reads the questions of one kind, `2D` or `3D`."""
 
-    def read(folder: Path, split: str) -> Iterator[Record | Bad]:
-        path = find(folder, f"test_{kind.lower()}.parquet", "test.parquet")
+    def read(folder: Path, split: str) -> Records:
+        path = find_path(folder, f"test_{kind.lower()}.parquet", "test.parquet")
 
         def parse(row: Fields) -> Record | None:
             if row.text("type") != kind:
@@ -35,7 +35,7 @@ def reader(kind: str) -> Callable[[Path, str], Iterator[Record | Bad]]:
                 image=_image(row),
                 question=row.text("question"),
                 options=tuple(choices),
-                answers=(list_choices(row.text("answer"), choices, row.where),),
+                answers=(check_letter(row.text("answer"), choices, row.where),),
                 style="letter",
                 category=f"{row.text('source')}/{row.text('task')}",
                 split=split,
@@ -69,11 +69,11 @@ def _image(row: Fields) -> bytes:
     value = row.values.get("image")
     encoded = value.get("bytes") if isinstance(value, dict) else value
     if not isinstance(encoded, bytes):
-        raise R2T2Error(f"{row.where}: 'image' holds no bytes")
+        raise R2T2Error(f"{row.where}: 'image' contains no bytes")
     return encoded
 
 
-SOURCE_2D = Source(
+_CVBENCH_2D = DatasetSpec(
     name="cvbench2d",
     title="CV-Bench 2D",
     read=reader("2D"),
@@ -81,17 +81,20 @@ SOURCE_2D = Source(
     files="test_2d.parquet or test.parquet",
     metric="cvbench2d",
     set_score="cvbench",
-    licence="Apache-2.0; images of ADE20K, COCO, Omni3D under theirs",
+    license="Apache-2.0; images of ADE20K, COCO, Omni3D under theirs",
     home="https://huggingface.co/datasets/nyu-visionx/CV-Bench",
     role="evaluation",
     paper_size=1438,
 )
-SOURCE_3D = replace(
-    SOURCE_2D,
-    name="cvbench3d",
-    title="CV-Bench 3D",
-    read=reader("3D"),
-    files="test_3d.parquet or test.parquet",
-    metric="cvbench3d",
-    paper_size=1200,
+DATASETS = (
+    _CVBENCH_2D,
+    replace(
+        _CVBENCH_2D,
+        name="cvbench3d",
+        title="CV-Bench 3D",
+        read=reader("3D"),
+        files="test_3d.parquet or test.parquet",
+        metric="cvbench3d",
+        paper_size=1200,
+    ),
 )

@@ -2,25 +2,24 @@
 
     <split>/questions.json, a list of [question, answer, image]      <split>/images/<image>.png
 
-One coloured shape on a plain ground, 64 x 64; thirteen answers. The set has no ids: ours are `<split>/<number>`, from
-0. Category: what is asked for, `yes/no`, `color` or `shape`.
+The images show one colored shape on a plain background, 64 x 64 pixels; there are thirteen answers. The dataset has no
+ids; `<split>/<number>` is used, counted from 0. Category: the kind of answer, `yes/no`, `color` or `shape`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from r2t2_jax.datasets.files import Fields, find, parse_rows, read_json
-from r2t2_jax.datasets.record import Bad, Record, Source
+from r2t2_jax.datasets.files import Fields, find_path, parse_rows, read_json
+from r2t2_jax.datasets.record import DatasetSpec, Record, Records
 
 SHAPES = ("circle", "rectangle", "triangle")
 
 
-def read(folder: Path, split: str) -> Iterator[Record | Bad]:
-    """One record a question."""
-    path = find(folder, f"{split}/questions.json", what="questions file")
+def read(folder: Path, split: str) -> Records:
+    """Yields one record per question."""
+    path = find_path(folder, f"{split}/questions.json", what="questions file")
 
     def parse(row: Fields) -> Record:
         answer = row.text("answer")
@@ -41,13 +40,15 @@ def _object(row: Any) -> Any:
     return dict(zip(("question", "answer", "image"), row, strict=False)) if isinstance(row, list) else row
 
 
-SOURCE = Source(
-    name="easy_vqa",
-    title="easy-VQA",
-    read=read,
-    splits=("test", "train"),
-    files="<split>/questions.json, <split>/images/*.png",
-    metric="exact_match",
-    licence="MIT",
-    home="https://github.com/vzhou842/easy-VQA",
+DATASETS = (
+    DatasetSpec(
+        name="easy_vqa",
+        title="easy-VQA",
+        read=read,
+        splits=("test", "train"),
+        files="<split>/questions.json, <split>/images/*.png",
+        metric="exact_match",
+        license="MIT",
+        home="https://github.com/vzhou842/easy-VQA",
+    ),
 )

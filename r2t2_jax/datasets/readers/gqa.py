@@ -2,22 +2,21 @@
 
     questions1.2/<split>_balanced_questions.json      images/<image id>.jpg
 
-Balanced questions alone. Category: the structural type (verify, query, choose, logical, compare).
+Only the balanced questions are read. Category: the structural type (verify, query, choose, logical, compare).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
-from r2t2_jax.datasets.files import Fields, find, parse_rows, read_json
-from r2t2_jax.datasets.record import Bad, Record, Source
+from r2t2_jax.datasets.files import Fields, find_path, parse_rows, read_json
+from r2t2_jax.datasets.record import DatasetSpec, Record, Records
 
 
-def read(folder: Path, split: str) -> Iterator[Record | Bad]:
-    """One record a question."""
+def read(folder: Path, split: str) -> Records:
+    """Yields one record per question."""
     name = f"{split}_balanced_questions.json"
-    path = find(folder, f"questions1.2/{name}", f"questions/{name}", name)
+    path = find_path(folder, f"questions1.2/{name}", f"questions/{name}", name)
 
     def parse(row: Fields) -> Record | None:
         if row.values.get("isBalanced") is False:
@@ -35,15 +34,17 @@ def read(folder: Path, split: str) -> Iterator[Record | Bad]:
     yield from parse_rows(path, ((f"question {qid}", row) for qid, row in read_json(path, dict).items()), parse)
 
 
-SOURCE = Source(
-    name="gqa",
-    title="GQA, balanced",
-    read=read,
-    splits=("testdev", "val", "train"),
-    files="questions1.2/<split>_balanced_questions.json, images/*.jpg",
-    metric="gqa",
-    licence="CC BY 4.0",
-    home="https://cs.stanford.edu/people/dorarad/gqa",
-    role="evaluation",
-    paper_size=1590,
+DATASETS = (
+    DatasetSpec(
+        name="gqa",
+        title="GQA, balanced",
+        read=read,
+        splits=("testdev", "val", "train"),
+        files="questions1.2/<split>_balanced_questions.json, images/*.jpg",
+        metric="gqa",
+        license="CC BY 4.0",
+        home="https://cs.stanford.edu/people/dorarad/gqa",
+        role="evaluation",
+        paper_size=1590,
+    ),
 )

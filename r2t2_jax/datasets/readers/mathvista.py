@@ -1,30 +1,29 @@
 """MathVista (Lu et al. 2024), from github.com/lupantech/MathVista or its Hugging Face copy AI4Math/MathVista;
-CC BY-SA 4.0, images of other sets under theirs.
+CC BY-SA 4.0; images of other datasets under their licenses.
 
     data/testmini.json      data/query.json      images/<pid>.jpg (or data/images)
 
-testmini, 1,000 questions, is the only split whose answers are public. The question is the official query with its hint
-at the form of the answer, made anew where query.json is not there. It lists its choices itself, so that the sample has
+testmini, 1,000 questions, is the only split with public answers. The question is the official query, which states the
+form of the answer; it is built here if query.json does not exist. The query lists its choices itself, so the sample has
 no options, and its answer is the letter. Category: the task.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
-from r2t2_jax.datasets.files import Fields, find, find_files, option_letter, parse_rows, read_json
+from r2t2_jax.datasets.files import Fields, find_path, first_existing, option_letter, parse_rows, read_json
 from r2t2_jax.datasets.prompts import official_query
-from r2t2_jax.datasets.record import Bad, Record, Source
+from r2t2_jax.datasets.record import DatasetSpec, Record, Records
 from r2t2_jax.errors import R2T2Error
 
 FORMS = ("text", "integer", "float", "list")
 PRECISIONS = (1, 2)
 
 
-def read(folder: Path, split: str) -> Iterator[Record | Bad]:
-    """One record a problem."""
-    path = find(folder, f"data/{split}.json", f"{split}.json", what="problems file")
+def read(folder: Path, split: str) -> Records:
+    """Yields one record per problem."""
+    path = find_path(folder, f"data/{split}.json", f"{split}.json", what="problems file")
     queries = read_json(path.with_name("query.json"), dict) if path.with_name("query.json").exists() else {}
 
     def parse(row: Fields) -> Record:
@@ -34,7 +33,7 @@ def read(folder: Path, split: str) -> Iterator[Record | Bad]:
         query = queries.get(identifier) or official_query(row.values)
         return Record(
             id=identifier,
-            image=find_files(folder, image, f"data/{image}"),
+            image=first_existing(folder, image, f"data/{image}"),
             question=query,
             answers=(_answer(row, choices),),
             style="plain",
@@ -68,19 +67,21 @@ def _answer(row: Fields, choices: list[str]) -> str:
     if not choices:
         return answer
     if answer not in choices:
-        raise R2T2Error(f"{row.where}: answer {answer!r} is none of the choices")
+        raise R2T2Error(f"{row.where}: answer {answer!r} is not one of the choices")
     return option_letter(choices.index(answer), choices, row.where)
 
 
-SOURCE = Source(
-    name="mathvista",
-    title="MathVista testmini",
-    read=read,
-    splits=("testmini",),
-    files="data/testmini.json, data/query.json, images/*.jpg",
-    metric="mathvista",
-    licence="CC BY-SA 4.0",
-    home="https://mathvista.github.io",
-    role="reference",
-    paper_size=5000,
+DATASETS = (
+    DatasetSpec(
+        name="mathvista",
+        title="MathVista testmini",
+        read=read,
+        splits=("testmini",),
+        files="data/testmini.json, data/query.json, images/*.jpg",
+        metric="mathvista",
+        license="CC BY-SA 4.0",
+        home="https://mathvista.github.io",
+        role="reference",
+        paper_size=5000,
+    ),
 )

@@ -1,10 +1,10 @@
 """MMBench dev (Liu et al. 2023), from github.com/open-compass/MMBench or its Hugging Face copy; Apache-2.0.
 
-    mmbench_dev_20230712.tsv, MMBench_DEV_EN_legacy.tsv, MMBench_DEV_EN.tsv, or the only .tsv file that is there
+    mmbench_dev_20230712.tsv, MMBench_DEV_EN_legacy.tsv, MMBench_DEV_EN.tsv, or the only .tsv file in the folder
 
-Test answers are hidden. A file that has its circular passes (index = pass * 1,000,000 + base) is taken as it is; of a
-file with one row a question we make them, rotating the options as the official evaluation does, so that CircularEval
-can be scored. A hint stands before the question. Options end at the first empty cell. Category: the finer one.
+Test answers are hidden. A file with circular passes (index = pass * 1,000,000 + base) is read as it is. For a file with
+one row per question the passes are built by rotating the options as the official evaluation does, so that CircularEval
+can be scored. A hint precedes the question. Options end at the first empty cell. Category: the finer category.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from dataclasses import replace
 from pathlib import Path
 from string import ascii_uppercase
 
-from r2t2_jax.datasets.files import Fields, find, list_choices, parse_rows, read_text
-from r2t2_jax.datasets.record import Bad, Record, Source
+from r2t2_jax.datasets.files import Fields, check_letter, find_path, parse_rows, read_text
+from r2t2_jax.datasets.record import DatasetSpec, Record, Records
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.metrics.sets import CIRCULAR, mmbench_question
 
@@ -29,9 +29,9 @@ LONGEST_CELL = 1 << 30  # images are cells
 EMPTY = ("", "nan")
 
 
-def read(folder: Path, split: str) -> Iterator[Record | Bad]:
-    """One record a pass, first passes in the order of the file."""
-    path = find(folder, *FILES)
+def read(folder: Path, split: str) -> Records:
+    """Yields one record per pass, in the order of the file."""
+    path = find_path(folder, *FILES)
     rows = _rows(path)
     images = {row["index"]: row["image"] for row in rows if row["index"]}
     complete = any(_number(row["index"]) >= CIRCULAR for row in rows)
@@ -39,7 +39,7 @@ def read(folder: Path, split: str) -> Iterator[Record | Bad]:
     def parse(row: Fields) -> Record:
         index = row.text("index")
         if not index.isdigit():
-            raise R2T2Error(f"{row.where}: index {index!r} is no number")
+            raise R2T2Error(f"{row.where}: index {index!r} is not a number")
         cells = [str(row.values.get(name) or "") for name in ascii_uppercase]
         count = next(i for i, cell in enumerate(cells) if cell in EMPTY)
         hint = str(row.values.get("hint") or "")
@@ -48,7 +48,7 @@ def read(folder: Path, split: str) -> Iterator[Record | Bad]:
             image=_image(row, images),
             question="\n".join([*([hint] if hint not in EMPTY else []), row.text("question")]),
             options=tuple(cells[:count]),
-            answers=(list_choices(row.text("answer"), cells[:count], row.where),),
+            answers=(check_letter(row.text("answer"), cells[:count], row.where),),
             style="letter",
             category=str(row.values.get("category") or ""),
             split=split,
@@ -81,18 +81,18 @@ def _number(text: str | None) -> int:
 
 
 def _image(row: Fields, images: dict[str, str]) -> bytes:
-    """The image of a row; a cell may name the row that has it."""
+    """The image of a row; the cell may hold the index of another row with the same image."""
     cell = row.text("image")
     if cell.isdigit() and cell in images:
         cell = images[cell]
     try:
         return base64.b64decode(cell, validate=True)
     except binascii.Error as error:
-        raise R2T2Error(f"{row.where}: the image is no base64, perhaps cut off: {error}") from error
+        raise R2T2Error(f"{row.where}: the image is not base64, perhaps cut off: {error}") from error
 
 
 def _further_passes(record: Record) -> Iterator[Record]:
-    """Pass r offers the options from number r on and then the first r; the answer moves along."""
+    """Pass r lists the options rotated by r; the letter of the answer changes accordingly."""
     options, right = record.options, ascii_uppercase.index(record.answers[0])
     for r in range(1, len(options)):
         yield replace(
@@ -103,17 +103,19 @@ def _further_passes(record: Record) -> Iterator[Record]:
         )
 
 
-SOURCE = Source(
-    name="mmbench",
-    title="MMBench dev",
-    read=read,
-    splits=("dev",),
-    files="mmbench_dev_20230712.tsv or MMBench_DEV_EN(_legacy).tsv",
-    metric="mmbench",
-    set_score="mmbench",
-    group=mmbench_question,
-    licence="Apache-2.0",
-    home="https://github.com/open-compass/MMBench",
-    role="evaluation",
-    paper_size=2374,
+DATASETS = (
+    DatasetSpec(
+        name="mmbench",
+        title="MMBench dev",
+        read=read,
+        splits=("dev",),
+        files="mmbench_dev_20230712.tsv or MMBench_DEV_EN(_legacy).tsv",
+        metric="mmbench",
+        set_score="mmbench",
+        group=mmbench_question,
+        license="Apache-2.0",
+        home="https://github.com/open-compass/MMBench",
+        role="evaluation",
+        paper_size=2374,
+    ),
 )

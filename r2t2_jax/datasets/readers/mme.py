@@ -1,22 +1,22 @@
 """MME (Fu et al. 2023), from its authors on request (BradyFU, Awesome-Multimodal-Large-Language-Models); for academic
 research only.
 
-    MME_Benchmark_release_version/<subtask>/<image>.jpg or .png beside <image>.txt
+    MME_Benchmark_release_version/<subtask>/<image>.jpg or .png next to <image>.txt
     for posters, celebrity, scene, landmark and artwork: <subtask>/images/ and <subtask>/questions_answers_YN/
 
-Two questions an image, one answered yes and one no. The official id is the image's; ours adds `#1` and `#2`. The style
-takes the place of the questions' own "Please answer yes or no.". Splits: perception, the paper's MME-P, and cognition.
+Every image has two questions, one with the answer yes and one with no. The official id is the image's; `#1` or `#2` is
+appended. The prompt style replaces the sentence "Please answer yes or no." of the questions. Splits: perception, the
+paper's MME-P, and cognition.
 Category: the subtask.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
-from r2t2_jax.datasets.files import Fields, find, parse_rows, read_archive_member, read_text
+from r2t2_jax.datasets.files import Fields, find_path, parse_rows, read_text, unpacked_root
 from r2t2_jax.datasets.prompts import mme_question
-from r2t2_jax.datasets.record import Bad, Record, Source
+from r2t2_jax.datasets.record import DatasetSpec, InvalidRecord, Record, Records
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.metrics.sets import MME_COGNITION, MME_PERCEPTION, mme_image
 
@@ -25,21 +25,21 @@ ENDINGS = (".jpg", ".png", ".jpeg")
 QUESTIONS = 2
 
 
-def read(folder: Path, split: str) -> Iterator[Record | Bad]:
-    """Two records an image, subtask by subtask, images by name."""
-    root = read_archive_member(folder, "MME_Benchmark_release_version")
+def read(folder: Path, split: str) -> Records:
+    """Yields two records per image, by subtask and then by image name."""
+    root = unpacked_root(folder, "MME_Benchmark_release_version")
     for subtask in SUBTASKS[split]:
-        find(root, subtask, what="subtask folder")
-        texts = read_archive_member(root / subtask, "questions_answers_YN")
-        images = read_archive_member(root / subtask, "images")
+        find_path(root, subtask, what="subtask folder")
+        texts = unpacked_root(root / subtask, "questions_answers_YN")
+        images = unpacked_root(root / subtask, "images")
         paths = sorted(texts.glob("*.txt"))
         if not paths:
-            raise R2T2Error(f"expected questions {texts}/<image>.txt, none is there")
+            raise R2T2Error(f"expected questions {texts}/<image>.txt, but there are none")
         for path in paths:
             yield from _questions(path, images, subtask, split)
 
 
-def _questions(path: Path, images: Path, subtask: str, split: str) -> Iterator[Record | Bad]:
+def _questions(path: Path, images: Path, subtask: str, split: str) -> Records:
     candidates = [images / f"{path.stem}{ending}" for ending in ENDINGS]
     image = next((candidate for candidate in candidates if candidate.exists()), candidates[0])
 
@@ -60,26 +60,28 @@ def _questions(path: Path, images: Path, subtask: str, split: str) -> Iterator[R
     try:
         lines = [line for line in read_text(path).splitlines() if line.strip()]
     except R2T2Error as error:
-        yield Bad(str(error))
+        yield InvalidRecord(str(error))
         return
     if len(lines) != QUESTIONS:
-        yield Bad(f"{path}: expected {QUESTIONS} questions, found {len(lines)}")
+        yield InvalidRecord(f"{path}: expected {QUESTIONS} questions, found {len(lines)}")
         return
     rows = ((f"line {i}", {"line": line, "number": i}) for i, line in enumerate(lines, start=1))
     yield from parse_rows(path, rows, parse)
 
 
-SOURCE = Source(
-    name="mme",
-    title="MME",
-    read=read,
-    splits=("perception", "cognition"),
-    files="MME_Benchmark_release_version/<subtask>/",
-    metric="mme",
-    set_score="mme",
-    group=mme_image,
-    licence="academic research only",
-    home="https://github.com/BradyFU/Awesome-Multimodal-Large-Language-Models/tree/Evaluation",
-    role="evaluation",
-    paper_size=2114,
+DATASETS = (
+    DatasetSpec(
+        name="mme",
+        title="MME",
+        read=read,
+        splits=("perception", "cognition"),
+        files="MME_Benchmark_release_version/<subtask>/",
+        metric="mme",
+        set_score="mme",
+        group=mme_image,
+        license="academic research only",
+        home="https://github.com/BradyFU/Awesome-Multimodal-Large-Language-Models/tree/Evaluation",
+        role="evaluation",
+        paper_size=2114,
+    ),
 )

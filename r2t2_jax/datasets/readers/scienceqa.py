@@ -2,22 +2,21 @@
 
     problems.json      images/<split>/<problem>/image.png
 
-SQA-IMG: the questions that have an image. A hint stands before the question behind `Context: `, as LLaVA, MoAI and MoVA
-prompt it. Category: the subject.
+SQA-IMG, the questions that have an image. A hint precedes the question as `Context: <hint>`, as in the prompts of
+LLaVA, MoAI and MoVA. Category: the subject.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
-from r2t2_jax.datasets.files import Fields, find, option_letter, parse_rows, read_json
-from r2t2_jax.datasets.record import Bad, Record, Source
+from r2t2_jax.datasets.files import Fields, find_path, option_letter, parse_rows, read_json
+from r2t2_jax.datasets.record import DatasetSpec, Record, Records
 
 
-def read(folder: Path, split: str) -> Iterator[Record | Bad]:
-    """One record a problem of the split that has an image."""
-    path = find(folder, "problems.json", "data/scienceqa/problems.json", what="problems file")
+def read(folder: Path, split: str) -> Records:
+    """Yields one record per problem of the split that has an image."""
+    path = find_path(folder, "problems.json", "data/scienceqa/problems.json", what="problems file")
 
     def parse(row: Fields) -> Record | None:
         if row.text("split") != split or not row.values.get("image"):
@@ -39,15 +38,17 @@ def read(folder: Path, split: str) -> Iterator[Record | Bad]:
     yield from parse_rows(path, ((f"problem {pid}", row) for pid, row in read_json(path, dict).items()), parse)
 
 
-SOURCE = Source(
-    name="scienceqa",
-    title="ScienceQA, with image",
-    read=read,
-    splits=("test", "val", "train"),
-    files="problems.json, images/<split>/<problem>/image.png",
-    metric="scienceqa",
-    licence="CC BY-NC-SA 4.0",
-    home="https://scienceqa.github.io",
-    role="evaluation",
-    paper_size=2017,
+DATASETS = (
+    DatasetSpec(
+        name="scienceqa",
+        title="ScienceQA, with image",
+        read=read,
+        splits=("test", "val", "train"),
+        files="problems.json, images/<split>/<problem>/image.png",
+        metric="scienceqa",
+        license="CC BY-NC-SA 4.0",
+        home="https://scienceqa.github.io",
+        role="evaluation",
+        paper_size=2017,
+    ),
 )

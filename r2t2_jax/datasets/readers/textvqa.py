@@ -1,25 +1,24 @@
-"""TextVQA 0.5.1 (Singh et al. 2019), from textvqa.org; CC BY 4.0, the images are of Open Images.
+"""TextVQA 0.5.1 (Singh et al. 2019), from textvqa.org; CC BY 4.0; images from Open Images.
 
-    TextVQA_0.5.1_<split>.json      train_images/<image id>.jpg, those of val among them
+    TextVQA_0.5.1_<split>.json      train_images/<image id>.jpg, including those of val
 
-Test answers are hidden. All ten human answers are kept, the most common first. No OCR tokens are put into the question.
+Test answers are hidden. A sample has all ten human answers, the most common first. The question contains no OCR tokens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
-from r2t2_jax.datasets.files import Fields, check_version, find, member, numbered, parse_rows, read_json
+from r2t2_jax.datasets.files import Fields, check_version, find_path, get_member, numbered, parse_rows, read_json
 from r2t2_jax.datasets.readers.vqav2 import human_answers
-from r2t2_jax.datasets.record import Bad, Record, Source
+from r2t2_jax.datasets.record import DatasetSpec, Record, Records
 
 VERSION = "0.5.1"
 
 
-def read(folder: Path, split: str) -> Iterator[Record | Bad]:
-    """One record a question."""
-    path = find(folder, f"TextVQA_{VERSION}_{split}.json", what="annotations file")
+def read(folder: Path, split: str) -> Records:
+    """Yields one record per question."""
+    path = find_path(folder, f"TextVQA_{VERSION}_{split}.json", what="annotations file")
     content = read_json(path, dict)
     check_version(path, content.get("dataset_version"), VERSION, "TextVQA")
 
@@ -33,18 +32,20 @@ def read(folder: Path, split: str) -> Iterator[Record | Bad]:
             where=row.where,
         )
 
-    yield from parse_rows(path, numbered(member(path, content, "data", list), "question"), parse)
+    yield from parse_rows(path, numbered(get_member(path, content, "data", list), "question"), parse)
 
 
-SOURCE = Source(
-    name="textvqa",
-    title="TextVQA",
-    read=read,
-    splits=("val", "train"),
-    files="TextVQA_0.5.1_<split>.json, train_images/*.jpg",
-    metric="textvqa",
-    licence="CC BY 4.0; images: Open Images, CC BY 2.0",
-    home="https://textvqa.org",
-    role="evaluation",
-    paper_size=5734,
+DATASETS = (
+    DatasetSpec(
+        name="textvqa",
+        title="TextVQA",
+        read=read,
+        splits=("val", "train"),
+        files="TextVQA_0.5.1_<split>.json, train_images/*.jpg",
+        metric="textvqa",
+        license="CC BY 4.0; images: Open Images, CC BY 2.0",
+        home="https://textvqa.org",
+        role="evaluation",
+        paper_size=5734,
+    ),
 )

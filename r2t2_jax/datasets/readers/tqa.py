@@ -2,7 +2,8 @@
 
     tqa_train_val_test/<split>/tqa_v1_<split>.json (test: tqa_v2_test.json)      <split>/question_images/*.png
 
-Questions with a diagram alone, for the others have no image. Two to seven options. Category: the kind of question.
+Only questions with a diagram are read; the others have no image. A question has two to seven options. Category:
+the kind of question.
 """
 
 from __future__ import annotations
@@ -11,16 +12,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from r2t2_jax.datasets.files import Fields, find, list_choices, parse_rows, read_archive_member, read_json
-from r2t2_jax.datasets.record import Bad, Record, Source
+from r2t2_jax.datasets.files import Fields, check_letter, find_path, parse_rows, read_json, unpacked_root
+from r2t2_jax.datasets.record import DatasetSpec, Record, Records
 from r2t2_jax.errors import R2T2Error
 
 
-def read(folder: Path, split: str) -> Iterator[Record | Bad]:
-    """One record a diagram question, lesson by lesson."""
-    root = read_archive_member(folder, "tqa_train_val_test") / split
+def read(folder: Path, split: str) -> Records:
+    """Yields one record per diagram question, by lesson."""
+    root = unpacked_root(folder, "tqa_train_val_test") / split
     root = root if root.is_dir() else folder
-    path = find(root, f"tqa_v1_{split}.json", f"tqa_v2_{split}.json")
+    path = find_path(root, f"tqa_v1_{split}.json", f"tqa_v2_{split}.json")
 
     def parse(row: Fields) -> Record:
         choices = row.object("answerChoices")
@@ -33,7 +34,7 @@ def read(folder: Path, split: str) -> Iterator[Record | Bad]:
             image=root / row.text("imagePath"),
             question=row.object("beingAsked").text("processedText"),
             options=options,
-            answers=(list_choices(row.object("correctAnswer").text("processedText"), options, row.where),),
+            answers=(check_letter(row.object("correctAnswer").text("processedText"), options, row.where),),
             style="letter",
             category=row.text("questionSubType"),
             split=split,
@@ -51,15 +52,17 @@ def _diagram_questions(path: Path) -> Iterator[tuple[str, Any]]:
         yield from questions["diagramQuestions"].items()
 
 
-SOURCE = Source(
-    name="tqa",
-    title="TQA, questions with a diagram",
-    read=read,
-    splits=("val", "train", "test"),
-    files="<split>/tqa_v1_<split>.json (test: tqa_v2_test.json), <split>/question_images/*.png",
-    metric="tqa",
-    licence="CC BY-NC 3.0",
-    home="https://allenai.org/data/tqa",
-    role="reference",
-    paper_size=5000,
+DATASETS = (
+    DatasetSpec(
+        name="tqa",
+        title="TQA, questions with a diagram",
+        read=read,
+        splits=("val", "train", "test"),
+        files="<split>/tqa_v1_<split>.json (test: tqa_v2_test.json), <split>/question_images/*.png",
+        metric="tqa",
+        license="CC BY-NC 3.0",
+        home="https://allenai.org/data/tqa",
+        role="reference",
+        paper_size=5000,
+    ),
 )

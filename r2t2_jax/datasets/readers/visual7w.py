@@ -1,30 +1,29 @@
-"""Visual7W telling (Zhu et al. 2016), from ai.stanford.edu/~yukez/visual7w; MIT licence (toolkit), the images are
-Visual Genome's, CC BY 4.0.
+"""Visual7W telling (Zhu et al. 2016), from ai.stanford.edu/~yukez/visual7w; MIT license (toolkit); images
+from Visual Genome, CC BY 4.0.
 
     dataset_v7w_telling.json (the toolkit calls it visual7w-telling/dataset.json)      images/v7w_<image id>.jpg
 
-The file has the answer apart from three wrong choices. We offer all four in an order drawn by the question's id, so it
-never changes. Category: what, where, when, who, why or how.
+The file lists the answer and three wrong choices. The four options are in a random order seeded by the question id, so
+that it never changes. Category: what, where, when, who, why or how.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from r2t2_jax.datasets.files import Fields, find, find_files, numbered, option_letter, parse_rows, read_member
-from r2t2_jax.datasets.record import Bad, Record, Source
+from r2t2_jax.datasets.files import Fields, find_path, first_existing, numbered, option_letter, parse_rows, read_member
+from r2t2_jax.datasets.record import DatasetSpec, Record, Records
 from r2t2_jax.errors import R2T2Error
 
 WRONG_CHOICES = 3
 
 
-def read(folder: Path, split: str) -> Iterator[Record | Bad]:
-    """One record a question on the images of a split."""
-    path = find(folder, "dataset_v7w_telling.json", "visual7w-telling/dataset.json", "dataset.json")
+def read(folder: Path, split: str) -> Records:
+    """Yields one record per question on the images of a split."""
+    path = find_path(folder, "dataset_v7w_telling.json", "visual7w-telling/dataset.json", "dataset.json")
     images = [image for image in read_member(path, "images", list) if _of_split(image, split)]
     rows = ({"image": image, "pair": pair} for image in images for pair in _pairs(image))
 
@@ -35,14 +34,14 @@ def read(folder: Path, split: str) -> Iterator[Record | Bad]:
         if len(choices) != WRONG_CHOICES:
             raise R2T2Error(f"{row.where}: expected {WRONG_CHOICES} wrong choices, found {len(choices)}")
         identifier = pair.integer("qa_id")
-        offered = [pair.text("answer"), *choices]
-        order = np.random.default_rng(identifier).permutation(len(offered)).tolist()
+        options = [pair.text("answer"), *choices]
+        order = np.random.default_rng(identifier).permutation(len(options)).tolist()
         return Record(
             id=str(identifier),
-            image=find_files(folder, f"images/{image}", image),
+            image=first_existing(folder, f"images/{image}", image),
             question=pair.text("question"),
-            options=tuple(offered[i] for i in order),
-            answers=(option_letter(order.index(0), offered, row.where),),
+            options=tuple(options[i] for i in order),
+            answers=(option_letter(order.index(0), options, row.where),),
             style="letter",
             category=pair.text("type"),
             split=split,
@@ -57,20 +56,22 @@ def _of_split(image: Any, split: str) -> bool:
 
 
 def _pairs(image: dict[str, Any]) -> list[Any]:
-    """The questions on an image; none at all, which is told, where the file has something else there."""
+    """The questions about an image; `[None]`, which `parse_rows` reports as invalid, if `qa_pairs` is not a list."""
     pairs = image.get("qa_pairs")
     return pairs if isinstance(pairs, list) else [None]
 
 
-SOURCE = Source(
-    name="visual7w",
-    title="Visual7W telling",
-    read=read,
-    splits=("test", "train", "val"),
-    files="dataset_v7w_telling.json, images/v7w_*.jpg",
-    metric="visual7w_letter",
-    licence="MIT (toolkit); Visual Genome images: CC BY 4.0",
-    home="http://ai.stanford.edu/~yukez/visual7w",
-    role="reference",
-    paper_size=5000,
+DATASETS = (
+    DatasetSpec(
+        name="visual7w",
+        title="Visual7W telling",
+        read=read,
+        splits=("test", "train", "val"),
+        files="dataset_v7w_telling.json, images/v7w_*.jpg",
+        metric="visual7w_letter",
+        license="MIT (toolkit); Visual Genome images: CC BY 4.0",
+        home="http://ai.stanford.edu/~yukez/visual7w",
+        role="reference",
+        paper_size=5000,
+    ),
 )

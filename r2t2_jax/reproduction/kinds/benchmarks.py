@@ -30,12 +30,12 @@ def benchmarks(found: TableData) -> dict[str, Any]:
 
 def set_score(asked: Asked, name: str) -> float:
     """The benchmark's own number, as MME's points or MMBench's circular accuracy; the mean score where it has none."""
-    from r2t2_jax.datasets.catalog import SOURCES
+    from r2t2_jax.datasets.catalog import DATASETS
     from r2t2_jax.metrics import get_set_score
 
     scores = asked.tables[name]["score"].to_pylist()
     data = asked.subject.data
-    score = get_set_score(SOURCES[data].set_score if data in SOURCES else "accuracy")
+    score = get_set_score(DATASETS[data].set_score if data in DATASETS else "accuracy")
     return round(next(iter(score(scores, asked.subject.samples[: len(scores)]).values())), 2)
 
 

@@ -1,39 +1,38 @@
-"""A set written by hand: a JSONL file of questions beside a folder of images.
+"""Your own dataset: a JSONL file of questions next to a folder of images.
 
-One object a line: `image` (path below the image folder), `question`, `answer`, and, where wanted, `answers` (all
-accepted ones, the most common first), `id`, `options`, `style`, `category`, `split`. With style `letter` an answer
-may be the letter or the option's text; the letter is what the model is asked for.
+Each line is an object with `image` (path relative to the image folder), `question`, `answer`, and optionally `answers`
+(all accepted answers, the most common first), `id`, `options`, `style`, `category` and `split`. With style `letter` an
+answer is the letter or the text of an option; the model is asked for the letter.
 
-`r2t2 datasets prepare jsonl` reads questions.jsonl, or the only .jsonl file of the folder; `load_dataset` also takes
+`r2t2 datasets prepare jsonl` reads questions.jsonl, or the only .jsonl file of the folder; `load_dataset` also accepts
 the path of such a file.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from string import ascii_uppercase
 from typing import Any
 
-from r2t2_jax.datasets.files import find, read_text
-from r2t2_jax.datasets.record import STYLES, Bad, Record, Source
+from r2t2_jax.datasets.files import find_path, read_text
+from r2t2_jax.datasets.record import STYLES, DatasetSpec, InvalidRecord, Record, Records
 from r2t2_jax.errors import R2T2Error
 
 TEXT_FIELDS = ("image", "question", "answer", "id", "style", "category", "split")
 LIST_FIELDS = ("answers", "options")
 
 
-def read(folder: Path, split: str) -> Iterator[Record | Bad]:
-    """The lines of a split of the folder's file; of all splits for the empty one."""
-    path = find(folder, "questions.jsonl", "*.jsonl")
+def read(folder: Path, split: str) -> Records:
+    """Yields one record per line of a split, or per line of the file if `split` is empty."""
+    path = find_path(folder, "questions.jsonl", "*.jsonl")
     for item in read_lines(path, folder):
-        if isinstance(item, Bad) or not split or item.split == split:
+        if isinstance(item, InvalidRecord) or not split or item.split == split:
             yield item
 
 
-def read_lines(path: Path, images: Path) -> Iterator[Record | Bad]:
-    """One record a line that is not empty; ids default to `<file>-<line>`."""
+def read_lines(path: Path, images: Path) -> Records:
+    """Yields one record per non-empty line; ids default to `<file>-<line>`."""
     for number, line in enumerate(read_text(path).split("\n"), start=1):  # splitlines() would also cut at U+2028
         if not line.strip():
             continue
@@ -41,7 +40,7 @@ def read_lines(path: Path, images: Path) -> Iterator[Record | Bad]:
         try:
             yield _record({"id": f"{path.stem}-{number}"} | _parse(line, where), images, where)
         except R2T2Error as error:
-            yield Bad(str(error))
+            yield InvalidRecord(str(error))
 
 
 def _parse(line: str, where: str) -> dict[str, Any]:
@@ -83,11 +82,11 @@ def _record(fields: dict[str, Any], images: Path, where: str) -> Record:
 
 
 def _answers(fields: dict[str, Any], where: str) -> tuple[str, ...]:
-    """Accepted answers in the prompted form, the most common first."""
-    given = ([fields["answer"]] if fields.get("answer") else []) + fields.get("answers", [])
+    """The accepted answers in the form that the prompt requests, the most common first."""
+    answers = ([fields["answer"]] if fields.get("answer") else []) + fields.get("answers", [])
     if fields.get("style") == "letter":
-        given = [_letter(answer, fields.get("options", []), where) for answer in given]
-    return tuple(dict.fromkeys(given))
+        answers = [_letter(answer, fields.get("options", []), where) for answer in answers]
+    return tuple(dict.fromkeys(answers))
 
 
 def _letter(answer: str, options: list[str], where: str) -> str:
@@ -95,16 +94,18 @@ def _letter(answer: str, options: list[str], where: str) -> str:
         return ascii_uppercase[options.index(answer)]
     if len(answer) == 1 and answer.upper() in ascii_uppercase[: len(options)]:
         return answer.upper()
-    raise R2T2Error(f"{where}: answer {answer!r} is neither one of the options {options} nor its letter")
+    raise R2T2Error(f"{where}: answer {answer!r} is neither one of the options {options} nor the letter of one")
 
 
-SOURCE = Source(
-    name="jsonl",
-    title="your own questions",
-    read=read,
-    splits=(),
-    files="questions.jsonl, images by path",
-    metric="exact_match",
-    licence="yours",
-    home="",
+DATASETS = (
+    DatasetSpec(
+        name="jsonl",
+        title="your own questions",
+        read=read,
+        splits=(),
+        files="questions.jsonl, images by path",
+        metric="exact_match",
+        license="yours",
+        home="",
+    ),
 )
