@@ -1,9 +1,9 @@
-"""The atlas's two options on the pocket model: `python -m benchmarks.atlas_options`, in under three minutes.
+"""Compare the atlas's two losses on the pocket model: `python -m benchmarks.atlas_options`, about two minutes.
 
-Cross-entropies instead of bounded losses, and a second kernel on images, each beside the atlas without it. Every option
-has its own number of neighbours and temperature, those with the most right answers on the validation questions of both
-gates; everything else is the preset `pocket`. Test questions are answered once with what was chosen. Numbers go to
-`benchmarks/results/atlas_options.json` and, as a table, to `docs/atlas.md`.
+Bounded losses against cross-entropies. Each option has its own number of neighbors and temperature, those with the most
+correct answers on the validation questions of both gates; everything else is the preset `pocket`. Test questions are
+answered once with the chosen settings. Numbers go to `benchmarks/results/atlas_options.json` and, as a table, to
+`docs/atlas.md`.
 """
 
 from __future__ import annotations
@@ -42,10 +42,6 @@ NEIGHBORS = (5, 10, 20, 50)
 OPTIONS: dict[str, dict[str, Any]] = {
     "bounded": {},
     "cross-entropy": {"atlas_loss": "cross_entropy"},
-    "bounded, images 0.25": {"atlas_image_bandwidth": 0.25},
-    "bounded, images 0.5": {"atlas_image_bandwidth": 0.5},
-    "bounded, images 1": {"atlas_image_bandwidth": 1.0},
-    "bounded, images 2": {"atlas_image_bandwidth": 2.0},
 }
 PLAIN = "bounded"
 
@@ -140,7 +136,7 @@ def main(samples: int = 1000, validation: int = 400, machine: str = "2 CPU cores
     benches = {gate: open_bench(gate, {"validation": validation, "test": samples}) for gate in GATES}
     some = next(iter(benches.values())).port
     chosen, shares = choose(benches, find_preset("pocket", some.presets))
-    varied = ("atlas_k", "atlas_loss", "atlas_temperature", "atlas_trust", "atlas_image_bandwidth")
+    varied = ("atlas_k", "atlas_loss", "atlas_temperature", "atlas_trust")
     found = {
         "command": "python -m benchmarks.atlas_options",
         "machine": machine,

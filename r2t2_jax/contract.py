@@ -52,9 +52,7 @@ class RoutedModel(Protocol):
 
     A model whose samples have live experts of their own also has `support(features) -> Bool[Array, "*B L E"]`, which
     takes one sample's features or a batch's. One whose gate reads a vector may have `gate_input(params, features) ->
-    Float[Array, "H"]`, by which `knn_moe` finds neighbours, and one may have `image_vector(params, features) ->
-    Float[Array, "H"]`, what an image looks like whatever is asked about it, by which the atlas may weigh neighbours.
-    `LogprobModel` says what rivals may ask beside.
+    Float[Array, "H"]`, which `knn_moe` uses to find neighbors. `LogprobModel` lists what entropy objectives need.
     """
 
     @property

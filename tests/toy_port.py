@@ -43,9 +43,6 @@ class ToyModel:
     def gate_input(self, params: Any, features: Any) -> jax.Array:
         return features["gate"]
 
-    def image_vector(self, params: Any, features: Any) -> jax.Array:
-        return features["votes"].ravel()  # [E V]
-
     def _logprobs(self, params: Any, features: Any, routing: Routing | None) -> jax.Array:
         weights = self.route(params, features, routing).mean(axis=0)  # [E]
         return jax.nn.log_softmax(params["scale"] * weights @ features["votes"])  # [V]

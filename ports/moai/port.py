@@ -82,10 +82,6 @@ class MoAIModel:
         """The tower twice, the compressor, the layers before the first mixer, and that mixer's six expert outputs."""
         return self._net(params).encode(inputs)
 
-    def image_vector(self, params: Any, features: MoAIFeatures) -> Float[Array, "D"]:
-        """The mean of the image's rows before the first mixer; the question stands behind them."""
-        return features.stream[: self.config.image_tokens].astype(jnp.float32).mean(axis=0)
-
     def route(self, params: Any, features: MoAIFeatures, routing: Routing | None = None) -> Float[Array, "L E"]:
         """The weights in effect: the gates' mean over the tokens of each side. Replacing by it is itself a change."""
         if routing is not None and routing.mode == "replace":

@@ -41,10 +41,6 @@ class MovaModel:
         """The question as BERT reads it, its embeddings, the whole cross-attention of block 0, and what `keep` adds."""
         return self._net(params).encode(inputs)
 
-    def image_vector(self, params: Any, features: MovaFeatures) -> Float[Array, "D"]:
-        """The mean of the base encoder's patches."""
-        return features.seen.base.astype(jnp.float32).mean(axis=0)
-
     def support(self, features: MovaFeatures) -> Bool[Array, "*B L E"]:
         """Where a sample's r may lie: on the experts of its coarse pass, or on all whose features are there."""
         live = features.seen.coarse if self.config.support == "selected" else features.seen.available

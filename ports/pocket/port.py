@@ -63,10 +63,6 @@ class PocketModel:
         """What the gate decides by: the question's last state and the mean of the image stream."""
         return nnx.merge(self.graph, params).gate.reads(features.question, features.stream)
 
-    def image_vector(self, params: Any, features: PocketFeatures) -> Float[Array, "E*W"]:
-        """What every expert of the first mixer sees, the mean over the image's cells."""
-        return features.first.mean(axis=1).ravel()
-
     def _read(self, params: Any, features: PocketFeatures, routing: Routing | None) -> tuple[PocketNet, Array, Array]:
         net = nnx.merge(self.graph, params)
         stream = net.mix(features, self.route(params, features, routing))

@@ -62,9 +62,6 @@ class Tune:
     """Kernels to try."""
     atlas_k: tuple[int, ...] = (5, 10, 20, 50)
     """Numbers of neighbours to try with the atlas."""
-    atlas_image_bandwidth: tuple[float, ...] = ()
-    """Bandwidths of a second kernel to try with the atlas, on the neighbours' images, as multiples of the median
-    distance. Tried without such a kernel in any case."""
     atlas_loss: tuple[Literal["bounded", "cross_entropy"], ...] = ("bounded",)
     """Losses to read off the atlas: 1 - p of an answer, or its cross-entropy in nats."""
     atlas_temperature: tuple[float, ...] | None = None
@@ -92,7 +89,7 @@ class Tune:
         budget, port = Budget.parse(self.budget), open_port(self.model, self.embedder)
         refuse_test(self.split, ())
         base = find_preset(self.preset, port.presets)
-        values = asdict(self) | {"atlas_image_bandwidth": (None, *self.atlas_image_bandwidth)}
+        values = asdict(self)
         grid = grid_presets(base, {name: values[name] for name in VARIED[self.strategy]}, self.strategy)
         presets = sample_order(grid, budget, self.seed)
         samples = open_questions(self.data, self.split, self.limit, self.seed)

@@ -20,10 +20,9 @@ from r2t2_jax.contract import Params, Port, Query, References, Sample
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.evaluation.encode import BATCH, EncodedQuestions
 from r2t2_jax.evaluation.feature_cache import on_port
-from r2t2_jax.evaluation.image_kernel import ReferenceImages, open_images
 from r2t2_jax.evaluation.records import SampleResult
 from r2t2_jax.evaluation.references import BatchNeighbors, RetrievalIndex, open_library
-from r2t2_jax.method.forward import generate_at_path, generate_batch, losses_at_path, normalized_probe
+from r2t2_jax.method.forward import generate_at_path, generate_batch, losses_at_path
 from r2t2_jax.method.rerouting import canonicalize, reroute_batch
 from r2t2_jax.method.search.kernel_regression import FixedRouting
 from r2t2_jax.method.strategies import Strategy
@@ -34,8 +33,8 @@ from r2t2_jax.rivals.augmentations import encode_pictures
 from r2t2_jax.rivals.base import Asked, Baseline
 from r2t2_jax.rivals.knn_moe import hidden_keys, open_memory
 from r2t2_jax.rivals.trained import route_by, train_gate
-from r2t2_jax.runtime.threads import worker_threads
 from r2t2_jax.runtime.batching import Rows, map_batches, progress_bar, take, threads_at_a_time
+from r2t2_jax.runtime.threads import worker_threads
 
 
 @dataclass(frozen=True)
@@ -156,8 +155,7 @@ class Setup:
     def on(self, port: Port) -> Setup:
         """The same for the same model on other devices."""
         bank = on_port(self.library.bank, port)
-        images = None if self.library.images is None else ReferenceImages(port, bank)
-        library = replace(self.library, bank=bank, correct=bank.only_correct(), images=images)
+        library = replace(self.library, bank=bank, correct=bank.only_correct())
         tuned = self.tuned
         if tuned is not None:
             tuned = jax.device_put(tuned, jax.tree.map(lambda leaf: leaf.sharding, port.params))
@@ -176,8 +174,7 @@ class Setup:
         keys = sample_keys(self.seed, places)
         queries = questions.queries
         read = None if self.library.memory is None else hidden_keys(self.port, queries.features)
-        seen = None if self.library.images is None else normalized_probe(self.port, queries.features, "image_vector")
-        lookup = self.library.look_up(questions.embeddings, keys, read, seen)
+        lookup = self.library.look_up(questions.embeddings, keys, read)
         if self.tuned is not None:
             queries = replace(queries, tuned=jnp.asarray(route_by(self.tuned, queries.features, model=self.port.model)))
         return Evaluation(self.port, questions, queries, self.metric, keys, lookup, places, self.seed, self.vmap_size)
@@ -198,7 +195,7 @@ def set_up(port: Port, bank: ReferenceBank, strategies: Mapping[str, Method], me
         bank.atlas.check(port.fingerprint, port.model.spec)
     library = open_library(bank, strategies, seed)
     memory = open_memory(port, library.correct, strategies, seed)
-    library = replace(library, memory=memory, images=open_images(port, bank, strategies))
+    library = replace(library, memory=memory)
     tuned = None
     if any(isinstance(one.search, FixedRouting) and one.search.which == "tuned" for one in _searching(strategies)):
         tuned = train_gate(port, *bank.samples(np.arange(len(bank))), seed)

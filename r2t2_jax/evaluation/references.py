@@ -1,7 +1,7 @@
 """Who speaks for each test sample, strategy by strategy: neighbours answered correctly, or rows of the loss atlas.
 
 Axis letters: B test samples, K neighbours, N bank size, C references answered correctly, M embedding size, H size of
-what the gate reads or of an image vector, G atlas points, L routed layers, E experts.
+what the gate reads, G atlas points, L routed layers, E experts.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from r2t2_jax.bank import ReferenceBank
 from r2t2_jax.contract import Embedder, References, Sample
-from r2t2_jax.evaluation.image_kernel import ReferenceImages, weigh_by_image
 from r2t2_jax.evaluation.records import CORRECT
 from r2t2_jax.method.search.atlas_points import DEQUANTIZE, AtlasLoss
 from r2t2_jax.methods import Method
@@ -40,7 +39,6 @@ class BatchNeighbors:
         guessed: for each test sample the losses at the atlas's points which the network of `atlas_mlp` expects, of
             either kind that is read.
         remembered: for strategies with a memory, by name, the weights that are kept of each of `correct`.
-        images, seen: what the images of references and of test samples look like, where a strategy weighs by them.
     """
 
     bank: ReferenceBank
@@ -50,8 +48,6 @@ class BatchNeighbors:
     neighborhoods: Mapping[str, Neighbors | None]
     guessed: Mapping[AtlasLoss, Float[np.ndarray, "B G"]]
     remembered: Mapping[str, Float[np.ndarray, "C L E"]] = field(default_factory=dict)
-    images: ReferenceImages | None = None
-    seen: Float[np.ndarray, "B H"] | None = None
 
     def references(self, name: str, rows: Rows) -> References:
         """What a strategy reads for some of the test samples.
@@ -69,22 +65,11 @@ class BatchNeighbors:
         if strategy.table.source == "neighbors":
             assert neighbors is not None
             assert strategy.kernel is not None
-            found = self.bank.table(neighbors, strategy.kernel, strategy.table.loss)
-            if strategy.table.image_bandwidth is None:
-                return found
-            return replace(found, weights=self._by_image(found, neighbors, strategy.table.image_bandwidth, rows))
+            return self.bank.table(neighbors, strategy.kernel, strategy.table.loss)
         if strategy.table.source == "mlp":
             return self.bank.table_of(self.guessed[strategy.table.loss][rows])
         mean = self.bank.known_atlas.mean(strategy.table.loss)
         return self.bank.table_of(np.repeat(mean[None], len(rows), axis=0))
-
-    def _by_image(
-        self, found: References, neighbors: Neighbors, bandwidth: float, rows: Rows
-    ) -> Float[Array, "n K"] | None:
-        assert self.images is not None
-        assert self.seen is not None
-        near = jnp.asarray(self.images(np.asarray(neighbors.indices)))  # [n, K, H]
-        return weigh_by_image(found.weights, jnp.asarray(self.seen[rows]), near, bandwidth)
 
     def neighbors(self, name: str, rows: Rows) -> Int[np.ndarray, "n K"]:
         """Rows of the bank that speak for some of the test samples; K = 0 for strategies without neighbours."""
@@ -110,7 +95,6 @@ class RetrievalIndex:
         near, everywhere: indices of the correct references and, where a strategy reads the atlas, of all.
         networks: fitted on the atlas where `atlas_mlp` asks for it, one for each kind of loss that is read.
         memory: for strategies that have one.
-        images: of all references, for strategies that weigh by them.
     """
 
     bank: ReferenceBank
@@ -120,14 +104,12 @@ class RetrievalIndex:
     everywhere: Index | None
     networks: Mapping[AtlasLoss, Network]
     memory: HiddenStateMemory | None = None
-    images: ReferenceImages | None = None
 
     def look_up(
         self,
         embeddings: Float[np.ndarray, "B M"],
         keys: Key[Array, "B"],
         read: Float[np.ndarray, "B H"] | None = None,
-        seen: Float[np.ndarray, "B H"] | None = None,
     ) -> BatchNeighbors:
         """Find everybody's neighbours.
 
@@ -135,7 +117,6 @@ class RetrievalIndex:
             embeddings: of the questions.
             keys: draw the neighbours of the null selectors.
             read: what the gate reads, for strategies with a memory.
-            seen: what the images look like, for strategies that weigh by them.
 
         Raises:
             R2T2Error: a strategy asks for more neighbours than there are references.
@@ -159,8 +140,6 @@ class RetrievalIndex:
             neighborhoods=neighborhoods,
             guessed=guessed,
             remembered=remembered,
-            images=self.images,
-            seen=seen,
         )
 
     @staticmethod

@@ -71,9 +71,6 @@ def tuning_bench(
     """
     counts = [getattr(preset, NEIGHBORS[method]) for preset in presets]
     largest = presets[int(np.argmax(counts))]
-    widths = [preset.atlas_image_bandwidth for preset in presets if preset.atlas_image_bandwidth is not None]
-    if widths:  # then what images look like is known, for those that want it
-        largest = dataclasses.replace(largest, atlas_image_bandwidth=widths[0])
     evaluation = prepare(port, bank, questions, {method: strategy(method, largest)}, metric, seed)
     evaluation.lookup.references(method, np.zeros(1, int))  # what the bank lacks is told now
     nearest = evaluation.lookup.neighborhoods[method]

@@ -23,7 +23,7 @@ from r2t2_jax.methods import strategy
 
 VARIED = {  # what is tuned of a strategy, fields of `Preset`
     "ngd": ("space", "optimizer", "learning_rate", "k", "kernel"),
-    "atlas": ("kernel", "atlas_k", "atlas_image_bandwidth", "atlas_loss", "atlas_temperature", "atlas_trust"),
+    "atlas": ("kernel", "atlas_k", "atlas_loss", "atlas_temperature", "atlas_trust"),
 }
 USUAL = {  # what is tried of settings in units of the atlas's loss, where nobody says otherwise
     "bounded": {"atlas_temperature": (0.005, 0.01, 0.02, 0.05), "atlas_trust": (0.0, 0.1, 0.2)},

@@ -8,7 +8,7 @@ Axis letters: B samples, P points of a path, L routed layers, E experts, A answe
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -80,15 +80,17 @@ def losses_at_path(
     return jax.lax.map(sample, (features, answers, path))
 
 
-Told = Literal["gate_input", "image_vector"]  # optional methods of `contract.RoutedModel`
+def normalized_gate_input(port: Port, features: Features) -> Float[np.ndarray, "n H"]:
+    """The vector that the gate reads for each sample, divided by its length.
 
-
-def normalized_probe(port: Port, features: Features, told: Told) -> Float[np.ndarray, "n H"]:
-    """What the model tells of each sample; every leaf of `features` has a leading axis n."""
-    vectors = np.asarray(_tell(port.params, jax.tree.map(jnp.asarray, features), model=port.model, told=told))
+    Args:
+        port: a port whose model has `gate_input`.
+        features: of n samples; every leaf has a leading axis n.
+    """
+    vectors = np.asarray(_gate_input(port.params, jax.tree.map(jnp.asarray, features), model=port.model))
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 
 
-@partial(jax.jit, static_argnames=("model", "told"))
-def _tell(params: Params, features: Features, *, model: Any, told: Told) -> Float[Array, "n H"]:
-    return jax.lax.map(partial(getattr(model, told), params), features)
+@partial(jax.jit, static_argnames="model")
+def _gate_input(params: Params, features: Features, *, model: Any) -> Float[Array, "n H"]:
+    return jax.lax.map(partial(model.gate_input, params), features)

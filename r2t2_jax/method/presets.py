@@ -54,13 +54,10 @@ class Preset:
     # loss atlas
     atlas_k: int = 20  # references, answered correctly or not
     atlas_loss: Literal["bounded", "cross_entropy"] = "bounded"  # 1 - exp(-l) or l, in whose units the next ones are
-    atlas_image_bandwidth: float | None = None  # of a kernel on images beside, in medians; None: questions alone
     atlas_temperature: float = 0.02
     atlas_trust: float = 0.1  # lambda of the pull towards the router's weights
     atlas_bandwidth: float = 0.2  # of the smooth loss between the points
     atlas_min_gain: float | None = None  # keep the router's weights where less is promised
-    atlas_learning_rate: float = 0.1
-    atlas_steps: int = 20
     taylor_trust: float = 0.5  # lambda of the pull in `atlas_taylor`
     # rivals (docs/rivals.md); what they share with descent above is not repeated
     entropy_margin: float = 0.5545  # nats; a sample less sure than this is left alone: 0.4 ln C for C = 4 options

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
@@ -13,7 +12,7 @@ from r2t2_jax.errors import R2T2Error
 from r2t2_jax.method.kernels import Gaussian, Kernel, Linear, Matern, Polynomial
 from r2t2_jax.method.objectives import Neighborhood, Objective, Oracle, PerSampleObjective, SelfConfidence
 from r2t2_jax.method.presets import Preset
-from r2t2_jax.method.search.atlas import AtlasArgmin, AtlasSoftmin, AtlasTaylor, TableDescent
+from r2t2_jax.method.search.atlas import AtlasArgmin, AtlasSoftmin, AtlasTaylor
 from r2t2_jax.method.search.atlas_points import DEQUANTIZE, AtlasLoss
 from r2t2_jax.method.search.gradient_descent import Cosine, Fixed, GradientDescent, Schedule, StepDecay
 from r2t2_jax.method.search.kernel_regression import FixedRouting, KernelRegression
@@ -35,20 +34,14 @@ class AtlasConfig:
         source: where the losses at the atlas's points come from: the rows of the `neighbors`, references answered
             wrongly among them; the `mean` of all rows; an `mlp` fitted on the rows.
         loss: what a row is read as, before any mean: the `bounded` loss 1 - exp(-l), or the `cross_entropy` l.
-        image_bandwidth: of a second kernel, on the images of the neighbours, in multiples of their median distance
-            (`evaluation/image_kernel.py`); `None` for questions alone.
     """
 
     source: Literal["neighbors", "mean", "mlp"] = field(metadata={"static": True})
     loss: AtlasLoss = field(default="bounded", metadata={"static": True})
-    image_bandwidth: float | None = None
 
     def __post_init__(self) -> None:
         if self.loss not in DEQUANTIZE:
             raise R2T2Error(f"unknown atlas loss {self.loss!r}; choose bounded or cross_entropy")
-        width = self.image_bandwidth
-        if isinstance(width, int | float) and not (width > 0 and math.isfinite(width)):
-            raise R2T2Error(f"atlas image bandwidth {width} must be positive; leave it out for questions alone")
 
 
 @register_pytree_dataclass
@@ -144,9 +137,9 @@ def reading_of(preset: Preset) -> AtlasConfig:
     """How a preset reads the atlas's rows of the neighbours.
 
     Raises:
-        R2T2Error: there is no loss of this name, or a bandwidth is out of range.
+        R2T2Error: there is no loss of this name.
     """
-    return AtlasConfig("neighbors", preset.atlas_loss, preset.atlas_image_bandwidth)
+    return AtlasConfig("neighbors", preset.atlas_loss)
 
 
 def _atlas(name: str, preset: Preset, search: Search, source: Literal["neighbors", "mean", "mlp"]) -> Strategy:
@@ -172,12 +165,6 @@ def _atlas_taylor(preset: Preset) -> Strategy:
 def _table_mean(preset: Preset, hard: bool = False) -> AtlasSoftmin:
     return AtlasSoftmin(
         preset.atlas_temperature, preset.atlas_trust, preset.atlas_bandwidth, preset.atlas_min_gain, hard
-    )
-
-
-def _table_descent(preset: Preset, start: Literal["router", "point"]) -> TableDescent:
-    return TableDescent(
-        preset.atlas_learning_rate, preset.atlas_trust, preset.atlas_bandwidth, start, preset.atlas_steps
     )
 
 
@@ -215,8 +202,6 @@ PAPER_STRATEGIES: dict[str, Callable[[Preset], Strategy]] = {
 ATLAS_STRATEGIES: dict[str, Callable[[Preset], Strategy]] = {
     "atlas": lambda p: _atlas("atlas", p, _table_mean(p), "neighbors"),
     "atlas_argmin": lambda p: _atlas("atlas_argmin", p, _table_mean(p, hard=True), "neighbors"),
-    "atlas_polished": lambda p: _atlas("atlas_polished", p, _table_descent(p, "point"), "neighbors"),
-    "atlas_descent": lambda p: _atlas("atlas_descent", p, _table_descent(p, "router"), "neighbors"),
     "atlas_taylor": _atlas_taylor,
     "atlas_mlp": lambda p: _atlas("atlas_mlp", p, _table_mean(p), "mlp"),
     "best_fixed": lambda p: _atlas("best_fixed", p, AtlasArgmin(), "mean"),

@@ -27,8 +27,6 @@ STRATEGY_NOTES: dict[str, tuple[str, str]] = {
     "best_of_n": (METHOD, "the routing, of several drawn, under which the model trusts its own answer most"),
     "atlas": (METHOD, "the softmin mean of the loss atlas's points under the neighbours' losses there"),
     "atlas_argmin": (METHOD, "the one point of the loss atlas at which the neighbours lose least"),
-    "atlas_polished": (METHOD, "descent on the atlas's smooth loss, from its best point"),
-    "atlas_descent": (METHOD, "descent on the atlas's smooth loss, from the router's weights"),
     "atlas_taylor": (CONTROL, "one step along the neighbours' stored slopes"),
     "atlas_mlp": (CONTROL, "as atlas, with losses that a small network predicts"),
     "best_fixed": (CONTROL, "the one point of the loss atlas that is best for all references"),

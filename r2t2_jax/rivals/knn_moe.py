@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 from r2t2_jax.bank import ReferenceBank
 from r2t2_jax.contract import Features, Port, Query
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.method.forward import normalized_probe
+from r2t2_jax.method.forward import normalized_gate_input
 from r2t2_jax.method.rerouting import reroute_batch
 from r2t2_jax.method.strategies import Strategy
 from r2t2_jax.retrieval import build_index
@@ -67,7 +67,7 @@ def hidden_keys(port: Port, features: Features) -> Float[np.ndarray, "n H"]:
     """
     if not hasattr(port.model, "gate_input"):
         raise R2T2Error(f"{port.name} does not tell what its gate reads (gate_input): neighbours cannot be found by it")
-    return normalized_probe(port, features, "gate_input")
+    return normalized_gate_input(port, features)
 
 
 def remembered(port: Port, bank: ReferenceBank, strategy: Strategy, seed: int = 0) -> Float[np.ndarray, "N L E"]:

@@ -58,7 +58,7 @@ def test_it_writes_a_preset_with_its_evidence_and_goes_on_for_nothing(
     assert "holds a run with other settings: settings.seed is 0 there and 1 here" in capsys.readouterr().err
 
 
-def test_the_atlas_is_tuned_over_losses_and_image_kernels(
+def test_the_atlas_is_tuned_over_losses(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     port = toy()
@@ -67,13 +67,12 @@ def test_the_atlas_is_tuned_over_losses_and_image_kernels(
     monkeypatch.setattr(opening, "load", lambda _: replace(port, atlas=tmp_path / "atlas"))
     out, losses = tmp_path / "tune", ["--atlas-loss", "bounded", "cross_entropy"]
     few = ["--strategy", "atlas", "--atlas-k", "3", "--atlas-trust", "0", *losses]
-    assert tune(out, *few, "--atlas-image-bandwidth", "0.5") == 0
+    assert tune(out, *few) == 0
     table = json.loads((out / "preset.json").read_text())["evidence"]["table"]
-    tried = {(row["atlas_image_bandwidth"], row["atlas_loss"], row["atlas_temperature"]) for row in table}
-    assert len(tried) == 2 * (4 + 4)
-    assert {width for width, *_ in tried} == {None, 0.5}
+    tried = {(row["atlas_loss"], row["atlas_temperature"]) for row in table}
+    assert len(tried) == 4 + 4
     printed = capsys.readouterr().out
-    assert "atlas image bandwidth" in " ".join(printed.split())
+    assert "atlas loss" in " ".join(printed.split())
     assert main(["tune", "--config", str(out / "run.json"), "--out", str(out)]) == 0  # temperatures are left open there
     assert capsys.readouterr().out == printed
 

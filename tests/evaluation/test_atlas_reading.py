@@ -98,7 +98,7 @@ def test_the_network_guesses_in_the_units_it_was_fitted_in(bank, questions):
     np.testing.assert_allclose(guessed["nats"], np.tile(expected, (7, 1)), atol=0.05 * np.log(510))
 
 
-@pytest.mark.parametrize("name", ["atlas", "atlas_polished", "atlas_top8"])
+@pytest.mark.parametrize("name", ["atlas", "atlas_top8"])
 def test_batch_company_and_order_change_nothing(bank, questions, name):
     one = baseline(name, NATS) if name == "atlas_top8" else strategy(name, NATS)
     answered, evaluation = found(bank, questions, **{name: one})

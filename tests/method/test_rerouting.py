@@ -222,8 +222,6 @@ def test_best_of_n_depends_on_the_key_and_never_trusts_a_less_confident_routing(
         "best_of_n": 1 + 4 * 2 + 1,
         "atlas": 2,
         "atlas_argmin": 2,
-        "atlas_polished": 2,
-        "atlas_descent": 2,
         "atlas_taylor": 2,
         "best_fixed": 1,
         "tent": 1 + 1 + 2 * 4 + 1,

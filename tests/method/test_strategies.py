@@ -31,8 +31,6 @@ NAMES = [
     "task_routing",
     "atlas",
     "atlas_argmin",
-    "atlas_polished",
-    "atlas_descent",
     "atlas_taylor",
     "atlas_mlp",
     "best_fixed",

@@ -6,7 +6,6 @@ Axis letters: K neighbours, G atlas points, L routed layers, E experts, Z rows o
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -90,47 +89,6 @@ class AtlasArgmin:
         points, losses = atlas_losses_for(problem)
         best = jnp.argmin(losses)
         return SearchResult(problem.coordinates(points[best])[None], losses[best][None], {"point": best}, evaluations=0)
-
-
-@register_pytree_dataclass
-@dataclass(frozen=True)
-class TableDescent:
-    """S projected steps down the smooth loss between the atlas's points, plus lambda |r - r0|^2.
-
-    From the router's own weights, or from the atlas's best point, which it then polishes.
-    """
-
-    learning_rate: float = 0.1
-    trust: float = 0.1  # lambda
-    bandwidth: float = 0.2
-    start: Literal["router", "point"] = field(default="router", metadata={"static": True})
-    steps: int = field(default=20, metadata={"static": True})
-
-    uses_router = True
-
-    def __call__(self, problem: RoutingProblem, key: Key[Array, ""]) -> SearchResult:
-        points, losses = atlas_losses_for(problem)
-        own = problem.routing(problem.start()).values
-
-        def value(coordinates: Float[Array, "Z E"]) -> Float[Array, ""]:
-            weights = problem.routing(coordinates).values
-            near = squared_distance(weights[None], own[None])[0]
-            return interpolate(losses, points, weights, self.bandwidth) + self.trust * near
-
-        first = problem.start()
-        if self.start == "point":
-            costs = losses + self.trust * squared_distance(points, own[None])
-            first = problem.coordinates(points[jnp.argmin(costs)])
-
-        def step(
-            point: Float[Array, "Z E"], _: None
-        ) -> tuple[Float[Array, "Z E"], tuple[Float[Array, ""], Float[Array, "Z E"]]]:
-            loss, slope = jax.value_and_grad(value)(point)
-            point = problem.retract(point - self.learning_rate * slope)
-            return point, (loss, point)
-
-        _, (values, path) = jax.lax.scan(step, first, length=self.steps)
-        return SearchResult(jnp.concatenate([first[None], path]), values, {}, evaluations=0)
 
 
 @register_pytree_dataclass

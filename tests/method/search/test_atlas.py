@@ -6,7 +6,7 @@ import pytest
 
 from r2t2_jax.contract import References
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.method.search.atlas import AtlasArgmin, AtlasSoftmin, AtlasTaylor, TableDescent
+from r2t2_jax.method.search.atlas import AtlasArgmin, AtlasSoftmin, AtlasTaylor
 from r2t2_jax.routing import UpdateSpace
 from tests.method.search.problems import OWN, find, problem
 
@@ -59,15 +59,6 @@ def test_points_are_brought_onto_the_support():
     support = jnp.array([[True, False, True], [True, True, True]])
     found = find(AtlasSoftmin(temperature=1e-4, trust=0.0), case(support=support))
     np.testing.assert_allclose(found.path[-1], [[0.5, 0, 0.5], [0, 1, 0]], atol=1e-6)  # nothing live was asked for
-
-
-@pytest.mark.parametrize("start", ["router", "point"])
-def test_descent_lowers_the_smooth_loss_and_stays_on_the_simplex(start):
-    found = find(TableDescent(0.2, 0.0, 0.5, start, 30), case())
-    assert found.losses[-1] < found.losses[0] - 0.01 or start == "point"
-    assert (jnp.diff(found.losses) < 1e-4).all()
-    np.testing.assert_allclose(found.path.sum(axis=-1), 1, atol=1e-5)
-    assert found.path[-1, :, 1].min() > 0.7
 
 
 def test_taylor_is_a_projected_step_of_the_mean_slope():

@@ -33,12 +33,6 @@ def encoded():
         return jax.tree.map(np.asarray, encode_batch(params, drawn_inputs(), model=model))
 
 
-def test_what_an_image_looks_like_is_what_the_base_encoder_saw(encoded):
-    model, params = tiny()
-    found = jax.jit(jax.vmap(model.image_vector, in_axes=(None, 0)))(params, encoded[0])
-    np.testing.assert_allclose(found, drawn_inputs().base.mean(axis=1), atol=1e-5)
-
-
 @partial(jax.jit, static_argnames="model")
 def look(params, features, routing, answer, *, model):
     """Loss, candidates' log-probabilities, greedy tokens and weights in effect, sample by sample."""
