@@ -63,7 +63,7 @@ def run_gate(gate: str, references: Sequence[Sample], tests: Sequence[Sample], c
     for name, row in summary["strategies"].items():
         gain = compare(right["base"], right[name])
         row["gain_over_base"] = [round(value, DIGITS) for value in (gain.gain, gain.low, gain.high)]
-    seconds = {outcome.name: outcome.seconds_per_case for outcome in outcomes}
+    seconds = {outcome.name: outcome.seconds_per_sample for outcome in outcomes}
     title = f"easy-VQA, {port.name}: {len(tests):,} questions, {len(bank):,} of {len(references):,} references right"
     console.print(strategy_table(title, summary, seconds))
     bank_facts = {"asked": len(references), "kept": len(bank), "question_only": round(float(blind.mean()), DIGITS)}

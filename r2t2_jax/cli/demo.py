@@ -189,14 +189,14 @@ def _summarize(run: Run, port: Port, references: list[Sample], tests: list[Sampl
 
 
 def _print_gate(console: Console, saved: SavedRun, gate: str) -> None:
-    from r2t2_jax.evaluation.benchmark import part_name, seconds_per_case
+    from r2t2_jax.evaluation.benchmark import part_name, seconds_per_sample
     from r2t2_jax.reporting.tables import agreement_line, family_table, gain_line, strategy_table
 
     name, summary = saved.run["models"][gate]["name"], saved.summary["gates"][gate]
     right = {key: saved.rows_of(part_name(name, key))["right"].to_numpy() for key in summary["strategies"]}
     kept, asked = summary["references"]["kept"], summary["references"]["asked"]
     title = f"{name}: {summary['n']:,} questions, {kept:,} of {asked:,} references right"
-    console.print(strategy_table(title, summary, seconds_per_case(saved.seconds_per_case, name, list(right))))
+    console.print(strategy_table(title, summary, seconds_per_sample(saved.seconds_per_sample, name, list(right))))
     shown = [strategy for strategy in FAMILY_STRATEGIES if strategy in right]
     console.print(family_table(f"{name}: accuracy by family, %", summary, shown, FAMILY_COLUMNS))
     console.print(agreement_line(summary), highlight=False)

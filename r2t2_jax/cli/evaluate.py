@@ -12,7 +12,7 @@ from r2t2_jax.errors import R2T2Error
 if TYPE_CHECKING:  # the parser alone must start fast
     from r2t2_jax.evaluation.devices import ReplicaGroup
     from r2t2_jax.evaluation.job import Job
-    from r2t2_jax.runs.processes import Team
+    from r2t2_jax.runs.processes import ProcessGroup
 
 NO_SETTINGS = ("out", "max_hours", "dry_run", "coordinator", "processes", "process")  # no result depends on them
 
@@ -79,14 +79,14 @@ class Eval:
         enable_compilation_cache()
 
         from r2t2_jax.evaluation.devices import device_groups, join_processes, shutdown_processes
-        from r2t2_jax.runs.processes import Team
+        from r2t2_jax.runs.processes import ProcessGroup
 
         if self.dry_run:
             foretell(self._job(device_groups(self.mesh, self.processes or 1)))
             return
         share = join_processes(self.coordinator, self.processes, self.process)
-        groups, team = device_groups(self.mesh, share.count), Team(self.out, share)
-        team.announce()
+        groups, team = device_groups(self.mesh, share.count), ProcessGroup(self.out, share)
+        team.write_heartbeat()
         shutdown_processes(groups)
         with team:
             self._fill(self._job(groups), team)
@@ -107,22 +107,22 @@ class Eval:
         strategies = listed("--strategy", self.strategy)
         return open_job(ports, groups, self.bank, benchmarks, strategies, self.preset, self.seed, batch, vmap_size)
 
-    def _fill(self, job: Job, team: Team) -> None:
+    def _fill(self, job: Job, team: ProcessGroup) -> None:
         """Compute this process's batches; the first process ends the run with everybody's rows."""
-        from r2t2_jax.runs.run import Run, fill
+        from r2t2_jax.runs.run import Run, run_multiprocess
 
         given = {name: value for name, value in asdict(self).items() if value is not None}
         settings = {name: value for name, value in given.items() if name not in NO_SETTINGS}
         depends = {"processes": team.share.count, **job.depends}
 
         def open_run() -> Run:
-            return Run.open(team.place(), "eval", settings, job.plan, depends, self.max_hours, team)
+            return Run.open(team.own_folder(), "eval", settings, job.plan, depends, self.max_hours, team)
 
         def finish(run: Run) -> None:
             run.export()
             run.finish(job.summary(run))
 
-        fill(team, open_run, lambda run: job.compute(run, say), finish)
+        run_multiprocess(team, open_run, lambda run: job.compute(run, say), finish)
 
 
 def listed(option: str, text: str) -> list[str]:
@@ -164,12 +164,12 @@ def show(folder: Path) -> None:
     """Print a complete run's tables."""
     from rich.console import Console
 
-    from r2t2_jax.evaluation.benchmark import seconds_per_case
+    from r2t2_jax.evaluation.benchmark import seconds_per_sample
     from r2t2_jax.reporting.tables import strategy_table
     from r2t2_jax.runs.reading import open_run
 
     console, saved = Console(), open_run(folder)
     for title, summary in saved.summary["models"].items():
-        seconds = seconds_per_case(saved.seconds_per_case, title, list(summary["strategies"]))
+        seconds = seconds_per_sample(saved.seconds_per_sample, title, list(summary["strategies"]))
         console.print(strategy_table(f"{title}: {summary['n']:,} questions", summary, seconds))
     console.print(f"Wrote run.json, summary.json and rows.parquet to {folder}.", soft_wrap=True)

@@ -81,7 +81,7 @@ def record(
     bank = with_shipped_atlas(collect_bank(port, references, metric, keep_wrong=True), port)
     run.check()
     questions = encode_questions(port, tests)
-    run.time(part_name(port.name, ENCODE), 1, questions.seconds_per_case)
+    run.time(part_name(port.name, ENCODE), 1, questions.seconds_per_sample)
     evaluation = prepare(port, bank, questions, strategies, metric, seed)
     for batch in run.todo(names[:1]):
         run.append(batch, reference_rows(port.name, bank.records, np.asarray(bank.routing)))
@@ -124,7 +124,7 @@ def _answer(run: Run, evaluation: Evaluation, along: Collection[str], batch: Bat
     )
 
 
-def seconds_per_case(times: Mapping[str, float], model: str, strategies: Sequence[str]) -> dict[str, float]:
+def seconds_per_sample(times: Mapping[str, float], model: str, strategies: Sequence[str]) -> dict[str, float]:
     """Measured seconds a case of each strategy, the encoding of the case included."""
     encode = times[part_name(model, ENCODE)]
     return {name: encode + times[part_name(part_name(model, name), ANSWER)] for name in strategies}

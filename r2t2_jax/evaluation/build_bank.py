@@ -37,9 +37,9 @@ from r2t2_jax.runs.folder import SUMMARY, read_json
 from r2t2_jax.runs.plan import Batch as Planned
 from r2t2_jax.runs.plan import Part, Plan
 from r2t2_jax.runs.run import Run
-from r2t2_jax.runtime.threads import worker_threads
 from r2t2_jax.runtime.batching import take
 from r2t2_jax.runtime.checks import UNIT_TOLERANCE
+from r2t2_jax.runtime.threads import worker_threads
 
 T = TypeVar("T")
 U = TypeVar("U")

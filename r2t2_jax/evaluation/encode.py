@@ -28,13 +28,13 @@ BATCH = 50
 class EncodedQuestions:
     """Samples with their queries (every leaf with a leading axis B, features on the host) and question embeddings.
 
-    `queries.task` is there if somebody knows the experts of every sample; `seconds_per_case` is the time of encoding.
+    `queries.task` is there if somebody knows the experts of every sample; `seconds_per_sample` is the time of encoding.
     """
 
     samples: tuple[Sample, ...]
     queries: Query
     embeddings: Float[np.ndarray, "B M"]
-    seconds_per_case: float
+    seconds_per_sample: float
 
 
 @dataclass(frozen=True)

@@ -115,7 +115,9 @@ class Evaluation:
             found["own_losses"] = losses_at_path(self.port.params, queries.features, queries.answer, path, model=model)
         return found
 
-    def outcome(self, name: str, found: dict[str, Any], start: int = 0, seconds_per_case: float = 0.0) -> SampleResult:
+    def outcome(
+        self, name: str, found: dict[str, Any], start: int = 0, seconds_per_sample: float = 0.0
+    ) -> SampleResult:
         """What was found for the samples from `start` on, in words and scored."""
         decode, n = self.port.processor.decode, len(found["weights"])
         samples = self.questions.samples[start : start + n]
@@ -132,7 +134,7 @@ class Evaluation:
             neighbors=self.lookup.neighbors(name, np.arange(start, start + n)),
             similarities=self.lookup.similarities(name, np.arange(start, start + n)),
             evaluations=int(found["evaluations"][0]),
-            seconds_per_case=seconds_per_case,
+            seconds_per_sample=seconds_per_sample,
             **{key: found[key] for key in ("weights", "path", "losses", "kernel_weights", "used_fallback")},
         )
 
@@ -251,7 +253,7 @@ def evaluate(
 
         def run(name: str) -> tuple[str, SampleResult]:
             found, seconds = map_batches(partial(evaluation.answer, name), n, batch_size, progress)
-            return name, evaluation.outcome(name, found, seconds_per_case=questions.seconds_per_case + seconds)
+            return name, evaluation.outcome(name, found, seconds_per_sample=questions.seconds_per_sample + seconds)
 
         with worker_threads(threads_at_a_time()) as pool:
             outcomes = dict(pool.map(run, in_order_of_programs(strategies)))

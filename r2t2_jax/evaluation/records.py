@@ -111,7 +111,7 @@ class SampleResult:
     kernel_weights: Float[np.ndarray, "B K"]
     used_fallback: Bool[np.ndarray, "B"]
     evaluations: int
-    seconds_per_case: float
+    seconds_per_sample: float
     step_predictions: list[list[str]]
     step_scores: Float[np.ndarray, "B P"]
     own_losses: Float[np.ndarray, "B P"]

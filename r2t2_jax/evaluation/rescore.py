@@ -27,7 +27,7 @@ def rescore(saved: SavedRun, metric: Metric) -> dict[str, Any]:
         R2T2Error: the run is not complete, has no rows, or lacks the untouched model.
     """
     if not saved.complete:
-        raise R2T2Error(f"the run in {saved.folder} is not complete; the command that began it goes on with it")
+        raise R2T2Error(f"the run in {saved.folder} is not complete; repeat the command that began it to continue")
     data = saved.run.get("data", {})
     found = {}
     for title, table in _by_model(saved.rows):

@@ -129,7 +129,7 @@ def _model(saved: SavedRun, name: str, names: list[str]) -> ModelResults:
         strategies={key: _strategy(key, rows.filter(pc.field("strategy") == key), shape) for key in present},
         summary=summary,
         run=run,
-        seconds=_seconds(saved.seconds_per_case, name, present),
+        seconds=_seconds(saved.seconds_per_sample, name, present),
         references=_references(saved, name),
     )
 

@@ -130,7 +130,7 @@ class Asking:
                 questions = encode_prepared(
                     port, prepare_questions(port, filled), self._size, tqdm(disable=True), threads_at_a_time()
                 )
-                self._run.time(part_name(self._subject.name, ENCODE), 1, questions.seconds_per_case)
+                self._run.time(part_name(self._subject.name, ENCODE), 1, questions.seconds_per_sample)
                 places = np.minimum(np.arange(block.start, block.start + self._size), block.stop - 1)
                 self._ready[block.start] = {
                     given: bench.asked(questions, places) for given, bench in self._benches.items()

@@ -1,1 +1,1 @@
-"""The one engine for long work: a plan, shards of rows, a lock, resumption, and what a run left behind."""
+"""Resumable runs: a plan cut into batches, an append-only store of their rows, a folder lock, and reading."""

@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all: written to a temporary sibling, made durable, renamed."""
+"""Atomic writes of files and folders: write to a temporary sibling, fsync, rename."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ DRAFT = ".draft-"
 
 
 def atomic_write(path: Path, write: Callable[[Path], Any]) -> None:
-    """Put a file or a folder in place, instead of an earlier one.
+    """Write a file or a folder, replacing an earlier one; readers see the old content or the new, never a part.
 
     Args:
-        path: where it shall be.
-        write: writes it to the path it is given.
+        path: the file or folder.
+        write: called with the temporary path to write to.
     """
     draft = path.with_name(f"{DRAFT}{os.getpid()}-{path.name}")
     earlier = draft.with_name(f"{draft.name}-earlier")
@@ -35,13 +35,13 @@ def atomic_write(path: Path, write: Callable[[Path], Any]) -> None:
 
 
 def publish_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Put a JSON file in place; NaN and infinity are refused with a `ValueError`."""
+    """Write a JSON file atomically; raises `ValueError` on NaN and infinity."""
     text = json.dumps(content, indent=2, allow_nan=False) + "\n"
     atomic_write(path, lambda draft: draft.write_text(text, encoding="utf-8"))
 
 
 def remove(path: Path) -> None:
-    """Remove a file or a folder, if it is there."""
+    """Remove a file or a folder if it exists."""
     if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -49,13 +49,13 @@ def remove(path: Path) -> None:
 
 
 def remove_drafts(folder: Path) -> None:
-    """Remove what a killed process was writing."""
+    """Remove the temporary files that a killed process left."""
     for draft in folder.glob(f"{DRAFT}*"):
         remove(draft)
 
 
 def sync(path: Path) -> None:
-    """Make a file's content, or a folder's list of names, durable."""
+    """Fsync a file, or the entries of a folder."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

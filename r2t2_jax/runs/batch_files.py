@@ -1,4 +1,4 @@
-"""Append-only shards: each batch is one record, framed so that a half-written one is found and cut off.
+"""Append-only shards: each batch is one record with a checksum, so that half-written records are detected and cut off.
 
 A record is the header `R2T2`, batch number, payload length, CRC-32 of number, length and payload (little-endian: 4
 bytes, u32, u64, u32), then the payload. A record is durable once `append` returns.
@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -23,12 +23,12 @@ from r2t2_jax.runs.plan import Plan
 MAGIC = b"R2T2"
 HEADER = struct.Struct("<4sIQI")
 CHECKED = struct.Struct("<IQ")
-FULL = 64 * 2**20  # bytes after which the next shard begins
+FULL = 64 * 2**20  # size in bytes from which a new shard is begun
 
 
 @dataclass(frozen=True)
 class Record:
-    """Where the payload of a batch lies."""
+    """The location of a batch's payload."""
 
     batch: int
     shard: Path
@@ -37,28 +37,28 @@ class Record:
 
     @property
     def end(self) -> int:
-        """The offset behind it."""
+        """The offset of the first byte after the payload."""
         return self.offset + self.length
 
     def read(self) -> bytes:
-        """The payload."""
+        """The bytes of the payload."""
         with self.shard.open("rb") as file:
             file.seek(self.offset)
             return file.read(self.length)
 
 
 def shard_paths(folder: Path) -> list[Path]:
-    """The shards of a folder, in order."""
+    """The shard files of a folder, in order."""
     return sorted(folder.glob("shard-[0-9]*.rows"))
 
 
 def find_records(folder: Path) -> dict[int, Record]:
-    """The whole records of all shards, by batch."""
+    """All undamaged records of a folder's shards, by batch number."""
     return {record.batch: record for path in shard_paths(folder) for record in _whole_records(path)}
 
 
 def _whole_records(shard: Path) -> Iterator[Record]:
-    """Up to the first that is torn or damaged."""
+    """The records up to the first that is incomplete or damaged."""
     with shard.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         while len(header := file.read(HEADER.size)) == HEADER.size:
@@ -74,11 +74,11 @@ def _crc(batch: int, payload: bytes) -> int:
 
 
 class Shards:
-    """The shards of a run, open for appending. Opening cuts off what is torn or damaged; those batches are lost.
+    """The shards of a run, open for appending. Opening cuts off incomplete or damaged records; those batches are lost.
 
     Args:
-        folder: where the shards lie.
-        full: bytes after which the next shard begins.
+        folder: the folder of the shards.
+        full: size in bytes from which a new shard is begun.
     """
 
     def __init__(self, folder: Path, full: int = FULL) -> None:
@@ -92,10 +92,10 @@ class Shards:
         self._path = paths[-1] if paths else folder / _name(0)
 
     def append(self, batch: int, payload: bytes) -> None:
-        """Write a record and make it durable.
+        """Write a record and fsync it.
 
         Raises:
-            OSError: it could not be written; the shard is as it was.
+            OSError: the record could not be written; the shard is unchanged.
         """
         if self._path.exists() and self._path.stat().st_size >= self._full:
             self._path = self._folder / _name(len(shard_paths(self._folder)))
@@ -134,7 +134,7 @@ Row = Mapping[str, Any]
 
 
 def to_table(rows: Sequence[Row]) -> pa.Table:
-    """One column for each key that any row has; a row that lacks it has null there."""
+    """A table with one column per key of any row; a row without the key has null."""
     names = dict.fromkeys(name for row in rows for name in row)
     return pa.table({name: _column([row.get(name) for row in rows]) for name in names})
 
@@ -144,17 +144,17 @@ def _column(values: Sequence[Any]) -> pa.Array:
     if not deep:
         return pa.array(values)
     if len(deep) < len(values) or len({value.ndim for value in deep}) > 1:
-        raise ValueError("a column holds arrays of one rank, in every row")
+        raise ValueError("the arrays of a column must have one rank in every row")
     lengths = [len(value) for value in deep]
     offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32))
     return pa.ListArray.from_arrays(offsets, _column([row for value in deep for row in value]))
 
 
 def stack(column: pa.ChunkedArray) -> np.ndarray:
-    """A column of arrays that all have one shape, as one array with a leading axis of rows.
+    """A column of equally shaped arrays as one array with a leading axis of rows.
 
     Raises:
-        ValueError: their shapes differ.
+        ValueError: the shapes differ.
     """
     values, shape = column.combine_chunks(), [len(column)]
     while pa.types.is_list(values.type):
@@ -167,7 +167,7 @@ def stack(column: pa.ChunkedArray) -> np.ndarray:
 
 
 def to_bytes(table: pa.Table) -> bytes:
-    """An Arrow IPC stream."""
+    """A table as an Arrow IPC stream."""
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
@@ -180,15 +180,11 @@ def from_bytes(payload: bytes) -> pa.Table:
 
 
 def join(tables: Sequence[pa.Table]) -> pa.Table:
-    """One table after another; a column that is empty everywhere in one of them takes the others' type."""
+    """The tables concatenated; a column that is empty in one table takes its type from the others."""
     return pa.concat_tables(tables, promote_options="permissive").combine_chunks() if tables else pa.table({})
 
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-
 def read_table(records: Mapping[int, Record], plan: Plan, parts: Collection[str]) -> pa.Table:
-    """The rows of some parts, of the batches that have any."""
+    """The saved rows of the given parts, in the order of the plan."""
     numbers = [batch.number for batch in plan.batches if batch.part in parts and batch.number in records]
     return join([from_bytes(records[number].read()) for number in numbers])

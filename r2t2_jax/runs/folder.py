@@ -1,4 +1,4 @@
-"""A run's folder: what it is called in it, and which folders a run refuses."""
+"""The folder of a run: names of its files, checks before writing, and its lock."""
 
 from __future__ import annotations
 
@@ -14,33 +14,33 @@ from r2t2_jax.errors import R2T2Error
 from r2t2_jax.runs.atomic_io import DRAFT
 from r2t2_jax.runs.processes import PREFIX
 
-RUN, SUMMARY = "run.json", "summary.json"
+RUN, SUMMARY, LOCK = "run.json", "summary.json", "lock"
 
 
 def check_folder(out: Path) -> None:
-    """Refuse, before any work is done, a folder that cannot be written or holds anything but a run.
+    """Check, before any work is done, that a folder is writable and holds nothing but a run.
 
     Raises:
-        R2T2Error: saying which.
+        R2T2Error: the folder cannot be written, or holds another file (named).
     """
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        there = out if out.exists() else out.parent
-        names = sorted(entry.name for entry in out.iterdir()) if there is out else []
+        existing = out if out.exists() else out.parent
+        names = sorted(entry.name for entry in out.iterdir()) if existing is out else []
     except OSError as error:
         raise R2T2Error(f"cannot write {out}: {error.strerror}") from error
-    if not os.access(there, os.W_OK):
-        raise R2T2Error(f"cannot write {out}: it may not be written to")
-    foreign = [name for name in names if not name.startswith((DRAFT, NAME, PREFIX))]
+    if not os.access(existing, os.W_OK):
+        raise R2T2Error(f"cannot write {out}: permission denied")
+    foreign = [name for name in names if not name.startswith((DRAFT, LOCK, PREFIX))]
     if foreign and RUN not in names:
-        raise R2T2Error(f"{out} holds {foreign[0]!r}, which is no part of a run; choose another folder")
+        raise R2T2Error(f"{out} holds {foreign[0]!r}, which is not part of a run; choose another folder")
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A file of a run.
+    """The content of a JSON file of a run.
 
     Raises:
-        R2T2Error: it cannot be read.
+        R2T2Error: the file cannot be read.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -48,18 +48,15 @@ def read_json(path: Path) -> dict[str, Any]:
         raise R2T2Error(f"cannot read {path}: {error}") from error
 
 
-NAME = "lock"
-
-
 class FolderLock:
-    """Hold `folder/lock`, in which others read who holds it.
+    """An exclusive lock on `folder/lock`; the file names the process that holds it.
 
     Raises:
-        R2T2Error: another process holds it, or the file system knows no locks.
+        R2T2Error: another process holds the lock, or the file system does not support locks.
     """
 
     def __init__(self, folder: Path) -> None:
-        self._path = folder / NAME
+        self._path = folder / LOCK
         self._descriptor = self._acquire(folder)
         holder = {
             "pid": os.getpid(),
@@ -83,10 +80,10 @@ class FolderLock:
             except OSError as error:
                 os.close(descriptor)
                 raise R2T2Error(f"cannot lock {folder}: {error.strerror}; choose a folder on a local disk") from error
-            os.close(descriptor)  # its holder has just removed it
+            os.close(descriptor)  # the holder has just removed the file
 
     def release(self) -> None:
-        """Remove the file and let go."""
+        """Remove the file and release the lock."""
         self._path.unlink(missing_ok=True)
         os.close(self._descriptor)
 

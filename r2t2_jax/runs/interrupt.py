@@ -1,4 +1,4 @@
-"""Ends a run between two batches: when a signal asks for it, or its hours are over."""
+"""Stops a run between two batches, on SIGINT or SIGTERM or when its time limit is reached."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class RunInterrupted(Exception):
-    """The run ended before its plan did; the message says why, how far it came, and how to go on."""
+    """A run stopped before its plan was complete; the message has the reason, the progress and the command to resume."""
 
 
 class StopRequest:
-    """Listens for SIGINT and SIGTERM while a run is open; a second signal interrupts at once.
+    """Handles SIGINT and SIGTERM while a run is open; a second signal interrupts immediately.
 
     Args:
-        max_hours: from now; `None` for no limit.
+        max_hours: time limit from now; `None` for no limit.
 
     Raises:
         R2T2Error: `max_hours` is not positive.
@@ -35,26 +35,26 @@ class StopRequest:
         self._deadline = None if max_hours is None else time.monotonic() + 3600 * max_hours
         self._signal: str | None = None
         self._earlier: dict[signal.Signals, Any] = {}
-        if threading.current_thread() is threading.main_thread():  # no other may set handlers
+        if threading.current_thread() is threading.main_thread():  # only the main thread may set handlers
             self._earlier = {number: signal.signal(number, self._listen) for number in SIGNALS}
 
     def _listen(self, number: int, frame: FrameType | None) -> None:
         if self._signal:
             raise KeyboardInterrupt
         self._signal = signal.Signals(number).name
-        # Not print: the signal may have come in the middle of one.
-        os.write(2, f"\n{self._signal}: ending after this batch; once more to end at once\n".encode())
+        # Not print: the signal may have arrived in the middle of one.
+        os.write(2, f"\n{self._signal}: stopping after this batch; send it again to stop immediately\n".encode())
 
     @property
     def reason(self) -> str | None:
-        """Why to stop now; `None` to go on."""
+        """The reason to stop now; `None` to continue."""
         if self._signal:
             return self._signal
         if self._deadline is not None and time.monotonic() >= self._deadline:
-            return f"{self._max_hours:g} hours are over"
+            return f"the limit of {self._max_hours:g} hours is reached"
         return None
 
     def close(self) -> None:
-        """Listen no longer."""
+        """Restore the earlier signal handlers."""
         for number, handler in self._earlier.items():
             signal.signal(number, handler)

@@ -1,4 +1,4 @@
-"""What a run will compute, in order: parts, cut into batches by the settings alone, never by what is left to do."""
+"""The plan of a run: parts cut into batches. It depends on the settings only, never on what is already computed."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from r2t2_jax.errors import R2T2Error
 
 @dataclass(frozen=True)
 class Part:
-    """`cases` cases that are computed alike, `batch` at a time; `table` is where their rows belong."""
+    """`samples` samples that are computed alike, `batch` at a time; their rows belong to `table`."""
 
     name: str
-    cases: int
+    samples: int
     batch: int
     table: str = "rows"
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Cases `start` to `stop` of a part; `number` is its place in the plan."""
+    """Samples `start` to `stop` of a part; `number` is the batch's index in the plan."""
 
     number: int
     part: str
@@ -35,34 +35,36 @@ class Batch:
 
 @dataclass(frozen=True)
 class Plan:
-    """All parts of a run.
+    """All parts of a run, in order.
 
     Raises:
-        R2T2Error: two parts share a name, or one has no case or no batch size.
+        R2T2Error: two parts share a name, or a part has no samples or a batch size below 1.
     """
 
     parts: Sequence[Part]
 
     def __post_init__(self) -> None:
         if len(set(self.names)) < len(self.names):
-            raise R2T2Error(f"the parts of a plan need names of their own: {', '.join(self.names)}")
+            raise R2T2Error(f"the parts of a plan need distinct names: {', '.join(self.names)}")
         for part in self.parts:
-            if part.cases < 1 or part.batch < 1:
-                raise R2T2Error(f"part {part.name!r} has {part.cases} cases in batches of {part.batch}, not 1 or more")
+            if part.samples < 1 or part.batch < 1:
+                raise R2T2Error(
+                    f"part {part.name!r} has {part.samples} samples in batches of {part.batch}; both must be at least 1"
+                )
 
     @cached_property
     def batches(self) -> tuple[Batch, ...]:
         """Every batch, in order."""
         spans = [
-            (part.name, start, min(start + part.batch, part.cases))
+            (part.name, start, min(start + part.batch, part.samples))
             for part in self.parts
-            for start in range(0, part.cases, part.batch)
+            for start in range(0, part.samples, part.batch)
         ]
         return tuple(Batch(number, *span) for number, span in enumerate(spans))
 
     @property
     def names(self) -> list[str]:
-        """Of all parts."""
+        """The names of all parts."""
         return [part.name for part in self.parts]
 
     def of_table(self, table: str) -> list[str]:
@@ -70,22 +72,22 @@ class Plan:
         return [part.name for part in self.parts if part.table == table]
 
     def to_json(self) -> list[dict[str, Any]]:
-        """As `run.json` holds it."""
+        """The plan as `run.json` stores it."""
         return [vars(part) for part in self.parts]
 
     @classmethod
     def from_json(cls, parts: Sequence[dict[str, Any]]) -> Plan:
-        """The plan that `to_json` wrote."""
-        return cls([Part(**part) for part in parts])
+        """The plan that `to_json` wrote; runs of earlier versions call the number of samples `cases`."""
+        return cls([Part(**{"samples" if key == "cases" else key: part[key] for key in part}) for part in parts])
 
 
 @dataclass(frozen=True)
 class ProcessShard:
-    """Every `count`-th batch, from the one with number `index` on; by default all."""
+    """Every `count`-th batch, starting with number `index`; by default all batches."""
 
     index: int = 0
     count: int = 1
 
     def has(self, batch: Batch) -> bool:
-        """Whether the batch is this process's."""
+        """Whether this process computes the batch."""
         return batch.number % self.count == self.index

@@ -1,11 +1,11 @@
-"""Processes that fill one run together: each knows of the others whether they live, wait or are done.
+"""Processes that compute one run together: status and heartbeat of each, exchanged through files.
 
-They talk through files in the run's folder, which all of them must see, and through nothing else: no process can hang
-in another's absence. `process-00001.json` says who process 1 is, how far it has come, and a number that it counts up
-as long as it lives; the time of no clock is compared. A process that falls silent is named by the others, which end.
+The processes communicate only through files in the run's folder, which all of them must see, so that no process blocks
+when another one dies. `process-00001.json` holds the host, process id and phase of process 1 and a counter that it
+increments while it lives; no clocks of different hosts are compared.
 
-A process without a voice of its own (killed, or its host lost) is noticed after `PATIENCE` seconds; a process that is
-in the middle of a long batch then has `GRACE` seconds to end by itself. Whatever was saved stays.
+A process whose heartbeat stops for `HEARTBEAT_TIMEOUT` seconds is considered dead; the others name it and stop. A
+process in the middle of a long batch has `GRACE` further seconds before it exits. Saved batches are kept.
 """
 
 from __future__ import annotations
@@ -27,50 +27,53 @@ from r2t2_jax.runs.interrupt import RunInterrupted
 from r2t2_jax.runs.plan import ProcessShard
 
 PREFIX = "process-"
-BEAT, PATIENCE, GRACE = 1.0, 20.0, 20.0  # seconds
-RETRY = "What was saved stays; start all processes again to go on"
+HEARTBEAT_INTERVAL, HEARTBEAT_TIMEOUT, GRACE = 1.0, 20.0, 20.0  # seconds
+RETRY = "Saved batches are kept; start all processes again to resume"
 
 Phase = Literal["starting", "open", "done", "finished", "stopped", "failed"]
 ENDED = ("finished", "stopped", "failed")
 
 
-class Team:
-    """One process's view of all. Open it as a context once every process runs; leaving it tells the others why."""
+class ProcessGroup:
+    """The processes of a run, as one of them sees them.
+
+    Enter it as a context once every process runs; leaving the context writes the final status for the others.
+    """
 
     def __init__(self, folder: Path, share: ProcessShard) -> None:
         self.folder, self.share = folder, share
-        self._own: dict[str, Any] = {"pid": os.getpid(), "host": socket.gethostname(), "beat": 0}
-        self._own |= {"phase": "starting", "said": ""}
+        self._own: dict[str, Any] = {"pid": os.getpid(), "host": socket.gethostname(), "heartbeat": 0}
+        self._own |= {"phase": "starting", "message": ""}
         self._others: dict[int, dict[str, Any]] = {i: {} for i in range(share.count) if i != share.index}
-        self._heard = dict.fromkeys(self._others, time.monotonic())
-        self._silent: int | None = None
+        self._last_heartbeat = dict.fromkeys(self._others, time.monotonic())
+        self._dead: int | None = None
         self._closed = threading.Event()
         self._writing = threading.Lock()
-        self._thread = threading.Thread(target=self._live, daemon=True)
+        self._thread = threading.Thread(target=self._exchange_heartbeats, daemon=True)
 
     @property
-    def alone(self) -> bool:
+    def single(self) -> bool:
         """Whether there is no other process."""
         return self.share.count == 1
 
-    def place(self) -> Path:
-        """Where this process writes its rows: the first in the run's folder, every other in one of its own there."""
-        return self._places()[self.share.index]
+    def own_folder(self) -> Path:
+        """The folder of this process's rows: the run's folder for the first process, a folder inside it for others."""
+        return self._folders()[self.share.index]
 
-    def places(self) -> list[Path]:
-        """Where the others write theirs."""
-        return [place for i, place in enumerate(self._places()) if i != self.share.index]
+    def other_folders(self) -> list[Path]:
+        """The folders of the other processes' rows."""
+        return [folder for i, folder in enumerate(self._folders()) if i != self.share.index]
 
-    def _places(self) -> list[Path]:
+    def _folders(self) -> list[Path]:
         return [self.folder, *(self.folder / f"{PREFIX}{i:05d}" for i in range(1, self.share.count))]
 
-    def announce(self) -> None:
-        """Say that this process is there, in place of what an earlier one said.
+    def write_heartbeat(self) -> None:
+        """Write the first status of this process, replacing that of an earlier attempt.
 
         Raises:
             R2T2Error: the folder cannot be written.
         """
-        if self.alone:
+        if self.single:
             return
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -78,108 +81,126 @@ class Team:
         except OSError as error:
             raise R2T2Error(f"cannot write {self.folder}: {error.strerror}") from error
 
-    def __enter__(self) -> Team:
-        self._heard = dict.fromkeys(self._others, time.monotonic())
-        if not self.alone:
+    def __enter__(self) -> ProcessGroup:
+        self._last_heartbeat = dict.fromkeys(self._others, time.monotonic())
+        if not self.single:
             self._thread.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if self.alone:
+        if self.single:
             return
         if error is None:
-            self.tell("finished")
+            self._end("finished")
         else:
-            self.tell("stopped" if isinstance(error, RunInterrupted | KeyboardInterrupt) else "failed", str(error))
+            self._end("stopped" if isinstance(error, RunInterrupted | KeyboardInterrupt) else "failed", str(error))
         if self.share.index == 0:
             self._leave_last()
-        self._closed.set()
+        self._stop_heartbeat()
         self._thread.join()
 
-    def tell(self, phase: Phase, said: str = "") -> None:
-        """Let the others know how far this process has come."""
-        self._own |= {"phase": phase, "said": said}
-        if not self.alone:
+    def write_status(self, phase: Phase, message: str = "") -> None:
+        """Write the phase of this process for the others to read."""
+        self._own |= {"phase": phase, "message": message}
+        if not self.single:
             self._write()
 
+    def _end(self, phase: Phase, message: str = "") -> None:
+        self._own |= {"phase": phase, "message": message}
+        self._write(last=self.share.index != 0)
+
     def check(self) -> None:
-        """Between two batches.
+        """Raise if another process ended early; called between two batches.
 
         Raises:
-            R2T2Error: another process failed or fell silent; names it.
-            Stopped: another process was told to stop.
+            R2T2Error: another process failed or died (named).
+            RunInterrupted: another process was interrupted.
         """
         for index, state in list(self._others.items()):
             if state.get("phase") == "failed":
-                raise R2T2Error(f"{self._name(index)} failed ({state['said'].removesuffix(RETRY).strip()}). {RETRY}")
+                raise R2T2Error(
+                    f"{self._describe(index)} failed ({state['message'].removesuffix(RETRY).strip()}). {RETRY}"
+                )
             if state.get("phase") == "stopped":
-                raise RunInterrupted(f"{self._name(index)} stopped. {RETRY}")
-        if self._silent is not None:
-            raise R2T2Error(self._silence(self._silent))
+                raise RunInterrupted(f"{self._describe(index)} stopped. {RETRY}")
+        if self._dead is not None:
+            raise R2T2Error(self._death(self._dead))
 
     def wait(self, *phases: Phase, only: int | None = None, check: Callable[[], None] | None = None) -> None:
-        """Until the others, or one of them, have come to one of the phases.
+        """Wait until the other processes have reached one of the phases.
 
         Args:
-            phases: any of which will do.
-            only: whom to wait for; by default all others.
-            check: is asked meanwhile instead of `check`, to raise what ends the waiting.
+            phases: any of these ends the waiting.
+            only: index of the only process to wait for; by default all others.
+            check: called while waiting instead of `self.check`; may raise to end the waiting.
 
         Raises:
-            R2T2Error, Stopped: as `check`.
+            R2T2Error, RunInterrupted: as `check`.
         """
         awaited = list(self._others) if only is None else [only]
         while not all(self._others[index].get("phase") in phases for index in awaited):
             (check or self.check)()
-            time.sleep(BEAT / 10)
+            time.sleep(HEARTBEAT_INTERVAL / 10)
 
     def _leave_last(self) -> None:
-        """The first process goes when all others have read its last word and ended, and takes the files with it."""
-        patience = time.monotonic() + PATIENCE
-        while time.monotonic() < patience and self._silent is None:
+        """The first process waits until all others have ended, then removes the status files."""
+        deadline = time.monotonic() + HEARTBEAT_TIMEOUT
+        while time.monotonic() < deadline and self._dead is None:
             if all(state.get("phase") in ENDED for state in self._others.values()):
+                self._stop_heartbeat()
                 for index in range(self.share.count):
                     remove(self._state(index))
                 break
-            time.sleep(BEAT / 10)
-        with suppress(OSError):  # there is a run in it
+            time.sleep(HEARTBEAT_INTERVAL / 10)
+        with suppress(OSError):  # it holds the run
             self.folder.rmdir()
 
-    def _live(self) -> None:
-        while not self._closed.wait(BEAT):
-            self._own["beat"] += 1
+    def _exchange_heartbeats(self) -> None:
+        while not self._closed.wait(HEARTBEAT_INTERVAL):
+            self._own["heartbeat"] += 1
             self._write()
             for index in self._others:
-                self._listen(index)
-            if self._silent is not None and time.monotonic() - self._heard[self._silent] > PATIENCE + GRACE:
-                print(f"r2t2: {self._silence(self._silent)}", file=sys.stderr, flush=True)
-                os._exit(2)  # the main thread is in the middle of something that may last hours
+                self._read_status(index)
+            if self._dead is not None and self._seconds_since_heartbeat(self._dead) > HEARTBEAT_TIMEOUT + GRACE:
+                print(f"r2t2: {self._death(self._dead)}", file=sys.stderr, flush=True)
+                os._exit(2)  # the main thread may be busy for hours
 
-    def _listen(self, index: int) -> None:
+    def _seconds_since_heartbeat(self, index: int) -> float:
+        return time.monotonic() - self._last_heartbeat[index]
+
+    def _read_status(self, index: int) -> None:
         try:
             state = json.loads(self._state(index).read_text(encoding="utf-8"))
-        except (OSError, ValueError):  # not there, or just being written
+        except (OSError, ValueError):  # missing, or being written
             state = self._others[index]
         if state != self._others[index]:
-            self._others[index], self._heard[index] = state, time.monotonic()
-        silent = time.monotonic() - self._heard[index] > PATIENCE
-        if silent and state.get("phase") not in ENDED and self._own["phase"] not in ENDED:
-            self._silent = index
+            self._others[index], self._last_heartbeat[index] = state, time.monotonic()
+        expired = self._seconds_since_heartbeat(index) > HEARTBEAT_TIMEOUT
+        if expired and state.get("phase") not in ENDED and self._own["phase"] not in ENDED:
+            self._dead = index
 
-    def _write(self) -> None:
+    def _write(self, last: bool = False) -> None:
         with self._writing:
             if self._closed.is_set():
                 return
             self._state(self.share.index).write_text(json.dumps(self._own), encoding="utf-8")
+            if last:  # the first process may remove the folder from now on
+                self._closed.set()
+
+    def _stop_heartbeat(self) -> None:
+        with self._writing:
+            self._closed.set()
 
     def _state(self, index: int) -> Path:
         return self.folder / f"{PREFIX}{index:05d}.json"
 
-    def _name(self, index: int) -> str:
+    def _describe(self, index: int) -> str:
         state = self._others[index]
         return f"process {index} ({state['pid']} on {state['host']})" if state else f"process {index}"
 
-    def _silence(self, index: int) -> str:
+    def _death(self, index: int) -> str:
         if not self._others[index]:
-            return f"process {index} is not to be seen in {self.folder}: that folder must be one which all hosts share"
-        return f"{self._name(index)} has been silent for {PATIENCE:g} seconds: it died, or its host. {RETRY}"
+            return f"process {index} has no file in {self.folder}: all hosts must share this folder"
+        return (
+            f"{self._describe(index)} sent no heartbeat for {HEARTBEAT_TIMEOUT:g} seconds: it or its host died. {RETRY}"
+        )

@@ -1,10 +1,10 @@
-"""What a run left behind, complete or not: settings, rows, references and summary.
+"""Reads a saved run, complete or not: settings, rows, references and summary.
 
 ```python
 saved = open_run("out/demo")
-saved.settings["seed"]  # what was asked for
+saved.settings["seed"]  # the command's options
 saved.rows.filter(pc.field("strategy") == "ngd").to_pylist()
-saved.summary["gates"]["narrow"]["strategies"]["ngd"]["accuracy"]
+saved.summary["models"]["narrow"]["strategies"]["ngd"]["accuracy"]
 ```
 """
 
@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.runs import run as timings
 from r2t2_jax.runs.batch_files import find_records, read_table
 from r2t2_jax.runs.folder import RUN, SUMMARY, read_json
 from r2t2_jax.runs.plan import Plan
+from r2t2_jax.runs.timings import seconds_per_sample
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SavedRun:
-    """A run's folder, read when asked. Reading takes no lock and changes nothing, so a run may go on meanwhile.
+    """A run's folder, read on demand. Reading takes no lock and changes nothing, so the run may continue meanwhile.
 
     Args:
-        folder: where it is.
-        run: `run.json` whole: command, settings, what else the results depend on, plan.
+        folder: the run's folder.
+        run: all of `run.json`: command, settings, other dependencies of the results, plan.
     """
 
     folder: Path
@@ -39,12 +39,12 @@ class SavedRun:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The settings that the command was given."""
+        """The options of the command."""
         return self.run["settings"]
 
     @property
     def complete(self) -> bool:
-        """Whether it came to its end."""
+        """Whether the run is complete."""
         return (self.folder / SUMMARY).exists()
 
     @cached_property
@@ -55,17 +55,17 @@ class SavedRun:
             R2T2Error: the run is not complete.
         """
         if not self.complete:
-            raise R2T2Error(f"the run in {self.folder} is not complete; the command that began it goes on with it")
+            raise R2T2Error(f"the run in {self.folder} is not complete; repeat the command that began it to continue")
         return read_json(self.folder / SUMMARY)
 
     @cached_property
     def rows(self) -> pa.Table:
-        """One row for each model, strategy and sample, in this order; of those computed so far."""
+        """The rows computed so far, ordered by model, strategy and sample."""
         return self.table("rows")
 
     @cached_property
     def references(self) -> pa.Table:
-        """One row for each model and reference: model, id, question, answer, category, routing, score."""
+        """One row per model and reference: model, id, question, answer, category, routing, score."""
         return self.table("references")
 
     def table(self, name: str) -> pa.Table:
@@ -84,18 +84,18 @@ class SavedRun:
         return read_table(find_records(self.folder), self._plan, parts)
 
     @cached_property
-    def seconds_per_case(self) -> dict[str, float]:
-        """Measured seconds a case, by part."""
-        return timings.seconds_per_case(self.folder)
+    def seconds_per_sample(self) -> dict[str, float]:
+        """Measured seconds per sample, by part."""
+        return seconds_per_sample(self.folder)
 
 
 def open_run(folder: Path | str) -> SavedRun:
     """The run in `folder`.
 
     Raises:
-        R2T2Error: there is none.
+        R2T2Error: the folder holds no run.
     """
     folder = Path(folder)
     if not (folder / RUN).exists():
-        raise R2T2Error(f"{folder} holds no run (it has no {RUN}); give the folder of one")
+        raise R2T2Error(f"{folder} holds no run (it has no {RUN}); give the folder of a run")
     return SavedRun(folder, read_json(folder / RUN))

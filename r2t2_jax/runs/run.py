@@ -1,72 +1,76 @@
-"""The engine for long work: a folder that survives whatever happens to the process that fills it.
+"""Long work in a folder that survives the process: a killed run resumes with the missing batches.
 
 ```python
-plan = Plan([Part("squares", cases=1000, batch=50)])
+plan = Plan([Part("squares", samples=1000, batch=50)])
 with Run.open(Path("out/squares"), "squares", settings={"power": 2}, plan=plan) as run:
     for batch in run.missing():
         run.append(batch, [{"i": i, "value": np.array([i**2])} for i in range(batch.start, batch.stop)])
     run.finish({"sum": int(stack(run.table()["value"]).sum())})
 ```
 
-Killed at any point and begun again with the same settings, the loop goes on with the batches that are missing, and the
-summary has the same bytes. SIGTERM, SIGINT and `max_hours` end it after a batch by raising `RunInterrupted`, which the
-command
-line prints and exits with 0. `run.compute(work)` is the same loop with parts side by side.
+If the process is killed, the same call with the same settings computes the missing batches only, and the summary has
+the same bytes. SIGTERM, SIGINT and `max_hours` stop it after a batch by raising `RunInterrupted`, which the command line
+prints before it exits with code 0. `run.compute(work)` is the same loop with the parts in parallel threads.
 
-The folder (docs/runs.md describes it for its readers):
+The files of the folder (docs/runs.md describes them in detail):
 
-    run.json          command, settings, whatever else the results depend on, plan, fingerprint; written first
-    shard-00000.rows  rows of the batches, appended in the order in which they were done
-    timings.jsonl     how long batches took
-    lock              who is writing, while somebody is
-    summary.json      the numbers; written last: a run that has it is complete
+    run.json          command, settings, other dependencies of the results, plan, fingerprint; written first
+    shard-00000.rows  rows of the batches, in the order in which they were computed
+    timings.jsonl     durations of the batches
+    lock              the process that is writing, while there is one
+    summary.json      the numbers; written last, so a run with this file is complete
 
-Numbers depend on the rows alone, so that no restart can change them.
+The numbers depend on the rows only, so that no restart can change them.
 """
 
 from __future__ import annotations
 
-import json
 import shlex
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.runs import batch_files as columns
+from r2t2_jax.runs import batch_files
 from r2t2_jax.runs.atomic_io import atomic_write, publish_json, remove, remove_drafts
 from r2t2_jax.runs.batch_files import Shards, find_records, read_table, shard_paths
 from r2t2_jax.runs.fingerprint import check_fingerprint, fingerprinted
 from r2t2_jax.runs.folder import RUN, SUMMARY, FolderLock, check_folder, read_json
 from r2t2_jax.runs.interrupt import RunInterrupted, StopRequest
 from r2t2_jax.runs.plan import Batch, Plan, ProcessShard
-from r2t2_jax.runs.processes import PREFIX, Team
+from r2t2_jax.runs.processes import PREFIX, ProcessGroup
+from r2t2_jax.runs.timings import TIMINGS, Timings, seconds_per_sample
 from r2t2_jax.runtime.threads import worker_threads
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-Rows = Sequence[columns.Row]
+Rows = Sequence[batch_files.Row]
 
 
 class Run:
-    """A run that is open for writing; `Run.open` makes one, and `with` closes it."""
+    """A run that is open for writing; `Run.open` opens it, and `with` closes it."""
 
     def __init__(
-        self, folder: Path, run: Mapping[str, Any], plan: Plan, stop: StopRequest, lock: FolderLock, team: Team | None
+        self,
+        folder: Path,
+        run: Mapping[str, Any],
+        plan: Plan,
+        stop: StopRequest,
+        lock: FolderLock,
+        group: ProcessGroup | None,
     ) -> None:
-        self.folder, self.plan, self._team = folder, plan, team
+        self.folder, self.plan, self._group = folder, plan, group
         self._command, self._stop, self._lock = run["command"], stop, lock
         self._appending = threading.Lock()
         self._shards = Shards(folder)
         self._timings = Timings(folder)
-        self.note = ""  # what the progress bar of `missing` says beside its counts
+        self.note = ""  # shown by the progress bar of `missing` after its counts
 
     @classmethod
     def open(
@@ -77,22 +81,22 @@ class Run:
         plan: Plan,
         depends: Mapping[str, Any] | None = None,
         max_hours: float | None = None,
-        team: Team | None = None,
+        group: ProcessGroup | None = None,
     ) -> Run:
-        """Begin a run, or go on with it.
+        """Begin a run, or resume it.
 
         Args:
-            out: its folder, made if need be.
-            command: which one, as typed after `r2t2`.
-            settings: the command's options, less those on which no result depends (the folder, `max_hours`).
-            plan: what is to be computed.
-            depends: what else the results depend on: data, fingerprints of models, `identity.versions()`.
-            max_hours: how long to go on from here.
-            team: the processes that share the run, each of which opens it; `out` is then where this one writes.
+            out: the run's folder, created if it does not exist.
+            command: the command as typed after `r2t2`.
+            settings: the command's options, except those that change no result (the folder, `max_hours`).
+            plan: the parts to compute.
+            depends: other dependencies of the results: data, fingerprints of models, `fingerprint.versions()`.
+            max_hours: time limit from now.
+            group: the processes that share the run, each of which opens it; `out` is then this process's folder.
 
         Raises:
-            R2T2Error: the folder cannot be written, holds something else or a run with other settings, or another
-                process is at it.
+            R2T2Error: the folder cannot be written, holds other files or a run with other settings, or another process
+                has it open.
         """
         run = fingerprinted({"command": command, "settings": settings, **(depends or {}), "plan": plan.to_json()})
         with ExitStack() as undo:
@@ -108,7 +112,7 @@ class Run:
                 check_fingerprint(read_json(out / RUN), run, str(out))
             else:
                 publish_json(out / RUN, run)
-            opened = cls(out, run, plan, stop, lock, team)
+            opened = cls(out, run, plan, stop, lock, group)
             undo.pop_all()
         return opened
 
@@ -116,45 +120,45 @@ class Run:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Stop listening to signals and let go of the folder, which vanishes if nothing was saved in it."""
+        """Restore signal handlers and release the lock; delete the folder if nothing was saved in it."""
         self._stop.close()
         empty = not self._shards.records and not self.complete
         if empty:
-            for path in (self.folder / RUN, self.folder / NAME, *shard_paths(self.folder)):
+            for path in (self.folder / RUN, self.folder / TIMINGS, *shard_paths(self.folder)):
                 remove(path)
         self._lock.release()
         if empty:
-            with suppress(OSError):  # somebody else's files are in it
+            with suppress(OSError):  # the folder holds other files
                 self.folder.rmdir()
 
     @property
     def complete(self) -> bool:
-        """Whether the summary is written."""
+        """Whether the summary has been written."""
         return (self.folder / SUMMARY).exists()
 
     @property
     def resume(self) -> str:
-        """The command that goes on with this run."""
+        """The command that resumes this run."""
         folder = self.folder if self.share.index == 0 else self.folder.parent
         return f"r2t2 {self._command} --config {shlex.quote(str(folder / RUN))} --out {shlex.quote(str(folder))}"
 
     @property
     def share(self) -> ProcessShard:
-        """Which batches this process computes."""
-        return ProcessShard() if self._team is None else self._team.share
+        """The batches of this process."""
+        return ProcessShard() if self._group is None else self._group.share
 
-    def _mine(self, parts: Collection[str]) -> list[Batch]:
+    def _own_batches(self, parts: Collection[str]) -> list[Batch]:
         return [batch for batch in self.plan.batches if batch.part in parts and self.share.has(batch)]
 
     def todo(self, parts: Collection[str]) -> list[Batch]:
-        """Batches of some parts that have no rows yet and are for this process to compute, in the order of the plan."""
-        return [batch for batch in self._mine(parts) if batch.number not in self._shards.records]
+        """The batches of some parts that this process must still compute, in the order of the plan."""
+        return [batch for batch in self._own_batches(parts) if batch.number not in self._shards.records]
 
     def missing(self, parts: Sequence[str] | None = None) -> Iterator[Batch]:
-        """As `todo`, of all parts by default, with a progress bar and an eye on the clock and on signals.
+        """Iterate over `todo`, of all parts by default, with a progress bar; stops on signals and at the time limit.
 
         Raises:
-            Stopped: a signal, or the end of the hours, asked for it.
+            RunInterrupted: a signal was received or the time limit is reached.
         """
         parts = self.plan.names if parts is None else parts
         with self._bar(parts, self._command) as bar:
@@ -170,21 +174,21 @@ class Run:
     def compute(
         self, work: Callable[[Batch], Rows], parts: Sequence[str] | None = None, threads: int = 1, title: str = ""
     ) -> None:
-        """Append `work(batch)` for every missing batch: parts side by side, the batches of a part in order.
+        """Append `work(batch)` for every missing batch: parts in parallel, the batches of a part in order.
 
         Args:
-            work: the rows of a batch; they depend on nothing but the batch.
-            parts: those to compute, begun in this order; all by default.
-            threads: parts at a time.
+            work: returns the rows of a batch; they must depend on the batch only.
+            parts: the parts to compute, begun in this order; all by default.
+            threads: number of parts computed at the same time.
             title: of the progress bar.
 
         Raises:
-            Stopped: a signal, or the end of the hours, asked for it.
+            RunInterrupted: a signal was received or the time limit is reached.
         """
         parts = self.plan.names if parts is None else parts
         failed = threading.Event()
 
-        def go(part: str) -> None:
+        def compute_part(part: str) -> None:
             for batch in self.todo([part]):
                 if failed.is_set() or self._stop.reason is not None:
                     return
@@ -195,79 +199,79 @@ class Run:
 
         with self._bar(parts, title or self._command) as bar, worker_threads(threads) as pool:
             try:
-                list(pool.map(go, parts))
+                list(pool.map(compute_part, parts))
             except BaseException:
                 failed.set()  # the other threads end after their batch
                 raise
         self.check()
 
     def append(self, batch: Batch, rows: Rows) -> None:
-        """Save the rows of a batch, durably: values and numpy arrays come back to the bit.
+        """Save the rows of a batch durably; values and numpy arrays are read back bit for bit.
 
         Raises:
-            R2T2Error: they cannot be written, as on a full disk; what was saved before stays.
+            R2T2Error: the rows cannot be written, as on a full disk; earlier batches stay saved.
         """
-        payload = columns.to_bytes(columns.to_table(rows))
+        payload = batch_files.to_bytes(batch_files.to_table(rows))
         with (
             self._appending,
-            reraise_oserror(f"{self._done()} stay saved, but this one cannot be written to {self.folder}"),
+            reraise_oserror(f"{self._done()} stay saved, but the next cannot be written to {self.folder}"),
         ):
             self._shards.append(batch.number, payload)
 
     def check(self) -> None:
-        """Between two batches, or wherever else the work may end.
+        """Raise if the run must stop; called between two batches.
 
         Raises:
-            Stopped: a signal, the end of the hours or another process asked for it.
+            RunInterrupted: a signal was received, the time limit is reached, or another process stopped.
             R2T2Error: another process of the run failed or died.
         """
         reason = self._stop.reason
         if reason is None:
-            if self._team is not None:
-                self._team.check()
+            if self._group is not None:
+                self._group.check()
             return
         if not self._shards.records:
             raise RunInterrupted(f"{reason}: stopped before anything was saved")
-        raise RunInterrupted(f"{reason}: stopped after {self._done()}. Go on with: {self.resume}")
+        raise RunInterrupted(f"{reason}: stopped after {self._done()}. Resume with: {self.resume}")
 
-    def adopt(self, folder: Path) -> None:
-        """Save what another process of this run has saved in its folder, as far as it is not here, and its times.
+    def merge_from(self, folder: Path) -> None:
+        """Copy the batches that another process of this run saved in its folder and that are missing here, and its timings.
 
         Raises:
-            R2T2Error: it cannot be written here, as on a full disk.
+            R2T2Error: they cannot be written, as on a full disk.
         """
         for number, record in sorted(find_records(folder).items()):
             if number not in self._shards.records:
                 with self._appending, reraise_oserror(f"cannot write {self.folder}"):
                     self._shards.append(number, record.read())
         with reraise_oserror(f"cannot write {self.folder}"):
-            self._timings.adopt(folder)
+            self._timings.merge_from(folder)
 
     def table(self, name: str = "rows") -> pa.Table:
-        """The rows saved so far of one of the plan's tables, in the order of the plan."""
+        """The rows of a table saved so far, in the order of the plan."""
         return read_table(self._shards.records, self.plan, self.plan.of_table(name))
 
     def tables(self) -> Iterator[tuple[Batch, pa.Table]]:
-        """The rows of every batch saved so far, in the order of the plan, for work that must not hold them all."""
+        """Iterate over the saved batches and their rows, in the order of the plan, without holding all rows in memory."""
         for batch in self.plan.batches:
             if batch.number in self._shards.records:
-                yield batch, columns.from_bytes(self._shards.records[batch.number].read())
+                yield batch, batch_files.from_bytes(self._shards.records[batch.number].read())
 
     def rows_of(self, part: str) -> pa.Table:
-        """The rows saved so far of one part."""
+        """The rows of a part saved so far."""
         return read_table(self._shards.records, self.plan, [part])
 
-    def time(self, what: str, cases: int, seconds: float) -> None:
-        """Note the time of work; that of the batches is noted without asking."""
+    def time(self, part: str, samples: int, seconds: float) -> None:
+        """Record a duration under the name `part`; durations of batches are recorded automatically."""
         with reraise_oserror(f"cannot write {self.folder}"):
-            self._timings.add(what, cases, seconds)
+            self._timings.add(part, samples, seconds)
 
-    def seconds_per_case(self) -> dict[str, float]:
-        """The median of each part, and of what `time` noted."""
-        return seconds_per_case(self.folder)
+    def seconds_per_sample(self) -> dict[str, float]:
+        """The median seconds per sample of each part, and of each name recorded by `time`."""
+        return seconds_per_sample(self.folder)
 
     def export(self, name: str = "rows") -> Path:
-        """Write a table as `<name>.parquet`, for readers that know nothing of shards."""
+        """Write a table as `<name>.parquet`, for readers other than this package."""
         import pyarrow.parquet as pq
 
         path, table = self.folder / f"{name}.parquet", self.table(name)
@@ -276,7 +280,7 @@ class Run:
         return path
 
     def finish(self, summary: Mapping[str, Any]) -> None:
-        """Write `summary.json`. Whatever else belongs to the run is written before.
+        """Write `summary.json`, which marks the run as complete: write all other files first.
 
         Raises:
             ValueError: a batch is missing, or the summary holds NaN.
@@ -287,106 +291,60 @@ class Run:
             publish_json(self.folder / SUMMARY, summary)
 
     def _bar(self, parts: Collection[str], title: str) -> tqdm:
-        """Counts cases, those of earlier processes included; the rate and the remaining time are of this one."""
-        total = sum(map(len, self._mine(parts)))
+        """A progress bar that includes the samples of earlier processes; rate and remaining time are of this process."""
+        total = sum(map(len, self._own_batches(parts)))
         done = total - sum(map(len, self.todo(parts)))
-        return tqdm(total=total, initial=done, desc=title, unit="case", leave=False, dynamic_ncols=True)
+        return tqdm(total=total, initial=done, desc=title, unit="sample", leave=False, dynamic_ncols=True)
 
     def _done(self) -> str:
         return f"{len(self._shards.records)} of {len(self.plan.batches)} batches"
 
 
 @contextmanager
-def reraise_oserror(what: str) -> Iterator[None]:
-    """What the system refuses, in words of ours."""
+def reraise_oserror(action: str) -> Iterator[None]:
+    """Re-raise an `OSError` as an `R2T2Error` that begins with the failed action."""
     try:
         yield
     except OSError as error:
-        raise R2T2Error(f"{what}: {error.strerror or error}") from error
+        raise R2T2Error(f"{action}: {error.strerror or error}") from error
 
 
-NAME = "timings.jsonl"
-
-
-class Timings:
-    """Lines of part, cases and seconds; `first` marks a process's first batch of a part, which may have compiled."""
-
-    def __init__(self, folder: Path) -> None:
-        self._path = folder / NAME
-        self._seen: set[str] = set()
-        if self._path.exists() and not self._path.read_bytes().endswith(b"\n"):  # a line was torn
-            self._write("\n")
-
-    def add(self, part: str, cases: int, seconds: float) -> None:
-        """Note a batch."""
-        line = {"part": part, "cases": cases, "seconds": round(seconds, 6), "first": part not in self._seen}
-        self._seen.add(part)
-        self._write(json.dumps(line) + "\n")
-
-    def adopt(self, folder: Path) -> None:
-        """Note what another process has noted in its folder."""
-        path = folder / NAME
-        if path.exists():
-            whole = path.read_text(encoding="utf-8").rpartition("\n")
-            self._write(whole[0] + whole[1])
-
-    def _write(self, text: str) -> None:
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(text)
-
-
-def seconds_per_case(folder: Path) -> dict[str, float]:
-    """For each part, the median of seconds a case, of batches that were not the first where there are some."""
-    later: dict[str, list[float]] = {}
-    first: dict[str, list[float]] = {}
-    path = folder / NAME
-    for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-        try:
-            line = json.loads(text)
-        except ValueError:  # torn when a process was killed
-            continue
-        if isinstance(line, dict):
-            kind = first if line["first"] else later
-            kind.setdefault(line["part"], []).append(line["seconds"] / line["cases"])
-    return {part: median(times) for part, times in (first | later).items()}
-
-
-def fill(
-    team: Team, open_run: Callable[[], Run], compute: Callable[[Run], None], finish: Callable[[Run], None]
+def run_multiprocess(
+    group: ProcessGroup, open_run: Callable[[], Run], compute: Callable[[Run], None], finish: Callable[[Run], None]
 ) -> None:
-    """Compute this process's share, and in the first process end the run with everybody's rows.
+    """Compute this process's share of a run; the first process then merges all rows and finishes the run.
 
-    The first process opens the run, so that it alone refuses other settings; the others then open folders of their own
-    in it, which vanish once their rows are in the first one's and the summary is written.
+    Only the first process opens the run's folder, so that it alone reports different settings. Each other process opens
+    a folder inside it, which is removed once its rows are merged and the summary is written.
 
     Args:
-        team: all processes, open.
-        open_run: opens the run at `team.place()`, the team given.
-        compute: whatever is missing of this process's share; the same for all.
-        finish: exports and finishes; called in the first process with all rows there.
+        group: all processes, entered as a context.
+        open_run: opens the run at `group.own_folder()`, with the group.
+        compute: computes the missing batches of this process's share; the same function in all processes.
+        finish: exports and finishes the run; called in the first process once it has all rows.
 
     Raises:
-        Stopped: this process or another is to stop.
-        R2T2Error: another process failed or died, or whatever the three raise.
+        RunInterrupted: this process or another one stops.
+        R2T2Error: another process failed or died, or one of the callables raises it.
     """
-    first = team.share.index == 0
+    first = group.share.index == 0
     if not first:
-        team.wait("open", "finished", only=0)
-        if (team.folder / SUMMARY).exists():
+        group.wait("open", "finished", only=0)
+        if (group.folder / SUMMARY).exists():
             return
     with open_run() as run:
         if first:
-            team.tell("open")
+            group.write_status("open")
         if run.complete:
             return
         compute(run)
         if not first:
-            team.tell("done")
-            team.wait("finished", only=0, check=run.check)
+            group.write_status("done")
+            group.wait("finished", only=0, check=run.check)
             return
-        team.wait("done", check=run.check)
-        for place in team.places():
-            run.adopt(place)
+        group.wait("done", check=run.check)
+        for folder in group.other_folders():
+            run.merge_from(folder)
         finish(run)
-    for path in team.folder.glob(f"{PREFIX}*/"):
+    for path in group.folder.glob(f"{PREFIX}*/"):
         remove(path)

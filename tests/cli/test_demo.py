@@ -119,7 +119,7 @@ def test_an_interrupted_demo_goes_on_to_the_same_bytes(
     monkeypatch.setattr(r2t2_jax.evaluation.benchmark, "threads_at_a_time", lambda: 1)
     assert main(["demo", "--out", str(tmp_path / "two"), *arguments]) == 0
     assert re.search(
-        r"SIGTERM: stopped after 21 of 54 batches\. Go on with: r2t2 demo --config", capsys.readouterr().err
+        r"SIGTERM: stopped after 21 of 54 batches\. Resume with: r2t2 demo --config", capsys.readouterr().err
     )
     assert not (tmp_path / "two" / "summary.json").exists()
     assert main(["demo", "--out", str(tmp_path / "two"), "--samples", "50", "--seed", "3"]) == 2

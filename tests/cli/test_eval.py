@@ -82,7 +82,7 @@ def test_interrupted_and_resumed_it_ends_with_the_same_bytes(
     monkeypatch.setattr(BatchEvaluator, "rows", rows)
     assert main(arguments(files, out)) == 0
     told = capsys.readouterr()
-    assert "Go on with: r2t2 eval --config" in told.err
+    assert "Resume with: r2t2 eval --config" in told.err
     assert not (out / "summary.json").exists()
     assert main(arguments(files, out)) == 2
     monkeypatch.setattr(BatchEvaluator, "rows", original)

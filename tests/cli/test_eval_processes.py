@@ -87,7 +87,9 @@ def test_a_killed_process_is_named_by_the_others_within_a_minute(
     processes[victim].communicate()
     assert processes[1 - victim].returncode == 2
     last = told.strip().splitlines()[-1]
-    assert re.search(rf"r2t2: process {victim} \(\d+ on .*\) has been silent for 20 seconds: it died", last)
+    assert re.search(
+        rf"r2t2: process {victim} \(\d+ on .*\) sent no heartbeat for 20 seconds: it or its host died", last
+    )
     assert not (out / "summary.json").exists()
     finish_all(files, out)
     assert results(out) == results(whole)
@@ -102,7 +104,7 @@ def test_one_that_is_told_to_stop_stops_all(files: Path, whole: Path, tmp_path: 
     told = [process.communicate(timeout=60)[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0]
     assert "process 1 (" in told[0] and "stopped" in told[0]
-    assert f"Go on with: r2t2 eval --config {out}/run.json --out {out}" in " ".join(told[1].split())
+    assert f"Resume with: r2t2 eval --config {out}/run.json --out {out}" in " ".join(told[1].split())
     finish_all(files, out)
     assert results(out) == results(whole)
 

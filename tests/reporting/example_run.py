@@ -71,7 +71,7 @@ def outcome(name: str, rng: np.random.Generator, samples: list[Sample], experts:
         kernel_weights=rng.random((n, K if near else 0)).astype(np.float32),
         used_fallback=np.zeros(n, bool),
         evaluations=STRATEGIES[name],
-        seconds_per_case=0.0,
+        seconds_per_sample=0.0,
         step_predictions=[["x"] * along.shape[1]] * n,
         step_scores=along.astype(float),
         own_losses=rng.random(along.shape).astype(np.float32),

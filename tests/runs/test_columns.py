@@ -1,4 +1,4 @@
-"""Rows round-trip to the bit."""
+"""Rows are read back bit for bit."""
 
 import numpy as np
 import pyarrow as pa
@@ -14,26 +14,26 @@ DTYPES = st.one_of(FLOATS, hnp.integer_dtypes(endianness="<"), hnp.unsigned_inte
 
 
 @given(hnp.arrays(DTYPES, hnp.array_shapes(min_dims=2, max_dims=5, max_side=4)))
-def test_arrays_of_any_rank_come_back_with_dtype_and_bits(rows: np.ndarray) -> None:
+def test_arrays_of_any_rank_are_read_back_bit_for_bit(rows: np.ndarray) -> None:
     table = from_bytes(to_bytes(to_table([{"x": row} for row in rows])))
-    found = stack(table["x"])
-    assert (found.dtype, found.shape) == (rows.dtype, rows.shape)
-    assert found.tobytes() == rows.tobytes()  # NaN and -0.0 included
+    result = stack(table["x"])
+    assert (result.dtype, result.shape) == (rows.dtype, rows.shape)
+    assert result.tobytes() == rows.tobytes()  # NaN and -0.0 included
 
 
-def test_values_of_rows_come_back() -> None:
+def test_values_of_rows_are_read_back() -> None:
     rows = [
         {"id": "a", "score": 0.1, "right": True, "words": ["x", "y"], "path": np.ones((2, 3), np.float32)},
         {"id": "b", "score": -0.0, "right": False, "words": [], "path": np.zeros((1, 3), np.float32), "note": "late"},
     ]
-    found = from_bytes(to_bytes(to_table(rows))).to_pylist()
-    assert found[0] == rows[0] | {"path": [[1.0] * 3] * 2, "note": None}
-    assert found[1] == rows[1] | {"path": [[0.0] * 3]}
+    result = from_bytes(to_bytes(to_table(rows))).to_pylist()
+    assert result[0] == rows[0] | {"path": [[1.0] * 3] * 2, "note": None}
+    assert result[1] == rows[1] | {"path": [[0.0] * 3]}
     with pytest.raises(ValueError, match="do not stack"):
         stack(to_table(rows)["path"])
 
 
-def test_columns_that_were_empty_in_one_batch_take_the_others_type() -> None:
+def test_a_column_that_is_empty_in_one_batch_takes_its_type_from_the_others() -> None:
     joined = join([to_table([{"words": [], "step": None}]), to_table([{"words": ["x"], "step": 3}])])
     assert joined.to_pylist() == [{"words": [], "step": None}, {"words": ["x"], "step": 3}]
     assert joined.schema.field("words").type.value_type == pa.string()

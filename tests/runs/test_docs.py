@@ -1,4 +1,4 @@
-"""What docs/runs.md shows runs."""
+"""The examples of docs/runs.md run."""
 
 import re
 from pathlib import Path
@@ -10,20 +10,20 @@ PAGE = (Path(__file__).parent.parent.parent / "docs" / "runs.md").read_text(enco
 
 
 def block(marker: str) -> str:
-    found = re.search(rf"<!-- {marker} -->\n```python\n(.*?)```", PAGE, re.DOTALL)
-    assert found, marker
-    return found[1]
+    match = re.search(rf"<!-- {marker} -->\n```python\n(.*?)```", PAGE, re.DOTALL)
+    assert match, marker
+    return match[1]
 
 
-def test_a_run_is_made_and_read_as_the_page_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_examples_create_and_read_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
-    for _ in range(2):  # the second time nothing is missing
+    for _ in range(2):  # the second time no batch is missing
         exec(block("make"), names)
         exec(block("read"), names)
     saved = names["saved"]
     assert saved.summary == {"sum": sum(i * i for i in range(1000))}
-    assert saved.rows["case"].to_pylist() == list(range(1000))
+    assert saved.rows["sample"].to_pylist() == list(range(1000))
     files = {path.name for path in saved.folder.iterdir()}
     assert files == {"run.json", "shard-00000.rows", "timings.jsonl", "summary.json"}
     assert all(f"`{name}`" in PAGE for name in files)

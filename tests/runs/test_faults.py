@@ -1,4 +1,4 @@
-"""A run in a process of its own, killed, asked to stop, kept out, or without room on the disk."""
+"""A run in its own process that is killed, stopped by a signal, locked out, or out of disk space."""
 
 import multiprocessing
 import os
@@ -19,7 +19,7 @@ from r2t2_jax.runs.run import Run
 from tests.runs import worker
 
 BATCHES = len(worker.PLAN.batches)
-SLOW = "0.05"  # seconds a batch, so that there is time to hit one
+SLOW = "0.05"  # seconds per batch, long enough to interrupt one
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 @contextmanager
 def running(folder: Path, batches: int) -> Iterator[subprocess.Popen[str]]:
-    """A worker that has saved so many batches at least."""
+    """Start a worker and wait until it has saved at least `batches` batches."""
     command = [sys.executable, "-m", "tests.runs.worker", str(folder), SLOW]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         while len(find_records(folder)) < batches:
@@ -49,8 +49,8 @@ def test_twenty_kills_change_nothing(tmp_path: Path, expected: bytes) -> None:
         folder = tmp_path / str(len(list(tmp_path.iterdir())))
         process = context.Process(target=worker.main, args=(str(folder), "0.01"))
         process.start()
-        wanted = rng.randrange(1, BATCHES)
-        while len(find_records(folder)) < wanted and process.is_alive():
+        target = rng.randrange(1, BATCHES)
+        while len(find_records(folder)) < target and process.is_alive():
             time.sleep(0.001)
         time.sleep(0.01 * rng.random())
         os.kill(process.pid, signal.SIGKILL)
@@ -60,37 +60,37 @@ def test_twenty_kills_change_nothing(tmp_path: Path, expected: bytes) -> None:
             continue  # too late
         kills += 1
         assert not (folder / "summary.json").exists()
-        assert (folder / "lock").exists()  # of a dead process
+        assert (folder / "lock").exists()  # held by the dead process
         worker.main(str(folder))
-        assert find_records(folder).items() >= saved.items()  # rows recovered, where they were
+        assert find_records(folder).items() >= saved.items()  # saved rows stay at the same place
         assert (folder / "summary.json").read_bytes() == expected
         assert not (folder / "lock").exists()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_it_after_the_batch_with_the_command_that_goes_on(
+def test_a_signal_stops_a_run_after_the_batch_and_prints_the_command_to_resume(
     tmp_path: Path, expected: bytes, number: signal.Signals
 ) -> None:
     folder = tmp_path / "run"
     with running(folder, batches=2) as process:
         process.send_signal(number)
-        _, told = process.communicate()
+        _, output = process.communicate()
     assert process.returncode == 0
     saved = find_records(folder)
     assert 2 <= len(saved) < BATCHES
     assert (
-        told.splitlines()[-1]
+        output.splitlines()[-1]
         .strip()
         .endswith(
             f"{number.name}: stopped after {len(saved)} of {BATCHES} batches. "
-            f"Go on with: r2t2 work --config {folder}/run.json --out {folder}"
+            f"Resume with: r2t2 work --config {folder}/run.json --out {folder}"
         )
     )
     worker.main(str(folder))
     assert (folder / "summary.json").read_bytes() == expected
 
 
-def test_a_second_process_is_told_who_is_at_it(tmp_path: Path) -> None:
+def test_a_second_process_is_refused_and_names_the_first(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     with running(folder, batches=1) as process:
         with pytest.raises(R2T2Error, match=rf"{folder} is in use by process {process.pid} on \S+ since 2\d{{3}}-"):
@@ -105,20 +105,20 @@ def test_a_full_disk_keeps_what_was_saved(tmp_path: Path, expected: bytes) -> No
         "import resource, runpy; resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000)); "
         "runpy.run_module('tests.runs.worker', run_name='__main__')"
     )
-    done = subprocess.run([sys.executable, "-c", limited, str(folder)], stderr=subprocess.PIPE, text=True)
+    result = subprocess.run([sys.executable, "-c", limited, str(folder)], stderr=subprocess.PIPE, text=True)
     saved = find_records(folder)
-    assert done.returncode == 2
-    assert f"{len(saved)} of {BATCHES} batches stay saved" in done.stderr.splitlines()[-1]
-    assert "File too large" in done.stderr.splitlines()[-1]
-    assert "Traceback" not in done.stderr
+    assert result.returncode == 2
+    assert f"{len(saved)} of {BATCHES} batches stay saved" in result.stderr.splitlines()[-1]
+    assert "File too large" in result.stderr.splitlines()[-1]
+    assert "Traceback" not in result.stderr
     assert 0 < len(saved) < BATCHES
     worker.main(str(folder))
     assert (folder / "summary.json").read_bytes() == expected
 
 
-def test_the_second_signal_interrupts_at_once(tmp_path: Path) -> None:
+def test_the_second_signal_interrupts_immediately(tmp_path: Path) -> None:
     with Run.open(tmp_path / "run", "work", {}, worker.PLAN) as run:
-        run.append(next(iter(run.missing())), [{"case": 1}])
+        run.append(next(iter(run.missing())), [{"sample": 1}])
         signal.raise_signal(signal.SIGTERM)
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""Properties: whatever is cut, damaged or interrupted, and wherever, the same numbers come out in the end."""
+"""Properties: truncation, damage and interruptions at any point do not change the numbers of the resumed run."""
 
 import shutil
 from collections.abc import Iterator
@@ -31,22 +31,22 @@ def resumed(folder: Path) -> bytes:
 
 
 @given(st.floats(0, 1))
-def test_a_shard_cut_at_any_byte(whole: Path, share: float) -> None:
-    with TemporaryDirectory() as place:
-        folder = Path(shutil.copytree(whole, Path(place) / "run"))
+def test_a_shard_truncated_at_any_byte_is_completed(whole: Path, share: float) -> None:
+    with TemporaryDirectory() as directory:
+        folder = Path(shutil.copytree(whole, Path(directory) / "run"))
         (shard,) = shard_paths(folder)
         records = find_records(folder)
-        kept = int(share * shard.stat().st_size)
+        size = int(share * shard.stat().st_size)
         with shard.open("r+b") as file:
-            file.truncate(kept)
-        assert find_records(folder) == {n: record for n, record in records.items() if record.end <= kept}
+            file.truncate(size)
+        assert find_records(folder) == {n: record for n, record in records.items() if record.end <= size}
         assert resumed(folder) == (whole / "summary.json").read_bytes()
 
 
 @given(st.floats(0, 1, exclude_max=True), st.integers(1, 255))
-def test_a_shard_damaged_at_any_byte(whole: Path, share: float, mask: int) -> None:
-    with TemporaryDirectory() as place:
-        folder = Path(shutil.copytree(whole, Path(place) / "run"))
+def test_a_shard_damaged_at_any_byte_is_repaired(whole: Path, share: float, mask: int) -> None:
+    with TemporaryDirectory() as directory:
+        folder = Path(shutil.copytree(whole, Path(directory) / "run"))
         (shard,) = shard_paths(folder)
         content = bytearray(shard.read_bytes())
         at = int(share * len(content))
@@ -57,11 +57,11 @@ def test_a_shard_damaged_at_any_byte(whole: Path, share: float, mask: int) -> No
 
 
 @given(st.lists(st.integers(1, 6), max_size=6), st.integers(1, 3))
-def test_work_that_fails_at_any_batches(whole: Path, gaps: list[int], threads: int) -> None:
+def test_failures_at_any_batches_lose_no_rows(whole: Path, gaps: list[int], threads: int) -> None:
     """Each process computes `gap` batches and then fails; with several threads others may still be saved."""
     computed: list[int] = []
-    with TemporaryDirectory() as place:
-        folder = Path(place) / "run"
+    with TemporaryDirectory() as directory:
+        folder = Path(directory) / "run"
         for gap in gaps:
             left = iter(range(gap))
 
@@ -69,12 +69,12 @@ def test_work_that_fails_at_any_batches(whole: Path, gaps: list[int], threads: i
                 if next(left, None) is None:
                     raise ZeroDivisionError
                 computed.append(batch.number)
-                return worker.rows(batch, 2.0)
+                return worker.make_rows(batch, 2.0)
 
             try:
                 with Run.open(folder, "work", SETTINGS, worker.PLAN) as run:
                     run.compute(work, threads=threads)
             except ZeroDivisionError:
                 assert len(find_records(folder)) == len(computed)
-        assert sorted(computed) == sorted(find_records(folder))  # none twice
+        assert sorted(computed) == sorted(find_records(folder))  # no batch was computed twice
         assert resumed(folder) == (whole / "summary.json").read_bytes()

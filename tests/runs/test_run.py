@@ -1,4 +1,4 @@
-"""The engine within one process: what it refuses, what it leaves, what it reads back."""
+"""A run in one process: errors, files that remain, and reading back."""
 
 import json
 from pathlib import Path
@@ -13,8 +13,9 @@ from r2t2_jax.runs.interrupt import RunInterrupted
 from r2t2_jax.runs.plan import Batch, Part, Plan
 from r2t2_jax.runs.reading import open_run
 from r2t2_jax.runs.run import Run
+from r2t2_jax.runs.timings import seconds_per_sample
 
-PLAN = Plan([Part("a", cases=5, batch=2), Part("b", cases=2, batch=2)])
+PLAN = Plan([Part("a", samples=5, batch=2), Part("b", samples=2, batch=2)])
 
 
 def begin(out: Path, settings: dict | None = None, **options) -> Run:
@@ -25,42 +26,42 @@ def fill(run: Run, stop_after: int = 99) -> None:
     for done, batch in enumerate(run.missing()):
         if done == stop_after:
             raise R2T2Error("enough")
-        run.append(batch, [{"part": batch.part, "case": case} for case in range(batch.start, batch.stop)])
+        run.append(batch, [{"part": batch.part, "sample": sample} for sample in range(batch.start, batch.stop)])
 
 
-def test_a_plan_is_cut_by_the_settings_alone() -> None:
+def test_a_plan_depends_on_the_settings_only() -> None:
     assert [(b.number, b.part, b.start, b.stop) for b in PLAN.batches] == [
         (0, "a", 0, 2),
         (1, "a", 2, 4),
         (2, "a", 4, 5),
         (3, "b", 0, 2),
     ]
-    with pytest.raises(R2T2Error, match="names of their own"):
+    with pytest.raises(R2T2Error, match="distinct names"):
         Plan([Part("a", 1, 1), Part("a", 1, 1)])
-    with pytest.raises(R2T2Error, match="'a' has 0 cases"):
+    with pytest.raises(R2T2Error, match="'a' has 0 samples"):
         Plan([Part("a", 0, 1)])
 
 
-def test_rows_come_back_in_the_order_of_the_plan_however_they_were_done(tmp_path: Path) -> None:
+def test_rows_are_read_in_the_order_of_the_plan(tmp_path: Path) -> None:
     with begin(tmp_path / "run") as run:
         for batch in reversed(list(run.missing())):
-            run.append(batch, [{"part": batch.part, "case": case} for case in range(batch.start, batch.stop)])
-        assert run.rows_of("b").to_pylist() == [{"part": "b", "case": 0}, {"part": "b", "case": 1}]
+            run.append(batch, [{"part": batch.part, "sample": sample} for sample in range(batch.start, batch.stop)])
+        assert run.rows_of("b").to_pylist() == [{"part": "b", "sample": 0}, {"part": "b", "sample": 1}]
         run.export()
         run.finish({"n": 7})
     saved = open_run(tmp_path / "run")
     assert saved.rows["part"].to_pylist() == ["a"] * 5 + ["b"] * 2
-    assert saved.rows["case"].to_pylist() == [0, 1, 2, 3, 4, 0, 1]
+    assert saved.rows["sample"].to_pylist() == [0, 1, 2, 3, 4, 0, 1]
     assert pq.read_table(tmp_path / "run" / "rows.parquet") == saved.rows
     assert (saved.settings, saved.summary, saved.complete) == ({"k": 5}, {"n": 7}, True)
-    assert saved.seconds_per_case.keys() == {"a", "b"}
+    assert saved.seconds_per_sample.keys() == {"a", "b"}
 
 
-def test_an_unfinished_run_can_be_read_and_says_that_it_has_no_summary(tmp_path: Path) -> None:
+def test_an_unfinished_run_can_be_read_but_has_no_summary(tmp_path: Path) -> None:
     with pytest.raises(R2T2Error, match="enough"), begin(tmp_path / "run") as run:
         fill(run, stop_after=2)
     saved = open_run(tmp_path / "run")
-    assert saved.rows["case"].to_pylist() == [0, 1, 2, 3]
+    assert saved.rows["sample"].to_pylist() == [0, 1, 2, 3]
     with pytest.raises(R2T2Error, match="not complete"):
         _ = saved.summary
     with begin(tmp_path / "run") as run, pytest.raises(ValueError, match="2 of 4 batches"):
@@ -80,10 +81,16 @@ def test_other_settings_are_refused_with_the_difference(tmp_path: Path) -> None:
         begin(out, {"k": 7, "preset": {"steps": 5, "rate": 0.1}})
     with pytest.raises(R2T2Error, match=r'model is absent there and "pocket@1" here'):
         begin(out, {"k": 5, "preset": {"steps": 10, "rate": 0.1}}, depends={"model": "pocket@1"})
-    with pytest.raises(R2T2Error, match=r"plan\.0\.cases is 5 there and 6 here"):
+    with pytest.raises(R2T2Error, match=r"plan\.0\.samples is 5 there and 6 here"):
         Run.open(out, "work", {"k": 5, "preset": {"steps": 10, "rate": 0.1}}, Plan([Part("a", 6, 2), *PLAN.parts[1:]]))
     assert (out / "run.json").read_bytes() == before
     assert not (out / "lock").exists()
+
+
+def test_plans_and_timings_of_earlier_versions_can_be_read(tmp_path: Path) -> None:
+    assert Plan.from_json([{"name": "a", "cases": 5, "batch": 2, "table": "rows"}]).parts == [Part("a", 5, 2)]
+    (tmp_path / "timings.jsonl").write_text('{"part": "a", "cases": 4, "seconds": 2.0, "first": false}\n')
+    assert seconds_per_sample(tmp_path) == {"a": 0.5}
 
 
 def test_folders_that_cannot_be_written_are_refused(tmp_path: Path) -> None:
@@ -93,15 +100,15 @@ def test_folders_that_cannot_be_written_are_refused(tmp_path: Path) -> None:
             begin(out)
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter.tex").write_text("")
-    with pytest.raises(R2T2Error, match=r"holds 'chapter\.tex', which is no part of a run"):
+    with pytest.raises(R2T2Error, match=r"holds 'chapter\.tex', which is not part of a run"):
         begin(tmp_path / "thesis")
     assert [path.name for path in (tmp_path / "thesis").iterdir()] == ["chapter.tex"]
 
 
-def test_nothing_is_left_of_a_run_that_saved_nothing(tmp_path: Path) -> None:
+def test_a_run_that_saved_nothing_leaves_no_folder(tmp_path: Path) -> None:
     with pytest.raises(R2T2Error, match="enough"), begin(tmp_path / "run") as run:
         fill(run, stop_after=0)
-    with pytest.raises(RunInterrupted, match="1e-09 hours are over: stopped before anything was saved"):  # noqa: SIM117
+    with pytest.raises(RunInterrupted, match="the limit of 1e-09 hours is reached: stopped before anything was saved"):  # noqa: SIM117
         with begin(tmp_path / "run", max_hours=1e-9) as run:
             fill(run)
     assert list(tmp_path.iterdir()) == []
@@ -109,19 +116,19 @@ def test_nothing_is_left_of_a_run_that_saved_nothing(tmp_path: Path) -> None:
         begin(tmp_path / "run", max_hours=0)
 
 
-def test_hours_that_are_over_end_it_with_the_command_that_goes_on(tmp_path: Path) -> None:
+def test_the_time_limit_stops_a_run_and_prints_the_command_to_resume(tmp_path: Path) -> None:
     out = tmp_path / "a run"
     with pytest.raises(R2T2Error, match="enough"), begin(out) as run:
         fill(run, stop_after=3)
     with pytest.raises(RunInterrupted) as stop, begin(out, max_hours=1e-9) as run:
         fill(run)
     assert str(stop.value) == (
-        "1e-09 hours are over: stopped after 3 of 4 batches. "
-        f"Go on with: r2t2 work --config '{out}/run.json' --out '{out}'"
+        "the limit of 1e-09 hours is reached: stopped after 3 of 4 batches. "
+        f"Resume with: r2t2 work --config '{out}/run.json' --out '{out}'"
     )
 
 
-def test_two_runs_of_one_process_keep_out_of_each_others_way(tmp_path: Path) -> None:
+def test_a_folder_cannot_be_opened_twice_in_one_process(tmp_path: Path) -> None:
     with begin(tmp_path / "run") as run:
         fill(run)
         with pytest.raises(R2T2Error, match="in use by process"):
@@ -151,21 +158,21 @@ def test_a_full_shard_is_followed_by_the_next(tmp_path: Path) -> None:
     assert FULL == 64 * 2**20
 
 
-def test_leftovers_of_a_killed_process_are_cleared(tmp_path: Path) -> None:
+def test_temporary_files_of_a_killed_process_are_removed(tmp_path: Path) -> None:
     out = tmp_path / "run"
     with pytest.raises(R2T2Error, match="enough"), begin(out) as run:
         fill(run, stop_after=1)
     (out / ".draft-1-summary.json").write_text("{")
     (out / ".draft-1-bank").mkdir()
     with (out / "timings.jsonl").open("a") as file:
-        file.write('{"part": "a", "cas')
+        file.write('{"part": "a", "sam')
     with begin(out) as run:
         fill(run)
         run.finish({"n": np.int64(7).item()})
-        assert run.seconds_per_case().keys() == {"a", "b"}
+        assert run.seconds_per_sample().keys() == {"a", "b"}
     assert not list(out.glob(".draft*"))
     assert json.loads((out / "summary.json").read_text()) == {"n": 7}
 
 
-def test_batches_know_their_length() -> None:
+def test_the_length_of_a_batch_is_its_number_of_samples() -> None:
     assert len(Batch(0, "a", 4, 7)) == 3

@@ -1,6 +1,6 @@
-"""A run in a process of its own, for the tests that kill it: `python worker.py FOLDER [SECONDS_A_BATCH [POWER]]`.
+"""A run in its own process, for the tests that kill it: `python worker.py FOLDER [SECONDS_PER_BATCH [POWER]]`.
 
-Rows hold floats whose last bits matter; the summary is their sum to the last bit.
+The rows hold floats, and the summary compares them bit for bit.
 """
 
 import sys
@@ -15,19 +15,19 @@ from r2t2_jax.runs.plan import Batch, Part, Plan
 from r2t2_jax.runs.run import Run
 
 PLAN = Plan(
-    [Part("a", cases=23, batch=3), Part("b", cases=20, batch=4), Part("notes", cases=3, batch=3, table="notes")]
+    [Part("a", samples=23, batch=3), Part("b", samples=20, batch=4), Part("notes", samples=3, batch=3, table="notes")]
 )
 
 
-def rows(batch: Batch, power: float) -> list[dict]:
-    found = []
-    for case in range(batch.start, batch.stop):
-        rng = np.random.default_rng((len(batch.part), ord(batch.part[0]), case))
+def make_rows(batch: Batch, power: float) -> list[dict]:
+    rows = []
+    for sample in range(batch.start, batch.stop):
+        rng = np.random.default_rng((len(batch.part), ord(batch.part[0]), sample))
         path = rng.random((4, 2, 3), dtype=np.float32) ** np.float32(power)
-        found.append(
-            {"part": batch.part, "case": case, "score": float(path.sum()), "path": path, "words": ["x"] * case}
+        rows.append(
+            {"part": batch.part, "sample": sample, "score": float(path.sum()), "path": path, "words": ["x"] * sample}
         )
-    return found
+    return rows
 
 
 def summary(run: Run) -> dict:
@@ -35,7 +35,7 @@ def summary(run: Run) -> dict:
     path = stack(table["path"])
     return {
         "n": table.num_rows,
-        "cases": table["case"].to_pylist(),
+        "samples": table["sample"].to_pylist(),
         "score": [value.hex() for value in table["score"].to_pylist()],
         "path": path.tobytes().hex(),
         "notes": run.table("notes").num_rows,
@@ -46,7 +46,7 @@ def main(folder: str, seconds: str = "0", power: str = "2") -> int:
     with Run.open(Path(folder), "work", {"power": float(power)}, PLAN) as run:
         for batch in run.missing():
             time.sleep(float(seconds))
-            run.append(batch, rows(batch, float(power)))
+            run.append(batch, make_rows(batch, float(power)))
         run.export()
         run.finish(summary(run))
     return 0
