@@ -1,4 +1,4 @@
-"""Fingerprint of a run: a hash of all of `run.json`. Resuming with other settings raises an error with the differences."""
+"""Fingerprint of a run: a hash of all of `run.json`. Other settings are an error that lists the differences."""
 
 from __future__ import annotations
 

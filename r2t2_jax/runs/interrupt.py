@@ -15,7 +15,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class RunInterrupted(Exception):
-    """A run stopped before its plan was complete; the message has the reason, the progress and the command to resume."""
+    """A run stopped before its plan was complete; the message has reason, progress and the command to resume."""
 
 
 class StopRequest:

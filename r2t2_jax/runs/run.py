@@ -9,8 +9,8 @@ with Run.open(Path("out/squares"), "squares", settings={"power": 2}, plan=plan) 
 ```
 
 If the process is killed, the same call with the same settings computes the missing batches only, and the summary has
-the same bytes. SIGTERM, SIGINT and `max_hours` stop it after a batch by raising `RunInterrupted`, which the command line
-prints before it exits with code 0. `run.compute(work)` is the same loop with the parts in parallel threads.
+the same bytes. SIGTERM, SIGINT and `max_hours` stop it after a batch by raising `RunInterrupted`, which the command
+line prints before it exits with code 0. `run.compute(work)` is the same loop with the parts in parallel threads.
 
 The files of the folder (docs/runs.md describes them in detail):
 
@@ -235,7 +235,7 @@ class Run:
         raise RunInterrupted(f"{reason}: stopped after {self._done()}. Resume with: {self.resume}")
 
     def merge_from(self, folder: Path) -> None:
-        """Copy the batches that another process of this run saved in its folder and that are missing here, and its timings.
+        """Copy the batches and timings that another process of this run saved in its folder and that are missing here.
 
         Raises:
             R2T2Error: they cannot be written, as on a full disk.
@@ -252,7 +252,7 @@ class Run:
         return read_table(self._shards.records, self.plan, self.plan.of_table(name))
 
     def tables(self) -> Iterator[tuple[Batch, pa.Table]]:
-        """Iterate over the saved batches and their rows, in the order of the plan, without holding all rows in memory."""
+        """Iterate over the saved batches and their rows in the order of the plan; memory holds one batch at a time."""
         for batch in self.plan.batches:
             if batch.number in self._shards.records:
                 yield batch, batch_files.from_bytes(self._shards.records[batch.number].read())
@@ -291,7 +291,7 @@ class Run:
             publish_json(self.folder / SUMMARY, summary)
 
     def _bar(self, parts: Collection[str], title: str) -> tqdm:
-        """A progress bar that includes the samples of earlier processes; rate and remaining time are of this process."""
+        """A progress bar that includes the samples of earlier processes; rate and remaining time are this process's."""
         total = sum(map(len, self._own_batches(parts)))
         done = total - sum(map(len, self.todo(parts)))
         return tqdm(total=total, initial=done, desc=title, unit="sample", leave=False, dynamic_ncols=True)
