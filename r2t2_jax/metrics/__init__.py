@@ -1,4 +1,4 @@
-"""Scoring of one answer and of a whole set, by name."""
+"""Metrics: scores of one answer and of a whole dataset, by name."""
 
 from r2t2_jax.metrics.registry import METRICS, SET_SCORES, Metric, SetScore, get_metric, get_set_score
 

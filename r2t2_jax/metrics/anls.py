@@ -1,7 +1,8 @@
-"""ANLS, average normalised Levenshtein similarity, for DocVQA and ST-VQA (Biten et al. 2019).
+"""ANLS, average normalized Levenshtein similarity, for DocVQA and ST-VQA (Biten et al. 2019).
 
-For each accepted answer s = 1 - distance / length of the longer text; the best s counts, or 0.0 where it is below the
-threshold. The paper writes `distance < threshold`; all code keeps a similarity of exactly the threshold, so do we.
+For each accepted answer s = 1 - distance / length of the longer text. The score is the largest s, or 0.0 if it is below
+the threshold. The paper writes `distance < threshold`; all implementations also accept a similarity equal to the
+threshold, and so do these.
 """
 
 from __future__ import annotations
@@ -10,42 +11,31 @@ from collections.abc import Sequence
 
 from r2t2_jax.contract import Sample
 
-
-def edit_distance(first: str, second: str) -> int:
-    """The least number of characters to insert, delete or replace that turns one text into the other."""
-    row = list(range(len(second) + 1))
-    for i, letter in enumerate(first, start=1):
-        diagonal, row[0] = row[0], i
-        for j, other in enumerate(second, start=1):
-            diagonal, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, diagonal + (letter != other))
-    return row[-1]
-
-
 THRESHOLD = 0.5
 
 
 def anls(prediction: str, sample: Sample) -> float:
-    """As the organisers' group scores it; see `similarity_cvc`."""
+    """The scoring of the organizers' group; see `similarity_cvc`."""
     return similarity_cvc(prediction, sample.answers)
 
 
 def anls_m4c(prediction: str, sample: Sample) -> float:
-    """As mmf, LLaVA, MoAI and MoVA score it; see `similarity_m4c`."""
+    """The scoring of mmf, LLaVA, MoAI and MoVA; see `similarity_m4c`."""
     return similarity_m4c(prediction, sample.answers)
 
 
 def anls_lmms_eval(prediction: str, sample: Sample) -> float:
-    """As lmms-eval scores it; see `similarity_lmms_eval`."""
+    """The scoring of lmms-eval; see `similarity_lmms_eval`."""
     return similarity_lmms_eval(prediction, sample.answers)
 
 
 def anls_vlmevalkit(prediction: str, sample: Sample) -> float:
-    """As VLMEvalKit scores it; see `similarity_vlmevalkit`."""
+    """The scoring of VLMEvalKit; see `similarity_vlmevalkit`."""
     return similarity_vlmevalkit(prediction, sample.answers)
 
 
 def similarity_cvc(prediction: str, answers: Sequence[str], threshold: float = THRESHOLD) -> float:
-    """Lower case, stripped; an empty prediction and the word `none` are worth nothing (MP-DocVQA-Framework)."""
+    """Similarity of lower-case, stripped texts; 0.0 for an empty prediction and for `none` (MP-DocVQA-Framework)."""
     prediction = prediction.lower().strip()
     if prediction in ("", "none"):
         return 0.0
@@ -53,7 +43,7 @@ def similarity_cvc(prediction: str, answers: Sequence[str], threshold: float = T
 
 
 def similarity_m4c(prediction: str, answers: Sequence[str], threshold: float = THRESHOLD) -> float:
-    """Lower case, stripped; two empty texts, by which upstream divides, are worth nothing."""
+    """Similarity of lower-case, stripped texts; 0.0 for two empty texts, where upstream divides by zero."""
     prediction = prediction.lower().strip()
     answers = [answer.lower().strip() for answer in answers]
     if not prediction and "" in answers:
@@ -62,17 +52,29 @@ def similarity_m4c(prediction: str, answers: Sequence[str], threshold: float = T
 
 
 def similarity_lmms_eval(prediction: str, answers: Sequence[str], threshold: float = THRESHOLD) -> float:
-    """Spaces are folded before the distance is taken, but the length is that of the raw texts."""
+    """Similarity with the distance of the texts after collapsing spaces, but the length of the original texts."""
     values = []
     for answer in answers:
         length = max(len(answer.upper()), len(prediction.upper()))
-        values.append(1 - edit_distance(_folded(prediction), _folded(answer)) / length if length else 1.0)
+        values.append(
+            1 - edit_distance(_collapse_spaces(prediction), _collapse_spaces(answer)) / length if length else 1.0
+        )
     return _best(values, threshold)
 
 
 def similarity_vlmevalkit(prediction: str, answers: Sequence[str], threshold: float = THRESHOLD) -> float:
-    """Spaces are folded first; two empty texts are equal."""
-    return _best([_similarity(_folded(prediction), _folded(answer)) for answer in answers], threshold)
+    """Similarity of the texts after collapsing spaces; 1.0 for two empty texts."""
+    return _best([_similarity(_collapse_spaces(prediction), _collapse_spaces(answer)) for answer in answers], threshold)
+
+
+def edit_distance(first: str, second: str) -> int:
+    """The Levenshtein distance: the smallest number of inserted, deleted or replaced characters between two texts."""
+    row = list(range(len(second) + 1))
+    for i, letter in enumerate(first, start=1):
+        diagonal, row[0] = row[0], i
+        for j, other in enumerate(second, start=1):
+            diagonal, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, diagonal + (letter != other))
+    return row[-1]
 
 
 def _similarity(first: str, second: str) -> float:
@@ -80,7 +82,7 @@ def _similarity(first: str, second: str) -> float:
     return 1 - edit_distance(first, second) / length if length else 1.0
 
 
-def _folded(text: str) -> str:
+def _collapse_spaces(text: str) -> str:
     return " ".join(text.lower().split())
 
 

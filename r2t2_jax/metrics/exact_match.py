@@ -1,4 +1,4 @@
-"""Exact match, plain or after normalising what does not change an answer."""
+"""Exact match, with and without normalization."""
 
 from __future__ import annotations
 
@@ -6,33 +6,32 @@ import string
 
 from r2t2_jax.contract import Sample
 
+_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
 
 def exact_match(prediction: str, sample: Sample) -> float:
-    """1.0 if the prediction equals any accepted answer after `normalize`, else 0.0."""
+    """1.0 if the prediction equals an accepted answer after `normalize`, else 0.0."""
     return float(normalize(prediction) in {normalize(answer) for answer in sample.answers})
 
 
 def exact_text(prediction: str, sample: Sample) -> float:
-    """1.0 if the prediction, spaces around it aside, is the answer: CLEVR (openvqa) and COCO-QA (imageqa-public)."""
+    """1.0 if the stripped prediction equals the answer, else 0.0: CLEVR (openvqa) and COCO-QA (imageqa-public)."""
     return float(prediction.strip() == sample.answers[0].strip())
 
 
 def startswith(prediction: str, sample: Sample) -> float:
-    """1.0 if the prediction begins with the answer: how R2-T2's released code decides (tianyi-lab/R2-T2 evaluate.py).
+    """1.0 if the prediction starts with the answer, else 0.0; the metric of R2-T2's released code (evaluate.py).
 
-    It is generous: `10` counts for `1`.
+    The metric is lenient: `10` is correct for `1`.
     """
     return float(prediction.startswith(sample.answers[0]))
 
 
 def normalize(text: str) -> str:
-    """Lower case, single spaces, no punctuation at the end: `' Dark  Red. '` becomes `'dark red'`."""
+    """The text in lower case, with single spaces, without final punctuation: `' Dark  Red. '` becomes `'dark red'`."""
     return " ".join(text.lower().split()).rstrip(" .,;:!?")
 
 
-_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
-
-
-def folded(text: str) -> str:
-    """Lower case without ASCII punctuation; spaces stay."""
+def remove_case_and_punctuation(text: str) -> str:
+    """The text in lower case without ASCII punctuation; spaces stay."""
     return text.lower().translate(_NO_PUNCTUATION)

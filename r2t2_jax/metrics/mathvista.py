@@ -1,12 +1,12 @@
-"""MathVista (lupantech/MathVista): the part of the official scoring that needs no ChatGPT.
+"""MathVista (lupantech/MathVista): the official scoring without the part that needs ChatGPT.
 
-Official scoring has two steps: extract a short answer from the response (extract_answer.py; where no rule applies,
-ChatGPT is asked), and bring it to the form of the expected answer (calculate_score.py). Here a response which ChatGPT
-would have read goes into the second step as it stands.
+The official scoring has two steps: extract a short answer from the response (extract_answer.py, with ChatGPT if no rule
+applies), and convert it to the form of the expected answer (calculate_score.py). Here a response to which no rule
+applies enters the second step unchanged.
 
-The form of the expected answer is told by the sample: choices, which the official query lists itself, or options make
-it a choice, whose answer is a letter; the query's hint, or else the answer, tells an integer, a decimal number with its
-places, and a list.
+The form of the expected answer follows from the sample. With options, or with choices listed in the official query,
+the answer is a letter. Otherwise the hint in the query, or the answer itself, determines whether it is an integer, a
+decimal number with a number of places, or a list.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _DECIMALS = {"one decimal place": 1, "two decimal places": 2}
 
 @dataclass(frozen=True)
 class Form:
-    """What an answer must look like: `kind` is text, integer, float or list; `precision` counts decimal places."""
+    """The form of an answer: `kind` is text, integer, float or list; `precision` is the number of decimal places."""
 
     kind: str
     choices: tuple[str, ...] = ()
@@ -36,24 +36,24 @@ class Form:
 
 
 def mathvista(prediction: str, sample: Sample) -> float:
-    """As the authors score it, but for what ChatGPT would extract."""
+    """The authors' scoring without ChatGPT: 1.0 if the extracted answer in the expected form is the answer, else 0.0."""
     form = form_of(sample)
     extracted = extract(prediction, form)
-    return float(bring_to_form(prediction if extracted is None else extracted, form) == right_answer(sample, form))
+    return float(convert_to_form(prediction if extracted is None else extracted, form) == correct_answer(sample, form))
 
 
 def mathvista_lmms_eval(prediction: str, sample: Sample) -> float:
-    """lmms-eval: the authors' scoring, comparing without the spaces around both texts."""
+    """lmms-eval: the authors' scoring with both texts stripped."""
     form = form_of(sample)
     extracted = extract(prediction, form)
-    found = bring_to_form(prediction if extracted is None else extracted, form)
-    return float(str(found).strip() == right_answer(sample, form).strip())
+    answer = convert_to_form(prediction if extracted is None else extracted, form)
+    return float(str(answer).strip() == correct_answer(sample, form).strip())
 
 
 def mathvista_vlmevalkit(prediction: str, sample: Sample) -> float:
-    """VLMEvalKit's reading of an extracted answer: numbers compare as numbers, and a list is never right."""
+    """VLMEvalKit: numbers are compared as numbers, and a list is never correct."""
     form = form_of(sample)
-    answer = right_answer(sample, form)
+    answer = correct_answer(sample, form)
     if form.choices:
         letters = dict(zip(ascii_uppercase, form.choices, strict=False))
         letter = infer_option(prediction, letters)
@@ -66,7 +66,7 @@ def mathvista_vlmevalkit(prediction: str, sample: Sample) -> float:
 
 
 def form_of(sample: Sample) -> Form:
-    """The form that a sample's answer must have."""
+    """The form of a sample's expected answer."""
     choices = sample.options or listed_choices(sample.question)
     if choices:
         return Form("text", choices)
@@ -80,7 +80,7 @@ def form_of(sample: Sample) -> Form:
 
 
 def listed_choices(query: str) -> tuple[str, ...]:
-    """The choices at the end of an official query, `(A) ...` a line; a choice may be longer than a line."""
+    """The choices at the end of an official query, each beginning with `(A) `, `(B) `, ...; a choice may span lines."""
     _, heading, listed = query.rpartition("\nChoices:\n")
     choices: list[str] = []
     for line in listed.split("\n") if heading else ():
@@ -92,28 +92,28 @@ def listed_choices(query: str) -> tuple[str, ...]:
     return tuple(choices)
 
 
-def right_answer(sample: Sample, form: Form) -> str:
-    """The accepted answer in the official form: of a choice its text, for a sample has its letter."""
+def correct_answer(sample: Sample, form: Form) -> str:
+    """The accepted answer in the official form: the text of the choice if the sample has choices."""
     answer = sample.answers[0]
     return form.choices[ascii_uppercase.index(answer)] if form.choices else answer
 
 
 def extract(response: str, form: Form) -> str | None:
-    """The short answer in a response (extract_answer.py); `None` where the official script would ask ChatGPT."""
+    """The short answer in a response (extract_answer.py); `None` where the official script would call ChatGPT."""
     if not response or response in form.choices:
         return response
     number: Any = {"integer": int, "float": float}.get(form.kind)
     try:
         if number is not None:
             return str(number(response))
-    except ValueError:  # no number by itself: look on
+    except ValueError:  # the response is not a number
         number = None
     quoted = _QUOTED.search(response)
     return quoted.group(1) if quoted else None
 
 
-def bring_to_form(extracted: str, form: Form) -> str | None:
-    """The extracted answer in the form of the expected one (calculate_score.py); `None` where it has no such form."""
+def convert_to_form(extracted: str, form: Form) -> str | None:
+    """The extracted answer in the expected form (calculate_score.py); `None` if it cannot be converted."""
     if form.kind == "text":
         return _choice(extracted.strip(), form.choices)
     try:
@@ -127,7 +127,7 @@ def bring_to_form(extracted: str, form: Form) -> str | None:
 
 
 def _choice(text: str, choices: Sequence[str]) -> str | None:
-    """The choice a letter stands for, or the one most like the text; the first of equals."""
+    """The choice of a letter, otherwise the choice with the smallest edit distance; the first of equal ones."""
     bracketed = _BRACKETED.search(text)
     letter = bracketed.group(1).upper() if bracketed else text
     if letter in tuple(ascii_uppercase[: len(choices)]):

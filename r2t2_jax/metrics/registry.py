@@ -1,8 +1,8 @@
-"""The metrics and set scores by name: the only list of them.
+"""The tables of metrics and set scores by name.
 
-A metric scores one predicted text for one sample in [0, 1]; 0.5 and more counts as correct. A plain name is the
-benchmark's official scoring; `name_source` is that of another implementation. A set score makes a benchmark's numbers
-of its samples' scores.
+A metric scores one predicted text for one sample in [0, 1]; a score of at least 0.5 counts as correct. The name of a
+benchmark is its official scoring; `name_source` is the scoring of another implementation. A set score computes the
+numbers of a benchmark from the scores of its samples.
 """
 
 from __future__ import annotations
@@ -12,22 +12,15 @@ from typing import TypeVar
 
 from r2t2_jax.contract import Sample
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.metrics import anls, gqa, mathvista, mmbench, mme, sets, vqa
-from r2t2_jax.metrics import multiple_choice as ai2d
-from r2t2_jax.metrics import multiple_choice as aokvqa
-from r2t2_jax.metrics import multiple_choice as cvbench
-from r2t2_jax.metrics import multiple_choice as scienceqa
-from r2t2_jax.metrics import multiple_choice as visual7w
-from r2t2_jax.metrics.exact_match import exact_match, exact_text, startswith
-from r2t2_jax.metrics.multiple_choice import letter_match, physbench
+from r2t2_jax.metrics import anls, exact_match, gqa, mathvista, mmbench, mme, multiple_choice, sets, vqa
 
 T = TypeVar("T")
 Metric = Callable[[str, Sample], float]
 SetScore = Callable[[Sequence[float], Sequence[Sample]], dict[str, float]]
 
 METRICS: dict[str, Metric] = {
-    "exact_match": exact_match,
-    "startswith": startswith,
+    "exact_match": exact_match.exact_match,
+    "startswith": exact_match.startswith,
     "vqa": vqa.vqa,
     "vqa_lmms_eval": vqa.vqa_lmms_eval,
     "vqa_vlmevalkit": vqa.vqa_vlmevalkit,
@@ -39,14 +32,14 @@ METRICS: dict[str, Metric] = {
     "anls_lmms_eval": anls.anls_lmms_eval,
     "anls_vlmevalkit": anls.anls_vlmevalkit,
     "stvqa_accuracy": vqa.stvqa_accuracy,
-    "clevr": exact_text,
-    "cocoqa": exact_text,
-    "visual7w": visual7w.visual7w,
-    "visual7w_letter": visual7w.visual7w_letter,
-    "aokvqa": aokvqa.aokvqa,
-    "aokvqa_letter": aokvqa.aokvqa_letter,
-    "aokvqa_direct": aokvqa.aokvqa_direct,
-    "tqa": letter_match,
+    "clevr": exact_match.exact_text,
+    "cocoqa": exact_match.exact_text,
+    "visual7w": multiple_choice.visual7w,
+    "visual7w_letter": multiple_choice.visual7w_letter,
+    "aokvqa": multiple_choice.aokvqa,
+    "aokvqa_letter": multiple_choice.aokvqa_letter,
+    "aokvqa_direct": multiple_choice.aokvqa_direct,
+    "tqa": multiple_choice.letter_match,
     "mathvista": mathvista.mathvista,
     "mathvista_lmms_eval": mathvista.mathvista_lmms_eval,
     "mathvista_vlmevalkit": mathvista.mathvista_vlmevalkit,
@@ -57,23 +50,23 @@ METRICS: dict[str, Metric] = {
     "mme_lmms_eval": mme.mme_lmms_eval,
     "mme_mova": mme.mme_mova,
     "mme_vlmevalkit": mme.mme_vlmevalkit,
-    "cvbench2d": cvbench.cvbench2d,
-    "cvbench3d": cvbench.cvbench3d,
-    "cvbench_lmms_eval": cvbench.cvbench_lmms_eval,
+    "cvbench2d": multiple_choice.cvbench2d,
+    "cvbench3d": multiple_choice.cvbench3d,
+    "cvbench_lmms_eval": multiple_choice.cvbench_lmms_eval,
     "gqa": gqa.gqa,
     "gqa_llava": gqa.gqa_llava,
     "gqa_cambrian": gqa.gqa_cambrian,
     "gqa_lmms_eval": gqa.gqa_lmms_eval,
     "gqa_vlmevalkit": gqa.gqa_vlmevalkit,
-    "scienceqa": scienceqa.scienceqa,
-    "scienceqa_moai": scienceqa.scienceqa_moai,
-    "scienceqa_lmms_eval": scienceqa.scienceqa_lmms_eval,
-    "scienceqa_cambrian": scienceqa.scienceqa_cambrian,
-    "ai2d": letter_match,
-    "ai2d_moai": ai2d.ai2d_moai,
-    "ai2d_lmms_eval": ai2d.ai2d_lmms_eval,
-    "ai2d_cambrian": ai2d.ai2d_cambrian,
-    "physbench": physbench,
+    "scienceqa": multiple_choice.scienceqa,
+    "scienceqa_moai": multiple_choice.scienceqa_moai,
+    "scienceqa_lmms_eval": multiple_choice.scienceqa_lmms_eval,
+    "scienceqa_cambrian": multiple_choice.scienceqa_cambrian,
+    "ai2d": multiple_choice.letter_match,
+    "ai2d_moai": multiple_choice.ai2d_moai,
+    "ai2d_lmms_eval": multiple_choice.ai2d_lmms_eval,
+    "ai2d_cambrian": multiple_choice.ai2d_cambrian,
+    "physbench": multiple_choice.physbench,
 }
 
 SET_SCORES: dict[str, SetScore] = {

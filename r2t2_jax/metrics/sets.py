@@ -1,7 +1,7 @@
-"""Scores of a whole set, in percent unless said otherwise, made of the scores of its samples.
+"""Scores of a whole dataset, computed from the scores of its samples; in percent unless stated otherwise.
 
-A set score takes each sample's score and the samples, in the same order, and gives numbers by name; the benchmark's own
-number comes first. What belongs together is read from official ids (`group_of`) and categories.
+A set score takes the sample scores and the samples in the same order, and returns numbers by name, the benchmark's
+official number first. Samples are grouped by official ids and categories.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ MME_COGNITION = ("commonsense_reasoning", "numerical_calculation", "text_transla
 
 
 def accuracy(scores: Sequence[float], samples: Sequence[Sample]) -> dict[str, float]:
-    """The mean score, then that of each category."""
-    return {"accuracy": _percent(scores)} | _by(scores, [sample.category for sample in samples])
+    """The mean score, followed by the mean score of each category."""
+    return {"accuracy": _percent(scores)} | _means_by(scores, [sample.category for sample in samples])
 
 
 def mme(scores: Sequence[float], samples: Sequence[Sample]) -> dict[str, float]:
-    """MME: for each subtask accuracy plus accuracy+ (at most 200), and their sums over perception and cognition.
+    """MME: accuracy plus accuracy+ of each subtask (at most 200), and the sums over perception and cognition.
 
-    Accuracy is over questions, accuracy+ over images, of which both questions must be right. A sum covers the subtasks
-    that occur; it is the published number (at most 2000 and 800) where all of them do.
+    Accuracy is the share of correct questions, accuracy+ the share of images with both questions correct. A sum covers
+    the subtasks that occur; it equals the published number (at most 2000 and 800) if all of them occur.
 
     Raises:
-        R2T2Error: an image does not have two questions.
+        R2T2Error: an image does not have exactly two questions.
     """
     images: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for score, sample in zip(scores, samples, strict=True):
@@ -57,8 +57,8 @@ def mme(scores: Sequence[float], samples: Sequence[Sample]) -> dict[str, float]:
 def mmbench(scores: Sequence[float], samples: Sequence[Sample]) -> dict[str, float]:
     """MMBench: CircularEval, VanillaEval, and the mean over all rows.
 
-    `circular`: questions of which every rotated pass is right. `vanilla`: first passes that are right; left out where
-    no first pass was asked.
+    `circular` is the share of questions with every rotated pass correct. `vanilla` is the share of correct first
+    passes; it is left out if there is no first pass.
     """
     passes = defaultdict(list)
     first = []
@@ -71,40 +71,42 @@ def mmbench(scores: Sequence[float], samples: Sequence[Sample]) -> dict[str, flo
 
 
 def cvbench(scores: Sequence[float], samples: Sequence[Sample]) -> dict[str, float]:
-    """CV-Bench as its authors have it: 2D is the mean over its sources, 3D that of Omni3D, overall the mean of both.
+    """CV-Bench as its authors score it: 2D is the mean over its sources, 3D the score of Omni3D, overall their mean.
 
-    A category is `source/task`. `micro` is the plain mean that lmms-eval's tasks report.
+    A category is `source/task`. `micro` is the mean over samples, which lmms-eval reports.
     """
-    source = _by(scores, [sample.category.partition("/")[0] for sample in samples])
-    found = {}
-    flat = [source[name] for name in ("ADE20K", "COCO") if name in source]
-    if flat:
-        found["2d"] = fmean(flat)
+    source = _means_by(scores, [sample.category.partition("/")[0] for sample in samples])
+    dimensions = {}
+    sources_2d = [source[name] for name in ("ADE20K", "COCO") if name in source]
+    if sources_2d:
+        dimensions["2d"] = fmean(sources_2d)
     if "Omni3D" in source:
-        found["3d"] = source["Omni3D"]
-    if len(found) == 2:
-        found = {"overall": fmean(found.values())} | found
-    return found | {"micro": _percent(scores)} | source | _by(scores, [sample.category for sample in samples])
+        dimensions["3d"] = source["Omni3D"]
+    if len(dimensions) == 2:
+        dimensions = {"overall": fmean(dimensions.values())} | dimensions
+    return (
+        dimensions | {"micro": _percent(scores)} | source | _means_by(scores, [sample.category for sample in samples])
+    )
 
 
 def mme_image(identifier: str) -> str:
-    """The official id, shared by the two questions on an image: `scene/1.jpg` of `scene/1.jpg#2`."""
+    """The official id that the two questions about an image share: `scene/1.jpg` for `scene/1.jpg#2`."""
     return identifier.rpartition("#")[0] or identifier
 
 
 def mmbench_question(identifier: str) -> str:
-    """The index of a question's first pass."""
+    """The index of the first pass of a question."""
     return str(int(identifier) % CIRCULAR)
 
 
 def _percent(scores: Sequence[float]) -> float:
     if not scores:
-        raise R2T2Error("there is no sample to score")
+        raise R2T2Error("there are no samples to score")
     return PERCENT * fmean(scores)
 
 
-def _by(scores: Sequence[float], names: Sequence[str]) -> dict[str, float]:
-    """The mean score under each name, in alphabetical order."""
+def _means_by(scores: Sequence[float], names: Sequence[str]) -> dict[str, float]:
+    """The mean score of each name, in alphabetical order; samples with an empty name are left out."""
     grouped = defaultdict(list)
     for score, name in zip(scores, names, strict=True):
         grouped[name].append(score)

@@ -48,6 +48,21 @@ def paper_rows(table: str) -> dict[str, dict[str, float]]:
     }
 
 
+def paper_average(scores: Mapping[str, float]) -> float:
+    """The average of the paper's Table 2: the mean over its nine benchmarks in percent, MME's points divided by 20.
+
+    Args:
+        scores: score by dataset name, the keys of `COLUMN_OF`.
+
+    Raises:
+        R2T2Error: a dataset is missing or unknown.
+    """
+    if set(scores) != set(COLUMN_OF):
+        wrong = ", ".join(sorted(set(scores) ^ set(COLUMN_OF)))
+        raise R2T2Error(f"the paper's average covers {', '.join(COLUMN_OF)}; missing or unknown: {wrong}")
+    return fmean(value / MME_SCALE if COLUMN_OF[name] == MME else value for name, value in scores.items())
+
+
 def average(row: Mapping[str, float]) -> float:
     """The average as the paper's ablations have it: the mean of eight benchmarks, MME's points divided by 20."""
     values = {key: value for key, value in row.items() if key not in LEFT_OUT}

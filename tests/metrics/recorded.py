@@ -1,7 +1,7 @@
-"""How a recorded case of another implementation is put to ours: one entry for each recorded metric.
+"""Functions that score a recorded test case with this implementation, one per recorded metric.
 
-A case is {metric, source, prediction, reference, extra, score}. Its score is a number, a text, or `ERROR:...` where
-upstream raised.
+A test case is {metric, source, prediction, reference, extra, score}. Its score is a number, a string, or `ERROR:...`
+if upstream raised an exception.
 """
 
 import os
@@ -34,7 +34,7 @@ def sample(*answers: str, options: Any = (), category: str = "", name: str = "1"
 
 
 def plain(metric: str, percent: bool = False) -> Callable[[Case], float]:
-    """One prediction against one answer or a list of them."""
+    """Scores one prediction with one answer or a list of answers."""
 
     def score(case: Case) -> float:
         reference = case["reference"]
@@ -45,14 +45,14 @@ def plain(metric: str, percent: bool = False) -> Callable[[Case], float]:
     return score
 
 
-def lettered(metric: str, given: str = "letter", percent: bool = False) -> Callable[[Case], float]:
-    """The reference is a letter (`B`, `(B)`), a number from 0 or the option's text; a sample has the letter."""
+def lettered(metric: str, reference_kind: str = "letter", percent: bool = False) -> Callable[[Case], float]:
+    """Converts the reference, a letter (`B`, `(B)`), a number from 0 or the text of an option, to a letter."""
 
     def score(case: Case) -> float:
         choices, reference = case["extra"].get("choices") or [], case["reference"]
-        if given == "number":
+        if reference_kind == "number":
             reference = ascii_uppercase[int(reference)]
-        elif given == "text":
+        elif reference_kind == "text":
             reference = ascii_uppercase[choices.index(reference)]
         value = METRICS[metric](case["prediction"], sample(reference.strip("()"), options=choices))
         return 100 * value if percent else value
@@ -61,8 +61,8 @@ def lettered(metric: str, given: str = "letter", percent: bool = False) -> Calla
 
 
 def read(function: Callable[[str], str | None], nothing: str = "") -> Callable[[Case], str]:
-    """A function from text to text; what it cannot read is recorded as `nothing`."""
-    return lambda case: nothing if (found := function(case["prediction"])) is None else found
+    """The output of a parser of texts; `None` is recorded as `nothing`."""
+    return lambda case: nothing if (output := function(case["prediction"])) is None else output
 
 
 def similarity(function: Callable[..., float]) -> Callable[[Case], float]:
@@ -75,19 +75,19 @@ def form(case: Case) -> mv.Form:
 
 
 def mathvista_normalized(case: Case) -> str:
-    return "<None>" if (found := mv.bring_to_form(case["prediction"], form(case))) is None else found
+    return "<None>" if (answer := mv.convert_to_form(case["prediction"], form(case))) is None else answer
 
 
 def mathvista_extract(case: Case) -> str:
-    return "<JUDGE>" if (found := mv.extract(case["prediction"], form(case))) is None else found
+    return "<JUDGE>" if (answer := mv.extract(case["prediction"], form(case))) is None else answer
 
 
 def mathvista_official(case: Case) -> float:
-    return float(mv.bring_to_form(case["prediction"], form(case)) == case["reference"])
+    return float(mv.convert_to_form(case["prediction"], form(case)) == case["reference"])
 
 
 def mathvista_lmms_eval(case: Case) -> float:
-    return float(str(mv.bring_to_form(case["prediction"], form(case))).strip() == case["reference"].strip())
+    return float(str(mv.convert_to_form(case["prediction"], form(case))).strip() == case["reference"].strip())
 
 
 def mathvista_vlmevalkit(case: Case) -> float:
@@ -96,12 +96,12 @@ def mathvista_vlmevalkit(case: Case) -> float:
 
 
 def mean_of(metric: str, scale: float = 1.0, digits: int | None = None) -> Callable[[Case], float]:
-    """Lists of predictions and references: the mean, as printed."""
+    """The mean over lists of predictions and references, rounded as upstream prints it."""
 
     def score(case: Case) -> float:
         samples = [sample(reference) for reference in case["reference"]]
-        given = [prediction or "" for prediction in case["prediction"]]  # none given is none right
-        scores = [METRICS[metric](*pair) for pair in zip(given, samples, strict=True)]
+        predictions = [prediction or "" for prediction in case["prediction"]]  # a missing prediction is wrong
+        scores = [METRICS[metric](*pair) for pair in zip(predictions, samples, strict=True)]
         value = scale / 100 * SET_SCORES["accuracy"](scores, samples)["accuracy"]
         return value if digits is None else round(value, digits)
 
@@ -109,7 +109,7 @@ def mean_of(metric: str, scale: float = 1.0, digits: int | None = None) -> Calla
 
 
 def visual7w(case: Case) -> float:
-    """Candidates, of which the first k count: multiple choice has one."""
+    """The mean over questions of the best score among the first k candidates; multiple choice has one candidate."""
     top = 1 if case["extra"]["mode"] == "mc" else case["extra"]["topk"]
     rights = [
         max((METRICS["visual7w"](text, sample("A", options=[answer])) for text in candidates[:top]), default=0.0)
@@ -128,7 +128,7 @@ def cvbench(number: str) -> Callable[[Case], float]:
 
 
 def circular(metric: str) -> Callable[[Case], float]:
-    """The passes of one question: pass r has its options rotated by r."""
+    """Scores the passes of one question; pass r has its options rotated by r."""
 
     def score(case: Case) -> float:
         options = case["extra"]["options_pass0"]
@@ -143,7 +143,7 @@ def circular(metric: str) -> Callable[[Case], float]:
 
 
 def circular_set(case: Case) -> float:
-    """All passes of several questions; of each pass the first option is recorded, so pass r tells option r."""
+    """Scores all passes of several questions; the first option of pass r is option r of the question."""
     indices, firsts = case["extra"]["index"], case["extra"]["A"]
     samples = []
     for answer, index in zip(case["reference"], indices, strict=True):
@@ -155,7 +155,7 @@ def circular_set(case: Case) -> float:
 
 
 def mme_subtask(metric: str, by_name: bool = False) -> Callable[[Case], float]:
-    """Two questions an image: two in a row, or two of the same name."""
+    """Scores two questions per image: two consecutive ones, or two with the same name."""
 
     def score(case: Case) -> float:
         if isinstance(case["prediction"], str):
@@ -179,7 +179,7 @@ def mme_all_right(number: str) -> Callable[[Case], float]:
             for subtask in case["extra"]["subtasks"]
             for i, answer in enumerate(("Yes", "No"), start=1)
         ]
-        scores = [METRICS["mme"](one.answers[0], one) for one in samples]
+        scores = [METRICS["mme"](question.answers[0], question) for question in samples]
         return SET_SCORES["mme"](scores, samples)[number]
 
     return score
@@ -190,11 +190,11 @@ def mme_perception(metric: str) -> Callable[[Case], float]:
 
 
 def mme_total(metric: str, files: list[str]) -> dict[str, float]:
-    """Scores of recorded answer files: image, question, answer, prediction on each line; two lines an image."""
+    """Scores of recorded answer files with image, question, answer and prediction per line, two lines per image."""
     scores, samples = [], []
     for path in (SAMPLES / "mme" / name for name in files):
         if not path.exists():
-            pytest.skip(f"{path} is not here")
+            pytest.skip(f"{path} does not exist")
         for i, line in enumerate(path.read_text(encoding="utf-8").splitlines()):
             _, _, answer, prediction = line.split("\t")
             samples.append(sample(answer, category=path.stem, name=f"{path.stem}/{i // 2}#{i % 2 + 1}"))

@@ -1,7 +1,7 @@
-"""How a recorded prompt of another implementation is put to ours: one entry for each kind.
+"""Functions that build a recorded prompt with this implementation, one per kind of prompt.
 
-A case is {dataset, source, input, prompt}. Cases of released question files give an id alone as their input; there the
-prompt is taken apart and put together again, which fails where its form is not ours.
+A test case is {dataset, source, input, prompt}. The input of a released question file is only an id; there the prompt
+is parsed and formatted again, which fails if its form differs.
 """
 
 from collections.abc import Callable
@@ -15,8 +15,8 @@ MOVA_MME = " Answer yes or no, and check carefully to make sure your answer is c
 
 def released(style: str, ending: str = "") -> Callable[[Case], str]:
     def prompt(case: Case) -> str:
-        question, options, found = split_prompt(case["prompt"].removesuffix(ending))
-        assert found == style and (options or style == "word") and SUFFIX["word"] not in question
+        question, options, parsed_style = split_prompt(case["prompt"].removesuffix(ending))
+        assert parsed_style == style and (options or style == "word") and SUFFIX["word"] not in question
         return as_prompt(question, options, style) + ending
 
     return prompt
@@ -27,9 +27,9 @@ def mathvista(case: Case) -> str:
 
 
 def scienceqa(case: Case) -> str:
-    given = case["input"]
-    context = f"Context: {given['hint']}\n" if given["hint"] else ""
-    return as_prompt(context + given["question"], given["choices"], "letter")
+    problem = case["input"]
+    context = f"Context: {problem['hint']}\n" if problem["hint"] else ""
+    return as_prompt(context + problem["question"], problem["choices"], "letter")
 
 
 PROMPTS: dict[str, Callable[[Case], str]] = {
@@ -37,7 +37,7 @@ PROMPTS: dict[str, Callable[[Case], str]] = {
     "docvqa_mova": released("word"),
     "gqa_llava": released("word"),
     "mathvista": mathvista,
-    "mmbench_llava": released("plain"),  # the suffix is added when it is asked
+    "mmbench_llava": released("plain"),  # LLaVA adds the suffix at evaluation
     "mme": lambda case: as_prompt(mme_question(case["input"]["question"]), style="word"),
     "mme_llava": released("word"),
     "mme_mova": released("word", MOVA_MME),

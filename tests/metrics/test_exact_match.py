@@ -1,4 +1,4 @@
-"""Exact match: what is forgiven and what is not."""
+"""Exact match: accepted and rejected differences from the answer."""
 
 import numpy as np
 import pytest
@@ -23,11 +23,11 @@ SAMPLE = Sample(id="1", image=np.zeros((1, 1, 3), np.uint8), question="?", answe
         ("", 0.0),
     ],
 )
-def test_exact_match(prediction: str, score: float) -> None:
+def test_exact_match_ignores_case_spaces_and_final_punctuation(prediction: str, score: float) -> None:
     assert exact_match(prediction, SAMPLE) == score
 
 
-def test_metrics_by_name() -> None:
+def test_an_unknown_metric_lists_the_known_ones() -> None:
     assert get_metric("exact_match") is exact_match
     with pytest.raises(R2T2Error, match="unknown metric 'bleu'; choose one of exact_match"):
         get_metric("bleu")

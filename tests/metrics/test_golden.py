@@ -1,6 +1,6 @@
-"""Every recorded case of the original scorers and prompt makers, and whole benchmarks scored anew.
+"""Recorded test cases of the original scorers and prompt formatters, and whole benchmarks.
 
-`tests/golden/benchmarks` comes with the repository; R2T2_EXTRA_GOLDENS may name folders with further cases.
+`tests/golden/benchmarks` is in the repository; R2T2_EXTRA_GOLDENS may name folders with further test cases.
 """
 
 import json
@@ -20,20 +20,20 @@ TOLERANCE = 1e-9
 
 
 def cases(pattern: str, kind: str) -> list[Any]:
-    """One parameter a case, told apart by folder, file, kind and number."""
-    found = []
+    """One parameter per test case, with an id of folder, file, kind and number."""
+    parameters = []
     for golden in find_goldens(pattern):
         (path,) = golden.values
         for number, case in enumerate(json.loads(path.read_text(encoding="utf-8"))):
-            found.append(pytest.param(case, id=f"{golden.id}-{case[kind]}-{number}"))
-    return found
+            parameters.append(pytest.param(case, id=f"{golden.id}-{case[kind]}-{number}"))
+    return parameters
 
 
 @pytest.mark.parametrize("case", cases("scoring_cases*.json", "metric"))
-def test_score(case: Case) -> None:
+def test_a_score_equals_the_recorded_one(case: Case) -> None:
     recorded, ours = case["score"], RECORDED[case["metric"]](case)
     if isinstance(recorded, str) and recorded.startswith("ERROR:"):
-        assert ours == 0.0  # where upstream raises, the answer is wrong
+        assert ours == 0.0  # an answer for which upstream raises is wrong
     elif isinstance(recorded, str):
         assert ours == recorded
     else:
@@ -41,7 +41,7 @@ def test_score(case: Case) -> None:
 
 
 @pytest.mark.parametrize("case", cases("prompt_cases*.json", "dataset"))
-def test_prompt(case: Case) -> None:
+def test_a_prompt_equals_the_recorded_one(case: Case) -> None:
     assert PROMPTS[case["dataset"].partition(":")[0]](case) == case["prompt"]
 
 
@@ -51,7 +51,7 @@ def samples_of(rows: list[dict[str, Any]]) -> list[Sample]:
 
 
 @pytest.mark.parametrize("golden", find_goldens("mmbench_*.json"))
-def test_mmbench_whole(golden: Path) -> None:
+def test_mmbench_scores_equal_the_official_ones(golden: Path) -> None:
     recorded = json.loads(golden.read_text(encoding="utf-8"))
     rows = [dict(zip(recorded["columns"], row, strict=True)) for row in recorded["rows"]]
     samples = samples_of(
@@ -65,7 +65,7 @@ def test_mmbench_whole(golden: Path) -> None:
 
 
 @pytest.mark.parametrize("golden", find_goldens("mme_*.json"))
-def test_mme_whole(golden: Path) -> None:
+def test_mme_scores_equal_the_official_ones(golden: Path) -> None:
     recorded = json.loads(golden.read_text(encoding="utf-8"))
     rows = [dict(zip(recorded["columns"], row, strict=True)) for row in recorded["rows"]]
     samples = samples_of(

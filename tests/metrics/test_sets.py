@@ -1,4 +1,4 @@
-"""Set scores on sets small enough to score by hand; the recorded cases are in test_golden.py."""
+"""Set scores of small datasets, computed by hand; test_golden.py has the recorded test cases."""
 
 import numpy as np
 import pytest
@@ -14,16 +14,16 @@ def samples(*pairs: tuple[str, str]) -> list[Sample]:
     return [Sample(id=name, image=image, question="?", answers=("Yes",), category=category) for name, category in pairs]
 
 
-def test_accuracy_is_the_mean_and_that_of_each_category() -> None:
-    asked = samples(("1", "b"), ("2", "a"), ("3", "b"), ("4", ""))
-    assert get_set_score("accuracy")([1.0, 0.3, 0.0, 1.0], asked) == pytest.approx({"accuracy": 57.5, "a": 30, "b": 50})
+def test_accuracy_is_the_mean_over_all_samples_and_over_each_category() -> None:
+    rows = samples(("1", "b"), ("2", "a"), ("3", "b"), ("4", ""))
+    assert get_set_score("accuracy")([1.0, 0.3, 0.0, 1.0], rows) == pytest.approx({"accuracy": 57.5, "a": 30, "b": 50})
 
 
 def test_mme_adds_accuracy_and_accuracy_plus() -> None:
     names = ("count/1.jpg#1", "count/1.jpg#2", "count/2.jpg#1", "count/2.jpg#2")
-    asked = samples(*((name, "count") for name in names), ("OCR/1.jpg#1", "OCR"), ("OCR/1.jpg#2", "OCR"))
-    found = get_set_score("mme")([1, 1, 1, 0, 0, 1], asked)
-    assert found == pytest.approx({"perception": 175, "count": 125, "OCR": 50})  # 75 + 50, 50 + 0
+    rows = samples(*((name, "count") for name in names), ("OCR/1.jpg#1", "OCR"), ("OCR/1.jpg#2", "OCR"))
+    scores = get_set_score("mme")([1, 1, 1, 0, 0, 1], rows)
+    assert scores == pytest.approx({"perception": 175, "count": 125, "OCR": 50})  # 75 + 50, 50 + 0
 
 
 def test_mme_refuses_half_an_image() -> None:
@@ -32,21 +32,21 @@ def test_mme_refuses_half_an_image() -> None:
 
 
 def test_mmbench_counts_a_question_when_every_pass_is_right() -> None:
-    asked = samples(*((name, "ocr") for name in ("7", "1000007", "8", "1000008", "2000008")))
-    assert get_set_score("mmbench")([1, 1, 1, 0, 1], asked) == pytest.approx(
+    rows = samples(*((name, "ocr") for name in ("7", "1000007", "8", "1000008", "2000008")))
+    assert get_set_score("mmbench")([1, 1, 1, 0, 1], rows) == pytest.approx(
         {"circular": 50, "vanilla": 100, "all_rows": 80}
     )
     assert "vanilla" not in get_set_score("mmbench")([1.0], samples(("1000007", "ocr")))
 
 
 def test_cvbench_is_a_mean_over_sources_not_over_questions() -> None:
-    flat = samples(("1", "ADE20K/Count"), ("2", "COCO/Count"), ("3", "COCO/Relation"))
-    found = get_set_score("cvbench")([1, 0, 0], flat)
-    assert found["2d"] == 50 and found["micro"] == pytest.approx(100 / 3) and "overall" not in found
-    both = [*flat, *samples(("4", "Omni3D/Depth"))]
+    samples_2d = samples(("1", "ADE20K/Count"), ("2", "COCO/Count"), ("3", "COCO/Relation"))
+    scores = get_set_score("cvbench")([1, 0, 0], samples_2d)
+    assert scores["2d"] == 50 and scores["micro"] == pytest.approx(100 / 3) and "overall" not in scores
+    both = [*samples_2d, *samples(("4", "Omni3D/Depth"))]
     assert list(get_set_score("cvbench")([1, 0, 0, 1], both).items())[:3] == [("overall", 75), ("2d", 50), ("3d", 100)]
 
 
-def test_set_scores_by_name() -> None:
+def test_an_unknown_set_score_lists_the_known_ones() -> None:
     with pytest.raises(R2T2Error, match="unknown set score 'f1'; choose one of accuracy, mme, mmbench, cvbench"):
         get_set_score("f1")
