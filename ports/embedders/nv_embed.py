@@ -128,17 +128,17 @@ class LatentAttention(nnx.Module):
         self.latents = normal(rngs, (config.latents, config.latent_width), dtype)
         self.norm = LayerNorm(width, config.norm_eps, dtype)
         self.latent_norm = LayerNorm(config.latent_width, config.norm_eps, dtype)
-        self.query = linear(width, inner, rngs, dtype, bias=False)
-        self.key_value = linear(config.latent_width, 2 * inner, rngs, dtype, bias=False)
-        self.out = linear(inner, width, rngs, dtype, bias=False)
+        self.q_proj = linear(width, inner, rngs, dtype, bias=False)
+        self.kv_proj = linear(config.latent_width, 2 * inner, rngs, dtype, bias=False)
+        self.o_proj = linear(inner, width, rngs, dtype, bias=False)
         self.feed_norm = LayerNorm(width, config.norm_eps, dtype)
         self.up = linear(width, 2 * config.multiple * width, rngs, dtype)
         self.down = linear(config.multiple * width, width, rngs, dtype)
 
     def __call__(self, h: Float[Array, "T D"]) -> Float[Array, "T D"]:
-        keys, values = jnp.split(self.key_value(self.latent_norm(self.latents[...])), 2, axis=-1)  # [N, H d]
-        query, keys, values = (split_heads(part, self.heads) for part in (self.query(self.norm(h)), keys, values))
-        x = h + self.out(join_heads(attend(query, keys, values)))
+        keys, values = jnp.split(self.kv_proj(self.latent_norm(self.latents[...])), 2, axis=-1)  # [N, H d]
+        query, keys, values = (split_heads(part, self.heads) for part in (self.q_proj(self.norm(h)), keys, values))
+        x = h + self.o_proj(join_heads(attend(query, keys, values)))
         value, gate = jnp.split(self.up(self.feed_norm(x)), 2, axis=-1)
         return x + self.down(value * jax.nn.gelu(gate, approximate=False))
 
@@ -147,13 +147,13 @@ class NVEmbed(nnx.Module):
     """One text; the beginning of the instruction is left out of the mean."""
 
     def __init__(self, config: NVEmbedConfig, rngs: nnx.Rngs):
-        self.words = normal(rngs, (config.vocab_size, config.width), config.dtype)
+        self.embed_tokens = normal(rngs, (config.vocab_size, config.width), config.dtype)
         self.decoder = Decoder(config.decoder, rngs)
         self.latent = LatentAttention(config, rngs)
 
     def states(self, tokens: Int[Array, "T"], mask: Bool[Array, "T"]) -> Float[Array, "T D"]:
         """The decoder's states after its final norm."""
-        return self.decoder(self.words[...][tokens], mask[None], jnp.arange(tokens.shape[0]))[0]
+        return self.decoder(self.embed_tokens[...][tokens], mask[None], jnp.arange(tokens.shape[0]))[0]
 
     def __call__(self, tokens: Int[Array, "T"], mask: Bool[Array, "T"], pooled: Bool[Array, "T"]) -> Float[Array, "D"]:
         return unit(mean_pool(self.latent(self.states(tokens, mask)), pooled))
@@ -166,14 +166,14 @@ CROSS, FEED = f"{LATENT}.cross_attend_blocks.0", f"{LATENT}.cross_attend_blocks.
 def leaves(config: NVEmbedConfig) -> dict[str, Leaf]:
     """How every parameter is made."""
     return {
-        "words": Leaf((f"{DECODER}embed_tokens.weight",)),
+        "embed_tokens": Leaf((f"{DECODER}embed_tokens.weight",)),
         **decoder_leaves("decoder", DECODER, config.decoder),
         "latent/latents": Leaf((f"{LATENT}.latents",)),
         **norm_leaves("latent/norm", f"{CROSS}.norm"),
         **norm_leaves("latent/latent_norm", f"{CROSS}.norm_context"),
-        **linear_leaves("latent/query", f"{CROSS}.fn.to_q", bias=False),
-        **linear_leaves("latent/key_value", f"{CROSS}.fn.to_kv", bias=False),
-        **linear_leaves("latent/out", f"{CROSS}.fn.to_out", bias=False),
+        **linear_leaves("latent/q_proj", f"{CROSS}.fn.to_q", bias=False),
+        **linear_leaves("latent/kv_proj", f"{CROSS}.fn.to_kv", bias=False),
+        **linear_leaves("latent/o_proj", f"{CROSS}.fn.to_out", bias=False),
         **norm_leaves("latent/feed_norm", f"{FEED}.norm"),
         **linear_leaves("latent/up", f"{FEED}.fn.net.0"),
         **linear_leaves("latent/down", f"{FEED}.fn.net.2"),

@@ -138,13 +138,13 @@ class Qwen2Embed(nnx.Module):
     """Every real token sees every real token. Positions are counted over the padded width; only differences matter."""
 
     def __init__(self, config: Qwen2EmbedConfig, rngs: nnx.Rngs):
-        self.words = normal(rngs, (config.vocab_size, config.width), config.dtype)
+        self.embed_tokens = normal(rngs, (config.vocab_size, config.width), config.dtype)
         self.decoder = Decoder(config.decoder, rngs)
         self.head = None if config.head is None else linear(config.width, config.head, rngs)  # float32, as the mean is
 
     def states(self, tokens: Int[Array, "T"], mask: Bool[Array, "T"]) -> Float[Array, "T D"]:
         """States after the final norm."""
-        return self.decoder(self.words[...][tokens], mask[None], jnp.arange(tokens.shape[0]))[0]
+        return self.decoder(self.embed_tokens[...][tokens], mask[None], jnp.arange(tokens.shape[0]))[0]
 
     def pool(self, states: Float[Array, "T D"], mask: Bool[Array, "T"], pooled: Bool[Array, "T"]) -> Float[Array, "M"]:
         """stella: the dense layer over the mean. gte: the last token's state. Not normalised yet."""
@@ -160,7 +160,7 @@ STELLA_HEAD = "2_Dense_1024"
 def leaves(config: Qwen2EmbedConfig) -> dict[str, Leaf]:
     """How every parameter is made."""
     found = {
-        "words": Leaf((f"{config.prefix}embed_tokens.weight",)),
+        "embed_tokens": Leaf((f"{config.prefix}embed_tokens.weight",)),
         **decoder_leaves("decoder", config.prefix, config.decoder),
     }
     return found if config.head is None else found | linear_leaves("head", "linear")

@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
+from ports.common.layers.decoder import KVCache
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
@@ -43,13 +45,6 @@ class MoAIAnswer:
     mask: Bool[Array, "A"]
 
 
-class KeysValues(NamedTuple):
-    """Keys after rotation, and values, of one layer or of a stack of layers."""
-
-    keys: Float[Array, "*layers S G d"]
-    values: Float[Array, "*layers S G d"]
-
-
 class Outputs(NamedTuple):
     """What each of a mixer's experts makes of each row."""
 
@@ -57,7 +52,7 @@ class Outputs(NamedTuple):
     language: Float[Array, "3 T D"]
 
 
-class Layout(NamedTuple):
+class SequenceLayout(NamedTuple):
     """Where the prompt's slots stand in the sequence. In memory the image comes first: its rows are a static slice."""
 
     positions: Int[Array, "S"]
@@ -79,19 +74,19 @@ class Layout(NamedTuple):
 class MoAIFeatures:
     """Everything that depends neither on routing nor on an answer: all before the first mixer's sum over experts."""
 
-    layout: Layout
+    layout: SequenceLayout
     stream: Float[Array, "S D"]  # the residual stream entering the first mixer's layer
     outputs: Outputs  # of the first mixer
     latents: Float[Array, "Z D"]  # compressed auxiliary inputs
-    past: KeysValues  # [P, S, G, d], of the layers before the first mixer
+    past: KVCache  # [P, S, G, d], of the layers before the first mixer
 
 
-class Cache(NamedTuple):
+class LayerCaches(NamedTuple):
     """Keys and values of every layer, laid out as the parameters are."""
 
-    plain: KeysValues  # [Q, S, G, d]
-    mixed: KeysValues  # [L, S, G, d]
+    plain: KVCache  # [Q, S, G, d]
+    mixed: KVCache  # [L, S, G, d]
 
-    def padded(self, free: int) -> Cache:
+    def padded(self, free: int) -> LayerCaches:
         """With `free` slots behind."""
         return jax.tree.map(lambda leaf: jnp.pad(leaf, ((0, 0), (0, free), (0, 0), (0, 0))), self)

@@ -12,16 +12,17 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from ports.common.layers.decoder import KVCache
 from ports.common.layers.stack import layer_at
-from ports.moai.batch import Cache, KeysValues, Layout, MoAIAnswer, MoAIFeatures
+from ports.moai.batch import LayerCaches, MoAIAnswer, MoAIFeatures, SequenceLayout
 from ports.moai.layer import Layer
 from ports.moai.modeling import MoAINet
 
-Run = Callable[[Layer, Array, KeysValues], tuple[Array, Any]]
+Run = Callable[[Layer, Array, KVCache], tuple[Array, Any]]
 
 
 def run_tokens(
-    net: MoAINet, tokens: Int[Array, "A"], first: Int[Array, ""], cache: Cache, valid: Bool[Array, "S"]
+    net: MoAINet, tokens: Int[Array, "A"], first: Int[Array, ""], cache: LayerCaches, valid: Bool[Array, "S"]
 ) -> Float[Array, "A D"]:
     """All tokens of a known text at once; they see the valid slots of the cache, and each other causally.
 
@@ -41,7 +42,7 @@ def run_tokens(
         [jnp.broadcast_to(valid, (count, valid.shape[0])), jnp.tril(jnp.ones((count, count), bool))], axis=1
     )
 
-    def run(layer: Layer, x: Array, past: KeysValues) -> tuple[Array, None]:
+    def run(layer: Layer, x: Array, past: KVCache) -> tuple[Array, None]:
         query, own = layer.project(layer.norm1(x), positions, images=0)
         seen = jax.tree.map(lambda old, new: jnp.concatenate([old, new]), past, own)
         return layer.finish(x, query, seen, visible, images=0), None
@@ -50,7 +51,7 @@ def run_tokens(
 
 
 def tokens_logprobs(
-    net: MoAINet, x: Float[Array, "1 D"], cache: Cache, features: MoAIFeatures, answer: MoAIAnswer
+    net: MoAINet, x: Float[Array, "1 D"], cache: LayerCaches, features: MoAIFeatures, answer: MoAIAnswer
 ) -> Float[Array, "A"]:
     """Log-probability of each answer token, zero where padded; `x` is the prompt's last row."""
     logprobs = words_logprobs(net, x, cache, features, answer)
@@ -59,7 +60,7 @@ def tokens_logprobs(
 
 
 def words_logprobs(
-    net: MoAINet, x: Float[Array, "1 D"], cache: Cache, features: MoAIFeatures, answer: MoAIAnswer
+    net: MoAINet, x: Float[Array, "1 D"], cache: LayerCaches, features: MoAIFeatures, answer: MoAIAnswer
 ) -> Float[Array, "A V"]:
     """Log-probability of every word at each place of the answer."""
     if answer.tokens.shape[0] > 1:
@@ -72,13 +73,13 @@ def run_one(
     net: MoAINet,
     token: Int[Array, ""],
     position: Int[Array, ""],
-    cache: Cache,
+    cache: LayerCaches,
     slot: Int[Array, ""],
     visible: Bool[Array, "S"],
-) -> tuple[Float[Array, "1 D"], Cache]:
+) -> tuple[Float[Array, "1 D"], LayerCaches]:
     """One token, its keys and values written into `slot` of a padded cache; `visible` holds that slot too."""
 
-    def run(layer: Layer, x: Array, past: KeysValues) -> tuple[Array, KeysValues]:
+    def run(layer: Layer, x: Array, past: KVCache) -> tuple[Array, KVCache]:
         query, own = layer.project(layer.norm1(x), position[None], images=0)
         seen = jax.tree.map(lambda old, new: jax.lax.dynamic_update_slice_in_dim(old, new, slot, 0), past, own)
         return layer.finish(x, query, seen, visible[None], images=0), seen
@@ -86,18 +87,18 @@ def run_one(
     x, (plain, mixed, tail) = _through(net, run, net.embed(token[None]), cache)
     if tail is not None:
         plain = jax.tree.map(lambda *parts: jnp.concatenate(parts), plain, tail)
-    return x, Cache(plain, mixed)
+    return x, LayerCaches(plain, mixed)
 
 
-def _through(net: MoAINet, run: Run, x: Array, cache: Cache) -> tuple[Array, tuple[Any, Any, Any]]:
+def _through(net: MoAINet, run: Run, x: Array, cache: LayerCaches) -> tuple[Array, tuple[Any, Any, Any]]:
     """`run` on every layer with its part of the cache, in order; what it returns of plain, mixed and tail layers."""
     config = net.config
     before = config.mixers * config.plain_layers
 
-    def plain(x: Array, item: tuple[Array, KeysValues]) -> tuple[Array, Any]:
+    def plain(x: Array, item: tuple[Array, KVCache]) -> tuple[Array, Any]:
         return run(layer_at(net.plain, item[0]), x, item[1])
 
-    def group(x: Array, item: tuple[Array, KeysValues, KeysValues]) -> tuple[Array, tuple[Any, Any]]:
+    def group(x: Array, item: tuple[Array, KVCache, KVCache]) -> tuple[Array, tuple[Any, Any]]:
         number, past, mixed_past = item
         numbers = number * config.plain_layers + jnp.arange(config.plain_layers)
         x, seen = jax.lax.scan(net.remat(plain), x, (numbers, past)) if len(numbers) else (x, past)
@@ -117,8 +118,8 @@ def _through(net: MoAINet, run: Run, x: Array, cache: Cache) -> tuple[Array, tup
 
 
 def _step(
-    net: MoAINet, token: Int[Array, ""], number: Int[Array, ""], cache: Cache, place: Layout, free: int
-) -> tuple[Float[Array, "V"], Cache]:
+    net: MoAINet, token: Int[Array, ""], number: Int[Array, ""], cache: LayerCaches, place: SequenceLayout, free: int
+) -> tuple[Float[Array, "V"], LayerCaches]:
     """Logits behind the answer's token `number`, counted from 0."""
     prompt = place.valid.shape[0]
     visible = jnp.concatenate([place.valid, jnp.arange(free) <= number])
@@ -132,7 +133,7 @@ def _ends(net: MoAINet, tokens: Int[Array, "*B"]) -> Bool[Array, "*B"]:
 
 
 def greedy(
-    net: MoAINet, logits: Float[Array, "V"], cache: Cache, place: Layout, max_new_tokens: int
+    net: MoAINet, logits: Float[Array, "V"], cache: LayerCaches, place: SequenceLayout, max_new_tokens: int
 ) -> Int[Array, "A"]:
     """The likeliest token each time.
 
@@ -168,14 +169,19 @@ class _Beams(NamedTuple):
     tokens: Int[Array, "B A"]
     totals: Float[Array, "B"]  # log-probability; minus infinity for a beam that does not count
     logits: Float[Array, "B V"]
-    cache: Cache  # every leaf [B, layers, S, G, d]
+    cache: LayerCaches  # every leaf [B, layers, S, G, d]
     finished: Int[Array, "B A"]
     means: Float[Array, "B"]  # log-probability a token of the finished; minus infinity for none yet
     settled: Bool[Array, ""]
 
 
 def beams(
-    net: MoAINet, logits: Float[Array, "V"], cache: Cache, place: Layout, max_new_tokens: int, num_beams: int
+    net: MoAINet,
+    logits: Float[Array, "V"],
+    cache: LayerCaches,
+    place: SequenceLayout,
+    max_new_tokens: int,
+    num_beams: int,
 ) -> Int[Array, "A"]:
     """The answer with the highest log-probability a token that a beam search finds.
 
@@ -206,7 +212,7 @@ def beams(
     def step(state: _Beams) -> _Beams:
         chosen = _extend(net, state)
 
-        def run(token: Array, cache: Cache) -> tuple[Array, Cache]:
+        def run(token: Array, cache: LayerCaches) -> tuple[Array, LayerCaches]:
             return _step(net, token, state.number, cache, place, max_new_tokens)
 
         logits, cache = jax.vmap(run)(chosen.tokens[:, state.number], chosen.cache)

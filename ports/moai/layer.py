@@ -1,6 +1,6 @@
 """A decoder layer of InternLM2: packed queries, keys and values, and partial LoRA on the image tokens' rows.
 
-Image rows come first in memory (`data.Layout`), so "image tokens alone" is a static slice: `images` counts them.
+Image rows come first in memory (`batch.SequenceLayout`), so the image tokens are a static slice: `images` counts them.
 
 Axis letters: T rows that are run, S slots attended to, N image rows, D width, H query heads, G key-value heads,
 R = H / G, d head width.
@@ -16,9 +16,9 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from ports.common.layers.attention import attend_causal, join_heads
+from ports.common.layers.decoder import KVCache
 from ports.common.layers.linear import RMSNorm, linear
 from ports.common.layers.rotary import rotate
-from ports.moai.batch import KeysValues
 from ports.moai.config import MoAIConfig
 
 
@@ -75,16 +75,16 @@ class Layer(nnx.Module):
 
     def project(
         self, h: Float[Array, "T D"], positions: Int[Array, "T"], images: int
-    ) -> tuple[Float[Array, "T H d"], KeysValues]:
+    ) -> tuple[Float[Array, "T H d"], KVCache]:
         """Rotated queries and keys, and values, of every row."""
         config = self.config
         packed = self.qkv(h, images).reshape(h.shape[0], config.kv_heads, -1, config.head_size)  # [T, G, R + 2, d]
         query = packed[:, :, :-2].reshape(h.shape[0], config.heads, config.head_size)
-        return self._rotate(query, positions), KeysValues(self._rotate(packed[:, :, -2], positions), packed[:, :, -1])
+        return self._rotate(query, positions), KVCache(self._rotate(packed[:, :, -2], positions), packed[:, :, -1])
 
     def project_last(
         self, h: Float[Array, "T D"], positions: Int[Array, "T"], images: int
-    ) -> tuple[Float[Array, "1 H d"], KeysValues]:
+    ) -> tuple[Float[Array, "1 H d"], KVCache]:
         """As `project`, but with the last row's queries alone."""
         config = self.config
         shared = config.heads // config.kv_heads
@@ -92,7 +92,7 @@ class Layer(nnx.Module):
         packed = self.qkv(h, images, self._part(shared, shared + 2))
         packed = packed.reshape(h.shape[0], config.kv_heads, 2, config.head_size)  # [T, G, 2, d]
         keys = self._rotate(packed[:, :, 0], positions)
-        return self._rotate(query, positions[-1:]), KeysValues(keys, packed[:, :, 1])
+        return self._rotate(query, positions[-1:]), KVCache(keys, packed[:, :, 1])
 
     def _rotate(self, x: Float[Array, "T heads d"], positions: Int[Array, "T"]) -> Float[Array, "T heads d"]:
         return rotate(x, positions, self.config.rope_theta)
@@ -101,7 +101,7 @@ class Layer(nnx.Module):
         self,
         x: Float[Array, "T D"],
         query: Float[Array, "T H d"],
-        seen: KeysValues,
+        seen: KVCache,
         mask: Bool[Array, "T S"],
         images: int,
     ) -> Float[Array, "T D"]:

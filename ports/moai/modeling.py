@@ -22,9 +22,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from ports.common.layers.decoder import KVCache
 from ports.common.layers.linear import RMSNorm, linear, normal
 from ports.common.layers.stack import layer_at, recomputed, stack
-from ports.moai.batch import Cache, KeysValues, Layout, MoAIFeatures, MoAIInputs, Outputs
+from ports.moai.batch import LayerCaches, MoAIFeatures, MoAIInputs, Outputs, SequenceLayout
 from ports.moai.config import MoAIConfig
 from ports.moai.layer import Layer
 from ports.moai.mixer import MixedLayer
@@ -41,12 +42,12 @@ class MoAINet(nnx.Module):
         self.config = config
         self.vision = Vision(config, rngs)
         self.compressor = Compressor(config, rngs)
-        self.words = normal(rngs, (config.vocab_size + 1, config.width), config.dtype)
+        self.embed_tokens = normal(rngs, (config.vocab_size + 1, config.width), config.dtype)
         plain = config.layers - config.mixers
         self.plain = stack(lambda rngs: Layer(config, rngs), plain, rngs) if plain else None
         self.mixed = stack(lambda rngs: MixedLayer(config, rngs), config.mixers, rngs)
         self.norm = RMSNorm(config.width, config.rms_eps, config.dtype)
-        self.head = linear(config.width, config.vocab_size, rngs, config.dtype, bias=False)
+        self.lm_head = linear(config.width, config.vocab_size, rngs, config.dtype, bias=False)
 
     # ---- before routing
 
@@ -59,7 +60,7 @@ class MoAINet(nnx.Module):
         return self.read_prompt(image, self.compressor(auxiliary, seen), inputs)
 
     def embed(self, tokens: Int[Array, "T"]) -> Float[Array, "T D"]:
-        return self.words[...][tokens]
+        return self.embed_tokens[...][tokens]
 
     def read_prompt(self, image: Float[Array, "N D"], latents: Float[Array, "Z D"], inputs: MoAIInputs) -> MoAIFeatures:
         """The layers before the first mixer, and the first mixer's experts; `inputs` for its text alone."""
@@ -74,7 +75,7 @@ class MoAINet(nnx.Module):
 
     def read(
         self, features: MoAIFeatures, routing: Routing | None, every_row: bool = False
-    ) -> tuple[Float[Array, "rows D"], Cache, Float[Array, "L 6"]]:
+    ) -> tuple[Float[Array, "rows D"], LayerCaches, Float[Array, "L 6"]]:
         """The prompt's pass from the first mixer on.
 
         Args:
@@ -90,7 +91,7 @@ class MoAINet(nnx.Module):
         whole = config.mixers if config.tail_layers or every_row else config.mixers - 1
         x, caches, means = features.stream, _Pieces(), []
 
-        def group(x: Array, number: Array, last: bool = False) -> tuple[Array, tuple[KeysValues, KeysValues, Array]]:
+        def group(x: Array, number: Array, last: bool = False) -> tuple[Array, tuple[KVCache, KVCache, Array]]:
             layers = (number * config.plain_layers) + jnp.arange(config.plain_layers)
             x, plain = self._plain(layers, x, place)
             x, mixed, weights = self._mixed(number, x, features, routing, None, last)
@@ -114,7 +115,7 @@ class MoAINet(nnx.Module):
             caches.add(plain)
             if not every_row:
 
-                def last(x: Array) -> tuple[Array, KeysValues]:
+                def last(x: Array) -> tuple[Array, KVCache]:
                     layer = layer_at(self.plain, first + full)
                     return self._run_last(layer, x, layer.norm1(x), place)
 
@@ -124,15 +125,15 @@ class MoAINet(nnx.Module):
 
     def logits(self, x: Float[Array, "T D"]) -> Float[Array, "T V"]:
         """Next-token logits, in float32."""
-        return self.head(self.norm(x)).astype(jnp.float32)
+        return self.lm_head(self.norm(x)).astype(jnp.float32)
 
-    def _plain(self, numbers: Int[Array, "layers"], x: Array, place: Layout) -> tuple[Array, KeysValues]:
+    def _plain(self, numbers: Int[Array, "layers"], x: Array, place: SequenceLayout) -> tuple[Array, KVCache]:
         """Layers without a mixer, by their numbers among those."""
         if not len(numbers):
             none = jnp.zeros((0, x.shape[0], self.config.kv_heads, self.config.head_size), x.dtype)
-            return x, KeysValues(none, none)
+            return x, KVCache(none, none)
 
-        def step(x: Array, number: Array) -> tuple[Array, KeysValues]:
+        def step(x: Array, number: Array) -> tuple[Array, KVCache]:
             layer = layer_at(self.plain, number)
             return self.run_layer(layer, x, layer.norm1(x), place)
 
@@ -146,10 +147,10 @@ class MoAINet(nnx.Module):
         routing: Routing | None,
         outputs: Outputs | None,
         last: bool,
-    ) -> tuple[Array, KeysValues, Float[Array, "6"]]:
+    ) -> tuple[Array, KVCache, Float[Array, "6"]]:
         """A layer with a mixer; `outputs` of its experts where they are known already."""
 
-        def step(x: Array, outputs: Outputs | None, routing: Routing | None) -> tuple[Array, KeysValues, Array]:
+        def step(x: Array, outputs: Outputs | None, routing: Routing | None) -> tuple[Array, KVCache, Array]:
             layer, language = layer_at(self.mixed, number), features.layout.language
             h = layer.norm1(x)
             if outputs is None:
@@ -166,13 +167,13 @@ class MoAINet(nnx.Module):
         """A layer of whose insides the backward pass computes again as much as the config says."""
         return recomputed(step, self.config.remat)
 
-    def run_layer(self, layer: Layer, x: Array, h: Array, place: Layout) -> tuple[Float[Array, "S D"], KeysValues]:
+    def run_layer(self, layer: Layer, x: Array, h: Array, place: SequenceLayout) -> tuple[Float[Array, "S D"], KVCache]:
         """A layer on every row of the prompt, given its normalised state h; its output, its keys and values."""
         images = self.config.image_tokens
         query, own = layer.project(h, place.positions, images)
         return layer.finish(x, query, own, place.visible(place.positions), images), own
 
-    def _run_last(self, layer: Layer, x: Array, h: Array, place: Layout) -> tuple[Float[Array, "1 D"], KeysValues]:
+    def _run_last(self, layer: Layer, x: Array, h: Array, place: SequenceLayout) -> tuple[Float[Array, "1 D"], KVCache]:
         """Only the last row, a word, is finished; the others leave keys and values."""
         query, own = layer.project_last(h, place.positions, self.config.image_tokens)
         return layer.finish(x[-1:], query, own, place.visible(place.positions[-1:]), 0), own
@@ -182,26 +183,26 @@ class _Pieces:
     """Keys and values in the order in which the layers ran."""
 
     def __init__(self) -> None:
-        self.plain: list[KeysValues] = []
-        self.mixed: list[KeysValues] = []
+        self.plain: list[KVCache] = []
+        self.mixed: list[KVCache] = []
 
-    def add(self, plain: KeysValues, mixed: KeysValues | None = None) -> None:
+    def add(self, plain: KVCache, mixed: KVCache | None = None) -> None:
         self.plain.append(plain)
         if mixed is not None:
             self.mixed.append(mixed)
 
-    def joined(self) -> Cache:
+    def joined(self) -> LayerCaches:
         def join(*parts: Array) -> Array:
             return jnp.concatenate(parts)
 
-        return Cache(jax.tree.map(join, *self.plain), jax.tree.map(join, *self.mixed))
+        return LayerCaches(jax.tree.map(join, *self.plain), jax.tree.map(join, *self.mixed))
 
 
-def _stacked(kv: KeysValues) -> KeysValues:
+def _stacked(kv: KVCache) -> KVCache:
     return jax.tree.map(lambda leaf: leaf[None], kv)
 
 
-def layout(inputs: MoAIInputs, images: int) -> Layout:
+def layout(inputs: MoAIInputs, images: int) -> SequenceLayout:
     """Positions of [image | text] rows, padding not counted.
 
     Upstream counts the slots of left padding too. Rotary attention sees differences of positions only, so the two
@@ -211,4 +212,4 @@ def layout(inputs: MoAIInputs, images: int) -> Layout:
     words = jnp.cumsum(inputs.mask) - 1 + jnp.where(inputs.before_image, 0, images)  # [T]
     positions = jnp.concatenate([before.sum() + jnp.arange(images), words])
     valid = jnp.concatenate([jnp.ones(images, bool), inputs.mask])
-    return Layout(positions, valid, inputs.language & inputs.mask)
+    return SequenceLayout(positions, valid, inputs.language & inputs.mask)

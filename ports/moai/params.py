@@ -45,9 +45,9 @@ def leaves(config: MoAIConfig) -> dict[str, Leaf]:
     mixed = config.mixer_layers
     plain = tuple(i for i in range(config.layers) if i not in mixed)
     return {
-        "words": Leaf(("model.tok_embeddings.weight",), as_is),
+        "embed_tokens": Leaf(("model.tok_embeddings.weight",), as_is),
         **norm_leaves("norm", "model.norm", bias=False),
-        **linear_leaves("head", "output", bias=False),
+        **linear_leaves("lm_head", "output", bias=False),
         **_vision(config),
         **_compressor(config),
         **(_layers("plain", plain) if plain else {}),
@@ -58,10 +58,10 @@ def leaves(config: MoAIConfig) -> dict[str, Leaf]:
 
 def _vision(config: MoAIConfig) -> dict[str, Leaf]:
     tower = clip_leaves("vision/tower", VISION, config.vision)
-    table = tower["vision/tower/places"]
+    table = tower["vision/tower/position_embedding"]
     return {
         **tower,
-        "vision/tower/places": Leaf(table.names, position_table(config)),
+        "vision/tower/position_embedding": Leaf(table.names, position_table(config)),
         **linear_leaves("vision/up", "vision_proj.0"),
         **linear_leaves("vision/out", "vision_proj.2"),
     }

@@ -34,16 +34,16 @@ RULES = (
     (r"(plain|mixed)/(out|down)/(main|image|down)/kernel", -2),
     (r"mixed/mixer/\w+/(query|key|value)/up/kernel", -1),
     (r"mixed/mixer/\w+/out/down/kernel", -2),
-    (r"vision/tower/layers/attention/(query|key|value)/(kernel|bias)", -1),
-    (r"vision/tower/layers/attention/out/kernel", -2),
-    (r"vision/tower/layers/up/(kernel|bias)", -1),
-    (r"vision/tower/layers/down/kernel", -2),
+    (r"vision/tower/layers/attention/(q_proj|k_proj|v_proj)/(kernel|bias)", -1),
+    (r"vision/tower/layers/attention/o_proj/kernel", -2),
+    (r"vision/tower/layers/fc1/(kernel|bias)", -1),
+    (r"vision/tower/layers/fc2/kernel", -2),
     (r"vision/up/(kernel|bias)", -1),
     (r"vision/out/kernel", -2),
     (r"compressor/layers/(query|key_value|up)/kernel", -1),
     (r"compressor/layers/(out|down)/kernel", -2),
-    (r"head/kernel", -1),
-    (r"words", -1),  # the width: the rows are one more than the vocabulary, and odd
+    (r"lm_head/kernel", -1),
+    (r"embed_tokens", -1),  # the width: the rows are one more than the vocabulary, and odd
 )
 
 

@@ -25,7 +25,7 @@ from jaxtyping import Array, Bool, Float, Int
 from ports.common.layers.attention import causal_mask
 from ports.common.layers.bert import Bert
 from ports.common.layers.clip_vit import ClipVit
-from ports.common.layers.decoder import Cache, Decoder
+from ports.common.layers.decoder import Decoder, KVCache
 from ports.common.layers.linear import linear, normal
 from ports.common.layers.stack import traced_keys
 from ports.mova.adapter.adapter import Adapter, Seen
@@ -81,7 +81,7 @@ class MovaFeatures:
     embeddings: Float[Array, "T O"]
     place: Int[Array, ""]  # of IMAGE in the prompt
     mask: Bool[Array, "T"]
-    past: Cache | None  # keys and values of the prefix
+    past: KVCache | None  # keys and values of the prefix
 
 
 @jax.tree_util.register_dataclass
@@ -98,7 +98,7 @@ class MovaAnswer:
 class Prompt:
     """A prompt that was read: keys and values of its tokens, which of them are no padding, the last one's state."""
 
-    cache: Cache
+    cache: KVCache
     valid: Bool[Array, "S"]
     last: Float[Array, "O"]
 
@@ -119,9 +119,9 @@ class MovaNet(nnx.Module):
         self.sam = Sam(config.sam, rngs)
         self.adapter = Adapter(config.adapter, rngs)
         self.bert = Bert(config.bert, rngs)
-        self.words = normal(rngs, (config.vocab_size, width), config.dtype)
+        self.embed_tokens = normal(rngs, (config.vocab_size, width), config.dtype)
         self.decoder = Decoder(config.decoder, rngs)
-        self.head = linear(width, config.vocab_size, rngs, config.dtype, bias=False)
+        self.lm_head = linear(width, config.vocab_size, rngs, config.dtype, bias=False)
 
     def see_base(self, views: Views) -> Float[Array, "N D"]:
         """CLIP's tokens on the map of the adapter."""
@@ -154,7 +154,7 @@ class MovaNet(nnx.Module):
 
     def embed(self, tokens: Int[Array, "*T"]) -> Float[Array, "*T O"]:
         """Word embeddings; IMAGE gets one that is never read."""
-        return self.words[...][jnp.maximum(tokens, 0)]
+        return self.embed_tokens[...][jnp.maximum(tokens, 0)]
 
     def encode(self, inputs: MovaInputs) -> MovaFeatures:
         """Everything that does not depend on routing."""
@@ -166,7 +166,7 @@ class MovaNet(nnx.Module):
         past = self.read_prefix(embeddings[: inputs.prefix], inputs.mask[: inputs.prefix]) if inputs.prefix else None
         return MovaFeatures(seen, embeddings, jnp.argmax(inputs.tokens == IMAGE), inputs.mask, past)
 
-    def read_prefix(self, embeddings: Float[Array, "P O"], mask: Bool[Array, "P"]) -> Cache:
+    def read_prefix(self, embeddings: Float[Array, "P O"], mask: Bool[Array, "P"]) -> KVCache:
         """Keys and values of the tokens before the image, which see nothing of it."""
         return self.decoder(embeddings, causal_mask(mask), positions(mask), causal=True)[1]
 
@@ -186,7 +186,7 @@ class MovaNet(nnx.Module):
         mask: Bool[Array, "T"],
         place: Int[Array, ""],
         image: Float[Array, "I O"],
-        past: Cache | None = None,
+        past: KVCache | None = None,
     ) -> Prompt:
         """Run the language model over the prompt with the image in its place, behind the prefix if that is known."""
         x, valid = merge(embeddings, mask, place, image)
@@ -194,14 +194,14 @@ class MovaNet(nnx.Module):
             x, valid = x[: self.config.max_length], valid[: self.config.max_length]
         known = 0 if past is None else past.keys.shape[1]
         rows = x[known:], causal_mask(valid)[known:], positions(valid)[known:]
-        state, cache = self.decoder.read(*rows, last_valid(valid) - known, past)
+        state, cache = self.decoder.prefill(*rows, last_valid(valid) - known, past)
         if past is not None:
             cache = jax.tree.map(lambda old, new: jnp.concatenate([old, new], axis=1), past, cache)
         return Prompt(cache, valid, state)
 
     def logits(self, states: Float[Array, "*T O"]) -> Float[Array, "*T V"]:
         """Scores of the next token, in float32."""
-        return self.head(states).astype(jnp.float32)
+        return self.lm_head(states).astype(jnp.float32)
 
     def answer_logits(self, prompt: Prompt, answer: MovaAnswer) -> Float[Array, "A V"]:
         """The logits that each answer token is chosen from, all tokens at once."""
@@ -224,14 +224,14 @@ class MovaNet(nnx.Module):
         """Greedy tokens, padded behind the end token; nothing is computed behind it."""
         config, size = self.config, prompt.valid.shape[0]
 
-        def unfinished(carry: tuple[Int[Array, ""], Int[Array, "A"], Float[Array, "O"], Cache]) -> Bool[Array, ""]:
+        def unfinished(carry: tuple[Int[Array, ""], Int[Array, "A"], Float[Array, "O"], KVCache]) -> Bool[Array, ""]:
             number, tokens, _, _ = carry
             ended = (number > 0) & (tokens[jnp.maximum(number - 1, 0)] == config.end)
             return (number < length) & ~ended
 
         def step(
-            carry: tuple[Int[Array, ""], Int[Array, "A"], Float[Array, "O"], Cache],
-        ) -> tuple[Int[Array, ""], Int[Array, "A"], Float[Array, "O"], Cache]:
+            carry: tuple[Int[Array, ""], Int[Array, "A"], Float[Array, "O"], KVCache],
+        ) -> tuple[Int[Array, ""], Int[Array, "A"], Float[Array, "O"], KVCache]:
             number, tokens, state, cache = carry
             token = self.logits(state).argmax().astype(tokens.dtype)
             mask = jnp.concatenate([prompt.valid, jnp.arange(length) <= number])

@@ -26,9 +26,9 @@ def leaves(config: MovaConfig) -> dict[str, Leaf]:
     """How every parameter is made, by its path in the NNX state of `MovaNet`."""
     tower = _TOWERS.format
     return {
-        "words": Leaf(("model.embed_tokens.weight",)),
+        "embed_tokens": Leaf(("model.embed_tokens.weight",)),
         **decoder_leaves("decoder", "model.", config.decoder),
-        **linear_leaves("head", "lm_head", bias=False),
+        **linear_leaves("lm_head", "lm_head", bias=False),
         **clip_leaves("clip", f"{tower(0)}vision_model.", config.clip_built),
         **dinov2_leaves("dinov2", tower(1), config.dinov2_blocks),
         **vary_leaves("vary", tower(2), config.vary),

@@ -181,15 +181,19 @@ def shapes(variant: str | None, question_tokens: int | None, answer_tokens: int 
 
 
 _LAYERS = r"(clip|dinov2|pix2struct|deplot|biomedclip|bert|decoder)/layers|(vary/encoder|sam|codetr)/runs/\d+"
+_QKV = r"query|key|value|qkv|q_proj|k_proj|v_proj"
 _ADAPTER = r"adapter/blocks/\d+"
 
 RULES = (
-    (r"words", -2),
-    (r"head/kernel", -1),
-    (rf"({_LAYERS})/(attention/|attention/project/|project/)?(query|key|value|qkv)/(kernel|bias)", -1),
-    (rf"({_LAYERS})/(attention/)?out/kernel", -2),
-    (rf"({_LAYERS}|{_ADAPTER})/(feed_forward/)?(gate|up)/(kernel|bias)", -1),
-    (rf"({_LAYERS}|{_ADAPTER})/(feed_forward/)?down/kernel", -2),
+    (r"embed_tokens", -2),
+    (r"lm_head/kernel", -1),
+    (
+        rf"({_LAYERS})/(attention/|attention/project/|project/)?({_QKV})/(kernel|bias)",
+        -1,
+    ),
+    (rf"({_LAYERS})/(attention/)?(out|o_proj)/kernel", -2),
+    (rf"({_LAYERS}|{_ADAPTER})/(feed_forward/|mlp/)?(gate|up|gate_proj|up_proj|fc1|intermediate)/(kernel|bias)", -1),
+    (rf"({_LAYERS}|{_ADAPTER})/(feed_forward/|mlp/)?(down|down_proj|fc2|output)/kernel", -2),
     (rf"{_ADAPTER}/(sources/\d+/)?keys_values/(key|value)/kernel", -1),
     (rf"{_ADAPTER}/(looks/)?read/query/kernel", -1),
     (rf"{_ADAPTER}/(looks/)?read/out/kernel", -2),

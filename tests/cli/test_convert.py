@@ -73,7 +73,7 @@ def test_all_offenders_are_in_the_one_line(capsys, source):
     damage_depth(source)
     told = fails(capsys, ["gte_qwen2", str(source), str(source.parent / "model")])
     assert told.count("unmapped: layers.1.") == 12
-    assert told.count("decoder/layers/feed_forward") == 3  # gate, up and down are too wide
+    assert told.count("decoder/layers/mlp") == 3  # gate, up and down are too wide
 
 
 def test_another_models_folder_is_refused(capsys, tmp_path):

@@ -114,11 +114,12 @@ class SelfAttention(nnx.Module):
 
     def __init__(self, width: int, heads: int, rngs: nnx.Rngs, dtype: str = "float32"):
         self.heads = heads
-        self.query = linear(width, width, rngs, dtype)
-        self.key = linear(width, width, rngs, dtype)
-        self.value = linear(width, width, rngs, dtype)
-        self.out = linear(width, width, rngs, dtype)
+        self.q_proj = linear(width, width, rngs, dtype)
+        self.k_proj = linear(width, width, rngs, dtype)
+        self.v_proj = linear(width, width, rngs, dtype)
+        self.o_proj = linear(width, width, rngs, dtype)
 
     def __call__(self, x: Float[Array, "T D"], mask: Bool[Array, "1 T"] | None = None) -> Float[Array, "T D"]:
-        query, key, value = (split_heads(part(x), self.heads) for part in (self.query, self.key, self.value))
-        return self.out(join_heads(attend(query, key, value, mask)))
+        projections = (self.q_proj, self.k_proj, self.v_proj)
+        query, keys, values = (split_heads(project(x), self.heads) for project in projections)
+        return self.o_proj(join_heads(attend(query, keys, values, mask)))

@@ -34,18 +34,18 @@ class BertConfig:
 
 
 class BertBlock(nnx.Module):
-    """x = norm(x + attention(x)); x = norm(x + down(gelu(up(x))))."""
+    """x = attention_layernorm(x + attention(x)); x = output_layernorm(x + output(gelu(intermediate(x))))."""
 
     def __init__(self, config: BertConfig, rngs: nnx.Rngs):
         self.attention = SelfAttention(config.width, config.heads, rngs, config.dtype)
-        self.attention_norm = LayerNorm(config.width, config.eps, config.dtype)
-        self.up = linear(config.width, config.hidden, rngs, config.dtype)
-        self.down = linear(config.hidden, config.width, rngs, config.dtype)
-        self.norm = LayerNorm(config.width, config.eps, config.dtype)
+        self.attention_layernorm = LayerNorm(config.width, config.eps, config.dtype)
+        self.intermediate = linear(config.width, config.hidden, rngs, config.dtype)
+        self.output = linear(config.hidden, config.width, rngs, config.dtype)
+        self.output_layernorm = LayerNorm(config.width, config.eps, config.dtype)
 
     def __call__(self, x: Float[Array, "T D"], mask: Bool[Array, "1 T"]) -> Float[Array, "T D"]:
-        x = self.attention_norm(x + self.attention(x, mask))
-        return self.norm(x + self.down(jax.nn.gelu(self.up(x), approximate=False)))
+        x = self.attention_layernorm(x + self.attention(x, mask))
+        return self.output_layernorm(x + self.output(jax.nn.gelu(self.intermediate(x), approximate=False)))
 
 
 class Bert(nnx.Module):
@@ -53,16 +53,16 @@ class Bert(nnx.Module):
 
     def __init__(self, config: BertConfig, rngs: nnx.Rngs):
         self.config = config
-        self.words = normal(rngs, (config.vocab_size, config.width), config.dtype)
-        self.places = normal(rngs, (config.positions, config.width), config.dtype)
-        self.types = normal(rngs, (config.types, config.width), config.dtype)
-        self.embedding_norm = LayerNorm(config.width, config.eps, config.dtype)
+        self.word_embeddings = normal(rngs, (config.vocab_size, config.width), config.dtype)
+        self.position_embeddings = normal(rngs, (config.positions, config.width), config.dtype)
+        self.token_type_embeddings = normal(rngs, (config.types, config.width), config.dtype)
+        self.embeddings_layernorm = LayerNorm(config.width, config.eps, config.dtype)
         self.layers = stack(lambda rngs: BertBlock(config, rngs), config.layers, rngs)
 
     def embed(self, tokens: Int[Array, "T"]) -> Float[Array, "T D"]:
         """The sum of the three embeddings, normalised: Hugging Face's hidden state 0."""
-        places = self.places[...][: tokens.shape[0]]
-        return self.embedding_norm(self.words[...][tokens] + places + self.types[...][:1])
+        words, segment = self.word_embeddings[...][tokens], self.token_type_embeddings[...][:1]
+        return self.embeddings_layernorm(words + self.position_embeddings[...][: tokens.shape[0]] + segment)
 
     def __call__(self, tokens: Int[Array, "T"], mask: Bool[Array, "T"]) -> Float[Array, "T D"]:
         """The last block's states; padded tokens, where `mask` is false, are seen by nobody."""
@@ -87,19 +87,19 @@ def bert_leaves(ours: str, theirs: str, config: BertConfig) -> dict[str, Leaf]:
     """
     layer = f"{theirs}encoder.layer.{{}}"
     leaves = {
-        f"{ours}/{table}": Leaf((f"{theirs}embeddings.{name}_embeddings.weight",))
-        for table, name in (("words", "word"), ("places", "position"), ("types", "token_type"))
+        f"{ours}/{name}": Leaf((f"{theirs}embeddings.{name}.weight",))
+        for name in ("word_embeddings", "position_embeddings", "token_type_embeddings")
     }
-    leaves |= norm_leaves(f"{ours}/embedding_norm", f"{theirs}embeddings.LayerNorm")
+    leaves |= norm_leaves(f"{ours}/embeddings_layernorm", f"{theirs}embeddings.LayerNorm")
     for part, name in (
-        ("attention/query", "attention.self.query"),
-        ("attention/key", "attention.self.key"),
-        ("attention/value", "attention.self.value"),
-        ("attention/out", "attention.output.dense"),
-        ("up", "intermediate.dense"),
-        ("down", "output.dense"),
+        ("attention/q_proj", "attention.self.query"),
+        ("attention/k_proj", "attention.self.key"),
+        ("attention/v_proj", "attention.self.value"),
+        ("attention/o_proj", "attention.output.dense"),
+        ("intermediate", "intermediate.dense"),
+        ("output", "output.dense"),
     ):
         leaves |= linear_leaves(f"{ours}/layers/{part}", f"{layer}.{name}", layers=config.layers)
-    for part, name in (("attention_norm", "attention.output.LayerNorm"), ("norm", "output.LayerNorm")):
+    for part, name in (("attention_layernorm", "attention.output.LayerNorm"), ("output_layernorm", "output.LayerNorm")):
         leaves |= norm_leaves(f"{ours}/layers/{part}", f"{layer}.{name}", config.layers)
     return leaves

@@ -49,36 +49,38 @@ class ClipBlock(nnx.Module):
     """A pre-norm transformer block."""
 
     def __init__(self, config: ClipVitConfig, rngs: nnx.Rngs):
-        self.norm1 = LayerNorm(config.width, config.eps, config.dtype)
+        self.layer_norm1 = LayerNorm(config.width, config.eps, config.dtype)
         self.attention = SelfAttention(config.width, config.heads, rngs, config.dtype)
-        self.norm2 = LayerNorm(config.width, config.eps, config.dtype)
-        self.up = linear(config.width, config.hidden, rngs, config.dtype)
-        self.down = linear(config.hidden, config.width, rngs, config.dtype)
+        self.layer_norm2 = LayerNorm(config.width, config.eps, config.dtype)
+        self.fc1 = linear(config.width, config.hidden, rngs, config.dtype)
+        self.fc2 = linear(config.hidden, config.width, rngs, config.dtype)
 
     def __call__(self, x: Float[Array, "N+1 D"]) -> Float[Array, "N+1 D"]:
-        x = x + self.attention(self.norm1(x))
-        return x + self.down(quick_gelu(self.up(self.norm2(x))))
+        x = x + self.attention(self.layer_norm1(x))
+        return x + self.fc2(quick_gelu(self.fc1(self.layer_norm2(x))))
 
 
 class ClipVit(nnx.Module):
-    """Patch embedding, class token, position table, `pre_norm`, and the blocks as a scanned stack."""
+    """Patch embedding, class token, position embedding, `pre_layernorm`, and the blocks as a scanned stack."""
 
     def __init__(self, config: ClipVitConfig, rngs: nnx.Rngs):
         self.config = config
         size, dtype = config.patch_size, jnp.dtype(config.dtype)
-        self.patch = nnx.Conv(
+        self.patch_embedding = nnx.Conv(
             3, config.width, (size, size), strides=size, padding="VALID", use_bias=False,
             dtype=dtype, param_dtype=dtype, rngs=rngs,
         )  # fmt: skip
-        self.class_token = normal(rngs, (config.width,), config.dtype)
-        self.places = normal(rngs, (config.patches + 1, config.width), config.dtype)
-        self.pre_norm = LayerNorm(config.width, config.eps, config.dtype)
+        self.class_embedding = normal(rngs, (config.width,), config.dtype)
+        self.position_embedding = normal(rngs, (config.patches + 1, config.width), config.dtype)
+        self.pre_layernorm = LayerNorm(config.width, config.eps, config.dtype)
         self.layers = stack(lambda rngs: ClipBlock(config, rngs), config.layers, rngs)
 
     def embed(self, pixels: Float[Array, "size size 3"]) -> Float[Array, "N+1 D"]:
         """Class token and patches before the first block: Hugging Face's hidden state 0."""
-        patches = self.patch(pixels.astype(self.config.dtype)).reshape(-1, self.config.width)  # [N, D]
-        return self.pre_norm(jnp.concatenate([self.class_token[...][None], patches]) + self.places[...])
+        patches = self.patch_embedding(pixels.astype(self.config.dtype)).reshape(-1, self.config.width)  # [N, D]
+        return self.pre_layernorm(
+            jnp.concatenate([self.class_embedding[...][None], patches]) + self.position_embedding[...]
+        )
 
     def __call__(self, pixels: Float[Array, "size size 3"], blocks: int | None = None) -> Float[Array, "N D"]:
         """Patch tokens after the first `blocks` blocks, all of them where not given."""
@@ -96,15 +98,15 @@ def clip_leaves(ours: str, theirs: str, config: ClipVitConfig) -> dict[str, Leaf
     """
     embeddings, layer = f"{theirs}embeddings", f"{theirs}encoder.layers.{{}}"
     leaves = {
-        f"{ours}/patch/kernel": Leaf((f"{embeddings}.patch_embedding.weight",), convolution),
-        f"{ours}/class_token": Leaf((f"{embeddings}.class_embedding",), as_is),
-        f"{ours}/places": Leaf((f"{embeddings}.position_embedding.weight",), as_is),
-        **norm_leaves(f"{ours}/pre_norm", f"{theirs}pre_layrnorm"),
+        f"{ours}/patch_embedding/kernel": Leaf((f"{embeddings}.patch_embedding.weight",), convolution),
+        f"{ours}/class_embedding": Leaf((f"{embeddings}.class_embedding",), as_is),
+        f"{ours}/position_embedding": Leaf((f"{embeddings}.position_embedding.weight",), as_is),
+        **norm_leaves(f"{ours}/pre_layernorm", f"{theirs}pre_layrnorm"),
     }
-    for norm, name in (("norm1", "layer_norm1"), ("norm2", "layer_norm2")):
-        leaves |= norm_leaves(f"{ours}/layers/{norm}", f"{layer}.{name}", config.layers)
-    for part, name in (("query", "q_proj"), ("key", "k_proj"), ("value", "v_proj"), ("out", "out_proj")):
+    for name in ("layer_norm1", "layer_norm2"):
+        leaves |= norm_leaves(f"{ours}/layers/{name}", f"{layer}.{name}", config.layers)
+    for part, name in (("q_proj", "q_proj"), ("k_proj", "k_proj"), ("v_proj", "v_proj"), ("o_proj", "out_proj")):
         leaves |= linear_leaves(f"{ours}/layers/attention/{part}", f"{layer}.self_attn.{name}", layers=config.layers)
-    for part, name in (("up", "fc1"), ("down", "fc2")):
-        leaves |= linear_leaves(f"{ours}/layers/{part}", f"{layer}.mlp.{name}", layers=config.layers)
+    for name in ("fc1", "fc2"):
+        leaves |= linear_leaves(f"{ours}/layers/{name}", f"{layer}.mlp.{name}", layers=config.layers)
     return leaves

@@ -54,43 +54,43 @@ class DecoderConfig:
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class Cache:
-    """Keys (rotated) and values of every layer; `jax.tree.map` over it pads, cuts or gathers."""
+class KVCache:
+    """Rotated keys, and values, of one layer or of a stack of layers."""
 
-    keys: Float[Array, "N S G d"]
-    values: Float[Array, "N S G d"]
+    keys: Float[Array, "*layers S G d"]
+    values: Float[Array, "*layers S G d"]
 
-    def padded(self, length: int) -> Cache:
-        """With free slots behind, `length` in all; the mask of a later step must leave out what was not written."""
+    def padded(self, length: int) -> KVCache:
+        """A stack's cache padded to `length` slots; masks of later steps must exclude slots not yet written."""
         free = length - self.keys.shape[-3]
         return jax.tree.map(lambda leaf: jnp.pad(leaf, ((0, 0), (0, free), (0, 0), (0, 0))), self)
 
 
 class SwiGLU(nnx.Module):
-    """down(silu(gate(x)) * up(x)), no biases."""
+    """down_proj(silu(gate_proj(x)) * up_proj(x)), no biases."""
 
     def __init__(self, width: int, hidden: int, rngs: nnx.Rngs, dtype: str = "float32"):
-        self.gate = linear(width, hidden, rngs, dtype, bias=False)
-        self.up = linear(width, hidden, rngs, dtype, bias=False)
-        self.down = linear(hidden, width, rngs, dtype, bias=False)
+        self.gate_proj = linear(width, hidden, rngs, dtype, bias=False)
+        self.up_proj = linear(width, hidden, rngs, dtype, bias=False)
+        self.down_proj = linear(hidden, width, rngs, dtype, bias=False)
 
     def __call__(self, x: Float[Array, "*T D"]) -> Float[Array, "*T D"]:
-        return self.down(jax.nn.silu(self.gate(x)) * self.up(x))
+        return self.down_proj(jax.nn.silu(self.gate_proj(x)) * self.up_proj(x))
 
 
 class DecoderLayer(nnx.Module):
-    """x += out(attention(norm1(x))); x += feed_forward(norm2(x))."""
+    """x += attention(input_layernorm(x)); x += mlp(post_attention_layernorm(x))."""
 
     def __init__(self, config: DecoderConfig, rngs: nnx.Rngs):
         self.config = config
         inner, shared = config.heads * config.head_width, config.kv_heads * config.head_width
-        self.norm1 = RMSNorm(config.width, config.eps, config.dtype)
-        self.query = linear(config.width, inner, rngs, config.dtype, bias=config.qkv_bias)
-        self.key = linear(config.width, shared, rngs, config.dtype, bias=config.qkv_bias)
-        self.value = linear(config.width, shared, rngs, config.dtype, bias=config.qkv_bias)
-        self.out = linear(inner, config.width, rngs, config.dtype, bias=False)
-        self.norm2 = RMSNorm(config.width, config.eps, config.dtype)
-        self.feed_forward = SwiGLU(config.width, config.hidden, rngs, config.dtype)
+        self.input_layernorm = RMSNorm(config.width, config.eps, config.dtype)
+        self.q_proj = linear(config.width, inner, rngs, config.dtype, bias=config.qkv_bias)
+        self.k_proj = linear(config.width, shared, rngs, config.dtype, bias=config.qkv_bias)
+        self.v_proj = linear(config.width, shared, rngs, config.dtype, bias=config.qkv_bias)
+        self.o_proj = linear(inner, config.width, rngs, config.dtype, bias=False)
+        self.post_attention_layernorm = RMSNorm(config.width, config.eps, config.dtype)
+        self.mlp = SwiGLU(config.width, config.hidden, rngs, config.dtype)
 
     def project(
         self, x: Float[Array, "T D"], positions: Int[Array, "T"]
@@ -101,15 +101,17 @@ class DecoderLayer(nnx.Module):
 
     def queries(self, x: Float[Array, "T D"], positions: Int[Array, "T"]) -> Float[Array, "T H d"]:
         """Rotated queries."""
-        return rotate(split_heads(self.query(self.norm1(x)), self.config.heads), positions, self.config.theta)
+        return rotate(
+            split_heads(self.q_proj(self.input_layernorm(x)), self.config.heads), positions, self.config.theta
+        )
 
-    def keys_values(self, x: Float[Array, "T D"], positions: Int[Array, "T"]) -> Cache:
+    def keys_values(self, x: Float[Array, "T D"], positions: Int[Array, "T"]) -> KVCache:
         """Rotated keys, and values."""
-        h = self.norm1(x)
-        key, value = (split_heads(part(h), self.config.kv_heads) for part in (self.key, self.value))
-        return Cache(rotate(key, positions, self.config.theta), value)
+        h = self.input_layernorm(x)
+        key, value = (split_heads(part(h), self.config.kv_heads) for part in (self.k_proj, self.v_proj))
+        return KVCache(rotate(key, positions, self.config.theta), value)
 
-    def finish(
+    def attend_and_mlp(
         self,
         x: Float[Array, "T D"],
         query: Float[Array, "T H d"],
@@ -121,8 +123,8 @@ class DecoderLayer(nnx.Module):
         """The layer's output, given everything that its tokens attend to; `causal` as in `Decoder`."""
         ordered, past = (len(query), len(keys) - len(query)) if causal else (0, 0)
         read = attend_causal(query, keys, values, mask, ordered, self.config.attention_block, past)
-        x = x + self.out(join_heads(read))
-        return x + self.feed_forward(self.norm2(x))
+        x = x + self.o_proj(join_heads(read))
+        return x + self.mlp(self.post_attention_layernorm(x))
 
 
 class Decoder(nnx.Module):
@@ -138,9 +140,9 @@ class Decoder(nnx.Module):
         x: Float[Array, "T D"],
         mask: Bool[Array, "T S"] | Bool[Array, "1 S"],
         positions: Int[Array, "T"],
-        past: Cache | None = None,
+        past: KVCache | None = None,
         causal: bool = False,
-    ) -> tuple[Float[Array, "T D"], Cache]:
+    ) -> tuple[Float[Array, "T D"], KVCache]:
         """Run tokens, behind cached ones if there are any.
 
         Args:
@@ -159,26 +161,26 @@ class Decoder(nnx.Module):
         return self.norm(x), new
 
     def _run(
-        self, x: Array, mask: Array, positions: Array, past: Cache | None, causal: bool, stop: int | None = None
-    ) -> tuple[Float[Array, "T D"], Cache]:
+        self, x: Array, mask: Array, positions: Array, past: KVCache | None, causal: bool, stop: int | None = None
+    ) -> tuple[Float[Array, "T D"], KVCache]:
         """The layers before `stop` on all tokens."""
 
-        def step(layer: DecoderLayer, x: Array, past: Cache | None) -> tuple[Array, Cache]:
+        def step(layer: DecoderLayer, x: Array, past: KVCache | None) -> tuple[Array, KVCache]:
             query, key, value = layer.project(x, positions)
-            own = Cache(key, value)
+            own = KVCache(key, value)
             seen = _behind(past, own)
-            return layer.finish(x, query, seen.keys, seen.values, mask, causal), own
+            return layer.attend_and_mlp(x, query, seen.keys, seen.values, mask, causal), own
 
         return scan_layers(self.layers, step, x, past, stop=stop, remat=self.config.remat)
 
-    def read(
+    def prefill(
         self,
         x: Float[Array, "T D"],
         mask: Bool[Array, "T S"],
         positions: Int[Array, "T"],
         row: Int[Array, ""],
-        past: Cache | None = None,
-    ) -> tuple[Float[Array, "D"], Cache]:
+        past: KVCache | None = None,
+    ) -> tuple[Float[Array, "D"], KVCache]:
         """Run a causal prompt of which one row alone is asked for: in the last layer all others leave keys and values.
 
         Args:
@@ -190,12 +192,12 @@ class Decoder(nnx.Module):
         """
         last = self.config.layers - 1
 
-        def one(x: Array, past: Cache | None) -> tuple[Array, Cache]:
+        def one(x: Array, past: KVCache | None) -> tuple[Array, KVCache]:
             layer = layer_at(self.layers, last)
             asked, visible, place = (part[row][None] for part in (x, mask, positions))
             own = layer.keys_values(x, positions)
             seen = _behind(past, own)
-            return layer.finish(asked, layer.queries(asked, place), seen.keys, seen.values, visible), own
+            return layer.attend_and_mlp(asked, layer.queries(asked, place), seen.keys, seen.values, visible), own
 
         earlier, final = (None, None) if past is None else (
             jax.tree.map(lambda leaf: leaf[:last], past), jax.tree.map(lambda leaf: leaf[last], past)
@@ -205,9 +207,9 @@ class Decoder(nnx.Module):
         return self.norm(state)[0], jax.tree.map(lambda many, one: jnp.concatenate([many, one[None]]), new, own)
 
     def decode(
-        self, x: Float[Array, "1 D"], cache: Cache, slot: Int[Array, ""], mask: Bool[Array, "1 S"],
+        self, x: Float[Array, "1 D"], cache: KVCache, slot: Int[Array, ""], mask: Bool[Array, "1 S"],
         position: Int[Array, ""],
-    ) -> tuple[Float[Array, "1 D"], Cache]:  # fmt: skip
+    ) -> tuple[Float[Array, "1 D"], KVCache]:  # fmt: skip
         """Run one token, writing its keys and values into slot `slot` of a padded cache.
 
         `mask` covers the whole cache, the token's own slot included.
@@ -216,17 +218,17 @@ class Decoder(nnx.Module):
             Its state after the final norm, and the cache with the slot filled.
         """
 
-        def step(layer: DecoderLayer, x: Array, past: Cache) -> tuple[Array, Cache]:
+        def step(layer: DecoderLayer, x: Array, past: KVCache) -> tuple[Array, KVCache]:
             query, key, value = layer.project(x, position[None])
             keys = jax.lax.dynamic_update_slice_in_dim(past.keys, key, slot, axis=0)
             values = jax.lax.dynamic_update_slice_in_dim(past.values, value, slot, axis=0)
-            return layer.finish(x, query, keys, values, mask), Cache(keys, values)
+            return layer.attend_and_mlp(x, query, keys, values, mask), KVCache(keys, values)
 
         x, cache = scan_layers(self.layers, step, x, cache)
         return self.norm(x), cache
 
 
-def _behind(past: Cache | None, new: Cache) -> Cache:
+def _behind(past: KVCache | None, new: KVCache) -> KVCache:
     """Keys and values of a layer, those of earlier tokens first."""
     return new if past is None else jax.tree.map(lambda old, own: jnp.concatenate([old, own]), past, new)
 
@@ -235,16 +237,16 @@ def decoder_leaves(ours: str, theirs: str, config: DecoderConfig) -> dict[str, L
     """Parameters of `Decoder` at path `ours`, from `layers.{i}` and `norm` at prefix `theirs` ("", "model.", ...)."""
     layer = f"{theirs}layers.{{}}"
     leaves = norm_leaves(f"{ours}/norm", f"{theirs}norm", bias=False)
-    for norm, name in (("norm1", "input_layernorm"), ("norm2", "post_attention_layernorm")):
-        leaves |= norm_leaves(f"{ours}/layers/{norm}", f"{layer}.{name}", config.layers, bias=False)
+    for name in ("input_layernorm", "post_attention_layernorm"):
+        leaves |= norm_leaves(f"{ours}/layers/{name}", f"{layer}.{name}", config.layers, bias=False)
     for part, name, bias in (
-        ("query", "self_attn.q_proj", config.qkv_bias),
-        ("key", "self_attn.k_proj", config.qkv_bias),
-        ("value", "self_attn.v_proj", config.qkv_bias),
-        ("out", "self_attn.o_proj", False),
-        ("feed_forward/gate", "mlp.gate_proj", False),
-        ("feed_forward/up", "mlp.up_proj", False),
-        ("feed_forward/down", "mlp.down_proj", False),
+        ("q_proj", "self_attn.q_proj", config.qkv_bias),
+        ("k_proj", "self_attn.k_proj", config.qkv_bias),
+        ("v_proj", "self_attn.v_proj", config.qkv_bias),
+        ("o_proj", "self_attn.o_proj", False),
+        ("mlp/gate_proj", "mlp.gate_proj", False),
+        ("mlp/up_proj", "mlp.up_proj", False),
+        ("mlp/down_proj", "mlp.down_proj", False),
     ):
         leaves |= linear_leaves(f"{ours}/layers/{part}", f"{layer}.{name}", bias=bias, layers=config.layers)
     return leaves

@@ -75,10 +75,10 @@ def dinov2_leaves(ours: str, theirs: str, blocks: int) -> dict[str, Leaf]:
         scales = layer_names(f"{layer}.layer_scale{number}.lambda1", blocks)
         leaves[f"{ours}/layers/scale{number}"] = Leaf(scales, stacked=True)
     for part, name in (
-        ("attention/query", "attention.attention.query"),
-        ("attention/key", "attention.attention.key"),
-        ("attention/value", "attention.attention.value"),
-        ("attention/out", "attention.output.dense"),
+        ("attention/q_proj", "attention.attention.query"),
+        ("attention/k_proj", "attention.attention.key"),
+        ("attention/v_proj", "attention.attention.value"),
+        ("attention/o_proj", "attention.output.dense"),
         ("up", "mlp.weights_in"),
         ("down", "mlp.weights_out"),
     ):

@@ -86,7 +86,7 @@ def attention_weights(bert: Bert, ids, mask):
 
     def step(layer, x, _):
         query, key = (
-            split_heads(part(x), layer.attention.heads) for part in (layer.attention.query, layer.attention.key)
+            split_heads(part(x), layer.attention.heads) for part in (layer.attention.q_proj, layer.attention.k_proj)
         )
         identity = jnp.broadcast_to(jnp.eye(len(ids))[:, None], (len(ids), layer.attention.heads, len(ids)))
         return layer(x, mask[None]), attend(query, key, identity, mask[None]).swapaxes(0, 1)
@@ -96,10 +96,10 @@ def attention_weights(bert: Bert, ids, mask):
 
 def decoder_states(net: Qwen2Embed | NVEmbed, ids, mask):
     """The embeddings, the output of every layer, and the states after the final norm."""
-    x, positions = net.words[...][ids], jnp.arange(len(ids))
+    x, positions = net.embed_tokens[...][ids], jnp.arange(len(ids))
 
     def step(layer, x, _):
-        x = layer.finish(x, *layer.project(x, positions), mask[None])
+        x = layer.attend_and_mlp(x, *layer.project(x, positions), mask[None])
         return x, x
 
     return x, scan_layers(net.decoder.layers, step, x)[1], net.states(ids, mask)

@@ -84,7 +84,7 @@ def test_a_converted_directory_loads(checkpoint, tmp_path):
     assert port.model.config.merged_plora and port.fingerprint.endswith("aux=none")
     params = named(port.params)
     assert {leaf.dtype for leaf in params.values()} == {jnp.dtype("float32")}
-    np.testing.assert_array_equal(params["head/kernel"], tensors["output.weight"].astype(np.float32).T)
+    np.testing.assert_array_equal(params["lm_head/kernel"], tensors["output.weight"].astype(np.float32).T)
     for leaf in ("plain/qkv/image/kernel", f"{port.gate}/image/kernel", f"{port.gate}/language/bias"):
         assert leaf in params
     for variant, word in (("moai,aux=nowhere", "auxiliary"), ("moai,dtype=int4", "dtype=int4"), ("elsewhere", "model")):
@@ -106,7 +106,7 @@ def test_a_plain_clip_tower_is_resized_on_its_way(checkpoint, tmp_path):
     safetensors.save_file({**tensors, name: plain.astype(np.float16)}, source / "model.safetensors")
     converter.convert(str(source), tmp_path / "moai", progress=False)
     with pytest.warns(UserWarning, match="without auxiliary inputs"):
-        places = named(load(str(tmp_path / "moai")).params)["vision/tower/places"]
+        places = named(load(str(tmp_path / "moai")).params)["vision/tower/position_embedding"]
     expected = resize_positions(plain.astype(np.float16), golden.config.grid)
     np.testing.assert_array_equal(places, expected.astype(np.float32))
 
@@ -132,5 +132,5 @@ def test_shapes_of_the_full_model_need_no_memory():
     found = shapes(None, 40, 3)
     assert found.model.spec.shape == (4, 6)
     assert found.features.stream.shape == (1225 + 40, 4096) and found.answer.tokens.shape == (3,)
-    assert nnx.merge(found.model.graph, found.params).words.shape == (92545, 4096)
+    assert nnx.merge(found.model.graph, found.params).embed_tokens.shape == (92545, 4096)
     assert shapes("tiny", None, None).model.config == dataclasses.replace(CONFIG, remat="attention")

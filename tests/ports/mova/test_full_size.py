@@ -164,7 +164,7 @@ def test_encoding_and_an_evaluation_in_the_program(keep):
 
 def test_the_paper_s_other_variant_and_the_tiny_one_can_be_built():
     vicuna = abstract(MovaConfig.vicuna_7b())[1]
-    assert named(vicuna)["decoder/layers/key/kernel"].shape == (32, 4096, 4096)
-    assert named(vicuna)["words"].shape == (32000, 4096)
+    assert named(vicuna)["decoder/layers/k_proj/kernel"].shape == (32, 4096, 4096)
+    assert named(vicuna)["embed_tokens"].shape == (32000, 4096)
     assert MovaConfig.from_json(json.loads(json.dumps(FULL.to_json()))) == FULL
     assert MovaConfig.tiny().parameters() < 1e6
