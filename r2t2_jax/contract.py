@@ -279,19 +279,19 @@ class CostVariant:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Query:
-    """One test sample. `answer`, the label, is read by the oracle alone, and `task` by `task_routing` alone.
+    """One test sample. `answer`, the label, is read by the oracle alone, and `task_routing` by `task_routing` alone.
 
-    `tuned` are the weights of a gate fine-tuned on the references, read by `gate_finetuned` alone. `views` are features
+    `finetuned_routing` are the weights of a gate fine-tuned on the references, read by `gate_finetuned` alone. `views` are features
     of the same question on changed copies of the image [V ...], `shuffled` those on its patches in disorder; strategies
-    say which they read (`Strategy.pictures`).
+    say which they read (`Strategy.augmentations`).
     """
 
     features: Features
     routing: Float[Array, "L E"]
     support: Bool[Array, "L E"]
     answer: Answer | None = None
-    task: Float[Array, "L E"] | None = None
-    tuned: Float[Array, "L E"] | None = None
+    task_routing: Float[Array, "L E"] | None = None
+    finetuned_routing: Float[Array, "L E"] | None = None
     views: Features | None = None
     shuffled: Features | None = None
 

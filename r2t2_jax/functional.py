@@ -70,7 +70,7 @@ def reroute(
     strategy = named_strategy(strategy) if isinstance(strategy, str) else strategy
     model = as_model(model, bank, spec)
     check_routing("routing", model.spec, routing, support)
-    live = np.broadcast_to(np.asarray(model.spec.live()) if support is None else support, np.shape(routing))
+    live = np.broadcast_to(np.asarray(model.spec.support_mask()) if support is None else support, np.shape(routing))
     queries = Query(*jax.tree.map(jnp.asarray, (features, routing, live, answers)))
     _check(model, params, bank, queries, embeddings)
 

@@ -197,7 +197,7 @@ def _references(port: Port, bank: ReferenceBank | str | Path | None) -> Referenc
 
 
 def _reads_references(plan: Strategy) -> bool:
-    alone = plan.selector is None and plan.table is None and plan.pictures is None
+    alone = plan.selector is None and plan.atlas is None and plan.augmentations is None
     return not alone or isinstance(plan.search, ModeFinding)
 
 

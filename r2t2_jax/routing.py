@@ -74,13 +74,13 @@ class RoutingSpec:
     def shape(self) -> tuple[int, int]:
         return self.num_layers, self.num_experts
 
-    def live(self) -> Bool[Array, "L E"]:
+    def support_mask(self) -> Bool[Array, "L E"]:
         """The entries of r that may be non-zero, for a sample that does not narrow them itself."""
         if not self.support:
             return jnp.ones(self.shape, bool)
         return jnp.asarray([[e in row for e in range(self.num_experts)] for row in self.support])
 
-    def focus(self, experts: Sequence[str]) -> Float[Array, "L E"]:
+    def one_hot_experts(self, experts: Sequence[str]) -> Float[Array, "L E"]:
         """Equal weight on the named experts in every layer; a group without a named expert stays uniform."""
         unknown = [name for name in experts if name not in self.experts]
         if unknown:
@@ -91,7 +91,7 @@ class RoutingSpec:
             inside = named & live
             return jnp.where(inside.any(axis=-1, keepdims=True), inside, live)
 
-        return uniform(self, by_group(self, chosen, named, self.live()))
+        return uniform(self, by_group(self, chosen, named, self.support_mask()))
 
 
 def by_group(spec: RoutingSpec, function: Callable[..., Array], *arrays: Array) -> Array:

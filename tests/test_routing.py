@@ -78,16 +78,16 @@ def test_restrict_keeps_each_groups_sum():
 
 def test_uniform_and_focus():
     np.testing.assert_allclose(uniform(TWO_GROUPS, EVERY)[0], [1 / 2, 1 / 3, 1 / 3, 1 / 2, 1 / 3], rtol=1e-6)
-    np.testing.assert_allclose(TWO_GROUPS.focus(["d"])[1], [0, 1 / 3, 1 / 3, 1, 1 / 3], rtol=1e-6)
-    np.testing.assert_allclose(ONE_GROUP.focus(["a", "c"])[0], [0.5, 0, 0.5, 0], rtol=1e-6)
+    np.testing.assert_allclose(TWO_GROUPS.one_hot_experts(["d"])[1], [0, 1 / 3, 1 / 3, 1, 1 / 3], rtol=1e-6)
+    np.testing.assert_allclose(ONE_GROUP.one_hot_experts(["a", "c"])[0], [0.5, 0, 0.5, 0], rtol=1e-6)
     with pytest.raises(R2T2Error, match="unknown experts"):
-        ONE_GROUP.focus(["z"])
+        ONE_GROUP.one_hot_experts(["z"])
 
 
 def test_support_by_layer():
     spec = RoutingSpec(("a", "b", "c"), 2, support=((0, 1), (2,)))
-    np.testing.assert_array_equal(spec.live(), [[True, True, False], [False, False, True]])
-    np.testing.assert_allclose(uniform(spec, spec.live()), [[0.5, 0.5, 0], [0, 0, 1]])
+    np.testing.assert_array_equal(spec.support_mask(), [[True, True, False], [False, False, True]])
+    np.testing.assert_allclose(uniform(spec, spec.support_mask()), [[0.5, 0.5, 0], [0, 0, 1]])
 
 
 @pytest.mark.parametrize("kind", SPACES)

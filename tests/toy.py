@@ -50,7 +50,7 @@ class ToyModel:
         logits = jnp.tensordot(features["gate"], params["gate"], axes=1)  # [L, E]
         if routing is not None:
             logits = logits + routing.values
-        return group_softmax(self.spec, logits, self.spec.live())
+        return group_softmax(self.spec, logits, self.spec.support_mask())
 
     def _hidden(self, params: Any, features: Any, routing: Routing | None) -> jax.Array:
         weights = self.route(params, features, routing)  # [L, E]
@@ -161,7 +161,7 @@ def toy_queries(count: int = 5, seed: int = 2, params: Any = None) -> tuple[Quer
     rng = np.random.default_rng(seed)
     features = toy_features(rng, count)
     routing = own_routing(toy_params() if params is None else params, features)
-    task = np.repeat(np.asarray(MODEL.spec.focus(["a", "c"]))[None], count, axis=0)
+    task = np.repeat(np.asarray(MODEL.spec.one_hot_experts(["a", "c"]))[None], count, axis=0)
     views, shuffled = toy_views(rng, features)
     live = np.ones((count, L, E), bool)
     query = Query(features, routing, live, toy_answers(rng, count), task, task, views, shuffled)
@@ -170,15 +170,15 @@ def toy_queries(count: int = 5, seed: int = 2, params: Any = None) -> tuple[Quer
 
 def references_for(strategy: Strategy, bank: ReferenceBank, embeddings: np.ndarray, numbers: Any = None) -> References:
     numbers = np.arange(len(embeddings)) if numbers is None else numbers
-    if strategy.table is not None and strategy.selector is None:
+    if strategy.atlas is not None and strategy.selector is None:
         assert bank.atlas is not None
-        return bank.table_of(np.repeat(bank.atlas.mean(strategy.table.loss)[None], len(embeddings), axis=0))
+        return bank.table_of(np.repeat(bank.atlas.mean(strategy.atlas.loss)[None], len(embeddings), axis=0))
     if strategy.selector is None:
         return bank.references()
     neighbors = select(strategy.selector, ExactIndex.build(bank.embeddings), embeddings, sample_keys(0, numbers))
-    if strategy.table is None:
+    if strategy.atlas is None:
         return bank.references(neighbors, strategy.kernel)
-    return bank.table(neighbors, strategy.kernel, strategy.table.loss)
+    return bank.table(neighbors, strategy.kernel, strategy.atlas.loss)
 
 
 def run(
@@ -194,6 +194,6 @@ def run(
     queries, embeddings = toy_queries(count)
     rows = np.arange(count) if rows is None else np.asarray(rows)
     queries, embeddings = jax.tree.map(lambda leaf: leaf[rows], queries), embeddings[rows]
-    bank = toy_bank() if strategy.table is None else with_atlas(toy_bank())
+    bank = toy_bank() if strategy.atlas is None else with_atlas(toy_bank())
     references = references_for(strategy, bank, embeddings, rows)
     return reroute_batch(strategy, model, toy_params(), queries, references, sample_keys(seed, rows), mesh, vmap_size)

@@ -119,7 +119,7 @@ def diagnose(
             seed=seed,
         )
         weights[name] = found.weights
-    live = np.broadcast_to(np.asarray(model.spec.live()) if support is None else support, np.shape(routing))
+    live = np.broadcast_to(np.asarray(model.spec.support_mask()) if support is None else support, np.shape(routing))
     queries = Query(*jax.tree.map(jnp.asarray, (features, routing, live, answers)))
     keys = sample_keys(seed, np.arange(len(routing)))
     bench = ProbeBatch(model, params, bank, queries, embeddings, keys, len(keys))

@@ -28,7 +28,7 @@ BATCH = 50
 class EncodedQuestions:
     """Samples with their queries (every leaf with a leading axis B, features on the host) and question embeddings.
 
-    `queries.task` is there if somebody knows the experts of every sample; `seconds_per_sample` is the time of encoding.
+    `queries.task_routing` is set if every sample names its experts; `seconds_per_sample` is the encoding time.
     """
 
     samples: tuple[Sample, ...]
@@ -79,7 +79,7 @@ def encode_prepared(
         routing=routing,
         support=_support(port, features, routing),
         answer=_labels(port, samples),
-        task=_task_routing(port, samples),
+        task_routing=_task_routing(port, samples),
     )
     return EncodedQuestions(samples, query, prepared.embeddings, seconds)
 
@@ -98,7 +98,7 @@ def encode_questions(port: Port, samples: Sequence[Sample], batch_size: int = BA
 def _support(port: Port, features: Features, routing: Float[Array, "B L E"]) -> Bool[Array, "B L E"]:
     """Where r may lie: as the model says of each sample (`support`), where it does, else what its spec says of all."""
     own = getattr(port.model, "support", None)
-    return jnp.broadcast_to(port.model.spec.live() if own is None else own(features), routing.shape)
+    return jnp.broadcast_to(port.model.spec.support_mask() if own is None else own(features), routing.shape)
 
 
 def _labels(port: Port, samples: Sequence[Sample]) -> Answer | None:
@@ -111,5 +111,7 @@ def _labels(port: Port, samples: Sequence[Sample]) -> Answer | None:
 def _task_routing(port: Port, samples: Sequence[Sample]) -> Float[Array, "B L E"] | None:
     if not all(sample.experts for sample in samples):
         return None
-    focus = cache(lambda experts: np.asarray(port.model.spec.focus(experts)))  # few distinct sets, many samples
+    focus = cache(
+        lambda experts: np.asarray(port.model.spec.one_hot_experts(experts))
+    )  # few distinct sets, many samples
     return jnp.asarray(np.stack([focus(sample.experts) for sample in samples]))

@@ -29,7 +29,7 @@ from r2t2_jax.method.strategies import Strategy
 from r2t2_jax.methods import Method
 from r2t2_jax.metrics import Metric
 from r2t2_jax.retrieval.neighbors import sample_keys
-from r2t2_jax.rivals.augmentations import encode_pictures
+from r2t2_jax.rivals.augmentations import encode_augmentations
 from r2t2_jax.rivals.base import Asked, Baseline
 from r2t2_jax.rivals.knn_moe import hidden_keys, open_memory
 from r2t2_jax.rivals.trained import route_by, train_gate
@@ -68,7 +68,7 @@ class Evaluation:
         weights = references.weights if weighted else np.zeros((len(rows), 0), np.float32)
         if not isinstance(strategy, Strategy):
             return self._answer_otherwise(name, strategy, queries, references, rows) | {"kernel_weights": weights}
-        if strategy.pictures is not None:
+        if strategy.augmentations is not None:
             queries = self._with_pictures(strategy, queries, rows)
         found = reroute_batch(
             strategy, self.port.model, self.port.params, queries, references, self.keys[rows], vmap_size=self.vmap_size
@@ -95,9 +95,9 @@ class Evaluation:
 
     def _with_pictures(self, strategy: Strategy, queries: Query, rows: Rows) -> Query:
         """The queries with features of the changed copies of the image which the strategy looks at."""
-        which, count = strategy.pictures, getattr(strategy.objective, "views", 1)
+        which, count = strategy.augmentations, getattr(strategy.objective, "views", 1)
         assert which is not None
-        drawn = encode_pictures(self.port, self._samples(rows), self.places[rows], which, count, self.seed)
+        drawn = encode_augmentations(self.port, self._samples(rows), self.places[rows], which, count, self.seed)
         return replace(queries, **{which: drawn})
 
     def answer_along(self, name: str, path: Float[Array, "B P L E"], rows: Rows) -> dict[str, Any]:
@@ -178,7 +178,9 @@ class Setup:
         read = None if self.library.memory is None else hidden_keys(self.port, queries.features)
         lookup = self.library.look_up(questions.embeddings, keys, read)
         if self.tuned is not None:
-            queries = replace(queries, tuned=jnp.asarray(route_by(self.tuned, queries.features, model=self.port.model)))
+            queries = replace(
+                queries, finetuned_routing=jnp.asarray(route_by(self.tuned, queries.features, model=self.port.model))
+            )
         return Evaluation(self.port, questions, queries, self.metric, keys, lookup, places, self.seed, self.vmap_size)
 
 

@@ -56,19 +56,19 @@ class BatchNeighbors:
             R2T2Error: it reads an atlas and the bank has none.
         """
         strategy, neighbors = self.strategies[name], take(self.neighborhoods[name], rows)
-        if strategy.table is None:
+        if strategy.atlas is None:
             found = self.correct.references(neighbors, strategy.kernel)
             if name not in self.remembered:
                 return found
             assert neighbors is not None
             return replace(found, routing=jnp.asarray(self.remembered[name][np.asarray(neighbors.indices)]))
-        if strategy.table.source == "neighbors":
+        if strategy.atlas.source == "neighbors":
             assert neighbors is not None
             assert strategy.kernel is not None
-            return self.bank.table(neighbors, strategy.kernel, strategy.table.loss)
-        if strategy.table.source == "mlp":
-            return self.bank.table_of(self.guessed[strategy.table.loss][rows])
-        mean = self.bank.known_atlas.mean(strategy.table.loss)
+            return self.bank.table(neighbors, strategy.kernel, strategy.atlas.loss)
+        if strategy.atlas.source == "mlp":
+            return self.bank.table_of(self.guessed[strategy.atlas.loss][rows])
+        mean = self.bank.known_atlas.mean(strategy.atlas.loss)
         return self.bank.table_of(np.repeat(mean[None], len(rows), axis=0))
 
     def neighbors(self, name: str, rows: Rows) -> Int[np.ndarray, "n K"]:
@@ -77,7 +77,7 @@ class BatchNeighbors:
         if found is None:
             return np.zeros((len(rows), 0), int)
         indices = np.asarray(found.indices)[rows]
-        return indices if self.strategies[name].table is not None else self.numbers[indices]
+        return indices if self.strategies[name].atlas is not None else self.numbers[indices]
 
     def similarities(self, name: str, rows: Rows) -> Float[np.ndarray, "n K"]:
         """Dot products of some test samples' embeddings with those of `neighbors`."""
@@ -125,7 +125,7 @@ class RetrievalIndex:
         def neighbors_of(name: str) -> Neighbors | None:
             if self.memory is not None and read is not None and name in self.memory.routing:
                 return self._neighbors_of(self.strategies[name], self.memory.index, read, keys)
-            index = self.near if self.strategies[name].table is None else self.everywhere
+            index = self.near if self.strategies[name].atlas is None else self.everywhere
             return self._neighbors_of(self.strategies[name], index, embeddings, keys)
 
         neighborhoods = {name: neighbors_of(name) for name in self.strategies}
@@ -158,7 +158,7 @@ def open_library(bank: ReferenceBank, strategies: Mapping[str, Method], seed: in
         R2T2Error: a strategy asks for an atlas that is not there.
     """
     correct = bank.only_correct()
-    readings = [strategy.table for strategy in strategies.values() if strategy.table is not None]
+    readings = [strategy.atlas for strategy in strategies.values() if strategy.atlas is not None]
     everywhere = bank.index() if any(one.source == "neighbors" for one in readings) else None
     networks = {}
     for loss in {one.loss for one in readings if one.source == "mlp"}:

@@ -138,7 +138,9 @@ def _reroute_samples(
 def canonicalize(strategy: Strategy) -> Strategy:
     """What is compiled of a strategy: all but who the neighbours are and what they weigh, which is decided outside."""
     weighted = None if strategy.kernel is None else Linear()  # whichever kernel it was
-    return dataclasses.replace(strategy, name="", selector=None, kernel=weighted, keys="question", memory=None)
+    return dataclasses.replace(
+        strategy, name="", selector=None, kernel=weighted, retrieval_key="question", memory_strategy=None
+    )
 
 
 def reroute_batch(

@@ -55,9 +55,9 @@ class Strategy:
         objective: the loss over r; `None` for searches that need none.
         search: how r moves; `None` leaves the model untouched.
         space: the coordinates in which r moves.
-        table: how the loss atlas is read, for searches that read it.
-        keys: in which space neighbours are near: that of the question's embedding, or that of what the gate reads.
-        memory: the strategy whose weights on the references, found once with their labels, stand for the router's.
+        atlas: how the loss atlas is read, for searches that read it.
+        retrieval_key: in which space neighbours are near: that of the question's embedding, or that of what the gate reads.
+        memory_strategy: the strategy whose weights on the references, found once with their labels, stand for the router's.
     """
 
     name: str = field(metadata={"static": True})
@@ -66,14 +66,14 @@ class Strategy:
     objective: Objective | None = None
     search: Search | None = None
     space: UpdateSpace = field(default_factory=UpdateSpace, metadata={"static": True})
-    table: AtlasConfig | None = None
-    keys: Literal["question", "hidden"] = field(default="question", metadata={"static": True})
-    memory: Strategy | None = None
+    atlas: AtlasConfig | None = None
+    retrieval_key: Literal["question", "hidden"] = field(default="question", metadata={"static": True})
+    memory_strategy: Strategy | None = None
 
     @property
-    def pictures(self) -> Literal["views", "shuffled"] | None:
+    def augmentations(self) -> Literal["views", "shuffled"] | None:
         """Which changed copies of the image the objective looks at."""
-        return getattr(self.objective, "pictures", None)
+        return getattr(self.objective, "augmentations", None)
 
 
 def kernel_of(preset: Preset) -> Kernel:
@@ -150,7 +150,7 @@ def _atlas(name: str, preset: Preset, search: Search, source: Literal["neighbors
         kernel_of(preset) if near else None,
         search=search,
         space=UpdateSpace("simplex", preset.tied),
-        table=reading_of(preset) if near else AtlasConfig(source, preset.atlas_loss),
+        atlas=reading_of(preset) if near else AtlasConfig(source, preset.atlas_loss),
     )
 
 
@@ -219,15 +219,19 @@ def check_needs(strategy: Strategy, model: RoutedLoss, queries: Query, reference
         hasattr(model, "generate") and hasattr(model, "as_answer")
     ):
         raise R2T2Error(f"{name} needs a model that generates (generate, as_answer), not an answer loss alone")
-    if strategy.pictures is not None and getattr(queries, strategy.pictures) is None:
+    if strategy.augmentations is not None and getattr(queries, strategy.augmentations) is None:
         raise R2T2Error(f"{name} looks at changed copies of the image, and nobody made any: evaluation.pictures")
     if isinstance(strategy.objective, Oracle) and queries.answer is None:
         raise R2T2Error(f"{name} reads the test samples' answers and the queries have none")
-    if isinstance(strategy.search, FixedRouting) and strategy.search.which == "task" and queries.task is None:
+    if isinstance(strategy.search, FixedRouting) and strategy.search.which == "task" and queries.task_routing is None:
         raise R2T2Error(f"{name} needs the queries' task weights, and nobody gave any")
-    if isinstance(strategy.search, FixedRouting) and strategy.search.which == "tuned" and queries.tuned is None:
+    if (
+        isinstance(strategy.search, FixedRouting)
+        and strategy.search.which == "tuned"
+        and queries.finetuned_routing is None
+    ):
         raise R2T2Error(f"{name} needs the weights of a fine-tuned gate: evaluation.atlas_controls.train_gate")
-    if strategy.table is not None and (references is None or references.points is None):
+    if strategy.atlas is not None and (references is None or references.points is None):
         raise R2T2Error(f"{name} reads the bank's loss atlas and it has none; make one with `r2t2 bank atlas`")
     if strategy.kernel is not None and (references is None or references.weights is None):
         raise R2T2Error(f"{name} needs the neighbours of each query: ReferenceBank.references(neighbors, kernel)")

@@ -106,7 +106,12 @@ def _shape_of(one: Measurement) -> Any:
 
 def _cost(shapes: ModelShapes, one: Measurement) -> RowCost:
     method = one.method
-    if not isinstance(method, Strategy) or method.table is not None or method.pictures is not None or method.memory:
+    if (
+        not isinstance(method, Strategy)
+        or method.atlas is not None
+        or method.augmentations is not None
+        or method.memory_strategy
+    ):
         return RowCost(None, None)
     query, references = abstract_query(shapes), abstract_references(shapes, method)
     traced, found = jax.make_jaxpr(
@@ -129,7 +134,7 @@ def abstract_query(shapes: ModelShapes) -> Query:
     """A test sample as shapes."""
     routing = _floats(*shapes.model.spec.shape)
     live: Any = jax.ShapeDtypeStruct(shapes.model.spec.shape, bool)
-    return Query(shapes.features, routing, live, shapes.answer, task=routing, tuned=routing)
+    return Query(shapes.features, routing, live, shapes.answer, task_routing=routing, finetuned_routing=routing)
 
 
 def abstract_references(shapes: ModelShapes, method: Strategy) -> References:

@@ -40,7 +40,7 @@ class AtlasEnsemble:
     name: str = field(default="atlas_top8", metadata={"static": True})
     selector: Selector = field(default_factory=lambda: NearestNeighbors(20))
     kernel: Kernel = field(default_factory=Gaussian)
-    table: AtlasConfig = field(default_factory=lambda: AtlasConfig("neighbors"))
+    atlas: AtlasConfig = field(default_factory=lambda: AtlasConfig("neighbors"))
     temperature: float = 0.02
     trust: float = 0.1  # lambda
     members: int = field(default=8, metadata={"static": True})
@@ -67,7 +67,7 @@ def atlas_ensemble(preset: Preset) -> AtlasEnsemble:
     return AtlasEnsemble(
         selector=NearestNeighbors(preset.atlas_k),
         kernel=kernel,
-        table=reading_of(preset),
+        atlas=reading_of(preset),
         temperature=preset.atlas_temperature,
         trust=preset.atlas_trust,
     )

@@ -58,7 +58,7 @@ def shuffled(image: Image, rng: np.random.Generator) -> Image:
     return result
 
 
-def encode_pictures(
+def encode_augmentations(
     port: Port,
     samples: Sequence[Sample],
     numbers: Int[np.ndarray, "B"],

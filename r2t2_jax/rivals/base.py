@@ -39,7 +39,7 @@ class Asked:
 
 
 class Baseline(Protocol):
-    """A pytree like a strategy; `selector`, `kernel` and `table` mean what they mean there."""
+    """A pytree like a strategy; `selector`, `kernel` and `atlas` mean what they mean there."""
 
     @property
     def name(self) -> str: ...
@@ -51,7 +51,7 @@ class Baseline(Protocol):
     def kernel(self) -> Kernel | None: ...
 
     @property
-    def table(self) -> AtlasConfig | None: ...
+    def atlas(self) -> AtlasConfig | None: ...
 
     def answer(self, asked: Asked) -> dict[str, Any]:
         """As `reply`.
@@ -70,7 +70,7 @@ class OfNeighbors:
     kernel: Kernel = field(default_factory=Gaussian)
 
     @property
-    def table(self) -> None:
+    def atlas(self) -> None:
         return None
 
 

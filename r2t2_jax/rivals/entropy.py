@@ -115,7 +115,7 @@ class MarginalEntropy(PerSampleObjective):
     views: int = field(metadata={"static": True})
     kept: int | None = field(default=None, metadata={"static": True})
 
-    pictures = "views"
+    augmentations = "views"
 
     def __post_init__(self) -> None:
         if self.views < 1 or not 1 <= (self.kept or self.views) <= self.views:
@@ -168,7 +168,7 @@ class DeYOEntropy(PerSampleObjective):
     threshold: float = 0.2
 
     prepare_forwards = 3
-    pictures = "shuffled"
+    augmentations = "shuffled"
 
     def prepare_loss(self, model: RoutedLoss, params: Params, query: Query, references: References | None) -> Loss:
         answer = greedy_answer(model, params, query, self.max_new_tokens)

@@ -48,7 +48,9 @@ def open_memory(
         R2T2Error: as `hidden_keys`.
     """
     memories = {
-        name: one.memory for name, one in strategies.items() if isinstance(one, Strategy) and one.memory is not None
+        name: one.memory_strategy
+        for name, one in strategies.items()
+        if isinstance(one, Strategy) and one.memory_strategy is not None
     }
     if not memories:
         return None
@@ -72,7 +74,7 @@ def hidden_keys(port: Port, features: Features) -> Float[np.ndarray, "n H"]:
 
 def remembered(port: Port, bank: ReferenceBank, strategy: Strategy, seed: int = 0) -> Float[np.ndarray, "N L E"]:
     """The weights that a strategy finds for the references, whose labels it may read. Found once, for all questions."""
-    n, live = len(bank), port.model.spec.live()
+    n, live = len(bank), port.model.spec.support_mask()
 
     def find(rows: Rows) -> Float[Array, "b L E"]:
         features, answers = jax.tree.map(jnp.asarray, bank.samples(rows))

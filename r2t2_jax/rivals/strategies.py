@@ -62,8 +62,8 @@ def _knn_moe(preset: Preset) -> Strategy:
         Linear(),
         search=KnnMoeInterpolation(),
         space=free_space(preset),
-        keys="hidden",
-        memory=descent_strategy("oracle", preset, Oracle(), None),
+        retrieval_key="hidden",
+        memory_strategy=descent_strategy("oracle", preset, Oracle(), None),
     )
 
 

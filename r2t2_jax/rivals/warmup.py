@@ -61,7 +61,7 @@ class Warmup:
         return None
 
     @property
-    def table(self) -> None:
+    def atlas(self) -> None:
         return None
 
     def evaluations(self, prompts: int, tokens: int) -> int:

@@ -60,7 +60,7 @@ def check_routing(name: str, spec: RoutingSpec, routing: Any, support: Any | Non
     if not jnp.issubdtype(routing.dtype, np.floating):
         raise R2T2Error(f"{name} holds {routing.dtype}; routing weights move in small steps, make it float32")
     check_finite(name, routing)
-    live = np.asarray(spec.live() if support is None else support, bool)
+    live = np.asarray(spec.support_mask() if support is None else support, bool)
     try:
         live = np.broadcast_to(live, routing.shape)  # [rows, L, E]
     except ValueError:

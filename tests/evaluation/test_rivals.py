@@ -14,7 +14,7 @@ from r2t2_jax.evaluation.records import collect_bank
 from r2t2_jax.method.presets import find_preset
 from r2t2_jax.methods import BASELINES, STRATEGIES, baseline, strategy
 from r2t2_jax.metrics import get_metric
-from r2t2_jax.rivals.augmentations import encode_pictures, shuffled, views
+from r2t2_jax.rivals.augmentations import encode_augmentations, shuffled, views
 from r2t2_jax.rivals.knn_moe import hidden_keys
 from r2t2_jax.rivals.strategies import RIVALS
 from r2t2_jax.routing import Routing
@@ -133,8 +133,8 @@ def test_shuffling_moves_patches_and_loses_nothing():
 
 def test_pictures_are_drawn_by_seed_and_place_alone():
     samples = make_samples(3, seed=5, told=1.0)
-    whole = encode_pictures(PORT, samples, np.arange(3), "views", 2, seed=7)
-    alone = encode_pictures(PORT, samples[2:], np.array([2]), "views", 2, seed=7)
+    whole = encode_augmentations(PORT, samples, np.arange(3), "views", 2, seed=7)
+    alone = encode_augmentations(PORT, samples[2:], np.array([2]), "views", 2, seed=7)
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[2:], b), whole, alone)
     plain = encode_questions(PORT, samples).queries.features
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[:, 0], b), whole, plain)

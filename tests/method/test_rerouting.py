@@ -196,7 +196,7 @@ def test_constant_routings():
     queries, _ = toy_queries()
     np.testing.assert_allclose(run(strategy("uniform")).weights, 1 / E, rtol=1e-6)
     np.testing.assert_allclose(run(strategy("router_mean")).weights, queries.routing, rtol=1e-6)
-    np.testing.assert_allclose(run(strategy("task_routing")).weights, queries.task, rtol=1e-6)
+    np.testing.assert_allclose(run(strategy("task_routing")).weights, queries.task_routing, rtol=1e-6)
 
 
 def test_best_of_n_depends_on_the_key_and_never_trusts_a_less_confident_routing():
@@ -272,7 +272,7 @@ def loss_only(params, features, weights, answer):
     ("name", "preset", "model", "changes", "cause"),
     [
         ("oracle", SGD, MODEL, {"answer": None}, "reads the test samples' answers"),
-        ("task_routing", SGD, MODEL, {"task": None}, "task weights"),
+        ("task_routing", SGD, MODEL, {"task_routing": None}, "task weights"),
         ("ngd", SHIFT, LossModel(loss_only, MODEL.spec), {}, "needs a model with a gate"),
         ("best_of_n", SGD, LossModel(loss_only, MODEL.spec), {}, "needs a model that generates"),
         ("tent", SGD, LossModel(loss_only, MODEL.spec), {}, "tells the odds of every word"),

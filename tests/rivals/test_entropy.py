@@ -60,7 +60,7 @@ def test_the_models_own_words_are_its_labels():
 def test_only_the_query_is_read():
     query, references = one_case()
     for objective in (Entropy(A), ReliableEntropy(A), SelfCrossEntropy(A)):
-        bare = dataclasses.replace(query, answer=None, task=None)
+        bare = dataclasses.replace(query, answer=None, task_routing=None)
         assert value_of(objective, (bare, None)) == value_of(objective, (query, references))
         assert value_of(objective, (query, None), Routing(query.routing)) != value_of(objective, (query, None))
 

@@ -50,8 +50,8 @@ class FixedRouting:
 
     - `router`: the router's own mean weights in every place. Where gates are per token this is itself a change.
     - `uniform`: equal weight on every live expert of each group.
-    - `task`: the weights somebody set by hand for this question (`Query.task`).
-    - `tuned`: the weights of a gate fine-tuned on the references (`Query.tuned`).
+    - `task`: the weights somebody set by hand for this question (`Query.task_routing`).
+    - `tuned`: the weights of a gate fine-tuned on the references (`Query.finetuned_routing`).
     """
 
     which: Literal["router", "uniform", "task", "tuned"] = field(metadata={"static": True})
@@ -67,7 +67,7 @@ class FixedRouting:
         elif self.which == "uniform":
             weights = uniform(problem.spec, query.support).astype(query.routing.dtype)
         else:
-            chosen = query.task if self.which == "task" else query.tuned
+            chosen = query.task_routing if self.which == "task" else query.finetuned_routing
             assert chosen is not None
             weights = chosen
         return SearchResult(problem.coordinates(weights)[None], jnp.zeros(0), {}, evaluations=0)

@@ -153,10 +153,10 @@ def test_every_other_strategy_runs(name):
         "base": queries.routing,
         "router_mean": queries.routing,
         "uniform": jnp.full_like(queries.routing, 1 / 3),
-        "task_routing": queries.task,
+        "task_routing": queries.task_routing,
         "kernel_regression": references.routing.mean(axis=1),
         "best_fixed": jnp.broadcast_to(references.points[1], queries.routing.shape),
-        "gate_finetuned": queries.tuned,
+        "gate_finetuned": queries.finetuned_routing,
     }
     if name in expected:
         np.testing.assert_allclose(found.weights, expected[name], atol=1e-6)

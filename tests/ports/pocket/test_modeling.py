@@ -86,7 +86,7 @@ def test_routing_none_is_the_gate(pocket, features):
 def test_routing_changes_the_answer_distribution(pocket, features):
     model, params = pocket
     losses = [
-        float(model.answer_loss(params, features, Routing(model.spec.focus([name])), answer_of(7, END)))
+        float(model.answer_loss(params, features, Routing(model.spec.one_hot_experts([name])), answer_of(7, END)))
         for name in CONFIG.experts
     ]
     assert len({round(loss, 4) for loss in losses}) == 6
@@ -97,7 +97,7 @@ def test_padding_of_the_question_changes_nothing(pocket, inputs):
     other = jnp.where(inputs.mask, inputs.tokens, 13)  # rubbish behind the mask
     first = model.encode(params, inputs)
     second = model.encode(params, PocketInputs(inputs.image, other, inputs.mask))
-    for routing in (None, Routing(model.spec.focus(["glyph"]))):
+    for routing in (None, Routing(model.spec.one_hot_experts(["glyph"]))):
         losses = [float(model.answer_loss(params, f, routing, answer_of(7, 8, END))) for f in (first, second)]
         assert losses[0] == losses[1]
 
@@ -123,7 +123,7 @@ def test_answers_are_a_distribution(pocket, features):
 def test_generation_is_greedy_and_stops(pocket, features):
     model, params = pocket
     net = nnx.merge(model.graph, params)
-    routing = Routing(model.spec.focus(["shape", "size"]))
+    routing = Routing(model.spec.one_hot_experts(["shape", "size"]))
     keys, values, _ = net.read_image(features, net.project(net.mix(features, routing.values)))
     written = []
     while len(written) < 3 and END not in written:
