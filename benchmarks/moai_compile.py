@@ -22,7 +22,8 @@ import jax.numpy as jnp
 from ports.moai import flops
 from ports.moai.batch import MoAIAnswer
 from ports.moai.config import MoAIConfig
-from ports.moai.port import MoAIModel
+from ports.moai.model import MoAIModel
+from ports.moai.modeling import abstract, fake_inputs
 from r2t2_jax.routing import Routing
 
 TEXT, VERBALISATION, ANSWER = 64, 275, 8
@@ -52,9 +53,9 @@ def compile_once(function: Any, *arguments: Any) -> dict[str, Any]:
 def main() -> None:
     """Compile the gradient of one loss."""
     config = MoAIConfig.full_7b()
-    graph, params = config.abstract()
+    graph, params = abstract(config)
     model = MoAIModel(config, graph)
-    features = jax.eval_shape(model.encode, params, config.fake_inputs(TEXT, VERBALISATION))
+    features = jax.eval_shape(model.encode, params, fake_inputs(config, TEXT, VERBALISATION))
     answer = MoAIAnswer(jax.ShapeDtypeStruct((ANSWER,), jnp.int32), jax.ShapeDtypeStruct((ANSWER,), bool))
     values = jax.ShapeDtypeStruct(model.spec.shape, jnp.float32)
 

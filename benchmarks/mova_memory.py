@@ -17,8 +17,9 @@ import jax
 
 from ports.mova import flops
 from ports.mova.config import MovaConfig
-from ports.mova.modeling import abstract
-from ports.mova.port import ANSWER_TOKENS, QUESTION_TOKENS, MovaModel
+from ports.mova.model import MovaModel
+from ports.mova.modeling import abstract, fake_inputs
+from ports.mova.port import ANSWER_TOKENS, QUESTION_TOKENS
 
 WORDS = 16
 STEPS, NEIGHBORS = 10, 5  # the paper's
@@ -30,7 +31,7 @@ def measure() -> dict[str, dict[str, float]]:
     for keep in ("outputs", "keys"):
         config = dataclasses.replace(MovaConfig.full_8b(), keep=keep)
         graph, params = abstract(config)
-        inputs = jax.eval_shape(lambda config=config: config.fake_inputs(QUESTION_TOKENS, WORDS))
+        inputs = jax.eval_shape(lambda config=config: fake_inputs(config, QUESTION_TOKENS, WORDS))
         features = jax.eval_shape(MovaModel(config, graph).encode, params, inputs)
         size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(features))
         evaluation = flops.forward(config, QUESTION_TOKENS, ANSWER_TOKENS, QUESTION_TOKENS // 2)

@@ -1,6 +1,6 @@
-"""Sizes of MoAI, and what follows from them: the routing's structure, the model, its parameters, inputs to try it on.
+"""Sizes and settings of MoAI, and reading them from upstream's `config.json`. `modeling.py` builds the model.
 
-FLOPs stand beside it, in `flops.py`. Axis letters: L routed layers (mixers), E experts, N image tokens, T text tokens.
+Axis letters: L routed layers (mixers), E experts.
 """
 
 from __future__ import annotations
@@ -8,17 +8,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from ports.common.layers.attention import BLOCK
+from ports.common.layers.clip_vit import ClipVitConfig
 from ports.common.layers.stack import Remat
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.routing import RoutingSpec
-
-if TYPE_CHECKING:
-    from ports.common.layers.clip_vit import ClipVitConfig
-    from ports.moai.batch import MoAIInputs
-    from ports.moai.modeling import MoAINet
 
 # In the order of the routing vector: what mends image tokens, then what mends language tokens.
 EXPERTS = ("img_aux", "img_lang", "img_self", "lang_aux", "lang_img", "lang_self")
@@ -229,8 +225,6 @@ class MoAIConfig:
     @property
     def vision(self) -> ClipVitConfig:
         """Sizes of the CLIP tower."""
-        from ports.common.layers.clip_vit import ClipVitConfig
-
         return ClipVitConfig(
             image_size=self.image_size,
             patch_size=self.patch_size,
@@ -267,58 +261,3 @@ class MoAIConfig:
     @property
     def image_tokens(self) -> int:
         return self.grid**2
-
-    def build(self, seed: int = 0) -> MoAINet:
-        """The model with weights drawn on the host, which asks for no compiling: scales one, biases zero, all else
-        normal, divided by the square root of what is summed over.
-        """
-        import jax
-        import jax.numpy as jnp
-        import numpy as np
-        from flax import nnx
-
-        from ports.common.checkpoint.mapping import path_name
-
-        rng = np.random.default_rng(seed)
-
-        def draw(path: tuple, leaf: jax.ShapeDtypeStruct) -> jax.Array:
-            name = path_name(path)
-            if name.endswith(("scale", "bias")):
-                return jnp.full(leaf.shape, float(name.endswith("scale")), leaf.dtype)
-            summed = leaf.shape[-2] if name.endswith("kernel") else 1
-            return jnp.asarray(rng.standard_normal(leaf.shape, np.float32) / np.sqrt(summed), leaf.dtype)
-
-        graph, shapes = self.abstract()
-        return nnx.merge(graph, jax.tree_util.tree_map_with_path(draw, shapes))
-
-    def abstract(self) -> tuple[Any, Any]:
-        """Structure of the model, and its parameters as shapes."""
-        from flax import nnx
-
-        from ports.moai.modeling import MoAINet
-
-        return nnx.split(nnx.eval_shape(lambda: MoAINet(self, nnx.Rngs(0))))
-
-    def parameters(self) -> int:
-        """How many numbers the model has, those of CLIP's unused last norm not counted."""
-        import jax
-
-        return sum(leaf.size for leaf in jax.tree.leaves(self.abstract()[1]))
-
-    def fake_inputs(self, text: int = 64, verbalisation: int = 275) -> MoAIInputs:
-        """Inputs of the right shapes: a gray image, an empty map, `text` words around the image."""
-        import jax.numpy as jnp
-
-        from ports.moai.batch import MoAIInputs
-
-        size = (self.image_size, self.image_size)
-        return MoAIInputs(
-            image=jnp.full((*size, 3), 128, jnp.uint8),
-            segments=jnp.zeros(size, jnp.uint8),
-            tokens=jnp.full(text, self.bos_id, jnp.int32),
-            mask=jnp.ones(text, bool),
-            before_image=jnp.arange(text) < text // 4,
-            language=jnp.ones(text, bool),
-            verbalisation=jnp.full(verbalisation, self.bos_id, jnp.int32),
-            verbalisation_mask=jnp.ones(verbalisation, bool),
-        )

@@ -17,15 +17,15 @@ from ports.moai import flops
 from ports.moai.batch import MoAIAnswer, MoAIFeatures, MoAIInputs
 from ports.moai.config import MoAIConfig
 from ports.moai.generate import tokens_logprobs
-from ports.moai.modeling import MoAINet
-from ports.moai.port import MoAIModel
+from ports.moai.model import MoAIModel
+from ports.moai.modeling import MoAINet, abstract, fake_inputs
 from r2t2_jax.contract import Costs, CostVariant
 from r2t2_jax.routing import Routing
 
 
 def costs(config: MoAIConfig, text: int, answer: int) -> Costs:
     """The costs of a model whose text and answer have so many tokens."""
-    raw = jax.eval_shape(lambda: config.fake_inputs(text))
+    raw = jax.eval_shape(lambda: fake_inputs(config, text))
     verbalisation = raw.verbalisation.shape[0]
     written = _written(config)
     forward, gates = flops.forward_flops(config, text, answer), config.mixers * flops.gates(config, text)
@@ -113,7 +113,7 @@ def _written(config: MoAIConfig) -> MoAIConfig:
 
 def _abstract(config: MoAIConfig) -> tuple[MoAIModel, Any]:
     """The model, and its parameters as shapes."""
-    graph, params = config.abstract()
+    graph, params = abstract(config)
     return MoAIModel(config, graph), params
 
 

@@ -15,7 +15,8 @@ layers before each mixer, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from functools import cache
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,15 +25,13 @@ from jaxtyping import Array, Float, Int
 
 from ports.common.layers.decoder import KVCache
 from ports.common.layers.linear import RMSNorm, linear, normal
-from ports.common.layers.stack import layer_at, recomputed, stack
+from ports.common.layers.stack import layer_at, recomputed, stack, traced_keys
 from ports.moai.batch import LayerCaches, MoAIFeatures, MoAIInputs, Outputs, SequenceLayout
 from ports.moai.config import MoAIConfig
 from ports.moai.layer import Layer
 from ports.moai.mixer import MixedLayer
 from ports.moai.vision import Compressor, Vision
 from r2t2_jax.routing import Routing
-
-Module = TypeVar("Module", bound=nnx.Module)
 
 
 class MoAINet(nnx.Module):
@@ -213,3 +212,34 @@ def layout(inputs: MoAIInputs, images: int) -> SequenceLayout:
     positions = jnp.concatenate([before.sum() + jnp.arange(images), words])
     valid = jnp.concatenate([jnp.ones(images, bool), inputs.mask])
     return SequenceLayout(positions, valid, inputs.language & inputs.mask)
+
+
+def create(config: MoAIConfig, rngs: nnx.Rngs) -> MoAINet:
+    """The model with randomly initialized parameters."""
+    return MoAINet(config, rngs)
+
+
+@cache
+def abstract(config: MoAIConfig) -> tuple[Any, Any]:
+    """The graph definition of the model, and its parameters as `jax.ShapeDtypeStruct`s."""
+    return nnx.split(nnx.eval_shape(lambda: MoAINet(config, traced_keys(0))))
+
+
+def count_parameters(config: MoAIConfig) -> int:
+    """The number of parameters, without CLIP's unused last norm."""
+    return sum(leaf.size for leaf in jax.tree.leaves(abstract(config)[1]))
+
+
+def fake_inputs(config: MoAIConfig, text: int = 64, verbalisation: int = 275) -> MoAIInputs:
+    """Inputs of one sample: a gray image, an empty segment map, `text` tokens around the image."""
+    size = (config.image_size, config.image_size)
+    return MoAIInputs(
+        image=jnp.full((*size, 3), 128, jnp.uint8),
+        segments=jnp.zeros(size, jnp.uint8),
+        tokens=jnp.full(text, config.bos_id, jnp.int32),
+        mask=jnp.ones(text, bool),
+        before_image=jnp.arange(text) < text // 4,
+        language=jnp.ones(text, bool),
+        verbalisation=jnp.full(verbalisation, config.bos_id, jnp.int32),
+        verbalisation_mask=jnp.ones(verbalisation, bool),
+    )

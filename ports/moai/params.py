@@ -18,6 +18,7 @@ from ports.common.checkpoint.convert import Converter
 from ports.common.checkpoint.mapping import Leaf, as_is, linear_leaves, named, norm_leaves, path_name
 from ports.common.layers.clip_vit import clip_leaves
 from ports.moai.config import EXPERTS, MoAIConfig
+from ports.moai.modeling import abstract
 from r2t2_jax.errors import R2T2Error
 
 VISION = "vit.vision_tower.vision_model."
@@ -181,7 +182,7 @@ def merge_plora(config: MoAIConfig, params: Any) -> tuple[MoAIConfig, Any]:
         main, down, up = (have[f"{part}/{factor}/kernel"].astype(jnp.float32) for factor in ("main", "down", "up"))
         return (main + config.plora_scale * (down @ up)).astype(leaf.dtype)
 
-    return merged, jax.tree_util.tree_map_with_path(fill, merged.abstract()[1])
+    return merged, jax.tree_util.tree_map_with_path(fill, abstract(merged)[1])
 
 
 def config_from(folder: Path) -> MoAIConfig:
@@ -202,5 +203,5 @@ converter = Converter(
     config_from=config_from,
     leaves=leaves,
     ignored=lambda config: IGNORED,
-    abstract_params=lambda config: config.abstract()[1],
+    abstract_params=lambda config: abstract(config)[1],
 )

@@ -1,32 +1,25 @@
-"""MoAI as a routed model: the contract over `modeling.py` and `continuation.py`, and a converted directory as a port.
-
-Axis letters: L mixers, E = 6 experts, A answer tokens, C candidates, D width, S slots of the prompt.
-"""
+"""The MoAI port: a converted model directory as a `Port`, the model's shapes, and how its weights are sharded."""
 
 from __future__ import annotations
 
 import dataclasses
 import warnings
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Float, Int
 
 from ports.common.checkpoint.load import ModelDirectory, open_model_directory, restore
 from ports.common.sharding import placed, shardings_by
 from ports.moai.auxiliary.record import CachedRecords
-from ports.moai.batch import MoAIAnswer, MoAIFeatures, MoAIInputs
+from ports.moai.batch import MoAIAnswer
 from ports.moai.config import MoAIConfig
-from ports.moai.generate import beams, greedy, tokens_logprobs, words_logprobs
-from ports.moai.modeling import MoAINet
+from ports.moai.model import MoAIModel
+from ports.moai.modeling import abstract, fake_inputs
 from r2t2_jax.contract import ModelShapes, Port
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.routing import Routing, RoutingSpec
 
 # Whole paths, and which axis of the leaf is cut, counted from the end.
 RULES = (
@@ -64,77 +57,6 @@ MAX_NEW_TOKENS = 128  # of the published runs
 SIZES = {"7b": MoAIConfig.full_7b, "tiny": MoAIConfig.tiny}
 
 
-@dataclass(frozen=True)
-class MoAIModel:
-    """The contract's functions; traced, one sample. `graph` is the structure of the NNX modules."""
-
-    config: MoAIConfig
-    graph: Any
-
-    @property
-    def spec(self) -> RoutingSpec:
-        return self.config.spec
-
-    def _net(self, params: Any) -> MoAINet:
-        return nnx.merge(self.graph, params)
-
-    def encode(self, params: Any, inputs: MoAIInputs) -> MoAIFeatures:
-        """The tower twice, the compressor, the layers before the first mixer, and that mixer's six expert outputs."""
-        return self._net(params).encode(inputs)
-
-    def route(self, params: Any, features: MoAIFeatures, routing: Routing | None = None) -> Float[Array, "L E"]:
-        """The weights in effect: the gates' mean over the tokens of each side. Replacing by it is itself a change."""
-        if routing is not None and routing.mode == "replace":
-            return routing.values
-        _, _, means = self._net(params).read(features, routing)
-        return means
-
-    def answer_loss(
-        self, params: Any, features: MoAIFeatures, routing: Routing | None, answer: MoAIAnswer
-    ) -> Float[Array, ""]:
-        """Mean cross-entropy of the answer's tokens, which no mixer and no adapter sees: the case of decoding."""
-        net = self._net(params)
-        x, cache, _ = net.read(features, routing)
-        return -tokens_logprobs(net, x, cache, features, answer).sum() / jnp.maximum(answer.mask.sum(), 1)
-
-    def answer_logprobs(
-        self, params: Any, features: MoAIFeatures, routing: Routing | None, candidates: MoAIAnswer
-    ) -> Float[Array, "C"]:
-        """Total log-probability of each candidate; the prompt is read once."""
-        net = self._net(params)
-        x, cache, _ = net.read(features, routing)
-        return jax.vmap(lambda answer: tokens_logprobs(net, x, cache, features, answer).sum())(candidates)
-
-    def token_logprobs(
-        self, params: Any, features: MoAIFeatures, routing: Routing | None, answer: MoAIAnswer
-    ) -> tuple[Float[Array, "A V"], Bool[Array, "A"]]:
-        """Log-probability of every word at each place of the answer."""
-        net = self._net(params)
-        x, cache, _ = net.read(features, routing)
-        return words_logprobs(net, x, cache, features, answer), answer.mask
-
-    def generate(
-        self, params: Any, features: MoAIFeatures, routing: Routing | None, max_new_tokens: int
-    ) -> Int[Array, "A"]:
-        """Greedy answer tokens, padded after the end of the turn."""
-        net = self._net(params)
-        x, cache, _ = net.read(features, routing)
-        return greedy(net, net.logits(x)[0], cache, features.layout, max_new_tokens)
-
-    def generate_beams(
-        self, params: Any, features: MoAIFeatures, routing: Routing | None, max_new_tokens: int, num_beams: int = 3
-    ) -> Int[Array, "A"]:
-        """The best answer that a beam search finds; three beams are the published setting."""
-        net = self._net(params)
-        x, cache, _ = net.read(features, routing)
-        return beams(net, net.logits(x)[0], cache, features.layout, max_new_tokens, num_beams)
-
-    def as_answer(self, tokens: Int[Array, "A"]) -> MoAIAnswer:
-        """Generated tokens as an answer: up to and with the first that stops decoding."""
-        ended = (tokens[:, None] == jnp.asarray(self.config.stop_ids)[None]).any(axis=1)
-        return MoAIAnswer(tokens, jnp.cumsum(ended) - ended == 0)
-
-
 def load(variant: str | None, mesh: Mesh | None = None) -> Port:
     """A converted MoAI.
 
@@ -157,14 +79,14 @@ def load(variant: str | None, mesh: Mesh | None = None) -> Port:
     tokenizer = Tokenizer(directory.tokenizer / FILE, config).adjusted()
     config = tokenizer.config
     records = _records(auxiliary)
-    wanted = dataclasses.replace(config, merged_plora=False).abstract()[1]
+    wanted = abstract(dataclasses.replace(config, merged_plora=False))[1]
     params = restore(directory, wanted if mesh is None else placed(wanted, shardings(wanted, mesh)))
     if config.merged_plora:
         _, params = merge_plora(dataclasses.replace(config, merged_plora=False), params)
     known = records.fingerprint if records else "none"
     return Port(
         name=f"moai:{variant}",
-        model=MoAIModel(config, config.abstract()[0]),
+        model=MoAIModel(config, abstract(config)[0]),
         params=params,
         processor=MoAIProcessor(config, tokenizer, records),
         embedder=default_embedder(),
@@ -226,10 +148,10 @@ def shapes(variant: str | None, question_tokens: int | None, answer_tokens: int 
     name = variant or "7b"
     size, settings, _ = _settings(name)
     config = dataclasses.replace(SIZES[size](), **settings) if size in SIZES else _open(name)[1]
-    graph, params = config.abstract()
+    graph, params = abstract(config)
     model = MoAIModel(config, graph)
     text = question_tokens or QUESTION_TOKENS
-    inputs = jax.eval_shape(lambda: config.fake_inputs(text))
+    inputs = jax.eval_shape(lambda: fake_inputs(config, text))
     features = jax.eval_shape(model.encode, params, inputs)
     length = answer_tokens or ANSWER_TOKENS
     answer = jax.eval_shape(lambda: MoAIAnswer(jnp.zeros(length, jnp.int32), jnp.ones(length, bool)))

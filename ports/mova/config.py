@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from ports.common.layers.bert import BertConfig
 from ports.common.layers.clip_vit import ClipVitConfig
@@ -16,11 +16,6 @@ from ports.common.layers.decoder import DecoderConfig
 from ports.common.layers.stack import Remat
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.routing import RoutingSpec
-
-if TYPE_CHECKING:
-    from jax.sharding import Mesh
-
-    from ports.mova.modeling import MovaInputs
 
 EXPERTS = ("dinov2", "vary", "codetr", "pix2struct", "deplot", "biomedclip", "sam")
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -352,46 +347,9 @@ class MovaConfig:
             answer_length=6,
         )
 
-    def parameters(self) -> int:
-        """How many numbers the model has."""
-        import jax
-
-        from ports.mova.modeling import abstract
-
-        return sum(leaf.size for leaf in jax.tree.leaves(abstract(self)[1]))
-
-    def fake_inputs(self, tokens: int = 32, words: int = 16) -> MovaInputs:
-        """Inputs of one sample of the right shapes: experts that see nothing, a prompt of one token repeated."""
-        from ports.mova.modeling import fake_inputs
-
-        return fake_inputs(self, tokens, words)
-
-    def shardings(self, mesh: Mesh) -> Any:
-        """Where each parameter lies on a (data, model) mesh, as a tree like the parameters.
-
-        Raises:
-            R2T2Error: the mesh has no axis `model`.
-        """
-        from ports.common.sharding import shardings_by
-        from ports.mova.modeling import abstract
-        from ports.mova.port import RULES
-
-        return shardings_by(RULES, abstract(self)[1], mesh)
-
     def to_json(self) -> dict[str, Any]:
         """As plain data; `from_json` brings it back."""
         return dataclasses.asdict(self)
-
-    @classmethod
-    def from_hf(cls, described: dict[str, Any]) -> MovaConfig:
-        """The config of an upstream `config.json`, read as plain data.
-
-        Raises:
-            R2T2Error: it has fields that nobody looked at, all named, or values that the port does not know.
-        """
-        from ports.mova.hf_config import from_hf
-
-        return from_hf(described)
 
     @classmethod
     def from_json(cls, described: dict[str, Any]) -> MovaConfig:

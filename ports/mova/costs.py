@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int
 from ports.common.layers.attention import causal_mask
 from ports.mova import flops
 from ports.mova.config import EXPERTS, MovaConfig
+from ports.mova.model import MovaModel
 from ports.mova.modeling import (
     IMAGE,
     MovaAnswer,
@@ -26,11 +27,11 @@ from ports.mova.modeling import (
     Prompt,
     Views,
     abstract,
+    fake_inputs,
     last_valid,
     merge,
     positions,
 )
-from ports.mova.port import MovaModel
 from r2t2_jax.contract import Costs, CostVariant
 from r2t2_jax.routing import Routing
 
@@ -71,7 +72,7 @@ def costs(config: MovaConfig, tokens: int, answer: int) -> Costs:
 
 def fake_case(config: MovaConfig, tokens: int) -> Case:
     """A case of the right shapes: gray views, one token repeated, IMAGE where `fake_inputs` has it."""
-    inputs = config.fake_inputs(tokens)
+    inputs = fake_inputs(config, tokens)
     tile, high = config.clip.image_size, config.high_size
     pixels = 3 * config.pix2struct.patch_size**2
     heard = MovaAnswer(jnp.ones(HEARD, jnp.int32), jnp.ones(HEARD, bool))

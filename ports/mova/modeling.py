@@ -268,13 +268,23 @@ def last_valid(valid: Bool[Array, "S"]) -> Int[Array, ""]:
     return valid.shape[0] - 1 - jnp.argmax(valid[::-1])
 
 
+def create(config: MovaConfig, rngs: nnx.Rngs) -> MovaNet:
+    """The model with randomly initialized parameters."""
+    return MovaNet(config, rngs)
+
+
 @cache
 def abstract(config: MovaConfig) -> tuple[Any, Any]:
-    """Structure of the model, and its parameters as shapes."""
+    """The graph definition of the model, and its parameters as `jax.ShapeDtypeStruct`s."""
     return nnx.split(nnx.eval_shape(lambda: MovaNet(config, traced_keys(0))))
 
 
-def fake_inputs(config: MovaConfig, tokens: int, words: int) -> MovaInputs:
+def count_parameters(config: MovaConfig) -> int:
+    """The number of parameters."""
+    return sum(leaf.size for leaf in jax.tree.leaves(abstract(config)[1]))
+
+
+def fake_inputs(config: MovaConfig, tokens: int = 32, words: int = 16) -> MovaInputs:
     """Inputs of one sample: experts that see nothing, all of them chosen, the image in the middle of the prompt."""
     size, experts = config.adapter.tokens, len(config.expert_widths)
     dtype = jnp.dtype(config.dtype)

@@ -1,95 +1,50 @@
-"""MoVA as a routed model: the contract over `modeling.py`, and the port with the weights of a converted checkpoint.
-
-Axis letters: L adapter blocks, E = 7 experts, A answer tokens, C candidates.
-"""
+"""The MoVA port: a converted model directory as a `Port`, the model's shapes, and how its weights are sharded."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Float, Int
 
 from ports.common.checkpoint.load import ModelDirectory, open_model_directory, restore
-from ports.common.sharding import placed
+from ports.common.sharding import placed, shardings_by
 from ports.mova.config import MovaConfig
-from ports.mova.modeling import MovaAnswer, MovaFeatures, MovaInputs, MovaNet, Prompt, abstract
+from ports.mova.model import MovaModel
+from ports.mova.modeling import MovaAnswer, abstract, fake_inputs
 from r2t2_jax.contract import ModelShapes, Port
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.routing import Routing, RoutingSpec
+
+_LAYERS = r"(clip|dinov2|pix2struct|deplot|biomedclip|bert|decoder)/layers|(vary/encoder|sam|codetr)/runs/\d+"
+_QKV = r"query|key|value|qkv|q_proj|k_proj|v_proj"
+_ADAPTER = r"adapter/blocks/\d+"
+
+RULES = (
+    (r"embed_tokens", -2),
+    (r"lm_head/kernel", -1),
+    (
+        rf"({_LAYERS})/(attention/|attention/project/|project/)?({_QKV})/(kernel|bias)",
+        -1,
+    ),
+    (rf"({_LAYERS})/(attention/)?(out|o_proj)/kernel", -2),
+    (rf"({_LAYERS}|{_ADAPTER})/(feed_forward/|mlp/)?(gate|up|gate_proj|up_proj|fc1|intermediate)/(kernel|bias)", -1),
+    (rf"({_LAYERS}|{_ADAPTER})/(feed_forward/|mlp/)?(down|down_proj|fc2|output)/kernel", -2),
+    (rf"{_ADAPTER}/(sources/\d+/)?keys_values/(key|value)/kernel", -1),
+    (rf"{_ADAPTER}/(looks/)?read/query/kernel", -1),
+    (rf"{_ADAPTER}/(looks/)?read/out/kernel", -2),
+    (r"adapter/downsample/up/(kernel|bias)", -1),
+    (r"adapter/downsample/out/kernel", -2),
+)
 
 
-@dataclass(frozen=True)
-class MovaModel:
-    """The contract's functions; traced, one sample. `graph` is the structure of the NNX modules."""
+def shardings(params: Any, mesh: Mesh) -> Any:
+    """The sharding of every parameter over the mesh axis `model`; see `ports/common/sharding.py`.
 
-    config: MovaConfig
-    graph: Any
-
-    @property
-    def spec(self) -> RoutingSpec:
-        return self.config.spec
-
-    def _net(self, params: Any) -> MovaNet:
-        return nnx.merge(self.graph, params)
-
-    def encode(self, params: Any, inputs: MovaInputs) -> MovaFeatures:
-        """The question as BERT reads it, its embeddings, the whole cross-attention of block 0, and what `keep` adds."""
-        return self._net(params).encode(inputs)
-
-    def support(self, features: MovaFeatures) -> Bool[Array, "*B L E"]:
-        """Where a sample's r may lie: on the experts of its coarse pass, or on all whose features are there."""
-        live = features.seen.coarse if self.config.support == "selected" else features.seen.available
-        return jnp.broadcast_to(live[..., None, :], (*live.shape[:-1], *self.spec.shape))
-
-    def route(self, params: Any, features: MovaFeatures, routing: Routing | None = None) -> Float[Array, "L E"]:
-        """The weights in effect in each block. Later gates see what earlier weights did."""
-        if routing is not None and routing.mode == "replace":
-            return routing.values
-        _, weights = self._net(params).adapter.mix(features.seen, routing)
-        return weights
-
-    def _read(self, params: Any, features: MovaFeatures, routing: Routing | None) -> tuple[MovaNet, Prompt]:
-        net = self._net(params)
-        image = net.image_tokens(features.seen, routing)
-        return net, net.read(features.embeddings, features.mask, features.place, image, features.past)
-
-    def answer_loss(
-        self, params: Any, features: MovaFeatures, routing: Routing | None, answer: MovaAnswer
-    ) -> Float[Array, ""]:
-        """Mean cross-entropy of the answer's tokens, end token included."""
-        net, prompt = self._read(params, features, routing)
-        return -net.answer_logprobs(prompt, answer).sum() / jnp.maximum(answer.mask.sum(), 1)
-
-    def answer_logprobs(
-        self, params: Any, features: MovaFeatures, routing: Routing | None, candidates: MovaAnswer
-    ) -> Float[Array, "C"]:
-        """Total log-probability of each candidate; the prompt is read once."""
-        net, prompt = self._read(params, features, routing)
-        return jax.vmap(lambda answer: net.answer_logprobs(prompt, answer).sum())(candidates)
-
-    def token_logprobs(
-        self, params: Any, features: MovaFeatures, routing: Routing | None, answer: MovaAnswer
-    ) -> tuple[Float[Array, "A V"], Bool[Array, "A"]]:
-        """Log-probability of every word at each place of the answer."""
-        net, prompt = self._read(params, features, routing)
-        return jax.nn.log_softmax(net.answer_logits(prompt, answer)), answer.mask
-
-    def generate(
-        self, params: Any, features: MovaFeatures, routing: Routing | None, max_new_tokens: int
-    ) -> Int[Array, "A"]:
-        """Greedy answer tokens, padded behind the end token."""
-        net, prompt = self._read(params, features, routing)
-        return net.generate(prompt, max_new_tokens)
-
-    def as_answer(self, tokens: Int[Array, "A"]) -> MovaAnswer:
-        """Generated tokens as an answer: up to and with the end token."""
-        ended = tokens == self.config.end
-        return MovaAnswer(tokens, jnp.cumsum(ended) - ended == 0)
+    Raises:
+        R2T2Error: the mesh has no axis `model`.
+    """
+    return shardings_by(RULES, params, mesh)
 
 
 OPTIONS = {
@@ -122,7 +77,7 @@ def load(variant: str | None, mesh: Mesh | None = None) -> Port:
         raise R2T2Error("mova comes without weights: convert a checkpoint with r2t2 convert, then load mova:DIR")
     directory, config, towers = _open(variant)
     graph, shapes = abstract(config)
-    wanted = shapes if mesh is None else placed(shapes, config.shardings(mesh))
+    wanted = shapes if mesh is None else placed(shapes, shardings(shapes, mesh))
     model, params = MovaModel(config, graph), restore(directory, wanted)
     words = read_wordpiece(directory.tokenizer / "vocab.txt", config.bert.positions)
     fingerprint = f"mova@{directory.digest[:8]}:{config.dtype}"
@@ -174,29 +129,7 @@ def shapes(variant: str | None, question_tokens: int | None, answer_tokens: int 
     graph, params = abstract(config)
     model = MovaModel(config, graph)
     tokens, length = question_tokens or QUESTION_TOKENS, answer_tokens or ANSWER_TOKENS
-    inputs = jax.eval_shape(lambda: config.fake_inputs(tokens))
+    inputs = jax.eval_shape(lambda: fake_inputs(config, tokens))
     features = jax.eval_shape(model.encode, params, inputs)
     answer = jax.eval_shape(lambda: MovaAnswer(jnp.zeros(length, jnp.int32), jnp.ones(length, bool)))
     return ModelShapes(f"mova:{variant or '8b'}", model, params, features, answer, costs(config, tokens, length))
-
-
-_LAYERS = r"(clip|dinov2|pix2struct|deplot|biomedclip|bert|decoder)/layers|(vary/encoder|sam|codetr)/runs/\d+"
-_QKV = r"query|key|value|qkv|q_proj|k_proj|v_proj"
-_ADAPTER = r"adapter/blocks/\d+"
-
-RULES = (
-    (r"embed_tokens", -2),
-    (r"lm_head/kernel", -1),
-    (
-        rf"({_LAYERS})/(attention/|attention/project/|project/)?({_QKV})/(kernel|bias)",
-        -1,
-    ),
-    (rf"({_LAYERS})/(attention/)?(out|o_proj)/kernel", -2),
-    (rf"({_LAYERS}|{_ADAPTER})/(feed_forward/|mlp/)?(gate|up|gate_proj|up_proj|fc1|intermediate)/(kernel|bias)", -1),
-    (rf"({_LAYERS}|{_ADAPTER})/(feed_forward/|mlp/)?(down|down_proj|fc2|output)/kernel", -2),
-    (rf"{_ADAPTER}/(sources/\d+/)?keys_values/(key|value)/kernel", -1),
-    (rf"{_ADAPTER}/(looks/)?read/query/kernel", -1),
-    (rf"{_ADAPTER}/(looks/)?read/out/kernel", -2),
-    (r"adapter/downsample/up/(kernel|bias)", -1),
-    (r"adapter/downsample/out/kernel", -2),
-)

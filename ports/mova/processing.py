@@ -23,8 +23,8 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 from PIL import Image
 
 from ports.mova.config import CLIP_MEAN, CLIP_STD, EXPERTS, MovaConfig
+from ports.mova.model import MovaModel
 from ports.mova.modeling import IMAGE, MovaAnswer, MovaInputs, Views
-from ports.mova.port import MovaModel
 from ports.mova.tokens import (
     TEMPLATES,
     TextTokenizer,

@@ -15,7 +15,7 @@ from flax import nnx
 from ports.common.checkpoint.mapping import assemble
 from ports.moai.batch import MoAIAnswer, MoAIInputs
 from ports.moai.config import MoAIConfig
-from ports.moai.modeling import MoAINet
+from ports.moai.modeling import MoAINet, abstract
 from ports.moai.params import leaves
 
 
@@ -77,7 +77,7 @@ class Golden:
         """The model with the recorded weights."""
         tensors = {name.removeprefix("w/"): value for name, value in self.arrays.items() if name.startswith("w/")}
         config = config_of(self.described, **changes)
-        graph, shapes = config.abstract()
+        graph, shapes = abstract(config)
         return nnx.merge(graph, assemble(leaves(config), tensors.__getitem__, shapes))
 
 

@@ -10,8 +10,9 @@ import pytest
 from flax import nnx
 
 from ports.common.layers.stack import layer_at
+from ports.moai.model import MoAIModel
+from ports.moai.modeling import abstract
 from ports.moai.params import merge_plora
-from ports.moai.port import MoAIModel
 from r2t2_jax.contract import RoutedModel
 from r2t2_jax.routing import Routing
 from tests.compile_counts import quick_jit
@@ -143,7 +144,7 @@ def test_policies_of_recomputation_change_no_gradient(features):
     _, params = tiny()
     for remat in ("none", "attention", "full"):
         config = dataclasses.replace(CONFIG, remat=remat)
-        model = MoAIModel(config, config.abstract()[0])
+        model = MoAIModel(config, abstract(config)[0])
         gradient = quick_jit(jax.grad(lambda r, model=model: model.answer_loss(params, features, Routing(r), answer)))
         found.append(gradient(values))
     np.testing.assert_allclose(found[0], found[1], atol=1e-6)
@@ -153,7 +154,7 @@ def test_policies_of_recomputation_change_no_gradient(features):
 def test_merged_adapters_are_the_same_model(features):
     model, params = tiny()
     config, merged = merge_plora(CONFIG, params)
-    other = MoAIModel(config, config.abstract()[0])
+    other = MoAIModel(config, abstract(config)[0])
     answer, routing = answer_of(7, 8, 95), Routing(some_routing())
     whole = quick_jit(
         lambda p, model: model.answer_loss(p, model.encode(p, draw_inputs(0)), routing, answer), static_argnums=1
@@ -170,7 +171,8 @@ def test_as_answer_ends_with_the_turn():
 
 def test_float16_gates_round_logits_and_weights():
     """The softmax itself is taken in float32, as PyTorch takes it for 16-bit numbers."""
-    net = dataclasses.replace(CONFIG, gate_dtype="float16").build()
+    config = dataclasses.replace(CONFIG, gate_dtype="float16")
+    net = nnx.merge(abstract(config)[0], tiny()[1])
     logits = np.random.default_rng(0).normal(size=(7, 3)).astype(np.float32) * 3
     rounded = logits.astype(np.float16).astype(np.float32)
     expected = np.exp(rounded - rounded.max(1, keepdims=True))

@@ -12,8 +12,9 @@ from ports.common.checkpoint.mapping import named
 from ports.moai import flops
 from ports.moai.batch import MoAIAnswer
 from ports.moai.config import EXPERTS, MoAIConfig
+from ports.moai.model import MoAIModel
+from ports.moai.modeling import abstract, fake_inputs
 from ports.moai.params import leaves
-from ports.moai.port import MoAIModel
 from r2t2_jax.costs.jaxpr import count_flops
 from r2t2_jax.routing import Routing
 from tests.goldens import find_goldens
@@ -62,8 +63,8 @@ def test_golden_flops(path):
 @pytest.mark.parametrize("config", [FULL, TINY, ALL_MIXED], ids=["full", "tiny", "every layer mixed"])
 def test_closed_form_equals_the_program(config, merged):
     config = dataclasses.replace(config, merged_plora=merged)
-    graph, params = config.abstract()
-    model, inputs = MoAIModel(config, graph), config.fake_inputs(text=64, verbalisation=275)
+    graph, params = abstract(config)
+    model, inputs = MoAIModel(config, graph), fake_inputs(config, text=64, verbalisation=275)
     encode = jax.make_jaxpr(model.encode, return_shape=True)
     jaxpr, features = encode(params, inputs)
     assert count_flops(jaxpr) == flops.encode_flops(config, 64, 275)

@@ -15,7 +15,7 @@ import pytest
 from flax import nnx
 
 from ports.common.layers.stack import layer_at
-from ports.moai.port import MoAIModel
+from ports.moai.model import MoAIModel
 from r2t2_jax.routing import Routing
 from tests.compile_counts import quick_jit
 from tests.goldens import find_goldens

@@ -12,6 +12,7 @@ from jax.sharding import PartitionSpec
 
 from ports.common.checkpoint.mapping import check, from_manifest, named
 from ports.moai.config import MoAIConfig
+from ports.moai.modeling import abstract, count_parameters
 from ports.moai.params import IGNORED, converter, leaves, resize_grid, resize_positions
 from ports.moai.port import load, shapes, shardings
 from r2t2_jax.errors import R2T2Error
@@ -28,11 +29,11 @@ FULL = MoAIConfig.full_7b()
 def test_golden_manifest(path):
     manifest = json.loads(path.read_text(encoding="utf-8"))
     tensors = from_manifest(manifest)
-    _, params = FULL.abstract()
+    _, params = abstract(FULL)
     report = check(leaves(FULL), tensors, params, IGNORED)
     assert len(report.mapped) + len(report.ignored) == len(manifest) == 1197
     unused = sum(int(np.prod(tensors[name].shape)) for name in report.ignored)
-    assert FULL.parameters() + unused == 8_868_637_720
+    assert count_parameters(FULL) + unused == 8_868_637_720
     missing = {name: tensor for name, tensor in tensors.items() if name != "output.weight"}
     with pytest.raises(R2T2Error, match=r"missing from the checkpoint: output\.weight"):
         check(leaves(FULL), missing, params, IGNORED)

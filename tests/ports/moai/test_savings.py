@@ -8,8 +8,9 @@ import pytest
 from jax.extend import core
 
 from ports.moai.costs import ladder
+from ports.moai.model import MoAIModel
+from ports.moai.modeling import abstract
 from ports.moai.params import merge_plora
-from ports.moai.port import MoAIModel
 from r2t2_jax.routing import Routing
 from tests.flops_checks import check_ladder
 from tests.ports.moai.tiny import CONFIG, TEXT, VERBALISATION, answer_of, draw_inputs, tiny
@@ -36,7 +37,7 @@ def test_every_rung_gives_the_plain_gradient():
 @pytest.mark.parametrize("remat", ["none", "attention", "full"])
 def test_no_copy_of_the_weights_waits_for_the_backward_pass(remat):
     config = dataclasses.replace(CONFIG, remat=remat)
-    graph, params = config.abstract()
+    graph, params = abstract(config)
     model = MoAIModel(config, graph)
     features = jax.eval_shape(model.encode, params, draw_inputs(0))
 

@@ -13,6 +13,7 @@ import pytest
 
 from ports.common.checkpoint.mapping import named
 from ports.moai.config import MoAIConfig
+from ports.moai.modeling import abstract, fake_inputs
 from r2t2_jax.contract import Query, References
 from r2t2_jax.costs.jaxpr import weight_gradients
 from r2t2_jax.method.presets import Preset
@@ -178,9 +179,9 @@ def test_no_weight_is_differentiated():
         plora_rank=5,
         compressor_latents=9,
     )
-    graph, params = config.abstract()
+    graph, params = abstract(config)
     model = type(problem()[0])(config, graph)
-    features = jax.eval_shape(model.encode, params, config.fake_inputs(13, 7))
+    features = jax.eval_shape(model.encode, params, fake_inputs(config, 13, 7))
     answer = answer_of(7, 8, 90, length=8)
 
     def gradient(params, features, values):

@@ -3,23 +3,38 @@
 import dataclasses
 from functools import cache
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
+from ports.common.checkpoint.mapping import path_name
 from ports.moai.batch import MoAIAnswer, MoAIInputs
 from ports.moai.config import MoAIConfig
-from ports.moai.port import MoAIModel
+from ports.moai.model import MoAIModel
+from ports.moai.modeling import abstract
 
 CONFIG = dataclasses.replace(MoAIConfig.tiny(), remat="none")
 TEXT, VERBALISATION = 9, 5
 
 
+def drawn_params(config: MoAIConfig, seed: int):
+    """Parameters drawn with numpy, without compiling: scales one, biases zero, the others normal / sqrt(fan in)."""
+    rng = np.random.default_rng(seed)
+
+    def draw(path, leaf):
+        name = path_name(path)
+        if name.endswith(("scale", "bias")):
+            return jnp.full(leaf.shape, float(name.endswith("scale")), leaf.dtype)
+        fan_in = leaf.shape[-2] if name.endswith("kernel") else 1
+        return jnp.asarray(rng.standard_normal(leaf.shape, np.float32) / np.sqrt(fan_in), leaf.dtype)
+
+    return jax.tree_util.tree_map_with_path(draw, abstract(config)[1])
+
+
 @cache
 def tiny(config: MoAIConfig = CONFIG):
     """Model and parameters."""
-    graph, params = nnx.split(config.build(seed=1))
-    return MoAIModel(config, graph), params
+    return MoAIModel(config, abstract(config)[0]), drawn_params(config, seed=1)
 
 
 def draw_inputs(seed: int, text: int = TEXT, verbalisation: int = VERBALISATION, config: MoAIConfig = CONFIG):

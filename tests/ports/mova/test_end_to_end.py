@@ -5,7 +5,8 @@ import pytest
 
 from ports.common.checkpoint.mapping import named
 from ports.mova import processing
-from ports.mova.config import EXPERTS, MovaConfig
+from ports.mova.config import EXPERTS
+from ports.mova.hf_config import from_hf
 from ports.mova.port import load
 from r2t2_jax.cli.main import main
 from r2t2_jax.contract import Sample
@@ -101,7 +102,7 @@ def test_questions_become_unit_vectors_that_do_not_depend_on_the_others(converte
 
 def test_a_config_with_unknown_or_other_values_is_refused():
     described = describe(Recorded(GOLDEN))
-    config = MovaConfig.from_hf(described)
+    config = from_hf(described)
     assert (config.end, config.dtype) == (2, "float32")
     for changed, message in (
         ({"rope_flavour": 1}, "rope_flavour"),
@@ -115,17 +116,13 @@ def test_a_config_with_unknown_or_other_values_is_refused():
         if "expert_channels" in changed:
             fields["r2t2"] = {**fields["r2t2"], "adapter": {}}
         with pytest.raises(R2T2Error, match=message):
-            MovaConfig.from_hf(fields)
+            from_hf(fields)
 
 
 def test_the_released_fields_give_the_full_model():
-    config = MovaConfig.from_hf(
-        {"vocab_size": 128256, "topk_experts": 3, "mm_vision_select_layer": -2, "num_routing_tokens": 144}
-    )
+    config = from_hf({"vocab_size": 128256, "topk_experts": 3, "mm_vision_select_layer": -2, "num_routing_tokens": 144})
     assert (config.adapter.topk, config.clip_blocks, config.decoder.kv_heads, config.dtype) == (3, 23, 8, "bfloat16")
-    vicuna = MovaConfig.from_hf(
-        {"vocab_size": 32000, "num_key_value_heads": 32, "rope_theta": 1e4, "intermediate_size": 11008}
-    )
+    vicuna = from_hf({"vocab_size": 32000, "num_key_value_heads": 32, "rope_theta": 1e4, "intermediate_size": 11008})
     assert (vicuna.template, vicuna.end, vicuna.decoder.kv_heads) == ("vicuna", 2, 32)
 
 

@@ -13,9 +13,9 @@ from flax import nnx
 from ports.common.checkpoint.mapping import check, from_manifest, named
 from ports.mova import flops
 from ports.mova.config import EXPERTS, MovaConfig
-from ports.mova.modeling import MovaAnswer, Views, abstract
+from ports.mova.model import MovaModel
+from ports.mova.modeling import MovaAnswer, Views, abstract, count_parameters, fake_inputs
 from ports.mova.params import ignored, leaves
-from ports.mova.port import MovaModel
 from r2t2_jax.costs.jaxpr import count_flops
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.routing import Routing
@@ -150,7 +150,7 @@ def test_encoding_and_an_evaluation_in_the_program(keep):
     graph, params = abstract(config)
     model = MovaModel(config, graph)
     tokens, words, length = 70, 24, 8
-    inputs = jax.eval_shape(lambda: config.fake_inputs(tokens, words))
+    inputs = jax.eval_shape(lambda: fake_inputs(config, tokens, words))
     features = jax.eval_shape(model.encode, params, inputs)
     assert count_flops(jax.make_jaxpr(model.encode)(params, inputs)) == flops.encode(config, words, tokens // 2)
     answer = MovaAnswer(jax.ShapeDtypeStruct((length,), jnp.int32), jax.ShapeDtypeStruct((length,), bool))
@@ -167,4 +167,4 @@ def test_the_paper_s_other_variant_and_the_tiny_one_can_be_built():
     assert named(vicuna)["decoder/layers/k_proj/kernel"].shape == (32, 4096, 4096)
     assert named(vicuna)["embed_tokens"].shape == (32000, 4096)
     assert MovaConfig.from_json(json.loads(json.dumps(FULL.to_json()))) == FULL
-    assert MovaConfig.tiny().parameters() < 1e6
+    assert count_parameters(MovaConfig.tiny()) < 1e6

@@ -10,8 +10,8 @@ from flax import nnx
 
 from ports.common.layers.attention import causal_mask
 from ports.mova.config import EXPERTS
+from ports.mova.model import MovaModel
 from ports.mova.modeling import IMAGE, MovaAnswer, MovaInputs, Views, merge, positions
-from ports.mova.port import MovaModel
 from r2t2_jax.contract import Query, References
 from r2t2_jax.method.presets import Preset
 from r2t2_jax.method.rerouting import reroute_sample

@@ -15,13 +15,14 @@ from ports.common.checkpoint.mapping import named
 from ports.common.sharding import specification
 from ports.mova.config import MovaConfig
 from ports.mova.modeling import abstract
-from ports.mova.port import RULES
+from ports.mova.port import RULES, shardings
 from r2t2_jax.errors import R2T2Error
 
 PROGRAM = """
 import jax, numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from tests.ports.mova.tiny import CONFIG, drawn_answers, drawn_inputs, tiny
+from ports.mova.port import shardings
+from tests.ports.mova.tiny import drawn_answers, drawn_inputs, tiny
 
 model, params = tiny()
 inputs, answers = drawn_inputs(rows=2), drawn_answers(rows=2)
@@ -37,7 +38,7 @@ def logits(params, inputs, answers):
 with jax.default_matmul_precision("highest"):
     alone = np.asarray(logits(params, inputs, answers))
     mesh = Mesh(np.array(jax.devices()).reshape(2, 4), ("data", "model"))
-    shared = jax.device_put(params, CONFIG.shardings(mesh))
+    shared = jax.device_put(params, shardings(params, mesh))
     cut = sum(not leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(shared))
     given = jax.device_put((inputs, answers), NamedSharding(mesh, PartitionSpec("data")))
     together = np.asarray(logits(shared, *given))
@@ -70,8 +71,9 @@ def test_every_large_matrix_of_the_full_model_is_cut_and_every_rule_is_used():
 
 
 def test_a_mesh_without_the_axis_is_refused():
+    params = abstract(MovaConfig.tiny())[1]
     mesh = SimpleNamespace(shape={"data": 4}, axis_names=("data",))
     with pytest.raises(R2T2Error, match="'model'"):
-        MovaConfig.tiny().shardings(mesh)
+        shardings(params, mesh)
     real = jax.sharding.Mesh(np.array(jax.devices()[:2]), ("model",))
-    assert jax.tree.leaves(MovaConfig.tiny().shardings(real))
+    assert jax.tree.leaves(shardings(params, real))

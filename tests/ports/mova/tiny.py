@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from ports.mova.config import MovaConfig
+from ports.mova.model import MovaModel
 from ports.mova.modeling import IMAGE, MovaAnswer, MovaInputs, abstract
-from ports.mova.port import MovaModel
 
 CONFIG = MovaConfig.tiny()
 COARSE = np.array([[1, 0, 1, 0, 0, 1, 0], [0, 0, 0, 0, 0, 0, 0], [0, 1, 0, 1, 1, 1, 1]], bool)
