@@ -1,13 +1,13 @@
-"""From a PyTorch checkpoint to a model directory, the same way for every port.
+"""Conversion of a PyTorch checkpoint into a model directory, the same for every port.
 
-A port hands over a `Converter`, usually at the end of its `params.py`, and registers it in `pyproject.toml`:
+A port defines a `Converter`, usually at the end of its `params.py`, and registers it in `pyproject.toml`:
 
     [project.entry-points."r2t2.converters"]
     moai = "ports.moai.params:converter"
 
 `r2t2 convert moai SRC DST` then calls `converter.convert(SRC, DST)`. Everything that can be checked by names and shapes
-is checked before a byte is written (`matching.py`); tensors are read from memory maps (`checkpoints.py`) and written
-piece by piece into a directory that appears whole or not at all (`model_directory.py`).
+is checked before a byte is written (`mapping.py`); tensors are read one by one (`formats.py`) and written piece by
+piece into a directory that is published with one rename (`directory.py`).
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ TOKENIZER = (
 
 
 def fetch(source: str | Path, folders: Sequence[str] = (".",)) -> Path:
-    """The folder `source`, or the local copy of the hub's model of that id.
+    """The folder `source`, or the local copy of the hub model with that id.
 
-    Of a hub's model the weights in `folders` are fetched, in one format, and every JSON and text file.
+    From a hub, the weights in `folders` are fetched in one format, with all JSON and text files.
 
     Raises:
-        R2T2Error: there is no such folder, and it cannot be had from a hub either.
+        R2T2Error: there is no such folder, and the hub does not provide the model either.
     """
     folder = Path(source)
     if folder.is_dir():
@@ -68,24 +68,24 @@ def fetch(source: str | Path, folders: Sequence[str] = (".",)) -> Path:
 
 
 def tokenizer_files(folder: Path) -> tuple[Path, ...]:
-    """The tokenizer's files in a folder, those that are there, in a fixed order."""
+    """The tokenizer files that a folder contains, in a fixed order."""
     return tuple(folder / name for name in TOKENIZER if (folder / name).is_file())
 
 
 @dataclass(frozen=True)
 class Converter:
-    """What a port knows about its upstream checkpoint.
+    """Description of a port's upstream checkpoint.
 
     Args:
         port: the name under which the converted directory is loaded again.
         config_from: the port's config (a frozen dataclass that JSON can hold) from the upstream folder, its
             `config.json` for the most part.
         leaves: how every parameter is made of upstream tensors, by its path in the NNX state.
-        ignored: regular expressions, anchored here, of upstream names that are known and not needed.
-        abstract_params: the parameters as shapes (`nnx.eval_shape`), no memory.
+        ignored: regular expressions, matched against whole names, of upstream tensors that are not needed.
+        abstract_params: the parameters as shapes (`nnx.eval_shape`), without memory.
         tokenizer: the files to copy from the upstream folder into `tokenizer/`.
-        tied: pairs (kept, dropped) of upstream names that must be equal where both are there.
-        folders: where in the upstream folder weights lie, each with its own index.
+        tied: pairs (kept, dropped) of upstream names whose tensors must be equal if both exist.
+        folders: the folders with weights inside the upstream folder, each with its own index.
     """
 
     port: str
@@ -109,8 +109,8 @@ class Converter:
             The content of the new `model.json`.
 
         Raises:
-            R2T2Error: the source is damaged or does not fit, all offenders named; or the destination cannot be
-                written. Nothing is left at the destination then.
+            R2T2Error: the source is damaged or does not fit (the message lists every problem), or the destination
+                cannot be written. Nothing is left at the destination then.
         """
         folder = fetch(source, self.folders)
         config = self.config_from(folder)
@@ -128,11 +128,11 @@ class Converter:
         )
 
     def check(self, config: Any, checkpoint: Checkpoint) -> Report:
-        """That the mapping meets this checkpoint; see `matching.check`."""
+        """Check that the mapping covers this checkpoint; see `mapping.check`."""
         leaves, abstract = self.leaves(config), self.abstract_params(config)
         return check(leaves, tensors_of(checkpoint), abstract, self.ignored(config), self.tied(config))
 
 
 def tensors_of(checkpoint: Checkpoint) -> dict[str, Tensor]:
-    """Names, shapes and dtypes of a checkpoint."""
+    """Shape and dtype of every tensor of a checkpoint."""
     return {name: Tensor(entry.shape, str(entry.dtype)) for name, entry in checkpoint.items()}

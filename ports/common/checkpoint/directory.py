@@ -1,23 +1,25 @@
-"""Model directories on disk: written so that one that exists is whole, read straight into the dtype that is asked for.
+"""Model directories on disk: what they contain, and how one is written.
 
     model.json     port, config, source, sha256 of every input file, dtype, report, and the crc32 of every piece
-    checkpoint/    Orbax, in the source's dtype
-    tokenizer/     the source's files, verbatim
+    checkpoint/    Orbax, in the dtype of the source
+    tokenizer/     copies of the source's tokenizer files
 
-A parameter is stored in pieces along its first axis, a stacked one layer by layer, so that writing holds little more
-than one piece in memory, whatever the size of the largest parameter.
+A parameter is stored in pieces along its first axis, a stacked one layer by layer, so that writing needs little more
+host memory than the largest tensor and one piece. The directory is published with one rename: one that exists is whole.
 """
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import hashlib
 import json
-import logging
+import os
 import shutil
-import sys
+import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,21 +27,26 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from ports.common.appearing import appearing
-from ports.common.checkpoint.formats import PIECE, Checkpoint, CheckpointWriter
+from ports.common.checkpoint.formats import Checkpoint
 from ports.common.checkpoint.mapping import Leaf
+from ports.common.checkpoint.orbax_writer import PIECE, CheckpointWriter, single_error_report
 from r2t2_jax.errors import R2T2Error
+from r2t2_jax.runs.atomic_io import DRAFT, atomic_write, remove
 
-CHUNK = 2**22
+SCHEMA = 2  # 2: parameters have upstream's names
+DESCRIPTION, CHECKPOINT, TOKENIZER = "model.json", "checkpoint", "tokenizer"
+CHUNK = 2**22  # bytes of a file that are hashed at a time
+QUIET_CHECKS = 15  # how often a removed draft must stay away
+Stored = Mapping[str, tuple[Leaf, jax.ShapeDtypeStruct]]
 
 
-def sha256_of(file: Path, seen: Callable[[int], object] = lambda size: None) -> str:
-    """Hexadecimal sha256 of a file; `seen` hears of the bytes as they are read."""
+def sha256_of(file: Path, on_bytes: Callable[[int], object] = lambda size: None) -> str:
+    """Hexadecimal sha256 of a file; `on_bytes` is called with the number of bytes of every chunk read."""
     digest = hashlib.sha256()
     with file.open("rb") as stream:
         while part := stream.read(CHUNK):
             digest.update(part)
-            seen(len(part))
+            on_bytes(len(part))
     return digest.hexdigest()
 
 
@@ -49,12 +56,12 @@ def crc32_of(array: np.ndarray) -> int:
 
 
 def name_in(folder: Path, file: Path) -> str:
-    """A file's name below `folder`, the same on every system."""
+    """Path of a file relative to `folder`, with forward slashes on every system."""
     return file.relative_to(folder).as_posix()
 
 
 def described_by(folder: Path) -> tuple[Path, ...]:
-    """What a checkpoint's folder says of itself, where it does."""
+    """The files that describe a checkpoint: its `config.json`, if there is one."""
     return tuple(file for file in (folder / "config.json",) if file.is_file())
 
 
@@ -62,32 +69,6 @@ def digest_of(sums: Mapping[str, str]) -> str:
     """One sha256 over the sha256 of every input file by name: the identity of config, weights and tokenizer."""
     lines = "".join(f"{digest}  {name}\n" for name, digest in sorted(sums.items()))
     return hashlib.sha256(lines.encode()).hexdigest()
-
-
-@contextmanager
-def errors_told_once() -> Iterator[None]:
-    """Keep to the error that is raised.
-
-    Besides it, Orbax logs a traceback from each of its threads, and the asyncio tasks that it leaves behind complain
-    that their loop is closed or that nobody asked for their result. The last of them do so when the error was raised
-    long since, so after an error the hook that drops these complaints, and nothing else, stays.
-    """
-    loggers = {name: logging.getLogger(name) for name in ("absl", "asyncio")}
-    levels, hook = {name: logger.level for name, logger in loggers.items()}, sys.unraisablehook
-    for logger in loggers.values():
-        logger.setLevel(logging.CRITICAL)
-    sys.unraisablehook = lambda told: None if "Event loop is closed" in str(told.exc_value) else hook(told)
-    try:
-        yield
-        sys.unraisablehook = hook
-    finally:
-        for name, logger in loggers.items():
-            logger.setLevel(levels[name])
-
-
-SCHEMA = 1
-DESCRIPTION, CHECKPOINT, TOKENIZER = "model.json", "checkpoint", "tokenizer"
-Stored = Mapping[str, tuple[Leaf, jax.ShapeDtypeStruct]]
 
 
 def write_model_directory(
@@ -101,11 +82,11 @@ def write_model_directory(
     tokenizer: Sequence[Path] = (),
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Write a model directory under a temporary name beside `destination`, make it durable, then rename it.
+    """Write a model directory under a temporary name next to `destination`, make it durable, then rename it.
 
     Args:
         destination: must not exist, or be an empty folder.
-        described: what `model.json` begins with: port, config, source.
+        described: the first fields of `model.json`: port, config, source.
         parameters: how each is made, and its shape and dtype.
         checkpoint: where the tensors are read from.
         tied: pairs of names whose tensors must be equal.
@@ -117,16 +98,20 @@ def write_model_directory(
         The content of `model.json`.
 
     Raises:
-        R2T2Error: the destination exists or cannot be written, or tied tensors differ. Whatever goes wrong, an
-            interruption included, nothing is left behind.
+        R2T2Error: the destination exists, is being written by another process or cannot be written, or tied tensors
+            differ. After any failure, an interruption included, nothing is left behind.
     """
     size = sum(_bytes(shape) for _, shape in parameters.values())
     inputs = sorted({*checkpoint.files, *tokenizer, *described_by(checkpoint.folder)})
     if destination.is_file() or (destination.is_dir() and any(destination.iterdir())):
         raise R2T2Error(f"{destination} exists already; remove it or choose another name")
-    read = sum(file.stat().st_size for file in inputs)
-    bar = tqdm(total=read + size, unit="B", unit_scale=True, disable=not progress, desc=destination.name)
-    with bar, errors_told_once(), appearing(destination) as folder:
+    content: dict[str, Any] = {}
+    bar = tqdm(
+        total=sum(file.stat().st_size for file in inputs) + size,
+        unit="B", unit_scale=True, disable=not progress, desc=destination.name,
+    )  # fmt: skip
+
+    def write(folder: Path) -> None:
         _check_space(destination, size)
         for kept, dropped in tied:
             if not np.array_equal(checkpoint[kept].read(), checkpoint[dropped].read()):
@@ -136,22 +121,89 @@ def write_model_directory(
         (folder / TOKENIZER).mkdir()
         for file in tokenizer:
             shutil.copyfile(file, folder / TOKENIZER / file.name)
-        model = {
-            "schema": SCHEMA,
-            **described,
-            "dtype": sorted({str(shape.dtype) for _, shape in parameters.values()}),
-            "digest": digest_of(sums),
-            "inputs": sums,
-            "tokenizer": {file.name: sums[file.name] for file in tokenizer},
-            "report": dict(report),
-            "parameters": {
-                path: {"shape": list(shape.shape), "dtype": str(shape.dtype), "pieces": pieces[path]}
-                for path, (_, shape) in parameters.items()
-            },
-            "checkpoint": _sizes(folder / CHECKPOINT),
-        }
-        (folder / DESCRIPTION).write_text(json.dumps(model, indent=1) + "\n", encoding="utf-8")
-    return model
+        content.update(
+            {
+                "schema": SCHEMA,
+                **described,
+                "dtype": sorted({str(shape.dtype) for _, shape in parameters.values()}),
+                "digest": digest_of(sums),
+                "inputs": sums,
+                "tokenizer": {file.name: sums[file.name] for file in tokenizer},
+                "report": dict(report),
+                "parameters": {
+                    path: {"shape": list(shape.shape), "dtype": str(shape.dtype), "pieces": pieces[path]}
+                    for path, (_, shape) in parameters.items()
+                },
+                "checkpoint": _sizes(folder / CHECKPOINT),
+            }
+        )
+        (folder / DESCRIPTION).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+    with bar, single_error_report():
+        _publish(Path(os.path.abspath(destination)), write)
+    return content
+
+
+def _publish(destination: Path, write: Callable[[Path], None]) -> None:
+    """`atomic_write` of a folder by one process at a time; after a failure new parent folders are removed too."""
+
+    def locked(draft: Path) -> None:
+        draft.mkdir()
+        handle = os.open(draft, os.O_RDONLY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            write(draft)
+        except BaseException:
+            _remove_until_quiet(draft)
+            raise
+        finally:
+            os.close(handle)
+
+    new = [parent for parent in destination.parents if not parent.exists()]
+    try:
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned_drafts(destination)
+        atomic_write(destination, locked)
+    except BaseException as error:
+        for parent in new:
+            with suppress(OSError):
+                parent.rmdir()
+        if isinstance(error, Exception) and not isinstance(error, R2T2Error):
+            _raise_write_error(error, destination)
+        raise
+
+
+def _remove_abandoned_drafts(destination: Path) -> None:
+    """Remove drafts of killed conversions. The system releases a process's lock with the process."""
+    for draft in destination.parent.glob(f"{DRAFT}*-{destination.name}"):
+        handle = os.open(draft, os.O_RDONLY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            remove(draft)
+        except BlockingIOError as error:
+            raise R2T2Error(f"another conversion is writing {destination} at this moment") from error
+        finally:
+            os.close(handle)
+
+
+def _remove_until_quiet(folder: Path) -> None:
+    """Remove a folder until it stays away: writes still in progress after a failure may create it again."""
+    quiet = 0
+    while quiet < QUIET_CHECKS:
+        quiet = 0 if folder.exists() else quiet + 1
+        remove(folder)
+        time.sleep(0.02)
+
+
+def _raise_write_error(error: Exception, destination: Path) -> None:
+    """Raise an R2T2Error for a failed write; TensorStore reports system errors only by their text."""
+    text = str(error)
+    if isinstance(error, OSError):
+        where = f": {error.filename}" if error.filename else ""
+        raise R2T2Error(f"cannot write {destination} ({error.strerror or text}{where})") from error
+    for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS):
+        if os.strerror(code) in text:
+            raise R2T2Error(f"cannot write {destination} ({os.strerror(code)})") from error
 
 
 def _bytes(shape: jax.ShapeDtypeStruct) -> int:
@@ -164,13 +216,13 @@ def _sizes(folder: Path) -> dict[str, int]:
 
 
 def _check_space(destination: Path, size: int) -> None:
-    free = shutil.disk_usage(destination.parent).free
+    free = shutil.disk_usage(Path(os.path.abspath(destination)).parent).free
     if free < size:
         raise R2T2Error(f"{destination} needs {size / 1e9:.1f} GB, {free / 1e9:.1f} GB are free on its disk")
 
 
 def _write_checkpoint(folder: Path, parameters: Stored, checkpoint: Checkpoint, bar: tqdm[Any]) -> dict[str, list[int]]:
-    """Write piece by piece; the crc32 of every parameter's pieces."""
+    """Write the parameters piece by piece; returns the crc32 of every parameter's pieces."""
     sums: dict[str, list[int]] = {path: [] for path in parameters}
     writer = CheckpointWriter(folder, bar.update)
     for path, (leaf, shape) in parameters.items():
@@ -183,7 +235,7 @@ def _write_checkpoint(folder: Path, parameters: Stored, checkpoint: Checkpoint, 
 
 
 def _pieces(leaf: Leaf, checkpoint: Checkpoint) -> Iterator[np.ndarray]:
-    """Slices of a parameter along its first axis: a layer of a stack, or as many rows as a piece holds."""
+    """Slices of a parameter along its first axis: a layer of a stack, or as many rows as fit into a piece."""
     for name in leaf.names:
         tensor = leaf.change(checkpoint[name].read())
         if leaf.stacked:

@@ -1,22 +1,20 @@
 """PyTorch checkpoints on disk, read tensor by tensor: safetensors or `.bin`, in one file or in indexed shards.
 
-Opening reads headers only. A tensor of a safetensors file is a memory map in the file's own dtype (bfloat16 included),
-so that slicing and transposing it reads nothing; a `.bin` is opened with torch, weights only, memory-mapped too.
+Opening reads headers only. Tensors keep the dtype of the file, bfloat16 included (as `ml_dtypes.bfloat16`). A `.bin`
+file is opened with torch, weights only and memory-mapped.
 """
 
 from __future__ import annotations
 
 import json
-import math
-import mmap
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
+from safetensors import SafetensorError, safe_open
 
 from r2t2_jax.errors import R2T2Error
 
@@ -34,7 +32,7 @@ REOPEN_AFTER = 512 * 2**20
 
 @dataclass(frozen=True)
 class Entry:
-    """One tensor on disk: `read()` maps it."""
+    """One tensor on disk; `read()` returns its values."""
 
     file: Path
     shape: tuple[int, ...]
@@ -44,7 +42,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Checkpoint(Mapping[str, Entry]):
-    """Tensors by name. `files` are all that belongs to it, indices included; `folder` is what was opened."""
+    """Tensors by name. `folder` is the folder that was opened, `files` are its weight files and their indices."""
 
     folder: Path
     entries: Mapping[str, Entry]
@@ -74,20 +72,22 @@ def open_checkpoint(folder: Path, folders: Sequence[str] = (".",)) -> Checkpoint
         files += [*shards, *index]
         for shard, listed in shards.items():
             try:
-                found = (_open_safetensors if shard.suffix == ".safetensors" else _open_bin)(shard)
+                tensors = (_open_safetensors if shard.suffix == ".safetensors" else _open_bin)(shard)
             except (OSError, ValueError, KeyError, RuntimeError) as error:
                 problems.append(str(error) if isinstance(error, R2T2Error) else f"{shard} cannot be read ({error})")
                 continue
-            problems += [f"{shard} has no tensor {name}, its index says it has" for name in listed - set(found)]
-            problems += [f"{name} is both in {entries[name].file} and in {shard}" for name in found if name in entries]
-            entries |= found
+            problems += [f"{shard} has no tensor {name}, its index says it has" for name in listed - set(tensors)]
+            problems += [
+                f"{name} is both in {entries[name].file} and in {shard}" for name in tensors if name in entries
+            ]
+            entries |= tensors
     if problems:
         raise R2T2Error(f"damaged checkpoint ({len(problems)} problems): {'; '.join(problems)}")
     return Checkpoint(folder, entries, tuple(files))
 
 
 def _shards(folder: Path) -> tuple[dict[Path, set[str]], list[Path]]:
-    """The files with weights, each with the names that the index expects in it, and the index."""
+    """Weight files, each with the tensor names that the index lists for it, and the index itself."""
     for index_name, single in FORMATS:
         index = folder / index_name
         if index.is_file():
@@ -115,47 +115,31 @@ def _read_index(index: Path) -> dict[Path, set[str]]:
 
 
 def _open_safetensors(file: Path) -> dict[str, Entry]:
-    """Read the header: eight bytes of length, then JSON with dtype, shape and place of every tensor."""
-    size = file.stat().st_size
-    with file.open("rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        if not 0 < length <= size - 8:
-            raise R2T2Error(f"{file} is truncated or no safetensors file ({size} bytes)")
-        header: dict[str, Any] = json.loads(stream.read(length))
-    start = 8 + length
+    """Entries from the file's header, which `safe_open` validates together with the file's size."""
+    try:
+        with safe_open(file, framework="numpy") as tensors:
+            headers = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118 (not a mapping)
+            described = {name: (header.get_dtype(), header.get_shape()) for name, header in headers.items()}
+    except SafetensorError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise R2T2Error(f"{file} is truncated or not a safetensors file ({reason}); fetch it again") from error
     entries: dict[str, Entry] = {}
-    for name, described in header.items():
-        if name == "__metadata__":
-            continue
-        shape, (begin, end) = tuple(described["shape"]), described["data_offsets"]
-        if described["dtype"] not in DTYPES:
-            raise R2T2Error(f"{file}: {name} has dtype {described['dtype']}; known: {', '.join(DTYPES)}")
-        dtype = DTYPES[described["dtype"]]
-        if end - begin != math.prod(shape) * dtype.itemsize:
-            raise R2T2Error(f"{file}: {name} of shape {shape} takes {end - begin} bytes, which does not fit")
-        if start + end > size:
-            raise R2T2Error(f"{file} is truncated: {size} bytes, {name} ends at {start + end}; fetch it again")
-        entries[name] = Entry(file, shape, dtype, _Mapped(file, start + begin, shape, dtype))
+    for name, (kind, shape) in described.items():
+        if kind not in DTYPES:
+            raise R2T2Error(f"{file}: {name} has dtype {kind}; known: {', '.join(DTYPES)}")
+        entries[name] = Entry(file, tuple(shape), DTYPES[kind], _FromSafetensors(file, name))
     return entries
 
 
 @dataclass(frozen=True)
-class _Mapped:
+class _FromSafetensors:
     file: Path
-    offset: int
-    shape: tuple[int, ...]
-    dtype: np.dtype
+    name: str
 
     def __call__(self) -> np.ndarray:
-        """A view of the file. The system is told to fetch it at once: transposing reads in an order it cannot guess."""
-        size = math.prod(self.shape) * self.dtype.itemsize
-        if not size:
-            return np.zeros(self.shape, self.dtype)
-        start = self.offset - self.offset % mmap.ALLOCATIONGRANULARITY
-        with self.file.open("rb") as stream:
-            mapped = mmap.mmap(stream.fileno(), self.offset + size - start, offset=start, access=mmap.ACCESS_READ)
-        mapped.madvise(mmap.MADV_WILLNEED)
-        return np.ndarray(self.shape, self.dtype, buffer=mapped, offset=self.offset - start)
+        """The tensor in host memory. The file is mapped only for this read, so its pages do not stay in memory."""
+        with safe_open(self.file, framework="numpy") as tensors:
+            return tensors.get_tensor(self.name)
 
 
 def _open_bin(file: Path) -> dict[str, Entry]:
@@ -168,7 +152,7 @@ def _open_bin(file: Path) -> dict[str, Entry]:
 
 @dataclass
 class _TorchShard:
-    """A `.bin`, mapped anew after half a gigabyte: pages that were read stay in memory as long as their map."""
+    """A `.bin` file, mapped again after half a gigabyte: pages that were read stay in memory with their map."""
 
     file: Path
     opened: dict[str, Any] = field(default_factory=dict)
@@ -212,53 +196,3 @@ def _as_numpy(tensor: Any) -> np.ndarray:
     if tensor.dtype == torch.bfloat16:
         return tensor.view(torch.uint16).numpy().view(ml_dtypes.bfloat16)
     return tensor.numpy()
-
-
-PIECE = 128 * 2**20  # bytes that are written together, and the most that one piece should have
-
-
-class CheckpointWriter:
-    """Collects pieces of parameters and writes them; a parameter's pieces are stored as {path: {"0": ..., "1": ...}}.
-
-    Args:
-        folder: the checkpoint, which must not exist.
-        wrote: hears of the bytes that were written.
-    """
-
-    def __init__(self, folder: Path, wrote: Callable[[int], object]):
-        self.folder, self.wrote = folder, wrote
-        self._pieces: dict[str, dict[str, np.ndarray]] = {}
-        self._held = 0
-
-    def put(self, path: str, number: int, piece: np.ndarray) -> None:
-        """Write a piece, now or with those that follow."""
-        if self._held and self._held + piece.nbytes > PIECE:
-            self._write()
-        self._pieces.setdefault(path, {})[str(number)] = piece
-        self._held += piece.nbytes
-
-    def finish(self) -> None:
-        """Write what is left, and make the checkpoint readable."""
-        from orbax.checkpoint import v1 as ocp
-
-        self._write()
-        ocp.partial.finalize(self.folder)
-
-    def _write(self) -> None:
-        """Save in a thread of its own, and see it through when interrupted: Orbax would write on in the background."""
-        with ThreadPoolExecutor(1) as pool:
-            saving = pool.submit(self._save)
-            try:
-                saving.result()
-            finally:
-                wait([saving])
-        self.wrote(self._held)
-        self._pieces, self._held = {}, 0
-
-    def _save(self) -> None:
-        from orbax.checkpoint import v1 as ocp
-
-        context = ocp.Context()
-        context.array.saving.use_compression = False  # trained weights do not shrink
-        with context:
-            ocp.partial.save(self.folder, self._pieces)

@@ -1,4 +1,4 @@
-"""Reading model directories: checked first, then restored into given shapes, dtypes and shardings."""
+"""Reading model directories: checked first, then restored into the requested shapes, dtypes and shardings."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from ports.common.checkpoint.directory import (
     crc32_of,
     described_by,
     digest_of,
-    errors_told_once,
     name_in,
     sha256_of,
 )
 from ports.common.checkpoint.formats import open_checkpoint
 from ports.common.checkpoint.mapping import assemble, named
+from ports.common.checkpoint.orbax_writer import single_error_report
 from ports.common.configs import config_from_json
 from r2t2_jax.errors import R2T2Error
 
@@ -35,7 +35,7 @@ GROUP_BYTES = 2**30
 
 @dataclass(frozen=True)
 class ModelDirectory:
-    """An opened model directory. `config` is the port's config as JSON gave it back; `digest` names the weights."""
+    """An opened model directory. `config` is the port's config as parsed JSON; `digest` identifies the weights."""
 
     path: Path
     port: str
@@ -60,9 +60,8 @@ def open_model_directory(path: str | Path, port: str) -> ModelDirectory:
     folder = Path(path)
     try:
         model = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
-        if model["schema"] != SCHEMA:
-            raise R2T2Error(f"{folder} has schema {model['schema']}, this version reads {SCHEMA}; convert it again")
-        found = ModelDirectory(folder, model["port"], model["config"], model["digest"], model["parameters"])
+        _check_schema(folder, model)
+        directory = ModelDirectory(folder, model["port"], model["config"], model["digest"], model["parameters"])
         sizes, sums = dict(model["checkpoint"]), dict(model["tokenizer"])
     except OSError as error:
         raise R2T2Error(
@@ -72,20 +71,28 @@ def open_model_directory(path: str | Path, port: str) -> ModelDirectory:
         if isinstance(error, R2T2Error):
             raise
         raise R2T2Error(f"{folder / DESCRIPTION} is damaged ({error}); convert the model again") from error
-    if found.port != port:
-        raise R2T2Error(f"{folder} holds a model of port {found.port!r}, not {port!r}")
+    if directory.port != port:
+        raise R2T2Error(f"{folder} holds a model of port {directory.port!r}, not {port!r}")
     problems = [
         f"{name} is {'not there' if actual is None else f'{actual} bytes instead of {size}'}"
         for name, size in sizes.items()
         if (actual := _size(folder / CHECKPOINT / name)) != size
     ]
     for name, digest in sums.items():
-        file = found.tokenizer / name
+        file = directory.tokenizer / name
         if _size(file) is None or sha256_of(file) != digest:
             problems.append(f"{TOKENIZER}/{name} is not the file that was converted")
     if problems:
         raise R2T2Error(f"{folder} is damaged: {'; '.join(problems)}; convert the model again")
-    return found
+    return directory
+
+
+def _check_schema(folder: Path, model: Mapping[str, Any]) -> None:
+    """Refuse a directory of another schema in one line with the command that converts the model again."""
+    schema = model["schema"]
+    if schema != SCHEMA:
+        again = f"remove it and convert again: r2t2 convert {model['port']} {model['source']} {folder}"
+        raise R2T2Error(f"{folder} has schema {schema}, this version of r2t2-jax reads {SCHEMA}; {again}")
 
 
 def _size(file: Path) -> int | None:
@@ -93,15 +100,15 @@ def _size(file: Path) -> int | None:
 
 
 def restore(directory: ModelDirectory, abstract: Any) -> Any:
-    """The parameters, as `abstract` asks for them.
+    """The parameters of a model directory.
 
     Args:
-        directory: where from.
-        abstract: a tree of `jax.ShapeDtypeStruct`; each leaf's dtype is cast to on the host, and each leaf's sharding,
-            where it has one, says where the array goes.
+        directory: the model directory.
+        abstract: a tree of `jax.ShapeDtypeStruct`. Values are cast to a leaf's dtype on the host and placed on devices
+            by the leaf's sharding, if it has one.
 
     Raises:
-        R2T2Error: names or shapes are not the directory's, all offenders named, or a file is damaged.
+        R2T2Error: names or shapes differ from the directory's (the message lists all), or a file is damaged.
     """
     wanted = named(abstract)
     problems = [
@@ -126,7 +133,7 @@ def restore(directory: ModelDirectory, abstract: Any) -> Any:
 
 
 def _groups(wanted: Mapping[str, Any]) -> list[list[str]]:
-    """Parameters to read together: the host holds one group at a time."""
+    """Names of parameters to read together; host memory holds one group at a time."""
     groups: list[list[str]] = [[]]
     held = 0
     for path, leaf in wanted.items():
@@ -146,7 +153,7 @@ def _load(directory: ModelDirectory, paths: list[str]) -> dict[str, list[np.ndar
     context.pytree.loading.partial_load = True
     source = directory.path / CHECKPOINT
     try:
-        with context, errors_told_once():
+        with context, single_error_report():
             stored = ocp.metadata(source).metadata
             loaded = ocp.load(source, {path: stored[path] for path in paths})
     except (OSError, ValueError, KeyError, TypeError) as error:  # TypeError: Orbax found no metadata, and only warned
@@ -166,7 +173,7 @@ Config = TypeVar("Config")
 
 @dataclass(frozen=True)
 class Opened(Generic[Config]):
-    """Config, parameters, the sha256 that names weights and tokenizer, and the folder of the tokenizer's files."""
+    """Config, parameters, the sha256 that identifies weights and tokenizer, and the folder of the tokenizer's files."""
 
     config: Config
     params: Any
@@ -175,13 +182,13 @@ class Opened(Generic[Config]):
 
 
 def open_model(converter: Converter, kind: type[Config], path: str | Path, dtype: str | None = None) -> Opened[Config]:
-    """Read a model; both ways give the same parameters and the same digest.
+    """Read a model from a model directory or from its upstream folder; parameters and digest are the same.
 
     Args:
         converter: of the port.
         kind: the config's class; it has a field `dtype`.
         path: a model directory, the upstream folder, or a hub id.
-        dtype: of parameters and activations; that of the first parameter on disk where not given.
+        dtype: of parameters and activations; None for that of the first parameter on disk.
 
     Raises:
         R2T2Error: it is missing, damaged, or another model.

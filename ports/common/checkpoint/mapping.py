@@ -1,7 +1,7 @@
-"""From PyTorch names to our parameters: one `Leaf` says how one parameter is made.
+"""Mapping from PyTorch tensor names to parameters: one `Leaf` describes how one parameter is made.
 
-A port's `params.py` lists its leaves by path in the NNX state (`decoder/layers/query/kernel`) and the names it knows
-and does not need. What is checked is that the two meet: `ports/common/checkpoint/convert.py`.
+A port's `params.py` lists its leaves by path in the NNX state (`decoder/layers/q_proj/kernel`) and the upstream names
+that it does not need. `check` verifies that leaves and checkpoint cover each other.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ class Leaf:
     """How one parameter is made of PyTorch tensors.
 
     Args:
-        names: the tensors it is read from, one; with `stacked`, one for each entry of the leading axis.
-        change: done to each tensor before stacking; views only, so that memory-mapped tensors stay on disk.
-        stacked: the parameter has a leading axis over `names`, as the layers of a scanned stack have.
+        names: the tensor it is read from; with `stacked`, one tensor for each entry of the leading axis.
+        change: applied to each tensor before stacking; returns a view (transposition, slice), never a copy.
+        stacked: the parameter has a leading axis over `names`, like the layers of a scanned stack.
     """
 
     names: tuple[str, ...]
@@ -49,11 +49,11 @@ class Leaf:
     stacked: bool = False
 
 
-Layers = int | Sequence[int] | None  # how many, counted from 0; or their numbers; None: a single module
+Layers = int | Sequence[int] | None  # number of layers, or their indices; None: a single module
 
 
 def layer_names(template: str, layers: Layers) -> tuple[str, ...]:
-    """`template` with its `{}` filled by each layer's number; itself alone where `layers` is None."""
+    """`template` with its `{}` replaced by each layer's index; only `template` itself if `layers` is None."""
     if layers is None:
         return (template,)
     return tuple(template.format(layer) for layer in (range(layers) if isinstance(layers, int) else layers))
@@ -78,7 +78,7 @@ def norm_leaves(ours: str, theirs: str, layers: Layers = None, *, bias: bool = T
 
 
 def path_name(path: tuple) -> str:
-    """`blocks/0/query/kernel` for a path of jax.tree_util; a variable's attribute `value` is left out."""
+    """`blocks/0/q_proj/kernel` for a path of jax.tree_util; a variable's attribute `value` is left out."""
     if path and path[-1] == jax.tree_util.GetAttrKey("value"):
         path = path[:-1]
     return "/".join(str(getattr(entry, "key", getattr(entry, "name", getattr(entry, "idx", None)))) for entry in path)
@@ -90,7 +90,7 @@ def named(params: Any) -> dict[str, Any]:
 
 
 def assemble(leaves: Mapping[str, Leaf], read: Callable[[str], np.ndarray], abstract: Any) -> Any:
-    """`abstract` with every shape filled and cast to its dtype; `check` of `matching.py` said that all fits."""
+    """`abstract` with every shape replaced by its array, cast to the shape's dtype; `check` must have passed."""
 
     def put(path: tuple, shape: jax.ShapeDtypeStruct) -> jax.Array:
         leaf = leaves[path_name(path)]
@@ -110,14 +110,14 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Report:
-    """How a mapping met a checkpoint: every upstream name is in exactly one of the three."""
+    """Result of `check`: every upstream name is in exactly one of the three fields."""
 
     mapped: tuple[str, ...]
     ignored: tuple[str, ...]
-    tied: tuple[tuple[str, str], ...]  # (kept, dropped), to be compared when they are read
+    tied: tuple[tuple[str, str], ...]  # (kept, dropped), compared when they are read
 
     def summary(self) -> dict[str, Any]:
-        """For `model.json`: how many were mapped, and which were not taken."""
+        """For `model.json`: the number of mapped tensors, and the names of ignored and tied ones."""
         return {"mapped": len(self.mapped), "ignored": list(self.ignored), "tied": [list(pair) for pair in self.tied]}
 
 
@@ -133,7 +133,7 @@ def check(
     ignored: Sequence[str] = (),
     tied: Sequence[tuple[str, str]] = (),
 ) -> Report:
-    """Check that every parameter is filled with its shape, and that every tensor is used once or known.
+    """Check that every parameter gets a tensor of its shape, and that every tensor is used once, ignored or tied.
 
     Args:
         leaves: the port's mapping, by path in the NNX state.
@@ -143,7 +143,7 @@ def check(
         tied: pairs (kept, dropped) of names.
 
     Raises:
-        R2T2Error: something does not fit; every offender is named.
+        R2T2Error: something does not fit; the message lists every problem.
     """
     wanted = {path: tuple(leaf.shape) for path, leaf in named(params).items()}
     uses = Counter(name for leaf in leaves.values() for name in leaf.names)
@@ -196,11 +196,11 @@ def changed_shape(leaf: Leaf, tensor: Tensor) -> tuple[int, ...]:
 
 
 def stored(leaves: Mapping[str, Leaf], tensors: Mapping[str, Tensor]) -> dict[str, tuple[Leaf, jax.ShapeDtypeStruct]]:
-    """Every parameter's leaf with its shape and dtype on disk, the source's dtype."""
-    found = {}
+    """Every parameter's leaf with its shape and dtype on disk, which is the source's dtype."""
+    parameters = {}
     for path, leaf in leaves.items():
         first = tensors[leaf.names[0]]
         shape = changed_shape(leaf, first)
         shape = (len(leaf.names), *shape) if leaf.stacked else shape
-        found[path] = (leaf, jax.ShapeDtypeStruct(shape, jax.numpy.dtype(first.dtype)))
-    return found
+        parameters[path] = (leaf, jax.ShapeDtypeStruct(shape, jax.numpy.dtype(first.dtype)))
+    return parameters

@@ -1,4 +1,4 @@
-"""Converting: what comes out, and that whatever goes wrong leaves nothing behind."""
+"""Conversion: the content of a model directory; failures leave nothing behind."""
 
 import dataclasses
 import fcntl
@@ -49,16 +49,16 @@ def test_dtype_is_kept_on_disk_and_cast_at_load(tmp_path, dtype):
     source, tensors = write_source(tmp_path / "source", toy_tensors(dtype=dtype)), toy_tensors(dtype=dtype)
     described = convert(source)
     assert described["dtype"] == [np.dtype(dtype).name]
-    for asked in (dtype, np.float32):
-        params = read(source, asked)
-        np.testing.assert_array_equal(params["scale"][...], tensors["scale"].astype(asked))
+    for wanted in (dtype, np.float32):
+        params = read(source, wanted)
+        np.testing.assert_array_equal(params["scale"][...], tensors["scale"].astype(wanted))
         kernel = params["layers"]["kernel"][...]
-        assert kernel.dtype == asked
+        assert kernel.dtype == wanted
         for layer in range(3):
-            np.testing.assert_array_equal(kernel[layer], tensors[f"h.{layer}.fc.weight"].T.astype(asked))
+            np.testing.assert_array_equal(kernel[layer], tensors[f"h.{layer}.fc.weight"].T.astype(wanted))
 
 
-def test_the_directory_tells_where_it_comes_from(source):
+def test_the_directory_records_its_source(source):
     described = convert(source)
     model = source.parent / "model"
     assert json.loads((model / "model.json").read_text()) == described
@@ -88,14 +88,14 @@ def test_arrays_go_where_their_sharding_says(source):
     assert params["layers"]["kernel"][...].sharding == sharding
 
 
-def test_a_misfit_leaves_nothing(source):
+def test_a_mapping_that_does_not_fit_leaves_nothing_behind(source):
     bad = dataclasses.replace(CONVERTER, leaves=lambda config: leaves(config) | {"more": Leaf(("scale",))})
     with pytest.raises(R2T2Error, match=r"mapped 2 times: scale.*mapped to no parameter: more"):
         convert(source, bad)
     assert_nothing_left(source)
 
 
-def test_folders_above_come_and_go_with_the_model(source):
+def test_new_parent_folders_are_removed_after_a_failure(source):
     def to_new_folder(converter):
         return converter.convert(str(source), source.parent / "new" / "folder" / "model", progress=False)
 
@@ -120,7 +120,7 @@ def run_script(source: Path, lines: str) -> subprocess.CompletedProcess[str]:
     script = (
         "import os, resource, signal, sys\n"
         "from pathlib import Path\n"
-        "import ports.common.appearing as writing\n"
+        "import r2t2_jax.runs.atomic_io as atomic_io\n"
         "from tests.ports.common.toy_model import CONVERTER\n"
         f"{lines}\n"
         "CONVERTER.convert(sys.argv[1], Path(sys.argv[2]), progress=False)\n"
@@ -129,17 +129,17 @@ def run_script(source: Path, lines: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=Path(__file__).parents[3], capture_output=True, text=True)
 
 
-def test_a_full_disk_leaves_nothing(source):
+def test_a_full_disk_leaves_nothing_behind(source):
     # A file may not grow beyond 200 bytes: writes fail inside Orbax's threads as on a disk that is full.
     done = run_script(source, "resource.setrlimit(resource.RLIMIT_FSIZE, (200, 200))")
     assert done.returncode == 1
     *before, last = done.stderr.splitlines()
     assert last.endswith(f"R2T2Error: cannot write {source.parent / 'model'} (File too large)")
-    assert sum(line.startswith("Traceback") for line in before) == 2  # the cause and our error, told once
+    assert sum(line.startswith("Traceback") for line in before) == 2  # the cause and our error, each once
     assert_nothing_left(source)
 
 
-def test_too_little_space_is_told_before_anything_is_written(source, monkeypatch):
+def test_too_little_space_is_reported_before_anything_is_written(source, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=10))
     with pytest.raises(R2T2Error, match=r"needs 0\.0 GB, 0\.0 GB are free"):
         convert(source)
@@ -147,7 +147,7 @@ def test_too_little_space_is_told_before_anything_is_written(source, monkeypatch
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(28, "No space left on device"), RuntimeError("bug")])
-def test_whatever_happens_while_reading_leaves_nothing(source, error):
+def test_an_error_while_reading_leaves_nothing_behind(source, error):
     failing = dataclasses.replace(
         CONVERTER, leaves=lambda config: leaves(config) | {"words": _words(lambda tensor: _interrupt(tensor, error))}
     )
@@ -159,7 +159,7 @@ def test_whatever_happens_while_reading_leaves_nothing(source, error):
 
 
 def _interrupt(tensor, error=KeyboardInterrupt):
-    """Raise as soon as a tensor is read; while shapes alone are checked it is a view of one zero."""
+    """Raise as soon as a tensor is read; while only shapes are checked, it is a view of one zero."""
     if tensor.strides == (0, 0):
         return tensor
     raise error
@@ -170,17 +170,17 @@ def _words(change):
 
 
 def test_a_killed_conversion_is_run_again(source):
-    done = run_script(source, "writing._make_durable = lambda folder: os.kill(os.getpid(), signal.SIGKILL)")
+    done = run_script(source, "atomic_io.sync = lambda path: os.kill(os.getpid(), signal.SIGKILL)")
     assert done.returncode == -signal.SIGKILL
-    left = {path.name for path in source.parent.iterdir()}
-    assert left == {"source", ".model.converting"}  # all was written, nothing of it appeared
+    (draft,) = (path.name for path in source.parent.iterdir() if path.name != "source")
+    assert draft.startswith(".draft-") and draft.endswith("-model")  # all was written, nothing was published
     convert(source)
     assert {path.name for path in source.parent.iterdir()} == {"source", "model"}
     assert read(source)["words"].shape == (5, 4)
 
 
-def test_two_conversions_do_not_meet(source):
-    busy = source.parent / ".model.converting"
+def test_a_second_conversion_to_the_same_place_is_refused(source):
+    busy = source.parent / ".draft-1-model"
     busy.mkdir()
     handle = os.open(busy, os.O_RDONLY)
     fcntl.flock(handle, fcntl.LOCK_EX)
@@ -190,9 +190,10 @@ def test_two_conversions_do_not_meet(source):
     finally:
         os.close(handle)
     convert(source)
+    assert not busy.exists()
 
 
-def test_what_exists_is_not_overwritten(source):
+def test_an_existing_model_is_not_overwritten(source):
     convert(source)
     with pytest.raises(R2T2Error, match="exists already"):
         convert(source)
@@ -202,7 +203,7 @@ def test_what_exists_is_not_overwritten(source):
     ("name", "message"),
     [("nowhere", "no folder nowhere, and it is no hub id"), ("source/config.json", "is a file")],
 )
-def test_a_source_that_is_none(source, monkeypatch, name, message):
+def test_a_missing_source_is_refused(source, monkeypatch, name, message):
     monkeypatch.chdir(source.parent)
     with pytest.raises(R2T2Error, match=message):
         CONVERTER.convert(name, Path("model"))

@@ -1,4 +1,4 @@
-"""Checkpoints on disk: read as their libraries read them, and refused with a name where damaged."""
+"""Checkpoints on disk: read as their libraries read them; a damaged file is refused by name."""
 
 import json
 
@@ -6,7 +6,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from ports.common.checkpoint import formats as checkpoints
+from ports.common.checkpoint import formats
 from ports.common.checkpoint.formats import open_checkpoint
 from r2t2_jax.errors import R2T2Error
 from tests.ports.common.toy_model import toy_tensors, write_source, write_tensors
@@ -24,16 +24,16 @@ def test_every_tensor_is_read_in_its_dtype(tmp_path, kind, dtype):
         np.testing.assert_array_equal(entry.read(), tensors[name])
 
 
-def test_a_bin_that_was_mapped_anew_gives_the_same(tmp_path, monkeypatch):
+def test_a_bin_file_that_is_mapped_again_gives_the_same(tmp_path, monkeypatch):
     pytest.importorskip("torch")
-    monkeypatch.setattr(checkpoints, "REOPEN_AFTER", 16)
+    monkeypatch.setattr(formats, "REOPEN_AFTER", 16)
     tensors = toy_tensors()
     checkpoint = open_checkpoint(write_source(tmp_path / "source", tensors, "bin"))
     for name in [*tensors, *tensors]:
         np.testing.assert_array_equal(checkpoint[name].read(), tensors[name])
 
 
-def test_folders_below_are_read_too(tmp_path):
+def test_weights_in_subfolders_are_read(tmp_path):
     source = write_source(tmp_path / "source", {"a": np.ones(2)}, "single")
     write_source(source / "2_Dense", {"linear.weight": np.ones(3)}, "single")
     checkpoint = open_checkpoint(source, (".", "2_Dense"))
@@ -44,7 +44,7 @@ def test_folders_below_are_read_too(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["shards", "bin"])
-def test_truncated_shards_are_named_all_of_them(tmp_path, kind):
+def test_all_truncated_shards_are_named(tmp_path, kind):
     pytest.importorskip("torch" if kind == "bin" else "safetensors")
     source = write_source(tmp_path / "source", toy_tensors(), kind)
     shards = sorted(path for path in source.iterdir() if path.suffix in (".bin", ".safetensors"))
@@ -57,11 +57,35 @@ def test_truncated_shards_are_named_all_of_them(tmp_path, kind):
 
 
 @pytest.mark.parametrize("content", [b"", b"1234", b"\xff" * 64, (40).to_bytes(8, "little") + b"{" * 40])
-def test_what_is_no_safetensors_is_refused(tmp_path, content):
+def test_a_file_that_is_not_safetensors_is_refused(tmp_path, content):
     source = write_source(tmp_path / "source", {"a": np.ones(2)}, "single")
     (source / "model.safetensors").write_bytes(content)
-    with pytest.raises(R2T2Error, match=r"model\.safetensors"):
+    assert "\n" not in refusal(source)
+
+
+def refusal(source) -> str:
+    with pytest.raises(R2T2Error, match=r"model\.safetensors") as caught:
         open_checkpoint(source)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        [1],
+        {"a": 3},
+        {"a": {"dtype": "F32", "shape": [3], "data_offsets": [0, 8]}},  # 12 bytes
+        {"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8000]}},
+        {"a": {"dtype": "F32", "shape": [2**62, 2**62], "data_offsets": [0, 8]}},
+        {"a": {"dtype": "F8_E4M3", "shape": [8], "data_offsets": [0, 8]}},
+        {"a": {"dtype": "X\n9", "shape": [8], "data_offsets": [0, 8]}},
+    ],
+)
+def test_a_hostile_header_is_refused_in_one_line(tmp_path, header):
+    source = write_source(tmp_path / "source", {"a": np.ones(2)}, "single")
+    text = json.dumps(header).encode()
+    (source / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + bytes(8))
+    assert "\n" not in refusal(source)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"weight_map": 3}', '{"metadata": {}}'])
@@ -72,7 +96,7 @@ def test_a_bad_index_is_named(tmp_path, text):
         open_checkpoint(source)
 
 
-def test_an_index_that_names_what_is_not_there(tmp_path):
+def test_an_index_that_lists_missing_tensors_or_files_is_refused(tmp_path):
     source = write_source(tmp_path / "source", toy_tensors())
     index = source / "model.safetensors.index.json"
     listed = json.loads(index.read_text())
@@ -99,6 +123,6 @@ def test_a_pickle_with_more_than_weights_is_not_run(tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
-def test_no_weights_at_all(tmp_path):
+def test_a_folder_without_weights_is_refused(tmp_path):
     with pytest.raises(R2T2Error, match=r"no weights in .*; looked for model\.safetensors"):
         open_checkpoint(tmp_path)

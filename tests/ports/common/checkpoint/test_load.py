@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 
 import jax
 import numpy as np
@@ -45,21 +46,23 @@ def test_another_ports_model_is_refused(model):
         open_model_directory(model, "mova")
 
 
-def test_a_folder_without_description_is_none(tmp_path):
+def test_a_folder_without_a_description_is_refused(tmp_path):
     with pytest.raises(R2T2Error, match=r"is no model directory .*make one with r2t2 convert"):
         open_model_directory(tmp_path, "toy")
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"schema": 1}'])
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"schema": 2}', '{"schema": 1}'])
 def test_a_damaged_description_is_named(model, text):
     (model / "model.json").write_text(text)
     with pytest.raises(R2T2Error, match=r"model\.json is damaged"):
         open_model_directory(model, "toy")
 
 
-def test_another_schema_asks_to_convert_again(model):
-    edit(model, schema=2)
-    with pytest.raises(R2T2Error, match="has schema 2, this version reads 1; convert it again"):
+@pytest.mark.parametrize("schema", [1, 3])
+def test_another_schema_is_refused_with_the_command_that_converts_again(tmp_path, model, schema):
+    edit(model, schema=schema)
+    again = f"remove it and convert again: r2t2 convert toy {tmp_path / 'source'} {model}"
+    with pytest.raises(R2T2Error, match=f"has schema {schema}, this version of r2t2-jax reads 2; {re.escape(again)}$"):
         open_model_directory(model, "toy")
 
 
@@ -82,7 +85,7 @@ def test_no_flipped_bit_changes_a_weight_silently(model):
         content = file.read_bytes()
         for place in range(0, len(content), 151):
             file.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
-            with contextlib.suppress(R2T2Error):  # or else the bit is in a file that reading does not need
+            with contextlib.suppress(R2T2Error):  # otherwise the bit is in a file that reading does not need
                 params = restore(open_model_directory(model, "toy"), abstract)
                 np.testing.assert_array_equal(params["words"][...], toy_tensors()["wte.weight"].astype("f4"))
         file.write_bytes(content)
@@ -96,7 +99,7 @@ def test_damaged_parameters_are_named(model):
         restore(open_model_directory(model, "toy"), CONVERTER.abstract_params(ToyConfig()))
 
 
-def test_another_model_is_told_in_full(model):
+def test_every_difference_to_another_model_is_listed(model):
     abstract = CONVERTER.abstract_params(ToyConfig(layers=2))
     abstract["more"] = abstract["scale"]
     del abstract["words"]
@@ -111,7 +114,7 @@ def test_another_model_is_told_in_full(model):
         assert part in str(caught.value)
 
 
-def test_small_groups_give_the_same(model, monkeypatch):
+def test_reading_in_small_groups_gives_the_same(model, monkeypatch):
     directory, abstract = open_model_directory(model, "toy"), CONVERTER.abstract_params(ToyConfig())
     whole = restore(directory, abstract)
     monkeypatch.setattr("ports.common.checkpoint.load.GROUP_BYTES", 20)
