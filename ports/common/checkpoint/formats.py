@@ -152,7 +152,7 @@ def _open_bin(file: Path) -> dict[str, Entry]:
 
 @dataclass
 class _TorchShard:
-    """A `.bin` file, mapped again after half a gigabyte: pages that were read stay in memory with their map."""
+    """A `.bin` file, mapped again after half a gigabyte of reads: pages stay in memory as long as their map."""
 
     file: Path
     opened: dict[str, Any] = field(default_factory=dict)
