@@ -24,9 +24,9 @@ from benchmarks.pages import write_results
 from ports.pocket.params import GATES
 from r2t2_jax.contract import Port
 from r2t2_jax.datasets import load_dataset
+from r2t2_jax.evaluation.collect_bank import collect_bank, with_shipped_atlas
 from r2t2_jax.evaluation.encode import EncodedQuestions, encode_questions
 from r2t2_jax.evaluation.evaluator import evaluate
-from r2t2_jax.evaluation.records import collect_bank, with_shipped_atlas
 from r2t2_jax.evaluation.statistics import TESTS, compare, wilson_interval
 from r2t2_jax.evaluation.tuning_grid import USUAL, grid_presets
 from r2t2_jax.method.presets import Preset, find_preset

@@ -16,7 +16,7 @@ import tyro
 from ports.pocket.params import FOLDER, GATES
 from r2t2_jax.bank.build_atlas import AtlasPlan, make_atlas
 from r2t2_jax.datasets import load_dataset
-from r2t2_jax.evaluation.records import collect_bank
+from r2t2_jax.evaluation.collect_bank import collect_bank
 from r2t2_jax.metrics import get_metric
 from r2t2_jax.plugins import load
 

@@ -25,9 +25,9 @@ from r2t2_jax.datasets import load_dataset
 from r2t2_jax.datasets.catalog import find_dataset
 from r2t2_jax.datasets.prepare import prepare
 from r2t2_jax.datasets.prepared import data_folder
+from r2t2_jax.evaluation.collect_bank import collect_bank
 from r2t2_jax.evaluation.encode import encode_questions
 from r2t2_jax.evaluation.evaluator import evaluate
-from r2t2_jax.evaluation.records import collect_bank
 from r2t2_jax.evaluation.references import right_without_image
 from r2t2_jax.evaluation.statistics import compare, summarize
 from r2t2_jax.method.presets import find_preset

@@ -22,9 +22,10 @@ from ports.pocket.params import GATES
 from r2t2_jax.contract import Port
 from r2t2_jax.datasets import load_dataset
 from r2t2_jax.errors import R2T2Error
+from r2t2_jax.evaluation.collect_bank import collect_bank, with_shipped_atlas
 from r2t2_jax.evaluation.encode import encode_questions
 from r2t2_jax.evaluation.evaluator import evaluate
-from r2t2_jax.evaluation.records import SampleResult, collect_bank, with_shipped_atlas
+from r2t2_jax.evaluation.records import SampleResult
 from r2t2_jax.evaluation.references import same_experts
 from r2t2_jax.evaluation.statistics import compare, summarize
 from r2t2_jax.method.presets import find_preset

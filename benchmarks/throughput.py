@@ -25,11 +25,11 @@ import tyro
 
 from r2t2_jax.datasets import load_dataset
 from r2t2_jax.evaluation.benchmark import SAVED, record_references, run_benchmarks
+from r2t2_jax.evaluation.collect_bank import collect_bank
 from r2t2_jax.evaluation.devices import device_groups
 from r2t2_jax.evaluation.encode import encode_questions
 from r2t2_jax.evaluation.job import Job
 from r2t2_jax.evaluation.question_sets import read_benchmarks
-from r2t2_jax.evaluation.records import collect_bank
 from r2t2_jax.method.presets import find_preset
 from r2t2_jax.methods import method_of
 from r2t2_jax.metrics import get_metric

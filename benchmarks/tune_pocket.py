@@ -16,8 +16,8 @@ import tyro
 
 from ports.pocket.params import FOLDER, GATES
 from r2t2_jax.datasets import load_dataset
+from r2t2_jax.evaluation.collect_bank import collect_bank
 from r2t2_jax.evaluation.encode import encode_questions
-from r2t2_jax.evaluation.records import collect_bank
 from r2t2_jax.evaluation.tune import Tuning, refuse_test, tuned_preset, tuning_bench, tuning_plan
 from r2t2_jax.evaluation.tuning_grid import Budget, grid_presets, rungs, sample_order
 from r2t2_jax.method.presets import PAPER, find_preset

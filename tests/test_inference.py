@@ -12,9 +12,9 @@ from r2t2_jax import answer
 from r2t2_jax import inference as session
 from r2t2_jax.contract import Port
 from r2t2_jax.errors import R2T2Error
+from r2t2_jax.evaluation.collect_bank import collect_bank
 from r2t2_jax.evaluation.encode import encode_questions
 from r2t2_jax.evaluation.evaluator import evaluate
-from r2t2_jax.evaluation.records import collect_bank
 from r2t2_jax.inference import Prediction, Predictions
 from r2t2_jax.method.presets import find_preset
 from r2t2_jax.methods import strategy

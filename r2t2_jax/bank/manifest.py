@@ -183,8 +183,8 @@ def read_manifest(folder: Path) -> Manifest:
         schema, checksum = content.pop("schema"), content.pop("checksum")
     except FileNotFoundError:
         if (folder / RUN).exists():
-            way = f"go on with: r2t2 bank build --config {folder / RUN} --out {folder}"
-            raise R2T2Error(f"{folder} is a bank half built; {way}") from None
+            command = f"r2t2 bank build --config {folder / RUN} --out {folder}"
+            raise R2T2Error(f"{folder} is an unfinished bank; resume with: {command}") from None
         raise R2T2Error(f"{folder} is no bank: it has no {MANIFEST}; make one with `r2t2 bank build`") from None
     except OSError as error:
         raise R2T2Error(f"cannot read {path}: {error.strerror}") from error

@@ -44,14 +44,14 @@ from r2t2_jax.runs.atomic_io import atomic_write, remove, sync
 
 
 @dataclass(frozen=True)
-class Batch:
-    """Rows to be written: a table in the bank's schema, and arrays with a leading axis n by the name of their file."""
+class BankRows:
+    """Rows to write: a table in the bank's schema, and arrays with a leading axis n by the name of their file."""
 
     records: pa.Table
     arrays: Mapping[str, np.ndarray]
 
 
-def write_bank(path: Path, manifest: Manifest, batches: Iterable[Batch]) -> None:
+def write_bank(path: Path, manifest: Manifest, batches: Iterable[BankRows]) -> None:
     """Write a bank directory, which appears whole or not at all and takes the place of an earlier bank.
 
     Args:
@@ -71,7 +71,7 @@ def write_bank(path: Path, manifest: Manifest, batches: Iterable[Batch]) -> None
         raise R2T2Error(f"cannot write {path}: {error.strerror}") from error
 
 
-def write_files(folder: Path, manifest: Manifest, batches: Iterable[Batch]) -> None:
+def write_files(folder: Path, manifest: Manifest, batches: Iterable[BankRows]) -> None:
     """Make a folder and write all files of a bank to it.
 
     Raises:
@@ -166,10 +166,10 @@ def store(bank: ReferenceBank, path: Path) -> None:
     table = as_table(bank.records, right)
     arrays = {EMBEDDINGS: bank.embeddings, ROUTING: bank.routing} | leaves
 
-    def batches() -> Iterator[Batch]:
+    def batches() -> Iterator[BankRows]:
         for first in range(0, len(bank), ROWS):
             rows = {name: np.asarray(array[first : first + ROWS]) for name, array in arrays.items()}
-            yield Batch(table.slice(first, ROWS), rows)
+            yield BankRows(table.slice(first, ROWS), rows)
 
     write_bank(path, manifest, batches())
 

@@ -53,16 +53,15 @@ class BankBuild:
         """Build, and say what came of it."""
         from r2t2_jax.evaluation.build_bank import BankConfig, build_bank
         from r2t2_jax.evaluation.question_sets import read_sets
+        from r2t2_jax.evaluation.setup import with_embedder
         from r2t2_jax.plugins import load
-        from r2t2_jax.retrieval.hashed_bag_of_words import question_embedder
 
-        wanted = BankConfig(self.limit, self.keep, self.features, self.batch_size)
-        port = load(self.model)
-        embedder = question_embedder(self.embedder) if self.embedder else port.embedder
+        config = BankConfig(self.limit, self.keep, self.features, self.batch_size)
+        (port,) = with_embedder([load(self.model)], self.embedder)
         sets = read_sets(self.dataset, self.split, self.samples, self.seed, self.images, self.metric)
         given = {name: value for name, value in asdict(self).items() if value is not None}
         settings = {name: value for name, value in given.items() if name not in ("out", "max_hours")}
-        summary = build_bank(self.out, port, embedder, sets, wanted, settings, self.max_hours)
+        summary = build_bank(self.out, port, sets, config, settings, self.max_hours)
         for name, one in summary["sources"].items():
             print(
                 f"{name}: {one['rows']:,} of {one['questions']:,} questions kept, {one['correct']:,} answered correctly"

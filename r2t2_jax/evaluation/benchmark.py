@@ -20,12 +20,12 @@ from tqdm import tqdm
 
 from r2t2_jax.bank import ReferenceBank
 from r2t2_jax.contract import Port, Sample
-from r2t2_jax.evaluation.build_bank import prefetch
+from r2t2_jax.evaluation.collect_bank import collect_bank, with_shipped_atlas
 from r2t2_jax.evaluation.devices import ReplicaGroup
 from r2t2_jax.evaluation.encode import BATCH, Prepared, encode_prepared, encode_questions, prepare_questions
 from r2t2_jax.evaluation.evaluator import Evaluation, Setup, in_order_of_programs, prepare
 from r2t2_jax.evaluation.question_sets import QuestionSet
-from r2t2_jax.evaluation.records import SampleResult, collect_bank, rows, with_shipped_atlas
+from r2t2_jax.evaluation.records import SampleResult, rows
 from r2t2_jax.evaluation.statistics import DIGITS, summarize
 from r2t2_jax.methods import Method
 from r2t2_jax.metrics import Metric, SetScore
@@ -33,6 +33,7 @@ from r2t2_jax.runs.plan import Batch, Part
 from r2t2_jax.runs.run import Run
 from r2t2_jax.runtime.batching import AdaptiveBatchSize, Rows, run_batch, threads_at_a_time
 from r2t2_jax.runtime.compilation_cache import CompileCounter
+from r2t2_jax.runtime.threads import prefetch
 
 REFERENCES = "references"  # the table of a model's references, answered correctly or not
 ENCODE, ANSWER = "encode", "answer"  # what is timed

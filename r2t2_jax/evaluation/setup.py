@@ -17,8 +17,8 @@ from r2t2_jax.datasets import load_dataset
 from r2t2_jax.datasets.catalog import DATASETS
 from r2t2_jax.datasets.registry import GROUP
 from r2t2_jax.errors import R2T2Error
+from r2t2_jax.evaluation.collect_bank import collect_bank, with_shipped_atlas
 from r2t2_jax.evaluation.feature_cache import with_samples
-from r2t2_jax.evaluation.records import collect_bank, with_shipped_atlas
 from r2t2_jax.method.forward import encode_batch
 from r2t2_jax.metrics import Metric, get_metric
 from r2t2_jax.plugins import load, registered

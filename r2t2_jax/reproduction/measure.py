@@ -21,7 +21,6 @@ from r2t2_jax.bank import ReferenceBank
 from r2t2_jax.bank.records import StoredSamples
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.evaluation.benchmark import ANSWER, ENCODE, part_name, reference_rows
-from r2t2_jax.evaluation.build_bank import prefetch
 from r2t2_jax.evaluation.encode import encode_prepared, prepare_questions
 from r2t2_jax.evaluation.evaluator import Evaluation
 from r2t2_jax.evaluation.records import rows
@@ -32,6 +31,7 @@ from r2t2_jax.reproduction.spec import Condition
 from r2t2_jax.runs.plan import Batch
 from r2t2_jax.runs.run import Run
 from r2t2_jax.runtime.batching import Rows, run_batch, threads_at_a_time
+from r2t2_jax.runtime.threads import prefetch
 
 LIGHT = ("model", "strategy", "id", "category", "prediction", "score", "right", "used_fallback", "evaluations")
 NOT_RUN = "not_run"  # the column that says why a model cannot do what a row asks

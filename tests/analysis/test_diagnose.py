@@ -10,8 +10,8 @@ from r2t2_jax.analysis.diagnose import diagnose, port_evidence
 from r2t2_jax.analysis.diagnosis import ROWS, Diagnosis, diagnose_evidence
 from r2t2_jax.bank import ReferenceBank
 from r2t2_jax.errors import R2T2Error
+from r2t2_jax.evaluation.collect_bank import collect_bank
 from r2t2_jax.evaluation.encode import encode_questions
-from r2t2_jax.evaluation.records import collect_bank
 from r2t2_jax.method.presets import Preset
 from r2t2_jax.metrics import get_metric
 from tests.toy_port import make_samples, toy

@@ -9,7 +9,7 @@ import pytest
 from r2t2_jax.bank.build_atlas import AtlasPlan, make_atlas
 from r2t2_jax.cli.main import main
 from r2t2_jax.evaluation import setup as opening
-from r2t2_jax.evaluation.records import collect_bank
+from r2t2_jax.evaluation.collect_bank import collect_bank
 from r2t2_jax.method.presets import Preset, find_preset
 from r2t2_jax.metrics import get_metric
 from tests.toy_port import make_samples, toy

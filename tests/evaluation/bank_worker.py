@@ -1,6 +1,7 @@
-"""Builds a bank of the toy port, slowly enough to be killed: for the tests of `evaluation/building.py`."""
+"""Builds a bank of the toy port slowly, for the tests of `evaluation/build_bank.py` that kill it."""
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from r2t2_jax.evaluation.question_sets import QuestionSet
 from tests.toy_port import ToyEmbedder, make_samples, toy
 
 SETTINGS = {"model": "toy"}
-WANTED = BankConfig(limit=25, features=True, batch=4)
+CONFIG = BankConfig(limit=25, features=True, batch=4)
 
 
 class SlowEmbedder(ToyEmbedder):
@@ -24,13 +25,13 @@ class SlowEmbedder(ToyEmbedder):
 
 
 def sets() -> dict[str, QuestionSet]:
-    """Two sets: of the first the limit leaves some questions unasked."""
+    """Two sets; the limit skips some questions of the first."""
     return {
         "many": QuestionSet(Source("many"), make_samples(60, seed=1, told=0.5), "exact_match"),
         "few": QuestionSet(Source("few"), make_samples(18, seed=2, told=0.5), "exact_match"),
     }
 
 
-def build(folder: str, seconds: float = 0.0, wanted: BankConfig = WANTED) -> dict:
-    """The bank of both sets."""
-    return build_bank(Path(folder), toy(), SlowEmbedder(seconds), sets(), wanted, SETTINGS)
+def build(folder: str, seconds: float = 0.0, config: BankConfig = CONFIG) -> dict:
+    """Build the bank of both sets."""
+    return build_bank(Path(folder), replace(toy(), embedder=SlowEmbedder(seconds)), sets(), config, SETTINGS)

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from r2t2_jax.bank.atlas import Atlas
+from r2t2_jax.evaluation.collect_bank import collect_bank
 from r2t2_jax.evaluation.encode import encode_questions
 from r2t2_jax.evaluation.evaluator import prepare
-from r2t2_jax.evaluation.records import collect_bank
 from r2t2_jax.method.presets import Preset
 from r2t2_jax.method.rerouting import _reroute_samples
 from r2t2_jax.methods import baseline, strategy

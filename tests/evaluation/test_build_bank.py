@@ -1,4 +1,4 @@
-"""Banks built on disk: what is in them, whatever happens while they are built, and what is refused."""
+"""Banks built on disk: their contents, interruptions while they are built, and errors."""
 
 import dataclasses
 import json
@@ -15,24 +15,24 @@ import pytest
 from r2t2_jax.bank import ReferenceBank
 from r2t2_jax.bank.storage import install, with_stored_samples
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.evaluation import build_bank as building
+from r2t2_jax.evaluation import build_bank as build_bank_module
 from r2t2_jax.evaluation.build_bank import BankConfig, build_bank
+from r2t2_jax.evaluation.collect_bank import collect_bank
 from r2t2_jax.evaluation.feature_cache import with_samples
 from r2t2_jax.evaluation.question_sets import QuestionSet
-from r2t2_jax.evaluation.records import collect_bank
 from r2t2_jax.metrics import get_metric
 from r2t2_jax.runs.batch_files import find_records
 from tests.evaluation import bank_worker
-from tests.evaluation.bank_worker import SETTINGS, WANTED, build, sets
+from tests.evaluation.bank_worker import CONFIG, SETTINGS, build, sets
 from tests.toy_port import ToyEmbedder, make_samples, toy
 
 BATCHES = 15 + 5
 
 
 def files(folder):
-    """Everything but the times."""
-    kept = (file for file in sorted(folder.rglob("*")) if file.is_file() and file.name != "timings.jsonl")
-    return {str(file.relative_to(folder)): file.read_bytes() for file in kept}
+    """The contents of all files except the timings."""
+    paths = (file for file in sorted(folder.rglob("*")) if file.is_file() and file.name != "timings.jsonl")
+    return {str(file.relative_to(folder)): file.read_bytes() for file in paths}
 
 
 @pytest.fixture(scope="module")
@@ -48,13 +48,13 @@ def whole(folder):
 
 
 def test_rows_are_those_of_a_bank_collected_in_memory(folder):
-    # Features and all, of the correct rows up to the limit of 25 in each set.
+    # The correct rows up to the limit of 25 per set, with their features.
     bank = ReferenceBank.open(folder)
-    like = collect_bank(toy(), make_samples(4, seed=1, told=1), get_metric("exact_match"))
-    bank = with_stored_samples(bank, like.features, like.answers).only_correct()
+    template = collect_bank(toy(), make_samples(4, seed=1, told=1), get_metric("exact_match"))
+    bank = with_stored_samples(bank, template.features, template.answers).only_correct()
     first = 0
-    for one in sets().values():
-        expected = collect_bank(toy(), one.samples, get_metric("exact_match"))
+    for questions in sets().values():
+        expected = collect_bank(toy(), questions.samples, get_metric("exact_match"))
         rows = min(25, len(expected))
         part = np.arange(first, first + rows)
         np.testing.assert_array_equal(bank.routing[part], expected.routing[:rows])
@@ -80,24 +80,24 @@ def test_wrong_rows_are_kept_and_flagged(folder):
 
 
 def test_only_correct_rows_can_be_kept(folder, tmp_path):
-    build(tmp_path / "bank", wanted=dataclasses.replace(WANTED, keep="correct"))
+    build(tmp_path / "bank", config=dataclasses.replace(CONFIG, keep="correct"))
     bank, all_rows = ReferenceBank.open(tmp_path / "bank"), ReferenceBank.open(folder)
     assert bank.right.all()
     np.testing.assert_array_equal(bank.routing, all_rows.only_correct().routing)
 
 
-def test_features_are_computed_again_where_none_are_stored(folder, tmp_path):
-    build(tmp_path / "bank", wanted=dataclasses.replace(WANTED, features=False))
-    samples = [sample for one in sets().values() for sample in one.samples]
+def test_features_that_are_not_stored_are_computed_again(folder, tmp_path):
+    build(tmp_path / "bank", config=dataclasses.replace(CONFIG, features=False))
+    samples = [sample for questions in sets().values() for sample in questions.samples]
     bank = with_samples(ReferenceBank.open(tmp_path / "bank"), toy(), samples)
-    like = bank.samples(np.array([0]))
-    stored = with_stored_samples(ReferenceBank.open(folder), *like)
+    sample = bank.samples(np.array([0]))
+    stored = with_stored_samples(ReferenceBank.open(folder), *sample)
     rows = np.array([3, 30, 3])
     for a, b in zip(jax.tree.leaves(bank.samples(rows)), jax.tree.leaves(stored.samples(rows)), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
-def test_the_folder_of_a_finished_bank_says_so_again(folder, whole):
+def test_building_a_finished_bank_again_changes_nothing(folder, whole):
     assert build(folder) == json.loads((folder / "summary.json").read_text())
     assert files(folder) == whole
 
@@ -112,8 +112,8 @@ def test_kills_change_nothing(times, tmp_path, whole):
         folder = tmp_path / str(len(list(tmp_path.iterdir())))
         process = context.Process(target=bank_worker.build, args=(str(folder), 0.02))
         process.start()
-        wanted = rng.randrange(1, BATCHES)
-        while len(find_records(folder)) < wanted and process.is_alive():
+        target = rng.randrange(1, BATCHES)
+        while len(find_records(folder)) < target and process.is_alive():
             time.sleep(0.001)
         time.sleep(0.02 * rng.random())
         os.kill(process.pid, signal.SIGKILL)
@@ -122,31 +122,33 @@ def test_kills_change_nothing(times, tmp_path, whole):
             continue  # too late
         assert find_records(folder)
         kills += 1
-        with pytest.raises(R2T2Error, match=r"is a bank half built; go on with: r2t2 bank build --config .*run\.json"):
+        with pytest.raises(
+            R2T2Error, match=r"is an unfinished bank; resume with: r2t2 bank build --config .*run\.json"
+        ):
             ReferenceBank.open(folder)
         build(folder)
         assert files(folder) == whole
 
 
-def test_killed_while_the_files_are_put_in_place(tmp_path, whole, monkeypatch):
+def test_a_kill_while_the_files_are_moved_changes_nothing(tmp_path, whole, monkeypatch):
     def killed(draft, folder):
         (draft / "embeddings.npy").rename(folder / "embeddings.npy")
         (draft / "features").rename(folder / "features")
         raise MemoryError
 
-    monkeypatch.setattr(building, "install", killed)
+    monkeypatch.setattr(build_bank_module, "install", killed)
     with pytest.raises(MemoryError):
         build(tmp_path / "bank")
-    with pytest.raises(R2T2Error, match="half built"):
+    with pytest.raises(R2T2Error, match="unfinished bank"):
         ReferenceBank.open(tmp_path / "bank")
-    monkeypatch.setattr(building, "install", install)
+    monkeypatch.setattr(build_bank_module, "install", install)
     build(tmp_path / "bank")
     assert files(tmp_path / "bank") == whole
 
 
 def test_other_settings_are_refused(folder):
     with pytest.raises(R2T2Error, match=r"settings\.model is .toy. there and .other. here"):
-        build_bank(folder, toy(), ToyEmbedder(), sets(), WANTED, {"model": "other"})
+        build_bank(folder, toy(), sets(), CONFIG, {"model": "other"})
 
 
 class Broken(ToyEmbedder):
@@ -160,27 +162,28 @@ class Broken(ToyEmbedder):
 
 
 @pytest.mark.parametrize(("value", "fault"), [(np.nan, "NaN or infinite"), (0.0, "zero"), (2.0, "not of unit length")])
-def test_bad_embeddings_are_refused_with_their_rows(value, fault, tmp_path):
+def test_bad_embeddings_are_refused_and_their_samples_named(value, fault, tmp_path):
     samples = make_samples(10, seed=5, told=1)
     bad = [sample.id for sample in samples if "right" in sample.question]
     assert 0 < len(bad) <= 5
-    asked = {"set": QuestionSet(sets()["many"].source, samples, "exact_match")}
+    question_sets = {"set": QuestionSet(sets()["many"].source, samples, "exact_match")}
+    port = dataclasses.replace(toy(), embedder=Broken(value))
     with pytest.raises(R2T2Error, match=f"question embeddings of {', '.join(bad)} are {fault}"):
-        build_bank(tmp_path / "bank", toy(), Broken(value), asked, BankConfig(batch=10), SETTINGS)
+        build_bank(tmp_path / "bank", port, question_sets, BankConfig(batch=10), SETTINGS)
     assert not (tmp_path / "bank").exists()
 
 
-def test_bad_routing_is_refused_with_its_rows(tmp_path):
+def test_bad_routing_is_refused_and_its_samples_named(tmp_path):
     port = dataclasses.replace(toy(), params={"gate": np.float32(np.nan), "scale": np.float32(8.0)})
     with pytest.raises(R2T2Error, match=r"toy: routing of 1-0, .* are NaN or infinite"):
-        build_bank(tmp_path / "bank", port, ToyEmbedder(), sets(), WANTED, SETTINGS)
+        build_bank(tmp_path / "bank", port, sets(), CONFIG, SETTINGS)
 
 
-def test_a_model_that_answers_nothing_makes_no_bank(tmp_path):
+def test_a_model_without_correct_answers_gives_no_bank(tmp_path):
     wrong = [dataclasses.replace(sample, answers=("grey",)) for sample in make_samples(6, seed=1, told=1)]
-    asked = {"set": QuestionSet(sets()["many"].source, wrong, "exact_match")}
-    wanted = BankConfig(batch=3)
+    question_sets = {"set": QuestionSet(sets()["many"].source, wrong, "exact_match")}
+    config = BankConfig(batch=3)
     with pytest.raises(R2T2Error, match="toy answered none of the questions correctly"):
-        build_bank(tmp_path / "bank", toy(), ToyEmbedder(), asked, wanted, SETTINGS)
+        build_bank(tmp_path / "bank", toy(), question_sets, config, SETTINGS)
     with pytest.raises(R2T2Error, match="a limit of 0"):
         BankConfig(limit=0)

@@ -12,11 +12,11 @@ from r2t2_jax.costs.jaxpr import count_flops
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.evaluation import dry_run as forecasting
 from r2t2_jax.evaluation import job as jobs
+from r2t2_jax.evaluation.collect_bank import collect_bank
 from r2t2_jax.evaluation.devices import device_groups
 from r2t2_jax.evaluation.dry_run import Forecast, Memory, forecast
 from r2t2_jax.evaluation.evaluator import set_up
 from r2t2_jax.evaluation.question_sets import QuestionSet
-from r2t2_jax.evaluation.records import collect_bank
 from r2t2_jax.method.presets import Preset
 from r2t2_jax.methods import method_of
 from r2t2_jax.metrics import get_metric

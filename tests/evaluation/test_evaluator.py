@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from r2t2_jax.errors import R2T2Error
+from r2t2_jax.evaluation.collect_bank import collect_bank
 from r2t2_jax.evaluation.encode import encode_questions
 from r2t2_jax.evaluation.evaluator import evaluate, prepare
-from r2t2_jax.evaluation.records import collect_bank, rows
+from r2t2_jax.evaluation.records import rows
 from r2t2_jax.method.presets import find_preset
 from r2t2_jax.methods import strategy
 from r2t2_jax.metrics import get_metric

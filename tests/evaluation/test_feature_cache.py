@@ -9,8 +9,8 @@ import pytest
 from r2t2_jax.bank import ReferenceBank
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.evaluation import feature_cache as reencode
+from r2t2_jax.evaluation.collect_bank import collect_bank
 from r2t2_jax.evaluation.feature_cache import with_samples
-from r2t2_jax.evaluation.records import collect_bank
 from r2t2_jax.metrics import get_metric
 from tests.toy_port import make_samples, toy
 

@@ -6,9 +6,9 @@ import pytest
 from PIL import Image
 
 from r2t2_jax.errors import R2T2Error
+from r2t2_jax.evaluation.collect_bank import collect_bank
 from r2t2_jax.evaluation.encode import encode_questions
 from r2t2_jax.evaluation.evaluator import evaluate
-from r2t2_jax.evaluation.records import collect_bank
 from r2t2_jax.method.presets import Preset
 from r2t2_jax.methods import strategy
 from r2t2_jax.metrics import get_metric

@@ -3,8 +3,8 @@
 import numpy as np
 
 from r2t2_jax import strategy
+from r2t2_jax.evaluation.collect_bank import collect_bank
 from r2t2_jax.evaluation.encode import encode_questions
-from r2t2_jax.evaluation.records import collect_bank
 from r2t2_jax.method import rerouting
 from r2t2_jax.metrics import get_metric
 from r2t2_jax.retrieval.exact import ExactIndex

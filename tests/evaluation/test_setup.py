@@ -11,7 +11,7 @@ from PIL import Image
 import r2t2_jax.plugins
 from r2t2_jax.cli.main import main
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.evaluation.records import collect_bank
+from r2t2_jax.evaluation.collect_bank import collect_bank
 from r2t2_jax.evaluation.setup import metric_for, open_bank, open_questions
 from r2t2_jax.metrics import get_metric
 from tests.toy_port import make_samples, toy

@@ -9,9 +9,9 @@ import pytest
 from r2t2_jax.bank.build_atlas import AtlasPlan, make_atlas
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.evaluation import tune as module
+from r2t2_jax.evaluation.collect_bank import collect_bank
 from r2t2_jax.evaluation.encode import encode_questions
 from r2t2_jax.evaluation.evaluator import Evaluation, evaluate
-from r2t2_jax.evaluation.records import collect_bank
 from r2t2_jax.evaluation.tune import (
     Measured,
     Tuning,

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from r2t2_jax.errors import R2T2Error
+from r2t2_jax.evaluation.collect_bank import collect_bank
 from r2t2_jax.evaluation.encode import encode_questions
 from r2t2_jax.evaluation.evaluator import evaluate
-from r2t2_jax.evaluation.records import collect_bank
 from r2t2_jax.metrics import get_metric
 from r2t2_jax.rivals.in_context import InContext, with_examples
 from tests.toy_port import ToyProcessor, make_samples, toy

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from r2t2_jax.errors import R2T2Error
+from r2t2_jax.evaluation.collect_bank import collect_bank
 from r2t2_jax.evaluation.encode import encode_questions
 from r2t2_jax.evaluation.evaluator import prepare
-from r2t2_jax.evaluation.records import collect_bank
 from r2t2_jax.metrics import get_metric
 from r2t2_jax.rivals.warmup import Warmup, best_fit, draw_caption, learn
 from r2t2_jax.runtime.pytrees import partition, select_params
