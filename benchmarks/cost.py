@@ -17,7 +17,7 @@ from r2t2_jax.costs.ladder import Ledger, Scale, ledger, ledger_record
 from r2t2_jax.plugins import load_shapes
 from r2t2_jax.reporting.costs import ledger_lines, ledger_markdown, paper_lines, rung_lines
 from r2t2_jax.reporting.figures.cost import ledger_picture
-from r2t2_jax.reporting.style import render, shared_style
+from r2t2_jax.reporting.style import render_figure, shared_style
 
 ROOT = Path(__file__).parent.parent
 RESULTS, PAGE = ROOT / "benchmarks" / "results", ROOT / "docs" / "cost.md"
@@ -58,7 +58,7 @@ def main() -> None:
         records[name] = ledger_record(found)
         page = with_table(page, found)
         with shared_style():
-            (RESULTS / f"cost_{name}.png").write_bytes(render(ledger_picture(found, accuracies(name))).png)
+            (RESULTS / f"cost_{name}.png").write_bytes(render_figure(ledger_picture(found, accuracies(name))).png)
     PAGE.write_text(page, encoding="utf-8")
     recorded = {"command": "python -m benchmarks.cost", "models": records}
     (RESULTS / "cost.json").write_text(json.dumps(recorded, indent=1) + "\n", encoding="utf-8")

@@ -32,7 +32,7 @@ import numpy as np
 from benchmarks.pages import write_results
 from benchmarks.retrieval_engines import ENGINES
 from benchmarks.retrieval_vectors import clustered, real_questions, truth
-from r2t2_jax.reporting.tables import grid
+from r2t2_jax.reporting.tables import markdown_table
 
 RESULTS = Path(__file__).parent / "results"
 FIGURE = "retrieval.png"
@@ -178,8 +178,8 @@ def page_tables(folder: Path) -> str:
         )
 
     where = f"`python -m benchmarks.retrieval`, and with `--million`: {recorded[0]['machine']}, {recorded[0]['date']}."
-    table = grid([["queries a second (recall at 5)", *titles], *rows(rate)])
-    built = grid([["to build, and MiB beyond the vectors", *titles], *rows(building)])
+    table = markdown_table(["queries a second (recall at 5)", *titles], rows(rate), align_right=True)
+    built = markdown_table(["to build, and MiB beyond the vectors", *titles], rows(building), align_right=True)
     pays = "; ".join(f"{title}: {pays_from(run['engines'])}" for title, run in zip(titles, runs, strict=True))
     opened = f"A bank of 1,000,000 x 384 opens in {recorded[1]['runs'][0]['open_seconds']:g} s."
     return "\n\n".join([where, table, built, f"Questions from which building ScaNN pays: {pays}. {opened}\n"])

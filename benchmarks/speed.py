@@ -26,7 +26,7 @@ import tyro
 
 from benchmarks.pages import write_results
 from benchmarks.speed_problem import make_problem
-from r2t2_jax.reporting.tables import grid
+from r2t2_jax.reporting.tables import markdown_table
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "speed.json"
@@ -127,13 +127,18 @@ def beside_table(beside: Mapping[str, Any]) -> str:
             compiled = f"{own['first_call_extra_seconds']:.1f}"
             rows.append([threads, batch, *(milliseconds(one) for one in (*others, own)), *ratios, compiled])
     head = ["threads", "B", *(f"{label}, ms a case" for label in RIVALS.values()), "ours, ms a case"]
-    return grid([[*head, *(f"{label} / ours" for label in RIVALS.values()), "ours compiles, s"], *rows])
+    head += [*(f"{label} / ours" for label in RIVALS.values()), "ours compiles, s"]
+    return markdown_table(head, rows, align_right=True)
 
 
 def scaling_tables(scaling: Mapping[str, Any]) -> str:
     """A small table for every axis."""
     return "\n\n".join(
-        grid([[AXES[axis], "ms a case"], *([f"{int(at):,}", milliseconds(one)] for at, one in found.items())])
+        markdown_table(
+            [AXES[axis], "ms a case"],
+            [[f"{int(at):,}", milliseconds(one)] for at, one in found.items()],
+            align_right=True,
+        )
         for axis, found in scaling.items()
     )
 
@@ -145,7 +150,8 @@ def devices_table(devices: Mapping[str, Timed], cores: int) -> str:
     for n, found in devices.items():
         faster = alone / found["seconds_a_case"]
         rows.append([n, milliseconds(found), f"{faster:.2f}", f"{100 * faster / min(int(n), cores):.0f} %"])
-    return grid([["devices", "ms a case", "times as fast as one", "of what so many cores could be"], *rows])
+    head = ["devices", "ms a case", "times as fast as one", "of what so many cores could be"]
+    return markdown_table(head, rows, align_right=True)
 
 
 def page_tables(recorded: Mapping[str, Any]) -> str:

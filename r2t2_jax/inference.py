@@ -21,6 +21,7 @@ from r2t2_jax.datasets.images import decode_image, encoded_image
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.evaluation.encode import EncodedQuestions, encode_questions
 from r2t2_jax.evaluation.evaluator import prepare
+from r2t2_jax.evaluation.records import Neighbor, neighbors_of
 from r2t2_jax.evaluation.setup import open_bank
 from r2t2_jax.method.forward import generate_batch
 from r2t2_jax.method.presets import find_preset, own_preset
@@ -29,7 +30,6 @@ from r2t2_jax.method.search.mode_finding import ModeFinding
 from r2t2_jax.method.strategies import Strategy
 from r2t2_jax.methods import strategy as named_strategy
 from r2t2_jax.metrics import get_metric
-from r2t2_jax.reporting.cases import Neighbor, neighbors_of
 from r2t2_jax.retrieval.neighbors import sample_keys
 from r2t2_jax.routing import Routing
 from r2t2_jax.runtime.batching import take

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.reporting.formatting import signed, signed_span
+from r2t2_jax.reporting.formatting import signed, signed_interval
 from r2t2_jax.reproduction.export import VERDICTS, read_table
 
 COMPARISONS = {">": operator.gt, "<": operator.lt, ">=": operator.ge, "<=": operator.le, "=": operator.eq}
@@ -63,7 +63,7 @@ class Numbers:
         texts = {
             "accuracy": f"{100 * row['accuracy']:.1f} %",
             "interval": f"{100 * row['accuracy']:.1f} % ({100 * low:.1f} to {100 * high:.1f})",
-            "gain": f"{signed(row['gain']['points'])} points ({signed_span(*row['gain']['ci95'])})",
+            "gain": f"{signed(row['gain']['points'])} points ({signed_interval(*row['gain']['ci95'])})",
             "flips": f"{row['wrong_to_right']} / {row['right_to_wrong']}",
             "evaluations": f"{row['evaluations_per_case']:g}",
             "paper": f"{row.get('paper', float('nan')):.1f}",

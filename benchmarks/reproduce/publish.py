@@ -19,7 +19,7 @@ import tyro
 
 from benchmarks.reproduce.numbers import Numbers
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.reporting.tables import grid
+from r2t2_jax.reporting.tables import markdown_table
 from r2t2_jax.reproduction.export import VERDICTS, markdown, read_table
 from r2t2_jax.runs.reading import SavedRun, open_run
 
@@ -102,7 +102,8 @@ def copy_tables(saved: SavedRun) -> None:
 
 def overview(saved: SavedRun, where: str) -> str:
     """What each table asks, and what became of the paper's ordering."""
-    lines = [["table", "of the paper", "what", "model, settings", "n", "the paper's ordering"]]
+    columns = ["table", "of the paper", "what", "model, settings", "n", "the paper's ordering"]
+    lines = []
     for name in saved.summary["tables"]:
         table = read_table(saved.folder, name)
         for model, settings in table["models"].items():
@@ -114,7 +115,7 @@ def overview(saved: SavedRun, where: str) -> str:
                 lines.append([link, shows, table["title"], f"{model}, {setting}", f"{part['n']:,}", told])
     head = "# The paper's tables on the pocket model\n\n"
     made = f"Made by `{command_of(saved)}` and `python -m benchmarks.reproduce.publish out/reproduce`; {where}.\n\n"
-    return f"{head}{made}{grid(lines)}\n"
+    return f"{head}{made}{markdown_table(columns, lines, align_right=True)}\n"
 
 
 if __name__ == "__main__":

@@ -91,11 +91,11 @@ class Cost:
 
     def _draw(self, found: Ledger, accuracies: Mapping[str, float] | None) -> None:
         from r2t2_jax.reporting.figures.cost import ledger_picture
-        from r2t2_jax.reporting.style import render, shared_style
+        from r2t2_jax.reporting.style import render_figure, shared_style
 
         assert self.figure is not None
         with shared_style():
-            self.figure.write_bytes(render(ledger_picture(found, accuracies)).png)
+            self.figure.write_bytes(render_figure(ledger_picture(found, accuracies)).png)
 
     def _print(self, found: Ledger) -> None:
         from rich.console import Console

@@ -1,4 +1,4 @@
-"""`r2t2 results`: runs side by side, as tables for a paper, a page or a spreadsheet."""
+"""`r2t2 results`, `export`, `report` and `score`: tables, files and reports of saved runs."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from r2t2_jax.errors import R2T2Error
 
 @dataclass(frozen=True)
 class Results:
-    """Tabulate runs side by side: every model and strategy on every benchmark, and what re-routing gained.
+    """Compare runs in tables: every model and strategy on every benchmark, and the gain of re-routing.
 
-    Gains over the untouched model are paired, in points, with bootstrap intervals and the answers that turned right and
-    wrong. Where runs asked the same questions, each strategy is compared from run to run too.
+    Gains over the unmodified model are paired, in points, with bootstrap intervals and the numbers of answers that
+    turned right and wrong. If runs share questions, each strategy is also compared between runs.
 
     Example: r2t2 results out/eval out/other --format latex
     """
@@ -24,30 +24,29 @@ class Results:
     run_folders: tyro.conf.Positional[tuple[Path, ...]]
     """Folders of complete runs of r2t2 eval or r2t2 demo."""
     format: Literal["md", "csv", "latex"] = "md"
-    """Markdown, LaTeX (with booktabs), or one CSV table of everything."""
+    """Markdown, LaTeX (with booktabs), or one CSV table with all numbers."""
 
     def run(self) -> None:
         """Read the runs and print the tables."""
         from r2t2_jax.errors import R2T2Error
         from r2t2_jax.reporting.compare_runs import as_records, changes, details, overview, read_entries
-        from r2t2_jax.reporting.tables import comma_separated, latex, markdown
+        from r2t2_jax.reporting.tables import csv_table, latex_table, markdown_table
         from r2t2_jax.runs.reading import open_run
 
         if not self.run_folders:
             raise R2T2Error("name at least one folder of a run")
         entries = read_entries([open_run(folder) for folder in self.run_folders])
         if self.format == "csv":
-            records = as_records(entries)
-            print(comma_separated(list(records[0]), [list(record.values()) for record in records]), end="")
+            print(csv_table(as_records(entries)), end="")
             return
-        write = markdown if self.format == "md" else latex
+        write = markdown_table if self.format == "md" else latex_table
         tables = [overview(entries), details(entries), changes(entries)]
-        print("\n".join(write(head, rows) for head, rows in tables if rows), end="")
+        print("\n\n".join(write(head, rows) for head, rows in tables if rows))
 
 
 @dataclass(frozen=True)
 class Export:
-    """Write a run's answers and scores as result files of another tool.
+    """Write a run's answers and scores in the format of another tool.
 
     Example: r2t2 export out/eval --lmms-eval out/logs
     """
@@ -55,24 +54,24 @@ class Export:
     run_folder: tyro.conf.Positional[Path]
     """Folder of a complete run of r2t2 eval."""
     lmms_eval: Path | None = None
-    """Folder for result and sample files as lmms-eval 0.7 writes them, a model a strategy."""
+    """Folder for result and sample files of lmms-eval 0.7, with each strategy as a model."""
 
     def run(self) -> None:
-        """Write the files and say where."""
+        """Write the files and print where they are."""
         from r2t2_jax.reporting.lmms_eval_logs import export_lmms_eval
         from r2t2_jax.runs.reading import open_run
 
         if self.lmms_eval is None:
-            raise R2T2Error("say in what form: --lmms-eval FOLDER")
+            raise R2T2Error("no format given: add --lmms-eval FOLDER")
         files = export_lmms_eval(open_run(self.run_folder), self.lmms_eval)
         print(f"Wrote {len(files)} files to {self.lmms_eval}.")
 
 
 @dataclass(frozen=True)
 class Report:
-    """Write a run's report: one HTML file that holds everything, its figures and numbers beside it as PNG and CSV.
+    """Write a run's report: one self-contained HTML file, and a folder with its figures as PNG and numbers as CSV.
 
-    Every run writes its report when it ends; this writes it again, or elsewhere.
+    Every run writes its report at its end; this command writes it again, or to another place.
 
     Example: r2t2 report out/demo
     """
@@ -80,10 +79,10 @@ class Report:
     run_folder: tyro.conf.Positional[Path]
     """Folder of a complete run."""
     out: Path | None = None
-    """The HTML file; report.html in the run's folder by default. A folder of its name stands beside it."""
+    """The HTML file; by default report.html in the run's folder. The folder next to it has the same name."""
 
     def run(self) -> None:
-        """Write it and say where."""
+        """Write the report and print where it is."""
         from r2t2_jax.reporting.report import write_report
 
         print(f"Wrote {write_report(self.run_folder, self.out)}.")
@@ -91,7 +90,7 @@ class Report:
 
 @dataclass(frozen=True)
 class Score:
-    """Score a run's stored answers by another metric. Neither model nor images are needed, and the run stays as it is.
+    """Score a run's stored answers by another metric. This needs neither model nor images and leaves the run unchanged.
 
     Example: r2t2 score out/eval --metric vqa_lmms_eval
     """
@@ -104,7 +103,7 @@ class Score:
     """JSON file for the numbers."""
 
     def run(self) -> None:
-        """Score, print the tables and, where asked, write the numbers."""
+        """Score, print the tables and, with --out, write the numbers."""
         from rich.console import Console
 
         from r2t2_jax.cli.parsing import check_writable

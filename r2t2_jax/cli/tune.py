@@ -83,7 +83,7 @@ class Tune:
         from r2t2_jax.evaluation.tune import refuse_test
         from r2t2_jax.evaluation.tuning_grid import VARIED, Budget, grid_presets, plan_in_words, rungs, sample_order
         from r2t2_jax.method.presets import find_preset
-        from r2t2_jax.reporting.tables import chosen_lines, settings_table
+        from r2t2_jax.reporting.tables import preset_lines, settings_table
         from r2t2_jax.runs.folder import read_json
 
         budget, port = Budget.parse(self.budget), open_port(self.model, self.embedder)
@@ -102,7 +102,7 @@ class Tune:
                 self._search(run, port, presets, plan, samples, budget)
         preset = read_json(self.out / "preset.json")
         console.print(settings_table(preset["evidence"]["table"]))
-        for line in chosen_lines(preset):
+        for line in preset_lines(preset):
             console.print(line, highlight=False)
         console.print(
             f"Wrote {self.out / 'preset.json'}: use it as --preset {self.out / 'preset.json'}", soft_wrap=True

@@ -90,3 +90,23 @@ def rows(
         }
         for i, sample in enumerate(samples)
     ]
+
+
+@dataclass(frozen=True)
+class Neighbor:
+    """A reference of a test sample. `share` is its part of all kernel weights; texts are `None` where not stored."""
+
+    id: str
+    question: str | None
+    answer: str | None
+    share: float
+
+
+def neighbors_of(records: Sequence[Mapping[str, Any]], weights: Float[np.ndarray, "K"]) -> tuple[Neighbor, ...]:
+    """The neighbors of one sample from their bank records and kernel weights."""
+    total = float(weights.sum())
+    shares = (weights / total if total > 0 else np.zeros_like(weights)).tolist()
+    return tuple(
+        Neighbor(str(record.get("id", "")), record.get("question"), record.get("answer"), share)
+        for record, share in zip(records, shares, strict=True)
+    )

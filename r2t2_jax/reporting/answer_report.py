@@ -1,112 +1,123 @@
-"""One answered question for a terminal, a notebook and a page."""
+"""Shows predictions as text, as cards in a notebook and as an HTML page.
+
+```python
+print(as_text(prediction))
+NotebookView([prediction])  # as the last line of a notebook cell
+```
+"""
 
 from __future__ import annotations
 
 import io
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from r2t2_jax.reporting.cases import FELL_BACK, Case, shown_routing
-from r2t2_jax.reporting.formatting import count, duration
+from r2t2_jax.inference import Prediction
+from r2t2_jax.reporting.examples import USED_FALLBACK, Example
+from r2t2_jax.reporting.formatting import duration, percent, plural
 from r2t2_jax.reporting.images import as_png
-from r2t2_jax.reporting.page import Html, card, card_style, page, tag
-from r2t2_jax.reporting.tables import percent
-
-if TYPE_CHECKING:
-    from r2t2_jax.inference import Prediction
+from r2t2_jax.reporting.page import render_template
 
 WIDTH = 80
-ROUTER, NOTHING = "router", "(no answer)"
+ROUTER, NO_ANSWER = "router", "(no answer)"
 
 
-def as_text(answered: Prediction) -> str:
-    """Readable at 80 columns."""
-    case = _case(answered, answered.model)
+def as_text(prediction: Prediction) -> str:
+    """The prediction at 80 columns: both answers, neighbors, routing weights and cost."""
+    example = _example(prediction)
     out = io.StringIO()
     console = Console(file=out, width=WIDTH, color_system=None, highlight=False, markup=False, emoji=False)
-    who = max(len(ROUTER), len(answered.strategy))
-    console.print(f"{answered.model}: {answered.question}\n")
-    console.print(f"  {ROUTER:{who}}  {answered.before or NOTHING}")
-    console.print(f"  {answered.strategy:{who}}  {answered.after or NOTHING}")
-    for part in (_neighbor_table(case), case.note, _routing_table(case), _costs(answered)):
+    width = max(len(ROUTER), len(prediction.strategy))
+    console.print(f"{prediction.model}: {prediction.question}\n")
+    console.print(f"  {ROUTER:{width}}  {prediction.before or NO_ANSWER}")
+    console.print(f"  {prediction.strategy:{width}}  {prediction.after or NO_ANSWER}")
+    for part in (_neighbor_table(example), example.note, _routing_table(example), _cost_line(prediction)):
         if part:
             console.print()
             console.print(part)
     lines = "\n".join(line.rstrip() for line in out.getvalue().splitlines())
-    return re.sub(r"\n{3,}", "\n\n", lines).strip()  # tables bring blank lines of their own
+    return re.sub(r"\n{3,}", "\n\n", lines).strip()  # rich surrounds tables with blank lines
 
 
-def as_html(answers: Sequence[Prediction]) -> str:
-    """Cards for a notebook, with their style."""
-    return tag("div", card_style(), *map(_card, answers), class_="r2t2-cards")
+def as_html(predictions: Sequence[Prediction]) -> str:
+    """One card per prediction, with the style sheet, as an HTML fragment."""
+    return render_template("cards.html.j2", examples=list(map(_example, predictions)))
 
 
-def as_page(answered: Prediction) -> str:
-    """A page of its own."""
-    note = tag("p", _costs(answered), class_="note")
-    return page(f"{answered.model}: {answered.question}", tag("h1", answered.question), _card(answered), note)
+@dataclass(frozen=True)
+class NotebookView:
+    """Displays predictions as cards in a notebook."""
+
+    predictions: Sequence[Prediction]
+
+    def _repr_html_(self) -> str:
+        return as_html(self.predictions)
 
 
-def _card(answered: Prediction) -> Html:
-    return card(_case(answered, answered.model))
+def as_page(prediction: Prediction) -> str:
+    """A self-contained HTML page."""
+    return render_template(
+        "answer_report.html.j2",
+        title=f"{prediction.model}: {prediction.question}",
+        example=_example(prediction),
+        cost_line=_cost_line(prediction),
+    )
 
 
-def _neighbor_table(case: Case) -> Table | None:
-    if not case.neighbors:
+def _neighbor_table(example: Example) -> Table | None:
+    if not example.neighbors:
         return None
     table = Table(box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
-    table.add_column("neighbour", overflow="fold")
+    table.add_column("neighbor", overflow="fold")
     table.add_column("answer", overflow="fold")
     table.add_column("weight, %", justify="right", no_wrap=True)
-    for neighbor in case.neighbors:
+    for neighbor in example.neighbors:
         table.add_row(neighbor.question or neighbor.id, neighbor.answer or "-", percent(neighbor.share))
     return table
 
 
-def _routing_table(case: Case) -> Table:
-    shown = shown_routing(case)
-    table = Table(title=shown.caption, box=SIMPLE_HEAD, title_justify="left", title_style="", pad_edge=False)
+def _routing_table(example: Example) -> Table:
+    routing = example.routing_table
+    table = Table(title=routing.caption, box=SIMPLE_HEAD, title_justify="left", title_style="", pad_edge=False)
     table.add_column("expert", overflow="fold")
-    for layer in shown.layers:
-        for word in ("before", "after"):
-            table.add_column(f"{layer}\n{word}", justify="right", no_wrap=True)
-    for expert, name in enumerate(shown.experts):
-        pairs = zip(shown.before, shown.after, strict=True)
-        table.add_row(name, *(percent(float(row[expert])) for pair in pairs for row in pair))
+    for layer in routing.layers:
+        for heading in ("before", "after"):
+            table.add_column(f"{layer}\n{heading}", justify="right", no_wrap=True)
+    for name, weights in routing.rows():
+        table.add_row(name, *(percent(weight) for weight, _ in weights))
     return table
 
 
-def _costs(answered: Prediction) -> str:
-    times = ", ".join(f"{part} {duration(seconds)}" for part, seconds in answered.seconds.items())
-    preset = f"Preset {answered.preset}. " if answered.preset else ""
+def _cost_line(prediction: Prediction) -> str:
+    times = ", ".join(f"{part} {duration(seconds)}" for part, seconds in prediction.seconds.items())
+    preset = f"Preset {prediction.preset}. " if prediction.preset else ""
     return (
-        f"{preset}{count(answered.evaluations, 'evaluation')}. Time: {times}; "
-        "whatever runs for the first time is compiled first."
+        f"{preset}{plural(prediction.evaluations, 'evaluation')}. Time: {times}; the first run of a program includes "
+        "its compilation."
     )
 
 
-def _case(answered: Prediction, title: str) -> Case:
-    return Case(
-        title=title,
+def _example(prediction: Prediction) -> Example:
+    return Example(
+        title=prediction.model,
         family="",
-        question=answered.question,
+        question=prediction.question,
         expected=(),
-        answer_before=answered.before,
-        answer_after=answered.after,
+        answer_before=prediction.before,
+        answer_after=prediction.after,
         right_before=None,
         right_after=None,
-        strategy=answered.strategy,
-        neighbors=answered.neighbors,
-        experts=answered.experts,
-        layers=answered.layers,
-        weights_before=answered.router_weights,
-        weights_after=answered.weights,
-        losses=tuple(answered.losses.tolist()),
-        image=as_png(answered.image),
-        note=FELL_BACK if answered.used_fallback else "",
+        strategy=prediction.strategy,
+        neighbors=prediction.neighbors,
+        experts=prediction.experts,
+        layers=prediction.layers,
+        weights_before=prediction.router_weights,
+        weights_after=prediction.weights,
+        image=as_png(prediction.image),
+        note=USED_FALLBACK if prediction.used_fallback else "",
     )

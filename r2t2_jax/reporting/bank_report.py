@@ -1,4 +1,4 @@
-"""A bank's inspection in words: at 80 columns for a terminal, and as a page."""
+"""The inspection of a reference bank: as text of 80 columns for a terminal, and as an HTML page."""
 
 from __future__ import annotations
 
@@ -8,137 +8,145 @@ from collections.abc import Sequence
 
 from r2t2_jax.analysis.atlas_inspection import AtlasInspection, Chosen, SourcePoint
 from r2t2_jax.bank.inspect import Inspection, Leakage
-from r2t2_jax.reporting.page import Html, page, tag
-
-NAMED, MOST = 0.1, 3  # experts of less weight are not named, nor more than so many
-
-
-def atlas_sentences(found: AtlasInspection) -> list[str]:
-    """What the atlas is, whether neighbours rank routings as a reference itself does, and what that is worth."""
-    chosen = found.by_points[-1]
-    looked = f"{found.looked_at:,} references" + ("" if found.looked_at == found.rows else f" of {found.rows:,}")
-    return [
-        f"The loss atlas holds {found.rows:,} references at {found.points} routing points. Read off it, for {looked}, "
-        f"each left out while its k = {found.k} nearest choose:",
-        f"A neighbourhood's losses rank the points like the reference's own with a Spearman correlation of "
-        f"{found.spearman:.2f} (95 % interval {found.spearman - found.spearman_half_width:.2f} to "
-        f"{found.spearman + found.spearman_half_width:.2f}).",
-        f"At the point its neighbours choose, {100 * chosen.likely_right:.1f} % of the references are likely right "
-        f"(their answer has probability above one half); {100 * found.fixed.likely_right:.1f} % at the one point that "
-        f"is best for all, {100 * found.best.likely_right:.1f} % at the point each would choose for itself.",
-    ]
-
-
-def atlas_tables(found: AtlasInspection) -> list[tuple[str, Table]]:
-    """Titles and tables: the point each source likes, and accuracy against G, k and the size of the bank."""
-    sources = [
-        (one.source or "unnamed", f"{one.rows:,}", _weights(found, one.weights), f"{one.loss:.3f}", _elsewhere(one))
-        for one in found.sources
-    ]
-    return [
-        ("Routing by source", (("source", "rows", "likes", "loss there", "of others"), sources)),
-        ("Against the number of points", _against("points G", found.by_points, "points")),
-        ("Against the number of neighbours", _against("neighbours k", found.by_neighbors, "k")),
-        ("Against the size of the bank", _against("references", found.by_references, "references")),
-    ]
-
-
-def _elsewhere(one: SourcePoint) -> str:
-    return "" if math.isnan(one.loss_elsewhere) else f"{one.loss_elsewhere:.3f}"
-
-
-def _weights(found: AtlasInspection, weights: Sequence[float]) -> str:
-    shares = sorted(zip(weights, found.experts, strict=True), reverse=True)[:MOST]
-    return ", ".join(f"{name} {100 * weight:.0f}" for weight, name in shares if weight >= NAMED)
-
-
-def _against(name: str, rows: Sequence[Chosen], field: str) -> Table:
-    cells = [(f"{getattr(row, field):,}", f"{100 * row.likely_right:.1f}", f"{row.loss:.3f}") for row in rows]
-    return (name, "likely right %", "mean loss"), cells
-
+from r2t2_jax.reporting.page import render_template
 
 WIDTH = 80
-SHOWN = 5  # leaks by name
-Table = tuple[tuple[str, ...], Sequence[tuple[str, ...]]]
-
-
-def verdict(inspection: Inspection) -> str:
-    """Whether the stored routing weights know anything about the question, with the numbers that say so."""
-    found = inspection.knowledge
-    if found is None:
-        return "All references have the same routing weights: they know nothing about the question."
-    numbers = (
-        f"R^2 = {found.r2:.2f} at k = {found.k}, p = {found.p:.2g} ({found.permutations} permutations of "
-        f"{found.n:,} references; independent draws give {found.null:.2f})"
-    )
-    if not found.informative:
-        return (
-            "The routing weights are indistinguishable from independent draws: a reference's nearest questions say "
-            f"nothing about its weights, {numbers}. Kernel regression and mode finding have nothing to find here; "
-            "check how these weights were recorded."
-        )
-    if found.r2 <= 0:
-        return (
-            "The routing weights know a little about the question, more than independent draws would, but the mean of "
-            f"the neighbours predicts them worse than the mean of all: {numbers}."
-        )
-    return f"The routing weights know something about the question: its nearest references predict them with {numbers}."
-
-
-def leakage_text(leakage: Leakage) -> str:
-    """What of an evaluation set stands in the bank."""
-    share = f"of {leakage.questions:,} questions"
-    shown = ", ".join(leakage.leaks[:SHOWN]) + (" and more" if len(leakage.leaks) > SHOWN else "")
-    leaks = (
-        f"{len(leakage.leaks):,} {share} stand in the bank, image and question: {shown}."
-        if leakage.leaks
-        else (f"None {share} stands in the bank with image and question.")
-    )
-    images = (
-        f"{leakage.same_image:,} are about an image of the bank"
-        if leakage.images_known
-        else ("the bank knows no images, so leaks were told by id and question")
-    )
-    return (
-        f"{leaks} Beside that, {images}; {leakage.same_question:,} have a question text of the bank, "
-        f"{leakage.alike_question:,} one that is nearly the same."
-    )
+SHOWN_LEAKS = 5
+MIN_WEIGHT, MAX_EXPERTS = 0.1, 3  # which experts of a routing point are named
+Table = tuple[tuple[str, ...], Sequence[tuple[str, ...]]]  # header and rows
 
 
 def inspection_text(
     title: str, inspection: Inspection, leakage: Leakage | None, atlas: AtlasInspection | None = None
 ) -> str:
-    """Everything, as the command prints it."""
+    """The whole inspection as the command prints it."""
     lines = [title, ""]
     for name, text in _facts(inspection):
         lines += textwrap.wrap(text, WIDTH, initial_indent=f"{name:<12}", subsequent_indent=" " * 12)
-    for table in (_sources(inspection), _experts(inspection)):
-        lines += ["", *_as_text(table)]
-    lines += ["", *textwrap.wrap(verdict(inspection), WIDTH)]
+    for table in (_source_table(inspection), _expert_table(inspection)):
+        lines += ["", *_table_lines(table)]
+    lines += ["", *textwrap.wrap(routing_verdict(inspection), WIDTH)]
     if leakage is not None:
         lines += ["", *textwrap.wrap(leakage_text(leakage), WIDTH)]
     if atlas is not None:
         for sentence in atlas_sentences(atlas):
             lines += ["", *textwrap.wrap(sentence, WIDTH)]
         for _, table in atlas_tables(atlas):
-            lines += ["", *_as_text(table)]
+            lines += ["", *_table_lines(table)]
     return "\n".join(lines)
 
 
 def inspection_page(
     title: str, inspection: Inspection, leakage: Leakage | None, atlas: AtlasInspection | None = None
 ) -> str:
-    """The same as one self-contained HTML page."""
-    facts = tag("dl", *(part for name, text in _facts(inspection) for part in (tag("dt", name), tag("dd", text))))
-    parts = [tag("h1", title), tag("p", tag("strong", verdict(inspection))), facts]
-    if leakage is not None:
-        parts += [tag("h2", "Leakage"), tag("p", leakage_text(leakage))]
-    parts += [tag("h2", "Accuracy by source"), _as_html(_sources(inspection))]
-    parts += [tag("h2", "Experts"), _as_html(_experts(inspection))]
-    if atlas is not None:
-        parts += [tag("h2", "Loss atlas"), *(tag("p", sentence) for sentence in atlas_sentences(atlas))]
-        parts += [part for name, table in atlas_tables(atlas) for part in (tag("h3", name), _as_html(table))]
-    return page(title, *parts)
+    """The whole inspection as one self-contained HTML page."""
+    return render_template(
+        "bank_report.html.j2",
+        title=title,
+        verdict=routing_verdict(inspection),
+        facts=_facts(inspection),
+        leakage=None if leakage is None else leakage_text(leakage),
+        sources=_source_table(inspection),
+        experts=_expert_table(inspection),
+        atlas_sentences=[] if atlas is None else atlas_sentences(atlas),
+        atlas_tables=[] if atlas is None else atlas_tables(atlas),
+    )
+
+
+def routing_verdict(inspection: Inspection) -> str:
+    """Whether the stored routing weights depend on the question, with the numbers of the permutation test."""
+    test = inspection.knowledge
+    if test is None:
+        return "All references have the same routing weights, so the weights do not depend on the question."
+    numbers = (
+        f"R^2 = {test.r2:.2f} at k = {test.k}, p = {test.p:.2g} ({test.permutations} permutations of "
+        f"{test.n:,} references; the mean R^2 of permuted weights is {test.null:.2f})"
+    )
+    if not test.informative:
+        return (
+            "The routing weights cannot be distinguished from independent draws: the weights of a reference cannot be "
+            f"predicted from its nearest questions, {numbers}. Kernel regression and mode finding cannot work with "
+            "this bank; check how the weights were recorded."
+        )
+    if test.r2 <= 0:
+        return (
+            "The routing weights depend weakly on the question, more than independent draws would, but the mean of a "
+            f"reference's neighbors predicts its weights worse than the mean of all references: {numbers}."
+        )
+    return (
+        "The routing weights depend on the question: the weights of the nearest references predict those of a "
+        f"reference with {numbers}."
+    )
+
+
+def leakage_text(leakage: Leakage) -> str:
+    """How many questions of an evaluation set are also in the bank."""
+    questions = f"of {leakage.questions:,} questions"
+    if leakage.leaks:
+        names = ", ".join(leakage.leaks[:SHOWN_LEAKS]) + (" and more" if len(leakage.leaks) > SHOWN_LEAKS else "")
+        leaks = f"{len(leakage.leaks):,} {questions} are in the bank with the same image and question: {names}."
+    else:
+        leaks = f"None {questions} is in the bank with the same image and question."
+    if leakage.images_known:
+        images = f"{leakage.same_image:,} are about an image of the bank"
+    else:
+        images = "the bank does not store images, so leaks were detected by id and question"
+    return (
+        f"{leaks} In addition, {images}; {leakage.same_question:,} have the same question text as a reference, "
+        f"{leakage.alike_question:,} nearly the same."
+    )
+
+
+def atlas_sentences(atlas: AtlasInspection) -> list[str]:
+    """What the atlas holds, whether neighbors rank routings as a reference's own losses do, and the effect of that."""
+    chosen = atlas.by_points[-1]
+    used = f"{atlas.looked_at:,} references" + ("" if atlas.looked_at == atlas.rows else f" of {atlas.rows:,}")
+    return [
+        f"The loss atlas holds {atlas.rows:,} references at {atlas.points} routing points. The numbers below are "
+        f"leave-one-out, over {used}: the k = {atlas.k} nearest other references of each choose its point.",
+        f"A neighborhood's losses and the reference's own rank the points with a Spearman correlation of "
+        f"{atlas.spearman:.2f} (95 % interval {atlas.spearman - atlas.spearman_half_width:.2f} to "
+        f"{atlas.spearman + atlas.spearman_half_width:.2f}).",
+        f"At the point that the neighbors choose, {100 * chosen.likely_right:.1f} % of the references are likely right "
+        f"(the answer has a probability above one half). At the best single point for all references it is "
+        f"{100 * atlas.fixed.likely_right:.1f} %, at each reference's own best point "
+        f"{100 * atlas.best.likely_right:.1f} %.",
+    ]
+
+
+def atlas_tables(atlas: AtlasInspection) -> list[tuple[str, Table]]:
+    """Titles and tables: the best point of each source, and accuracy by points G, neighbors k and size of the bank."""
+    sources = [
+        (
+            source.source or "unnamed",
+            f"{source.rows:,}",
+            _largest_weights(atlas, source.weights),
+            f"{source.loss:.3f}",
+            _loss_of_others(source),
+        )
+        for source in atlas.sources
+    ]
+    header = ("source", "rows", "best weights, %", "its loss there", "of others")
+    return [
+        ("Best routing by source", (header, sources)),
+        ("By number of points", _accuracy_table("points G", atlas.by_points, "points")),
+        ("By number of neighbors", _accuracy_table("neighbors k", atlas.by_neighbors, "k")),
+        ("By size of the bank", _accuracy_table("references", atlas.by_references, "references")),
+    ]
+
+
+def _loss_of_others(source: SourcePoint) -> str:
+    return "" if math.isnan(source.loss_elsewhere) else f"{source.loss_elsewhere:.3f}"
+
+
+def _largest_weights(atlas: AtlasInspection, weights: Sequence[float]) -> str:
+    largest = sorted(zip(weights, atlas.experts, strict=True), reverse=True)[:MAX_EXPERTS]
+    return ", ".join(f"{name} {100 * weight:.0f}" for weight, name in largest if weight >= MIN_WEIGHT)
+
+
+def _accuracy_table(name: str, rows: Sequence[Chosen], field: str) -> Table:
+    cells = [(f"{getattr(row, field):,}", f"{100 * row.likely_right:.1f}", f"{row.loss:.3f}") for row in rows]
+    return (name, "likely right %", "mean loss"), cells
 
 
 def _facts(inspection: Inspection) -> list[tuple[str, str]]:
@@ -149,36 +157,41 @@ def _facts(inspection: Inspection) -> list[tuple[str, str]]:
             f"{inspection.rows:,}, of which {wrong:,} answered wrongly ({inspection.metric or 'no metric'})",
         ),
         ("model", inspection.model or "unnamed"),
-        ("embedder", f"{inspection.embedder or 'unnamed'}, {inspection.embedding_size} numbers a question"),
+        ("embedder", f"{inspection.embedder or 'unnamed'}, {inspection.embedding_size} dimensions"),
         ("routing", f"{inspection.layers} x {len(inspection.experts)} weights"),
-        ("features", "stored" if inspection.features else "not stored; computed again when asked for"),
+        ("features", "stored" if inspection.features else "not stored; computed again when needed"),
         (
             "repeated",
-            f"{inspection.repeated_questions:,} rows have the question of an earlier row, "
-            f"{inspection.repeated_rows:,} its image too",
+            f"{inspection.repeated_questions:,} rows repeat the question of an earlier row, "
+            f"{inspection.repeated_rows:,} also its image",
         ),
     ]
     if inspection.entropy is not None:
-        facts.append(("entropy", f"{inspection.entropy:.2f} of that of equal weights"))
+        facts.append(("entropy", f"{inspection.entropy:.2f} of the entropy of equal weights"))
     return facts
 
 
-def _sources(inspection: Inspection) -> Table:
+def _source_table(inspection: Inspection) -> Table:
     rows = [
-        (one.name or "unnamed", f"{one.rows:,}", f"{one.correct:,}", f"{100 * one.correct / one.rows:.1f}")
-        for one in inspection.sources
+        (
+            source.name or "unnamed",
+            f"{source.rows:,}",
+            f"{source.correct:,}",
+            f"{100 * source.correct / source.rows:.1f}",
+        )
+        for source in inspection.sources
     ]
     return ("source", "rows", "correct", "accuracy %"), rows
 
 
-def _experts(inspection: Inspection) -> Table:
+def _expert_table(inspection: Inspection) -> Table:
     rows = [
         (use.name, f"{use.weight:.3f}", f"{use.spread:.3f}", f"{100 * use.first:.1f}") for use in inspection.experts
     ]
-    return ("expert", "mean weight", "spread", "first %"), rows
+    return ("expert", "mean weight", "spread", "largest %"), rows
 
 
-def _as_text(table: Table) -> list[str]:
+def _table_lines(table: Table) -> list[str]:
     header, rows = table
     widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
     return [
@@ -187,10 +200,3 @@ def _as_text(table: Table) -> list[str]:
         )
         for row in (header, *rows)
     ]
-
-
-def _as_html(table: Table) -> Html:
-    header, rows = table
-    head = tag("tr", *(tag("th", name) for name in header))
-    body = (tag("tr", *(tag("td", cell) for cell in row)) for row in rows)
-    return tag("table", tag("thead", head), tag("tbody", *body))

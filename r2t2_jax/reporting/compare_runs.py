@@ -1,4 +1,4 @@
-"""Runs side by side: each strategy's accuracy, its paired gain over the untouched model, and what changes between runs.
+"""Comparison of runs: accuracy of each strategy, its paired gain over the unmodified model, and gains between runs.
 
 Axis letters: B test samples.
 """
@@ -24,8 +24,8 @@ BASE = "base"
 
 
 @dataclass(frozen=True)
-class Paired:
-    """Answers of two rows to the same n questions: the mean gain with its bootstrap interval, and the flips."""
+class PairedGain:
+    """Two strategies on the same n questions: mean gain with its bootstrap interval, and answers that changed."""
 
     n: int
     gain: Comparison
@@ -35,7 +35,7 @@ class Paired:
 
 @dataclass(frozen=True)
 class Entry:
-    """One strategy of one run on one benchmark. `score` is the benchmark's own number; `over_base` is paired."""
+    """One strategy of one run on one benchmark. `score` is the benchmark's official number."""
 
     run: str
     model: str
@@ -46,24 +46,24 @@ class Entry:
     score_name: str
     score: float
     evaluations: float
-    over_base: Paired
-    right: Mapping[str, bool]  # by the question's id
+    over_base: PairedGain
+    right: Mapping[str, bool]  # by question id
 
 
 def read_entries(runs: Sequence[SavedRun]) -> list[Entry]:
     """Every strategy of every run, in the order of the runs.
 
     Raises:
-        R2T2Error: a run is not complete, or has no strategies to tabulate.
+        R2T2Error: a run is not complete, or the runs have no strategies.
     """
-    found = [entry for saved, name in zip(runs, _names(runs), strict=True) for entry in _entries(saved, name)]
-    if not found:
-        raise R2T2Error("the runs hold no strategies to tabulate; give those of r2t2 eval or r2t2 demo")
-    return found
+    entries = [entry for saved, name in zip(runs, _names(runs), strict=True) for entry in _entries(saved, name)]
+    if not entries:
+        raise R2T2Error("the runs have no strategies to compare; give runs of r2t2 eval or r2t2 demo")
+    return entries
 
 
 def _names(runs: Sequence[SavedRun]) -> list[str]:
-    """The folders' last names where these tell them apart."""
+    """The names of the folders, or their paths if two have the same name."""
     short = [saved.folder.resolve().name for saved in runs]
     return short if len(set(short)) == len(short) else [str(saved.folder) for saved in runs]
 
@@ -100,64 +100,64 @@ def _entries(saved: SavedRun, run: str) -> list[Entry]:
 def _by_title(rows: pa.Table) -> dict[str, pa.Table]:
     import pyarrow.compute as pc
 
-    kept = rows.select(["model", "strategy", "id", "right"])
-    return {title: kept.filter(pc.field("model") == title) for title in kept["model"].unique().to_pylist()}
+    answers = rows.select(["model", "strategy", "id", "right"])
+    return {title: answers.filter(pc.field("model") == title) for title in answers["model"].unique().to_pylist()}
 
 
 def _right(rows: pa.Table, strategy: str) -> list[tuple[str, bool]]:
     import pyarrow.compute as pc
 
-    mine = rows.filter(pc.field("strategy") == strategy)
-    return list(zip(mine["id"].to_pylist(), mine["right"].to_pylist(), strict=True))
+    answers = rows.filter(pc.field("strategy") == strategy)
+    return list(zip(answers["id"].to_pylist(), answers["right"].to_pylist(), strict=True))
 
 
-def paired(before: Mapping[str, bool], after: Mapping[str, bool]) -> Paired:
-    """From one row to another, on the questions that both answered.
+def paired(before: Mapping[str, bool], after: Mapping[str, bool]) -> PairedGain:
+    """The gain from one to the other on the questions that both answered; arguments map question ids to truth values.
 
     Raises:
-        R2T2Error: they share none.
+        R2T2Error: no question is in both.
     """
     shared = [name for name in before if name in after]
     if not shared:
-        raise R2T2Error("two runs that are compared share no question")
+        raise R2T2Error("two runs to be compared have no question in common")
     first: Bool[np.ndarray, "B"] = np.array([before[name] for name in shared])
     second: Bool[np.ndarray, "B"] = np.array([after[name] for name in shared])
     gain = mean_interval(second.astype(float) - first.astype(float))
-    return Paired(len(shared), gain, int((~first & second).sum()), int((first & ~second).sum()))
+    return PairedGain(len(shared), gain, int((~first & second).sum()), int((first & ~second).sum()))
 
 
-def between_runs(entries: Sequence[Entry]) -> list[tuple[Entry, Entry, Paired]]:
-    """Each strategy of a later run against the same in the first run that asked some of the same questions."""
-    found = []
-    for place, entry in enumerate(entries):
-        for earlier in entries[:place]:
-            same = (earlier.benchmark, earlier.strategy) == (entry.benchmark, entry.strategy)
-            if same and earlier.run != entry.run and earlier.right.keys() & entry.right.keys():
-                found.append((earlier, entry, paired(earlier.right, entry.right)))
+def between_runs(entries: Sequence[Entry]) -> list[tuple[Entry, Entry, PairedGain]]:
+    """Each strategy of a later run compared with the same strategy of the first run that shares questions with it."""
+    pairs = []
+    for position, entry in enumerate(entries):
+        for earlier in entries[:position]:
+            is_same = (earlier.benchmark, earlier.strategy) == (entry.benchmark, entry.strategy)
+            if is_same and earlier.run != entry.run and earlier.right.keys() & entry.right.keys():
+                pairs.append((earlier, entry, paired(earlier.right, entry.right)))
                 break
-    return found
+    return pairs
 
 
 def overview(entries: Sequence[Entry]) -> tuple[list[str], list[list[str]]]:
-    """Head and rows: a row for each model and strategy, a column for each benchmark, in the benchmark's own unit."""
+    """Head and rows: one row per model and strategy, one column per benchmark with its official score."""
     columns = dict.fromkeys((entry.benchmark, entry.score_name) for entry in entries)
-    several = len({entry.run for entry in entries}) > 1
+    several_runs = len({entry.run for entry in entries}) > 1
     rows: dict[tuple[str, ...], dict[tuple[str, str], str]] = {}
     for entry in entries:
-        row = (*((entry.run,) if several else ()), entry.model, entry.strategy)
+        row = (*((entry.run,) if several_runs else ()), entry.model, entry.strategy)
         rows.setdefault(row, {})[entry.benchmark, entry.score_name] = f"{entry.score:.1f}"
-    head = [*(("run",) if several else ()), "model", "strategy", *(f"{name} {unit}" for name, unit in columns)]
+    head = [*(("run",) if several_runs else ()), "model", "strategy", *(f"{name} {unit}" for name, unit in columns)]
     return head, [[*row, *(cells.get(column, "") for column in columns)] for row, cells in rows.items()]
 
 
 DETAILS = (
-    *("run", "model", "benchmark", "strategy", "n", "right %", "95 % interval", "gain", "95 % bootstrap interval"),
+    *("run", "model", "benchmark", "strategy", "n", "accuracy %", "95 % interval", "gain", "95 % bootstrap interval"),
     *("wrong to right", "right to wrong", "evaluations"),
 )
 
 
 def details(entries: Sequence[Entry]) -> tuple[list[str], list[list[str]]]:
-    """Head and rows: accuracy with its interval, paired gain over `base` in points with its interval, flips."""
+    """Head and rows: accuracy, paired gain over `base` in points, both with intervals, answers that changed, cost."""
     rows = [
         [
             *(entry.run, entry.model, entry.benchmark, entry.strategy, str(entry.over_base.n)),
@@ -181,14 +181,14 @@ def changes(entries: Sequence[Entry]) -> tuple[list[str], list[list[str]]]:
     return [*head, "wrong to right", "right to wrong"], rows
 
 
-def _gain(change: Paired) -> list[str]:
+def _gain(change: PairedGain) -> list[str]:
     gain = change.gain
     interval = f"{100 * gain.low:+.1f} to {100 * gain.high:+.1f}"
     return [f"{100 * gain.gain:+.1f}", interval, str(change.wrong_to_right), str(change.right_to_wrong)]
 
 
 def as_records(entries: Sequence[Entry]) -> list[dict[str, Any]]:
-    """One flat record for each entry, numbers unrounded, for a spreadsheet."""
+    """One flat record per entry with unrounded numbers, for CSV."""
     return [
         {
             "run": entry.run,

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from r2t2_jax.costs.ladder import WRITTEN, Ledger, Row
 from r2t2_jax.costs.memory import MOST_NEIGHBORS, MOST_SAMPLES, Fit, Footprint
-from r2t2_jax.reporting.tables import grid
+from r2t2_jax.reporting.tables import markdown_table
 from r2t2_jax.runtime.memory import format_size
 
 
@@ -118,7 +118,8 @@ def ledger_table(found: Ledger) -> Table:
 def ledger_markdown(found: Ledger) -> str:
     """The same for a page."""
     headers = ("method", *(header.format(unit=unit_of(found)[0]) for header in HEADERS))
-    return grid([[cell.strip() for cell in row] for row in (headers, *_cells(found))])
+    rows = [[cell.strip() for cell in row] for row in _cells(found)]
+    return markdown_table([header.strip() for header in headers], rows, align_right=True)
 
 
 def _title(found: Ledger) -> str:

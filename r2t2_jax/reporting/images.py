@@ -1,4 +1,4 @@
-"""The images of a run's samples: a run stores none, so the set it asked is loaded again."""
+"""The images of a run's samples: a run does not store them, so its question sets are loaded again."""
 
 from __future__ import annotations
 
@@ -8,59 +8,60 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from jaxtyping import UInt8
 
 from r2t2_jax.errors import R2T2Error
 
 if TYPE_CHECKING:
     from r2t2_jax.runs.reading import SavedRun
 
-LARGEST = 480  # pixels a side; a photograph is made smaller, a small drawing stays as the model sees it
+MAX_SIDE = 480  # pixels; photographs are reduced to it, smaller images stay as the model sees them
 
 
 @dataclass(frozen=True)
 class Images:
-    """Images found, by the samples' ids; `reason` says why the others were not."""
+    """Images by sample id; `reason` says why others are missing."""
 
-    found: Mapping[str, np.ndarray]
+    by_id: Mapping[str, UInt8[np.ndarray, "height width 3"]]
     reason: str
 
-    def png(self, name: str) -> bytes | None:
-        """A sample's image."""
-        return as_png(self.found[name]) if name in self.found else None
+    def png(self, sample_id: str) -> bytes | None:
+        """A sample's image as PNG; `None` if it is missing."""
+        return as_png(self.by_id[sample_id]) if sample_id in self.by_id else None
 
 
-def find_images(saved: SavedRun, wanted: Collection[str]) -> Images:
-    """The images of the wanted samples, as far as the sets named in the run's `data` can be loaded here."""
+def find_images(saved: SavedRun, ids: Collection[str]) -> Images:
+    """The images of the samples with these ids, as far as the sets named in the run's `data` can be loaded here."""
     from r2t2_jax.datasets import load_dataset
 
-    found: dict[str, np.ndarray] = {}
-    reason = "No image: the run does not say which set it asked."
+    images: dict[str, np.ndarray] = {}
+    reason = "No image: the run does not name its question set."
     for source in _sources(saved.run.get("data")):
-        if len(found) == len(wanted):
+        if len(images) == len(ids):
             break
         try:
             samples = load_dataset(source["name"], source["split"], source.get("n"), source.get("seed", 0))
         except R2T2Error as error:
             reason = f"No image: the set could not be loaded ({error})."
             continue
-        found |= {sample.id: sample.image for sample in samples if sample.id in wanted}
-        reason = f"No image: the sample is not in the set {source['name']!r} as it is here."
-    return Images(found, reason)
+        images |= {sample.id: sample.image for sample in samples if sample.id in ids}
+        reason = f"No image: the sample is not in the set {source['name']!r} as it is now."
+    return Images(images, reason)
 
 
-def as_png(image: np.ndarray) -> bytes:
-    """uint8 [height, width, 3] as PNG, no larger than it is shown."""
+def as_png(image: UInt8[np.ndarray, "height width 3"]) -> bytes:
+    """An image as PNG, reduced to `MAX_SIDE` pixels a side if it is larger."""
     from PIL import Image
 
-    picture = Image.fromarray(image)
-    picture.thumbnail((LARGEST, LARGEST))
+    thumbnail = Image.fromarray(image)
+    thumbnail.thumbnail((MAX_SIDE, MAX_SIDE))
     out = io.BytesIO()
-    picture.save(out, format="PNG", optimize=True)
+    thumbnail.save(out, format="PNG", optimize=True)
     return out.getvalue()
 
 
 def _sources(data: Any) -> Iterator[Mapping[str, Any]]:
-    """Whatever in `data` names a set and a split, test sets before references."""
+    """Every entry of `data` with a set's name and split, test sets before references."""
     if isinstance(data, Mapping):
         if {"name", "split"} <= set(data):
             yield data

@@ -1,11 +1,11 @@
-"""A run as result files of lmms-eval 0.7: a folder a strategy, as if each were a model of its own.
+"""A run as result files of lmms-eval 0.7, with one folder per strategy, as if each were a model.
 
-    <model>__<strategy>/<date>_results.json             means by task, as its tables read them
-    <model>__<strategy>/<date>_samples_<task>.jsonl     one line a question
+    <model>__<strategy>/<date>_results.json             mean scores by task, for lmms-eval's tables
+    <model>__<strategy>/<date>_samples_<task>.jsonl     one line per question
 
-Tasks keep our names: ours and theirs need not ask in the same words. `doc_id` counts the questions in the order of our
-run; `question_id` is the official id, and `doc_hash` that of what we know of the question. The date is when the run
-ended, so that the same run gives the same bytes.
+Tasks keep the names of this project, since prompts may differ from lmms-eval's. `doc_id` counts the questions in the
+order of the run, `question_id` is the official id, and `doc_hash` hashes id, question and answers. The date is the time
+at which the run ended, so that the same run gives the same bytes.
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ COLUMNS = ("model", "strategy", "id", "question", "answers", "prediction", "scor
 
 
 def export_lmms_eval(saved: SavedRun, out: Path) -> list[Path]:
-    """Write the files.
+    """Write a run's answers and scores as files of lmms-eval.
 
     Args:
         saved: a complete run of `r2t2 eval`.
-        out: the folder, which appears whole; it must not be there.
+        out: the folder to create; it must not exist. It is written completely or not at all.
 
     Returns:
-        The files.
+        The paths of the files.
 
     Raises:
-        R2T2Error: the run is another command's or not complete, or the folder is there or cannot be written.
+        R2T2Error: the run is of another command or not complete, or the folder exists or cannot be written.
     """
     if saved.run["command"] != "eval":
         raise R2T2Error(f"{saved.folder} is a run of r2t2 {saved.run['command']}; give one of r2t2 eval")
     if out.exists():
-        raise R2T2Error(f"{out} is there; choose another folder")
+        raise R2T2Error(f"{out} exists; choose another folder")
     models = saved.summary["models"]
     files = dict(_files(saved, models))
 
@@ -89,13 +89,13 @@ def _files(saved: SavedRun, models: Mapping[str, Mapping[str, Any]]) -> Iterator
 
 
 def _line(number: int, row: Mapping[str, Any], metric: str) -> dict[str, Any]:
-    known = {name: row[name] for name in ("id", "question", "answers")}
+    document = {name: row[name] for name in ("id", "question", "answers")}
     return {
         "doc_id": number,
         "target": str(row["answers"][0] if row["answers"] else ""),
         "filtered_resps": row["prediction"],
         "token_counts": [None],
-        "doc_hash": _hash(json.dumps(known, indent=2, ensure_ascii=False)),
+        "doc_hash": _hash(json.dumps(document, indent=2, ensure_ascii=False)),
         metric: row["score"],
         "input": row["question"],
         "question_id": row["id"],
@@ -107,7 +107,7 @@ def _add_task(
 ) -> None:
     n = len(scores)
     error = float(np.std(scores, ddof=1)) / math.sqrt(n) if n > 1 else "N/A"
-    told = {
+    entries = {
         "results": {"alias": task, f"{metric},none": float(np.mean(scores)), f"{metric}_stderr,none": error},
         "configs": {"task": task, "output_type": "generate_until", "metric_list": [{"metric": metric}]},
         "versions": version("r2t2-jax"),
@@ -116,7 +116,7 @@ def _add_task(
         "n-samples": {"original": n, "effective": n},
         "task_hashes": _hash("".join(f"sample_{i}{line['doc_hash']}" for i, line in enumerate(lines))),
     }
-    for key, value in told.items():
+    for key, value in entries.items():
         results.setdefault(key, {})[task] = value
 
 

@@ -1,6 +1,6 @@
-"""A saved run as a report reads it: arrays by model and strategy.
+"""The results of a saved run as arrays, by model and strategy.
 
-Axis letters: B test samples, K neighbours, S steps, L routed layers, E experts, P = S + 1 points of a path, Q losses.
+Axis letters: B test samples, K neighbors, S steps, L routed layers, E experts, P = S + 1 points of a path, Q losses.
 """
 
 from __future__ import annotations
@@ -23,15 +23,19 @@ if TYPE_CHECKING:
     from r2t2_jax.runs.reading import SavedRun
 
 BASE = "base"
-EXPLAINED_FIRST = ("ngd", "ngd_paper", "kernel_regression_alpha", "kernel_regression")  # what a report looks into
+EXPLAINED_FIRST = ("ngd", "ngd_paper", "kernel_regression_alpha", "kernel_regression")  # in order of preference
+COLUMNS = (  # that a report cannot do without
+    *("model", "strategy", "id", "category", "question", "answers", "prediction", "right", "router_weights", "weights"),
+    *("path", "losses", "neighbors", "similarities", "kernel_weights", "used_fallback", "evaluations"),
+)
 
 
 @dataclass(frozen=True)
 class StrategyRows:
-    """What one strategy did to every sample, in the order of the test set.
+    """The results of one strategy, in the order of the test set.
 
-    `path`, `losses` and `step_right` have no columns where a strategy took no steps; `step_right[:, s]` tells whether
-    the answer given after s steps is right, `own_losses[:, s]` the sample's own loss then, `losses` the neighbours'.
+    `path`, `losses` and `step_right` have no columns if the strategy takes no steps. `step_right[:, s]` says whether
+    the answer after s steps is right, `own_losses[:, s]` is the sample's own loss there, `losses` the neighbors'.
     """
 
     name: str
@@ -55,15 +59,15 @@ class ModelResults:
     """One model of a run.
 
     Args:
-        name: the model's name.
+        name: name of the model.
         experts, layers: names of the routing weights' axes.
         ids, categories, questions, answers: of the B samples.
         router_weights: the router's own weights [B, L, E].
-        strategies: rows by strategy.
+        strategies: results by strategy.
         summary: the model's part of `summary.json`.
         run: the model's part of `run.json`.
-        seconds: measured seconds a case by strategy, where known.
-        references: for each reference's id, its question, answer and family.
+        seconds: measured seconds per sample of the strategies that were timed.
+        references: question, answer and family of each reference, by its id.
     """
 
     name: str
@@ -82,27 +86,32 @@ class ModelResults:
 
     @property
     def base(self) -> StrategyRows:
-        """The untouched model."""
+        """The unmodified model."""
         return self.strategies[BASE]
 
     @cached_property
     def explained(self) -> StrategyRows | None:
-        """The strategy whose single samples the report shows: `ngd`, or what comes nearest to it."""
+        """The strategy that the report explains: the first of `EXPLAINED_FIRST`, else the first that is not `base`."""
         others = [name for name in self.strategies if name != BASE]
-        chosen = next((name for name in EXPLAINED_FIRST if name in others), others[0] if others else None)
-        return None if chosen is None else self.strategies[chosen]
+        name = next((name for name in EXPLAINED_FIRST if name in others), others[0] if others else None)
+        return None if name is None else self.strategies[name]
 
 
 def read_results(saved: SavedRun) -> list[ModelResults]:
     """The models of a run, in the order of its rows.
 
     Raises:
-        R2T2Error: the run is not complete, holds no rows, or lacks the untouched model to compare with.
+        R2T2Error: the run is not complete, has no rows, lacks `base`, or an earlier version wrote its rows.
     """
     rows = saved.rows
+    missing = [column for column in COLUMNS if column not in rows.column_names]
+    if missing:
+        raise R2T2Error(
+            f"the rows of {saved.folder} have no column {missing[0]}: another version of r2t2 wrote them; run it again"
+        )
     names = rows.column("model").unique().to_pylist()
     if not names:
-        raise R2T2Error(f"{saved.folder} holds no rows: there is nothing to report")
+        raise R2T2Error(f"{saved.folder} has no rows, so there is nothing to report")
     return [_model(saved, name, names) for name in names]
 
 
@@ -114,7 +123,7 @@ def _model(saved: SavedRun, name: str, names: list[str]) -> ModelResults:
     run = _part(saved.run.get("models"), name, {})
     present = rows.column("strategy").unique().to_pylist()
     if BASE not in present:
-        raise R2T2Error(f"{saved.folder} has no rows of strategy {BASE!r} for {name}: there is nothing to compare with")
+        raise R2T2Error(f"{saved.folder} has no rows of strategy {BASE!r} for {name}, with which a report compares")
     first = rows.filter(pc.field("strategy") == BASE)
     shape = _shape(run, first)
     return ModelResults(
@@ -148,7 +157,7 @@ def _shape(run: Mapping[str, Any], rows: pa.Table) -> tuple[int, int]:
 
 
 def _matrix(rows: pa.Table, column: str) -> np.ndarray:
-    """A column of lists as an array [B, n]; [B, 0] where it is absent or a strategy left it empty."""
+    """A column of lists as an array [B, n]; [B, 0] if it is absent or a strategy left it empty."""
     if column not in rows.column_names or rows.column(column).null_count:
         return np.zeros((rows.num_rows, 0))
     return stack(rows.column(column))
@@ -176,7 +185,7 @@ def _strategy(name: str, rows: pa.Table, shape: tuple[int, int]) -> StrategyRows
 
 
 def _seconds(times: Mapping[str, float], model: str, strategies: list[str]) -> dict[str, float]:
-    """Of each strategy that was timed, the encoding of the case included."""
+    """Seconds per sample of each strategy that was timed, including the encoding of the sample."""
     encode = times.get(part_name(model, ENCODE), 0.0)
     parts = {name: part_name(part_name(model, name), ANSWER) for name in strategies}
     return {name: encode + times[part] for name, part in parts.items() if part in times}
@@ -188,6 +197,6 @@ def _references(saved: SavedRun, name: str) -> dict[str, dict[str, Any]]:
     table = saved.references
     if not table.num_rows:
         return {}
-    wanted = [column for column in ("id", "question", "answer", "category") if column in table.column_names]
-    kept = table.filter(pc.field("model") == name).select(wanted)
-    return {record["id"]: record for record in kept.to_pylist()}
+    columns = [column for column in ("id", "question", "answer", "category") if column in table.column_names]
+    records = table.filter(pc.field("model") == name).select(columns).to_pylist()
+    return {record["id"]: record for record in records}

@@ -1,6 +1,7 @@
-"""Colours, marks and sizes that all figures share, and figures as bytes that do not depend on when they were drawn.
+"""Colors, markers and sizes that all figures share, and figures rendered to reproducible bytes.
 
-Colours are those of Okabe & Ito (2008), which colour-blind readers tell apart; a mark or a label always stands beside.
+The colors are those of Okabe & Ito (2008), which color-blind readers can distinguish; no color is used without a marker
+or a label.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ BLUE, ORANGE, GREEN, VERMILLION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 PURPLE, SKY, YELLOW, BLACK, GREY = "#CC79A7", "#56B4E9", "#F0E442", "#000000", "#767676"
 SERIES = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, BLACK)  # yellow is too pale on white
 MARKS = ("o", "s", "^", "D", "v", "P", "X")
-WIDE, NARROW = 7.2, 3.6  # inches: the column of a page, and the screen of a telephone
+WIDE, NARROW = 7.2, 3.6  # inches: the width of a page's column and of a phone's screen
 
-KIND_COLORS = {
+OUTCOME_COLORS = {
     "wrong → right": BLUE,
     "right → wrong": VERMILLION,
     "right → right": GREEN,
@@ -34,12 +35,12 @@ class FigureSpec:
     """One figure of a report.
 
     Args:
-        name: of its files.
-        title: the heading over it.
-        alt: what it shows, for those who do not see it.
-        text: what one sees and what it means, in sentences.
-        draw: makes the figure; told whether it is for a narrow screen.
-        rows: the numbers it shows, for its CSV file.
+        name: name of its files, without a suffix.
+        title: heading above it.
+        alt: alternative text for readers who cannot see it.
+        text: caption: what it shows and what follows from it, in sentences.
+        draw: draws the figure; its argument is whether the screen is narrow.
+        rows: the numbers that it shows, for its CSV file.
     """
 
     name: str
@@ -52,13 +53,13 @@ class FigureSpec:
 
 @contextmanager
 def shared_style() -> Iterator[None]:
-    """The style sheet of all figures."""
+    """Draw with the style sheet of all figures and without the user's own settings."""
     import matplotlib
 
     with as_file(files("r2t2_jax.reporting") / "report.mplstyle") as sheet:
         settings = matplotlib.rc_params_from_file(sheet, use_default_template=False)
     with matplotlib.rc_context():
-        matplotlib.rcdefaults()  # whatever the user's own settings are: equal runs give equal bytes
+        matplotlib.rcdefaults()  # user settings would change the bytes
         matplotlib.rcParams.update(settings)
         yield
 
@@ -71,23 +72,23 @@ def new_figure(narrow: bool, height: float, narrow_height: float | None = None) 
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """A picture as bytes: the wide drawing as SVG and PNG, the narrow one as SVG."""
+class FigureDrawing:
+    """A rendered figure: the wide drawing as SVG and PNG, the narrow one as SVG."""
 
     wide: bytes
     narrow: bytes
     png: bytes
 
 
-def render(picture: FigureSpec) -> Drawn:
-    """Draw a picture; call it inside `shared_style`."""
-    figure = picture.draw(False)
+def render_figure(spec: FigureSpec) -> FigureDrawing:
+    """Render a figure; call it inside `shared_style`."""
+    figure = spec.draw(False)
     wide = _svg(figure)
-    return Drawn(wide, _svg(picture.draw(True)), _png(figure))
+    return FigureDrawing(wide, _svg(spec.draw(True)), _png(figure))
 
 
 def _svg(figure: Figure) -> bytes:
-    """Lay the figure out, for good, and draw it: `savefig` draws everything twice where something lays out."""
+    """Lay the figure out once and draw it; `savefig` would draw it twice because of the layout engine."""
     from matplotlib.backends.backend_svg import FigureCanvasSVG
 
     engine = figure.get_layout_engine()

@@ -1,4 +1,4 @@
-"""The tables a run prints; readable at 80 columns.
+"""Tables: for the terminal at 80 columns, as Markdown, LaTeX and CSV.
 
 Axis letters: B test samples.
 """
@@ -17,40 +17,40 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from r2t2_jax.evaluation.statistics import paired_gain
+from r2t2_jax.reporting.formatting import percent
 
-
-def percent(share: float | None) -> str:
-    """`0.4567` as `45.7`; a dash for what does not exist."""
-    return "-" if share is None else f"{100 * share:.1f}"
+LATEX_SPECIAL = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+NUMBER = re.compile(r"[-+]?[\d.,]*( to [-+]?[\d.]+)?")
+SHOWN_SETTINGS = 10
+MEASURES = ("n", "accuracy", "ci95", "evaluations_per_case")  # of a row of tuning; the other columns are settings
 
 
 def strategy_table(title: str, summary: Mapping[str, Any], seconds: Mapping[str, float] | None = None) -> Table:
-    """One row a strategy.
+    """One row per strategy: accuracy with its interval, share of the gap, changed answers, cost.
 
     Args:
-        title: what was run.
-        summary: as `evaluation.summary.summarize` returns it.
-        seconds: measured seconds a case, for each strategy; without them the column is left out.
+        title: the table's title.
+        summary: as `evaluation.statistics.summarize` returns it.
+        seconds: measured seconds per sample by strategy; `None` leaves the column out.
     """
     table = Table(title=title, box=SIMPLE_HEAD, title_justify="left", padding=0)
     table.add_column("strategy", no_wrap=True)
     headers = (
-        "right\n%",
+        "acc.\n%",
         "95 %\ninterval",
-        "share of\ngap %",
+        "gap re-\ncovered %",
         "wrong→\nright",
         "right→\nwrong",
-        "evals\n/case",
-        *(() if seconds is None else ("s\n/case",)),
+        "evals\n/sample",
+        *(() if seconds is None else ("s\n/sample",)),
     )
     for header in headers:
         table.add_column(header, justify="right", no_wrap=True)
     for name, row in summary["strategies"].items():
-        low, high = row["ci95"]
         table.add_row(
             name,
             percent(row["accuracy"]),
-            f"{percent(low)}-{percent(high)}",
+            _interval(row),
             percent(row["gap_recovered"]),
             str(row["wrong_to_right"]),
             str(row["right_to_wrong"]),
@@ -60,12 +60,17 @@ def strategy_table(title: str, summary: Mapping[str, Any], seconds: Mapping[str,
     return table
 
 
+def _interval(row: Mapping[str, Any]) -> str:
+    low, high = row["ci95"]
+    return f"{percent(low)}-{percent(high)}"
+
+
 def family_table(
     title: str, summary: Mapping[str, Any], strategies: Sequence[str], columns: Mapping[str, str] | None = None
 ) -> Table:
-    """Accuracy by question family, one column for each of the strategies named.
+    """Accuracy by question family, one column for each of the named strategies.
 
-    `columns` are further entries of a family and their headings; they stand before the strategies.
+    `columns` has the keys of further entries of a family, with their headings; they precede the strategies.
     """
     columns = columns or {}
     table = Table(title=title, box=SIMPLE_HEAD, title_justify="left", padding=0)
@@ -78,88 +83,24 @@ def family_table(
     return table
 
 
-def agreement_line(summary: Mapping[str, Any]) -> str:
-    """How well retrieval did, and what that is worth to `ngd`."""
-    found = summary["neighbors"]
-    line = f"neighbours that need the same experts: {percent(found['same_experts'])} %"
-    for name, words in {"most": "where most do", "few": "elsewhere"}.items():
-        if found[name]["n"]:
-            line += f"; ngd {words}: {percent(found[name]['accuracy'])} % of {found[name]['n']}"
-    return line
-
-
-def gain_line(strategy: str, rival: str, right: Mapping[str, Bool[np.ndarray, "B"]]) -> str:
-    """`ngd against base: +12.3 points (95 % interval 9.8 to 14.8, paired)`."""
-    gain, low, high = (100 * value for value in paired_gain(right[rival], right[strategy]))
-    return f"{strategy} against {rival}: {gain:+.1f} points (95 % interval {low:.1f} to {high:.1f}, paired)"
-
-
-SPECIAL = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-
-
-def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A pipe table; numbers stand to the right."""
-    lines = [head, ["---:" if _numbers(rows, i) else "---" for i in range(len(head))], *rows]
-    escaped = [[cell.replace("|", r"\|") for cell in line] for line in lines]
-    return "".join(f"| {' | '.join(line)} |\n" for line in escaped)
-
-
-def grid(lines: Sequence[Sequence[str]]) -> str:
-    """A Markdown table, its first line the head, its first column to the left."""
-    head, *rest = lines
-    return "\n".join("| " + " | ".join(line) + " |" for line in (head, ["---", *["--:"] * (len(head) - 1)], *rest))
-
-
-def latex(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A `tabular` with the rules of the package booktabs."""
-    places = "".join("r" if _numbers(rows, i) else "l" for i in range(len(head)))
-    lines = [rf"\begin{{tabular}}{{{places}}}", r"\toprule", _latex_row(head), r"\midrule"]
-    return "\n".join([*lines, *map(_latex_row, rows), r"\bottomrule", r"\end{tabular}", ""])
-
-
-def _latex_row(cells: Sequence[str]) -> str:
-    return " & ".join(map(_escape, cells)) + r" \\"
-
-
-def _escape(text: str) -> str:
-    return re.sub(r"[\\~^&%$#_{}]", lambda found: SPECIAL.get(found[0], "\\" + found[0]), text)
-
-
-def comma_separated(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """As RFC 4180 has it, but that lines end as on this system's text files."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerows([head, *rows])
-    return out.getvalue()
-
-
-def _numbers(rows: Sequence[Sequence[str]], column: int) -> bool:
-    return all(re.fullmatch(r"[-+]?[\d.,]*( to [-+]?[\d.]+)?", row[column]) for row in rows)
-
-
-SHOWN = 10
-MEASURES = ("n", "accuracy", "ci95", "evaluations_per_case")
-
-
 def settings_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """The first rows of a preset's evidence."""
+    """The first rows of a tuned preset's evidence: settings, accuracy and cost."""
     table = Table(box=SIMPLE_HEAD, padding=0)
-    varied = [key for key in rows[0] if key not in MEASURES]
-    for header in (*(key.replace("_", "\n") for key in varied), "n", "right\n%", "95 %\ninterval", "evals\n/case"):
+    settings = [key for key in rows[0] if key not in MEASURES]
+    for header in (*(key.replace("_", "\n") for key in settings), "n", "acc.\n%", "95 %\ninterval", "evals\n/sample"):
         table.add_column(header, justify="right", no_wrap=True)
-    for row in rows[:SHOWN]:
-        low, high = row["ci95"]
-        measures = (f"{row['n']:,}", percent(row["accuracy"]), f"{percent(low)}-{percent(high)}")
-        table.add_row(*(f"{row[key]}" for key in varied), *measures, str(row["evaluations_per_case"]))
+    for row in rows[:SHOWN_SETTINGS]:
+        measures = (f"{row['n']:,}", percent(row["accuracy"]), _interval(row), str(row["evaluations_per_case"]))
+        table.add_row(*(f"{row[key]}" for key in settings), *measures)
     return table
 
 
-def chosen_lines(preset: Mapping[str, Any]) -> list[str]:
-    """The preset in words, beside the router and equal weights."""
+def preset_lines(preset: Mapping[str, Any]) -> list[str]:
+    """The tuned preset in sentences, compared with the router and with equal weights."""
     evidence = preset["evidence"]
     gain, (low, high) = evidence["gain_over_base"]["points"], evidence["gain_over_base"]["ci95"]
-    varied = [key for key in evidence["table"][0] if key not in MEASURES]
-    settings = ", ".join(f"{key.replace('_', ' ')} {preset['settings'][key]}" for key in varied)
+    names = [key for key in evidence["table"][0] if key not in MEASURES]
+    settings = ", ".join(f"{key.replace('_', ' ')} {preset['settings'][key]}" for key in names)
     base, uniform = (percent(evidence[name]["accuracy"]) for name in ("base", "uniform"))
     return [
         f"Chosen: {settings}",
@@ -167,3 +108,58 @@ def chosen_lines(preset: Mapping[str, Any]) -> list[str]:
         f"gain over base {gain:+.1f} points ({low:+.1f} to {high:+.1f})",
         f"{evidence['rule'].capitalize()}; {evidence['caution']}.",
     ]
+
+
+def agreement_line(summary: Mapping[str, Any]) -> str:
+    """The share of neighbors that need the same experts as the sample, and the accuracy of `ngd` by that share."""
+    neighbors = summary["neighbors"]
+    line = f"neighbors that need the same experts: {percent(neighbors['same_experts'])} %"
+    for name, words in {"most": "where most neighbors do", "few": "elsewhere"}.items():
+        if neighbors[name]["n"]:
+            line += f"; ngd {words}: {percent(neighbors[name]['accuracy'])} % of {neighbors[name]['n']}"
+    return line
+
+
+def gain_line(strategy: str, other: str, right: Mapping[str, Bool[np.ndarray, "B"]]) -> str:
+    """`ngd against base: +12.3 points (95 % interval 9.8 to 14.8, paired)`."""
+    gain, low, high = (100 * value for value in paired_gain(right[other], right[strategy]))
+    return f"{strategy} against {other}: {gain:+.1f} points (95 % interval {low:.1f} to {high:.1f}, paired)"
+
+
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]], align_right: bool = False) -> str:
+    """A pipe table. Columns of numbers are aligned to the right; with `align_right`, all columns but the first."""
+    right = [column > 0 if align_right else _is_numeric(rows, column) for column in range(len(head))]
+    rules = ["--:" if is_right else "---" for is_right in right]
+    return "\n".join(f"| {' | '.join(_escape_pipes(line))} |" for line in (head, rules, *rows))
+
+
+def _escape_pipes(cells: Sequence[str]) -> list[str]:
+    return [cell.replace("|", r"\|") for cell in cells]
+
+
+def latex_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A `tabular` with the rules of the package booktabs."""
+    alignment = "".join("r" if _is_numeric(rows, column) else "l" for column in range(len(head)))
+    lines = [rf"\begin{{tabular}}{{{alignment}}}", r"\toprule", _latex_row(head), r"\midrule"]
+    return "\n".join([*lines, *map(_latex_row, rows), r"\bottomrule", r"\end{tabular}"])
+
+
+def _latex_row(cells: Sequence[str]) -> str:
+    return " & ".join(map(_escape_latex, cells)) + r" \\"
+
+
+def _escape_latex(text: str) -> str:
+    return re.sub(r"[\\~^&%$#_{}]", lambda match: LATEX_SPECIAL.get(match[0], "\\" + match[0]), text)
+
+
+def csv_table(records: Sequence[Mapping[str, object]]) -> str:
+    """Comma-separated values (RFC 4180, lines ending in a newline); the first record names the columns."""
+    out = io.StringIO()
+    writer = csv.DictWriter(out, list(records[0]) if records else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(records)
+    return out.getvalue()
+
+
+def _is_numeric(rows: Sequence[Sequence[str]], column: int) -> bool:
+    return all(NUMBER.fullmatch(row[column]) for row in rows)

@@ -21,7 +21,7 @@ from r2t2_jax.method.rerouting import canonicalize, reroute_sample
 from r2t2_jax.method.search.mode_finding import ModeFinding
 from r2t2_jax.method.strategies import Strategy
 from r2t2_jax.reporting.costs import counted
-from r2t2_jax.reporting.tables import grid
+from r2t2_jax.reporting.tables import markdown_table
 from r2t2_jax.reproduction.paper import COLUMN_OF, paper_numbers
 from r2t2_jax.reproduction.plan import Measurement, SubjectPlan, plan_rows
 from r2t2_jax.reproduction.spec import PAPER, Table
@@ -158,7 +158,7 @@ REFERENCE_SETS = 9  # of the paper
 def estimate_markdown(name: str, found: Estimate, tables: Sequence[Table]) -> str:
     """A row for each table, and the memory that goes with it."""
     head = ["table", "distinct rows", "evaluations a question", "FLOPs a question", "hours"]
-    lines = [head, *(_line(table.name, found, found.of_table(table.name)) for table in tables)]
+    lines = [*(_line(table.name, found, found.of_table(table.name)) for table in tables)]
     lines.append(_line("all, shared rows once", found, list(found.costs)))
     references = REFERENCES * REFERENCE_SETS
     notes = [
@@ -171,7 +171,7 @@ def estimate_markdown(name: str, found: Estimate, tables: Sequence[Table]) -> st
     ]
     if found.untraced:
         notes.append(f"Not counted, since they are not one program: {', '.join(found.untraced)}.")
-    return "\n\n".join([f"## What it takes on {name}", grid(lines), *notes]) + "\n"
+    return "\n\n".join([f"## What it takes on {name}", markdown_table(head, lines, align_right=True), *notes]) + "\n"
 
 
 def _line(name: str, found: Estimate, labels: Sequence[str]) -> list[str]:

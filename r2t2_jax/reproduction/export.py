@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from r2t2_jax.reporting.formatting import signed, signed_span
-from r2t2_jax.reporting.tables import grid
+from r2t2_jax.reporting.formatting import signed, signed_interval
+from r2t2_jax.reporting.tables import csv_table, markdown_table
 from r2t2_jax.runs.atomic_io import atomic_write, publish_json
 
 SETTINGS = {"own": "the model's own settings", "paper": "the paper's settings"}
@@ -53,7 +51,7 @@ def markdown(result: Mapping[str, Any]) -> str:
             if part["trend"]:
                 parts.append(trend_line(part["trend"]))
             for table in part.get("tables", ()):
-                parts += [f"{table['title']}:", grid([table["head"], *table["rows"]])]
+                parts += [f"{table['title']}:", markdown_table(table["head"], table["rows"], align_right=True)]
             parts += part.get("notes", ())
     return "\n\n".join(parts) + "\n"
 
@@ -64,14 +62,14 @@ def _rows(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, Mapping[str, 
     head += ["wrong→right / right→wrong", "evaluations a case"]
     used_fallback = any(row.get("used_fallback") for row in rows)
     head += ["without neighbours"] if used_fallback else []
-    lines = [head + list(columns)]
+    lines = []
     for row in rows:
         cells = [row["name"], *([f"{row['paper']:.1f}" if "paper" in row else "–"] if printed else [])]
         cells += _numbers(row) if "accuracy" in row else ["not run", "", "", ""]
         cells += [str(row.get("used_fallback", ""))] if used_fallback else []
         lines.append(cells + [column.get(row["name"], "") for column in columns.values()])
     reasons = [f"{row['name']} was not run: {row['not_run']}." for row in rows if "not_run" in row]
-    return "\n\n".join([grid(lines), *reasons])
+    return "\n\n".join([markdown_table(head + list(columns), lines, align_right=True), *reasons])
 
 
 def _numbers(row: Mapping[str, Any]) -> list[str]:
@@ -79,7 +77,7 @@ def _numbers(row: Mapping[str, Any]) -> list[str]:
     gain = row["gain"]
     return [
         f"{100 * row['accuracy']:.1f} ({100 * low:.1f} to {100 * high:.1f})",
-        "" if row["name"] == "base" else f"{signed(gain['points'])} ({signed_span(*gain['ci95'])})",
+        "" if row["name"] == "base" else f"{signed(gain['points'])} ({signed_interval(*gain['ci95'])})",
         f"{row['wrong_to_right']} / {row['right_to_wrong']}",
         f"{row['evaluations_per_case']:g}",
     ]
@@ -125,8 +123,4 @@ def csv_text(result: Mapping[str, Any]) -> str:
                         "not_run": row.get("not_run", ""),
                     }
                 )
-    out = io.StringIO()
-    writer = csv.DictWriter(out, list(lines[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
-    return out.getvalue()
+    return csv_table(lines)

@@ -1,6 +1,6 @@
-"""Pages in headless Chromium: what it complains of, and whether they fit a window.
+"""Checks pages in headless Chromium: console messages, and whether they fit the window.
 
-A page is shown in a frame of the wanted width, since Chromium itself makes no window narrower than 500 pixels.
+A page is shown in a frame of the requested width, since Chromium opens no window narrower than 500 pixels.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ FLAGS = (
     "--hide-scrollbars",
     "--enable-logging=stderr",
 )
-BUDGETS = (20_000, 60_000, 180_000)  # virtual milliseconds; a busy machine decodes pictures later than its clock says
+BUDGETS = (20_000, 60_000, 180_000)  # virtual milliseconds; a busy machine decodes images late
 _PROBE = """<!DOCTYPE html><body><iframe src="/{name}" style="width:{width}px;height:900px;border:0"></iframe><script>
 addEventListener("load", async () => {{
   const page = document.querySelector("iframe").contentDocument, images = [...page.images];
@@ -38,8 +38,8 @@ addEventListener("load", async () => {{
 
 
 @dataclass(frozen=True)
-class Seen:
-    """The width that the page takes, images that do not show or stand out of it, and lines on the console."""
+class PageCheck:
+    """The width of the page, the numbers of broken and of too wide images, and lines on the console."""
 
     width: int
     broken: int
@@ -47,8 +47,8 @@ class Seen:
     console: list[str]
 
 
-def look(page: Path, width: int) -> Seen:
-    """Open a page `width` pixels wide."""
+def check_page(page: Path, width: int) -> PageCheck:
+    """Open a page in a frame of `width` pixels."""
     assert CHROMIUM is not None
     probe = page.parent / f"probe-{width}.html"
     probe.write_text(_PROBE.format(name=page.name, width=width), encoding="utf-8")
@@ -59,17 +59,15 @@ def look(page: Path, width: int) -> Seen:
         for budget in BUDGETS:
             command = [CHROMIUM, *flags, f"--virtual-time-budget={budget}", address]
             done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-            found = re.search(
-                r"<pre>(\{.*?\})</pre>", done.stdout, re.DOTALL
-            )  # the probe's own text has no brace there
-            if found:
+            match = re.search(r"<pre>(\{.*?\})</pre>", done.stdout, re.DOTALL)  # the probe's source has no such text
+            if match:
                 break
         server.shutdown()
-    assert found, f"Chromium gave no answer: {done.stdout[-500:]} {done.stderr[-500:]}"
+    assert match, f"Chromium gave no answer: {done.stdout[-500:]} {done.stderr[-500:]}"
     console = [line for line in done.stderr.splitlines() if "CONSOLE" in line and "favicon.ico" not in line]
-    return Seen(**json.loads(unescape(found[1])), console=console)
+    return PageCheck(**json.loads(unescape(match[1])), console=console)
 
 
 class _Quiet(SimpleHTTPRequestHandler):
     def log_message(self, format: str, *arguments: object) -> None:
-        """Say nothing."""
+        """Print no requests."""

@@ -1,6 +1,6 @@
-"""A small run on disk, written through the engine: two models or one, with awkward texts and a set of real images.
+"""A small run on disk for tests: one model or two, hostile texts, and a question set with images.
 
-Axis letters: B samples, L routed layers, E experts, K neighbours, S steps.
+Axis letters: B samples, L routed layers, E experts, K neighbors, S steps.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def make_samples() -> list[Sample]:
 
 
 def write_set(folder: Path, samples: list[Sample]) -> dict[str, object]:
-    """The samples as a JSONL set; what `run.json` says of it."""
+    """Write the samples as a JSONL set; returns its entry in `run.json`."""
     lines = []
     for sample in samples:
         Image.fromarray(sample.image).save(folder / f"{sample.id}.png")
@@ -51,14 +51,14 @@ def write_set(folder: Path, samples: list[Sample]) -> dict[str, object]:
     return {"name": str(folder / "set.jsonl"), "split": "", "n": None, "seed": 0}
 
 
-def outcome(name: str, rng: np.random.Generator, samples: list[Sample], experts: int) -> SampleResult:
-    """Random results, better after more evaluations; `ngd` is answered after every step."""
+def random_result(name: str, rng: np.random.Generator, samples: list[Sample], experts: int) -> SampleResult:
+    """Random results; `ngd` also has answers after every step."""
     n, steps = len(samples), S if name in ("ngd", "random_neighbors", "oracle") else 0
     path = rng.dirichlet(np.ones(experts), (n, steps + 1, L)).astype(np.float32)  # [B, S + 1, L, E]
-    near = name not in ("base", "uniform", "oracle")
-    likely = {"base": 0.4, "ngd": 0.8}.get(name, 0.5)
-    along = (rng.random((n, steps + 1)) < likely) if name == "ngd" else np.zeros((n, 0), bool)
-    right = along[:, -1] if name == "ngd" else rng.random(n) < likely
+    has_neighbors = name not in ("base", "uniform", "oracle")
+    accuracy = {"base": 0.4, "ngd": 0.8}.get(name, 0.5)
+    step_right = (rng.random((n, steps + 1)) < accuracy) if name == "ngd" else np.zeros((n, 0), bool)
+    right = step_right[:, -1] if name == "ngd" else rng.random(n) < accuracy
     return SampleResult(
         name=name,
         predictions=[sample.answers[0] if ok else HOSTILE for sample, ok in zip(samples, right, strict=True)],
@@ -66,15 +66,15 @@ def outcome(name: str, rng: np.random.Generator, samples: list[Sample], experts:
         weights=path[:, -1],
         path=path,
         losses=rng.random((n, steps)).astype(np.float32),
-        neighbors=rng.integers(0, REFERENCES, (n, K if near else 0)),
-        similarities=rng.uniform(0.2, 1, (n, K if near else 0)).astype(np.float32),
-        kernel_weights=rng.random((n, K if near else 0)).astype(np.float32),
+        neighbors=rng.integers(0, REFERENCES, (n, K if has_neighbors else 0)),
+        similarities=rng.uniform(0.2, 1, (n, K if has_neighbors else 0)).astype(np.float32),
+        kernel_weights=rng.random((n, K if has_neighbors else 0)).astype(np.float32),
         used_fallback=np.zeros(n, bool),
         evaluations=STRATEGIES[name],
         seconds_per_sample=0.0,
-        step_predictions=[["x"] * along.shape[1]] * n,
-        step_scores=along.astype(float),
-        own_losses=rng.random(along.shape).astype(np.float32),
+        step_predictions=[["x"] * step_right.shape[1]] * n,
+        step_scores=step_right.astype(float),
+        own_losses=rng.random(step_right.shape).astype(np.float32),
     )
 
 
@@ -85,10 +85,10 @@ def make_run(
     experts: tuple[str, ...] = EXPERTS,
     images: bool = True,
 ) -> Path:
-    """A complete run in `folder / "run"`; two models make gates, one alone is the summary's own."""
+    """Write a complete run to `folder / "run"`."""
     rng, samples = np.random.default_rng(0), make_samples()
     data = {"tests": write_set(folder, samples)} if images else {}
-    known = [
+    references = [
         {
             "id": f"reference-{i}",
             "question": f"Which is <{i}>?",
@@ -99,19 +99,21 @@ def make_run(
         for i in range(REFERENCES)
     ]
     plan = Plan([part for model in models for part in parts(model, strategies, REFERENCES, B)])
-    described = {model.partition(":")[2]: {"experts": experts, "routing_shape": (L, len(experts))} for model in models}
-    depends = {"data": data, "models": described, "versions": {"python": "3"}}
+    model_entries = {
+        model.partition(":")[2]: {"experts": experts, "routing_shape": (L, len(experts))} for model in models
+    }
+    depends = {"data": data, "models": model_entries, "versions": {"python": "3"}}
     summaries = {}
     with Run.open(folder / "run", "demo", {"seed": 0, "samples": B}, plan, depends) as run:
         for model in models:
-            outcomes = {name: outcome(name, rng, samples, len(experts)) for name in strategies}
+            results = {name: random_result(name, rng, samples, len(experts)) for name in strategies}
             for batch in run.todo([part_name(model, "references")]):
-                run.append(batch, reference_rows(model, known, rng.random((REFERENCES, L, len(experts)))))
+                run.append(batch, reference_rows(model, references, rng.random((REFERENCES, L, len(experts)))))
             for batch in run.todo([part_name(model, name) for name in strategies]):
-                found = outcomes[batch.part.removeprefix(f"{model}/")]
-                router = outcomes["base"].weights
-                run.append(batch, rows(found, model, samples, router, known)[batch.start : batch.stop])
-            right = {name: found.right for name, found in outcomes.items()}
+                result = results[batch.part.removeprefix(f"{model}/")]
+                router = results["base"].weights
+                run.append(batch, rows(result, model, samples, router, references)[batch.start : batch.stop])
+            right = {name: result.right for name, result in results.items()}
             evaluations = {name: STRATEGIES[name] for name in strategies}
             summary = summarize(right, evaluations, [sample.category for sample in samples])
             summaries[model.partition(":")[2]] = summary

@@ -1,4 +1,4 @@
-"""A page as a strict reader sees it: every element closed in order, and what it holds."""
+"""A strict HTML parser for tests: every element must be closed, and in order."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class Element:
     def text(self) -> str:
         return " ".join(" ".join([*self.words, *(child.text for child in self.children)]).split())
 
-    def all(self, wanted: Callable[[Element], bool]) -> list[Element]:
-        found = [self] if wanted(self) else []
-        return found + [match for child in self.children for match in child.all(wanted)]
+    def all(self, predicate: Callable[[Element], bool]) -> list[Element]:
+        matches = [self] if predicate(self) else []
+        return matches + [match for child in self.children for match in child.all(predicate)]
 
     def named(self, name: str) -> list[Element]:
         return self.all(lambda element: element.name == name)
@@ -35,7 +35,7 @@ class _Reader(HTMLParser):
         self.open = [Element("document", {})]
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        assert len(dict(attrs)) == len(attrs), f"an attribute of {tag} stands twice"
+        assert len(dict(attrs)) == len(attrs), f"{tag} has an attribute twice"
         element = Element(tag, dict(attrs))
         self.open[-1].children.append(element)
         if tag not in VOID:
@@ -50,7 +50,7 @@ class _Reader(HTMLParser):
 
 
 def read(page: str) -> Element:
-    """The document; fails where it is not well-formed."""
+    """The document; fails if it is not well-formed."""
     reader = _Reader()
     reader.feed(page)
     reader.close()

@@ -1,17 +1,17 @@
-"""One answered question: text, card and page say the same."""
+"""One answered question: text, cards and page show the same."""
 
 import dataclasses
 
 import numpy as np
 
-from r2t2_jax.inference import Prediction, Predictions
-from r2t2_jax.reporting.answer_report import as_page
-from r2t2_jax.reporting.cases import Neighbor
+from r2t2_jax.evaluation.records import Neighbor
+from r2t2_jax.inference import Prediction
+from r2t2_jax.reporting.answer_report import NotebookView, as_page, as_text
 from tests.reporting.example_run import HOSTILE
 from tests.reporting.page_reader import read
 
 WEIGHTS = np.array([[0.125, 0.875], [0.5, 0.5]], np.float32)
-ANSWERED = Prediction(
+PREDICTION = Prediction(
     model="toy",
     strategy="ngd",
     preset="paper",
@@ -32,23 +32,22 @@ ANSWERED = Prediction(
 )
 
 
-def test_the_text_fits_eighty_columns_and_leaves_nothing_out() -> None:
-    text = repr(ANSWERED)
-    assert text == str(ANSWERED)
+def test_the_text_fits_80_columns_and_is_complete() -> None:
+    text = as_text(PREDICTION)
     assert max(map(len, text.splitlines())) <= 80
     words = " ".join(text.split())
     for part in (
-        "router [red] ngd (no answer)",  # what looks like markup is left as it is
+        "router [red] ngd (no answer)",  # not read as markup
         "Which [one]? <this> 75.0 r2 - 25.0",
         "left 12.5 87.5 50.0 50.0 right 87.5 12.5 50.0 50.0",
-        "the router's own weights were kept",
+        "the router's own weights were used",
         "Preset paper. 102 evaluations. Time: question 12.3 ms, ngd 2.50 s",
     ):
         assert part in words
 
 
-def test_the_card_and_the_page_escape_what_was_asked() -> None:
-    for html in (ANSWERED._repr_html_(), as_page(ANSWERED)):
+def test_card_and_page_escape_the_question() -> None:
+    for html in (NotebookView([PREDICTION])._repr_html_(), as_page(PREDICTION)):
         document = read(html)
         assert document.classed("question")[0].text == HOSTILE
         assert not document.named("script")
@@ -57,12 +56,11 @@ def test_the_card_and_the_page_escape_what_was_asked() -> None:
             *("12.5", "87.5", "50.0", "50.0"),
             *("87.5", "12.5", "50.0", "50.0"),
         ]
-        assert not document.classed("outcome")  # nobody knows the right answer
+        assert not document.classed("outcome")  # the right answer is not known
 
 
-def test_several_are_shown_one_below_the_other() -> None:
-    both = Predictions([ANSWERED, dataclasses.replace(ANSWERED, question="And now?")])
-    assert str(both).count("Routing weights") == 2
-    document = read(both._repr_html_())
+def test_a_notebook_shows_a_card_for_each_prediction() -> None:
+    view = NotebookView([PREDICTION, dataclasses.replace(PREDICTION, question="And now?")])
+    document = read(view._repr_html_())
     assert [element.text for element in document.classed("question")] == [HOSTILE, "And now?"]
     assert len(document.named("style")) == 1

@@ -1,6 +1,6 @@
-"""Why answers turned wrong, and how far the neighbours' loss is to be trusted: six samples worked out by hand.
+"""Causes of answers that turned wrong, and how well the neighbors' loss predicts a sample's own: six samples by hand.
 
-Axis letters: B samples, K neighbours, P points of a path.
+Axis letters: B samples, K neighbors, P points of a path.
 """
 
 import dataclasses
@@ -8,9 +8,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from r2t2_jax.reporting.figures.similarity import similarity
-from r2t2_jax.reporting.figures.surrogate import reliability, surrogate
-from r2t2_jax.reporting.report import CAUSES, cause_rows, causes
+from r2t2_jax.reporting.failure_causes import CAUSES, count_causes, failure_causes
+from r2t2_jax.reporting.figures.similarity import similarity_figure
+from r2t2_jax.reporting.figures.surrogate import reliability, surrogate_figure
 from r2t2_jax.reporting.results import ModelResults, StrategyRows
 
 B, K, P = 6, 2, 4
@@ -39,8 +39,8 @@ def strategy_rows(name: str, right: list[bool], own: list[list[float]]) -> Strat
 
 @pytest.fixture
 def results() -> ModelResults:
-    """Sample 0 stays right; 1 has a far neighbour, 2 foreign ones, 3 learns nothing, 4 is misled, 5 tips over."""
-    ngd = strategy_rows("ngd", [True] + 5 * [False], [FALLS, FALLS, FALLS, FALLS, RISES, FALLS])
+    """Sample 0 stays right; samples 1 to 5 turn wrong, each for another cause."""
+    ngd = strategy_rows("ngd", [True] + 5 * [False], [FALLS, FALLS, FALLS, FALLS, RISES, FALLS])  # 4 and 5
     ngd.similarities[1] = 0.1
     ngd.neighbors[2] = ["there", "here"]  # three quarters of the weight on another family
     ngd.losses[3] = [1.0, 1.0, 1.0]
@@ -62,42 +62,42 @@ def results() -> ModelResults:
     )
 
 
-def test_each_lost_answer_has_the_first_cause_that_applies(results: ModelResults) -> None:
-    found = {row["id"]: row["cause"] for row in cause_rows(results)}
-    assert found == {
-        "sample-1": "far neighbours",
-        "sample-2": "another family",
-        "sample-3": "nothing learnt",
-        "sample-4": "misled",
-        "sample-5": "tipped over",
+def test_each_answer_that_turned_wrong_has_the_first_cause_that_applies(results: ModelResults) -> None:
+    rows = failure_causes(results)
+    causes = {row["id"]: row["cause"] for row in rows}
+    assert causes == {
+        "sample-1": "distant neighbors",
+        "sample-2": "other family",
+        "sample-3": "loss did not decrease",
+        "sample-4": "misleading neighbors",
+        "sample-5": "competing answer",
     }
-    shown = str(causes(results, cause_rows(results)))
-    assert all(cause in shown for cause in found.values())
-    assert "unexplained" in CAUSES and "unexplained" not in shown
+    assert count_causes(rows) == dict.fromkeys(causes.values(), 1)
+    assert set(causes.values()) < set(CAUSES)
 
 
-def test_without_losses_along_the_path_nothing_is_made_up(results: ModelResults) -> None:
-    silent = dataclasses.replace(results.strategies["ngd"], own_losses=np.zeros((B, 0)))
-    told = dataclasses.replace(results, strategies={**results.strategies, "ngd": silent})
-    found = {row["id"]: row["cause"] for row in cause_rows(told)}
-    assert found["sample-4"] == found["sample-5"] == "unexplained"
-    assert surrogate(told) is None
+def test_without_losses_along_the_path_failures_are_unexplained(results: ModelResults) -> None:
+    ngd = dataclasses.replace(results.strategies["ngd"], own_losses=np.zeros((B, 0)))
+    results = dataclasses.replace(results, strategies={**results.strategies, "ngd": ngd})
+    causes = {row["id"]: row["cause"] for row in failure_causes(results)}
+    assert causes["sample-4"] == causes["sample-5"] == "unexplained"
+    assert surrogate_figure(results) is None
 
 
-def test_losses_that_fall_together_correlate_and_opposite_ones_do_the_opposite(results: ModelResults) -> None:
-    found = reliability(results.explained)
-    assert found is not None
-    np.testing.assert_allclose(found.correlation, [1, 1, 1, 0, -1, 1])  # sample 3's neighbours say nothing
-    np.testing.assert_array_equal(found.fell, [True, True, True, True, False, True])
-    picture = surrogate(results)
-    assert picture is not None
-    assert "4 of the 5 answers that turned wrong" in picture.text
-    assert [row["rank_correlation"] for row in picture.rows] == [1, 1, 1, 0, -1, 1]
+def test_losses_that_decrease_together_correlate_positively_and_opposite_ones_negatively(results: ModelResults) -> None:
+    measured = reliability(results.explained)
+    assert measured is not None
+    np.testing.assert_allclose(measured.correlation, [1, 1, 1, 0, -1, 1])  # 0: the neighbors' loss is constant
+    np.testing.assert_array_equal(measured.own_decreased, [True, True, True, True, False, True])
+    spec = surrogate_figure(results)
+    assert spec is not None
+    assert "4 of the 5 answers that turned wrong" in spec.text
+    assert [row["rank_correlation"] for row in spec.rows] == [1, 1, 1, 0, -1, 1]
 
 
-def test_similarity_counts_every_question_once_from_far_to_near(results: ModelResults) -> None:
-    picture = similarity(results)
-    assert picture is not None
-    assert sum(row["n"] for row in picture.rows) == B
-    assert picture.rows[0]["from"] == 0.1
-    assert picture.rows[0]["gain_points"] == -50.0  # of the two least alike one was lost: sample 1, beside sample 0
+def test_similarity_counts_every_question_once_from_the_least_to_the_most_similar(results: ModelResults) -> None:
+    spec = similarity_figure(results)
+    assert spec is not None
+    assert sum(row["n"] for row in spec.rows) == B
+    assert spec.rows[0]["from"] == 0.1
+    assert spec.rows[0]["gain_points"] == -50.0  # of the two least similar, samples 0 and 1, sample 1 turned wrong

@@ -1,4 +1,4 @@
-"""Accuracy against price: marks, ticks, and labels that do not meet."""
+"""Accuracy against cost: markers, ticks, and labels that do not overlap."""
 
 import pytest
 
@@ -9,7 +9,7 @@ POINTS = {"base": (1.0, 50.0), "ngd": (102.0, 88.0), "atlas": (2.0, 96.0)}
 
 
 @pytest.mark.parametrize("narrow", [False, True])
-def test_what_costs_nothing_stands_left_of_all_others_over_a_zero(narrow: bool) -> None:
+def test_a_strategy_without_cost_is_left_of_all_others_at_a_tick_labeled_zero(narrow: bool) -> None:
     with shared_style():
         figure = scatter(POINTS | {"neighbor_vote": (0.0, 30.0)}, narrow, "evaluations")
         figure.draw_without_rendering()  # warnings are errors here
@@ -22,11 +22,11 @@ def test_what_costs_nothing_stands_left_of_all_others_over_a_zero(narrow: bool) 
     assert axes.get_xlim()[0] < marks[0][0]
 
 
-def test_without_it_the_axis_has_no_zero() -> None:
+def test_without_such_a_strategy_the_axis_has_no_zero() -> None:
     with shared_style():
         figure = scatter(POINTS, False, "evaluations")
     assert "0" not in [label.get_text() for label in figure.axes[0].get_xticklabels()]
 
 
-def test_labels_that_would_meet_are_spread_around_their_mean() -> None:
+def test_labels_that_would_overlap_are_spread_around_their_mean() -> None:
     assert spread({"a": 10.0, "b": 11.0, "c": 50.0}, 5.0) == {"a": 8.0, "b": 13.0, "c": 50.0}

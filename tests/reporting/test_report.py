@@ -1,8 +1,9 @@
-"""The report is one whole page that says what the run's summary says, whatever the questions hold."""
+"""The report is one self-contained page that agrees with the run's summary, for any text in the questions."""
 
 import csv
 import json
 import re
+from collections import Counter
 from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
@@ -13,7 +14,10 @@ from PIL import Image
 
 from r2t2_jax.cli.main import main
 from r2t2_jax.errors import R2T2Error
+from r2t2_jax.reporting.failure_causes import CAUSES
 from r2t2_jax.reporting.report import write_report
+from r2t2_jax.reporting.results import read_results
+from r2t2_jax.runs.reading import open_run
 from tests.reporting.example_run import HOSTILE, STRATEGIES, B, make_run
 from tests.reporting.page_reader import Element, read
 
@@ -22,7 +26,7 @@ FIGURES = ("accuracy", "cost", "families", "flow", "experts", "paths", "surrogat
 
 @pytest.fixture(scope="module")
 def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = make_run(tmp_path_factory.mktemp("reported"))
+    folder = make_run(tmp_path_factory.mktemp("report"))
     write_report(folder)
     return folder
 
@@ -32,7 +36,7 @@ def document(run_folder: Path) -> Element:
     return read((run_folder / "report.html").read_text(encoding="utf-8"))
 
 
-def test_every_number_of_the_methods_tables_is_the_summary_s(run_folder: Path, document: Element) -> None:
+def test_the_methods_table_has_the_numbers_of_the_summary(run_folder: Path, document: Element) -> None:
     gates = json.loads((run_folder / "summary.json").read_text())["gates"]
     tables = document.classed("methods")
     assert len(tables) == len(gates) == 2
@@ -42,17 +46,17 @@ def test_every_number_of_the_methods_tables_is_the_summary_s(run_folder: Path, d
         }
         assert list(rows) == list(summary["strategies"]) == list(STRATEGIES)
         for name, row in rows.items():
-            assert [cell.text for cell in row.named("td")] == _shown(summary["strategies"][name])
+            assert [cell.text for cell in row.named("td")] == _cells(summary["strategies"][name])
 
 
-def _shown(row: dict[str, Any]) -> list[str]:
-    """The cells a reader expects, worked out by hand."""
+def _cells(row: dict[str, Any]) -> list[str]:
+    """The cells of a row, formatted independently."""
     low, high = (f"{100 * bound:.1f}" for bound in row["ci95"])
     turned = [str(row["wrong_to_right"]), str(row["right_to_wrong"])]
     return [f"{100 * row['accuracy']:.1f}", f"{low}–{high}", "–", *turned, str(row["evaluations_per_case"]), "–"]
 
 
-def test_nothing_is_loaded_and_nothing_is_run(document: Element) -> None:
+def test_the_page_loads_nothing_and_runs_no_script(document: Element) -> None:
     assert not document.named("script")
     assert not document.named("link")
     addresses = [
@@ -65,18 +69,18 @@ def test_nothing_is_loaded_and_nothing_is_run(document: Element) -> None:
     assert {address.partition(":")[0] if ":" in address else address[:1] for address in addresses} == {"data", "#"}
     assert not any(name.startswith("on") for element in document.all(lambda _: True) for name in element.attributes)
     assert not re.search(r"url\(|@import", document.named("style")[0].text)
-    places = {element.attributes["id"] for element in document.all(lambda e: "id" in e.attributes)}
-    assert {address[1:] for address in addresses if address.startswith("#")} <= places
+    anchors = {element.attributes["id"] for element in document.all(lambda e: "id" in e.attributes)}
+    assert {address[1:] for address in addresses if address.startswith("#")} <= anchors
 
 
-def test_a_hostile_question_is_text_and_nothing_else(document: Element) -> None:
-    shown = [element for element in document.classed("question") if "alert" in element.text]
-    assert shown
-    assert all(element.text == HOSTILE and not element.children for element in shown)
+def test_a_hostile_question_stays_text(document: Element) -> None:
+    questions = [element for element in document.classed("question") if "alert" in element.text]
+    assert questions
+    assert all(element.text == HOSTILE and not element.children for element in questions)
     assert any("<counting>" in element.text for element in document.named("th"))
 
 
-def test_cases_show_images_neighbours_and_failures(document: Element) -> None:
+def test_examples_show_images_neighbors_and_failures(document: Element) -> None:
     cards = document.classed("r2t2-card")
     assert len(cards) == 20  # ten for each model
     outcomes = [card.classed("outcome")[0].text for card in cards[:10]]
@@ -93,7 +97,19 @@ def test_cases_show_images_neighbours_and_failures(document: Element) -> None:
             assert sum(float(row.named("td")[column].text) for row in rows) == pytest.approx(100, abs=0.2)
 
 
-def test_every_figure_has_words_two_drawings_and_files(run_folder: Path, document: Element) -> None:
+def test_failures_are_listed_with_the_causes_of_the_csv_file(run_folder: Path, document: Element) -> None:
+    with (run_folder / "report" / "toy-left-causes.csv").open(encoding="utf-8") as file:
+        causes = Counter(row["cause"] for row in csv.DictReader(file))
+    section = document.classed("causes")[0]
+    assert [term.text for term in section.named("dt")] == [
+        f"{cause}: {causes[cause]}" for cause in CAUSES if causes[cause]
+    ]
+    assert len(section.named("dd")) == len(causes)
+    listed = [row.named("td")[0].text for row in section.named("tbody")[0].named("tr")]
+    assert 0 < len(listed) <= 12 and set(listed) <= set(causes)
+
+
+def test_every_figure_has_a_caption_two_drawings_and_files(run_folder: Path, document: Element) -> None:
     figures = document.named("figure")
     assert len(figures) == 2 * len(FIGURES)
     for figure in figures:
@@ -101,8 +117,8 @@ def test_every_figure_has_words_two_drawings_and_files(run_folder: Path, documen
         assert len(str(figure.named("img")[0].attributes["alt"])) > 20
         assert figure.named("figcaption")[0].text.endswith(".")
     for name in FIGURES:
-        picture = Image.open(BytesIO((run_folder / "report" / f"toy-left-{name}.png").read_bytes()))
-        assert picture.width == 1440
+        image = Image.open(BytesIO((run_folder / "report" / f"toy-left-{name}.png").read_bytes()))
+        assert image.width == 1440
         with (run_folder / "report" / f"toy-left-{name}.csv").open(encoding="utf-8") as file:
             assert list(csv.DictReader(file))
     with (run_folder / "report" / "toy-left-flow.csv").open(encoding="utf-8") as file:
@@ -121,25 +137,25 @@ def test_the_same_run_gives_the_same_bytes(run_folder: Path, tmp_path: Path) -> 
         assert (tmp_path / "again" / name).read_bytes() == (run_folder / "report" / name).read_bytes()
 
 
-def test_one_model_without_images_says_what_is_not_there(tmp_path: Path) -> None:
+def test_a_report_without_images_says_what_is_missing(tmp_path: Path) -> None:
     experts = tuple(f"expert {i}" for i in range(11))
     folder = make_run(tmp_path, ("mine",), ("base", "kernel_regression"), experts, images=False)
     page = read(write_report(folder).read_text(encoding="utf-8"))
     assert page.named("h2")[0].text == "mine"
-    assert "the run does not say which set it asked" in page.classed("no-image")[0].text
+    assert "the run does not name its question set" in page.classed("no-image")[0].text
     note = next(element.text for element in page.classed("note") if element.text.startswith("Not shown"))
-    assert "did not answer after every step" in note
-    assert "no strategy here took steps" in note
+    assert "the run did not answer after every step" in note
+    assert "no strategy of this run takes steps" in note
     assert "the 8 largest of 11 experts" in page.named("caption")[0].text
 
 
-def test_a_run_of_the_untouched_model_alone_has_a_report(tmp_path: Path) -> None:
+def test_a_run_with_base_only_has_a_report(tmp_path: Path) -> None:
     page = read(write_report(make_run(tmp_path, ("mine",), ("base",), images=False)).read_text(encoding="utf-8"))
-    assert "Nothing was re-routed." in page.named("header")[0].text
+    assert "No strategy re-routed." in page.named("header")[0].text
     assert not page.classed("r2t2-card")
 
 
-def test_a_set_that_is_gone_is_named(tmp_path: Path) -> None:
+def test_a_missing_question_set_is_named(tmp_path: Path) -> None:
     folder = make_run(tmp_path, ("mine",))
     (tmp_path / "set.jsonl").unlink()
     page = read(write_report(folder).read_text(encoding="utf-8"))
@@ -147,11 +163,18 @@ def test_a_set_that_is_gone_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("out", ["report.txt", "file/report.html"])
-def test_what_cannot_be_written_is_refused(tmp_path: Path, out: str) -> None:
+def test_a_report_that_cannot_be_written_is_refused(tmp_path: Path, out: str) -> None:
     (tmp_path / "file").write_text("")
     folder = make_run(tmp_path, ("mine",), ("base",), images=False)
     with pytest.raises(R2T2Error, match=r"must end in \.html|cannot write the report"):
         write_report(folder, tmp_path / out)
+
+
+def test_rows_of_another_version_are_refused_by_column(tmp_path: Path) -> None:
+    saved = open_run(make_run(tmp_path, ("mine",), ("base",), images=False))
+    saved.__dict__["rows"] = saved.rows.drop_columns(["used_fallback"])
+    with pytest.raises(R2T2Error, match="have no column used_fallback: another version"):
+        read_results(saved)
 
 
 def test_an_unfinished_run_has_no_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -159,7 +182,7 @@ def test_an_unfinished_run_has_no_report(tmp_path: Path, capsys: pytest.CaptureF
     (folder / "summary.json").unlink()
     for path, cause in ((folder, "not complete"), (tmp_path, "holds no run")):
         assert main(["report", str(path)]) == 2
-        said = capsys.readouterr().err
-        assert cause in said
-        assert said.count("\n") == 1
+        error = capsys.readouterr().err
+        assert cause in error
+        assert error.count("\n") == 1
     assert not (folder / "report.html").exists()

@@ -1,4 +1,4 @@
-"""Tables fit 80 columns and say what the summary says."""
+"""Tables fit 80 columns and agree with the summary."""
 
 import io
 
@@ -8,7 +8,7 @@ from rich.console import Console
 from r2t2_jax.evaluation.statistics import summarize
 from r2t2_jax.methods import BASELINES, STRATEGIES
 from r2t2_jax.reporting.formatting import ROLES, STRATEGY_NOTES, role
-from r2t2_jax.reporting.tables import family_table, strategy_table
+from r2t2_jax.reporting.tables import csv_table, family_table, latex_table, markdown_table, strategy_table
 
 NAMES = ["base", "kernel_regression_alpha", "shuffled_references", "task_routing"]
 
@@ -43,3 +43,21 @@ def test_tables_fit_eighty_columns() -> None:
 def test_every_strategy_is_described() -> None:
     assert {*STRATEGIES, *BASELINES} <= STRATEGY_NOTES.keys()
     assert all(note and role(name) in ROLES for name, (_, note) in STRATEGY_NOTES.items())
+
+
+def test_markdown_escapes_pipes_and_aligns_numbers_to_the_right() -> None:
+    table = markdown_table(["name", "gain", "interval"], [["a|b", "+1.5", "-0.5 to +3.5"], ["c", "", "0.1 to 0.2"]])
+    lines = table.splitlines()
+    assert lines[:3] == ["| name | gain | interval |", "| --- | --: | --: |", r"| a\|b | +1.5 | -0.5 to +3.5 |"]
+    assert markdown_table(["a", "b"], [["1", "x"]], align_right=True).splitlines()[1] == "| --- | --: |"
+
+
+def test_latex_escapes_what_latex_reads_as_commands() -> None:
+    table = latex_table(["name", "n"], [["50 % & more_", "1,000"], ["\\x~", "2"]])
+    assert r"\begin{tabular}{lr}" in table
+    assert r"50 \% \& more\_ & 1,000 \\" in table
+    assert r"\textbackslash{}x\textasciitilde{} & 2 \\" in table
+
+
+def test_csv_takes_its_columns_from_the_first_record() -> None:
+    assert csv_table([{"a": 1, "b": 'say "x", y'}, {"a": None, "b": ""}]) == 'a,b\n1,"say ""x"", y"\n,\n'

@@ -1,41 +1,42 @@
-"""Every strategy's accuracy with its interval, beside the untouched model's."""
+"""Accuracy of every strategy with its 95 % interval, compared with the unmodified model."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from r2t2_jax.reporting.formatting import BOUND, CONTROL, METHOD, role
+from r2t2_jax.reporting.formatting import BOUND, CONTROL, METHOD, percent, role
 from r2t2_jax.reporting.results import BASE, ModelResults
 from r2t2_jax.reporting.style import BLACK, BLUE, GREY, ORANGE, FigureSpec, new_figure
-from r2t2_jax.reporting.tables import percent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-MARK_OF_ROLE = {METHOD: ("o", BLUE, BLUE), CONTROL: ("s", "white", GREY), BOUND: ("D", ORANGE, ORANGE)}
+ROLE_MARKERS = {METHOD: ("o", BLUE, BLUE), CONTROL: ("s", "white", GREY), BOUND: ("D", ORANGE, ORANGE)}
 LEGEND = {METHOD: "re-routing", CONTROL: "control", BOUND: "upper bound"}
 
 
-def accuracy(results: ModelResults) -> FigureSpec:
-    """A row for each strategy: a mark at its accuracy, a line over its 95 % interval."""
+def accuracy_figure(results: ModelResults) -> FigureSpec:
+    """One row per strategy: a marker at its accuracy, a line over its 95 % interval."""
     strategies = results.summary["strategies"]
     base = strategies[BASE]["accuracy"]
     better = [name for name, row in strategies.items() if row["ci95"][0] > base and role(name) == METHOD]
     text = (
-        "Each mark is the share of questions answered correctly, its line the 95 % interval (Wilson). "
-        "The dashed line is the untouched model. "
+        "Each marker is the share of questions answered correctly, its line the 95 % interval (Wilson). "
+        "The dashed line is the unmodified model. "
     )
-    if better:
-        text += f"The intervals of {len(better)} re-routing strategies lie wholly to its right: {', '.join(better)}."
+    if len(better) == 1:
+        text += f"The interval of one re-routing method lies entirely to its right: {better[0]}."
+    elif better:
+        text += f"The intervals of {len(better)} re-routing methods lie entirely to its right: {', '.join(better)}."
     else:
-        text += "No re-routing strategy's interval lies wholly to its right."
+        text += "No re-routing method's interval lies entirely to its right."
     return FigureSpec(
         "accuracy",
         "Accuracy of every strategy",
         f"Accuracy with 95 % intervals of {len(strategies)} strategies on {results.name}; "
         + "; ".join(f"{name} {percent(row['accuracy'])} %" for name, row in strategies.items()),
-        text.replace("of 1 re-routing strategies lie", "of one re-routing strategy lies"),
+        text,
         lambda narrow: _draw(results, narrow),
         [{"strategy": name, **_measures(row)} for name, row in strategies.items()],
     )
@@ -51,11 +52,11 @@ def _draw(results: ModelResults, narrow: bool) -> Figure:
     figure = new_figure(narrow, 0.27 * len(strategies) + 0.9)
     axes = figure.subplots()
     axes.axvline(100 * strategies[BASE]["accuracy"], color=BLACK, linestyle=(0, (4, 3)), linewidth=0.9)
-    for place, (name, row) in enumerate(strategies.items()):
-        mark, face, edge = MARK_OF_ROLE[role(name)]
+    for position, (name, row) in enumerate(strategies.items()):
+        marker, face, edge = ROLE_MARKERS[role(name)]
         low, high = (100 * bound for bound in row["ci95"])
-        axes.plot([low, high], [place, place], color=edge, linewidth=1.6, solid_capstyle="butt")
-        axes.plot([100 * row["accuracy"]], [place], mark, markerfacecolor=face, markeredgecolor=edge)
+        axes.plot([low, high], [position, position], color=edge, linewidth=1.6, solid_capstyle="butt")
+        axes.plot([100 * row["accuracy"]], [position], marker, markerfacecolor=face, markeredgecolor=edge)
     axes.set_yticks(range(len(strategies)), list(strategies))
     axes.set_ylim(len(strategies) - 0.5, -0.5)
     axes.set_xlabel("questions answered correctly, %")
@@ -66,9 +67,9 @@ def _draw(results: ModelResults, narrow: bool) -> Figure:
 
 
 def role_legend(figure: Figure, axes: Axes, present: set[str]) -> None:
-    """Which mark stands for which role, above the axes."""
+    """The legend of markers by role, above the axes."""
     for key, label in LEGEND.items():
         if key in present:
-            mark, face, edge = MARK_OF_ROLE[key]
-            axes.plot([], [], mark, markerfacecolor=face, markeredgecolor=edge, label=label)
+            marker, face, edge = ROLE_MARKERS[key]
+            axes.plot([], [], marker, markerfacecolor=face, markeredgecolor=edge, label=label)
     figure.legend(loc="outside upper right", ncols=3, handletextpad=0.2, columnspacing=1.2)

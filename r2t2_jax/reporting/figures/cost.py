@@ -7,11 +7,10 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from r2t2_jax.costs.ladder import Ledger, Row
-from r2t2_jax.reporting.figures.accuracy import MARK_OF_ROLE, role_legend
-from r2t2_jax.reporting.formatting import BOUND, role
+from r2t2_jax.reporting.figures.accuracy import ROLE_MARKERS, role_legend
+from r2t2_jax.reporting.formatting import BOUND, percent, role
 from r2t2_jax.reporting.results import BASE, ModelResults
 from r2t2_jax.reporting.style import BLACK, BLUE, GREY, FigureSpec, new_figure
-from r2t2_jax.reporting.tables import percent
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 GAP = 5.2  # of two labels, as a share of the axis' height, in percent
 
 
-def cost(results: ModelResults) -> FigureSpec:
+def cost_figure(results: ModelResults) -> FigureSpec:
     """A mark for each strategy; labels are pushed apart where they would meet."""
     strategies = results.summary["strategies"]
     usable = {name: row for name, row in strategies.items() if role(name) != BOUND}
@@ -76,7 +75,7 @@ def scatter(points: Mapping[str, tuple[float, float]], narrow: bool, price: str)
     low, high = max(low - margin, -3.0), min(high + margin, 103.0)
     axes.axhline(points[BASE][1], color=BLACK, linestyle=(0, (4, 3)), linewidth=0.9)
     for name, (x, y) in points.items():
-        mark, face, edge = MARK_OF_ROLE[role(name)]
+        mark, face, edge = ROLE_MARKERS[role(name)]
         axes.plot([x], [y], mark, markerfacecolor=face, markeredgecolor=edge, zorder=3)
     cheapest, dearest = min(x for x, _ in points.values()), max(x for x, _ in points.values())
     middle = math.sqrt(cheapest * dearest)

@@ -1,10 +1,10 @@
-"""Accuracy by family of questions: the untouched model, the strategy that is explained, and the upper bounds."""
+"""Accuracy by question family: the unmodified model, the explained strategy, and the upper bounds."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from r2t2_jax.reporting.formatting import listed, signed
+from r2t2_jax.reporting.formatting import join_names, signed
 from r2t2_jax.reporting.results import BASE, ModelResults
 from r2t2_jax.reporting.style import BLUE, GREEN, GREY, ORANGE, VERMILLION, FigureSpec, new_figure
 
@@ -14,24 +14,21 @@ if TYPE_CHECKING:
 BOUNDS = ("oracle", "task_routing")
 
 
-def families(results: ModelResults) -> FigureSpec | None:
-    """For each family a line from before to after; families stand in the order of what they gain."""
+def families_figure(results: ModelResults) -> FigureSpec | None:
+    """One line per family from the accuracy before to that after; the largest gain first."""
     if results.explained is None or len(results.summary["families"]) < 2:
         return None
     name = results.explained.name
     gains = _gains(results, name)
-    worse = [family for family, gain in gains.items() if gain < 0]
-    best, most = max(gains.items(), key=lambda item: item[1])
-    text = f"From the untouched model (hollow) to {name} (filled). Most is gained in {best}, {signed(most)} points. "
-    if worse:
-        lost = listed([f"{family} ({signed(gains[family])})" for family in worse])
-        text += f"Accuracy falls in {lost}."
-    else:
-        text += "No family loses."
+    best, largest = max(gains.items(), key=lambda item: item[1])
+    text = f"From the unmodified model (hollow) to {name} (filled). "
+    text += f"The largest gain is {signed(largest)} points ({best}). "
+    losses = [f"{family} ({signed(gain)})" for family, gain in gains.items() if gain < 0]
+    text += f"Accuracy falls for {join_names(losses)}." if losses else "Accuracy falls in no family."
     return FigureSpec(
         "families",
         "Accuracy by family",
-        f"Accuracy by family of questions on {results.name}, points gained by {name}: "
+        f"Accuracy by question family on {results.name}, gain of {name} in points: "
         + "; ".join(f"{family} {signed(gain)}" for family, gain in gains.items()),
         text,
         lambda narrow: _draw(results, name, narrow),
@@ -40,7 +37,7 @@ def families(results: ModelResults) -> FigureSpec | None:
 
 
 def _gains(results: ModelResults, name: str) -> dict[str, float]:
-    """Points gained by each family, the largest first."""
+    """Gain in points by family, the largest first."""
     gains = {
         family: 100 * (row["accuracy"][name] - row["accuracy"][BASE])
         for family, row in results.summary["families"].items()
@@ -53,25 +50,30 @@ def _draw(results: ModelResults, name: str, narrow: bool) -> Figure:
     figure = new_figure(narrow, 0.34 * len(gains) + 0.9)
     axes = figure.subplots()
     labels = []
-    for place, (family, gain) in enumerate(gains.items()):
+    for position, (family, gain) in enumerate(gains.items()):
         row = results.summary["families"][family]
         labels.append(f"{family or 'unnamed'} ({row['n']})")
         before, after = (100 * row["accuracy"][key] for key in (BASE, name))
         color = VERMILLION if gain < 0 else BLUE
-        axes.plot([before, after], [place, place], color=color, linewidth=2.4, solid_capstyle="butt", zorder=2)
-        axes.plot([before], [place], "o", markerfacecolor="white", markeredgecolor=GREY, zorder=3)
-        axes.plot([after], [place], "v" if gain < 0 else "o", color=color, zorder=3)
-        for bound, mark, color in zip(BOUNDS, ("d", "|"), (ORANGE, GREEN), strict=True):
+        axes.plot([before, after], [position, position], color=color, linewidth=2.4, solid_capstyle="butt", zorder=2)
+        axes.plot([before], [position], "o", markerfacecolor="white", markeredgecolor=GREY, zorder=3)
+        axes.plot([after], [position], "v" if gain < 0 else "o", color=color, zorder=3)
+        for bound, marker, color in zip(BOUNDS, ("d", "|"), (ORANGE, GREEN), strict=True):
             if bound in row["accuracy"]:
-                axes.plot([100 * row["accuracy"][bound]], [place], mark, color=color, markersize=7, zorder=1)
+                axes.plot([100 * row["accuracy"][bound]], [position], marker, color=color, markersize=7, zorder=1)
         axes.annotate(
-            signed(gain), (1.02, place), xycoords=("axes fraction", "data"), va="center", fontsize=8.5, color="#333333"
+            signed(gain),
+            (1.02, position),
+            xycoords=("axes fraction", "data"),
+            va="center",
+            fontsize=8.5,
+            color="#333333",
         )
     axes.plot([], [], "o", markerfacecolor="white", markeredgecolor=GREY, label=BASE)
     axes.plot([], [], "o", color=BLUE, label=name)
-    for bound, mark, color in zip(BOUNDS, ("d", "|"), (ORANGE, GREEN), strict=True):
+    for bound, marker, color in zip(BOUNDS, ("d", "|"), (ORANGE, GREEN), strict=True):
         if bound in results.strategies:
-            axes.plot([], [], mark, color=color, linestyle="none", markersize=7, label=bound)
+            axes.plot([], [], marker, color=color, linestyle="none", markersize=7, label=bound)
     axes.set_yticks(range(len(labels)), labels)
     axes.set_ylim(len(labels) - 0.5, -0.5)
     axes.set_xlim(-2, 102)

@@ -1,6 +1,6 @@
-"""What nearer neighbours are worth: accuracy before and after by how alike the neighbours' questions are.
+"""Accuracy before and after re-routing, by the similarity of the neighbors' questions.
 
-Axis letters: B test samples, K neighbours.
+Axis letters: B test samples, K neighbors.
 """
 
 from __future__ import annotations
@@ -11,19 +11,18 @@ import numpy as np
 from jaxtyping import Float
 
 from r2t2_jax.evaluation.statistics import paired_gain
-from r2t2_jax.reporting.formatting import signed, signed_span
+from r2t2_jax.reporting.formatting import decimal, percent, signed, signed_interval
 from r2t2_jax.reporting.results import BASE, ModelResults
 from r2t2_jax.reporting.style import BLUE, GREY, FigureSpec, new_figure
-from r2t2_jax.reporting.tables import percent
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-PARTS = 5  # of equal numbers of questions, from the least to the most alike
+PARTS = 5  # of equal numbers of questions, from the least to the most similar neighbors
 
 
-def similarity(results: ModelResults) -> FigureSpec | None:
-    """A pair of marks for each fifth of the questions."""
+def similarity_figure(results: ModelResults) -> FigureSpec | None:
+    """A pair of markers for each fifth of the questions."""
     explained = results.explained
     if explained is None or not explained.similarities.shape[1] or len(explained.right) < PARTS:
         return None
@@ -32,16 +31,15 @@ def similarity(results: ModelResults) -> FigureSpec | None:
     first, last = rows[0], rows[-1]
     gain = explained.right.astype(float) - results.base.right
     text = (
-        f"Questions in five parts by the mean cosine of their neighbours' questions with their own. Where neighbours "
-        f"are least alike {explained.name} gains {signed(first['gain_points'])} points "
-        f"({signed_span(first['low'], first['high'])}), where they are most alike {signed(last['gain_points'])} "
-        f"({signed_span(last['low'], last['high'])}). Over single questions similarity and gain correlate with "
-        f"{_correlation(mean, gain)} (Pearson)."
+        f"Questions in five groups of equal size, by the mean cosine similarity of their neighbors' questions. With "
+        f"the least similar neighbors {explained.name} gains {signed(first['gain_points'])} points "
+        f"({signed_interval(first['low'], first['high'])}), with the most similar {signed(last['gain_points'])} "
+        f"({signed_interval(last['low'], last['high'])}). {_correlation(mean, gain)}"
     )
     return FigureSpec(
         "similarity",
-        "Similarity of the neighbours against gain",
-        f"Accuracy on {results.name} before and after by similarity of the neighbours: "
+        "Gain by similarity of the neighbors",
+        f"Accuracy on {results.name} before and after re-routing by similarity of the neighbors: "
         + "; ".join(f"{row['from']} to {row['to']}: {signed(row['gain_points'])} points" for row in rows),
         text,
         lambda narrow: _draw(rows, explained.name, narrow),
@@ -49,10 +47,12 @@ def similarity(results: ModelResults) -> FigureSpec | None:
     )
 
 
-def _correlation(left: Float[np.ndarray, "B"], right: Float[np.ndarray, "B"]) -> str:
-    if not left.std() or not right.std():
-        return "nothing, one of them being constant"
-    return f"{np.corrcoef(left, right)[0, 1]:.2f}".replace("-", "−")
+def _correlation(similarity: Float[np.ndarray, "B"], gain: Float[np.ndarray, "B"]) -> str:
+    """A sentence on the correlation over single questions."""
+    if not similarity.std() or not gain.std():
+        return "Similarity and gain of single questions have no correlation, since one of them is constant."
+    value = decimal(np.corrcoef(similarity, gain)[0, 1])
+    return f"The Pearson correlation of similarity and gain over single questions is {value}."
 
 
 def _row(results: ModelResults, part: np.ndarray, mean: Float[np.ndarray, "B"]) -> dict[str, Any]:
@@ -74,21 +74,21 @@ def _row(results: ModelResults, part: np.ndarray, mean: Float[np.ndarray, "B"]) 
 def _draw(rows: list[dict[str, Any]], name: str, narrow: bool) -> Figure:
     figure = new_figure(narrow, 2.6)
     axes = figure.subplots()
-    for place, row in enumerate(rows):
+    for position, row in enumerate(rows):
         before, after = 100 * row["before"], 100 * row["after"]
-        axes.plot([place, place], [before, after], color=BLUE, linewidth=2.4, solid_capstyle="butt", zorder=2)
-        axes.plot([place], [before], "o", markerfacecolor="white", markeredgecolor=GREY, zorder=3)
-        axes.plot([place], [after], "o", color=BLUE, zorder=3)
+        axes.plot([position, position], [before, after], color=BLUE, linewidth=2.4, solid_capstyle="butt", zorder=2)
+        axes.plot([position], [before], "o", markerfacecolor="white", markeredgecolor=GREY, zorder=3)
+        axes.plot([position], [after], "o", color=BLUE, zorder=3)
         axes.annotate(
-            percent(row["after"]), (place, after), (6, 0), textcoords="offset points", va="center", fontsize=8
+            percent(row["after"]), (position, after), (6, 0), textcoords="offset points", va="center", fontsize=8
         )
     axes.plot([], [], "o", markerfacecolor="white", markeredgecolor=GREY, label=BASE)
     axes.plot([], [], "o", color=BLUE, label=name)
-    between = "–\n" if narrow else "–"
-    axes.set_xticks(range(len(rows)), [f"{row['from']:.2f}{between}{row['to']:.2f}" for row in rows])
+    dash = "–\n" if narrow else "–"
+    axes.set_xticks(range(len(rows)), [f"{row['from']:.2f}{dash}{row['to']:.2f}" for row in rows])
     axes.set_xlim(-0.4, len(rows) - 0.4)
-    axes.set_xlabel("mean cosine of the neighbours' questions")
-    axes.set_ylabel("right, %")
+    axes.set_xlabel("mean cosine similarity of the neighbors' questions")
+    axes.set_ylabel("accuracy, %")
     axes.grid(axis="y")
     figure.legend(loc="outside upper right", ncols=2)
     return figure

@@ -1,4 +1,4 @@
-"""Does the loss that re-routing lowers predict the loss that counts? Along each sample's own path.
+"""Whether the loss that re-routing minimizes predicts the question's own loss, along each sample's path.
 
 Axis letters: B test samples, P points of a path.
 """
@@ -11,70 +11,70 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from r2t2_jax.analysis.loss_landscape import rank_correlation
-from r2t2_jax.reporting.cases import KINDS, kinds_of
-from r2t2_jax.reporting.formatting import count
+from r2t2_jax.reporting.examples import OUTCOMES, outcomes_of
+from r2t2_jax.reporting.formatting import decimal, percent, plural
 from r2t2_jax.reporting.results import ModelResults, StrategyRows
-from r2t2_jax.reporting.style import KIND_COLORS, FigureSpec, new_figure
-from r2t2_jax.reporting.tables import percent
+from r2t2_jax.reporting.style import OUTCOME_COLORS, FigureSpec, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-FEWEST = 3  # points of a path that make a rank correlation
+MIN_POINTS = 3  # of a path, for a rank correlation
 BINS = np.linspace(-1, 1, 11)
 
 
 class Reliability(NamedTuple):
-    """Of each sample: the rank correlation of both losses over the path, and whether its own fell in the end."""
+    """Of each sample: the rank correlation of both losses over its path, and whether its own loss decreased."""
 
     correlation: Float[np.ndarray, "B"]
-    fell: Bool[np.ndarray, "B"]
+    own_decreased: Bool[np.ndarray, "B"]
 
 
 def reliability(explained: StrategyRows | None) -> Reliability | None:
-    """`None` where a strategy has no path, or nobody knows the samples' own losses along it."""
+    """`None` if the strategy has no path, or the run did not record the samples' own losses along it."""
     if explained is None:
         return None
     points = min(explained.losses.shape[1], explained.own_losses.shape[1])
-    if points < FEWEST:
+    if points < MIN_POINTS:
         return None
     losses, own = explained.losses[:, :points], explained.own_losses
     return Reliability(rank_correlation(losses, own[:, :points]), own[:, -1] < own[:, 0])
 
 
-def surrogate(results: ModelResults) -> FigureSpec | None:
-    """How many samples have which rank correlation, by what became of the answer."""
-    explained, found = results.explained, reliability(results.explained)
-    if explained is None or found is None:
+def surrogate_figure(results: ModelResults) -> FigureSpec | None:
+    """A histogram of the samples' rank correlations, by outcome."""
+    explained, measured = results.explained, reliability(results.explained)
+    if explained is None or measured is None:
         return None
-    kinds = np.array(kinds_of(results, explained))
-    rho, fell = found
-    lost = kinds == "right → wrong"
+    outcomes = np.array(outcomes_of(results, explained))
+    rho, own_decreased = measured
+    failed = outcomes == "right → wrong"
     text = (
-        f"Every step of {explained.name} lowers the loss of the neighbours' answers. Whether that tells anything of "
-        "the question's own answer is the rank correlation of both losses over the points of its path: 1 where they "
-        f"fall together, −1 where one rises as the other falls. The median is {_number(float(np.median(rho)))}; it is "
-        f"above zero for {percent(float((rho > 0).mean()))} % of the questions. In the end the question's own loss has "
-        f"fallen for {percent(float(fell.mean()))} % of them"
+        f"Every step of {explained.name} reduces the loss of the neighbors' answers. Its rank correlation with the "
+        "question's own loss over the points of the path measures how well it predicts that loss: 1 if both decrease "
+        f"together, −1 if one increases as the other decreases. The median is {decimal(float(np.median(rho)))}; the "
+        f"correlation is positive for {percent(float((rho > 0).mean()))} % of the questions. At the end of the path "
+        f"the question's own loss is lower than at its start for {percent(float(own_decreased.mean()))} % of the questions"
     )
-    if lost.any():
-        text += f", and for {int(fell[lost].sum()):,} of the {count(int(lost.sum()), 'answer')} that turned wrong"
+    if failed.any():
+        part = f"{int(own_decreased[failed].sum()):,} of the {plural(int(failed.sum()), 'answer')}"
+        text += f", and for {part} that turned wrong"
     return FigureSpec(
         "surrogate",
-        "Does the neighbours' loss predict the question's own?",
+        "Does the neighbors' loss predict the question's own loss?",
         f"Rank correlation of neighbourhood loss and own loss along the path on {results.name}: median "
-        f"{_number(float(np.median(rho)))}",
+        f"{decimal(float(np.median(rho)))}",
         f"{text}.",
-        lambda narrow: _draw(rho, kinds, narrow),
-        [_row(results, explained, i, kinds[i], float(rho[i])) for i in range(len(rho))],
+        lambda narrow: _draw(rho, outcomes, narrow),
+        [_row(results, explained, i, outcomes[i], float(rho[i])) for i in range(len(rho))],
     )
 
 
-def _row(results: ModelResults, explained: StrategyRows, i: int, kind: str, rho: float) -> dict[str, Any]:
+def _row(results: ModelResults, explained: StrategyRows, i: int, outcome: str, rho: float) -> dict[str, Any]:
     return {
         "id": results.ids[i],
         "family": results.categories[i],
-        "kind": kind,
+        "outcome": outcome,
         "rank_correlation": round(rho, 4),
         "neighbors_loss_first": round(float(explained.losses[i, 0]), 6),
         "neighbors_loss_last": round(float(explained.losses[i, -1]), 6),
@@ -83,26 +83,22 @@ def _row(results: ModelResults, explained: StrategyRows, i: int, kind: str, rho:
     }
 
 
-def _number(value: float) -> str:
-    return f"{value:.2f}".replace("-", "−")
-
-
-def _draw(rho: Float[np.ndarray, "B"], kinds: np.ndarray, narrow: bool) -> Figure:
+def _draw(rho: Float[np.ndarray, "B"], outcomes: np.ndarray, narrow: bool) -> Figure:
     figure = new_figure(narrow, 3.0)
     axes = figure.subplots()
-    present = [kind for kind in KINDS if (kinds == kind).any()]
+    present = [outcome for outcome in OUTCOMES if (outcomes == outcome).any()]
     axes.hist(
-        [rho[kinds == kind] for kind in present],
+        [rho[outcomes == outcome] for outcome in present],
         bins=BINS.tolist(),
         stacked=True,
-        color=[KIND_COLORS[kind] for kind in present],
+        color=[OUTCOME_COLORS[outcome] for outcome in present],
         label=present,
         edgecolor="white",
         linewidth=0.6,
     )
     axes.axvline(float(np.median(rho)), color="black", linestyle=(0, (4, 3)), linewidth=0.9)
     axes.set_xlim(-1, 1)
-    axes.set_xlabel("rank correlation of the neighbours' loss with the question's own (dashed: median)")
+    axes.set_xlabel("rank correlation of the neighbors' loss with the question's own loss (dashed: median)")
     if narrow:
         axes.set_xlabel("rank correlation\n(dashed: median)")
     axes.set_ylabel("questions")

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from r2t2_jax.evaluation.statistics import wilson_interval
-from r2t2_jax.reporting.cases import KINDS
+from r2t2_jax.reporting.examples import OUTCOMES
 from r2t2_jax.reproduction.paper import paper_numbers
 from r2t2_jax.reproduction.spec import BASE
 from r2t2_jax.reproduction.table_data import TableData
@@ -69,7 +69,7 @@ def _share(of: Bool[np.ndarray, "B"], what: Bool[np.ndarray, "B"]) -> dict[str, 
     return {"percent": round(percent, 2), "ci95": [round(100 * low, 2), round(100 * high, 2)], "of": total}
 
 
-FIGURES = dict(zip(KINDS, ("Figures 4a and 11", "Figures 4b and 12", "Figure 13", "Figure 14"), strict=True))
+FIGURES = dict(zip(OUTCOMES, ("Figures 4a and 11", "Figures 4b and 12", "Figure 13", "Figure 14"), strict=True))
 
 
 def transitions(found: TableData) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from r2t2_jax.analysis.loss_landscape import rank_correlation
 from r2t2_jax.evaluation.statistics import compare, mean_interval, paired_gain
-from r2t2_jax.reporting.formatting import BOUND, role, signed, signed_span
+from r2t2_jax.reporting.formatting import BOUND, role, signed, signed_interval
 from r2t2_jax.reproduction.spec import BASE
 from r2t2_jax.reproduction.table_data import TableData
 
@@ -72,7 +72,7 @@ def rivals(found: TableData) -> dict[str, Any]:
     price = {name: found.first(name, "evaluations") for name in found.names}
     gains = {name: compare(ours, found.right(name)) for name in found.names if name != DESCENT}
     told = {
-        name: f"{signed(100 * gain.gain)} ({signed_span(100 * gain.low, 100 * gain.high)})"
+        name: f"{signed(100 * gain.gain)} ({signed_interval(100 * gain.low, 100 * gain.high)})"
         for name, gain in gains.items()
     }
     better = [name for name, gain in gains.items() if gain.low > 0 and role(name) != BOUND]
