@@ -69,12 +69,12 @@ def test_a_bank_of_few_has_fewer_neighbours_and_one_without_an_atlas_is_refused(
         inspect_atlas(dataclasses.replace(few, atlas=None))
 
 
-def test_it_is_told_in_words_and_tables():
+def test_sentences_and_tables_have_the_numbers_of_the_inspection():
     found = inspect_atlas(bank(apart=True), k=5)
     sentences = " ".join(atlas_sentences(found))
     assert "24 references at 3 routing points" in sentences
     assert "100.0 % of the references are likely right" in sentences
-    assert "50.0 % at the one point" in sentences
+    assert "best single point for all references it is 50.0 %" in sentences
     (_, (header, rows)), *_ = atlas_tables(found)
-    assert header == ("source", "rows", "likes", "loss there", "of others")
+    assert header == ("source", "rows", "best weights, %", "its loss there", "of others")
     assert rows[0] == ("color", "12", "red 100", "0.000", "1.000")

@@ -69,7 +69,7 @@ def test_a_bank_from_files_can_be_inspected_indexed_and_searched(
     assert main(["bank", "inspect", str(out), "--verify", "--against", str(beside)]) == 1
     told = said(capsys)
     assert "Every byte is as it was written." in told
-    assert "12 of 12 questions stand in the bank, image and question: one-1, one-2" in told
+    assert "12 of 12 questions are in the bank with the same image and question: one-1, one-2" in told
     assert main(["bank", "inspect", str(out), "--html", str(tmp_path / "page.html")]) == 0
     assert "<td>middle</td>" in (tmp_path / "page.html").read_text()
 
@@ -80,7 +80,7 @@ def test_a_bank_from_files_can_be_inspected_indexed_and_searched(
     made = (out / "atlas" / "losses.npy").read_bytes()
     assert main(["bank", "inspect", str(out), "--html", str(tmp_path / "page.html")]) == 0
     assert "The loss atlas holds 24 references at 4 routing points." in said(capsys)
-    assert "<h3>Routing by source</h3>" in (tmp_path / "page.html").read_text()
+    assert "<h3>Best routing by source</h3>" in (tmp_path / "page.html").read_text()
     assert main(atlas) == 0  # once more, in place of the first
     assert (out / "atlas" / "losses.npy").read_bytes() == made
     assert main([*atlas[:4], "tests.toy_port:stranger"]) == 2
@@ -148,7 +148,7 @@ def test_the_released_references_are_told_to_be_independent_draws(
     assert "3,887 references, 3,887 answered correctly" in said(capsys)
     assert main(["bank", "inspect", out]) == 0
     told = said(capsys)
-    assert "The routing weights are indistinguishable from independent draws" in told
+    assert "The routing weights cannot be distinguished from independent draws" in told
     assert re.search(r"R\^2 = -0\.(19|20|21) at k = 5, p = 0\.\d+ \(999 permutations", told)
 
 

@@ -101,7 +101,7 @@ def test_runs_side_by_side(files: Path, whole: Path, tmp_path: Path, capsys: pyt
     assert main(["results", str(whole), str(other), "--format", "latex"]) == 0
     told = capsys.readouterr().out
     assert told.count(r"\begin{tabular}") == told.count(r"\bottomrule") == 3
-    assert r"kernel\_regression" in told and "right \\%" in told
+    assert r"kernel\_regression" in told and "accuracy \\%" in told
 
 
 def test_files_for_lmms_eval(whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -128,7 +128,7 @@ def test_files_for_lmms_eval(whole: Path, tmp_path: Path, capsys: pytest.Capture
     joined = "".join(f"sample_{i}{line['doc_hash']}" for i, line in enumerate(lines))
     assert told["task_hashes"]["one"] == hashlib.sha256(joined.encode()).hexdigest()
     assert main(["export", str(whole), "--lmms-eval", str(out)]) == 2
-    assert "is there; choose another folder" in capsys.readouterr().err
+    assert "exists; choose another folder" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_files_for_lmms_eval(whole: Path, tmp_path: Path, capsys: pytest.Capture
         (["results"], "at least one folder"),
         (["results", "FOLDER"], "holds no run"),
         (["results", "HALF"], "is not complete"),
-        (["export", "WHOLE"], "say in what form: --lmms-eval FOLDER"),
+        (["export", "WHOLE"], "no format given: add --lmms-eval FOLDER"),
         (["export", "HALF", "--lmms-eval", "FOLDER/logs"], "is not complete"),
     ],
 )

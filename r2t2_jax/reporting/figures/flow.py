@@ -33,8 +33,9 @@ def flow_figure(results: ModelResults) -> FigureSpec | None:
     text = (
         f"At step 0 the model answers with its router's own weights, at later steps with the weights that "
         f"{results.explained.name} has reached. By step {last}, {percent(_share(corrected, ~start))} % of the wrong "
-        f"answers ({corrected:,} of {int((~start).sum()):,}) have turned right, and {percent(_share(spoiled, start))} % "
-        f"of the right ones ({spoiled:,} of {int(start.sum()):,}) wrong. {_convergence(right)}"
+        f"answers ({corrected:,} of {int((~start).sum()):,}) have turned right, and "
+        f"{percent(_share(spoiled, start))} % of the right ones ({spoiled:,} of {int(start.sum()):,}) wrong. "
+        f"{_convergence(right)}"
     )
     return FigureSpec(
         "flow",
