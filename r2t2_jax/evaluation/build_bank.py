@@ -1,7 +1,7 @@
 """Builds a reference bank on disk, batch by batch, in a run that can be resumed.
 
 The bank's folder is a run (docs/runs.md) until `bank.json`, the last file of the bank, is written. Until then the rows
-of finished batches are in the shards of the run, so that memory does not grow with the bank. `collect_bank` builds the
+of finished batches are in the batch files of the run, so that memory does not grow with the bank. `collect_bank` builds the
 same bank in memory.
 """
 
@@ -27,7 +27,7 @@ from r2t2_jax.evaluation.question_sets import QuestionSet
 from r2t2_jax.method.forward import encode_batch
 from r2t2_jax.metrics import get_metric
 from r2t2_jax.runs import batch_files
-from r2t2_jax.runs.atomic_io import DRAFT, remove
+from r2t2_jax.runs.atomic_io import DRAFT
 from r2t2_jax.runs.fingerprint import versions
 from r2t2_jax.runs.folder import SUMMARY, read_json
 from r2t2_jax.runs.plan import Batch, Part, Plan
@@ -102,8 +102,7 @@ def build_bank(
             write_files(out / f"{DRAFT}bank", manifest, _bank_rows(run, files))
             install(out / f"{DRAFT}bank", out)
             run.finish(summary)
-        for shard in batch_files.shard_paths(out):
-            remove(shard)  # the bank's files hold all rows now
+        batch_files.BatchFiles(out).remove()  # the bank's files hold all rows now
     return read_json(out / SUMMARY)
 
 

@@ -1,136 +1,142 @@
-"""Append-only shards: each batch is one record with a checksum, so that half-written records are detected and cut off.
+"""The rows of a run: one Parquet file per batch, `batches/00012.parquet`, complete or absent.
 
-A record is the header `R2T2`, batch number, payload length, CRC-32 of number, length and payload (little-endian: 4
-bytes, u32, u64, u32), then the payload. A record is durable once `append` returns.
+A file is written to a temporary sibling, synced and renamed, so a batch whose file exists is done. Reading verifies the
+checksums of pages.
 """
 
 from __future__ import annotations
 
-import os
-import struct
-import zlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import re
+import shutil
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
-from r2t2_jax.runs.atomic_io import sync
+from r2t2_jax.errors import R2T2Error
+from r2t2_jax.runs.atomic_io import atomic_write, remove_drafts, sync
 from r2t2_jax.runs.plan import Plan
 
-MAGIC = b"R2T2"
-HEADER = struct.Struct("<4sIQI")
-CHECKED = struct.Struct("<IQ")
-FULL = 64 * 2**20  # size in bytes from which a new shard is begun
-
-
-@dataclass(frozen=True)
-class Record:
-    """The location of a batch's payload."""
-
-    batch: int
-    shard: Path
-    offset: int
-    length: int
-
-    @property
-    def end(self) -> int:
-        """The offset of the first byte after the payload."""
-        return self.offset + self.length
-
-    def read(self) -> bytes:
-        """The bytes of the payload."""
-        with self.shard.open("rb") as file:
-            file.seek(self.offset)
-            return file.read(self.length)
-
-
-def shard_paths(folder: Path) -> list[Path]:
-    """The shard files of a folder, in order."""
-    return sorted(folder.glob("shard-[0-9]*.rows"))
-
-
-def find_records(folder: Path) -> dict[int, Record]:
-    """All undamaged records of a folder's shards, by batch number."""
-    return {record.batch: record for path in shard_paths(folder) for record in _whole_records(path)}
-
-
-def _whole_records(shard: Path) -> Iterator[Record]:
-    """The records up to the first that is incomplete or damaged."""
-    with shard.open("rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        while len(header := file.read(HEADER.size)) == HEADER.size:
-            magic, batch, length, crc = HEADER.unpack(header)
-            offset = file.tell()
-            if magic != MAGIC or length > size - offset or _crc(batch, file.read(length)) != crc:
-                return
-            yield Record(batch, shard, offset, length)
-
-
-def _crc(batch: int, payload: bytes) -> int:
-    return zlib.crc32(payload, zlib.crc32(CHECKED.pack(batch, len(payload))))
-
-
-class Shards:
-    """The shards of a run, open for appending. Opening cuts off incomplete or damaged records; those batches are lost.
-
-    Args:
-        folder: the folder of the shards.
-        full: size in bytes from which a new shard is begun.
-    """
-
-    def __init__(self, folder: Path, full: int = FULL) -> None:
-        self._folder, self._full = folder, full
-        self.records = find_records(folder)
-        paths = shard_paths(folder)
-        for path in paths:
-            end = max((record.end for record in self.records.values() if record.shard == path), default=0)
-            if end < path.stat().st_size:
-                _cut(path, end)
-        self._path = paths[-1] if paths else folder / _name(0)
-
-    def append(self, batch: int, payload: bytes) -> None:
-        """Write a record and fsync it.
-
-        Raises:
-            OSError: the record could not be written; the shard is unchanged.
-        """
-        if self._path.exists() and self._path.stat().st_size >= self._full:
-            self._path = self._folder / _name(len(shard_paths(self._folder)))
-        fresh = not self._path.exists()
-        header = HEADER.pack(MAGIC, batch, len(payload), _crc(batch, payload))
-        with self._path.open("ab", buffering=0) as file:
-            start = file.tell()
-            try:
-                _write(file.fileno(), header + payload)
-                os.fsync(file.fileno())
-            except BaseException:
-                os.ftruncate(file.fileno(), start)
-                raise
-        if fresh:
-            sync(self._folder)
-        self.records[batch] = Record(batch, self._path, start + HEADER.size, len(payload))
-
-
-def _name(number: int) -> str:
-    return f"shard-{number:05d}.rows"
-
-
-def _write(descriptor: int, content: bytes) -> None:
-    left = memoryview(content)
-    while left:
-        left = left[os.write(descriptor, left) :]
-
-
-def _cut(path: Path, end: int) -> None:
-    with path.open("r+b") as file:
-        file.truncate(end)
-        os.fsync(file.fileno())
-
+BATCHES = "batches"
+ROW_GROUP = 4096  # rows of a group in an exported table
 
 Row = Mapping[str, Any]
+
+
+class BatchFiles:
+    """The batch files of a run, open for writing. Opening removes temporary files of a killed process.
+
+    Args:
+        folder: the run's folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / BATCHES
+        self.saved = saved_batches(folder)
+        if self.folder.exists():
+            remove_drafts(self.folder)
+
+    def write(self, number: int, rows: Sequence[Row]) -> None:
+        """Write the rows of a batch durably. Threads may write different batches at the same time.
+
+        Raises:
+            OSError: the file could not be written; none is left.
+        """
+        if not self.folder.exists():
+            self.folder.mkdir(exist_ok=True)
+            sync(self.folder.parent)
+        path = self.folder / f"{number:05d}.parquet"
+        write_table(path, to_table(rows))
+        self.saved[number] = path
+
+    def copy(self, number: int, path: Path) -> None:
+        """Copy a batch file from another folder; raises as `write`."""
+        self.folder.mkdir(exist_ok=True)
+        atomic_write(self.folder / path.name, lambda draft: shutil.copyfile(path, draft))
+        self.saved[number] = self.folder / path.name
+
+    def remove(self) -> None:
+        """Remove all batch files."""
+        for path in saved_batches(self.folder.parent).values():
+            path.unlink()
+        if self.folder.exists():
+            remove_drafts(self.folder)
+            self.folder.rmdir()
+        self.saved = {}
+
+
+def saved_batches(folder: Path) -> dict[int, Path]:
+    """The batch files of a run's folder, by batch number."""
+    batches = folder / BATCHES
+    paths = sorted(batches.iterdir()) if batches.is_dir() else []
+    return {int(path.stem): path for path in paths if re.fullmatch(r"\d{5,}\.parquet", path.name)}
+
+
+def write_table(path: Path, table: pa.Table) -> None:
+    """Write a table as a Parquet file with checksums, complete or not at all."""
+    atomic_write(path, lambda draft: pq.write_table(table, draft, write_page_checksum=True))
+
+
+def read_batch(path: Path) -> pa.Table:
+    """The rows of a batch file.
+
+    Raises:
+        R2T2Error: the file is damaged or cannot be read.
+    """
+    try:
+        return pq.ParquetFile(path, page_checksum_verification=True).read()
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise R2T2Error(f"cannot read {path} ({reason}); delete the file to compute its batch again") from error
+
+
+def read_table(saved: Mapping[int, Path], plan: Plan, parts: Collection[str]) -> pa.Table:
+    """The saved rows of the given parts, in the order of the plan."""
+    numbers = [batch.number for batch in plan.batches if batch.part in parts and batch.number in saved]
+    return join([read_batch(saved[number]) for number in numbers])
+
+
+def export_table(path: Path, saved: Mapping[int, Path], plan: Plan, parts: Collection[str]) -> None:
+    """Write the rows of the given parts as one Parquet file, in the order of the plan, a row group at a time.
+
+    Raises:
+        R2T2Error: a batch file is damaged.
+    """
+    paths = [saved[batch.number] for batch in plan.batches if batch.part in parts and batch.number in saved]
+    tables = [table for table in map(read_batch_schema, paths) if len(table)]
+    schema = pa.unify_schemas(tables, promote_options="permissive") if tables else pa.schema([])
+
+    def write(draft: Path) -> None:
+        with pq.ParquetWriter(draft, schema) as writer:
+            for group in _groups(map(read_batch, paths)):
+                writer.write_table(join([schema.empty_table(), group]).select(schema.names).cast(schema))
+
+    atomic_write(path, write)
+
+
+def read_batch_schema(path: Path) -> pa.Schema:
+    """The columns of a batch file; raises as `read_batch`."""
+    try:
+        return pq.read_schema(path)
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise R2T2Error(f"cannot read {path} ({reason}); delete the file to compute its batch again") from error
+
+
+def _groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """The tables concatenated to groups of at least `ROW_GROUP` rows."""
+    group: list[pa.Table] = []
+    for table in tables:
+        if table.num_rows:
+            group.append(table)
+        if sum(part.num_rows for part in group) >= ROW_GROUP:
+            yield join(group)
+            group = []
+    if group:
+        yield join(group)
 
 
 def to_table(rows: Sequence[Row]) -> pa.Table:
@@ -166,25 +172,6 @@ def stack(column: pa.ChunkedArray) -> np.ndarray:
     return values.to_numpy(zero_copy_only=False).reshape(shape)
 
 
-def to_bytes(table: pa.Table) -> bytes:
-    """A table as an Arrow IPC stream."""
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
-    return sink.getvalue().to_pybytes()
-
-
-def from_bytes(payload: bytes) -> pa.Table:
-    """The table that `to_bytes` wrote."""
-    return pa.ipc.open_stream(payload).read_all()
-
-
 def join(tables: Sequence[pa.Table]) -> pa.Table:
     """The tables concatenated; a column that is empty in one table takes its type from the others."""
     return pa.concat_tables(tables, promote_options="permissive").combine_chunks() if tables else pa.table({})
-
-
-def read_table(records: Mapping[int, Record], plan: Plan, parts: Collection[str]) -> pa.Table:
-    """The saved rows of the given parts, in the order of the plan."""
-    numbers = [batch.number for batch in plan.batches if batch.part in parts and batch.number in records]
-    return join([from_bytes(records[number].read()) for number in numbers])

@@ -21,8 +21,9 @@ def check_folder(out: Path) -> None:
     """Check, before any work is done, that a folder is writable and holds nothing but a run.
 
     Raises:
-        R2T2Error: the folder cannot be written, or holds another file (named).
+        R2T2Error: the folder cannot be written, holds another file (named), or a run in the former format.
     """
+    check_format(out)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         existing = out if out.exists() else out.parent
@@ -34,6 +35,19 @@ def check_folder(out: Path) -> None:
     foreign = [name for name in names if not name.startswith((DRAFT, LOCK, PREFIX))]
     if foreign and RUN not in names:
         raise R2T2Error(f"{out} holds {foreign[0]!r}, which is not part of a run; choose another folder")
+
+
+def check_format(folder: Path) -> None:
+    """Refuse a run whose rows are in the former format.
+
+    Raises:
+        R2T2Error: the folder holds `shard-*.rows`.
+    """
+    if (folder / "shard-00000.rows").exists():
+        raise R2T2Error(
+            f"{folder} holds a run in the former format (shard-00000.rows), which this version does not read; "
+            "choose another folder to run it again"
+        )
 
 
 def read_json(path: Path) -> dict[str, Any]:

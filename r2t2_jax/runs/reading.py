@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.runs.batch_files import find_records, read_table
-from r2t2_jax.runs.folder import RUN, SUMMARY, read_json
+from r2t2_jax.runs.batch_files import read_table, saved_batches
+from r2t2_jax.runs.folder import RUN, SUMMARY, check_format, read_json
 from r2t2_jax.runs.plan import Plan
 from r2t2_jax.runs.timings import seconds_per_sample
 
@@ -81,7 +81,7 @@ class SavedRun:
         return Plan.from_json(self.run["plan"])
 
     def _read(self, parts: list[str]) -> pa.Table:
-        return read_table(find_records(self.folder), self._plan, parts)
+        return read_table(saved_batches(self.folder), self._plan, parts)
 
     @cached_property
     def seconds_per_sample(self) -> dict[str, float]:
@@ -93,9 +93,10 @@ def open_run(folder: Path | str) -> SavedRun:
     """The run in `folder`.
 
     Raises:
-        R2T2Error: the folder holds no run.
+        R2T2Error: the folder holds no run, or one in the former format.
     """
     folder = Path(folder)
+    check_format(folder)
     if not (folder / RUN).exists():
         raise R2T2Error(f"{folder} holds no run (it has no {RUN}); give the folder of a run")
     return SavedRun(folder, read_json(folder / RUN))

@@ -15,7 +15,7 @@ line prints before it exits with code 0. `run.compute(work)` is the same loop wi
 The files of the folder (docs/runs.md describes them in detail):
 
     run.json          command, settings, other dependencies of the results, plan, fingerprint; written first
-    shard-00000.rows  rows of the batches, in the order in which they were computed
+    batches/          the rows of each batch, 00012.parquet
     timings.jsonl     durations of the batches
     lock              the process that is writing, while there is one
     summary.json      the numbers; written last, so a run with this file is complete
@@ -36,9 +36,8 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.runs import batch_files
-from r2t2_jax.runs.atomic_io import atomic_write, publish_json, remove, remove_drafts
-from r2t2_jax.runs.batch_files import Shards, find_records, read_table, shard_paths
+from r2t2_jax.runs.atomic_io import publish_json, remove, remove_drafts
+from r2t2_jax.runs.batch_files import BatchFiles, Row, export_table, read_batch, read_table, saved_batches
 from r2t2_jax.runs.fingerprint import check_fingerprint, fingerprinted
 from r2t2_jax.runs.folder import RUN, SUMMARY, FolderLock, check_folder, read_json
 from r2t2_jax.runs.interrupt import RunInterrupted, StopRequest
@@ -50,7 +49,7 @@ from r2t2_jax.runtime.threads import worker_threads
 if TYPE_CHECKING:
     import pyarrow as pa
 
-Rows = Sequence[batch_files.Row]
+Rows = Sequence[Row]
 
 
 class Run:
@@ -67,8 +66,7 @@ class Run:
     ) -> None:
         self.folder, self.plan, self._group = folder, plan, group
         self._command, self._stop, self._lock = run["command"], stop, lock
-        self._appending = threading.Lock()
-        self._shards = Shards(folder)
+        self._batches = BatchFiles(folder)
         self._timings = Timings(folder)
         self.note = ""  # shown by the progress bar of `missing` after its counts
 
@@ -122,9 +120,10 @@ class Run:
     def __exit__(self, *error: object) -> None:
         """Restore signal handlers and release the lock; delete the folder if nothing was saved in it."""
         self._stop.close()
-        empty = not self._shards.records and not self.complete
+        empty = not self._batches.saved and not self.complete
         if empty:
-            for path in (self.folder / RUN, self.folder / TIMINGS, *shard_paths(self.folder)):
+            self._batches.remove()
+            for path in (self.folder / RUN, self.folder / TIMINGS):
                 remove(path)
         self._lock.release()
         if empty:
@@ -152,7 +151,7 @@ class Run:
 
     def todo(self, parts: Collection[str]) -> list[Batch]:
         """The batches of some parts that this process must still compute, in the order of the plan."""
-        return [batch for batch in self._own_batches(parts) if batch.number not in self._shards.records]
+        return [batch for batch in self._own_batches(parts) if batch.number not in self._batches.saved]
 
     def missing(self, parts: Sequence[str] | None = None) -> Iterator[Batch]:
         """Iterate over `todo`, of all parts by default, with a progress bar; stops on signals and at the time limit.
@@ -211,12 +210,8 @@ class Run:
         Raises:
             R2T2Error: the rows cannot be written, as on a full disk; earlier batches stay saved.
         """
-        payload = batch_files.to_bytes(batch_files.to_table(rows))
-        with (
-            self._appending,
-            reraise_oserror(f"{self._done()} stay saved, but the next cannot be written to {self.folder}"),
-        ):
-            self._shards.append(batch.number, payload)
+        with reraise_oserror(f"{self._done()} stay saved, but the next cannot be written to {self.folder}"):
+            self._batches.write(batch.number, rows)
 
     def check(self) -> None:
         """Raise if the run must stop; called between two batches.
@@ -230,7 +225,7 @@ class Run:
             if self._group is not None:
                 self._group.check()
             return
-        if not self._shards.records:
+        if not self._batches.saved:
             raise RunInterrupted(f"{reason}: stopped before anything was saved")
         raise RunInterrupted(f"{reason}: stopped after {self._done()}. Resume with: {self.resume}")
 
@@ -240,26 +235,26 @@ class Run:
         Raises:
             R2T2Error: they cannot be written, as on a full disk.
         """
-        for number, record in sorted(find_records(folder).items()):
-            if number not in self._shards.records:
-                with self._appending, reraise_oserror(f"cannot write {self.folder}"):
-                    self._shards.append(number, record.read())
+        for number, path in saved_batches(folder).items():
+            if number not in self._batches.saved:
+                with reraise_oserror(f"cannot write {self.folder}"):
+                    self._batches.copy(number, path)
         with reraise_oserror(f"cannot write {self.folder}"):
             self._timings.merge_from(folder)
 
     def table(self, name: str = "rows") -> pa.Table:
         """The rows of a table saved so far, in the order of the plan."""
-        return read_table(self._shards.records, self.plan, self.plan.of_table(name))
+        return read_table(self._batches.saved, self.plan, self.plan.of_table(name))
 
     def tables(self) -> Iterator[tuple[Batch, pa.Table]]:
         """Iterate over the saved batches and their rows in the order of the plan; memory holds one batch at a time."""
         for batch in self.plan.batches:
-            if batch.number in self._shards.records:
-                yield batch, batch_files.from_bytes(self._shards.records[batch.number].read())
+            if batch.number in self._batches.saved:
+                yield batch, read_batch(self._batches.saved[batch.number])
 
     def rows_of(self, part: str) -> pa.Table:
         """The rows of a part saved so far."""
-        return read_table(self._shards.records, self.plan, [part])
+        return read_table(self._batches.saved, self.plan, [part])
 
     def time(self, part: str, samples: int, seconds: float) -> None:
         """Record a duration under the name `part`; durations of batches are recorded automatically."""
@@ -272,11 +267,9 @@ class Run:
 
     def export(self, name: str = "rows") -> Path:
         """Write a table as `<name>.parquet`, for readers other than this package."""
-        import pyarrow.parquet as pq
-
-        path, table = self.folder / f"{name}.parquet", self.table(name)
+        path = self.folder / f"{name}.parquet"
         with reraise_oserror(f"cannot write {path}"):
-            atomic_write(path, lambda draft: pq.write_table(table, draft))
+            export_table(path, self._batches.saved, self.plan, self.plan.of_table(name))
         return path
 
     def finish(self, summary: Mapping[str, Any]) -> None:
@@ -285,7 +278,7 @@ class Run:
         Raises:
             ValueError: a batch is missing, or the summary holds NaN.
         """
-        if len(self._shards.records) < len(self.plan.batches):
+        if len(self._batches.saved) < len(self.plan.batches):
             raise ValueError(f"{self.folder} is not complete: {self._done()}")
         with reraise_oserror(f"cannot write {self.folder}"):
             publish_json(self.folder / SUMMARY, summary)
@@ -297,7 +290,7 @@ class Run:
         return tqdm(total=total, initial=done, desc=title, unit="sample", leave=False, dynamic_ncols=True)
 
     def _done(self) -> str:
-        return f"{len(self._shards.records)} of {len(self.plan.batches)} batches"
+        return f"{len(self._batches.saved)} of {len(self.plan.batches)} batches"
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from r2t2_jax.bank import ReferenceBank
 from r2t2_jax.cli.main import main
 from r2t2_jax.retrieval.exact import ExactIndex
 from r2t2_jax.retrieval.scann import ScannIndex
-from r2t2_jax.runs.batch_files import find_records
+from r2t2_jax.runs.batch_files import saved_batches
 from tests.toy_port import make_samples
 
 RELEASED = Path(os.environ.get("R2T2_SAMPLES", "../shared/samples")) / "r2t2" / "reference.json"
@@ -161,9 +161,9 @@ def test_kills_of_a_pocket_build_change_nothing(tmp_path: Path) -> None:
     subprocess.run(command("whole"), check=True, capture_output=True)
     rng = random.Random(0)
     for _ in range(3):
-        before = len(find_records(tmp_path / "killed"))
+        before = len(saved_batches(tmp_path / "killed"))
         with subprocess.Popen(command("killed"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-            while len(find_records(tmp_path / "killed")) <= before + rng.randrange(4) and process.poll() is None:
+            while len(saved_batches(tmp_path / "killed")) <= before + rng.randrange(4) and process.poll() is None:
                 time.sleep(0.005)
             os.kill(process.pid, signal.SIGKILL)
         assert not (tmp_path / "killed" / "bank.json").exists()
@@ -186,7 +186,7 @@ def test_kills_of_a_pocket_atlas_change_nothing(tmp_path: Path) -> None:
     work = tmp_path / "killed" / "atlas-in-progress"
     for batches in (3, 11, 19):  # of 15 that choose and 15 that tabulate
         with subprocess.Popen(command("killed"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-            while len(find_records(work)) < batches:
+            while len(saved_batches(work)) < batches:
                 assert process.poll() is None
                 time.sleep(0.005)
             process.kill()

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from r2t2_jax.runs.batch_files import find_records
+from r2t2_jax.runs.batch_files import saved_batches
 from r2t2_jax.runs.reading import open_run
 from tests.evaluation.toy_files import arguments
 
@@ -48,7 +48,7 @@ def results(out: Path) -> dict[str, bytes]:
 
 def saved(out: Path) -> int:
     """Batches, of all processes."""
-    return sum(len(find_records(place)) for place in (out, *out.glob("process-*/")))
+    return sum(len(saved_batches(place)) for place in (out, *out.glob("process-*/")))
 
 
 def await_batches(out: Path, count: int, processes: list[subprocess.Popen]) -> None:
@@ -65,7 +65,7 @@ def test_processes_share_the_work_and_the_numbers_stay(count: int, files: Path, 
         told = [process.communicate(timeout=300) for process in processes]
         assert [process.returncode for process in processes] == [0] * count, told
         assert sorted(path.name for path in out.iterdir()) == [
-            *("rows.parquet", "run.json", "shard-00000.rows", "summary.json", "timings.jsonl")
+            *("rows.parquet", "run.json", "batches", "summary.json", "timings.jsonl")
         ]
         assert results(out) == results(whole)
         run = json.loads((out / "run.json").read_text())

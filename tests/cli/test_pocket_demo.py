@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from r2t2_jax.cli.main import main
-from r2t2_jax.runs.batch_files import find_records
+from r2t2_jax.runs.batch_files import saved_batches
 from r2t2_jax.runs.reading import open_run
 
 
@@ -34,13 +34,13 @@ def test_a_demo_killed_again_and_again_ends_with_the_same_bytes(tmp_path: Path) 
     for batches in (3, 9, 16):
         command = [sys.executable, "-m", "r2t2_jax.cli.main", "demo", "--out", str(folder), *options]
         with (tmp_path / "told").open("w") as told, subprocess.Popen(command, stdout=told, stderr=told) as process:
-            while len(find_records(folder)) < batches:
+            while len(saved_batches(folder)) < batches:
                 assert process.poll() is None, (tmp_path / "told").read_text()
                 time.sleep(0.01)
             process.kill()
-        assert batches <= len(find_records(folder)) < 22
+        assert batches <= len(saved_batches(folder)) < 22
         assert not (folder / "summary.json").exists()
-    saved = find_records(folder)
+    saved = saved_batches(folder)
     assert main(["demo", "--out", str(folder), *options]) == 0
-    assert find_records(folder).items() >= saved.items()
+    assert saved_batches(folder).items() >= saved.items()
     assert (folder / "summary.json").read_bytes() == (tmp_path / "whole" / "summary.json").read_bytes()

@@ -21,7 +21,7 @@ from r2t2_jax.evaluation.collect_bank import collect_bank
 from r2t2_jax.evaluation.feature_cache import with_samples
 from r2t2_jax.evaluation.question_sets import QuestionSet
 from r2t2_jax.metrics import get_metric
-from r2t2_jax.runs.batch_files import find_records
+from r2t2_jax.runs.batch_files import saved_batches
 from tests.evaluation import bank_worker
 from tests.evaluation.bank_worker import CONFIG, SETTINGS, build, sets
 from tests.toy_port import ToyEmbedder, make_samples, toy
@@ -113,14 +113,14 @@ def test_kills_change_nothing(times, tmp_path, whole):
         process = context.Process(target=bank_worker.build, args=(str(folder), 0.02))
         process.start()
         target = rng.randrange(1, BATCHES)
-        while len(find_records(folder)) < target and process.is_alive():
+        while len(saved_batches(folder)) < target and process.is_alive():
             time.sleep(0.001)
         time.sleep(0.02 * rng.random())
         os.kill(process.pid, signal.SIGKILL)
         process.join()
         if (folder / "bank.json").exists():
             continue  # too late
-        assert find_records(folder)
+        assert saved_batches(folder)
         kills += 1
         with pytest.raises(
             R2T2Error, match=r"is an unfinished bank; resume with: r2t2 bank build --config .*run\.json"

@@ -1,5 +1,9 @@
 """Rows are read back bit for bit."""
 
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -7,7 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from r2t2_jax.runs.batch_files import from_bytes, join, stack, to_bytes, to_table
+from r2t2_jax.runs.batch_files import BatchFiles, join, read_batch, stack, to_table
+
+
+def saved(rows: list[dict[str, Any]]) -> pa.Table:
+    with TemporaryDirectory() as folder:
+        files = BatchFiles(Path(folder))
+        files.write(0, rows)
+        return read_batch(files.saved[0])
+
 
 FLOATS = hnp.floating_dtypes(endianness="<", sizes=(16, 32, 64))
 DTYPES = st.one_of(FLOATS, hnp.integer_dtypes(endianness="<"), hnp.unsigned_integer_dtypes(endianness="<"))
@@ -15,7 +27,7 @@ DTYPES = st.one_of(FLOATS, hnp.integer_dtypes(endianness="<"), hnp.unsigned_inte
 
 @given(hnp.arrays(DTYPES, hnp.array_shapes(min_dims=2, max_dims=5, max_side=4)))
 def test_arrays_of_any_rank_are_read_back_bit_for_bit(rows: np.ndarray) -> None:
-    table = from_bytes(to_bytes(to_table([{"x": row} for row in rows])))
+    table = saved([{"x": row} for row in rows])
     result = stack(table["x"])
     assert (result.dtype, result.shape) == (rows.dtype, rows.shape)
     assert result.tobytes() == rows.tobytes()  # NaN and -0.0 included
@@ -26,7 +38,7 @@ def test_values_of_rows_are_read_back() -> None:
         {"id": "a", "score": 0.1, "right": True, "words": ["x", "y"], "path": np.ones((2, 3), np.float32)},
         {"id": "b", "score": -0.0, "right": False, "words": [], "path": np.zeros((1, 3), np.float32), "note": "late"},
     ]
-    result = from_bytes(to_bytes(to_table(rows))).to_pylist()
+    result = saved(rows).to_pylist()
     assert result[0] == rows[0] | {"path": [[1.0] * 3] * 2, "note": None}
     assert result[1] == rows[1] | {"path": [[0.0] * 3]}
     with pytest.raises(ValueError, match="do not stack"):

@@ -25,5 +25,5 @@ def test_the_examples_create_and_read_a_run(tmp_path: Path, monkeypatch: pytest.
     assert saved.summary == {"sum": sum(i * i for i in range(1000))}
     assert saved.rows["sample"].to_pylist() == list(range(1000))
     files = {path.name for path in saved.folder.iterdir()}
-    assert files == {"run.json", "shard-00000.rows", "timings.jsonl", "summary.json"}
+    assert files == {"run.json", "batches", "timings.jsonl", "summary.json"}
     assert all(f"`{name}`" in PAGE for name in files)

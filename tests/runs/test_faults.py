@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.runs.batch_files import find_records
+from r2t2_jax.runs.batch_files import saved_batches
 from r2t2_jax.runs.run import Run
 from tests.runs import worker
 
@@ -34,7 +34,7 @@ def running(folder: Path, batches: int) -> Iterator[subprocess.Popen[str]]:
     """Start a worker and wait until it has saved at least `batches` batches."""
     command = [sys.executable, "-m", "tests.runs.worker", str(folder), SLOW]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        while len(find_records(folder)) < batches:
+        while len(saved_batches(folder)) < batches:
             assert process.poll() is None
             time.sleep(0.002)
         yield process
@@ -50,19 +50,19 @@ def test_twenty_kills_change_nothing(tmp_path: Path, expected: bytes) -> None:
         process = context.Process(target=worker.main, args=(str(folder), "0.01"))
         process.start()
         target = rng.randrange(1, BATCHES)
-        while len(find_records(folder)) < target and process.is_alive():
+        while len(saved_batches(folder)) < target and process.is_alive():
             time.sleep(0.001)
         time.sleep(0.01 * rng.random())
         os.kill(process.pid, signal.SIGKILL)
         process.join()
-        saved = find_records(folder)
+        saved = saved_batches(folder)
         if not 0 < len(saved) < BATCHES:
             continue  # too late
         kills += 1
         assert not (folder / "summary.json").exists()
         assert (folder / "lock").exists()  # held by the dead process
         worker.main(str(folder))
-        assert find_records(folder).items() >= saved.items()  # saved rows stay at the same place
+        assert saved_batches(folder).items() >= saved.items()  # saved rows stay at the same place
         assert (folder / "summary.json").read_bytes() == expected
         assert not (folder / "lock").exists()
 
@@ -76,7 +76,7 @@ def test_a_signal_stops_a_run_after_the_batch_and_prints_the_command_to_resume(
         process.send_signal(number)
         _, output = process.communicate()
     assert process.returncode == 0
-    saved = find_records(folder)
+    saved = saved_batches(folder)
     assert 2 <= len(saved) < BATCHES
     assert (
         output.splitlines()[-1]
@@ -100,13 +100,17 @@ def test_a_second_process_is_refused_and_names_the_first(tmp_path: Path) -> None
 
 
 def test_a_full_disk_keeps_what_was_saved(tmp_path: Path, expected: bytes) -> None:
-    folder = tmp_path / "run"
+    folder, whole = tmp_path / "run", tmp_path / "whole"
+    worker.main(str(whole))
+    sizes = [path.stat().st_size for path in saved_batches(whole).values()]
+    limit = max(sizes[:8]) + 1  # later batches have more words
+    assert limit < max(sizes)
     limited = (
-        "import resource, runpy; resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000)); "
+        f"import resource, runpy; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit})); "
         "runpy.run_module('tests.runs.worker', run_name='__main__')"
     )
     result = subprocess.run([sys.executable, "-c", limited, str(folder)], stderr=subprocess.PIPE, text=True)
-    saved = find_records(folder)
+    saved = saved_batches(folder)
     assert result.returncode == 2
     assert f"{len(saved)} of {BATCHES} batches stay saved" in result.stderr.splitlines()[-1]
     assert "File too large" in result.stderr.splitlines()[-1]
@@ -122,5 +126,5 @@ def test_the_second_signal_interrupts_immediately(tmp_path: Path) -> None:
         signal.raise_signal(signal.SIGTERM)
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGTERM)
-    assert len(find_records(tmp_path / "run")) == 1
+    assert len(saved_batches(tmp_path / "run")) == 1
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL

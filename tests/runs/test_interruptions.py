@@ -1,15 +1,18 @@
-"""Properties: truncation, damage and interruptions at any point do not change the numbers of the resumed run."""
+"""Properties: missing or damaged batches and interruptions at any point never change the numbers of a run."""
 
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from r2t2_jax.runs.batch_files import find_records, shard_paths
+from r2t2_jax.errors import R2T2Error
+from r2t2_jax.runs.batch_files import read_batch, saved_batches
 from r2t2_jax.runs.plan import Batch
 from r2t2_jax.runs.run import Run
 from tests.runs import worker
@@ -30,30 +33,45 @@ def resumed(folder: Path) -> bytes:
     return (folder / "summary.json").read_bytes()
 
 
-@given(st.floats(0, 1))
-def test_a_shard_truncated_at_any_byte_is_completed(whole: Path, share: float) -> None:
+@given(st.sets(st.integers(0, len(worker.PLAN.batches) - 1)))
+def test_missing_batches_are_computed_again(whole: Path, missing: set[int]) -> None:
     with TemporaryDirectory() as directory:
         folder = Path(shutil.copytree(whole, Path(directory) / "run"))
-        (shard,) = shard_paths(folder)
-        records = find_records(folder)
-        size = int(share * shard.stat().st_size)
-        with shard.open("r+b") as file:
-            file.truncate(size)
-        assert find_records(folder) == {n: record for n, record in records.items() if record.end <= size}
+        for number in missing:
+            saved_batches(folder)[number].unlink()
+        assert resumed(folder) == (whole / "summary.json").read_bytes()
+
+
+@given(st.integers(0, len(worker.PLAN.batches) - 2), st.floats(0, 1, exclude_max=True))
+def test_a_truncated_batch_is_named_and_computed_again_after_its_deletion(
+    whole: Path, number: int, share: float
+) -> None:
+    with TemporaryDirectory() as directory:
+        folder = Path(shutil.copytree(whole, Path(directory) / "run"))
+        path = saved_batches(folder)[number]
+        with path.open("r+b") as file:
+            file.truncate(int(share * path.stat().st_size))
+        with pytest.raises(R2T2Error, match=f"{path.name} .* delete the file to compute its batch again"):
+            resumed(folder)
+        path.unlink()
         assert resumed(folder) == (whole / "summary.json").read_bytes()
 
 
 @given(st.floats(0, 1, exclude_max=True), st.integers(1, 255))
-def test_a_shard_damaged_at_any_byte_is_repaired(whole: Path, share: float, mask: int) -> None:
+def test_damaged_values_are_detected(whole: Path, share: float, mask: int) -> None:
+    """Pages have checksums: a changed byte in a column's pages is never read as a value."""
     with TemporaryDirectory() as directory:
         folder = Path(shutil.copytree(whole, Path(directory) / "run"))
-        (shard,) = shard_paths(folder)
-        content = bytearray(shard.read_bytes())
-        at = int(share * len(content))
-        content[at] ^= mask
-        shard.write_bytes(content)
-        assert all(record.end <= at for record in find_records(folder).values())
-        assert resumed(folder) == (whole / "summary.json").read_bytes()
+        path = saved_batches(folder)[0]
+        group = pq.read_metadata(path).row_group(0)
+        end = max(
+            group.column(i).total_compressed_size + group.column(i).data_page_offset for i in range(group.num_columns)
+        )
+        content = bytearray(path.read_bytes())
+        content[4 + int(share * (end - 4))] ^= mask
+        path.write_bytes(content)
+        with suppress(R2T2Error):
+            assert read_batch(path).equals(read_batch(saved_batches(whole)[0]))
 
 
 @given(st.lists(st.integers(1, 6), max_size=6), st.integers(1, 3))
@@ -75,6 +93,6 @@ def test_failures_at_any_batches_lose_no_rows(whole: Path, gaps: list[int], thre
                 with Run.open(folder, "work", SETTINGS, worker.PLAN) as run:
                     run.compute(work, threads=threads)
             except ZeroDivisionError:
-                assert len(find_records(folder)) == len(computed)
-        assert sorted(computed) == sorted(find_records(folder))  # no batch was computed twice
+                assert len(saved_batches(folder)) == len(computed)
+        assert sorted(computed) == sorted(saved_batches(folder))  # no batch was computed twice
         assert resumed(folder) == (whole / "summary.json").read_bytes()

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.runs.batch_files import FULL, Shards, find_records, shard_paths
+from r2t2_jax.runs.batch_files import saved_batches
 from r2t2_jax.runs.interrupt import RunInterrupted
 from r2t2_jax.runs.plan import Batch, Part, Plan
 from r2t2_jax.runs.reading import open_run
@@ -141,21 +141,29 @@ def test_a_summary_with_nan_is_refused_and_leaves_no_file(tmp_path: Path) -> Non
         with pytest.raises(ValueError, match="JSON compliant"):
             run.finish({"accuracy": float("nan")})
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
+        "batches",
         "run.json",
-        "shard-00000.rows",
         "timings.jsonl",
     ]
 
 
-def test_a_full_shard_is_followed_by_the_next(tmp_path: Path) -> None:
-    shards = Shards(tmp_path, full=100)
-    for batch in range(5):
-        shards.append(batch, bytes([batch]) * 60)
-    assert [path.name for path in shard_paths(tmp_path)] == [f"shard-0000{i}.rows" for i in range(3)]
-    assert {n: record.read() for n, record in find_records(tmp_path).items()} == {n: bytes([n]) * 60 for n in range(5)}
-    Shards(tmp_path, full=100).append(5, b"more")
-    assert find_records(tmp_path)[5].shard.name == "shard-00002.rows"
-    assert FULL == 64 * 2**20
+def test_a_batch_is_one_parquet_file_named_by_its_number(tmp_path: Path) -> None:
+    with begin(tmp_path / "run") as run:
+        fill(run)
+    names = [path.name for path in saved_batches(tmp_path / "run").values()]
+    assert names == ["00000.parquet", "00001.parquet", "00002.parquet", "00003.parquet"]
+    assert pq.read_table(tmp_path / "run" / "batches" / "00001.parquet").to_pylist() == [
+        {"part": "a", "sample": 2},
+        {"part": "a", "sample": 3},
+    ]
+
+
+def test_a_run_in_the_former_format_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "shard-00000.rows").write_bytes(b"R2T2")
+    (tmp_path / "run.json").write_text("{}")
+    for open_it in (lambda: begin(tmp_path), lambda: open_run(tmp_path)):
+        with pytest.raises(R2T2Error, match=r"holds a run in the former format \(shard-00000.rows\)"):
+            open_it()
 
 
 def test_temporary_files_of_a_killed_process_are_removed(tmp_path: Path) -> None:
