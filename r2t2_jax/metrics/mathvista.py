@@ -36,7 +36,7 @@ class Form:
 
 
 def mathvista(prediction: str, sample: Sample) -> float:
-    """The authors' scoring without ChatGPT: 1.0 if the extracted answer in the expected form is the answer, else 0.0."""
+    """The authors' scoring without ChatGPT: 1.0 if the extracted answer equals the expected one, else 0.0."""
     form = form_of(sample)
     extracted = extract(prediction, form)
     return float(convert_to_form(prediction if extracted is None else extracted, form) == correct_answer(sample, form))

@@ -1,4 +1,4 @@
-"""The paper's own numbers, as printed in arXiv 2502.20395."""
+"""The numbers that the paper prints (arXiv 2502.20395)."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from r2t2_jax.errors import R2T2Error
 
 NUMBERS = "paper.json"
 MME, MME_SCALE = "MME-P", 20  # MME perception has 2,000 points
-LEFT_OUT = ("PhysBench",)  # of the ablations' averages
-COLUMN_OF = {  # the paper's columns by our sets' names
+LEFT_OUT = ("PhysBench",)  # columns that the averages of the ablations leave out
+COLUMN_OF = {  # the paper's columns by dataset name
     "mmbench": "MMBench",
     "mme": "MME-P",
     "scienceqa": "SQA-IMG",
@@ -34,14 +34,14 @@ def paper_numbers() -> Mapping[str, Any]:
 
 
 def paper_rows(table: str) -> dict[str, dict[str, float]]:
-    """The rows of a table with benchmarks as columns, by name; the parts of a name are joined by a space.
+    """The rows of a table by name, with benchmarks as columns; the parts of a name are joined by a space.
 
     Raises:
-        R2T2Error: there is no such table.
+        R2T2Error: the paper has no such table.
     """
     numbers = paper_numbers()
     if table not in numbers:
-        raise R2T2Error(f"the paper's numbers have no table {table!r}; they have {', '.join(numbers)}")
+        raise R2T2Error(f"the paper has no table {table!r}; known are {', '.join(numbers)}")
     return {
         " ".join(row["name"]): {key: value for key, value in row.items() if key != "name" and value is not None}
         for row in numbers[table]
@@ -64,6 +64,6 @@ def paper_average(scores: Mapping[str, float]) -> float:
 
 
 def average(row: Mapping[str, float]) -> float:
-    """The average as the paper's ablations have it: the mean of eight benchmarks, MME's points divided by 20."""
+    """The average of the paper's ablations: the mean over benchmarks without PhysBench, MME's points divided by 20."""
     values = {key: value for key, value in row.items() if key not in LEFT_OUT}
     return fmean(value / MME_SCALE if key == MME else value for key, value in values.items())

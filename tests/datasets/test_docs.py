@@ -1,4 +1,4 @@
-"""docs/datasets.md names every set and metric, and its numbers are those recorded."""
+"""docs/datasets.md names every dataset and metric, and its numbers equal the recorded ones."""
 
 import json
 import re
@@ -13,8 +13,8 @@ PAGE = (ROOT / "docs" / "datasets.md").read_text(encoding="utf-8")
 GENERAL = ("exact_match",)
 
 
-def test_every_set_has_its_row_with_metric_and_split() -> None:
-    rows = dict(re.findall(r"^\| `(\w+)` \| (.*)$", PAGE.partition("### Where")[0], re.MULTILINE))
+def test_every_dataset_has_a_row_with_metric_and_split() -> None:
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.*)$", PAGE.partition("### Sizes")[0], re.MULTILINE))
     assert set(rows) == set(DATASETS)
     for name, dataset in DATASETS.items():
         assert f"`{dataset.metric}`" in rows[name]
@@ -28,7 +28,7 @@ def test_every_metric_is_named() -> None:
     assert set(SET_SCORES) - {"accuracy"} <= set(METRICS) | {"cvbench"}
 
 
-def test_the_results_are_those_recorded() -> None:
+def test_the_results_equal_the_recorded_ones() -> None:
     recorded = json.loads((ROOT / "benchmarks" / "results" / "easy_vqa.json").read_text(encoding="utf-8"))
     assert results_table(recorded) in PAGE
     for gate in recorded["gates"].values():
