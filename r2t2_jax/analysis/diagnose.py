@@ -96,7 +96,7 @@ def diagnose(
         worthwhile: the smallest fall in loss worth having, as a share of the router's own mean loss.
 
     Returns:
-        The diagnosis; `print` it.
+        The diagnosis; `reporting.diagnosis.diagnosis_text` puts it in words.
 
     Raises:
         R2T2Error: an array does not fit, as in `reroute`, or there are too few samples.

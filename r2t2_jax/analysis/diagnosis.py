@@ -100,11 +100,6 @@ class Diagnosis:
         """The finding called `gap`, `recoverable`, `uniform`, `predicts` or `router`."""
         return next(finding for finding in self.findings if finding.key == key)
 
-    def __str__(self) -> str:
-        from r2t2_jax.reporting.diagnosis import diagnosis_text
-
-        return diagnosis_text(self)
-
     def to_record(self) -> dict[str, Any]:
         """Everything, ready for JSON."""
         return {

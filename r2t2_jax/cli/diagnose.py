@@ -50,6 +50,7 @@ class Diagnose:
         from r2t2_jax.evaluation.encode import encode_questions
         from r2t2_jax.evaluation.setup import metric_for, open_bank, open_port, open_questions
         from r2t2_jax.method.presets import find_preset, own_preset
+        from r2t2_jax.reporting.diagnosis import diagnosis_text
         from r2t2_jax.runs.atomic_io import publish_json
         from r2t2_jax.runs.fingerprint import versions
 
@@ -64,7 +65,7 @@ class Diagnose:
         evidence = port_evidence(port, bank, encode_questions(port, samples), preset, metric, self.seed)
         diagnosis = diagnose_evidence(evidence, self.worthwhile)
         print(f"{port.name} on {self.data}: {len(samples):,} questions, {len(bank):,} references, preset {name}\n")
-        print(diagnosis)
+        print(diagnosis_text(diagnosis))
         if self.out:
             settings = asdict(self) | {"bank": self.bank and str(self.bank), "out": str(self.out)}
             beside = {"model": port.fingerprint, "references": len(bank), "preset": preset.to_mapping()}

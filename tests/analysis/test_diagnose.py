@@ -14,6 +14,7 @@ from r2t2_jax.evaluation.collect_bank import collect_bank
 from r2t2_jax.evaluation.encode import encode_questions
 from r2t2_jax.method.presets import Preset
 from r2t2_jax.metrics import get_metric
+from r2t2_jax.reporting.diagnosis import diagnosis_text
 from tests.toy_port import make_samples, toy
 
 EXPERTS, REFERENCES, SAMPLES = 3, 90, 60
@@ -53,11 +54,11 @@ def examine(case: str) -> Diagnosis:
 @pytest.mark.parametrize("verdict", ["helps", "uniform", "not_recoverable", "router_fine", "no_gap"])
 def test_each_verdict_on_a_model_that_deserves_it(verdict: str) -> None:
     diagnosis = examine(verdict)
-    assert diagnosis.verdict == verdict, str(diagnosis)
+    assert diagnosis.verdict == verdict, diagnosis_text(diagnosis)
     assert diagnosis.kind == "loss" and diagnosis.n == SAMPLES
     # Where equal weights are right for everybody, random references tell as much as near ones.
     assert (diagnosis.finding("predicts").reply == "yes") == (verdict in ("helps", "router_fine"))
-    assert max(map(len, str(diagnosis).splitlines())) <= 80
+    assert max(map(len, diagnosis_text(diagnosis).splitlines())) <= 80
 
 
 def test_the_ceiling_is_no_worse_than_anything_that_was_tried() -> None:
@@ -87,5 +88,5 @@ def test_a_port_is_judged_by_its_answers(told: float, verdict: str) -> None:
     assert all(right.dtype == bool for right in evidence.values.values())
     assert evidence.values["ceiling"].all()  # the right expert alone is among the candidates
     diagnosis = diagnose_evidence(evidence)
-    assert diagnosis.verdict == verdict, str(diagnosis)
+    assert diagnosis.verdict == verdict, diagnosis_text(diagnosis)
     assert diagnosis.finding("predicts").reply == "yes"
