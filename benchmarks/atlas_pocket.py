@@ -14,7 +14,7 @@ from pathlib import Path
 import tyro
 
 from ports.pocket.params import FOLDER, GATES
-from r2t2_jax.bank.build_atlas import AtlasPlan, make_atlas
+from r2t2_jax.bank.build_atlas import AtlasPlan, build_atlas
 from r2t2_jax.datasets import load_dataset
 from r2t2_jax.evaluation.collect_bank import collect_bank
 from r2t2_jax.metrics import get_metric
@@ -32,7 +32,7 @@ def main(points: int = 16, machine: str = "2 CPU cores") -> None:
         port = load(f"pocket:{gate}")
         bank = collect_bank(port, references, get_metric("exact_match"), keep_wrong=True)
         start = time.perf_counter()
-        atlas = make_atlas(port.model, port.params, bank, FOLDER / f"atlas-{gate}", plan)
+        atlas = build_atlas(port.model, port.params, bank, FOLDER / f"atlas-{gate}", plan)
         seconds = time.perf_counter() - start
         found[gate] = {
             "references": len(atlas),

@@ -172,13 +172,15 @@ def references_for(strategy: Strategy, bank: ReferenceBank, embeddings: np.ndarr
     numbers = np.arange(len(embeddings)) if numbers is None else numbers
     if strategy.atlas is not None and strategy.selector is None:
         assert bank.atlas is not None
-        return bank.table_of(np.repeat(bank.atlas.mean(strategy.atlas.loss)[None], len(embeddings), axis=0))
+        return bank.atlas_references_from(
+            np.repeat(bank.atlas.mean(strategy.atlas.loss)[None], len(embeddings), axis=0)
+        )
     if strategy.selector is None:
         return bank.references()
     neighbors = select(strategy.selector, ExactIndex.build(bank.embeddings), embeddings, sample_keys(0, numbers))
     if strategy.atlas is None:
         return bank.references(neighbors, strategy.kernel)
-    return bank.table(neighbors, strategy.kernel, strategy.atlas.loss)
+    return bank.atlas_references(neighbors, strategy.kernel, strategy.atlas.loss)
 
 
 def run(

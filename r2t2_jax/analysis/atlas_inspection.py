@@ -82,7 +82,7 @@ def inspect_atlas(bank: ReferenceBank, k: int = 20) -> AtlasInspection:
     Raises:
         R2T2Error: the bank has no atlas.
     """
-    atlas = bank.known_atlas
+    atlas = bank.require_atlas()
     rows = np.unique(np.linspace(0, len(bank) - 1, min(LOOKED_AT, len(bank))).astype(int))
     own, embeddings = atlas.rows(rows), np.asarray(bank.embeddings[rows])
     k = min(k, len(rows) - 1)

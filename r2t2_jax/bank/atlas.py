@@ -1,13 +1,13 @@
 """The loss atlas of a bank: every reference's bounded loss at G fixed routing points, in eight bits.
 
-The same table is read in two ways, as `AtlasLoss` names them: as the bounded loss b = 1 - exp(-l) that it holds, or as
-the cross-entropy l = -log(1 - b). Eight bits cannot tell how near to 1 the highest step lies, where l is infinite: it
-is read as its lower edge, half a step below 1, so that no l exceeds log 510 = 6.23 nats.
+The table is read as one of two losses (`AtlasLoss`): the bounded loss b = 1 - exp(-l) that it stores, or the
+cross-entropy l = -log(1 - b). The highest step includes b = 1, where l is infinite; it is read as its lower edge, half
+a step below 1, so that no l exceeds log 510 = 6.23 nats.
 
-On disk, in a folder of its own (`atlas/` inside a bank directory): `atlas.json` (what it was made with, checksums),
-`points.npy` [G, L, E], `losses.npy` uint8 [N, G] and, where they were computed, `slopes.npy` float16 [N, L, E].
+On disk it is a folder (`atlas/` inside a bank directory): `atlas.json` (settings, checksums), `points.npy` [G, L, E],
+`losses.npy` uint8 [N, G] and, if they were computed, `slopes.npy` float16 [N, L, E].
 
-Axis letters: N references, n of them, B test samples, K neighbours, G points, L routed layers, E experts.
+Axis letters: N references, n of them, B test samples, K neighbors, G points, L routed layers, E experts.
 """
 
 from __future__ import annotations
@@ -26,22 +26,24 @@ from r2t2_jax.method.search.atlas_points import DEQUANTIZE, LEVELS, AtlasLoss
 from r2t2_jax.routing import RoutingSpec
 from r2t2_jax.runs.atomic_io import atomic_write
 
-ATLAS = "atlas"  # the folder's name inside a bank
+ATLAS = "atlas"  # folder inside a bank directory
 SCHEMA = 1
 
 
 @dataclass(frozen=True)
 class Atlas:
-    """Points and losses, with what they belong to.
+    """Losses of references at fixed routing points.
 
     Args:
         points: routing weights [G, L, E].
-        losses: 1 - exp(-l) in steps of 1/255, one row a reference.
-        slopes: gradients of the bounded loss with respect to r at each reference's own routing; `None` where left out.
-        model_fingerprint, experts, ids: the model, its experts and the references the rows belong to.
+        losses: 1 - exp(-l) in steps of 1/255, one row per reference.
+        slopes: gradients of the bounded loss with respect to r at each reference's own routing; `None` if not computed.
+        model_fingerprint: of the model that computed the losses.
+        experts: names of its experts.
+        ids: of the references, one per row.
 
     Raises:
-        R2T2Error: arrays disagree with each other.
+        R2T2Error: the shapes of the arrays do not agree.
     """
 
     points: Float[np.ndarray, "G L E"]
@@ -56,76 +58,77 @@ class Atlas:
         if points != len(self.points) or rows != len(self.ids):
             raise R2T2Error(
                 f"an atlas of {rows} rows and {points} columns does not fit {len(self.ids)} references "
-                f"and {len(self.points)} points; make it again with `r2t2 bank atlas`"
+                f"and {len(self.points)} points; build it again with `r2t2 bank atlas`"
             )
 
     def __len__(self) -> int:
         return len(self.losses)
 
     def rows(self, rows: Int[np.ndarray, "*n"], loss: AtlasLoss = "bounded") -> Float[np.ndarray, "*n G"]:
-        """Losses of the given references at every point: bounded ones in [0, 1], or the cross-entropy in nats."""
+        """Losses of the given references at every point: bounded losses in [0, 1], or cross-entropy in nats."""
         return DEQUANTIZE[loss][self.losses[rows]]
 
     def mean(self, loss: AtlasLoss = "bounded") -> Float[np.ndarray, "G"]:
-        """The whole bank's mean loss at every point: what a constant routing would give."""
+        """The mean loss of all references at every point, the loss of a constant routing."""
         return self.rows(np.arange(len(self)), loss).mean(axis=0, dtype=np.float64).astype(np.float32)
 
     def take(self, rows: Int[np.ndarray, "n"]) -> Atlas:
-        """The given references, in that order."""
+        """The atlas of the given rows, in that order."""
         slopes = None if self.slopes is None else self.slopes[rows]
         return replace(self, losses=self.losses[rows], slopes=slopes, ids=tuple(self.ids[i] for i in rows))
 
     def of(self, ids: list[str]) -> Atlas:
-        """The rows of these references.
+        """The atlas of the references with these ids, in that order.
 
         Raises:
-            R2T2Error: one of them has no row.
+            R2T2Error: a reference has no row.
         """
-        places = {name: place for place, name in enumerate(self.ids)}
-        missing = [name for name in ids if name not in places]
+        rows = {name: row for row, name in enumerate(self.ids)}
+        missing = [name for name in ids if name not in rows]
         if missing:
             raise R2T2Error(
-                f"the atlas has no row for {len(missing)} of {len(ids)} references, {missing[0]!r} first; "
-                "make it again with `r2t2 bank atlas`"
+                f"the atlas has no row for {len(missing)} of {len(ids)} references, first {missing[0]!r}; "
+                "build it again with `r2t2 bank atlas`"
             )
-        return self.take(np.array([places[name] for name in ids]))
+        return self.take(np.array([rows[name] for name in ids]))
 
     def check(self, model_fingerprint: str, spec: RoutingSpec) -> None:
-        """Refuse another model, another gate or other experts.
+        """Check that the atlas belongs to a model, with its experts and layers.
 
         Raises:
-            R2T2Error: it was made for something else; both are named.
+            R2T2Error: the atlas belongs to another model; the message names both.
         """
         if self.model_fingerprint != model_fingerprint:
             raise R2T2Error(
-                f"the atlas was made for {self.model_fingerprint}, this is {model_fingerprint}; "
-                "make it again with `r2t2 bank atlas`"
+                f"the atlas was built for {self.model_fingerprint}, this is {model_fingerprint}; "
+                "build it again with `r2t2 bank atlas`"
             )
         if self.experts != spec.experts or self.points.shape[1:] != spec.shape:
-            theirs = f"{self.points.shape[1]} layers of {', '.join(self.experts)}"
+            description = f"{self.points.shape[1]} layers of {', '.join(self.experts)}"
             raise R2T2Error(
-                f"the atlas was made for {theirs}, this model has {spec.num_layers} layers of {', '.join(spec.experts)}"
+                f"the atlas was built for {description}; "
+                f"this model has {spec.num_layers} layers of {', '.join(spec.experts)}"
             )
 
 
 def quantize(losses: Float[np.ndarray, "n G"], ids: list[str]) -> UInt8[np.ndarray, "n G"]:
-    """Bounded losses in eight bits.
+    """Bounded losses rounded to eight bits.
 
     Raises:
-        R2T2Error: a loss is NaN; the reference is named.
+        R2T2Error: a loss is NaN (the reference is named).
     """
     bad = np.flatnonzero(np.isnan(losses).any(axis=1))
     if len(bad):
         point = int(np.flatnonzero(np.isnan(losses[bad[0]]))[0])
         raise R2T2Error(
             f"the loss of reference {ids[bad[0]]!r} (row {bad[0]}) is NaN at point {point}, "
-            f"and {len(bad)} rows hold NaN in all; drop these references or look at the model"
+            f"and {len(bad)} rows hold NaN in total; remove these references or check the model"
         )
     return np.rint(np.clip(losses, 0.0, 1.0) * LEVELS).astype(np.uint8)
 
 
-def save_atlas(atlas: Atlas, folder: Path, made: dict[str, Any]) -> None:
-    """Write the folder whole or not at all, in place of an earlier one; `made` tells how it was made."""
+def save_atlas(atlas: Atlas, folder: Path, settings: dict[str, Any]) -> None:
+    """Write the atlas folder atomically, replacing an earlier one; `settings` are stored in `atlas.json`."""
 
     def write(draft: Path) -> None:
         draft.mkdir()
@@ -133,39 +136,39 @@ def save_atlas(atlas: Atlas, folder: Path, made: dict[str, Any]) -> None:
             if array is not None:
                 np.save(draft / f"{name}.npy", array)
         (draft / "ids.json").write_text(json.dumps(atlas.ids) + "\n", encoding="utf-8")
-        described = {
+        description = {
             "schema": SCHEMA,
             "model": atlas.model_fingerprint,
             "experts": atlas.experts,
             "points": len(atlas.points),
             "references": len(atlas),
-            "made": made,
+            "made": settings,
             "files": {path.name: asdict(digest(path)) for path in sorted(draft.iterdir())},
         }
-        (draft / "atlas.json").write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
+        (draft / "atlas.json").write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
 
     atomic_write(folder, write)
 
 
 def open_atlas(folder: Path) -> Atlas:
-    """The atlas in a folder, its table memory-mapped.
+    """The atlas in a folder, with its table memory-mapped.
 
     Raises:
-        R2T2Error: there is none, or it is incomplete, damaged or of another schema version.
+        R2T2Error: the folder has no atlas, or one that is incomplete, damaged or of another schema version.
     """
     try:
-        described = json.loads((folder / "atlas.json").read_text(encoding="utf-8"))
-        if described["schema"] != SCHEMA:
-            raise R2T2Error(f"{folder} has schema version {described['schema']}, this program reads {SCHEMA}")
-        for name, entry in described["files"].items():
+        description = json.loads((folder / "atlas.json").read_text(encoding="utf-8"))
+        if description["schema"] != SCHEMA:
+            raise R2T2Error(f"{folder} has schema version {description['schema']}, this program reads {SCHEMA}")
+        for name, entry in description["files"].items():
             check_file(folder / name, FileDigest(**entry))
         slopes = folder / "slopes.npy"
         return Atlas(
             points=np.load(folder / "points.npy"),
             losses=np.load(folder / "losses.npy", mmap_mode="r"),
             slopes=np.load(slopes, mmap_mode="r") if slopes.exists() else None,
-            model_fingerprint=described["model"],
-            experts=tuple(described["experts"]),
+            model_fingerprint=description["model"],
+            experts=tuple(description["experts"]),
             ids=tuple(json.loads((folder / "ids.json").read_text(encoding="utf-8"))),
         )
     except FileNotFoundError as error:

@@ -1,8 +1,8 @@
-"""Make the loss atlas of a bank: choose G points on some references, then tabulate every reference there.
+"""Builds the loss atlas of a bank: choose G routing points, then compute the loss of every reference at each of them.
 
-It runs on the engine for long work: killed at any point, the same call goes on, to the same bytes.
+The work is a resumable run: after an interruption the same call continues, and the atlas has the same bytes.
 
-Axis letters: N references, n of them, B a batch of them, P candidate points, G chosen points, K neighbours,
+Axis letters: N references, n of them, B a batch of them, P candidate points, G chosen points, K neighbors,
 L routed layers, E experts.
 """
 
@@ -39,15 +39,18 @@ CHOOSING, TABULATING = "candidates", "references"
 
 @dataclass(frozen=True)
 class AtlasPlan:
-    """How an atlas is made.
+    """Settings of building an atlas.
 
     Args:
-        points: how many routing points, G.
-        drawn: candidates beside the structured ones.
-        choosing: references, evenly spaced over the bank, on which the points are chosen.
-        k: neighbours of a left-out reference.
-        batch: references a batch.
-        seed: of the drawn candidates.
+        points: number of routing points, G.
+        drawn: number of random candidate points, in addition to the structured ones.
+        choosing: number of references, evenly spaced over the bank, on which the points are chosen.
+        k: number of neighbors of a left-out reference.
+        batch: references per batch.
+        seed: of the random candidates.
+
+    Raises:
+        R2T2Error: a number is below 1.
     """
 
     points: int = 16
@@ -60,17 +63,17 @@ class AtlasPlan:
     def __post_init__(self) -> None:
         for name in ("points", "choosing", "k", "batch"):
             if getattr(self, name) < 1:
-                raise R2T2Error(f"an atlas with {name} {getattr(self, name)}; it must be at least 1")
+                raise R2T2Error(f"{name} of an atlas must be at least 1, not {getattr(self, name)}")
 
 
 @partial(jax.jit, static_argnames="model")
 def losses_at(
     params: Params, features: Features, answers: Answer, points: Float[Array, "P L E"], *, model: RoutedLoss
 ) -> Float[Array, "B P"]:
-    """Bounded losses of a batch of references at every point: one forward each."""
+    """Bounded losses of a batch of references at every point: one forward pass each."""
 
-    def sample(one: tuple[Features, Answer]) -> Float[Array, "P"]:
-        features, answer = one
+    def sample(reference: tuple[Features, Answer]) -> Float[Array, "P"]:
+        features, answer = reference
         return jax.lax.map(lambda point: model.answer_loss(params, features, Routing(point), answer), points)
 
     return bounded(jax.lax.map(sample, (features, answers)))
@@ -80,10 +83,10 @@ def losses_at(
 def slopes_at(
     params: Params, features: Features, answers: Answer, routing: Float[Array, "B L E"], *, model: RoutedLoss
 ) -> Float[Array, "B L E"]:
-    """Gradients of the bounded losses with respect to r, each at its reference's own routing."""
+    """Gradients of the bounded losses with respect to r, at each reference's own routing."""
 
-    def sample(one: tuple[Features, Answer, Float[Array, "L E"]]) -> Float[Array, "L E"]:
-        features, answer, own = one
+    def sample(reference: tuple[Features, Answer, Float[Array, "L E"]]) -> Float[Array, "L E"]:
+        features, answer, own = reference
         return jax.grad(lambda r: bounded(model.answer_loss(params, features, Routing(r), answer)))(own)
 
     return jax.lax.map(sample, (features, answers, routing))
@@ -92,25 +95,25 @@ def slopes_at(
 def leave_one_out(
     losses: Float[np.ndarray, "n P"], embeddings: Float[np.ndarray, "n M"], k: int
 ) -> Float[np.ndarray, "n P"]:
-    """The kernel-weighted loss of each reference's k nearest others, at every point.
+    """The kernel-weighted loss of the k nearest other references of each reference, at every point.
 
     Raises:
-        R2T2Error: there are no k others.
+        R2T2Error: there are at most k references.
     """
     n = len(losses)
     if n <= k:
-        raise R2T2Error(f"{n} references have no {k} others each; give more references or a smaller k")
-    found = select(NearestNeighbors(k + 1), ExactIndex.build(embeddings), embeddings, sample_keys(0, np.arange(n)))
-    indices = np.asarray(found.indices)
-    others = np.asarray(found.mask) & (indices != np.arange(n)[:, None])
-    # Where several references ask the very same, a reference may not be among its own k + 1 nearest: the last one goes.
+        raise R2T2Error(f"{n} references are too few for {k} neighbors each; give more references or a smaller k")
+    neighbors = select(NearestNeighbors(k + 1), ExactIndex.build(embeddings), embeddings, sample_keys(0, np.arange(n)))
+    indices = np.asarray(neighbors.indices)
+    others = np.asarray(neighbors.mask) & (indices != np.arange(n)[:, None])
+    # Of several equal questions, one may be missing from its own k + 1 nearest: then the last neighbor is dropped.
     others[:, -1] &= (indices == np.arange(n)[:, None]).any(axis=1)
-    weights = np.asarray(kernel_weights(Gaussian(), found.distances, found.dots, jnp.asarray(others)))
+    weights = np.asarray(kernel_weights(Gaussian(), neighbors.distances, neighbors.dots, jnp.asarray(others)))
     weights = weights / np.maximum(weights.sum(axis=1, keepdims=True), 1e-30)
-    return np.stack([row @ losses[places] for row, places in zip(weights, indices, strict=True)])
+    return np.stack([row @ losses[rows] for row, rows in zip(weights, indices, strict=True)])
 
 
-def make_atlas(
+def build_atlas(
     model: RoutedLoss,
     params: Params,
     bank: ReferenceBank,
@@ -118,48 +121,48 @@ def make_atlas(
     plan: AtlasPlan,
     max_hours: float | None = None,
 ) -> Atlas:
-    """Make the atlas of a bank and save it as `folder`; the work is kept beside it until it is done.
+    """Build the atlas of a bank and save it; until it is complete, the run is kept in `<folder>-in-progress`.
 
     Args:
-        model, params: those of the bank.
-        bank: references answered correctly and wrongly, with ids in their records and their features at hand.
-        folder: where the atlas goes, `atlas/` in a bank's directory.
-        plan: how it is made.
-        max_hours: how long to go on from here.
+        model, params: the model that built the bank.
+        bank: all references, answered correctly or not, with ids in their records and with features.
+        folder: folder of the atlas: `atlas/` in the bank's directory.
+        plan: the settings.
+        max_hours: time limit from now.
 
     Raises:
         R2T2Error: the bank is too small, a loss is NaN, or the folder cannot be written.
-        Stopped: a signal, or the end of the hours, asked for it.
+        RunInterrupted: a signal was received or the time limit is reached.
     """
-    chosen_on = np.unique(np.linspace(0, len(bank) - 1, min(plan.choosing, len(bank))).astype(int))
+    choosing = np.unique(np.linspace(0, len(bank) - 1, min(plan.choosing, len(bank))).astype(int))
     candidates = candidate_points(model.spec, plan.drawn, plan.seed)
     ids = [str(record["id"]) for record in bank.records]
-    parts = [Part(CHOOSING, len(chosen_on), plan.batch, CHOOSING), Part(TABULATING, len(bank), plan.batch, TABULATING)]
+    parts = [Part(CHOOSING, len(choosing), plan.batch, CHOOSING), Part(TABULATING, len(bank), plan.batch, TABULATING)]
     depends = {"model": bank.model_fingerprint, "embedder": bank.embedder_fingerprint, "versions": versions()}
 
     def losses(rows: Int[np.ndarray, "n"], points: Float[np.ndarray, "P L E"]) -> Float[np.ndarray, "n P"]:
-        return np.asarray(losses_at(params, *_filled(bank, rows, plan.batch), points, model=model))[: len(rows)]
+        return np.asarray(losses_at(params, *_padded_samples(bank, rows, plan.batch), points, model=model))[: len(rows)]
 
     def choose(batch: Batch) -> Rows:
-        rows = chosen_on[batch.start : batch.stop]
-        found = losses(rows, candidates)
-        quantize(found, [ids[i] for i in rows])  # names what is NaN
-        return [{"losses": row} for row in found]
+        rows = choosing[batch.start : batch.stop]
+        table = losses(rows, candidates)
+        quantize(table, [ids[i] for i in rows])  # raises on NaN
+        return [{"losses": row} for row in table]
 
     work = folder.with_name(f"{folder.name}-in-progress")
     with Run.open(work, "bank atlas", asdict(plan), Plan(parts), depends, max_hours) as run:
         run.compute(choose, [CHOOSING], title="choose points")
         own = stack(run.table(CHOOSING)["losses"])
-        seen = leave_one_out(own, np.asarray(bank.embeddings[chosen_on]), plan.k)
-        points = candidates[choose_points(own, seen, plan.points)]
+        neighborhood = leave_one_out(own, np.asarray(bank.embeddings[choosing]), plan.k)
+        points = candidates[choose_points(own, neighborhood, plan.points)]
 
         def tabulate(batch: Batch) -> Rows:
             rows = np.arange(batch.start, batch.stop)
-            found = quantize(losses(rows, points), [ids[i] for i in rows])
-            arrays = _filled(bank, rows, plan.batch)
-            routing = bank.routing[_fill(rows, plan.batch)]
+            table = quantize(losses(rows, points), [ids[i] for i in rows])
+            arrays = _padded_samples(bank, rows, plan.batch)
+            routing = bank.routing[_pad(rows, plan.batch)]
             slopes = np.asarray(slopes_at(params, *arrays, routing, model=model), np.float16)[: len(rows)]
-            return [{"losses": row, "slopes": slope} for row, slope in zip(found, slopes, strict=True)]
+            return [{"losses": row, "slopes": slope} for row, slope in zip(table, slopes, strict=True)]
 
         run.compute(tabulate, [TABULATING], title="loss atlas")
         table = run.table(TABULATING)
@@ -177,10 +180,10 @@ def make_atlas(
     return atlas
 
 
-def _fill(rows: Int[np.ndarray, "n"], size: int) -> Int[np.ndarray, "size"]:
-    """The last row again, so that every batch has one shape."""
+def _pad(rows: Int[np.ndarray, "n"], size: int) -> Int[np.ndarray, "size"]:
+    """The rows padded with the last one, so that all batches have one shape."""
     return np.concatenate([rows, np.repeat(rows[-1:], size - len(rows))])
 
 
-def _filled(bank: ReferenceBank, rows: Int[np.ndarray, "n"], size: int) -> tuple[Any, Any]:
-    return bank.samples(_fill(rows, size))
+def _padded_samples(bank: ReferenceBank, rows: Int[np.ndarray, "n"], size: int) -> tuple[Any, Any]:
+    return bank.samples(_pad(rows, size))

@@ -1,8 +1,8 @@
-"""The authors' released reference file (tianyi-lab/R2-T2, `reference.json`) as a bank.
+"""Imports the authors' released reference file (tianyi-lab/R2-T2, `reference.json`) as a bank.
 
-A JSON list of {id, question, image_path, model_answer, ground_truth, is_correct, weights: {expert: weight}}. It has no
-images and names no model; the weights are one vector for all layers, in groups by the first part of the experts' names
-(`img_aux`, `img_lang`, ...) that sum to one each.
+The file is a JSON list of {id, question, image_path, model_answer, ground_truth, is_correct, weights: {expert: weight}}
+without images and without the model's name. The weights are one vector for all layers; groups of experts, by the first
+part of their names (`img_aux`, `img_lang`, ...), sum to one each.
 
 Axis letters: N references, L = 1 layer, E experts, M embedding size.
 """
@@ -38,10 +38,10 @@ SUM_TOLERANCE = 1e-3
 
 
 def import_bank(path: Path, embedder: Embedder) -> ReferenceBank:
-    """The references of a file, right and wrong ones, with embeddings of their questions.
+    """A bank of all references of a file, with embeddings of their questions.
 
     Raises:
-        R2T2Error: the file cannot be read, or an entry is malformed (named by its number and id).
+        R2T2Error: the file cannot be read, or an entry is malformed (named by its index and id).
     """
     try:
         content = path.read_bytes()
@@ -51,13 +51,13 @@ def import_bank(path: Path, embedder: Embedder) -> ReferenceBank:
     except ValueError as error:
         raise R2T2Error(f"{path} is not JSON: {error}") from error
     if not isinstance(entries, list) or not entries:
-        raise R2T2Error(f"{path} must be a list of references, and not empty; it is a {type(entries).__name__}")
+        raise R2T2Error(f"{path} must be a non-empty list of references; it is a {type(entries).__name__}")
     for number, entry in enumerate(entries):
         _check(f"{path}, entry {number}", entry, entries[0])
     names = [str(entry["id"]) for entry in entries]
     if len(set(names)) < len(names):
-        twice = next(name for i, name in enumerate(names) if name in names[:i])
-        raise R2T2Error(f"{path}: id {twice!r} stands twice")
+        repeated = next(name for i, name in enumerate(names) if name in names[:i])
+        raise R2T2Error(f"{path}: id {repeated!r} occurs twice")
     experts = tuple(entries[0]["weights"])
     routing = np.array([[[entry["weights"][name] for name in experts]] for entry in entries], np.float32)  # [N, 1, E]
     right = np.array([entry["is_correct"] for entry in entries])
@@ -80,7 +80,7 @@ def import_bank(path: Path, embedder: Embedder) -> ReferenceBank:
 
 def _check(where: str, entry: Any, first: Mapping[str, Any]) -> None:
     if not isinstance(entry, dict):
-        raise R2T2Error(f"{where}: expected an object, found {type(entry).__name__}")
+        raise R2T2Error(f"{where}: expected an object, got {type(entry).__name__}")
     for name, kind in FIELDS.items():
         if name not in entry:
             raise R2T2Error(f"{where}: {name!r} is missing")
@@ -111,10 +111,10 @@ def _record(entry: Mapping[str, Any], source: str) -> dict[str, Any]:
 
 
 def _groups(experts: Sequence[str], routing: Float[np.ndarray, "N E"]) -> tuple[tuple[int, ...], ...]:
-    """Experts whose names begin alike, where the weights of each such group sum to one; else a single group."""
+    """Groups of experts by the first part of their names if the weights of each sum to one; else a single group."""
     by_name: dict[str, list[int]] = {}
-    for place, name in enumerate(experts):
-        by_name.setdefault(name.split("_")[0], []).append(place)
-    groups = tuple(tuple(places) for places in by_name.values())
+    for index, name in enumerate(experts):
+        by_name.setdefault(name.split("_")[0], []).append(index)
+    groups = tuple(tuple(indices) for indices in by_name.values())
     sums = np.stack([routing[:, list(group)].sum(axis=1) for group in groups])
     return groups if np.abs(sums - 1).max() <= SUM_TOLERANCE else ()

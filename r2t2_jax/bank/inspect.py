@@ -1,4 +1,4 @@
-"""What a bank holds, in numbers: sizes, accuracy, experts, duplicates, and whether its routing knows the question.
+"""Statistics of a bank: sizes, accuracy, experts, duplicates, leakage, and whether its routing depends on the question.
 
 Axis letters: N references, L routed layers, E experts, M embedding size.
 """
@@ -20,17 +20,18 @@ from r2t2_jax.retrieval import build_index
 from r2t2_jax.retrieval.hashed_bag_of_words import HashedBagOfWords
 from r2t2_jax.routing import RoutingSpec
 
-LOOKED = 5000  # references, drawn where there are more: each permutation looks up N K^2 products
+MAX_REFERENCES = 5000  # of the permutation test, which costs N K^2 products per permutation
 PERMUTATIONS = 999
 SIGNIFICANT = 0.01
+SIMILAR = 0.9  # cosine of hashed words and word pairs from which questions count as nearly equal
 
 
 @dataclass(frozen=True)
 class Knowledge:
-    """What the nearest references tell of a reference's routing weights.
+    """R^2 of predicting a reference's routing from the routing of its neighbors.
 
-    `null` is the mean of R^2 with weights given out at random; `p` is the share of those, the observed one counted,
-    that are at least as large.
+    `null` is the mean R^2 with permuted weights; `p` is the share of permutations, including the observed assignment,
+    whose R^2 is at least as large.
     """
 
     n: int
@@ -42,23 +43,23 @@ class Knowledge:
 
     @property
     def informative(self) -> bool:
-        """Whether the weights tell something of the question, at the 1 % level."""
+        """Whether the weights depend on the question, at the 1 % level."""
         return self.p <= SIGNIFICANT
 
 
 def routing_knowledge(
     routing: Float[np.ndarray, "N L E"], embeddings: Float[np.ndarray, "N M"], k: int = 5, seed: int = 0
 ) -> Knowledge | None:
-    """Test whether near questions have like weights; `None` where all references have the same weights.
+    """Test whether similar questions have similar weights; `None` if all references have the same weights.
 
     Raises:
         R2T2Error: there are too few references.
     """
     if k < 1 or len(routing) < k + 2:
-        raise R2T2Error(f"{len(routing)} references are too few to look at {k} neighbours of each; k is at least 1")
+        raise R2T2Error(f"{len(routing)} references are too few for {k} neighbors of each; k must be at least 1")
     rng = np.random.default_rng(seed)
-    if len(routing) > LOOKED:
-        chosen = np.sort(rng.choice(len(routing), LOOKED, replace=False))
+    if len(routing) > MAX_REFERENCES:
+        chosen = np.sort(rng.choice(len(routing), MAX_REFERENCES, replace=False))
         routing, embeddings = routing[chosen], embeddings[chosen]
     weights = np.asarray(routing, np.float64).reshape(len(routing), -1)  # [N, D]
     weights = weights - weights.mean(axis=0)
@@ -66,47 +67,44 @@ def routing_knowledge(
     if total <= 1e-12 * weights.size:
         return None
     neighbors = other_neighbors(np.asarray(embeddings, np.float32), k)
-    products = weights @ weights.T  # [N, N]: errors need no more, however many weights there are
+    products = weights @ weights.T  # [N, N]: the errors need only these products
     own = np.arange(len(weights))
-    found = _r2(products, own, neighbors)
+    observed = _r2(products, own, neighbors)
     null = np.array([_r2(products, rng.permutation(own), neighbors) for _ in range(PERMUTATIONS)])
     return Knowledge(
         n=len(weights),
         k=k,
-        r2=found,
+        r2=observed,
         null=float(null.mean()),
-        p=float((1 + (null >= found).sum()) / (1 + PERMUTATIONS)),
+        p=float((1 + (null >= observed).sum()) / (1 + PERMUTATIONS)),
         permutations=PERMUTATIONS,
     )
 
 
 def other_neighbors(embeddings: Float[np.ndarray, "N M"], k: int) -> Int[np.ndarray, "N K"]:
-    """The k nearest references of each that are not itself; equally near ones by index."""
+    """The k nearest other references of each; ties by index."""
     hits = build_index(embeddings, "exact").search(embeddings, k + 1)
     others = hits.indices != np.arange(len(embeddings))[:, None]  # [N, K + 1]
-    others[others.all(axis=1), -1] = False  # more than k equal vectors: it is not among its own nearest
+    others[others.all(axis=1), -1] = False  # of more than k equal vectors, it may be missing from its own nearest
     return hits.indices[others].reshape(-1, k)
 
 
 def _r2(products: Float[np.ndarray, "N N"], holder: Int[np.ndarray, "N"], neighbors: Int[np.ndarray, "N K"]) -> float:
-    """R^2 when reference i holds the weights of `holder[i]`.
+    """R^2 when reference i is assigned the weights of `holder[i]`.
 
-    |r - mean r_j|^2 = r.r - 2 / K sum_j r.r_j + 1 / K^2 sum_jj' r_j.r_j', all of them products of two references.
+    |r - mean r_j|^2 = r.r - 2 / K sum_j r.r_j + 1 / K^2 sum_jj' r_j.r_j': products of two references only.
     """
     k = neighbors.shape[1]
-    near = holder[neighbors]  # [N, K]
+    assigned = holder[neighbors]  # [N, K]
     total = np.trace(products)
-    cross = products[holder[:, None], near].sum()
-    among = products[near[:, :, None], near[:, None, :]].sum()
+    cross = products[holder[:, None], assigned].sum()
+    among = products[assigned[:, :, None], assigned[:, None, :]].sum()
     return float(1 - (total - 2 * cross / k + among / k**2) / total)
-
-
-FALLBACK = "expert {}"
 
 
 @dataclass(frozen=True)
 class SourceCount:
-    """References of one source, and how many of them were answered correctly."""
+    """Number of references of a source, and of correctly answered ones."""
 
     name: str
     rows: int
@@ -115,7 +113,7 @@ class SourceCount:
 
 @dataclass(frozen=True)
 class ExpertUse:
-    """How an expert is used, over references and layers: mean weight, and how often it weighs most in its group."""
+    """Weight of an expert over references and layers: mean, deviation, and how often it is the largest of its group."""
 
     name: str
     weight: float
@@ -125,11 +123,11 @@ class ExpertUse:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What `r2t2 bank inspect` tells.
+    """The result of `r2t2 bank inspect`.
 
-    `entropy` is the mean entropy of a group's weights as a share of that of equal weights: 1 is uniform, 0 one expert.
-    `repeated_questions` counts rows whose question text stands in an earlier row, `repeated_rows` those whose question
-    and image do.
+    `entropy` is the mean entropy of a group's weights relative to equal weights: 1 is uniform, 0 a single expert.
+    `repeated_questions` counts rows with the question text of an earlier row, `repeated_rows` rows with its question
+    and image.
     """
 
     rows: int
@@ -150,11 +148,11 @@ class Inspection:
 
 
 def inspect_bank(bank: ReferenceBank, k: int = 5, seed: int = 0) -> Inspection:
-    """Look into a bank.
+    """Compute statistics of a bank.
 
     Args:
-        bank: as opened, right and wrong references.
-        k: neighbours of the test whether routing knows the question.
+        bank: all references, answered correctly or not.
+        k: number of neighbors in the test of whether routing depends on the question.
         seed: of its permutations.
 
     Raises:
@@ -162,7 +160,7 @@ def inspect_bank(bank: ReferenceBank, k: int = 5, seed: int = 0) -> Inspection:
     """
     routing = np.asarray(bank.routing, np.float64)
     _, layers, count = routing.shape
-    spec = bank.spec or RoutingSpec(tuple(FALLBACK.format(e) for e in range(count)), layers)
+    spec = bank.spec or RoutingSpec(tuple(f"expert {e}" for e in range(count)), layers)
     records = list(bank.records)
     texts = [" ".join((record.get("question") or record["id"]).lower().split()) for record in records]
     images = [record.get("image_sha256") or record.get("image") or "" for record in records]
@@ -193,8 +191,8 @@ def _by_source(sources: list[str], right: Bool[np.ndarray, "N"]) -> tuple[Source
 def _expert_use(spec: RoutingSpec, routing: Float[np.ndarray, "N L E"]) -> tuple[ExpertUse, ...]:
     first = np.zeros(spec.num_experts)
     for group in spec.groups:
-        leader = np.asarray(group)[routing[..., list(group)].argmax(axis=-1)]  # [N, L]
-        first += np.bincount(leader.ravel(), minlength=spec.num_experts) / leader.size
+        largest = np.asarray(group)[routing[..., list(group)].argmax(axis=-1)]  # [N, L]
+        first += np.bincount(largest.ravel(), minlength=spec.num_experts) / largest.size
     weight, spread = routing.mean(axis=(0, 1)), routing.std(axis=(0, 1))
     return tuple(
         ExpertUse(name, float(weight[e]), float(spread[e]), float(first[e])) for e, name in enumerate(spec.experts)
@@ -202,7 +200,7 @@ def _expert_use(spec: RoutingSpec, routing: Float[np.ndarray, "N L E"]) -> tuple
 
 
 def _entropy(spec: RoutingSpec, routing: Float[np.ndarray, "N L E"]) -> float | None:
-    """Over the groups of more than one expert; `None` where there is none, or weights are no shares."""
+    """Relative entropy over groups of several experts; `None` if there is none whose weights can be normalized."""
     shares = []
     for group in spec.groups:
         weights = routing[..., list(group)]  # [N, L, group]
@@ -215,12 +213,9 @@ def _entropy(spec: RoutingSpec, routing: Float[np.ndarray, "N L E"]) -> float | 
     return float(np.mean(shares)) if shares else None
 
 
-ALIKE = 0.9  # cosine of hashed words and word pairs: a word or two of ten changed
-
-
 @dataclass(frozen=True)
 class Leakage:
-    """Questions of an evaluation set that meet the bank; `leaks` are ids of those in it with image and question."""
+    """Overlap of an evaluation set with a bank; `leaks` are ids of samples whose image and question are in the bank."""
 
     questions: int
     same_image: int
@@ -231,35 +226,35 @@ class Leakage:
 
 
 def find_leakage(bank: ReferenceBank, samples: Sequence[Sample]) -> Leakage:
-    """Compare an evaluation set with a bank. Without images in the bank, leaks are told by id and question alone."""
+    """Detect test samples that are also references; in a bank without images they are matched by id and question."""
     records = list(bank.records)
-    texts = [_plain(record["question"]) for record in records]
+    texts = [_normalize(record["question"]) for record in records]
     by_image: dict[str, list[int]] = defaultdict(list)
     for row, record in enumerate(records):
         if record.get("image_sha256"):
             by_image[record["image_sha256"]].append(row)
-    known = HashedBagOfWords().embed(texts)
-    asked = HashedBagOfWords().embed([_plain(sample.question) for sample in samples])
-    nearest = build_index(known, "exact").search(asked, 1).indices[:, 0]
-    alike = (known[nearest] * asked).sum(axis=1) >= ALIKE
+    references = HashedBagOfWords().embed(texts)
+    questions = HashedBagOfWords().embed([_normalize(sample.question) for sample in samples])
+    nearest = build_index(references, "exact").search(questions, 1).indices[:, 0]
+    similar = (references[nearest] * questions).sum(axis=1) >= SIMILAR
     same_text = set(texts)
     by_id = {(record["id"], text) for record, text in zip(records, texts, strict=True)}
     leaks, same_image = [], 0
-    for sample, vector in zip(samples, asked, strict=True):
+    for sample, vector in zip(samples, questions, strict=True):
         rows = by_image.get(image_digest(sample.image), []) if by_image else []
         same_image += bool(rows)
-        near = rows and (known[rows] @ vector).max() >= ALIKE
-        if near or (not by_image and (sample.id, _plain(sample.question)) in by_id):
+        leaked = rows and (references[rows] @ vector).max() >= SIMILAR
+        if leaked or (not by_image and (sample.id, _normalize(sample.question)) in by_id):
             leaks.append(sample.id)
     return Leakage(
         questions=len(samples),
         same_image=same_image,
-        same_question=sum(_plain(sample.question) in same_text for sample in samples),
-        alike_question=int(np.sum(alike)),
+        same_question=sum(_normalize(sample.question) in same_text for sample in samples),
+        alike_question=int(np.sum(similar)),
         leaks=tuple(leaks),
         images_known=bool(by_image),
     )
 
 
-def _plain(question: str) -> str:
+def _normalize(question: str) -> str:
     return " ".join(question.lower().split()).rstrip(" .,;:!?")

@@ -1,4 +1,4 @@
-"""`bank.json`: what a bank directory holds and what computed it.
+"""`bank.json`: contents of a bank directory, checksums, and fingerprints of the model that computed it.
 
 Axis letters: N bank size, M embedding size, L routed layers, E experts.
 """
@@ -28,7 +28,7 @@ BLOCKS = 256
 
 @dataclass(frozen=True)
 class FileDigest:
-    """What `bank.json` says of one file."""
+    """Size and digests of a file, as stored in `bank.json`."""
 
     bytes: int
     quick: str
@@ -36,7 +36,7 @@ class FileDigest:
 
 
 def digest(path: Path) -> FileDigest:
-    """Size and both digests of a file."""
+    """Size, quick digest and full digest of a file."""
     return FileDigest(path.stat().st_size, quick_digest(path), full_digest(path))
 
 
@@ -49,24 +49,24 @@ def full_digest(path: Path) -> str:
 def quick_digest(path: Path) -> str:
     """SHA-256 of the size and of all bytes, or of blocks spread over a large file."""
     size = path.stat().st_size
-    found = hashlib.sha256(size.to_bytes(8, "little"))
+    sha = hashlib.sha256(size.to_bytes(8, "little"))
     with path.open("rb") as file:
         if size <= WHOLE:
-            found.update(file.read())
+            sha.update(file.read())
         else:
             last = size - BLOCK
             for i in range(BLOCKS + 1):
-                found.update(os.pread(file.fileno(), BLOCK, last * i // BLOCKS))
-    return found.hexdigest()
+                sha.update(os.pread(file.fileno(), BLOCK, last * i // BLOCKS))
+    return sha.hexdigest()
 
 
 def check_file(path: Path, expected: FileDigest, whole: bool = False) -> None:
-    """Refuse a file that is not what was written.
+    """Check that a file is the one that was written.
 
     Args:
         path: the file.
-        expected: what was noted when it was written.
-        whole: read all of it.
+        expected: its size and digests when it was written.
+        whole: compare the digest of all bytes.
 
     Raises:
         R2T2Error: the file is missing, has another size, or holds other bytes.
@@ -75,48 +75,46 @@ def check_file(path: Path, expected: FileDigest, whole: bool = False) -> None:
         size = path.stat().st_size
         if size != expected.bytes:
             raise R2T2Error(
-                f"{path} has {size:,} bytes, {expected.bytes:,} were written: it is truncated or another file"
+                f"{path} has {size:,} bytes, {expected.bytes:,} were written: the file is truncated or was replaced"
             )
         same = full_digest(path) == expected.sha256 if whole else quick_digest(path) == expected.quick
     except FileNotFoundError:
-        raise R2T2Error(f"{path} is missing: this is no complete bank; build or import it again") from None
+        raise R2T2Error(f"{path} is missing: the bank is incomplete; build or import it again") from None
     except OSError as error:
         raise R2T2Error(f"cannot read {path}: {error.strerror}") from error
     if not same:
-        raise R2T2Error(
-            f"{path} is damaged: its checksum is not the one noted when it was written; build the bank again"
-        )
+        raise R2T2Error(f"{path} is damaged: its checksum has changed since it was written; build the bank again")
 
 
 @dataclass(frozen=True)
 class Fingerprints:
-    """What computed a bank: the model, the question embedder, and how samples were prepared for the model."""
+    """Fingerprints of what computed a bank: the model, the question embedder, and the processor of samples."""
 
     model: str = ""
     embedder: str = ""
     processing: str = ""
 
     def check(self, where: str, expected: Fingerprints) -> None:
-        """Refuse a bank that something else computed; an empty expectation is not checked.
+        """Check the fingerprints of a bank; empty expected fingerprints are not checked.
 
         Raises:
-            R2T2Error: names both.
+            R2T2Error: a fingerprint differs; the message names both.
         """
         for name, own in asdict(self).items():
-            wanted = getattr(expected, name)
-            if wanted and own != wanted:
-                raise R2T2Error(f"{where} was made with {name} {own!r}, this is {name} {wanted!r}: build it again")
+            other = getattr(expected, name)
+            if other and own != other:
+                raise R2T2Error(f"{where} was made with {name} {own!r}, this is {name} {other!r}: build it again")
 
 
 def fingerprints_of(port: Port, embedder: Embedder | None = None) -> Fingerprints:
-    """Those of a bank that `port` computes, with its own question embedder or another one."""
+    """The fingerprints of a bank computed by a port, with its own question embedder or another one."""
     return Fingerprints(port.fingerprint, (embedder or port.embedder).fingerprint, processing_fingerprint(port))
 
 
 def processing_fingerprint(port: Port) -> str:
-    """How a port prepares samples: its processor's own `fingerprint` where it has one, else the processor's name.
+    """The fingerprint of how a port prepares samples: its processor's `fingerprint`, or the processor's class name.
 
-    The length of an answer belongs to it, since it decides what counts as answered correctly.
+    It includes the maximal length of answers, on which correctness depends.
     """
     kind = type(port.processor)
     own = getattr(port.processor, "fingerprint", f"{kind.__module__}.{kind.__qualname__}")
@@ -124,21 +122,21 @@ def processing_fingerprint(port: Port) -> str:
 
 
 def image_digest(image: np.ndarray) -> str:
-    """SHA-256 of an image's pixels and shape: equal for equal pictures, however they were encoded."""
+    """SHA-256 of an image's pixels and shape, independent of its file format."""
     pixels = np.ascontiguousarray(image)
     return hashlib.sha256(f"{pixels.dtype}{pixels.shape}".encode() + pixels.tobytes()).hexdigest()
 
 
 MANIFEST, RECORDS, EMBEDDINGS, ROUTING = "bank.json", "records.parquet", "embeddings.npy", "routing.npy"
-STORED = ("features", "answers")  # what may be stored beside
+STORED = ("features", "answers")  # optional contents
 SCHEMA = 1
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where samples came from, so that their images can be found again: the arguments of `load_dataset`.
+    """The source of samples, from which their images can be loaded again: the arguments of `load_dataset`.
 
-    `images` is the image folder of a `.jsonl` file, where it is not the file's own.
+    `images` is the image folder of a `.jsonl` file, if it is not the folder of the file.
     """
 
     name: str
@@ -150,7 +148,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The contents of `bank.json`. `stored` has the leaves of features and answers, where these were stored."""
+    """The contents of `bank.json`. `stored` has the leaves of features and answers, if they are stored."""
 
     fingerprints: Fingerprints
     rows: int
@@ -164,7 +162,7 @@ class Manifest:
     stored: Mapping[str, Sequence[StoredLeaf]] = field(default_factory=dict)
 
     def write(self, folder: Path) -> None:
-        """Write `bank.json` with a checksum of its own."""
+        """Write `bank.json`, including a checksum of its contents."""
         content = {"schema": SCHEMA} | asdict(self)
         content["checksum"] = _checksum(content)
         text = json.dumps(content, indent=2, allow_nan=False)
@@ -175,7 +173,7 @@ def read_manifest(folder: Path) -> Manifest:
     """Read and check `bank.json`.
 
     Raises:
-        R2T2Error: there is none, it is damaged, or of another schema version.
+        R2T2Error: the file is missing, damaged, or of another schema version.
     """
     path = folder / MANIFEST
     try:
@@ -185,7 +183,7 @@ def read_manifest(folder: Path) -> Manifest:
         if (folder / RUN).exists():
             command = f"r2t2 bank build --config {folder / RUN} --out {folder}"
             raise R2T2Error(f"{folder} is an unfinished bank; resume with: {command}") from None
-        raise R2T2Error(f"{folder} is no bank: it has no {MANIFEST}; make one with `r2t2 bank build`") from None
+        raise R2T2Error(f"{folder} is not a bank: it has no {MANIFEST}; build one with `r2t2 bank build`") from None
     except OSError as error:
         raise R2T2Error(f"cannot read {path}: {error.strerror}") from error
     except (UnicodeDecodeError, json.JSONDecodeError, AttributeError, KeyError, TypeError) as error:
@@ -193,7 +191,7 @@ def read_manifest(folder: Path) -> Manifest:
     if schema != SCHEMA:
         raise R2T2Error(f"{path} has schema version {schema}, this program reads {SCHEMA}: build the bank again")
     if checksum != _checksum({"schema": schema} | content):
-        raise R2T2Error(f"{path} is damaged or was edited: its checksum does not fit its contents")
+        raise R2T2Error(f"{path} is damaged or was edited: its checksum does not match its contents")
     spec = content.pop("spec")
     return Manifest(
         fingerprints=Fingerprints(**content.pop("fingerprints")),
@@ -217,5 +215,5 @@ def _spec(entry: Mapping[str, Any]) -> RoutingSpec:
 
 
 def _checksum(content: Mapping[str, Any]) -> str:
-    """Of the canonical JSON, so that another layout of the same contents is no damage."""
+    """SHA-256 of the canonical JSON, independent of the layout of the file."""
     return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

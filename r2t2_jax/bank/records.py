@@ -1,7 +1,7 @@
-"""What is told of each reference: question, answers, where its image is, what the model said.
+"""Records of references (question, answers, image, prediction) and readers of their features.
 
-On disk a Parquet table; in memory a sequence of mappings that decodes the rows asked for, since a million of Python's
-dictionaries would take longer to make than the search through them.
+Records are a Parquet table on disk. In memory they are a sequence of mappings that decodes rows on access, since
+creating a million dictionaries would take longer than searching the bank.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from r2t2_jax.errors import R2T2Error
 _TEXTS = pa.list_(pa.string())
 SCHEMA = pa.schema(
     [
-        ("id", pa.string()),  # the dataset's own
-        ("source", pa.string()),  # the dataset, or the file
+        ("id", pa.string()),  # as in the dataset
+        ("source", pa.string()),  # dataset or file
         ("split", pa.string()),
         ("category", pa.string()),
         ("question", pa.string()),
         ("options", _TEXTS),
-        ("style", pa.string()),  # letter, word or plain: what the prompt asks for
+        ("style", pa.string()),  # letter, word or plain: the form of answer that the prompt asks for
         ("answer", pa.string()),  # y: the most common ground truth, in the prompted form
-        ("answers", _TEXTS),  # every accepted one
-        ("experts", _TEXTS),  # those a person would use, where somebody knows them
-        ("image", pa.string()),  # where the image is: a path, or the id within the source
-        ("image_sha256", pa.string()),  # of the decoded pixels; empty where no image was seen
-        ("prediction", pa.string()),  # the model's own words
+        ("answers", _TEXTS),  # all accepted answers
+        ("experts", _TEXTS),  # the experts that solve the sample, where known
+        ("image", pa.string()),  # path of the image, or its id within the source
+        ("image_sha256", pa.string()),  # of the decoded pixels; empty if the image is unknown
+        ("prediction", pa.string()),  # the model's answer
         ("score", pa.float64()),
         ("correct", pa.bool_()),  # score >= 0.5
     ]
@@ -45,7 +45,7 @@ SCHEMA = pa.schema(
 
 
 class Records(Sequence[Mapping[str, Any]]):
-    """Rows of a table, or of a Parquet file that is read when the first row is asked for."""
+    """Rows of a table, or of a Parquet file that is read on first access."""
 
     def __init__(self, table: pa.Table | Path, rows: Int[np.ndarray, "N"] | None = None) -> None:
         self._source = table
@@ -80,12 +80,12 @@ class Records(Sequence[Mapping[str, Any]]):
         return Records(self._source, rows if self._rows is None else self._rows[rows])
 
     def column(self, name: str) -> list[Any]:
-        """One column, as Python values."""
+        """The values of a column."""
         return self.table.column(name).to_pylist()
 
 
 def as_table(records: Sequence[Mapping[str, Any]], correct: Bool[np.ndarray, "N"]) -> pa.Table:
-    """A table in the bank's schema. Missing columns are filled with nulls; columns beyond the schema are kept."""
+    """A table in the bank's schema. Missing columns are filled with nulls; additional columns are kept."""
     if isinstance(records, Records):
         table = records.table
     elif records:
@@ -103,7 +103,7 @@ def as_table(records: Sequence[Mapping[str, Any]], correct: Bool[np.ndarray, "N"
 
 
 def read_correct(path: Path) -> Bool[np.ndarray, "N"]:
-    """The flags of a Parquet file, without the rest of it."""
+    """The column `correct` of a Parquet file."""
     column = pq.read_table(path, columns=["correct"]).column("correct")
     return np.asarray(column.to_numpy(zero_copy_only=False), bool)
 
@@ -129,8 +129,8 @@ class StoredSamples:
 
 
 @dataclass(frozen=True)
-class Chosen:
-    """Some rows of another reader."""
+class SelectedSamples:
+    """Selected rows of another reader."""
 
     reader: SampleReader
     rows: Rows
@@ -140,25 +140,25 @@ class Chosen:
 
 
 @dataclass(frozen=True)
-class Joined:
-    """Readers of banks laid end to end; `starts` has the first row of each."""
+class ConcatenatedSamples:
+    """The readers of concatenated banks; `starts` has the first row of each bank."""
 
     readers: Sequence[SampleReader]
     starts: Rows
 
     def __call__(self, rows: Rows) -> tuple[Features, Answer]:
-        owner = np.searchsorted(self.starts, rows, side="right") - 1
-        parts = [(i, np.flatnonzero(owner == i)) for i in np.unique(owner)]
-        found = [self.readers[i](rows[places] - self.starts[i]) for i, places in parts]
-        back = np.argsort(np.concatenate([places for _, places in parts]))
-        return jax.tree.map(lambda *leaves: np.concatenate(leaves)[back], *found)
+        reader = np.searchsorted(self.starts, rows, side="right") - 1
+        parts = [(i, np.flatnonzero(reader == i)) for i in np.unique(reader)]
+        trees = [self.readers[i](rows[indices] - self.starts[i]) for i, indices in parts]
+        order = np.argsort(np.concatenate([indices for _, indices in parts]))
+        return jax.tree.map(lambda *leaves: np.concatenate(leaves)[order], *trees)
 
 
 @dataclass(frozen=True)
 class StoredLeaf:
     """One leaf of the stored features or answers: its path in the tree, and the file that holds it.
 
-    numpy's files know no bfloat16; such a leaf is stored as uint16 and `dtype` tells what it is.
+    `.npy` files cannot hold bfloat16: such a leaf is stored as uint16, and `dtype` is its true type.
     """
 
     path: str
@@ -167,7 +167,7 @@ class StoredLeaf:
 
 
 def stored_leaves(name: str, tree: Any) -> list[StoredLeaf]:
-    """How the leaves of a tree are stored under a name."""
+    """Path, file and dtype of every leaf of a tree that is stored under a name."""
     return [
         StoredLeaf(jax.tree_util.keystr(path), f"{name}/{number:02d}.npy", str(leaf.dtype))
         for number, (path, leaf) in enumerate(jax.tree_util.tree_leaves_with_path(tree))
@@ -175,7 +175,7 @@ def stored_leaves(name: str, tree: Any) -> list[StoredLeaf]:
 
 
 def as_stored(tree: Any) -> list[np.ndarray]:
-    """The leaves of a tree as numpy's files can hold them, in the order of `stored_leaves`."""
+    """The leaves of a tree as arrays that `.npy` files can hold, in the order of `stored_leaves`."""
     leaves = map(np.asarray, jax.tree.leaves(tree))
     return [leaf.view(np.uint16) if leaf.dtype == jnp.bfloat16 else leaf for leaf in leaves]
 
@@ -184,7 +184,7 @@ def open_leaves(folder: Path, leaves: Sequence[StoredLeaf], like: Any) -> Any:
     """Memory-map stored leaves in the structure of `like`.
 
     Raises:
-        R2T2Error: they are not those of `like`.
+        R2T2Error: the stored leaves are not those of `like`.
     """
     by_path = {leaf.path: leaf for leaf in leaves}
     paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(like)]
@@ -192,5 +192,6 @@ def open_leaves(folder: Path, leaves: Sequence[StoredLeaf], like: Any) -> Any:
         raise R2T2Error(
             f"{folder} stores the leaves {' '.join(sorted(by_path))}; this model has {' '.join(sorted(paths))}"
         )
-    found = [np.load(folder / by_path[path].file, mmap_mode="r").view(jnp.dtype(by_path[path].dtype)) for path in paths]
-    return jax.tree.unflatten(jax.tree.structure(like), found)
+    ordered = [by_path[path] for path in paths]
+    arrays = [np.load(folder / leaf.file, mmap_mode="r").view(jnp.dtype(leaf.dtype)) for leaf in ordered]
+    return jax.tree.unflatten(jax.tree.structure(like), arrays)

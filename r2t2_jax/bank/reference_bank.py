@@ -1,6 +1,6 @@
-"""The reference set {(x_i, y_i, r_i)}: in memory, or opened from a directory (docs/bank.md).
+"""The reference set {(x_i, y_i, r_i)}, in memory or opened from a directory (docs/bank.md).
 
-Axis letters: B test samples, K neighbours, N bank size, M embedding size, L routed layers, E experts,
+Axis letters: B test samples, K neighbors, N bank size, M embedding size, L routed layers, E experts,
 G atlas points.
 """
 
@@ -19,7 +19,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from r2t2_jax.bank.atlas import Atlas
 from r2t2_jax.bank.manifest import Fingerprints, Source
-from r2t2_jax.bank.records import Chosen, SampleReader, StoredSamples
+from r2t2_jax.bank.records import Records, SampleReader, SelectedSamples, StoredSamples
+from r2t2_jax.bank.storage import BankContents, read_contents, save_contents, stored_samples
 from r2t2_jax.contract import Answer, Features, References
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.method.kernels import Kernel
@@ -36,26 +37,26 @@ class ReferenceBank:
     """Reference samples with a model's own routing of each (R2-T2, section 3).
 
     Args:
-        features: what the model computes of each sample without routing; every leaf has a leading axis N. `None` for an
-            opened bank: `reader` then gives those of the rows asked for.
+        features: the model's features of each sample, computed before routing; every leaf has a leading axis N.
+            `None` for an opened bank, whose `reader` returns the features of the requested rows.
         answers: the correct answers, as `answer_loss` takes them; every leaf has a leading axis N. `None` likewise.
         routing: the router's own weights [N, L, E].
         embeddings: unit question embeddings [N, M].
-        records: question, answer and whatever else is worth telling of each sample, for reports.
-        model_fingerprint, embedder_fingerprint, processing_fingerprint: what computed the arrays.
+        records: question, answer and other fields of each sample, for reports.
+        model_fingerprint, embedder_fingerprint, processing_fingerprint: of what computed the arrays.
         correct: which samples the model answers correctly; `None` for all. The others are kept for methods that learn
-            from them; `references` hands out correct ones only.
-        reader: features and answers of rows, where they are not in memory.
-        spec: names and structure of the routing weights, where known.
-        sources: where the samples came from.
-        metric: what scored the answers.
-        folder: the directory it was opened from, while its rows are those of the directory.
-        origin: that directory still, when rows were taken.
-        atlas: losses of every reference at the points of a loss atlas, where one was made.
+            from them; `references` returns correct ones only.
+        reader: returns features and answers of rows that are not in memory.
+        spec: names and structure of the routing weights, if known.
+        sources: the sources of the samples.
+        metric: name of the metric that scored the answers.
+        folder: the directory of an opened bank; `None` once rows were selected.
+        origin: the directory of an opened bank, also after rows were selected.
+        atlas: losses of every reference at the points of a loss atlas, if the bank has one.
 
     Raises:
-        R2T2Error: the bank is empty, arrays disagree on N, an array holds NaN or infinity, or an embedding is no unit
-            vector. The values of memory-mapped arrays were checked when they were written, and are not read again.
+        R2T2Error: the bank is empty, arrays disagree on N, an array holds NaN or infinity, or an embedding is not a
+            unit vector. Memory-mapped arrays were checked when they were written, and are not checked again.
     """
 
     features: Features | None
@@ -89,9 +90,12 @@ class ReferenceBank:
             if not isinstance(tree, np.memmap):
                 check_finite(name, tree)
         if self.atlas is not None and len(self.atlas) != len(self):
-            raise R2T2Error(f"a loss atlas of {len(self.atlas)} rows for {len(self)} references; make it again")
+            raise R2T2Error(
+                f"a loss atlas of {len(self.atlas)} rows for {len(self)} references; "
+                "build it again with `r2t2 bank atlas`"
+            )
         if self.records and len(self.records) != len(self):
-            raise R2T2Error(f"{len(self.records)} records for {len(self)} references; give one a reference or none")
+            raise R2T2Error(f"{len(self.records)} records for {len(self)} references; give one record each, or none")
 
     def _arrays(self) -> dict[str, Any]:
         return {
@@ -107,48 +111,91 @@ class ReferenceBank:
 
     @property
     def fingerprints(self) -> Fingerprints:
-        """What computed the arrays."""
+        """The fingerprints of what computed the arrays."""
         return Fingerprints(self.model_fingerprint, self.embedder_fingerprint, self.processing_fingerprint)
 
     @property
     def right(self) -> Bool[np.ndarray, "N"]:
-        """Which references the model answers correctly."""
+        """Whether the model answers each reference correctly."""
         return np.ones(len(self), bool) if self.correct is None else self.correct
 
     @staticmethod
     def open(path: str | Path, expected: Fingerprints | None = None) -> ReferenceBank:
         """The bank in a directory, memory-mapped: a million rows open in a fraction of a second.
 
-        It holds every stored row, correct or not: `only_correct` is what the paper's strategies read. To hand out
-        features it needs a model: `evaluation.reencode.with_samples`, or `with_stored_samples` where they were stored.
+        The bank has all stored rows, correct or not; the paper's strategies read `only_correct()`. Features need
+        `with_stored_samples` if they are stored, else a model: `evaluation.feature_cache.with_samples`.
 
         Args:
             path: the directory.
-            expected: what the arrays must have been computed with; a fingerprint left empty is not checked.
+            expected: fingerprints that the bank must have; empty ones are not checked.
 
         Raises:
-            R2T2Error: not a bank, incomplete, damaged, of another schema version, or computed by something else (both
-                are named). What a quick look at large files cannot find, `r2t2 bank inspect --verify` does.
+            R2T2Error: the directory is not a bank, or incomplete, damaged, of another schema version, or computed by
+                another model or embedder (both are named). `r2t2 bank inspect --verify` also checks every byte of
+                large files.
         """
-        from r2t2_jax.bank.storage import open_stored
-
-        return open_stored(Path(path), expected or Fingerprints())
+        path = Path(path)
+        contents = read_contents(path, expected or Fingerprints())
+        return ReferenceBank(
+            features=None,
+            answers=None,
+            routing=contents.routing,
+            embeddings=contents.embeddings,
+            records=contents.records,
+            model_fingerprint=contents.fingerprints.model,
+            embedder_fingerprint=contents.fingerprints.embedder,
+            processing_fingerprint=contents.fingerprints.processing,
+            correct=None if contents.correct.all() else contents.correct,
+            spec=contents.spec,
+            sources=contents.sources,
+            metric=contents.metric,
+            folder=path,
+            origin=path,
+            atlas=contents.atlas,
+        )
 
     def save(self, path: str | Path) -> None:
         """Write the bank to a directory, with its features and answers if they are in memory.
 
         Raises:
-            R2T2Error: the directory cannot be written, or is there and is no bank.
+            R2T2Error: the directory cannot be written, or it exists and is not a bank.
         """
-        from r2t2_jax.bank.storage import store
+        contents = BankContents(
+            routing=np.asarray(self.routing),
+            embeddings=np.asarray(self.embeddings),
+            records=self.records,
+            correct=self.right,
+            fingerprints=self.fingerprints,
+            spec=self.spec,
+            sources=self.sources,
+            metric=self.metric,
+            features=self.features,
+            answers=self.answers,
+        )
+        save_contents(Path(path), contents)
 
-        store(self, Path(path))
+    def with_stored_samples(self, features: Features, answers: Answer) -> ReferenceBank:
+        """An opened bank with the features and answers that its directory stores, memory-mapped.
 
-    def take(self, rows: Int[np.ndarray, "n"] | Bool[np.ndarray, "N"]) -> ReferenceBank:
-        """The given rows, by number or flag, in that order.
+        Args:
+            features, answers: trees with the structure of the model's, such as those of the test samples.
 
         Raises:
-            R2T2Error: there is none.
+            R2T2Error: rows were selected, or the directory stores no features or those of another model.
+        """
+        reader = None if self.folder is None else stored_samples(self.folder, features, answers)
+        if reader is None:
+            raise R2T2Error(
+                f"{self.folder or 'this bank'} stores no features; build it with --features, or give it a model"
+            )
+        return replace(self, reader=reader)
+
+    def take(self, rows: Int[np.ndarray, "n"] | Bool[np.ndarray, "N"]) -> ReferenceBank:
+        """The bank of selected rows, by index in that order or by mask.
+
+        Raises:
+            R2T2Error: no row is selected.
         """
         rows = np.asarray(rows)
         rows = np.flatnonzero(rows) if rows.dtype == bool else rows
@@ -161,32 +208,32 @@ class ReferenceBank:
             answers=answers,
             routing=routing,
             embeddings=embeddings,
-            records=_take_records(self.records, rows),
+            records=_select_records(self.records, rows),
             correct=correct,
-            reader=None if self.reader is None else Chosen(self.reader, rows),
+            reader=None if self.reader is None else SelectedSamples(self.reader, rows),
             folder=None,
             atlas=None if self.atlas is None else self.atlas.take(rows),
         )
 
     def only_correct(self) -> ReferenceBank:
-        """The references which the model answers correctly; the bank itself if these are all."""
+        """The bank of the references that the model answers correctly; the bank itself if these are all."""
         return self if self.correct is None else replace(self.take(self.correct), correct=None)
 
     def filter(self, keep: Callable[[Mapping[str, Any]], bool]) -> ReferenceBank:
-        """The references whose record `keep` accepts."""
+        """The bank of the references whose record `keep` accepts."""
         return self.take(np.array([bool(keep(record)) for record in self.records], bool))
 
     def subsample(self, n: int, seed: int = 0) -> ReferenceBank:
-        """As many references as `n` says, drawn by the seed, in their order; all of them where there are no more."""
+        """A bank of `n` random references, in their order; the bank itself if it has no more."""
         if n >= len(self):
             return self
         return self.take(np.sort(np.random.default_rng(seed).choice(len(self), n, replace=False)))
 
     def index(self) -> Index:
-        """An index of the references: the one that `r2t2 bank index` saved for them, else one built now.
+        """A search index of the references: the one that `r2t2 bank index` saved, else a new one.
 
         Raises:
-            R2T2Error: the saved index is damaged, or needs ScaNN where there is none.
+            R2T2Error: the saved index is damaged, or needs ScaNN, which is not installed.
         """
         saved = None if self.origin is None else saved_index(self.origin / INDEX, self.embeddings)
         return saved or build_index(self.embeddings)
@@ -195,13 +242,13 @@ class ReferenceBank:
         """Features and answers of rows, with a leading axis n: from memory, from disk, or computed again.
 
         Raises:
-            R2T2Error: the bank was opened without a model to compute them with.
+            R2T2Error: the bank was opened without a model that computes them.
         """
         if self.features is not None:
             return StoredSamples(self.features, self.answers)(rows)
         if self.reader is None:
             raise R2T2Error(
-                "this bank holds no features of its references; give it a model: "
+                "this bank has no features of its references; give it a model: "
                 "r2t2_jax.evaluation.feature_cache.with_samples(bank, port)"
             )
         return self.reader(rows)
@@ -209,10 +256,10 @@ class ReferenceBank:
     def references(self, neighbors: Neighbors | None = None, kernel: Kernel | None = None) -> References:
         """The references of a batch [B, K, ...], weighted by the kernel.
 
-        Without neighbours only the routing of the whole bank is handed on, which is all that mode finding reads.
+        Without neighbors it returns only the routing of the whole bank, which is what mode finding reads.
 
         Raises:
-            R2T2Error: the bank holds references which the model answers wrongly; use `only_correct()`.
+            R2T2Error: the bank has wrongly answered references; use `only_correct()`.
         """
         if self.correct is not None and not self.correct.all():
             wrong = len(self) - int(self.correct.sum())
@@ -227,16 +274,16 @@ class ReferenceBank:
         weights = kernel_weights(kernel, neighbors.distances, neighbors.dots, neighbors.mask)
         return References(self._routing_on_device, features, answers, routing, weights)
 
-    def table(self, neighbors: Neighbors, kernel: Kernel, loss: AtlasLoss = "bounded") -> References:
-        """What the loss atlas says of each neighbourhood [B, K, ...], weighted by the kernel; no features.
+    def atlas_references(self, neighbors: Neighbors, kernel: Kernel, loss: AtlasLoss = "bounded") -> References:
+        """The atlas rows of each neighborhood [B, K, ...], weighted by the kernel; without features.
 
-        References answered wrongly count like any other. `loss` says what the table's rows are read as.
+        Wrongly answered references are included. `loss` is the loss that the atlas returns.
 
         Raises:
             R2T2Error: the bank has no atlas.
         """
         rows = np.asarray(neighbors.indices)  # [B, K]
-        atlas = self.known_atlas
+        atlas = self.require_atlas()
         return References(
             None,
             routing=jnp.asarray(self.routing[rows]),
@@ -246,26 +293,25 @@ class ReferenceBank:
             slopes=None if atlas.slopes is None else jnp.asarray(atlas.slopes[rows], jnp.float32),
         )
 
-    def table_of(self, losses: Float[np.ndarray, "B G"]) -> References:
-        """Losses at the atlas's points that were found some other way, as a neighbourhood of one row.
+    def atlas_references_from(self, losses: Float[np.ndarray, "B G"]) -> References:
+        """Given losses at the points of the atlas, as a neighborhood of one row per sample.
 
         Raises:
             R2T2Error: the bank has no atlas.
         """
         rows = jnp.asarray(losses)[:, None]  # [B, 1, G]
         return References(
-            None, weights=jnp.ones(rows.shape[:2]), points=jnp.asarray(self.known_atlas.points), point_losses=rows
+            None, weights=jnp.ones(rows.shape[:2]), points=jnp.asarray(self.require_atlas().points), point_losses=rows
         )
 
-    @property
-    def known_atlas(self) -> Atlas:
+    def require_atlas(self) -> Atlas:
         """The loss atlas.
 
         Raises:
-            R2T2Error: the bank has none.
+            R2T2Error: the bank has no atlas.
         """
         if self.atlas is None:
-            raise R2T2Error("this bank has no loss atlas; make one with `r2t2 bank atlas`")
+            raise R2T2Error("this bank has no loss atlas; build one with `r2t2 bank atlas`")
         return self.atlas
 
     @cached_property
@@ -273,9 +319,7 @@ class ReferenceBank:
         return jnp.asarray(self.routing)
 
 
-def _take_records(records: Sequence[Mapping[str, Any]], rows: Int[np.ndarray, "n"]) -> Sequence[Mapping[str, Any]]:
-    from r2t2_jax.bank.records import Records
-
+def _select_records(records: Sequence[Mapping[str, Any]], rows: Int[np.ndarray, "n"]) -> Sequence[Mapping[str, Any]]:
     return records.take(rows) if isinstance(records, Records) else [records[i] for i in rows if records]
 
 
@@ -283,5 +327,5 @@ def _take_records(records: Sequence[Mapping[str, Any]], rows: Int[np.ndarray, "n
 def kernel_weights(
     kernel: Kernel, distances: Float[Array, "B K"], dots: Float[Array, "B K"], mask: Bool[Array, "B K"]
 ) -> Float[Array, "B K"]:
-    """Kernel values of every neighbourhood; by lax.map, so that a row does not depend on how many there are."""
+    """Kernel values of every neighborhood; `lax.map` makes each row independent of the number of rows."""
     return jax.lax.map(lambda row: kernel(*row), (distances, dots, mask))

@@ -1,4 +1,4 @@
-"""A bank in memory to a directory and back, and banks laid end to end.
+"""Writes a bank to a directory and reads it back (docs/bank.md).
 
 Axis letters: N bank size, M embedding size, L routed layers, E experts.
 """
@@ -10,12 +10,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from jaxtyping import Bool, Float
 
-from r2t2_jax.bank.atlas import ATLAS, open_atlas
+from r2t2_jax.bank.atlas import ATLAS, Atlas, open_atlas
 from r2t2_jax.bank.manifest import (
     EMBEDDINGS,
     MANIFEST,
@@ -24,12 +24,12 @@ from r2t2_jax.bank.manifest import (
     STORED,
     Fingerprints,
     Manifest,
+    Source,
     check_file,
     digest,
     read_manifest,
 )
 from r2t2_jax.bank.records import (
-    Joined,
     Records,
     StoredSamples,
     as_stored,
@@ -38,9 +38,32 @@ from r2t2_jax.bank.records import (
     read_correct,
     stored_leaves,
 )
-from r2t2_jax.bank.reference_bank import ReferenceBank
+from r2t2_jax.contract import Answer, Features
 from r2t2_jax.errors import R2T2Error
+from r2t2_jax.routing import RoutingSpec
 from r2t2_jax.runs.atomic_io import atomic_write, remove, sync
+
+ROWS_AT_A_TIME = 1 << 16  # rows written at a time
+
+
+@dataclass(frozen=True)
+class BankContents:
+    """Everything of a bank that its directory stores; `ReferenceBank` has the meaning of each field.
+
+    `features` and `answers` are `None` in what `read_contents` returns: `stored_samples` maps those on disk.
+    """
+
+    routing: Float[np.ndarray, "N L E"]
+    embeddings: Float[np.ndarray, "N M"]
+    records: Sequence[Mapping[str, Any]]
+    correct: Bool[np.ndarray, "N"]
+    fingerprints: Fingerprints
+    spec: RoutingSpec | None
+    sources: tuple[Source, ...]
+    metric: str
+    features: Features | None = None
+    answers: Answer | None = None
+    atlas: Atlas | None = None
 
 
 @dataclass(frozen=True)
@@ -52,18 +75,18 @@ class BankRows:
 
 
 def write_bank(path: Path, manifest: Manifest, batches: Iterable[BankRows]) -> None:
-    """Write a bank directory, which appears whole or not at all and takes the place of an earlier bank.
+    """Write a bank directory atomically, replacing an earlier bank.
 
     Args:
         path: the directory.
-        manifest: all but the files' checksums.
-        batches: `manifest.rows` rows in all; memory does not grow with them.
+        manifest: without the checksums of the files.
+        batches: `manifest.rows` rows in total; only one batch is held in memory.
 
     Raises:
-        R2T2Error: the directory cannot be written, or is there and is no bank.
+        R2T2Error: the directory cannot be written, or it exists and is not a bank.
     """
     if path.exists() and not (path.is_dir() and ((path / MANIFEST).exists() or not any(path.iterdir()))):
-        raise R2T2Error(f"{path} is there and is no bank; choose another directory")
+        raise R2T2Error(f"{path} exists and is not a bank; choose another directory")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         atomic_write(path, lambda draft: write_files(draft, manifest, batches))
@@ -72,10 +95,10 @@ def write_bank(path: Path, manifest: Manifest, batches: Iterable[BankRows]) -> N
 
 
 def write_files(folder: Path, manifest: Manifest, batches: Iterable[BankRows]) -> None:
-    """Make a folder and write all files of a bank to it.
+    """Create a folder and write all files of a bank to it.
 
     Raises:
-        ValueError: the batches have another number of rows than the manifest says.
+        ValueError: the number of rows of all batches is not that of the manifest.
     """
     folder.mkdir()
     writer: pq.ParquetWriter | None = None
@@ -91,7 +114,7 @@ def write_files(folder: Path, manifest: Manifest, batches: Iterable[BankRows]) -
         writer.write_table(batch.records)
         row = last
     if writer is None or row != manifest.rows:
-        raise ValueError(f"{row} rows came to be written to {folder}, {manifest.rows} were announced")
+        raise ValueError(f"{row} rows were written to {folder}; the manifest announces {manifest.rows}")
     writer.close()
     for array in arrays.values():
         array.flush()
@@ -104,25 +127,25 @@ def _create(file: Path, rows: int, values: np.ndarray) -> np.memmap:
 
 
 def install(draft: Path, folder: Path) -> None:
-    """Move the files of a bank from a draft into a folder that holds other files too; `bank.json` last."""
+    """Move the files of a bank from a draft into a folder that also holds other files; `bank.json` last."""
     for file in draft.rglob("*"):
         sync(file)
     for entry in sorted(draft.iterdir(), key=lambda entry: entry.name == MANIFEST):
-        remove(folder / entry.name)  # of an earlier attempt, which was killed here
+        remove(folder / entry.name)  # of an earlier attempt that was killed here
         entry.rename(folder / entry.name)
     sync(folder)
     draft.rmdir()
 
 
 def open_files(path: Path, whole: bool = False) -> tuple[Manifest, np.ndarray, np.ndarray]:
-    """The manifest, and embeddings and routing memory-mapped, once every file is what was written.
+    """The manifest, and the embeddings and routing memory-mapped, after checking every file.
 
     Args:
         path: the bank's directory.
-        whole: read every byte against its checksum, instead of the quick look of `digests.py`.
+        whole: check every byte against its checksum, instead of the quick digest of `manifest.py`.
 
     Raises:
-        R2T2Error: not a bank, incomplete, damaged, or of another schema version.
+        R2T2Error: the directory is not a bank, or incomplete, damaged, or of another schema version.
     """
     manifest = read_manifest(path)
     for name, expected in manifest.files.items():
@@ -141,118 +164,76 @@ def _open(file: Path, shape: tuple[int, ...]) -> np.ndarray:
     return array
 
 
-ROWS = 1 << 16  # rows written at a time
+def save_contents(path: Path, contents: BankContents) -> None:
+    """Write a bank to a directory, with features and answers if it has them.
 
-
-def store(bank: ReferenceBank, path: Path) -> None:
-    """`ReferenceBank.save`."""
-    right = bank.right
+    Raises:
+        R2T2Error: as `write_bank`.
+    """
     stored, leaves = {}, {}
-    if bank.features is not None:
-        trees = dict(zip(STORED, (bank.features, bank.answers), strict=True))
+    if contents.features is not None:
+        trees = dict(zip(STORED, (contents.features, contents.answers), strict=True))
         stored = {name: stored_leaves(name, tree) for name, tree in trees.items()}
         leaves = {leaf.file: a for name in stored for leaf, a in zip(stored[name], as_stored(trees[name]), strict=True)}
+    rows, layers, experts = contents.routing.shape
     manifest = Manifest(
-        fingerprints=bank.fingerprints,
-        rows=len(bank),
-        correct=int(right.sum()),
-        embedding_size=bank.embeddings.shape[1],
-        routing_shape=(bank.routing.shape[1], bank.routing.shape[2]),
-        spec=bank.spec,
-        sources=bank.sources,
-        metric=bank.metric,
+        fingerprints=contents.fingerprints,
+        rows=rows,
+        correct=int(contents.correct.sum()),
+        embedding_size=contents.embeddings.shape[1],
+        routing_shape=(layers, experts),
+        spec=contents.spec,
+        sources=contents.sources,
+        metric=contents.metric,
         stored=stored,
     )
-    table = as_table(bank.records, right)
-    arrays = {EMBEDDINGS: bank.embeddings, ROUTING: bank.routing} | leaves
+    table = as_table(contents.records, contents.correct)
+    arrays = {EMBEDDINGS: contents.embeddings, ROUTING: contents.routing} | leaves
 
     def batches() -> Iterator[BankRows]:
-        for first in range(0, len(bank), ROWS):
-            rows = {name: np.asarray(array[first : first + ROWS]) for name, array in arrays.items()}
-            yield BankRows(table.slice(first, ROWS), rows)
+        for first in range(0, rows, ROWS_AT_A_TIME):
+            part = slice(first, first + ROWS_AT_A_TIME)
+            yield BankRows(
+                table.slice(first, ROWS_AT_A_TIME), {name: np.asarray(array[part]) for name, array in arrays.items()}
+            )
 
     write_bank(path, manifest, batches())
 
 
-def open_stored(path: Path, expected: Fingerprints) -> ReferenceBank:
-    """`ReferenceBank.open`."""
+def read_contents(path: Path, expected: Fingerprints) -> BankContents:
+    """The contents of a bank's directory, arrays memory-mapped.
+
+    Raises:
+        R2T2Error: as `open_files`, or a fingerprint is not the expected one.
+    """
     manifest, embeddings, routing = open_files(path)
     manifest.fingerprints.check(str(path), expected)
-    return ReferenceBank(
-        features=None,
-        answers=None,
+    all_correct = manifest.correct == manifest.rows
+    return BankContents(
         routing=routing,
         embeddings=embeddings,
         records=Records(path / RECORDS),
-        model_fingerprint=manifest.fingerprints.model,
-        embedder_fingerprint=manifest.fingerprints.embedder,
-        processing_fingerprint=manifest.fingerprints.processing,
-        correct=None if manifest.correct == manifest.rows else read_correct(path / RECORDS),
+        correct=np.ones(manifest.rows, bool) if all_correct else read_correct(path / RECORDS),
+        fingerprints=manifest.fingerprints,
         spec=manifest.spec,
         sources=manifest.sources,
         metric=manifest.metric,
-        folder=path,
-        origin=path,
         atlas=open_atlas(path / ATLAS) if (path / ATLAS).is_dir() else None,
     )
 
 
-def with_stored_samples(bank: ReferenceBank, features: Any, answers: Any) -> ReferenceBank:
-    """An opened bank that hands out the features and answers stored in its directory, memory-mapped.
+def stored_samples(folder: Path, features: Features, answers: Answer) -> StoredSamples | None:
+    """The features and answers stored in a bank's directory, memory-mapped; `None` if it stores none.
 
     Args:
-        bank: as opened, before any row is taken.
-        features, answers: trees with the structure of the model's, such as those of the test samples.
+        folder: the bank's directory.
+        features, answers: trees with the structure of the model's features and answers.
 
     Raises:
-        R2T2Error: the directory stores none, or those of another model.
+        R2T2Error: the directory stores features of another model.
     """
-    if bank.folder is None or not (stored := read_manifest(bank.folder).stored):
-        raise R2T2Error(
-            f"{bank.folder or 'this bank'} stores no features; build it with --features, or give it a model"
-        )
-    trees = (
-        open_leaves(bank.folder, stored[name], like) for name, like in zip(STORED, (features, answers), strict=True)
-    )
-    return replace(bank, reader=StoredSamples(*trees))
-
-
-def concatenate(banks: Sequence[ReferenceBank]) -> ReferenceBank:
-    """Banks laid end to end.
-
-    Raises:
-        R2T2Error: there is none, or they were computed by different things (both are named).
-    """
-    if not banks:
-        raise R2T2Error("there is no bank to concatenate")
-    first = banks[0]
-    for bank in banks[1:]:
-        bank.fingerprints.check("a bank to be added", first.fingerprints)
-        for name in ("spec", "metric"):
-            if getattr(bank, name) != getattr(first, name):
-                raise R2T2Error(
-                    f"banks with {name} {getattr(first, name)} and {getattr(bank, name)} do not go together"
-                )
-    in_memory = all(bank.features is not None for bank in banks)
-    arrays = [(bank.features, bank.answers) if in_memory else (None, None) for bank in banks]
-    features, answers = jax.tree.map(lambda *leaves: np.concatenate(leaves), *arrays)
-    right = np.concatenate([bank.right for bank in banks])
-    return replace(
-        first,
-        features=features,
-        answers=answers,
-        routing=np.concatenate([bank.routing for bank in banks]),
-        embeddings=np.concatenate([bank.embeddings for bank in banks]),
-        records=[record for bank in banks for record in bank.records],
-        correct=None if right.all() else right,
-        reader=None if in_memory else _joined(banks),
-        sources=tuple(dict.fromkeys(source for bank in banks for source in bank.sources)),
-        folder=None,
-        origin=None,
-    )
-
-
-def _joined(banks: Sequence[ReferenceBank]) -> Joined | None:
-    if any(bank.features is None and bank.reader is None for bank in banks):
+    stored = read_manifest(folder).stored
+    if not stored:
         return None
-    return Joined([bank.samples for bank in banks], np.cumsum([0, *map(len, banks[:-1])]))
+    trees = zip(STORED, (features, answers), strict=True)
+    return StoredSamples(*(open_leaves(folder, stored[name], like) for name, like in trees))

@@ -103,14 +103,14 @@ class BankAtlas:
         """Make it, and say what it holds."""
         from r2t2_jax.bank import ReferenceBank
         from r2t2_jax.bank.atlas import ATLAS
-        from r2t2_jax.bank.build_atlas import AtlasPlan, make_atlas
+        from r2t2_jax.bank.build_atlas import AtlasPlan, build_atlas
         from r2t2_jax.evaluation.feature_cache import with_samples
         from r2t2_jax.plugins import load
 
         plan = AtlasPlan(self.points, self.candidates, self.choosing, self.k, self.batch_size, self.seed)
         port = load(self.model)
         bank = with_samples(ReferenceBank.open(self.bank), port)  # whatever embedded the questions
-        atlas = make_atlas(port.model, port.params, bank, self.bank / ATLAS, plan, self.max_hours)
+        atlas = build_atlas(port.model, port.params, bank, self.bank / ATLAS, plan, self.max_hours)
         few = "" if len(atlas.points) == self.points else f" ({self.points} were asked, there are no more candidates)"
         print(f"Wrote an atlas of {len(atlas):,} references at {len(atlas.points)} points{few} to {self.bank}/atlas.")
         wrong = len(bank) - int(bank.right.sum())

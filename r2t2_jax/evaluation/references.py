@@ -65,11 +65,11 @@ class BatchNeighbors:
         if strategy.atlas.source == "neighbors":
             assert neighbors is not None
             assert strategy.kernel is not None
-            return self.bank.table(neighbors, strategy.kernel, strategy.atlas.loss)
+            return self.bank.atlas_references(neighbors, strategy.kernel, strategy.atlas.loss)
         if strategy.atlas.source == "mlp":
-            return self.bank.table_of(self.guessed[strategy.atlas.loss][rows])
-        mean = self.bank.known_atlas.mean(strategy.atlas.loss)
-        return self.bank.table_of(np.repeat(mean[None], len(rows), axis=0))
+            return self.bank.atlas_references_from(self.guessed[strategy.atlas.loss][rows])
+        mean = self.bank.require_atlas().mean(strategy.atlas.loss)
+        return self.bank.atlas_references_from(np.repeat(mean[None], len(rows), axis=0))
 
     def neighbors(self, name: str, rows: Rows) -> Int[np.ndarray, "n K"]:
         """Rows of the bank that speak for some of the test samples; K = 0 for strategies without neighbours."""
@@ -162,7 +162,7 @@ def open_library(bank: ReferenceBank, strategies: Mapping[str, Method], seed: in
     everywhere = bank.index() if any(one.source == "neighbors" for one in readings) else None
     networks = {}
     for loss in {one.loss for one in readings if one.source == "mlp"}:
-        known = bank.known_atlas.rows(np.arange(len(bank)), loss)
+        known = bank.require_atlas().rows(np.arange(len(bank)), loss)
         networks[loss] = fit_predictor(np.asarray(bank.embeddings), known, float(DEQUANTIZE[loss][-1]), seed)
     return RetrievalIndex(bank, correct, strategies, correct.index(), everywhere, networks)
 

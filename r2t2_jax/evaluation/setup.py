@@ -11,7 +11,6 @@ import jax
 
 from r2t2_jax.bank import ReferenceBank
 from r2t2_jax.bank.manifest import fingerprints_of, read_manifest
-from r2t2_jax.bank.storage import with_stored_samples
 from r2t2_jax.contract import Port, Sample
 from r2t2_jax.datasets import load_dataset
 from r2t2_jax.datasets.catalog import DATASETS
@@ -104,7 +103,7 @@ def _with_features(bank: ReferenceBank, port: Port, questions: Sequence[Sample])
     inputs = port.processor.prepare(port.params, questions[:1])
     features, _ = jax.eval_shape(partial(encode_batch, model=port.model), port.params, inputs)
     answers = port.processor.answer_ids([str(bank.records[0]["answer"])])
-    return with_stored_samples(bank, features, answers)
+    return bank.with_stored_samples(features, answers)
 
 
 def check_no_overlap(bank: ReferenceBank, questions: Sequence[Sample]) -> None:

@@ -92,7 +92,7 @@ def answer_together(
         ensemble: how many, and how they are chosen.
         params: every array of the model.
         queries: every leaf with a leading axis B.
-        references: from `ReferenceBank.table`.
+        references: from `ReferenceBank.atlas_references`.
         model: hashable.
         max_new_tokens: of an answer.
     """

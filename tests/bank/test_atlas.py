@@ -1,4 +1,4 @@
-"""The loss atlas on disk: what comes back, and what is refused."""
+"""The loss atlas on disk: reading back, and errors."""
 
 import dataclasses
 import json
@@ -16,18 +16,18 @@ from tests.toy import MODEL, toy_bank, with_atlas
 ATLAS = with_atlas(toy_bank()).atlas
 
 
-def test_a_saved_atlas_comes_back(tmp_path):
+def test_a_saved_atlas_is_read_back(tmp_path):
     save_atlas(ATLAS, tmp_path / "atlas", {"points": 3})
-    found = open_atlas(tmp_path / "atlas")
+    atlas = open_atlas(tmp_path / "atlas")
     for name in ("points", "losses", "slopes"):
-        np.testing.assert_array_equal(getattr(found, name), getattr(ATLAS, name))
-    assert (found.ids, found.experts, found.model_fingerprint) == (ATLAS.ids, ATLAS.experts, ATLAS.model_fingerprint)
-    assert isinstance(found.losses, np.memmap)
-    assert found.losses.dtype == np.uint8
-    found.check("toy", MODEL.spec)
+        np.testing.assert_array_equal(getattr(atlas, name), getattr(ATLAS, name))
+    assert (atlas.ids, atlas.experts, atlas.model_fingerprint) == (ATLAS.ids, ATLAS.experts, ATLAS.model_fingerprint)
+    assert isinstance(atlas.losses, np.memmap)
+    assert atlas.losses.dtype == np.uint8
+    atlas.check("toy", MODEL.spec)
 
 
-def test_losses_come_back_to_half_a_step():
+def test_losses_are_exact_to_half_a_step():
     losses = np.linspace(0, 1, 50, dtype=np.float32).reshape(5, 10)
     atlas = dataclasses.replace(
         ATLAS, losses=quantize(losses, list("abcde")), points=np.zeros((10, 2, 4)), slopes=None, ids=tuple("abcde")
@@ -52,11 +52,11 @@ def test_cross_entropies_come_back_as_near_as_eight_bits_tell():
     np.testing.assert_allclose(read[between], exact[between], rtol=0.05)
 
 
-def test_rows_are_found_by_id():
-    found = ATLAS.of(["r7", "r2"])
-    np.testing.assert_array_equal(found.losses, ATLAS.losses[[7, 2]])
-    np.testing.assert_array_equal(found.slopes, ATLAS.slopes[[7, 2]])
-    with pytest.raises(R2T2Error, match="no row for 1 of 2 references, 'new' first"):
+def test_rows_are_selected_by_id():
+    selected = ATLAS.of(["r7", "r2"])
+    np.testing.assert_array_equal(selected.losses, ATLAS.losses[[7, 2]])
+    np.testing.assert_array_equal(selected.slopes, ATLAS.slopes[[7, 2]])
+    with pytest.raises(R2T2Error, match="no row for 1 of 2 references, first 'new'"):
         ATLAS.of(["r1", "new"])
 
 
@@ -70,7 +70,7 @@ def test_nan_is_named_by_row():
 @pytest.mark.parametrize(
     ("model", "spec", "cause"),
     [
-        ("toy:other gate", MODEL.spec, "made for toy, this is toy:other gate"),
+        ("toy:other gate", MODEL.spec, "built for toy, this is toy:other gate"),
         ("toy", RoutingSpec(("a", "b", "c", "x"), 2), "this model has 2 layers of a, b, c, x"),
         ("toy", RoutingSpec(("a", "b", "c", "d"), 3), "this model has 3 layers"),
     ],
@@ -92,7 +92,7 @@ def spoil_schema(folder):
 @pytest.mark.parametrize(
     ("spoil", "cause"),
     [
-        (spoil_table, "truncated or another file"),
+        (spoil_table, "is truncated or was replaced"),
         (spoil_schema, "schema version 99"),
         (lambda folder: (folder / "atlas.json").write_text("{"), "cannot be read"),
         (lambda folder: (folder / "atlas.json").unlink(), "holds no loss atlas"),
@@ -106,20 +106,20 @@ def test_a_damaged_atlas_is_named(tmp_path, spoil, cause):
         open_atlas(tmp_path / "atlas")
 
 
-def test_a_bank_hands_out_its_rows_and_refuses_an_atlas_of_another_size():
+def test_a_bank_returns_its_atlas_rows_and_refuses_an_atlas_of_another_size():
     bank = with_atlas(toy_bank())
     indices = np.array([[3, 1], [0, 11]])
     distances = np.array([[0.5, 1.0], [0.2, 0.2]], np.float32)
-    found = bank.table(
+    references = bank.atlas_references(
         Neighbors(indices, distances, 1 - distances**2 / 2, np.array([[True, False], [True, True]])), Gaussian()
     )
-    np.testing.assert_allclose(found.point_losses, ATLAS.losses[indices] / 255, rtol=1e-6)
-    np.testing.assert_array_equal(found.slopes, np.float32(ATLAS.slopes[indices]))
-    assert found.features is None
-    assert found.weights[0, 1] == 0
-    taken = bank.take(np.array([5, 4]))
-    np.testing.assert_array_equal(taken.atlas.losses, ATLAS.losses[[5, 4]])
+    np.testing.assert_allclose(references.point_losses, ATLAS.losses[indices] / 255, rtol=1e-6)
+    np.testing.assert_array_equal(references.slopes, np.float32(ATLAS.slopes[indices]))
+    assert references.features is None
+    assert references.weights[0, 1] == 0
+    selected = bank.take(np.array([5, 4]))
+    np.testing.assert_array_equal(selected.atlas.losses, ATLAS.losses[[5, 4]])
     with pytest.raises(R2T2Error, match="12 rows for 11 references"):
         dataclasses.replace(toy_bank(11), atlas=ATLAS)
     with pytest.raises(R2T2Error, match="r2t2 bank atlas"):
-        toy_bank().table_of(np.zeros((2, 3)))
+        toy_bank().atlas_references_from(np.zeros((2, 3)))

@@ -1,4 +1,4 @@
-"""Making a loss atlas: the table is the model's losses, points are chosen leaving each reference out, runs survive."""
+"""Building a loss atlas: the table has the model's losses, points are chosen by leave-one-out, runs can be resumed."""
 
 import dataclasses
 
@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from r2t2_jax.bank import build_atlas as tabulate
+from r2t2_jax.bank import build_atlas as build_atlas_module
 from r2t2_jax.bank.atlas import open_atlas
-from r2t2_jax.bank.build_atlas import AtlasPlan, leave_one_out, make_atlas
+from r2t2_jax.bank.build_atlas import AtlasPlan, build_atlas, leave_one_out
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.method.search.atlas_points import bounded
 from r2t2_jax.routing import Routing
@@ -20,7 +20,7 @@ PARAMS = toy_params()
 
 
 def bank(count=30):
-    """References answered correctly and wrongly, with ids."""
+    """References with ids, some of them answered wrongly."""
     wrong = np.arange(count) % 4 != 0
     return dataclasses.replace(
         toy_bank(count), records=[{"id": f"r{i}"} for i in range(count)], correct=wrong, model_fingerprint="toy"
@@ -28,70 +28,70 @@ def bank(count=30):
 
 
 def test_the_table_holds_the_models_losses_and_slopes(tmp_path):
-    given = bank()
-    atlas = make_atlas(MODEL, PARAMS, given, tmp_path / "atlas", PLAN)
+    references = bank()
+    atlas = build_atlas(MODEL, PARAMS, references, tmp_path / "atlas", PLAN)
     assert atlas.losses.shape == (30, 5)
     assert atlas.ids == tuple(f"r{i}" for i in range(30))
 
     def loss(r, i):
-        features, answer = jax.tree.map(lambda leaf: jnp.asarray(leaf[i]), (given.features, given.answers))
+        features, answer = jax.tree.map(lambda leaf: jnp.asarray(leaf[i]), (references.features, references.answers))
         return bounded(MODEL.answer_loss(PARAMS, features, Routing(r), answer))
 
     for i in (0, 7, 29):
         expected = [loss(jnp.asarray(point), i) for point in atlas.points]
         np.testing.assert_allclose(atlas.rows(np.array([i]))[0], expected, atol=0.5 / 255 + 1e-5)
-        np.testing.assert_allclose(atlas.slopes[i], jax.grad(loss)(jnp.asarray(given.routing[i]), i), atol=2e-3)
+        np.testing.assert_allclose(atlas.slopes[i], jax.grad(loss)(jnp.asarray(references.routing[i]), i), atol=2e-3)
     np.testing.assert_array_equal(open_atlas(tmp_path / "atlas").losses, atlas.losses)
-    assert [path.name for path in tmp_path.iterdir()] == ["atlas"]  # the work is cleared away
+    assert [path.name for path in tmp_path.iterdir()] == ["atlas"]  # the run is removed
 
 
 class Killed(BaseException):
-    """Nobody catches it, as nobody catches SIGKILL."""
+    """An exception that no code catches, like SIGKILL."""
 
 
-def test_an_interrupted_build_goes_on_to_the_same_bytes(tmp_path, monkeypatch):
-    make_atlas(MODEL, PARAMS, bank(), tmp_path / "whole", PLAN)
-    whole, calls = tabulate.losses_at, []
+def test_an_interrupted_build_is_resumed_to_the_same_bytes(tmp_path, monkeypatch):
+    build_atlas(MODEL, PARAMS, bank(), tmp_path / "whole", PLAN)
+    whole, calls = build_atlas_module.losses_at, []
 
     def dying(*args, **kwargs):
         calls.append(1)
-        if len(calls) == 5:  # three batches choose, so the second that tabulates
+        if len(calls) == 5:  # three batches choose points, so the second one that tabulates
             raise Killed
         return whole(*args, **kwargs)
 
-    monkeypatch.setattr(tabulate, "losses_at", dying)
+    monkeypatch.setattr(build_atlas_module, "losses_at", dying)
     with pytest.raises(Killed):
-        make_atlas(MODEL, PARAMS, bank(), tmp_path / "cut", PLAN)
+        build_atlas(MODEL, PARAMS, bank(), tmp_path / "cut", PLAN)
     assert not (tmp_path / "cut").exists()
-    make_atlas(MODEL, PARAMS, bank(), tmp_path / "cut", PLAN)
-    assert len(calls) == 5 + 3  # of seven batches in all, four were kept
+    build_atlas(MODEL, PARAMS, bank(), tmp_path / "cut", PLAN)
+    assert len(calls) == 5 + 3  # of seven batches, four were saved
     for path in (tmp_path / "whole").iterdir():
         assert path.read_bytes() == (tmp_path / "cut" / path.name).read_bytes()
 
 
-def test_a_reference_never_speaks_for_itself():
+def test_a_reference_has_no_weight_in_its_own_neighborhood():
     rng = np.random.default_rng(0)
     embeddings = unit_vectors(rng, 9)
-    embeddings[1:5] = embeddings[0]  # five ask the very same: with k = 3, some are not among their own nearest four
+    embeddings[1:5] = embeddings[0]  # five are equal: with k = 3, some are not among their own nearest four
     losses = np.eye(9, dtype=np.float32)
-    found = leave_one_out(losses, embeddings, 3)
-    assert (np.diag(found) == 0).all()
-    np.testing.assert_allclose(found.sum(axis=1), 1, rtol=1e-5)
-    assert ((found > 0).sum(axis=1) == 3).all()
-    with pytest.raises(R2T2Error, match="9 references have no 9 others"):
+    neighborhood = leave_one_out(losses, embeddings, 3)
+    assert (np.diag(neighborhood) == 0).all()
+    np.testing.assert_allclose(neighborhood.sum(axis=1), 1, rtol=1e-5)
+    assert ((neighborhood > 0).sum(axis=1) == 3).all()
+    with pytest.raises(R2T2Error, match="9 references are too few for 9 neighbors"):
         leave_one_out(losses, embeddings, 9)
 
 
-def test_nan_is_named_and_bad_numbers_are_refused(tmp_path):
-    given = bank()
+def test_nan_and_settings_below_one_are_refused(tmp_path):
+    references = bank()
     spoiled = dict(PARAMS, head=PARAMS["head"] * jnp.nan)
     with pytest.raises(R2T2Error, match="reference 'r0'"):
-        make_atlas(MODEL, spoiled, given, tmp_path / "atlas", PLAN)
+        build_atlas(MODEL, spoiled, references, tmp_path / "atlas", PLAN)
     assert not (tmp_path / "atlas").exists()
-    with pytest.raises(R2T2Error, match="points 0"):
+    with pytest.raises(R2T2Error, match="points of an atlas must be at least 1, not 0"):
         AtlasPlan(points=0)
 
 
-def test_more_points_than_candidates_are_all_of_them(tmp_path):
-    atlas = make_atlas(MODEL, PARAMS, bank(), tmp_path / "atlas", dataclasses.replace(PLAN, points=500))
+def test_more_points_than_candidates_give_all_candidates(tmp_path):
+    atlas = build_atlas(MODEL, PARAMS, bank(), tmp_path / "atlas", dataclasses.replace(PLAN, points=500))
     assert len(atlas.points) == 4 + 1 + 6 + 3

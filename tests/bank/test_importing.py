@@ -1,4 +1,4 @@
-"""The authors' reference file as a bank: every field in its place, every malformed entry named."""
+"""Import of the authors' reference file: all fields are read, and malformed entries are named."""
 
 import copy
 import json
@@ -40,36 +40,36 @@ def load(path, content):
     return import_bank(path, HashedBagOfWords())
 
 
-def test_every_field_finds_its_place(tmp_path):
-    given = entries()
-    load(tmp_path / "file.json", given).save(tmp_path / "bank")
+def test_every_field_is_imported(tmp_path):
+    content = entries()
+    load(tmp_path / "file.json", content).save(tmp_path / "bank")
     bank = ReferenceBank.open(tmp_path / "bank")
     assert bank.spec.experts == EXPERTS
     assert bank.spec.groups == ((0, 1, 2), (3, 4))
     assert bank.right.tolist() == [True, True, True, True, False, True]
-    np.testing.assert_allclose(bank.routing[3, 0], list(given[3]["weights"].values()), rtol=1e-6)
-    np.testing.assert_array_equal(bank.embeddings, HashedBagOfWords().embed([entry["question"] for entry in given]))
+    np.testing.assert_allclose(bank.routing[3, 0], list(content[3]["weights"].values()), rtol=1e-6)
+    np.testing.assert_array_equal(bank.embeddings, HashedBagOfWords().embed([entry["question"] for entry in content]))
     record = bank.records[4]
     assert (record["id"], record["question"], record["image"]) == ("8", "What colour is cube 4?", "image_2.png")
     assert (record["prediction"], record["answer"], record["score"]) == ("blue", "red", 0.0)
 
 
-def test_weights_without_groups_compete_as_one(tmp_path):
-    given = entries()
-    given[0]["weights"] = dict.fromkeys(EXPERTS, 0.2)
-    assert load(tmp_path / "file.json", given).spec.groups == ((0, 1, 2, 3, 4),)
+def test_weights_without_groups_form_one_group(tmp_path):
+    content = entries()
+    content[0]["weights"] = dict.fromkeys(EXPERTS, 0.2)
+    assert load(tmp_path / "file.json", content).spec.groups == ((0, 1, 2, 3, 4),)
 
 
 def changed(number, **fields):
-    given = copy.deepcopy(entries())
-    given[number] |= fields
-    return given
+    content = copy.deepcopy(entries())
+    content[number] |= fields
+    return content
 
 
 def without(number, name):
-    given = entries()
-    del given[number][name]
-    return given
+    content = entries()
+    del content[number][name]
+    return content
 
 
 @pytest.mark.parametrize(
@@ -77,14 +77,14 @@ def without(number, name):
     [
         ("{", "is not JSON"),
         ("", "is not JSON"),
-        ({}, "must be a list of references"),
-        ([], "and not empty"),
-        ([3], "entry 0: expected an object, found int"),
+        ({}, "must be a non-empty list of references"),
+        ([], "must be a non-empty list"),
+        ([3], "entry 0: expected an object, got int"),
         (without(2, "weights"), "entry 2: 'weights' is missing"),
         (changed(1, question=5), "entry 1: 'question' must not be 5"),
         (changed(1, question="  "), r"entry 1 \(id 2\): the question is empty"),
         (changed(3, is_correct="yes"), "entry 3: 'is_correct' must not be 'yes'"),
-        (changed(3, id=4), "id '4' stands twice"),
+        (changed(3, id=4), "id '4' occurs twice"),
         (changed(2, weights={"img_aux": 1.0}), r"entry 2 \(id 4\): weights name \['img_aux'\], the first entry"),
         (changed(2, weights=dict.fromkeys(EXPERTS, "much")), "the weight of 'img_aux' is 'much', not a number"),
         (changed(2, weights=dict.fromkeys(EXPERTS, float("nan"))), "the weight of 'img_aux' is nan"),
@@ -101,10 +101,10 @@ def test_a_missing_file_is_named(tmp_path):
 
 
 @pytest.mark.skipif(not RELEASED.exists(), reason="the released file is not here")
-def test_the_released_weights_do_not_know_the_question():
+def test_the_released_weights_do_not_depend_on_the_question():
     bank = import_bank(RELEASED, HashedBagOfWords())
     assert len(bank) == 3887 and bank.right.all()
     assert bank.spec.groups == ((0, 1, 2), (3, 4, 5))
-    found = routing_knowledge(bank.routing, bank.embeddings)
-    assert -0.23 < found.r2 < -0.17
-    assert found.p > 0.05 and not found.informative
+    knowledge = routing_knowledge(bank.routing, bank.embeddings)
+    assert -0.23 < knowledge.r2 < -0.17
+    assert knowledge.p > 0.05 and not knowledge.informative

@@ -1,4 +1,4 @@
-"""What an inspection counts, by hand; and whether the test of knowledge tells knowledge from none."""
+"""Statistics of a bank against values computed by hand, and the test of whether routing depends on the question."""
 
 import dataclasses
 
@@ -21,21 +21,21 @@ def unit(n, m=8):
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
-def test_neighbours_are_others_nearest_first():
+def test_neighbors_are_other_references_nearest_first():
     vectors = unit(40)
     near = np.linalg.norm(vectors[None] - vectors[:, None], axis=-1)
     np.fill_diagonal(near, np.inf)
     np.testing.assert_array_equal(other_neighbors(vectors, 4), np.argsort(near, axis=1, kind="stable")[:, :4])
 
 
-def test_among_equal_vectors_none_is_its_own_neighbour():
-    found = other_neighbors(np.repeat(unit(1), 9, axis=0), 3)
-    assert all(i not in row for i, row in enumerate(found.tolist()))
-    np.testing.assert_array_equal(found[0], [1, 2, 3])
-    np.testing.assert_array_equal(found[8], [0, 1, 2])
+def test_no_reference_is_its_own_neighbor_among_equal_vectors():
+    result = other_neighbors(np.repeat(unit(1), 9, axis=0), 3)
+    assert all(i not in row for i, row in enumerate(result.tolist()))
+    np.testing.assert_array_equal(result[0], [1, 2, 3])
+    np.testing.assert_array_equal(result[8], [0, 1, 2])
 
 
-def test_r2_is_that_of_predicting_each_by_its_neighbours_mean():
+def test_r2_is_that_of_predicting_each_by_the_mean_of_its_neighbors():
     embeddings, routing = unit(60), RNG.dirichlet(np.ones(4), (60, 2))
     neighbors = other_neighbors(embeddings, 5)
     flat = routing.reshape(60, -1)
@@ -44,31 +44,31 @@ def test_r2_is_that_of_predicting_each_by_its_neighbours_mean():
     assert routing_knowledge(routing, embeddings).r2 == pytest.approx(expected, abs=1e-12)
 
 
-def test_independent_draws_know_nothing_and_give_minus_one_over_k():
+def test_independent_weights_are_not_informative_and_give_minus_one_over_k():
     for k in (2, 5):
-        found = routing_knowledge(RNG.dirichlet(np.ones(6), (1500, 1)), unit(1500), k)
-        assert not found.informative
-        assert found.r2 == pytest.approx(-1 / k, abs=0.05) == pytest.approx(found.null, abs=0.05)
+        result = routing_knowledge(RNG.dirichlet(np.ones(6), (1500, 1)), unit(1500), k)
+        assert not result.informative
+        assert result.r2 == pytest.approx(-1 / k, abs=0.05) == pytest.approx(result.null, abs=0.05)
 
 
-def test_p_is_uniform_without_knowledge():
-    # 60 banks of independent draws: about 3 below 0.05; 12 or more would happen once in 10,000.
+def test_p_is_uniform_for_independent_weights():
+    # 60 banks of independent weights: about 3 below 0.05; 12 or more have probability 1e-4.
     values = [routing_knowledge(RNG.dirichlet(np.ones(3), (40, 1)), unit(40)).p for _ in range(60)]
     assert sum(p <= 0.05 for p in values) < 12
     assert sum(p <= 0.5 for p in values) in range(15, 46)
 
 
-def test_weights_that_follow_the_question_are_known():
+def test_weights_that_depend_on_the_question_are_informative():
     embeddings = unit(400, 3)
     routing = np.abs(embeddings)[:, None] + 0.02 * RNG.random((400, 1, 3))
-    found = routing_knowledge(routing, embeddings)
-    assert found.informative and found.r2 > 0.8
-    assert found.p == pytest.approx(1 / 1000)
+    result = routing_knowledge(routing, embeddings)
+    assert result.informative and result.r2 > 0.8
+    assert result.p == pytest.approx(1 / 1000)
 
 
-def test_equal_weights_are_a_case_of_their_own_and_few_references_are_refused():
+def test_equal_weights_give_no_result_and_few_references_are_refused():
     assert routing_knowledge(np.full((30, 1, 3), 1 / 3), unit(30)) is None
-    with pytest.raises(R2T2Error, match="6 references are too few to look at 5 neighbours"):
+    with pytest.raises(R2T2Error, match="6 references are too few for 5 neighbors"):
         routing_knowledge(RNG.random((6, 1, 3)), unit(6))
 
 
@@ -95,23 +95,23 @@ def small_bank():
     )
 
 
-def test_counts_by_hand():
-    found = inspect_bank(small_bank(), k=2)
-    assert (found.rows, found.correct, found.layers) == (12, 9, 1)
-    assert [(one.name, one.rows, one.correct) for one in found.sources] == [("a", 4, 3), ("b", 8, 6)]
-    assert found.repeated_questions == 12 - 5  # "what is it?", "which?", and three different "who"
-    assert found.repeated_rows == 1  # rows 0 and 1 share question and image
-    assert [use.name for use in found.experts] == ["x", "y", "z"]
-    assert [use.first for use in found.experts] == pytest.approx([0.75, 0.25, 1.0])  # a tie counts for the first
-    assert [use.weight for use in found.experts] == pytest.approx([0.575, 0.425, 1.0])
+def test_statistics_equal_those_computed_by_hand():
+    result = inspect_bank(small_bank(), k=2)
+    assert (result.rows, result.correct, result.layers) == (12, 9, 1)
+    assert [(source.name, source.rows, source.correct) for source in result.sources] == [("a", 4, 3), ("b", 8, 6)]
+    assert result.repeated_questions == 12 - 5  # "what is it?", "which?", and three different "who"
+    assert result.repeated_rows == 1  # rows 0 and 1 share question and image
+    assert [use.name for use in result.experts] == ["x", "y", "z"]
+    assert [use.first for use in result.experts] == pytest.approx([0.75, 0.25, 1.0])  # a tie counts for the first
+    assert [use.weight for use in result.experts] == pytest.approx([0.575, 0.425, 1.0])
     shares = np.array([0.7, 0.2, 0.5, 0.9])
     entropy = -(shares * np.log2(shares) + (1 - shares) * np.log2(1 - shares)).mean()
-    assert found.entropy == pytest.approx(entropy)
+    assert result.entropy == pytest.approx(entropy)
 
 
-def test_text_and_page_say_the_same_and_escape_names():
-    found = inspect_bank(small_bank(), k=2)
-    text, page = inspection_text("Bank x", found, None), inspection_page("Bank x", found, None)
+def test_text_and_page_have_the_same_contents_and_escape_names():
+    result = inspect_bank(small_bank(), k=2)
+    text, page = inspection_text("Bank x", result, None), inspection_page("Bank x", result, None)
     assert all(len(line) <= 80 for line in text.splitlines())
     assert "toy<1>" in text and "toy&lt;1&gt;" in page and "toy<1>" not in page
     assert "independent draws" in " ".join(text.split())
@@ -129,25 +129,25 @@ def leaky(samples, **changes):
     return ReferenceBank(None, None, np.full((len(samples), 1, 2), 0.5), unit(len(samples)), records)
 
 
-def test_a_question_on_its_own_image_is_a_leak_and_on_another_is_none():
+def test_a_question_leaks_only_with_its_own_image():
     mine, others = make_samples(30, seed=1, told=1), make_samples(30, seed=2, told=1)
     moved = [dataclasses.replace(mine[0], id="other id", question=" what is  " + mine[0].question.split(" is ")[1])]
-    found = find_leakage(leaky(mine), [*moved, *others])
-    assert found.leaks[0] == "other id"
+    result = find_leakage(leaky(mine), [*moved, *others])
+    assert result.leaks[0] == "other id"
     shared = {sample.image.tobytes() for sample in mine}
     texts = {(sample.image.tobytes(), sample.question) for sample in mine}
-    assert found.same_image == 1 + sum(sample.image.tobytes() in shared for sample in others)
-    assert len(found.leaks) == 1 + sum((sample.image.tobytes(), sample.question) in texts for sample in others)
-    assert found.same_question == 31  # three question texts in all
+    assert result.same_image == 1 + sum(sample.image.tobytes() in shared for sample in others)
+    assert len(result.leaks) == 1 + sum((sample.image.tobytes(), sample.question) in texts for sample in others)
+    assert result.same_question == 31  # three question texts in all
 
 
-def test_without_images_leaks_are_told_by_id_and_question():
+def test_without_images_leaks_are_matched_by_id_and_question():
     samples = make_samples(5, seed=1, told=1)
-    found = find_leakage(leaky(samples, image_sha256=""), [samples[2], *make_samples(5, seed=3, told=1)])
-    assert found.leaks == (samples[2].id,) and not found.images_known
+    result = find_leakage(leaky(samples, image_sha256=""), [samples[2], *make_samples(5, seed=3, told=1)])
+    assert result.leaks == (samples[2].id,) and not result.images_known
 
 
-def test_hashed_words_are_unit_vectors_that_know_shared_words():
+def test_hashed_words_are_unit_vectors_with_similarity_by_shared_words():
     same, alike, other, empty = HashedBagOfWords().embed(
         ["How many red cubes?", "how many RED spheres?", "Is it raining today", "?!"]
     )

@@ -1,4 +1,4 @@
-"""The reference bank: what it hands out and what it refuses."""
+"""The reference bank in memory: references of a batch, and errors."""
 
 import dataclasses
 
@@ -17,7 +17,7 @@ from tests.toy import toy_bank, toy_queries
 BANK = toy_bank()
 
 
-def test_references_are_the_neighbours_rows_weighted_by_the_kernel():
+def test_references_are_the_rows_of_the_neighbors_weighted_by_the_kernel():
     _, embeddings = toy_queries()
     neighbors = select(NearestNeighbors(3), ExactIndex.build(BANK.embeddings), embeddings, sample_keys(0, np.arange(5)))
     references = BANK.references(neighbors, Gaussian(0.5))
@@ -30,7 +30,7 @@ def test_references_are_the_neighbours_rows_weighted_by_the_kernel():
     np.testing.assert_array_equal(references.bank_routing, BANK.routing)
 
 
-def test_without_neighbours_there_is_the_banks_routing_alone():
+def test_without_neighbors_only_the_routing_of_the_bank_is_returned():
     references = BANK.references()
     assert len(jax.tree.leaves(references)) == 1
     np.testing.assert_array_equal(references.bank_routing, BANK.routing)
@@ -70,7 +70,7 @@ def test_an_empty_bank_is_refused():
         ReferenceBank(*nothing)
 
 
-def test_features_on_a_device_will_do():
+def test_features_may_be_on_a_device():
     _, embeddings = toy_queries(2)
     placed = broken(**jax.tree.map(jnp.asarray, {"features": BANK.features, "answers": BANK.answers}))
     neighbors = select(NearestNeighbors(2), ExactIndex.build(BANK.embeddings), embeddings, sample_keys(0, np.arange(2)))

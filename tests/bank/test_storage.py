@@ -1,4 +1,4 @@
-"""Banks on disk: what comes back, what others read, and what is refused."""
+"""Banks on disk: reading back, reading with other tools, and errors."""
 
 import dataclasses
 import hashlib
@@ -12,7 +12,8 @@ import pytest
 
 from r2t2_jax.bank import Fingerprints, ReferenceBank
 from r2t2_jax.bank import manifest as digests
-from r2t2_jax.bank.storage import concatenate, open_files, with_stored_samples
+from r2t2_jax.bank.concatenate import concatenate
+from r2t2_jax.bank.storage import open_files
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.method.kernels import Gaussian
 from r2t2_jax.retrieval.neighbors import Neighbors
@@ -44,7 +45,7 @@ def same_arrays(bank: ReferenceBank, other: ReferenceBank) -> bool:
     return all(np.array_equal(getattr(bank, name), getattr(other, name)) for name in ("embeddings", "routing", "right"))
 
 
-def test_a_saved_bank_comes_back(path):
+def test_a_saved_bank_is_read_back(path):
     bank, opened = described(), ReferenceBank.open(path)
     assert same_arrays(bank, opened)
     assert isinstance(opened.embeddings, np.memmap)
@@ -71,9 +72,9 @@ def test_equal_banks_are_equal_bytes(path, tmp_path):
     }
 
 
-def test_stored_features_are_handed_out_by_row(path):
+def test_stored_features_are_returned_by_row(path):
     bank = described().only_correct()
-    opened = with_stored_samples(ReferenceBank.open(path), bank.features, bank.answers).only_correct()
+    opened = ReferenceBank.open(path).with_stored_samples(bank.features, bank.answers).only_correct()
     indices = np.array([[0, 3], [7, 7]])
     neighbors = Neighbors(indices, np.ones((2, 2)), np.ones((2, 2)), np.ones((2, 2), bool))
     for a, b in zip(
@@ -85,13 +86,13 @@ def test_stored_features_are_handed_out_by_row(path):
 
 
 def test_without_a_model_there_are_no_features(path):
-    with pytest.raises(R2T2Error, match="holds no features of its references; give it a model"):
+    with pytest.raises(R2T2Error, match="has no features of its references; give it a model"):
         ReferenceBank.open(path).samples(np.array([0]))
     with pytest.raises(R2T2Error, match=r"stores the leaves \['gate'\] \['x'\]; this model has \['y'\]"):
-        with_stored_samples(ReferenceBank.open(path), {"y": 0}, {})
+        ReferenceBank.open(path).with_stored_samples({"y": 0}, {})
 
 
-def test_wrongly_answered_references_are_not_handed_out(path):
+def test_wrongly_answered_references_are_not_returned(path):
     bank = ReferenceBank.open(path)
     with pytest.raises(R2T2Error, match="4 of 12 references are answered wrongly"):
         bank.references()
@@ -100,9 +101,9 @@ def test_wrongly_answered_references_are_not_handed_out(path):
 
 def test_filter_and_subsample(path):
     bank = ReferenceBank.open(path)
-    some = bank.filter(lambda record: record["category"] == "b")
-    assert [record["id"] for record in some.records] == [f"1-{i}" for i in range(1, 12, 2)]
-    np.testing.assert_array_equal(some.embeddings, bank.embeddings[1::2])
+    part = bank.filter(lambda record: record["category"] == "b")
+    assert [record["id"] for record in part.records] == [f"1-{i}" for i in range(1, 12, 2)]
+    np.testing.assert_array_equal(part.embeddings, bank.embeddings[1::2])
     few = bank.subsample(5, seed=3)
     numbers = [int(record["id"].split("-")[1]) for record in few.records]
     assert len(few) == 5 and numbers == sorted(set(numbers))
@@ -113,14 +114,14 @@ def test_filter_and_subsample(path):
         bank.filter(lambda record: False)
 
 
-def test_a_chosen_part_can_be_saved(path, tmp_path):
+def test_selected_rows_can_be_saved(path, tmp_path):
     ReferenceBank.open(path).only_correct().save(tmp_path / "part")
     part = ReferenceBank.open(tmp_path / "part")
     assert len(part) == 8 and part.right.all()
     assert [record["id"] for record in part.records] == [f"1-{i}" for i in range(12) if RIGHT[i]]
 
 
-def test_banks_laid_end_to_end():
+def test_concatenated_banks_have_the_rows_of_both():
     first, second = described(), described(7, seed=2)
     both = concatenate([first, second])
     assert [record["id"] for record in both.records] == [f"1-{i}" for i in range(12)] + [f"2-{i}" for i in range(7)]
@@ -129,17 +130,17 @@ def test_banks_laid_end_to_end():
     np.testing.assert_array_equal(features["x"], [second.features["x"][1], first.features["x"][0]])
 
 
-def test_readers_of_joined_banks_keep_the_order(path, tmp_path):
+def test_readers_of_concatenated_banks_keep_the_order(path, tmp_path):
     described(7, seed=2).save(tmp_path / "second")
-    like = described().features, described().answers
-    opened = [with_stored_samples(ReferenceBank.open(folder), *like) for folder in (path, tmp_path / "second")]
+    trees = described().features, described().answers
+    opened = [ReferenceBank.open(folder).with_stored_samples(*trees) for folder in (path, tmp_path / "second")]
     rows = np.array([18, 3, 12, 3, 0])
     expected = concatenate([described(), described(7, seed=2)]).samples(rows)
     for a, b in zip(jax.tree.leaves(expected), jax.tree.leaves(concatenate(opened).samples(rows)), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
-def test_banks_of_different_models_do_not_go_together():
+def test_banks_of_different_models_cannot_be_concatenated():
     other = dataclasses.replace(described(), model_fingerprint="toy@2")
     with pytest.raises(R2T2Error, match="model 'toy@2', this is model 'toy@1'"):
         concatenate([described(), other])
@@ -166,28 +167,28 @@ def flip(file):
 
 
 @pytest.mark.parametrize(
-    ("harm", "cause"),
+    ("damage", "cause"),
     [
-        (lambda path: (path / "bank.json").unlink(), "is no bank: it has no bank.json"),
+        (lambda path: (path / "bank.json").unlink(), "is not a bank: it has no bank.json"),
         (lambda path: (path / "bank.json").write_text("{"), "bank.json is damaged"),
         (lambda path: (path / "bank.json").write_text("[]"), "bank.json is damaged"),
         (lambda path: edit(path, lambda manifest: manifest.update(schema=2)), "schema version 2, this program reads 1"),
         (lambda path: edit(path, lambda manifest: manifest.update(rows=11)), "damaged or was edited"),
         (lambda path: edit(path, lambda manifest: manifest.pop("checksum")), "bank.json is damaged"),
-        (lambda path: (path / "routing.npy").unlink(), "routing.npy is missing: this is no complete bank"),
+        (lambda path: (path / "routing.npy").unlink(), "routing.npy is missing: the bank is incomplete"),
         (lambda path: os.truncate(path / "embeddings.npy", 300), "embeddings.npy has 300 bytes, .* were written"),
         (lambda path: flip(path / "embeddings.npy"), "embeddings.npy is damaged: its checksum"),
         (lambda path: flip(path / "records.parquet"), "records.parquet is damaged: its checksum"),
         (lambda path: flip(path / "features" / "00.npy"), "00.npy is damaged: its checksum"),
     ],
 )
-def test_incomplete_and_damaged_banks_are_refused(path, harm, cause):
-    harm(path)
+def test_incomplete_and_damaged_banks_are_refused(path, damage, cause):
+    damage(path)
     with pytest.raises(R2T2Error, match=cause):
         ReferenceBank.open(path)
 
 
-def test_a_full_read_finds_what_the_quick_look_misses(path, monkeypatch):
+def test_a_full_check_finds_damage_that_the_quick_check_misses(path, monkeypatch):
     monkeypatch.setattr(digests, "WHOLE", 0)
     monkeypatch.setattr(digests, "BLOCK", 8)
     monkeypatch.setattr(digests, "BLOCKS", 2)
@@ -200,10 +201,10 @@ def test_a_full_read_finds_what_the_quick_look_misses(path, monkeypatch):
         open_files(path, whole=True)
 
 
-def test_what_is_no_bank_is_not_replaced(tmp_path):
+def test_a_folder_that_is_not_a_bank_is_not_replaced(tmp_path):
     (tmp_path / "letters").mkdir()
-    (tmp_path / "letters" / "dear.txt").write_text("dear")
-    with pytest.raises(R2T2Error, match="is there and is no bank"):
+    (tmp_path / "letters" / "letter.txt").write_text("text")
+    with pytest.raises(R2T2Error, match="exists and is not a bank"):
         described().save(tmp_path / "letters")
     assert [file.name for file in tmp_path.iterdir()] == ["letters"]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from r2t2_jax.bank.build_atlas import AtlasPlan, make_atlas
+from r2t2_jax.bank.build_atlas import AtlasPlan, build_atlas
 from r2t2_jax.cli.main import main
 from r2t2_jax.evaluation import setup as opening
 from r2t2_jax.evaluation.collect_bank import collect_bank
@@ -63,7 +63,7 @@ def test_the_atlas_is_tuned_over_losses(
 ) -> None:
     port = toy()
     bank = collect_bank(port, make_samples(40, seed=100, told=0.3), get_metric("exact_match"), keep_wrong=True)
-    make_atlas(port.model, port.params, bank, tmp_path / "atlas", AtlasPlan(points=4, drawn=2, k=3, batch=40))
+    build_atlas(port.model, port.params, bank, tmp_path / "atlas", AtlasPlan(points=4, drawn=2, k=3, batch=40))
     monkeypatch.setattr(opening, "load", lambda _: replace(port, atlas=tmp_path / "atlas"))
     out, losses = tmp_path / "tune", ["--atlas-loss", "bounded", "cross_entropy"]
     few = ["--strategy", "atlas", "--atlas-k", "3", "--atlas-trust", "0", *losses]

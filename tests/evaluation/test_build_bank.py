@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from r2t2_jax.bank import ReferenceBank
-from r2t2_jax.bank.storage import install, with_stored_samples
+from r2t2_jax.bank.storage import install
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.evaluation import build_bank as build_bank_module
 from r2t2_jax.evaluation.build_bank import BankConfig, build_bank
@@ -51,7 +51,7 @@ def test_rows_are_those_of_a_bank_collected_in_memory(folder):
     # The correct rows up to the limit of 25 per set, with their features.
     bank = ReferenceBank.open(folder)
     template = collect_bank(toy(), make_samples(4, seed=1, told=1), get_metric("exact_match"))
-    bank = with_stored_samples(bank, template.features, template.answers).only_correct()
+    bank = bank.with_stored_samples(template.features, template.answers).only_correct()
     first = 0
     for questions in sets().values():
         expected = collect_bank(toy(), questions.samples, get_metric("exact_match"))
@@ -91,7 +91,7 @@ def test_features_that_are_not_stored_are_computed_again(folder, tmp_path):
     samples = [sample for questions in sets().values() for sample in questions.samples]
     bank = with_samples(ReferenceBank.open(tmp_path / "bank"), toy(), samples)
     sample = bank.samples(np.array([0]))
-    stored = with_stored_samples(ReferenceBank.open(folder), *sample)
+    stored = ReferenceBank.open(folder).with_stored_samples(*sample)
     rows = np.array([3, 30, 3])
     for a, b in zip(jax.tree.leaves(bank.samples(rows)), jax.tree.leaves(stored.samples(rows)), strict=True):
         np.testing.assert_array_equal(a, b)

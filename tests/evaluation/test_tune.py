@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from r2t2_jax.bank.build_atlas import AtlasPlan, make_atlas
+from r2t2_jax.bank.build_atlas import AtlasPlan, build_atlas
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.evaluation import tune as module
 from r2t2_jax.evaluation.collect_bank import collect_bank
@@ -124,7 +124,7 @@ def test_an_atlas_is_tuned_on_its_bank_and_asked_for_where_there_is_none(tmp_pat
         tuning_bench(PORT, BANK, QUESTIONS, presets, METRIC, method="atlas")
 
     bank = collect_bank(PORT, make_samples(40, seed=1, told=0.6), METRIC, keep_wrong=True)
-    atlas = make_atlas(PORT.model, PORT.params, bank, tmp_path / "atlas", AtlasPlan(points=5, drawn=4, k=3, batch=40))
+    atlas = build_atlas(PORT.model, PORT.params, bank, tmp_path / "atlas", AtlasPlan(points=5, drawn=4, k=3, batch=40))
     bench = tuning_bench(PORT, replace(bank, atlas=atlas), QUESTIONS, presets, METRIC, method="atlas")
     rungs = [HalvingRound(4, 0, 60)]
     with Run.open(tmp_path / "run", "tune", {}, tuning_plan([PORT.name], rungs)) as run:
