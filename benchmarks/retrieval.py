@@ -199,7 +199,7 @@ def draw(runs: Sequence[dict[str, Any]], path: Path) -> None:
     """Rate against references for the clustered vectors, a panel a width; a recall below 0.995 is written out."""
     from matplotlib.figure import Figure
 
-    from r2t2_jax.reporting.style import MARKS, SERIES, shared_style
+    from r2t2_jax.reporting.style import MARKERS, SERIES, shared_style
 
     runs = [run for run in runs if run["vectors"] == "clustered"]
     widths = sorted({run["m"] for run in runs})
@@ -207,7 +207,7 @@ def draw(runs: Sequence[dict[str, Any]], path: Path) -> None:
         figure = Figure(figsize=(3.6 * len(widths), 3.4), layout="constrained")
         panels = figure.subplots(1, len(widths), sharey=True, squeeze=False)[0]
         for axes, width in zip(panels, widths, strict=True):
-            for (engine, label), color, mark in zip(NAMES.items(), SERIES, MARKS, strict=False):
+            for (engine, label), color, mark in zip(NAMES.items(), SERIES, MARKERS, strict=False):
                 found = [(run["n"], run["engines"][engine]) for run in runs if run["m"] == width]
                 points = [(n, one["queries_per_second"], one["recall"]) for n, one in found if "recall" in one]
                 sizes, rates = [n for n, *_ in points], [rate for _, rate, _ in points]

@@ -1,1 +1,1 @@
-"""What a person reads of a run."""
+"""Reports, tables and figures of runs, banks and answers."""

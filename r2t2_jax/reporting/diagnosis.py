@@ -115,8 +115,8 @@ def _router(diagnosis: Diagnosis, finding: Finding) -> str:
     over_uniform, rank = finding.tests.values()
     return (
         f"The router against equal weights: {_gain(diagnosis, over_uniform)}. Of the {CANDIDATES} routings tried "
-        f"{100 * rank.gain:.0f} % ({100 * rank.low:.0f} to {100 * rank.high:.0f}) have less loss than the router's own; "
-        "50 % would be chance."
+        f"{100 * rank.gain:.0f} % ({100 * rank.low:.0f} to {100 * rank.high:.0f}) have less loss than the router's "
+        "own; 50 % would be chance."
     )
 
 

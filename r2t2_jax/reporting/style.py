@@ -17,16 +17,16 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BLUE, ORANGE, GREEN, VERMILLION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
-PURPLE, SKY, YELLOW, BLACK, GREY = "#CC79A7", "#56B4E9", "#F0E442", "#000000", "#767676"
+PURPLE, SKY, YELLOW, BLACK, GRAY = "#CC79A7", "#56B4E9", "#F0E442", "#000000", "#767676"
 SERIES = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, BLACK)  # yellow is too pale on white
-MARKS = ("o", "s", "^", "D", "v", "P", "X")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 WIDE, NARROW = 7.2, 3.6  # inches: the width of a page's column and of a phone's screen
 
 OUTCOME_COLORS = {
     "wrong → right": BLUE,
     "right → wrong": VERMILLION,
     "right → right": GREEN,
-    "wrong → wrong": GREY,
+    "wrong → wrong": GRAY,
 }
 
 

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 from r2t2_jax.reporting.formatting import BOUND, CONTROL, METHOD, percent, role
 from r2t2_jax.reporting.results import BASE, ModelResults
-from r2t2_jax.reporting.style import BLACK, BLUE, GREY, ORANGE, FigureSpec, new_figure
+from r2t2_jax.reporting.style import BLACK, BLUE, GRAY, ORANGE, FigureSpec, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-ROLE_MARKERS = {METHOD: ("o", BLUE, BLUE), CONTROL: ("s", "white", GREY), BOUND: ("D", ORANGE, ORANGE)}
+ROLE_MARKERS = {METHOD: ("o", BLUE, BLUE), CONTROL: ("s", "white", GRAY), BOUND: ("D", ORANGE, ORANGE)}
 LEGEND = {METHOD: "re-routing", CONTROL: "control", BOUND: "upper bound"}
 
 

@@ -10,7 +10,7 @@ from r2t2_jax.costs.ladder import Ledger, Row
 from r2t2_jax.reporting.figures.accuracy import ROLE_MARKERS, role_legend
 from r2t2_jax.reporting.formatting import BOUND, percent, role
 from r2t2_jax.reporting.results import BASE, ModelResults
-from r2t2_jax.reporting.style import BLACK, BLUE, GREY, FigureSpec, new_figure
+from r2t2_jax.reporting.style import BLACK, BLUE, GRAY, FigureSpec, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -91,7 +91,7 @@ def scatter(points: Mapping[str, tuple[float, float]], narrow: bool, price: str)
                 va="center",
                 fontsize=8,
                 bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6},
-                arrowprops={"arrowstyle": "-", "color": GREY, "linewidth": 0.6, "shrinkA": 1, "shrinkB": 3},
+                arrowprops={"arrowstyle": "-", "color": GRAY, "linewidth": 0.6, "shrinkA": 1, "shrinkB": 3},
             )
     axes.set_xscale("log")
     axes.set_xlim(cheapest / 1.4, max(dearest, 10 * cheapest) * 1.4)
@@ -170,7 +170,7 @@ def _picture(found: Ledger, rows: list[Row], text: str, draw: Callable[[bool], F
 
 
 def _bars(found: Ledger, narrow: bool) -> Figure:
-    rows = [(row.method.replace("_", " "), found.times_base(row), GREY) for row in found.rows]
+    rows = [(row.method.replace("_", " "), found.times_base(row), GRAY) for row in found.rows]
     rows += [(f"ngd: {row.method}", found.times_base(row), BLUE) for row in found.rungs]
     figure = new_figure(narrow, 4.6)
     axes = figure.subplots()

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from r2t2_jax.reporting.formatting import join_names, signed
 from r2t2_jax.reporting.results import BASE, ModelResults
-from r2t2_jax.reporting.style import BLUE, GREEN, GREY, ORANGE, VERMILLION, FigureSpec, new_figure
+from r2t2_jax.reporting.style import BLUE, GRAY, GREEN, ORANGE, VERMILLION, FigureSpec, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -56,7 +56,7 @@ def _draw(results: ModelResults, name: str, narrow: bool) -> Figure:
         before, after = (100 * row["accuracy"][key] for key in (BASE, name))
         color = VERMILLION if gain < 0 else BLUE
         axes.plot([before, after], [position, position], color=color, linewidth=2.4, solid_capstyle="butt", zorder=2)
-        axes.plot([before], [position], "o", markerfacecolor="white", markeredgecolor=GREY, zorder=3)
+        axes.plot([before], [position], "o", markerfacecolor="white", markeredgecolor=GRAY, zorder=3)
         axes.plot([after], [position], "v" if gain < 0 else "o", color=color, zorder=3)
         for bound, marker, color in zip(BOUNDS, ("d", "|"), (ORANGE, GREEN), strict=True):
             if bound in row["accuracy"]:
@@ -69,7 +69,7 @@ def _draw(results: ModelResults, name: str, narrow: bool) -> Figure:
             fontsize=8.5,
             color="#333333",
         )
-    axes.plot([], [], "o", markerfacecolor="white", markeredgecolor=GREY, label=BASE)
+    axes.plot([], [], "o", markerfacecolor="white", markeredgecolor=GRAY, label=BASE)
     axes.plot([], [], "o", color=BLUE, label=name)
     for bound, marker, color in zip(BOUNDS, ("d", "|"), (ORANGE, GREEN), strict=True):
         if bound in results.strategies:

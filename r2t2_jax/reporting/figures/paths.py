@@ -12,7 +12,7 @@ import numpy as np
 from r2t2_jax.reporting.examples import OUTCOMES, SelectedExample
 from r2t2_jax.reporting.formatting import shorten
 from r2t2_jax.reporting.results import ModelResults, StrategyRows
-from r2t2_jax.reporting.style import GREY, MARKS, OUTCOME_COLORS, SERIES, FigureSpec, new_figure
+from r2t2_jax.reporting.style import GRAY, MARKERS, OUTCOME_COLORS, SERIES, FigureSpec, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -85,9 +85,9 @@ def _draw(results: ModelResults, explained: StrategyRows, examples: list[Selecte
         for expert in range(len(results.experts)):
             if expert in shown:
                 rank = int(np.searchsorted(shown, expert))
-                below.plot(path[:, expert], color=SERIES[rank], marker=MARKS[rank], markersize=3.5, linewidth=1.3)
+                below.plot(path[:, expert], color=SERIES[rank], marker=MARKERS[rank], markersize=3.5, linewidth=1.3)
             else:
-                below.plot(path[:, expert], color=GREY, linewidth=0.7, alpha=0.6)
+                below.plot(path[:, expert], color=GRAY, linewidth=0.7, alpha=0.6)
         for axes, label in ((above, "loss"), (below, "weight")):
             axes.grid(axis="y")
             axes.set_xlim(-0.4, explained.path.shape[1] - 0.6)
@@ -104,7 +104,7 @@ def _legend(figure: Figure, results: ModelResults, shown: np.ndarray, narrow: bo
     from matplotlib.lines import Line2D
 
     lines = [
-        Line2D([], [], color=SERIES[rank], marker=MARKS[rank], label=shorten(results.experts[expert], 16))
+        Line2D([], [], color=SERIES[rank], marker=MARKERS[rank], label=shorten(results.experts[expert], 16))
         for rank, expert in enumerate(shown)
     ]
     figure.legend(handles=lines, loc="outside lower center", ncols=3 if narrow else 7, columnspacing=1.2)

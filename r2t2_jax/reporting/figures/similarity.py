@@ -13,7 +13,7 @@ from jaxtyping import Float
 from r2t2_jax.evaluation.statistics import paired_gain
 from r2t2_jax.reporting.formatting import decimal, percent, signed, signed_interval
 from r2t2_jax.reporting.results import BASE, ModelResults
-from r2t2_jax.reporting.style import BLUE, GREY, FigureSpec, new_figure
+from r2t2_jax.reporting.style import BLUE, GRAY, FigureSpec, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -77,12 +77,12 @@ def _draw(rows: list[dict[str, Any]], name: str, narrow: bool) -> Figure:
     for position, row in enumerate(rows):
         before, after = 100 * row["before"], 100 * row["after"]
         axes.plot([position, position], [before, after], color=BLUE, linewidth=2.4, solid_capstyle="butt", zorder=2)
-        axes.plot([position], [before], "o", markerfacecolor="white", markeredgecolor=GREY, zorder=3)
+        axes.plot([position], [before], "o", markerfacecolor="white", markeredgecolor=GRAY, zorder=3)
         axes.plot([position], [after], "o", color=BLUE, zorder=3)
         axes.annotate(
             percent(row["after"]), (position, after), (6, 0), textcoords="offset points", va="center", fontsize=8
         )
-    axes.plot([], [], "o", markerfacecolor="white", markeredgecolor=GREY, label=BASE)
+    axes.plot([], [], "o", markerfacecolor="white", markeredgecolor=GRAY, label=BASE)
     axes.plot([], [], "o", color=BLUE, label=name)
     dash = "–\n" if narrow else "–"
     axes.set_xticks(range(len(rows)), [f"{row['from']:.2f}{dash}{row['to']:.2f}" for row in rows])
