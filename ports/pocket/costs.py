@@ -14,7 +14,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from ports.pocket import flops
-from ports.pocket.modeling import PocketAnswer, PocketFeatures, PocketInputs, PocketNet, rms_norm
+from ports.pocket.modeling import PocketAnswer, PocketFeatures, PocketInputs, PocketNet, fake_inputs, rms_norm
 from r2t2_jax.contract import Costs, CostVariant
 from r2t2_jax.routing import Routing
 
@@ -28,7 +28,7 @@ def costs(model: PocketModel, params: Any) -> Costs:
     """The model's costs; `params` are shapes."""
     config = model.config
     return Costs(
-        raw=jax.eval_shape(config.fake_inputs),
+        raw=jax.eval_shape(lambda: fake_inputs(config)),
         prepare=None,
         prepare_flops=0,
         encode_flops=flops.encode(config),
@@ -91,13 +91,13 @@ def whole_loss(model: PocketModel, every_logit: bool) -> Loss:
 
     def loss(r: Float[Array, "L E"], params: Any, features: PocketFeatures, answer: PocketAnswer) -> Float[Array, ""]:
         net: PocketNet = nnx.merge(model.graph, params)
-        keys, values, states = net.read_image(features, net.project(net.mix(features, r)))
+        keys, values, states = net.prefill_image(features, net.project(net.combine_experts(features, r)))
         cells = states.shape[1]
         mask = jnp.concatenate([features.question_mask, jnp.ones(cells, bool)])
         finished = net.blocks[-1](states[-1], keys[-1], values[-1], jnp.broadcast_to(mask, (cells, mask.shape[0])))
         logprobs = model._logprobs(net, keys, values, features, answer)  # [A]
         if every_logit:
-            unread = jax.nn.log_softmax(net.head(rms_norm(finished)))[:, 0]  # [I]
+            unread = jax.nn.log_softmax(net.lm_head(rms_norm(finished)))[:, 0]  # [I]
             logprobs = jnp.concatenate([jnp.where(jnp.zeros(cells, bool), unread, 0.0), logprobs])
         return -logprobs.sum() / answer.mask.sum()
 

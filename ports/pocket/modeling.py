@@ -8,12 +8,14 @@ The question stands before the image, so that its keys and values, like everythi
 do not depend on routing and are computed once (`encode`).
 
 Axis letters: L mixers, E experts, T question tokens, I image cells, W channel, F expert features, D width, Q key width,
-A answer tokens, V vocabulary, H heads. One sample; batches are `vmap` outside.
+A answer tokens, V vocabulary, H heads. The methods take one sample; batches are `vmap` outside.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +23,8 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from ports.pocket.config import PocketConfig
+from ports.pocket.scenes import IMAGE
+from ports.pocket.tokenizer import BEGIN, UNKNOWN
 
 MASKED = -1e9
 
@@ -28,7 +32,7 @@ MASKED = -1e9
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class PocketInputs:
-    """What the processor makes of one sample."""
+    """The model's inputs for one sample."""
 
     image: UInt8[Array, "96 96 3"]
     tokens: Int[Array, "T"]
@@ -56,7 +60,7 @@ class PocketFeatures:
     question_keys: Float[Array, "depth T D"]
     question_values: Float[Array, "depth T D"]
     question_mask: Bool[Array, "T"]
-    question: Float[Array, "D"]  # what the gate reads beside the stream
+    question: Float[Array, "D"]  # the gate's other input, next to the stream
 
 
 def rms_norm(x: Float[Array, "... D"]) -> Float[Array, "... D"]:
@@ -73,7 +77,7 @@ class VisionEncoder(nnx.Module):
         self.conv2 = nnx.Conv(c1, c2, (3, 3), strides=2, rngs=rngs)
         self.conv3 = nnx.Conv(c2, c3, (3, 3), strides=2, rngs=rngs)
         self.conv4 = nnx.Conv(c3, c4, (2, 2), strides=2, padding="VALID", rngs=rngs)
-        self.place = nnx.Param(jnp.zeros((config.cells, c4)))
+        self.position_embedding = nnx.Param(jnp.zeros((config.cells, c4)))
         self.bottleneck = nnx.Linear(c4, config.expert_width, rngs=rngs)
 
     def __call__(self, image: UInt8[Array, "*B 96 96 3"]) -> Float[Array, "*B I F"]:
@@ -83,7 +87,7 @@ class VisionEncoder(nnx.Module):
         x = nnx.gelu(self.conv3(x))  # [*B, 8, 8, c3]
         x = nnx.gelu(self.conv4(x))  # [*B, 4, 4, c4]
         x = x.reshape(*x.shape[:-3], -1, x.shape[-1])  # [*B, I, c4]
-        return rms_norm(self.bottleneck(x + jnp.broadcast_to(self.place[...], x.shape)))
+        return rms_norm(self.bottleneck(x + jnp.broadcast_to(self.position_embedding[...], x.shape)))
 
 
 class Mixer(nnx.Module):
@@ -95,29 +99,32 @@ class Mixer(nnx.Module):
         def projection(inside: int, outside: int) -> nnx.Param:
             return nnx.Param(inside**-0.5 * jax.random.normal(rngs.params(), (experts, inside, outside)))
 
-        self.query = projection(config.channel, config.key_width)
-        self.key = projection(config.expert_width, config.key_width)
-        self.value = projection(config.expert_width, config.channel)
-        self.prior = nnx.Param(jnp.full((experts,), 4.0))  # a cell looks at itself first
+        self.q_proj = projection(config.channel, config.key_width)
+        self.k_proj = projection(config.expert_width, config.key_width)
+        self.v_proj = projection(config.expert_width, config.channel)
+        self.prior = nnx.Param(jnp.full((experts,), 4.0))  # added to the score of a cell with itself
         self.scale = nnx.Param(jnp.asarray(2.0))
         self.cells = cells
 
-    def project(self, vision: Float[Array, "E I F"]) -> tuple[Float[Array, "E I Q"], Float[Array, "E I W"]]:
+    def keys_values(self, vision: Float[Array, "E I F"]) -> tuple[Float[Array, "E I Q"], Float[Array, "E I W"]]:
         """Keys and values of the experts; independent of routing."""
-        return jnp.einsum("eif,efq->eiq", vision, self.key[...]), jnp.einsum("eif,efw->eiw", vision, self.value[...])
+        return jnp.einsum("eif,efq->eiq", vision, self.k_proj[...]), jnp.einsum(
+            "eif,efw->eiw", vision, self.v_proj[...]
+        )
 
-    def attend(
+    def run_experts(
         self, x: Float[Array, "I W"], keys: Float[Array, "E I Q"], values: Float[Array, "E I W"]
     ) -> Float[Array, "E I W"]:
-        """What each expert has to say to each cell of the stream."""
-        query = jnp.einsum("iw,ewq->eiq", rms_norm(x), self.query[...])
+        """Each expert's output for every cell of the stream."""
+        query = jnp.einsum("iw,ewq->eiq", rms_norm(x), self.q_proj[...])
         scores = jnp.einsum("eiq,ejq->eij", query, keys) / jnp.sqrt(float(keys.shape[-1]))
         scores = scores + self.prior[...][:, None, None] * jnp.eye(self.cells)[None]
         return jax.nn.softmax(scores, axis=-1) @ values
 
-    def mix(
+    def combine_experts(
         self, x: Float[Array, "I W"], outputs: Float[Array, "E I W"], weights: Float[Array, "E"]
     ) -> Float[Array, "I W"]:
+        """The stream plus the weighted sum of the experts' outputs."""
         return x + self.scale[...] * jnp.einsum("e,eiw->iw", weights, outputs)
 
 
@@ -127,14 +134,15 @@ class Block(nnx.Module):
     def __init__(self, config: PocketConfig, rngs: nnx.Rngs):
         self.heads = config.heads
         width, hidden = config.width, config.hidden
-        self.query = nnx.Linear(width, width, use_bias=False, rngs=rngs)
-        self.key_value = nnx.Linear(width, 2 * width, use_bias=False, rngs=rngs)
-        self.out = nnx.Linear(width, width, use_bias=False, rngs=rngs)
-        self.up = nnx.Linear(width, hidden, rngs=rngs)
-        self.down = nnx.Linear(hidden, width, rngs=rngs)
+        self.q_proj = nnx.Linear(width, width, use_bias=False, rngs=rngs)
+        self.kv_proj = nnx.Linear(width, 2 * width, use_bias=False, rngs=rngs)
+        self.o_proj = nnx.Linear(width, width, use_bias=False, rngs=rngs)
+        self.up_proj = nnx.Linear(width, hidden, rngs=rngs)
+        self.down_proj = nnx.Linear(hidden, width, rngs=rngs)
 
     def keys_values(self, x: Float[Array, "T D"]) -> tuple[Float[Array, "T D"], Float[Array, "T D"]]:
-        keys, values = jnp.split(self.key_value(rms_norm(x)), 2, axis=-1)
+        """Keys and values of these tokens."""
+        keys, values = jnp.split(self.kv_proj(rms_norm(x)), 2, axis=-1)
         return keys, values
 
     def __call__(
@@ -143,27 +151,28 @@ class Block(nnx.Module):
         def split(y: Array) -> Array:
             return y.reshape(y.shape[0], self.heads, -1).swapaxes(0, 1)  # [H, T, D / H]
 
-        query, key, value = split(self.query(rms_norm(x))), split(keys), split(values)
+        query, key, value = split(self.q_proj(rms_norm(x))), split(keys), split(values)
         scores = query @ key.swapaxes(1, 2) / jnp.sqrt(float(query.shape[-1]))  # [H, T, S]
         attended = jax.nn.softmax(jnp.where(mask[None], scores, MASKED), axis=-1) @ value
-        x = x + self.out(attended.swapaxes(0, 1).reshape(x.shape))
-        return x + self.down(nnx.gelu(self.up(rms_norm(x))))
+        x = x + self.o_proj(attended.swapaxes(0, 1).reshape(x.shape))
+        return x + self.down_proj(nnx.gelu(self.up_proj(rms_norm(x))))
 
 
 class Gate(nnx.Module):
-    """Logits over the experts of every mixer from the question and a glance at the image."""
+    """Logits over the experts of every mixer from the question and the mean of the image stream."""
 
     def __init__(self, config: PocketConfig, rngs: nnx.Rngs):
         self.shape = (config.mixers, len(config.experts))
-        self.up = nnx.Linear(config.width + config.channel, config.gate_hidden, rngs=rngs)
-        self.down = nnx.Linear(
+        self.up_proj = nnx.Linear(config.width + config.channel, config.gate_hidden, rngs=rngs)
+        self.down_proj = nnx.Linear(
             config.gate_hidden, config.mixers * len(config.experts), kernel_init=nnx.initializers.zeros, rngs=rngs
         )
 
     def __call__(self, question: Float[Array, "D"], stream: Float[Array, "I W"]) -> Float[Array, "L E"]:
-        return self.down(nnx.gelu(self.up(self.reads(question, stream)))).reshape(self.shape)
+        return self.down_proj(nnx.gelu(self.up_proj(self.inputs(question, stream)))).reshape(self.shape)
 
-    def reads(self, question: Float[Array, "D"], stream: Float[Array, "I W"]) -> Float[Array, "D+W"]:
+    def inputs(self, question: Float[Array, "D"], stream: Float[Array, "I W"]) -> Float[Array, "D+W"]:
+        """The vector that the gate reads."""
         return jnp.concatenate([rms_norm(question), stream.mean(axis=0)])
 
 
@@ -179,25 +188,25 @@ class PocketNet(nnx.Module):
         self.mixers = nnx.List([Mixer(config, rngs) for _ in range(config.mixers)])
         self.project_in = nnx.Linear(config.channel, width, rngs=rngs)
         self.project_out = nnx.Linear(width, width, rngs=rngs)
-        embedding = nnx.initializers.normal(0.5)
-        self.words = nnx.Param(embedding(rngs.params(), (config.vocab_size, width)))
-        self.question_places = nnx.Param(0.2 * embedding(rngs.params(), (config.question_length, width)))
-        self.image_places = nnx.Param(0.2 * embedding(rngs.params(), (config.cells, width)))
-        self.answer_places = nnx.Param(0.2 * embedding(rngs.params(), (config.answer_length, width)))
+        normal = nnx.initializers.normal(0.5)
+        self.embed_tokens = nnx.Param(normal(rngs.params(), (config.vocab_size, width)))
+        self.question_position_embedding = nnx.Param(0.2 * normal(rngs.params(), (config.question_length, width)))
+        self.image_position_embedding = nnx.Param(0.2 * normal(rngs.params(), (config.cells, width)))
+        self.answer_position_embedding = nnx.Param(0.2 * normal(rngs.params(), (config.answer_length, width)))
         self.blocks = nnx.List([Block(config, rngs) for _ in range(config.depth)])
-        self.head = nnx.Linear(width, config.vocab_size, use_bias=False, rngs=rngs)
+        self.lm_head = nnx.Linear(width, config.vocab_size, use_bias=False, rngs=rngs)
         self.gate = Gate(config, rngs)
 
-    def see(self, image: UInt8[Array, "*B 96 96 3"]) -> Float[Array, "*B E+1 I F"]:
+    def encode_image(self, image: UInt8[Array, "*B 96 96 3"]) -> Float[Array, "*B E+1 I F"]:
         """Features of the experts, then of the base encoder."""
         return jnp.stack([encoder(image) for encoder in (*self.experts, self.base)], axis=-3)
 
-    def read_question(
+    def prefill_question(
         self, tokens: Int[Array, "T"], mask: Bool[Array, "T"]
     ) -> tuple[Float[Array, "depth+1 T D"], Float[Array, "depth T D"], Float[Array, "depth T D"]]:
         """States before every block and after the last, and every block's keys and values."""
         length = tokens.shape[0]
-        x = self.words[...][tokens] + self.question_places[...]
+        x = self.embed_tokens[...][tokens] + self.question_position_embedding[...]
         causal = jnp.tril(jnp.ones((length, length), bool)) & mask[None]  # [T, T]
         states, keys, values = [x], [], []
         for block in self.blocks:
@@ -211,15 +220,15 @@ class PocketNet(nnx.Module):
     def encode(
         self, vision: Float[Array, "E+1 I F"], tokens: Int[Array, "T"], mask: Bool[Array, "T"]
     ) -> PocketFeatures:
-        """Everything that does not depend on routing; `vision` is `see(image)`."""
+        """Everything that does not depend on routing; `vision` is `encode_image(image)`."""
         stream = self.stream(vision[-1])  # [I, W]
-        projected = [mixer.project(vision[:-1]) for mixer in self.mixers]
+        projected = [mixer.keys_values(vision[:-1]) for mixer in self.mixers]
         keys, values = (jnp.stack(part) for part in zip(*projected, strict=True))
-        states, question_keys, question_values = self.read_question(tokens, mask)
+        states, question_keys, question_values = self.prefill_question(tokens, mask)
         last = jnp.maximum(mask.sum() - 1, 0)
         return PocketFeatures(
             stream=stream,
-            first=self.mixers[0].attend(stream, keys[0], values[0]),
+            first=self.mixers[0].run_experts(stream, keys[0], values[0]),
             keys=keys,
             values=values,
             question_keys=question_keys,
@@ -229,27 +238,29 @@ class PocketNet(nnx.Module):
         )
 
     def gate_logits(self, features: PocketFeatures) -> Float[Array, "L E"]:
-        """The gate's logits: apart from `encode`, so that another gate may read the same features."""
+        """The gate's logits. They are not part of `encode`, so both gates can read the same features."""
         return self.gate(features.question, features.stream)
 
-    def mix(self, features: PocketFeatures, weights: Float[Array, "L E"]) -> Float[Array, "I W"]:
+    def combine_experts(self, features: PocketFeatures, weights: Float[Array, "L E"]) -> Float[Array, "I W"]:
         """The image stream after all mixers, at unit scale."""
-        x = self.mixers[0].mix(features.stream, features.first, weights[0])
+        x = self.mixers[0].combine_experts(features.stream, features.first, weights[0])
         for layer in range(1, len(self.mixers)):
             mixer = self.mixers[layer]
-            x = mixer.mix(x, mixer.attend(x, features.keys[layer], features.values[layer]), weights[layer])
+            outputs = mixer.run_experts(x, features.keys[layer], features.values[layer])
+            x = mixer.combine_experts(x, outputs, weights[layer])
         return rms_norm(x)
 
     def project(self, stream: Float[Array, "I W"]) -> Float[Array, "I D"]:
         """Image tokens of the language model."""
-        return self.project_out(nnx.gelu(self.project_in(stream))) + self.image_places[...]
+        return self.project_out(nnx.gelu(self.project_in(stream))) + self.image_position_embedding[...]
 
-    def read_image(
+    def prefill_image(
         self, features: PocketFeatures, image: Float[Array, "I D"]
     ) -> tuple[Float[Array, "depth T+I D"], Float[Array, "depth T+I D"], Float[Array, "depth I D"]]:
         """Keys and values of [question | image] in every block, and the image's states before every block.
 
-        Image tokens see the question and each other; after the last block nobody reads them, so they skip it.
+        Image tokens attend to the question and to each other. Their states after the last block are not used, so that
+        block computes only their keys and values.
         """
         cells = image.shape[0]
         mask = jnp.concatenate([features.question_mask, jnp.ones(cells, bool)])
@@ -271,14 +282,44 @@ class PocketNet(nnx.Module):
         question_mask: Bool[Array, "T"],
         tokens: Int[Array, "A"],
     ) -> Float[Array, "A V"]:
-        """Logits of the next token after each of `tokens`, the first of which opens the answer."""
+        """Logits of the next token after each of `tokens`, the first of which is BEGIN."""
         length = tokens.shape[0]
         context = jnp.concatenate([question_mask, jnp.ones(self.config.cells, bool)])
         mask = jnp.concatenate(
             [jnp.broadcast_to(context, (length, context.shape[0])), jnp.tril(jnp.ones((length, length), bool))], axis=1
         )
-        x = self.words[...][tokens] + self.answer_places[...][:length]
+        x = self.embed_tokens[...][tokens] + self.answer_position_embedding[...][:length]
         for number, block in enumerate(self.blocks):
             key, value = block.keys_values(x)
             x = block(x, jnp.concatenate([keys[number], key]), jnp.concatenate([values[number], value]), mask)
-        return self.head(rms_norm(x))
+        return self.lm_head(rms_norm(x))
+
+
+def shift_right(tokens: Int[Array, "A"]) -> Int[Array, "A"]:
+    """The inputs that predict `tokens`: BEGIN, then all tokens but the last."""
+    return jnp.concatenate([jnp.array([BEGIN], tokens.dtype), tokens[:-1]])
+
+
+def create(config: PocketConfig, rngs: nnx.Rngs) -> PocketNet:
+    """The model with random parameters."""
+    return PocketNet(config, rngs)
+
+
+@cache  # both gates share one structure
+def abstract(config: PocketConfig) -> tuple[Any, Any]:
+    """Structure of the model, and its parameters as shapes."""
+    return nnx.split(nnx.eval_shape(lambda: create(config, nnx.Rngs(0))))
+
+
+def count_parameters(config: PocketConfig) -> int:
+    """The number of parameters, one gate included."""
+    return sum(leaf.size for leaf in jax.tree.leaves(abstract(config)[1]))
+
+
+def fake_inputs(config: PocketConfig) -> PocketInputs:
+    """Inputs of the right shapes: a gray image and a question of unknown words."""
+    return PocketInputs(
+        jnp.full((IMAGE, IMAGE, 3), 128, jnp.uint8),
+        jnp.full(config.question_length, UNKNOWN),
+        jnp.ones(config.question_length, bool),
+    )

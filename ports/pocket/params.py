@@ -1,7 +1,8 @@
-"""The weights that ship with the package: one trunk, two gates, checked before they are used.
+"""The weights that ship with the package: shared parameters and two gates, checked before they are used.
 
-`weights/model.json` holds config, vocabulary, embedder settings, what training measured, and the digest of
-`weights/weights.npz`; an array's name is its path in the NNX state, gates stand under `gates/NAME/`.
+`weights/model.json` holds config, vocabulary, embedder settings, the measurements of training, the sha256 of
+`weights/weights.npz`, and the fingerprint that names the model in banks and atlases. An array's name is its path in the
+NNX state; gates are stored under `gates/NAME/`.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from ports.common.checkpoint.mapping import path_name
 from ports.pocket.config import PocketConfig
 from r2t2_jax.errors import R2T2Error
 
@@ -29,7 +31,7 @@ _REBUILD = "reinstall the package, or rebuild the weights with python -m ports.p
 
 @dataclass(frozen=True)
 class Weights:
-    """What is on disk, checked against its digest."""
+    """The content of the weights folder."""
 
     config: PocketConfig
     words: tuple[str, ...]
@@ -37,14 +39,14 @@ class Weights:
     embedding_layer: int
     embedding_mean: Float[np.ndarray, "2 D"]
     embedding_spread: Float[np.ndarray, "2 D"]
-    presets: Mapping[str, Any]  # from presets.json: what `benchmarks/tune_pocket.py` chose on validation questions
-    digest: str
+    presets: Mapping[str, Any]  # from presets.json: chosen by `benchmarks/tune_pocket.py` on validation questions
+    fingerprint: str
 
     def fill(self, abstract: Any, gate: str) -> Any:
-        """Put the arrays in place of the shapes.
+        """`abstract` with every shape replaced by its array; `gate` is the name of the gate to use.
 
         Raises:
-            R2T2Error: an array is missing, left over or misshaped.
+            R2T2Error: an array is missing, unknown or has another shape.
         """
         own = f"gates/{gate}/"
         arrays = {name: value for name, value in self.arrays.items() if not name.startswith("gates/")}
@@ -65,12 +67,6 @@ class Weights:
         if arrays:
             raise R2T2Error(f"pocket weights hold unknown arrays {sorted(arrays)}; {_REBUILD}")
         return filled
-
-
-def path_name(path: tuple) -> str:
-    """`blocks/0/query/kernel` for a path of jax.tree_util."""
-    parts = (getattr(entry, "key", getattr(entry, "name", getattr(entry, "idx", None))) for entry in path)
-    return "/".join(str(part) for part in parts if part != "value")
 
 
 def read_weights(folder: Path = FOLDER) -> Weights:
@@ -98,7 +94,7 @@ def read_weights(folder: Path = FOLDER) -> Weights:
             embedding_spread=arrays.pop("embedding/spread"),
             presets=json.loads((folder / "presets.json").read_text(encoding="utf-8")),
             arrays=arrays,
-            digest=digest,
+            fingerprint=described["fingerprint"],
         )
     except R2T2Error:
         raise
@@ -109,12 +105,12 @@ def read_weights(folder: Path = FOLDER) -> Weights:
 def write_weights(
     folder: Path, config: PocketConfig, words: tuple[str, ...], arrays: Mapping[str, np.ndarray], **facts: Any
 ) -> None:
-    """Write both files; `facts` go into model.json beside config, vocabulary and digest."""
+    """Write `weights.npz` and `model.json`; `facts` are additional fields of `model.json`."""
     folder.mkdir(parents=True, exist_ok=True)
     packed = io.BytesIO()
     named: dict[str, Any] = {name: np.asarray(value) for name, value in arrays.items()}
     np.savez(packed, **named)
     digest = hashlib.sha256(packed.getvalue()).hexdigest()
-    described = {"config": asdict(config), "words": words, "sha256": digest, **facts}
+    described = {"config": asdict(config), "words": words, "sha256": digest, "fingerprint": digest[:8], **facts}
     (folder / "weights.npz").write_bytes(packed.getvalue())
     (folder / "model.json").write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")

@@ -1,9 +1,8 @@
-"""The pocket model as a routed model: the contract over `modeling.py`, with the weights that ship with the package."""
+"""The pocket model as a routed model: the contract over `modeling.py`, and the weights that ship with the package."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,15 @@ from jaxtyping import Array, Bool, Float, Int
 
 from ports.pocket.config import PocketConfig
 from ports.pocket.costs import costs
-from ports.pocket.modeling import PocketAnswer, PocketFeatures, PocketInputs, PocketNet
+from ports.pocket.modeling import (
+    PocketAnswer,
+    PocketFeatures,
+    PocketInputs,
+    PocketNet,
+    abstract,
+    fake_inputs,
+    shift_right,
+)
 from ports.pocket.params import FOLDER, GATES, read_weights
 from ports.pocket.processing import PocketEmbedder, PocketProcessor
 from ports.pocket.questions import questions_on_any_scene
@@ -23,22 +30,22 @@ from r2t2_jax.contract import CaptionModel, ModelShapes, Port
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.routing import Routing, RoutingSpec
 
-# Where projector and language model lie in the parameters.
+# The parameters of projector and language model.
 LANGUAGE = (
     "project_in",
     "project_out",
-    "words",
-    "question_places",
-    "image_places",
-    "answer_places",
+    "embed_tokens",
+    "question_position_embedding",
+    "image_position_embedding",
+    "answer_position_embedding",
     "blocks",
-    "head",
+    "lm_head",
 )
 
 
 @dataclass(frozen=True)
 class PocketModel:
-    """The contract's five functions; traced, one sample. `graph` is the structure of the NNX modules."""
+    """The contract's functions on one traced sample. `graph` is the structure of the NNX modules."""
 
     config: PocketConfig
     graph: Any
@@ -48,9 +55,9 @@ class PocketModel:
         return self.config.spec
 
     def encode(self, params: Any, inputs: PocketInputs) -> PocketFeatures:
-        """Vision, the first mixer's expert outputs, the question's keys and values."""
+        """The image stream, the first mixer's expert outputs, and the keys and values of experts and question."""
         net = nnx.merge(self.graph, params)
-        return net.encode(net.see(inputs.image), inputs.tokens, inputs.mask)
+        return net.encode(net.encode_image(inputs.image), inputs.tokens, inputs.mask)
 
     def route(self, params: Any, features: PocketFeatures, routing: Routing | None = None) -> Float[Array, "L E"]:
         """The routing weights in effect."""
@@ -60,13 +67,15 @@ class PocketModel:
         return jax.nn.softmax(logits if routing is None else logits + routing.values)
 
     def gate_input(self, params: Any, features: PocketFeatures) -> Float[Array, "D+W"]:
-        """What the gate decides by: the question's last state and the mean of the image stream."""
-        return nnx.merge(self.graph, params).gate.reads(features.question, features.stream)
+        """The gate's input: the question's last state and the mean of the image stream."""
+        return nnx.merge(self.graph, params).gate.inputs(features.question, features.stream)
 
-    def _read(self, params: Any, features: PocketFeatures, routing: Routing | None) -> tuple[PocketNet, Array, Array]:
+    def _prefill(
+        self, params: Any, features: PocketFeatures, routing: Routing | None
+    ) -> tuple[PocketNet, Array, Array]:
         net = nnx.merge(self.graph, params)
-        stream = net.mix(features, self.route(params, features, routing))
-        keys, values, _ = net.read_image(features, net.project(stream))
+        stream = net.combine_experts(features, self.route(params, features, routing))
+        keys, values, _ = net.prefill_image(features, net.project(stream))
         return net, keys, values
 
     def _logprobs(
@@ -80,35 +89,35 @@ class PocketModel:
     def _all_logprobs(
         self, net: PocketNet, keys: Array, values: Array, features: PocketFeatures, answer: PocketAnswer
     ) -> Float[Array, "A V"]:
-        tokens = jnp.concatenate([jnp.array([BEGIN], answer.tokens.dtype), answer.tokens[:-1]])
+        tokens = shift_right(answer.tokens)
         return jax.nn.log_softmax(net.answer_logits(keys, values, features.question_mask, tokens))
 
     def token_logprobs(
         self, params: Any, features: PocketFeatures, routing: Routing | None, answer: PocketAnswer
     ) -> tuple[Float[Array, "A V"], Bool[Array, "A"]]:
-        """Log-probability of every word at each place of the answer."""
-        net, keys, values = self._read(params, features, routing)
+        """Log-probability of every token of the vocabulary at each position of the answer, and the answer's mask."""
+        net, keys, values = self._prefill(params, features, routing)
         return self._all_logprobs(net, keys, values, features, answer), answer.mask
 
     def answer_loss(
         self, params: Any, features: PocketFeatures, routing: Routing | None, answer: PocketAnswer
     ) -> Float[Array, ""]:
         """Mean cross-entropy of the answer's tokens, end-of-turn token included."""
-        net, keys, values = self._read(params, features, routing)
+        net, keys, values = self._prefill(params, features, routing)
         return -self._logprobs(net, keys, values, features, answer).sum() / answer.mask.sum()
 
     def answer_logprobs(
         self, params: Any, features: PocketFeatures, routing: Routing | None, candidates: PocketAnswer
     ) -> Float[Array, "C"]:
         """Total log-probability of each candidate; the image is read once."""
-        net, keys, values = self._read(params, features, routing)
+        net, keys, values = self._prefill(params, features, routing)
         return jax.vmap(lambda answer: self._logprobs(net, keys, values, features, answer).sum())(candidates)
 
     def generate(
         self, params: Any, features: PocketFeatures, routing: Routing | None, max_new_tokens: int
     ) -> Int[Array, "A"]:
-        """Greedy answer tokens. Answers are at most three tokens, so all positions are run anew for each."""
-        net, keys, values = self._read(params, features, routing)
+        """Greedy answer tokens. Answers have at most three tokens, so every step runs all positions again."""
+        net, keys, values = self._prefill(params, features, routing)
         length = min(max_new_tokens, self.config.answer_length)
 
         def step(tokens: Array, position: Array) -> tuple[Array, Array]:
@@ -124,16 +133,16 @@ class PocketModel:
 
     def as_answer(self, tokens: Int[Array, "A"]) -> PocketAnswer:
         """Generated tokens as an answer, up to and with the end token."""
-        kept = tokens[: self.config.answer_length]
-        ended = kept == END
-        return PocketAnswer(kept, (kept != PAD) & (jnp.cumsum(ended) - ended == 0))
+        tokens = tokens[: self.config.answer_length]
+        ended = tokens == END
+        return PocketAnswer(tokens, (tokens != PAD) & (jnp.cumsum(ended) - ended == 0))
 
 
 def load(variant: str | None) -> Port:
     """The pocket model with one of its two gates.
 
     Args:
-        variant: `narrow` (trained on colour and shape questions alone) or `balanced` (the default).
+        variant: `narrow` (trained only on color and shape questions) or `balanced` (the default).
 
     Raises:
         R2T2Error: no such variant, or the shipped weights are missing or damaged.
@@ -151,7 +160,7 @@ def load(variant: str | None) -> Port:
         layer=weights.embedding_layer,
         mean=weights.embedding_mean,
         spread=weights.embedding_spread,
-        fingerprint=f"pocket-lm@{weights.digest[:8]}",
+        fingerprint=f"pocket-lm@{weights.fingerprint}",
     )
     return Port(
         name=f"pocket:{gate}",
@@ -159,7 +168,7 @@ def load(variant: str | None) -> Port:
         params=params,
         processor=PocketProcessor(config, tokenizer),
         embedder=embedder,
-        fingerprint=f"pocket:{gate}@{weights.digest[:8]}",
+        fingerprint=f"pocket:{gate}@{weights.fingerprint}",
         max_new_tokens=config.answer_length,
         presets=weights.presets,
         gate="gate",
@@ -169,10 +178,10 @@ def load(variant: str | None) -> Port:
 
 
 def shapes(variant: str | None, question_tokens: int | None, answer_tokens: int | None) -> ModelShapes:
-    """The pocket model without its weights. Both gates have the same shapes.
+    """The pocket model without weights. Both gates have the same shapes.
 
     Raises:
-        R2T2Error: no such variant, or other lengths than the model's own, to which every question and answer is padded.
+        R2T2Error: no such variant, or lengths that differ from those to which the model pads questions and answers.
     """
     gate, config = _gate(variant), read_weights().config
     own = config.question_length, config.answer_length
@@ -180,7 +189,7 @@ def shapes(variant: str | None, question_tokens: int | None, answer_tokens: int 
         raise R2T2Error(f"pocket pads questions to {own[0]} tokens and answers to {own[1]}; leave the lengths out")
     graph, params = abstract(config)
     model = PocketModel(config, graph)
-    features = jax.eval_shape(model.encode, params, config.fake_inputs())
+    features = jax.eval_shape(model.encode, params, fake_inputs(config))
     size = (config.answer_length,)
     answer = jax.eval_shape(lambda: PocketAnswer(jnp.zeros(size, jnp.int32), jnp.zeros(size, bool)))
     return ModelShapes(f"pocket:{gate}", model, params, features, answer, costs(model, params))
@@ -197,9 +206,3 @@ def _gate(variant: str | None) -> str:
 def _atlas_folder(gate: str) -> Path | None:
     folder = FOLDER / f"atlas-{gate}"
     return folder if folder.exists() else None
-
-
-@cache  # both gates stand on one structure
-def abstract(config: PocketConfig) -> tuple[Any, Any]:
-    """Structure of the model and its parameters as shapes."""
-    return nnx.split(nnx.eval_shape(lambda: PocketNet(config, nnx.Rngs(0))))

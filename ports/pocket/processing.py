@@ -1,4 +1,4 @@
-"""Host side of the pocket port: samples to arrays, tokens to text, questions to unit vectors."""
+"""Host side of the pocket port: samples to arrays, tokens to text, question texts to unit vectors."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class PocketProcessor:
         return PocketInputs(jnp.asarray(images), jnp.asarray(tokens), jnp.asarray(mask))
 
     def fits(self, question: str) -> bool:
-        """Whether all of a question is read; what is longer than `question_length` is cut."""
+        """Whether a question has at most `question_length` tokens; longer ones are truncated."""
         return len(self.tokenizer.encode(question)) <= self.config.question_length
 
     def answer_ids(self, answers: Sequence[str]) -> PocketAnswer:
@@ -57,10 +57,10 @@ def _fit(image: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class PocketEmbedder:
-    """E(question) from the pocket language model itself: what is asked, and in which words.
+    """Question embeddings from the pocket language model.
 
-    Two halves of equal weight, each standardised on reference questions: the last question token's state before block
-    `layer`, and the mean of the word embeddings. The question stands before the image, so neither depends on the image
+    Two halves of equal weight, each standardized on reference questions: the last question token's state before block
+    `layer`, and the mean of the token embeddings. The question stands before the image, so neither depends on the image
     or on routing.
     """
 
@@ -83,7 +83,7 @@ class PocketEmbedder:
 def unit_halves(
     states: Float[np.ndarray, "B 2 D"], mean: Float[np.ndarray, "2 D"], spread: Float[np.ndarray, "2 D"]
 ) -> Float[np.ndarray, "B 2*D"]:
-    """Standardise, bring each half to the same length, and both together to length one."""
+    """Standardized states, both halves scaled to the same length and concatenated to a unit vector."""
     vectors = (states - mean) / spread
     vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
     return vectors.reshape(len(states), -1) / np.sqrt(2.0).astype(np.float32)
@@ -91,13 +91,13 @@ def unit_halves(
 
 @partial(jax.jit, static_argnames=("graph", "layer"))
 def question_states(graph: Any, params: Any, tokens: Array, mask: Array, layer: int) -> Float[Array, "B 2 D"]:
-    """For a batch of questions: the last token's state before block `layer`, and the mean word embedding."""
+    """For a batch of questions: the last token's state before block `layer`, and the mean token embedding."""
     net = nnx.merge(graph, params)
 
     def one(row: tuple[Array, Array]) -> Array:
         tokens, mask = row
-        states, _, _ = net.read_question(tokens, mask)
-        words = jnp.where(mask[:, None], net.words[...][tokens], 0.0)
+        states, _, _ = net.prefill_question(tokens, mask)
+        words = jnp.where(mask[:, None], net.embed_tokens[...][tokens], 0.0)
         length = jnp.maximum(mask.sum(), 1)
         return jnp.stack([states[layer, length - 1], words.sum(axis=0) / length])
 

@@ -43,7 +43,9 @@ def answered(
 
     def one(net: PocketNet, vision: Array, lesson: Lessons) -> Array:
         features = net.encode(vision, lesson.tokens, lesson.mask)
-        keys, values, _ = net.read_image(features, net.project(net.mix(features, router(net, features, lesson))))
+        keys, values, _ = net.prefill_image(
+            features, net.project(net.combine_experts(features, router(net, features, lesson)))
+        )
         tokens = jnp.full(lesson.answer.tokens.shape[0] + 1, BEGIN)
         for position in range(lesson.answer.tokens.shape[0]):
             logits = net.answer_logits(keys, values, lesson.mask, tokens[:-1])

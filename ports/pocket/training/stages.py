@@ -19,9 +19,8 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, UInt8
 
 from ports.pocket.config import PocketConfig
-from ports.pocket.modeling import PocketAnswer, PocketFeatures, PocketNet, VisionEncoder, rms_norm
+from ports.pocket.modeling import PocketAnswer, PocketFeatures, PocketNet, VisionEncoder, rms_norm, shift_right
 from ports.pocket.scenes import GRID, VALUES, Scene
-from ports.pocket.tokenizer import BEGIN
 from ports.pocket.training.data import Lessons
 from ports.pocket.training.optimize import Plan, optimize
 
@@ -86,8 +85,15 @@ def leakage(features: Float[np.ndarray, "n I F"], labels: dict[str, Int[np.ndarr
 
 
 CHANNEL_NOISE = 0.15
-IMAGE_SIDE = ("stream", "mixers", "project_in", "project_out", "image_places")
-LANGUAGE = (*IMAGE_SIDE, "words", "question_places", "answer_places", "blocks", "head")
+IMAGE_SIDE = ("stream", "mixers", "project_in", "project_out", "image_position_embedding")
+LANGUAGE = (
+    *IMAGE_SIDE,
+    "embed_tokens",
+    "question_position_embedding",
+    "answer_position_embedding",
+    "blocks",
+    "lm_head",
+)
 
 
 def random_routing(config: PocketConfig, key: Array) -> Float[Array, "L E"]:
@@ -112,12 +118,7 @@ def token_loss(logits: Float[Array, "A V"], answer: PocketAnswer) -> Float[Array
     return jnp.where(answer.mask, losses, 0.0).sum() / answer.mask.sum()
 
 
-def opened(tokens: Int[Array, "A"]) -> Int[Array, "A"]:
-    """The tokens which predict `tokens`: the opening of the answer, then all but the last."""
-    return jnp.concatenate([jnp.array([BEGIN], tokens.dtype), tokens[:-1]])
-
-
-def align(
+def train_alignment(
     config: PocketConfig,
     net: PocketNet,
     vision: Float[Array, "n E+1 I F"],
@@ -138,7 +139,7 @@ def align(
         weights = random_routing(config, route)
         nothing = jnp.zeros(config.question_length, jnp.int32)
         features = net.encode(vision, nothing, nothing.astype(bool))
-        image = net.project(noisy(net.mix(features, weights), noise))
+        image = net.project(noisy(net.combine_experts(features, weights), noise))
         share = weights.mean(axis=0) * len(config.experts)
         losses = [
             optax.softmax_cross_entropy_with_integer_labels(image @ probes[name], truth[name])
@@ -176,12 +177,12 @@ def hints(
     spotted = optax.softmax_cross_entropy_with_integer_labels(guesses, jnp.stack([lesson.roles] * 2))
     subject = lesson.roles == 1
     told = optax.softmax_cross_entropy_with_integer_labels(
-        net.head(rms_norm(states[-1])), jnp.broadcast_to(lesson.answer.tokens[0], lesson.roles.shape)
+        net.lm_head(rms_norm(states[-1])), jnp.broadcast_to(lesson.answer.tokens[0], lesson.roles.shape)
     )
     return (spotted * weight[None]).mean() + 0.5 * jnp.where(subject, told, 0.0).sum() / jnp.maximum(subject.sum(), 1)
 
 
-def learn_language(
+def train_language(
     config: PocketConfig,
     net: PocketNet,
     vision: Float[Array, "n E+1 I F"],
@@ -200,9 +201,9 @@ def learn_language(
         route, noise = jax.random.split(key)
         weights = informed_routing(config, lesson.needs, share, route)
         features: PocketFeatures = net.encode(vision, lesson.tokens, lesson.mask)
-        image = net.project(noisy(net.mix(features, weights), noise))
-        keys, values, states = net.read_image(features, image)
-        logits = net.answer_logits(keys, values, lesson.mask, opened(lesson.answer.tokens))
+        image = net.project(noisy(net.combine_experts(features, weights), noise))
+        keys, values, states = net.prefill_image(features, image)
+        logits = net.answer_logits(keys, values, lesson.mask, shift_right(lesson.answer.tokens))
         return token_loss(logits, lesson.answer), hints(net, roles, states, lesson)
 
     def loss(params: Any, data: Any, key: Array, progress: Array) -> Array:
@@ -229,7 +230,7 @@ def _split(net: PocketNet, names: tuple[str, ...]) -> tuple[Any, Any, Any]:
 NARROW = ("color", "shape")  # the families the narrow gate is trained on
 
 
-def learn_gate(
+def train_gate(
     net: PocketNet, vision: Float[Array, "n E+1 I F"], lessons: Lessons, plan: Plan, checkpoint: Path
 ) -> Any:
     """Train the gate by the answer's cross-entropy; returns the gate's parameters."""
@@ -238,9 +239,11 @@ def learn_gate(
 
     def one(net: PocketNet, vision: Array, lesson: Lessons) -> Array:
         features = net.encode(vision, lesson.tokens, lesson.mask)
-        image = net.project(net.mix(features, jax.nn.softmax(net.gate_logits(features))))
-        keys, values, _ = net.read_image(features, image)
-        return token_loss(net.answer_logits(keys, values, lesson.mask, opened(lesson.answer.tokens)), lesson.answer)
+        image = net.project(net.combine_experts(features, jax.nn.softmax(net.gate_logits(features))))
+        keys, values, _ = net.prefill_image(features, image)
+        return token_loss(
+            net.answer_logits(keys, values, lesson.mask, shift_right(lesson.answer.tokens)), lesson.answer
+        )
 
     def loss(params: Any, data: Any, key: Array, progress: Array) -> Array:
         lessons, (frozen, vision) = data

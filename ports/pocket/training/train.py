@@ -21,10 +21,11 @@ from flax import nnx
 from jaxtyping import Float
 from tqdm import tqdm
 
+from ports.common.checkpoint.mapping import path_name
 from ports.pocket.config import PocketConfig
 from ports.pocket.dataset import question_on
-from ports.pocket.modeling import PocketNet, VisionEncoder
-from ports.pocket.params import FOLDER, GATES, path_name, write_weights
+from ports.pocket.modeling import PocketNet, VisionEncoder, create
+from ports.pocket.params import FOLDER, GATES, write_weights
 from ports.pocket.processing import question_states, unit_halves
 from ports.pocket.questions import FAMILIES, Question, vocabulary
 from ports.pocket.scenes import Scene, make_scene, render
@@ -36,12 +37,12 @@ from ports.pocket.training.stages import (
     CLASSES,
     NARROW,
     STEPS,
-    align,
     leakage,
-    learn_gate,
-    learn_language,
     proxy_labels,
+    train_alignment,
     train_encoder,
+    train_gate,
+    train_language,
 )
 
 
@@ -75,10 +76,10 @@ def scenes_of(split: str, seed: int, count: int) -> list[Scene]:
     return [make_scene(split, seed, number) for number in range(count)]
 
 
-def see(net: PocketNet, scenes: Sequence[Scene], batch: int = 100) -> Float[jax.Array, "n E+1 I F"]:
+def encode_scenes(net: PocketNet, scenes: Sequence[Scene], batch: int = 100) -> Float[jax.Array, "n E+1 I F"]:
     """Frozen vision features of scenes."""
     graph, params = nnx.split(net)
-    look = jax.jit(lambda params, images: nnx.merge(graph, params).see(images))
+    look = jax.jit(lambda params, images: nnx.merge(graph, params).encode_image(images))
     starts = tqdm(range(0, len(scenes), batch), desc="features", unit="batch")
     parts = [look(params, np.stack([render(scene) for scene in scenes[i : i + batch]])) for i in starts]
     return jnp.concatenate(parts)
@@ -89,7 +90,7 @@ def train_experts(recipe: Recipe, config: PocketConfig, bench: Workbench) -> tup
     scenes, held = scenes_of("train", recipe.seed, recipe.vision_scenes), scenes_of("validation", recipe.seed, 1_500)
     labels, held_labels = proxy_labels(scenes), proxy_labels(held)
     images = jnp.asarray(np.stack([render(scene) for scene in scenes]))
-    net = PocketNet(config, nnx.Rngs(recipe.seed))
+    net = create(config, nnx.Rngs(recipe.seed))
     heads = {}
     for number, name in enumerate((*config.experts, "base")):
         encoder = net.base if name == "base" else net.experts[number]
@@ -100,7 +101,7 @@ def train_experts(recipe: Recipe, config: PocketConfig, bench: Workbench) -> tup
         make = partial(train_encoder, config, name, images, truth, plan)
         trained, heads[name] = bench.stage(f"expert-{name}", make, like)
         nnx.update(encoder, trained)
-    features = np.asarray(see(net, held))
+    features = np.asarray(encode_scenes(net, held))
     occupied = held_labels["base"] == 0
     report = {}
     for number, name in enumerate((*config.experts, "base")):
@@ -151,15 +152,15 @@ def train(recipe: Recipe) -> dict[str, Any]:
     net, experts = train_experts(recipe, config, bench)
 
     scenes = scenes_of("train", recipe.seed + 1, recipe.language_scenes)
-    vision = see(net, scenes)
+    vision = encode_scenes(net, scenes)
     plan = Plan(recipe.steps(recipe.align_steps), 64, 1e-2, recipe.seed)
     labels = proxy_labels(scenes)
-    state = bench.stage("align", partial(align, config, net, vision, labels, plan), nnx.state(net))
+    state = bench.stage("align", partial(train_alignment, config, net, vision, labels, plan), nnx.state(net))
     nnx.update(net, state)
     taught = (*FAMILIES, "spatial", "size")  # relations between two objects are the hardest to learn
     lessons = write_lessons(config, tokenizer, scenes, "train", recipe.questions_per_scene, recipe.seed, taught)
     plan = Plan(recipe.steps(recipe.language_steps), 192, 3e-3, recipe.seed)
-    state = bench.stage("language", partial(learn_language, config, net, vision, lessons, plan), nnx.state(net))
+    state = bench.stage("language", partial(train_language, config, net, vision, lessons, plan), nnx.state(net))
     nnx.update(net, state)
 
     gates, accuracy = train_gates(recipe, config, tokenizer, net, bench)
@@ -169,7 +170,7 @@ def train(recipe: Recipe) -> dict[str, Any]:
         "experts": experts,
         "accuracy": accuracy,
         "blind": measure.blind_scores(questions_of("train", recipe.seed, 60_000), asked),
-        "neighbours_needing_the_same_experts": found,
+        "neighbors_needing_the_same_experts": found,
     }
     arrays = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(nnx.state(net))}
     arrays = {name: leaf for name, leaf in arrays.items() if not name.startswith("gate/")}
@@ -195,7 +196,7 @@ def train_gates(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Both gates, and validation accuracy under each and under fixed routings."""
     scenes, held = scenes_of("gate", recipe.seed, recipe.gate_scenes), scenes_of("validation", recipe.seed, 2_000)
-    vision, held_vision = see(net, scenes), see(net, held)
+    vision, held_vision = encode_scenes(net, scenes), encode_scenes(net, held)
     held_lessons: Lessons = write_lessons(config, tokenizer, held, "validation", 1, recipe.seed)
 
     def score(router: measure.Router) -> dict[str, float]:
@@ -211,7 +212,7 @@ def train_gates(
         )
         plan = Plan(recipe.steps(recipe.gate_steps), 128, 3e-3, recipe.seed, decay=1e-2)
         like = nnx.split(net, lambda path, _: path[0] == "gate", ...)[1]
-        gates[name] = bench.stage(f"gate-{name}", partial(learn_gate, net, vision, lessons, plan), like)
+        gates[name] = bench.stage(f"gate-{name}", partial(train_gate, net, vision, lessons, plan), like)
         nnx.update(net, gates[name])
         accuracy[name] = score(measure.own_routing)
     return gates, accuracy

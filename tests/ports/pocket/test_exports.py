@@ -6,7 +6,7 @@ import pytest
 from flax import nnx
 
 from ports.pocket.config import PocketConfig
-from ports.pocket.modeling import PocketAnswer, PocketNet
+from ports.pocket.modeling import PocketAnswer, create, fake_inputs
 from ports.pocket.port import PocketModel
 from r2t2_jax.contract import Query, References
 from r2t2_jax.costs.jaxpr import weight_gradients
@@ -34,9 +34,9 @@ SIZES = {"batch": 2, "neighbors": 3}
 @pytest.fixture(scope="module")
 def abstract():
     """Model, parameters, features and an answer, all as shapes."""
-    graph, params = nnx.split(nnx.eval_shape(lambda: PocketNet(CONFIG, nnx.Rngs(0))))
+    graph, params = nnx.split(nnx.eval_shape(lambda: create(CONFIG, nnx.Rngs(0))))
     model = PocketModel(CONFIG, graph)
-    inputs = CONFIG.fake_inputs()
+    inputs = fake_inputs(CONFIG)
     features = jax.eval_shape(model.encode, params, inputs)
     answer = PocketAnswer(jnp.zeros(CONFIG.answer_length, jnp.int32), jnp.ones(CONFIG.answer_length, bool))
     return model, params, inputs, features, answer

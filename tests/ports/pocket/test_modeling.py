@@ -8,7 +8,7 @@ from flax import nnx
 
 from ports.pocket import flops
 from ports.pocket.config import PocketConfig
-from ports.pocket.modeling import PocketInputs, PocketNet
+from ports.pocket.modeling import PocketInputs, count_parameters, create, fake_inputs
 from ports.pocket.port import PocketModel
 from ports.pocket.tokenizer import BEGIN, END, PAD
 from r2t2_jax.contract import RoutedModel
@@ -20,8 +20,8 @@ CONFIG = PocketConfig(vocab_size=40, question_length=10)
 
 @pytest.fixture(scope="module")
 def pocket():
-    net = nnx.jit(lambda: PocketNet(CONFIG, nnx.Rngs(0)))()  # eagerly it takes a minute
-    net.gate.down.kernel[...] = 0.5 * jax.random.normal(jax.random.key(1), net.gate.down.kernel.shape)
+    net = nnx.jit(lambda: create(CONFIG, nnx.Rngs(0)))()  # eagerly it takes a minute
+    net.gate.down_proj.kernel[...] = 0.5 * jax.random.normal(jax.random.key(1), net.gate.down_proj.kernel.shape)
     graph, params = nnx.split(net)
     return PocketModel(CONFIG, graph), params
 
@@ -60,7 +60,7 @@ def test_mixing_is_the_formula_written_out(pocket, features):
         normed = x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-5)
         total = np.zeros_like(x)
         for e in range(6):
-            query = normed @ np.asarray(mixer.query[...][e])
+            query = normed @ np.asarray(mixer.q_proj[...][e])
             key = np.asarray(features.keys[layer, e])
             scores = query @ key.T / np.sqrt(key.shape[-1]) + float(mixer.prior[...][e]) * np.eye(16)
             attention = np.exp(scores - scores.max(-1, keepdims=True))
@@ -68,7 +68,7 @@ def test_mixing_is_the_formula_written_out(pocket, features):
             total += float(weights[layer, e]) * (attention @ np.asarray(features.values[layer, e]))
         x = x + float(mixer.scale[...]) * total
     expected = x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-5)
-    np.testing.assert_allclose(net.mix(features, weights), expected, atol=2e-5)
+    np.testing.assert_allclose(net.combine_experts(features, weights), expected, atol=2e-5)
 
 
 def test_routing_none_is_the_gate(pocket, features):
@@ -124,7 +124,7 @@ def test_generation_is_greedy_and_stops(pocket, features):
     model, params = pocket
     net = nnx.merge(model.graph, params)
     routing = Routing(model.spec.one_hot_experts(["shape", "size"]))
-    keys, values, _ = net.read_image(features, net.project(net.mix(features, routing.values)))
+    keys, values, _ = net.prefill_image(features, net.project(net.combine_experts(features, routing.values)))
     written = []
     while len(written) < 3 and END not in written:
         padded = jnp.asarray([BEGIN, *written])
@@ -154,7 +154,7 @@ def test_flops_beside_the_config_equal_those_of_the_program(pocket, inputs, feat
 
 def test_config_fakes_its_inputs(pocket):
     model, params = pocket
-    fake = CONFIG.fake_inputs()
+    fake = fake_inputs(CONFIG)
     features = jax.eval_shape(model.encode, params, fake)
     assert features.values.shape == (2, 6, 16, 6)
-    assert CONFIG.parameters() == sum(leaf.size for leaf in jax.tree.leaves(params))
+    assert count_parameters(CONFIG) == sum(leaf.size for leaf in jax.tree.leaves(params))

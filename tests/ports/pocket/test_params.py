@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from ports.pocket import params
+from ports.pocket.modeling import abstract
 from ports.pocket.params import FOLDER, read_weights, write_weights
-from ports.pocket.port import abstract, load
+from ports.pocket.port import load
 from r2t2_jax.errors import R2T2Error
 
 
@@ -52,15 +53,15 @@ def test_arrays_must_fit_the_model(copied, change):
     weights = read_weights(copied)
     arrays = dict(weights.arrays)
     if change == "missing":
-        del arrays["head/kernel"]
+        del arrays["lm_head/kernel"]
     elif change == "unknown":
         arrays["tail/kernel"] = np.zeros(3)
     else:
-        arrays["head/kernel"] = np.zeros((2, 2))
+        arrays["lm_head/kernel"] = np.zeros((2, 2))
     extra = {"embedding/mean": weights.embedding_mean, "embedding/spread": weights.embedding_spread}
     write_weights(copied, weights.config, weights.words, arrays | extra, embedding={"layer": 1})
     _, shapes = abstract(weights.config)
-    with pytest.raises(R2T2Error, match=r"head/kernel|tail/kernel"):
+    with pytest.raises(R2T2Error, match=r"lm_head/kernel|tail/kernel"):
         read_weights(copied).fill(shapes, "narrow")
 
 

@@ -1,9 +1,9 @@
 """The pocket model's r-dependent forward pass in PyTorch, and two ways to descend on it.
 
-It starts from our features (`PocketModel.encode`) with the shipped weights: a second implementation to compare numbers
-and time with. `one_by_one` is the pattern of the authors' code: a Python loop over samples, steps and neighbours, one
-forward pass each, autograd with respect to r. `together` is what one writes who wants speed of PyTorch: samples and
-neighbours are one batch, what does not depend on r is prepared before the loop, no weight asks for a gradient.
+It starts from the features of `PocketModel.encode` with the shipped weights: a second implementation to compare numbers
+and time with. `one_by_one` is the pattern of the authors' code: a Python loop over samples, steps and neighbors, one
+forward pass each, autograd with respect to r. `together` is written for speed in PyTorch: samples and neighbors are one
+batch, everything that does not depend on r is prepared before the loop, and no weight requires a gradient.
 
 Axis letters: B test samples, K neighbours, N = B x K passes, L mixers, E experts, T question tokens, I image cells,
 W channel, D width, H heads, A answer tokens, S steps.
@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-BEGIN, HEADS = 2, 4  # of the shipped model; no array tells them
+BEGIN, HEADS = 2, 4  # of the shipped model; they cannot be read from its arrays
 
 
 def rms_norm(x: Tensor) -> Tensor:
@@ -57,7 +57,7 @@ class TorchPocket:
 
     def __init__(self, weights: Mapping[str, np.ndarray]):
         self.weights = {name: torch.from_numpy(np.array(leaf)) for name, leaf in weights.items()}
-        self.depth = sum(name.startswith("blocks/") and name.endswith("/out/kernel") for name in weights)
+        self.depth = sum(name.startswith("blocks/") and name.endswith("/o_proj/kernel") for name in weights)
         self.mixers = sum(name.startswith("mixers/") and name.endswith("/scale") for name in weights)
 
     def linear(self, name: str, x: Tensor) -> Tensor:
@@ -83,41 +83,42 @@ class TorchPocket:
             split(of["question_values"]),
             context,
             torch.cat([context.expand(-1, -1, length, -1), causal], -1),
-            self.weights["words"][before] + self.weights["answer_places"][:length],
+            self.weights["embed_tokens"][before] + self.weights["answer_position_embedding"][:length],
             answer,
             counted.float(),
         )
 
-    def attend(self, layer: int, x: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """What each expert says to each cell, [N, E, I, W]."""
+    def run_experts(self, layer: int, x: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """Each expert's output for every cell, [N, E, I, W]."""
         name = f"mixers/{layer}"
-        query = rms_norm(x)[:, None] @ self.weights[f"{name}/query"]  # [N, E, I, Q]
+        query = rms_norm(x)[:, None] @ self.weights[f"{name}/q_proj"]  # [N, E, I, Q]
         prior = self.weights[f"{name}/prior"][:, None, None] * torch.eye(x.shape[1])
         return F.softmax(query @ keys.transpose(-1, -2) / keys.shape[-1] ** 0.5 + prior, -1) @ values
 
-    def mix(self, near: Neighbors, r: Tensor) -> Tensor:
+    def combine_experts(self, near: Neighbors, r: Tensor) -> Tensor:
         """The image stream after all mixers, [N, I, W]."""
         x = near.stream
         for layer in range(self.mixers):
-            said = near.first if layer == 0 else self.attend(layer, x, near.keys[:, layer], near.values[:, layer])
-            x = x + self.weights[f"mixers/{layer}/scale"] * (r[:, layer, :, None, None] * said).sum(1)
+            first = layer == 0
+            outputs = near.first if first else self.run_experts(layer, x, near.keys[:, layer], near.values[:, layer])
+            x = x + self.weights[f"mixers/{layer}/scale"] * (r[:, layer, :, None, None] * outputs).sum(1)
         return rms_norm(x)
 
     def keys_values(self, number: int, x: Tensor) -> tuple[Tensor, Tensor]:
-        keys, values = self.linear(f"blocks/{number}/key_value", rms_norm(x)).chunk(2, -1)
+        keys, values = self.linear(f"blocks/{number}/kv_proj", rms_norm(x)).chunk(2, -1)
         return split(keys), split(values)
 
     def block(self, number: int, x: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
         name = f"blocks/{number}"
-        query = split(self.linear(f"{name}/query", rms_norm(x)))
+        query = split(self.linear(f"{name}/q_proj", rms_norm(x)))
         attended = F.scaled_dot_product_attention(query, keys, values, attn_mask=mask)
-        x = x + self.linear(f"{name}/out", attended.transpose(-2, -3).flatten(-2))
-        return x + self.linear(f"{name}/down", gelu(self.linear(f"{name}/up", rms_norm(x))))
+        x = x + self.linear(f"{name}/o_proj", attended.transpose(-2, -3).flatten(-2))
+        return x + self.linear(f"{name}/down_proj", gelu(self.linear(f"{name}/up_proj", rms_norm(x))))
 
     def losses(self, near: Neighbors, r: Tensor) -> Tensor:
-        """Mean cross-entropy of each answer under its routing [N, L, E]; what no answer reads is left out."""
-        x = self.linear("project_out", gelu(self.linear("project_in", self.mix(near, r))))
-        x = x + self.weights["image_places"]  # [N, I, D]
+        """Mean cross-entropy of each answer under its routing [N, L, E]; unused states are not computed."""
+        x = self.linear("project_out", gelu(self.linear("project_in", self.combine_experts(near, r))))
+        x = x + self.weights["image_position_embedding"]  # [N, I, D]
         answer = near.read
         for number in range(self.depth):
             key, value = self.keys_values(number, x)
@@ -128,7 +129,7 @@ class TorchPocket:
             key, value = self.keys_values(number, answer)
             keys, values = torch.cat([keys, key], -2), torch.cat([values, value], -2)
             answer = self.block(number, answer, keys, values, near.answer_mask)
-        logits = self.linear("head", rms_norm(answer))
+        logits = self.linear("lm_head", rms_norm(answer))
         entropy = F.cross_entropy(logits.flatten(0, 1), near.tokens.flatten(), reduction="none")
         return (entropy.view_as(near.counted) * near.counted).sum(1) / near.counted.sum(1)
 
@@ -138,15 +139,15 @@ def project_simplex(values: Tensor) -> Tensor:
     ordered = values.sort(-1, descending=True).values
     excess = ordered.cumsum(-1) - 1
     rank = torch.arange(1, values.shape[-1] + 1)
-    kept = (ordered * rank > excess).sum(-1, keepdim=True)
-    return (values - excess.gather(-1, kept - 1) / kept).clamp(min=0)
+    count = (ordered * rank > excess).sum(-1, keepdim=True)
+    return (values - excess.gather(-1, count - 1) / count).clamp(min=0)
 
 
 def one_by_one(
     net: TorchPocket, near: Sequence[Sequence[Neighbors]], routing: Tensor, weights: Tensor, rates: Sequence[float]
 ) -> tuple[Tensor, Tensor]:
-    """Final r [B, L, E] and the losses before each step [B, S]; `near` has a batch of one for each neighbour."""
-    found, told = [], []
+    """Final r [B, L, E] and the losses before each step [B, S]; `near` has a batch of one for each neighbor."""
+    routings, paths = [], []
     for r, neighbors, weight in zip(routing, near, weights, strict=True):
         losses = []
         for rate in rates:
@@ -158,16 +159,16 @@ def one_by_one(
             assert r.grad is not None
             r = project_simplex(r.detach() - rate * r.grad)
             losses.append(total.detach())
-        found.append(r)
-        told.append(torch.stack(losses))
-    return torch.stack(found), torch.stack(told)
+        routings.append(r)
+        paths.append(torch.stack(losses))
+    return torch.stack(routings), torch.stack(paths)
 
 
 def together(
     net: TorchPocket, near: Neighbors, routing: Tensor, weights: Tensor, rates: Sequence[float]
 ) -> tuple[Tensor, Tensor]:
-    """The same, with all samples and neighbours in one batch."""
-    r, told = routing, []
+    """The same, with all samples and neighbors in one batch."""
+    r, losses = routing, []
     shares = weights / weights.sum(1, keepdim=True)
     for rate in rates:
         r = r.detach().requires_grad_()
@@ -175,5 +176,5 @@ def together(
         loss = (shares * net.losses(near, spread).view_as(shares)).sum(1)  # [B]
         (gradient,) = torch.autograd.grad(loss.sum(), r)
         r = project_simplex(r.detach() - rate * gradient)
-        told.append(loss.detach())
-    return r, torch.stack(told, 1)
+        losses.append(loss.detach())
+    return r, torch.stack(losses, 1)
