@@ -1,1 +1,1 @@
-"""Diagnosis of a model and its bank: will re-routing help, and why."""
+"""Analysis of a model and its bank: whether re-routing helps, and why."""

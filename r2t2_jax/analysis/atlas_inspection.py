@@ -1,7 +1,7 @@
-"""What a loss atlas says of its bank: the routing each source likes, how well neighbours choose for a left-out one.
+"""Statistics of a loss atlas: the best point of each source, and how well neighbors choose points by leave-one-out.
 
-No model is asked: everything is read off the table. A reference counts as likely right at a point where its answer's
-tokens have a geometric mean probability above one half, that is a bounded loss below one half.
+They are computed from the table of losses, without the model. A reference counts as likely right at a point where the
+geometric mean probability of its answer's tokens is above one half, that is, its bounded loss is below one half.
 
 Axis letters: N references, n of them, G points, L routed layers, E experts.
 """
@@ -18,16 +18,16 @@ from r2t2_jax.analysis.loss_landscape import rank_correlation
 from r2t2_jax.bank import ReferenceBank
 from r2t2_jax.bank.build_atlas import leave_one_out
 
-LOOKED_AT = 1000  # references, evenly spaced over the bank
+MAX_REFERENCES = 1000  # evenly spaced over the bank
 NEIGHBORS = (1, 5, 10, 20, 50)
 FRACTIONS = (8, 4, 2, 1)  # of the bank: an eighth, a quarter, ...
-LIKELY = 0.5
-Z = 1.96  # of a 95 % interval
+LIKELY_RIGHT = 0.5  # bounded loss
+Z = 1.96  # for a 95 % interval
 
 
 @dataclass(frozen=True)
 class SourcePoint:
-    """The point at which the references of a source, or of a kind of question, lose least; weights: means of layers."""
+    """The point with the lowest mean loss for a source or category; `weights` are means over layers."""
 
     source: str
     rows: int
@@ -38,8 +38,8 @@ class SourcePoint:
 
 
 @dataclass(frozen=True)
-class Chosen:
-    """How left-out references fare where their neighbours send them, with so many points, neighbours, references."""
+class PointChoice:
+    """Result of choosing a point for left-out references, with given numbers of points, neighbors and references."""
 
     points: int
     k: int
@@ -50,11 +50,11 @@ class Chosen:
 
 @dataclass(frozen=True)
 class AtlasInspection:
-    """What `r2t2 bank inspect` tells of an atlas.
+    """The statistics of an atlas that `r2t2 bank inspect` prints.
 
-    `spearman` is the rank correlation over the points between a reference's own loss and its neighbourhood's, the mean
-    over references with the half width of its 95 % interval. `fixed` is the best single point for everybody, `best` the
-    point each reference would choose for itself.
+    `spearman` is the rank correlation over the points between the loss of a reference and that of its neighborhood:
+    the mean over references, with the half width of its 95 % interval. `fixed` is the best single point for all
+    references, `best` the point with each reference's own lowest loss.
     """
 
     experts: tuple[str, ...]
@@ -65,35 +65,35 @@ class AtlasInspection:
     sources: tuple[SourcePoint, ...]
     spearman: float
     spearman_half_width: float
-    fixed: Chosen
-    best: Chosen
-    by_points: tuple[Chosen, ...]
-    by_neighbors: tuple[Chosen, ...]
-    by_references: tuple[Chosen, ...]
+    fixed: PointChoice
+    best: PointChoice
+    by_points: tuple[PointChoice, ...]
+    by_neighbors: tuple[PointChoice, ...]
+    by_references: tuple[PointChoice, ...]
 
 
 def inspect_atlas(bank: ReferenceBank, k: int = 20) -> AtlasInspection:
-    """Look into the atlas of a bank.
+    """Compute the statistics of a bank's atlas.
 
     Args:
-        bank: with an atlas.
-        k: neighbours that choose, where nothing else is said; fewer in a bank of fewer.
+        bank: a bank with an atlas.
+        k: number of neighbors, where it is not varied; at most the number of other references.
 
     Raises:
         R2T2Error: the bank has no atlas.
     """
     atlas = bank.require_atlas()
-    rows = np.unique(np.linspace(0, len(bank) - 1, min(LOOKED_AT, len(bank))).astype(int))
+    rows = np.unique(np.linspace(0, len(bank) - 1, min(MAX_REFERENCES, len(bank))).astype(int))
     own, embeddings = atlas.rows(rows), np.asarray(bank.embeddings[rows])
     k = min(k, len(rows) - 1)
-    seen = leave_one_out(own, embeddings, k)
-    rho = rank_correlation(own, seen)
+    neighborhood = leave_one_out(own, embeddings, k)
+    rho = rank_correlation(own, neighborhood)
     count = own.shape[1]
 
-    def part(every: int) -> Chosen:
-        some = np.arange(0, len(rows), every)
-        near = min(k, len(some) - 1)
-        return _chosen(own[some], leave_one_out(own[some], embeddings[some], near), near)
+    def subset(every: int) -> PointChoice:
+        part = np.arange(0, len(rows), every)
+        count = min(k, len(part) - 1)
+        return _choose(own[part], leave_one_out(own[part], embeddings[part], count), count)
 
     return AtlasInspection(
         experts=atlas.experts,
@@ -104,38 +104,38 @@ def inspect_atlas(bank: ReferenceBank, k: int = 20) -> AtlasInspection:
         sources=_by_source(bank, atlas.rows(np.arange(len(bank))), atlas.points),
         spearman=float(rho.mean()),
         spearman_half_width=float(Z * rho.std() / np.sqrt(len(rho))),
-        fixed=_chosen(own, np.broadcast_to(own.mean(axis=0), own.shape), 0),
-        best=_chosen(own, own, 0),
-        # Points stand in the order in which they were chosen, so the first few are the atlas of so many points.
-        by_points=tuple(_chosen(own[:, :g], seen[:, :g], k) for g in _doubled(count)),
+        fixed=_choose(own, np.broadcast_to(own.mean(axis=0), own.shape), 0),
+        best=_choose(own, own, 0),
+        # Points are in the order in which they were chosen: the first g are the atlas of g points.
+        by_points=tuple(_choose(own[:, :g], neighborhood[:, :g], k) for g in _powers_of_two(count)),
         by_neighbors=tuple(
-            _chosen(own, leave_one_out(own, embeddings, near), near) for near in NEIGHBORS if near < len(rows)
+            _choose(own, leave_one_out(own, embeddings, number), number) for number in NEIGHBORS if number < len(rows)
         ),
-        by_references=tuple(part(every) for every in FRACTIONS if len(rows) // every > 2),
+        by_references=tuple(subset(every) for every in FRACTIONS if len(rows) // every > 2),
     )
 
 
-def _doubled(count: int) -> list[int]:
+def _powers_of_two(count: int) -> list[int]:
     return [*(2**i for i in range(1, count.bit_length()) if 2**i < count), count]
 
 
-def _chosen(own: Float[np.ndarray, "n G"], seen: Float[np.ndarray, "n G"], k: int) -> Chosen:
+def _choose(own: Float[np.ndarray, "n G"], neighborhood: Float[np.ndarray, "n G"], k: int) -> PointChoice:
     n, points = own.shape
-    paid = own[np.arange(n), seen.argmin(axis=1)]
-    return Chosen(points, k, n, float((paid < LIKELY).mean()), float(paid.mean()))
+    loss = own[np.arange(n), neighborhood.argmin(axis=1)]
+    return PointChoice(points, k, n, float((loss < LIKELY_RIGHT).mean()), float(loss.mean()))
 
 
 def _by_source(
     bank: ReferenceBank, losses: Float[np.ndarray, "N G"], points: Float[np.ndarray, "G L E"]
 ) -> tuple[SourcePoint, ...]:
     names = np.array([str(record.get("source") or "") for record in bank.records])
-    if len(set(names)) == 1:  # one set of questions: what tells them apart is their kind
+    if len(set(names)) == 1:  # a single source: group by category
         names = np.array([str(record.get("category") or names[0]) for record in bank.records])
     groups = {str(name): np.flatnonzero(names == name) for name in np.unique(names)}
-    return tuple(_liked(name, rows, losses, points) for name, rows in groups.items())
+    return tuple(_best_point(name, rows, losses, points) for name, rows in groups.items())
 
 
-def _liked(
+def _best_point(
     name: str, rows: Int[np.ndarray, "n"], losses: Float[np.ndarray, "N G"], points: Float[np.ndarray, "G L E"]
 ) -> SourcePoint:
     means = losses[rows].mean(axis=0)

@@ -1,4 +1,4 @@
-"""Gather what a diagnosis rests on: for a port and its questions, or for a model of one's own and arrays.
+"""Measures the evidence for a diagnosis: of a port and its questions, or of any JAX model and arrays.
 
 Axis letters: B test samples, M embedding size, L routed layers, E experts.
 """
@@ -28,37 +28,37 @@ from r2t2_jax.retrieval.neighbors import sample_keys
 from r2t2_jax.routing import Routing, RoutingSpec
 from r2t2_jax.runtime.batching import Rows, map_batches, progress_bar, take
 
-RUN = ROWS[:-1]  # the ceiling is put together from what the others and the candidates found
+STRATEGY_ROWS = ROWS[:-1]  # the ceiling is computed from these and the candidate routings
 
 
 def strategies_to_compare(preset: Preset) -> dict[str, Strategy]:
-    """The rows of a diagnosis that are strategies."""
-    return {name: strategy(name, preset) for name in RUN}
+    """The rows of a diagnosis that are strategies, by name."""
+    return {name: strategy(name, preset) for name in STRATEGY_ROWS}
 
 
 def port_evidence(
     port: Port, bank: ReferenceBank, questions: EncodedQuestions, preset: Preset, metric: Metric, seed: int = 0
 ) -> Evidence:
-    """Run every row on the questions and probe the losses; `values` tell which answers are right.
+    """Evaluate every row on the questions and compute losses at candidate routings; `values` flag correct answers.
 
     Args:
         port: the model.
-        bank: correctly answered references of this very model.
-        questions: labelled questions which are not in the bank.
+        bank: correctly answered references of the same model.
+        questions: labeled questions that are not in the bank.
         preset: settings of every strategy.
         metric: scores an answer.
-        seed: of everything drawn.
+        seed: of all random numbers.
 
     Raises:
         R2T2Error: as `evaluate`, or there are too few questions.
     """
     check_enough(len(questions.samples))
     strategies = strategies_to_compare(preset)
-    outcomes = {one.name: one for one in evaluate(port, bank, questions, strategies, metric, seed)}
-    values = {name: outcome.right for name, outcome in outcomes.items()}
+    results = {result.name: result for result in evaluate(port, bank, questions, strategies, metric, seed)}
+    values = {name: result.right for name, result in results.items()}
     keys = sample_keys(seed, np.arange(len(questions.samples)))
-    bench = ProbeBatch(port.model, port.params, bank, questions.queries, questions.embeddings, keys, BATCH)
-    probe = probe_losses(bench, strategies, jnp.asarray(outcomes["oracle"].weights), untouched=True)
+    batch = ProbeBatch(port.model, port.params, bank, questions.queries, questions.embeddings, keys, BATCH)
+    probe = probe_losses(batch, strategies, jnp.asarray(results["oracle"].weights), untouched=True)
 
     def answer(rows: Rows) -> Array:
         features, weights = take((questions.queries.features, probe.best), rows)
@@ -69,7 +69,7 @@ def port_evidence(
     predictions = port.processor.decode(tokens)
     scores = [metric(prediction, sample) for prediction, sample in zip(predictions, questions.samples, strict=True)]
     values["ceiling"] = np.where(probe.base_is_best, values["base"], np.array(scores) >= CORRECT)
-    return Evidence(values, probe.near, probe.random, probe.standing)
+    return Evidence(values, probe.near, probe.random, probe.router_rank)
 
 
 def diagnose(
@@ -87,44 +87,46 @@ def diagnose(
     seed: int = 0,
     worthwhile: float = WORTHWHILE,
 ) -> Diagnosis:
-    """Will re-routing help a model of your own? No port, no files; losses are compared instead of answers.
+    """Diagnose whether re-routing helps any JAX model, without a port or files; losses are compared instead of answers.
 
     Args:
         model, params, bank, features, routing, embeddings, spec, support, seed: as `r2t2_jax.reroute` takes them.
-        answers: labels of the B samples, which must not be in the bank.
+        answers: labels of the B samples, which must not be references in the bank.
         preset: settings of every strategy.
-        worthwhile: the smallest fall in loss worth having, as a share of the router's own mean loss.
+        worthwhile: the smallest relevant decrease in loss, as a share of the router's own mean loss.
 
     Returns:
-        The diagnosis; `reporting.diagnosis.diagnosis_text` puts it in words.
+        The diagnosis; `reporting.diagnosis.diagnosis_text` formats it.
 
     Raises:
         R2T2Error: an array does not fit, as in `reroute`, or there are too few samples.
     """
     check_enough(len(routing))
     model = as_model(model, bank, spec)
-    strategies = {name: one for name, one in strategies_to_compare(preset).items() if name != "base"}
+    strategies = {name: plan for name, plan in strategies_to_compare(preset).items() if name != "base"}
     weights = {"base": jnp.asarray(routing)}
-    for name, one in strategies.items():
-        found = reroute(
+    for name, plan in strategies.items():
+        result = reroute(
             model,
             params,
             bank,
             features,
             routing,
             embeddings,
-            strategy=one,
+            strategy=plan,
             support=support,
             answers=answers,
             seed=seed,
         )
-        weights[name] = found.weights
-    live = np.broadcast_to(np.asarray(model.spec.support_mask()) if support is None else support, np.shape(routing))
-    queries = Query(*jax.tree.map(jnp.asarray, (features, routing, live, answers)))
+        weights[name] = result.weights
+    support_mask = np.broadcast_to(
+        np.asarray(model.spec.support_mask()) if support is None else support, np.shape(routing)
+    )
+    queries = Query(*jax.tree.map(jnp.asarray, (features, routing, support_mask, answers)))
     keys = sample_keys(seed, np.arange(len(routing)))
-    bench = ProbeBatch(model, params, bank, queries, embeddings, keys, len(keys))
-    probe = probe_losses(bench, strategies, weights["oracle"], untouched=False)
-    tried = jnp.stack([*weights.values(), jnp.asarray(probe.best)], axis=1)  # [B, rows, L, E]
-    losses = np.asarray(losses_at(Oracle(), model, params, queries, None, tried))
+    batch = ProbeBatch(model, params, bank, queries, embeddings, keys, len(keys))
+    probe = probe_losses(batch, strategies, weights["oracle"], untouched=False)
+    candidates = jnp.stack([*weights.values(), jnp.asarray(probe.best)], axis=1)  # [B, rows, L, E]
+    losses = np.asarray(losses_at(Oracle(), model, params, queries, None, candidates))
     values = {name: -losses[:, i] for i, name in enumerate((*weights, "ceiling"))}
-    return diagnose_evidence(Evidence(values, probe.near, probe.random, probe.standing), worthwhile)
+    return diagnose_evidence(Evidence(values, probe.near, probe.random, probe.router_rank), worthwhile)

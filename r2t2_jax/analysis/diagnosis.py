@@ -1,7 +1,8 @@
-"""Will re-routing help this model? Five questions, each answered from a stated test, and the verdict they add up to.
+"""Whether re-routing helps a model: five questions, a statistical test for each, and a verdict.
 
-Plain numpy on what every strategy did to the same samples. A gain counts if its 95 % interval lies above zero and
-reaches what is worth having; that there is none is said only if the interval stays below that (`comparison.py`).
+The tests use only numpy, on the results of every strategy on the same samples. A gain counts (`yes`) if its 95 %
+interval lies above zero and reaches the worthwhile gain. It is `no` only if the whole interval is below that
+(`evaluation/statistics.py`), and `unclear` otherwise.
 
 Axis letters: B test samples.
 """
@@ -20,38 +21,38 @@ from r2t2_jax.evaluation.statistics import DIGITS, TESTS, Comparison, Reply, com
 
 Verdict = Literal["helps", "uniform", "not_recoverable", "router_fine", "no_gap", "unclear"]
 ROWS = ("base", "router_mean", "uniform", "random_neighbors", "kernel_regression", "ngd", "oracle", "ceiling")
-WORTHWHILE = 0.05  # the smallest gain worth having: a share of the answers, or of the router's own loss
-WORTHWHILE_CORRELATION = 0.1  # a smaller difference in rank correlation is of no use to a search
+WORTHWHILE = 0.05  # smallest relevant gain: a share of the answers, or of the router's own loss
+WORTHWHILE_CORRELATION = 0.1  # smallest relevant rank correlation
 OPPOSITE: Mapping[Reply, Reply] = {"yes": "no", "no": "yes", "unclear": "unclear"}
-LEAST_SAMPLES = 20  # fewer, and neither kind of interval can be trusted
+MIN_SAMPLES = 20  # below this number the intervals are not reliable
 
 
 def check_enough(samples: int) -> None:
-    """Refuse, before any work is done, what no interval could speak of.
+    """Check, before any work is done, that there are enough samples for confidence intervals.
 
     Raises:
-        R2T2Error: too few samples.
+        R2T2Error: there are fewer than `MIN_SAMPLES`.
     """
-    if samples < LEAST_SAMPLES:
-        raise R2T2Error(f"a diagnosis of {samples} samples would be guesswork; give at least {LEAST_SAMPLES}")
+    if samples < MIN_SAMPLES:
+        raise R2T2Error(f"{samples} samples are too few for a diagnosis; give at least {MIN_SAMPLES}")
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What was measured.
+    """Measurements on which a diagnosis is based.
 
     Args:
-        values: for each of `ROWS`, of every sample whether it was answered correctly, or minus its loss. `ceiling` is
-            the best routing anybody found with the label: by descent or among the candidates.
-        near, random: rank correlation of each sample's own loss with its neighbours' over candidate routings, and with
-            that of random references.
-        standing: share of candidate routings under which a sample's own loss is lower than under the router's.
+        values: by row of `ROWS`, for every sample whether it was answered correctly, or minus its loss. `ceiling` is
+            the best routing found with the label, by descent or among the candidates.
+        near, random: rank correlation over candidate routings of each sample's own loss with the loss of its neighbors,
+            and with the loss of random references.
+        router_rank: share of candidate routings with a lower loss of the sample than the router's routing.
     """
 
     values: Mapping[str, Bool[np.ndarray, "B"] | Float[np.ndarray, "B"]]
     near: Float[np.ndarray, "B"]
     random: Float[np.ndarray, "B"]
-    standing: Float[np.ndarray, "B"]
+    router_rank: Float[np.ndarray, "B"]
 
     def __post_init__(self) -> None:
         missing = [name for name in ROWS if name not in self.values]
@@ -65,13 +66,13 @@ class Evidence:
 
     @property
     def kind(self) -> Literal["right", "loss"]:
-        """What `values` holds."""
+        """Whether `values` are correct answers or losses."""
         return "right" if self.values["base"].dtype == bool else "loss"
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One question, its answer, and the comparisons it rests on by name."""
+    """A question, its answer, and the comparisons that decide it, by name."""
 
     key: str
     question: str
@@ -81,27 +82,27 @@ class Finding:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What the evidence says. `worthwhile` is in the unit of the values; intervals are 95 % and each stands alone."""
+    """The verdict and its evidence. `worthwhile` has the unit of the values; each interval has a level of 95 %."""
 
     verdict: Verdict
     findings: tuple[Finding, ...]
     rows: Mapping[str, Comparison]  # each row's mean with its interval
-    gains: Mapping[str, Comparison]  # each row against base
+    gains: Mapping[str, Comparison]  # gain of each row over base
     n: int
     kind: Literal["right", "loss"]
     worthwhile: float
-    samples_needed: int | None  # where the verdict is unclear
+    samples_needed: int | None  # if the verdict is unclear
 
     @property
     def helps(self) -> bool:
         return self.verdict == "helps"
 
     def finding(self, key: str) -> Finding:
-        """The finding called `gap`, `recoverable`, `uniform`, `predicts` or `router`."""
+        """The finding with the key `gap`, `recoverable`, `uniform`, `predicts` or `router`."""
         return next(finding for finding in self.findings if finding.key == key)
 
     def to_record(self) -> dict[str, Any]:
-        """Everything, ready for JSON."""
+        """The diagnosis as JSON values."""
         return {
             "verdict": self.verdict,
             "n": self.n,
@@ -128,17 +129,17 @@ def _record(comparison: Comparison) -> dict[str, Any]:
 
 
 def diagnose_evidence(evidence: Evidence, worthwhile: float = WORTHWHILE) -> Diagnosis:
-    """Answer the questions and name the verdict.
+    """Answer the five questions and derive the verdict.
 
     Args:
-        evidence: what was measured.
-        worthwhile: the smallest gain worth having, as a share of all answers, or of the router's own mean loss.
+        evidence: the measurements.
+        worthwhile: the smallest relevant gain, as a share of all answers or of the router's own mean loss.
 
     Raises:
-        R2T2Error: `worthwhile` is no share.
+        R2T2Error: `worthwhile` is not between 0 and 1.
     """
     if not 0 < worthwhile < 1:
-        raise R2T2Error(f"the gain worth having is a share between 0 and 1, not {worthwhile}")
+        raise R2T2Error(f"the smallest worthwhile gain must be between 0 and 1, not {worthwhile}")
     values = evidence.values
     margin = worthwhile if evidence.kind == "right" else worthwhile * abs(float(values["base"].mean()))
     margin = max(margin, float(np.finfo(np.float32).tiny))
@@ -150,8 +151,8 @@ def diagnose_evidence(evidence: Evidence, worthwhile: float = WORTHWHILE) -> Dia
     verdict, deciding = _judge({finding.key: finding for finding in findings}, gain, margin)
     needed = None
     if verdict == "unclear":
-        open_ones = [test for test in deciding if test.worth(margin) == "unclear"]
-        needed = max(test.samples_needed(evidence.n, margin) for test in open_ones or deciding)
+        unclear = [test for test in deciding if test.worth(margin) == "unclear"]
+        needed = max(test.samples_needed(evidence.n, margin) for test in unclear or deciding)
     return Diagnosis(
         verdict,
         findings,
@@ -170,13 +171,13 @@ def _findings(evidence: Evidence, gain: Callable[[str, str], Comparison], margin
     recoverable = _all(over_base.worth(margin), over_random.worth(margin))
     near, more = mean_interval(evidence.near), mean_interval(evidence.near - evidence.random)
     predicts = _all(near.worth(WORTHWHILE_CORRELATION), more.worth(WORTHWHILE_CORRELATION))
-    routed = gain("uniform", "base")
-    fine = "no" if gap.worth(margin) == "yes" else _all(OPPOSITE[gap.worth(margin)], routed.worth(margin))
+    over_equal = gain("uniform", "base")
+    fine = "no" if gap.worth(margin) == "yes" else _all(OPPOSITE[gap.worth(margin)], over_equal.worth(margin))
     return (
         Finding("gap", "Is there a better routing than the router's?", gap.worth(margin), {"ceiling over base": gap}),
         Finding(
             "recoverable",
-            "Do the neighbours show the way to it?",
+            "Do the neighbors lead to it?",
             recoverable,
             {"ngd over base": over_base, "ngd over random_neighbors": over_random},
         ),
@@ -188,15 +189,15 @@ def _findings(evidence: Evidence, gain: Callable[[str, str], Comparison], margin
         ),
         Finding(
             "predicts",
-            "Do the neighbours' losses tell a sample's own?",
+            "Do the neighbors' losses predict a sample's own loss?",
             predicts,
-            {"neighbours": near, "random references": mean_interval(evidence.random), "difference": more},
+            {"neighbors": near, "random references": mean_interval(evidence.random), "difference": more},
         ),
         Finding(
             "router",
-            "Is the router simply fine?",
+            "Is the router already good enough?",
             fine,
-            {"base over uniform": routed, "routings better than the router's": mean_interval(evidence.standing)},
+            {"base over uniform": over_equal, "routings better than the router's": mean_interval(evidence.router_rank)},
         ),
     )
 
@@ -204,12 +205,12 @@ def _findings(evidence: Evidence, gain: Callable[[str, str], Comparison], margin
 def _judge(
     findings: Mapping[str, Finding], gain: Callable[[str, str], Comparison], margin: float
 ) -> tuple[Verdict, list[Comparison]]:
-    """The verdict, and the comparisons that decide it where it is unclear."""
-    gap, recoverable, as_good = (findings[key].reply for key in ("gap", "recoverable", "uniform"))
+    """The verdict, and the comparisons that would decide it if it is unclear."""
+    gap, recoverable, uniform_as_good = (findings[key].reply for key in ("gap", "recoverable", "uniform"))
     if gap == "no":
         return ("router_fine" if findings["router"].reply == "yes" else "no_gap"), []
     uniform_gains = gain("base", "uniform").worth(margin) == "yes"
-    if as_good == "yes" and uniform_gains:
+    if uniform_as_good == "yes" and uniform_gains:
         return "uniform", []
     if recoverable == "yes":
         return "helps", []
@@ -225,7 +226,7 @@ def _mean(values: Bool[np.ndarray, "B"] | Float[np.ndarray, "B"]) -> Comparison:
 
 
 def _all(*replies: Reply) -> Reply:
-    """`no` if one is, `yes` if all are."""
+    """`no` if any reply is no, `yes` if all are yes, else `unclear`."""
     if "no" in replies:
         return "no"
     return "yes" if all(reply == "yes" for reply in replies) else "unclear"

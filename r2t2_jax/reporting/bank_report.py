@@ -6,7 +6,7 @@ import math
 import textwrap
 from collections.abc import Sequence
 
-from r2t2_jax.analysis.atlas_inspection import AtlasInspection, Chosen, SourcePoint
+from r2t2_jax.analysis.atlas_inspection import AtlasInspection, PointChoice, SourcePoint
 from r2t2_jax.bank.inspect import Inspection, Leakage
 from r2t2_jax.reporting.page import render_template
 
@@ -144,7 +144,7 @@ def _largest_weights(atlas: AtlasInspection, weights: Sequence[float]) -> str:
     return ", ".join(f"{name} {100 * weight:.0f}" for weight, name in largest if weight >= MIN_WEIGHT)
 
 
-def _accuracy_table(name: str, rows: Sequence[Chosen], field: str) -> Table:
+def _accuracy_table(name: str, rows: Sequence[PointChoice], field: str) -> Table:
     cells = [(f"{getattr(row, field):,}", f"{100 * row.likely_right:.1f}", f"{row.loss:.3f}") for row in rows]
     return (name, "likely right %", "mean loss"), cells
 

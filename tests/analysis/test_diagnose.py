@@ -1,4 +1,4 @@
-"""Diagnoses from models: a constructed case for every verdict through `diagnose`, and a port's from its answers."""
+"""Diagnoses of models: a constructed model for every verdict of `diagnose`, and a port judged by its answers."""
 
 import dataclasses
 
@@ -26,24 +26,24 @@ def answer_loss(params, features, weights, answer):
     return jnp.square(params * weights[0] @ features - answer)
 
 
-def examine(case: str) -> Diagnosis:
-    """A model in the state the verdict speaks of: which expert is right, who knows it, and what the router says."""
+def examine(verdict: str) -> Diagnosis:
+    """Diagnose a model that is constructed for a verdict: by the correct expert, the neighbors and the router."""
     rng = np.random.default_rng(0)
     n = REFERENCES + SAMPLES
     topic = rng.integers(EXPERTS, size=n)
     outputs = rng.normal(size=(n, EXPERTS)).astype(np.float32)
     even, right = np.full((n, EXPERTS), 1 / EXPERTS, np.float32), np.eye(EXPERTS, dtype=np.float32)[topic]
-    answers, routing, alike = outputs[np.arange(n), topic], even, topic
-    if case == "router_fine":
+    answers, routing, similar = outputs[np.arange(n), topic], even, topic
+    if verdict == "router_fine":
         routing = right
-    if case == "not_recoverable":  # questions that look alike need different experts
-        alike = rng.integers(EXPERTS, size=n)
-    if case == "uniform":  # the mean of all experts is right, and the router insists on one
+    if verdict == "not_recoverable":  # similar questions need different experts
+        similar = rng.integers(EXPERTS, size=n)
+    if verdict == "uniform":  # the mean of all experts is right, and the router selects one
         answers, routing = outputs.mean(axis=1), right
-    if case == "no_gap":  # all experts say the same
+    if verdict == "no_gap":  # all experts have the same output
         outputs = np.repeat(outputs[:, :1], EXPERTS, axis=1)
         answers = outputs[:, 0] + 1
-    embeddings = np.eye(EXPERTS, dtype=np.float32)[alike]
+    embeddings = np.eye(EXPERTS, dtype=np.float32)[similar]
     first, last = np.s_[:REFERENCES], np.s_[REFERENCES:]
     routing = routing[:, None]  # [n, L = 1, E]
     bank = ReferenceBank(outputs[first], answers[first], routing[first], embeddings[first])
@@ -52,16 +52,16 @@ def examine(case: str) -> Diagnosis:
 
 
 @pytest.mark.parametrize("verdict", ["helps", "uniform", "not_recoverable", "router_fine", "no_gap"])
-def test_each_verdict_on_a_model_that_deserves_it(verdict: str) -> None:
+def test_each_verdict_is_given_for_a_model_constructed_for_it(verdict: str) -> None:
     diagnosis = examine(verdict)
     assert diagnosis.verdict == verdict, diagnosis_text(diagnosis)
     assert diagnosis.kind == "loss" and diagnosis.n == SAMPLES
-    # Where equal weights are right for everybody, random references tell as much as near ones.
+    # Where equal weights are right for all samples, random references predict as well as near ones.
     assert (diagnosis.finding("predicts").reply == "yes") == (verdict in ("helps", "router_fine"))
     assert max(map(len, diagnosis_text(diagnosis).splitlines())) <= 80
 
 
-def test_the_ceiling_is_no_worse_than_anything_that_was_tried() -> None:
+def test_the_ceiling_is_at_least_as_good_as_every_row() -> None:
     rows = examine("helps").rows
     assert rows["ceiling"].gain >= max(rows[name].gain for name in ("base", "oracle", "uniform")) - 1e-6
 
@@ -71,7 +71,7 @@ def test_few_samples_are_refused() -> None:
     routing, embeddings = np.full((8, 1, EXPERTS), 1 / EXPERTS, np.float32), np.eye(8, 4, dtype=np.float32)
     embeddings[4:] = embeddings[:4]
     bank = ReferenceBank(outputs, outputs[:, 0], routing, embeddings)
-    with pytest.raises(R2T2Error, match="a diagnosis of 8 samples would be guesswork"):
+    with pytest.raises(R2T2Error, match="8 samples are too few for a diagnosis"):
         diagnose(answer_loss, jnp.float32(1), bank, outputs, routing, embeddings, outputs[:, 0], preset=PRESET)
 
 
@@ -86,7 +86,7 @@ def test_a_port_is_judged_by_its_answers(told: float, verdict: str) -> None:
     evidence = port_evidence(PORT, bank, questions, PRESET, METRIC)
     assert list(evidence.values) == list(ROWS)
     assert all(right.dtype == bool for right in evidence.values.values())
-    assert evidence.values["ceiling"].all()  # the right expert alone is among the candidates
+    assert evidence.values["ceiling"].all()  # the right expert by itself is among the candidates
     diagnosis = diagnose_evidence(evidence)
     assert diagnosis.verdict == verdict, diagnosis_text(diagnosis)
     assert diagnosis.finding("predicts").reply == "yes"

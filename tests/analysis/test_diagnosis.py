@@ -1,4 +1,4 @@
-"""Every verdict on made-up evidence, what decides between them, and that chance alone seldom raises one."""
+"""Every verdict on constructed evidence, and the rate of wrong verdicts on random evidence."""
 
 import json
 
@@ -13,7 +13,7 @@ N = 200
 
 
 def evidence(n: int = N, near: float = 0.5, random: float = 0.1, seed: int = 0, **shares: float) -> Evidence:
-    """Rows that are right in these shares of the samples: in the first ones, so that rows are nested."""
+    """Evidence whose rows are correct for the first `shares` of the samples, so that rows are nested."""
     base = {name: shares.get(name, shares["base"]) for name in ROWS}
     values = {name: np.arange(n) < share * n for name, share in base.items()}
     noise = np.random.default_rng(seed).normal(0, 0.2, (2, n))
@@ -41,7 +41,7 @@ def replies(diagnosis) -> dict[str, str]:
     return {finding.key: finding.reply for finding in diagnosis.findings}
 
 
-def test_each_question_has_its_answer() -> None:
+def test_each_question_is_answered() -> None:
     helps = replies(diagnose_evidence(evidence(**CASES["helps"])))
     assert helps == {"gap": "yes", "recoverable": "yes", "uniform": "no", "predicts": "yes", "router": "no"}
     fine = replies(diagnose_evidence(evidence(**CASES["router_fine"], near=0.0, random=0.0)))
@@ -75,8 +75,8 @@ def test_a_smaller_gain_may_be_worth_having() -> None:
     assert diagnose_evidence(evidence(n=2000, **shares), worthwhile=0.01).verdict == "helps"
 
 
-def test_chance_alone_seldom_speaks_for_rerouting() -> None:
-    """Every row an independent coin of the same bias but for a ceiling that luck with the label alone explains."""
+def test_random_answers_rarely_give_the_verdict_that_rerouting_helps() -> None:
+    """Every row is an independent biased coin; the ceiling is their maximum, as for lucky choices with the label."""
     rng = np.random.default_rng(0)
     verdicts = []
     for _ in range(100):
@@ -93,7 +93,7 @@ def test_losses_are_compared_relative_to_the_routers_own() -> None:
     values = {name: base + 0.01 * rng.normal(size=N) for name in ROWS}
     fine = Evidence(values, *rng.normal(0, 0.1, (2, N)), np.full(N, 0.5))
     assert diagnose_evidence(fine).verdict == "no_gap"
-    better = Evidence(values | {"ngd": 0.5 * base, "ceiling": 0.3 * base}, fine.near, fine.random, fine.standing)
+    better = Evidence(values | {"ngd": 0.5 * base, "ceiling": 0.3 * base}, fine.near, fine.random, fine.router_rank)
     diagnosis = diagnose_evidence(better)
     assert diagnosis.verdict == "helps"
     assert diagnosis.worthwhile == pytest.approx(0.05 * -base.mean(), rel=0.01)
@@ -110,10 +110,10 @@ def test_the_text_fits_80_columns_and_the_record_is_json() -> None:
         assert set(record["findings"]) == {"gap", "recoverable", "uniform", "predicts", "router"}
 
 
-def test_what_cannot_be_diagnosed_is_refused() -> None:
-    with pytest.raises(R2T2Error, match="a diagnosis of 10 samples would be guesswork"):
+def test_incomplete_evidence_and_few_samples_are_refused() -> None:
+    with pytest.raises(R2T2Error, match="10 samples are too few for a diagnosis"):
         evidence(n=10, base=0.5)
     with pytest.raises(R2T2Error, match="ceiling is missing"):
         Evidence({name: np.ones(30, bool) for name in ROWS[:-1]}, *np.zeros((3, 30)))
-    with pytest.raises(R2T2Error, match="a share between 0 and 1, not 5"):
+    with pytest.raises(R2T2Error, match="must be between 0 and 1, not 5"):
         diagnose_evidence(evidence(base=0.5), worthwhile=5)

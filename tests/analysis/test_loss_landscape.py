@@ -1,4 +1,4 @@
-"""Losses at candidate routings: where the candidates lie, what their losses are, and rank correlation."""
+"""Losses at candidate routings: the candidates, their losses, and rank correlation."""
 
 import jax
 import jax.numpy as jnp
@@ -22,8 +22,8 @@ def test_candidates_are_routings_on_every_samples_support() -> None:
     assert (weights >= 0).all() and not weights[1, ..., 1].any()
     np.testing.assert_allclose(weights[..., :3].sum(axis=-1), 1, rtol=1e-5)
     np.testing.assert_allclose(weights[..., 3:].sum(axis=-1), 1, rtol=1e-5)
-    alone = (weights[0] > 0.99).any(axis=(0, 1))
-    assert alone.all()  # each expert alone in its group at some candidate
+    single = (weights[0] > 0.99).any(axis=(0, 1))
+    assert single.all()  # each expert has all the weight of its group at some candidate
     tied = (np.ptp(weights[0], axis=1) < 1e-6).all(axis=1)
     assert 0 < tied.sum() < CANDIDATES
     assert len(np.unique(weights[0].round(4), axis=0)) > CANDIDATES - 3
@@ -47,15 +47,15 @@ def test_losses_are_those_of_the_objective_at_each_point() -> None:
         np.testing.assert_allclose(near[b, g], np.average(losses, weights=references.weights[b]), rtol=1e-5)
 
 
-def test_no_routing_is_the_untouched_model() -> None:
+def test_without_routing_the_model_is_untouched() -> None:
     queries, _ = toy_queries(3)
     untouched = losses_at(Oracle(), MODEL, toy_params(), queries, None, None)
     own = losses_at(Oracle(), MODEL, toy_params(), queries, None, jnp.asarray(queries.routing)[:, None])
-    np.testing.assert_allclose(untouched, own, rtol=1e-5)  # the toy's gate is one for all tokens
+    np.testing.assert_allclose(untouched, own, rtol=1e-5)  # the toy has one gate for all tokens
 
 
-def test_rank_correlation_by_hand() -> None:
+def test_rank_correlation_equals_a_hand_calculation() -> None:
     left = np.array([[1.0, 2, 3, 4], [1, 2, 3, 4], [5, 5, 5, 5], [1, 1, 2, 3]])
     right = np.array([[10.0, 20, 30, 1e9], [4, 3, 2, 1], [1, 2, 3, 4], [1, 2, 3, 3]])
-    # Centred ranks of the last row: -1 -1 0.5 1.5 and -1.5 -0.5 1 1; product 4, squares 4.5 and 4.5.
+    # Centered ranks of the last row: -1 -1 0.5 1.5 and -1.5 -0.5 1 1; product 4, squares 4.5 and 4.5.
     np.testing.assert_allclose(rank_correlation(left, right), [1, -1, 0, 4 / 4.5])

@@ -26,9 +26,7 @@ def run(typed: str, shown: str, capsys: pytest.CaptureFixture[str]) -> None:
     printed = capsys.readouterr()
     assert code == (2 if shown.startswith("r2t2: ") else 0)
     # Progress bars go to the error stream too, each ended by a carriage return.
-    text = (
-        printed.err.rpartition("\r")[2] if code else re.sub(r"Preset .*\n(.*compilation\.)?", "...\n", printed.out)
-    )
+    text = printed.err.rpartition("\r")[2] if code else re.sub(r"Preset .*\n(.*compilation\.)?", "...\n", printed.out)
     text = "\n".join(" ".join(line.split()) for line in text.splitlines())
     assert as_pattern(shown).fullmatch(text), f"{typed!r} printed\n{text}"
 
