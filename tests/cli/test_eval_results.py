@@ -1,4 +1,4 @@
-"""What is made of a run of `r2t2 eval` afterwards: other scores, tables side by side, another tool's files."""
+"""`r2t2 score`, `results` and `export` on a run of `r2t2 eval`."""
 
 import csv
 import hashlib
@@ -23,7 +23,7 @@ def rows_of(run: Path, title: str, strategy: str) -> list[dict]:
     return [row for row in rows if (row["model"], row["strategy"]) == (title, strategy)]
 
 
-def test_scoring_anew_by_the_same_metric_gives_the_same_numbers(
+def test_scoring_again_by_the_same_metric_gives_the_same_numbers(
     whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = {file.name: file.read_bytes() for file in whole.iterdir() if file.is_file()}
@@ -40,13 +40,13 @@ def test_scoring_anew_by_the_same_metric_gives_the_same_numbers(
 def test_another_metric_reads_question_options_and_answers(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen = []
+    samples = []
 
-    def half_where_left(prediction, sample):
-        seen.append(sample)
+    def half_for_left(prediction, sample):
+        samples.append(sample)
         return 0.5 if sample.category == "left" else 0.0
 
-    monkeypatch.setitem(METRICS, "odd", half_where_left)
+    monkeypatch.setitem(METRICS, "odd", half_for_left)
     out = tmp_path / "scores.json"
     assert main(["score", str(whole), "--metric", "odd", "--out", str(out)]) == 0
     numbers = json.loads(out.read_text())["models"]["toy on one.jsonl"]
@@ -54,23 +54,25 @@ def test_another_metric_reads_question_options_and_answers(
     assert 0 < left < 30
     assert numbers["strategies"]["ngd"]["accuracy"] == pytest.approx(left / 30, abs=1e-6)
     assert numbers["strategies"]["ngd"]["score"]["accuracy"] == pytest.approx(50 * left / 30, abs=1e-4)
-    assert all(sample.question.startswith("What is") and len(sample.answers) == 1 for sample in seen)
+    assert all(sample.question.startswith("What is") and len(sample.answers) == 1 for sample in samples)
 
 
 def table_of(text: str, delimiter: str = ",") -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(text), delimiter=delimiter))
 
 
-def test_results_count_what_turned_and_bound_the_gain(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_results_count_changed_answers_and_give_an_interval_of_the_gain(
+    whole: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["results", str(whole), "--format", "csv"]) == 0
-    found = table_of(capsys.readouterr().out)
-    assert [(row["benchmark"], row["strategy"]) for row in found] == [
+    records = table_of(capsys.readouterr().out)
+    assert [(row["benchmark"], row["strategy"]) for row in records] == [
         (name, strategy) for name in ("one.jsonl", "two.jsonl") for strategy in STRATEGIES
     ]
-    for row in found:
+    for row in records:
         title = f"toy on {row['benchmark']}"
         base, own = (
-            np.array([one["right"] for one in rows_of(whole, title, name)]) for name in ("base", row["strategy"])
+            np.array([answer["right"] for answer in rows_of(whole, title, name)]) for name in ("base", row["strategy"])
         )
         assert int(row["n"]) == len(own)
         assert float(row["gain"]) == pytest.approx(own.mean() - base.mean())
@@ -81,7 +83,9 @@ def test_results_count_what_turned_and_bound_the_gain(whole: Path, capsys: pytes
         assert float(row["gain_high"]) == pytest.approx(high, abs=1.5 / len(own))
 
 
-def test_runs_side_by_side(files: Path, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_results_compare_runs_that_share_questions(
+    files: Path, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     other = tmp_path / "other"
     more = ("--preset", "paper", "--benchmark", str(files / "one.jsonl"), "--strategy", "ngd")
     assert main(arguments(files, other, *more)) == 0
@@ -95,16 +99,18 @@ def test_runs_side_by_side(files: Path, whole: Path, tmp_path: Path, capsys: pyt
         np.array([row["right"] for row in rows_of(run, "toy on one.jsonl", "ngd")]) for run in (whole, other)
     )
     (ngd,) = [line for line in changes.splitlines() if "| ngd |" in line]
-    won, lost = int((second & ~first).sum()), int((first & ~second).sum())
+    corrected, spoiled = int((second & ~first).sum()), int((first & ~second).sum())
     assert ngd.startswith(f"| one.jsonl | ngd | run | other | 30 | {100 * (second.mean() - first.mean()):+.1f} | ")
-    assert ngd.endswith(f"| {won} | {lost} |")
+    assert ngd.endswith(f"| {corrected} | {spoiled} |")
     assert main(["results", str(whole), str(other), "--format", "latex"]) == 0
-    told = capsys.readouterr().out
-    assert told.count(r"\begin{tabular}") == told.count(r"\bottomrule") == 3
-    assert r"kernel\_regression" in told and "accuracy \\%" in told
+    tables = capsys.readouterr().out
+    assert tables.count(r"\begin{tabular}") == tables.count(r"\bottomrule") == 3
+    assert r"kernel\_regression" in tables and "accuracy \\%" in tables
 
 
-def test_files_for_lmms_eval(whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_exported_files_have_the_format_of_lmms_eval(
+    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "logs"
     assert main(["export", str(whole), "--lmms-eval", str(out)]) == 0
     assert "Wrote 12 files" in capsys.readouterr().out
@@ -120,13 +126,13 @@ def test_files_for_lmms_eval(whole: Path, tmp_path: Path, capsys: pytest.Capture
         ]
         assert (line["doc_id"], line["question_id"], line["input"]) == (number, row["id"], row["question"])
         assert (line["target"], line["filtered_resps"]) == (row["answers"][0], row["prediction"])
-    told = json.loads(results.read_text())
+    content = json.loads(results.read_text())
     scores = [row["score"] for row in rows]
-    assert told["results"]["one"]["exact_match,none"] == pytest.approx(np.mean(scores))
-    assert told["results"]["one"]["exact_match_stderr,none"] == pytest.approx(np.std(scores, ddof=1) / 30**0.5)
-    assert told["n-samples"]["two"] == {"original": 7, "effective": 7}
+    assert content["results"]["one"]["exact_match,none"] == pytest.approx(np.mean(scores))
+    assert content["results"]["one"]["exact_match_stderr,none"] == pytest.approx(np.std(scores, ddof=1) / 30**0.5)
+    assert content["n-samples"]["two"] == {"original": 7, "effective": 7}
     joined = "".join(f"sample_{i}{line['doc_hash']}" for i, line in enumerate(lines))
-    assert told["task_hashes"]["one"] == hashlib.sha256(joined.encode()).hexdigest()
+    assert content["task_hashes"]["one"] == hashlib.sha256(joined.encode()).hexdigest()
     assert main(["export", str(whole), "--lmms-eval", str(out)]) == 2
     assert "exists; choose another folder" in capsys.readouterr().err
 
@@ -149,10 +155,11 @@ def test_bad_input_is_one_line(
 ) -> None:
     half = Path(shutil.copytree(whole, tmp_path / "half"))
     (half / "summary.json").unlink()
-    places = {"WHOLE": whole, "HALF": half, "FOLDER": tmp_path / "none"}
-    ordered = [
-        next((str(p) + word.removeprefix(n) for n, p in places.items() if word.startswith(n)), word) for word in command
+    folders = {"WHOLE": whole, "HALF": half, "FOLDER": tmp_path / "none"}
+    argv = [
+        next((str(p) + word.removeprefix(n) for n, p in folders.items() if word.startswith(n)), word)
+        for word in command
     ]
-    assert main(ordered) == 2
-    (told,) = capsys.readouterr().err.splitlines()
-    assert told.startswith("r2t2: ") and cause in told
+    assert main(argv) == 2
+    (error,) = capsys.readouterr().err.splitlines()
+    assert error.startswith("r2t2: ") and cause in error
