@@ -1,10 +1,11 @@
-"""Seconds a case of exact NGD, side by side with PyTorch: `python -m benchmarks.speed [--quick]`.
+"""Time per sample of exact NGD compared with PyTorch: `python -m benchmarks.speed [--quick]`.
 
-The pocket model with the same weights, features, neighbours and step size (`speed_problem.py`), three times: ours, the
-pattern of the authors' code, and a batched PyTorch version (`tests/ports/pocket/torch_pocket.py`; a test beside it
-holds that all arrive at the same routing weights). Then ours alone: against neighbours, steps, batch and bank size, and
-over several devices. Every measurement is a process of its own (`speed_worker.py`). Numbers go to
-`benchmarks/results/speed.json` and, as tables, to `docs/speed.md`; `--doc` writes the page anew from the numbers.
+Three implementations run on the pocket model with the same weights, features, neighbors and step size
+(`speed_problem.py`): ours, the pattern of the authors' code, and a batched PyTorch version
+(`tests/ports/pocket/torch_pocket.py`, with a test that all reach the same routing weights). Ours is also timed as a
+function of neighbors, steps, batch size, bank size and number of devices. Every measurement is a separate process
+(`speed_worker.py`). The numbers go to `benchmarks/results/speed.json` and, as tables, to `docs/speed.md`; `--doc`
+rewrites the tables from the recorded numbers.
 """
 
 from __future__ import annotations
@@ -33,25 +34,25 @@ RESULTS = ROOT / "benchmarks" / "results" / "speed.json"
 PAGE = ROOT / "docs" / "speed.md"
 THREADS = ("one", "all")
 AXES = {
-    "k": "neighbours k",
+    "k": "neighbors k",
     "S": "steps S",
-    "B": "cases a batch B",
-    "vmap_size": "cases abreast",
+    "B": "samples per batch B",
+    "vmap_size": "vmap size",
     "N": "references in the bank, retrieval included",
 }
-BUSY = 0.5  # load average from which on a machine has other things to do
-RIVALS = {"one_by_one": "PyTorch, one by one", "together": "PyTorch, batched"}
+BUSY = 0.5  # load average from which a machine counts as busy
+PYTORCH = {"one_by_one": "PyTorch, one by one", "batched": "PyTorch, batched"}
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How much is measured."""
+    """The measured settings."""
 
     repeats: int = 7
     batches: tuple[int, ...] = (1, 8, 32)
     k: int = 5
     steps: int = 10
-    middle: int = 8  # cases a batch where another axis is looked at
+    middle: int = 8  # samples per batch while another axis varies
     axes: Mapping[str, Sequence[int]] = field(
         default_factory=lambda: {
             "k": (1, 2, 5, 10, 20),
@@ -62,7 +63,7 @@ class Plan:
         }
     )
     devices: tuple[int, ...] = (1, 2, 4)
-    shared: int = 32  # cases a batch that devices share
+    shared: int = 32  # samples per batch that devices share
 
 
 QUICK = Plan(
@@ -75,87 +76,87 @@ QUICK = Plan(
 
 
 def measure(plan: Plan) -> dict[str, Any]:
-    """Every measurement, one process after another."""
+    """Run every measurement, one process after another."""
     common = {"k": plan.k, "steps": plan.steps, "repeats": plan.repeats}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "problem.npz"
         make_problem(max(plan.batches), max(plan.k, *plan.axes["k"]), references=200).save(path)
-        beside = {
+        comparison = {
             threads: {
-                **elsewhere("torch", path, threads, batches=plan.batches, **common),
-                **elsewhere("ours", path, threads, batches=plan.batches, **common),
+                **in_subprocess("torch", path, threads, batches=plan.batches, **common),
+                **in_subprocess("ours", path, threads, batches=plan.batches, **common),
             }
             for threads in THREADS
         }
-        scaling = elsewhere("scaling", path, "all", axes=plan.axes, batch=plan.middle, **common)
+        scaling = in_subprocess("scaling", path, "all", axes=plan.axes, batch=plan.middle, **common)
         shared = {
-            str(n): elsewhere("devices", path, "all", devices=n, batch=plan.shared, **common) for n in plan.devices
+            str(n): in_subprocess("devices", path, "all", devices=n, batch=plan.shared, **common) for n in plan.devices
         }
-    return {"beside": beside, "scaling": scaling, "devices": shared}
+    return {"comparison": comparison, "scaling": scaling, "devices": shared}
 
 
-def elsewhere(name: str, path: Path, threads: str, devices: int = 1, **settings: Any) -> dict[str, Any]:
-    """One measurement in a process of its own."""
+def in_subprocess(name: str, path: Path, threads: str, devices: int = 1, **settings: Any) -> dict[str, Any]:
+    """Run one measurement in a separate process."""
     flags = f"--xla_force_host_platform_device_count={devices}"
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
-    environment.pop("JAX_COMPILATION_CACHE_DIR", None)  # what compiling takes is measured
+    environment.pop("JAX_COMPILATION_CACHE_DIR", None)  # compile time is measured
     if threads == "one":
         environment |= {"OMP_NUM_THREADS": "1", "XLA_FLAGS": f"{flags} --xla_cpu_multi_thread_eigen=false"}
     command = [sys.executable, "-m", "benchmarks.speed_worker", name, str(path), threads, json.dumps(settings)]
     print(f"{name}, {threads} threads, devices: {devices}", file=sys.stderr, flush=True)
-    done = subprocess.run(command, env=environment, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
+    completed = subprocess.run(command, env=environment, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(completed.stdout.splitlines()[-1])
 
 
-Timed = Mapping[str, float]
+Timing = Mapping[str, float]
 
 
-def milliseconds(found: Timed) -> str:
-    """The median and the quartiles."""
-    values = [1e3 * found[name] for name in ("low", "seconds_a_case", "high")]
+def milliseconds(timing: Timing) -> str:
+    """The median with the quartiles."""
+    values = [1e3 * timing[name] for name in ("low", "seconds_per_sample", "high")]
     low, median, high = (f"{value:,.0f}" if value >= 100 else f"{value:.3g}" for value in values)
     return f"{median} ({low} to {high})"
 
 
-def beside_table(beside: Mapping[str, Any]) -> str:
-    """Ours and PyTorch's at every batch size."""
+def comparison_table(comparison: Mapping[str, Any]) -> str:
+    """Our and PyTorch's times for every batch size."""
     rows = []
-    for threads, found in beside.items():
-        for batch, own in found["ours"].items():
-            others = [found[name][batch] for name in RIVALS]
-            ratios = [f"{one['seconds_a_case'] / own['seconds_a_case']:.1f}" for one in others]
-            compiled = f"{own['first_call_extra_seconds']:.1f}"
-            rows.append([threads, batch, *(milliseconds(one) for one in (*others, own)), *ratios, compiled])
-    head = ["threads", "B", *(f"{label}, ms a case" for label in RIVALS.values()), "ours, ms a case"]
-    head += [*(f"{label} / ours" for label in RIVALS.values()), "ours compiles, s"]
+    for threads, timings in comparison.items():
+        for batch, ours in timings["ours"].items():
+            others = [timings[name][batch] for name in PYTORCH]
+            ratios = [f"{other['seconds_per_sample'] / ours['seconds_per_sample']:.1f}" for other in others]
+            compiled = f"{ours['first_call_extra_seconds']:.1f}"
+            rows.append([threads, batch, *map(milliseconds, (*others, ours)), *ratios, compiled])
+    head = ["threads", "B", *(f"{label}, ms per sample" for label in PYTORCH.values()), "ours, ms per sample"]
+    head += [*(f"{label} / ours" for label in PYTORCH.values()), "ours, compile time, s"]
     return markdown_table(head, rows, align_right=True)
 
 
 def scaling_tables(scaling: Mapping[str, Any]) -> str:
-    """A small table for every axis."""
+    """A table for every axis."""
     return "\n\n".join(
         markdown_table(
-            [AXES[axis], "ms a case"],
-            [[f"{int(at):,}", milliseconds(one)] for at, one in found.items()],
+            [AXES[axis], "ms per sample"],
+            [[f"{int(value):,}", milliseconds(timing)] for value, timing in timings.items()],
             align_right=True,
         )
-        for axis, found in scaling.items()
+        for axis, timings in scaling.items()
     )
 
 
-def devices_table(devices: Mapping[str, Timed], cores: int) -> str:
-    """How much faster several devices are than one, and which share of the cores they could use that is."""
-    alone = devices["1"]["seconds_a_case"]
+def devices_table(devices: Mapping[str, Timing], cores: int) -> str:
+    """The speed-up of several devices over one, also as a share of the cores that they can use."""
+    single = devices["1"]["seconds_per_sample"]
     rows = []
-    for n, found in devices.items():
-        faster = alone / found["seconds_a_case"]
-        rows.append([n, milliseconds(found), f"{faster:.2f}", f"{100 * faster / min(int(n), cores):.0f} %"])
-    head = ["devices", "ms a case", "times as fast as one", "of what so many cores could be"]
+    for n, timing in devices.items():
+        speed_up = single / timing["seconds_per_sample"]
+        rows.append([n, milliseconds(timing), f"{speed_up:.2f}", f"{100 * speed_up / min(int(n), cores):.0f} %"])
+    head = ["devices", "ms per sample", "speed-up over one device", "per usable core"]
     return markdown_table(head, rows, align_right=True)
 
 
 def page_tables(recorded: Mapping[str, Any]) -> str:
-    """All tables of the page with their command, settings, machine and date."""
+    """All tables of the page with command, settings, machine and date."""
     settings = recorded["settings"]
     where = (
         f"`{recorded['command']}`, {recorded['machine']}, {recorded['date']}; jax {recorded['jax']}, "
@@ -164,22 +165,22 @@ def page_tables(recorded: Mapping[str, Any]) -> str:
     )
     load = recorded["load_before"]
     if load > BUSY:
-        where += f" **The machine was busy (load average {load} before the start): these times are not to be quoted.**"
+        where += f" **The machine was busy (load average {load} before the start): do not quote these times.**"
     middle, shared = settings["middle"], settings["shared"]
     return "\n\n".join(
         [
             where,
-            beside_table(recorded["beside"]),
-            f"Ours against one number at a time, all threads, B = {middle} where it is not the number:",
+            comparison_table(recorded["comparison"]),
+            f"Ours as a function of one setting, all threads, B = {middle} unless B varies:",
             scaling_tables(recorded["scaling"]),
-            f"Ours over forced CPU devices, B = {shared}:",
+            f"Ours on forced CPU devices, B = {shared}:",
             devices_table(recorded["devices"], recorded["cores"]) + "\n",
         ]
     )
 
 
 def main(quick: bool = False, doc: bool = False, machine: str = "2 CPU cores") -> None:
-    """Measure and write, with `quick` less of it; with `doc` only write the page from what was recorded."""
+    """Measure and write the tables; `quick` measures less, `doc` only writes the page from the recorded numbers."""
     if doc:
         write_results(PAGE, page_tables(json.loads(RESULTS.read_text(encoding="utf-8"))))
         return

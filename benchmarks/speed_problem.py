@@ -1,9 +1,9 @@
-"""What is descended on in `benchmarks/speed.py`: the same numbers for every implementation, as plain arrays in a file.
+"""The descent problem of `benchmarks/speed.py`: the same numbers for every implementation, as plain arrays in a file.
 
-The pocket model's own questions and references, found as `r2t2 eval` finds them and encoded by `encode`. References
-are taken whether or not the model answers them rightly, which changes no time.
+It consists of the pocket model's own questions with neighbors retrieved as in `r2t2 eval`, encoded by `encode`. The
+references include incorrectly answered ones, which changes no time.
 
-Axis letters: B test samples, K neighbours, L mixers, E experts, A answer tokens, S steps.
+Axis letters: B test samples, K neighbors, L mixers, E experts, A answer tokens, S steps.
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ if TYPE_CHECKING:
     from r2t2_jax.evaluation.encode import EncodedQuestions
 
 GATE = "pocket:balanced"
-# Small enough that no weight reaches zero and the projection onto the simplex has nothing to cut off.
+# Small enough that no weight reaches zero, so that the projection onto the simplex clips nothing.
 RATE, FINAL_RATE = 1e-2, 1e-5
 
 
 @dataclass(frozen=True)
-class Problem:
-    """Test samples, each with its neighbours from the nearest on."""
+class DescentProblem:
+    """Test samples with their neighbors, the neighborsest first."""
 
     model: Mapping[str, np.ndarray]  # the pocket model's weights, by path
-    routing: Float[np.ndarray, "B L E"]  # the router's own, where descent starts
+    routing: Float[np.ndarray, "B L E"]  # the router's weights, the starting point
     weights: Float[np.ndarray, "B K"]  # kernel values
     features: Mapping[str, np.ndarray]  # fields of PocketFeatures, each [B, K, ...]
     tokens: Int[np.ndarray, "B K A"]
     mask: Bool[np.ndarray, "B K A"]
 
-    def take(self, samples: int, k: int) -> Problem:
-        """The first samples with their k nearest neighbours; samples come again where there are too few."""
+    def take(self, samples: int, k: int) -> DescentProblem:
+        """The first samples with their k neighborsest neighbors; samples are repeated if there are too few."""
         rows = np.arange(samples) % len(self.routing)
         cut = {name: leaf[rows, :k] for name, leaf in self.features.items()}
-        return Problem(
+        return DescentProblem(
             self.model, self.routing[rows], self.weights[rows, :k], cut, self.tokens[rows, :k], self.mask[rows, :k]
         )
 
@@ -54,8 +54,8 @@ class Problem:
         np.savez(path, **arrays)
 
     @classmethod
-    def read(cls, path: Path) -> Problem:
-        """What `save` wrote."""
+    def read(cls, path: Path) -> DescentProblem:
+        """Read a file that `save` wrote."""
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         model, features = (
@@ -71,7 +71,7 @@ def rates(steps: int) -> list[float]:
 
 
 def encoded(samples: int, references: int) -> tuple[Port, EncodedQuestions, ReferenceBank]:
-    """The model, test questions and a bank."""
+    """The model, encoded test questions and a bank."""
     from r2t2_jax.bank import ReferenceBank
     from r2t2_jax.datasets import load_dataset
     from r2t2_jax.evaluation.encode import encode_questions
@@ -79,13 +79,13 @@ def encoded(samples: int, references: int) -> tuple[Port, EncodedQuestions, Refe
 
     port = load(GATE)
     questions = encode_questions(port, load_dataset("pocket", "test", samples), samples)
-    asked = encode_questions(port, load_dataset("pocket", "reference", references), samples)
-    query = asked.queries
-    return port, questions, ReferenceBank(query.features, query.answer, query.routing, asked.embeddings)
+    encoded_references = encode_questions(port, load_dataset("pocket", "reference", references), samples)
+    query = encoded_references.queries
+    return port, questions, ReferenceBank(query.features, query.answer, query.routing, encoded_references.embeddings)
 
 
-def make_problem(samples: int, k: int, references: int) -> Problem:
-    """Find the neighbours of test questions among references, weighted by the paper's kernel."""
+def make_problem(samples: int, k: int, references: int) -> DescentProblem:
+    """Retrieve the neighbors of test questions among references, weighted by the paper's kernel."""
     import jax
 
     from ports.pocket.params import read_weights
@@ -94,9 +94,9 @@ def make_problem(samples: int, k: int, references: int) -> Problem:
 
     _, questions, bank = encoded(samples, references)
     keys = sample_keys(0, np.arange(samples))
-    near = bank.references(select(NearestNeighbors(k), bank.index(), questions.embeddings, keys), Gaussian())
-    features, answers, weights = jax.tree.map(np.asarray, (near.features, near.answers, near.weights))
-    return Problem(
+    neighbors = bank.references(select(NearestNeighbors(k), bank.index(), questions.embeddings, keys), Gaussian())
+    features, answers, weights = jax.tree.map(np.asarray, (neighbors.features, neighbors.answers, neighbors.weights))
+    return DescentProblem(
         read_weights().arrays,
         np.asarray(questions.queries.routing),
         weights,

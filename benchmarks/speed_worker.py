@@ -1,10 +1,10 @@
-"""One process of `benchmarks/speed.py`: one implementation on so many threads or devices, timed; prints JSON.
+"""Times one implementation with a number of threads or devices in a process of `benchmarks/speed.py`; prints JSON.
 
     python -m benchmarks.speed_worker ours problem.npz one '{"batches": [1, 8], "k": 5, "steps": 10, "repeats": 3}'
 
-PyTorch and JAX never run in the same process, where the threads of one would wait beside those of the other.
+PyTorch and JAX never run in the same process, where their threads would compete.
 
-Axis letters: B test samples, K neighbours, S steps, N bank size.
+Axis letters: B test samples, K neighbors, S steps, N bank size.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmarks.speed_problem import FINAL_RATE, RATE, Problem, rates
+from benchmarks.speed_problem import FINAL_RATE, RATE, DescentProblem, rates
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
 
     from r2t2_jax.contract import Rerouted
 
-EMBEDDING = 384  # numbers of a drawn one, as many as MiniLM's
+EMBEDDING = 384  # size of the random embeddings, that of MiniLM
 PRESET: dict[str, Any] = {"space": "simplex", "learning_rate": RATE, "final_learning_rate": FINAL_RATE}
 
 
-def timed(run: Callable[[], Any], cases: int, repeats: int) -> dict[str, float]:
-    """Seconds a case: the median and quartiles of `repeats` runs after a first one, whose whole time stands apart."""
+def time_runs(run: Callable[[], Any], samples: int, repeats: int) -> dict[str, float]:
+    """Seconds per sample: median and quartiles of `repeats` runs after a first run, whose extra time is separate."""
     start = time.perf_counter()
     run()
     first = time.perf_counter() - start
@@ -39,14 +39,14 @@ def timed(run: Callable[[], Any], cases: int, repeats: int) -> dict[str, float]:
     for _ in range(repeats):
         start = time.perf_counter()
         run()
-        seconds.append((time.perf_counter() - start) / cases)
+        seconds.append((time.perf_counter() - start) / samples)
     low, median, high = np.quantile(seconds, (0.25, 0.5, 0.75)).tolist()
-    once = max(first - cases * median, 0.0)  # compiling, or whatever else a first call does
-    return {"seconds_a_case": median, "low": low, "high": high, "first_call_extra_seconds": once}
+    extra = max(first - samples * median, 0.0)  # compilation and other work of the first call
+    return {"seconds_per_sample": median, "low": low, "high": high, "first_call_extra_seconds": extra}
 
 
-def ours(problem: Problem, steps: int, mesh: Mesh | None = None, vmap_size: int = 1) -> Callable[[], Rerouted]:
-    """NGD by `reroute_batch`, its arrays on the device."""
+def ours(problem: DescentProblem, steps: int, mesh: Mesh | None = None, vmap_size: int = 1) -> Callable[[], Rerouted]:
+    """NGD with `reroute_batch` on arrays on the device."""
     import jax
 
     from r2t2_jax.method.presets import Preset
@@ -56,16 +56,16 @@ def ours(problem: Problem, steps: int, mesh: Mesh | None = None, vmap_size: int 
 
     port, queries, references = on_device(problem)
     descent = strategy("ngd", Preset(k=problem.weights.shape[1], steps=steps, **PRESET))
-    given = descent, port.model, port.params, queries, references, sample_keys(0, np.arange(len(problem.routing)))
+    arguments = descent, port.model, port.params, queries, references, sample_keys(0, np.arange(len(problem.routing)))
 
     def run() -> Rerouted:
-        return jax.block_until_ready(reroute_batch(*given, mesh, vmap_size))
+        return jax.block_until_ready(reroute_batch(*arguments, mesh, vmap_size))
 
     return run
 
 
-def on_device(problem: Problem) -> tuple[Any, Any, Any]:
-    """The model, queries and references. NGD reads nothing of a query but its routing."""
+def on_device(problem: DescentProblem) -> tuple[Any, Any, Any]:
+    """The model, queries and references; NGD reads only the routing of a query."""
     import jax.numpy as jnp
 
     from benchmarks.speed_problem import GATE
@@ -80,8 +80,8 @@ def on_device(problem: Problem) -> tuple[Any, Any, Any]:
     return load(GATE), queries, References(None, features, answers, weights=jnp.asarray(problem.weights))
 
 
-def torch_descents(problem: Problem, steps: int) -> dict[str, Callable[[], Any]]:
-    """Both PyTorch versions, their tensors made."""
+def torch_descents(problem: DescentProblem, steps: int) -> dict[str, Callable[[], Any]]:
+    """Both PyTorch versions with their tensors."""
     import torch
 
     from tests.ports.pocket.torch_pocket import TorchPocket, one_by_one, together
@@ -90,53 +90,55 @@ def torch_descents(problem: Problem, steps: int) -> dict[str, Callable[[], Any]]
     samples, k = problem.weights.shape
     flat = {name: leaf.reshape(samples * k, *leaf.shape[2:]) for name, leaf in problem.features.items()}
     tokens, mask = (leaf.reshape(samples * k, -1) for leaf in (problem.tokens, problem.mask))
-    near = net.neighbors(flat, tokens, mask)
+    batch = net.neighbors(flat, tokens, mask)
 
-    def one(row: int) -> Any:
-        alone = {name: leaf[row : row + 1] for name, leaf in flat.items()}
-        return net.neighbors(alone, tokens[row : row + 1], mask[row : row + 1])
+    def neighbor(row: int) -> Any:
+        features = {name: leaf[row : row + 1] for name, leaf in flat.items()}
+        return net.neighbors(features, tokens[row : row + 1], mask[row : row + 1])
 
-    each = [[one(sample * k + place) for place in range(k)] for sample in range(samples)]
+    each = [[neighbor(sample * k + i) for i in range(k)] for sample in range(samples)]
     routing, weights = torch.from_numpy(problem.routing.copy()), torch.from_numpy(problem.weights.copy())
     return {
         "one_by_one": lambda: one_by_one(net, each, routing, weights, rates(steps)),
-        "together": lambda: together(net, near, routing, weights, rates(steps)),
+        "batched": lambda: together(net, batch, routing, weights, rates(steps)),
     }
 
 
-def measure_ours(problem: Problem, batches: Sequence[int], k: int, steps: int, repeats: int) -> dict[str, Any]:
-    """Ours at every batch size."""
-    return {"ours": {str(b): timed(ours(problem.take(b, k), steps), b, repeats) for b in batches}}
+def measure_ours(problem: DescentProblem, batches: Sequence[int], k: int, steps: int, repeats: int) -> dict[str, Any]:
+    """Times of ours for every batch size."""
+    return {"ours": {str(b): time_runs(ours(problem.take(b, k), steps), b, repeats) for b in batches}}
 
 
-def measure_torch(problem: Problem, batches: Sequence[int], k: int, steps: int, repeats: int) -> dict[str, Any]:
-    """Both PyTorch versions at every batch size."""
-    found: dict[str, Any] = {}
+def measure_torch(problem: DescentProblem, batches: Sequence[int], k: int, steps: int, repeats: int) -> dict[str, Any]:
+    """Times of both PyTorch versions for every batch size."""
+    timings: dict[str, Any] = {}
     for b in batches:
         for name, run in torch_descents(problem.take(b, k), steps).items():
-            found.setdefault(name, {})[str(b)] = timed(run, b, repeats)
-    return found
+            timings.setdefault(name, {})[str(b)] = time_runs(run, b, repeats)
+    return timings
 
 
 def measure_scaling(
-    problem: Problem, axes: dict[str, Sequence[int]], batch: int, k: int, steps: int, repeats: int
+    problem: DescentProblem, axes: dict[str, Sequence[int]], batch: int, k: int, steps: int, repeats: int
 ) -> dict[str, Any]:
-    """Ours along one axis at a time, from the same middle; a bank's size counts with retrieval in the time."""
-    found: dict[str, Any] = {}
+    """Times of ours with one setting varied at a time; times for the bank size include retrieval."""
+    timings: dict[str, Any] = {}
     for axis, values in axes.items():
-        found[axis] = {}
+        timings[axis] = {}
         for value in values:
-            at = {"B": batch, "k": k, "S": steps, "vmap_size": 1, axis: value}
-            cut = problem.take(at["B"], at["k"])
-            run = with_bank(cut, steps, value) if axis == "N" else ours(cut, at["S"], vmap_size=at["vmap_size"])
-            found[axis][str(value)] = timed(run, at["B"], repeats)
-    return found
+            setting = {"B": batch, "k": k, "S": steps, "vmap_size": 1, axis: value}
+            cut = problem.take(setting["B"], setting["k"])
+            run = (
+                with_bank(cut, steps, value) if axis == "N" else ours(cut, setting["S"], vmap_size=setting["vmap_size"])
+            )
+            timings[axis][str(value)] = time_runs(run, setting["B"], repeats)
+    return timings
 
 
-def with_bank(problem: Problem, steps: int, size: int) -> Callable[[], Any]:
-    """Retrieval from a bank of `size` and NGD on what was found.
+def with_bank(problem: DescentProblem, steps: int, size: int) -> Callable[[], Any]:
+    """Retrieval from a bank of `size` references followed by NGD.
 
-    Embeddings are drawn; a bank row's features are those of one of the problem's references.
+    The embeddings are random; the features of a bank row are those of a reference of the problem.
     """
     import jax
 
@@ -148,34 +150,36 @@ def with_bank(problem: Problem, steps: int, size: int) -> Callable[[], Any]:
     from r2t2_jax.retrieval.neighbors import NearestNeighbors, sample_keys, select
 
     samples, k = problem.weights.shape
-    port, queries, near = on_device(problem)
-    known = jax.tree.map(
-        lambda leaf: np.asarray(leaf).reshape(samples * k, *leaf.shape[2:]), (near.features, near.answers)
+    port, queries, references = on_device(problem)
+    stored = jax.tree.map(
+        lambda leaf: np.asarray(leaf).reshape(samples * k, *leaf.shape[2:]), (references.features, references.answers)
     )
     rng = np.random.default_rng(0)
-    drawn = rng.normal(size=(size + samples, EMBEDDING)).astype(np.float32)
-    drawn /= np.linalg.norm(drawn, axis=1, keepdims=True)
+    vectors = rng.normal(size=(size + samples, EMBEDDING)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     routing = problem.routing[np.arange(size) % samples]
 
     def read(rows: np.ndarray) -> Any:
-        return jax.tree.map(lambda leaf: leaf[rows % (samples * k)], known)
+        return jax.tree.map(lambda leaf: leaf[rows % (samples * k)], stored)
 
-    bank = ReferenceBank(None, None, routing, drawn[samples:], reader=read)
+    bank = ReferenceBank(None, None, routing, vectors[samples:], reader=read)
     index, keys = bank.index(), sample_keys(0, np.arange(samples))
     descent = strategy("ngd", Preset(k=k, steps=steps, **PRESET))
 
     def run() -> Any:
-        found = bank.references(select(NearestNeighbors(k), index, drawn[:samples], keys), Gaussian())
-        return jax.block_until_ready(reroute_batch(descent, port.model, port.params, queries, found, keys))
+        neighbors = bank.references(select(NearestNeighbors(k), index, vectors[:samples], keys), Gaussian())
+        return jax.block_until_ready(reroute_batch(descent, port.model, port.params, queries, neighbors, keys))
 
     return run
 
 
-def measure_devices(problem: Problem, batch: int, k: int, steps: int, repeats: int) -> dict[str, float]:
-    """Ours shared among all the devices of this process."""
+def measure_devices(problem: DescentProblem, batch: int, k: int, steps: int, repeats: int) -> dict[str, float]:
+    """Time of ours with the batch split over all devices of this process."""
     import jax
 
-    return timed(ours(problem.take(batch, k), steps, jax.make_mesh((jax.device_count(),), ("data",))), batch, repeats)
+    return time_runs(
+        ours(problem.take(batch, k), steps, jax.make_mesh((jax.device_count(),), ("data",))), batch, repeats
+    )
 
 
 MEASURES: dict[str, Callable[..., dict[str, Any]]] = {
@@ -186,14 +190,14 @@ MEASURES: dict[str, Callable[..., dict[str, Any]]] = {
 }
 
 
-def pin() -> None:
-    """Keep this process on the first of its cores, where the system lets one choose."""
+def pin_to_one_core() -> None:
+    """Run this process on one core, if the operating system supports it."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 
 
 if __name__ == "__main__":
     name, path, threads, settings = sys.argv[1:]
-    if threads == "one":  # PyTorch and XLA take as many threads as there are cores to run on
-        pin()
-    print(json.dumps(MEASURES[name](Problem.read(Path(path)), **json.loads(settings))))
+    if threads == "one":  # PyTorch and XLA use as many threads as there are cores
+        pin_to_one_core()
+    print(json.dumps(MEASURES[name](DescentProblem.read(Path(path)), **json.loads(settings))))

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks.speed_problem import Problem, make_problem
+from benchmarks.speed_problem import make_problem
 from benchmarks.speed_worker import ours, torch_descents
 
 STEPS, K, B = 10, 3, 2
@@ -31,7 +31,7 @@ def one_thread():
 
 
 @pytest.mark.usefixtures("one_thread")
-@pytest.mark.parametrize("name", ["one_by_one", "together"])
+@pytest.mark.parametrize("name", ["one_by_one", "batched"])
 def test_all_arrive_at_the_same_weights(problem, found, name):
     r, losses = torch_descents(problem, STEPS)[name]()
     np.testing.assert_allclose(r.numpy(), found.weights, atol=1e-4, rtol=0)
@@ -47,7 +47,7 @@ def test_the_descent_moves_and_stays_inside_the_simplex(problem, found):
 
 def test_a_problem_is_read_as_it_was_written(problem, tmp_path):
     problem.save(tmp_path / "problem.npz")
-    again = Problem.read(tmp_path / "problem.npz")
+    again = DescentProblem.read(tmp_path / "problem.npz")
     assert jax.tree.all(jax.tree.map(np.array_equal, vars(problem), vars(again)))
 
 
