@@ -1,9 +1,9 @@
 """Compare the atlas's two losses on the pocket model: `python -m benchmarks.atlas_options`, about two minutes.
 
-Bounded losses against cross-entropies. Each option has its own number of neighbors and temperature, those with the most
-correct answers on the validation questions of both gates; everything else is the preset `pocket`. Test questions are
-answered once with the chosen settings. Numbers go to `benchmarks/results/atlas_options.json` and, as a table, to
-`docs/atlas.md`.
+The options are bounded losses and cross-entropies. The number of neighbors and the temperature of each option are those
+with the most correct answers on the validation questions of both gates; all other settings are those of the preset
+`pocket`. The test questions are answered once with the chosen settings. The numbers go to
+`benchmarks/results/atlas_options.json` and, as a table, to `docs/atlas.md`.
 """
 
 from __future__ import annotations
@@ -43,59 +43,60 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "bounded": {},
     "cross-entropy": {"atlas_loss": "cross_entropy"},
 }
-PLAIN = "bounded"
+BASELINE = "bounded"
 
 Right = dict[str, Bool[np.ndarray, "B"]]
 
 
 @dataclasses.dataclass(frozen=True)
-class Bench:
-    """A gate with its references and questions of both splits, encoded."""
+class GateData:
+    """A gate with its references and the encoded questions of both splits."""
 
     port: Port
     references: Any
-    asked: Mapping[str, EncodedQuestions]
+    questions: Mapping[str, EncodedQuestions]
 
     def right(self, presets: Mapping[str, Preset], split: str) -> Right:
-        """Which questions the atlas answers correctly with each preset, and which the router does."""
+        """Which questions the atlas answers correctly with each preset, and which the router (`base`)."""
         methods = {name: strategy("atlas", preset) for name, preset in presets.items()} | {"base": strategy("base")}
-        outcomes = evaluate(self.port, self.references, self.asked[split], methods, METRIC)
-        return {name: outcome.right for name, outcome in zip(methods, outcomes, strict=True)}
+        results = evaluate(self.port, self.references, self.questions[split], methods, METRIC)
+        return {name: result.right for name, result in zip(methods, results, strict=True)}
 
 
-def open_bench(gate: str, sizes: Mapping[str, int]) -> Bench:
-    """All references of a gate, answered correctly or not, its shipped atlas, and so many questions of each split."""
+def load_gate(gate: str, sizes: Mapping[str, int]) -> GateData:
+    """A gate with all of its references, its shipped atlas, and a number of questions of each split."""
     port = load(f"pocket:{gate}")
     bank = collect_bank(port, load_dataset("pocket", "reference"), METRIC, keep_wrong=True)
-    asked = {split: encode_questions(port, load_dataset("pocket", split, n)) for split, n in sizes.items()}
-    return Bench(port, with_shipped_atlas(bank, port), asked)
+    questions = {split: encode_questions(port, load_dataset("pocket", split, n)) for split, n in sizes.items()}
+    return GateData(port, with_shipped_atlas(bank, port), questions)
 
 
 def settings_of(option: Mapping[str, Any], base: Preset) -> dict[str, Preset]:
-    """What is tried on validation questions for one option, by number."""
+    """The presets of one option that are compared on validation questions, by number."""
     loss = str(option.get("atlas_loss", "bounded"))
     varied = {"atlas_k": NEIGHBORS, "atlas_temperature": USUAL[loss]["atlas_temperature"]}
-    return {str(i): one for i, one in enumerate(grid_presets(dataclasses.replace(base, **option), varied, "atlas"))}
+    presets = grid_presets(dataclasses.replace(base, **option), varied, "atlas")
+    return {str(i): preset for i, preset in enumerate(presets)}
 
 
-def choose(benches: Mapping[str, Bench], base: Preset) -> tuple[dict[str, Preset], dict[str, float]]:
-    """For each option the preset with the most right validation answers of all gates, and their share."""
+def choose(gates: Mapping[str, GateData], base: Preset) -> tuple[dict[str, Preset], dict[str, float]]:
+    """For each option the preset with the most correct validation answers over all gates, and their share."""
     chosen, shares = {}, {}
     for name, option in OPTIONS.items():
-        tried = settings_of(option, base)
-        found = [bench.right(tried, "validation") for bench in benches.values()]
-        share = {number: float(np.mean([right[number].mean() for right in found])) for number in tried}
-        best = max(share, key=lambda number: share[number])  # the first of equals
-        chosen[name], shares[name] = tried[best], round(share[best], 6)
+        presets = settings_of(option, base)
+        right = [gate.right(presets, "validation") for gate in gates.values()]
+        share = {number: float(np.mean([each[number].mean() for each in right])) for number in presets}
+        best = max(share, key=lambda number: share[number])  # the first of equal ones
+        chosen[name], shares[name] = presets[best], round(share[best], 6)
     return chosen, shares
 
 
 def measured(right: Right) -> dict[str, Any]:
-    """Accuracy of every option on a gate's test questions, beside the router and beside the atlas without it."""
+    """Accuracy of every option on a gate's test questions, compared with the router and with the baseline option."""
     rows = {}
     for name in OPTIONS:
         after, n = right[name], len(right[name])
-        before, against = right["base"], compare(right[PLAIN], after)
+        before, against = right["base"], compare(right[BASELINE], after)
         rows[name] = {
             "accuracy": round(float(after.mean()), 6),
             "ci95": [round(bound, 6) for bound in wilson_interval(int(after.sum()), n)],
@@ -106,25 +107,25 @@ def measured(right: Right) -> dict[str, Any]:
     return {"n": len(right["base"]), "base": round(float(right["base"].mean()), 6), "options": rows}
 
 
-def page_table(found: Mapping[str, Any]) -> str:
-    """The table with its command, n, machine and date."""
-    n = next(iter(found["gates"].values()))["n"]
+def page_table(recorded: Mapping[str, Any]) -> str:
+    """The table with command, n, machine and date."""
+    n = next(iter(recorded["gates"].values()))["n"]
     lines = [
-        f"`{found['command']}`, n = {n:,} test questions a gate, {found['machine']}, {found['date']}. Differences are "
-        "paired, with 95 % intervals.",
+        f"`{recorded['command']}`, n = {n:,} test questions per gate, {recorded['machine']}, {recorded['date']}. "
+        "Differences are paired, with 95 % intervals.",
         "",
-        "| option | k, T | " + " | ".join(f"{gate} gate | against bounded" for gate in found["gates"]) + " |",
-        "| --- | --- |" + " --: | --: |" * len(found["gates"]),
+        "| option | k, T | " + " | ".join(f"{gate} gate | against bounded" for gate in recorded["gates"]) + " |",
+        "| --- | --- |" + " --: | --: |" * len(recorded["gates"]),
     ]
     for name in OPTIONS:
-        preset = found["chosen"][name]
+        preset = recorded["chosen"][name]
         cells = [name, f"{preset['atlas_k']}, {preset['atlas_temperature']:g}"]
-        for gate in found["gates"].values():
+        for gate in recorded["gates"].values():
             row = gate["options"][name]
             gain, low, high = (100 * bound for bound in row["against_bounded"])
             cells += [
                 f"{100 * row['accuracy']:.1f} %",
-                "" if name == PLAIN else f"{gain:+.1f} ({low:+.1f} to {high:+.1f})",
+                "" if name == BASELINE else f"{gain:+.1f} ({low:+.1f} to {high:+.1f})",
             ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
@@ -133,24 +134,24 @@ def page_table(found: Mapping[str, Any]) -> str:
 def main(samples: int = 1000, validation: int = 400, machine: str = "2 CPU cores") -> None:
     """Choose settings, then compare the options on test questions of both gates."""
     start = time.perf_counter()
-    benches = {gate: open_bench(gate, {"validation": validation, "test": samples}) for gate in GATES}
-    some = next(iter(benches.values())).port
-    chosen, shares = choose(benches, find_preset("pocket", some.presets))
+    gates = {gate: load_gate(gate, {"validation": validation, "test": samples}) for gate in GATES}
+    port = next(iter(gates.values())).port
+    chosen, shares = choose(gates, find_preset("pocket", port.presets))
     varied = ("atlas_k", "atlas_loss", "atlas_temperature", "atlas_trust")
-    found = {
+    recorded = {
         "command": "python -m benchmarks.atlas_options",
         "machine": machine,
         "date": datetime.date.today().isoformat(),
         "validation": {"n": validation, "settings": len(settings_of({}, Preset())), "accuracy": shares},
         "chosen": {name: {key: getattr(preset, key) for key in varied} for name, preset in chosen.items()},
         "test": TESTS["right"],
-        "gates": {gate: measured(bench.right(chosen, "test")) for gate, bench in benches.items()},
+        "gates": {name: measured(gate.right(chosen, "test")) for name, gate in gates.items()},
     }
-    found["seconds"] = round(time.perf_counter() - start)
-    RESULTS.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    write_results(PAGE, page_table(found))
-    print(page_table(found))
-    print(f"{found['seconds']} seconds")
+    recorded["seconds"] = round(time.perf_counter() - start)
+    RESULTS.write_text(json.dumps(recorded, indent=1) + "\n", encoding="utf-8")
+    write_results(PAGE, page_table(recorded))
+    print(page_table(recorded))
+    print(f"{recorded['seconds']} seconds")
 
 
 if __name__ == "__main__":

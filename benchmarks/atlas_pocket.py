@@ -1,7 +1,7 @@
-"""Make the loss atlases that ship with the pocket model: `python -m benchmarks.atlas_pocket`.
+"""Build the loss atlases that ship with the pocket model: `python -m benchmarks.atlas_pocket`.
 
-One a gate, of all references of the set `pocket`, answered correctly or not. They go to `ports/pocket/weights`, what
-they cost to `benchmarks/results/atlas_pocket.json`.
+There is one atlas per gate, of all references of the dataset `pocket`, including incorrectly answered ones. The atlases
+go to `ports/pocket/weights`, their cost to `benchmarks/results/atlas_pocket.json`.
 """
 
 from __future__ import annotations
@@ -24,28 +24,28 @@ RESULTS = Path(__file__).parent / "results" / "atlas_pocket.json"
 
 
 def main(points: int = 16, machine: str = "2 CPU cores") -> None:
-    """Make both atlases and note the seconds a reference."""
+    """Build both atlases and record the time per reference."""
     references = load_dataset("pocket", "reference")
     plan = AtlasPlan(points=points)
-    found = {}
+    gates = {}
     for gate in GATES:
         port = load(f"pocket:{gate}")
         bank = collect_bank(port, references, get_metric("exact_match"), keep_wrong=True)
         start = time.perf_counter()
         atlas = build_atlas(port.model, port.params, bank, FOLDER / f"atlas-{gate}", plan)
         seconds = time.perf_counter() - start
-        found[gate] = {
+        gates[gate] = {
             "references": len(atlas),
             "points": len(atlas.points),
             "seconds": round(seconds, 1),
-            "milliseconds_a_reference": round(1000 * seconds / len(atlas), 2),
-            "bytes_a_reference": atlas.losses.itemsize * atlas.losses.shape[1],
+            "milliseconds_per_reference": round(1000 * seconds / len(atlas), 2),
+            "bytes_per_reference": atlas.losses.itemsize * atlas.losses.shape[1],
         }
     date = datetime.date.today().isoformat()
     RESULTS.write_text(
-        json.dumps({"machine": machine, "date": date, "gates": found}, indent=1) + "\n", encoding="utf-8"
+        json.dumps({"machine": machine, "date": date, "gates": gates}, indent=1) + "\n", encoding="utf-8"
     )
-    print(json.dumps(found, indent=1))
+    print(json.dumps(gates, indent=1))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""How much memory does `r2t2 convert` take, and how long? On a synthetic checkpoint of MoVA-8B's real names and shapes.
+"""Memory and time of `r2t2 convert` on a synthetic checkpoint with the parameter names and shapes of MoVA-8B.
 
     python -m benchmarks.convert_memory MANIFEST WORK [--layers 32]
 
-MANIFEST is a JSON object {name: [shape, dtype]}; WORK an empty folder on a disk with twice the checkpoint's size (47 GB
-for all 32 layers). The conversion runs in a process of its own; its peak is what the system says of that process,
-memory maps included. The result goes to benchmarks/results/convert_memory.json.
+MANIFEST is a JSON object {name: [shape, dtype]}. WORK is an empty folder on a disk with twice the checkpoint's size
+(47 GB for all 32 layers). The conversion runs in a separate process; the peak memory is that of the process as the
+operating system reports it, including memory maps. The result goes to benchmarks/results/convert_memory.json.
 """
 
 from __future__ import annotations
@@ -40,18 +40,18 @@ class Options:
     manifest: Annotated[Path, tyro.conf.Positional]
     """{name: [shape, dtype]} as JSON."""
     work: Annotated[Path, tyro.conf.Positional]
-    """Empty folder for the checkpoint and the model directory, both removed at the end."""
+    """Empty folder for the checkpoint and the model directory, which are removed at the end."""
     layers: int = 32
-    """Layers of the language model; fewer take less disk."""
+    """Layers of the language model; fewer layers need less disk space."""
 
 
 def main(options: Options) -> None:
-    """Make the checkpoint, convert it, and write what it took."""
+    """Write the checkpoint, convert it, and record memory and time."""
     manifest: dict[str, tuple[list[int], str]] = json.loads(options.manifest.read_text())
     sizes = {
         name: 2 * math.prod(shape)
         for name, (shape, _) in manifest.items()
-        if not (found := LAYER.match(name)) or int(found[1]) < options.layers
+        if not (layer := LAYER.match(name)) or int(layer[1]) < options.layers
     }
     source, model = options.work / "source", options.work / "model"
     write_checkpoint(source, {name: manifest[name][0] for name in sizes}, sizes)
@@ -82,7 +82,7 @@ def main(options: Options) -> None:
 
 
 def write_checkpoint(folder: Path, shapes: dict[str, list[int]], sizes: dict[str, int]) -> None:
-    """Safetensors shards of at most 5 GB with an index; the content is one random block, over and over."""
+    """Write safetensors shards of at most 5 GB with an index; the content repeats one random block."""
     folder.mkdir(parents=True)
     shards: list[list[str]] = [[]]
     for name in shapes:
@@ -95,16 +95,16 @@ def write_checkpoint(folder: Path, shapes: dict[str, list[int]], sizes: dict[str
         for number, names in enumerate(shards):
             file = folder / f"model-{number:05d}.safetensors"
             weight_map |= dict.fromkeys(names, file.name)
-            header, place = {}, 0
+            header, end = {}, 0
             for name in names:
-                offsets = [place, place + sizes[name]]
+                offsets = [end, end + sizes[name]]
                 header[name] = {"dtype": "BF16", "shape": shapes[name], "data_offsets": offsets}
-                place += sizes[name]
-            described = json.dumps(header).encode()
+                end += sizes[name]
+            encoded_header = json.dumps(header).encode()
             with file.open("wb") as stream:
-                stream.write(len(described).to_bytes(8, "little") + described)
-                while place:
-                    place -= stream.write(block[: min(BLOCK, place)])
+                stream.write(len(encoded_header).to_bytes(8, "little") + encoded_header)
+                while end:
+                    end -= stream.write(block[: min(BLOCK, end)])
                     bar.update(min(BLOCK, bar.total - bar.n))
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
 

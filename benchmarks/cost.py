@@ -1,10 +1,10 @@
-"""What every method costs on MoAI-7B, MoVA-8B and the pocket model: tables, figures, JSON.
+"""The cost of every method on MoAI-7B, MoVA-8B and the pocket model, as tables, figures and JSON.
 
     python -m benchmarks.cost
 
-Writes `benchmarks/results/cost.json`, a figure of each model beside it, and the tables into `docs/cost.md`. Nothing is
-run or allocated, so the numbers do not depend on the machine. The pocket model's figure shows the accuracies of
-`benchmarks/results/demo.json`; for the others none are recorded.
+The results are `benchmarks/results/cost.json`, a figure per model in the same folder, and the tables in `docs/cost.md`.
+Nothing is executed or allocated, so the numbers do not depend on the machine. The figure of the pocket model shows the
+accuracies of `benchmarks/results/demo.json`; none are recorded for the other models.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MODELS = {"pocket": "pocket:narrow", "moai": "moai:7b,dtype=bfloat16", "mova": "
 
 
 def accuracies(name: str) -> dict[str, float] | None:
-    """What is recorded of a model's accuracies."""
+    """The recorded accuracies of a model by strategy, if there are any."""
     if name != "pocket":
         return None
     recorded = json.loads((RESULTS / "demo.json").read_text(encoding="utf-8"))
@@ -40,18 +40,18 @@ def with_table(page: str, found: Ledger) -> str:
 
 
 def bullets(lines: list[str]) -> str:
-    """A list in Markdown."""
+    """A Markdown list."""
     return "".join(f"- {line}\n" for line in lines)
 
 
 def between(page: str, mark: str, text: str) -> str:
-    """The page with a text between two marks."""
+    """The page with the text between two marks replaced."""
     before, _, after = re.split(rf"(?<=<!-- {mark} -->\n)(.*?)(?=<!-- /{mark} -->\n)", page, flags=re.DOTALL)
     return f"{before}{text}{after}"
 
 
 def main() -> None:
-    """Count, write, draw."""
+    """Count the costs, write the tables and draw the figures."""
     records, page = {}, between(PAGE.read_text(encoding="utf-8"), "paper", bullets(paper_lines()))
     for name, model in MODELS.items():
         found = ledger(load_shapes(model), Scale())

@@ -1,8 +1,9 @@
-"""Should samples of a batch go through `lax.map` or `vmap`? Speed, and whether a result depends on the batch size.
+"""Compares `lax.map` with `vmap` over the samples of a batch: speed, and dependence of a result on the batch size.
 
     python -m benchmarks.lax_map_or_vmap
 
-NGD (5 neighbours, 10 steps) on a mixture of experts over 64 tokens of width 128, on a CPU FINDING
+The program is NGD (5 neighbors, 10 steps) on a mixture of experts over 64 tokens of width 128, on a CPU. The numbers go
+to `benchmarks/results/lax_map_or_vmap.json`.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def answer_loss(params: jax.Array, features: jax.Array, weights: jax.Array, answ
 
 
 def samples(count: int) -> tuple[jax.Array, Query, References, jax.Array]:
-    """Parameters, queries, neighbourhoods and keys."""
+    """Parameters, queries, references and keys."""
     rng = np.random.default_rng(0)
 
     def normal(*shape: int) -> jax.Array:
@@ -56,29 +57,29 @@ def samples(count: int) -> tuple[jax.Array, Query, References, jax.Array]:
 
 
 def runners() -> dict[str, Callable[..., jax.Array]]:
-    """The losses along the path of each sample of a batch, either way."""
+    """By name, a function that returns the losses along the path of each sample of a batch."""
     model = LossModel(answer_loss, RoutingSpec(tuple("abcdef"), L))
-    one = partial(reroute_sample, strategy("ngd"), model)
+    reroute = partial(reroute_sample, strategy("ngd"), model)
 
     def mapped(params: jax.Array, *batch: Any) -> jax.Array:
-        return jax.lax.map(lambda sample: one(params, *sample).losses, batch)
+        return jax.lax.map(lambda sample: reroute(params, *sample).losses, batch)
 
     def vmapped(params: jax.Array, *batch: Any) -> jax.Array:
-        return jax.vmap(lambda *sample: one(params, *sample).losses)(*batch)
+        return jax.vmap(lambda *sample: reroute(params, *sample).losses)(*batch)
 
     return {"lax.map": jax.jit(mapped), "vmap": jax.jit(vmapped)}
 
 
 def measure() -> dict[str, Any]:
-    """Seconds a sample, and how much a sample's losses change in smaller batches."""
+    """Seconds per sample, and the largest change of a sample's losses in smaller batches."""
     params, *batch = samples(BATCH)
     report: dict[str, Any] = {"jax": jax.__version__, "device": jax.devices()[0].device_kind, "batch": BATCH}
     for name, run in runners().items():
         whole = np.asarray(run(params, *batch))
         change = 0.0
         for size in SIZES:
-            part = np.asarray(run(params, *jax.tree.map(lambda leaf, size=size: leaf[:size], batch)))
-            change = max(change, float(np.abs(whole[:size] - part).max()))
+            smaller = np.asarray(run(params, *jax.tree.map(lambda leaf, size=size: leaf[:size], batch)))
+            change = max(change, float(np.abs(whole[:size] - smaller).max()))
         seconds = []
         for _ in range(REPEATS):
             start = time.perf_counter()

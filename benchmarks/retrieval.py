@@ -1,14 +1,14 @@
-"""Retrieval: recall, build time, queries a second and memory of our indices and of what others use.
+"""Recall, build time, queries per second and memory of our indices and of other libraries.
 
     python -m benchmarks.retrieval                 # N = 5,000, 45,000 and 500,000; M = 384 and 1024
     python -m benchmarks.retrieval --sizes 5000 45000 --minutes 1
-    python -m benchmarks.retrieval --million       # a bank of 1,000,000 x 384: opening, and a batch of 1,000 queries
-    python -m benchmarks.retrieval --doc           # write the tables of docs/bank.md again from what was recorded
+    python -m benchmarks.retrieval --million       # a bank of 1,000,000 x 384: open it, and search 1,000 queries
+    python -m benchmarks.retrieval --doc           # rewrite the tables of docs/bank.md from the recorded numbers
 
-Ours (exact, ScaNN) against scikit-learn's NearestNeighbors, which the R2-T2 authors' code uses, FAISS (flat, IVF) and
-hnswlib; one that is not installed is left out and named. Each runs in a process of its own, bound to one CPU core;
-times are the processor's.
-Vectors are random and clustered (200 a cluster), or MiniLM's of 6,000 real questions in the folder R2T2_SAMPLES.
+Our indices (exact, ScaNN) are compared with scikit-learn's NearestNeighbors, which the R2-T2 authors' code uses, FAISS
+(flat, IVF) and hnswlib; a library that is not installed is reported as left out. Each engine runs in a separate process
+on one CPU core; times are CPU times. The vectors are random and clustered (200 per cluster), or MiniLM's embeddings of
+6,000 real questions in the folder R2T2_SAMPLES.
 
 Axis letters: N references, M embedding size.
 """
@@ -48,51 +48,51 @@ NAMES = {
 QUERIES, K = 1000, 5
 SIZES, WIDTHS = (5_000, 45_000, 500_000), (384, 1024)
 BASELINE = "sklearn"
-SEEN = 0.995  # a recall from here on is as good as whole in a picture
+FULL_RECALL = 0.995  # the figure states recalls below this
 
 
 def measure(folder: Path, engine: str, minutes: float) -> dict[str, Any]:
-    """What a fresh process on one core reports of one engine; or why it reports nothing."""
+    """The measurements of one engine in a separate process on one core, or the reason why there are none."""
     command = [sys.executable, "-m", "benchmarks.retrieval_engines", engine, str(folder), str(K)]
-    single = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    one_thread = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     try:
-        done = subprocess.run(
-            command, env=os.environ | single, capture_output=True, text=True, timeout=60 * minutes, check=False
+        completed = subprocess.run(
+            command, env=os.environ | one_thread, capture_output=True, text=True, timeout=60 * minutes, check=False
         )
     except subprocess.TimeoutExpired:
         return {"left_out": f"more than {minutes:g} minutes"}
-    if done.returncode:
-        return {"left_out": (done.stderr.strip().splitlines() or ["no message"])[-1]}
-    return json.loads(done.stdout.splitlines()[-1])
+    if completed.returncode:
+        return {"left_out": (completed.stderr.strip().splitlines() or ["no message"])[-1]}
+    return json.loads(completed.stdout.splitlines()[-1])
 
 
 def compare(name: str, references: np.ndarray, queries: np.ndarray, minutes: float) -> dict[str, Any]:
-    """All engines on one set of vectors; rates also as multiples of scikit-learn's."""
+    """Measure all engines on one set of vectors; rates are also given as multiples of scikit-learn's."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        nearest, asked = truth(references, queries, K)
+        nearest, count = truth(references, queries, K)
         for file, array in {"references": references, "queries": queries, "truth": nearest}.items():
             np.save(folder / f"{file}.npy", array)
         report: dict[str, Any] = {
             "vectors": name,
             "n": len(references),
             "m": references.shape[1],
-            "recall_queries": asked,
+            "recall_queries": count,
         }
         report["engines"] = {}
         for engine in ENGINES:
-            found = measure(folder, engine, minutes)
-            report["engines"][engine] = found
-            print(f"{name} N={len(references):,} M={references.shape[1]} {engine}: {found}", flush=True)
+            result = measure(folder, engine, minutes)
+            report["engines"][engine] = result
+            print(f"{name} N={len(references):,} M={references.shape[1]} {engine}: {result}", flush=True)
     base = report["engines"][BASELINE].get("queries_per_second")
-    for found in report["engines"].values():
-        if base and "queries_per_second" in found:
-            found["times_sklearn"] = round(found["queries_per_second"] / base, 2)
+    for result in report["engines"].values():
+        if base and "queries_per_second" in result:
+            result["times_sklearn"] = round(result["queries_per_second"] / base, 2)
     return report
 
 
 def million(minutes: float) -> dict[str, Any]:
-    """The bank of a million references: how long it takes to open, and ScaNN against scikit-learn on one batch."""
+    """The time to open a bank of a million references, and all engines on one batch of queries."""
     from benchmarks.retrieval_vectors import million_bank
 
     with tempfile.TemporaryDirectory() as scratch:
@@ -103,7 +103,7 @@ def million(minutes: float) -> dict[str, Any]:
 
 
 def context() -> dict[str, Any]:
-    """What the numbers depend on beside the code."""
+    """The date, machine and settings of the measurement."""
     load = os.getloadavg()[0]
     return {
         "date": datetime.now(UTC).date().isoformat(),
@@ -116,14 +116,14 @@ def context() -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure; after every set of vectors write `results/retrieval.json`, or `retrieval_million.json`, and the figure.
+    """Measure, and write `results/retrieval.json` or `retrieval_million.json` and the figure.
 
-    So a measurement that is cut short keeps what it has.
+    They are written after every set of vectors, so that an interrupted measurement keeps its results.
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="N of the clustered vectors")
     parser.add_argument("--widths", type=int, nargs="+", default=WIDTHS, help="M of the clustered vectors")
-    parser.add_argument("--minutes", type=float, default=8, help="for one engine on one set of vectors")
+    parser.add_argument("--minutes", type=float, default=8, help="time limit for one engine on one set of vectors")
     parser.add_argument("--million", action="store_true")
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--doc", action="store_true")
@@ -151,52 +151,55 @@ def runs(sizes: Sequence[int], widths: Sequence[int], minutes: float) -> Iterato
 
 
 def files(folder: Path) -> list[Path]:
-    """What was recorded, the million last."""
+    """The files of recorded results."""
     return [path for name in ("retrieval", "retrieval_million") if (path := folder / f"{name}.json").exists()]
 
 
 def all_runs(folder: Path) -> list[dict[str, Any]]:
-    """Every comparison recorded."""
+    """Every recorded comparison."""
     return [run for path in files(folder) for run in json.loads(path.read_text("utf-8"))["runs"]]
 
 
 def page_tables(folder: Path) -> str:
-    """Rates with recall, and seconds to build, of everything recorded; and from when on ScaNN pays."""
+    """Tables of the recorded rates, recalls and build times, and the number of questions from which ScaNN is faster."""
     recorded = [json.loads(path.read_text("utf-8")) for path in files(folder)]
     runs = all_runs(folder)
     titles = [f"{run['n']:,} x {run['m']}" + ", questions" * (run["vectors"] != "clustered") for run in runs]
 
-    def rows(tell: Callable[[dict[str, Any]], str]) -> list[list[str]]:
-        return [[label, *(tell(run["engines"][engine]) for run in runs)] for engine, label in NAMES.items()]
+    def rows(cell: Callable[[dict[str, Any]], str]) -> list[list[str]]:
+        return [[label, *(cell(run["engines"][engine]) for run in runs)] for engine, label in NAMES.items()]
 
-    def rate(found: dict[str, Any]) -> str:
-        return found.get("left_out") or f"{found['queries_per_second']:,.0f} ({found['recall']:.3f})"
+    def rate(result: dict[str, Any]) -> str:
+        return result.get("left_out") or f"{result['queries_per_second']:,.0f} ({result['recall']:.3f})"
 
-    def building(found: dict[str, Any]) -> str:
-        return (
-            "" if "left_out" in found else f"{found['build_seconds']:,.1f} s, {found['memory_mib_beyond_vectors']:,.0f}"
-        )
+    def building(result: dict[str, Any]) -> str:
+        if "left_out" in result:
+            return ""
+        return f"{result['build_seconds']:,.1f} s, {result['memory_mib_beyond_vectors']:,.0f}"
 
     where = f"`python -m benchmarks.retrieval`, and with `--million`: {recorded[0]['machine']}, {recorded[0]['date']}."
-    table = markdown_table(["queries a second (recall at 5)", *titles], rows(rate), align_right=True)
-    built = markdown_table(["to build, and MiB beyond the vectors", *titles], rows(building), align_right=True)
-    pays = "; ".join(f"{title}: {pays_from(run['engines'])}" for title, run in zip(titles, runs, strict=True))
+    table = markdown_table(["queries per second (recall at 5)", *titles], rows(rate), align_right=True)
+    head = "build time, and MiB in addition to the vectors"
+    built = markdown_table([head, *titles], rows(building), align_right=True)
+    numbers = [break_even_questions(run["engines"]) for run in runs]
+    break_even = "; ".join(f"{title}: {number}" for title, number in zip(titles, numbers, strict=True))
+    note = f"Number of questions from which ScaNN with its build time is faster than exact search: {break_even}."
     opened = f"A bank of 1,000,000 x 384 opens in {recorded[1]['runs'][0]['open_seconds']:g} s."
-    return "\n\n".join([where, table, built, f"Questions from which building ScaNN pays: {pays}. {opened}\n"])
+    return "\n\n".join([where, table, built, f"{note} {opened}\n"])
 
 
-def pays_from(engines: Mapping[str, Mapping[str, Any]]) -> str:
-    """How many questions ScaNN must be asked until it and its building have taken no longer than exact search."""
+def break_even_questions(engines: Mapping[str, Mapping[str, Any]]) -> str:
+    """The number of questions from which ScaNN, including its build time, is faster than exact search."""
     exact, scann = engines["exact"], engines["scann"]
     if "left_out" in exact or "left_out" in scann:
         return "unknown"
-    saved = 1 / exact["queries_per_second"] - 1 / scann["queries_per_second"]  # seconds a question
-    longer = scann["build_seconds"] - exact["build_seconds"]
-    return f"{longer / saved:,.0f}" if saved > 0 else "never"
+    saved = 1 / exact["queries_per_second"] - 1 / scann["queries_per_second"]  # seconds per question
+    extra_build = scann["build_seconds"] - exact["build_seconds"]
+    return f"{extra_build / saved:,.0f}" if saved > 0 else "never"
 
 
 def draw(runs: Sequence[dict[str, Any]], path: Path) -> None:
-    """Rate against references for the clustered vectors, a panel a width; a recall below 0.995 is written out."""
+    """Draw the rate as a function of bank size for the clustered vectors, with a panel per width."""
     from matplotlib.figure import Figure
 
     from r2t2_jax.reporting.style import MARKERS, SERIES, shared_style
@@ -207,18 +210,18 @@ def draw(runs: Sequence[dict[str, Any]], path: Path) -> None:
         figure = Figure(figsize=(3.6 * len(widths), 3.4), layout="constrained")
         panels = figure.subplots(1, len(widths), sharey=True, squeeze=False)[0]
         for axes, width in zip(panels, widths, strict=True):
-            for (engine, label), color, mark in zip(NAMES.items(), SERIES, MARKERS, strict=False):
-                found = [(run["n"], run["engines"][engine]) for run in runs if run["m"] == width]
-                points = [(n, one["queries_per_second"], one["recall"]) for n, one in found if "recall" in one]
+            for (engine, label), color, marker in zip(NAMES.items(), SERIES, MARKERS, strict=False):
+                results = [(run["n"], run["engines"][engine]) for run in runs if run["m"] == width]
+                points = [(n, each["queries_per_second"], each["recall"]) for n, each in results if "recall" in each]
                 sizes, rates = [n for n, *_ in points], [rate for _, rate, _ in points]
-                axes.plot(sizes, rates, color=color, marker=mark, label=label)
+                axes.plot(sizes, rates, color=color, marker=marker, label=label)
                 for n, rate, recall in points:
-                    if recall < SEEN:
+                    if recall < FULL_RECALL:
                         axes.annotate(
                             f"recall {recall:.3f}", (n, rate), (2, -15), textcoords="offset points", ha="right"
                         )
-            axes.set(xscale="log", yscale="log", title=f"{width} numbers a vector", xlabel="references")
-        panels[0].set(ylabel="queries a second")
+            axes.set(xscale="log", yscale="log", title=f"{width} numbers per vector", xlabel="references")
+        panels[0].set(ylabel="queries per second")
         figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
         figure.savefig(path, metadata={"Software": None})
 

@@ -1,8 +1,8 @@
-"""One engine, measured in this process alone: `python -m benchmarks.retrieval_engines ENGINE FOLDER K`.
+"""Measures one engine in this process: `python -m benchmarks.retrieval_engines ENGINE FOLDER K`.
 
-FOLDER holds `references.npy`, `queries.npy` and `truth.npy`; one line of JSON goes to the standard output.
+FOLDER contains `references.npy`, `queries.npy` and `truth.npy`; one line of JSON goes to the standard output.
 
-Axis letters: B queries, K neighbours, N references, M embedding size.
+Axis letters: B queries, K neighbors, N references, M embedding size.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from typing import Any
 
 import numpy as np
 
-REPEATS, SECONDS = 5, 30.0  # of the query batch; no further one is begun after so many seconds
+REPEATS, SECONDS = 5, 30.0  # largest number of query batches; no further batch starts after this time
 Search = Callable[[np.ndarray, int], np.ndarray]
 
 
 def exact(references: np.ndarray) -> Search:
-    """Ours."""
+    """Our exact index."""
     from r2t2_jax.retrieval.exact import ExactIndex
 
     index = ExactIndex.build(references)
@@ -31,7 +31,7 @@ def exact(references: np.ndarray) -> Search:
 
 
 def scann(references: np.ndarray) -> Search:
-    """Ours."""
+    """Our ScaNN index."""
     from r2t2_jax.retrieval.scann import ScannIndex
 
     index = ScannIndex.build(references)
@@ -39,7 +39,7 @@ def scann(references: np.ndarray) -> Search:
 
 
 def sklearn(references: np.ndarray) -> Search:
-    """What the authors' code uses; in these dimensions it compares with every reference."""
+    """The index of the authors' code; in these dimensions it compares with every reference."""
     from sklearn.neighbors import NearestNeighbors
 
     index = NearestNeighbors().fit(references)
@@ -47,7 +47,7 @@ def sklearn(references: np.ndarray) -> Search:
 
 
 def faiss_flat(references: np.ndarray) -> Search:
-    """Exact."""
+    """FAISS with exact search."""
     import faiss
 
     faiss.omp_set_num_threads(1)
@@ -57,7 +57,7 @@ def faiss_flat(references: np.ndarray) -> Search:
 
 
 def faiss_ivf(references: np.ndarray) -> Search:
-    """As many partitions as our rule makes, as many of them searched."""
+    """FAISS with as many partitions as our ScaNN index, and as many of them searched."""
     import faiss
 
     faiss.omp_set_num_threads(1)
@@ -70,7 +70,7 @@ def faiss_ivf(references: np.ndarray) -> Search:
 
 
 def hnswlib(references: np.ndarray) -> Search:
-    """A graph; parameters of its README, with a longer search."""
+    """A graph index with the parameters of its README and a longer search."""
     import hnswlib
 
     index = hnswlib.Index(space="ip", dim=references.shape[1])
@@ -90,34 +90,34 @@ ENGINES: dict[str, Callable[[np.ndarray], Search]] = {
 }
 
 
-def recall(references: np.ndarray, queries: np.ndarray, found: np.ndarray, true: np.ndarray) -> float:
-    """Share of the nearest found, by float64 distances: one as near as the last true one counts."""
+def recall(references: np.ndarray, queries: np.ndarray, retrieved: np.ndarray, true: np.ndarray) -> float:
+    """The share of nearest neighbors retrieved, by float64 distances; ties with the last true neighbor count."""
     shares = []
-    for query, hits, nearest in zip(queries.astype(np.float64), found, true, strict=False):  # truth has fewer rows
-        far = np.linalg.norm(references[hits[hits >= 0]].astype(np.float64) - query, axis=1)
+    for query, hits, nearest in zip(queries.astype(np.float64), retrieved, true, strict=False):  # truth has fewer rows
+        distances = np.linalg.norm(references[hits[hits >= 0]].astype(np.float64) - query, axis=1)
         limit = np.linalg.norm(references[nearest].astype(np.float64) - query, axis=1).max()
-        shares.append((far <= limit + 1e-9).sum() / len(nearest))
+        shares.append((distances <= limit + 1e-9).sum() / len(nearest))
     return float(np.mean(shares))
 
 
 def report(engine: str, folder: Path, k: int) -> dict[str, Any]:
-    """Build, search, and compare with the truth.
+    """Build an index, search, and compare with the true neighbors.
 
-    Seconds are of processor time: on one core and one thread a quiet machine shows the same, a busy one nearly so.
+    Times are CPU times, which depend little on other processes.
     """
     references, queries, true = (np.load(folder / f"{name}.npy") for name in ("references", "queries", "truth"))
     before = _memory("VmRSS")
     start = time.process_time()
     search = ENGINES[engine](references)
     build = time.process_time() - start
-    found = search(queries, k)  # compiles, where there is something to compile
+    retrieved = search(queries, k)  # compiles if necessary
     seconds: list[float] = []
     while len(seconds) < REPEATS and sum(seconds) < SECONDS:
         start = time.process_time()
-        found = search(queries, k)
+        retrieved = search(queries, k)
         seconds.append(time.process_time() - start)
     return {
-        "recall": round(recall(references, queries, found, true), 4),
+        "recall": round(recall(references, queries, retrieved, true), 4),
         "build_seconds": round(build, 3),
         "queries_per_second": round(len(queries) / statistics.median(seconds), 1),
         "repeats": len(seconds),
@@ -126,7 +126,7 @@ def report(engine: str, folder: Path, k: int) -> dict[str, Any]:
 
 
 def _memory(name: str) -> int:
-    """A size in KiB that the system tells of this process: what it uses now (VmRSS), or ever used (VmHWM)."""
+    """A memory size of this process in KiB: the current one (VmRSS) or the peak (VmHWM)."""
     for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
         if line.startswith(f"{name}:"):
             return int(line.split()[1])
@@ -134,5 +134,5 @@ def _memory(name: str) -> int:
 
 
 if __name__ == "__main__":
-    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})  # before anything counts the cores
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})  # before a library counts the cores
     print(json.dumps(report(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]))))

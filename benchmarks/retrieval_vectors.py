@@ -1,6 +1,6 @@
-"""Vectors for `retrieval.py`: clustered ones, those of real questions, and the truth about their neighbours.
+"""Vectors for `retrieval.py`: clustered vectors, embeddings of real questions, and their true neighbors.
 
-Axis letters: B queries, K neighbours, N references, M embedding size.
+Axis letters: B queries, K neighbors, N references, M embedding size.
 """
 
 from __future__ import annotations
@@ -14,27 +14,27 @@ import numpy as np
 
 PER_CLUSTER, SPREAD = 200, 0.7
 BLOCK = 20_000  # references at a time
-EXACT_NUMBERS = 10**11  # multiplications the truth may cost; beyond, it is found for fewer queries
+MAX_MULTIPLICATIONS = 10**11  # of the true neighbors; for larger banks they are computed for fewer queries
 REAL = 5_000  # references of real questions
 QUESTION_KEYS = ("question", "text", "Text")
 
 
 def clustered(n: int, m: int, queries: int) -> tuple[np.ndarray, np.ndarray]:
-    """Unit vectors around random centres, as questions of one kind lie around their template; queries likewise."""
+    """Unit vectors around random centers, as questions with the same template have similar embeddings; also queries."""
     rng = np.random.default_rng(0)
     centers = rng.normal(size=(max(1, n // PER_CLUSTER), m)).astype(np.float32)
 
     def draw(count: int) -> np.ndarray:
-        found = centers[rng.integers(0, len(centers), count)]
-        found += SPREAD * rng.standard_normal((count, m), np.float32)
-        found /= np.linalg.norm(found, axis=1, keepdims=True)
-        return found
+        vectors = centers[rng.integers(0, len(centers), count)]
+        vectors += SPREAD * rng.standard_normal((count, m), np.float32)
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        return vectors
 
     return draw(n), draw(queries)
 
 
 def real_questions(queries: int) -> tuple[np.ndarray, np.ndarray] | None:
-    """MiniLM's vectors of different questions in R2T2_SAMPLES, some of them held out; `None` without either."""
+    """MiniLM's embeddings of distinct questions in R2T2_SAMPLES as references and queries; `None` if one is missing."""
     from r2t2_jax.errors import R2T2Error
     from r2t2_jax.plugins import load_embedder
 
@@ -52,41 +52,41 @@ def real_questions(queries: int) -> tuple[np.ndarray, np.ndarray] | None:
 
 
 def _questions(path: Path) -> list[str]:
-    """Question texts of a JSON or JSONL file, wherever they stand in it; the first line of a prompt."""
+    """All question texts in a JSON or JSONL file, at any depth; the first line of a prompt."""
     try:
         text = path.read_text(encoding="utf-8")
         content = [json.loads(line) for line in text.splitlines()] if path.suffix == ".jsonl" else json.loads(text)
     except ValueError:
         return []
-    found: list[str] = []
+    questions: list[str] = []
     waiting = [content]
     while waiting:
         node = waiting.pop()
         if isinstance(node, dict):
-            found += [node[key].split("\n")[0] for key in QUESTION_KEYS if isinstance(node.get(key), str)]
+            questions += [node[key].split("\n")[0] for key in QUESTION_KEYS if isinstance(node.get(key), str)]
             waiting += [value for value in node.values() if isinstance(value, dict | list)]
         elif isinstance(node, list):
             waiting += node
-    return [question for question in found if question.strip()]
+    return [question for question in questions if question.strip()]
 
 
 def truth(references: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.ndarray, int]:
-    """The k nearest of the first queries by brute force in float64, and how many queries these are."""
-    asked = int(min(len(queries), max(50, EXACT_NUMBERS // references.size)))
-    exact = queries[:asked].astype(np.float64)
-    best = np.full((asked, 0), 0.0)
-    ids = np.zeros((asked, 0), int)
+    """The k nearest references of the first queries by brute force in float64, and the number of these queries."""
+    count = int(min(len(queries), max(50, MAX_MULTIPLICATIONS // references.size)))
+    exact = queries[:count].astype(np.float64)
+    best = np.full((count, 0), 0.0)
+    ids = np.zeros((count, 0), int)
     for first in range(0, len(references), BLOCK):
         block = references[first : first + BLOCK].astype(np.float64)
         square = np.square(block).sum(axis=1) - 2 * exact @ block.T  # |x|^2 - 2 x.q orders as the distance does
-        best, ids = np.hstack([best, square]), np.hstack([ids, np.tile(first + np.arange(len(block)), (asked, 1))])
+        best, ids = np.hstack([best, square]), np.hstack([ids, np.tile(first + np.arange(len(block)), (count, 1))])
         order = np.argsort(best, axis=1, kind="stable")[:, :k]
         best, ids = np.take_along_axis(best, order, 1), np.take_along_axis(ids, order, 1)
-    return ids, asked
+    return ids, count
 
 
 def million_bank(folder: Path, references: np.ndarray) -> float:
-    """Write a bank of these embeddings, and the seconds it takes to open it."""
+    """Write a bank with these embeddings, and return the seconds to open it."""
     from r2t2_jax.bank import ReferenceBank
 
     routing = np.random.default_rng(1).random((len(references), 4, 6), np.float32)

@@ -1,7 +1,7 @@
-"""Re-routing beside everything else one could do at test time: `python -m benchmarks.rivals`.
+"""Compares re-routing with other test-time methods: `python -m benchmarks.rivals`.
 
-Every rival on both gates of the pocket model: the same test questions, the same references, the preset `pocket`.
-Numbers go to `benchmarks/results/rivals.json` and, as a table, to `docs/rivals.md`.
+Every rival runs on both gates of the pocket model with the same test questions, the same references and the preset
+`pocket`. The numbers go to `benchmarks/results/rivals.json` and, as a table, to `docs/rivals.md`.
 """
 
 from __future__ import annotations
@@ -39,59 +39,58 @@ ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "rivals.json"
 PAGE = ROOT / "docs" / "rivals.md"
 OURS = ("base", "ngd", "atlas")
-MOVED = 1e-3  # a sample's weights ended elsewhere than at the router's by at least so much in all
-FAST = 1e-3  # a rate at which the warm-up moves a model of this size; the source's moves a weight by 4e-6
+MOVED = 1e-3  # total change of a sample's weights from which they count as moved
+FAST = 1e-3  # learning rate at which the warm-up changes this small model; the source's rate changes a weight by 4e-6
 
 
 def methods(port: Port) -> list[dict[str, Method]]:
-    """Who is compared: the strategies together, then each baseline alone, since a model may be unable to take it."""
+    """Groups of methods: all strategies, then each baseline separately, because a model may not support it."""
     preset = find_preset("pocket", port.presets)
-    alone: dict[str, Method] = {name: baseline(name, preset) for name in BASELINES}
-    alone["warmup_fast"] = Warmup(FAST)
-    return [{name: strategy(name, preset) for name in (*OURS, *RIVALS)}, *({name: one} for name, one in alone.items())]
+    baselines: dict[str, Method] = {name: baseline(name, preset) for name in BASELINES}
+    baselines["warmup_fast"] = Warmup(FAST)
+    strategies: dict[str, Method] = {name: strategy(name, preset) for name in (*OURS, *RIVALS)}
+    return [strategies, *({name: method} for name, method in baselines.items())]
 
 
 def compare_on(port: Port, n: int) -> dict[str, Any]:
-    """The numbers of one gate, and why what could not run did not."""
+    """The numbers of one gate, and the errors of methods that could not run."""
     metric = get_metric("exact_match")
     tests, references = load_dataset("pocket", "test", n), load_dataset("pocket", "reference")
     bank = with_shipped_atlas(collect_bank(port, references, metric, keep_wrong=True), port)
     questions = encode_questions(port, tests)
-    outcomes: dict[str, SampleResult] = {}
+    results: dict[str, SampleResult] = {}
     refused: dict[str, str] = {}
     for group in methods(port):
         try:
-            found = evaluate(port, bank, questions, group, metric)
+            evaluated = evaluate(port, bank, questions, group, metric)
         except R2T2Error as error:
             refused |= dict.fromkeys(group, str(error))
         else:
-            outcomes |= dict(zip(group, found, strict=True))
-    right = {name: outcome.right for name, outcome in outcomes.items()}
-    evaluations = {name: outcome.evaluations for name, outcome in outcomes.items()}
+            results |= dict(zip(group, evaluated, strict=True))
+    right = {name: result.right for name, result in results.items()}
+    evaluations = {name: result.evaluations for name, result in results.items()}
     summary = summarize(right, evaluations, [sample.category for sample in tests])
     experts = {record["id"]: record["experts"] for record in bank.records}
     for name, row in summary["strategies"].items():
-        against, outcome = compare(right["ngd"], right[name]), outcomes[name]
+        against, result = compare(right["ngd"], right[name]), results[name]
         row["against_ngd"] = [round(bound, 6) for bound in (against.gain, against.low, against.high)]
-        row["moved"] = round(
-            float((np.abs(outcome.path[:, -1] - outcome.path[:, 0]).sum(axis=(1, 2)) > MOVED).mean()), 6
-        )
-        if outcome.neighbors.shape[1]:
-            near = [[bank.records[j]["id"] for j in nearest] for nearest in outcome.neighbors.tolist()]
-            row["neighbors_with_same_experts"] = round(float(same_experts(experts, tests, near).mean()), 6)
-            row["mean_kernel_weight"] = round(float(outcome.kernel_weights.mean()), 6)
+        row["moved"] = round(float((np.abs(result.path[:, -1] - result.path[:, 0]).sum(axis=(1, 2)) > MOVED).mean()), 6)
+        if result.neighbors.shape[1]:
+            neighbors = [[bank.records[j]["id"] for j in nearest] for nearest in result.neighbors.tolist()]
+            row["neighbors_with_same_experts"] = round(float(same_experts(experts, tests, neighbors).mean()), 6)
+            row["mean_kernel_weight"] = round(float(result.kernel_weights.mean()), 6)
     return summary | {"references": {"asked": len(bank), "kept": int(bank.right.sum())}, "refused": refused}
 
 
 def page_table(recorded: Mapping[str, Any]) -> str:
-    """The table with its command, n, machine and date."""
+    """The table with command, n, machine and date."""
     n = next(iter(recorded["gates"].values()))["n"]
-    where = f"`{recorded['command']}`, n = {n:,} test questions a gate, {recorded['machine']}, {recorded['date']}."
+    where = f"`{recorded['command']}`, n = {n:,} test questions per gate, {recorded['machine']}, {recorded['date']}."
     return f"{where}\n\n{results_table(recorded)}\n"
 
 
 def main(samples: int = 300, machine: str = "2 CPU cores") -> None:
-    """Run everything on both gates."""
+    """Run every method on both gates."""
     start = time.perf_counter()
     gates = {gate: compare_on(load(f"pocket:{gate}"), samples) for gate in GATES}
     date = datetime.date.today().isoformat()

@@ -1,9 +1,9 @@
 """Choose the preset `pocket` on validation questions: `python -m benchmarks.tune_pocket`.
 
-The search of `r2t2 tune` (`r2t2_jax/evaluation/tune.py`) on both gates at once: an accuracy is over the questions of
-both, and of everything within a point of the best the cheapest is taken. The evidence goes to
-`benchmarks/results/tune_pocket.json`, and another choice than the shipped one to `ports/pocket/weights/presets.json`.
-The test split is never read. Interrupted, it goes on where it stopped.
+The search is that of `r2t2 tune` (`r2t2_jax/evaluation/tune.py`) on both gates: an accuracy is over the questions of
+both, and the cheapest setting within a point of the best is chosen. The evidence goes to
+`benchmarks/results/tune_pocket.json`; a choice that differs from the shipped preset goes to
+`ports/pocket/weights/presets.json`. The test split is not read. After an interruption the same command continues.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ SPLIT = "validation"
 
 
 def tune(samples: int, out: Path) -> dict[str, Any]:
-    """The preset with its evidence."""
+    """The chosen preset with its evidence."""
     metric = get_metric("exact_match")
     presets = sample_order(grid_presets(PAPER, GRID), Budget(), seed=0)
-    references, asked = load_dataset("pocket", "reference"), load_dataset("pocket", SPLIT, samples)
-    refuse_test(SPLIT, asked)
+    references, questions = load_dataset("pocket", "reference"), load_dataset("pocket", SPLIT, samples)
+    refuse_test(SPLIT, questions)
     ports = [load(f"pocket:{gate}") for gate in GATES]
     plan = rungs(len(presets), samples)
     depends = {"models": [port.fingerprint for port in ports], "versions": versions()}
@@ -49,7 +49,7 @@ def tune(samples: int, out: Path) -> dict[str, Any]:
     with Run.open(out, "benchmarks.tune_pocket", {"samples": samples}, parts, depends) as run:
         benches = {
             port.name: tuning_bench(
-                port, collect_bank(port, references, metric), encode_questions(port, asked), presets, metric
+                port, collect_bank(port, references, metric), encode_questions(port, questions), presets, metric
             )
             for port in ports
         }
@@ -61,7 +61,7 @@ def tune(samples: int, out: Path) -> dict[str, Any]:
 
 
 def main(samples: int = 400, out: Path = Path("out/tune_pocket")) -> None:
-    """Tune on this many validation questions and write preset and evidence; `out` is for going on."""
+    """Tune on a number of validation questions and write preset and evidence; `out` is the folder of the run."""
     preset = tune(samples, out)
     shipped = FOLDER / "presets.json"
     if find_preset("pocket", json.loads(shipped.read_text(encoding="utf-8"))).to_mapping() != preset["settings"]:
@@ -71,7 +71,7 @@ def main(samples: int = 400, out: Path = Path("out/tune_pocket")) -> None:
 
 
 def changed(preset: dict[str, Any]) -> dict[str, Any]:
-    """The settings that are not the paper's."""
+    """The settings that differ from the paper's."""
     paper = PAPER.to_mapping()
     return {key: value for key, value in preset["settings"].items() if value != paper[key]}
 

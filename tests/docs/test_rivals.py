@@ -22,7 +22,7 @@ def test_every_file_named_is_there() -> None:
     assert not [name for name in files if not (ROOT / "r2t2_jax" / name).exists()]
 
 
-def test_the_table_is_what_was_recorded() -> None:
+def test_the_table_equals_the_recorded_numbers() -> None:
     recorded = json.loads(RESULTS.read_text(encoding="utf-8"))
     assert f"<!-- results -->\n{page_table(recorded)}<!-- /results -->\n" in TEXT
     for gate in recorded["gates"].values():
