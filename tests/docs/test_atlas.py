@@ -2,7 +2,7 @@
 
 import json
 
-from benchmarks.atlas_options import OPTIONS, PAGE, BASELINE, RESULTS, page_table
+from benchmarks.atlas_options import BASELINE, OPTIONS, PAGE, RESULTS, page_table
 
 TEXT, RECORDED = PAGE.read_text(encoding="utf-8"), json.loads(RESULTS.read_text(encoding="utf-8"))
 

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks.speed_problem import make_problem
+from benchmarks.speed_problem import DescentProblem, make_problem
 from benchmarks.speed_worker import ours, torch_descents
 
 STEPS, K, B = 10, 3, 2
