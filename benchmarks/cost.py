@@ -29,7 +29,7 @@ def accuracies(name: str) -> dict[str, float] | None:
     if name != "pocket":
         return None
     recorded = json.loads((RESULTS / "demo.json").read_text(encoding="utf-8"))
-    rows = recorded["summary"]["gates"]["narrow"]["strategies"]
+    rows = recorded["summary"]["models"]["pocket:narrow"]["strategies"]
     return {strategy: row["accuracy"] for strategy, row in rows.items()}
 
 

@@ -17,20 +17,20 @@ from benchmarks.pages import write_results
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "demo.json"
-HEADERS = {"narrow": "narrow gate", "balanced": "balanced gate"}
+HEADERS = {"pocket:narrow": "narrow gate", "pocket:balanced": "balanced gate"}
 
 
 def results_table(summary: Mapping[str, Any]) -> str:
     """A Markdown table with one row a strategy: accuracy, interval, and flips against `base` for both gates."""
-    gates = summary["gates"]
+    models = summary["models"]
     cells = ["strategy", "evaluations a case"]
-    for gate in gates:
-        cells += [f"{HEADERS[gate]}: right, 95 % interval", "wrong→right / right→wrong"]
-    lines = [cells, ["---", "--:", *["--:"] * (2 * len(gates))]]
-    for name, first in next(iter(gates.values()))["strategies"].items():
+    for model in models:
+        cells += [f"{HEADERS[model]}: right, 95 % interval", "wrong→right / right→wrong"]
+    lines = [cells, ["---", "--:", *["--:"] * (2 * len(models))]]
+    for name, first in next(iter(models.values()))["strategies"].items():
         row = [f"`{name}`", f"{first['evaluations_per_case']:g}"]
-        for gate in gates.values():
-            found = gate["strategies"][name]
+        for numbers in models.values():
+            found = numbers["strategies"][name]
             low, high = found["ci95"]
             row.append(f"{100 * found['accuracy']:.1f} % ({100 * low:.1f} to {100 * high:.1f})")
             row.append(f"{found['wrong_to_right']} / {found['right_to_wrong']}")
@@ -44,7 +44,7 @@ def main(run: tyro.conf.Positional[Path], machine: str = "2 CPU cores") -> None:
     date = datetime.date.today().isoformat()
     recorded = {"command": "r2t2 demo --out out/demo", "machine": machine, "date": date, "summary": summary}
     RESULTS.write_text(json.dumps(recorded, indent=1) + "\n", encoding="utf-8")
-    n = next(iter(summary["gates"].values()))["n"]
+    n = next(iter(summary["models"].values()))["n"]
     where = f"`{recorded['command']}`, n = {n:,} test questions a gate, {machine}, {date}."
     write_results(ROOT / "README.md", f"{results_table(summary)}\n\n{where}\n")
 

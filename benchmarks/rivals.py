@@ -25,7 +25,7 @@ from r2t2_jax.errors import R2T2Error
 from r2t2_jax.evaluation.collect_bank import collect_bank, with_shipped_atlas
 from r2t2_jax.evaluation.encode import encode_questions
 from r2t2_jax.evaluation.evaluator import evaluate
-from r2t2_jax.evaluation.records import SampleResult
+from r2t2_jax.evaluation.records import BatchResult
 from r2t2_jax.evaluation.references import same_experts
 from r2t2_jax.evaluation.statistics import compare, summarize
 from r2t2_jax.method.presets import find_preset
@@ -58,7 +58,7 @@ def compare_on(port: Port, n: int) -> dict[str, Any]:
     tests, references = load_dataset("pocket", "test", n), load_dataset("pocket", "reference")
     bank = with_shipped_atlas(collect_bank(port, references, metric, keep_wrong=True), port)
     questions = encode_questions(port, tests)
-    results: dict[str, SampleResult] = {}
+    results: dict[str, BatchResult] = {}
     refused: dict[str, str] = {}
     for group in methods(port):
         try:

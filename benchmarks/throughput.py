@@ -24,7 +24,7 @@ import numpy as np
 import tyro
 
 from r2t2_jax.datasets import load_dataset
-from r2t2_jax.evaluation.benchmark import SAVED, record_references, run_benchmarks
+from r2t2_jax.evaluation.benchmark import PLAN_BATCH, record_references, run_benchmarks
 from r2t2_jax.evaluation.collect_bank import collect_bank
 from r2t2_jax.evaluation.devices import device_groups
 from r2t2_jax.evaluation.encode import encode_questions
@@ -44,14 +44,14 @@ ONCE = "--compile-only"
 
 
 def main(
-    samples: int = 16 * SAVED,
+    samples: int = 16 * PLAN_BATCH,
     references: int = 600,
     repeats: int = 5,
     machine: str = "2 CPU cores",
     compile_only: bool = False,
 ) -> None:
     """Measure, or with `compile_only` say what this process compiled for one batch."""
-    job = open_pocket(SAVED if compile_only else samples, references)
+    job = open_pocket(PLAN_BATCH if compile_only else samples, references)
     if compile_only:
         print(json.dumps(compiled(job)))
         return
@@ -88,7 +88,7 @@ def open_pocket(samples: int, references: int) -> Job:
     preset = find_preset("pocket", port.presets)
     strategies = {name: method_of(name, preset) for name in STRATEGIES}
     benchmarks = read_benchmarks([BENCHMARK], None, samples, 0, "", "")
-    return Job([port], device_groups("", 1), bank, benchmarks, strategies, preset, 0, SAVED, fitted=False)
+    return Job([port], device_groups("", 1), bank, benchmarks, strategies, preset, 0, PLAN_BATCH, fitted=False)
 
 
 Taken = tuple[float, float]  # seconds on the clock, and of all CPU cores
@@ -105,9 +105,9 @@ def bare(job: Job) -> Taken:
     start = since((0, 0))
     for first in range(0, len(samples), size):
         questions = encode_questions(job.port, samples[first : first + size], size)
-        evaluation = job.setup.asked(questions, np.arange(first, first + size))
+        batch = job.evaluator.prepare_batch(questions, np.arange(first, first + size))
         for name in STRATEGIES:
-            run_batch(partial(evaluation.answer, name), 0, size, size)
+            run_batch(partial(batch.answer, name), 0, size, size)
     return since(start)
 
 
@@ -115,7 +115,7 @@ def evaluated(job: Job, folder: Path) -> Taken:
     """The same as a run, summary included."""
     start = since((0, 0))
     with Run.open(folder, "eval", {}, job.plan, job.depends) as run:
-        run_benchmarks(run, job.asking(run, unheard), 1, unheard)
+        run_benchmarks(run, job.evaluators(run, unheard), 1, unheard)
         record_references(run, job.port.name, job.bank)
         run.finish(job.summary(run))
     return since(start)

@@ -15,7 +15,7 @@ from r2t2_jax.errors import R2T2Error
 from r2t2_jax.evaluation.collect_bank import collect_bank
 from r2t2_jax.evaluation.encode import encode_questions
 from r2t2_jax.evaluation.evaluator import evaluate
-from r2t2_jax.inference import Prediction, Predictions
+from r2t2_jax.inference import Prediction
 from r2t2_jax.method.presets import find_preset
 from r2t2_jax.methods import strategy
 from r2t2_jax.metrics import get_metric
@@ -47,7 +47,7 @@ def test_answers_are_those_of_the_evaluation() -> None:
     questions = encode_questions(PORT, TESTS)
     base, ngd = evaluate(PORT, BANK, questions, {"base": strategy("base"), "ngd": plan}, METRIC)
     found = answer(PORT, [sample.image for sample in TESTS], [sample.question for sample in TESTS], bank=BANK)
-    assert isinstance(found, Predictions)
+    assert isinstance(found, list)
     assert [one.before for one in found] == base.predictions
     assert [one.after for one in found] == ngd.predictions
     assert any(one.before != one.after for one in found)
@@ -71,7 +71,7 @@ def test_a_question_alone_is_one_answer_and_an_image_may_serve_several(tmp_path:
         assert isinstance(again, Prediction)
         np.testing.assert_array_equal(again.weights, pixels.weights)
     several = answer(PORT, ONE.image, [ONE.question, "What is left?"], bank=BANK)
-    assert isinstance(several, Predictions)
+    assert isinstance(several, list)
     np.testing.assert_array_equal(several[0].weights, pixels.weights)
 
 
@@ -113,7 +113,7 @@ def test_a_port_s_own_references_are_collected_once(own_references: list[str]) -
 @pytest.mark.parametrize(
     ("settings", "cause"),
     [
-        ({"image": "no/such.png"}, "cannot read image no/such.png: it is not there"),
+        ({"image": "no/such.png"}, "cannot read image no/such.png: it does not exist"),
         ({"image": np.zeros((4, 4), np.uint8)}, "uint8 pixels"),
         ({"image": np.zeros((4, 4, 3))}, "not float64"),
         ({"question": " \n"}, "question is empty"),

@@ -32,7 +32,7 @@ def test_the_results_are_those_recorded() -> None:
     recorded = json.loads((ROOT / "benchmarks" / "results" / "demo.json").read_text(encoding="utf-8"))
     table = results_table(recorded["summary"])
     assert f"<!-- results -->\n{table}\n" in README
-    ngd = recorded["summary"]["gates"]["narrow"]["strategies"]["ngd"]
+    ngd = recorded["summary"]["models"]["pocket:narrow"]["strategies"]["ngd"]
     assert f"| `ngd` | 102 | {100 * ngd['accuracy']:.1f} % (" in README
 
 

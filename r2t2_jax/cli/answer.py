@@ -10,7 +10,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Answer:
-    """Ask one question about an image: the router's answer, the re-routed one, and the references that led to it.
+    """Answer one question about an image with the router's own weights and after re-routing, and show its references.
 
     Example: r2t2 pocket scene --out scene.png && r2t2 answer --model pocket:narrow --image scene.png --question "what
     is printed on the circle ?"
@@ -21,30 +21,30 @@ class Answer:
     image: Path
     """The image."""
     question: str
-    """What to ask about it."""
+    """The question about the image."""
     strategy: str | None = None
-    """How to re-route; ngd by default. A wrong name is answered with all of them."""
+    """Strategy; ngd by default. The error for an unknown name lists all strategies."""
     preset: str | None = None
-    """The strategy's numbers: a name, or a file that r2t2 tune wrote. Without it the model's own, else the paper's."""
+    """Settings of the strategy: a name, or a file from r2t2 tune. By default the model's own, else the paper's."""
     bank: Path | None = None
-    """Bank directory. Without it the references registered with the model are collected."""
+    """Bank directory. By default the references registered with the model are collected."""
     embedder: str = ""
-    """What finds like questions: the bank's embedder (minilm:DIR, hashed_words). Without it the model's own."""
+    """Embedder of the questions; must be the bank's (minilm:DIR, hashed_words). By default the model's own."""
     routing: str | None = None
-    """Answer with these weights instead of a strategy's: JSON [layers][experts] or [experts], or @FILE with it."""
+    """Routing weights to answer with instead of a strategy: JSON [layers][experts] or [experts], or @FILE with JSON."""
     html: Path | None = None
-    """HTML file for the same as a page."""
+    """HTML file to write the same content to."""
 
     def run(self) -> None:
-        """Answer, print and, where asked, write the page."""
+        """Answer, print and, with `--html`, write the page."""
         from r2t2_jax.cli.parsing import check_writable
         from r2t2_jax.evaluation.setup import open_port
         from r2t2_jax.inference import Prediction, answer
-        from r2t2_jax.reporting.answer_report import as_page
+        from r2t2_jax.reporting.answer_report import as_page, as_text
 
         if self.html:
             check_writable(self.html)
-        answered = answer(
+        prediction = answer(
             open_port(self.model, self.embedder),
             self.image,
             self.question,
@@ -53,20 +53,20 @@ class Answer:
             bank=self.bank,
             routing=None if self.routing is None else read_routing(self.routing),
         )
-        assert isinstance(answered, Prediction)  # one question, one answer
-        print(answered)
+        assert isinstance(prediction, Prediction)  # one question, one answer
+        print(as_text(prediction))
         if self.html:
             from r2t2_jax.runs.atomic_io import atomic_write
 
-            atomic_write(self.html, lambda draft: draft.write_text(as_page(answered), encoding="utf-8"))
+            atomic_write(self.html, lambda draft: draft.write_text(as_page(prediction), encoding="utf-8"))
             print(f"Wrote {self.html}.")
 
 
 def read_routing(text: str) -> Any:
-    """JSON, or the JSON in the file after an `@`.
+    """The value of a JSON text, or of the JSON file after an `@`.
 
     Raises:
-        R2T2Error: the file cannot be read, or it is no JSON.
+        R2T2Error: the file cannot be read, or the text is not JSON.
     """
     from r2t2_jax.errors import R2T2Error
 
@@ -76,4 +76,4 @@ def read_routing(text: str) -> Any:
     except (OSError, UnicodeDecodeError) as error:
         raise R2T2Error(f"cannot read the routing weights {text[1:]}: {error}") from error
     except ValueError as error:
-        raise R2T2Error(f"--routing is no JSON ({error}); give [[...], ...] or @FILE") from error
+        raise R2T2Error(f"--routing is not JSON ({error}); give [[...], ...] or @FILE") from error

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:  # the parser alone must start fast
+if TYPE_CHECKING:  # so that the parser starts fast
     from rich.console import Console
 
     from r2t2_jax.contract import Port, Sample
@@ -14,15 +14,15 @@ if TYPE_CHECKING:  # the parser alone must start fast
     from r2t2_jax.runs.reading import SavedRun
     from r2t2_jax.runs.run import Run
 
-GATES = ("narrow", "balanced")
+MODELS = ("pocket:narrow", "pocket:balanced")
 QUICK_SAMPLES, QUICK_REFERENCES = 200, 1000
 PRESET = "pocket"
 NULLS = ("base", "router_mean", "uniform", "random_neighbors", "shuffled_references")
 GRADIENT_FREE = ("mode_finding", "kernel_regression", "kernel_regression_alpha")
-BESIDE = ("best_of_n", "task_routing", "oracle")
+CONTROLS = ("best_of_n", "task_routing", "oracle")
 ATLAS = ("atlas", "atlas_argmin")
 ATLAS_CONTROLS = ("best_fixed", "atlas_mlp", "atlas_taylor", "gate_finetuned")
-SKIPPED_BY_QUICK = (  # compiling, fitting or running each takes longer than what 200 questions tell of it is worth
+SKIPPED_BY_QUICK = (  # they take longer to compile, fit or run than 200 questions are worth
     "router_mean",
     "shuffled_references",
     "kernel_regression_alpha",
@@ -34,7 +34,7 @@ SKIPPED_BY_QUICK = (  # compiling, fitting or running each takes longer than wha
     "gate_finetuned",
     "atlas_top8",
 )
-ANSWERED_ALONG = ("ngd_paper", "ngd")  # for the flow of answers by step
+ANSWERED_AT_PATH = ("ngd_paper", "ngd")  # for the figure of answers by step
 RIVALS = ("base", "uniform", "random_neighbors", "kernel_regression")
 ATLAS_RIVALS = ("ngd", "atlas_mlp", "gate_finetuned")
 FAMILY_COLUMNS = {"neighbors_with_same_experts": "same\nexperts", "question_only": "no\nimage"}
@@ -43,63 +43,63 @@ FAMILY_STRATEGIES = ("base", "uniform", "ngd", "atlas", "task_routing", "oracle"
 
 @dataclass(frozen=True)
 class Demo:
-    """Re-route a small vision-language mixture of experts that ships with its weights, and show what it gains.
+    """Re-route a small vision-language mixture of experts that ships with its weights, and show the gain.
 
     Both of its routers answer the same questions with every strategy: `narrow`, trained on a biased mixture of
-    questions, and `balanced`, trained on all of them. Interrupted at any point, the same command goes on where it
-    stopped.
+    questions, and `balanced`, trained on all of them. After an interruption at any point, the same command continues.
 
     Example: r2t2 demo --out out/demo
     """
 
     out: Path
-    """Folder of the run: settings, rows, summary and report. One with other settings is refused."""
+    """Folder of the run: settings, rows, summary and report. A folder with other settings is refused."""
     quick: bool = False
-    """Ask 200 questions at most, with 1,000 candidates for references, and leave out ten rows of the table and the
-    answers from step to step."""
+    """Use at most 200 questions and 1,000 candidates for references; leave out ten rows of the table and the answers at
+    every step."""
     samples: int = 1000
-    """How many questions to ask."""
+    """Number of questions."""
     seed: int = 0
-    """Draws the test set. Another seed is another test set."""
+    """Draws the test set; another seed gives another test set."""
     embedder: str = ""
-    """What finds like questions instead of the model's own embedder: minilm, minilm:PATH, or hashed_words."""
+    """Embedder of the questions instead of the model's own: minilm, minilm:PATH, or hashed_words."""
     max_hours: float | None = None
-    """Stop after so many hours; the same command goes on."""
+    """Stop after this many hours; the same command continues."""
 
     def run(self) -> None:
-        """Run what is missing, write the summary, print the tables."""
+        """Compute what is missing, write the summary, print the tables."""
         from r2t2_jax.runs.folder import check_folder
 
-        check_folder(self.out)  # before anything heavy is loaded
+        check_folder(self.out)  # before anything heavy is imported
 
         from rich.console import Console
 
         from r2t2_jax.datasets import load_dataset
         from r2t2_jax.evaluation.setup import with_embedder
+        from r2t2_jax.evaluation.statistics import models_of, summary_content
         from r2t2_jax.plugins import load
         from r2t2_jax.reporting.report import REPORT, write_report
         from r2t2_jax.runs.reading import open_run
 
         data = self._data()
         tests, references = (load_dataset(**data[role]) for role in ("tests", "references"))
-        opened = with_embedder([load(f"pocket:{gate}") for gate in GATES], self.embedder)
-        ports = dict(zip(GATES, opened, strict=True))
+        ports = with_embedder([load(name) for name in MODELS], self.embedder)
         with self._open(data, ports, tests, references) as run:
             if not run.complete:
-                for port in ports.values():
-                    _record(run, port, references, tests, self)
+                for port in ports:
+                    self._compute(run, port, references, tests)
                 for table in ("rows", "references"):
                     run.export(table)
-                gates = {gate: _summarize(run, port, references, tests, self.quick) for gate, port in ports.items()}
-                run.finish({"gates": gates})
+                numbers = {port.name: _summarize(run, port, references, tests, self.quick) for port in ports}
+                run.finish(summary_content(numbers))
             report = self.out / REPORT
             if not report.exists():
                 write_report(self.out)
-        console = Console()
-        saved = open_run(self.out)
-        for gate in GATES:
-            _print_gate(console, saved, gate)
-        console.print(f"Wrote {report}, and beside it run.json, summary.json and rows.parquet.", soft_wrap=True)
+        console, saved = Console(), open_run(self.out)
+        for model, summary in models_of(saved.summary, self.out).items():
+            _print_model(console, saved, model, summary)
+        console.print(
+            f"Wrote {report}, and run.json, summary.json and rows.parquet in the same folder.", soft_wrap=True
+        )
 
     def _data(self) -> dict[str, Any]:
         number = min(self.samples, QUICK_SAMPLES) if self.quick else self.samples
@@ -108,41 +108,49 @@ class Demo:
             "references": {"name": "pocket", "split": "reference", "n": QUICK_REFERENCES if self.quick else None},
         }
 
-    def _open(self, data: dict[str, Any], ports: dict[str, Port], tests: list[Sample], references: list[Sample]) -> Run:
-        from r2t2_jax.evaluation.benchmark import parts_recording as parts
+    def _open(self, data: dict[str, Any], ports: list[Port], tests: list[Sample], references: list[Sample]) -> Run:
+        from r2t2_jax.evaluation.benchmark import strategy_parts
         from r2t2_jax.runs.fingerprint import versions
         from r2t2_jax.runs.plan import Plan
         from r2t2_jax.runs.run import Run
 
         plan = [
             part
-            for port in ports.values()
-            for part in parts(port.name, list(demo_strategies(port, self.quick)), len(references), len(tests))
+            for port in ports
+            for part in strategy_parts(port.name, list(demo_strategies(port, self.quick)), len(references), len(tests))
         ]
-        models = {gate: _model(port) for gate, port in ports.items()}
+        models = {port.name: _model(port) for port in ports}
         settings = {"quick": self.quick, "samples": self.samples, "seed": self.seed, "embedder": self.embedder}
         depends = {"data": data, "models": models, "versions": versions()}
         return Run.open(self.out, "demo", settings, Plan(plan), depends, self.max_hours)
 
+    def _compute(self, run: Run, port: Port, references: list[Sample], tests: list[Sample]) -> None:
+        from r2t2_jax.evaluation.benchmark import run_strategies
+        from r2t2_jax.metrics import get_metric
+
+        at_path = () if self.quick else ANSWERED_AT_PATH
+        strategies = demo_strategies(port, self.quick)
+        run_strategies(run, port, references, tests, strategies, get_metric("exact_match"), self.seed, at_path)
+
 
 def demo_strategies(port: Port, quick: bool = False) -> dict[str, Method]:
-    """What the demonstration runs: everything with the port's own preset, and `ngd_paper` as the paper has it."""
+    """The strategies of the demonstration with the port's own preset, and `ngd_paper` with the paper's."""
     from r2t2_jax.method.presets import find_preset
     from r2t2_jax.methods import strategy
     from r2t2_jax.rivals.atlas_ensemble import atlas_ensemble
 
     preset = find_preset(PRESET, port.presets)
-    chosen: dict[str, Method] = {name: strategy(name, preset) for name in (*NULLS, *GRADIENT_FREE)}
-    chosen["ngd_paper"] = strategy("ngd", find_preset("paper"))
-    chosen |= {name: strategy(name, preset) for name in ("ngd", *BESIDE)}
+    strategies: dict[str, Method] = {name: strategy(name, preset) for name in (*NULLS, *GRADIENT_FREE)}
+    strategies["ngd_paper"] = strategy("ngd", find_preset("paper"))
+    strategies |= {name: strategy(name, preset) for name in ("ngd", *CONTROLS)}
     if port.atlas is not None:
-        chosen |= {name: strategy(name, preset) for name in (*ATLAS, *ATLAS_CONTROLS)}
-        chosen["atlas_top8"] = atlas_ensemble(preset)
-    return {name: one for name, one in chosen.items() if not (quick and name in SKIPPED_BY_QUICK)}
+        strategies |= {name: strategy(name, preset) for name in (*ATLAS, *ATLAS_CONTROLS)}
+        strategies["atlas_top8"] = atlas_ensemble(preset)
+    return {name: method for name, method in strategies.items() if not (quick and name in SKIPPED_BY_QUICK)}
 
 
 def _model(port: Port) -> dict[str, Any]:
-    """What `run.json` tells of a model."""
+    """The entry of a model in `run.json`."""
     from r2t2_jax.method.presets import find_preset
 
     return {
@@ -156,49 +164,39 @@ def _model(port: Port) -> dict[str, Any]:
     }
 
 
-def _record(run: Run, port: Port, references: list[Sample], tests: list[Sample], asked: Demo) -> None:
-    from r2t2_jax.evaluation.benchmark import record
-    from r2t2_jax.metrics import get_metric
-
-    metric = get_metric("exact_match")
-    along = () if asked.quick else ANSWERED_ALONG
-    record(run, port, references, tests, demo_strategies(port, asked.quick), metric, asked.seed, along)
-
-
 def _summarize(run: Run, port: Port, references: list[Sample], tests: list[Sample], quick: bool) -> dict[str, Any]:
-    """The numbers of a gate, from its rows alone and what the questions are."""
+    """The numbers of a model, from its rows and the samples."""
     from r2t2_jax.evaluation.benchmark import REFERENCES, part_name
     from r2t2_jax.evaluation.records import CORRECT
-    from r2t2_jax.evaluation.references import by_agreement, right_without_image, same_experts
+    from r2t2_jax.evaluation.references import neighbor_quality, right_without_image, same_experts
     from r2t2_jax.evaluation.statistics import summarize
     from r2t2_jax.metrics import get_metric
 
     rows = {name: run.rows_of(part_name(port.name, name)) for name in demo_strategies(port, quick)}
-    asked = run.rows_of(part_name(port.name, REFERENCES)).select(["id", "experts", "score"]).to_pylist()
-    kept = sum(row["score"] >= CORRECT for row in asked)
+    records = run.rows_of(part_name(port.name, REFERENCES)).select(["id", "experts", "score"]).to_pylist()
     right = {name: table["right"].to_numpy() for name, table in rows.items()}
     evaluations = {name: table["evaluations"][0].as_py() for name, table in rows.items()}
-    shared = same_experts({row["id"]: row["experts"] for row in asked}, tests, rows["ngd"]["neighbors"].to_pylist())
+    share = same_experts({row["id"]: row["experts"] for row in records}, tests, rows["ngd"]["neighbors"].to_pylist())
     columns = {
         "question_only": right_without_image(port.embedder, references, tests, get_metric("exact_match")),
-        "neighbors_with_same_experts": shared,
+        "neighbors_with_same_experts": share,
     }
     summary = summarize(right, evaluations, [sample.category for sample in tests], columns)
-    counts = {"asked": len(references), "kept": kept}
-    return summary | {"neighbors": by_agreement(shared, right["ngd"]), "references": counts}
+    counts = {"asked": len(references), "kept": sum(row["score"] >= CORRECT for row in records)}
+    return summary | {"neighbors": neighbor_quality(share, right["ngd"]), "references": counts}
 
 
-def _print_gate(console: Console, saved: SavedRun, gate: str) -> None:
-    from r2t2_jax.evaluation.benchmark import part_name, seconds_per_sample
+def _print_model(console: Console, saved: SavedRun, model: str, summary: dict[str, Any]) -> None:
+    from r2t2_jax.evaluation.benchmark import part_name, seconds_by_strategy
     from r2t2_jax.reporting.tables import agreement_line, family_table, gain_line, strategy_table
 
-    name, summary = saved.run["models"][gate]["name"], saved.summary["gates"][gate]
-    right = {key: saved.rows_of(part_name(name, key))["right"].to_numpy() for key in summary["strategies"]}
-    kept, asked = summary["references"]["kept"], summary["references"]["asked"]
-    title = f"{name}: {summary['n']:,} questions, {kept:,} of {asked:,} references right"
-    console.print(strategy_table(title, summary, seconds_per_sample(saved.seconds_per_sample, name, list(right))))
-    shown = [strategy for strategy in FAMILY_STRATEGIES if strategy in right]
-    console.print(family_table(f"{name}: accuracy by family, %", summary, shown, FAMILY_COLUMNS))
+    right = {name: saved.rows_of(part_name(model, name))["right"].to_numpy() for name in summary["strategies"]}
+    correct, candidates = summary["references"]["kept"], summary["references"]["asked"]
+    title = f"{model}: {summary['n']:,} questions, {correct:,} of {candidates:,} references right"
+    seconds = seconds_by_strategy(saved.seconds_per_sample, model, list(right))
+    console.print(strategy_table(title, summary, seconds))
+    columns = [name for name in FAMILY_STRATEGIES if name in right]
+    console.print(family_table(f"{model}: accuracy by family, %", summary, columns, FAMILY_COLUMNS))
     console.print(agreement_line(summary), highlight=False)
     for rival in RIVALS:
         console.print(gain_line("ngd", rival, right), highlight=False)

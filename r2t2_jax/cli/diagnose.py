@@ -8,13 +8,13 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Diagnose:
-    """Tell whether re-routing will help a model: what could be gained, what can be, and what equal weights gain.
+    """Test whether re-routing will help a model: the largest possible gain, the gain of ngd, the gain of equal weights.
 
-    On labelled questions it compares the router with equal weights, with descent on near and on random references, and
-    with the best routing that the labels lead to. Five questions are answered from stated tests, then comes a verdict;
-    docs/diagnose.md tells how to read it.
+    On labeled questions it compares the router with equal weights, with descent on near and on random references, and
+    with the best routing for the labels. Statistical tests answer five questions and lead to a verdict;
+    docs/diagnose.md explains how to read it.
 
-    Exit code: 0 if re-routing helps, 1 if it does not or the samples do not tell.
+    Exit code: 0 if re-routing helps, 1 if it does not or there are too few samples to decide.
 
     Example: r2t2 diagnose --model pocket:narrow --data pocket --limit 100
     """
@@ -22,28 +22,28 @@ class Diagnose:
     model: str
     """The model: a port such as pocket:narrow, or module:attribute of your own."""
     data: str
-    """Labelled questions: a registered set or a .jsonl file."""
+    """Labeled questions: a registered set or a .jsonl file."""
     bank: Path | None = None
-    """Bank directory. Without it the references registered with the model are collected."""
+    """Bank directory. By default the references registered with the model are collected."""
     embedder: str = ""
-    """What finds like questions: the bank's embedder (minilm:DIR, hashed_words). Without it the model's own."""
+    """Embedder of the questions; must be the bank's (minilm:DIR, hashed_words). By default the model's own."""
     split: str | None = None
-    """Split of the questions; without it validation, or all lines of a .jsonl file."""
+    """Split of the questions; by default validation, or all lines of a .jsonl file."""
     limit: int = 100
-    """How many questions to ask."""
+    """Number of questions."""
     preset: str | None = None
-    """Settings of every row: a name, or a file that r2t2 tune wrote. Without it the model's own, else the paper's."""
+    """Settings of every row: a name, or a file that r2t2 tune wrote. By default the model's own, else the paper's."""
     metric: str | None = None
-    """What counts as a right answer. Without it the set's official metric."""
+    """Metric of the answers. By default the set's official metric."""
     worthwhile: float = 0.05
     """The smallest gain worth having, as a share of all answers."""
     seed: int = 0
-    """Draws questions and random references."""
+    """Draws the questions and the random references."""
     out: Path | None = None
-    """JSON file for the numbers behind the words."""
+    """JSON file to write the numbers of the diagnosis to."""
 
     def run(self) -> int:
-        """Measure, print the diagnosis and, where asked, write it."""
+        """Measure, print the diagnosis and, with `--out`, write it."""
         from r2t2_jax.analysis.diagnose import port_evidence
         from r2t2_jax.analysis.diagnosis import check_enough, diagnose_evidence
         from r2t2_jax.cli.parsing import check_writable
@@ -68,8 +68,8 @@ class Diagnose:
         print(diagnosis_text(diagnosis))
         if self.out:
             settings = asdict(self) | {"bank": self.bank and str(self.bank), "out": str(self.out)}
-            beside = {"model": port.fingerprint, "references": len(bank), "preset": preset.to_mapping()}
-            record = {"command": "diagnose", "settings": settings, "versions": versions(), **beside}
+            facts = {"model": port.fingerprint, "references": len(bank), "preset": preset.to_mapping()}
+            record = {"command": "diagnose", "settings": settings, "versions": versions(), **facts}
             publish_json(self.out, record | diagnosis.to_record())
             print(f"\nWrote {self.out}.")
         return 0 if diagnosis.helps else 1

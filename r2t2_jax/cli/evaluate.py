@@ -1,4 +1,4 @@
-"""`r2t2 eval`: strategies on benchmarks, as a run that survives."""
+"""`r2t2 eval`: strategies on benchmarks, as a run that can be resumed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from r2t2_jax.errors import R2T2Error
 
-if TYPE_CHECKING:  # the parser alone must start fast
+if TYPE_CHECKING:  # so that the parser starts fast
     from r2t2_jax.evaluation.devices import ReplicaGroup
     from r2t2_jax.evaluation.job import Job
     from r2t2_jax.runs.processes import ProcessGroup
@@ -19,10 +19,10 @@ NO_SETTINGS = ("out", "max_hours", "dry_run", "coordinator", "processes", "proce
 
 @dataclass(frozen=True)
 class Eval:
-    """Ask a model the questions of benchmarks, with re-routing and without, and tabulate what came of it.
+    """Evaluate a model on benchmarks, with and without re-routing, and print the accuracies.
 
-    Killed or stopped at any point, the same command goes on where it was, and the numbers in the end are the same to
-    the last byte. docs/eval.md has recipes for one device, for many, and for many hosts.
+    After an interruption at any point, the same command continues, and the final numbers are the same to the last byte.
+    docs/eval.md has recipes for one device, for several devices and for several hosts.
 
     Example: r2t2 eval --model pocket:narrow --bank out/bank --benchmark pocket --strategy base,ngd,atlas --out out/eval
     """
@@ -32,57 +32,57 @@ class Eval:
     benchmark: str
     """Test sets, separated by commas: prepared ones by name (r2t2 datasets list), or .jsonl files."""
     out: Path
-    """Folder of the run: settings, rows and summary. One with other settings is refused."""
+    """Folder of the run: settings, rows and summary. A folder with other settings is refused."""
     bank: Path | None = None
-    """Bank directory. Without it the references registered with the model are collected."""
+    """Bank directory. By default the references registered with the model are collected."""
     strategy: str = "base,ngd"
-    """How to re-route, separated by commas. base, the model as it is, is always among them."""
+    """Strategies, separated by commas. base, the model without re-routing, is always among them."""
     preset: str | None = None
-    """The strategies' numbers: a name, or a file that r2t2 tune wrote. Without it the model's own, else the paper's."""
+    """Settings of the strategies: a name, or a file from r2t2 tune. By default the model's own, else the paper's."""
     embedder: str = ""
-    """What finds like questions: the bank's embedder (minilm:DIR, hashed_words). Without it the model's own."""
+    """Embedder of the questions; must be the bank's (minilm:DIR, hashed_words). By default the model's own."""
     split: str | None = None
-    """Split of the questions. Without it each set's first, or the test set of one that is drawn."""
+    """Split of the questions. By default each set's first, or `test` for sets that are generated."""
     images: str = ""
-    """Image folder of the .jsonl files. Without it each file's own folder."""
+    """Image folder of the .jsonl files. By default the folder of each file."""
     metric: str = ""
-    """What counts as a right answer. Without it each set's official metric."""
+    """Metric of the answers. By default each set's official metric."""
     limit: int | None = None
-    """How many questions of each set, chosen by the seed. Without it all."""
+    """Number of questions of each set, chosen by the seed. By default all."""
     seed: int = 0
-    """Chooses the questions and draws whatever strategies draw."""
+    """Chooses the questions, and everything that strategies draw."""
     batch_size: Literal["auto"] | int = "auto"
-    """Questions at a time; auto for as many as fit into memory. Too many are halved, which changes no result."""
+    """Questions at a time; auto for as many as fit in memory. It is halved if memory runs out; no result changes."""
     vmap_size: Literal["auto"] | int = "auto"
-    """Of these, how many a device computes together; auto for as many as fit into its own memory, and one by one on a
-    CPU, where no answer then depends on its batch in a single bit."""
+    """Questions that a device computes together; auto for as many as fit in its own memory, and for 1 on a CPU, where
+    answers are then independent of the batch to the last bit."""
     mesh: str = ""
-    """Devices of all processes: data=4,model=2 for four copies of the weights, each cut over two. Without it one a
-    device."""
+    """Devices of all processes: data=4,model=2 for four copies of the weights, each sharded over two devices. By
+    default one copy per device."""
     coordinator: str = ""
-    """Address HOST:PORT of the first of several processes, or auto where SLURM, GKE or a TPU pod tells it."""
+    """Address HOST:PORT of the first of several processes, or auto on SLURM, GKE or a TPU pod."""
     processes: int | None = None
-    """How many processes share the run; with a coordinator's address."""
+    """Number of processes that share the run; with a coordinator's address."""
     process: int | None = None
-    """Which of them this is, from 0; with a coordinator's address."""
+    """Index of this process, from 0; with a coordinator's address."""
     dry_run: bool = False
-    """Say what would be done and what it would cost, and do nothing."""
+    """Print the plan and its cost, and compute nothing."""
     max_hours: float | None = None
-    """Stop after so many hours; the same command goes on."""
+    """Stop after this many hours; the same command continues."""
 
     def run(self) -> None:
-        """Run what is missing, write the summary, print the tables."""
+        """Compute what is missing, write the summary, print the tables."""
         from r2t2_jax.runs.folder import check_folder
         from r2t2_jax.runtime.compilation_cache import enable_compilation_cache
 
-        check_folder(self.out)  # before anything heavy is loaded
+        check_folder(self.out)  # before anything heavy is imported
         enable_compilation_cache()
 
         from r2t2_jax.evaluation.devices import device_groups, join_processes, shutdown_processes
         from r2t2_jax.runs.processes import ProcessGroup
 
         if self.dry_run:
-            foretell(self._job(device_groups(self.mesh, self.processes or 1)))
+            print_dry_run(self._job(device_groups(self.mesh, self.processes or 1)))
             return
         share = join_processes(self.coordinator, self.processes, self.process)
         groups, team = device_groups(self.mesh, share.count), ProcessGroup(self.out, share)
@@ -108,11 +108,11 @@ class Eval:
         return open_job(ports, groups, self.bank, benchmarks, strategies, self.preset, self.seed, batch, vmap_size)
 
     def _fill(self, job: Job, team: ProcessGroup) -> None:
-        """Compute this process's batches; the first process ends the run with everybody's rows."""
+        """Compute this process's batches; the first process also writes the summary of all rows."""
         from r2t2_jax.runs.run import Run, run_multiprocess
 
-        given = {name: value for name, value in asdict(self).items() if value is not None}
-        settings = {name: value for name, value in given.items() if name not in NO_SETTINGS}
+        options = {name: value for name, value in asdict(self).items() if value is not None}
+        settings = {name: value for name, value in options.items() if name not in NO_SETTINGS}
         depends = {"processes": team.share.count, **job.depends}
 
         def open_run() -> Run:
@@ -122,14 +122,14 @@ class Eval:
             run.export()
             run.finish(job.summary(run))
 
-        run_multiprocess(team, open_run, lambda run: job.compute(run, say), finish)
+        run_multiprocess(team, open_run, lambda run: job.compute(run, log), finish)
 
 
 def listed(option: str, text: str) -> list[str]:
-    """The names between the commas.
+    """The names of a comma-separated option.
 
     Raises:
-        R2T2Error: there is none, or one is empty.
+        R2T2Error: a name is empty.
     """
     names = [name.strip() for name in text.split(",")]
     if not all(names):
@@ -137,8 +137,8 @@ def listed(option: str, text: str) -> list[str]:
     return names
 
 
-def say(line: str) -> None:
-    """A line beside the progress bar, on standard error like it."""
+def log(line: str) -> None:
+    """Print a line above the progress bar, on standard error like the bar."""
     import sys
 
     from tqdm import tqdm
@@ -146,8 +146,8 @@ def say(line: str) -> None:
     tqdm.write(line, file=sys.stderr)
 
 
-def foretell(job: Job) -> None:
-    """Print what would be done and what it would cost."""
+def print_dry_run(job: Job) -> None:
+    """Print the plan of an evaluation and its cost."""
     from rich.console import Console
 
     from r2t2_jax.reporting.costs import cost_table, memory_line, plan_lines
@@ -155,21 +155,22 @@ def foretell(job: Job) -> None:
     console = Console()
     for line in plan_lines(job):
         console.print(line, highlight=False, soft_wrap=True)
-    found = job.forecast()
-    console.print(memory_line(job, found), highlight=False, soft_wrap=True)
-    console.print(cost_table(job, found))
+    forecast = job.forecast()
+    console.print(memory_line(job, forecast), highlight=False, soft_wrap=True)
+    console.print(cost_table(job, forecast))
 
 
 def show(folder: Path) -> None:
     """Print a complete run's tables."""
     from rich.console import Console
 
-    from r2t2_jax.evaluation.benchmark import seconds_per_sample
+    from r2t2_jax.evaluation.benchmark import seconds_by_strategy
+    from r2t2_jax.evaluation.statistics import models_of
     from r2t2_jax.reporting.tables import strategy_table
     from r2t2_jax.runs.reading import open_run
 
     console, saved = Console(), open_run(folder)
-    for title, summary in saved.summary["models"].items():
-        seconds = seconds_per_sample(saved.seconds_per_sample, title, list(summary["strategies"]))
+    for title, summary in models_of(saved.summary, folder).items():
+        seconds = seconds_by_strategy(saved.seconds_per_sample, title, list(summary["strategies"]))
         console.print(strategy_table(f"{title}: {summary['n']:,} questions", summary, seconds))
     console.print(f"Wrote run.json, summary.json and rows.parquet to {folder}.", soft_wrap=True)

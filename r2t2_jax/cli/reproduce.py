@@ -137,6 +137,7 @@ class Reproduce:
         self, run: Run, tables: Sequence[Table], subjects: Sequence[EvalTarget], plans: Sequence[SubjectPlan]
     ) -> None:
         from r2t2_jax.evaluation.benchmark import REFERENCES
+        from r2t2_jax.evaluation.statistics import summary_content
         from r2t2_jax.reproduction.export import write_table
         from r2t2_jax.reproduction.results import summary_of, table_result
         from r2t2_jax.reproduction.table_data import Rows
@@ -145,4 +146,4 @@ class Reproduce:
         for table in tables:
             write_table(self.out, table_result(table, subjects, plans, rows, self.samples))
         summaries = {plan.subject: summary_of(plan, rows) for plan in plans if plan.detailed}
-        run.finish({"tables": [table.name for table in tables], "models": summaries})
+        run.finish({"tables": [table.name for table in tables], **summary_content(summaries)})

@@ -1,4 +1,8 @@
-"""Benchmarks as parts of a run: batches that overlap, rows that survive, and the numbers that follow from them."""
+"""Evaluates strategies as part of a run: batch by batch, so that a killed process loses one batch at most.
+
+Two plans share `evaluate_batch`. `r2t2 eval` saves a part per benchmark, whose batches hold the rows of all strategies
+(`run_benchmarks`). `r2t2 demo` saves a part per strategy, whose samples are encoded once for all (`run_strategies`).
+"""
 
 from __future__ import annotations
 
@@ -14,35 +18,29 @@ from typing import Any
 
 import jax
 import numpy as np
-import pyarrow as pa
-from jaxtyping import Bool
 from tqdm import tqdm
 
 from r2t2_jax.bank import ReferenceBank
 from r2t2_jax.contract import Port, Sample
+from r2t2_jax.evaluation.batch import PreparedBatch, evaluate_batch
 from r2t2_jax.evaluation.collect_bank import collect_bank, with_shipped_atlas
 from r2t2_jax.evaluation.devices import ReplicaGroup
-from r2t2_jax.evaluation.encode import BATCH, Prepared, encode_prepared, encode_questions, prepare_questions
-from r2t2_jax.evaluation.evaluator import Evaluation, Setup, in_order_of_programs, prepare
+from r2t2_jax.evaluation.encode import BATCH, PreparedQuestions, encode_prepared, encode_questions, prepare_questions
+from r2t2_jax.evaluation.evaluator import Evaluator, order_by_program
 from r2t2_jax.evaluation.question_sets import QuestionSet
-from r2t2_jax.evaluation.records import SampleResult, rows
-from r2t2_jax.evaluation.statistics import DIGITS, summarize
+from r2t2_jax.evaluation.records import BatchResult, reference_rows, result_rows
 from r2t2_jax.methods import Method
-from r2t2_jax.metrics import Metric, SetScore
+from r2t2_jax.metrics import Metric
 from r2t2_jax.runs.plan import Batch, Part
 from r2t2_jax.runs.run import Run
-from r2t2_jax.runtime.batching import AdaptiveBatchSize, Rows, run_batch, threads_at_a_time
+from r2t2_jax.runtime.batching import AdaptiveBatchSize, threads_at_a_time
 from r2t2_jax.runtime.compilation_cache import CompileCounter
 from r2t2_jax.runtime.threads import prefetch
 
 REFERENCES = "references"  # the table of a model's references, answered correctly or not
-ENCODE, ANSWER = "encode", "answer"  # what is timed
-
-
-def parts_recording(model: str, strategies: Sequence[str], references: int, tests: int) -> list[Part]:
-    """A model's parts of the plan, for so many candidates for references and so many test samples."""
-    asked = [Part(part_name(model, name), tests, min(BATCH, tests)) for name in strategies]
-    return [Part(part_name(model, REFERENCES), references, references, table=REFERENCES), *asked]
+ENCODE, ANSWER = "encode", "answer"  # stages that are timed
+PLAN_BATCH = 32  # samples per batch of the plan: what a killed process loses at most
+PREPARED = 1  # batches that the host prepares while the devices compute others
 
 
 def part_name(model: str, name: str) -> str:
@@ -50,7 +48,30 @@ def part_name(model: str, name: str) -> str:
     return f"{model}/{name}"
 
 
-def record(
+def title_of(model: str, benchmark: str) -> str:
+    """The title of a model's rows on a benchmark: `pocket:narrow on easy_vqa`; for a file its name."""
+    return f"{model} on {Path(benchmark).name}"
+
+
+def benchmark_parts(benchmarks: Mapping[str, QuestionSet], references: int, batch: int) -> list[Part]:
+    """The plan of `run_benchmarks`: the bank's records, then a part per benchmark."""
+    parts = [Part(name, len(questions.samples), batch) for name, questions in benchmarks.items()]
+    return [Part(REFERENCES, references, references, table=REFERENCES), *parts]
+
+
+def strategy_parts(model: str, strategies: Sequence[str], references: int, tests: int) -> list[Part]:
+    """The plan of `run_strategies` for one model: its candidates for references, then a part per strategy."""
+    parts = [Part(part_name(model, name), tests, min(BATCH, tests)) for name in strategies]
+    return [Part(part_name(model, REFERENCES), references, references, table=REFERENCES), *parts]
+
+
+def seconds_by_strategy(times: Mapping[str, float], model: str, strategies: Sequence[str]) -> dict[str, float]:
+    """Measured seconds per sample of each strategy, including the encoding of the sample."""
+    encode = times[part_name(model, ENCODE)]
+    return {name: encode + times[part_name(part_name(model, name), ANSWER)] for name in strategies}
+
+
+def run_strategies(
     run: Run,
     port: Port,
     references: Sequence[Sample],
@@ -58,23 +79,23 @@ def record(
     strategies: Mapping[str, Method],
     metric: Metric,
     seed: int,
-    answered_along: Collection[str] = (),
+    at_path: Collection[str] = (),
 ) -> None:
-    """Compute what is missing of a model's parts.
+    """Compute and save the missing batches of a model, several strategies at a time.
 
     Args:
-        run: whose plan has `parts` of this model.
+        run: its plan has the `strategy_parts` of this model.
         port: the model.
-        references: candidates; those answered correctly become the bank, the others serve the loss atlas.
+        references: candidates; those answered correctly become the bank, the others also serve the loss atlas.
         tests: the test set.
         strategies: by name.
         metric: scores an answer.
         seed: of everything drawn.
-        answered_along: strategies whose answer at each point of the path is wanted too.
+        at_path: strategies for which the answer at each point of the path is generated as well.
 
     Raises:
-        R2T2Error: as `collect_bank` and `prepare`.
-        Stopped: the run is to end.
+        R2T2Error: as `collect_bank` and `Evaluator.create`.
+        RunInterrupted: the run was asked to stop.
     """
     names = [part_name(port.name, name) for name in (REFERENCES, *strategies)]
     if not run.todo(names):
@@ -83,156 +104,123 @@ def record(
     run.check()
     questions = encode_questions(port, tests)
     run.time(part_name(port.name, ENCODE), 1, questions.seconds_per_sample)
-    evaluation = prepare(port, bank, questions, strategies, metric, seed)
+    samples = Evaluator.create(port, bank, strategies, metric, seed).prepare_batch(questions)
     for batch in run.todo(names[:1]):
         run.append(batch, reference_rows(port.name, bank.records, np.asarray(bank.routing)))
     run.compute(
-        partial(_answer, run, evaluation, answered_along),
-        [part_name(port.name, name) for name in in_order_of_programs(strategies)],
+        partial(_strategy_rows, run, samples, at_path),
+        [part_name(port.name, name) for name in order_by_program(strategies)],
         threads_at_a_time(),
         title=f"{port.name}: {len(strategies)} strategies",
     )
 
 
-def reference_rows(model: str, records: Sequence[Mapping[str, Any]], routing: np.ndarray) -> list[dict[str, Any]]:
-    """One row for each reference, its routing [L, E] flat."""
-    return [
-        {"model": model, **record, "experts": list(record["experts"]), "routing": routing[i].ravel()}
-        for i, record in enumerate(records)
-    ]
-
-
-def _answer(run: Run, evaluation: Evaluation, along: Collection[str], batch: Batch) -> list[dict[str, Any]]:
-    """The rows of one batch of one strategy."""
-    name = batch.part.removeprefix(part_name(evaluation.port.name, ""))
-    size = min(BATCH, len(evaluation.questions.samples))
-    start = time.perf_counter()
-    found = run_batch(partial(evaluation.answer, name), batch.start, batch.stop, size)
-    run.time(part_name(batch.part, ANSWER), len(batch), time.perf_counter() - start)
-    if name in along:
-
-        def step(rows: Rows) -> dict[str, Any]:
-            return evaluation.answer_along(name, found["path"][rows - batch.start], rows)
-
-        found |= run_batch(step, batch.start, batch.stop, size)
-    questions = evaluation.questions
-    return rows(
-        evaluation.outcome(name, found, batch.start),
-        evaluation.port.name,
-        questions.samples[batch.start : batch.stop],
-        np.asarray(questions.queries.routing)[batch.start : batch.stop],
-        evaluation.lookup.bank.records,
+def _strategy_rows(run: Run, samples: PreparedBatch, at_path: Collection[str], batch: Batch) -> list[dict[str, Any]]:
+    """The rows of one batch of one strategy; `samples` is the whole test set."""
+    model = samples.port.name
+    (result,) = evaluate_batch(
+        samples,
+        [batch.part.removeprefix(part_name(model, ""))],
+        start=batch.start,
+        stop=batch.stop,
+        chunk_size=min(BATCH, len(samples)),
+        at_path=at_path,
     )
-
-
-def seconds_per_sample(times: Mapping[str, float], model: str, strategies: Sequence[str]) -> dict[str, float]:
-    """Measured seconds a case of each strategy, the encoding of the case included."""
-    encode = times[part_name(model, ENCODE)]
-    return {name: encode + times[part_name(part_name(model, name), ANSWER)] for name in strategies}
-
-
-Clock = Callable[[str, int, float], None]
+    run.time(part_name(batch.part, ANSWER), len(batch), result.seconds_per_sample * len(batch))
+    return result_rows(result, model, samples.neighbors.records)
 
 
 @dataclass(frozen=True)
 class DeviceReplica:
-    """Model, bank and strategies, on a group of devices."""
+    """An evaluator whose model is on a group of devices."""
 
-    setup: Setup
+    evaluator: Evaluator
     group: ReplicaGroup
 
 
-class BatchEvaluator:
-    """The rows of a benchmark's batches. They depend on nothing but the batch, wherever and whenever it is computed.
+class BenchmarkEvaluator:
+    """Computes the rows of a benchmark's batches. Rows depend on the batch only, not on device, process or order.
 
     Args:
-        seats: where batches are computed in turn: model, bank and strategies on a group of devices.
-        title: under which rows are reported, such as `pocket:narrow on easy_vqa`.
+        replicas: copies of the model that take the batches in turn.
+        title: of the rows, such as `pocket:narrow on easy_vqa`.
         benchmark: its name.
-        samples: all of its questions, in the order of the plan.
-        size: samples a batch; a smaller one is filled up, so that one compiled program serves all of one length.
-        processes: how many share the plan's batches.
-        together: how many of them the device takes at a time.
-        clock: is told what took how long.
+        samples: all questions of the benchmark, in the order of the plan.
+        batch_size: samples per batch; a smaller batch is padded, so that one compiled program serves every batch.
+        processes: number of processes that share the plan's batches.
+        chunk_size: samples that a device takes at a time.
+        on_timing: called with (stage, samples, seconds).
     """
 
     def __init__(
         self,
-        seats: Sequence[DeviceReplica],
+        replicas: Sequence[DeviceReplica],
         title: str,
         benchmark: str,
         samples: Sequence[Sample],
-        size: int,
+        batch_size: int,
         processes: int,
-        together: AdaptiveBatchSize,
-        clock: Clock,
+        chunk_size: AdaptiveBatchSize,
+        on_timing: Callable[[str, int, float], None],
     ) -> None:
-        self._seats, self._title, self._benchmark = seats, title, benchmark
-        self._samples, self._size, self._processes = samples, size, processes
-        self._together, self._clock = together, clock
+        self._replicas, self._title, self._benchmark = replicas, title, benchmark
+        self._samples, self._batch_size, self._processes = samples, batch_size, processes
+        self._chunk_size, self._on_timing = chunk_size, on_timing
         self._compiled: dict[Any, threading.Lock | None] = {}
         self._guard = threading.Lock()
 
-    def prepare(self, batch: Batch) -> Prepared | None:
-        """What the host does while the devices are busy; nothing where it would have to wait for them."""
-        seat = self._seat(batch)
-        return None if seat.group.mesh is not None else self._prepare(seat, batch)
+    def prepare(self, batch: Batch) -> PreparedQuestions | None:
+        """Compute the model's inputs on the host while the devices are busy; `None` if that needs a sharded model."""
+        replica = self._replica(batch)
+        return None if replica.group.mesh is not None else self._prepare(replica, batch)
 
-    def _prepare(self, seat: DeviceReplica, batch: Batch) -> Prepared:
+    def _prepare(self, replica: DeviceReplica, batch: Batch) -> PreparedQuestions:
         samples = self._samples[batch.start : batch.stop]
-        return prepare_questions(seat.setup.port, [*samples, *[samples[-1]] * (self._size - len(samples))])
+        padding = [samples[-1]] * (self._batch_size - len(samples))
+        return prepare_questions(replica.evaluator.port, [*samples, *padding])
 
-    def _seat(self, batch: Batch) -> DeviceReplica:
-        return self._seats[batch.number // self._processes % len(self._seats)]
+    def _replica(self, batch: Batch) -> DeviceReplica:
+        return self._replicas[batch.number // self._processes % len(self._replicas)]
 
-    def rows(self, batch: Batch, prepared: Prepared | None) -> list[dict[str, Any]]:
-        """One row for each strategy and sample, in this order.
+    def rows(self, batch: Batch, prepared: PreparedQuestions | None) -> list[dict[str, Any]]:
+        """One row per strategy and sample, in this order.
 
         Raises:
-            R2T2Error: a feature is NaN, a strategy asks for what bank or model do not offer, or memory does not do for
-                a single sample.
+            R2T2Error: a feature is NaN, a strategy needs something that model or bank do not offer, or a single sample
+                does not fit in device memory.
         """
-        seat = self._seat(batch)
-        with seat.group.taken():
-            prepared = self._prepare(seat, batch) if prepared is None else prepared
-            return self._together.fit(partial(self._rows, seat, batch, prepared))
+        replica = self._replica(batch)
+        with replica.group.exclusive():
+            prepared = self._prepare(replica, batch) if prepared is None else prepared
+            return self._chunk_size.fit(partial(self._rows, replica, batch, prepared))
 
-    def _rows(self, seat: DeviceReplica, batch: Batch, prepared: Prepared, together: int) -> list[dict[str, Any]]:
+    def _rows(
+        self, replica: DeviceReplica, batch: Batch, prepared: PreparedQuestions, chunk_size: int
+    ) -> list[dict[str, Any]]:
+        evaluator = replica.evaluator
         shapes = tuple((leaf.shape, leaf.dtype.name) for leaf in jax.tree.leaves(prepared.inputs))
-        with self._compiling_once((seat.group.devices, shapes, together)):
-            start = time.perf_counter()
-            bar = tqdm(disable=True)
-            questions = encode_prepared(seat.setup.port, prepared, together, bar, vmap_size=seat.setup.vmap_size)
-            self._clock(part_name(self._title, ENCODE), len(batch), time.perf_counter() - start)
-            places = np.minimum(np.arange(batch.start, batch.start + self._size), batch.stop - 1)
-            evaluation = seat.setup.asked(questions, places)
-            routing = np.asarray(questions.queries.routing)
-            return [
-                row
-                for name in evaluation.strategies
-                for row in self._told(self._answer(evaluation, name, len(batch), together), batch, routing)
-            ]
+        with self._compile_once((replica.group.devices, shapes, chunk_size)):
+            start, progress = time.perf_counter(), tqdm(disable=True)
+            questions = encode_prepared(evaluator.port, prepared, chunk_size, progress, vmap_size=evaluator.vmap_size)
+            self._on_timing(part_name(self._title, ENCODE), len(batch), time.perf_counter() - start)
+            indices = np.minimum(np.arange(batch.start, batch.start + self._batch_size), batch.stop - 1)
+            samples = evaluator.prepare_batch(questions, indices)
+            results = evaluate_batch(samples, stop=len(batch), chunk_size=chunk_size)
+        return [row for result in results for row in self._result_rows(result)]
 
-    def _answer(self, evaluation: Evaluation, name: str, n: int, together: int) -> SampleResult:
-        start = time.perf_counter()
-        found = [
-            run_batch(partial(evaluation.answer, name), first, min(first + together, n), together)
-            for first in range(0, n, together)
-        ]
-        outcome = evaluation.outcome(name, jax.tree.map(lambda *leaves: np.concatenate(leaves), *found))
-        self._clock(part_name(part_name(self._title, name), ANSWER), n, time.perf_counter() - start)
-        return outcome
-
-    def _told(self, outcome: SampleResult, batch: Batch, routing: np.ndarray) -> Iterator[dict[str, Any]]:
-        """The rows of other runs, and what scoring them anew takes."""
-        samples = self._samples[batch.start : batch.stop]
-        found = rows(outcome, self._title, samples, routing[: len(batch)], self._seats[0].setup.library.bank.records)
-        for row, sample in zip(found, samples, strict=True):
+    def _result_rows(self, result: BatchResult) -> Iterator[dict[str, Any]]:
+        """The rows of every run, with what `r2t2 score` needs to score them again."""
+        n = len(result.samples)
+        stage = part_name(part_name(self._title, result.name), ANSWER)
+        self._on_timing(stage, n, result.seconds_per_sample * n)
+        index = self._replicas[0].evaluator.index
+        rows = result_rows(result, self._title, () if index is None else index.bank.records)
+        for row, sample in zip(rows, result.samples, strict=True):
             yield row | {"benchmark": self._benchmark, "options": list(sample.options), "style": sample.style}
 
     @contextmanager
-    def _compiling_once(self, shapes: Any) -> Iterator[None]:
-        """The first batch of its shapes compiles; others of the same wait for it instead of doing it again."""
+    def _compile_once(self, shapes: Any) -> Iterator[None]:
+        """The first batch of its shapes compiles; other batches of these shapes wait instead of compiling as well."""
         with self._guard:
             lock = self._compiled.setdefault(shapes, threading.Lock())
         if lock is None:
@@ -243,116 +231,64 @@ class BatchEvaluator:
         self._compiled[shapes] = None
 
 
-PREPARED = 1  # batches that the host prepares while others are computed
-READ = ("strategy", "right", "score", "evaluations")  # columns on which a summary rests
-SAVED = 32  # samples a batch of the plan: what a killed process loses at most
+def run_benchmarks(
+    run: Run, evaluators: Mapping[str, BenchmarkEvaluator], threads: int, log: Callable[[str], None]
+) -> None:
+    """Compute and save the missing batches in the order of the plan.
 
+    While devices compute some batches, the host prepares the next one and writes the rows of an earlier one.
 
-def title_of(model: str, benchmark: str) -> str:
-    """Under what name a model's rows on a benchmark are reported: `pocket:narrow on easy_vqa`; of a file its name."""
-    return f"{model} on {Path(benchmark).name}"
+    Args:
+        run: its plan has a part for each benchmark.
+        evaluators: by benchmark.
+        threads: batches that are computed at a time.
+        log: called with a message for each compilation.
 
+    Raises:
+        RunInterrupted: the run was asked to stop.
+        R2T2Error: as `BenchmarkEvaluator.rows`.
+    """
 
-def parts(benchmarks: Mapping[str, QuestionSet], references: int, batch: int) -> list[Part]:
-    """The plan: the bank's records, then every benchmark, all strategies of a batch together."""
-    asked = [Part(name, len(one.samples), batch) for name, one in benchmarks.items()]
-    return [Part(REFERENCES, references, references, table=REFERENCES), *asked]
+    def prepare(batch: Batch) -> tuple[Batch, PreparedQuestions | None]:
+        return batch, evaluators[batch.part].prepare(batch)
 
+    def compute(prepared: tuple[Batch, PreparedQuestions | None]) -> list[dict[str, Any]]:
+        batch, inputs = prepared
+        return evaluators[batch.part].rows(batch, inputs)
 
-def batch_size(benchmarks: Mapping[str, QuestionSet], wanted: int) -> int:
-    """The wanted number of samples, or fewer where no benchmark has as many."""
-    return min(wanted, max(len(one.samples) for one in benchmarks.values()))
+    accuracy, names = _RunningAccuracy(run), list(evaluators)
+    computed = prefetch(compute, prefetch(prepare, run.todo(names), PREPARED), threads)
+    with CompileCounter() as compiled:
+        programs = 0
+        for batch, rows in zip(run.missing(names), computed, strict=True):
+            run.append(batch, rows)
+            accuracy.add(rows)
+            run.note = str(accuracy)
+            if compiled.programs + compiled.found > programs:
+                programs = compiled.programs + compiled.found
+                log(f"{batch.part}, questions {batch.start + 1:,} to {batch.stop:,}: so far {compiled}")
 
 
 def record_references(run: Run, model: str, bank: ReferenceBank) -> None:
-    """What reports tell of the neighbours: the bank's records, less their routing, which the bank itself holds."""
+    """Save what reports show of the neighbors: the bank's records without their routing, which the bank holds."""
+    columns = ("id", "question", "answer", "category", "score")
     for batch in run.todo([REFERENCES]):
-        told = ("id", "question", "answer", "category", "score")
-        run.append(batch, [{"model": model, **{name: one.get(name) for name in told}} for one in bank.records])
-
-
-def run_benchmarks(run: Run, asking: Mapping[str, BatchEvaluator], threads: int, say: Callable[[str], None]) -> None:
-    """Compute what is missing, and save it batch by batch in the order of the plan.
-
-    Three things happen at a time: the host prepares a batch, devices compute others, and the rows of an earlier one are
-    written.
-
-    Args:
-        run: whose plan has a part for each benchmark.
-        asking: by benchmark.
-        threads: batches that are computed at a time.
-        say: is told of whatever was compiled.
-
-    Raises:
-        Stopped: the run is to end.
-        R2T2Error: as `BatchEvaluator.rows`.
-    """
-
-    def prepare(batch: Batch) -> tuple[Batch, Any]:
-        return batch, asking[batch.part].prepare(batch)
-
-    def compute(prepared: tuple[Batch, Any]) -> list[dict[str, Any]]:
-        batch, inputs = prepared
-        return asking[batch.part].rows(batch, inputs)
-
-    score = _RunningAccuracy(run)
-    found = prefetch(compute, prefetch(prepare, run.todo(list(asking)), PREPARED), threads)
-    with CompileCounter() as compiled:
-        known = 0
-        for batch, rows in zip(run.missing(list(asking)), found, strict=True):
-            run.append(batch, rows)
-            score.add(rows)
-            run.note = str(score)
-            if compiled.programs + compiled.found > known:
-                known = compiled.programs + compiled.found
-                say(f"{batch.part}, questions {batch.start + 1:,} to {batch.stop:,}: so far {compiled}")
+        run.append(batch, [{"model": model, **{name: row.get(name) for name in columns}} for row in bank.records])
 
 
 class _RunningAccuracy:
-    """Accuracy of each strategy so far, earlier processes included."""
+    """Accuracy of each strategy so far, including the batches of earlier processes."""
 
     def __init__(self, run: Run) -> None:
-        self._asked, self._right = Counter[str](), Counter[str]()
+        self._samples, self._right = Counter[str](), Counter[str]()
         for batch, table in run.tables():
             if batch.part != REFERENCES:
                 self.add(table.select(["strategy", "right"]).to_pylist())
 
     def add(self, rows: Sequence[Mapping[str, Any]]) -> None:
         for row in rows:
-            self._asked[row["strategy"]] += 1
+            self._samples[row["strategy"]] += 1
             self._right[row["strategy"]] += row["right"]
 
     def __str__(self) -> str:
-        return ", ".join(f"{name} {100 * self._right[name] / n:.1f} %" for name, n in self._asked.items())
-
-
-def summarize_benchmark(table: pa.Table, samples: Sequence[Sample], set_score: SetScore) -> dict[str, Any]:
-    """The numbers of a benchmark, from its rows and what the questions are.
-
-    Args:
-        table: rows of all batches, strategies side by side within each; the columns `READ` at least.
-        samples: in the order of the plan.
-        set_score: makes the benchmark's own numbers of the samples' scores.
-
-    Returns:
-        As `summary.summarize`, and each strategy's `score`: the benchmark's own numbers, in percent or its own unit.
-    """
-    names = np.array(table["strategy"].to_pylist())
-    right: dict[str, Bool[np.ndarray, "B"]] = {}
-    evaluations, scores = {}, {}
-    for name in dict.fromkeys(names.tolist()):
-        mine = names == name
-        right[name] = table["right"].to_numpy(zero_copy_only=False)[mine]
-        evaluations[name] = table["evaluations"].to_numpy()[mine][0].item()
-        official = set_score(table["score"].to_numpy()[mine].tolist(), samples)
-        scores[name] = {what: round(number, DIGITS) for what, number in official.items()}
-    summary = summarize(right, evaluations, [sample.category for sample in samples])
-    for name, entry in summary["strategies"].items():
-        entry["score"] = scores[name]
-    return summary
-
-
-def rows_by_benchmark(run: Run, benchmark: str) -> pa.Table:
-    """What a summary needs of a benchmark's rows, read batch by batch, since paths outweigh everything else."""
-    found = [table.select(list(READ)) for batch, table in run.tables() if batch.part == benchmark]
-    return pa.concat_tables(found)
+        return ", ".join(f"{name} {100 * self._right[name] / n:.1f} %" for name, n in self._samples.items())

@@ -1,7 +1,7 @@
-"""Which devices answer: groups that hold one copy of the weights each, and the processes that share an evaluation.
+"""Devices and processes of an evaluation: groups of devices that hold one copy of the weights each.
 
-Whole batches go to groups and to processes, so no group waits for another, nothing is exchanged between hosts, and
-what a sample gets does not depend on how many there are. Within a group the weights are cut over its devices.
+Groups and processes take whole batches, so no group waits for another, hosts exchange nothing, and the result of a
+sample does not depend on how many groups and processes there are. Within a group the weights are sharded.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ DATA, MODEL = "data", "model"
 
 @dataclass(frozen=True)
 class ReplicaGroup:
-    """Devices with one copy of the weights between them.
+    """Devices that share one copy of the weights.
 
-    What runs on several devices is begun by one thread at a time: two threads could reach the devices in different
-    orders, and each would wait for the other.
+    One thread at a time starts programs on a group of several devices: two threads could reach the devices in different
+    orders and deadlock.
     """
 
     devices: tuple[jax.Device, ...]
@@ -41,8 +41,8 @@ class ReplicaGroup:
         return Mesh(np.array(self.devices), (MODEL,)) if len(self.devices) > 1 else None
 
     @contextmanager
-    def taken(self) -> Iterator[None]:
-        """To be held while something runs on the group."""
+    def exclusive(self) -> Iterator[None]:
+        """Held by the thread that runs programs on the group; free for a single device."""
         with nullcontext() if self.mesh is None else self._lock:
             yield
 
@@ -51,24 +51,28 @@ def device_groups(mesh: str, processes: int) -> list[ReplicaGroup]:
     """The groups of this process.
 
     Args:
-        mesh: `data=4,model=2` for four groups of two devices over all processes. Empty for a group each device; a CPU
+        mesh: `data=4,model=2` for four groups of two devices over all processes. Empty for one group per device; a CPU
             counts as one device.
-        processes: how many share the evaluation.
+        processes: number of processes that share the evaluation.
 
     Raises:
-        R2T2Error: not a mesh, or one that the devices do not fill.
+        R2T2Error: `mesh` cannot be read, or there are too few devices.
     """
     local = jax.local_devices()
     own = 1 if jax.default_backend() == "cpu" else len(local)
     if not mesh:
         return [ReplicaGroup((device,)) for device in local[:own]]
     if not re.fullmatch(r"(data|model)=[1-9]\d*(,(data|model)=[1-9]\d*)?", mesh):
-        raise R2T2Error(f"{mesh!r} is no mesh; write data=4,model=2 for four copies of the weights on two devices each")
+        raise R2T2Error(
+            f"{mesh!r} is not a mesh; write data=4,model=2 for four copies of the weights on two devices each"
+        )
     axes = {name: int(size) for name, _, size in (axis.partition("=") for axis in mesh.split(","))}
     size = axes.get(MODEL, 1)
     groups = axes.get(DATA, processes * max(1, own // size))
     if groups % processes:
-        raise R2T2Error(f"{groups} copies of the weights (data={groups}) do not go into {processes} processes evenly")
+        raise R2T2Error(
+            f"{groups} copies of the weights (data={groups}) cannot be divided evenly among {processes} processes"
+        )
     needed = groups // processes * size
     if needed > len(local):
         raise R2T2Error(f"the mesh {mesh} needs {needed} devices in each process, and there are {len(local)}")
@@ -78,8 +82,8 @@ def device_groups(mesh: str, processes: int) -> list[ReplicaGroup]:
 def load_on(model: str, groups: Sequence[ReplicaGroup]) -> list[Port]:
     """The model on every group.
 
-    On groups of one device its parameters are copied from one to the next; a model cut over several is read from its
-    directory straight into the shards, once for each group.
+    For groups of one device it is loaded once and copied; for larger groups it is read from its directory straight into
+    the shards, once per group.
 
     Raises:
         R2T2Error: as `load`.
@@ -93,37 +97,37 @@ def load_on(model: str, groups: Sequence[ReplicaGroup]) -> list[Port]:
 
 
 def join_processes(coordinator: str, processes: int | None, process: int | None) -> ProcessShard:
-    """Find the other processes, by JAX's own distributed runtime.
+    """Join the other processes through JAX's distributed runtime.
 
     Args:
-        coordinator: address of the first process, or `auto` where SLURM, GKE, a TPU pod or Open MPI tell it; empty for
-            one process alone.
-        processes: how many there are; with an address.
-        process: which one this is, from 0; with an address.
+        coordinator: address of the first process, or `auto` if SLURM, GKE, a TPU pod or Open MPI provides it; empty for
+            a single process.
+        processes: number of processes; with an address.
+        process: index of this process, from 0; with an address.
 
     Raises:
-        R2T2Error: the options do not go together, or no cluster tells what `auto` asks for.
+        R2T2Error: the options contradict each other, the processes cannot connect, or `auto` finds no cluster.
     """
     if not coordinator:
         if processes is not None or process is not None:
-            raise R2T2Error("several processes need the first one's address: --coordinator HOST:PORT, or auto")
+            raise R2T2Error("several processes need the address of the first: --coordinator HOST:PORT, or auto")
         return ProcessShard()
     address = None if coordinator == "auto" else coordinator
     if address and (processes is None or process is None or not 0 <= process < processes):
         raise R2T2Error(
-            f"with --coordinator {coordinator} say how many --processes there are and which --process this is"
+            f"--coordinator {coordinator} also needs --processes (their number) and --process (the index of this one)"
         )
     try:
         jax.distributed.initialize(address, processes, process, shutdown_timeout_seconds=30)
     except (RuntimeError, ValueError) as error:
-        raise R2T2Error(f"the processes do not find one another: {' '.join(str(error).split())[:300]}") from error
+        raise R2T2Error(f"the processes cannot connect: {' '.join(str(error).split())[:300]}") from error
     return ProcessShard(jax.process_index(), jax.process_count())
 
 
 def shutdown_processes(groups: Sequence[ReplicaGroup]) -> None:
-    """Wait until all processes are here, and end JAX's runtime, which would take everybody down with its first process.
+    """Barrier, then shut down jax.distributed; otherwise the exit of process 0 would abort the others.
 
-    GPUs that share weights still exchange addresses through it, so there it stays.
+    GPUs that share weights still exchange addresses through it, so it stays up for them.
     """
     if jax.process_count() == 1:
         return

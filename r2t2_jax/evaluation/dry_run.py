@@ -20,8 +20,9 @@ from tqdm import tqdm
 from r2t2_jax.contract import Query, References, Sample
 from r2t2_jax.costs.jaxpr import count_flops
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.evaluation.encode import Prepared, encode_prepared, prepare_questions
-from r2t2_jax.evaluation.evaluator import Evaluation, Setup
+from r2t2_jax.evaluation.batch import PreparedBatch
+from r2t2_jax.evaluation.encode import PreparedQuestions, encode_prepared, prepare_questions
+from r2t2_jax.evaluation.evaluator import Evaluator
 from r2t2_jax.method.forward import encode_batch, generate_batch, generate_tokens
 from r2t2_jax.method.rerouting import lower_batch, reroute_batch
 from r2t2_jax.method.strategies import Strategy
@@ -92,48 +93,48 @@ class Forecast:
         return self.memory
 
 
-def forecast(setup: Setup, longest: Sample, size: int) -> Forecast:
-    """What the strategies of a setup cost.
+def forecast(evaluator: Evaluator, longest: Sample, size: int) -> Forecast:
+    """Cost and memory of the strategies of an evaluator.
 
     Args:
-        setup: model, bank and strategies.
+        evaluator: model, bank and strategies.
         longest: the question that takes the most.
         size: samples a batch.
 
     Raises:
         R2T2Error: a strategy asks for what bank or model do not offer, or the compiler tells nothing about memory.
     """
-    port = setup.port
+    port = evaluator.port
     prepared = prepare_questions(port, [longest])
     questions = encode_prepared(port, prepared, 1, tqdm(disable=True))
-    evaluation = setup.asked(questions, np.zeros(1, int))
+    batch = evaluator.prepare_batch(questions)
     encode = _flops(partial(encode_batch, model=port.model), port.params, prepared.inputs)
     answer = _flops(lambda features: generate_batch(port, features, None), questions.queries.features)
     costs = {}
-    for name, strategy in _strategies(evaluation).items():
+    for name, strategy in _strategies(batch).items():
         program, found = jax.make_jaxpr(partial(reroute_batch, strategy, port.model), return_shape=True)(
-            port.params, *_arguments(evaluation, name, 1)
+            port.params, *_arguments(batch, name, 1)
         )
         costs[name] = Cost(found.evaluations, encode + count_flops(program) + answer)
     costliest = max(costs, key=lambda name: costs[name].flops)
-    measure = partial(_memory, evaluation, prepared, costliest, size)
-    return Forecast(costs, measure(setup.vmap_size), measure)
+    measure = partial(_memory, batch, prepared, costliest, size)
+    return Forecast(costs, measure(evaluator.vmap_size), measure)
 
 
-def _strategies(evaluation: Evaluation) -> dict[str, Strategy]:
-    return {name: one for name, one in evaluation.strategies.items() if isinstance(one, Strategy)}
+def _strategies(batch: PreparedBatch) -> dict[str, Strategy]:
+    return {name: one for name, one in batch.strategies.items() if isinstance(one, Strategy)}
 
 
-def _arguments(evaluation: Evaluation, name: str, size: int) -> tuple[Query, References, jax.Array]:
+def _arguments(batch: PreparedBatch, name: str, size: int) -> tuple[Query, References | None, jax.Array]:
     rows = np.zeros(size, int)
-    return take(evaluation.queries, rows), evaluation.lookup.references(name, rows), evaluation.keys[rows]
+    return take(batch.queries, rows), batch.neighbors.references(name, rows), batch.keys[rows]
 
 
-def _memory(evaluation: Evaluation, prepared: Prepared, name: str, size: int, vmap_size: int) -> Memory:
+def _memory(batch: PreparedBatch, prepared: PreparedQuestions, name: str, size: int, vmap_size: int) -> Memory:
     """Read off the compiled programs that encode, re-route by a strategy, and answer."""
-    port, rows = evaluation.port, np.zeros(size, int)
-    queries, references, keys = _arguments(evaluation, name, size)
-    strategy, sizes = _strategies(evaluation)[name], {"model": port.model, "vmap_size": vmap_size}
+    port, rows = batch.port, np.zeros(size, int)
+    queries, references, keys = _arguments(batch, name, size)
+    strategy, sizes = _strategies(batch)[name], {"model": port.model, "vmap_size": vmap_size}
     reroute = lower_batch(strategy, port.model, port.params, queries, references, keys, vmap_size)
     routing = jax.eval_shape(
         partial(reroute_batch, strategy, port.model), port.params, queries, references, keys
@@ -143,8 +144,8 @@ def _memory(evaluation: Evaluation, prepared: Prepared, name: str, size: int, vm
     programs = [_sizes(lowered) for lowered in (reroute, encode, answer)]
     parameters = tree_bytes(port.params)
     arguments = programs[0].argument_size_in_bytes - parameters
-    batch = max(0, arguments) + programs[0].output_size_in_bytes
-    return Memory(parameters, -(-batch // size), max(one.temp_size_in_bytes for one in programs), vmap_size)
+    samples = max(0, arguments) + programs[0].output_size_in_bytes
+    return Memory(parameters, -(-samples // size), max(one.temp_size_in_bytes for one in programs), vmap_size)
 
 
 def _sizes(lowered: jax.stages.Lowered) -> Any:

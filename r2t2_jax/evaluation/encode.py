@@ -1,4 +1,4 @@
-"""A set of samples run once through everything that does not depend on routing.
+"""Encodes samples: everything that depends neither on routing nor on a strategy is computed once.
 
 Axis letters: B samples, M embedding size, L routed layers, E experts.
 """
@@ -26,9 +26,13 @@ BATCH = 50
 
 @dataclass(frozen=True)
 class EncodedQuestions:
-    """Samples with their queries (every leaf with a leading axis B, features on the host) and question embeddings.
+    """Samples with their queries and question embeddings.
 
-    `queries.task_routing` is set if every sample names its experts; `seconds_per_sample` is the encoding time.
+    Args:
+        samples: the B samples.
+        queries: every leaf with a leading axis B, features on the host; `task_routing` if all samples name experts.
+        embeddings: unit vectors.
+        seconds_per_sample: that encoding took.
     """
 
     samples: tuple[Sample, ...]
@@ -38,31 +42,31 @@ class EncodedQuestions:
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """What the host makes of samples before the model sees them: inputs (a leading axis B) and question embeddings."""
+class PreparedQuestions:
+    """Samples with the model's inputs, which the host computes; every leaf of `inputs` has a leading axis B."""
 
     samples: tuple[Sample, ...]
     inputs: Inputs
     embeddings: Float[np.ndarray, "B M"]
 
 
-def prepare_questions(port: Port, samples: Sequence[Sample]) -> Prepared:
-    """Prepare and embed.
+def prepare_questions(port: Port, samples: Sequence[Sample]) -> PreparedQuestions:
+    """Compute the model's inputs and the question embeddings, on the host.
 
     Raises:
         R2T2Error: there is no sample, or the port cannot prepare one.
     """
     if not samples:
         raise R2T2Error("there is no sample to encode")
-    # All at once: samples of one set share a length bucket, so their features can be stacked.
+    # All at once: the samples then share a length bucket, and their features can be stacked.
     inputs = port.processor.prepare(port.params, samples)
-    return Prepared(tuple(samples), inputs, port.embedder.embed([sample.question for sample in samples]))
+    return PreparedQuestions(tuple(samples), inputs, port.embedder.embed([sample.question for sample in samples]))
 
 
 def encode_prepared(
-    port: Port, prepared: Prepared, batch_size: int, progress: tqdm, threads: int = 1, vmap_size: int = 1
+    port: Port, prepared: PreparedQuestions, batch_size: int, progress: tqdm, threads: int = 1, vmap_size: int = 1
 ) -> EncodedQuestions:
-    """Encode in batches, `threads` of them at a time, `vmap_size` samples of each together.
+    """Encode in batches, `threads` batches at a time; the device computes `vmap_size` samples together.
 
     Raises:
         R2T2Error: a feature is NaN, or a sample names an expert that the model does not have.
@@ -85,7 +89,7 @@ def encode_prepared(
 
 
 def encode_questions(port: Port, samples: Sequence[Sample], batch_size: int = BATCH) -> EncodedQuestions:
-    """Prepare, encode and embed.
+    """Prepare, embed and encode.
 
     Raises:
         R2T2Error: there is no sample, a feature is NaN, or a sample names an expert that the model does not have.
@@ -96,13 +100,13 @@ def encode_questions(port: Port, samples: Sequence[Sample], batch_size: int = BA
 
 
 def _support(port: Port, features: Features, routing: Float[Array, "B L E"]) -> Bool[Array, "B L E"]:
-    """Where r may lie: as the model says of each sample (`support`), where it does, else what its spec says of all."""
+    """The model's own support of each sample, if it has one, else the support that its spec gives to all samples."""
     own = getattr(port.model, "support", None)
     return jnp.broadcast_to(port.model.spec.support_mask() if own is None else own(features), routing.shape)
 
 
 def _labels(port: Port, samples: Sequence[Sample]) -> Answer | None:
-    """The first answer of each sample; none if a sample has none, as a question that somebody really asks."""
+    """The first answer of each sample; `None` if any sample is unlabeled."""
     if not all(sample.answers for sample in samples):
         return None
     return jax.tree.map(np.asarray, port.processor.answer_ids([sample.answers[0] for sample in samples]))
@@ -111,7 +115,5 @@ def _labels(port: Port, samples: Sequence[Sample]) -> Answer | None:
 def _task_routing(port: Port, samples: Sequence[Sample]) -> Float[Array, "B L E"] | None:
     if not all(sample.experts for sample in samples):
         return None
-    focus = cache(
-        lambda experts: np.asarray(port.model.spec.one_hot_experts(experts))
-    )  # few distinct sets, many samples
-    return jnp.asarray(np.stack([focus(sample.experts) for sample in samples]))
+    one_hot = cache(lambda experts: np.asarray(port.model.spec.one_hot_experts(experts)))  # few distinct sets
+    return jnp.asarray(np.stack([one_hot(sample.experts) for sample in samples]))

@@ -1,6 +1,6 @@
-"""What a strategy did to the samples of a test set, and the rows that tell it.
+"""Results of an evaluation, and the rows in which runs and banks store them.
 
-Axis letters: B test samples, K neighbours, L routed layers, E experts, P points of a path, Q losses.
+Axis letters: B test samples, K neighbors, L routed layers, E experts, P points of a path, Q losses, A answer tokens.
 """
 
 from __future__ import annotations
@@ -14,19 +14,31 @@ from jaxtyping import Bool, Float, Int
 
 from r2t2_jax.contract import Sample
 
-CORRECT = 0.5  # a score from here on counts as a correct answer
+CORRECT = 0.5  # smallest score of a correct answer
 
 
 @dataclass(frozen=True)
-class SampleResult:
-    """What one strategy did to every sample of a test set.
+class BatchResult:
+    """What one strategy did to the samples of a batch, or of a whole test set.
 
-    `neighbors`, their `similarities` and `kernel_weights` have K = 0 without any. `step_predictions` are the answers
-    that the weights at each point of the path would give, `step_scores` what they are worth, and `own_losses` the test
-    sample's own loss there, which no strategy but the oracle sees; P = 0 where nobody asked.
+    Args:
+        name: of the strategy.
+        samples: the B test samples.
+        router_weights: the router's own weights.
+        predictions, scores: the answers, and the metric's value of each; NaN where no metric was given.
+        weights: the routing weights with which the answers were generated.
+        path, losses: the weights after every step of the search, and the objective there as far as it was computed.
+        neighbors: rows of the bank, with their `similarities` and `kernel_weights`; K = 0 without neighbors.
+        used_fallback: no neighbor had any weight, and the router's own weights were kept.
+        evaluations: forward passes per sample that depend on the routing.
+        seconds_per_sample: measured.
+        step_predictions, step_scores: the answers generated at each point of the path; P = 0 if they were not wanted.
+        own_losses: the loss of each sample's own label at each point of the path, for reports only.
     """
 
     name: str
+    samples: Sequence[Sample]
+    router_weights: Float[np.ndarray, "B L E"]
     predictions: list[str]
     scores: Float[np.ndarray, "B"]
     weights: Float[np.ndarray, "B L E"]
@@ -48,47 +60,47 @@ class SampleResult:
         return self.scores >= CORRECT
 
 
-def rows(
-    outcome: SampleResult,
-    model: str,
-    samples: Sequence[Sample],
-    router_weights: Float[np.ndarray, "B L E"],
-    references: Sequence[Mapping[str, Any]],
-) -> list[dict[str, Any]]:
-    """One record for each sample. Arrays are flat: `path` is P times L times E numbers.
+def result_rows(result: BatchResult, model: str, references: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """One row per sample. Arrays are flat: `path` is P times L times E numbers.
 
     Args:
-        outcome: what a strategy did.
-        model: name of the model.
-        samples: to whom it was done.
-        router_weights: the router's own weights for each.
+        result: of a strategy.
+        model: title under which the rows are reported.
         references: records of the bank.
     """
     return [
         {
             "model": model,
-            "strategy": outcome.name,
+            "strategy": result.name,
             "id": sample.id,
             "category": sample.category,
             "question": sample.question,
             "answers": list(sample.answers),
-            "prediction": outcome.predictions[i],
-            "score": outcome.scores[i],
-            "right": bool(outcome.right[i]),
-            "router_weights": router_weights[i].ravel(),
-            "weights": outcome.weights[i].ravel(),
-            "path": outcome.path[i].ravel(),
-            "losses": outcome.losses[i],
-            "step_predictions": outcome.step_predictions[i],
-            "step_right": outcome.step_scores[i] >= CORRECT,
-            "own_losses": outcome.own_losses[i],
-            "neighbors": [references[j]["id"] for j in outcome.neighbors[i]],
-            "similarities": outcome.similarities[i],
-            "kernel_weights": outcome.kernel_weights[i],
-            "used_fallback": bool(outcome.used_fallback[i]),
-            "evaluations": outcome.evaluations,
+            "prediction": result.predictions[i],
+            "score": result.scores[i],
+            "right": bool(result.right[i]),
+            "router_weights": result.router_weights[i].ravel(),
+            "weights": result.weights[i].ravel(),
+            "path": result.path[i].ravel(),
+            "losses": result.losses[i],
+            "step_predictions": result.step_predictions[i],
+            "step_right": result.step_scores[i] >= CORRECT,
+            "own_losses": result.own_losses[i],
+            "neighbors": [references[j]["id"] for j in result.neighbors[i]],
+            "similarities": result.similarities[i],
+            "kernel_weights": result.kernel_weights[i],
+            "used_fallback": bool(result.used_fallback[i]),
+            "evaluations": result.evaluations,
         }
-        for i, sample in enumerate(samples)
+        for i, sample in enumerate(result.samples)
+    ]
+
+
+def reference_rows(model: str, records: Sequence[Mapping[str, Any]], routing: np.ndarray) -> list[dict[str, Any]]:
+    """One row per reference: its record and its routing [L, E], flat."""
+    return [
+        {"model": model, **record, "experts": list(record["experts"]), "routing": routing[i].ravel()}
+        for i, record in enumerate(records)
     ]
 
 

@@ -1,14 +1,15 @@
-"""Who speaks for each test sample, strategy by strategy: neighbours answered correctly, or rows of the loss atlas.
+"""Reference retrieval: for each strategy, the neighbors or the atlas rows of every test sample.
 
-Axis letters: B test samples, K neighbours, N bank size, C references answered correctly, M embedding size, H size of
-what the gate reads, G atlas points, L routed layers, E experts.
+Axis letters: B test samples, n selected samples, K neighbors, C references answered correctly, M embedding size,
+H size of the gate's input, G atlas points.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import jax.numpy as jnp
@@ -30,155 +31,158 @@ from r2t2_jax.runtime.batching import Rows, take
 
 @dataclass(frozen=True)
 class BatchNeighbors:
-    """Neighbourhoods of a test set, found once.
+    """The neighbors of a batch of test samples, by strategy.
 
     Args:
-        bank: every reference; `correct` are those answered correctly, `numbers` their rows in the bank.
+        index: the references; `None` without a bank.
         strategies: by name.
-        neighborhoods: for each strategy, its neighbours: rows of the bank where it reads the atlas, else of `correct`.
-        guessed: for each test sample the losses at the atlas's points which the network of `atlas_mlp` expects, of
-            either kind that is read.
-        remembered: for strategies with a memory, by name, the weights that are kept of each of `correct`.
+        neighborhoods: by strategy; indices are rows of the bank for strategies that read the atlas, else rows of
+            `index.correct`. `None` for strategies without neighbors.
+        predicted: by kind of loss, the losses at the atlas points that a network predicts, for `atlas_mlp`.
     """
 
-    bank: ReferenceBank
-    correct: ReferenceBank
-    numbers: Int[np.ndarray, "C"]
+    index: RetrievalIndex | None
     strategies: Mapping[str, Method]
     neighborhoods: Mapping[str, Neighbors | None]
-    guessed: Mapping[AtlasLoss, Float[np.ndarray, "B G"]]
-    remembered: Mapping[str, Float[np.ndarray, "C L E"]] = field(default_factory=dict)
+    predicted: Mapping[AtlasLoss, Float[np.ndarray, "B G"]]
 
-    def references(self, name: str, rows: Rows) -> References:
-        """What a strategy reads for some of the test samples.
+    @classmethod
+    def none(cls, strategies: Mapping[str, Method]) -> BatchNeighbors:
+        """No neighbors for any strategy, because there is no bank."""
+        return cls(None, strategies, dict.fromkeys(strategies), {})
+
+    @property
+    def records(self) -> Sequence[Mapping[str, Any]]:
+        """Records of the bank's rows."""
+        return () if self.index is None else self.index.bank.records
+
+    def references(self, name: str, rows: Rows) -> References | None:
+        """The references that a strategy reads for some samples; every leaf has a leading axis n.
+
+        Args:
+            name: of the strategy.
+            rows: of the samples in the batch.
 
         Raises:
-            R2T2Error: it reads an atlas and the bank has none.
+            R2T2Error: the strategy reads an atlas and the bank has none.
         """
-        strategy, neighbors = self.strategies[name], take(self.neighborhoods[name], rows)
+        if self.index is None:
+            return None
+        index, strategy, neighbors = self.index, self.strategies[name], take(self.neighborhoods[name], rows)
         if strategy.atlas is None:
-            found = self.correct.references(neighbors, strategy.kernel)
-            if name not in self.remembered:
-                return found
+            references = index.correct.references(neighbors, strategy.kernel)
+            if index.memory is None or name not in index.memory.routing:
+                return references
             assert neighbors is not None
-            return replace(found, routing=jnp.asarray(self.remembered[name][np.asarray(neighbors.indices)]))
+            remembered = index.memory.routing[name][np.asarray(neighbors.indices)]
+            return replace(references, routing=jnp.asarray(remembered))
         if strategy.atlas.source == "neighbors":
             assert neighbors is not None
             assert strategy.kernel is not None
-            return self.bank.atlas_references(neighbors, strategy.kernel, strategy.atlas.loss)
+            return index.bank.atlas_references(neighbors, strategy.kernel, strategy.atlas.loss)
         if strategy.atlas.source == "mlp":
-            return self.bank.atlas_references_from(self.guessed[strategy.atlas.loss][rows])
-        mean = self.bank.require_atlas().mean(strategy.atlas.loss)
-        return self.bank.atlas_references_from(np.repeat(mean[None], len(rows), axis=0))
+            return index.bank.atlas_references_from(self.predicted[strategy.atlas.loss][rows])
+        mean = index.bank.require_atlas().mean(strategy.atlas.loss)
+        return index.bank.atlas_references_from(np.repeat(mean[None], len(rows), axis=0))
 
-    def neighbors(self, name: str, rows: Rows) -> Int[np.ndarray, "n K"]:
-        """Rows of the bank that speak for some of the test samples; K = 0 for strategies without neighbours."""
-        found = self.neighborhoods[name]
-        if found is None:
+    def indices(self, name: str, rows: Rows) -> Int[np.ndarray, "n K"]:
+        """Rows of the bank: the neighbors of some samples. K = 0 for strategies without neighbors."""
+        neighbors = self.neighborhoods[name]
+        if neighbors is None or self.index is None:
             return np.zeros((len(rows), 0), int)
-        indices = np.asarray(found.indices)[rows]
-        return indices if self.strategies[name].atlas is not None else self.numbers[indices]
+        indices = np.asarray(neighbors.indices)[rows]
+        return indices if self.strategies[name].atlas is not None else self.index.correct_rows[indices]
 
     def similarities(self, name: str, rows: Rows) -> Float[np.ndarray, "n K"]:
-        """Dot products of some test samples' embeddings with those of `neighbors`."""
-        found = self.neighborhoods[name]
-        return np.zeros((len(rows), 0), np.float32) if found is None else np.asarray(found.dots)[rows]
+        """Dot products of the samples' embeddings with those of their neighbors."""
+        neighbors = self.neighborhoods[name]
+        return np.zeros((len(rows), 0), np.float32) if neighbors is None else np.asarray(neighbors.dots)[rows]
 
 
 @dataclass(frozen=True)
 class RetrievalIndex:
-    """A bank ready to be asked: its indices, and what is fitted on its rows once for all questions.
+    """A bank ready for retrieval: its indices, and the networks that are fitted on its rows.
 
     Args:
-        bank: every reference; `correct` are those answered correctly.
-        strategies: by name.
-        near, everywhere: indices of the correct references and, where a strategy reads the atlas, of all.
-        networks: fitted on the atlas where `atlas_mlp` asks for it, one for each kind of loss that is read.
-        memory: for strategies that have one.
+        bank: all references.
+        correct: those that the model answers correctly.
+        correct_index, full_index: over `correct` and, if a strategy reads the atlas, over `bank`.
+        networks: by kind of loss, fitted on the atlas for `atlas_mlp`.
+        memory: hidden states and routing of `correct`, for strategies that retrieve by them.
     """
 
     bank: ReferenceBank
     correct: ReferenceBank
-    strategies: Mapping[str, Method]
-    near: Index
-    everywhere: Index | None
+    correct_index: Index
+    full_index: Index | None
     networks: Mapping[AtlasLoss, Network]
     memory: HiddenStateMemory | None = None
 
-    def look_up(
+    @cached_property
+    def correct_rows(self) -> Int[np.ndarray, "C"]:
+        """Rows of `bank` that `correct` holds."""
+        return np.flatnonzero(self.bank.right)
+
+    def retrieve(
         self,
+        strategies: Mapping[str, Method],
         embeddings: Float[np.ndarray, "B M"],
         keys: Key[Array, "B"],
-        read: Float[np.ndarray, "B H"] | None = None,
+        hidden: Float[np.ndarray, "B H"] | None = None,
     ) -> BatchNeighbors:
-        """Find everybody's neighbours.
+        """Retrieve the neighbors of a batch for every strategy.
 
         Args:
+            strategies: by name.
             embeddings: of the questions.
-            keys: draw the neighbours of the null selectors.
-            read: what the gate reads, for strategies with a memory.
+            keys: for selectors that draw neighbors at random.
+            hidden: input of the gate, for strategies with a hidden-state memory.
 
         Raises:
-            R2T2Error: a strategy asks for more neighbours than there are references.
+            R2T2Error: a strategy needs more neighbors than there are references.
         """
 
-        def neighbors_of(name: str) -> Neighbors | None:
-            if self.memory is not None and read is not None and name in self.memory.routing:
-                return self._neighbors_of(self.strategies[name], self.memory.index, read, keys)
-            index = self.near if self.strategies[name].atlas is None else self.everywhere
-            return self._neighbors_of(self.strategies[name], index, embeddings, keys)
+        def neighbors_of(name: str, strategy: Method) -> Neighbors | None:
+            index, vectors = (self.correct_index if strategy.atlas is None else self.full_index), embeddings
+            if self.memory is not None and hidden is not None and name in self.memory.routing:
+                index, vectors = self.memory.index, hidden
+            return (
+                None if strategy.selector is None or index is None else select(strategy.selector, index, vectors, keys)
+            )
 
-        neighborhoods = {name: neighbors_of(name) for name in self.strategies}
-        guessed = {loss: predict_losses(network, embeddings) for loss, network in self.networks.items()}
-        numbers = np.flatnonzero(self.bank.right)
-        remembered = {} if self.memory is None else self.memory.routing
-        return BatchNeighbors(
-            bank=self.bank,
-            correct=self.correct,
-            numbers=numbers,
-            strategies=self.strategies,
-            neighborhoods=neighborhoods,
-            guessed=guessed,
-            remembered=remembered,
-        )
-
-    @staticmethod
-    def _neighbors_of(
-        strategy: Method, index: Index | None, embeddings: Float[np.ndarray, "B M"], keys: Key[Array, "B"]
-    ) -> Neighbors | None:
-        if strategy.selector is None or index is None:
-            return None
-        return select(strategy.selector, index, embeddings, keys)
+        neighborhoods = {name: neighbors_of(name, strategy) for name, strategy in strategies.items()}
+        predicted = {loss: predict_losses(network, embeddings) for loss, network in self.networks.items()}
+        return BatchNeighbors(self, strategies, neighborhoods, predicted)
 
 
-def open_library(bank: ReferenceBank, strategies: Mapping[str, Method], seed: int) -> RetrievalIndex:
-    """What is done once, whoever is looked up later.
+def build_retrieval_index(bank: ReferenceBank, strategies: Mapping[str, Method], seed: int) -> RetrievalIndex:
+    """Index the references and fit the networks that strategies need; without the hidden-state memory.
 
     Raises:
-        R2T2Error: a strategy asks for an atlas that is not there.
+        R2T2Error: a strategy reads an atlas and the bank has none.
     """
     correct = bank.only_correct()
-    readings = [strategy.atlas for strategy in strategies.values() if strategy.atlas is not None]
-    everywhere = bank.index() if any(one.source == "neighbors" for one in readings) else None
+    configs = [strategy.atlas for strategy in strategies.values() if strategy.atlas is not None]
+    full_index = bank.index() if any(config.source == "neighbors" for config in configs) else None
     networks = {}
-    for loss in {one.loss for one in readings if one.source == "mlp"}:
-        known = bank.require_atlas().rows(np.arange(len(bank)), loss)
-        networks[loss] = fit_predictor(np.asarray(bank.embeddings), known, float(DEQUANTIZE[loss][-1]), seed)
-    return RetrievalIndex(bank, correct, strategies, correct.index(), everywhere, networks)
+    for loss in {config.loss for config in configs if config.source == "mlp"}:
+        losses = bank.require_atlas().rows(np.arange(len(bank)), loss)
+        networks[loss] = fit_predictor(np.asarray(bank.embeddings), losses, float(DEQUANTIZE[loss][-1]), seed)
+    return RetrievalIndex(bank, correct, correct.index(), full_index, networks)
 
 
-VOTERS = 50  # neighbours whose commonest answer stands for what the question alone gives away
+VOTERS = 50  # neighbors whose most frequent answer stands for what the question gives away without the image
 
 
 def same_experts(
     references: Mapping[str, Sequence[str]], samples: Sequence[Sample], neighbors: Sequence[Sequence[str]]
 ) -> Float[np.ndarray, "B"]:
-    """Share of each sample's neighbours that need the very experts it needs.
+    """Share of each sample's neighbors that need exactly the experts that the sample needs.
 
     Args:
-        references: the experts each reference needs, by its id.
+        references: the experts that each reference needs, by its id.
         samples: the test samples.
-        neighbors: ids of the neighbours of each.
+        neighbors: ids of the neighbors of each sample.
     """
     needed = {name: frozenset(experts) for name, experts in references.items()}
     return np.array(
@@ -189,25 +193,26 @@ def same_experts(
     )
 
 
-def by_agreement(share: Float[np.ndarray, "B"], right: Bool[np.ndarray, "B"]) -> dict[str, Any]:
-    """Accuracy where most neighbours need the same experts, and where they do not."""
-    found: dict[str, Any] = {"same_experts": round(float(share.mean()), 6)}
+def neighbor_quality(share: Float[np.ndarray, "B"], right: Bool[np.ndarray, "B"]) -> dict[str, Any]:
+    """Mean of `same_experts`, and the accuracy where more than half of the neighbors agree (`most`) and elsewhere."""
+    quality: dict[str, Any] = {"same_experts": round(float(share.mean()), 6)}
     for name, members in {"most": share > 0.5, "few": share <= 0.5}.items():
         count = int(members.sum())
-        found[name] = {"n": count, "accuracy": round(float(right[members].mean()), 6) if count else None}
-    return found
+        quality[name] = {"n": count, "accuracy": round(float(right[members].mean()), 6) if count else None}
+    return quality
 
 
 def right_without_image(
     embedder: Embedder, references: Sequence[Sample], samples: Sequence[Sample], metric: Metric
 ) -> Bool[np.ndarray, "B"]:
-    """What a blind reader gets right: the commonest answer to the reference questions most like each question.
+    """Which samples are answered correctly by the most frequent answer to the nearest reference questions.
 
-    Reference questions count whether or not the model answers them correctly. Ties go to the nearer one's answer.
+    All reference questions count, also those that the model answers wrongly. Of equally frequent answers the one of the
+    nearer reference is taken.
     """
-    known = embedder.embed([reference.question for reference in references])
-    asked = embedder.embed([sample.question for sample in samples])
-    nearest = np.argsort(-asked @ known.T, axis=1, kind="stable")[:, :VOTERS]
+    reference_vectors = embedder.embed([reference.question for reference in references])
+    vectors = embedder.embed([sample.question for sample in samples])
+    nearest = np.argsort(-vectors @ reference_vectors.T, axis=1, kind="stable")[:, :VOTERS]
     votes = [Counter(references[j].answers[0] for j in row) for row in nearest.tolist()]
     answers = [vote.most_common(1)[0][0] for vote in votes]
     return np.array([metric(*pair) >= CORRECT for pair in zip(answers, samples, strict=True)])

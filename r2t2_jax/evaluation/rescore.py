@@ -10,8 +10,8 @@ import pyarrow as pa
 
 from r2t2_jax.contract import Sample
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.evaluation.benchmark import summarize_benchmark
 from r2t2_jax.evaluation.records import CORRECT
+from r2t2_jax.evaluation.statistics import summarize_benchmark
 from r2t2_jax.metrics import Metric, get_set_score
 from r2t2_jax.runs.reading import SavedRun
 

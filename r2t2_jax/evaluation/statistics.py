@@ -1,6 +1,6 @@
-"""What a run's rows say: accuracy with its interval, share of the gap recovered, what turned right and what wrong.
+"""Statistics of a run's rows: accuracies with intervals, flips, the share of the gap recovered; and `summary.json`.
 
-Plain numpy on `right[strategy]`, one truth value a test sample, in the same order for every strategy.
+Most functions take `right[strategy]`: one truth value per test sample, in the same order for every strategy.
 
 Axis letters: B test samples.
 """
@@ -13,10 +13,44 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+import pyarrow as pa
 from jaxtyping import Bool, Float
+
+from r2t2_jax.contract import Sample
+from r2t2_jax.errors import R2T2Error
+from r2t2_jax.metrics import SetScore
+from r2t2_jax.runs.run import Run
 
 NORMAL_95 = 1.959963984540054  # two-sided 95 % quantile of the normal distribution
 DIGITS = 6
+SUMMARY_SCHEMA = 2  # of `summary.json` as `r2t2 demo`, `eval` and `reproduce` write it
+
+
+def summary_content(models: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The content of `summary.json`: the numbers of every model, by the title of its rows."""
+    return {"schema": SUMMARY_SCHEMA, "models": models}
+
+
+def models_of(summary: Mapping[str, Any], where: object) -> Mapping[str, Mapping[str, Any]]:
+    """The numbers of every model, by title, from the content of a `summary.json`.
+
+    Summaries without a schema number are read as well: schema 1 of `r2t2 demo` has `gates` of the pocket model.
+
+    Args:
+        summary: the content.
+        where: the file or folder it comes from, for errors.
+
+    Raises:
+        R2T2Error: a newer version of r2t2 wrote it, or it has no numbers of models.
+    """
+    schema = summary.get("schema", 1)
+    if schema > SUMMARY_SCHEMA:
+        raise R2T2Error(f"{where} has a summary of schema {schema}; this version reads up to {SUMMARY_SCHEMA}: update")
+    if schema == 1 and "gates" in summary:
+        return {f"pocket:{gate}": numbers for gate, numbers in summary["gates"].items()}
+    if "models" not in summary:
+        raise R2T2Error(f"{where} has a summary without accuracies of models: give a run of demo, eval or reproduce")
+    return summary["models"]
 
 
 def wilson_interval(successes: int, n: int) -> tuple[float, float]:
@@ -94,6 +128,42 @@ def by_family(
         means = {name: round(float(values[member].mean()), DIGITS) for name, values in columns.items()}
         families[family] = {"n": int(member.sum()), "accuracy": accuracy, **means}
     return families
+
+
+SUMMARY_COLUMNS = ("strategy", "right", "score", "evaluations")  # of the rows, from which a summary is computed
+
+
+def benchmark_rows(run: Run, benchmark: str) -> pa.Table:
+    """The `SUMMARY_COLUMNS` of a benchmark's rows, read batch by batch: paths are much larger than everything else."""
+    return pa.concat_tables(
+        table.select(list(SUMMARY_COLUMNS)) for batch, table in run.tables() if batch.part == benchmark
+    )
+
+
+def summarize_benchmark(table: pa.Table, samples: Sequence[Sample], set_score: SetScore) -> dict[str, Any]:
+    """Numbers of one model on one benchmark.
+
+    Args:
+        table: rows of all batches with the `SUMMARY_COLUMNS`; for each strategy in the order of the samples.
+        samples: in the order of the plan.
+        set_score: computes the benchmark's official numbers from the samples' scores.
+
+    Returns:
+        As `summarize`, and each strategy's `score`: the benchmark's official numbers, in percent or its own unit.
+    """
+    names = np.array(table["strategy"].to_pylist())
+    right: dict[str, Bool[np.ndarray, "B"]] = {}
+    evaluations, scores = {}, {}
+    for name in dict.fromkeys(names.tolist()):
+        mine = names == name
+        right[name] = table["right"].to_numpy(zero_copy_only=False)[mine]
+        evaluations[name] = table["evaluations"].to_numpy()[mine][0].item()
+        official = set_score(table["score"].to_numpy()[mine].tolist(), samples)
+        scores[name] = {key: round(number, DIGITS) for key, number in official.items()}
+    summary = summarize(right, evaluations, [sample.category for sample in samples])
+    for name, entry in summary["strategies"].items():
+        entry["score"] = scores[name]
+    return summary
 
 
 Reply = Literal["yes", "no", "unclear"]

@@ -24,8 +24,9 @@ from jaxtyping import Bool, Int
 from r2t2_jax.bank import ReferenceBank
 from r2t2_jax.contract import Port, Sample
 from r2t2_jax.errors import R2T2Error
+from r2t2_jax.evaluation.batch import PreparedBatch, evaluate_batch
 from r2t2_jax.evaluation.encode import BATCH, EncodedQuestions
-from r2t2_jax.evaluation.evaluator import Evaluation, in_order_of_programs, prepare
+from r2t2_jax.evaluation.evaluator import Evaluator, order_by_program
 from r2t2_jax.evaluation.statistics import DIGITS, TESTS, compare, wilson_interval
 from r2t2_jax.evaluation.tuning_grid import NEIGHBORS, HalvingRound
 from r2t2_jax.method.presets import Preset
@@ -33,7 +34,7 @@ from r2t2_jax.methods import strategy
 from r2t2_jax.metrics import Metric
 from r2t2_jax.runs.plan import Batch, Part, Plan
 from r2t2_jax.runs.run import Run
-from r2t2_jax.runtime.batching import run_batch, threads_at_a_time
+from r2t2_jax.runtime.batching import threads_at_a_time
 
 BESIDE = ("base", "uniform")  # what needs no setting
 SLACK = 0.01  # of accuracy, which a cheaper setting may lose against the best
@@ -63,26 +64,27 @@ def tuning_bench(
     metric: Metric,
     seed: int = 0,
     method: str = "ngd",
-) -> Evaluation:
+) -> PreparedBatch:
     """A model ready to try every preset of a strategy, under the name of its number, and `BESIDE`.
 
     Raises:
-        R2T2Error: as `prepare`; or the strategy reads an atlas, and the bank has none.
+        R2T2Error: as `Evaluator.create`; or the strategy reads an atlas, and the bank has none.
     """
     counts = [getattr(preset, NEIGHBORS[method]) for preset in presets]
     largest = presets[int(np.argmax(counts))]
-    evaluation = prepare(port, bank, questions, {method: strategy(method, largest)}, metric, seed)
-    evaluation.lookup.references(method, np.zeros(1, int))  # what the bank lacks is told now
-    nearest = evaluation.lookup.neighborhoods[method]
+    evaluator = Evaluator.create(port, bank, {method: strategy(method, largest)}, metric, seed)
+    batch = evaluator.prepare_batch(questions)
+    batch.neighbors.references(method, np.zeros(1, int))  # raises if the bank lacks something
+    nearest = batch.neighbors.neighborhoods[method]
     tried = {str(i): strategy(method, preset) for i, preset in enumerate(presets)}
     # The k nearest of the largest neighbourhood are its first k.
     nearby = {str(i): jax.tree.map(lambda leaf, k=k: leaf[:, :k], nearest) for i, k in enumerate(counts)}
-    lookup = dataclasses.replace(
-        evaluation.lookup,
+    neighbors = dataclasses.replace(
+        batch.neighbors,
         strategies=tried | {name: strategy(name) for name in BESIDE},
         neighborhoods=nearby | dict.fromkeys(BESIDE),
     )
-    return dataclasses.replace(evaluation, lookup=lookup)
+    return dataclasses.replace(batch, neighbors=neighbors)
 
 
 def tuning_plan(models: Sequence[str], plan: Sequence[HalvingRound]) -> Plan:
@@ -118,7 +120,7 @@ class Tuning:
     """A search under way."""
 
     run: Run
-    benches: Mapping[str, Evaluation]
+    benches: Mapping[str, PreparedBatch]
     rungs: Sequence[HalvingRound]
     minutes: float | None = None
     began: float = field(default_factory=time.monotonic)
@@ -157,7 +159,7 @@ class Tuning:
 
     def _order(self, settings: Sequence[int]) -> list[int]:
         some = next(iter(self.benches.values()))
-        return [int(name) for name in in_order_of_programs({str(i): some.strategies[str(i)] for i in settings})]
+        return [int(name) for name in order_by_program({str(i): some.strategies[str(i)] for i in settings})]
 
     def _rows(self, places: Mapping[str, int], batch: Batch) -> list[dict[str, Any]]:
         """A row for each question; one that says nobody where the place is empty or time is over."""
@@ -170,17 +172,16 @@ class Tuning:
             if setting == NOBODY or (head == "0" and self._overdue()):
                 return [{"setting": NOBODY, "model": model, "question": NOBODY, "right": False, "evaluations": 0}]
         bench, first, last = self.benches[model], start + batch.start, start + batch.stop
-        found = run_batch(partial(bench.answer, name), first, last, BATCH)
-        outcome = bench.outcome(name, found, first)
+        (result,) = evaluate_batch(bench, [name], start=first, stop=last, chunk_size=BATCH)
         return [
             {
                 "setting": setting,
                 "model": model,
                 "question": first + i,
                 "right": right,
-                "evaluations": outcome.evaluations,
+                "evaluations": result.evaluations,
             }
-            for i, right in enumerate(outcome.right.tolist())
+            for i, right in enumerate(result.right.tolist())
         ]
 
     def _overdue(self) -> bool:

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.evaluation.statistics import Comparison, mean_interval
+from r2t2_jax.evaluation.statistics import Comparison, mean_interval, models_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -69,11 +69,11 @@ def _names(runs: Sequence[SavedRun]) -> list[str]:
 
 
 def _entries(saved: SavedRun, run: str) -> list[Entry]:
-    models = saved.summary.get("models") or saved.summary.get("gates") or {}
+    models = models_of(saved.summary, saved.folder)
     tables = _by_title(saved.rows) if models else {}
     entries = []
     for title, rows in tables.items():
-        summary = models.get(title) or models[title.partition(":")[2]]  # a demonstration names gates alone
+        summary = models[title]
         model, _, benchmark = title.rpartition(" on ") if "benchmark" in summary else (title, "", saved.run["command"])
         right = {name: dict(_right(rows, name)) for name in summary["strategies"]}
         for name, entry in summary["strategies"].items():

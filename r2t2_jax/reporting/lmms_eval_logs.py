@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from r2t2_jax.errors import R2T2Error
+from r2t2_jax.evaluation.statistics import models_of
 from r2t2_jax.runs.atomic_io import atomic_write
 from r2t2_jax.runs.folder import SUMMARY
 from r2t2_jax.runs.reading import SavedRun
@@ -47,7 +48,7 @@ def export_lmms_eval(saved: SavedRun, out: Path) -> list[Path]:
         raise R2T2Error(f"{saved.folder} is a run of r2t2 {saved.run['command']}; give one of r2t2 eval")
     if out.exists():
         raise R2T2Error(f"{out} exists; choose another folder")
-    models = saved.summary["models"]
+    models = models_of(saved.summary, saved.folder)
     files = dict(_files(saved, models))
 
     def write(draft: Path) -> None:

@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float
 
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.evaluation.benchmark import ANSWER, ENCODE, part_name
+from r2t2_jax.evaluation.statistics import models_of
 from r2t2_jax.runs.batch_files import stack
 
 if TYPE_CHECKING:
@@ -119,8 +120,9 @@ def _model(saved: SavedRun, name: str, names: list[str]) -> ModelResults:
     import pyarrow.compute as pc
 
     rows = saved.rows.filter(pc.field("model") == name)
-    summary = _part(saved.summary.get("gates") or saved.summary.get("models"), name, saved.summary)
-    run = _part(saved.run.get("models"), name, {})
+    summary = models_of(saved.summary, saved.folder)[name]
+    models = saved.run.get("models", {})
+    run = models.get(name) or models.get(name.partition(":")[2], {})  # schema 1 of a demo names gates: `narrow`
     present = rows.column("strategy").unique().to_pylist()
     if BASE not in present:
         raise R2T2Error(f"{saved.folder} has no rows of strategy {BASE!r} for {name}, with which a report compares")
@@ -141,12 +143,6 @@ def _model(saved: SavedRun, name: str, names: list[str]) -> ModelResults:
         seconds=_seconds(saved.seconds_per_sample, name, present),
         references=_references(saved, name),
     )
-
-
-def _part(parts: Mapping[str, Any] | None, name: str, otherwise: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A model's entry under its name or, for the gates of one model, under its variant (`pocket:narrow`: `narrow`)."""
-    found = parts or {}
-    return found.get(name) or found.get(name.partition(":")[2]) or otherwise
 
 
 def _shape(run: Mapping[str, Any], rows: pa.Table) -> tuple[int, int]:

@@ -20,8 +20,9 @@ from jaxtyping import Array, Bool, Float, Int
 from r2t2_jax.bank import ReferenceBank
 from r2t2_jax.contract import Answer, Embedder, Features, Params, Port, Query, RoutedModel
 from r2t2_jax.errors import R2T2Error
+from r2t2_jax.evaluation.batch import PreparedBatch
 from r2t2_jax.evaluation.encode import EncodedQuestions
-from r2t2_jax.evaluation.evaluator import Evaluation, Setup, set_up
+from r2t2_jax.evaluation.evaluator import Evaluator
 from r2t2_jax.methods import Method
 from r2t2_jax.metrics import Metric
 from r2t2_jax.reproduction.spec import Condition
@@ -69,25 +70,25 @@ class LastLayers:
 class Bench:
     """Strategies with all that is done once for what they are given."""
 
-    setup: Setup
+    evaluator: Evaluator
     given: Condition
 
-    def asked(self, questions: EncodedQuestions, places: Int[np.ndarray, "B"]) -> Evaluation:
+    def prepare_batch(self, questions: EncodedQuestions, dataset_indices: Int[np.ndarray, "B"]) -> PreparedBatch:
         """The strategies ready to answer some questions.
 
         Args:
             questions: a block of a test set, encoded, embedded by the model's own embedder.
-            places: where in the test set they stand.
+            dataset_indices: positions of the questions in the test set.
 
         Raises:
             R2T2Error: references of other families are wanted and there are none.
         """
         if self.given.embedder:
-            asked = embedder_of(self.given.embedder).embed([sample.question for sample in questions.samples])
-            questions = replace(questions, embeddings=asked)
-        queries = given_queries(self.setup.port.model.spec, questions.queries, self.given)
-        evaluation = self.setup.asked(replace(questions, queries=queries), places)
-        return _with_foreign_neighbors(evaluation) if self.given.foreign else evaluation
+            vectors = embedder_of(self.given.embedder).embed([sample.question for sample in questions.samples])
+            questions = replace(questions, embeddings=vectors)
+        queries = given_queries(self.evaluator.port.model.spec, questions.queries, self.given)
+        batch = self.evaluator.prepare_batch(replace(questions, queries=queries), dataset_indices)
+        return _with_foreign_neighbors(batch) if self.given.foreign else batch
 
 
 def open_bench(
@@ -104,7 +105,7 @@ def open_bench(
         seed: of everything drawn.
 
     Raises:
-        R2T2Error: as `evaluate.set_up`.
+        R2T2Error: as `Evaluator.create`.
     """
     if given.embedder:
         embedder = embedder_of(given.embedder)
@@ -117,7 +118,7 @@ def open_bench(
         bank = replace(bank, correct=None)
     if given.last_layers is not None:
         port = replace(port, model=LastLayers(port.model, given.last_layers))
-    return Bench(set_up(port, bank, methods, metric, seed), given)
+    return Bench(Evaluator.create(port, bank, methods, metric, seed), given)
 
 
 @cache
@@ -146,25 +147,26 @@ def _core(spec: RoutingSpec, queries: Query, most: int) -> Bool[Array, "B L E"]:
     return by_group(spec, largest, queries.routing, queries.support)
 
 
-def _with_foreign_neighbors(evaluation: Evaluation) -> Evaluation:
-    """Neighbours for every question among the references of other families than its own."""
-    lookup, questions = evaluation.lookup, evaluation.questions
-    asked = np.array([sample.category for sample in questions.samples])
-    families = np.array([str(record.get("category", "")) for record in lookup.correct.records])
-    found: dict[str, Neighbors | None] = {}
-    for name, method in lookup.strategies.items():
+def _with_foreign_neighbors(batch: PreparedBatch) -> PreparedBatch:
+    """The batch with neighbors of every question among the references of other families than its own."""
+    questions, index = batch.questions, batch.neighbors.index
+    assert index is not None
+    families = np.array([sample.category for sample in questions.samples])
+    reference_families = np.array([str(record.get("category", "")) for record in index.correct.records])
+    neighborhoods: dict[str, Neighbors | None] = {}
+    for name, method in batch.strategies.items():
         if method.selector is None:
-            found[name] = None
+            neighborhoods[name] = None
             continue
         parts, rows = [], []
-        for family in np.unique(asked):
-            mine, others = np.flatnonzero(asked == family), np.flatnonzero(families != family)
+        for family in np.unique(families):
+            mine, others = np.flatnonzero(families == family), np.flatnonzero(reference_families != family)
             if not len(others):
                 raise R2T2Error(f"there is no reference of another family than {family!r}")
-            index = build_index(np.asarray(lookup.correct.embeddings)[others])
-            near = select(method.selector, index, questions.embeddings[mine], evaluation.keys[mine])
-            parts.append(replace(near, indices=jnp.asarray(others)[near.indices]))
+            foreign = build_index(np.asarray(index.correct.embeddings)[others])
+            neighbors = select(method.selector, foreign, questions.embeddings[mine], batch.keys[mine])
+            parts.append(replace(neighbors, indices=jnp.asarray(others)[neighbors.indices]))
             rows.append(mine)
         order = np.argsort(np.concatenate(rows))
-        found[name] = jax.tree.map(lambda *leaves, order=order: jnp.concatenate(leaves)[order], *parts)
-    return replace(evaluation, lookup=replace(lookup, neighborhoods=found))
+        neighborhoods[name] = jax.tree.map(lambda *leaves, order=order: jnp.concatenate(leaves)[order], *parts)
+    return replace(batch, neighbors=replace(batch.neighbors, neighborhoods=neighborhoods))

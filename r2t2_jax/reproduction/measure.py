@@ -7,10 +7,8 @@ numbers alone share a compiled program.
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +18,17 @@ from tqdm import tqdm
 from r2t2_jax.bank import ReferenceBank
 from r2t2_jax.bank.records import StoredSamples
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.evaluation.benchmark import ANSWER, ENCODE, part_name, reference_rows
+from r2t2_jax.evaluation.batch import PreparedBatch, evaluate_batch
+from r2t2_jax.evaluation.benchmark import ANSWER, ENCODE, part_name
 from r2t2_jax.evaluation.encode import encode_prepared, prepare_questions
-from r2t2_jax.evaluation.evaluator import Evaluation
-from r2t2_jax.evaluation.records import rows
+from r2t2_jax.evaluation.records import reference_rows, result_rows
 from r2t2_jax.evaluation.setup import open_bank
 from r2t2_jax.reproduction.conditions import Bench, open_bench
-from r2t2_jax.reproduction.plan import Block, EvalTarget, Measurement, SubjectPlan
+from r2t2_jax.reproduction.plan import Block, EvalTarget, SubjectPlan
 from r2t2_jax.reproduction.spec import Condition
 from r2t2_jax.runs.plan import Batch
 from r2t2_jax.runs.run import Run
-from r2t2_jax.runtime.batching import Rows, run_batch, threads_at_a_time
+from r2t2_jax.runtime.batching import threads_at_a_time
 from r2t2_jax.runtime.threads import prefetch
 
 LIGHT = ("model", "strategy", "id", "category", "prediction", "score", "right", "used_fallback", "evaluations")
@@ -95,7 +93,7 @@ class Asking:
             for given, methods in by_given.items()
         }
         self._encoding = threading.Lock()
-        self._ready: dict[int, Mapping[Condition, Evaluation]] = {}
+        self._ready: dict[int, Mapping[Condition, PreparedBatch]] = {}
 
     def rows(self, batch: Batch) -> list[dict[str, Any]]:
         """The rows of one measurement of one block."""
@@ -103,24 +101,19 @@ class Asking:
         one = self._plan.measurements[block.labels[batch.start]]
         ready = self._asked(block)[one.given]
         stop = min(block.stop, one.cases) - block.start
-        start = time.perf_counter()
+        at_path = (one.label,) if one.along else ()
         try:
-            found = run_batch(partial(ready.answer, one.label), 0, stop, self._size)
+            (result,) = evaluate_batch(ready, [one.label], stop=stop, chunk_size=self._size, at_path=at_path)
         except R2T2Error as error:
             if not one.optional:
                 raise
             return [{"model": self._subject.name, "strategy": one.label, NOT_RUN: str(error)}]
         what = part_name(part_name(self._subject.name, one.label), ANSWER)
-        self._run.time(what, stop, time.perf_counter() - start)
-        if one.along:
-            found |= run_batch(partial(_along, ready, one, found), 0, stop, self._size)
-        outcome = ready.outcome(one.label, found)
-        routing = np.asarray(ready.questions.queries.routing)[:stop]
-        samples, records = ready.questions.samples[:stop], ready.lookup.bank.records
-        whole = rows(outcome, self._subject.name, samples, routing, records)
-        return whole if one.detailed else [{key: row[key] for key in LIGHT} for row in whole]
+        self._run.time(what, stop, result.seconds_per_sample * stop)
+        rows = result_rows(result, self._subject.name, ready.neighbors.records)
+        return rows if one.detailed else [{key: row[key] for key in LIGHT} for row in rows]
 
-    def _asked(self, block: Block) -> Mapping[Condition, Evaluation]:
+    def _asked(self, block: Block) -> Mapping[Condition, PreparedBatch]:
         """A block's questions before every bench, encoded once; a block that is not full is filled up."""
         with self._encoding:
             if block.start not in self._ready:
@@ -131,15 +124,10 @@ class Asking:
                     port, prepare_questions(port, filled), self._size, tqdm(disable=True), threads_at_a_time()
                 )
                 self._run.time(part_name(self._subject.name, ENCODE), 1, questions.seconds_per_sample)
-                places = np.minimum(np.arange(block.start, block.start + self._size), block.stop - 1)
+                indices = np.minimum(np.arange(block.start, block.start + self._size), block.stop - 1)
                 self._ready[block.start] = {
-                    given: bench.asked(questions, places) for given, bench in self._benches.items()
+                    given: bench.prepare_batch(questions, indices) for given, bench in self._benches.items()
                 }
                 for old in sorted(self._ready)[:-KEPT]:
                     del self._ready[old]
             return self._ready[block.start]
-
-
-def _along(ready: Evaluation, one: Measurement, found: Mapping[str, Any], numbers: Rows) -> dict[str, Any]:
-    """What would be answered at each point of the paths found."""
-    return ready.answer_along(one.label, found["path"][numbers], numbers)

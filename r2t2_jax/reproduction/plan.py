@@ -20,7 +20,7 @@ from r2t2_jax.datasets import load_dataset
 from r2t2_jax.datasets.registry import GROUP
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.evaluation.benchmark import REFERENCES, part_name, title_of
-from r2t2_jax.evaluation.evaluator import in_order_of_programs
+from r2t2_jax.evaluation.evaluator import order_by_program
 from r2t2_jax.evaluation.setup import metric_for, with_embedder
 from r2t2_jax.method.presets import PAPER as PAPER_PRESET
 from r2t2_jax.method.presets import Preset, find_preset, own_preset
@@ -174,7 +174,7 @@ class SubjectPlan:
 
     def blocks(self, size: int) -> list[Block]:
         """The blocks in order, of so many questions each."""
-        order = in_order_of_programs({label: one.method for label, one in self.measurements.items()})
+        order = order_by_program({label: one.method for label, one in self.measurements.items()})
         found = []
         for start in range(0, self.most, size):
             stop = min(start + size, self.most)

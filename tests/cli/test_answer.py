@@ -45,7 +45,7 @@ def test_routing_by_hand_is_read_from_the_line_or_a_file(
 @pytest.mark.parametrize(
     ("more", "cause"),
     [
-        (["--routing", "[1, 0"], "--routing is no JSON"),
+        (["--routing", "[1, 0"], "--routing is not JSON"),
         (["--routing", "[NaN, 0, 1]"], "NaN"),
         (["--routing", "[[1, 0, 0]]"], "have shape [1, 3]"),
         (["--routing", "@none.json"], "cannot read the routing weights none.json"),

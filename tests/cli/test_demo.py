@@ -17,7 +17,7 @@ import r2t2_jax.plugins
 import r2t2_jax.reporting.report
 from r2t2_jax.cli.demo import demo_strategies
 from r2t2_jax.cli.main import main
-from r2t2_jax.evaluation.evaluator import Evaluation
+from r2t2_jax.evaluation.batch import PreparedBatch
 from r2t2_jax.runs.reading import open_run
 from tests.toy_port import make_samples, toy
 
@@ -59,14 +59,15 @@ def test_demo_writes_what_it_prints(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert main(["demo", "--out", str(out), "--samples", "30", "--seed", "3"]) == 0
     printed = capsys.readouterr().out
     summary = json.loads((out / "summary.json").read_text())
-    assert list(summary["gates"]) == ["narrow", "balanced"]
+    assert summary["schema"] == 2
+    assert list(summary["models"]) == ["pocket:narrow", "pocket:balanced"]
     rows = pq.read_table(out / "rows.parquet").to_pylist()
-    for gate, numbers in summary["gates"].items():
+    for model, numbers in summary["models"].items():
         assert numbers["n"] == 30
         assert list(numbers["strategies"]) == STRATEGIES
         for name, measures in numbers["strategies"].items():
             assert list(measures) == MEASURES
-            mine = [row for row in rows if row["model"] == f"pocket:{gate}" and row["strategy"] == name]
+            mine = [row for row in rows if row["model"] == model and row["strategy"] == name]
             assert len(mine) == 30
             assert measures["accuracy"] == pytest.approx(sum(row["right"] for row in mine) / 30, abs=1e-6)
             assert f"{100 * measures['accuracy']:.1f}" in printed
@@ -81,7 +82,7 @@ def test_demo_writes_what_it_prints(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert (saved.settings["seed"], saved.settings["samples"], saved.run["data"]["tests"]["n"]) == (3, 30, 30)
     asked = [row for row in saved.references.to_pylist() if row["model"] == "pocket:narrow"]
     kept = [row for row in asked if row["score"] >= 0.5]
-    assert summary["gates"]["narrow"]["references"] == {"asked": len(asked), "kept": len(kept)}
+    assert summary["models"]["pocket:narrow"]["references"] == {"asked": len(asked), "kept": len(kept)}
     assert {name for row in rows if row["model"] == "pocket:narrow" for name in row["neighbors"]} <= {
         row["id"] for row in kept
     }
@@ -107,15 +108,15 @@ def test_an_interrupted_demo_goes_on_to_the_same_bytes(
     arguments = ["--samples", "60", "--seed", "3"]
     assert main(["demo", "--out", str(tmp_path / "one"), *arguments]) == 0
     answered: list[str] = []
-    outcome = Evaluation.outcome
+    score = PreparedBatch.score
 
-    def interrupted(self: Evaluation, name: str, *rest: Any) -> Any:
+    def interrupted(self: PreparedBatch, name: str, *rest: Any) -> Any:
         answered.append(name)
         if len(answered) == 20:
             os.kill(os.getpid(), signal.SIGTERM)
-        return outcome(self, name, *rest)
+        return score(self, name, *rest)
 
-    monkeypatch.setattr(Evaluation, "outcome", interrupted)
+    monkeypatch.setattr(PreparedBatch, "score", interrupted)
     monkeypatch.setattr(r2t2_jax.evaluation.benchmark, "threads_at_a_time", lambda: 1)
     assert main(["demo", "--out", str(tmp_path / "two"), *arguments]) == 0
     assert re.search(

@@ -11,9 +11,10 @@ import pytest
 
 from r2t2_jax.bank import ReferenceBank
 from r2t2_jax.cli.main import main
-from r2t2_jax.evaluation.benchmark import BatchEvaluator
+from r2t2_jax.evaluation.batch import PreparedBatch
+from r2t2_jax.evaluation.benchmark import BenchmarkEvaluator
 from r2t2_jax.evaluation.encode import encode_questions
-from r2t2_jax.evaluation.evaluator import Evaluation, evaluate
+from r2t2_jax.evaluation.evaluator import evaluate
 from r2t2_jax.evaluation.feature_cache import with_samples
 from r2t2_jax.method import forward as passes
 from r2t2_jax.method import rerouting
@@ -69,7 +70,7 @@ def test_the_summary_counts_the_rows(whole: Path, capsys: pytest.CaptureFixture[
 def test_interrupted_and_resumed_it_ends_with_the_same_bytes(
     files: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out, original, calls = tmp_path / "run", BatchEvaluator.rows, []
+    out, original, calls = tmp_path / "run", BenchmarkEvaluator.rows, []
 
     def rows(self, batch, prepared):
         calls.append(batch.number)
@@ -79,13 +80,13 @@ def test_interrupted_and_resumed_it_ends_with_the_same_bytes(
                 raise RuntimeError("power cut")
         return original(self, batch, prepared)
 
-    monkeypatch.setattr(BatchEvaluator, "rows", rows)
+    monkeypatch.setattr(BenchmarkEvaluator, "rows", rows)
     assert main(arguments(files, out)) == 0
     told = capsys.readouterr()
     assert "Resume with: r2t2 eval --config" in told.err
     assert not (out / "summary.json").exists()
     assert main(arguments(files, out)) == 2
-    monkeypatch.setattr(BatchEvaluator, "rows", original)
+    monkeypatch.setattr(BenchmarkEvaluator, "rows", original)
     assert main(arguments(files, out)) == 0
     for name in ("summary.json", "rows.parquet"):
         assert (out / name).read_bytes() == (whole / name).read_bytes()
@@ -94,14 +95,14 @@ def test_interrupted_and_resumed_it_ends_with_the_same_bytes(
 def test_too_little_memory_halves_the_batch_and_changes_nothing(
     files: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    answer = Evaluation.answer
+    answer = PreparedBatch.answer
 
     def limited(self, name, rows):
         if len(rows) > 1:
             raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 9 bytes.")
         return answer(self, name, rows)
 
-    monkeypatch.setattr(Evaluation, "answer", limited)
+    monkeypatch.setattr(PreparedBatch, "answer", limited)
     assert main(arguments(files, tmp_path / "run")) == 0
     told = capsys.readouterr().err
     assert "out of memory with 4 samples at a time: going on with 2" in told
@@ -112,7 +113,7 @@ def test_too_little_memory_halves_the_batch_and_changes_nothing(
     def exhausted(self, name, rows):
         raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory")
 
-    monkeypatch.setattr(Evaluation, "answer", exhausted)
+    monkeypatch.setattr(PreparedBatch, "answer", exhausted)
     assert main(arguments(files, tmp_path / "other")) == 2
     assert "does not do for a single sample" in capsys.readouterr().err
     assert not (tmp_path / "other").exists()
@@ -133,7 +134,7 @@ def test_too_little_memory_halves_the_batch_and_changes_nothing(
         (("--metric", "none"), "unknown metric 'none'"),
         (("--limit", "0"), "at least 1, not 0"),
         (("--batch-size", "0"), "a batch of 0 samples"),
-        (("--vmap-size", "0"), "0 samples abreast; it must be at least 1"),
+        (("--vmap-size", "0"), "a vmap size of 0 samples; it must be at least 1"),
         (("--embedder", "hashed_words"), "made with embedder 'toy-questions', this is embedder 'hashed_words-512@1'"),
     ],
 )
@@ -157,7 +158,7 @@ def test_abreast_they_get_what_they_get_one_by_one(
         return map_in_chunks(function, samples, vmap_size)
 
     for module in (passes, rerouting):
-        monkeypatch.setattr(module, "map_samples", spy)
+        monkeypatch.setattr(module, "map_in_chunks", spy)
     jax.clear_caches()  # what is compiled is not traced again
     assert main(arguments(files, tmp_path / "run", "--vmap-size", "3")) == 0  # of batches of four
     assert traced.pop("encode_batch") == {1, 3}  # references that are computed again come one by one

@@ -134,10 +134,10 @@ def test_options_that_do_not_go_together(files: Path, tmp_path: Path, capsys: py
     from r2t2_jax.cli.main import main
 
     for more, cause in (
-        (("--processes", "2"), "several processes need the first one's address"),
-        (("--coordinator", "127.0.0.1:1", "--processes", "2"), "say how many --processes there are and which"),
-        (("--coordinator", "127.0.0.1:1", "--processes", "2", "--process", "2"), "say how many --processes"),
-        (("--mesh", "rows=2"), "'rows=2' is no mesh"),
+        (("--processes", "2"), "several processes need the address of the first"),
+        (("--coordinator", "127.0.0.1:1", "--processes", "2"), "also needs --processes (their number) and --process"),
+        (("--coordinator", "127.0.0.1:1", "--processes", "2", "--process", "2"), "also needs --processes"),
+        (("--mesh", "rows=2"), "'rows=2' is not a mesh"),
         (("--mesh", "data=9"), "the mesh data=9 needs 9 devices in each process, and there are 4"),
         (("--mesh", "data=1,model=2"), "the weights of tests.toy_port cannot be cut over several devices"),
     ):

@@ -17,12 +17,12 @@ def test_the_narrow_gate_gains_and_the_balanced_one_is_not_harmed(tmp_path: Path
     assert main(["demo", "--out", str(tmp_path / "run"), "--quick", "--samples", "80", "--seed", "1"]) == 0
     rows = open_run(tmp_path / "run").rows
     assert not any(rows["step_predictions"].to_pylist() + rows["own_losses"].to_pylist())  # too slow for --quick
-    gates = json.loads((tmp_path / "run" / "summary.json").read_text())["gates"]
-    narrow = {name: row["accuracy"] for name, row in gates["narrow"]["strategies"].items()}
+    models = json.loads((tmp_path / "run" / "summary.json").read_text())["models"]
+    narrow = {name: row["accuracy"] for name, row in models["pocket:narrow"]["strategies"].items()}
     assert narrow["task_routing"] >= narrow["base"] + 0.2
     assert narrow["ngd"] >= narrow["base"] + 0.1
     assert narrow["ngd"] >= narrow["random_neighbors"] + 0.1
-    balanced = gates["balanced"]["strategies"]
+    balanced = models["pocket:balanced"]["strategies"]
     assert balanced["ngd"]["ci95"][1] >= balanced["base"]["accuracy"]
 
 

@@ -10,7 +10,7 @@ import pytest
 from r2t2_jax.bank.atlas import Atlas
 from r2t2_jax.evaluation.collect_bank import collect_bank
 from r2t2_jax.evaluation.encode import encode_questions
-from r2t2_jax.evaluation.evaluator import prepare
+from r2t2_jax.evaluation.evaluator import Evaluator
 from r2t2_jax.method.presets import Preset
 from r2t2_jax.method.rerouting import _reroute_samples
 from r2t2_jax.methods import baseline, strategy
@@ -50,7 +50,7 @@ def questions():
 
 
 def found(bank, questions, **methods):
-    evaluation = prepare(PORT, bank, questions, methods, METRIC)
+    evaluation = Evaluator.create(PORT, bank, methods, METRIC).prepare_batch(questions)
     rows = np.arange(len(questions.samples))
     return {name: jax.tree.map(np.asarray, evaluation.answer(name, rows)) for name in methods}, evaluation
 
@@ -68,18 +68,18 @@ def test_half_hopeless_is_better_than_middling_for_the_one_loss_and_worse_for_th
 
 def test_rows_are_read_before_they_are_averaged(bank, questions):
     _, evaluation = found(bank, questions, atlas=strategy("atlas", NATS), best_fixed=strategy("best_fixed", NATS))
-    near = evaluation.lookup.references("atlas", np.arange(7))
-    raw = bank.atlas.losses[evaluation.lookup.neighbors("atlas", np.arange(7))]  # [B, K, G]
+    near = evaluation.neighbors.references("atlas", np.arange(7))
+    raw = bank.atlas.losses[evaluation.neighbors.indices("atlas", np.arange(7))]  # [B, K, G]
     exact = -np.log1p(-np.minimum(raw, 254.5) / 255)
     np.testing.assert_allclose(near.point_losses, exact, rtol=1e-5)
-    fixed = evaluation.lookup.references("best_fixed", np.arange(2)).point_losses
+    fixed = evaluation.neighbors.references("best_fixed", np.arange(2)).point_losses
     expected = [HALF_HOPELESS, MIDDLING, -np.log(1 - 200 / 255)]  # and not -log of the mean of 1 - b
     np.testing.assert_allclose(fixed, np.broadcast_to(expected, (2, 1, 3)), rtol=1e-5)
 
 
 def test_the_soft_minimum_in_nats_is_the_formula(bank, questions):
     answered, evaluation = found(bank, questions, atlas=strategy("atlas", NATS))
-    references = evaluation.lookup.references("atlas", np.arange(7))
+    references = evaluation.neighbors.references("atlas", np.arange(7))
     weights, losses = np.asarray(references.weights, np.float64), np.asarray(references.point_losses, np.float64)
     mean = np.einsum("bk,bkg->bg", weights, losses) / weights.sum(axis=1, keepdims=True)
     shares = np.exp(-mean / 0.2) / np.exp(-mean / 0.2).sum(axis=1, keepdims=True)
@@ -90,7 +90,7 @@ def test_the_network_guesses_in_the_units_it_was_fitted_in(bank, questions):
     methods = {"bounded": strategy("atlas_mlp", BOUNDED), "nats": strategy("atlas_mlp", NATS)}
     _, evaluation = found(bank, questions, **methods)
     guessed = {
-        name: np.asarray(evaluation.lookup.references(name, np.arange(7)).point_losses)[:, 0] for name in methods
+        name: np.asarray(evaluation.neighbors.references(name, np.arange(7)).point_losses)[:, 0] for name in methods
     }
     # Every kind of question has as many rows of the one sort as of the other: a guess is the mean of the two.
     np.testing.assert_allclose(guessed["bounded"], np.tile([0.5, 140 / 255, 200 / 255], (7, 1)), atol=0.05)

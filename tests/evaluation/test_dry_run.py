@@ -15,7 +15,7 @@ from r2t2_jax.evaluation import job as jobs
 from r2t2_jax.evaluation.collect_bank import collect_bank
 from r2t2_jax.evaluation.devices import device_groups
 from r2t2_jax.evaluation.dry_run import Forecast, Memory, forecast
-from r2t2_jax.evaluation.evaluator import set_up
+from r2t2_jax.evaluation.evaluator import Evaluator
 from r2t2_jax.evaluation.question_sets import QuestionSet
 from r2t2_jax.method.presets import Preset
 from r2t2_jax.methods import method_of
@@ -31,7 +31,7 @@ def setup():
     exact = get_metric("exact_match")
     bank = collect_bank(toy(), make_samples(40, seed=3, told=0.4), exact, keep_wrong=True)
     strategies = {name: method_of(name, PRESET) for name in ("base", "kernel_regression", "ngd")}
-    return set_up(toy(), bank, strategies, exact)
+    return Evaluator.create(toy(), bank, strategies, exact)
 
 
 def test_evaluations_are_those_of_the_rows_and_flops_those_of_the_programs(setup):
@@ -73,24 +73,24 @@ def test_the_batch_is_halved_until_it_fits(available, size):
 def test_a_device_with_a_memory_of_its_own_takes_as_many_as_fit(setup, monkeypatch):
     samples = make_samples(8, seed=1, told=0.4)
     benchmarks = {"set": QuestionSet(Source("set"), samples, "exact_match")}
-    strategies, bank = setup.library.strategies, setup.library.bank
+    strategies, bank = setup.strategies, setup.index.bank
     job = jobs.Job([toy()], device_groups("", 1), bank, benchmarks, strategies, PRESET, 0, batch=8, fitted=True)
     memory, told = job.forecast().memory, []
     monkeypatch.setattr(jobs, "device_memory", lambda: int(memory.of_batch(2) / 0.9) + 1)
-    assert job._at_a_time(told.append) == (2, 1)
+    assert job._device_batch(told.append) == (2, 1)
     (line,) = told
-    assert line.startswith("2 questions at a time, 1 abreast, take ")
+    assert line.startswith("2 questions at a time, vmap size 1, take ")
     for changed in (dataclasses.replace(job, fitted=False), job):
-        assert changed._at_a_time(told.append) == (2 if changed.fitted else 8, 1)
+        assert changed._device_batch(told.append) == (2 if changed.fitted else 8, 1)
     monkeypatch.setattr(jobs, "device_memory", lambda: 100 * memory.of_batch(8))
     for given, wide in (
         (None, 8),
         (1, 1),
         (2, 2),
     ):  # all of a batch go abreast where they fit and nobody says otherwise
-        assert dataclasses.replace(job, vmap_size=given)._at_a_time(told.append) == (8, wide)
+        assert dataclasses.replace(job, vmap_size=given)._device_batch(told.append) == (8, wide)
     monkeypatch.setattr(jobs, "device_memory", lambda: None)  # as a CPU
-    assert job._at_a_time(told.append) == (8, 1)
+    assert job._device_batch(told.append) == (8, 1)
 
 
 def test_other_errors_are_not_taken_for_a_lack_of_memory():

@@ -2,17 +2,17 @@
 
 import dataclasses
 
-import jax
 import numpy as np
 import pytest
 
 from r2t2_jax.errors import R2T2Error
+from r2t2_jax.evaluation.batch import evaluate_batch
 from r2t2_jax.evaluation.collect_bank import collect_bank
 from r2t2_jax.evaluation.encode import encode_questions
-from r2t2_jax.evaluation.evaluator import evaluate, prepare
-from r2t2_jax.evaluation.records import rows
+from r2t2_jax.evaluation.evaluator import Evaluator, evaluate
+from r2t2_jax.evaluation.records import result_rows
 from r2t2_jax.method.presets import find_preset
-from r2t2_jax.methods import strategy
+from r2t2_jax.methods import baseline, strategy
 from r2t2_jax.metrics import get_metric
 from tests.toy_port import EXPERTS, WORDS, make_samples, toy
 
@@ -117,7 +117,7 @@ def test_batch_size_and_company_change_nothing(port, bank, outcomes) -> None:
 def test_rows_tell_every_case(port, bank, outcomes) -> None:
     questions, found = outcomes
     outcome, sample = found["ngd"], questions.samples[3]
-    records = rows(outcome, port.name, questions.samples, questions.queries.routing, bank.records)
+    records = result_rows(outcome, port.name, bank.records)
     assert [record["id"] for record in records] == [sample.id for sample in questions.samples]
     record = records[3]
     assert (record["model"], record["strategy"]) == ("toy", "ngd")
@@ -129,21 +129,43 @@ def test_rows_tell_every_case(port, bank, outcomes) -> None:
 
 
 def test_a_path_is_answered_point_by_point_as_its_weights_are(port, bank, outcomes) -> None:
-    questions, found = outcomes
+    questions, results = outcomes
     preset = find_preset("toy", port.presets)
-    evaluation = prepare(port, bank, questions, {"ngd": strategy("ngd", preset)}, METRIC)
-    numbers = np.arange(21)
-    answered = evaluation.answer("ngd", numbers)
-    answered |= evaluation.answer_along("ngd", answered["path"], numbers)
-    outcome = evaluation.outcome("ngd", jax.tree.map(np.asarray, answered))
-    assert outcome.step_scores.shape == (21, 11)
-    assert [steps[0] for steps in outcome.step_predictions] == found["base"].predictions
-    assert [steps[-1] for steps in outcome.step_predictions] == found["ngd"].predictions
-    np.testing.assert_array_equal(outcome.step_scores[:, -1], found["ngd"].scores)
-    assert (outcome.step_scores[:, 0] != outcome.step_scores[:, -1]).any()
+    batch = Evaluator.create(port, bank, {"ngd": strategy("ngd", preset)}, METRIC).prepare_batch(questions)
+    (result,) = evaluate_batch(batch, ["ngd"], at_path=["ngd"])
+    assert result.step_scores.shape == result.own_losses.shape == (21, 11)
+    assert [steps[0] for steps in result.step_predictions] == results["base"].predictions
+    assert [steps[-1] for steps in result.step_predictions] == results["ngd"].predictions
+    np.testing.assert_array_equal(result.step_scores[:, -1], results["ngd"].scores)
+    assert (result.step_scores[:, 0] != result.step_scores[:, -1]).any()
     shifted = {"ngd": strategy("ngd", dataclasses.replace(preset, space="shift"))}
     with pytest.raises(R2T2Error, match="ngd moves in the shift space"):
-        prepare(port, bank, questions, shifted, METRIC).answer_along("ngd", answered["path"], numbers)
+        evaluate_batch(Evaluator.create(port, bank, shifted, METRIC).prepare_batch(questions), at_path=["ngd"])
+
+
+def test_rows_and_chunks_of_a_batch_give_the_same_results(port, bank, outcomes) -> None:
+    questions, results = outcomes
+    strategies = {name: strategy(name, find_preset("toy", port.presets)) for name in ("base", "ngd")}
+    batch = Evaluator.create(port, bank, strategies, METRIC).prepare_batch(questions)
+    for result in evaluate_batch(batch, start=3, stop=10, chunk_size=4, at_path=["ngd"]):
+        whole = results[result.name]
+        assert [sample.id for sample in result.samples] == [sample.id for sample in questions.samples[3:10]]
+        assert result.predictions == whole.predictions[3:10]
+        assert len(result.step_scores) == len(result.scores) == 7
+        for field in ("scores", "weights", "path", "neighbors", "similarities", "kernel_weights", "router_weights"):
+            np.testing.assert_array_equal(getattr(result, field), getattr(whole, field)[3:10])
+
+
+def test_without_a_metric_scores_are_nan_and_without_a_bank_there_are_no_neighbors(port, bank, outcomes) -> None:
+    questions, results = outcomes
+    batch = Evaluator.create(port, None, {"base": strategy("base")}, None).prepare_batch(questions)
+    (result,) = evaluate_batch(batch)
+    assert result.predictions == results["base"].predictions
+    assert np.isnan(result.scores).all()
+    assert result.neighbors.shape == (21, 0)
+    for method in (strategy("ngd"), strategy("best_fixed"), baseline("neighbor_vote")):
+        with pytest.raises(R2T2Error, match="reads references: give a bank"):
+            Evaluator.create(port, None, {method.name: method}, METRIC)
 
 
 def test_a_bank_of_another_model_is_refused_with_both_named(port, bank) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from r2t2_jax.contract import Sample
-from r2t2_jax.evaluation.references import by_agreement, right_without_image, same_experts
+from r2t2_jax.evaluation.references import neighbor_quality, right_without_image, same_experts
 from r2t2_jax.metrics import get_metric
 
 
@@ -31,7 +31,7 @@ def test_neighbors_agree_on_the_whole_set_of_experts():
 
 
 def test_accuracy_is_split_at_half():
-    found = by_agreement(np.array([0.5, 0.6, 1.0, 0.0]), np.array([True, True, False, False]))
+    found = neighbor_quality(np.array([0.5, 0.6, 1.0, 0.0]), np.array([True, True, False, False]))
     assert found == {
         "same_experts": pytest.approx(0.525),
         "most": {"n": 2, "accuracy": 0.5},
@@ -40,7 +40,7 @@ def test_accuracy_is_split_at_half():
 
 
 def test_a_side_without_samples_has_no_accuracy():
-    assert by_agreement(np.array([1.0]), np.array([True]))["few"] == {"n": 0, "accuracy": None}
+    assert neighbor_quality(np.array([1.0]), np.array([True]))["few"] == {"n": 0, "accuracy": None}
 
 
 def test_a_blind_reader_answers_as_most_of_the_like_questions():

@@ -10,7 +10,7 @@ import pytest
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.evaluation.collect_bank import collect_bank
 from r2t2_jax.evaluation.encode import encode_questions
-from r2t2_jax.evaluation.evaluator import evaluate, prepare
+from r2t2_jax.evaluation.evaluator import Evaluator, evaluate
 from r2t2_jax.method.presets import find_preset
 from r2t2_jax.methods import BASELINES, STRATEGIES, baseline, strategy
 from r2t2_jax.metrics import get_metric
@@ -65,7 +65,7 @@ def test_rivals_run_side_by_side(bank, questions, names):
 @pytest.mark.parametrize("name", [*PICTURED, "knn_moe", "warmup"])
 def test_batch_company_and_order_change_nothing(bank, questions, name):
     one = strategy(name, PRESET) if name in STRATEGIES else dataclasses.replace(baseline(name, PRESET), batch=3)
-    evaluation = prepare(PORT, bank, questions, {name: one}, METRIC, seed=4)
+    evaluation = Evaluator.create(PORT, bank, {name: one}, METRIC, seed=4).prepare_batch(questions)
     whole = jax.tree.map(np.asarray, evaluation.answer(name, np.arange(9)))
     rows = np.array([7, 2, 5, 0, 8, 1, 3, 6, 4])
     mixed = jax.tree.map(np.asarray, evaluation.answer(name, rows))
@@ -74,15 +74,16 @@ def test_batch_company_and_order_change_nothing(bank, questions, name):
 
 
 def test_the_memory_is_the_oracles_and_found_by_what_the_gate_reads(bank, questions):
-    evaluation = prepare(PORT, bank, questions, {"knn_moe": strategy("knn_moe", PRESET)}, METRIC)
+    evaluator = Evaluator.create(PORT, bank, {"knn_moe": strategy("knn_moe", PRESET)}, METRIC)
+    evaluation = evaluator.prepare_batch(questions)
     correct = bank.only_correct()
     features, answers = correct.samples(np.arange(len(correct)))
-    weights = evaluation.lookup.remembered["knn_moe"]
+    weights = evaluation.neighbors.index.memory.routing["knn_moe"]
     loss = jax.jit(jax.vmap(lambda f, r, a: -PORT.model._logprobs(PORT.params, f, r)[a]))
     own = loss(jax.tree.map(jnp.asarray, features), None, jnp.asarray(answers))
     kept = loss(jax.tree.map(jnp.asarray, features), Routing(jnp.asarray(weights)), jnp.asarray(answers))
     assert float(kept.mean()) < float(own.mean())
-    near = np.asarray(evaluation.lookup.neighborhoods["knn_moe"].indices)
+    near = np.asarray(evaluation.neighbors.neighborhoods["knn_moe"].indices)
     similarity = hidden_keys(PORT, questions.queries.features) @ hidden_keys(PORT, features).T
     np.testing.assert_allclose(np.take_along_axis(similarity, near, axis=1), -np.sort(-similarity)[:, :5], rtol=1e-6)
     found = evaluation.answer("knn_moe", np.arange(9))

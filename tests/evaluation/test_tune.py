@@ -9,9 +9,10 @@ import pytest
 from r2t2_jax.bank.build_atlas import AtlasPlan, build_atlas
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.evaluation import tune as module
+from r2t2_jax.evaluation.batch import PreparedBatch
 from r2t2_jax.evaluation.collect_bank import collect_bank
 from r2t2_jax.evaluation.encode import encode_questions
-from r2t2_jax.evaluation.evaluator import Evaluation, evaluate
+from r2t2_jax.evaluation.evaluator import evaluate
 from r2t2_jax.evaluation.tune import (
     Measured,
     Tuning,
@@ -82,7 +83,7 @@ def test_its_numbers_are_those_of_an_evaluation(whole: dict) -> None:
 def test_interrupted_anywhere_it_ends_with_the_same(
     whole: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    answer, asked = Evaluation.answer, []
+    answer, asked = PreparedBatch.answer, []
 
     def failing(self, name, rows):
         asked.append(name)
@@ -91,7 +92,7 @@ def test_interrupted_anywhere_it_ends_with_the_same(
         return answer(self, name, rows)
 
     monkeypatch.setattr(module, "threads_at_a_time", lambda: 1)
-    monkeypatch.setattr(Evaluation, "answer", failing)
+    monkeypatch.setattr(PreparedBatch, "answer", failing)
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
             search(tmp_path / "run")
@@ -111,8 +112,8 @@ def test_numbers_share_a_compiled_program() -> None:
 def test_each_setting_has_the_neighbours_it_would_find_itself() -> None:
     bench = tuning_bench(PORT, BANK, QUESTIONS, PRESETS, METRIC)
     for number, preset in enumerate(PRESETS):
-        assert bench.lookup.neighborhoods[str(number)].indices.shape == (60, preset.k)
-    few, many = (bench.lookup.neighborhoods[str(PRESETS.index(p))] for p in (PRESETS[0], PRESETS[2]))
+        assert bench.neighbors.neighborhoods[str(number)].indices.shape == (60, preset.k)
+    few, many = (bench.neighbors.neighborhoods[str(PRESETS.index(p))] for p in (PRESETS[0], PRESETS[2]))
     np.testing.assert_array_equal(few.indices, many.indices[:, :2])
 
 
@@ -133,7 +134,7 @@ def test_an_atlas_is_tuned_on_its_bank_and_asked_for_where_there_is_none(tmp_pat
     assert found["strategy"] == "atlas"
     assert found["settings"]["atlas_temperature"] == 0.02  # so hot that all points weigh the same: the other's lot
     chosen = Preset.from_mapping(found["settings"])
-    (alone,) = evaluate(PORT, bench.lookup.bank, QUESTIONS, {"atlas": strategy("atlas", chosen)}, METRIC)
+    (alone,) = evaluate(PORT, bench.neighbors.index.bank, QUESTIONS, {"atlas": strategy("atlas", chosen)}, METRIC)
     assert found["evidence"]["accuracy"] == pytest.approx(alone.right.mean(), abs=1e-6)
 
 
@@ -143,9 +144,9 @@ def test_when_time_is_over_no_setting_is_begun_and_what_was_measured_goes_on(
     monkeypatch.setattr(module, "threads_at_a_time", lambda: 1)
     measured: list[str] = []
     monkeypatch.setattr(Tuning, "_overdue", lambda self: len(measured) >= 4)
-    answer = Evaluation.answer
+    answer = PreparedBatch.answer
     monkeypatch.setattr(
-        Evaluation, "answer", lambda self, name, rows: measured.append(name) or answer(self, name, rows)
+        PreparedBatch, "answer", lambda self, name, rows: measured.append(name) or answer(self, name, rows)
     )
     with open_run(tmp_path / "run") as run:
         found = tuning_of(run, minutes=1.0).search()

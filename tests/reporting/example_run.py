@@ -12,10 +12,9 @@ import numpy as np
 from PIL import Image
 
 from r2t2_jax.contract import Sample
-from r2t2_jax.evaluation.benchmark import part_name, reference_rows
-from r2t2_jax.evaluation.benchmark import parts_recording as parts
-from r2t2_jax.evaluation.records import SampleResult, rows
-from r2t2_jax.evaluation.statistics import summarize
+from r2t2_jax.evaluation.benchmark import part_name, strategy_parts
+from r2t2_jax.evaluation.records import BatchResult, reference_rows, result_rows
+from r2t2_jax.evaluation.statistics import summarize, summary_content
 from r2t2_jax.runs.plan import Plan
 from r2t2_jax.runs.run import Run
 
@@ -51,7 +50,7 @@ def write_set(folder: Path, samples: list[Sample]) -> dict[str, object]:
     return {"name": str(folder / "set.jsonl"), "split": "", "n": None, "seed": 0}
 
 
-def random_result(name: str, rng: np.random.Generator, samples: list[Sample], experts: int) -> SampleResult:
+def random_result(name: str, rng: np.random.Generator, samples: list[Sample], experts: int) -> BatchResult:
     """Random results; `ngd` also has answers after every step."""
     n, steps = len(samples), S if name in ("ngd", "random_neighbors", "oracle") else 0
     path = rng.dirichlet(np.ones(experts), (n, steps + 1, L)).astype(np.float32)  # [B, S + 1, L, E]
@@ -59,8 +58,10 @@ def random_result(name: str, rng: np.random.Generator, samples: list[Sample], ex
     accuracy = {"base": 0.4, "ngd": 0.8}.get(name, 0.5)
     step_right = (rng.random((n, steps + 1)) < accuracy) if name == "ngd" else np.zeros((n, 0), bool)
     right = step_right[:, -1] if name == "ngd" else rng.random(n) < accuracy
-    return SampleResult(
+    return BatchResult(
         name=name,
+        samples=samples,
+        router_weights=path[:, 0],
         predictions=[sample.answers[0] if ok else HOSTILE for sample, ok in zip(samples, right, strict=True)],
         scores=right.astype(float),
         weights=path[:, -1],
@@ -98,10 +99,8 @@ def make_run(
         }
         for i in range(REFERENCES)
     ]
-    plan = Plan([part for model in models for part in parts(model, strategies, REFERENCES, B)])
-    model_entries = {
-        model.partition(":")[2]: {"experts": experts, "routing_shape": (L, len(experts))} for model in models
-    }
+    plan = Plan([part for model in models for part in strategy_parts(model, strategies, REFERENCES, B)])
+    model_entries = {model: {"experts": experts, "routing_shape": (L, len(experts))} for model in models}
     depends = {"data": data, "models": model_entries, "versions": {"python": "3"}}
     summaries = {}
     with Run.open(folder / "run", "demo", {"seed": 0, "samples": B}, plan, depends) as run:
@@ -111,11 +110,9 @@ def make_run(
                 run.append(batch, reference_rows(model, references, rng.random((REFERENCES, L, len(experts)))))
             for batch in run.todo([part_name(model, name) for name in strategies]):
                 result = results[batch.part.removeprefix(f"{model}/")]
-                router = results["base"].weights
-                run.append(batch, rows(result, model, samples, router, references)[batch.start : batch.stop])
+                run.append(batch, result_rows(result, model, references)[batch.start : batch.stop])
             right = {name: result.right for name, result in results.items()}
             evaluations = {name: STRATEGIES[name] for name in strategies}
-            summary = summarize(right, evaluations, [sample.category for sample in samples])
-            summaries[model.partition(":")[2]] = summary
-        run.finish({"gates": summaries} if len(models) > 1 else next(iter(summaries.values())))
+            summaries[model] = summarize(right, evaluations, [sample.category for sample in samples])
+        run.finish(summary_content(summaries))
     return folder / "run"

@@ -37,10 +37,10 @@ def document(run_folder: Path) -> Element:
 
 
 def test_the_methods_table_has_the_numbers_of_the_summary(run_folder: Path, document: Element) -> None:
-    gates = json.loads((run_folder / "summary.json").read_text())["gates"]
+    models = json.loads((run_folder / "summary.json").read_text())["models"]
     tables = document.classed("methods")
-    assert len(tables) == len(gates) == 2
-    for table, summary in zip(tables, gates.values(), strict=True):
+    assert len(tables) == len(models) == 2
+    for table, summary in zip(tables, models.values(), strict=True):
         rows = {
             str(row.attributes["data-strategy"]): row for row in table.named("tr") if "data-strategy" in row.attributes
         }

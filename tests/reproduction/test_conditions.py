@@ -40,12 +40,12 @@ def questions(port):
 
 def asked(port, bank, questions, given: Condition):
     ready = open_bench(port, bank, {"ngd": strategy("ngd", PRESET)}, given, METRIC, 0)
-    return ready.asked(questions, np.arange(len(questions.samples)))
+    return ready.prepare_batch(questions, np.arange(len(questions.samples)))
 
 
 def neighbors(evaluation) -> list[list[dict]]:
-    rows = evaluation.lookup.neighbors("ngd", np.arange(len(evaluation.questions.samples)))
-    return [[evaluation.lookup.bank.records[j] for j in row] for row in rows.tolist()]
+    rows = evaluation.neighbors.indices("ngd", np.arange(len(evaluation.questions.samples)))
+    return [[evaluation.neighbors.index.bank.records[j] for j in row] for row in rows.tolist()]
 
 
 def test_features_behind_a_reader_are_the_same(port, bank, questions) -> None:
@@ -67,23 +67,21 @@ def test_foreign_neighbours_are_of_other_families(port, bank, questions) -> None
 
 def test_wrong_references_are_neighbours_where_they_are_kept(port, bank, questions) -> None:
     found = asked(port, bank, questions, Condition(keep_wrong=True))
-    assert len(found.lookup.correct) == 60
+    assert len(found.neighbors.index.correct) == 60
     assert any(not record["correct"] for near in neighbors(found) for record in near)
 
 
 def test_a_share_is_drawn_by_its_seed(port, bank, questions) -> None:
-    ids = [
-        [record["id"] for record in asked(port, bank, questions, Condition(share=0.5, draw=draw)).lookup.bank.records]
-        for draw in (0, 0, 1)
-    ]
+    batches = [asked(port, bank, questions, Condition(share=0.5, draw=draw)) for draw in (0, 0, 1)]
+    ids = [[record["id"] for record in batch.neighbors.records] for batch in batches]
     assert len(ids[0]) == 30
     assert ids[0] == ids[1] != ids[2]
 
 
 def test_another_embedder_finds_other_neighbours(port, bank, questions) -> None:
     found = asked(port, bank, questions, Condition(embedder="hashed_words"))
-    assert found.lookup.bank.embeddings.shape == (60, 512)
-    assert found.lookup.bank.embedder_fingerprint.startswith("hashed_words")
+    assert found.neighbors.index.bank.embeddings.shape == (60, 512)
+    assert found.neighbors.index.bank.embedder_fingerprint.startswith("hashed_words")
 
 
 def test_uniform_weights_stand_for_the_routers(questions) -> None:

@@ -11,7 +11,7 @@ import pytest
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.evaluation.collect_bank import collect_bank
 from r2t2_jax.evaluation.encode import encode_questions
-from r2t2_jax.evaluation.evaluator import prepare
+from r2t2_jax.evaluation.evaluator import Evaluator
 from r2t2_jax.metrics import get_metric
 from r2t2_jax.rivals.warmup import Warmup, best_fit, draw_caption, learn
 from r2t2_jax.runtime.pytrees import partition, select_params
@@ -95,9 +95,8 @@ def evaluation():
     port = toy()
     bank = collect_bank(port, make_samples(40, seed=1, told=0.5), METRIC)
     questions = encode_questions(port, make_samples(6, seed=2, told=0.5))
-    return prepare(
-        port, bank, questions, {"warmup": FAST, "still": dataclasses.replace(FAST, learning_rate=0.0)}, METRIC
-    )
+    baselines = {"warmup": FAST, "still": dataclasses.replace(FAST, learning_rate=0.0)}
+    return Evaluator.create(port, bank, baselines, METRIC).prepare_batch(questions)
 
 
 def test_parameters_are_as_before_after_every_image(evaluation):

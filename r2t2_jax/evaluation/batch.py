@@ -1,0 +1,241 @@
+"""Evaluates strategies on a batch of test samples. Every command that answers questions calls `evaluate_batch`.
+
+    evaluator = Evaluator.create(port, bank, strategies, metric)  # once for a model, a bank and some strategies
+    batch = evaluator.prepare_batch(encode_questions(port, samples))  # retrieves the neighbors of every sample
+    results = evaluate_batch(batch)  # re-routes, generates and scores: one result per strategy
+
+Axis letters: B test samples, K neighbors, L routed layers, E experts, P points of a path, n selected samples,
+A answer tokens.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float, Int, Key
+from tqdm import tqdm
+
+from r2t2_jax.contract import Port, Query, References, Sample
+from r2t2_jax.errors import R2T2Error
+from r2t2_jax.evaluation.encode import EncodedQuestions
+from r2t2_jax.evaluation.records import BatchResult
+from r2t2_jax.evaluation.references import BatchNeighbors
+from r2t2_jax.method.forward import generate_at_path, generate_batch, losses_at_path
+from r2t2_jax.method.rerouting import reroute_batch
+from r2t2_jax.method.strategies import Strategy
+from r2t2_jax.methods import Method
+from r2t2_jax.metrics import Metric
+from r2t2_jax.rivals.augmentations import encode_augmentations
+from r2t2_jax.rivals.base import Asked, Baseline
+from r2t2_jax.runtime.batching import Rows, run_batch, take
+
+
+@dataclass(frozen=True)
+class PreparedBatch:
+    """Encoded samples with the neighbors of each, before any re-routing.
+
+    Args:
+        port: the model.
+        questions: the samples, encoded.
+        queries: what strategies read of each sample: `questions.queries`, and the fine-tuned gate's routing if needed.
+        metric: scores an answer; `None` leaves every score NaN.
+        keys: one PRNG key per sample.
+        neighbors: of every sample, by strategy.
+        dataset_indices: positions of the samples in their test set.
+        seed: of everything drawn.
+        vmap_size: samples that the device computes together.
+    """
+
+    port: Port
+    questions: EncodedQuestions
+    queries: Query
+    metric: Metric | None
+    keys: Key[Array, "B"]
+    neighbors: BatchNeighbors
+    dataset_indices: Int[np.ndarray, "B"]
+    seed: int
+    vmap_size: int = 1
+
+    def __len__(self) -> int:
+        return len(self.questions.samples)
+
+    @property
+    def strategies(self) -> Mapping[str, Method]:
+        """By the name under which they are reported."""
+        return self.neighbors.strategies
+
+    def answer(self, name: str, rows: Rows) -> dict[str, Any]:
+        """Re-route some samples with a strategy and generate their answers.
+
+        Args:
+            name: of the strategy.
+            rows: of the samples in this batch.
+
+        Returns:
+            Arrays with a leading axis n: `tokens` (or `texts`), `weights`, `path`, `losses`, `kernel_weights`,
+            `used_fallback` and `evaluations`.
+
+        Raises:
+            R2T2Error: the strategy needs something that model or bank do not offer.
+        """
+        strategy, queries = self.strategies[name], take(self.queries, rows)
+        references = self.neighbors.references(name, rows)
+        weights: Any = np.zeros((len(rows), 0), np.float32)
+        if references is not None and references.weights is not None and strategy.selector is not None:
+            weights = references.weights
+        if not isinstance(strategy, Strategy):
+            assert references is not None  # `Evaluator.create` refuses a baseline without a bank
+            return self._answer_baseline(name, strategy, queries, references, rows) | {"kernel_weights": weights}
+        if strategy.augmentations is not None:
+            queries = self._with_augmentations(strategy, queries, rows)
+        rerouted = reroute_batch(
+            strategy, self.port.model, self.port.params, queries, references, self.keys[rows], vmap_size=self.vmap_size
+        )
+        return {
+            "tokens": generate_batch(self.port, queries.features, rerouted.routing, self.vmap_size),
+            "weights": rerouted.weights,
+            "path": rerouted.path,
+            "losses": rerouted.losses,
+            "kernel_weights": weights,
+            "used_fallback": rerouted.used_fallback,
+            "evaluations": np.full(len(rows), rerouted.evaluations),
+        }
+
+    def _answer_baseline(
+        self, name: str, baseline: Baseline, queries: Query, references: References, rows: Rows
+    ) -> dict[str, Any]:
+        records = self.neighbors.records
+        neighbors = [[records[j] for j in row] for row in self.neighbors.indices(name, rows).tolist()]
+        return baseline.answer(Asked(self.port, self._samples(rows), queries, references, neighbors, self.keys[rows]))
+
+    def _samples(self, rows: Rows) -> list[Sample]:
+        return [self.questions.samples[i] for i in rows.tolist()]
+
+    def _with_augmentations(self, strategy: Strategy, queries: Query, rows: Rows) -> Query:
+        """The queries with features of the augmented images that the strategy's objective reads."""
+        kind, count = strategy.augmentations, getattr(strategy.objective, "views", 1)
+        assert kind is not None
+        samples, indices = self._samples(rows), self.dataset_indices[rows]
+        features = encode_augmentations(self.port, samples, indices, kind, count, self.seed)
+        return replace(queries, **{kind: features})
+
+    def answer_at_path(self, name: str, path: Float[Array, "n P L E"], rows: Rows) -> dict[str, Any]:
+        """Generate the answer of some samples at each point of a strategy's path.
+
+        Args:
+            name: of the strategy.
+            path: routing weights of the samples.
+            rows: of the samples in this batch.
+
+        Returns:
+            `step_tokens` [n P A] and, for labeled samples, `own_losses` [n P]: the loss of the sample's own label.
+
+        Raises:
+            R2T2Error: the strategy shifts the gate's logits, and its path holds effective weights instead of shifts.
+        """
+        strategy = self.strategies[name]
+        if isinstance(strategy, Strategy) and strategy.space.kind == "shift":
+            raise R2T2Error(f"{name} moves in the shift space: its steps cannot be answered one by one")
+        queries, model = take(self.questions.queries, rows), self.port.model
+        outputs = {"step_tokens": generate_at_path(self.port, queries.features, path, self.vmap_size)}
+        if queries.answer is not None:
+            losses = losses_at_path(self.port.params, queries.features, queries.answer, path, model=model)
+            outputs["own_losses"] = losses
+        return outputs
+
+    def score(self, name: str, outputs: Mapping[str, Any], start: int = 0, seconds: float = 0.0) -> BatchResult:
+        """Decode and score the answers of the samples from row `start` on.
+
+        Args:
+            name: of the strategy.
+            outputs: of `answer`, and of `answer_at_path` if the path was answered, as numpy arrays.
+            start: row of the first sample.
+            seconds: that one sample took.
+        """
+        decode, n = self.port.processor.decode, len(outputs["weights"])
+        samples, rows = self.questions.samples[start : start + n], np.arange(start, start + n)
+        predictions = list(outputs["texts"]) if "texts" in outputs else decode(outputs["tokens"])
+        steps = [decode(tokens) for tokens in outputs.get("step_tokens", ())] or [[] for _ in samples]
+        return BatchResult(
+            name=name,
+            samples=samples,
+            router_weights=np.asarray(self.questions.queries.routing)[start : start + n],
+            predictions=predictions,
+            scores=np.array([self._score(*pair) for pair in zip(predictions, samples, strict=True)]),
+            step_predictions=steps,
+            step_scores=np.array(
+                [[self._score(step, sample) for step in row] for row, sample in zip(steps, samples, strict=True)]
+            ),
+            own_losses=np.asarray(outputs.get("own_losses", np.zeros((n, 0), np.float32))),
+            neighbors=self.neighbors.indices(name, rows),
+            similarities=self.neighbors.similarities(name, rows),
+            evaluations=int(outputs["evaluations"][0]),
+            seconds_per_sample=seconds,
+            **{key: outputs[key] for key in ("weights", "path", "losses", "kernel_weights", "used_fallback")},
+        )
+
+    def _score(self, prediction: str, sample: Sample) -> float:
+        return float("nan") if self.metric is None else self.metric(prediction, sample)
+
+
+def evaluate_batch(
+    batch: PreparedBatch,
+    strategies: Sequence[str] | None = None,
+    *,
+    start: int = 0,
+    stop: int | None = None,
+    chunk_size: int | None = None,
+    at_path: Collection[str] = (),
+    progress: tqdm | None = None,
+) -> list[BatchResult]:
+    """Re-route, answer and score the samples of a batch with several strategies.
+
+    What a sample gets does not depend on the chunk it is in.
+
+    Args:
+        batch: the samples with their neighbors.
+        strategies: names of those to run; all by default.
+        start, stop: rows of the samples to evaluate; all by default.
+        chunk_size: samples that the device takes at a time; the last chunk is padded to this size. All by default.
+        at_path: strategies for which the answer at each point of the path is generated as well.
+        progress: a bar that advances by the samples of each chunk.
+
+    Returns:
+        One result per strategy, in their order.
+
+    Raises:
+        R2T2Error: a strategy needs something that model or bank do not offer.
+    """
+    stop = len(batch) if stop is None else stop
+    chunk_size = stop - start if chunk_size is None else chunk_size
+    results = []
+    for name in batch.strategies if strategies is None else strategies:
+        outputs, seconds = _in_chunks(partial(batch.answer, name), start, stop, chunk_size, progress)
+        if name in at_path:
+
+            def answer_at_path(rows: Rows, name: str = name, path: np.ndarray = outputs["path"]) -> dict[str, Any]:
+                return batch.answer_at_path(name, path[rows - start], rows)
+
+            outputs |= _in_chunks(answer_at_path, start, stop, chunk_size)[0]
+        results.append(batch.score(name, outputs, start, seconds))
+    return results
+
+
+def _in_chunks(
+    function: Callable[[Rows], dict[str, Any]], start: int, stop: int, chunk_size: int, progress: tqdm | None = None
+) -> tuple[dict[str, Any], float]:
+    """The joined arrays of all chunks; median seconds per sample, without the first of several chunks (it compiles)."""
+    outputs, seconds = [], []
+    for first in range(start, stop, chunk_size):
+        last, began = min(first + chunk_size, stop), time.perf_counter()
+        outputs.append(run_batch(function, first, last, chunk_size))
+        seconds.append((time.perf_counter() - began) / chunk_size)
+        if progress is not None:
+            progress.update(last - first)
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *outputs), float(np.median(seconds[1:] or seconds))
