@@ -1,4 +1,7 @@
-"""The report of a run: one self-contained HTML file, and a folder with its figures (PNG) and their numbers (CSV)."""
+"""The report of a run: one self-contained HTML file, and a folder with its figures (PNG) and their numbers (CSV).
+
+Axis letters: B test samples.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from jaxtyping import Bool
 
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.evaluation.statistics import paired_gain
+from r2t2_jax.evaluation.statistics import Comparison, paired_gain
 from r2t2_jax.reporting.examples import Example, SelectedExample, make_example, select_examples
 from r2t2_jax.reporting.failure_causes import CAUSES, count_causes, failure_causes, first_of_each_cause
 from r2t2_jax.reporting.figures.accuracy import accuracy_figure
@@ -95,22 +99,13 @@ def render_report(saved: SavedRun) -> tuple[str, dict[str, bytes]]:
 
 
 @dataclass(frozen=True)
-class Gain:
-    """A paired gain in accuracy with its 95 % interval, in percentage points."""
-
-    points: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
 class Headline:
     """The result of the explained strategy in one sentence: accuracy, gain over `base`, answers that changed."""
 
     verdict: str
     strategy: str
     accuracy: float
-    gain: Gain
+    gain: Comparison  # in points
     wrong_to_right: int
     right_to_wrong: int
 
@@ -130,7 +125,7 @@ class ModelSection:
     Args:
         name, n, base_accuracy: the model, its number of questions, and its accuracy without re-routing.
         headline: `None` if no strategy re-routed.
-        comparisons: gain of the explained strategy over each of `COMPARED_WITH` that the run has.
+        comparisons: gain in points of the explained strategy over each of `COMPARED_WITH` that the run has.
         methods: a row for each strategy.
         has_gap: whether the run has an upper bound, so that shares of the gap are defined.
         references: how many references were asked and kept, where the summary has it.
@@ -145,7 +140,7 @@ class ModelSection:
     n: int
     base_accuracy: float
     headline: Headline | None
-    comparisons: Mapping[str, Gain]
+    comparisons: Mapping[str, Comparison]
     methods: Sequence[Mapping[str, Any]]
     has_gap: bool
     references: Mapping[str, int] | None
@@ -207,15 +202,15 @@ def _figure_specs(results: ModelResults, selected: list[SelectedExample]) -> lis
     return [spec for spec in specs if spec is not None]
 
 
-def _gain(before: np.ndarray, after: np.ndarray) -> Gain:
-    return Gain(*(100 * value for value in paired_gain(before, after)))
+def _gain_in_points(before: Bool[np.ndarray, "B"], after: Bool[np.ndarray, "B"]) -> Comparison:
+    return Comparison(*(100 * share for share in paired_gain(before, after)))
 
 
 def _headline(results: ModelResults) -> Headline | None:
     explained = results.explained
     if explained is None:
         return None
-    gain = _gain(results.base.right, explained.right)
+    gain = _gain_in_points(results.base.right, explained.right)
     if gain.low > 0:
         verdict = "Re-routing improves accuracy."
     elif gain.high < 0:
@@ -232,12 +227,12 @@ def _headline(results: ModelResults) -> Headline | None:
     )
 
 
-def _comparisons(results: ModelResults) -> dict[str, Gain]:
+def _comparisons(results: ModelResults) -> dict[str, Comparison]:
     explained = results.explained
     others = [name for name in COMPARED_WITH if name in results.strategies]
     if explained is None or explained.name in others:
         return {}
-    return {name: _gain(results.strategies[name].right, explained.right) for name in others}
+    return {name: _gain_in_points(results.strategies[name].right, explained.right) for name in others}
 
 
 def _method_row(results: ModelResults, strategy: str) -> dict[str, Any]:
