@@ -16,7 +16,7 @@ from ports.common.layers.stack import Remat
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.routing import RoutingSpec
 
-# In the order of the routing vector: what mends image tokens, then what mends language tokens.
+# In the order of the routing vector: experts of the image tokens, then experts of the language tokens.
 EXPERTS = ("img_aux", "img_lang", "img_self", "lang_aux", "lang_img", "lang_self")
 
 _TAKEN = {  # Hugging Face's name: ours
@@ -34,21 +34,21 @@ _TAKEN = {  # Hugging Face's name: ours
     "bos_token_id": "bos_id",
     "eos_token_id": "eos_id",
 }
-_FIXED: dict[str, tuple[Any, ...]] = {  # known, and the model is written for these values alone
+_FIXED: dict[str, tuple[Any, ...]] = {  # the port implements these values only
     "bias": (False,),
     "hidden_act": ("silu",),
     "tie_word_embeddings": (False,),
     "model_type": ("internlm", "internlm2"),
-    "rope_scaling": (None, {"type": "dynamic", "factor": 1.0}),  # acts past max_positions, where we refuse to go
+    "rope_scaling": (None, {"type": "dynamic", "factor": 1.0}),  # acts only beyond max_positions, which is refused
 }
-OURS = "r2t2"  # a field of our own in config.json: any fields of `MoAIConfig`, for sizes that upstream keeps in code
-_IGNORED = {  # what changes no number: how the file was written, and defaults of generation that a call states itself
+OURS = "r2t2"  # our field in config.json: any fields of `MoAIConfig`, for sizes that upstream keeps in code
+_IGNORED = {  # without effect on the forward pass
     "_name_or_path",
     "architectures",
     "auto_map",
     "initializer_range",
     "max_length",
-    "torch_dtype",  # says float32 and is wrong about the files; their header is read instead
+    "torch_dtype",  # says float32, which is wrong; the header of the files is read instead
     "dtype",
     "transformers_version",
     "use_cache",
@@ -57,18 +57,19 @@ _IGNORED = {  # what changes no number: how the file was written, and defaults o
 
 @dataclass(frozen=True)
 class MoAIConfig:
-    """Every size of the model. The defaults are MoAI-7B; sizes that its config.json does not state are upstream's code.
+    """Every size of the model. The defaults are MoAI-7B; sizes that its config.json lacks come from upstream's code.
 
     Args:
         end_id: the token that ends the assistant's turn, `[UNUSED_TOKEN_145]`; inferred from the vocabulary's size, as
             `image_id` is.
-        stop_ids: tokens that stop decoding; upstream's are `(2,)` and it cuts the text at `end_id` afterwards.
+        stop_ids: tokens that stop decoding; upstream's are `(2,)`, and it truncates the text at `end_id` afterwards.
         gate_dtype: `float16` casts the gates' logits before the softmax, as the released evaluation does.
-        image_dtype: precision of the image's normalisation constants; the released run has them in float16.
-        merged_plora: image rows use weights with the adapter added in (`params.merge_plora`): the same algebra in fewer
-            products and with twice the decoder's weights in memory.
-        attention_block: image rows whose attention is computed at a time, with no keys that none of them may see.
-        remat: what the backward pass computes again: nothing, each layer's attention, or each whole layer.
+        image_dtype: precision of the image's normalization constants; the released run has them in float16.
+        merged_plora: image rows use weights that include the adapter (`params.merge_plora`): the same algebra in fewer
+            products, with twice the decoder's weights in memory.
+        attention_block: number of image rows whose attention is computed at a time, without keys that are masked for
+            all of them.
+        remat: what the backward pass recomputes: nothing, each layer's attention, or each whole layer.
         dtype: of parameters and activations.
     """
 
@@ -111,17 +112,19 @@ class MoAIConfig:
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
-        for what, parts in (("heads", self.heads), ("expert_heads", self.expert_heads)):
+        for name, parts in (("heads", self.heads), ("expert_heads", self.expert_heads)):
             if self.width % parts:
-                raise R2T2Error(f"MoAI config: width {self.width} does not divide into {what} = {parts}")
+                raise R2T2Error(f"MoAI config: width {self.width} is not divisible by {name} {parts}")
         if self.heads % self.kv_heads:
             raise R2T2Error(
-                f"MoAI config: {self.heads} query heads do not share {self.kv_heads} key-value heads evenly"
+                f"MoAI config: {self.heads} query heads are not divisible by {self.kv_heads} key-value heads"
             )
         if self.image_size % self.patch_size:
-            raise R2T2Error(f"MoAI config: image_size {self.image_size} is no multiple of patch_size {self.patch_size}")
+            raise R2T2Error(
+                f"MoAI config: image_size {self.image_size} is not a multiple of patch_size {self.patch_size}"
+            )
         if self.layers < self.mixer_every:
-            raise R2T2Error(f"MoAI config: no mixer, with one every {self.mixer_every} of {self.layers} layers")
+            raise R2T2Error(f"MoAI config: mixer_every {self.mixer_every} gives no mixer in {self.layers} layers")
 
     @classmethod
     def full_7b(cls) -> MoAIConfig:
@@ -164,7 +167,7 @@ class MoAIConfig:
         """The config of a Hugging Face `config.json`.
 
         Raises:
-            R2T2Error: a field is missing or unknown, or has a value that this model is not written for.
+            R2T2Error: a field is missing or unknown, or has a value that the port does not implement.
         """
         unknown = sorted(set(described) - set(_TAKEN) - set(_FIXED) - _IGNORED - {OURS})
         if unknown:
@@ -175,7 +178,7 @@ class MoAIConfig:
         for name, allowed in _FIXED.items():
             if name in described and described[name] not in allowed:
                 raise R2T2Error(
-                    f"config.json says {name} = {described[name]!r}; the MoAI port knows {allowed[-1]!r} only"
+                    f"config.json: {name} is {described[name]!r}; the MoAI port implements {allowed[-1]!r} only"
                 )
         taken = {ours: described[theirs] for theirs, ours in _TAKEN.items()}
         vocabulary = int(taken["vocab_size"])
@@ -204,22 +207,22 @@ class MoAIConfig:
 
     @property
     def mixer_layers(self) -> tuple[int, ...]:
-        """Zero-based numbers of the decoder layers with a mixer: 7, 15, 23, 31."""
+        """Zero-based numbers of the decoder layers with a mixer: 7, 15, 23, 31 in MoAI-7B."""
         return tuple(range(self.mixer_every - 1, self.layers, self.mixer_every))
 
     @property
     def plain_layers(self) -> int:
-        """Layers between two mixers, and before the first."""
+        """The number of layers between two mixers, and before the first."""
         return self.mixer_every - 1
 
     @property
     def mixers(self) -> int:
-        """L: how many layers have a mixer."""
+        """L: the number of layers with a mixer."""
         return len(self.mixer_layers)
 
     @property
     def tail_layers(self) -> int:
-        """Layers after the last mixer: none in MoAI-7B."""
+        """The number of layers after the last mixer: none in MoAI-7B."""
         return self.layers - 1 - self.mixer_layers[-1]
 
     @property
@@ -255,7 +258,7 @@ class MoAIConfig:
 
     @property
     def grid(self) -> int:
-        """Patches along a side."""
+        """The number of patches along a side."""
         return self.image_size // self.patch_size
 
     @property

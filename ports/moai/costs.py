@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 from ports.moai import flops
 from ports.moai.batch import MoAIAnswer, MoAIFeatures, MoAIInputs
 from ports.moai.config import MoAIConfig
-from ports.moai.generate import tokens_logprobs
+from ports.moai.generate import answer_logprobs
 from ports.moai.model import MoAIModel
 from ports.moai.modeling import MoAINet, abstract, fake_inputs
 from r2t2_jax.contract import Costs, CostVariant
@@ -26,23 +26,23 @@ from r2t2_jax.routing import Routing
 def costs(config: MoAIConfig, text: int, answer: int) -> Costs:
     """The costs of a model whose text and answer have so many tokens."""
     raw = jax.eval_shape(lambda: fake_inputs(config, text))
-    verbalisation = raw.verbalisation.shape[0]
+    verbalization = raw.verbalization.shape[0]
     written = _written(config)
     forward, gates = flops.forward_flops(config, text, answer), config.mixers * flops.gates(config, text)
     return Costs(
         raw=raw,
         prepare=None,
         prepare_flops=0,
-        encode_flops=flops.encode_flops(config, text, verbalisation),
+        encode_flops=flops.encode_flops(config, text, verbalization),
         route_flops=flops.route_flops(config, text),
         answer_flops=forward + gates,
         rerouted_loss_flops=forward,
-        naive_flops=flops.encode_flops(written, text, verbalisation) + flops.whole_flops(written, text, answer),
-        ladder=ladder(config, text, verbalisation, answer),
+        naive_flops=flops.encode_flops(written, text, verbalization) + flops.whole_flops(written, text, answer),
+        ladder=ladder(config, text, verbalization, answer),
     )
 
 
-def ladder(config: MoAIConfig, text: int, verbalisation: int, answer: int) -> tuple[CostVariant, ...]:
+def ladder(config: MoAIConfig, text: int, verbalization: int, answer: int) -> tuple[CostVariant, ...]:
     """From the literal gradient to the cheapest one; `remat` and `merged_plora` are rungs, whatever `config` says."""
     written = _written(config)
     blocks = dataclasses.replace(written, attention_block=config.attention_block)
@@ -51,7 +51,7 @@ def ladder(config: MoAIConfig, text: int, verbalisation: int, answer: int) -> tu
     sizes = text, answer
 
     def encode(config: MoAIConfig) -> int:
-        return flops.encode_flops(config, text, verbalisation)
+        return flops.encode_flops(config, text, verbalization)
 
     def rung(name: str, about: str, config: MoAIConfig, step: int, **given: Any) -> CostVariant:
         model, params = _abstract(config)
@@ -68,7 +68,7 @@ def ladder(config: MoAIConfig, text: int, verbalisation: int, answer: int) -> tu
         rung(
             "literal",
             "everything anew in every step, forwards and backwards, the gradient of every parameter with it",
-            written, flops.training_flops(written, text, verbalisation, answer), **literal, every_gradient=True,
+            written, flops.training_flops(written, text, verbalization, answer), **literal, every_gradient=True,
         ),
         rung(
             "routing gradients",
@@ -77,7 +77,7 @@ def ladder(config: MoAIConfig, text: int, verbalisation: int, answer: int) -> tu
         ),
         rung(
             "encode once",
-            "vision, compressor, the layers before the first mixer and its experts are computed once a neighbour",
+            "vision, compressor, the layers before the first mixer and its experts are computed once a neighbor",
             written, flops.whole_gradient_flops(written, *sizes), loss=_whole_loss(_abstract(written)[0], True),
         ),
         rung(
@@ -142,8 +142,8 @@ def _whole_loss(model: MoAIModel, every_logit: bool) -> Any:
 
     def loss(r: Float[Array, "L E"], params: Any, features: MoAIFeatures, answer: MoAIAnswer) -> Float[Array, ""]:
         net: MoAINet = nnx.merge(model.graph, params)
-        x, cache, _ = net.read(features, Routing(r), every_row=True)
-        logprobs = tokens_logprobs(net, x[-1:], cache, features, answer)  # [A]
+        x, cache, _ = net.prefill(features, Routing(r), every_row=True)
+        logprobs = answer_logprobs(net, x[-1:], cache, features, answer)  # [A]
         if every_logit:
             unread = jax.nn.log_softmax(net.logits(x[:-1]))[:, 0]  # [S - 1]
             logprobs = jnp.concatenate([jnp.where(jnp.zeros(len(unread), bool), unread, 0.0), logprobs])

@@ -15,14 +15,14 @@ from jaxtyping import Array, Bool, Float, Int
 
 from ports.moai.batch import MoAIAnswer, MoAIFeatures, MoAIInputs
 from ports.moai.config import MoAIConfig
-from ports.moai.generate import beams, greedy, tokens_logprobs, words_logprobs
+from ports.moai.generate import answer_logprobs, beam_search, greedy_search, vocabulary_logprobs
 from ports.moai.modeling import MoAINet
 from r2t2_jax.routing import Routing, RoutingSpec
 
 
 @dataclass(frozen=True)
 class MoAIModel:
-    """The contract's functions; traced, one sample. `graph` is the structure of the NNX modules."""
+    """The contract's functions; traced, one sample. `graph` is the graph definition of the NNX modules."""
 
     config: MoAIConfig
     graph: Any
@@ -35,57 +35,60 @@ class MoAIModel:
         return nnx.merge(self.graph, params)
 
     def encode(self, params: Any, inputs: MoAIInputs) -> MoAIFeatures:
-        """The tower twice, the compressor, the layers before the first mixer, and that mixer's six expert outputs."""
+        """Both tower passes, the compressor, the layers before the first mixer, and that mixer's expert outputs."""
         return self._net(params).encode(inputs)
 
     def route(self, params: Any, features: MoAIFeatures, routing: Routing | None = None) -> Float[Array, "L E"]:
-        """The weights in effect: the gates' mean over the tokens of each side. Replacing by it is itself a change."""
+        """The routing weights in effect: the gates' means over the tokens of each side.
+
+        Gates act on each token, so replacing them by these means changes the output.
+        """
         if routing is not None and routing.mode == "replace":
             return routing.values
-        _, _, means = self._net(params).read(features, routing)
+        _, _, means = self._net(params).prefill(features, routing)
         return means
 
     def answer_loss(
         self, params: Any, features: MoAIFeatures, routing: Routing | None, answer: MoAIAnswer
     ) -> Float[Array, ""]:
-        """Mean cross-entropy of the answer's tokens, which no mixer and no adapter sees: the case of decoding."""
+        """Mean cross-entropy of the answer's tokens, run without mixers and adapters as in decoding."""
         net = self._net(params)
-        x, cache, _ = net.read(features, routing)
-        return -tokens_logprobs(net, x, cache, features, answer).sum() / jnp.maximum(answer.mask.sum(), 1)
+        x, cache, _ = net.prefill(features, routing)
+        return -answer_logprobs(net, x, cache, features, answer).sum() / jnp.maximum(answer.mask.sum(), 1)
 
     def answer_logprobs(
         self, params: Any, features: MoAIFeatures, routing: Routing | None, candidates: MoAIAnswer
     ) -> Float[Array, "C"]:
-        """Total log-probability of each candidate; the prompt is read once."""
+        """Total log-probability of each candidate; the prompt is prefilled once."""
         net = self._net(params)
-        x, cache, _ = net.read(features, routing)
-        return jax.vmap(lambda answer: tokens_logprobs(net, x, cache, features, answer).sum())(candidates)
+        x, cache, _ = net.prefill(features, routing)
+        return jax.vmap(lambda answer: answer_logprobs(net, x, cache, features, answer).sum())(candidates)
 
     def token_logprobs(
         self, params: Any, features: MoAIFeatures, routing: Routing | None, answer: MoAIAnswer
     ) -> tuple[Float[Array, "A V"], Bool[Array, "A"]]:
-        """Log-probability of every word at each place of the answer."""
+        """Log-probability of every token of the vocabulary at each position of the answer, and the answer's mask."""
         net = self._net(params)
-        x, cache, _ = net.read(features, routing)
-        return words_logprobs(net, x, cache, features, answer), answer.mask
+        x, cache, _ = net.prefill(features, routing)
+        return vocabulary_logprobs(net, x, cache, features, answer), answer.mask
 
     def generate(
         self, params: Any, features: MoAIFeatures, routing: Routing | None, max_new_tokens: int
     ) -> Int[Array, "A"]:
-        """Greedy answer tokens, padded after the end of the turn."""
+        """Greedy answer tokens, padded after the end of turn."""
         net = self._net(params)
-        x, cache, _ = net.read(features, routing)
-        return greedy(net, net.logits(x)[0], cache, features.layout, max_new_tokens)
+        x, cache, _ = net.prefill(features, routing)
+        return greedy_search(net, net.logits(x)[0], cache, features.layout, max_new_tokens)
 
     def generate_beams(
         self, params: Any, features: MoAIFeatures, routing: Routing | None, max_new_tokens: int, num_beams: int = 3
     ) -> Int[Array, "A"]:
-        """The best answer that a beam search finds; three beams are the published setting."""
+        """The best answer of a beam search; three beams are the published setting."""
         net = self._net(params)
-        x, cache, _ = net.read(features, routing)
-        return beams(net, net.logits(x)[0], cache, features.layout, max_new_tokens, num_beams)
+        x, cache, _ = net.prefill(features, routing)
+        return beam_search(net, net.logits(x)[0], cache, features.layout, max_new_tokens, num_beams)
 
     def as_answer(self, tokens: Int[Array, "A"]) -> MoAIAnswer:
-        """Generated tokens as an answer: up to and with the first that stops decoding."""
+        """Generated tokens as an answer: up to the first that stops decoding, which is included."""
         ended = (tokens[:, None] == jnp.asarray(self.config.stop_ids)[None]).any(axis=1)
         return MoAIAnswer(tokens, jnp.cumsum(ended) - ended == 0)

@@ -1,4 +1,4 @@
-"""From the names of MoAI-7B's tensors to our parameters, the converter behind `r2t2 convert moai`, merged adapters."""
+"""The mapping from MoAI-7B's tensors to our parameters, the converter of `r2t2 convert moai`, merged adapters."""
 
 from __future__ import annotations
 
@@ -17,32 +17,32 @@ from jaxtyping import Float
 from ports.common.checkpoint.convert import Converter
 from ports.common.checkpoint.mapping import Leaf, as_is, linear_leaves, named, norm_leaves, path_name
 from ports.common.layers.clip_vit import clip_leaves
-from ports.moai.config import EXPERTS, MoAIConfig
+from ports.moai.config import MoAIConfig
 from ports.moai.modeling import abstract
 from r2t2_jax.errors import R2T2Error
 
 VISION = "vit.vision_tower.vision_model."
-# Upstream's names of the experts, in the order of the routing vector.
-_EXPERTS = dict(
-    zip(
-        EXPERTS,
-        ("CA_img_aux", "CA_img_lang", "SA_img", "CA_lang_aux", "CA_lang_img", "SA_lang"),
-        strict=True,
-    )
-)
-_PLORA = {
-    "qkv": "attention.wqkv",
-    "out": "attention.wo",
-    "gate": "feed_forward.w1",
-    "up": "feed_forward.w3",
-    "down": "feed_forward.w2",
+_EXPERTS = {  # ours: upstream's
+    "img_aux": "CA_img_aux",
+    "img_lang": "CA_img_lang",
+    "img_self": "SA_img",
+    "lang_aux": "CA_lang_aux",
+    "lang_img": "CA_lang_img",
+    "lang_self": "SA_lang",
 }
-# In the file and never used: CLIP's last norm, whose output nobody reads, and tables that are computed.
+_PLORA = {  # ours: upstream's
+    "qkv_proj": "attention.wqkv",
+    "o_proj": "attention.wo",
+    "gate_proj": "feed_forward.w1",
+    "up_proj": "feed_forward.w3",
+    "down_proj": "feed_forward.w2",
+}
+# In the files but not read: CLIP's last norm, whose output is not used, and tables that are computed.
 IGNORED = (rf"{re.escape(VISION)}post_layernorm\.(weight|bias)", rf"{re.escape(VISION)}embeddings\.position_ids")
 
 
 def leaves(config: MoAIConfig) -> dict[str, Leaf]:
-    """Every parameter by its path, and the tensors it is read from."""
+    """The source of every parameter, by its path in the NNX state of `MoAINet`."""
     mixed = config.mixer_layers
     plain = tuple(i for i in range(config.layers) if i not in mixed)
     return {
@@ -63,61 +63,61 @@ def _vision(config: MoAIConfig) -> dict[str, Leaf]:
     return {
         **tower,
         "vision/tower/position_embedding": Leaf(table.names, position_table(config)),
-        **linear_leaves("vision/up", "vision_proj.0"),
-        **linear_leaves("vision/out", "vision_proj.2"),
+        **linear_leaves("vision/fc1", "vision_proj.0"),
+        **linear_leaves("vision/fc2", "vision_proj.2"),
     }
 
 
 def _compressor(config: MoAIConfig) -> dict[str, Leaf]:
     theirs, depth = "moai_compressor.layers.{}", config.compressor_depth
-    found = {
+    compressor = {
         "compressor/latents": Leaf(("moai_compressor.latents",), as_is),
         **norm_leaves("compressor/norm", "moai_compressor.norm"),
     }
-    for ours, name in (("norm_media", "0.norm_media"), ("norm_latents", "0.norm_latents"), ("norm", "1.0")):
-        found |= norm_leaves(f"compressor/layers/{ours}", f"{theirs}.{name}", depth)
+    for ours, name in (("norm_media", "0.norm_media"), ("norm_latents", "0.norm_latents"), ("mlp_norm", "1.0")):
+        compressor |= norm_leaves(f"compressor/layers/{ours}", f"{theirs}.{name}", depth)
     for ours, name in (
-        ("query", "0.to_q"),
-        ("key_value", "0.to_kv"),
-        ("out", "0.to_out"),
-        ("up", "1.1"),
-        ("down", "1.3"),
+        ("q_proj", "0.to_q"),
+        ("kv_proj", "0.to_kv"),
+        ("o_proj", "0.to_out"),
+        ("fc1", "1.1"),
+        ("fc2", "1.3"),
     ):
-        found |= linear_leaves(f"compressor/layers/{ours}", f"{theirs}.{name}", bias=False, layers=depth)
-    return found
+        compressor |= linear_leaves(f"compressor/layers/{ours}", f"{theirs}.{name}", bias=False, layers=depth)
+    return compressor
 
 
 def _layers(ours: str, numbers: tuple[int, ...]) -> dict[str, Leaf]:
     theirs = "model.layers.{}"
-    found = {
-        **norm_leaves(f"{ours}/norm1", f"{theirs}.attention_norm", numbers, bias=False),
-        **norm_leaves(f"{ours}/norm2", f"{theirs}.ffn_norm", numbers, bias=False),
+    layers = {
+        **norm_leaves(f"{ours}/input_layernorm", f"{theirs}.attention_norm", numbers, bias=False),
+        **norm_leaves(f"{ours}/post_attention_layernorm", f"{theirs}.ffn_norm", numbers, bias=False),
     }
     for part, name in _PLORA.items():
-        for factor, suffix in (("main", "Plora_main"), ("down", "Plora_A"), ("up", "Plora_B")):
-            found |= linear_leaves(f"{ours}/{part}/{factor}", f"{theirs}.{name}.{suffix}", bias=False, layers=numbers)
-    return found
+        for factor, suffix in (("main", "Plora_main"), ("lora_a", "Plora_A"), ("lora_b", "Plora_B")):
+            layers |= linear_leaves(f"{ours}/{part}/{factor}", f"{theirs}.{name}.{suffix}", bias=False, layers=numbers)
+    return layers
 
 
 def _mixers(numbers: tuple[int, ...]) -> dict[str, Leaf]:
     theirs, ours = "model.layers.{}.attention.moai_", "mixed/mixer"
-    found: dict[str, Leaf] = {}
+    mixers: dict[str, Leaf] = {}
     for gate, name in (("gates/image", "GA_img"), ("gates/language", "GA_lang")):
-        found |= linear_leaves(f"{ours}/{gate}", f"{theirs}{name}", layers=numbers)
+        mixers |= linear_leaves(f"{ours}/{gate}", f"{theirs}{name}", layers=numbers)
     for expert, name in _EXPERTS.items():
-        for part in ("query", "key", "value", "out"):
+        for part in ("q_proj", "k_proj", "v_proj", "o_proj"):
             for index, factor in enumerate(("down", "up")):
-                found |= linear_leaves(
+                mixers |= linear_leaves(
                     f"{ours}/{expert}/{part}/{factor}",
                     f"{theirs}{name}.linear_{part[0]}.{index}",
                     bias=False,
                     layers=numbers,
                 )
-    return found
+    return mixers
 
 
 def position_table(config: MoAIConfig) -> Callable[[np.ndarray], np.ndarray]:
-    """The tower's position table as it is; one of another grid (a plain CLIP's 24 x 24) resized to this one's."""
+    """A function that resizes a position embedding of another grid (a plain CLIP's 24 x 24) to this config's."""
     rows = config.image_tokens + 1
 
     def change(table: np.ndarray) -> np.ndarray:
@@ -127,13 +127,13 @@ def position_table(config: MoAIConfig) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def resize_positions(table: Float[np.ndarray, "rows W"], grid: int) -> Float[np.ndarray, "grid*grid+1 W"]:
-    """The class row kept, the others resized as a square grid and rounded through float16, as upstream does."""
+    """The position embedding at another grid: the class row unchanged, the others resized and rounded to float16."""
     resized = resize_grid(table[1:], grid).astype(np.float16)
     return np.concatenate([table[:1], resized.astype(table.dtype)])
 
 
 def resize_grid(rows: Float[np.ndarray, "old*old W"], grid: int) -> Float[np.ndarray, "grid*grid W"]:
-    """Bicubic as PyTorch's (a = -0.75, no antialiasing, corners not aligned), in float32 and in its order."""
+    """Bicubic resizing as in PyTorch (a = -0.75, no antialiasing, corners not aligned), in float32, same order."""
     old = round(len(rows) ** 0.5)
     square = rows.reshape(old, old, -1).astype(np.float32)
     square = _resize_rows(square.swapaxes(0, 1), grid).swapaxes(0, 1)  # columns first
@@ -141,11 +141,11 @@ def resize_grid(rows: Float[np.ndarray, "old*old W"], grid: int) -> Float[np.nda
 
 
 def _resize_rows(values: Float[np.ndarray, "old other W"], new: int) -> Float[np.ndarray, "new other W"]:
-    """Keys' cubic kernel along the first axis, over four neighbours each; the border is repeated."""
+    """Keys' cubic kernel along the first axis, over four neighbors each; the border is repeated."""
     old, one = len(values), np.float32(1)
-    place = np.float32(old / new) * (np.arange(new, dtype=np.float32) + np.float32(0.5)) - np.float32(0.5)
-    base = np.floor(place)
-    t = place - base
+    position = np.float32(old / new) * (np.arange(new, dtype=np.float32) + np.float32(0.5)) - np.float32(0.5)
+    base = np.floor(position)
+    t = position - base
 
     def near(x: np.ndarray) -> np.ndarray:
         return (np.float32(1.25) * x - np.float32(2.25)) * x * x + one
@@ -162,7 +162,7 @@ def _resize_rows(values: Float[np.ndarray, "old other W"], new: int) -> Float[np
 
 
 def merge_plora(config: MoAIConfig, params: Any) -> tuple[MoAIConfig, Any]:
-    """The same model with weights W' = W + (alpha / rank) B A for image rows beside W: fewer products, more memory.
+    """The same model with merged weights W' = W + (alpha / rank) B A for image rows: fewer products, more memory.
 
     Args:
         config: with factored adapters.
@@ -172,15 +172,16 @@ def merge_plora(config: MoAIConfig, params: Any) -> tuple[MoAIConfig, Any]:
         The config and the parameters of the merged model; W' is computed in float32 and rounded once.
     """
     merged = dataclasses.replace(config, merged_plora=True)
-    have = named(params)
+    parameters = named(params)
 
     def fill(path: tuple, leaf: jax.ShapeDtypeStruct) -> Any:
         name = path_name(path)
-        if name in have:
-            return have[name]
+        if name in parameters:
+            return parameters[name]
         part = name.removesuffix("/image/kernel")
-        main, down, up = (have[f"{part}/{factor}/kernel"].astype(jnp.float32) for factor in ("main", "down", "up"))
-        return (main + config.plora_scale * (down @ up)).astype(leaf.dtype)
+        factors = (parameters[f"{part}/{factor}/kernel"] for factor in ("main", "lora_a", "lora_b"))
+        main, lora_a, lora_b = (factor.astype(jnp.float32) for factor in factors)
+        return (main + config.plora_scale * (lora_a @ lora_b)).astype(leaf.dtype)
 
     return merged, jax.tree_util.tree_map_with_path(fill, abstract(merged)[1])
 

@@ -21,76 +21,81 @@ from ports.moai.modeling import abstract, fake_inputs
 from r2t2_jax.contract import ModelShapes, Port
 from r2t2_jax.errors import R2T2Error
 
-# Whole paths, and which axis of the leaf is cut, counted from the end.
-RULES = (
-    (r"(plain|mixed)/(qkv|gate|up)/(main|image|up)/kernel", -1),
-    (r"(plain|mixed)/(out|down)/(main|image|down)/kernel", -2),
-    (r"mixed/mixer/\w+/(query|key|value)/up/kernel", -1),
-    (r"mixed/mixer/\w+/out/down/kernel", -2),
+RULES = (  # whole paths, and which axis of the leaf is sharded, counted from the end
+    (r"(plain|mixed)/(qkv_proj|gate_proj|up_proj)/(main|image|lora_b)/kernel", -1),
+    (r"(plain|mixed)/(o_proj|down_proj)/(main|image|lora_a)/kernel", -2),
+    (r"mixed/mixer/\w+/(q_proj|k_proj|v_proj)/up/kernel", -1),
+    (r"mixed/mixer/\w+/o_proj/down/kernel", -2),
     (r"vision/tower/layers/attention/(q_proj|k_proj|v_proj)/(kernel|bias)", -1),
     (r"vision/tower/layers/attention/o_proj/kernel", -2),
     (r"vision/tower/layers/fc1/(kernel|bias)", -1),
     (r"vision/tower/layers/fc2/kernel", -2),
-    (r"vision/up/(kernel|bias)", -1),
-    (r"vision/out/kernel", -2),
-    (r"compressor/layers/(query|key_value|up)/kernel", -1),
-    (r"compressor/layers/(out|down)/kernel", -2),
+    (r"vision/fc1/(kernel|bias)", -1),
+    (r"vision/fc2/kernel", -2),
+    (r"compressor/layers/(q_proj|kv_proj|fc1)/kernel", -1),
+    (r"compressor/layers/(o_proj|fc2)/kernel", -2),
     (r"lm_head/kernel", -1),
-    (r"embed_tokens", -1),  # the width: the rows are one more than the vocabulary, and odd
+    (r"embed_tokens", -1),  # the width; the number of rows, vocabulary + 1, is odd
 )
 
 
 def shardings(params: Any, mesh: Mesh) -> Any:
-    """A sharding for every parameter, as `ports/common/sharding.py` describes it."""
+    """The sharding of every parameter over the mesh axis `model`; see `ports/common/sharding.py`.
+
+    Raises:
+        R2T2Error: the mesh has no axis `model`.
+    """
     return shardings_by(RULES, params, mesh)
 
 
-OPTIONS: dict[str, tuple[str, tuple[str, ...]]] = {  # a variant's settings: the config's field, and its values
+OPTIONS: dict[str, tuple[str, tuple[str, ...]]] = {  # settings of a variant: the config's field, and its values
     "dtype": ("dtype", ("float32", "bfloat16", "float16")),
     "gates": ("gate_dtype", ("float32", "float16")),
     "pixels": ("image_dtype", ("float32", "float16")),
     "plora": ("merged_plora", ("factored", "merged")),
     "remat": ("remat", ("none", "attention", "full")),
 }
-QUESTION_TOKENS, ANSWER_TOKENS = 64, 8  # usual ones: a prompt's text, an answer with its end
+QUESTION_TOKENS, ANSWER_TOKENS = 64, 8  # typical lengths: the text of a prompt; an answer with its end
 MAX_NEW_TOKENS = 128  # of the published runs
 SIZES = {"7b": MoAIConfig.full_7b, "tiny": MoAIConfig.tiny}
 
 
 def load(variant: str | None, mesh: Mesh | None = None) -> Port:
-    """A converted MoAI.
+    """MoAI with converted weights.
 
     Args:
-        variant: a directory made by `r2t2 convert moai`, and after commas `aux=FOLDER` (records made by
-            `r2t2 aux build`; without it the model runs without auxiliary inputs, and says so) and settings:
+        variant: the directory written by `r2t2 convert moai`, followed by comma-separated settings: `aux=FOLDER`
+            (records written by `r2t2 aux build`; without it the model runs without auxiliary inputs, with a warning),
             `dtype`, `gates`, `pixels`, `plora`, `remat`.
-        mesh: devices along the axis `model`, over which the weights are cut as they are read.
+        mesh: devices along the axis `model`, over which the weights are sharded as they are read.
 
     Raises:
         R2T2Error: no directory is named, it is damaged or another model's, or a setting is unknown.
     """
     from ports.moai.params import merge_plora
-    from ports.moai.processing import FILE, MoAIProcessor, Tokenizer
+    from ports.moai.processing import TOKENIZER_FILE, MoAIProcessor, MoAITokenizer
     from r2t2_jax.retrieval.hashed_bag_of_words import default_embedder
 
     if not variant:
         raise R2T2Error("moai comes without weights: convert a checkpoint with r2t2 convert, then load moai:DIR")
     directory, config, auxiliary = _open(variant)
-    tokenizer = Tokenizer(directory.tokenizer / FILE, config).adjusted()
+    tokenizer = MoAITokenizer(directory.tokenizer / TOKENIZER_FILE, config).adjusted()
     config = tokenizer.config
     records = _records(auxiliary)
-    wanted = abstract(dataclasses.replace(config, merged_plora=False))[1]
-    params = restore(directory, wanted if mesh is None else placed(wanted, shardings(wanted, mesh)))
+    abstract_params = abstract(dataclasses.replace(config, merged_plora=False))[1]
+    if mesh is not None:
+        abstract_params = placed(abstract_params, shardings(abstract_params, mesh))
+    params = restore(directory, abstract_params)
     if config.merged_plora:
         _, params = merge_plora(dataclasses.replace(config, merged_plora=False), params)
-    known = records.fingerprint if records else "none"
+    aux = records.fingerprint if records else "none"
     return Port(
         name=f"moai:{variant}",
         model=MoAIModel(config, abstract(config)[0]),
         params=params,
         processor=MoAIProcessor(config, tokenizer, records),
         embedder=default_embedder(),
-        fingerprint=f"moai@{directory.digest[:8]}:{config.dtype}:gates={config.gate_dtype}:aux={known}",
+        fingerprint=f"moai@{directory.digest[:8]}:{config.dtype}:gates={config.gate_dtype}:aux={aux}",
         max_new_tokens=MAX_NEW_TOKENS,
         gate="mixed/mixer/gates",
     )
@@ -100,7 +105,7 @@ def _records(folder: Path | None) -> CachedRecords | None:
     if folder is None:
         warnings.warn(
             "MoAI runs without auxiliary inputs (segments, detections, scene graph, text): it was trained with them; "
-            "r2t2 aux build makes them, moai:DIR,aux=FOLDER takes them",
+            "make them with r2t2 aux build and load moai:DIR,aux=FOLDER",
             stacklevel=3,
         )
         return None
@@ -115,7 +120,7 @@ def _open(variant: str) -> tuple[ModelDirectory, MoAIConfig, Path | None]:
 
 
 def _settings(variant: str) -> tuple[str, dict[str, Any], Path | None]:
-    """What stands before the settings of a variant, the settings, and the folder of auxiliary records."""
+    """The directory or size that a variant names, its settings, and the folder of auxiliary records."""
     head, *pairs = variant.split(",")
     settings: dict[str, Any] = {}
     auxiliary = None
@@ -127,7 +132,7 @@ def _settings(variant: str) -> tuple[str, dict[str, Any], Path | None]:
         field, values = OPTIONS.get(name, ("", ()))
         if value not in values:
             known = "; ".join(f"{option}={'|'.join(allowed)}" for option, (_, allowed) in OPTIONS.items())
-            raise R2T2Error(f"moai has no setting {pair!r}; it has aux=FOLDER; {known}")
+            raise R2T2Error(f"moai has no setting {pair!r}; known settings: aux=FOLDER; {known}")
         settings[field] = value == "merged" if field == "merged_plora" else value
     return head, settings, auxiliary
 
@@ -136,12 +141,12 @@ def shapes(variant: str | None, question_tokens: int | None, answer_tokens: int 
     """MoAI without weights.
 
     Args:
-        variant: `7b` (the default), `tiny`, or a model directory, and settings behind it as for `load`.
-        question_tokens: text of the prompt, system text and template included, without the image.
+        variant: `7b` (the default), `tiny`, or a model directory, followed by settings as for `load`.
+        question_tokens: text tokens of the prompt, system text and template included, image tokens excluded.
         answer_tokens: of the answer, end of turn included.
 
     Raises:
-        R2T2Error: no such size and no such directory.
+        R2T2Error: there is neither such a size nor such a directory.
     """
     from ports.moai.costs import costs
 

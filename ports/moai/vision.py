@@ -1,10 +1,10 @@
-"""Images to tokens of the language model: normalisation, the CLIP tower, the projector.
+"""Images to tokens of the language model (CLIP tower, projector), and the resampler of auxiliary inputs.
 
-The tower runs twice, on the image and on the colour map of its panoptic segments. The map's colours lie in [0, 1] and
-go through the normalisation meant for 0..255 all the same, which squeezes them into a band 0.015 wide: the weights were
-trained on that.
+The tower runs twice, on the image and on the color map of its panoptic segments. The map's colors lie in [0, 1], but
+they are normalized with the constants meant for 0..255, which maps them to a band 0.015 wide: the weights were trained
+on that.
 
-Axis letters: N image tokens, D width.
+Axis letters: N image tokens, W width of the tower, D width, S auxiliary tokens, Z latents, I inner width of attention.
 """
 
 from __future__ import annotations
@@ -23,65 +23,65 @@ from ports.moai.config import MoAIConfig
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
-SEGMENTS = 134  # rows of the colour table: segment numbers 0 (none) to 133
+SEGMENTS = 134  # rows of the color table: segment numbers 0 (none) to 133
+EPS = 1e-5  # of the resampler's norms
 
 
-def colour_table() -> Float[np.ndarray, "134 3"]:
-    """The colours of PASCAL VOC, in [0, 1]; the row is the segment's number, not its class.
+def color_table() -> Float[np.ndarray, "134 3"]:
+    """The colors of PASCAL VOC, in [0, 1]; the row is the segment's number, not its class.
 
-    Bit j of a number's three lowest bits goes to channel j, the next three to the next lower bit of each colour.
+    Bit j of a number's three lowest bits sets the highest bit of channel j, the next three bits the next lower bit of
+    each channel, and so on.
     """
     numbers = np.arange(SEGMENTS)
-    colours = np.zeros((SEGMENTS, 3), np.int64)
+    colors = np.zeros((SEGMENTS, 3), np.int64)
     for bit in range(8):
         for channel in range(3):
-            colours[:, channel] |= ((numbers >> (3 * bit + channel)) & 1) << (7 - bit)
-    return colours / 255.0
+            colors[:, channel] |= ((numbers >> (3 * bit + channel)) & 1) << (7 - bit)
+    return colors / 255.0
 
 
-def normalise(values: Float[np.ndarray, "*any 3"], dtype: str) -> Float[np.ndarray, "*any 3"]:
-    """(x - 255 mean) / (255 std), for values meant to lie in 0..255, everything in `dtype`, the products too.
+def normalize(values: Float[np.ndarray, "*any 3"], dtype: str) -> Float[np.ndarray, "*any 3"]:
+    """(x - 255 mean) / (255 std), for values meant to lie in 0..255, computed in `dtype` throughout.
 
-    On the host, for tables of the few values there are: XLA's division is not rounded exactly, and the tower passes the
-    difference on.
+    This runs on the host, for tables of the few possible values: XLA's division is not rounded exactly, and the tower
+    amplifies the difference.
     """
-    kind = jnp.dtype(dtype).type
-    mean, std = (np.asarray(part, kind) * kind(255) for part in (MEAN, STD))
-    return (np.asarray(values, kind) - mean) / std
+    scalar = jnp.dtype(dtype).type
+    mean, std = (np.asarray(part, scalar) * scalar(255) for part in (MEAN, STD))
+    return (np.asarray(values, scalar) - mean) / std
 
 
-class Vision(nnx.Module):
-    """Tower and projector: Linear, exact GELU, Linear."""
+class VisionEncoder(nnx.Module):
+    """The CLIP tower and the projector `vision_proj`: Linear, exact GELU, Linear."""
 
     def __init__(self, config: MoAIConfig, rngs: nnx.Rngs):
         self.config = config
         self.tower = ClipVit(config.vision, rngs)
-        self.up = linear(config.vision_width, config.width, rngs, config.dtype)
-        self.out = linear(config.width, config.width, rngs, config.dtype)
+        self.fc1 = linear(config.vision_width, config.width, rngs, config.dtype)
+        self.fc2 = linear(config.width, config.width, rngs, config.dtype)
 
-    def see(self, pixels: Float[Array, "size size 3"]) -> Float[Array, "N D"]:
-        """Tokens of normalised pixels: the last block's patches, without CLIP's last norm, projected."""
+    def encode_pixels(self, pixels: Float[Array, "size size 3"]) -> Float[Array, "N D"]:
+        """Tokens of normalized pixels: the last block's patches, without CLIP's last norm, projected."""
         return self.project(self.tower(pixels))
 
     def project(self, patches: Float[Array, "N W"]) -> Float[Array, "N D"]:
-        return self.out(jax.nn.gelu(self.up(patches), approximate=False))
+        return self.fc2(jax.nn.gelu(self.fc1(patches), approximate=False))
 
-    def see_image(self, image: UInt8[Array, "size size 3"]) -> Float[Array, "N D"]:
+    def encode_image(self, image: UInt8[Array, "size size 3"]) -> Float[Array, "N D"]:
+        """Tokens of an image."""
         values = np.broadcast_to(np.arange(256)[:, None], (256, 3))
-        table = jnp.asarray(normalise(values, self.config.image_dtype))  # [256, 3]
-        return self.see(table[image, jnp.arange(3)[None, None]])
+        table = jnp.asarray(normalize(values, self.config.image_dtype))  # [256, 3]
+        return self.encode_pixels(table[image, jnp.arange(3)[None, None]])
 
-    def see_segments(self, segments: UInt8[Array, "size size"]) -> Float[Array, "N D"]:
-        """Tokens of the colour map, rounded to float16 first as upstream does."""
-        table = jnp.asarray(normalise(colour_table().astype(np.float16), self.config.image_dtype))  # [134, 3]
-        return self.see(table[segments])
-
-
-EPS = 1e-5
+    def encode_segments(self, segments: UInt8[Array, "size size"]) -> Float[Array, "N D"]:
+        """Tokens of the color map of segment numbers; colors are rounded to float16 first, as upstream does."""
+        table = jnp.asarray(normalize(color_table().astype(np.float16), self.config.image_dtype))  # [134, 3]
+        return self.encode_pixels(table[segments])
 
 
-class Reader(nnx.Module):
-    """One round: the latents read the auxiliary tokens and each other, then think."""
+class ResamplerBlock(nnx.Module):
+    """One resampler block: cross-attention of the latents to auxiliary tokens and to themselves, then an MLP."""
 
     def __init__(self, config: MoAIConfig, rngs: nnx.Rngs):
         width, dtype = config.width, config.dtype
@@ -89,38 +89,38 @@ class Reader(nnx.Module):
         inner = self.heads * config.compressor_head_size
         self.norm_media = LayerNorm(width, EPS, dtype)
         self.norm_latents = LayerNorm(width, EPS, dtype)
-        self.query = linear(width, inner, rngs, dtype, bias=False)
-        self.key_value = linear(width, 2 * inner, rngs, dtype, bias=False)
-        self.out = linear(inner, width, rngs, dtype, bias=False)
-        self.norm = LayerNorm(width, EPS, dtype)
-        self.up = linear(width, config.compressor_ff_mult * width, rngs, dtype, bias=False)
-        self.down = linear(config.compressor_ff_mult * width, width, rngs, dtype, bias=False)
+        self.q_proj = linear(width, inner, rngs, dtype, bias=False)
+        self.kv_proj = linear(width, 2 * inner, rngs, dtype, bias=False)
+        self.o_proj = linear(inner, width, rngs, dtype, bias=False)
+        self.mlp_norm = LayerNorm(width, EPS, dtype)
+        self.fc1 = linear(width, config.compressor_ff_mult * width, rngs, dtype, bias=False)
+        self.fc2 = linear(config.compressor_ff_mult * width, width, rngs, dtype, bias=False)
 
     def __call__(
         self, latents: Float[Array, "Z D"], media: Float[Array, "S D"], mask: Bool[Array, "1 S+Z"]
     ) -> Float[Array, "Z D"]:
-        own = self.norm_latents(latents)
-        seen = jnp.concatenate([self.norm_media(media), own])  # [S + Z, D]
-        keys, values = jnp.split(self.key_value(seen), 2, axis=-1)  # [S + Z, I] each
-        query, keys, values = (split_heads(part, self.heads) for part in (self.query(own), keys, values))
-        latents = latents + self.out(join_heads(attend(query, keys, values, mask)))
-        return latents + self.down(jax.nn.gelu(self.up(self.norm(latents)), approximate=False))
+        h = self.norm_latents(latents)
+        source = jnp.concatenate([self.norm_media(media), h])  # [S + Z, D]
+        keys, values = jnp.split(self.kv_proj(source), 2, axis=-1)  # [S + Z, I] each
+        query, keys, values = (split_heads(part, self.heads) for part in (self.q_proj(h), keys, values))
+        latents = latents + self.o_proj(join_heads(attend(query, keys, values, mask)))
+        return latents + self.fc2(jax.nn.gelu(self.fc1(self.mlp_norm(latents)), approximate=False))
 
 
 class Compressor(nnx.Module):
-    """Latents that have read everything, `depth` times."""
+    """A Perceiver resampler: learned latents and `compressor_depth` resampler blocks."""
 
     def __init__(self, config: MoAIConfig, rngs: nnx.Rngs):
         self.latents = normal(rngs, (config.compressor_latents, config.width), config.dtype)
-        self.layers = stack(lambda rngs: Reader(config, rngs), config.compressor_depth, rngs)
+        self.layers = stack(lambda rngs: ResamplerBlock(config, rngs), config.compressor_depth, rngs)
         self.norm = LayerNorm(config.width, EPS, config.dtype)
 
     def __call__(self, media: Float[Array, "S D"], mask: Bool[Array, "S"]) -> Float[Array, "Z D"]:
-        """Compress.
+        """Compress auxiliary tokens into the latents.
 
         Args:
             media: auxiliary tokens.
-            mask: those that are read. Upstream reads the padding of a batch too; a mask of ones does the same.
+            mask: tokens that take part. Upstream includes the padding of a batch; a mask of ones does the same.
         """
         latents = self.latents[...]
         visible = jnp.concatenate([mask, jnp.ones(latents.shape[0], bool)])[None]  # [1, S + Z]

@@ -1,1 +1,1 @@
-"""MoVA: a language model whose eyes are eight vision towers, mixed by routing weights [3 blocks, 7 experts]."""
+"""MoVA: a language model with eight vision towers, mixed by routing weights [3 blocks, 7 experts]."""

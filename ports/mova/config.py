@@ -1,7 +1,7 @@
-"""Sizes of MoVA and its settings, as a frozen dataclass with a part for each tower.
+"""Sizes and settings of MoVA: one frozen dataclass, with a nested one for each tower. `modeling.py` builds the model.
 
-Values that the released code leaves open ([?] and [I] in the port's README) are fields with the documented default.
-Everything here is about one sample; images are square, with channels last.
+Values that the released files do not state (see the port's README) are fields with the documented default.
+Images are square, with channels last.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Support = Literal["selected", "all"]
 
 @dataclass(frozen=True)
 class DinoConfig:
-    """DINOv2 with SwiGLU feed-forwards and layer scales; the defaults are the giant's."""
+    """DINOv2 with SwiGLU MLPs and layer scales; the defaults are the giant's."""
 
     image_size: int = 518
     patch_size: int = 14
@@ -40,13 +40,13 @@ class DinoConfig:
 
     @property
     def grid(self) -> int:
-        """Patches along a side."""
+        """The number of patches along a side."""
         return self.image_size // self.patch_size
 
 
 @dataclass(frozen=True)
 class SamConfig:
-    """SAM's encoder: windows but for `global_blocks`, a neck to `out` channels; the defaults are ViT-H's.
+    """SAM's encoder: windowed attention except in `global_blocks`, a neck to `out` channels; defaults are ViT-H's.
 
     Vary is the same with ViT-B's sizes and one more convolution of stride 2, which doubles the channels.
     """
@@ -64,20 +64,20 @@ class SamConfig:
 
     @property
     def grid(self) -> int:
-        """Patches along a side."""
+        """The number of patches along a side."""
         return self.image_size // self.patch_size
 
     @property
     def hidden(self) -> int:
-        """Width inside the feed-forwards."""
+        """Width inside the MLPs."""
         return 4 * self.width
 
 
 @dataclass(frozen=True)
 class CoDetrConfig:
-    """Co-DETR's ViT-L (EVA-02 style): the image goes to `image_size` first, the map to `out_grid` at the end.
+    """Co-DETR's ViT-L (EVA-02 style): the image is resized to `image_size`, the final map to `out_grid`.
 
-    Positions in a window or in the whole map are squeezed to [0, `rope_grid`).
+    Positions in a window or in the whole map are scaled to [0, `rope_grid`).
     """
 
     image_size: int = 1280
@@ -96,18 +96,18 @@ class CoDetrConfig:
 
     @property
     def grid(self) -> int:
-        """Patches along a side."""
+        """The number of patches along a side."""
         return self.image_size // self.patch_size
 
     @property
     def hidden(self) -> int:
-        """Width inside the feed-forwards."""
+        """Width inside the MLPs."""
         return int(self.width * 8 / 3)
 
 
 @dataclass(frozen=True)
 class Pix2StructConfig:
-    """The encoder of Pix2Struct and Deplot; `positions` is the size of the row and column tables."""
+    """The encoder of Pix2Struct and Deplot; `positions` is the number of row and of column embeddings."""
 
     width: int = 1536
     layers: int = 18
@@ -134,21 +134,24 @@ class BiomedConfig:
 
     @property
     def grid(self) -> int:
-        """Patches along a side."""
+        """The number of patches along a side."""
         return self.image_size // self.patch_size
 
     @property
     def hidden(self) -> int:
-        """Width inside the feed-forwards."""
+        """Width inside the MLPs."""
         return 4 * self.width
 
 
 @dataclass(frozen=True)
 class AdapterConfig:
-    """The MoV-Adapter: `blocks` mixers on a map of `grid` x `grid` tokens, half as many a side for the language model.
+    """The MoV-Adapter: `blocks` blocks on a map of `grid` x `grid` tokens; its output has half that side.
 
-    `text_width` is BERT's, `expert_widths` the channels of the experts' features, `out` the language model's width,
-    `remat` what the backward pass of the blocks computes again.
+    Args:
+        text_width: of BERT.
+        expert_widths: channels of the experts' features.
+        out: width of the language model.
+        remat: which activations of the blocks the backward pass recomputes.
     """
 
     width: int = 1024
@@ -166,17 +169,17 @@ class AdapterConfig:
 
     @property
     def tokens(self) -> int:
-        """How many tokens the blocks see."""
+        """The number of tokens of the map."""
         return self.grid**2
 
     @property
     def image_tokens(self) -> int:
-        """How many tokens the language model gets."""
+        """The number of image tokens in the prompt."""
         return (self.grid // 2) ** 2
 
     @property
     def hidden(self) -> int:
-        """Width inside the feed-forwards."""
+        """Width inside the MLPs."""
         return int(self.width * 8 / 3)
 
     @property
@@ -192,25 +195,26 @@ BERT_LARGE = BertConfig(1024, 24, 16, 4096)
 
 @dataclass(frozen=True)
 class MovaConfig:
-    """MoVA, whole; the defaults are MoVA-8B's.
+    """The whole of MoVA; the defaults are MoVA-8B's.
 
     Args:
         clip, dinov2, vary, codetr, pix2struct, deplot, biomedclip, sam: the towers.
-        adapter, bert, decoder, vocab_size: the mixer, its text encoder, the language model.
-        select_layer: hidden state of CLIP and DINOv2 that is read; -2 is the one before the last block. Blocks after it
-            are neither built nor run. [?]
-        routing_tokens: image tokens of the coarse routing pass. [I]
+        adapter, bert, decoder, vocab_size: the adapter, its text encoder, the language model.
+        select_layer: index of the hidden state of CLIP and DINOv2 that is used; -2 is the one before the last block.
+            Blocks after it are neither built nor run. Not stated by the released files.
+        routing_tokens: number of image tokens of the coarse pass. Inferred.
         high_size: side of the image for Vary, Co-DETR and SAM.
-        high_mean, high_std: its normalisation; CLIP's, as in Vary, where the checkpoint does not say. [?]
-        max_patches: patches of Pix2Struct and Deplot, a square number. [?]
-        dinov2_mean, dinov2_std: normalisation of DINOv2's image. [I]
-        template: how a question becomes a prompt, a key of `prompts.TEMPLATES`.
-        end: token that ends an answer; pad, given after it, is never read.
-        routing_length, answer_length: the most tokens generated in the coarse pass and for an answer.
-        max_length: the merged sequence is cut there, where the checkpoint says so.
-        support: experts on which a test sample's r may lie: those its coarse pass chose, or all.
-        keep: what features hold of the later blocks: nothing but the experts' `outputs` (the towers' features), or the
-            projected `keys` and values, a little faster for more memory (README, memory policy).
+        high_mean, high_std: normalization of that image; CLIP's, as in Vary, unless the checkpoint states another.
+        max_patches: number of patches of Pix2Struct and Deplot, a square number. Not stated by the released files.
+        dinov2_mean, dinov2_std: normalization of DINOv2's image. Inferred.
+        template: the prompt template, a key of `tokens.TEMPLATES`.
+        end: token that ends an answer.
+        pad: token that fills generated answers after `end`.
+        routing_length, answer_length: maximum number of tokens generated in the coarse pass and for an answer.
+        max_length: length to which the merged sequence is truncated, if the checkpoint states one.
+        support: experts on which a test sample's r may lie: `selected` by its coarse pass, or `all`.
+        keep: what features store for the later blocks: the experts' `outputs` (the towers' features), or the projected
+            `keys` and values, which is slightly faster and takes more memory (README, FLOPs and memory).
         dtype: of parameters and activations.
     """
 
@@ -260,29 +264,30 @@ class MovaConfig:
             if round(tokens**0.5) ** 2 != tokens:
                 raise R2T2Error(f"MoVA: {name} is {tokens}; it must be a square number")
         if self.routing_tokens > self.adapter.image_tokens:
-            raise R2T2Error(f"MoVA: {self.routing_tokens} routing tokens of {self.adapter.image_tokens} image tokens")
+            raise R2T2Error(f"MoVA: routing_tokens {self.routing_tokens} exceeds the {self.adapter.image_tokens} image "
+                            "tokens of the adapter")  # fmt: skip
         if self.adapter.out != self.decoder.width:
             raise R2T2Error(f"MoVA: the adapter gives {self.adapter.out} channels, the language model has "
                             f"{self.decoder.width}")  # fmt: skip
 
     def _blocks(self, tower: str) -> int:
-        """Blocks of CLIP or DINOv2 before the hidden state that is read; hidden state 0 stands before the first."""
+        """The number of blocks before the hidden state that is used; hidden state 0 is the input of the first block."""
         layers: int = getattr(self, tower).layers
         return self.select_layer if self.select_layer >= 0 else layers + 1 + self.select_layer
 
     @property
     def clip_blocks(self) -> int:
-        """Blocks of CLIP that are run."""
+        """The number of blocks of CLIP that are run."""
         return self._blocks("clip")
 
     @property
     def clip_built(self) -> ClipVitConfig:
-        """CLIP without the blocks behind the hidden state that is read."""
+        """CLIP without the blocks after the hidden state that is used."""
         return dataclasses.replace(self.clip, layers=self.clip_blocks)
 
     @property
     def dinov2_blocks(self) -> int:
-        """Blocks of DINOv2 that are run."""
+        """The number of blocks of DINOv2 that are run."""
         return self._blocks("dinov2")
 
     @property
@@ -308,7 +313,7 @@ class MovaConfig:
         return dataclasses.replace(self, dtype=dtype, **parts)
 
     def with_remat(self, remat: Remat) -> MovaConfig:
-        """The same model with another choice of what the backward pass computes again."""
+        """The same model with another choice of the activations that the backward pass recomputes."""
         adapter = dataclasses.replace(self.adapter, remat=remat)
         return dataclasses.replace(self, adapter=adapter, decoder=dataclasses.replace(self.decoder, remat=remat))
 
@@ -319,13 +324,13 @@ class MovaConfig:
 
     @classmethod
     def vicuna_7b(cls) -> MovaConfig:
-        """The paper's variant on Vicuna-7B: 32,000 words, as many key-value heads as heads, end of answer `</s>`."""
+        """The paper's variant on Vicuna-7B: 32,000 tokens, no grouped queries, end of answer `</s>`."""
         decoder = dataclasses.replace(VICUNA_7B, remat="attention")
         return cls(decoder=decoder, vocab_size=32000, template="vicuna", end=2).in_dtype("bfloat16")
 
     @classmethod
     def tiny(cls) -> MovaConfig:
-        """Every part at toy size: answers nonsense in seconds, for tests and trying things out."""
+        """Every part at toy size, for tests and examples."""
         return cls(
             clip=ClipVitConfig(56, width=32, layers=3, heads=2, hidden=48),
             dinov2=DinoConfig(image_size=42, width=24, layers=3, heads=2, hidden=40),
@@ -348,30 +353,30 @@ class MovaConfig:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """As plain data; `from_json` brings it back."""
+        """Plain data, the inverse of `from_json`."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_json(cls, described: dict[str, Any]) -> MovaConfig:
-        """A config from plain data; what is not given keeps MoVA-8B's value.
+        """A config from plain data; absent fields keep MoVA-8B's value.
 
         Raises:
-            R2T2Error: a field that no config has.
+            R2T2Error: there is an unknown field.
         """
         return cls().updated(described)
 
     def updated(self, changes: dict[str, Any]) -> MovaConfig:
-        """The same with other values, given as plain data, parts within parts.
+        """The same config with some fields changed, given as plain data, nested dataclasses as nested dicts.
 
         Raises:
-            R2T2Error: a field that no config has.
+            R2T2Error: there is an unknown field.
         """
         filled: MovaConfig = _fill(self, changes, "MoVA config")
         return filled
 
 
 def _fill(base: Any, described: dict[str, Any], where: str) -> Any:
-    """`base` with the described fields, parts within parts, lists as tuples."""
+    """`base` with the described fields, nested dicts as nested dataclasses, lists as tuples."""
     known = {entry.name for entry in dataclasses.fields(base)}
     unknown = sorted(set(described) - known)
     if unknown:

@@ -16,22 +16,10 @@ from jaxtyping import Array, Float, Int
 
 from ports.common.layers.attention import causal_mask
 from ports.mova import flops
+from ports.mova.batch import IMAGE, ImageViews, MovaAnswer, MovaFeatures, MovaInputs, PrefilledPrompt
 from ports.mova.config import EXPERTS, MovaConfig
 from ports.mova.model import MovaModel
-from ports.mova.modeling import (
-    IMAGE,
-    MovaAnswer,
-    MovaFeatures,
-    MovaInputs,
-    MovaNet,
-    Prompt,
-    Views,
-    abstract,
-    fake_inputs,
-    last_valid,
-    merge,
-    positions,
-)
+from ports.mova.modeling import MovaNet, abstract, fake_inputs, last_valid, merge_image, positions
 from r2t2_jax.contract import Costs, CostVariant
 from r2t2_jax.routing import Routing
 
@@ -42,7 +30,7 @@ HEARD = 8  # tokens of its answer, as in "A, C, E"
 class Case(NamedTuple):
     """One sample before any tower has seen it. `heard` is the first pass's answer; given, it costs as much as found."""
 
-    views: Views
+    views: ImageViews
     routing: Int[Array, "R"]
     heard: MovaAnswer
     tokens: Int[Array, "T"]
@@ -76,7 +64,7 @@ def fake_case(config: MovaConfig, tokens: int) -> Case:
     tile, high = config.clip.image_size, config.high_size
     pixels = 3 * config.pix2struct.patch_size**2
     heard = MovaAnswer(jnp.ones(HEARD, jnp.int32), jnp.ones(HEARD, bool))
-    views = Views(
+    views = ImageViews(
         jnp.zeros((tile, tile, 3)),
         jnp.zeros((tile, tile, 3)),
         jnp.zeros((high, high, 3)),
@@ -119,7 +107,7 @@ def ladder(config: MovaConfig, tokens: int, words: int, answer: int) -> tuple[Co
         rung("routing gradients", "gradients go to the routing weights alone", written, anew + whole, **literal),
         rung(
             "encode once",
-            "towers, BERT and what the first block reads from the experts are computed once a neighbour",
+            "towers, BERT and what the first block reads from the experts are computed once a neighbor",
             written, whole, loss=_whole_loss(written, every_logit=True),
         ),
         rung(
@@ -176,7 +164,7 @@ def _seen(net: MovaNet, case: Case, base: Array, prefix: int) -> MovaInputs:
     """What the towers see, all of them, as `encode` takes it."""
     everything = jnp.ones(len(EXPERTS), bool)
     return MovaInputs(
-        base, tuple(net.see_expert(expert, case.views) for expert in EXPERTS), everything, everything, case.tokens,
+        base, tuple(net.encode_expert(expert, case.views) for expert in EXPERTS), everything, everything, case.tokens,
         jnp.ones(case.tokens.shape, bool), case.words, jnp.ones(case.words.shape, bool), prefix,
     )  # fmt: skip
 
@@ -186,9 +174,9 @@ def _prepare(config: MovaConfig) -> Any:
 
     def prepare(params: Any, case: Case) -> MovaInputs:
         net = nnx.merge(abstract(config)[0], params)
-        base = net.see_base(case.views)
+        base = net.encode_base(case.views)
         embeddings, mask = net.embed(case.routing), jnp.ones(case.routing.shape, bool)
-        prompt = net.read(embeddings, mask, jnp.argmax(case.routing == IMAGE), net.routing_tokens(base))
+        prompt = net.prefill(embeddings, mask, jnp.argmax(case.routing == IMAGE), net.coarse_image_tokens(base))
         coarse = net.answer_logits(prompt, case.heard).argmax(axis=1)[: len(EXPERTS)] > 0
         return dataclasses.replace(_seen(net, case, base, _prefix(len(case.tokens))), coarse=coarse)
 
@@ -201,7 +189,7 @@ def _once(config: MovaConfig, prefix: int) -> Any:
 
     def once(params: Any, case: Case) -> MovaFeatures:
         net = nnx.merge(abstract(config)[0], params)
-        return net.encode(_seen(net, case, net.see_base(case.views), prefix))
+        return net.encode(_seen(net, case, net.encode_base(case.views), prefix))
 
     return once
 
@@ -231,10 +219,10 @@ def _whole_loss(config: MovaConfig, every_logit: bool) -> Any:
 
     def loss(r: Float[Array, "L E"], params: Any, features: MovaFeatures, answer: MovaAnswer) -> Float[Array, ""]:
         net: MovaNet = nnx.merge(abstract(config)[0], params)
-        image = net.image_tokens(features.seen, Routing(r))
-        x, valid = merge(features.embeddings, features.mask, features.place, image)  # [S, O]
+        image = net.image_tokens(features.adapter, Routing(r))
+        x, valid = merge_image(features.embeddings, features.mask, features.image_position, image)  # [S, O]
         states, cache = net.decoder(x, causal_mask(valid), positions(valid))
-        logprobs = net.answer_logprobs(Prompt(cache, valid, states[last_valid(valid)]), answer)  # [A]
+        logprobs = net.answer_logprobs(PrefilledPrompt(cache, valid, states[last_valid(valid)]), answer)  # [A]
         if every_logit:
             unread = jax.nn.log_softmax(net.logits(states))[:, 0]
             logprobs = jnp.concatenate([jnp.where(jnp.zeros(len(unread), bool), unread, 0.0), logprobs])

@@ -1,7 +1,7 @@
-"""What a checkpoint's folder says about the model: `config.json`, an expert's preprocessor, tokenizer files.
+"""Reads an upstream checkpoint's folder: `config.json`, the preprocessor of an expert, tokenizer files.
 
 `config.json` has no sizes of the towers, and the released one leaves some settings to upstream's defaults. Its field
-`r2t2`, ours, may give any field of `MovaConfig`, parts within parts: other towers, or a value for an open setting.
+`r2t2`, which is ours, may set any field of `MovaConfig`, nested ones included: other towers, or an open setting.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ports.common.checkpoint import convert as sources
+from ports.common.checkpoint import convert
 from ports.common.layers.decoder import DecoderConfig
 from ports.mova.config import MovaConfig
 from r2t2_jax.errors import R2T2Error
@@ -20,7 +20,7 @@ from r2t2_jax.errors import R2T2Error
 OURS = "r2t2"
 BERT_VOCABULARY = "vocab.txt"
 
-# Fields that must have this value where they are there at all: the port knows no other.
+# Optional fields that must have one of these values; the port implements no other.
 FIXED: dict[str, tuple[Any, ...]] = {
     "attention_bias": (False,),
     "hidden_act": ("silu",),
@@ -39,7 +39,7 @@ HANDLED = (
     "num_routing_tokens", "rms_norm_eps", "rope_theta", "tokenizer_model_max_length", "topk_experts", "torch_dtype",
     "vocab_size", OURS,
 )  # fmt: skip
-# Of no consequence for the forward pass: training, bookkeeping, what scripts pass explicitly (the end token, say).
+# Without effect on the forward pass: training, bookkeeping, and what scripts pass explicitly (the end token).
 IGNORED = (
     "_name_or_path", "architectures", "attention_dropout", "bos_token_id", "bos_token", "dtype", "eos_token_id",
     "freeze_backbone", "freeze_mm_mlp_adapter", "freeze_mm_vision_resampler", "image_crop_resolution",
@@ -53,58 +53,58 @@ IGNORED = (
 def from_hf(described: Mapping[str, Any]) -> MovaConfig:
     """The config of an upstream `config.json`.
 
-    What it leaves out keeps MoVA-8B's value; with a vocabulary of less than 100,000 words the language model is taken
-    for a Vicuna, which has another prompt and another end token.
+    Absent fields keep MoVA-8B's value. A vocabulary of less than 100,000 tokens means a Vicuna language model, which
+    has another prompt and another end token.
 
     Raises:
-        R2T2Error: it has fields that nobody looked at, all named, or values that the port does not know.
+        R2T2Error: it has unknown fields, all of which are named, or values that the port does not implement.
     """
     unknown = sorted(set(described) - set(FIXED) - set(HANDLED) - set(IGNORED))
     if unknown:
-        raise R2T2Error(f"config.json has fields that this port does not know: {', '.join(unknown)}")
+        raise R2T2Error(f"config.json has fields that the MoVA port does not know: {', '.join(unknown)}")
     for name, values in FIXED.items():
         if name in described and described[name] not in values:
-            raise R2T2Error(f"config.json: {name} is {described[name]!r}; this port knows {values[0]!r} alone")
+            raise R2T2Error(f"config.json: {name} is {described[name]!r}; the MoVA port implements {values[0]!r} only")
     base = MovaConfig.full_8b()
     if int(described.get("vocab_size", base.vocab_size)) < 100_000:
         base = MovaConfig.vicuna_7b()
     try:
         config = _sized(base, described)
     except (TypeError, ValueError) as error:
-        raise R2T2Error(f"config.json: a value is not what it should be ({error})") from error
+        raise R2T2Error(f"config.json has a value of the wrong type ({error})") from error
     if "mm_hidden_size" in described and described["mm_hidden_size"] != config.clip.width:
         raise R2T2Error(f"config.json: mm_hidden_size is {described['mm_hidden_size']}, CLIP has {config.clip.width}")
     return config
 
 
 def _sized(base: MovaConfig, described: Mapping[str, Any]) -> MovaConfig:
-    def given(name: str, other: Any) -> Any:
-        return type(other)(described.get(name, other))
+    def value_of(name: str, default: Any) -> Any:
+        return type(default)(described.get(name, default))
 
     old = base.decoder
-    heads, width = given("num_attention_heads", old.heads), given("hidden_size", old.width)
+    heads, width = value_of("num_attention_heads", old.heads), value_of("hidden_size", old.width)
     decoder = DecoderConfig(
         width,
-        given("num_hidden_layers", old.layers),
+        value_of("num_hidden_layers", old.layers),
         heads,
-        given("num_key_value_heads", old.kv_heads),
-        given("head_dim", width // heads),
-        given("intermediate_size", old.hidden),
-        given("rope_theta", old.theta),
-        given("rms_norm_eps", old.eps),
+        value_of("num_key_value_heads", old.kv_heads),
+        value_of("head_dim", width // heads),
+        value_of("intermediate_size", old.hidden),
+        value_of("rope_theta", old.theta),
+        value_of("rms_norm_eps", old.eps),
         remat=old.remat,
     )
     adapter = {
         "out": width,
-        "grid": given("image_feat_size", base.adapter.grid),
-        "blocks": given("num_projector_layers", base.adapter.blocks),
-        "topk": given("topk_experts", base.adapter.topk),
-        "expert_widths": given("expert_channels", base.adapter.expert_widths),
+        "grid": value_of("image_feat_size", base.adapter.grid),
+        "blocks": value_of("num_projector_layers", base.adapter.blocks),
+        "topk": value_of("topk_experts", base.adapter.topk),
+        "expert_widths": value_of("expert_channels", base.adapter.expert_widths),
     }
     changes: dict[str, Any] = {
-        "vocab_size": given("vocab_size", base.vocab_size),
-        "select_layer": given("mm_vision_select_layer", base.select_layer),
-        "routing_tokens": given("num_routing_tokens", base.routing_tokens),
+        "vocab_size": value_of("vocab_size", base.vocab_size),
+        "select_layer": value_of("mm_vision_select_layer", base.select_layer),
+        "routing_tokens": value_of("num_routing_tokens", base.routing_tokens),
         "max_length": described.get("tokenizer_model_max_length"),
         "decoder": vars(decoder),
         "adapter": adapter,
@@ -118,13 +118,13 @@ def config_from(folder: Path) -> MovaConfig:
     """The config of a checkpoint's folder: `config.json`, and Vary's preprocessor where the folder has it.
 
     Raises:
-        R2T2Error: a file is missing or damaged, or says what the port does not know.
+        R2T2Error: a file is missing or damaged, or has a value that the port does not implement.
     """
     config = from_hf(_read(folder / "config.json"))
-    found = sorted(folder.glob("experts/vary*/preprocessor_config.json"))
-    if found:
-        normalisation = _read(found[0])
-        mean, std = normalisation.get("image_mean"), normalisation.get("image_std")
+    preprocessors = sorted(folder.glob("experts/vary*/preprocessor_config.json"))
+    if preprocessors:
+        normalization = _read(preprocessors[0])
+        mean, std = normalization.get("image_mean"), normalization.get("image_std")
         if mean and std:
             config = replace(config, high_mean=tuple(mean), high_std=tuple(std))
     return config
@@ -136,25 +136,25 @@ def _read(file: Path) -> Any:
     except OSError as error:
         raise R2T2Error(f"{file} cannot be read ({error.strerror}); it belongs to the checkpoint") from error
     except ValueError as error:
-        raise R2T2Error(f"{file} is no JSON ({error})") from error
+        raise R2T2Error(f"{file} is not JSON ({error})") from error
     if not isinstance(described, dict):
         raise R2T2Error(f"{file} holds a {type(described).__name__}, not an object")
     return described
 
 
 def tokenizer_files(folder: Path) -> tuple[Path, ...]:
-    """The language model's tokenizer, and BERT's vocabulary, which the checkpoint does not come with.
+    """The language model's tokenizer, and BERT's vocabulary, which the checkpoint does not contain.
 
     Raises:
-        R2T2Error: either is missing. The vocabulary is `vocab.txt` of bert-large-uncased, put beside the weights.
+        R2T2Error: either is missing. The vocabulary is `vocab.txt` of bert-large-uncased, copied into the folder.
     """
-    found = sources.tokenizer_files(folder)
-    names = {file.name for file in found}
+    files = convert.tokenizer_files(folder)
+    names = {file.name for file in files}
     if BERT_VOCABULARY not in names:
         raise R2T2Error(
-            f"{folder} has no {BERT_VOCABULARY}, the text encoder's vocabulary, which the checkpoint does not bring; "
-            "put that of bert-large-uncased there"
+            f"{folder} has no {BERT_VOCABULARY}, the text encoder's vocabulary, which the checkpoint does not contain; "
+            "copy vocab.txt of bert-large-uncased there"
         )
     if not names & {"tokenizer.json", "tokenizer.model"}:
         raise R2T2Error(f"{folder} has neither tokenizer.json nor tokenizer.model")
-    return found
+    return files

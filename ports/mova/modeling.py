@@ -1,4 +1,4 @@
-"""MoVA, whole: towers, adapter, language model, and what passes between them.
+"""The MoVA model: towers, adapter, language model.
 
     tile ─► CLIP ─────────────┐
     views ─► seven experts ───┤   adapter under routing weights r [L, E]
@@ -7,13 +7,13 @@
     prompt with one IMAGE ─► [before | image tokens | after] ─► Llama ─► answer
 
 Axis letters: L adapter blocks, E experts, N tokens of the map, C channels of an expert, D width of the adapter, M text
-width, I image tokens, T prompt tokens with IMAGE among them, S = T - 1 + I tokens of the merged prompt, W words of the
-question, A answer tokens, O the language model's width, V vocabulary, P patches, or tokens of the prefix. One sample.
+width, I image tokens, R image tokens of the coarse pass, T prompt tokens with IMAGE among them, S = T - 1 + I tokens of
+the merged prompt, W tokens of the question, A answer tokens, O the language model's width, V vocabulary, P tokens of
+the prefix. One sample.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
@@ -28,7 +28,8 @@ from ports.common.layers.clip_vit import ClipVit
 from ports.common.layers.decoder import Decoder, KVCache
 from ports.common.layers.linear import linear, normal
 from ports.common.layers.stack import traced_keys
-from ports.mova.adapter.adapter import Adapter, Seen
+from ports.mova.adapter.adapter import Adapter, AdapterFeatures
+from ports.mova.batch import IMAGE, ImageViews, MovaAnswer, MovaFeatures, MovaInputs, PrefilledPrompt
 from ports.mova.config import MovaConfig
 from ports.mova.layers import align, bilinear, nearest, pool
 from ports.mova.towers.biomedclip import BiomedClip
@@ -38,69 +39,7 @@ from ports.mova.towers.pix2struct import Pix2Struct
 from ports.mova.towers.sam import Sam, Vary
 from r2t2_jax.routing import Routing
 
-IMAGE = -200  # stands in the prompt where the image tokens go
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class Views:
-    """One image, four times, as the towers want it: float32, normalised, channels last."""
-
-    clip: Float[Array, "tile tile 3"]  # CLIP and BiomedCLIP
-    dinov2: Float[Array, "tile tile 3"]
-    high: Float[Array, "high high 3"]  # Vary, Co-DETR and SAM
-    patches: Float[Array, "P 2+pixels"]  # Pix2Struct and Deplot
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class MovaInputs:
-    """What the processor makes of one sample: what the towers saw (zeros where one was not run), prompt and question.
-
-    `coarse` are the experts that the model chose in its first pass, `available` those that were run. The first `prefix`
-    tokens, the template's, stand before the image in every prompt: they do not depend on routing.
-    """
-
-    base: Float[Array, "N D"]
-    experts: tuple[Float[Array, "N C"], ...]
-    coarse: Bool[Array, "E"]
-    available: Bool[Array, "E"]
-    tokens: Int[Array, "T"]
-    mask: Bool[Array, "T"]
-    words: Int[Array, "W"]
-    words_mask: Bool[Array, "W"]
-    prefix: int = field(default=0, metadata={"static": True})
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class MovaFeatures:
-    """Everything that does not depend on routing."""
-
-    seen: Seen
-    embeddings: Float[Array, "T O"]
-    place: Int[Array, ""]  # of IMAGE in the prompt
-    mask: Bool[Array, "T"]
-    past: KVCache | None  # keys and values of the prefix
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class MovaAnswer:
-    """Answer tokens, end token included, padded to A."""
-
-    tokens: Int[Array, "A"]
-    mask: Bool[Array, "A"]
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class Prompt:
-    """A prompt that was read: keys and values of its tokens, which of them are no padding, the last one's state."""
-
-    cache: KVCache
-    valid: Bool[Array, "S"]
-    last: Float[Array, "O"]
+DecodeState = tuple[Int[Array, ""], Int[Array, "A"], Float[Array, "O"], KVCache]
 
 
 class MovaNet(nnx.Module):
@@ -123,11 +62,11 @@ class MovaNet(nnx.Module):
         self.decoder = Decoder(config.decoder, rngs)
         self.lm_head = linear(width, config.vocab_size, rngs, config.dtype, bias=False)
 
-    def see_base(self, views: Views) -> Float[Array, "N D"]:
+    def encode_base(self, views: ImageViews) -> Float[Array, "N D"]:
         """CLIP's tokens on the map of the adapter."""
         return align(self.clip(views.clip), self.config.adapter.grid)
 
-    def see_native(self, expert: str, views: Views) -> Float[Array, "n C"]:
+    def run_tower(self, expert: str, views: ImageViews) -> Float[Array, "n C"]:
         """An expert's tokens on its own map."""
         config = self.config
         if expert == "dinov2":
@@ -144,52 +83,60 @@ class MovaNet(nnx.Module):
             return self.biomedclip(bilinear(views.clip, config.biomedclip.image_size))
         return self.sam(views.high)
 
-    def see_expert(self, expert: str, views: Views) -> Float[Array, "N C"]:
+    def encode_expert(self, expert: str, views: ImageViews) -> Float[Array, "N C"]:
         """An expert's tokens on the map of the adapter."""
-        return align(self.see_native(expert, views), self.config.adapter.grid)
+        return align(self.run_tower(expert, views), self.config.adapter.grid)
 
-    def read_question(self, words: Int[Array, "W"], mask: Bool[Array, "W"]) -> Float[Array, "M"]:
-        """The question as the gates see it: BERT's state of its first token."""
+    def encode_question(self, words: Int[Array, "W"], mask: Bool[Array, "W"]) -> Float[Array, "M"]:
+        """BERT's hidden state of the first token: the gates' input."""
         return self.bert(words, mask)[0]
 
     def embed(self, tokens: Int[Array, "*T"]) -> Float[Array, "*T O"]:
-        """Word embeddings; IMAGE gets one that is never read."""
+        """Token embeddings; the embedding of IMAGE is never used."""
         return self.embed_tokens[...][jnp.maximum(tokens, 0)]
 
     def encode(self, inputs: MovaInputs) -> MovaFeatures:
         """Everything that does not depend on routing."""
-        seen = self.adapter.see(
-            inputs.base, inputs.experts, self.read_question(inputs.words, inputs.words_mask), inputs.coarse,
-            inputs.available, self.config.keep,
-        )  # fmt: skip
+        text = self.encode_question(inputs.words, inputs.words_mask)
+        adapter = self.adapter.encode(
+            inputs.base, inputs.experts, text, inputs.coarse, inputs.available, self.config.keep
+        )
         embeddings = self.embed(inputs.tokens)
-        past = self.read_prefix(embeddings[: inputs.prefix], inputs.mask[: inputs.prefix]) if inputs.prefix else None
-        return MovaFeatures(seen, embeddings, jnp.argmax(inputs.tokens == IMAGE), inputs.mask, past)
+        past = self.prefill_prefix(embeddings[: inputs.prefix], inputs.mask[: inputs.prefix]) if inputs.prefix else None
+        return MovaFeatures(adapter, embeddings, jnp.argmax(inputs.tokens == IMAGE), inputs.mask, past)
 
-    def read_prefix(self, embeddings: Float[Array, "P O"], mask: Bool[Array, "P"]) -> KVCache:
-        """Keys and values of the tokens before the image, which see nothing of it."""
+    def prefill_prefix(self, embeddings: Float[Array, "P O"], mask: Bool[Array, "P"]) -> KVCache:
+        """Keys and values of the tokens before the image, which do not attend to it."""
         return self.decoder(embeddings, causal_mask(mask), positions(mask), causal=True)[1]
 
-    def image_tokens(self, seen: Seen, routing: Routing | None) -> Float[Array, "I O"]:
-        """What the language model sees of the image."""
-        states, _ = self.adapter.mix(seen, routing)
-        return self.adapter.tokens(seen.base, states[-1])
+    def image_tokens(self, features: AdapterFeatures, routing: Routing | None) -> Float[Array, "I O"]:
+        """The image tokens of the language model."""
+        states, _ = self.adapter.run_blocks(features, routing)
+        return self.adapter.image_tokens(features.base, states[-1])
 
-    def routing_tokens(self, base: Float[Array, "N D"]) -> Float[Array, "R O"]:
-        """The few image tokens of the coarse pass, in which no expert is seen."""
-        tokens = self.adapter.tokens(base, self.adapter.without_experts(base))
+    def coarse_image_tokens(self, base: Float[Array, "N D"]) -> Float[Array, "R O"]:
+        """The image tokens of the coarse pass, which uses no expert."""
+        tokens = self.adapter.image_tokens(base, self.adapter.without_experts(base))
         return pool(tokens, round(self.config.routing_tokens**0.5))
 
-    def read(
+    def prefill(
         self,
         embeddings: Float[Array, "T O"],
         mask: Bool[Array, "T"],
-        place: Int[Array, ""],
+        image_position: Int[Array, ""],
         image: Float[Array, "I O"],
         past: KVCache | None = None,
-    ) -> Prompt:
-        """Run the language model over the prompt with the image in its place, behind the prefix if that is known."""
-        x, valid = merge(embeddings, mask, place, image)
+    ) -> PrefilledPrompt:
+        """Run the language model over the prompt with the image tokens in place of IMAGE.
+
+        Args:
+            embeddings: of the prompt.
+            mask: False where the prompt is padded.
+            image_position: index of IMAGE in the prompt.
+            image: image tokens.
+            past: keys and values of the prefix, if they are already computed.
+        """
+        x, valid = merge_image(embeddings, mask, image_position, image)
         if self.config.max_length is not None:
             x, valid = x[: self.config.max_length], valid[: self.config.max_length]
         known = 0 if past is None else past.keys.shape[1]
@@ -197,43 +144,41 @@ class MovaNet(nnx.Module):
         state, cache = self.decoder.prefill(*rows, last_valid(valid) - known, past)
         if past is not None:
             cache = jax.tree.map(lambda old, new: jnp.concatenate([old, new], axis=1), past, cache)
-        return Prompt(cache, valid, state)
+        return PrefilledPrompt(cache, valid, state)
 
     def logits(self, states: Float[Array, "*T O"]) -> Float[Array, "*T V"]:
-        """Scores of the next token, in float32."""
+        """Next-token logits, in float32."""
         return self.lm_head(states).astype(jnp.float32)
 
-    def answer_logits(self, prompt: Prompt, answer: MovaAnswer) -> Float[Array, "A V"]:
-        """The logits that each answer token is chosen from, all tokens at once."""
-        states, run = prompt.last[None], answer.tokens.shape[0] - 1  # nothing is asked behind the last token
+    def answer_logits(self, prompt: PrefilledPrompt, answer: MovaAnswer) -> Float[Array, "A V"]:
+        """The logits that predict each answer token, computed for all tokens at once."""
+        states, run = prompt.last[None], answer.tokens.shape[0] - 1  # the last token predicts nothing
         if run:
             before = jnp.broadcast_to(prompt.valid[None], (run, prompt.valid.shape[0]))
             mask = jnp.concatenate([before, causal_mask(answer.mask[:-1])], axis=1)  # [A - 1, S + A - 1]
-            places = prompt.valid.sum() + jnp.arange(run)
-            after, _ = self.decoder(self.embed(answer.tokens[:-1]), mask, places, prompt.cache)
+            token_positions = prompt.valid.sum() + jnp.arange(run)
+            after, _ = self.decoder(self.embed(answer.tokens[:-1]), mask, token_positions, prompt.cache)
             states = jnp.concatenate([states, after])
-        return self.logits(states)  # the state before each token
+        return self.logits(states)
 
-    def answer_logprobs(self, prompt: Prompt, answer: MovaAnswer) -> Float[Array, "A"]:
+    def answer_logprobs(self, prompt: PrefilledPrompt, answer: MovaAnswer) -> Float[Array, "A"]:
         """Log-probability of each answer token, zero where padded."""
-        scores = jax.nn.log_softmax(self.answer_logits(prompt, answer))
-        picked = jnp.take_along_axis(scores, answer.tokens[:, None], axis=1)[:, 0]
+        logprobs = jax.nn.log_softmax(self.answer_logits(prompt, answer))
+        picked = jnp.take_along_axis(logprobs, answer.tokens[:, None], axis=1)[:, 0]
         return jnp.where(answer.mask, picked, 0.0)
 
-    def generate(self, prompt: Prompt, length: int) -> Int[Array, "A"]:
-        """Greedy tokens, padded behind the end token; nothing is computed behind it."""
+    def generate(self, prompt: PrefilledPrompt, length: int) -> Int[Array, "A"]:
+        """Greedy tokens, padded after the end token; decoding stops there."""
         config, size = self.config, prompt.valid.shape[0]
 
-        def unfinished(carry: tuple[Int[Array, ""], Int[Array, "A"], Float[Array, "O"], KVCache]) -> Bool[Array, ""]:
-            number, tokens, _, _ = carry
+        def unfinished(state: DecodeState) -> Bool[Array, ""]:
+            number, tokens, _, _ = state
             ended = (number > 0) & (tokens[jnp.maximum(number - 1, 0)] == config.end)
             return (number < length) & ~ended
 
-        def step(
-            carry: tuple[Int[Array, ""], Int[Array, "A"], Float[Array, "O"], KVCache],
-        ) -> tuple[Int[Array, ""], Int[Array, "A"], Float[Array, "O"], KVCache]:
-            number, tokens, state, cache = carry
-            token = self.logits(state).argmax().astype(tokens.dtype)
+        def step(state: DecodeState) -> DecodeState:
+            number, tokens, hidden, cache = state
+            token = self.logits(hidden).argmax().astype(tokens.dtype)
             mask = jnp.concatenate([prompt.valid, jnp.arange(length) <= number])
             x, cache = self.decoder.decode(
                 self.embed(token)[None], cache, size + number, mask[None], prompt.valid.sum() + number
@@ -246,25 +191,25 @@ class MovaNet(nnx.Module):
         return jax.lax.while_loop(unfinished, step, start)[1]
 
 
-def merge(
-    embeddings: Float[Array, "T O"], mask: Bool[Array, "T"], place: Int[Array, ""], image: Float[Array, "I O"]
+def merge_image(
+    embeddings: Float[Array, "T O"], mask: Bool[Array, "T"], image_position: Int[Array, ""], image: Float[Array, "I O"]
 ) -> tuple[Float[Array, "S O"], Bool[Array, "S"]]:
-    """The prompt with the image tokens where IMAGE stood, and which of its tokens are no padding."""
+    """The prompt with the image tokens in place of IMAGE, and its mask."""
     length, width = embeddings.shape[0], image.shape[0]
     at = jnp.arange(length - 1 + width)
-    inside = (at >= place) & (at < place + width)
-    text = jnp.clip(jnp.where(at < place, at, at - width + 1), 0, length - 1)
-    seen = image[jnp.clip(at - place, 0, width - 1)]
-    return jnp.where(inside[:, None], seen, embeddings[text]), inside | mask[text]
+    inside = (at >= image_position) & (at < image_position + width)
+    text = jnp.clip(jnp.where(at < image_position, at, at - width + 1), 0, length - 1)
+    image_rows = image[jnp.clip(at - image_position, 0, width - 1)]
+    return jnp.where(inside[:, None], image_rows, embeddings[text]), inside | mask[text]
 
 
 def positions(valid: Bool[Array, "S"]) -> Int[Array, "S"]:
-    """Place of each token among those that are no padding."""
+    """Position of each token, padding not counted."""
     return jnp.maximum(jnp.cumsum(valid) - 1, 0)
 
 
 def last_valid(valid: Bool[Array, "S"]) -> Int[Array, ""]:
-    """Index of the last token that is no padding."""
+    """Index of the last token that is not padding."""
     return valid.shape[0] - 1 - jnp.argmax(valid[::-1])
 
 
@@ -285,7 +230,7 @@ def count_parameters(config: MovaConfig) -> int:
 
 
 def fake_inputs(config: MovaConfig, tokens: int = 32, words: int = 16) -> MovaInputs:
-    """Inputs of one sample: experts that see nothing, all of them chosen, the image in the middle of the prompt."""
+    """Inputs of one sample: zero features of all experts, all of them chosen, the image in the middle of the prompt."""
     size, experts = config.adapter.tokens, len(config.expert_widths)
     dtype = jnp.dtype(config.dtype)
     return MovaInputs(

@@ -1,4 +1,4 @@
-"""From the names of llama3-mova-8b's tensors to our parameters, and the converter behind `r2t2 convert mova`."""
+"""The mapping from llama3-mova-8b's tensors to our parameters, and the converter of `r2t2 convert mova`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _TOWERS, _PROJECTOR = "model.vision_tower.vision_tower_{}.", "model.mm_projector
 
 
 def leaves(config: MovaConfig) -> dict[str, Leaf]:
-    """How every parameter is made, by its path in the NNX state of `MovaNet`."""
+    """The source of every parameter, by its path in the NNX state of `MovaNet`."""
     tower = _TOWERS.format
     return {
         "embed_tokens": Leaf(("model.embed_tokens.weight",)),
@@ -43,10 +43,10 @@ def leaves(config: MovaConfig) -> dict[str, Leaf]:
 
 
 def ignored(config: MovaConfig) -> tuple[str, ...]:
-    """Upstream names that are known and not needed, as regular expressions for whole names.
+    """Upstream names that are known but not read, as regular expressions for whole names.
 
-    Rotary tables, which are computed; norms, heads and tokens which the forward pass never reads; blocks of CLIP and
-    DINOv2 behind the hidden state that is read.
+    Rotary tables, which are computed; norms, heads and tokens which the forward pass does not use; blocks of CLIP and
+    DINOv2 after the hidden state that is used.
     """
     clip, dinov2, codetr, biomedclip = (re.escape(_TOWERS.format(number)) for number in (0, 1, 3, 6))
     projector = re.escape(_PROJECTOR)

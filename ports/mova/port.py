@@ -10,31 +10,38 @@ from jax.sharding import Mesh
 
 from ports.common.checkpoint.load import ModelDirectory, open_model_directory, restore
 from ports.common.sharding import placed, shardings_by
+from ports.mova.batch import MovaAnswer
 from ports.mova.config import MovaConfig
 from ports.mova.model import MovaModel
-from ports.mova.modeling import MovaAnswer, abstract, fake_inputs
+from ports.mova.modeling import abstract, fake_inputs
 from r2t2_jax.contract import ModelShapes, Port
 from r2t2_jax.errors import R2T2Error
 
-_LAYERS = r"(clip|dinov2|pix2struct|deplot|biomedclip|bert|decoder)/layers|(vary/encoder|sam|codetr)/runs/\d+"
-_QKV = r"query|key|value|qkv|q_proj|k_proj|v_proj"
-_ADAPTER = r"adapter/blocks/\d+"
+OPTIONS = {
+    "dtype": ("float32", "bfloat16", "float16"),
+    "keep": ("outputs", "keys"),
+    "remat": ("none", "attention", "full"),
+    "support": ("selected", "all"),
+    "towers": ("all", "selected"),
+}
+SIZES = {"8b": MovaConfig.full_8b, "vicuna-7b": MovaConfig.vicuna_7b, "tiny": MovaConfig.tiny}
+QUESTION_TOKENS, ANSWER_TOKENS = 96, 8  # a prompt is some 50 tokens of template and the question; an answer is short
 
-RULES = (
+_LAYERS = r"(clip|dinov2|pix2struct|deplot|biomedclip|bert|decoder)/layers|(vary/encoder|sam|codetr)/runs/\d+"
+_BLOCKS = r"adapter/blocks/\d+"
+
+RULES = (  # whole paths, and which axis of the leaf is sharded, counted from the end
     (r"embed_tokens", -2),
     (r"lm_head/kernel", -1),
-    (
-        rf"({_LAYERS})/(attention/|attention/project/|project/)?({_QKV})/(kernel|bias)",
-        -1,
-    ),
-    (rf"({_LAYERS})/(attention/)?(out|o_proj)/kernel", -2),
-    (rf"({_LAYERS}|{_ADAPTER})/(feed_forward/|mlp/)?(gate|up|gate_proj|up_proj|fc1|intermediate)/(kernel|bias)", -1),
-    (rf"({_LAYERS}|{_ADAPTER})/(feed_forward/|mlp/)?(down|down_proj|fc2|output)/kernel", -2),
-    (rf"{_ADAPTER}/(sources/\d+/)?keys_values/(key|value)/kernel", -1),
-    (rf"{_ADAPTER}/(looks/)?read/query/kernel", -1),
-    (rf"{_ADAPTER}/(looks/)?read/out/kernel", -2),
-    (r"adapter/downsample/up/(kernel|bias)", -1),
-    (r"adapter/downsample/out/kernel", -2),
+    (rf"({_LAYERS})/(attention/)?(q_proj|k_proj|v_proj|qkv/linear)/(kernel|bias)", -1),
+    (rf"({_LAYERS})/(attention/)?o_proj/kernel", -2),
+    (rf"({_LAYERS}|{_BLOCKS})/(mlp/)?(gate_proj|up_proj|fc1|weights_in|wi_0|wi_1|intermediate)/(kernel|bias)", -1),
+    (rf"({_LAYERS}|{_BLOCKS})/(mlp/)?(down_proj|fc2|weights_out|wo|output)/kernel", -2),
+    (rf"{_BLOCKS}/(expert_kv/\d+/)?kv/(k_proj|v_proj)/kernel", -1),
+    (rf"{_BLOCKS}/(cross_attn/attention|self_attn)/q_proj/kernel", -1),
+    (rf"{_BLOCKS}/(cross_attn/attention|self_attn)/o_proj/kernel", -2),
+    (r"adapter/downsample/fc1/(kernel|bias)", -1),
+    (r"adapter/downsample/fc2/kernel", -2),
 )
 
 
@@ -47,25 +54,14 @@ def shardings(params: Any, mesh: Mesh) -> Any:
     return shardings_by(RULES, params, mesh)
 
 
-OPTIONS = {
-    "dtype": ("float32", "bfloat16", "float16"),
-    "keep": ("outputs", "keys"),
-    "remat": ("none", "attention", "full"),
-    "support": ("selected", "all"),
-    "towers": ("all", "selected"),
-}
-SIZES = {"8b": MovaConfig.full_8b, "vicuna-7b": MovaConfig.vicuna_7b, "tiny": MovaConfig.tiny}
-QUESTION_TOKENS, ANSWER_TOKENS = 96, 8  # a prompt is some 50 tokens of template and the question; an answer is short
-
-
 def load(variant: str | None, mesh: Mesh | None = None) -> Port:
     """MoVA with converted weights.
 
     Args:
-        variant: the directory that `r2t2 convert mova` made, and settings behind it if any: `DIR,support=all`. `dtype`
-            of parameters and activations is the checkpoint's where not given; `keep` and `support` are fields of
+        variant: the directory written by `r2t2 convert mova`, optionally followed by settings: `DIR,support=all`.
+            `dtype` of parameters and activations defaults to the checkpoint's; `keep` and `support` are fields of
             `MovaConfig`, `remat` of its adapter and decoder, `towers` of `MovaProcessor`.
-        mesh: devices along the axis `model`, over which the weights are cut as they are read.
+        mesh: devices along the axis `model`, over which the weights are sharded as they are read.
 
     Raises:
         R2T2Error: no directory is named, it is damaged or another port's, or there is no such setting.
@@ -76,9 +72,10 @@ def load(variant: str | None, mesh: Mesh | None = None) -> Port:
     if not variant:
         raise R2T2Error("mova comes without weights: convert a checkpoint with r2t2 convert, then load mova:DIR")
     directory, config, towers = _open(variant)
-    graph, shapes = abstract(config)
-    wanted = shapes if mesh is None else placed(shapes, shardings(shapes, mesh))
-    model, params = MovaModel(config, graph), restore(directory, wanted)
+    graph, abstract_params = abstract(config)
+    if mesh is not None:
+        abstract_params = placed(abstract_params, shardings(abstract_params, mesh))
+    model, params = MovaModel(config, graph), restore(directory, abstract_params)
     words = read_wordpiece(directory.tokenizer / "vocab.txt", config.bert.positions)
     fingerprint = f"mova@{directory.digest[:8]}:{config.dtype}"
     return Port(
@@ -100,7 +97,7 @@ def _open(variant: str) -> tuple[ModelDirectory, MovaConfig, Any]:
         name, _, value = pair.partition("=")
         if value not in OPTIONS.get(name, ()):
             known = "; ".join(f"{option}={'|'.join(values)}" for option, values in OPTIONS.items())
-            raise R2T2Error(f"mova has no setting {pair!r}; it has {known}")
+            raise R2T2Error(f"mova has no setting {pair!r}; known settings: {known}")
         settings[name] = value
     directory = open_model_directory(folder, "mova")
     towers, dtype, remat = settings.pop("towers", "all"), settings.pop("dtype", None), settings.pop("remat", None)
@@ -114,11 +111,11 @@ def shapes(variant: str | None, question_tokens: int | None, answer_tokens: int 
 
     Args:
         variant: `8b` (the default), `vicuna-7b`, `tiny`, or a model directory as for `load`.
-        question_tokens: of the prompt, template included and IMAGE counted as one.
+        question_tokens: of the prompt, template included, IMAGE counted as one.
         answer_tokens: of the answer, end token included.
 
     Raises:
-        R2T2Error: no such size and no such directory.
+        R2T2Error: there is neither such a size nor such a directory.
     """
     from ports.mova.costs import costs
 

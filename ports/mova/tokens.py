@@ -1,4 +1,4 @@
-"""Text to ids and back: the language model's tokenizer, BERT's, and upstream's rule for prompts with an image."""
+"""Prompts and tokenizers: templates, the language model's tokenizer, BERT's, upstream's rule for image marks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Int
 
-from ports.mova.modeling import IMAGE
+from ports.mova.batch import IMAGE
 from r2t2_jax.errors import R2T2Error
 
 IMAGE_MARK = "<image>"
@@ -42,8 +42,8 @@ STYLES = {
 
 
 @dataclass(frozen=True)
-class Template:
-    """A conversation as text: roles, and what closes a turn of the user and of the assistant."""
+class ChatTemplate:
+    """A conversation as text: system text, role headers, and the strings that end a turn of user and assistant."""
 
     system: str
     user: str
@@ -52,9 +52,16 @@ class Template:
     assistant_end: str
 
     def prompt(self, *messages: str) -> str:
-        """The text up to the assistant's next turn; messages alternate and begin and end with the user's."""
+        """The text up to the assistant's next turn.
+
+        Args:
+            messages: alternating, the first and the last are the user's.
+
+        Raises:
+            R2T2Error: the number of messages is even.
+        """
         if len(messages) % 2 != 1:
-            raise R2T2Error(f"a prompt of {len(messages)} messages; it begins and ends with the user's")
+            raise R2T2Error(f"a prompt of {len(messages)} messages; the first and the last must be the user's")
         turns = [
             f"{self.assistant}{message}{self.assistant_end}" if number % 2 else f"{self.user}{message}{self.user_end}"
             for number, message in enumerate(messages)
@@ -64,7 +71,7 @@ class Template:
 
 _END = "<|eot_id|>"
 TEMPLATES = {
-    "llama3": Template(
+    "llama3": ChatTemplate(
         system="<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nYou are a helpful language and vision "
         "assistant. You are able to understand the visual content that the user provides, and assist the user with a "
         f"variety of tasks using natural language.{_END}",
@@ -73,7 +80,7 @@ TEMPLATES = {
         user_end=_END,
         assistant_end=_END,
     ),
-    "vicuna": Template(
+    "vicuna": ChatTemplate(
         system="A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, "
         "detailed, and polite answers to the user's questions. ",
         user="USER: ",
@@ -85,13 +92,13 @@ TEMPLATES = {
 
 
 def in_style(question: str, options: Sequence[str], style: str) -> str:
-    """The question with its options and the request for a form of answer. The mark of the image is taken out of it.
+    """The question with its lettered options and the instruction of the style; image marks in it are removed.
 
     Raises:
-        R2T2Error: no such style.
+        R2T2Error: there is no such style.
     """
     if style not in STYLES:
-        raise R2T2Error(f"MoVA has no answer style {style!r}; it has {', '.join(STYLES)}")
+        raise R2T2Error(f"MoVA has no answer style {style!r}; choose one of {', '.join(STYLES)}")
     listed = "".join(f"\n{chr(ord('A') + number)}. {option}" for number, option in enumerate(options))
     return question.replace(f"{IMAGE_MARK}\n", "").replace(IMAGE_MARK, "") + listed + STYLES[style]
 
@@ -107,38 +114,45 @@ def answer_message(question: str) -> str:
 
 
 def text_for_bert(*questions: str) -> str:
-    """What the adapter's text encoder reads; evaluation has one question."""
+    """The input text of the adapter's text encoder; evaluation has one question."""
     return "".join(f"question {number}: {question.lower()}\n\n" for number, question in enumerate(questions))
 
 
 def chosen_experts(answer: str, experts: int) -> tuple[bool, ...]:
-    """The experts that the first pass's answer names.
+    """Which experts the first pass's answer names.
 
-    Upstream's rule: of the first three comma-separated pieces, every capital letter that occurs anywhere counts. So
-    "Default" chooses D, "NONE" chooses E, lower case nothing, and more than three can be chosen.
+    Upstream's rule: every capital letter anywhere in the first three comma-separated pieces counts. So "Default"
+    chooses D, "NONE" chooses E, lower case chooses none, and more than three can be chosen.
     """
-    heard = ",".join(answer.split(",")[:3])
-    return tuple(chr(ord("A") + number) in heard for number in range(experts))
+    pieces = ",".join(answer.split(",")[:3])
+    return tuple(chr(ord("A") + number) in pieces for number in range(experts))
 
 
 def prompt_ids(prompt: str, ids: Callable[[str], Sequence[int]], begin: int | None) -> list[int]:
-    """The ids of a prompt with IMAGE where it has its mark.
+    """The ids of a prompt, with IMAGE in place of each image mark.
 
-    Upstream's rule: the pieces between marks are tokenised one by one. If the first begins with `begin`, that one is
-    kept and the first id of *every* piece is dropped, whatever it is: with a tokenizer that adds no `begin` of its own
-    to a prompt that has one, the newline behind the image is lost.
+    Upstream's rule: the pieces between marks are tokenized separately. If the first piece begins with `begin`, the
+    first id of *every* later piece is dropped, even if it is not `begin`. With a tokenizer that does not add `begin` to
+    a text, this drops the newline after the image.
     """
     pieces = [list(ids(piece)) for piece in prompt.split(IMAGE_MARK)]
     opened = bool(pieces[0]) and pieces[0][0] == begin
-    found = pieces[0]
+    tokens = pieces[0]
     for piece in pieces[1:]:
-        found = [*found, IMAGE, *(piece[1:] if opened else piece)]
-    return found
+        tokens = [*tokens, IMAGE, *(piece[1:] if opened else piece)]
+    return tokens
 
 
 @dataclass(frozen=True)
 class TextTokenizer:
-    """The language model's tokenizer. `ids` is what upstream's gives for a text, `plain` the same without additions."""
+    """The language model's tokenizer.
+
+    Args:
+        ids: ids of a text as upstream's tokenizer returns them, with its special tokens.
+        plain: ids of a text without special tokens.
+        text: text of ids; special tokens are skipped.
+        begin: id of the begin-of-text token.
+    """
 
     ids: Callable[[str], list[int]]
     plain: Callable[[str], list[int]]
@@ -151,10 +165,10 @@ class TextTokenizer:
 
 
 def read_tokenizer(folder: Path) -> TextTokenizer:
-    """From `tokenizer.json`, or from `tokenizer.model`, whose texts get a begin token as Llama's do.
+    """The tokenizer from `tokenizer.json`, or from `tokenizer.model`, which prepends a begin token as Llama's does.
 
     Raises:
-        R2T2Error: neither is there, or it cannot be read.
+        R2T2Error: neither file exists, or it cannot be read.
     """
     try:
         if (folder / "tokenizer.json").is_file():
@@ -193,7 +207,7 @@ def _sentencepiece(file: Path) -> TextTokenizer:
 
 
 def read_wordpiece(file: Path, length: int) -> Callable[[str], list[int]]:
-    """BERT's tokenizer from its vocabulary: lower case, [CLS] and [SEP], cut at `length`.
+    """BERT's tokenizer from its vocabulary: lower case, with [CLS] and [SEP], truncated to `length` tokens.
 
     Raises:
         R2T2Error: the vocabulary cannot be read.
@@ -211,7 +225,7 @@ def read_wordpiece(file: Path, length: int) -> Callable[[str], list[int]]:
 def padded(
     rows: Sequence[Sequence[int]], bucket: int, pad: int = 0
 ) -> tuple[Int[np.ndarray, "B T"], Bool[np.ndarray, "B T"]]:
-    """Rows of ids behind each other, filled up to the next multiple of `bucket`, and which are no padding."""
+    """Rows of ids as one array, padded on the right to a multiple of `bucket`, and the mask of the tokens."""
     length = -(-max(len(row) for row in rows) // bucket) * bucket
     tokens = np.full((len(rows), length), pad, np.int32)
     mask = np.zeros((len(rows), length), bool)

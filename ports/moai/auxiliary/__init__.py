@@ -1,1 +1,1 @@
-"""What other vision models say about an image: found, stored, and put into words for MoAI."""
+"""Auxiliary inputs of MoAI: records of other vision models' outputs, their storage and their verbalization."""

@@ -1,6 +1,6 @@
-"""Auxiliary records of a question set: every image once, resumable, into one folder.
+"""Builds the auxiliary records of a question set in one folder, each image once; an interrupted build resumes.
 
-The folder is a run (`r2t2_jax/runs`); when it is complete it also holds `records.parquet` and `maps/`, which
+The folder is a run (`r2t2_jax/runs`); when it is complete it also contains `records.parquet` and `maps/`, which
 `CachedRecords` reads.
 """
 
@@ -14,7 +14,7 @@ from typing import Any
 
 from ports.moai.auxiliary.providers import PROVIDERS
 from ports.moai.auxiliary.providers.protocol import Provider
-from ports.moai.auxiliary.providers.scene_graphs import SceneGraphs
+from ports.moai.auxiliary.providers.scene_graphs import SceneGraphFile
 from ports.moai.auxiliary.record import MAPS, PARTS, TABLE, AuxRecord, image_key, to_row
 from ports.moai.config import MoAIConfig
 from r2t2_jax.contract import Sample
@@ -24,21 +24,26 @@ from r2t2_jax.runs.folder import SUMMARY, read_json
 from r2t2_jax.runs.plan import Batch, Part, Plan
 from r2t2_jax.runs.run import Run
 
-COMMAND, IMAGES_A_BATCH = "aux build", 8
+COMMAND, BATCH_SIZE = "aux build", 8
 
 
 def load_providers(names: Sequence[str], scene_graphs: Path | None, size: int) -> list[Provider]:
-    """The named models, and the file of scene graphs if there is one.
+    """The named providers, and the file of scene graphs if one is given.
+
+    Args:
+        names: keys of `PROVIDERS`.
+        scene_graphs: a JSONL file.
+        size: side of the images that the model processes, in pixels.
 
     Raises:
-        R2T2Error: a name is unknown, or what it needs is not installed.
+        R2T2Error: a name is unknown, no provider is named, or a required package is not installed.
     """
     unknown = sorted(set(names) - set(PROVIDERS))
     if unknown:
-        raise R2T2Error(f"unknown auxiliary models {', '.join(unknown)}; choose of {', '.join(PROVIDERS)}")
-    graphs: list[Provider] = [SceneGraphs.read(scene_graphs)] if scene_graphs else []
+        raise R2T2Error(f"unknown auxiliary models {', '.join(unknown)}; choose one of {', '.join(PROVIDERS)}")
+    graphs: list[Provider] = [SceneGraphFile.read(scene_graphs)] if scene_graphs else []
     if not names and not graphs:
-        raise R2T2Error(f"no auxiliary model is named; choose of {', '.join(PROVIDERS)}, or give scene graphs")
+        raise R2T2Error(f"no auxiliary model is named; name one of {', '.join(PROVIDERS)}, or a file of scene graphs")
     return [*graphs, *(PROVIDERS[name](size) for name in names)]
 
 
@@ -49,25 +54,25 @@ def build_records(
     settings: Mapping[str, Any],
     max_hours: float | None = None,
 ) -> dict[str, Any]:
-    """Ask every provider about every image that the samples show.
+    """Run every provider on every image of the samples.
 
     Args:
-        out: the folder, made if need be; an interrupted build in it goes on.
-        samples: of a question set; an image that several share is asked about once.
-        providers: whom to ask.
-        settings: for `run.json`: what the records depend on beside the providers.
-        max_hours: how long to go on from here.
+        out: the folder, created if it does not exist; an interrupted build in it is resumed.
+        samples: of a question set; an image that several samples share is processed once.
+        providers: run in this order on each image.
+        settings: recorded in `run.json`.
+        max_hours: time limit of this call.
 
     Returns:
-        How many images there are, and how many have each part.
+        The number of images, and for each part the number of images that have it.
 
     Raises:
-        R2T2Error: the folder holds something else, or a provider fails.
-        Stopped: a signal or `max_hours` ended it; what was done is saved.
+        R2T2Error: the folder contains another run, or a provider fails.
+        RunInterrupted: a signal or `max_hours` ended the build; completed batches are saved.
     """
-    images = {image_key(sample.image): sample for sample in reversed(samples)}  # the first that shows it
+    images = {image_key(sample.image): sample for sample in reversed(samples)}  # the first sample with this image
     keys = sorted(images)
-    plan = Plan([Part("records", len(keys), IMAGES_A_BATCH, "records")])
+    plan = Plan([Part("records", len(keys), BATCH_SIZE, "records")])
     depends = {"providers": [provider.fingerprint for provider in providers], "images": _digest(keys)}
 
     def work(batch: Batch) -> list[dict[str, Any]]:
@@ -87,7 +92,7 @@ def build_records(
 
 
 def _publish(run: Run, out: Path) -> dict[str, Any]:
-    """Maps first, then the table that names them."""
+    """Write the maps, then the table that refers to them; returns the summary."""
     import pyarrow.parquet as pq
 
     table = run.table("records")
@@ -115,6 +120,6 @@ def command(
     settings: Mapping[str, Any],
     max_hours: float | None,
 ) -> dict[str, Any]:
-    """What `r2t2 aux build` runs, found through the entry-point group `r2t2.auxiliary`."""
+    """The implementation of `r2t2 aux build`, registered in the entry-point group `r2t2.auxiliary`."""
     providers = load_providers(models, scene_graphs, MoAIConfig.full_7b().image_size)
     return build_records(out, samples, providers, settings, max_hours)

@@ -1,4 +1,4 @@
-"""What is known about one image beside its pixels."""
+"""Auxiliary records: their parts, their rows and maps on disk, and the provider that reads stored ones."""
 
 from __future__ import annotations
 
@@ -18,6 +18,9 @@ from PIL import Image
 
 from r2t2_jax.errors import R2T2Error
 
+PARTS = ("segments", "detections", "scene", "lines")
+TABLE, MAPS = "records.parquet", "maps"
+
 
 @dataclass(frozen=True)
 class Segment:
@@ -29,7 +32,7 @@ class Segment:
 
 @dataclass(frozen=True)
 class Detection:
-    """A detected object: box [x0, y0, x1, y1] in pixels of the image as the model sees it, `label` a query's number."""
+    """A detected object: box [x0, y0, x1, y1] in pixels of the resized image, `label` the number of a query."""
 
     score: float
     label: int
@@ -38,7 +41,7 @@ class Detection:
 
 @dataclass(frozen=True)
 class Relation:
-    """`subject` does `predicate` to `object`: numbers of the scene's objects, a predicate counted from 0, its score."""
+    """`subject` and `object` are numbers of the scene's objects, `predicate` is counted from 0."""
 
     subject: int
     object: int
@@ -47,16 +50,16 @@ class Relation:
 
 
 @dataclass(frozen=True)
-class Scene:
-    """A scene graph: classes of its objects (COCO panoptic, counted from 0) and what relates them."""
+class SceneGraph:
+    """Classes of the objects (COCO panoptic, counted from 0) and the relations between them."""
 
     objects: tuple[int, ...] = ()
     relations: tuple[Relation, ...] = ()
 
 
 @dataclass(frozen=True)
-class Line:
-    """A line of text and how sure its reader is."""
+class TextLine:
+    """A line of text and the reader's score."""
 
     text: str
     score: float
@@ -64,10 +67,16 @@ class Line:
 
 @dataclass(frozen=True, eq=False)
 class AuxRecord:
-    """What each of the four auxiliary models found; `None` where none was asked, which is not the same as nothing.
+    """The outputs of the four auxiliary models; `None` if the model was not run, empty if it found nothing.
 
-    `key` names the image (`image_key`), `id` the sample it was first seen in. `map` holds the number of the segment at
-    each pixel, 0 for none, at the size in which the model sees images.
+    Args:
+        key: of the image (`image_key`).
+        id: of the first sample with this image.
+        map: number of the segment at each pixel, 0 for none, at the size of the model's images.
+        segments: panoptic segments.
+        detections: detected objects.
+        scene: the scene graph.
+        lines: lines of text.
     """
 
     key: str
@@ -75,15 +84,12 @@ class AuxRecord:
     map: UInt8[np.ndarray, "size size"] | None = None
     segments: tuple[Segment, ...] | None = None
     detections: tuple[Detection, ...] | None = None
-    scene: Scene | None = None
-    lines: tuple[Line, ...] | None = None
-
-
-PARTS = ("segments", "detections", "scene", "lines")
+    scene: SceneGraph | None = None
+    lines: tuple[TextLine, ...] | None = None
 
 
 def image_key(image: UInt8[np.ndarray, "height width 3"]) -> str:
-    """An image's name in the store: a digest of its pixels, so that any set which holds the image finds its record."""
+    """The key of an image's record: a digest of its pixels, so that every set with this image shares the record."""
     described = f"{image.shape[0]}x{image.shape[1]}:".encode()
     return hashlib.sha256(described + np.ascontiguousarray(image, np.uint8).tobytes()).hexdigest()[:32]
 
@@ -105,7 +111,7 @@ def predicates() -> tuple[str, ...]:
 
 
 def detection_queries() -> tuple[str, ...]:
-    """What the detector is asked for: ADE20K's 847 names, then ImageNet's 1000."""
+    """The detector's queries: ADE20K's 847 class names, then ImageNet's 1000."""
     return _lists()["OD_LABELS_ADE20K847_THEN_IMAGENET1000"]
 
 
@@ -114,9 +120,6 @@ def plain_name(label: str) -> str:
     for suffix in ("-merged", "-other", "-stuff"):
         label = label.removesuffix(suffix)
     return label
-
-
-TABLE, MAPS = "records.parquet", "maps"
 
 
 def to_row(record: AuxRecord) -> dict[str, Any]:
@@ -133,21 +136,21 @@ def to_row(record: AuxRecord) -> dict[str, Any]:
 
 
 def _plain(part: Any) -> Any:
-    return dataclasses.asdict(part) if isinstance(part, Scene) else [dataclasses.asdict(entry) for entry in part]
+    return dataclasses.asdict(part) if isinstance(part, SceneGraph) else [dataclasses.asdict(entry) for entry in part]
 
 
-def from_row(row: Mapping[str, Any], map: UInt8[np.ndarray, "size size"] | None) -> AuxRecord:
+def from_row(row: Mapping[str, Any], segment_map: UInt8[np.ndarray, "size size"] | None) -> AuxRecord:
     """The record that `to_row` wrote."""
     parts = {name: None if row[name] is None else json.loads(row[name]) for name in PARTS}
     scene = parts["scene"]
     return AuxRecord(
         key=row["key"],
         id=row["id"],
-        map=map,
+        map=segment_map,
         segments=_all(Segment, parts["segments"]),
         detections=_all(Detection, parts["detections"]),
-        scene=scene and Scene(tuple(scene["objects"]), _all(Relation, scene["relations"]) or ()),
-        lines=_all(Line, parts["lines"]),
+        scene=scene and SceneGraph(tuple(scene["objects"]), _all(Relation, scene["relations"]) or ()),
+        lines=_all(TextLine, parts["lines"]),
     )
 
 
@@ -157,16 +160,16 @@ def _all(kind: Any, entries: list[dict[str, Any]] | None) -> Any:
     return tuple(kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in entry.items()}) for entry in entries)
 
 
-def to_png(map: UInt8[np.ndarray, "size size"]) -> bytes:
-    """A map as an 8 bit grey image."""
+def to_png(segment_map: UInt8[np.ndarray, "size size"]) -> bytes:
+    """A map as an 8-bit grayscale PNG."""
     packed = io.BytesIO()
-    Image.fromarray(np.asarray(map, np.uint8)).save(packed, "PNG")
+    Image.fromarray(np.asarray(segment_map, np.uint8)).save(packed, "PNG")
     return packed.getvalue()
 
 
 @dataclass(frozen=True)
 class CachedRecords:
-    """The provider that asks no model: what is stored, by the image's digest."""
+    """The provider that reads stored records, by the image's key."""
 
     folder: Path
     rows: Mapping[str, Mapping[str, Any]]
@@ -174,10 +177,10 @@ class CachedRecords:
 
     @classmethod
     def open(cls, folder: Path) -> CachedRecords:
-        """Read a folder of records; maps are read as they are asked for.
+        """Open a folder of records; maps are read when they are needed.
 
         Raises:
-            R2T2Error: it holds none, or its table is damaged.
+            R2T2Error: it contains no records, or its table is damaged.
         """
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -187,14 +190,16 @@ class CachedRecords:
             digest = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
             rows = {row["key"]: row for row in pq.read_table(path).to_pylist()}
         except (OSError, pa.ArrowException, KeyError) as error:
-            raise R2T2Error(f"{folder} holds no auxiliary records ({error}); make them with r2t2 aux build") from error
+            raise R2T2Error(
+                f"{folder} contains no auxiliary records ({error}); make them with r2t2 aux build"
+            ) from error
         return cls(folder, rows, digest)
 
     def __call__(self, image: UInt8[np.ndarray, "height width 3"], record: AuxRecord) -> AuxRecord:
         """The stored record of an image.
 
         Raises:
-            R2T2Error: there is none, or its map is damaged.
+            R2T2Error: there is no record of the image, or its map is damaged.
         """
         row = self.rows.get(record.key)
         if row is None:
@@ -213,12 +218,12 @@ class CachedRecords:
             raise R2T2Error(f"{path} cannot be read ({error}); run r2t2 aux build again") from error
 
     def missing_parts(self) -> list[str]:
-        """Parts that no stored record has: their models were never asked."""
+        """Parts that no stored record has, because their models were not run."""
         return [name for name in PARTS if all(row[name] is None for row in self.rows.values())]
 
 
 def fit(image: UInt8[np.ndarray, "height width 3"], size: int) -> UInt8[np.ndarray, "size size 3"]:
-    """Resized by PIL's bilinear filter, whatever the aspect ratio, as in upstream's benchmarks."""
+    """The image resized by PIL's bilinear filter, ignoring the aspect ratio, as in upstream's benchmarks."""
     if image.shape[:2] == (size, size):
         return image
     return np.asarray(Image.fromarray(image).convert("RGB").resize((size, size), Image.Resampling.BILINEAR))

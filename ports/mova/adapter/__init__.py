@@ -1,1 +1,1 @@
-"""The MoV-Adapter: how the experts' features are mixed into CLIP's under routing weights."""
+"""The MoV-Adapter: mixes the experts' features into CLIP's under the routing weights."""

@@ -1,4 +1,4 @@
-"""The adapter, whole: mixers over a map of tokens under the gates' own weights or given ones, then image tokens.
+"""The adapter: blocks over a map of tokens, under the gates' own weights or given ones, then image tokens.
 
 Axis letters: L blocks, E experts, N tokens of the map, H heads, d head width, D width, C channels of an expert,
 M text width, I image tokens, O the language model's width. One sample.
@@ -19,54 +19,58 @@ from ports.common.layers.linear import normal
 from ports.mova.adapter.block import AdapterBlock, block_leaves
 from ports.mova.adapter.downsample import Downsample, downsample_leaves
 from ports.mova.config import AdapterConfig, Keep
-from ports.mova.towers.patches import first
+from ports.mova.towers.patches import drop_leading_axis
 from r2t2_jax.routing import Routing
 
-OUT = -1e6  # added to the logit of an expert that the coarse pass did not choose
+MASKED_LOGIT = -1e6  # added to the logit of an expert that the coarse pass did not choose
+
+# Input of the later blocks: the experts' features, or their keys and values, one pair a block.
+LaterInputs = tuple[Float[Array, "N C"], ...] | tuple[tuple[Float[Array, "E N H d"], Float[Array, "E N H d"]], ...]
 
 
 def gate_weights(logits: Float[Array, "E"], coarse: Bool[Array, "E"], topk: int) -> Float[Array, "E"]:
-    """Softmax over the chosen experts in float32, its `topk` largest entries brought to sum 1.
+    """Softmax over the chosen experts in float32, with the `topk` largest entries normalized to sum 1.
 
-    Where fewer than `topk` are chosen the others have exactly zero; where none is, all have.
+    If fewer than `topk` experts are chosen, the others have weight zero; if none is chosen, all weights are zero.
     """
-    scores = jax.nn.softmax(logits.astype(jnp.float32) + jnp.where(coarse, 0.0, OUT))
-    kept, experts = jax.lax.top_k(scores, min(topk, scores.shape[0]))
-    weights = jnp.zeros_like(scores).at[experts].set(kept / kept.sum())
+    scores = jax.nn.softmax(logits.astype(jnp.float32) + jnp.where(coarse, 0.0, MASKED_LOGIT))
+    largest, experts = jax.lax.top_k(scores, min(topk, scores.shape[0]))
+    weights = jnp.zeros_like(scores).at[experts].set(largest / largest.sum())
     return weights * coarse.any()
-
-
-# What the later blocks read: the experts' features, or their projected keys and values, block after block.
-Later = tuple[Float[Array, "N C"], ...] | tuple[tuple[Float[Array, "E N H d"], Float[Array, "E N H d"]], ...]
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class Seen:
-    """All that the mixers need and that does not depend on routing.
+class AdapterFeatures:
+    """The inputs of the blocks that do not depend on routing.
 
-    `coarse` are the experts that the model itself chose: its gates weigh no other. `available` are those whose features
-    are here: given weights act on these alone.
+    Args:
+        base: CLIP's tokens on the map.
+        first_outputs: what block 0's cross-attention reads from each expert.
+        later: input of the later blocks.
+        text: the question.
+        coarse: experts chosen by the coarse pass; the gates give weight to no other.
+        available: experts that were run; given weights act on these only.
     """
 
     base: Float[Array, "N D"]
-    read: Float[Array, "E N D"]  # what block 0 reads from each expert
-    later: Later
+    first_outputs: Float[Array, "E N D"]
+    later: LaterInputs
     text: Float[Array, "M"]
     coarse: Bool[Array, "E"]
     available: Bool[Array, "E"]
 
 
 class Adapter(nnx.Module):
-    """Position table, blocks, downsampling."""
+    """Position embedding, blocks, downsampling."""
 
     def __init__(self, config: AdapterConfig, rngs: nnx.Rngs):
         self.config = config
-        self.places = normal(rngs, (config.tokens, config.width), config.dtype)
+        self.position_embedding = normal(rngs, (config.tokens, config.width), config.dtype)
         self.blocks = nnx.List([AdapterBlock(config, rngs) for _ in range(config.blocks)])
         self.downsample = Downsample(config, rngs)
 
-    def see(
+    def encode(
         self,
         base: Float[Array, "N D"],
         experts: Sequence[Float[Array, "N C"]],
@@ -74,60 +78,73 @@ class Adapter(nnx.Module):
         coarse: Bool[Array, "E"],
         available: Bool[Array, "E"],
         keep: Keep,
-    ) -> Seen:
-        """What does not depend on routing: block 0's reading, and as much of the later blocks as `keep` says."""
-        start = base + self.places[...]
-        read = self.blocks[0].look(start, *self.blocks[0].project(experts))
-        later = tuple(block.project(experts) for block in self.blocks[1:]) if keep == "keys" else tuple(experts)
-        return Seen(base, read, later, text, coarse, available)
+    ) -> AdapterFeatures:
+        """Everything before routing: block 0's cross-attention, and of the later blocks what `keep` names."""
+        start = base + self.position_embedding[...]
+        first = self.blocks[0].cross_attend(start, *self.blocks[0].project_experts(experts))
+        if keep == "keys":
+            later: LaterInputs = tuple(block.project_experts(experts) for block in self.blocks[1:])
+        else:
+            later = tuple(experts)
+        return AdapterFeatures(base, first, later, text, coarse, available)
 
-    def mix(self, seen: Seen, routing: Routing | None) -> tuple[Float[Array, "L N D"], Float[Array, "L E"]]:
-        """The stream behind every block, and the weights in effect there."""
-        x = seen.base + self.places[...]
+    def run_blocks(
+        self, features: AdapterFeatures, routing: Routing | None
+    ) -> tuple[Float[Array, "L N D"], Float[Array, "L E"]]:
+        """The hidden state after every block, and the routing weights in effect there."""
+        x = features.base + self.position_embedding[...]
         states, effective = [], []
         for number, block in enumerate(self.blocks):
-            weights = self._weights(block, x, seen, routing, number)
-            read = seen.read if number == 0 else block.look(x, *self._sources(block, seen.later, number))
-            x = block.mix(x, read, weights)
+            weights = self._effective_weights(block, x, features, routing, number)
+            if number == 0:
+                outputs = features.first_outputs
+            else:
+                outputs = block.cross_attend(x, *self._expert_keys_values(block, features.later, number))
+            x = block.combine_experts(x, outputs, weights)
             states.append(x)
             effective.append(weights)
         return jnp.stack(states), jnp.stack(effective)
 
-    def _weights(
-        self, block: AdapterBlock, x: Float[Array, "N D"], seen: Seen, routing: Routing | None, number: int
+    def _effective_weights(
+        self,
+        block: AdapterBlock,
+        x: Float[Array, "N D"],
+        features: AdapterFeatures,
+        routing: Routing | None,
+        number: int,
     ) -> Float[Array, "E"]:
         if routing is not None and routing.mode == "replace":
-            return jnp.where(seen.available, routing.values[number], 0.0)
-        logits = block.gate(seen.text, x).astype(jnp.float32)
+            return jnp.where(features.available, routing.values[number], 0.0)
+        logits = block.gate(features.text, x).astype(jnp.float32)
         if routing is not None:
             logits = logits + routing.values[number]
-        return gate_weights(logits, seen.coarse, self.config.topk)
+        return gate_weights(logits, features.coarse, self.config.topk)
 
-    def _sources(
-        self, block: AdapterBlock, later: Later, number: int
+    def _expert_keys_values(
+        self, block: AdapterBlock, later: LaterInputs, number: int
     ) -> tuple[Float[Array, "E N H d"], Float[Array, "E N H d"]]:
         if isinstance(later[0], tuple):
             return later[number - 1]
-        return block.project(later)
+        return block.project_experts(later)
 
     def without_experts(self, base: Float[Array, "N D"]) -> Float[Array, "N D"]:
-        """The stream behind the last block where no expert has any weight: the coarse pass."""
-        x = base + self.places[...]
+        """The hidden state after the last block if no expert has any weight: the coarse pass."""
+        x = base + self.position_embedding[...]
         for block in self.blocks:
-            x = block.finish(x)
+            x = block.attend_and_mlp(x)
         return x
 
-    def tokens(self, base: Float[Array, "N D"], x: Float[Array, "N D"]) -> Float[Array, "I O"]:
-        """Image tokens, from the mean of the last block's stream and CLIP's features as they came."""
+    def image_tokens(self, base: Float[Array, "N D"], x: Float[Array, "N D"]) -> Float[Array, "I O"]:
+        """Image tokens, from the mean of the last block's hidden state and CLIP's features before the blocks."""
         return self.downsample((x + base) / 2)
 
 
 def adapter_leaves(ours: str, theirs: str, config: AdapterConfig) -> dict[str, Leaf]:
     """Parameters of `Adapter` at path `ours`, from `mm_projector` at prefix `theirs`, which ends in its separator.
 
-    The tables `*.rope.freqs_*` are known there and not needed: they are computed.
+    The tables `*.rope.freqs_*` are not read, because they are computed.
     """
-    leaves = {f"{ours}/places": Leaf((f"{theirs}pos_embed",), first)}
+    leaves = {f"{ours}/position_embedding": Leaf((f"{theirs}pos_embed",), drop_leading_axis)}
     for number in range(config.blocks):
         leaves |= block_leaves(f"{ours}/blocks/{number}", f"{theirs}blocks.{number}", config)
     return leaves | downsample_leaves(f"{ours}/downsample", theirs)

@@ -1,7 +1,7 @@
 """From the mixed map to image tokens of the language model: two convolutional stages around a 2 x 2 mean, a projector.
 
-Axis letters: G places along a side of the map, N = G * G tokens, I = N / 4 image tokens, D width, O width of the
-language model. One sample.
+Axis letters: G side of the map, N = G * G tokens, I = N / 4 image tokens, D width, O width of the language model.
+One sample.
 """
 
 from __future__ import annotations
@@ -18,48 +18,48 @@ from ports.mova.layers import pool
 from ports.mova.towers.patches import conv
 
 
-class Stage(nnx.Module):
+class BottleneckStage(nnx.Module):
     """RegNet's bottleneck: 1 x 1, depthwise 3 x 3, squeeze and excitation, 1 x 1; norms over the channels.
 
-    The norms have eps 1e-5: upstream asks for its own with 1e-6, and timm puts another in its place.
+    The norms have eps 1e-5: upstream sets 1e-6 for its own norm, but timm replaces that norm.
     """
 
     def __init__(self, config: AdapterConfig, rngs: nnx.Rngs):
         width, dtype = config.width, config.dtype
-        self.into = linear(width, width, rngs, dtype, bias=False)
+        self.conv1 = linear(width, width, rngs, dtype, bias=False)
         self.norm1 = LayerNorm(width, config.eps, dtype)
-        self.around = conv(width, width, 3, rngs, dtype, groups=width)
+        self.conv2 = conv(width, width, 3, rngs, dtype, groups=width)
         self.norm2 = LayerNorm(width, config.eps, dtype)
         self.squeeze = linear(width, config.squeeze, rngs, dtype)
         self.excite = linear(config.squeeze, width, rngs, dtype)
-        self.out = linear(width, width, rngs, dtype, bias=False)
+        self.conv3 = linear(width, width, rngs, dtype, bias=False)
         self.norm3 = LayerNorm(width, config.eps, dtype)
 
     def __call__(self, x: Float[Array, "G G D"]) -> Float[Array, "G G D"]:
-        h = jax.nn.silu(self.norm1(self.into(x)))
-        h = jax.nn.silu(self.norm2(self.around(h)))
+        h = jax.nn.silu(self.norm1(self.conv1(x)))
+        h = jax.nn.silu(self.norm2(self.conv2(h)))
         gate = jax.nn.sigmoid(self.excite(jax.nn.silu(self.squeeze(h.mean(axis=(0, 1))))))  # [D]
-        return x + self.norm3(self.out(h * gate[None, None]))
+        return x + self.norm3(self.conv3(h * gate[None, None]))
 
 
 class Downsample(nnx.Module):
-    """Stage, mean, stage, then two linear maps with a gelu between them."""
+    """Stage, 2 x 2 mean, stage, then two linear maps with a GELU between them."""
 
     def __init__(self, config: AdapterConfig, rngs: nnx.Rngs):
         self.config = config
-        self.before, self.after = Stage(config, rngs), Stage(config, rngs)
-        self.up = linear(config.width, config.out, rngs, config.dtype)
-        self.out = linear(config.out, config.out, rngs, config.dtype)
+        self.stage1, self.stage2 = BottleneckStage(config, rngs), BottleneckStage(config, rngs)
+        self.fc1 = linear(config.width, config.out, rngs, config.dtype)
+        self.fc2 = linear(config.out, config.out, rngs, config.dtype)
 
     def shrink(self, x: Float[Array, "N D"]) -> Float[Array, "I D"]:
-        """Four tokens to one."""
+        """The map at half its side, before the projector."""
         grid, width = self.config.grid, self.config.width
-        x = self.before(x.reshape(grid, grid, width)).reshape(-1, width)
+        x = self.stage1(x.reshape(grid, grid, width)).reshape(-1, width)
         half = grid // 2
-        return self.after(pool(x, half).reshape(half, half, width)).reshape(-1, width)
+        return self.stage2(pool(x, half).reshape(half, half, width)).reshape(-1, width)
 
     def __call__(self, x: Float[Array, "N D"]) -> Float[Array, "I O"]:
-        return self.out(jax.nn.gelu(self.up(self.shrink(x)), approximate=False))
+        return self.fc2(jax.nn.gelu(self.fc1(self.shrink(x)), approximate=False))
 
 
 def pointwise(tensor: np.ndarray) -> np.ndarray:
@@ -70,19 +70,19 @@ def pointwise(tensor: np.ndarray) -> np.ndarray:
 def downsample_leaves(ours: str, theirs: str) -> dict[str, Leaf]:
     """Parameters of `Downsample`, from `downsample.{0,2}.b1` (whose norms are called bn) and `mlp.{0,2}`."""
     leaves = {
-        **linear_leaves(f"{ours}/up", f"{theirs}mlp.0"),
-        **linear_leaves(f"{ours}/out", f"{theirs}mlp.2"),
+        **linear_leaves(f"{ours}/fc1", f"{theirs}mlp.0"),
+        **linear_leaves(f"{ours}/fc2", f"{theirs}mlp.2"),
     }
-    for stage, number in (("before", 0), ("after", 2)):
-        mine, block = f"{ours}/{stage}", f"{theirs}downsample.{number}.b1"
+    for stage, number in (("stage1", 0), ("stage2", 2)):
+        path, block = f"{ours}/{stage}", f"{theirs}downsample.{number}.b1"
         leaves |= {
-            f"{mine}/into/kernel": Leaf((f"{block}.conv1.conv.weight",), pointwise),
-            f"{mine}/around/kernel": Leaf((f"{block}.conv2.conv.weight",), convolution),
-            f"{mine}/out/kernel": Leaf((f"{block}.conv3.conv.weight",), pointwise),
+            f"{path}/conv1/kernel": Leaf((f"{block}.conv1.conv.weight",), pointwise),
+            f"{path}/conv2/kernel": Leaf((f"{block}.conv2.conv.weight",), convolution),
+            f"{path}/conv3/kernel": Leaf((f"{block}.conv3.conv.weight",), pointwise),
         }
         for norm in ("1", "2", "3"):
-            leaves |= norm_leaves(f"{mine}/norm{norm}", f"{block}.conv{norm}.bn")
+            leaves |= norm_leaves(f"{path}/norm{norm}", f"{block}.conv{norm}.bn")
         for part, name in (("squeeze", "fc1"), ("excite", "fc2")):
-            leaves[f"{mine}/{part}/kernel"] = Leaf((f"{block}.se.{name}.weight",), pointwise)
-            leaves[f"{mine}/{part}/bias"] = Leaf((f"{block}.se.{name}.bias",))
+            leaves[f"{path}/{part}/kernel"] = Leaf((f"{block}.se.{name}.weight",), pointwise)
+            leaves[f"{path}/{part}/bias"] = Leaf((f"{block}.se.{name}.bias",))
     return leaves

@@ -1,1 +1,1 @@
-"""The seven experts' encoders, one file a tower; CLIP, the base, is `ports/common/layers/clip_vit.py`."""
+"""The encoders of the seven experts, one file each; CLIP, the base, is `ports/common/layers/clip_vit.py`."""

@@ -144,8 +144,8 @@ def padded(inputs: MoAIInputs, length: int, verbal: int) -> MoAIInputs:
         ("mask", length),
         ("language", length),
         ("before_image", length),
-        ("verbalisation", verbal),
-        ("verbalisation_mask", verbal),
+        ("verbalization", verbal),
+        ("verbalization_mask", verbal),
     ):
         value = getattr(inputs, name)
         changes[name] = jnp.pad(value, (total - value.shape[0], 0), constant_values=name == "before_image")
@@ -190,8 +190,8 @@ def text_inputs(
     given = {
         "image": np.zeros((*size, 3), np.uint8),
         "segments": np.zeros(size, np.uint8),
-        "verbalisation": np.zeros(1, np.int32),
-        "verbalisation_mask": np.ones(1, bool),
+        "verbalization": np.zeros(1, np.int32),
+        "verbalization_mask": np.ones(1, bool),
     } | rest
     return MoAIInputs(
         tokens=jnp.asarray(ids[words]),
@@ -211,7 +211,7 @@ def row_slots(config: MoAIConfig, ids: np.ndarray) -> np.ndarray:
 
 
 def case_inputs(golden: Golden, case: str, mode: str, row: int) -> MoAIInputs:
-    """Inputs of one row of a recorded case; padding of the verbalisation is read, as upstream does."""
+    """Inputs of one row of a recorded case; padding of the verbalization is read, as upstream does."""
     given = {
         name.removeprefix(f"in/{case}/"): value[row]
         for name, value in golden.arrays.items()
@@ -224,6 +224,6 @@ def case_inputs(golden: Golden, case: str, mode: str, row: int) -> MoAIInputs:
         given[f"lang_mask_{mode}"],
         image=given["image_uint8"].transpose(1, 2, 0),
         segments=given["seg_ids"].astype(np.uint8),
-        verbalisation=given["verb_ids"],
-        verbalisation_mask=np.ones(given["verb_ids"].shape, bool),
+        verbalization=given["verb_ids"],
+        verbalization_mask=np.ones(given["verb_ids"].shape, bool),
     )

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-SENTENCE = "what is the colour of this big red round box on a small green table near two dogs under blue sky"
+SENTENCE = "what is the color of this big red round box on a small green table near two dogs under blue sky"
 WORDS = SENTENCE.split()
 
 

@@ -11,9 +11,18 @@ from ports.moai.auxiliary import build
 from ports.moai.auxiliary.build import build_records, load_providers
 from ports.moai.auxiliary.providers import protocol
 from ports.moai.auxiliary.providers.ocr import TextReader
-from ports.moai.auxiliary.providers.scene_graphs import SceneGraphs
-from ports.moai.auxiliary.record import AuxRecord, CachedRecords, Detection, Line, Relation, Scene, Segment, image_key
-from ports.moai.auxiliary.verbalize import tell_segments
+from ports.moai.auxiliary.providers.scene_graphs import SceneGraphFile
+from ports.moai.auxiliary.record import (
+    AuxRecord,
+    CachedRecords,
+    Detection,
+    Relation,
+    SceneGraph,
+    Segment,
+    TextLine,
+    image_key,
+)
+from ports.moai.auxiliary.verbalize import describe_segments
 from r2t2_jax.cli.main import main
 from r2t2_jax.contract import Sample
 from r2t2_jax.errors import R2T2Error
@@ -45,7 +54,7 @@ class Fake:
             map=np.full((SIZE, SIZE), value % 5, np.uint8),
             segments=(Segment(value % 5, value % 133),),
             detections=(Detection(0.75, value, (0.0, 1.5, 2.0, 3.25)),),
-            lines=(Line(f"words {value}", 0.9),) if value % 2 else (),
+            lines=(TextLine(f"words {value}", 0.9),) if value % 2 else (),
         )
 
 
@@ -91,7 +100,7 @@ def test_scene_graphs_from_a_file(tmp_path):
     path = tmp_path / "scenes.jsonl"
     line = {"id": "q1", "objects": ["person", "horse"], "relations": [[0, 1, "riding", 0.9], [1, 0, "beside", 0.2]]}
     path.write_text(json.dumps(line), encoding="utf-8")
-    graphs = SceneGraphs.read(path)
+    graphs = SceneGraphFile.read(path)
     record = graphs(np.zeros((2, 2, 3), np.uint8), AuxRecord("k", "q1"))
     assert record.scene.objects == (0, 17) and len(record.scene.relations) == 2
     assert graphs(np.zeros((2, 2, 3), np.uint8), AuxRecord("k", "q2")).scene is None
@@ -102,13 +111,13 @@ def test_scene_graphs_from_a_file(tmp_path):
     for wrong in ({"objects": ["unicorn"]}, {"relations": [[0, 2, "riding", 0.9]]}, {"id": None, "relations": [1]}):
         path.write_text(json.dumps(line | wrong), encoding="utf-8")
         with pytest.raises(R2T2Error, match="line 1"):
-            SceneGraphs.read(path)
+            SceneGraphFile.read(path)
 
 
 def test_lines_of_the_text_reader():
     found = TextReader(lambda image: SimpleNamespace(txts=("a", "b"), scores=(0.9, 0.5)))
     image = np.zeros((2, 2, 3), np.uint8)
-    assert found(image, AuxRecord("k")).lines == (Line("a", 0.9), Line("b", 0.5))
+    assert found(image, AuxRecord("k")).lines == (TextLine("a", 0.9), TextLine("b", 0.5))
     nothing = TextReader(lambda image: SimpleNamespace(txts=None, scores=None))
     assert nothing(image, AuxRecord("k")).lines == ()  # asked, and nothing found
 
@@ -127,15 +136,15 @@ def test_a_missing_provider_names_its_extra(monkeypatch):
         load_providers([], None, SIZE)
 
 
-def test_more_segments_than_colours_are_refused():
-    with pytest.raises(R2T2Error, match="134 has no colour"):
-        tell_segments(np.full((4, 4), 134), [Segment(134, 0)], 4)
+def test_more_segments_than_colors_are_refused():
+    with pytest.raises(R2T2Error, match="134 has no color"):
+        describe_segments(np.full((4, 4), 134), [Segment(134, 0)], 4)
 
 
 def test_a_relation_with_an_unknown_object_silences_the_scene():
-    from ports.moai.auxiliary.verbalize import tell_scene
+    from ports.moai.auxiliary.verbalize import describe_scene
 
-    assert tell_scene(Scene((0,), (Relation(0, 5, 1, 0.9),))) == ""
+    assert describe_scene(SceneGraph((0,), (Relation(0, 5, 1, 0.9),))) == ""
 
 
 def test_command(tmp_path, monkeypatch, capsys):

@@ -71,7 +71,11 @@ def test_route_is_the_token_mean_of_the_gates(features):
     np.testing.assert_array_equal(model.route(params, features, Routing(values)), values)
     net = nnx.merge(model.graph, params)
     x = np.asarray(features.stream, np.float64)
-    h = x / np.sqrt((x**2).mean(-1, keepdims=True) + CONFIG.rms_eps) * np.asarray(net.mixed.norm1.scale[...][0])
+    h = (
+        x
+        / np.sqrt((x**2).mean(-1, keepdims=True) + CONFIG.rms_eps)
+        * np.asarray(net.mixed.input_layernorm.scale[...][0])
+    )
     for side, rows, columns in (("image", h[: CONFIG.image_tokens], 0), ("language", h[CONFIG.image_tokens :], 3)):
         gate = getattr(net.mixed.mixer.gates, side)
         logits = np.exp(rows @ np.asarray(gate.kernel[...][0]) + np.asarray(gate.bias[...][0]))
@@ -107,8 +111,8 @@ def test_padding_changes_nothing(features):
         mask=pad(inputs.mask, 4, False),
         language=pad(inputs.language, 4, False),
         before_image=pad(inputs.before_image, 4, True),
-        verbalisation=pad(inputs.verbalisation, 3, 11),
-        verbalisation_mask=pad(inputs.verbalisation_mask, 3, False),
+        verbalization=pad(inputs.verbalization, 3, 11),
+        verbalization_mask=pad(inputs.verbalization_mask, 3, False),
     )
     other = quick_jit(model.encode)(params, wide)
     for routing in (None, Routing(some_routing())):
@@ -117,8 +121,8 @@ def test_padding_changes_nothing(features):
         assert losses[0] == pytest.approx(losses[1], abs=1e-5)
         tokens = [quick_jit(lambda f, r=routing: model.generate(params, f, r, 5))(f) for f in (features, other)]
         np.testing.assert_array_equal(*tokens)
-    # What upstream does instead: the compressor reads the padding of the verbalisation.
-    upstream = dataclasses.replace(wide, verbalisation_mask=jnp.ones_like(wide.verbalisation_mask))
+    # What upstream does instead: the compressor reads the padding of the verbalization.
+    upstream = dataclasses.replace(wide, verbalization_mask=jnp.ones_like(wide.verbalization_mask))
     read = quick_jit(model.encode)(params, upstream)
     assert float(jnp.abs(read.latents - features.latents).max()) > 1e-4
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from ports.moai.generate import greedy, run_tokens
+from ports.moai.generate import greedy_search, run_tokens
 from r2t2_jax.routing import Routing
 from tests.compile_counts import quick_jit
 from tests.goldens import find_goldens
@@ -32,7 +32,7 @@ def encode(graph, params, items):
         net = nnx.merge(graph, params)
         inputs, pixels, auxiliary = item
         latents = net.compressor(auxiliary, jnp.ones(auxiliary.shape[0], bool))
-        return net.read_prompt(net.vision.see(pixels), latents, inputs)
+        return net.encode_prompt(net.vision.encode_pixels(pixels), latents, inputs)
 
     return jax.lax.map(one, items)
 
@@ -44,8 +44,8 @@ def decode(graph, params, features, routing, steps):
     def one(item):
         features, routing = item
         net = nnx.merge(graph, params)
-        x, cache, _ = net.read(features, routing)
-        tokens = greedy(net, net.logits(x)[0], cache, features.layout, steps)
+        x, cache, _ = net.prefill(features, routing)
+        tokens = greedy_search(net, net.logits(x)[0], cache, features.layout, steps)
         after = run_tokens(net, tokens[:-1], features.layout.length, cache, features.layout.valid)
         return tokens, net.logits(jnp.concatenate([x, after]))
 
@@ -56,7 +56,7 @@ def decode(graph, params, features, routing, steps):
 def all_logits(graph, params, features, routing):
     def one(item):
         net = nnx.merge(graph, params)
-        x, _, _ = net.read(*item, every_row=True)
+        x, _, _ = net.prefill(*item, every_row=True)
         return net.logits(x)
 
     return jax.lax.map(one, (features, routing))

@@ -64,7 +64,7 @@ def test_golden_flops(path):
 def test_closed_form_equals_the_program(config, merged):
     config = dataclasses.replace(config, merged_plora=merged)
     graph, params = abstract(config)
-    model, inputs = MoAIModel(config, graph), fake_inputs(config, text=64, verbalisation=275)
+    model, inputs = MoAIModel(config, graph), fake_inputs(config, text=64, verbalization=275)
     encode = jax.make_jaxpr(model.encode, return_shape=True)
     jaxpr, features = encode(params, inputs)
     assert count_flops(jaxpr) == flops.encode_flops(config, 64, 275)

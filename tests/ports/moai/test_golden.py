@@ -45,7 +45,7 @@ def every_logit(graph, params, features, routing):
 
     def one(item):
         net = nnx.merge(graph, params)
-        x, _, _ = net.read(*item, every_row=True)
+        x, _, _ = net.prefill(*item, every_row=True)
         return net.logits(x)
 
     return jax.lax.map(one, (features, routing))
@@ -60,7 +60,7 @@ def losses_and_gradients(graph, params, features, values, targets):
 
         def total(values):
             net = nnx.merge(graph, params)
-            x, _, _ = net.read(features, Routing(values), every_row=True)
+            x, _, _ = net.prefill(features, Routing(values), every_row=True)
             logits = net.logits(x)
             return cross_entropy(logits, targets), logits
 
@@ -205,17 +205,17 @@ def test_golden_through_the_contract(path):
 @partial(quick_jit, static_argnums=0)
 def run_plain(graph, params, number, x, place):
     net = nnx.merge(graph, params)
-    return net.run_layer(layer := layer_at(net.plain, number), x, layer.norm1(x), place)[0]
+    return net.run_layer(layer := layer_at(net.plain, number), x, layer.input_layernorm(x), place)[0]
 
 
 @partial(quick_jit, static_argnums=0)
 def run_mixed(graph, params, number, x, features):
     net, place = nnx.merge(graph, params), features.layout
     layer = layer_at(net.mixed, number)
-    h = layer.norm1(x)
-    outputs = layer.mixer.experts(h, features.latents, place.language)
-    weights = layer.mixer.weigh(h, None)
-    mixed = layer.mixer.mix(h, outputs, weights, place.language)
+    h = layer.input_layernorm(x)
+    outputs = layer.mixer.run_experts(h, features.latents, place.language)
+    weights = layer.mixer.gate_weights(h, None)
+    mixed = layer.mixer.combine_experts(h, outputs, weights, place.language)
     return h, outputs, weights, mixed, net.run_layer(layer, x, mixed, place)[0]
 
 
@@ -276,8 +276,8 @@ def check_experts(recorded, outputs, language):
 
 
 def test_golden_vision(path):
-    """The tower's patches and the projector's tokens, and the normalised pixels they are made of."""
-    from ports.moai.vision import colour_table, normalise
+    """The tower's patches and the projector's tokens, and the normalized pixels they are made of."""
+    from ports.moai.vision import color_table, normalize
 
     golden, graph, params, _ = encoded(path)
     net = nnx.merge(graph, params)
@@ -285,12 +285,12 @@ def test_golden_vision(path):
         given = {name: golden.arrays[f"in/{case}/{name}"] for name in (
             "image_uint8", "pixel_values", "seg_ids", "map_rgb", "map_pixel_values"
         )}  # fmt: skip
-        pixels = normalise(given["image_uint8"][0].transpose(1, 2, 0), "float32")
+        pixels = normalize(given["image_uint8"][0].transpose(1, 2, 0), "float32")
         np.testing.assert_allclose(pixels, given["pixel_values"][0].transpose(1, 2, 0), rtol=0, atol=1e-6)
-        colours = colour_table()[given["seg_ids"][0]]
-        np.testing.assert_allclose(colours, given["map_rgb"][0].transpose(1, 2, 0), rtol=0, atol=1e-6)
-        colours = normalise(colours.astype(np.float16), "float32")
-        np.testing.assert_allclose(colours, given["map_pixel_values"][0].transpose(1, 2, 0), rtol=0, atol=1e-6)
+        colors = color_table()[given["seg_ids"][0]]
+        np.testing.assert_allclose(colors, given["map_rgb"][0].transpose(1, 2, 0), rtol=0, atol=1e-6)
+        colors = normalize(colors.astype(np.float16), "float32")
+        np.testing.assert_allclose(colors, given["map_pixel_values"][0].transpose(1, 2, 0), rtol=0, atol=1e-6)
         patches = quick_jit(net.vision.tower)(pixels)
         recorded = {name: golden.arrays[f"out/{case}/prompt/learned/{name}"][0] for name in (
             "vit_features", "image_features"

@@ -56,14 +56,14 @@ def test_golden_position_table(path):
 
 
 @pytest.mark.parametrize("path", find_goldens("golden_moai_misc*.npz"))
-def test_golden_normalisation_and_colours(path):
-    from ports.moai.vision import colour_table, normalise
+def test_golden_normalization_and_colors(path):
+    from ports.moai.vision import color_table, normalize
 
     with np.load(path) as file:
-        np.testing.assert_allclose(colour_table(), file["pascal_colormap_134x3"], atol=1e-7)
+        np.testing.assert_allclose(color_table(), file["pascal_colormap_134x3"], atol=1e-7)
         values = np.broadcast_to(np.arange(256)[:, None], (256, 3))
         for short, dtype in (("f32", "float32"), ("f16", "float16"), ("bf16", "bfloat16")):
-            ours = np.asarray(normalise(values, dtype).T, np.float32)
+            ours = np.asarray(normalize(values, dtype).T, np.float32)
             np.testing.assert_array_equal(ours, file[f"norm_uint8_0_255_{short}"])
 
 
@@ -86,7 +86,7 @@ def test_a_converted_directory_loads(checkpoint, tmp_path):
     params = named(port.params)
     assert {leaf.dtype for leaf in params.values()} == {jnp.dtype("float32")}
     np.testing.assert_array_equal(params["lm_head/kernel"], tensors["output.weight"].astype(np.float32).T)
-    for leaf in ("plain/qkv/image/kernel", f"{port.gate}/image/kernel", f"{port.gate}/language/bias"):
+    for leaf in ("plain/qkv_proj/image/kernel", f"{port.gate}/image/kernel", f"{port.gate}/language/bias"):
         assert leaf in params
     for variant, word in (("moai,aux=nowhere", "auxiliary"), ("moai,dtype=int4", "dtype=int4"), ("elsewhere", "model")):
         with pytest.raises(R2T2Error, match=word):
@@ -117,7 +117,7 @@ def test_weights_cut_over_devices_give_the_same_loss():
     model, params = tiny()
     mesh = jax.make_mesh((2, 2), ("data", "model"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
     cut = jax.device_put(params, shardings(params, mesh))
-    assert named(cut)["plain/gate/main/kernel"].sharding.spec == PartitionSpec(None, None, "model")
+    assert named(cut)["plain/gate_proj/main/kernel"].sharding.spec == PartitionSpec(None, None, "model")
     assert named(cut)["norm/scale"].sharding.spec == PartitionSpec()
 
     @quick_jit

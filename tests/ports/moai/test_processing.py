@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ports.moai.auxiliary.record import AuxRecord, Line
-from ports.moai.auxiliary.verbalize import verbalise
+from ports.moai.auxiliary.record import AuxRecord, TextLine
+from ports.moai.auxiliary.verbalize import verbalize
 from ports.moai.config import MoAIConfig
-from ports.moai.processing import TEXT_BUCKET, MoAIProcessor, Tokenizer, ask, user_turn
+from ports.moai.processing import TEXT_BUCKET, MoAIProcessor, MoAITokenizer, format_question, user_turn
 from r2t2_jax.contract import Sample
 from r2t2_jax.errors import R2T2Error
 from tests.ports.moai.sentences import train_tokenizer
@@ -22,7 +22,7 @@ CONFIG = dataclasses.replace(MoAIConfig.tiny(), vocab_size=128, image_id=128)
 def tokenizer(tmp_path_factory):
     path = tmp_path_factory.mktemp("tokens") / "tokenizer.model"
     train_tokenizer(path, 128)
-    return Tokenizer(path, CONFIG).adjusted()
+    return MoAITokenizer(path, CONFIG).adjusted()
 
 
 @pytest.fixture(scope="module")
@@ -36,20 +36,20 @@ def sample(question="what is this", **changes):
 
 
 def test_prompt_styles():
-    assert ask("Which?", ("red", "blue"), "letter") == (
+    assert format_question("Which?", ("red", "blue"), "letter") == (
         "Which?\nA. red\nB. blue\nAnswer with the option's letter from the given choices directly."
     )
-    assert ask("Which?", (), "word") == "Which?\nAnswer the question using a single word or phrase."
-    assert ask("<image>\nWhich?", (), "plain") == "Which?"
+    assert format_question("Which?", (), "word") == "Which?\nAnswer the question using a single word or phrase."
+    assert format_question("<image>\nWhich?", (), "plain") == "Which?"
     assert user_turn("Q") == " [UNUSED_TOKEN_146]user\nQ[UNUSED_TOKEN_145]\n[UNUSED_TOKEN_146]assistant\n"
     with pytest.raises(R2T2Error, match="essay"):
-        ask("Which?", (), "essay")
+        format_question("Which?", (), "essay")
 
 
 def test_prompts_stand_around_the_image_and_pads_before_them(processor, tokenizer):
-    inputs = processor.prepare(None, [sample(), sample("what is the colour of the small box under the table near you")])
+    inputs = processor.prepare(None, [sample(), sample("what is the color of the small box under the table near you")])
     assert inputs.tokens.shape[1] % TEXT_BUCKET == 0
-    for row, question in enumerate(("what is this", "what is the colour of the small box under the table near you")):
+    for row, question in enumerate(("what is this", "what is the color of the small box under the table near you")):
         pieces = tokenizer.prompt(user_turn(question))
         mask, before = np.asarray(inputs.mask[row]), np.asarray(inputs.before_image[row])
         tokens = np.asarray(inputs.tokens[row])
@@ -57,8 +57,8 @@ def test_prompts_stand_around_the_image_and_pads_before_them(processor, tokenize
         assert tokens[mask & ~before].tolist() == pieces.after
         assert mask.sum() == len(pieces.before) + len(pieces.after) and mask[-1]
         assert (np.asarray(inputs.language[row]) == mask).all()
-    told = np.asarray(inputs.verbalisation[0])[np.asarray(inputs.verbalisation_mask[0])]
-    assert told.tolist() == tokenizer.verbalisation("   ")  # three joining spaces, nothing between them
+    told = np.asarray(inputs.verbalization[0])[np.asarray(inputs.verbalization_mask[0])]
+    assert told.tolist() == tokenizer.verbalization("   ")  # three joining spaces, nothing between them
     assert not np.asarray(inputs.segments).any()
 
 
@@ -86,13 +86,13 @@ def test_auxiliary_text_reaches_the_model(tokenizer):
 
         def __call__(self, image, record):
             size = (CONFIG.image_size, CONFIG.image_size)
-            return dataclasses.replace(record, map=np.full(size, 3, np.uint8), lines=(Line("dogs", 0.9),))
+            return dataclasses.replace(record, map=np.full(size, 3, np.uint8), lines=(TextLine("dogs", 0.9),))
 
     inputs = MoAIProcessor(tokenizer.config, tokenizer, Reader()).prepare(None, [sample()])
-    text = verbalise(AuxRecord("", lines=(Line("dogs", 0.9),)), CONFIG.image_size)
+    text = verbalize(AuxRecord("", lines=(TextLine("dogs", 0.9),)), CONFIG.image_size)
     assert text == "   The image includes text descriptions: dogs."
-    kept = np.asarray(inputs.verbalisation[0])[np.asarray(inputs.verbalisation_mask[0])]
-    assert kept.tolist() == tokenizer.verbalisation(text)
+    kept = np.asarray(inputs.verbalization[0])[np.asarray(inputs.verbalization_mask[0])]
+    assert kept.tolist() == tokenizer.verbalization(text)
     assert (np.asarray(inputs.segments) == 3).all()
 
 
@@ -102,7 +102,7 @@ def test_bad_prompts_and_tokenizers_are_told(processor, tmp_path):
     path = tmp_path / "tokenizer.model"
     path.write_bytes(b"no model")
     with pytest.raises(R2T2Error, match="sentencepiece"):
-        Tokenizer(path, CONFIG).adjusted()
+        MoAITokenizer(path, CONFIG).adjusted()
     train_tokenizer(path, 96)
     with pytest.raises(R2T2Error, match="96 pieces"):
-        Tokenizer(path, CONFIG).adjusted()
+        MoAITokenizer(path, CONFIG).adjusted()

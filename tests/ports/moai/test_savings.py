@@ -13,7 +13,7 @@ from ports.moai.modeling import abstract
 from ports.moai.params import merge_plora
 from r2t2_jax.routing import Routing
 from tests.flops_checks import check_ladder
-from tests.ports.moai.tiny import CONFIG, TEXT, VERBALISATION, answer_of, draw_inputs, tiny
+from tests.ports.moai.tiny import CONFIG, TEXT, VERBALIZATION, answer_of, draw_inputs, tiny
 
 SMALL = dataclasses.replace(CONFIG, attention_block=6)  # 16 image tokens make three blocks
 
@@ -22,7 +22,7 @@ SMALL = dataclasses.replace(CONFIG, attention_block=6)  # 16 image tokens make t
 def test_every_rung_gives_the_plain_gradient():
     params = tiny()[1]
     merged = merge_plora(CONFIG, params)[1]
-    rungs = ladder(SMALL, TEXT, VERBALISATION, 3)
+    rungs = ladder(SMALL, TEXT, VERBALIZATION, 3)
     r = jax.random.dirichlet(jax.random.key(1), np.ones(3), (2, 2)).reshape(2, 6)
     plain = jax.tree.structure(params)
     check_ladder(

@@ -1,6 +1,6 @@
 """Re-routing end to end on the tiny MoAI: every strategy through the contract, replaced and shifted, tied and not.
 
-Axis letters: B test samples, K neighbours, N bank size, L mixers, E experts.
+Axis letters: B test samples, K neighbors, N bank size, L mixers, E experts.
 """
 
 import dataclasses
@@ -44,7 +44,7 @@ BATCH, BANK = 2, 4
 
 @cache
 def problem():
-    """Queries, references and a bank of random samples, two neighbours each."""
+    """Queries, references and a bank of random samples, two neighbors each."""
     model, params = tiny(CONFIG)
 
     @quick_jit
@@ -87,7 +87,7 @@ def run(name, vmap_size=1, **settings):
 
 
 def loss_at(model, params, queries, references, row):
-    """The neighbourhood loss of one query, written out."""
+    """The neighborhood loss of one query, written out."""
     features, answers = (
         jax.tree.map(lambda leaf: leaf[row], part) for part in (references.features, references.answers)
     )

@@ -14,7 +14,7 @@ from ports.moai.model import MoAIModel
 from ports.moai.modeling import abstract
 
 CONFIG = dataclasses.replace(MoAIConfig.tiny(), remat="none")
-TEXT, VERBALISATION = 9, 5
+TEXT, VERBALIZATION = 9, 5
 
 
 def drawn_params(config: MoAIConfig, seed: int):
@@ -37,7 +37,7 @@ def tiny(config: MoAIConfig = CONFIG):
     return MoAIModel(config, abstract(config)[0]), drawn_params(config, seed=1)
 
 
-def draw_inputs(seed: int, text: int = TEXT, verbalisation: int = VERBALISATION, config: MoAIConfig = CONFIG):
+def draw_inputs(seed: int, text: int = TEXT, verbalization: int = VERBALIZATION, config: MoAIConfig = CONFIG):
     """One sample: two words before the image, the others behind it."""
     rng = np.random.default_rng(seed)
     size = config.image_size
@@ -48,8 +48,8 @@ def draw_inputs(seed: int, text: int = TEXT, verbalisation: int = VERBALISATION,
         mask=jnp.ones(text, bool),
         before_image=jnp.arange(text) < 2,
         language=jnp.ones(text, bool),
-        verbalisation=jnp.asarray(rng.integers(3, config.vocab_size, verbalisation), jnp.int32),
-        verbalisation_mask=jnp.ones(verbalisation, bool),
+        verbalization=jnp.asarray(rng.integers(3, config.vocab_size, verbalization), jnp.int32),
+        verbalization_mask=jnp.ones(verbalization, bool),
     )
 
 

@@ -50,7 +50,7 @@ def test_answers(converted, monkeypatch):
     """Experts that the first pass did not choose are not run, and it does not matter for the model's own answer."""
     chosen = iter([(1, 0, 0, 0, 0, 1, 0), (0,) * 7, (1, 0, 0, 0, 0, 0, 0)] * 2)
     heard, asked = [], []
-    ask = processing.ask_expert
+    ask = processing.run_tower
 
     def choose(text, experts):
         heard.append(text)
@@ -61,7 +61,7 @@ def test_answers(converted, monkeypatch):
         return ask(params, views, model=model, expert=expert)
 
     monkeypatch.setattr(processing, "chosen_experts", choose)
-    monkeypatch.setattr(processing, "ask_expert", count)
+    monkeypatch.setattr(processing, "run_tower", count)
     answers, given = {}, samples()
     for towers in ("selected", "all"):
         asked.clear()
@@ -110,7 +110,7 @@ def test_a_config_with_unknown_or_other_values_is_refused():
         ({"mm_vision_select_layer": -9}, "select_layer -9"),
         ({"r2t2": {**described["r2t2"], "depth": 1}}, "depth"),
         ({"expert_channels": [1, 2]}, "channels"),
-        ({"hidden_size": "wide"}, "not what it should be"),
+        ({"hidden_size": "wide"}, "wrong type"),
     ):
         fields = {**described, **changed}
         if "expert_channels" in changed:

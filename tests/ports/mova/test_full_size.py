@@ -12,9 +12,10 @@ from flax import nnx
 
 from ports.common.checkpoint.mapping import check, from_manifest, named
 from ports.mova import flops
+from ports.mova.batch import ImageViews, MovaAnswer
 from ports.mova.config import EXPERTS, MovaConfig
 from ports.mova.model import MovaModel
-from ports.mova.modeling import MovaAnswer, Views, abstract, count_parameters, fake_inputs
+from ports.mova.modeling import abstract, count_parameters, fake_inputs
 from ports.mova.params import ignored, leaves
 from r2t2_jax.costs.jaxpr import count_flops
 from r2t2_jax.errors import R2T2Error
@@ -116,10 +117,10 @@ def counted(function, *args):
 def test_towers_in_the_program():
     tile, high = FULL.clip.image_size, FULL.high_size
     pixels = 3 * FULL.pix2struct.patch_size**2
-    views = Views(shaped(tile, tile, 3), shaped(tile, tile, 3), shaped(high, high, 3), shaped(2025, 2 + pixels))
-    assert counted(lambda net, views: net.see_base(views), views) == flops.clip(FULL.clip_built)
+    views = ImageViews(shaped(tile, tile, 3), shaped(tile, tile, 3), shaped(high, high, 3), shaped(2025, 2 + pixels))
+    assert counted(lambda net, views: net.encode_base(views), views) == flops.clip(FULL.clip_built)
     for expert, expected in zip(EXPERTS, flops.experts(FULL), strict=True):
-        assert counted(lambda net, views, expert=expert: net.see_expert(expert, views), views) == expected
+        assert counted(lambda net, views, expert=expert: net.encode_expert(expert, views), views) == expected
 
 
 def test_adapter_and_language_model_in_the_program():
@@ -127,12 +128,12 @@ def test_adapter_and_language_model_in_the_program():
     x = shaped(adapter.tokens, adapter.width)
     sources = [shaped(adapter.tokens, channels) for channels in adapter.expert_widths]
     for expert, source in enumerate(sources):
-        of_expert = counted(lambda net, s, e=expert: net.adapter.blocks[1].sources[e](s), source)
+        of_expert = counted(lambda net, s, e=expert: net.adapter.blocks[1].expert_kv[e](s), source)
         assert of_expert == flops.project(adapter, expert)
     keys = shaped(len(sources), adapter.tokens, adapter.heads, adapter.head_width)
-    read = counted(lambda net, x, keys: net.adapter.blocks[1].look(x, keys, keys), x, keys)
+    read = counted(lambda net, x, keys: net.adapter.blocks[1].cross_attend(x, keys, keys), x, keys)
     assert read == len(sources) * flops.look(adapter)
-    finish = counted(lambda net, x: net.adapter.blocks[1].finish(x), x)
+    finish = counted(lambda net, x: net.adapter.blocks[1].attend_and_mlp(x), x)
     assert finish == flops.self_attention(adapter) + flops.feed_forward(adapter)
     gate = counted(lambda net, text, x: net.adapter.blocks[0].gate(text, x), shaped(adapter.text_width), x)
     assert gate == flops.gate(adapter)
@@ -140,7 +141,7 @@ def test_adapter_and_language_model_in_the_program():
     tail = counted(lambda net, x: net.adapter.downsample(x), x)
     assert tail == flops.downsample(adapter) + flops.out_mlp(adapter)
     words = jax.ShapeDtypeStruct((32,), jnp.int32), jax.ShapeDtypeStruct((32,), bool)
-    assert counted(lambda net, *words: net.read_question(*words), *words) == flops.bert(FULL.bert, 32)
+    assert counted(lambda net, *words: net.encode_question(*words), *words) == flops.bert(FULL.bert, 32)
     assert counted(lambda net, x: net.logits(x), shaped(5, width)) == flops.head(FULL, 5)
 
 

@@ -50,9 +50,9 @@ def forward(net, x, mask, ids, seen, routing):
     adapter = net["adapter"]
     base, experts = experts_of(adapter.config, x)
     hidden = net["bert"](ids, seen > 0)
-    facts = adapter.see(base, experts, hidden[0], mask > 0, mask > 0, "outputs")
-    states, weights = adapter.mix(facts, routing)
-    start = base + adapter.places[...]
+    facts = adapter.encode(base, experts, hidden[0], mask > 0, mask > 0, "outputs")
+    states, weights = adapter.run_blocks(facts, routing)
+    start = base + adapter.position_embedding[...]
     return {
         "bert_last_hidden": hidden,
         "text_feat": hidden[0],
@@ -63,13 +63,13 @@ def forward(net, x, mask, ids, seen, routing):
         "block_out": states,
         "xattn": jnp.stack(
             [
-                block.look(before, *block.project(experts))
+                block.cross_attend(before, *block.project_experts(experts))
                 for block, before in zip(adapter.blocks, [start, *states[:-1]], strict=True)
             ]
         ),
         "pre_downsample": (states[-1] + base) / 2,
         "post_downsample": adapter.downsample.shrink((states[-1] + base) / 2),
-        "final": adapter.tokens(base, states[-1]),
+        "final": adapter.image_tokens(base, states[-1]),
         "without_experts": adapter.without_experts(base),
     }
 

@@ -9,9 +9,10 @@ import pytest
 from flax import nnx
 
 from ports.common.layers.attention import causal_mask
+from ports.mova.batch import IMAGE, ImageViews, MovaAnswer, MovaInputs
 from ports.mova.config import EXPERTS
 from ports.mova.model import MovaModel
-from ports.mova.modeling import IMAGE, MovaAnswer, MovaInputs, Views, merge, positions
+from ports.mova.modeling import merge_image, positions
 from r2t2_jax.contract import Query, References
 from r2t2_jax.method.presets import Preset
 from r2t2_jax.method.rerouting import reroute_sample
@@ -43,11 +44,11 @@ class Replay:
         self.config = mova_config(self.golden)
         self.graph, self.params = params_of(self.golden, self.config)
         self.model = MovaModel(self.config, self.graph)
-        views = Views(
+        views = ImageViews(
             *(pixels(self.golden[f"in/{name}"]) for name in ("images", "images", "high_images")),
             self.golden["in/flattened_patches"],
         )
-        self.views = Views(views.clip[..., :3], views.dinov2[..., 3:], views.high, views.patches)
+        self.views = ImageViews(views.clip[..., :3], views.dinov2[..., 3:], views.high, views.patches)
         self.native = self.run(self.see, self.views)
         self.aligned = self.run(self.see_aligned, self.views)
 
@@ -62,11 +63,11 @@ class Replay:
 
     @staticmethod
     def see(net, views):
-        return [net.clip(views.clip), *(net.see_native(name, views) for name in EXPERTS)]
+        return [net.clip(views.clip), *(net.run_tower(name, views) for name in EXPERTS)]
 
     @staticmethod
     def see_aligned(net, views):
-        return [net.see_base(views), *(net.see_expert(name, views) for name in EXPERTS)]
+        return [net.encode_base(views), *(net.encode_expert(name, views) for name in EXPERTS)]
 
     def inputs(self, case, tokens, masks=None):
         """Inputs of every row of a case, experts outside its mask left out as upstream does for one sample."""
@@ -96,22 +97,22 @@ replay = cache(Replay)
 def forward(net, inputs, labels, routing):
     """Image tokens, merged prompt, logits everywhere, and upstream's loss, of one sample."""
     features = net.encode(inputs)
-    states, weights = net.adapter.mix(features.seen, routing)
-    image = net.adapter.tokens(features.seen.base, states[-1])
-    x, valid = merge(features.embeddings, features.mask, features.place, image)
+    states, weights = net.adapter.run_blocks(features.adapter, routing)
+    image = net.adapter.image_tokens(features.adapter.base, states[-1])
+    x, valid = merge_image(features.embeddings, features.mask, features.image_position, image)
     hidden, _ = net.decoder(x, causal_mask(valid), positions(valid))
     logits = net.logits(hidden)
     width = image.shape[0]
     merged = jnp.concatenate([labels, jnp.full(width - 1, IGNORED)])
     at = jnp.arange(len(merged))
-    source = jnp.where(at < features.place, at, jnp.maximum(at - width + 1, 0))
-    inside = (at >= features.place) & (at < features.place + width)
+    source = jnp.where(at < features.image_position, at, jnp.maximum(at - width + 1, 0))
+    inside = (at >= features.image_position) & (at < features.image_position + width)
     merged = jnp.where(inside | ~valid, IGNORED, merged[source])
     scores = jax.nn.log_softmax(logits[:-1])
     picked = jnp.take_along_axis(scores, jnp.maximum(merged[1:], 0)[:, None], axis=1)[:, 0]
     live = merged[1:] != IGNORED
     return {
-        "text_feat": features.seen.text,
+        "text_feat": features.adapter.text,
         "adapter_block_out": states,
         "weights_topk_renorm": weights,
         "image_features": image,
@@ -175,12 +176,12 @@ def test_coarse_pass(path):
     length = golden["routing_generate/out/sequences"].shape[1]
 
     def coarse(net, base, tokens):
-        image = net.adapter.tokens(base, net.adapter.without_experts(base))
-        few = net.routing_tokens(base)
+        image = net.adapter.image_tokens(base, net.adapter.without_experts(base))
+        few = net.coarse_image_tokens(base)
         mask = jnp.ones(len(tokens), bool)
-        x, valid = merge(net.embed(tokens), mask, jnp.argmax(tokens == IMAGE), few)
+        x, valid = merge_image(net.embed(tokens), mask, jnp.argmax(tokens == IMAGE), few)
         hidden, _ = net.decoder(x, causal_mask(valid), positions(valid))
-        prompt = net.read(net.embed(tokens), mask, jnp.argmax(tokens == IMAGE), few)
+        prompt = net.prefill(net.embed(tokens), mask, jnp.argmax(tokens == IMAGE), few)
         return image, x, net.logits(hidden), net.generate(prompt, length)
 
     tokens = golden["routing/in/input_ids"]
@@ -207,7 +208,7 @@ def test_greedy_answer(path):
     def answer(net, inputs, recorded):
         features = net.encode(inputs)
         params = nnx.state(net)
-        prompt = model._read(params, features, None)[1]
+        prompt = model._prefill(params, features, None)[1]
         forced = MovaAnswer(recorded, jnp.ones(recorded.shape, bool))
         return model.generate(params, features, None, len(recorded)), net.answer_logits(prompt, forced)
 
@@ -252,7 +253,7 @@ def test_given_weights(path):
 
 @pytest.mark.parametrize("path", GOLDENS)
 def test_the_first_step_of_descent_is_the_recorded_gradient_times_the_step_size(path):
-    """Through the contract and the strategies: a neighbourhood of one whose answer is the golden's labelled tail."""
+    """Through the contract and the strategies: a neighborhood of one whose answer is the golden's labeled tail."""
     replayed = replay(path)
     golden, model = replayed.golden, replayed.model
     labels, ids = golden["answer/in/labels"][0], golden["answer/in/input_ids"][0]

@@ -1,4 +1,4 @@
-"""Resampling, rotary tables, processors, prompts, the parser and the tokenisation rule against upstream's own."""
+"""Resampling, rotary tables, processors, prompts, the parser and the tokenization rule against upstream's own."""
 
 import json
 import re
@@ -7,8 +7,8 @@ import jax
 import numpy as np
 import pytest
 
-from ports.mova.layers import align, angles, bilinear, nearest, pool, rotate_pairs
-from ports.mova.processing import flattened_patches, normalised, pad_square, patch_grid
+from ports.mova.layers import align, bilinear, nearest, pool, rotary_angles, rotate_pairs
+from ports.mova.processing import flattened_patches, normalize_image, pad_square, patch_grid
 from ports.mova.tokens import (
     ROUTING_PROMPT,
     TEMPLATES,
@@ -63,7 +63,7 @@ def test_rotary_tables(path):
         case = name.split("/")[0]
         grid = int(case.rsplit("_", 1)[1])
         theirs, reference = golden[name], grid if case.startswith("adapter") else 16
-        turns = np.asarray(angles(grid, reference, theirs.shape[-1]))
+        turns = np.asarray(rotary_angles(grid, reference, theirs.shape[-1]))
         if "_rows_" in name:
             named = [int(row) for row in name.split("_rows_")[1].split("_")]
             rows = named if len(named) == len(theirs) else _searched(np.cos(turns), theirs)
@@ -92,7 +92,7 @@ def test_processors(path):
         for kind in ("clip", "dino", "high"):
             facts = kinds[kind]
             mean, std = tuple(facts["mean"]), tuple(facts["std"])
-            ours = normalised(image, facts["size"], mean, std)
+            ours = normalize_image(image, facts["size"], mean, std)
             close(ours.transpose(2, 0, 1), golden[f"{case}/{kind}_{facts['size']}"])
             if f"{case}/padded_{kind}_uint8" in golden.arrays:
                 np.testing.assert_array_equal(pad_square(image, mean), golden[f"{case}/padded_{kind}_uint8"])
@@ -153,7 +153,7 @@ def test_styles_make_the_recorded_questions(path):
 
 @pytest.mark.parametrize("path", PROMPTS)
 @pytest.mark.parametrize("adds_begin", [True, False])
-def test_tokenisation_rule(path, adds_begin):
+def test_tokenization_rule(path, adds_begin):
     def ids(text):
         own = [1] if adds_begin else []
         return own + [1 if part == "<|begin_of_text|>" else ord(part) for part in re.findall(mark, text, re.DOTALL)]

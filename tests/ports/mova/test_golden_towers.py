@@ -53,7 +53,7 @@ def test_sam_and_vary(path):
 
     def see(tower, image):
         encoder = tower.encoder if vary else tower
-        return states(list(encoder.runs), encoder.embed(image))[1:], encoder.see(image), tower(image)
+        return states(list(encoder.runs), encoder.embed(image))[1:], encoder.feature_map(image), tower(image)
 
     tower = recorded.vary(golden) if vary else recorded.sam(golden)
     seen, neck, features = run(tower, see, pixels(golden["in/pixel_values"]))
@@ -70,7 +70,7 @@ def test_codetr(path):
 
     def see(tower, image):
         image = nearest(image, golden.config["inner"])
-        inside = (states(list(tower.runs), tower.embed(image))[1:], tower.see(image)) if blocks else None
+        inside = (states(list(tower.runs), tower.embed(image))[1:], tower.feature_map(image)) if blocks else None
         return inside, tower(image)
 
     inside, features = run(recorded.codetr(golden), see, pixels(golden["in/pixel_values"]))

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from ports.mova.adapter.adapter import gate_weights
+from ports.mova.batch import MovaAnswer
 from ports.mova.config import EXPERTS
 from ports.mova.model import MovaModel
-from ports.mova.modeling import MovaAnswer, abstract
+from ports.mova.modeling import abstract
 from ports.mova.port import load, shapes
 from r2t2_jax.contract import RoutedModel
 from r2t2_jax.errors import R2T2Error

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ports.mova.batch import IMAGE
 from ports.mova.costs import fake_case, ladder
-from ports.mova.modeling import IMAGE
 from r2t2_jax.routing import Routing
 from tests.compile_counts import quick_jit
 from tests.flops_checks import check_ladder

@@ -31,7 +31,7 @@ inputs, answers = drawn_inputs(rows=2), drawn_answers(rows=2)
 def logits(params, inputs, answers):
     def one(inputs, answer):
         features = model.encode(params, inputs)
-        net, prompt = model._read(params, features, None)
+        net, prompt = model._prefill(params, features, None)
         return net.answer_logits(prompt, answer)
     return jax.vmap(one)(inputs, answers)
 

@@ -23,7 +23,7 @@ OFFERED = ("base", "router_mean", "uniform", "task_routing", "kernel_regression_
 
 @pytest.fixture(scope="module")
 def problem():
-    """Queries and references from the same three samples; neighbours carry all experts."""
+    """Queries and references from the same three samples; neighbors carry all experts."""
     model, params = tiny()
     features, routing = encode_batch(params, drawn_inputs(), model=model)
     answers = drawn_answers()

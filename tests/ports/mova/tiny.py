@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ports.mova.batch import IMAGE, MovaAnswer, MovaInputs
 from ports.mova.config import MovaConfig
 from ports.mova.model import MovaModel
-from ports.mova.modeling import IMAGE, MovaAnswer, MovaInputs, abstract
+from ports.mova.modeling import abstract
 
 CONFIG = MovaConfig.tiny()
 COARSE = np.array([[1, 0, 1, 0, 0, 1, 0], [0, 0, 0, 0, 0, 0, 0], [0, 1, 0, 1, 1, 1, 1]], bool)

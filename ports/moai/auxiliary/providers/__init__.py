@@ -1,6 +1,6 @@
-"""The models that look at an image beside MoAI, each behind the protocol of `protocol.py`.
+"""The auxiliary vision models, each behind the protocol of `protocol.py`.
 
-`PROVIDERS` names those that can be asked; `auxiliary/store.py` holds the one that asks nobody and reads what is stored.
+`PROVIDERS` lists those that run a model; `auxiliary.record.CachedRecords` reads stored records instead.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from ports.moai.auxiliary.providers.ocr import TextReader
 from ports.moai.auxiliary.providers.owlv2 import Owlv2
 from ports.moai.auxiliary.providers.protocol import Provider
 
-PROVIDERS: dict[str, Callable[[int], Provider]] = {  # of the size in which the model sees images
+PROVIDERS: dict[str, Callable[[int], Provider]] = {  # called with the side of the model's images, in pixels
     "segments": Mask2Former.load,
     "detections": Owlv2.load,
     "ocr": TextReader.load,

@@ -1,4 +1,4 @@
-"""Detections by OWLv2 (base, patch 16, ensemble), asked for the 1847 names of ADE20K and ImageNet."""
+"""Detections by OWLv2 (base, patch 16, ensemble) for the 1847 class names of ADE20K and ImageNet."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from ports.moai.auxiliary.providers.protocol import needed, pretrained
+from ports.moai.auxiliary.providers.protocol import load_pretrained, require
 from ports.moai.auxiliary.record import AuxRecord, Detection, detection_queries, fit
 
 WEIGHTS = "google/owlv2-base-patch16-ensemble"
-SCORE = 0.1
+SCORE_THRESHOLD = 0.1
 
 
 @dataclass(frozen=True)
 class Owlv2:
-    """`network` and `processor` of transformers; boxes are in pixels of an image of side `size`."""
+    """`network` and `processor` are from transformers; boxes are in pixels of an image of side `size`."""
 
     network: Any
     processor: Any
@@ -29,28 +29,28 @@ class Owlv2:
 
     @classmethod
     def load(cls, size: int, weights: str = WEIGHTS) -> Owlv2:
-        """With the published weights.
+        """The provider with the published weights.
 
         Raises:
             R2T2Error: transformers or torch is not installed, or the weights cannot be loaded.
         """
-        what = "object detection"
-        needed("torch", what)
-        transformers = needed("transformers", what)
-        network = pretrained(transformers.Owlv2ForObjectDetection, weights, what)
-        processor = pretrained(transformers.Owlv2Processor, weights, what)
+        purpose = "object detection"
+        require("torch", purpose)
+        transformers = require("transformers", purpose)
+        network = load_pretrained(transformers.Owlv2ForObjectDetection, weights, purpose)
+        processor = load_pretrained(transformers.Owlv2Processor, weights, purpose)
         return cls(network.eval(), processor, size, fingerprint=f"owlv2:{weights}")
 
     def __call__(self, image: UInt8[np.ndarray, "height width 3"], record: AuxRecord) -> AuxRecord:
-        """Everything found with a score of 0.1 or more; the verbalisation tells those from 0.5 on."""
+        """The record with all detections of score 0.1 or more; the verbalization uses those of 0.5 or more."""
         import torch
 
         inputs = self.processor(text=[list(self.queries)], images=fit(image, self.size), return_tensors="pt")
         with torch.no_grad():
             outputs = self.network(**inputs)
-        [found] = self.processor.image_processor.post_process_object_detection(
-            outputs, threshold=SCORE, target_sizes=[(self.size, self.size)]
+        [result] = self.processor.image_processor.post_process_object_detection(
+            outputs, threshold=SCORE_THRESHOLD, target_sizes=[(self.size, self.size)]
         )
-        columns = (found[name].tolist() for name in ("scores", "labels", "boxes"))
+        columns = (result[name].tolist() for name in ("scores", "labels", "boxes"))
         detections = tuple(Detection(score, label, tuple(box)) for score, label, box in zip(*columns, strict=True))
         return dataclasses.replace(record, detections=detections)

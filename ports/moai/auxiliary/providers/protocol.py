@@ -1,4 +1,4 @@
-"""What an auxiliary model promises, and how one that is not installed is told."""
+"""The protocol of auxiliary models, and errors for packages and weights that are missing."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from r2t2_jax.errors import R2T2Error
 
 
 class Provider(Protocol):
-    """Fills in its part of a record; `fingerprint` changes whenever what it finds may."""
+    """Adds its part to a record; `fingerprint` changes whenever its outputs may change."""
 
     @property
     def fingerprint(self) -> str: ...
 
     def __call__(self, image: UInt8[np.ndarray, "height width 3"], record: AuxRecord) -> AuxRecord:
-        """The record with this provider's part, the others' untouched."""
+        """The record with this provider's part added and the other parts unchanged."""
         ...
 
 
-def needed(module: str, what: str) -> Any:
-    """A module of the extra `aux`.
+def require(module: str, purpose: str) -> Any:
+    """Import a module of the extra `aux`; `purpose` is named in the error.
 
     Raises:
         R2T2Error: it is not installed.
@@ -32,17 +32,17 @@ def needed(module: str, what: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise R2T2Error(f"{what} needs {module} ({error}): install r2t2-jax[aux]") from error
+        raise R2T2Error(f"{purpose} needs {module} ({error}): install r2t2-jax[aux]") from error
 
 
-def pretrained(kind: Any, name: str, what: str) -> Any:
-    """`kind.from_pretrained(name)`.
+def load_pretrained(cls: Any, name: str, purpose: str) -> Any:
+    """`cls.from_pretrained(name)`; `purpose` is named in the error.
 
     Raises:
-        R2T2Error: the weights can neither be found nor be fetched.
+        R2T2Error: the weights are neither stored nor can they be downloaded.
     """
     try:
-        return kind.from_pretrained(name)
+        return cls.from_pretrained(name)
     except (OSError, ValueError, ImportError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise R2T2Error(f"{what}: {name} cannot be loaded ({reason})") from error
+        raise R2T2Error(f"{purpose}: {name} cannot be loaded ({reason})") from error

@@ -1,6 +1,7 @@
-"""Scene graphs from a file. Upstream's model, PSGTr, needs a detection framework of its own: run it there.
+"""Scene graphs from a file. Upstream's model, PSGTr, needs its own detection framework and must be run there.
 
-A JSONL file with a line an image, by the sample's id; labels and predicates are names, scores lie in 0..1:
+The file is JSONL with one line per sample, named by the sample's id; labels and predicates are names, scores lie in
+0..1:
 
     {"id": "q17", "objects": ["person", "horse"], "relations": [[0, 1, "riding", 0.93]]}
 """
@@ -18,23 +19,23 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from ports.moai.auxiliary.record import AuxRecord, Relation, Scene, panoptic_classes, predicates
+from ports.moai.auxiliary.record import AuxRecord, Relation, SceneGraph, panoptic_classes, predicates
 from r2t2_jax.errors import R2T2Error
 
 
 @dataclass(frozen=True)
-class SceneGraphs:
-    """What the file says, by sample."""
+class SceneGraphFile:
+    """The scene graphs of a file, by sample id."""
 
-    scenes: Mapping[str, Scene]
+    scenes: Mapping[str, SceneGraph]
     fingerprint: str
 
     @classmethod
-    def read(cls, path: Path) -> SceneGraphs:
-        """Read and check the file.
+    def read(cls, path: Path) -> SceneGraphFile:
+        """Read and validate the file.
 
         Raises:
-            R2T2Error: it cannot be read, or a line does not fit.
+            R2T2Error: it cannot be read, or a line is not a scene graph.
         """
         try:
             content = path.read_bytes()
@@ -47,15 +48,15 @@ class SceneGraphs:
                 described = json.loads(line)
                 scenes[str(described["id"])] = _scene(described)
             except (ValueError, KeyError, TypeError, IndexError) as error:
-                raise R2T2Error(f"{path}, line {number} is no scene graph: {error}") from error
+                raise R2T2Error(f"{path}, line {number} is not a scene graph: {error}") from error
         return cls(scenes, f"scenes:{hashlib.sha256(content).hexdigest()[:8]}")
 
     def __call__(self, image: UInt8[np.ndarray, "height width 3"], record: AuxRecord) -> AuxRecord:
-        """The sample's scene; without a line about it the part stays unasked."""
+        """The record with the sample's scene graph; without a line for the sample the part stays `None`."""
         return dataclasses.replace(record, scene=self.scenes.get(record.id))
 
 
-def _scene(described: Mapping[str, Any]) -> Scene:
+def _scene(described: Mapping[str, Any]) -> SceneGraph:
     objects = tuple(panoptic_classes().index(name) for name in described["objects"])
     relations = tuple(
         Relation(int(subject), int(object), predicates().index(predicate), float(score))
@@ -64,4 +65,4 @@ def _scene(described: Mapping[str, Any]) -> Scene:
     outside = [r for r in relations if not 0 <= min(r.subject, r.object) <= max(r.subject, r.object) < len(objects)]
     if outside:
         raise ValueError(f"a relation names an object that is not among the {len(objects)}")
-    return Scene(objects, relations)
+    return SceneGraph(objects, relations)

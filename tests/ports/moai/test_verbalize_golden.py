@@ -6,28 +6,28 @@ import re
 import numpy as np
 import pytest
 
-from ports.moai.auxiliary.record import Detection, Line, Relation, Scene, Segment
+from ports.moai.auxiliary.record import Detection, Relation, SceneGraph, Segment, TextLine
 from ports.moai.auxiliary.verbalize import (
+    describe_box,
+    describe_detections,
+    describe_lines,
+    describe_scene,
+    describe_segments,
     join_parts,
     segment_boxes,
-    tell_box,
-    tell_detections,
-    tell_lines,
-    tell_scene,
-    tell_segments,
 )
 from ports.moai.processing import (
     IMAGE,
     SYSTEM,
-    Pieces,
+    PromptPieces,
+    contains_yes,
     demo_turn,
     extract_answer,
     extract_demo_answer,
     prompt_pieces,
-    says_yes,
     user_turn,
 )
-from ports.moai.vision import colour_table
+from ports.moai.vision import color_table
 from r2t2_jax.errors import R2T2Error
 from tests.goldens import find_goldens
 
@@ -52,14 +52,14 @@ def painted(given):
 def say_segments(given):
     canvas = painted(given)
     segments = [Segment(number, label) for number, label, _ in given["segments_info"]]
-    text = tell_segments(canvas, segments, SIZE)
-    colours = colour_table()[canvas]
+    text = describe_segments(canvas, segments, SIZE)
+    colors = color_table()[canvas]
     return {
         "text": text,
         "n_nice": len(segment_boxes(canvas, SIZE)[: len(segments)]) if text else 0,
-        "panoptic_shape": list(colours.shape),
-        "panoptic_mean": colours.mean(axis=(0, 1)),
-        "panoptic_probe": lambda probes: [[row, column, colours[row, column]] for row, column, _ in probes],
+        "panoptic_shape": list(colors.shape),
+        "panoptic_mean": colors.mean(axis=(0, 1)),
+        "panoptic_probe": lambda probes: [[row, column, colors[row, column]] for row, column, _ in probes],
     }
 
 
@@ -73,7 +73,7 @@ def say_scene(given):
         Relation(first, second, int(row.argmax()), float(row.max()))
         for (first, second), row in zip(given["rel_pair_idxes"], told, strict=True)
     ]
-    return {"text": tell_scene(Scene(tuple(label - 1 for label in given["labels"]), tuple(relations)))}
+    return {"text": describe_scene(SceneGraph(tuple(label - 1 for label in given["labels"]), tuple(relations)))}
 
 
 def say_prompt(given):
@@ -106,7 +106,7 @@ def say_answer(given, name):
     if "demo" in note:
         return {"text": extract_demo_answer(given["decoded"])}
     if "hallusion" in note:
-        return {"text": says_yes(given["decoded"])}
+        return {"text": contains_yes(given["decoded"])}
     return {"text": extract_answer(given["decoded"])}
 
 
@@ -116,16 +116,18 @@ def say(case):
         case "make_seg_prompt":
             return say_segments(given)
         case "make_od_prompt":
-            return {"text": tell_detections([Detection(s, n, tuple(box)) for s, n, box in given["detections"]], SIZE)}
+            return {
+                "text": describe_detections([Detection(s, n, tuple(box)) for s, n, box in given["detections"]], SIZE)
+            }
         case "make_sgg_prompt":
             return say_scene(given)
         case "make_ocr_prompt":
             lines = given["lines"]
-            return {"text": tell_lines(lines and [Line(text, score) for text, score in lines])}
+            return {"text": describe_lines(lines and [TextLine(text, score) for text, score in lines])}
         case "make_human_string":
             return {"text": join_parts(*given["args"])}
         case "box2string":
-            return {"text": tell_box(given["box"])}
+            return {"text": describe_box(given["box"])}
         case "prompt":
             return say_prompt(given)
         case "postprocess":
@@ -143,8 +145,8 @@ def test_golden_words(case):
     for name, expected in case["output"].items():
         found = ours[name](expected) if callable(ours[name]) else ours[name]
         if name == "panoptic_probe":
-            for (*_, colour), (*_, wanted) in zip(found, expected, strict=True):
-                np.testing.assert_allclose(colour, wanted, atol=1e-6)
+            for (*_, color), (*_, wanted) in zip(found, expected, strict=True):
+                np.testing.assert_allclose(color, wanted, atol=1e-6)
         elif name == "panoptic_mean":
             np.testing.assert_allclose(found, expected, atol=1e-6)
         else:
@@ -153,4 +155,4 @@ def test_golden_words(case):
 
 def test_the_image_token_closes_the_system_text():
     assert SYSTEM.endswith(IMAGE)
-    assert Pieces([1], [2]) == ([1], [2])
+    assert PromptPieces([1], [2]) == ([1], [2])
