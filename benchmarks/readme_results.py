@@ -28,7 +28,7 @@ def results_table(summary: Mapping[str, Any]) -> str:
         cells += [f"{HEADERS[model]}: right, 95 % interval", "wrong→right / right→wrong"]
     lines = [cells, ["---", "--:", *["--:"] * (2 * len(models))]]
     for name, first in next(iter(models.values()))["strategies"].items():
-        row = [f"`{name}`", f"{first['evaluations_per_case']:g}"]
+        row = [f"`{name}`", f"{first['evaluations_per_sample']:g}"]
         for numbers in models.values():
             found = numbers["strategies"][name]
             low, high = found["ci95"]

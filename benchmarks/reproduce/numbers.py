@@ -65,7 +65,7 @@ class Numbers:
             "interval": f"{100 * row['accuracy']:.1f} % ({100 * low:.1f} to {100 * high:.1f})",
             "gain": f"{signed(row['gain']['points'])} points ({signed_interval(*row['gain']['ci95'])})",
             "flips": f"{row['wrong_to_right']} / {row['right_to_wrong']}",
-            "evaluations": f"{row['evaluations_per_case']:g}",
+            "evaluations": f"{row['evaluations_per_sample']:g}",
             "paper": f"{row.get('paper', float('nan')):.1f}",
         }
         if field not in texts:
@@ -95,7 +95,7 @@ class Numbers:
             "gain": row["gain"]["points"],
             "gain.low": row["gain"]["ci95"][0],
             "gain.high": row["gain"]["ci95"][1],
-            "evaluations": row["evaluations_per_case"],
+            "evaluations": row["evaluations_per_sample"],
         }
         if field not in values:
             raise R2T2Error(f"{name!r} cannot be compared; known are {', '.join(values)}, numbers.*, trend.*")

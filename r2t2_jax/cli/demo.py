@@ -182,7 +182,7 @@ def _summarize(run: Run, port: Port, references: list[Sample], tests: list[Sampl
         "neighbors_with_same_experts": share,
     }
     summary = summarize(right, evaluations, [sample.category for sample in tests], columns)
-    counts = {"asked": len(references), "kept": sum(row["score"] >= CORRECT for row in records)}
+    counts = {"candidates": len(references), "correct": sum(row["score"] >= CORRECT for row in records)}
     return summary | {"neighbors": neighbor_quality(share, right["ngd"]), "references": counts}
 
 
@@ -191,7 +191,7 @@ def _print_model(console: Console, saved: SavedRun, model: str, summary: dict[st
     from r2t2_jax.reporting.tables import agreement_line, family_table, gain_line, strategy_table
 
     right = {name: saved.rows_of(part_name(model, name))["right"].to_numpy() for name in summary["strategies"]}
-    correct, candidates = summary["references"]["kept"], summary["references"]["asked"]
+    correct, candidates = summary["references"]["correct"], summary["references"]["candidates"]
     title = f"{model}: {summary['n']:,} questions, {correct:,} of {candidates:,} references right"
     seconds = seconds_by_strategy(saved.seconds_per_sample, model, list(right))
     console.print(strategy_table(title, summary, seconds))

@@ -34,7 +34,8 @@ def summary_content(models: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 def models_of(summary: Mapping[str, Any], where: object) -> Mapping[str, Mapping[str, Any]]:
     """The numbers of every model, by title, from the content of a `summary.json`.
 
-    Summaries without a schema number are read as well: schema 1 of `r2t2 demo` has `gates` of the pocket model.
+    Summaries without a schema number are read as well. They name some numbers differently, and those of `r2t2 demo` have
+    the gates of the pocket model in place of models.
 
     Args:
         summary: the content.
@@ -46,11 +47,23 @@ def models_of(summary: Mapping[str, Any], where: object) -> Mapping[str, Mapping
     schema = summary.get("schema", 1)
     if schema > SUMMARY_SCHEMA:
         raise R2T2Error(f"{where} has a summary of schema {schema}; this version reads up to {SUMMARY_SCHEMA}: update")
+    models = summary.get("models")
     if schema == 1 and "gates" in summary:
-        return {f"pocket:{gate}": numbers for gate, numbers in summary["gates"].items()}
-    if "models" not in summary:
+        models = {f"pocket:{gate}": numbers for gate, numbers in summary["gates"].items()}
+    if models is None:
         raise R2T2Error(f"{where} has a summary without accuracies of models: give a run of demo, eval or reproduce")
-    return summary["models"]
+    return {title: _renamed(numbers) for title, numbers in models.items()} if schema == 1 else models
+
+
+SCHEMA_1_NAMES = {"evaluations_per_case": "evaluations_per_sample", "asked": "candidates", "kept": "correct"}
+
+
+def _renamed(numbers: Mapping[str, Any]) -> dict[str, Any]:
+    """Numbers of schema 1 under their names of today."""
+    return {
+        SCHEMA_1_NAMES.get(name, name): _renamed(value) if isinstance(value, Mapping) and name != "families" else value
+        for name, value in numbers.items()
+    }
 
 
 def wilson_interval(successes: int, n: int) -> tuple[float, float]:
@@ -110,7 +123,7 @@ def summarize(
             "gap_recovered": None if share is None else round(share, DIGITS),
             "wrong_to_right": int((~base & correct).sum()),
             "right_to_wrong": int((base & ~correct).sum()),
-            "evaluations_per_case": evaluations[name],
+            "evaluations_per_sample": evaluations[name],
         }
     return {"n": len(base), "strategies": strategies, "families": by_family(right, categories, columns or {})}
 

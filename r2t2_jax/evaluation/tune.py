@@ -256,7 +256,7 @@ def tuned_preset(
         "evidence": {
             **_measures(chosen.right),
             "by_model": {model: _measures(right) for model, right in zip(models, by_model, strict=True)},
-            "evaluations_per_case": chosen.evaluations,
+            "evaluations_per_sample": chosen.evaluations,
             **{key: _measures(right) for key, right in beside.items()},
             "gain_over_base": {
                 "points": round(100 * gain.gain, 2),
@@ -270,7 +270,7 @@ def tuned_preset(
                 {
                     **_varied(presets[one.number], varied),
                     **_measures(one.right),
-                    "evaluations_per_case": one.evaluations,
+                    "evaluations_per_sample": one.evaluations,
                 }
                 for one in sorted(last.values(), key=lambda one: (-len(one.right), -one.accuracy, one.evaluations))
             ],

@@ -89,7 +89,7 @@ def _entries(saved: SavedRun, run: str) -> list[Entry]:
                     ci95=tuple(entry["ci95"]),
                     score_name=score_name,
                     score=score,
-                    evaluations=entry["evaluations_per_case"],
+                    evaluations=entry["evaluations_per_sample"],
                     over_base=paired(right[BASE], right[name]),
                     right=right[name],
                 )
@@ -206,7 +206,7 @@ def as_records(entries: Sequence[Entry]) -> list[dict[str, Any]]:
             "gain_high": entry.over_base.gain.high,
             "wrong_to_right": entry.over_base.wrong_to_right,
             "right_to_wrong": entry.over_base.right_to_wrong,
-            "evaluations_per_case": entry.evaluations,
+            "evaluations_per_sample": entry.evaluations,
         }
         for entry in entries
     ]

@@ -22,7 +22,7 @@ from r2t2_jax.reporting.formatting import percent
 LATEX_SPECIAL = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 NUMBER = re.compile(r"[-+]?[\d.,]*( to [-+]?[\d.]+)?")
 SHOWN_SETTINGS = 10
-MEASURES = ("n", "accuracy", "ci95", "evaluations_per_case")  # of a row of tuning; the other columns are settings
+MEASURES = ("n", "accuracy", "ci95", "evaluations_per_sample")  # of a row of tuning; the other columns are settings
 
 
 def strategy_table(title: str, summary: Mapping[str, Any], seconds: Mapping[str, float] | None = None) -> Table:
@@ -54,7 +54,7 @@ def strategy_table(title: str, summary: Mapping[str, Any], seconds: Mapping[str,
             percent(row["gap_recovered"]),
             str(row["wrong_to_right"]),
             str(row["right_to_wrong"]),
-            f"{row['evaluations_per_case']:g}",
+            f"{row['evaluations_per_sample']:g}",
             *(() if seconds is None else (f"{seconds[name]:.4f}",)),
         )
     return table
@@ -90,7 +90,7 @@ def settings_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     for header in (*(key.replace("_", "\n") for key in settings), "n", "acc.\n%", "95 %\ninterval", "evals\n/sample"):
         table.add_column(header, justify="right", no_wrap=True)
     for row in rows[:SHOWN_SETTINGS]:
-        measures = (f"{row['n']:,}", percent(row["accuracy"]), _interval(row), str(row["evaluations_per_case"]))
+        measures = (f"{row['n']:,}", percent(row["accuracy"]), _interval(row), str(row["evaluations_per_sample"]))
         table.add_row(*(f"{row[key]}" for key in settings), *measures)
     return table
 

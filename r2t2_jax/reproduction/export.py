@@ -79,7 +79,7 @@ def _numbers(row: Mapping[str, Any]) -> list[str]:
         f"{100 * row['accuracy']:.1f} ({100 * low:.1f} to {100 * high:.1f})",
         "" if row["name"] == "base" else f"{signed(gain['points'])} ({signed_interval(*gain['ci95'])})",
         f"{row['wrong_to_right']} / {row['right_to_wrong']}",
-        f"{row['evaluations_per_case']:g}",
+        f"{row['evaluations_per_sample']:g}",
     ]
 
 
@@ -119,7 +119,7 @@ def csv_text(result: Mapping[str, Any]) -> str:
                         "gain_points": row["gain"]["points"] if ran else None,
                         "wrong_to_right": row.get("wrong_to_right"),
                         "right_to_wrong": row.get("right_to_wrong"),
-                        "evaluations_per_case": row.get("evaluations_per_case"),
+                        "evaluations_per_sample": row.get("evaluations_per_sample"),
                         "not_run": row.get("not_run", ""),
                     }
                 )

@@ -84,7 +84,7 @@ def _row(found: TableData, cell: Cell) -> dict[str, Any]:
         "gain": _gain(found.scores, base, place),
         "wrong_to_right": int((~before & after).sum()),
         "right_to_wrong": int((before & ~after).sum()),
-        "evaluations_per_case": found.first(name, "evaluations"),
+        "evaluations_per_sample": found.first(name, "evaluations"),
         "used_fallback": sum(int(one.tables[name]["used_fallback"].to_numpy().sum()) for one in found.asked),
     }
 

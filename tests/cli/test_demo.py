@@ -36,7 +36,7 @@ STRATEGIES = [
     "task_routing",
     "oracle",
 ]
-MEASURES = ["accuracy", "ci95", "gap_recovered", "wrong_to_right", "right_to_wrong", "evaluations_per_case"]
+MEASURES = ["accuracy", "ci95", "gap_recovered", "wrong_to_right", "right_to_wrong", "evaluations_per_sample"]
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def test_demo_writes_what_it_prints(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert (saved.settings["seed"], saved.settings["samples"], saved.run["data"]["tests"]["n"]) == (3, 30, 30)
     asked = [row for row in saved.references.to_pylist() if row["model"] == "pocket:narrow"]
     kept = [row for row in asked if row["score"] >= 0.5]
-    assert summary["models"]["pocket:narrow"]["references"] == {"asked": len(asked), "kept": len(kept)}
+    assert summary["models"]["pocket:narrow"]["references"] == {"candidates": len(asked), "correct": len(kept)}
     assert {name for row in rows if row["model"] == "pocket:narrow" for name in row["neighbors"]} <= {
         row["id"] for row in kept
     }

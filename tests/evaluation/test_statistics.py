@@ -3,7 +3,16 @@
 import numpy as np
 import pytest
 
-from r2t2_jax.evaluation.statistics import by_family, gap_recovered, paired_gain, summarize, wilson_interval
+from r2t2_jax.errors import R2T2Error
+from r2t2_jax.evaluation.statistics import (
+    by_family,
+    gap_recovered,
+    models_of,
+    paired_gain,
+    summarize,
+    summary_content,
+    wilson_interval,
+)
 
 
 @pytest.mark.parametrize(
@@ -52,9 +61,7 @@ def test_summary_by_hand() -> None:
         "ngd": np.array([1, 0, 1, 1, 0], bool),
         "task_routing": np.array([1, 1, 1, 1, 0], bool),
     }
-    result = summarize(
-        right, {"base": 0, "ngd": 100, "task_routing": 1}, ["colour", "shape", "shape", "colour", "shape"]
-    )
+    result = summarize(right, {"base": 0, "ngd": 100, "task_routing": 1}, ["color", "shape", "shape", "color", "shape"])
     assert result["n"] == 5
     ngd = result["strategies"]["ngd"]
     assert ngd == {
@@ -63,11 +70,11 @@ def test_summary_by_hand() -> None:
         "gap_recovered": 0.5,
         "wrong_to_right": 2,
         "right_to_wrong": 1,
-        "evaluations_per_case": 100,
+        "evaluations_per_sample": 100,
     }
     assert result["strategies"]["base"]["gap_recovered"] == 0
     assert result["families"] == {
-        "colour": {"n": 2, "accuracy": {"base": 0.5, "ngd": 1.0, "task_routing": 1.0}},
+        "color": {"n": 2, "accuracy": {"base": 0.5, "ngd": 1.0, "task_routing": 1.0}},
         "shape": {"n": 3, "accuracy": {"base": 0.333333, "ngd": 0.333333, "task_routing": 0.666667}},
     }
 
@@ -79,3 +86,36 @@ def test_families_weighted_by_n_give_the_accuracy() -> None:
     total = sum(family["n"] * family["accuracy"]["base"] for family in families.values())
     assert total == pytest.approx(right["base"].sum(), abs=1e-4)
     assert all(family["same"] == family["accuracy"]["base"] for family in families.values())
+
+
+def test_the_content_of_a_summary_is_read_back() -> None:
+    numbers = {"toy": {"n": 5, "strategies": {"ngd": {"evaluations_per_sample": 100}}}}
+    assert summary_content(numbers)["schema"] == 2
+    assert models_of(summary_content(numbers), "run") == numbers
+
+
+def test_a_summary_of_an_earlier_demo_is_read_under_the_names_of_today() -> None:
+    gate = {
+        "strategies": {"ngd": {"accuracy": 0.5, "evaluations_per_case": 100}},
+        "families": {"kept": {"n": 1}},
+        "references": {"asked": 3, "kept": 2},
+    }
+    expected = {
+        "strategies": {"ngd": {"accuracy": 0.5, "evaluations_per_sample": 100}},
+        "families": {"kept": {"n": 1}},
+        "references": {"candidates": 3, "correct": 2},
+    }
+    assert models_of({"gates": {"narrow": gate}}, "run") == {"pocket:narrow": expected}
+    assert models_of({"models": {"toy on set": gate}}, "run") == {"toy on set": expected}
+
+
+@pytest.mark.parametrize(
+    ("summary", "cause"),
+    [
+        ({"schema": 3, "models": {}}, "run has a summary of schema 3; this version reads up to 2"),
+        ({"rows": 7}, "run has a summary without accuracies of models"),
+    ],
+)
+def test_another_summary_is_refused_by_name(summary: dict, cause: str) -> None:
+    with pytest.raises(R2T2Error, match=cause):
+        models_of(summary, "run")

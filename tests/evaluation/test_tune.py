@@ -77,7 +77,7 @@ def test_its_numbers_are_those_of_an_evaluation(whole: dict) -> None:
     for outcome in evaluate(PORT, BANK, QUESTIONS, named, METRIC):
         row = whole["evidence"] if outcome.name == "ngd" else whole["evidence"][outcome.name]
         assert row["accuracy"] == pytest.approx(outcome.right.mean(), abs=1e-6)
-    assert whole["evidence"]["evaluations_per_case"] == 1 + 2 * 4 * 2 + 1
+    assert whole["evidence"]["evaluations_per_sample"] == 1 + 2 * 4 * 2 + 1
 
 
 def test_interrupted_anywhere_it_ends_with_the_same(

@@ -53,7 +53,7 @@ def _cells(row: dict[str, Any]) -> list[str]:
     """The cells of a row, formatted independently."""
     low, high = (f"{100 * bound:.1f}" for bound in row["ci95"])
     turned = [str(row["wrong_to_right"]), str(row["right_to_wrong"])]
-    return [f"{100 * row['accuracy']:.1f}", f"{low}–{high}", "–", *turned, str(row["evaluations_per_case"]), "–"]
+    return [f"{100 * row['accuracy']:.1f}", f"{low}–{high}", "–", *turned, str(row["evaluations_per_sample"]), "–"]
 
 
 def test_the_page_loads_nothing_and_runs_no_script(document: Element) -> None:

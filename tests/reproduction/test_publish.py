@@ -22,7 +22,7 @@ def row(name: str, accuracy: float, gain: float) -> dict[str, Any]:
         "gain": {"points": gain, "ci95": [gain - 1, gain + 1]},
         "wrong_to_right": 7,
         "right_to_wrong": 2,
-        "evaluations_per_case": 102,
+        "evaluations_per_sample": 102,
         "used_fallback": 0,
     }
 

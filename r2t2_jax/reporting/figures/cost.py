@@ -44,19 +44,19 @@ def cost_figure(results: ModelResults) -> FigureSpec:
         text,
         lambda narrow: _draw(results, narrow),
         [
-            {"strategy": name, "evaluations_per_case": row["evaluations_per_case"], "accuracy": row["accuracy"]}
+            {"strategy": name, "evaluations_per_sample": row["evaluations_per_sample"], "accuracy": row["accuracy"]}
             for name, row in strategies.items()
         ],
     )
 
 
 def _price(row: Mapping[str, Any]) -> str:
-    return f"{row['evaluations_per_case']:g}"
+    return f"{row['evaluations_per_sample']:g}"
 
 
 def _draw(results: ModelResults, narrow: bool) -> Figure:
     strategies = results.summary["strategies"]
-    points = {name: (row["evaluations_per_case"], 100 * row["accuracy"]) for name, row in strategies.items()}
+    points = {name: (row["evaluations_per_sample"], 100 * row["accuracy"]) for name, row in strategies.items()}
     return scatter(points, narrow, "evaluations per case (logarithmic)")
 
 
