@@ -1,5 +1,5 @@
-"""The one error a user can cause."""
+"""The error type for bad input."""
 
 
 class R2T2Error(ValueError):
-    """Bad input: names what was wrong, where, and what to do. The command line prints one line and exits with 2."""
+    """Bad input: the message says what is wrong, where, and what to do. The command line prints it and exits with 2."""

@@ -1,4 +1,4 @@
-"""Embedders by name: from the upstream folder and from a model directory, in batches, with long texts cut."""
+"""Embedders by name: from the upstream folder and a model directory, in batches, with long texts truncated."""
 
 import logging
 
@@ -43,7 +43,7 @@ def test_vectors_do_not_depend_on_the_batch(folders, name):
     assert np.abs(vectors[0] - vectors[3]).max() > 1e-3
 
 
-def test_fingerprints_tell_the_models_apart(folders):
+def test_fingerprints_differ_between_models(folders):
     prints = [load_embedder(f"{name}:{folder}").fingerprint for name, folder in folders.items()]
     assert [text.partition("@")[0] for text in prints] == ["minilm-l6", "stella", "gte-qwen2", "nv-embed"]
     assert all(len(text.partition("@")[2]) == 8 for text in prints)
@@ -61,7 +61,7 @@ def _leaves(params):
     return jax.tree.leaves(params)
 
 
-def test_long_texts_are_cut_and_told(folders, caplog):
+def test_long_texts_are_truncated_with_a_warning(folders, caplog):
     embedder = load_embedder(f"stella:{folders['stella']}")
     with caplog.at_level(logging.WARNING, "r2t2"):
         vectors = embedder.embed(["a" * 100, "a" * 101, "it"])
@@ -69,7 +69,7 @@ def test_long_texts_are_cut_and_told(folders, caplog):
     np.testing.assert_array_equal(vectors[0], vectors[1])
 
 
-def test_an_unknown_embedder_names_the_known():
+def test_an_unknown_embedder_lists_the_known_ones():
     with pytest.raises(R2T2Error, match="unknown embedder 'mimilm'; known: gte_qwen2, minilm, nv_embed, stella"):
         load_embedder("mimilm:x")
 
@@ -80,6 +80,6 @@ def test_weights_must_be_given(name):
         load_embedder(name)
 
 
-def test_a_folder_that_is_none_is_told():
+def test_a_missing_folder_is_refused():
     with pytest.raises(R2T2Error, match="no folder nowhere, and it is no hub id"):
         load_embedder("minilm:nowhere")

@@ -1,4 +1,4 @@
-"""`r2t2 bank build`: references for re-routing, from any model and question sets."""
+"""`r2t2 bank`: builds, imports, indexes and inspects reference banks, and builds their loss atlas."""
 
 from __future__ import annotations
 
@@ -11,46 +11,46 @@ import tyro
 
 @dataclass(frozen=True)
 class BankBuild:
-    """Ask a model the questions of some sets, and keep how it routed and answered each: a reference bank.
+    """Build a reference bank: the routing and the answers of a model for the questions of some sets.
 
-    Killed or stopped at any point, the same command goes on where it was; the bank is there once bank.json is. Every
-    row is kept, with a flag that tells whether it was answered correctly; re-routing as in the paper reads those that
-    were. docs/bank.md describes the files.
+    After an interruption the same command resumes the work; the bank is complete once bank.json exists. All references
+    are stored, with a flag for those answered correctly, which are the references of the paper. docs/bank.md describes
+    the files.
 
     Example: r2t2 bank build --model pocket:narrow --dataset pocket --out out/bank
     """
 
     model: str
-    """The model: a directory that `r2t2 convert` made, a port such as pocket:narrow, or module:attribute."""
+    """Model: a directory written by r2t2 convert, a port such as pocket:narrow, or module:attribute."""
     dataset: tuple[str, ...]
-    """Question sets: prepared ones by name (r2t2 datasets list), or .jsonl files."""
+    """Question sets: names of prepared sets (r2t2 datasets list), or .jsonl files."""
     out: Path
     """Folder for the bank."""
     embedder: str = ""
-    """What embeds the questions: minilm:DIR and the like, or hashed_words. Without it the model's own."""
+    """Embedder of the questions, such as minilm:DIR or hashed_words. Default: the model's own."""
     split: str | None = None
-    """Split of the questions. Without it each set's first, or the references of a set that is drawn."""
+    """Split of the questions. Default: the first of each set, or the references of a generated set."""
     images: str = ""
-    """Image folder of the .jsonl files. Without it each file's own folder."""
+    """Image folder of the .jsonl files. Default: the folder of each file."""
     samples: int | None = None
-    """How many questions to choose from each set. Without it all."""
+    """Number of questions from each set. Default: all."""
     limit: int = 5000
-    """Leave a set once so many of its questions are answered correctly."""
+    """Stop with a set after this number of correctly answered questions."""
     keep: Literal["all", "correct"] = "all"
-    """Which rows to keep: all up to there, or the correctly answered ones alone."""
+    """References to store: all up to the limit, or only the correctly answered ones."""
     metric: str = ""
-    """What counts as correct. Without it each set's official metric."""
+    """Metric that decides which answers are correct. Default: the official metric of each set."""
     features: bool = False
-    """Store what the model computes of each sample too. It takes much room; without it, it is computed again."""
+    """Also store the model's features of each sample. They take much space; otherwise they are computed again."""
     seed: int = 0
-    """Chooses the questions, and the order in which they are asked."""
+    """Seed of the choice and the order of the questions."""
     batch_size: int = 50
-    """Questions at a time."""
+    """Questions per batch."""
     max_hours: float | None = None
-    """Stop after so many hours; the same command goes on."""
+    """Stop after this many hours; the same command resumes the work."""
 
     def run(self) -> None:
-        """Build, and say what came of it."""
+        """Build the bank and print its numbers."""
         from r2t2_jax.evaluation.build_bank import BankConfig, build_bank
         from r2t2_jax.evaluation.question_sets import read_sets
         from r2t2_jax.evaluation.setup import with_embedder
@@ -59,48 +59,49 @@ class BankBuild:
         config = BankConfig(self.limit, self.keep, self.features, self.batch_size)
         (port,) = with_embedder([load(self.model)], self.embedder)
         sets = read_sets(self.dataset, self.split, self.samples, self.seed, self.images, self.metric)
-        given = {name: value for name, value in asdict(self).items() if value is not None}
-        settings = {name: value for name, value in given.items() if name not in ("out", "max_hours")}
+        options = {name: value for name, value in asdict(self).items() if value is not None}
+        settings = {name: value for name, value in options.items() if name not in ("out", "max_hours")}
         summary = build_bank(self.out, port, sets, config, settings, self.max_hours)
-        for name, one in summary["sources"].items():
+        for name, counts in summary["sources"].items():
             print(
-                f"{name}: {one['rows']:,} of {one['questions']:,} questions kept, {one['correct']:,} answered correctly"
+                f"{name}: {counts['rows']:,} of {counts['questions']:,} questions stored, "
+                f"{counts['correct']:,} answered correctly"
             )
         print(f"Wrote a bank of {summary['rows']:,} references to {self.out}.")
 
 
 @dataclass(frozen=True)
 class BankAtlas:
-    """Make the loss atlas of a bank: each reference's loss at a few routing points.
+    """Build the loss atlas of a bank: the loss of every reference at a few fixed routing points.
 
-    The strategies atlas, atlas_argmin and best_fixed then choose a routing by looking at all of them, without a model
-    pass. References answered wrongly count too: they tell which routing would have been right. Killed or stopped at
-    any point, the same command goes on where it was.
+    The strategies atlas, atlas_argmin and best_fixed choose a routing from this table, without a forward pass of the
+    model. Wrongly answered references are included, since they show which routing would have been right. After an
+    interruption the same command resumes the work.
 
     Example: r2t2 bank atlas out/bank --model pocket:narrow
     """
 
     bank: tyro.conf.Positional[Path]
-    """Folder of the bank. The atlas goes into its folder `atlas`, in place of an earlier one."""
+    """Folder of the bank. The atlas is written to its folder `atlas`, replacing an earlier one."""
     model: str
-    """The model the bank was built with."""
+    """Model that built the bank."""
     points: int = 16
-    """How many routing points."""
+    """Number of routing points."""
     candidates: int = 106
-    """Drawn points to choose from, beside the corners, edges and centre of routing space."""
+    """Number of random candidate points, in addition to corners, edges and center of routing space."""
     choosing: int = 1000
-    """References on which the points are chosen."""
+    """Number of references on which the points are chosen."""
     k: int = 20
-    """Neighbours of each while choosing."""
+    """Number of neighbors of each reference while choosing."""
     seed: int = 0
-    """Of the drawn candidates."""
+    """Seed of the random candidates."""
     batch_size: int = 50
-    """References at a time."""
+    """References per batch."""
     max_hours: float | None = None
-    """Stop after so many hours; the same command goes on."""
+    """Stop after this many hours; the same command resumes the work."""
 
     def run(self) -> None:
-        """Make it, and say what it holds."""
+        """Build the atlas and print its size."""
         from r2t2_jax.bank import ReferenceBank
         from r2t2_jax.bank.atlas import ATLAS
         from r2t2_jax.bank.build_atlas import AtlasPlan, build_atlas
@@ -109,34 +110,35 @@ class BankAtlas:
 
         plan = AtlasPlan(self.points, self.candidates, self.choosing, self.k, self.batch_size, self.seed)
         port = load(self.model)
-        bank = with_samples(ReferenceBank.open(self.bank), port)  # whatever embedded the questions
+        bank = with_samples(ReferenceBank.open(self.bank), port)
         atlas = build_atlas(port.model, port.params, bank, self.bank / ATLAS, plan, self.max_hours)
-        few = "" if len(atlas.points) == self.points else f" ({self.points} were asked, there are no more candidates)"
-        print(f"Wrote an atlas of {len(atlas):,} references at {len(atlas.points)} points{few} to {self.bank}/atlas.")
-        wrong = len(bank) - int(bank.right.sum())
-        if not wrong:
-            print("No reference is answered wrongly: the atlas knows nothing of what this router gets wrong.")
+        points = f"{len(atlas.points)} points"
+        if len(atlas.points) < self.points:
+            points += " (all candidates)"
+        print(f"Wrote an atlas of {len(atlas):,} references at {points} to {self.bank}/atlas.")
+        if bank.right.all():
+            print("All references are answered correctly, so the atlas has no data about errors of this router.")
 
 
 @dataclass(frozen=True)
 class BankImport:
-    """Make a bank of a reference file in the R2-T2 authors' format: questions, answers and routing weights.
+    """Import a reference file in the R2-T2 authors' format: questions, answers and routing weights.
 
-    No model and no images are needed; the questions are embedded anew. The rows can be inspected and searched. To
-    re-route with them, a model with the same experts must have the images too.
+    This needs neither model nor images; the questions are embedded again. The bank can be inspected and searched.
+    Re-routing with it needs a model with the same experts, and the images.
 
     Example: r2t2 bank import reference.json --out out/released
     """
 
     file: Annotated[Path, tyro.conf.Positional]
-    """The file: a JSON list of {id, question, image_path, model_answer, ground_truth, is_correct, weights}."""
+    """JSON list of {id, question, image_path, model_answer, ground_truth, is_correct, weights}."""
     out: Path
     """Folder for the bank."""
     embedder: str = ""
-    """What embeds the questions: minilm:DIR and the like, or hashed_words. Without it MiniLM where installed."""
+    """Embedder of the questions, such as minilm:DIR or hashed_words. Default: MiniLM if it is installed."""
 
     def run(self) -> None:
-        """Import, and say what was found."""
+        """Import the file and print its numbers."""
         from r2t2_jax.bank.importing import import_bank
         from r2t2_jax.retrieval.hashed_bag_of_words import default_embedder, question_embedder
 
@@ -150,25 +152,25 @@ class BankImport:
 
 @dataclass(frozen=True)
 class BankIndex:
-    """Build the index of a bank's correctly answered references and save it in the bank's folder.
+    """Build a search index of a bank's correctly answered references and save it in the bank's folder.
 
-    An approximate index pays for large banks; what it finds of the true neighbours is measured and told. docs/bank.md
-    says how its parameters are chosen.
+    An approximate index is faster for large banks; its recall is measured and printed. docs/bank.md describes how its
+    parameters are chosen.
 
     Example: r2t2 bank index out/bank --kind scann --min-recall 0.95
     """
 
     bank: Annotated[Path, tyro.conf.Positional]
-    """The bank's folder."""
+    """Folder of the bank."""
     kind: Literal["auto", "exact", "scann"] = "auto"
-    """exact compares with every reference; scann approximates; auto is exact unless the bank is large."""
+    """exact compares with every reference; scann is approximate; auto is exact except for large banks."""
     metric: Literal["cosine", "dot", "l2"] = "cosine"
-    """What near means."""
+    """Distance metric."""
     min_recall: float = 0.0
-    """Refuse an approximate index that finds a smaller share of the 5 nearest."""
+    """Fail if the recall at 5 of an approximate index is lower."""
 
     def run(self) -> None:
-        """Build, save, and tell the recall."""
+        """Build and save the index, and print its recall."""
         from r2t2_jax.bank import ReferenceBank
         from r2t2_jax.retrieval import INDEX, build_index
         from r2t2_jax.retrieval.scann import ScannIndex
@@ -181,37 +183,37 @@ class BankIndex:
         if isinstance(index, ScannIndex):
             print(f"Recall at 5 of held-out references: {index.recall:.3f}, with {index.parameters}.")
         else:
-            print("Exact: nothing is missed.")
+            print("The index is exact.")
 
 
 @dataclass(frozen=True)
 class BankInspect:
-    """Look into a bank: sizes, accuracy by source, experts, duplicates, and whether re-routing can work with it.
+    """Print statistics of a bank: sizes, accuracy by source, experts, duplicates, and whether re-routing can work.
 
-    The last is told by the weights of near questions: if they are no more alike than those of any two questions,
-    neighbours have nothing to teach. docs/bank.md explains the test. Where the bank has a loss atlas, it tells which
-    routing each source likes, and how well neighbours choose.
+    The last one is a test of whether similar questions have similar routing weights; if not, neighbors have no
+    information for re-routing. docs/bank.md explains the test. If the bank has a loss atlas, the best routing of each
+    source and the quality of the neighbors' choices are printed too.
 
     Example: r2t2 bank inspect out/bank --against pocket --split test
     """
 
     bank: Annotated[Path, tyro.conf.Positional]
-    """The bank's folder."""
+    """Folder of the bank."""
     k: int = 5
-    """Neighbours of each reference that the test looks at."""
+    """Number of neighbors of each reference in the test."""
     against: str = ""
-    """An evaluation set, to see whether its questions stand in the bank: a set's name or a .jsonl file."""
+    """Evaluation set (name or .jsonl file) whose questions must not be in the bank."""
     split: str = ""
-    """Split of the evaluation set. Without it the first."""
+    """Split of the evaluation set. Default: the first."""
     html: Path | None = None
-    """HTML file for the same as a page."""
+    """HTML file to write the statistics to."""
     verify: bool = False
-    """Read every byte against its checksum; opening a bank looks at large files by samples."""
+    """Check every byte against its checksum; opening a bank checks large files by samples."""
     seed: int = 0
-    """Of the permutations."""
+    """Seed of the permutations."""
 
     def run(self) -> int:
-        """Print the inspection. The exit code is 1 if questions of the evaluation set stand in the bank."""
+        """Print the statistics. The exit code is 1 if questions of the evaluation set are in the bank."""
         from r2t2_jax.analysis.atlas_inspection import inspect_atlas
         from r2t2_jax.bank import ReferenceBank
         from r2t2_jax.bank.inspect import find_leakage, inspect_bank
@@ -225,7 +227,7 @@ class BankInspect:
             check_writable(self.html)
         if self.verify:
             open_files(self.bank, whole=True)
-            print("Every byte is as it was written.\n")
+            print("All files match their checksums.\n")
         bank = ReferenceBank.open(self.bank)
         leakage = find_leakage(bank, load_dataset(self.against, self.split)) if self.against else None
         inspection = inspect_bank(bank, self.k, self.seed)

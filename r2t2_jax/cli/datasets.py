@@ -1,4 +1,4 @@
-"""`r2t2 datasets prepare`: official files to a prepared set."""
+"""`r2t2 datasets`, `r2t2 aux build` and `r2t2 pocket scene`: prepare, list and show questions and images."""
 
 from __future__ import annotations
 
@@ -8,39 +8,41 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-if TYPE_CHECKING:  # the parser alone must start fast
+if TYPE_CHECKING:  # the command line must start fast
+    from r2t2_jax.contract import Sample
     from r2t2_jax.datasets.prepare import PrepareResult
 
-NAMED = 20  # bad records told one by one
+GROUP = "r2t2.auxiliary"
+NAMED = 20  # invalid records that are listed
 
 
 @dataclass(frozen=True)
 class PrepareDataset:
-    """Check the official files of a set, questions and images, and store them for use.
+    """Check the official files of a set, questions and images, and store them for fast loading.
 
-    Nothing is downloaded: get the files from the set's home page, under its license (r2t2 datasets list --files). A set
-    appears whole or not at all. The first record that cannot be used stops it and is named.
+    Nothing is downloaded: get the files from the home page of the set, under its license (r2t2 datasets list --files).
+    A set is stored completely or not at all. The first invalid record stops the command and is named.
 
     Example: r2t2 datasets prepare easy_vqa --manual-dir easy-VQA/easy_vqa/data
     """
 
     name: Annotated[str, tyro.conf.Positional]
-    """The set; r2t2 datasets list names them."""
+    """Name of the set, as printed by r2t2 datasets list."""
     manual_dir: Path
-    """The folder with the official files, as they were unpacked."""
+    """Folder with the unpacked official files."""
     split: str | None = None
-    """One split; without it every split whose files are there."""
+    """Split to prepare. Default: every split whose files exist."""
     n: int | None = None
-    """Only so many questions of each split, such as the paper's 5000."""
+    """Number of questions per split, such as the paper's 5000. Default: all."""
     seed: int = 0
-    """Which questions are taken with --n."""
+    """Seed of the choice with --n."""
     skip_bad: bool = False
-    """Leave out records or images that cannot be read; they are counted and named."""
+    """Skip invalid records and images; they are counted and named."""
     data_dir: Path | None = None
-    """Where to store it; without it $R2T2_DATA, or the folder of TensorFlow Datasets."""
+    """Folder for prepared sets. Default: $R2T2_DATA, or the folder of TensorFlow Datasets."""
 
     def run(self) -> None:
-        """Prepare, and print what came of each split."""
+        """Prepare the set and print the result of each split."""
         from r2t2_jax.datasets.catalog import find_dataset
         from r2t2_jax.datasets.prepare import prepare
         from r2t2_jax.datasets.prepared import data_folder
@@ -53,83 +55,80 @@ class PrepareDataset:
             for outcome in prepare(source, self.manual_dir, data_folder(self.data_dir), *options):
                 print("\n".join(_lines(self.name, outcome)))
         except InvalidRecordError as error:
-            raise R2T2Error(f"{error} (--skip-bad leaves such records out)") from error
+            raise R2T2Error(f"{error} (--skip-bad skips such records)") from error
 
 
 def _lines(name: str, outcome: PrepareResult) -> list[str]:
-    """What came of a split; the bad records first."""
+    """The lines that describe the result of a split, invalid records first."""
     count = len(outcome.skipped)
-    lines = [f"left out: {cause}" for cause in outcome.skipped[:NAMED]]
-    lines += [f"left out: {count - NAMED:,} more"] if count > NAMED else []
+    lines = [f"skipped: {cause}" for cause in outcome.skipped[:NAMED]]
+    lines += [f"skipped: {count - NAMED:,} more"] if count > NAMED else []
     if outcome.prepared is None:
-        return [*lines, f"{name} {outcome.split}: not here: {outcome.missing}"]
-    without = f", {count:,} left out" if count else ""
+        return [*lines, f"{name} {outcome.split}: missing: {outcome.missing}"]
+    skipped = f", {count:,} skipped" if count else ""
     before = " was prepared before; remove that folder to prepare it again" if outcome.already_prepared else ""
     unit = outcome.prepared
-    return [*lines, f"{name} {unit.name}: {unit.count:,} questions{without}: {unit.path}{before}"]
-
-
-GROUP = "r2t2.auxiliary"
+    return [*lines, f"{name} {unit.name}: {unit.count:,} questions{skipped}: {unit.path}{before}"]
 
 
 @dataclass(frozen=True)
 class AuxBuild:
-    """Look at every image of a question set with the auxiliary models of MoAI, and store what they find.
+    """Run the auxiliary models of MoAI on every image of a question set and store their outputs.
 
-    Killed or stopped at any point, the same command goes on where it was. MoAI then takes the folder:
-    moai:DIR,aux=FOLDER. The models need the extra `aux`, and fetch their weights when first used.
+    After an interruption the same command resumes the work. Load MoAI with the folder as moai:DIR,aux=FOLDER. The
+    models need the extra `aux` and download their weights on first use.
 
     Example: r2t2 aux build --dataset questions.jsonl --out out/aux
     """
 
     dataset: str
-    """Question set: a prepared one by name (r2t2 datasets list), or a .jsonl file."""
+    """Question set: name of a prepared set (r2t2 datasets list), or a .jsonl file."""
     out: Path
     """Folder for the records."""
     models: tuple[str, ...] = ("segments", "detections", "ocr")
-    """Which models to ask: segments (Mask2Former), detections (OWLv2), ocr (RapidOCR)."""
+    """Models to run: segments (Mask2Former), detections (OWLv2), ocr (RapidOCR)."""
     scene_graphs: Path | None = None
-    """A .jsonl file of scene graphs, made elsewhere: ports/moai/README.md has its format."""
+    """A .jsonl file of scene graphs from another program; ports/moai/README.md describes the format."""
     split: str = ""
-    """Split of the questions. Without it the set's first."""
+    """Split of the questions. Default: the first of the set."""
     samples: int | None = None
-    """How many questions to choose. Without it the set's own number."""
+    """Number of questions. Default: the number of the set."""
     seed: int = 0
-    """Chooses the questions."""
+    """Seed of the choice of questions."""
     port: str = "moai"
-    """For which port."""
+    """Port for which the outputs are computed."""
     max_hours: float | None = None
-    """Stop after so many hours; the same command goes on."""
+    """Stop after this many hours; the same command resumes the work."""
 
     def run(self) -> None:
-        """Build, and say which parts were found of how many images."""
+        """Compute the outputs and print their number."""
         from r2t2_jax.datasets import load_dataset
         from r2t2_jax.plugins import find
 
         build = find(GROUP, self.port, "port with auxiliary models")
         samples = load_dataset(self.dataset, self.split, self.samples, self.seed)
-        given = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(self).items()}
+        options = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(self).items()}
         settings = {
             name: list(value) if isinstance(value, tuple) else value
-            for name, value in given.items()
+            for name, value in options.items()
             if name not in ("out", "max_hours") and value is not None
         }
-        found = build(self.out, samples, self.models, self.scene_graphs, settings, self.max_hours)
-        parts = ", ".join(f"{name} {count:,}" for name, count in found.items() if name != "images")
-        print(f"Wrote records of {found['images']:,} images to {self.out}; asked for: {parts}.")
+        counts = build(self.out, samples, self.models, self.scene_graphs, settings, self.max_hours)
+        parts = ", ".join(f"{name} {count:,}" for name, count in counts.items() if name != "images")
+        print(f"Wrote records of {counts['images']:,} images to {self.out}: {parts}.")
 
 
 @dataclass(frozen=True)
 class ListDatasets:
-    """List the reference sets and benchmarks: splits, metric, and what of them is prepared.
+    """List the reference sets and benchmarks with their splits, metrics and prepared data.
 
     Example: r2t2 datasets list
     """
 
     data_dir: Path | None = None
-    """Where prepared sets are; without it $R2T2_DATA, or the folder of TensorFlow Datasets."""
+    """Folder of prepared sets. Default: $R2T2_DATA, or the folder of TensorFlow Datasets."""
     files: bool = False
-    """Show licenses, the official files each set is made of, and home pages."""
+    """Show licenses, official files and home pages."""
 
     def run(self) -> None:
         """Print the table."""
@@ -140,7 +139,7 @@ class ListDatasets:
         from r2t2_jax.datasets.prepared import data_folder, list_prepared_splits
 
         folder = data_folder(self.data_dir)
-        table = Table(title=f"Datasets; prepared ones are in {folder}", title_justify="left", show_lines=self.files)
+        table = Table(title=f"Datasets (prepared sets are in {folder})", title_justify="left", show_lines=self.files)
         columns = ("license", "official files", "home") if self.files else ("splits", "role", "metric", "prepared")
         for column in ("name", *columns):
             table.add_column(column, overflow="fold")
@@ -153,10 +152,6 @@ class ListDatasets:
         Console().print(table)
 
 
-if TYPE_CHECKING:  # the parser alone must start fast
-    from r2t2_jax.contract import Sample
-
-
 @dataclass(frozen=True)
 class ShowDataset:
     """Write an HTML page that shows some questions of a set with their images, options and answers.
@@ -165,17 +160,17 @@ class ShowDataset:
     """
 
     name: Annotated[str, tyro.conf.Positional]
-    """A prepared set, pocket, or a .jsonl file."""
+    """Name of a prepared set, pocket, or a .jsonl file."""
     n: int = 5
-    """How many questions."""
+    """Number of questions."""
     split: str = ""
-    """Which split; without it the set's first."""
+    """Split. Default: the first of the set."""
     seed: int = 0
-    """Which questions."""
+    """Seed of the choice of questions."""
     manual_dir: Path | None = None
-    """Show official files that are not prepared; where they come without images, the questions alone."""
+    """Folder of official files to show without preparing them; if it has no images, only questions are shown."""
     out: Path | None = None
-    """The page; without it <name>.html in this folder."""
+    """HTML file. Default: <name>.html in the current folder."""
 
     def run(self) -> None:
         """Write the page and print its path."""
@@ -197,7 +192,7 @@ class ShowDataset:
         print(f"Wrote {out}.")
 
     def _samples(self) -> tuple[list[Sample], bool]:
-        """The samples, and whether their images are there."""
+        """The samples, and whether they have images."""
         from r2t2_jax.datasets import load_dataset
         from r2t2_jax.datasets.catalog import DATASETS, find_dataset
         from r2t2_jax.datasets.prepared import load_preview
@@ -217,20 +212,20 @@ class ShowDataset:
 class PocketScene:
     """Draw a scene for the pocket model and print questions about it with their answers.
 
-    The image is 96 x 96 pixels, as the model sees it. Another seed draws another scene.
+    The image has 96 x 96 pixels, the input size of the model. Each seed gives another scene.
 
     Example: r2t2 pocket scene --seed 1 --out scene.png
     """
 
     seed: int = 0
-    """Draws the scene and its questions."""
+    """Seed of the scene and its questions."""
     questions: int = 8
-    """How many questions to print, the eight families in turn."""
+    """Number of questions to print, from the eight families in turn."""
     out: Path = Path("scene.png")
     """PNG file for the image."""
 
     def run(self) -> None:
-        """Draw, write and print."""
+        """Write the image and print the questions."""
         from r2t2_jax.cli.parsing import check_writable
         from r2t2_jax.datasets import load_dataset
         from r2t2_jax.errors import R2T2Error
@@ -238,7 +233,7 @@ class PocketScene:
         from r2t2_jax.runs.atomic_io import atomic_write
 
         if self.out.suffix.lower() != ".png":
-            raise R2T2Error(f"the image is a PNG file, so {self.out} must end in .png")
+            raise R2T2Error(f"the image is written as PNG: {self.out} must end in .png")
         check_writable(self.out)
         samples = load_dataset("pocket", "scene", self.questions, self.seed)
         atomic_write(self.out, lambda draft: draft.write_bytes(as_png(samples[0].image)))

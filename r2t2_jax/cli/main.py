@@ -1,4 +1,4 @@
-"""`r2t2`: reads the arguments, runs the command, and turns whatever goes wrong into one line and an exit code."""
+"""`r2t2`: parses the arguments, runs the command, and reports every error as one line and an exit code."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from r2t2_jax.cli.tune import Tune
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.runs.interrupt import RunInterrupted
 
-FAILED, INTERRUPTED, PIPE_CLOSED = 2, 130, 141  # the latter two as a shell reports SIGINT and SIGPIPE
+FAILED, INTERRUPTED, PIPE_CLOSED = 2, 130, 141  # the last two are the codes of shells for SIGINT and SIGPIPE
 
 
 def explain(error: BaseException) -> tuple[str, int]:
-    """The line to print, empty for none, and the exit code."""
+    """The line to print (empty for none) and the exit code."""
     if isinstance(error, R2T2Error):
         return str(error), FAILED
     if isinstance(error, RunInterrupted):
@@ -35,15 +35,15 @@ def explain(error: BaseException) -> tuple[str, int]:
     if isinstance(error, BrokenPipeError):
         return "", PIPE_CLOSED
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
-        return f"out of memory ({_short(error)}); ask for fewer samples or references, or a smaller k", FAILED
+        return f"out of memory ({_short(error)}); use fewer samples or references, or a smaller k", FAILED
     if isinstance(error, OSError):
         return _system(error), FAILED
-    return f"unexpected {type(error).__name__}: {_short(error)}; R2T2_DEBUG=1 shows where", FAILED
+    return f"unexpected {type(error).__name__}: {_short(error)}; set R2T2_DEBUG=1 for the traceback", FAILED
 
 
 def _system(error: OSError) -> str:
-    where = "" if error.filename is None else f"{error.filename}: "
-    return f"{where}{error.strerror or _short(error)}"
+    prefix = "" if error.filename is None else f"{error.filename}: "
+    return f"{prefix}{error.strerror or _short(error)}"
 
 
 def _short(error: BaseException) -> str:
@@ -51,22 +51,22 @@ def _short(error: BaseException) -> str:
     return lines[0] if lines else "no message"
 
 
-def forget_output() -> None:
-    """Where output can no longer be written, let the interpreter's last flush go nowhere instead of failing again."""
+def discard_output() -> None:
+    """If output cannot be written, redirect it to the null device, so that the interpreter's last flush succeeds."""
     try:
         sys.stdout.flush()
     except OSError:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
-        os.close(nowhere)
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stdout.fileno())
+        os.close(null)
 
 
-# To add a command, add a line: the words a user types ("bank build" is `build` in the group `bank`) and a dataclass.
-# Its fields are the options, a string below each is its help, a field without default is required; `run()` does it and
-# returns nothing, or 1 where it found problems. The docstring is the help: what it does in one sentence, perhaps more
-# paragraphs, and at the end "Example: r2t2 ...". Its file imports jax, numpy and the like inside functions only.
+# To add a command, add a row: the words that a user types ("bank build" is `build` in the group `bank`) and a class.
+# Its fields are the options; the string below a field is its help, and a field without default is required. `run()`
+# executes the command and returns `None`, or 1 if it found problems. The docstring is the help: one sentence, optional
+# paragraphs, and at the end "Example: r2t2 ...". The module imports jax, numpy and the like only inside functions.
 COMMANDS: dict[str, type[Command]] = {
-    "demo": Demo,  # first, since a new user begins with it; the others by the alphabet
+    "demo": Demo,  # first, since new users begin with it; the others are sorted
     "answer": Answer,
     "aux build": AuxBuild,
     "bank atlas": BankAtlas,
@@ -96,19 +96,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; `arguments` default to those of the process.
 
     Returns:
-        0; 1 if the command found problems; 2 after an error, which is told in one line, or with `R2T2_DEBUG=1` raised;
-        130 after an interruption. Options that cannot be read exit with 2 from inside the parser.
+        0; 1 if the command found problems; 2 after an error, which is printed in one line, or raised with
+        `R2T2_DEBUG=1`; 130 after an interruption. For invalid options the parser itself exits with 2.
     """
     try:
         try:
             return parse(COMMANDS, sys.argv[1:] if arguments is None else arguments).run() or 0
         finally:
-            sys.stdout.flush()  # a full disk or a closed pipe is told here, not when the interpreter ends
+            sys.stdout.flush()  # a full disk or a closed pipe raises here, not when the interpreter exits
     except (Exception, KeyboardInterrupt) as error:
         line, code = explain(error)
         if code and os.environ.get("R2T2_DEBUG") == "1":
             raise
-        forget_output()
+        discard_output()
         if line:
             print(f"r2t2: {' '.join(line.split())}", file=sys.stderr)
         return code

@@ -1,4 +1,4 @@
-"""`r2t2 tune`: settings of a strategy for a model, chosen on validation questions."""
+"""`r2t2 tune`: chooses the settings of a strategy on validation questions."""
 
 from __future__ import annotations
 
@@ -17,66 +17,66 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Tune:
-    """Choose settings of neighbourhood gradient descent, or of the loss atlas, for a model, on validation questions.
+    """Choose the settings of neighborhood gradient descent or of the loss atlas on validation questions.
 
-    For descent it tries update spaces, optimisers, learning rates, numbers of neighbours and kernels; for the atlas
-    kernels, numbers of neighbours, temperatures and pulls towards the router. All share the encoded questions.
-    Many settings are narrowed down by successive halving: all on few questions, the better third on twice as many, and
-    so on. The choice is written with its evidence to preset.json in the folder, which every command takes as --preset.
-    Test questions are refused. Interrupted, the same command goes on.
+    For gradient descent it varies update space, optimizer, learning rate, number of neighbors and kernel; for the
+    atlas kernel, number of neighbors, temperature and proximal weight. The questions are encoded once. Many settings
+    are reduced by successive halving: all settings on few questions, the best third on twice as many, and so on. The
+    chosen settings are written with their evidence to preset.json, which every command accepts as --preset. Test
+    questions are refused. After an interruption the same command resumes the work.
 
     Example: r2t2 tune --model pocket:narrow --data pocket --limit 200 --out out/tune
     """
 
     model: str
-    """The model: a port such as pocket:narrow, or module:attribute of your own."""
+    """Model: a port such as pocket:narrow, or your own as module:attribute."""
     data: str
-    """Labelled questions: a registered set or a .jsonl file."""
+    """Labeled questions: a registered set or a .jsonl file."""
     out: Path
-    """Folder for the search and its preset.json."""
+    """Folder for the run and its preset.json."""
     strategy: Literal["ngd", "atlas"] = "ngd"
-    """What to tune: neighbourhood gradient descent, or the loss atlas of the bank."""
+    """Strategy to tune: neighborhood gradient descent, or the loss atlas of the bank."""
     bank: Path | None = None
-    """Bank directory. Without it the references registered with the model are collected."""
+    """Folder of the bank. Default: collect the references registered with the model."""
     embedder: str = ""
-    """What finds like questions: the bank's embedder (minilm:DIR, hashed_words). Without it the model's own."""
+    """Embedder of the bank, such as minilm:DIR or hashed_words. Default: the model's own."""
     split: str | None = None
-    """Split of the questions; without it validation, or all lines of a .jsonl file."""
+    """Split of the questions. Default: validation, or all lines of a .jsonl file."""
     limit: int | None = None
-    """How many questions; without it all."""
+    """Number of questions. Default: all."""
     budget: str | None = None
-    """At most so many settings, as 40, drawn at random; or begin none after a time, as 90m or 1.5h."""
+    """Number of settings, drawn at random, such as 40; or a time limit, such as 90m or 1.5h."""
     name: str | None = None
-    """Name of the preset; without it the model's."""
+    """Name of the preset. Default: that of the model."""
     preset: str = "paper"
-    """Settings that do not vary, such as the steps: a name, or a file that r2t2 tune wrote."""
+    """Preset with the settings that are not varied: a name, or a file written by r2t2 tune."""
     space: tuple[Literal["free", "simplex", "logit", "shift"], ...] = ("free", "simplex", "logit", "shift")
     """Update spaces to try."""
     optimizer: tuple[Literal["sgd", "adam"], ...] = ("sgd", "adam")
-    """Optimisers to try."""
+    """Optimizers to try."""
     learning_rate: tuple[float, ...] = (0.03, 0.1, 0.3, 1.0)
-    """First learning rates to try; each falls to a thirtieth."""
+    """Initial learning rates to try; each decays to a thirtieth."""
     k: tuple[int, ...] = (5, 10, 20)
-    """Numbers of neighbours to try."""
+    """Numbers of neighbors to try."""
     kernel: tuple[Literal["gaussian", "matern", "polynomial", "linear"], ...] = ("gaussian", "matern", "linear")
     """Kernels to try."""
     atlas_k: tuple[int, ...] = (5, 10, 20, 50)
-    """Numbers of neighbours to try with the atlas."""
+    """Numbers of neighbors to try with the atlas."""
     atlas_loss: tuple[Literal["bounded", "cross_entropy"], ...] = ("bounded",)
-    """Losses to read off the atlas: 1 - p of an answer, or its cross-entropy in nats."""
+    """Losses of the atlas to try: 1 - p of an answer, or its cross-entropy in nats."""
     atlas_temperature: tuple[float, ...] | None = None
-    """Temperatures of its soft minimum to try, in units of the loss. Without them four that suit it."""
+    """Temperatures of the soft minimum to try, in units of the loss. Default: four values for each loss."""
     atlas_trust: tuple[float, ...] | None = None
-    """Pulls towards the router's weights to try, in units of the loss. Without them three that suit it."""
+    """Proximal weights to try, in units of the loss. Default: three values for each loss."""
     metric: str | None = None
-    """What counts as a right answer. Without it the set's official metric."""
+    """Metric that decides which answers are correct. Default: the official metric of the set."""
     seed: int = 0
-    """Draws questions and the order of the settings."""
+    """Seed of the choice of questions and of the order of the settings."""
     max_hours: float | None = None
-    """Stop after so many hours; the same command goes on."""
+    """Stop after this many hours; the same command resumes the work."""
 
     def run(self) -> None:
-        """Search, print the best settings and write the preset."""
+        """Run the search, print the best settings and write the preset."""
         from rich.console import Console
 
         from r2t2_jax.evaluation.setup import open_port, open_questions

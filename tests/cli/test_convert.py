@@ -1,4 +1,4 @@
-"""`r2t2 convert`: one line for whatever is wrong, and nothing left behind. What it makes: tests/test_embedders.py."""
+"""`r2t2 convert`: errors are one line and leave no files. tests/test_embedders.py tests its output."""
 
 import json
 import os
@@ -28,9 +28,9 @@ def fails(capsys, arguments: list[str]) -> str:
     return captured.err
 
 
-def test_an_unknown_model_names_the_known(capsys, tmp_path):
-    told = fails(capsys, ["gpt", "x", str(tmp_path / "model")])
-    assert told == ("r2t2: unknown model to convert 'gpt'; known: gte_qwen2, minilm, moai, mova, nv_embed, stella\n")
+def test_an_unknown_model_lists_the_known_ones(capsys, tmp_path):
+    error = fails(capsys, ["gpt", "x", str(tmp_path / "model")])
+    assert error == ("r2t2: unknown model to convert 'gpt'; known: gte_qwen2, minilm, moai, mova, nv_embed, stella\n")
 
 
 def damage_truncated(source):
@@ -62,27 +62,27 @@ def damage_index(source):
 
 
 @pytest.mark.parametrize("damage", [damage_truncated, damage_config, damage_unknown_field, damage_depth, damage_index])
-def test_a_damaged_source_is_one_line_and_leaves_nothing(capsys, source, damage):
+def test_a_damaged_source_is_one_line_and_leaves_no_files(capsys, source, damage):
     expected = damage(source)
-    told = fails(capsys, ["gte_qwen2", str(source), str(source.parent / "model")])
-    assert expected in told
+    error = fails(capsys, ["gte_qwen2", str(source), str(source.parent / "model")])
+    assert expected in error
     assert [path.name for path in source.parent.iterdir()] == ["source"]
 
 
-def test_all_offenders_are_in_the_one_line(capsys, source):
+def test_all_mismatches_are_in_one_line(capsys, source):
     damage_depth(source)
-    told = fails(capsys, ["gte_qwen2", str(source), str(source.parent / "model")])
-    assert told.count("unmapped: layers.1.") == 12
-    assert told.count("decoder/layers/mlp") == 3  # gate, up and down are too wide
+    error = fails(capsys, ["gte_qwen2", str(source), str(source.parent / "model")])
+    assert error.count("unmapped: layers.1.") == 12
+    assert error.count("decoder/layers/mlp") == 3  # gate, up and down are too wide
 
 
-def test_another_models_folder_is_refused(capsys, tmp_path):
+def test_the_folder_of_another_model_is_refused(capsys, tmp_path):
     source = write_minilm(tmp_path / "source")
-    told = fails(capsys, ["gte_qwen2", str(source), str(tmp_path / "model")])
-    assert "model_type = 'bert', only 'qwen2' is implemented" in told
+    error = fails(capsys, ["gte_qwen2", str(source), str(tmp_path / "model")])
+    assert "model_type = 'bert', only 'qwen2' is implemented" in error
 
 
-def test_a_destination_that_exists_or_cannot_be_made(capsys, source):
+def test_a_destination_that_exists_or_cannot_be_created_is_refused(capsys, source):
     (source.parent / "full").mkdir()
     (source.parent / "full" / "file").write_text("kept")
     assert "exists already" in fails(capsys, ["gte_qwen2", str(source), str(source.parent / "full")])
@@ -91,14 +91,14 @@ def test_a_destination_that_exists_or_cannot_be_made(capsys, source):
     assert f"cannot write {inside} (" in fails(capsys, ["gte_qwen2", str(source), inside])
 
 
-def test_a_folder_of_the_head_that_is_missing_is_named(capsys, tmp_path):
+def test_a_missing_folder_of_the_head_is_named(capsys, tmp_path):
     source = write_stella(tmp_path / "source")
     (source / "2_Dense_1024" / "model.safetensors").unlink()
-    told = fails(capsys, ["stella", str(source), str(tmp_path / "model")])
-    assert f"no weights in {source / '2_Dense_1024'}" in told
+    error = fails(capsys, ["stella", str(source), str(tmp_path / "model")])
+    assert f"no weights in {source / '2_Dense_1024'}" in error
 
 
-def test_an_interruption_leaves_nothing_and_the_command_can_be_run_again(tmp_path):
+def test_an_interruption_leaves_no_files_and_the_command_can_be_repeated(tmp_path):
     source, model = write_minilm(tmp_path / "source"), tmp_path / "model"
     command = [sys.executable, "-m", "r2t2_jax.cli.main", "convert", "minilm", str(source), str(model)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | {"JAX_PLATFORMS": "cpu"})
@@ -107,7 +107,7 @@ def test_an_interruption_leaves_nothing_and_the_command_can_be_run_again(tmp_pat
         time.sleep(0.001)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate()
-    if process.returncode == 130:  # else it was done before the signal came
+    if process.returncode == 130:  # else it was complete before the signal arrived
         assert errors.splitlines()[-1] == "r2t2: interrupted"
         assert [path.name for path in tmp_path.iterdir()] == ["source"]
         assert main([*command[3:], "--quiet"]) == 0

@@ -18,12 +18,12 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "data"
 
 
-def test_from_files_to_a_page(tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_files_are_prepared_listed_and_shown(tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     easy_vqa(tmp_path / "files")
     assert main(["datasets", "prepare", "easy_vqa", "--manual-dir", str(tmp_path / "files")]) == 0
     out = capsys.readouterr().out
     assert f"easy_vqa test: 3 questions: {data}" in out
-    assert "easy_vqa train: not here: expected the questions file" in out
+    assert "easy_vqa train: missing: expected the questions file" in out
     assert main(["datasets", "list"]) == 0
     listed = capsys.readouterr().out
     assert all(name in listed for name in DATASETS) and re.search(r"easy_vqa.*test \(3\)", listed)
@@ -41,26 +41,28 @@ def test_a_prepared_subset_can_be_shown(tmp_path: Path, data: Path) -> None:
     assert (tmp_path / "easy_vqa.html").read_text(encoding="utf-8").count("<figure>") == 1
 
 
-def test_list_tells_licences_and_files(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_list_shows_licenses_and_files(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["datasets", "list", "--files"]) == 0
     out = capsys.readouterr().out
     assert "CC BY-NC-SA 4.0" in out and "problems.json" in out
 
 
-def test_prepare_again_and_bad_records(tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_records_can_be_skipped_and_prepared_sets_are_kept(
+    tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     easy_vqa(tmp_path / "files")
     (tmp_path / "files/test/images/1.png").unlink()
     arguments = ["datasets", "prepare", "easy_vqa", "--manual-dir", str(tmp_path / "files"), "--split", "test"]
     assert main(arguments) == 2
-    assert "1.png: it does not exist (--skip-bad leaves such records out)" in capsys.readouterr().err
+    assert "1.png: it does not exist (--skip-bad skips such records)" in capsys.readouterr().err
     assert main([*arguments, "--skip-bad"]) == 0
     out = capsys.readouterr().out
-    assert out.startswith("left out: ") and "easy_vqa test: 2 questions, 1 left out" in out
+    assert out.startswith("skipped: ") and "easy_vqa test: 2 questions, 1 skipped" in out
     assert main([*arguments, "--skip-bad"]) == 0
     assert "was prepared before; remove that folder to prepare it again" in capsys.readouterr().out
 
 
-def test_show_takes_pocket_files_not_prepared_and_escapes(tmp_path: Path, data: Path) -> None:
+def test_pocket_and_unprepared_files_can_be_shown_with_escaped_text(tmp_path: Path, data: Path) -> None:
     assert main(["datasets", "show", "pocket", "--split", "test", "--n", "2", "--out", "sub/pocket.html"]) == 0
     assert (tmp_path / "sub/pocket.html").read_text(encoding="utf-8").count("<figure>") == 2
     put(tmp_path / "files/test/questions.json", [["<b>is it & red?</b>", "yes", 0]])
@@ -82,7 +84,9 @@ def test_show_takes_pocket_files_not_prepared_and_escapes(tmp_path: Path, data: 
         (["show", "pocket", "--split", "test", "--n", "1", "--out", "/proc/no/page.html"], "cannot write"),
     ],
 )
-def test_bad_arguments(arguments: list[str], cause: str, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_arguments_are_one_line(
+    arguments: list[str], cause: str, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["datasets", *arguments]) == 2
     error = capsys.readouterr().err
     assert cause in error and error.count("\n") == 1

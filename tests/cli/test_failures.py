@@ -1,4 +1,4 @@
-"""Whatever goes wrong: one line, the right exit code, a traceback for those who ask alone."""
+"""Every failure prints one line and sets the exit code; a traceback is printed only on request."""
 
 import errno
 import os
@@ -37,17 +37,17 @@ class Fail:
         (BrokenPipeError(errno.EPIPE, "Broken pipe"), 141, ""),
         (OSError(errno.ENOSPC, "No space left on device", "out/rows"), 2, "r2t2: out/rows: No space left on device"),
         (OSError("odd"), 2, "r2t2: odd"),
-        (MemoryError(), 2, "r2t2: out of memory (no message); ask for fewer samples or references, or a smaller k"),
+        (MemoryError(), 2, "r2t2: out of memory (no message); use fewer samples or references, or a smaller k"),
         (
             RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.\nmore"),
             2,
             "r2t2: out of memory (RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.); "
-            "ask for fewer samples or references, or a smaller k",
+            "use fewer samples or references, or a smaller k",
         ),
-        (KeyError("k"), 2, "r2t2: unexpected KeyError: 'k'; R2T2_DEBUG=1 shows where"),
+        (KeyError("k"), 2, "r2t2: unexpected KeyError: 'k'; set R2T2_DEBUG=1 for the traceback"),
     ],
 )
-def test_every_ending_has_its_code_and_at_most_one_line(
+def test_every_outcome_has_its_exit_code_and_at_most_one_line(
     how: BaseException | int | None,
     code: int,
     line: str,
@@ -69,7 +69,7 @@ def test_every_ending_has_its_code_and_at_most_one_line(
 HELP = [sys.executable, "-m", "r2t2_jax.cli.main", "demo", "--help"]
 
 
-def test_a_closed_pipe_is_no_news() -> None:
+def test_a_closed_pipe_prints_no_error() -> None:
     reader, writer = os.pipe()
     os.close(reader)
     done = subprocess.run(HELP, stdout=writer, stderr=subprocess.PIPE, text=True)
@@ -78,7 +78,7 @@ def test_a_closed_pipe_is_no_news() -> None:
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
-def test_a_full_disk_under_the_output_is_told() -> None:
+def test_a_full_disk_of_the_output_is_one_line() -> None:
     with open("/dev/full", "w") as full:
         done = subprocess.run(HELP, stdout=full, stderr=subprocess.PIPE, text=True)
     assert (done.returncode, done.stderr) == (2, "r2t2: No space left on device\n")

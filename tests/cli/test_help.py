@@ -1,4 +1,4 @@
-"""What `r2t2` tells about itself: readable at 80 columns, an example for every command, completion by shells."""
+"""Help of `r2t2`: readable at 80 columns, an example for every command, shell completion."""
 
 import re
 import shutil
@@ -14,7 +14,7 @@ def _narrow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
 
 
-def told(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> str:
+def printed(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> str:
     with pytest.raises(SystemExit) as stop:
         main(arguments)
     captured = capsys.readouterr()
@@ -26,29 +26,29 @@ def told(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_is_readable_and_has_an_example(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    text = told(capsys, *name.split(), "--help")
+    text = printed(capsys, *name.split(), "--help")
     assert text.startswith(f"usage: r2t2 {name} [-h]")
     (example,) = re.findall(r"\n\nExample: (.*?)\n\n", text, re.DOTALL)
     assert f"r2t2 {name}" in example
     assert "--config FILE" in text
     assert "None" not in text
-    assert text == told(capsys, *name.split(), "-h")
+    assert text == printed(capsys, *name.split(), "-h")
 
 
 def test_all_commands_are_listed_with_one_sentence_each(capsys: pytest.CaptureFixture[str]) -> None:
-    text = told(capsys, "--help")
+    text = printed(capsys, "--help")
     for name in COMMANDS:
         assert f"\n  {name} " in text
     assert "\nBegin with: r2t2 demo --out out/demo\n" in text
-    assert text == told(capsys, code=2)  # nothing asked: the same, as an error
+    assert text == printed(capsys, code=2)  # without a command: the same text, as an error
 
 
 @pytest.mark.parametrize("group", sorted({name.split()[0] for name in COMMANDS if " " in name}))
-def test_a_group_lists_its_own(group: str, capsys: pytest.CaptureFixture[str]) -> None:
-    text = told(capsys, group, "--help")
+def test_a_group_lists_its_commands(group: str, capsys: pytest.CaptureFixture[str]) -> None:
+    text = printed(capsys, group, "--help")
     members = {name for name in COMMANDS if name.startswith(f"{group} ")}
     assert {line[2:].split("  ")[0] for line in text.splitlines() if line.startswith(f"  {group} ")} == members
-    assert text == told(capsys, group, code=2)
+    assert text == printed(capsys, group, code=2)
 
 
 @pytest.mark.parametrize(
@@ -71,8 +71,8 @@ def test_unknown_commands_name_the_known_ones(
     assert set(captured.err.split("commands: ")[1].strip().split(", ")) <= known
 
 
-def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
-    assert told(capsys, "--version").startswith("r2t2 0.")
+def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert printed(capsys, "--version").startswith("r2t2 0.")
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")

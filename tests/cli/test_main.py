@@ -1,4 +1,4 @@
-"""The command line: how it fails, and how fast it starts."""
+"""The command line: errors, exit codes, and start without JAX."""
 
 import os
 import subprocess
@@ -20,7 +20,7 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path: Path, capsys: pytest.Ca
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_a_traceback_is_for_those_who_ask(tmp_path: Path) -> None:
+def test_a_traceback_is_printed_only_on_request(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     command = [sys.executable, "-m", "r2t2_jax.cli.main", "demo", "--out", str(tmp_path / "file")]
     outcomes = {
@@ -34,13 +34,13 @@ def test_a_traceback_is_for_those_who_ask(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("arguments", [[], ["demo"], ["demo", "--out", "x", "--samples", "many"]])
-def test_arguments_that_cannot_be_read_exit_with_2(arguments: list[str]) -> None:
+def test_invalid_options_exit_with_2(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main(arguments)
     assert stop.value.code == 2
 
 
-def test_help_loads_no_jax() -> None:
+def test_help_does_not_import_jax() -> None:
     code = (
         "import sys; from r2t2_jax.cli.main import main\n"
         "try: main(['--help'])\n"

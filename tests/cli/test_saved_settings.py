@@ -1,4 +1,4 @@
-"""`--config FILE`: a saved run is reproduced, and what is typed wins."""
+"""`--config FILE`: the settings of a saved run are used, and options on the command line override them."""
 
 import dataclasses
 import json
@@ -57,12 +57,12 @@ BUILDS = st.builds(
 
 
 @given(BUILDS)
-def test_settings_come_back_as_they_were(tmp_path_factory: pytest.TempPathFactory, command: Build) -> None:
+def test_settings_are_read_back_unchanged(tmp_path_factory: pytest.TempPathFactory, command: Build) -> None:
     path = saved(tmp_path_factory.mktemp("run"), {"command": "bank build", "settings": dataclasses.asdict(command)})
     assert read("--config", path) == read(f"--config={path}") == command
 
 
-def test_what_is_typed_wins(tmp_path: Path) -> None:
+def test_typed_options_override_the_file(tmp_path: Path) -> None:
     settings = {"out": "x", "kind": "far", "k": 5, "quick": True, "names": ["a", "b"]}
     path = saved(tmp_path, {"settings": settings})
     typed = ["--kind", "near", "--no-quick", "--names", "c", "--k", "None"]
@@ -72,8 +72,11 @@ def test_what_is_typed_wins(tmp_path: Path) -> None:
 
 def test_files_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     for content, match in (
-        ({"command": "demo", "settings": {}}, "was left by `r2t2 demo`, this is `r2t2 bank build`"),
-        ({"command": "bank build", "settings": {"steps": 5}}, "sets steps; `r2t2 bank build` knows k, kind, names"),
+        ({"command": "demo", "settings": {}}, "belongs to `r2t2 demo`, this is `r2t2 bank build`"),
+        (
+            {"command": "bank build", "settings": {"steps": 5}},
+            "sets steps; the options of `r2t2 bank build` are k, kind, names",
+        ),
         ({"seed": 5}, "has no settings"),
         ([1], "has no settings"),
     ):
@@ -93,5 +96,5 @@ def test_wrong_values_name_the_allowed_ones(capsys: pytest.CaptureFixture[str], 
         with pytest.raises(SystemExit) as stop:
             read(*arguments)
         assert stop.value.code == 2
-        told = capsys.readouterr().err
-        assert "middle" in told and "near" in told and "far" in told
+        text = capsys.readouterr().err
+        assert "middle" in text and "near" in text and "far" in text

@@ -47,10 +47,10 @@ def test_a_dataset_is_prepared_listed_and_shown(
     manual = ["--manual-dir", str(SAMPLES / name.removesuffix("_direct"))]
     if without:
         assert main(["datasets", "prepare", name, *manual, "--split", split]) == 2
-        assert "it does not exist (--skip-bad leaves such records out)" in capsys.readouterr().err
+        assert "it does not exist (--skip-bad skips such records)" in capsys.readouterr().err
     assert main(["datasets", "prepare", name, *manual, "--split", split, "--skip-bad"]) == 0
-    left_out = f", {without:,} left out" if without else ""
-    assert f"{name} {split}: {count:,} questions{left_out}: " in capsys.readouterr().out
+    skipped = f", {without:,} skipped" if without else ""
+    assert f"{name} {split}: {count:,} questions{skipped}: " in capsys.readouterr().out
     assert main(["datasets", "list"]) == 0
     assert f"{split} ({count:,})" in capsys.readouterr().out
     page = tmp_path / "page.html"
