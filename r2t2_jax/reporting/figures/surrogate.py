@@ -62,7 +62,7 @@ def surrogate_figure(results: ModelResults) -> FigureSpec | None:
     return FigureSpec(
         "surrogate",
         "Does the neighbors' loss predict the question's own loss?",
-        f"Rank correlation of neighbourhood loss and own loss along the path on {results.name}: median "
+        f"Rank correlation of neighborhood loss and own loss along the path on {results.name}: median "
         f"{decimal(float(np.median(rho)))}",
         f"{text}.",
         lambda narrow: _draw(rho, outcomes, narrow),
