@@ -34,7 +34,7 @@ class PairedGain:
 
 
 @dataclass(frozen=True)
-class Entry:
+class ResultEntry:
     """One strategy of one run on one benchmark. `score` is the benchmark's official number."""
 
     run: str
@@ -50,7 +50,7 @@ class Entry:
     right: Mapping[str, bool]  # by question id
 
 
-def read_entries(runs: Sequence[SavedRun]) -> list[Entry]:
+def read_entries(runs: Sequence[SavedRun]) -> list[ResultEntry]:
     """Every strategy of every run, in the order of the runs.
 
     Raises:
@@ -68,7 +68,7 @@ def _names(runs: Sequence[SavedRun]) -> list[str]:
     return short if len(set(short)) == len(short) else [str(saved.folder) for saved in runs]
 
 
-def _entries(saved: SavedRun, run: str) -> list[Entry]:
+def _entries(saved: SavedRun, run: str) -> list[ResultEntry]:
     models = models_of(saved.summary, saved.folder)
     tables = _by_title(saved.rows) if models else {}
     entries = []
@@ -80,7 +80,7 @@ def _entries(saved: SavedRun, run: str) -> list[Entry]:
             own = entry.get("score") or {"accuracy": 100 * entry["accuracy"]}
             score_name, score = next(iter(own.items()))
             entries.append(
-                Entry(
+                ResultEntry(
                     run=run,
                     model=model,
                     benchmark=benchmark,
@@ -126,7 +126,7 @@ def paired(before: Mapping[str, bool], after: Mapping[str, bool]) -> PairedGain:
     return PairedGain(len(shared), gain, int((~first & second).sum()), int((first & ~second).sum()))
 
 
-def between_runs(entries: Sequence[Entry]) -> list[tuple[Entry, Entry, PairedGain]]:
+def between_runs(entries: Sequence[ResultEntry]) -> list[tuple[ResultEntry, ResultEntry, PairedGain]]:
     """Each strategy of a later run compared with the same strategy of the first run that shares questions with it."""
     pairs = []
     for position, entry in enumerate(entries):
@@ -138,7 +138,7 @@ def between_runs(entries: Sequence[Entry]) -> list[tuple[Entry, Entry, PairedGai
     return pairs
 
 
-def overview(entries: Sequence[Entry]) -> tuple[list[str], list[list[str]]]:
+def overview(entries: Sequence[ResultEntry]) -> tuple[list[str], list[list[str]]]:
     """Head and rows: one row per model and strategy, one column per benchmark with its official score."""
     columns = dict.fromkeys((entry.benchmark, entry.score_name) for entry in entries)
     several_runs = len({entry.run for entry in entries}) > 1
@@ -156,7 +156,7 @@ DETAILS = (
 )
 
 
-def details(entries: Sequence[Entry]) -> tuple[list[str], list[list[str]]]:
+def details(entries: Sequence[ResultEntry]) -> tuple[list[str], list[list[str]]]:
     """Head and rows: accuracy, paired gain over `base` in points, both with intervals, answers that changed, cost."""
     rows = [
         [
@@ -171,7 +171,7 @@ def details(entries: Sequence[Entry]) -> tuple[list[str], list[list[str]]]:
     return list(DETAILS), rows
 
 
-def changes(entries: Sequence[Entry]) -> tuple[list[str], list[list[str]]]:
+def changes(entries: Sequence[ResultEntry]) -> tuple[list[str], list[list[str]]]:
     """Head and rows of `between_runs`."""
     head = ["benchmark", "strategy", "from", "to", "n", "gain", "95 % bootstrap interval"]
     rows = [
@@ -187,7 +187,7 @@ def _gain(change: PairedGain) -> list[str]:
     return [f"{100 * gain.gain:+.1f}", interval, str(change.wrong_to_right), str(change.right_to_wrong)]
 
 
-def as_records(entries: Sequence[Entry]) -> list[dict[str, Any]]:
+def as_records(entries: Sequence[ResultEntry]) -> list[dict[str, Any]]:
     """One flat record per entry with unrounded numbers, for CSV."""
     return [
         {
