@@ -125,7 +125,7 @@ def stack(tree: Any, *axes: int) -> Any:
 
 def descents(shapes: ModelShapes, params: Any, features: Any, max_vmap_size: int) -> Iterator[tuple[str, Timing]]:
     """Exact NGD with vmap size B = 1, 2, 4, ... until memory runs out or `max_vmap_size` is reached."""
-    ngd, vmap_size = strategy("ngd", Preset(k=K, steps=STEPS)), 1
+    ngd, vmap_size = strategy("ngd", Preset.from_mapping({"neighborhood.k": K, "descent.steps": STEPS})), 1
     while vmap_size <= max_vmap_size:
         queries = queries_of(shapes, features, vmap_size)
         neighbors = stack((features, random_arrays(shapes.answer)), vmap_size, K)
@@ -152,7 +152,7 @@ def atlas(shapes: ModelShapes, params: Any, features: Any) -> Timing:
     references = References(
         None, routing=neighbor_routing, weights=jnp.ones((1, ATLAS_K)), points=points, point_losses=losses
     )
-    run = partial(reroute_batch, strategy("atlas", Preset(atlas_k=ATLAS_K)), shapes.model)
+    run = partial(reroute_batch, strategy("atlas", Preset.from_mapping({"atlas.k": ATLAS_K})), shapes.model)
     return measure(run, params, queries, references, sample_keys(0, jnp.arange(1)))
 
 

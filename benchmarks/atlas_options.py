@@ -29,8 +29,8 @@ from r2t2_jax.evaluation.encode import EncodedQuestions, encode_questions
 from r2t2_jax.evaluation.evaluator import evaluate
 from r2t2_jax.evaluation.statistics import TESTS, compare, wilson_interval
 from r2t2_jax.evaluation.tuning_grid import USUAL, grid_presets
-from r2t2_jax.method.presets import Preset, find_preset
-from r2t2_jax.methods import strategy
+from r2t2_jax.method.presets import Preset
+from r2t2_jax.methods import find_preset, strategy
 from r2t2_jax.metrics import get_metric
 from r2t2_jax.plugins import load
 
@@ -41,7 +41,7 @@ METRIC = get_metric("exact_match")
 NEIGHBORS = (5, 10, 20, 50)
 OPTIONS: dict[str, dict[str, Any]] = {
     "bounded": {},
-    "cross-entropy": {"atlas_loss": "cross_entropy"},
+    "cross-entropy": {"atlas.loss": "cross_entropy"},
 }
 BASELINE = "bounded"
 
@@ -73,9 +73,9 @@ def load_gate(gate: str, sizes: Mapping[str, int]) -> GateData:
 
 def settings_of(option: Mapping[str, Any], base: Preset) -> dict[str, Preset]:
     """The presets of one option that are compared on validation questions, by number."""
-    loss = str(option.get("atlas_loss", "bounded"))
-    varied = {"atlas_k": NEIGHBORS, "atlas_temperature": USUAL[loss]["atlas_temperature"]}
-    presets = grid_presets(dataclasses.replace(base, **option), varied, "atlas")
+    loss = str(option.get("atlas.loss", "bounded"))
+    varied = {"atlas.k": NEIGHBORS, "atlas.temperature": USUAL[loss]["atlas.temperature"]}
+    presets = grid_presets(base.with_settings(option), varied, "atlas")
     return {str(i): preset for i, preset in enumerate(presets)}
 
 
@@ -119,7 +119,7 @@ def page_table(recorded: Mapping[str, Any]) -> str:
     ]
     for name in OPTIONS:
         preset = recorded["chosen"][name]
-        cells = [name, f"{preset['atlas_k']}, {preset['atlas_temperature']:g}"]
+        cells = [name, f"{preset['atlas.k']}, {preset['atlas.temperature']:g}"]
         for gate in recorded["gates"].values():
             row = gate["options"][name]
             gain, low, high = (100 * bound for bound in row["against_bounded"])
@@ -137,13 +137,13 @@ def main(samples: int = 1000, validation: int = 400, machine: str = "2 CPU cores
     gates = {gate: load_gate(gate, {"validation": validation, "test": samples}) for gate in GATES}
     port = next(iter(gates.values())).port
     chosen, shares = choose(gates, find_preset("pocket", port.presets))
-    varied = ("atlas_k", "atlas_loss", "atlas_temperature", "atlas_trust")
+    varied = ("atlas.k", "atlas.loss", "atlas.temperature", "atlas.proximal_weight")
     recorded = {
         "command": "python -m benchmarks.atlas_options",
         "machine": machine,
         "date": datetime.date.today().isoformat(),
         "validation": {"n": validation, "settings": len(settings_of({}, Preset())), "accuracy": shares},
-        "chosen": {name: {key: getattr(preset, key) for key in varied} for name, preset in chosen.items()},
+        "chosen": {name: {key: preset.get(key) for key in varied} for name, preset in chosen.items()},
         "test": TESTS["right"],
         "gates": {name: measured(gate.right(chosen, "test")) for name, gate in gates.items()},
     }

@@ -30,8 +30,7 @@ from r2t2_jax.evaluation.encode import encode_questions
 from r2t2_jax.evaluation.evaluator import evaluate
 from r2t2_jax.evaluation.references import right_without_image
 from r2t2_jax.evaluation.statistics import compare, summarize
-from r2t2_jax.method.presets import find_preset
-from r2t2_jax.methods import strategy
+from r2t2_jax.methods import find_preset, strategy
 from r2t2_jax.metrics import get_metric
 from r2t2_jax.plugins import load
 from r2t2_jax.reporting.tables import strategy_table

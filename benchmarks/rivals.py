@@ -28,11 +28,10 @@ from r2t2_jax.evaluation.evaluator import evaluate
 from r2t2_jax.evaluation.records import BatchResult
 from r2t2_jax.evaluation.references import same_experts
 from r2t2_jax.evaluation.statistics import compare, summarize
-from r2t2_jax.method.presets import find_preset
-from r2t2_jax.methods import BASELINES, Method, baseline, strategy
+from r2t2_jax.methods import BASELINES, Method, baseline, find_preset, strategy
 from r2t2_jax.metrics import get_metric
 from r2t2_jax.plugins import load
-from r2t2_jax.rivals.strategies import RIVALS
+from r2t2_jax.rivals.table import RIVALS
 from r2t2_jax.rivals.warmup import Warmup
 
 ROOT = Path(__file__).parent.parent

@@ -27,7 +27,11 @@ if TYPE_CHECKING:
     from r2t2_jax.contract import Rerouted
 
 EMBEDDING = 384  # size of the random embeddings, that of MiniLM
-PRESET: dict[str, Any] = {"space": "simplex", "learning_rate": RATE, "final_learning_rate": FINAL_RATE}
+PRESET: dict[str, Any] = {
+    "space.kind": "simplex",
+    "descent.learning_rate": RATE,
+    "descent.final_learning_rate": FINAL_RATE,
+}
 
 
 def time_runs(run: Callable[[], Any], samples: int, repeats: int) -> dict[str, float]:
@@ -55,7 +59,9 @@ def ours(problem: DescentProblem, steps: int, mesh: Mesh | None = None, vmap_siz
     from r2t2_jax.retrieval.neighbors import sample_keys
 
     port, queries, references = on_device(problem)
-    descent = strategy("ngd", Preset(k=problem.weights.shape[1], steps=steps, **PRESET))
+    descent = strategy(
+        "ngd", Preset.from_mapping({"neighborhood.k": problem.weights.shape[1], "descent.steps": steps, **PRESET})
+    )
     arguments = descent, port.model, port.params, queries, references, sample_keys(0, np.arange(len(problem.routing)))
 
     def run() -> Rerouted:
@@ -164,7 +170,7 @@ def with_bank(problem: DescentProblem, steps: int, size: int) -> Callable[[], An
 
     bank = ReferenceBank(None, None, routing, vectors[samples:], reader=read)
     index, keys = bank.index(), sample_keys(0, np.arange(samples))
-    descent = strategy("ngd", Preset(k=k, steps=steps, **PRESET))
+    descent = strategy("ngd", Preset.from_mapping({"neighborhood.k": k, "descent.steps": steps, **PRESET}))
 
     def run() -> Any:
         neighbors = bank.references(select(NearestNeighbors(k), index, vectors[:samples], keys), Gaussian())

@@ -30,8 +30,7 @@ from r2t2_jax.evaluation.devices import device_groups
 from r2t2_jax.evaluation.encode import encode_questions
 from r2t2_jax.evaluation.job import Job
 from r2t2_jax.evaluation.question_sets import read_benchmarks
-from r2t2_jax.method.presets import find_preset
-from r2t2_jax.methods import method_of
+from r2t2_jax.methods import find_preset, method_of
 from r2t2_jax.metrics import get_metric
 from r2t2_jax.plugins import load
 from r2t2_jax.runs.run import Run

@@ -20,7 +20,8 @@ from r2t2_jax.evaluation.collect_bank import collect_bank
 from r2t2_jax.evaluation.encode import encode_questions
 from r2t2_jax.evaluation.tune import Tuning, refuse_test, tuned_preset, tuning_bench, tuning_plan
 from r2t2_jax.evaluation.tuning_grid import Budget, grid_presets, rungs, sample_order
-from r2t2_jax.method.presets import PAPER, find_preset
+from r2t2_jax.method.presets import PAPER
+from r2t2_jax.methods import find_preset, preset_of
 from r2t2_jax.metrics import get_metric
 from r2t2_jax.plugins import load
 from r2t2_jax.runs.fingerprint import versions
@@ -28,10 +29,10 @@ from r2t2_jax.runs.run import Run
 
 RESULTS = Path(__file__).parent / "results" / "tune_pocket.json"
 GRID = {
-    "space": ("free", "simplex", "logit", "shift"),
-    "optimizer": ("sgd", "adam"),
-    "learning_rate": (0.1, 0.3, 1.0),
-    "k": (5, 10, 20),
+    "space.kind": ("free", "simplex", "logit", "shift"),
+    "descent.optimizer": ("sgd", "adam"),
+    "descent.learning_rate": (0.1, 0.3, 1.0),
+    "neighborhood.k": (5, 10, 20),
 }
 SPLIT = "validation"
 
@@ -64,7 +65,7 @@ def main(samples: int = 400, out: Path = Path("out/tune_pocket")) -> None:
     """Tune on a number of validation questions and write preset and evidence; `out` is the folder of the run."""
     preset = tune(samples, out)
     shipped = FOLDER / "presets.json"
-    if find_preset("pocket", json.loads(shipped.read_text(encoding="utf-8"))).to_mapping() != preset["settings"]:
+    if find_preset("pocket", json.loads(shipped.read_text(encoding="utf-8"))) != preset_of(preset["settings"]):
         shipped.write_text(json.dumps({"pocket": changed(preset)}, indent=1) + "\n", encoding="utf-8")
     RESULTS.write_text(json.dumps(preset, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(changed(preset), indent=1))
@@ -73,7 +74,11 @@ def main(samples: int = 400, out: Path = Path("out/tune_pocket")) -> None:
 def changed(preset: dict[str, Any]) -> dict[str, Any]:
     """The settings that differ from the paper's."""
     paper = PAPER.to_mapping()
-    return {key: value for key, value in preset["settings"].items() if value != paper[key]}
+    changes = {
+        block: {key: value for key, value in values.items() if value != paper[block][key]}
+        for block, values in preset["settings"].items()
+    }
+    return {block: values for block, values in changes.items() if values}
 
 
 if __name__ == "__main__":

@@ -281,9 +281,9 @@ class CostVariant:
 class Query:
     """One test sample. `answer`, the label, is read by the oracle alone, and `task_routing` by `task_routing` alone.
 
-    `finetuned_routing` are the weights of a gate fine-tuned on the references, read by `gate_finetuned` alone. `views` are features
-    of the same question on changed copies of the image [V ...], `shuffled` those on its patches in disorder; strategies
-    say which they read (`Strategy.augmentations`).
+    `finetuned_routing` are the weights of a gate fine-tuned on the references, read by `gate_finetuned` alone. `views`
+    are features of the same question on changed copies of the image [V ...], `shuffled` those on its patches in
+    disorder; strategies say which they read (`Strategy.augmentations`).
     """
 
     features: Features

@@ -26,10 +26,10 @@ from r2t2_jax.evaluation.encode import EncodedQuestions, encode_questions
 from r2t2_jax.evaluation.evaluator import Evaluator
 from r2t2_jax.evaluation.records import Neighbor, neighbors_of
 from r2t2_jax.evaluation.setup import open_bank
-from r2t2_jax.method.presets import find_preset, own_preset
+from r2t2_jax.method.needs import REFERENCE_NEEDS
 from r2t2_jax.method.search.kernel_regression import FixedRouting
-from r2t2_jax.method.search.mode_finding import ModeFinding
 from r2t2_jax.method.strategies import Strategy
+from r2t2_jax.methods import find_preset, own_preset
 from r2t2_jax.methods import strategy as named_strategy
 from r2t2_jax.metrics import get_metric
 from r2t2_jax.runtime.checks import check_routing
@@ -169,9 +169,7 @@ def _references(port: Port, bank: ReferenceBank | str | Path | None) -> Referenc
 
 
 def _reads_references(strategy: Strategy) -> bool:
-    reads_all = isinstance(strategy.search, ModeFinding)
-    trains = isinstance(strategy.search, FixedRouting) and strategy.search.which == "tuned"
-    return strategy.selector is not None or strategy.atlas is not None or reads_all or trains
+    return bool(strategy.needs & REFERENCE_NEEDS)
 
 
 def _check_weights(port: Port, routing: Any) -> Float[np.ndarray, "L E"]:

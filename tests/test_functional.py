@@ -36,7 +36,9 @@ PARAMS = RNG.normal(size=(E, D)).astype(np.float32)
 _, *arrays = samples(N)
 BANK = ReferenceBank(*arrays)
 TOPIC, FEATURES, ANSWERS, ROUTING, EMBEDDINGS = samples(B)
-FAST = strategy("ngd", Preset(space="simplex", learning_rate=0.3, steps=20))
+FAST = strategy(
+    "ngd", Preset.from_mapping({"space.kind": "simplex", "descent.learning_rate": 0.3, "descent.steps": 20})
+)
 
 
 def errors(weights):
@@ -97,7 +99,10 @@ def shaped_loss(params, features, weights, answer):
         ({"features": FEATURES[:7]}, "leading axis must count the 10 samples"),
         ({"strategy": "oracle"}, "reads the test samples' answers"),
         ({"strategy": "telepathy"}, "unknown strategy"),
-        ({"strategy": strategy("ngd", Preset(k=61))}, "k=61 neighbours asked of a bank of 60"),
+        (
+            {"strategy": strategy("ngd", Preset.from_mapping({"neighborhood.k": 61}))},
+            "k=61 neighbours asked of a bank of 60",
+        ),
         ({"model": shaped_loss}, "must return one number"),
     ],
 )

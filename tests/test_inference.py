@@ -16,8 +16,7 @@ from r2t2_jax.evaluation.collect_bank import collect_bank
 from r2t2_jax.evaluation.encode import encode_questions
 from r2t2_jax.evaluation.evaluator import evaluate
 from r2t2_jax.inference import Prediction
-from r2t2_jax.method.presets import find_preset
-from r2t2_jax.methods import strategy
+from r2t2_jax.methods import find_preset, strategy
 from r2t2_jax.metrics import get_metric
 from tests.toy_port import make_samples, toy
 
@@ -121,7 +120,7 @@ def test_a_port_s_own_references_are_collected_once(own_references: list[str]) -
         ({"question": ["What is left?"] * 2, "image": [ONE.image] * 3}, "3 images for 2 questions"),
         ({"strategy": "magic"}, "unknown strategy 'magic'.*ngd"),
         ({"strategy": "oracle"}, "reads the test samples' answers"),
-        ({"strategy": "task_routing"}, "needs the queries' task weights"),
+        ({"strategy": "task_routing"}, "needs the task routing of every query"),
         ({"preset": "none"}, "unknown preset 'none'.*paper"),
         ({"bank": "no/bank"}, "no/bank"),
         ({"routing": [0.5, 0.5]}, r"have shape \[2\].*\[2\]\[3\].*left, middle, right"),

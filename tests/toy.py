@@ -30,7 +30,17 @@ from r2t2_jax.routing import Routing, RoutingSpec, group_softmax
 
 L, E, D, V, A, M, R = 2, 4, 7, 11, 3, 6, 5  # all different where the weight-gradient test looks at shapes
 END = 0  # end-of-turn token
-SMALL = Preset(line_evaluations=6, candidates=4, answer_tokens=A, atlas_k=5, cma_generations=2, views=3, views_kept=2)
+SMALL = Preset.from_mapping(
+    {
+        "line_search.evaluations": 6,
+        "best_of_n.candidates": 4,
+        "generation.max_new_tokens": A,
+        "atlas.k": 5,
+        "cma_es.generations": 2,
+        "augmentation.views": 3,
+        "tpt.selected_views": 2,
+    }
+)
 
 
 @dataclass(frozen=True)

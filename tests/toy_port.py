@@ -122,5 +122,12 @@ def toy() -> Port:
         max_new_tokens=2,
         gate="gate",
         captioning=CaptionModel(tuple(f"What is {name}?" for name in EXPERTS), ("scale",)),
-        presets={"toy": {"space": "simplex", "optimizer": "adam", "learning_rate": 0.3, "bandwidth": 0.5}},
+        presets={
+            "toy": {
+                "space.kind": "simplex",
+                "descent.optimizer": "adam",
+                "descent.learning_rate": 0.3,
+                "neighborhood.bandwidth": 0.5,
+            }
+        },
     )

@@ -143,8 +143,7 @@ class FitMemory:
 
         from r2t2_jax.cli.parsing import check_writable
         from r2t2_jax.costs.memory import Memory, fit
-        from r2t2_jax.method.presets import find_preset
-        from r2t2_jax.methods import strategy
+        from r2t2_jax.methods import find_preset, strategy
         from r2t2_jax.plugins import load_shapes
         from r2t2_jax.reporting.costs import fit_lines, footprint_record, memory_table
         from r2t2_jax.runs.atomic_io import publish_json
@@ -157,7 +156,7 @@ class FitMemory:
         console = Console()
         with console.status("") as status:
             memory = Memory(shapes, strategy("ngd", preset), status.update)
-            found = fit(memory, available, preset.k)
+            found = fit(memory, available, preset.neighborhood.k)
         title = f"{shapes.name} in {format_size(available)}, compiled for {jax.default_backend()}"
         console.print(memory_table(title, found))
         for line in fit_lines(found):

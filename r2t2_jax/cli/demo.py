@@ -135,9 +135,7 @@ class Demo:
 
 def demo_strategies(port: Port, quick: bool = False) -> dict[str, Method]:
     """The strategies of the demonstration with the port's own preset, and `ngd_paper` with the paper's."""
-    from r2t2_jax.method.presets import find_preset
-    from r2t2_jax.methods import strategy
-    from r2t2_jax.rivals.atlas_ensemble import atlas_ensemble
+    from r2t2_jax.methods import find_preset, method_of, strategy
 
     preset = find_preset(PRESET, port.presets)
     strategies: dict[str, Method] = {name: strategy(name, preset) for name in (*NULLS, *GRADIENT_FREE)}
@@ -145,13 +143,13 @@ def demo_strategies(port: Port, quick: bool = False) -> dict[str, Method]:
     strategies |= {name: strategy(name, preset) for name in ("ngd", *CONTROLS)}
     if port.atlas is not None:
         strategies |= {name: strategy(name, preset) for name in (*ATLAS, *ATLAS_CONTROLS)}
-        strategies["atlas_top8"] = atlas_ensemble(preset)
+        strategies["atlas_top8"] = method_of("atlas_top8", preset)
     return {name: method for name, method in strategies.items() if not (quick and name in SKIPPED_BY_QUICK)}
 
 
 def _model(port: Port) -> dict[str, Any]:
     """The entry of a model in `run.json`."""
-    from r2t2_jax.method.presets import find_preset
+    from r2t2_jax.methods import find_preset
 
     return {
         "name": port.name,

@@ -49,7 +49,7 @@ class Diagnose:
         from r2t2_jax.cli.parsing import check_writable
         from r2t2_jax.evaluation.encode import encode_questions
         from r2t2_jax.evaluation.setup import metric_for, open_bank, open_port, open_questions
-        from r2t2_jax.method.presets import find_preset, own_preset
+        from r2t2_jax.methods import find_preset, own_preset
         from r2t2_jax.reporting.diagnosis import diagnosis_text
         from r2t2_jax.runs.atomic_io import publish_json
         from r2t2_jax.runs.fingerprint import versions

@@ -14,6 +14,18 @@ if TYPE_CHECKING:
     from r2t2_jax.method.presets import Preset
     from r2t2_jax.runs.run import Run
 
+OPTIONS = {  # of this command, and the settings whose values they list
+    "space": "space.kind",
+    "optimizer": "descent.optimizer",
+    "learning_rate": "descent.learning_rate",
+    "k": "neighborhood.k",
+    "kernel": "neighborhood.kernel",
+    "atlas_k": "atlas.k",
+    "atlas_loss": "atlas.loss",
+    "atlas_temperature": "atlas.temperature",
+    "atlas_proximal_weight": "atlas.proximal_weight",
+}
+
 
 @dataclass(frozen=True)
 class Tune:
@@ -66,7 +78,7 @@ class Tune:
     """Losses of the atlas to try: 1 - p of an answer, or its cross-entropy in nats."""
     atlas_temperature: tuple[float, ...] | None = None
     """Temperatures of the soft minimum to try, in units of the loss. Default: four values for each loss."""
-    atlas_trust: tuple[float, ...] | None = None
+    atlas_proximal_weight: tuple[float, ...] | None = None
     """Proximal weights to try, in units of the loss. Default: three values for each loss."""
     metric: str | None = None
     """Metric that decides which answers are correct. Default: the official metric of the set."""
@@ -82,15 +94,15 @@ class Tune:
         from r2t2_jax.evaluation.setup import open_port, open_questions
         from r2t2_jax.evaluation.tune import refuse_test
         from r2t2_jax.evaluation.tuning_grid import VARIED, Budget, grid_presets, plan_in_words, rungs, sample_order
-        from r2t2_jax.method.presets import find_preset
+        from r2t2_jax.methods import find_preset
         from r2t2_jax.reporting.tables import preset_lines, settings_table
         from r2t2_jax.runs.folder import read_json
 
         budget, port = Budget.parse(self.budget), open_port(self.model, self.embedder)
         refuse_test(self.split, ())
         base = find_preset(self.preset, port.presets)
-        values = asdict(self)
-        grid = grid_presets(base, {name: values[name] for name in VARIED[self.strategy]}, self.strategy)
+        values = {path: getattr(self, option) for option, path in OPTIONS.items()}
+        grid = grid_presets(base, {path: values[path] for path in VARIED[self.strategy]}, self.strategy)
         presets = sample_order(grid, budget, self.seed)
         samples = open_questions(self.data, self.split, self.limit, self.seed)
         refuse_test(self.split, samples)

@@ -32,7 +32,7 @@ from r2t2_jax.method.strategies import Strategy
 from r2t2_jax.methods import Method
 from r2t2_jax.metrics import Metric
 from r2t2_jax.rivals.augmentations import encode_augmentations
-from r2t2_jax.rivals.base import Asked, Baseline
+from r2t2_jax.rivals.base import Baseline, BaselineBatch
 from r2t2_jax.runtime.batching import Rows, run_batch, take
 
 
@@ -112,17 +112,19 @@ class PreparedBatch:
     ) -> dict[str, Any]:
         records = self.neighbors.records
         neighbors = [[records[j] for j in row] for row in self.neighbors.indices(name, rows).tolist()]
-        return baseline.answer(Asked(self.port, self._samples(rows), queries, references, neighbors, self.keys[rows]))
+        batch = BaselineBatch(self.port, self._samples(rows), queries, references, neighbors, self.keys[rows])
+        return baseline.answer(batch)
 
     def _samples(self, rows: Rows) -> list[Sample]:
         return [self.questions.samples[i] for i in rows.tolist()]
 
     def _with_augmentations(self, strategy: Strategy, queries: Query, rows: Rows) -> Query:
         """The queries with features of the augmented images that the strategy's objective reads."""
-        kind, count = strategy.augmentations, getattr(strategy.objective, "views", 1)
+        kind, objective = strategy.augmentations, strategy.objective
         assert kind is not None
+        assert objective is not None
         samples, indices = self._samples(rows), self.dataset_indices[rows]
-        features = encode_augmentations(self.port, samples, indices, kind, count, self.seed)
+        features = encode_augmentations(self.port, samples, indices, kind, objective.num_augmentations, self.seed)
         return replace(queries, **{kind: features})
 
     def answer_at_path(self, name: str, path: Float[Array, "n P L E"], rows: Rows) -> dict[str, Any]:

@@ -25,8 +25,8 @@ from r2t2_jax.evaluation.encode import BATCH, EncodedQuestions
 from r2t2_jax.evaluation.feature_cache import on_port
 from r2t2_jax.evaluation.records import BatchResult
 from r2t2_jax.evaluation.references import BatchNeighbors, RetrievalIndex, build_retrieval_index
+from r2t2_jax.method.needs import Need
 from r2t2_jax.method.rerouting import canonicalize
-from r2t2_jax.method.search.kernel_regression import FixedRouting
 from r2t2_jax.method.strategies import Strategy
 from r2t2_jax.methods import Method
 from r2t2_jax.metrics import Metric
@@ -90,9 +90,9 @@ class Evaluator:
         _check_fingerprints(port, bank)
         index = build_retrieval_index(bank, strategies, seed)
         index = replace(index, memory=open_memory(port, index.correct, strategies, seed))
-        searches = [strategy.search for strategy in strategies.values() if isinstance(strategy, Strategy)]
+        needs = [strategy.needs for strategy in strategies.values() if isinstance(strategy, Strategy)]
         finetuned = None
-        if any(isinstance(search, FixedRouting) and search.which == "tuned" for search in searches):
+        if any(Need.FINETUNED_ROUTING in each for each in needs):
             finetuned = train_gate(port, *bank.samples(np.arange(len(bank))), seed)
         return cls(port, strategies, index, metric, seed, finetuned, vmap_size)
 

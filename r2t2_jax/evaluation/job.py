@@ -27,8 +27,8 @@ from r2t2_jax.evaluation.evaluator import Evaluator
 from r2t2_jax.evaluation.question_sets import QuestionSet, length
 from r2t2_jax.evaluation.setup import open_bank
 from r2t2_jax.evaluation.statistics import benchmark_rows, summarize_benchmark, summary_content
-from r2t2_jax.method.presets import Preset, find_preset, own_preset
-from r2t2_jax.methods import Method, method_of
+from r2t2_jax.method.presets import Preset
+from r2t2_jax.methods import Method, find_preset, method_of, own_preset
 from r2t2_jax.metrics import get_metric, get_set_score
 from r2t2_jax.runs.fingerprint import versions
 from r2t2_jax.runs.plan import Plan

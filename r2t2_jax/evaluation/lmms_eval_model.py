@@ -24,8 +24,7 @@ from r2t2_jax.evaluation.batch import evaluate_batch
 from r2t2_jax.evaluation.encode import encode_questions
 from r2t2_jax.evaluation.evaluator import Evaluator
 from r2t2_jax.evaluation.setup import open_bank, open_port
-from r2t2_jax.method.presets import find_preset, own_preset
-from r2t2_jax.methods import method_of
+from r2t2_jax.methods import find_preset, method_of, own_preset
 from r2t2_jax.metrics import get_metric
 
 

@@ -30,7 +30,7 @@ from r2t2_jax.evaluation.evaluator import Evaluator, order_by_program
 from r2t2_jax.evaluation.statistics import DIGITS, TESTS, compare, wilson_interval
 from r2t2_jax.evaluation.tuning_grid import NEIGHBORS, HalvingRound
 from r2t2_jax.method.presets import Preset
-from r2t2_jax.methods import strategy
+from r2t2_jax.methods import settings_read, strategy
 from r2t2_jax.metrics import Metric
 from r2t2_jax.runs.plan import Batch, Part, Plan
 from r2t2_jax.runs.run import Run
@@ -70,7 +70,7 @@ def tuning_bench(
     Raises:
         R2T2Error: as `Evaluator.create`; or the strategy reads an atlas, and the bank has none.
     """
-    counts = [getattr(preset, NEIGHBORS[method]) for preset in presets]
+    counts = [preset.get(NEIGHBORS[method]) for preset in presets]
     largest = presets[int(np.argmax(counts))]
     evaluator = Evaluator.create(port, bank, {method: strategy(method, largest)}, metric, seed)
     batch = evaluator.prepare_batch(questions)
@@ -252,7 +252,7 @@ def tuned_preset(
     return {
         "name": name,
         "strategy": method,
-        "settings": presets[chosen.number].to_mapping(),
+        "settings": settings_read([method], presets[chosen.number]),
         "evidence": {
             **_measures(chosen.right),
             "by_model": {model: _measures(right) for model, right in zip(models, by_model, strict=True)},
@@ -288,5 +288,4 @@ def _measures(right: Bool[np.ndarray, "n"]) -> dict[str, Any]:
 
 
 def _varied(preset: Preset, varied: Sequence[str]) -> Mapping[str, Any]:
-    settings = preset.to_mapping()
-    return {key: settings[key] for key in varied}
+    return {path: preset.get(path) for path in varied}

@@ -7,7 +7,6 @@ measured on everything.
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import math
 import re
@@ -21,15 +20,15 @@ from r2t2_jax.errors import R2T2Error
 from r2t2_jax.method.presets import Preset
 from r2t2_jax.methods import strategy
 
-VARIED = {  # what is tuned of a strategy, fields of `Preset`
-    "ngd": ("space", "optimizer", "learning_rate", "k", "kernel"),
-    "atlas": ("kernel", "atlas_k", "atlas_loss", "atlas_temperature", "atlas_trust"),
+VARIED = {  # what is tuned of a strategy, settings by path
+    "ngd": ("space.kind", "descent.optimizer", "descent.learning_rate", "neighborhood.k", "neighborhood.kernel"),
+    "atlas": ("neighborhood.kernel", "atlas.k", "atlas.loss", "atlas.temperature", "atlas.proximal_weight"),
 }
 USUAL = {  # what is tried of settings in units of the atlas's loss, where nobody says otherwise
-    "bounded": {"atlas_temperature": (0.005, 0.01, 0.02, 0.05), "atlas_trust": (0.0, 0.1, 0.2)},
-    "cross_entropy": {"atlas_temperature": (0.01, 0.03, 0.1, 0.3), "atlas_trust": (0.0, 0.5, 1.0)},
+    "bounded": {"atlas.temperature": (0.005, 0.01, 0.02, 0.05), "atlas.proximal_weight": (0.0, 0.1, 0.2)},
+    "cross_entropy": {"atlas.temperature": (0.01, 0.03, 0.1, 0.3), "atlas.proximal_weight": (0.0, 0.5, 1.0)},
 }
-NEIGHBORS = {"ngd": "k", "atlas": "atlas_k"}  # which of these is the number of neighbours
+NEIGHBORS = {"ngd": "neighborhood.k", "atlas": "atlas.k"}  # which of these is the number of neighbours
 DECAY = 30  # the cosine schedule ends at the learning rate divided by this
 FEW_SETTINGS = 12
 FIRST_QUESTIONS = 50
@@ -41,22 +40,22 @@ def grid_presets(base: Preset, values: Mapping[str, Sequence[Any] | None], metho
 
     Args:
         base: what does not vary.
-        values: of the fields of `Preset` that vary. A learning rate brings its final one along. Those that are `None`
-            are the usual ones for each of the values of `atlas_loss`, which must be among the fields then.
+        values: of the settings by path that vary. A learning rate brings its final one along. Those that are `None`
+            are the usual ones for each of the values of `atlas.loss`, which must be among the fields then.
         method: the strategy that is tuned.
 
     Raises:
         R2T2Error: a field has no value, is unknown, or a value is out of range.
     """
-    known = {field.name for field in dataclasses.fields(Preset)}
     for name, choices in values.items():
-        if name not in known or (choices is not None and not choices):
-            raise R2T2Error(f"no values of {name!r} to try" if name in known else f"a preset has no setting {name!r}")
+        base.get(name)  # refuses a setting that does not exist
+        if choices is not None and not choices:
+            raise R2T2Error(f"no values of {name!r} to try")
     presets = []
     for changed in _combinations(values):
-        if "learning_rate" in changed:
-            changed["final_learning_rate"] = changed["learning_rate"] / DECAY
-        preset = dataclasses.replace(base, **changed)
+        if "descent.learning_rate" in changed:
+            changed["descent.final_learning_rate"] = changed["descent.learning_rate"] / DECAY
+        preset = base.with_settings(changed)
         strategy(method, preset)  # refuses what is out of range
         presets.append(preset)
     return list(dict.fromkeys(presets))
@@ -74,8 +73,8 @@ def _filled(values: Mapping[str, Sequence[Any] | None]) -> list[dict[str, Sequen
     left_open = [name for name in values if name not in given]
     if not left_open:
         return [given]
-    usual = {loss: {name: USUAL[loss][name] for name in left_open} for loss in given["atlas_loss"]}
-    return [{**given, "atlas_loss": (loss,), **usual[loss]} for loss in usual]
+    usual = {loss: {name: USUAL[loss][name] for name in left_open} for loss in given["atlas.loss"]}
+    return [{**given, "atlas.loss": (loss,), **usual[loss]} for loss in usual]
 
 
 @dataclass(frozen=True)

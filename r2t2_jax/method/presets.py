@@ -1,135 +1,243 @@
-"""The numbers of the method as plain data: one preset fits every strategy, and a port may state its own in JSON."""
+"""Settings of the strategies in blocks, as plain data.
+
+A strategy reads some blocks, and a preset file shows only those:
+
+    {"settings": {"neighborhood": {"k": 5}, "descent": {"learning_rate": 0.3}}}
+
+Values that are not given are the paper's (R2-T2, section 4.1 and appendix C). The paper is silent on some: bandwidths
+default to the median distance, mode finding uses as many references as the neighborhood, the line search evaluates the
+loss as often as descent takes steps. The loss atlas is not the paper's.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
 
 from r2t2_jax.errors import R2T2Error
+from r2t2_jax.routing import UpdateSpace
+
+Block = TypeVar("Block")
+
+
+@dataclass(frozen=True)
+class NeighborhoodSettings:
+    """Which references are neighbors, and their kernel weights.
+
+    Args:
+        k: number of neighbors.
+        epsilon: radius of a ball that replaces the k nearest; k is then the largest number. `None` for no ball.
+        kernel: kernel of the distances.
+        bandwidth: of the Gaussian and the Matern kernel; `None` for the median distance.
+        nu: smoothness of the Matern kernel.
+        degree, offset: of the polynomial kernel.
+    """
+
+    k: int = 5
+    epsilon: float | None = None
+    kernel: Literal["gaussian", "matern", "polynomial", "linear"] = "gaussian"
+    bandwidth: float | None = None
+    nu: float = 1.5
+    degree: int = 2
+    offset: float = 1.0
+
+
+@dataclass(frozen=True)
+class DescentSettings:
+    """Gradient descent on the routing weights.
+
+    Args:
+        optimizer: direction of a step.
+        schedule: of the learning rate.
+        learning_rate: of the first step.
+        final_learning_rate: of the cosine schedule.
+        decay_factor, decay_every: of the step schedule: the rate is multiplied by the factor after so many steps.
+        steps: number of steps.
+    """
+
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    schedule: Literal["cosine", "step", "fixed"] = "cosine"
+    learning_rate: float = 1e-2
+    final_learning_rate: float = 1e-5
+    decay_factor: float = 0.1
+    decay_every: int = 4
+    steps: int = 10
+
+
+@dataclass(frozen=True)
+class LineSearchSettings:
+    """Line search between the router's weights and the kernel mean: number of loss evaluations."""
+
+    evaluations: int = 10
+
+
+@dataclass(frozen=True)
+class ModeSettings:
+    """Mode finding in routing space.
+
+    Args:
+        k: number of references nearest in routing space.
+        bandwidth: `None` for the median distance in routing space.
+        step_size: alpha of r <- alpha r + (1 - alpha) r_bar.
+        tolerance: converged when no weight moves more than this.
+        max_iterations: cap of the iterations.
+    """
+
+    k: int = 5
+    bandwidth: float | None = None
+    step_size: float = 0.5
+    tolerance: float = 1e-4
+    max_iterations: int = 100
+
+
+@dataclass(frozen=True)
+class BestOfNSettings:
+    """Random search: number of candidate routings, the router's own included."""
+
+    candidates: int = 10
+
+
+@dataclass(frozen=True)
+class GenerationSettings:
+    """Answers that a strategy generates in order to score them: number of tokens."""
+
+    max_new_tokens: int = 8
+
+
+@dataclass(frozen=True)
+class AtlasSettings:
+    """The loss atlas.
+
+    Args:
+        k: number of neighbors, answered correctly or not.
+        loss: `bounded` reads 1 - exp(-l), `cross_entropy` reads l; the next settings are in these units.
+        temperature: of the soft minimum over the points.
+        proximal_weight: lambda of the squared distance to the router's weights.
+        bandwidth: of the interpolated loss between the points.
+        min_gain: keep the router's weights if the predicted gain is smaller; `None` to move always.
+    """
+
+    k: int = 20
+    loss: Literal["bounded", "cross_entropy"] = "bounded"
+    temperature: float = 0.02
+    proximal_weight: float = 0.1
+    bandwidth: float = 0.2
+    min_gain: float | None = None
+
+
+@dataclass(frozen=True)
+class AtlasTaylorSettings:
+    """`atlas_taylor`: lambda of the squared distance to the router's weights."""
+
+    proximal_weight: float = 0.5
+
+
+Values = tuple[tuple[str, Any], ...]
 
 
 @dataclass(frozen=True)
 class Preset:
-    """Settings of the strategies.
+    """Settings of all strategies, one block each for what strategies share and for what one of them has.
 
-    The defaults of k, kernel, space, optimizer, schedule, learning rates and steps are the paper's (R2-T2, section 4.1
-    and appendix C). It is silent on the others: bandwidths default to the median distance, mode finding looks at as
-    many references as the neighbourhood, the line search evaluates the loss as often as descent takes steps. The loss
-    atlas is not the paper's.
+    `others` are the blocks of strategies that are defined elsewhere, as (name, ((setting, value), ...)); `block` reads
+    them. `r2t2_jax.methods.check_preset` refuses blocks and settings that no strategy has.
     """
 
-    # neighbourhood
-    k: int = 5
-    epsilon: float | None = None  # a ball instead of the k nearest; k caps it
-    kernel: Literal["gaussian", "matern", "polynomial", "linear"] = "gaussian"
-    bandwidth: float | None = None  # None: the median distance
-    nu: float = 1.5  # matern
-    degree: int = 2  # polynomial
-    offset: float = 1.0  # polynomial
-    # descent
-    space: Literal["free", "simplex", "logit", "shift"] = "free"
-    tied: bool = False
-    optimizer: Literal["sgd", "adam"] = "sgd"
-    schedule: Literal["cosine", "step", "fixed"] = "cosine"
-    learning_rate: float = 1e-2
-    final_learning_rate: float = 1e-5  # cosine
-    decay_factor: float = 0.1  # step decay
-    decay_every: int = 4  # step decay
-    steps: int = 10
-    # line search
-    line_evaluations: int = 10
-    # mode finding
-    mode_k: int = 5
-    mode_bandwidth: float | None = None  # None: the median distance in routing space
-    mode_step: float = 0.5  # alpha of r <- alpha r + (1 - alpha) r_bar
-    mode_tolerance: float = 1e-4
-    mode_iterations: int = 100
-    # best of n
-    candidates: int = 10
-    answer_tokens: int = 8  # of the model's own answer, scored
-    # loss atlas
-    atlas_k: int = 20  # references, answered correctly or not
-    atlas_loss: Literal["bounded", "cross_entropy"] = "bounded"  # 1 - exp(-l) or l, in whose units the next ones are
-    atlas_temperature: float = 0.02
-    atlas_trust: float = 0.1  # lambda of the pull towards the router's weights
-    atlas_bandwidth: float = 0.2  # of the smooth loss between the points
-    atlas_min_gain: float | None = None  # keep the router's weights where less is promised
-    taylor_trust: float = 0.5  # lambda of the pull in `atlas_taylor`
-    # rivals (docs/rivals.md); what they share with descent above is not repeated
-    entropy_margin: float = 0.5545  # nats; a sample less sure than this is left alone: 0.4 ln C for C = 4 options
-    eata_pull: float = 1.0  # lambda of the divergence from the router's weights
-    sar_radius: float = 0.05  # rho
-    sar_recovery: float = 0.2  # nats
-    views: int = 16  # changed copies of the image, itself among them
-    views_kept: int = 2  # those of which the model is surest
-    deyo_threshold: float = 0.2  # of the drop in probability when patches are shuffled
-    rewiring_learning_rate: float = 0.05
-    rewiring_steps: int = 5
-    cma_sigma: float = 1.0  # in units of a logit
-    cma_generations: int = 10
-    t3_low: float = 0.0  # share of the router's weights
-    t3_high: float = 1.0
-    t3_gamma: float = 0.5
-    manifold_k: int = 3
-    manifold_pull: float = 1.0  # lambda
-    warmup_learning_rate: float = 1e-6
+    neighborhood: NeighborhoodSettings = field(default_factory=NeighborhoodSettings)
+    space: UpdateSpace = field(default_factory=UpdateSpace)
+    descent: DescentSettings = field(default_factory=DescentSettings)
+    line_search: LineSearchSettings = field(default_factory=LineSearchSettings)
+    mode: ModeSettings = field(default_factory=ModeSettings)
+    best_of_n: BestOfNSettings = field(default_factory=BestOfNSettings)
+    generation: GenerationSettings = field(default_factory=GenerationSettings)
+    atlas: AtlasSettings = field(default_factory=AtlasSettings)
+    atlas_taylor: AtlasTaylorSettings = field(default_factory=AtlasTaylorSettings)
+    others: tuple[tuple[str, Values], ...] = ()
 
     @classmethod
     def from_mapping(cls, settings: Mapping[str, Any]) -> Preset:
-        """The paper's settings, changed by those given.
+        """The paper's settings with some changed, as `with_settings`."""
+        return cls().with_settings(settings)
+
+    def with_settings(self, settings: Mapping[str, Any]) -> Preset:
+        """A copy with some settings changed.
+
+        Args:
+            settings: nested, `{"descent": {"steps": 5}}`, or by path, `{"descent.steps": 5}`.
 
         Raises:
-            R2T2Error: a setting is unknown.
+            R2T2Error: a setting is in no block, or its block does not have it.
         """
-        known = {entry.name for entry in dataclasses.fields(cls)}
-        unknown = sorted(set(settings) - known)
-        if unknown:
-            raise R2T2Error(f"unknown settings {unknown} in a preset; known are {', '.join(sorted(known))}")
-        return cls(**settings)
+        changes: dict[str, dict[str, Any]] = {}
+        for path, value in paths_of(settings):
+            block, dot, name = path.partition(".")
+            if not dot:
+                raise R2T2Error(f"setting {path!r} is in no block; write it as 'block.{path}', such as 'descent.steps'")
+            changes.setdefault(block, {})[name] = value
+        others = {name: dict(values) for name, values in self.others}
+        replaced: dict[str, Any] = {}
+        for block, values in changes.items():
+            if block in BLOCKS:
+                replaced[block] = changed_block(block, getattr(self, block), values)
+            else:
+                others[block] = others.get(block, {}) | values
+        pairs = tuple((name, tuple(sorted(values.items()))) for name, values in sorted(others.items()) if values)
+        return dataclasses.replace(self, **replaced, others=pairs)
 
-    def to_mapping(self) -> dict[str, Any]:
-        """Every setting, ready for JSON."""
-        return dataclasses.asdict(self)
+    def block(self, name: str, kind: type[Block]) -> Block:
+        """The block of this name: one of the fields, or a `kind` with the values in `others`.
+
+        Raises:
+            R2T2Error: the block has values that `kind` does not.
+        """
+        if name in BLOCKS:
+            block: Block = getattr(self, name)
+            return block
+        return changed_block(name, kind(), dict(dict(self.others).get(name, ())))
+
+    def get(self, path: str) -> Any:
+        """The value at a path such as `descent.steps`.
+
+        Raises:
+            R2T2Error: there is none.
+        """
+        block, _, name = path.partition(".")
+        values = self.to_mapping().get(block, {})
+        if name not in values:
+            raise R2T2Error(f"a preset has no setting {path!r}")
+        return values[name]
+
+    def to_mapping(self) -> dict[str, dict[str, Any]]:
+        """All blocks, ready for JSON; of `others` the values that were set."""
+        blocks = {name: dataclasses.asdict(getattr(self, name)) for name in BLOCKS}
+        return blocks | {name: dict(values) for name, values in self.others}
+
+
+BLOCKS = tuple(entry.name for entry in dataclasses.fields(Preset) if entry.name != "others")
+
+
+def paths_of(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Every value with its path, `("descent.steps", 5)`, of settings that are nested or have paths as keys."""
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from ((f"{key}.{name}", inner) for name, inner in value.items())
+        else:
+            yield key, value
+
+
+def changed_block(name: str, block: Block, values: Mapping[str, Any]) -> Block:
+    """A block with other values.
+
+    Raises:
+        R2T2Error: it does not have one of them.
+    """
+    known = [entry.name for entry in dataclasses.fields(block)]  # type: ignore[arg-type]
+    unknown = sorted(f"{name}.{key}" for key in values if key not in known)
+    if unknown:
+        raise R2T2Error(f"unknown settings {unknown} in a preset; the block {name} has {', '.join(known)}")
+    return dataclasses.replace(block, **values)  # type: ignore[type-var]
 
 
 PAPER = Preset()
-
-
-def find_preset(name: str, offered: Mapping[str, Any] | None = None) -> Preset:
-    """The preset of this name: `paper`, one that a port offers as settings (`Port.presets`), or a file of `r2t2 tune`.
-
-    Raises:
-        R2T2Error: there is no preset of this name, or the file (`*.json`) holds none.
-    """
-    if name.endswith(".json"):
-        return read_preset(Path(name))
-    presets: dict[str, Any] = {"paper": PAPER, **(offered or {})}
-    if name not in presets:
-        raise R2T2Error(f"unknown preset {name!r}; choose one of {', '.join(presets)}, or a file that r2t2 tune wrote")
-    chosen = presets[name]
-    return chosen if isinstance(chosen, Preset) else Preset.from_mapping(chosen)
-
-
-def read_preset(path: Path) -> Preset:
-    """The preset in a file: an object whose `settings` change the paper's.
-
-    Raises:
-        R2T2Error: it cannot be read or holds no such object, or a setting is unknown.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise R2T2Error(f"cannot read preset {path}: {error}") from error
-    if not isinstance(content, dict) or not isinstance(content.get("settings"), dict):
-        raise R2T2Error(f"{path} holds no preset: r2t2 tune writes one, an object with 'settings'")
-    return Preset.from_mapping(content["settings"])
-
-
-def own_preset(port_name: str, offered: Mapping[str, Any]) -> str:
-    """The name of a port's own preset, which is called like the port without its variant; else `paper`."""
-    name = port_name.partition(":")[0]
-    return name if name in offered else "paper"

@@ -1,21 +1,21 @@
-"""Strategies over batches: one jit, one compile per shape.
+"""Re-routing of batches: one jit, one compile per shape.
 
-Samples go through `lax.map`, neighbours through `vmap` (in the objective), steps through `scan` (in the search). What a
-sample gets does not depend on the batch it comes in (`benchmarks/lax_map_or_vmap.py` measures why it is not `vmap`). On
-an accelerator several samples may go abreast (`vmap_size.py`).
+Samples go through `lax.map`, neighbors through `vmap` (in the objective), steps through `scan` (in the search). A
+sample's result does not depend on its batch (`benchmarks/lax_map_or_vmap.py` measures `lax.map` against `vmap`). On an
+accelerator `vmap_size` samples are computed together.
 
-Evaluations are r-dependent forward passes a sample; a value with its gradient counts two, the router's own pass and the
-final answer one each. With S steps, K neighbours and n points:
+Evaluations are r-dependent forward passes per sample; a value with its gradient counts two, the router's own pass and
+the final answer one each. With S steps, K neighbors, and n points:
 
     base, uniform, task_routing   1               kernel_regression_alpha   1 + n K + 1
-    router_mean                   1 + 1           ngd and its two nulls     1 + 2 S K + 1
+    router_mean                   1 + 1           ngd and its two controls  1 + 2 S K + 1
     kernel_regression             1 + 1           oracle                    1 + 2 S + 1
     mode_finding                  1 + 1           best_of_n                 1 + 2 n + 1
     the atlas's, gate_finetuned   1 + 1           best_fixed                1
 
-In the `shift` space a path's weights are read off the gate, which takes one more pass for each of its P points.
+In the `shift` space the gate gives the weights of a path, one more pass for each of its P points.
 
-Axis letters: B test samples, K neighbours, S steps, L routed layers, E experts, P points of a path.
+Axis letters: B test samples, K neighbors, S steps, L routed layers, E experts, P points of a path.
 """
 
 from __future__ import annotations
@@ -32,10 +32,9 @@ from jaxtyping import Array, Bool, Key
 from r2t2_jax.contract import Params, Query, References, Rerouted, RoutedLoss, RoutedModel
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.method.kernels import Linear
-from r2t2_jax.method.objectives import PerSampleObjective
-from r2t2_jax.method.search.mode_finding import ModeFinding
+from r2t2_jax.method.needs import Need, check_needs
 from r2t2_jax.method.search.problem import RoutingProblem
-from r2t2_jax.method.strategies import Strategy, check_needs
+from r2t2_jax.method.strategies import Strategy
 from r2t2_jax.runtime.batching import map_in_chunks, pad_to_multiple
 
 DATA_AXIS = "data"
@@ -49,21 +48,23 @@ def reroute_sample(
     references: References | None,
     key: Key[Array, ""],
 ) -> Rerouted:
-    """Find the routing weights of one test sample. Pure and traceable."""
+    """The routing weights of one test sample. Pure and traceable."""
     if strategy.search is None:
         own = query.routing
         return Rerouted(None, own, own[None], jnp.zeros(0), jnp.asarray(False), {}, evaluations=1)
     problem, before = make_problem(strategy, model, params, query, references)
-    found = strategy.search(problem, key)
+    result = strategy.search(problem, key)
 
-    routing = jax.vmap(problem.routing)(found.path)  # values [P, L, E]
-    evaluations = before + found.evaluations + strategy.search.uses_router + 1
+    routing = jax.vmap(problem.routing)(result.path)  # values [P, L, E]
+    evaluations = before + result.evaluations + strategy.search.uses_router + 1
     path = routing.values
     if strategy.space.kind == "shift":
         path = jax.lax.map(partial(cast(RoutedModel, model).route, params, query.features), routing)  # [P, L, E]
         evaluations += len(path)
     last = dataclasses.replace(routing, values=routing.values[-1])  # [L, E]
-    rerouted = Rerouted(last, path[-1], path, found.losses, jnp.asarray(found.used_fallback), found.info, evaluations)
+    rerouted = Rerouted(
+        last, path[-1], path, result.losses, jnp.asarray(result.used_fallback), result.info, evaluations
+    )
     if strategy.kernel is None:
         return rerouted
     assert references is not None
@@ -74,35 +75,33 @@ def reroute_sample(
 def make_problem(
     strategy: Strategy, model: RoutedLoss, params: Params, query: Query, references: References | None
 ) -> tuple[RoutingProblem, int]:
-    """The problem that a strategy's search is given, and the evaluations spent before the search begins."""
+    """The problem of a strategy's search, and the evaluations before the search begins."""
     objective = strategy.objective
-    at = (model, params, query, references)
     if objective is None:
         return RoutingProblem(model.spec, strategy.space, query, references), 0
-    loss = objective.prepare_loss(*at) if isinstance(objective, PerSampleObjective) else partial(objective, *at)
-    before = objective.prepare_forwards if isinstance(objective, PerSampleObjective) else 0
+    loss = objective.prepare(model, params, query, references)
     forwards = objective.forwards(references)
-    if strategy.space.kind == "shift" and getattr(objective, "reads_weights", False):
-        forwards += 1  # the gate tells which weights a shift stands for
-    return RoutingProblem(model.spec, strategy.space, query, references, loss, forwards), before
+    if strategy.space.kind == "shift" and objective.reads_weights:
+        forwards += 1  # the gate's pass that gives the shifted weights
+    return RoutingProblem(model.spec, strategy.space, query, references, loss, forwards), objective.prepare_forwards
 
 
 def _keep_router(rerouted: Rerouted, query: Query, used_fallback: Bool[Array, ""]) -> Rerouted:
-    """The router's own weights where no reference has any say: a shift of zero, or r0 itself."""
+    """The router's own weights where no reference has any weight: a shift of zero, or r0 itself."""
     assert rerouted.routing is not None
-    own = query.routing
-    values = jnp.zeros_like(own) if rerouted.routing.mode == "shift" else own
+    router = query.routing
+    values = jnp.zeros_like(router) if rerouted.routing.mode == "shift" else router
     return dataclasses.replace(
         rerouted,
         routing=dataclasses.replace(rerouted.routing, values=jnp.where(used_fallback, values, rerouted.routing.values)),
-        weights=jnp.where(used_fallback, own, rerouted.weights),
-        path=jnp.where(used_fallback, own[None], rerouted.path),
+        weights=jnp.where(used_fallback, router, rerouted.weights),
+        path=jnp.where(used_fallback, router[None], rerouted.path),
         used_fallback=used_fallback,
     )
 
 
 Samples = tuple[Query, References | None, Key[Array, "B"]]
-Shared = dict[str, Array | None]  # fields of References which all samples have in common
+Shared = dict[str, Array | None]  # fields of References that all samples share
 
 
 @partial(jax.jit, static_argnames=("model", "mesh", "vmap_size"))
@@ -116,28 +115,28 @@ def _reroute_samples(
     mesh: Mesh | None,
     vmap_size: int,
 ) -> Rerouted:
-    """Every leaf of `samples` has a leading axis B; what all samples share of the bank comes apart from them."""
+    """Every leaf of `samples` has a leading axis B; `shared` are the arrays of the bank that all samples share."""
 
     def each(strategy: Strategy, params: Params, shared: Shared, samples: Samples) -> Rerouted:
-        def one(sample: Samples) -> Rerouted:
+        def reroute(sample: Samples) -> Rerouted:
             query, neighborhood, key = sample
             if neighborhood is not None:
                 neighborhood = dataclasses.replace(neighborhood, **shared)
             return reroute_sample(strategy, model, params, query, neighborhood, key)
 
-        return map_in_chunks(one, samples, vmap_size)
+        return map_in_chunks(reroute, samples, vmap_size)
 
     if mesh is not None:
         whole, split = PartitionSpec(), PartitionSpec(DATA_AXIS)
-        # Each device maps over its own samples. Replication is not tracked (check_vma): it would ask the loops inside
-        # a user's model to declare what varies over the mesh.
+        # Each device maps over its own samples. Replication is not tracked (check_vma): loops inside a user's
+        # model would have to declare what varies over the mesh.
         each = jax.shard_map(each, mesh=mesh, in_specs=(whole, whole, whole, split), out_specs=split, check_vma=False)
     return each(strategy, params, shared, samples)
 
 
 def canonicalize(strategy: Strategy) -> Strategy:
-    """What is compiled of a strategy: all but who the neighbours are and what they weigh, which is decided outside."""
-    weighted = None if strategy.kernel is None else Linear()  # whichever kernel it was
+    """The strategy as it is compiled: without its name, and without the retrieval that is done outside."""
+    weighted = None if strategy.kernel is None else Linear()  # stands for any kernel
     return dataclasses.replace(
         strategy, name="", selector=None, kernel=weighted, retrieval_key="question", memory_strategy=None
     )
@@ -153,18 +152,18 @@ def reroute_batch(
     mesh: Mesh | None = None,
     vmap_size: int = 1,
 ) -> Rerouted:
-    """Find routing weights for a batch of test samples.
+    """The routing weights of a batch of test samples.
 
     Args:
-        strategy: what to do; its numbers are traced.
+        strategy: its numbers are traced.
         model: hashable; compiled programs are kept by model, structure and shapes.
         params: every array of the model.
         queries: every leaf with a leading axis B.
         references: from `ReferenceBank.references`, or `None` for strategies that read none.
-        keys: one a sample, from `sample_keys`.
-        mesh: devices to share the batch among, over the axis `data`; no device waits for another.
-        abreast: samples that a device computes together. More than one fill an accelerator, take so many times the
-            memory of one, and change results as a sum in another order does.
+        keys: one per sample, from `sample_keys`.
+        mesh: devices among which the batch is split, over the axis `data`; no device waits for another.
+        vmap_size: number of samples that a device computes together. More than one fill an accelerator, take so many
+            times the memory of one, and change results by rounding.
 
     Returns:
         `Rerouted` with a leading axis B on every leaf.
@@ -172,7 +171,7 @@ def reroute_batch(
     Raises:
         R2T2Error: the strategy needs what the model, the queries or the references do not offer.
     """
-    check_needs(strategy, model, queries, references)
+    check_needs(strategy.name, strategy.needs, model, queries, references)
     strategy = canonicalize(strategy)
     neighborhoods, shared = split_shared(strategy, references)
     samples = (queries, neighborhoods, keys)
@@ -180,10 +179,10 @@ def reroute_batch(
         return _reroute_samples(strategy, params, shared, samples, model=model, mesh=None, vmap_size=vmap_size)
 
     if DATA_AXIS not in mesh.shape:
-        raise R2T2Error(f"the mesh has axes {mesh.axis_names}; name the one that samples are shared over {DATA_AXIS!r}")
+        raise R2T2Error(f"the mesh has axes {mesh.axis_names}; name the one over which samples are split {DATA_AXIS!r}")
     # Compiler-placed axes whatever the mesh has (make_mesh gives explicit ones): results are indexed like any array.
     mesh = Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * mesh.devices.ndim)
-    samples = pad_to_multiple(samples, mesh.shape[DATA_AXIS])  # what is filled up is dropped from the results
+    samples = pad_to_multiple(samples, mesh.shape[DATA_AXIS])  # the padding is dropped from the results
     params, shared = jax.device_put((params, shared), NamedSharding(mesh, PartitionSpec()))
     samples = jax.device_put(samples, NamedSharding(mesh, PartitionSpec(DATA_AXIS)))
     rerouted = _reroute_samples(strategy, params, shared, samples, model=model, mesh=mesh, vmap_size=vmap_size)
@@ -204,7 +203,7 @@ def lower_batch(
     Raises:
         R2T2Error: as `reroute_batch`.
     """
-    check_needs(strategy, model, queries, references)
+    check_needs(strategy.name, strategy.needs, model, queries, references)
     strategy = canonicalize(strategy)
     neighborhoods, shared = split_shared(strategy, references)
     samples = (queries, neighborhoods, keys)
@@ -212,12 +211,12 @@ def lower_batch(
 
 
 def split_shared(strategy: Strategy, references: References | None) -> tuple[References | None, Shared]:
-    """What each sample has of its own, and what all share. Of the latter only what the strategy reads.
+    """The arrays of each sample, and the arrays that all samples share, of which only those that the strategy reads.
 
-    Banks differ in size, and a program in whose arguments they stand would be compiled for each.
+    A program is compiled for each size of its arguments, and banks differ in size.
     """
     if references is None:
         return None, {"bank_routing": None, "points": None}
-    read = {"bank_routing": isinstance(strategy.search, ModeFinding), "points": True}
+    read = {"bank_routing": Need.BANK_ROUTING in strategy.needs, "points": True}
     shared = {name: getattr(references, name) if read[name] else None for name in read}
     return dataclasses.replace(references, bank_routing=None, points=None), shared

@@ -1,4 +1,8 @@
-"""The named strategies: which neighbours, which loss, which search. The only list of them."""
+"""Strategies: an objective, a search, a neighborhood, and an update space under a name.
+
+A strategy is made by a function of the blocks of settings that it reads (`presets.py`): the names of the function's
+parameters are the names of the blocks. The tables at the end hold the paper's strategies and those of the loss atlas.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +11,20 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from r2t2_jax.contract import LogprobModel, Query, References, RoutedLoss
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.method.kernels import Gaussian, Kernel, Linear, Matern, Polynomial
-from r2t2_jax.method.objectives import Neighborhood, Objective, Oracle, PerSampleObjective, SelfConfidence
-from r2t2_jax.method.presets import Preset
+from r2t2_jax.method.needs import Need
+from r2t2_jax.method.objectives import Augmentations, Neighborhood, Objective, Oracle, SelfConfidence
+from r2t2_jax.method.presets import (
+    AtlasSettings,
+    AtlasTaylorSettings,
+    BestOfNSettings,
+    DescentSettings,
+    GenerationSettings,
+    LineSearchSettings,
+    ModeSettings,
+    NeighborhoodSettings,
+)
 from r2t2_jax.method.search.atlas import AtlasArgmin, AtlasSoftmin, AtlasTaylor
 from r2t2_jax.method.search.atlas_points import DEQUANTIZE, AtlasLoss
 from r2t2_jax.method.search.gradient_descent import Cosine, Fixed, GradientDescent, Schedule, StepDecay
@@ -31,9 +44,9 @@ class AtlasConfig:
     """How a strategy reads the loss atlas.
 
     Args:
-        source: where the losses at the atlas's points come from: the rows of the `neighbors`, references answered
-            wrongly among them; the `mean` of all rows; an `mlp` fitted on the rows.
-        loss: what a row is read as, before any mean: the `bounded` loss 1 - exp(-l), or the `cross_entropy` l.
+        source: of the losses at the atlas's points: the rows of the `neighbors`, including references answered
+            wrongly; the `mean` of all rows; an `mlp` fitted on the rows.
+        loss: how a row is read, before any mean: as the `bounded` loss 1 - exp(-l), or as the `cross_entropy` l.
     """
 
     source: Literal["neighbors", "mean", "mlp"] = field(metadata={"static": True})
@@ -50,14 +63,16 @@ class Strategy:
     """One way to find routing weights. A pytree: its numbers are traced, its structure decides what is compiled.
 
     Args:
-        name: what reports call it.
-        selector, kernel: the neighbourhood in question space; `None` for strategies without one.
+        name: as reports show it.
+        selector, kernel: of the neighborhood in question space; `None` for strategies without one.
         objective: the loss over r; `None` for searches that need none.
-        search: how r moves; `None` leaves the model untouched.
+        search: the algorithm that moves r; `None` leaves the model untouched.
         space: the coordinates in which r moves.
         atlas: how the loss atlas is read, for searches that read it.
-        retrieval_key: in which space neighbours are near: that of the question's embedding, or that of what the gate reads.
-        memory_strategy: the strategy whose weights on the references, found once with their labels, stand for the router's.
+        retrieval_key: the space of the distances to neighbors: the question's embedding, or the vector that the gate
+            reads.
+        memory_strategy: the strategy whose weights on the references, computed once with their labels, replace the
+            router's.
     """
 
     name: str = field(metadata={"static": True})
@@ -71,173 +86,241 @@ class Strategy:
     memory_strategy: Strategy | None = None
 
     @property
-    def augmentations(self) -> Literal["views", "shuffled"] | None:
-        """Which changed copies of the image the objective looks at."""
-        return getattr(self.objective, "augmentations", None)
+    def needs(self) -> frozenset[Need]:
+        """What it needs of the model, the queries, and the references."""
+        needs = set[Need]()
+        if self.objective is not None:
+            needs |= self.objective.needs
+        if self.search is not None:
+            needs |= self.search.needs
+        if self.kernel is not None:
+            needs.add(Need.NEIGHBORS)
+        if self.space.kind == "shift":
+            needs.add(Need.GATE)
+        return frozenset(needs)
+
+    @property
+    def augmentations(self) -> Augmentations | None:
+        """The augmented images that the objective reads."""
+        return None if self.objective is None else self.objective.augmentations
 
 
-def kernel_of(preset: Preset) -> Kernel:
-    """The kernel of a preset.
+StrategyFactory = Callable[..., Strategy]  # of the blocks of settings that its parameters name
+
+
+def kernel_of(neighborhood: NeighborhoodSettings) -> Kernel:
+    """The kernel of these settings.
 
     Raises:
-        R2T2Error: there is no kernel of this name.
+        R2T2Error: there is no kernel of this name, or a number is out of range.
     """
-    if preset.kernel == "gaussian":
-        return Gaussian(preset.bandwidth)
-    if preset.kernel == "matern":
-        return Matern(preset.nu, preset.bandwidth)
-    if preset.kernel == "polynomial":
-        return Polynomial(preset.degree, preset.offset)
-    if preset.kernel == "linear":
+    if neighborhood.kernel == "gaussian":
+        return Gaussian(neighborhood.bandwidth)
+    if neighborhood.kernel == "matern":
+        return Matern(neighborhood.nu, neighborhood.bandwidth)
+    if neighborhood.kernel == "polynomial":
+        return Polynomial(neighborhood.degree, neighborhood.offset)
+    if neighborhood.kernel == "linear":
         return Linear()
-    raise R2T2Error(f"unknown kernel {preset.kernel!r}; choose gaussian, matern, polynomial or linear")
+    raise R2T2Error(f"unknown kernel {neighborhood.kernel!r}; choose gaussian, matern, polynomial or linear")
 
 
-def nearest_neighbors(preset: Preset) -> Selector:
-    return NearestNeighbors(preset.k) if preset.epsilon is None else EpsilonBall(preset.epsilon, preset.k)
+def selector_of(neighborhood: NeighborhoodSettings) -> Selector:
+    """The k nearest references, or those in a ball."""
+    if neighborhood.epsilon is None:
+        return NearestNeighbors(neighborhood.k)
+    return EpsilonBall(neighborhood.epsilon, neighborhood.k)
 
 
-def schedule_of(preset: Preset) -> Schedule:
-    if preset.schedule == "cosine":
-        return Cosine(preset.learning_rate, preset.final_learning_rate)
-    if preset.schedule == "step":
-        return StepDecay(preset.learning_rate, preset.decay_factor, preset.decay_every)
-    if preset.schedule == "fixed":
-        return Fixed(preset.learning_rate)
-    raise R2T2Error(f"unknown schedule {preset.schedule!r}; choose cosine, step or fixed")
-
-
-def free_space(preset: Preset) -> UpdateSpace:
-    """Weights as they are: means and mixtures of the router's weights need no other coordinates."""
-    return UpdateSpace("free", preset.tied)
-
-
-def _mean_shift(preset: Preset) -> ModeFinding:
-    return ModeFinding(
-        kernel_of(dataclasses.replace(preset, bandwidth=preset.mode_bandwidth)),
-        preset.mode_k,
-        preset.mode_step,
-        preset.mode_tolerance,
-        preset.mode_iterations,
-    )
-
-
-def descent_strategy(name: str, preset: Preset, objective: Objective, selector: Selector | None) -> Strategy:
-    return Strategy(
-        name,
-        selector,
-        kernel_of(preset) if selector is not None else None,
-        objective,
-        GradientDescent(schedule_of(preset), preset.optimizer, preset.steps),
-        UpdateSpace(preset.space, preset.tied),
-    )
-
-
-def reading_of(preset: Preset) -> AtlasConfig:
-    """How a preset reads the atlas's rows of the neighbours.
+def schedule_of(descent: DescentSettings) -> Schedule:
+    """The schedule of the learning rate.
 
     Raises:
-        R2T2Error: there is no loss of this name.
+        R2T2Error: there is no schedule of this name, or a number is out of range.
     """
-    return AtlasConfig("neighbors", preset.atlas_loss)
+    if descent.schedule == "cosine":
+        return Cosine(descent.learning_rate, descent.final_learning_rate)
+    if descent.schedule == "step":
+        return StepDecay(descent.learning_rate, descent.decay_factor, descent.decay_every)
+    if descent.schedule == "fixed":
+        return Fixed(descent.learning_rate)
+    raise R2T2Error(f"unknown schedule {descent.schedule!r}; choose cosine, step or fixed")
 
 
-def _atlas(name: str, preset: Preset, search: Search, source: Literal["neighbors", "mean", "mlp"]) -> Strategy:
-    near = source == "neighbors"
+def descent_of(descent: DescentSettings) -> GradientDescent:
+    """Gradient descent with these settings."""
+    return GradientDescent(schedule_of(descent), descent.optimizer, descent.steps)
+
+
+def free_space(space: UpdateSpace) -> UpdateSpace:
+    """The free space: means and mixtures of routing weights need no other coordinates."""
+    return UpdateSpace("free", space.tied)
+
+
+# The paper's strategies and their controls.
+
+
+def base() -> Strategy:
+    """The untouched model."""
+    return Strategy("base")
+
+
+def router_mean(space: UpdateSpace) -> Strategy:
+    """The router's mean weights at every place."""
+    return Strategy("router_mean", search=FixedRouting("router"), space=free_space(space))
+
+
+def uniform() -> Strategy:
+    """Equal weights."""
+    return Strategy("uniform", search=FixedRouting("uniform"))
+
+
+def task_routing() -> Strategy:
+    """Weights on the experts that a person names for the question."""
+    return Strategy("task_routing", search=FixedRouting("task"))
+
+
+def gate_finetuned(space: UpdateSpace) -> Strategy:
+    """The weights of the gate, fine-tuned on the references."""
+    return Strategy("gate_finetuned", search=FixedRouting("finetuned"), space=free_space(space))
+
+
+def mode_finding(neighborhood: NeighborhoodSettings, mode: ModeSettings, space: UpdateSpace) -> Strategy:
+    """Mode finding, with the neighborhood's kernel and a bandwidth in routing space."""
+    kernel = kernel_of(dataclasses.replace(neighborhood, bandwidth=mode.bandwidth))
+    search = ModeFinding(kernel, mode.k, mode.step_size, mode.tolerance, mode.max_iterations)
+    return Strategy("mode_finding", search=search, space=free_space(space))
+
+
+def kernel_regression(neighborhood: NeighborhoodSettings, space: UpdateSpace) -> Strategy:
+    """The kernel mean of the neighbors' weights."""
+    selector, kernel = selector_of(neighborhood), kernel_of(neighborhood)
+    return Strategy("kernel_regression", selector, kernel, None, KernelRegression(), free_space(space))
+
+
+def kernel_regression_alpha(
+    neighborhood: NeighborhoodSettings, line_search: LineSearchSettings, space: UpdateSpace
+) -> Strategy:
+    """Line search between the router's weights and the kernel mean."""
+    return Strategy(
+        "kernel_regression_alpha",
+        selector_of(neighborhood),
+        kernel_of(neighborhood),
+        Neighborhood(),
+        LineSearch(line_search.evaluations),
+        free_space(space),
+    )
+
+
+def ngd(neighborhood: NeighborhoodSettings, descent: DescentSettings, space: UpdateSpace) -> Strategy:
+    """Neighborhood gradient descent, the paper's best."""
+    selector, kernel = selector_of(neighborhood), kernel_of(neighborhood)
+    return Strategy("ngd", selector, kernel, Neighborhood(), descent_of(descent), space)
+
+
+def random_neighbors(neighborhood: NeighborhoodSettings, descent: DescentSettings, space: UpdateSpace) -> Strategy:
+    """Control: descent on random references."""
+    selector, kernel = RandomNeighbors(neighborhood.k), kernel_of(neighborhood)
+    return Strategy("random_neighbors", selector, kernel, Neighborhood(), descent_of(descent), space)
+
+
+def shuffled_references(neighborhood: NeighborhoodSettings, descent: DescentSettings, space: UpdateSpace) -> Strategy:
+    """Control: descent on the neighbors of another question."""
+    selector, kernel = ShuffledNeighbors(neighborhood.k), kernel_of(neighborhood)
+    return Strategy("shuffled_references", selector, kernel, Neighborhood(), descent_of(descent), space)
+
+
+def best_of_n(generation: GenerationSettings, best_of_n: BestOfNSettings, space: UpdateSpace) -> Strategy:
+    """The random routing of which the model is most confident."""
+    objective, search = SelfConfidence(generation.max_new_tokens), RandomSearch(best_of_n.candidates)
+    return Strategy("best_of_n", objective=objective, search=search, space=free_space(space))
+
+
+def oracle(descent: DescentSettings, space: UpdateSpace) -> Strategy:
+    """Upper bound: descent on the loss of the label."""
+    return Strategy("oracle", objective=Oracle(), search=descent_of(descent), space=space)
+
+
+PAPER_STRATEGIES: dict[str, StrategyFactory] = {
+    "base": base,
+    "router_mean": router_mean,
+    "uniform": uniform,
+    "task_routing": task_routing,
+    "mode_finding": mode_finding,
+    "kernel_regression": kernel_regression,
+    "kernel_regression_alpha": kernel_regression_alpha,
+    "random_neighbors": random_neighbors,
+    "shuffled_references": shuffled_references,
+    "ngd": ngd,
+    "best_of_n": best_of_n,
+    "oracle": oracle,
+    "gate_finetuned": gate_finetuned,
+}
+
+
+# The loss atlas (docs/atlas.md).
+
+
+def _on_neighbors(
+    name: str, neighborhood: NeighborhoodSettings, atlas: AtlasSettings, space: UpdateSpace, search: Search
+) -> Strategy:
     return Strategy(
         name,
-        NearestNeighbors(preset.atlas_k) if near else None,
-        kernel_of(preset) if near else None,
+        NearestNeighbors(atlas.k),
+        kernel_of(neighborhood),
         search=search,
-        space=UpdateSpace("simplex", preset.tied),
-        atlas=reading_of(preset) if near else AtlasConfig(source, preset.atlas_loss),
+        space=UpdateSpace("simplex", space.tied),
+        atlas=AtlasConfig("neighbors", atlas.loss),
     )
 
 
-def _atlas_taylor(preset: Preset) -> Strategy:
-    if preset.atlas_loss != "bounded":
+def _softmin(atlas: AtlasSettings, hard: bool = False) -> AtlasSoftmin:
+    return AtlasSoftmin(atlas.temperature, atlas.proximal_weight, atlas.bandwidth, atlas.min_gain, hard)
+
+
+def atlas_softmin(neighborhood: NeighborhoodSettings, atlas: AtlasSettings, space: UpdateSpace) -> Strategy:
+    """The soft minimum of the neighbors' losses over the atlas's points."""
+    return _on_neighbors("atlas", neighborhood, atlas, space, _softmin(atlas))
+
+
+def atlas_argmin(neighborhood: NeighborhoodSettings, atlas: AtlasSettings, space: UpdateSpace) -> Strategy:
+    """The best of the atlas's points."""
+    return _on_neighbors("atlas_argmin", neighborhood, atlas, space, _softmin(atlas, hard=True))
+
+
+def atlas_taylor(
+    neighborhood: NeighborhoodSettings, atlas: AtlasSettings, atlas_taylor: AtlasTaylorSettings, space: UpdateSpace
+) -> Strategy:
+    """Control: the neighbors' losses to first order at their own routing.
+
+    Raises:
+        R2T2Error: the loss is not bounded.
+    """
+    if atlas.loss != "bounded":
         raise R2T2Error(
-            "atlas_taylor follows slopes of the bounded loss, and a bank keeps no others: set atlas_loss to bounded"
+            "atlas_taylor needs slopes of the loss, and a bank stores those of the bounded loss only: set atlas.loss "
+            "to bounded"
         )
-    return _atlas("atlas_taylor", preset, AtlasTaylor(preset.taylor_trust), "neighbors")
+    search = AtlasTaylor(atlas_taylor.proximal_weight)
+    return _on_neighbors("atlas_taylor", neighborhood, atlas, space, search)
 
 
-def _table_mean(preset: Preset, hard: bool = False) -> AtlasSoftmin:
-    return AtlasSoftmin(
-        preset.atlas_temperature, preset.atlas_trust, preset.atlas_bandwidth, preset.atlas_min_gain, hard
-    )
+def atlas_mlp(atlas: AtlasSettings, space: UpdateSpace) -> Strategy:
+    """Control: a network predicts the losses at the points from the question's embedding."""
+    space = UpdateSpace("simplex", space.tied)
+    return Strategy("atlas_mlp", search=_softmin(atlas), space=space, atlas=AtlasConfig("mlp", atlas.loss))
 
 
-def confidence_search(name: str, preset: Preset, search: Search, space: UpdateSpace) -> Strategy:
-    return Strategy(name, objective=SelfConfidence(preset.answer_tokens), search=search, space=space)
+def best_fixed(atlas: AtlasSettings, space: UpdateSpace) -> Strategy:
+    """Control: the best point for the whole bank, the same for every question."""
+    space = UpdateSpace("simplex", space.tied)
+    return Strategy("best_fixed", search=AtlasArgmin(), space=space, atlas=AtlasConfig("mean", atlas.loss))
 
 
-PAPER_STRATEGIES: dict[str, Callable[[Preset], Strategy]] = {
-    "base": lambda p: Strategy("base"),
-    "router_mean": lambda p: Strategy("router_mean", search=FixedRouting("router"), space=free_space(p)),
-    "uniform": lambda p: Strategy("uniform", search=FixedRouting("uniform")),
-    "task_routing": lambda p: Strategy("task_routing", search=FixedRouting("task")),
-    "mode_finding": lambda p: Strategy("mode_finding", search=_mean_shift(p), space=free_space(p)),
-    "kernel_regression": lambda p: Strategy(
-        "kernel_regression", nearest_neighbors(p), kernel_of(p), None, KernelRegression(), free_space(p)
-    ),
-    "kernel_regression_alpha": lambda p: Strategy(
-        "kernel_regression_alpha",
-        nearest_neighbors(p),
-        kernel_of(p),
-        Neighborhood(),
-        LineSearch(p.line_evaluations),
-        free_space(p),
-    ),
-    "random_neighbors": lambda p: descent_strategy("random_neighbors", p, Neighborhood(), RandomNeighbors(p.k)),
-    "shuffled_references": lambda p: descent_strategy("shuffled_references", p, Neighborhood(), ShuffledNeighbors(p.k)),
-    "ngd": lambda p: descent_strategy("ngd", p, Neighborhood(), nearest_neighbors(p)),
-    "best_of_n": lambda p: Strategy(
-        "best_of_n", None, None, SelfConfidence(p.answer_tokens), RandomSearch(p.candidates), free_space(p)
-    ),
-    "oracle": lambda p: descent_strategy("oracle", p, Oracle(), None),
-    "gate_finetuned": lambda p: Strategy("gate_finetuned", search=FixedRouting("tuned"), space=free_space(p)),
+ATLAS_STRATEGIES: dict[str, StrategyFactory] = {
+    "atlas": atlas_softmin,
+    "atlas_argmin": atlas_argmin,
+    "atlas_taylor": atlas_taylor,
+    "atlas_mlp": atlas_mlp,
+    "best_fixed": best_fixed,
 }
-
-ATLAS_STRATEGIES: dict[str, Callable[[Preset], Strategy]] = {
-    "atlas": lambda p: _atlas("atlas", p, _table_mean(p), "neighbors"),
-    "atlas_argmin": lambda p: _atlas("atlas_argmin", p, _table_mean(p, hard=True), "neighbors"),
-    "atlas_taylor": _atlas_taylor,
-    "atlas_mlp": lambda p: _atlas("atlas_mlp", p, _table_mean(p), "mlp"),
-    "best_fixed": lambda p: _atlas("best_fixed", p, AtlasArgmin(), "mean"),
-}
-
-
-def check_needs(strategy: Strategy, model: RoutedLoss, queries: Query, references: References | None) -> None:
-    """Refuse a strategy that needs what the model, the queries or the references do not offer."""
-    name = strategy.name
-    if strategy.space.kind == "shift" and not hasattr(model, "route"):
-        raise R2T2Error(f"{name} in the shift space needs a model with a gate; choose free, simplex or logit")
-    if isinstance(strategy.objective, PerSampleObjective) and not isinstance(model, LogprobModel):
-        raise R2T2Error(f"{name} needs a model that generates and tells the odds of every word (token_logprobs)")
-    if isinstance(strategy.objective, SelfConfidence) and not (
-        hasattr(model, "generate") and hasattr(model, "as_answer")
-    ):
-        raise R2T2Error(f"{name} needs a model that generates (generate, as_answer), not an answer loss alone")
-    if strategy.augmentations is not None and getattr(queries, strategy.augmentations) is None:
-        raise R2T2Error(f"{name} looks at changed copies of the image, and nobody made any: evaluation.pictures")
-    if isinstance(strategy.objective, Oracle) and queries.answer is None:
-        raise R2T2Error(f"{name} reads the test samples' answers and the queries have none")
-    if isinstance(strategy.search, FixedRouting) and strategy.search.which == "task" and queries.task_routing is None:
-        raise R2T2Error(f"{name} needs the queries' task weights, and nobody gave any")
-    if (
-        isinstance(strategy.search, FixedRouting)
-        and strategy.search.which == "tuned"
-        and queries.finetuned_routing is None
-    ):
-        raise R2T2Error(f"{name} needs the weights of a fine-tuned gate: evaluation.atlas_controls.train_gate")
-    if strategy.atlas is not None and (references is None or references.points is None):
-        raise R2T2Error(f"{name} reads the bank's loss atlas and it has none; make one with `r2t2 bank atlas`")
-    if strategy.kernel is not None and (references is None or references.weights is None):
-        raise R2T2Error(f"{name} needs the neighbours of each query: ReferenceBank.references(neighbors, kernel)")
-    if isinstance(strategy.search, ModeFinding):
-        if references is None or references.bank_routing is None:
-            raise R2T2Error(f"{name} needs the bank's routing: ReferenceBank.references()")
-        if strategy.search.k > len(references.bank_routing):
-            size = len(references.bank_routing)
-            raise R2T2Error(f"{name} looks at k={strategy.search.k} references of {size}; lower mode_k or collect more")

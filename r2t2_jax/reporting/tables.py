@@ -87,7 +87,13 @@ def settings_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """The first rows of a tuned preset's evidence: settings, accuracy and cost."""
     table = Table(box=SIMPLE_HEAD, padding=0)
     settings = [key for key in rows[0] if key not in MEASURES]
-    for header in (*(key.replace("_", "\n") for key in settings), "n", "acc.\n%", "95 %\ninterval", "evals\n/sample"):
+    for header in (
+        *(re.sub("[._]", "\n", key) for key in settings),
+        "n",
+        "acc.\n%",
+        "95 %\ninterval",
+        "evals\n/sample",
+    ):
         table.add_column(header, justify="right", no_wrap=True)
     for row in rows[:SHOWN_SETTINGS]:
         measures = (f"{row['n']:,}", percent(row["accuracy"]), _interval(row), str(row["evaluations_per_sample"]))
@@ -95,12 +101,18 @@ def settings_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     return table
 
 
+def _value_at(settings: Mapping[str, Any], path: str) -> Any:
+    """The value at a path such as `descent.steps`."""
+    block, _, name = path.partition(".")
+    return settings[block][name]
+
+
 def preset_lines(preset: Mapping[str, Any]) -> list[str]:
     """The tuned preset in sentences, compared with the router and with equal weights."""
     evidence = preset["evidence"]
     gain, (low, high) = evidence["gain_over_base"]["points"], evidence["gain_over_base"]["ci95"]
     names = [key for key in evidence["table"][0] if key not in MEASURES]
-    settings = ", ".join(f"{key.replace('_', ' ')} {preset['settings'][key]}" for key in names)
+    settings = ", ".join(f"{key} {_value_at(preset['settings'], key)}" for key in names)
     base, uniform = (percent(evidence[name]["accuracy"]) for name in ("base", "uniform"))
     return [
         f"Chosen: {settings}",

@@ -23,8 +23,8 @@ from r2t2_jax.evaluation.benchmark import REFERENCES, part_name, title_of
 from r2t2_jax.evaluation.evaluator import order_by_program
 from r2t2_jax.evaluation.setup import metric_for, with_embedder
 from r2t2_jax.method.presets import PAPER as PAPER_PRESET
-from r2t2_jax.method.presets import Preset, find_preset, own_preset
-from r2t2_jax.methods import Method, method_of
+from r2t2_jax.method.presets import Preset
+from r2t2_jax.methods import Method, find_preset, method_of, own_preset
 from r2t2_jax.metrics import Metric
 from r2t2_jax.plugins import load, registered
 from r2t2_jax.reproduction.spec import BASE, OWN, PAPER, Condition, Table, Trial
@@ -234,7 +234,7 @@ def plan_rows(
         reason = missing_embedder(found)
         if reason:
             return Cell(trial, not_run=reason)
-        method = method_of(trial.strategy, dataclasses.replace(presets[setting], **trial.preset))
+        method = method_of(trial.strategy, presets[setting].with_settings(trial.preset))
         cases = min(samples or table.samples, most)
         label, along = _label(table, setting, trial, list(presets)), trial.name in table.along
         wanted = Measurement(label, method, trial.given, cases, table.detailed, along, table.rivals)

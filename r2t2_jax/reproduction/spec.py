@@ -12,7 +12,7 @@ A file holds
     common     settings that all rows change
     rows       by name, as `trials.Trial`; or
     grid       fields of the preset and the values each takes: a row for every combination
-    rivals     whether a row for each rival stands below: `strategies.RIVALS` and `baselines.BASELINES`
+    rivals     whether a row for each rival stands below: `RIVALS` and `BASELINES` of `rivals/table.py`
     detailed   whether every step and neighbour is kept, as the report wants them
     along      the rows whose answer after every step is wanted
 """
@@ -29,10 +29,9 @@ from importlib.resources import files
 from typing import Any, Literal
 
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.method.presets import Preset
-from r2t2_jax.methods import BASELINES
+from r2t2_jax.methods import BASELINES, preset_of
 from r2t2_jax.reproduction.paper import paper_rows
-from r2t2_jax.rivals.strategies import RIVALS
+from r2t2_jax.rivals.table import RIVALS
 
 
 @dataclass(frozen=True)
@@ -221,7 +220,7 @@ def table_of(name: str, content: Mapping[str, Any]) -> Table:
         along=tuple(content.get("along", ())),
     )
     for trial in table.trials:
-        Preset.from_mapping(trial.preset)  # an unknown setting is told when the file is read
+        preset_of(trial.preset, f"table {name}")  # an unknown setting is refused when the file is read
         if trial.paper and trial.paper not in table.paper_rows:
             raise R2T2Error(f"table {name}: the paper's {table.paper} has no row {trial.paper!r}")
     return table

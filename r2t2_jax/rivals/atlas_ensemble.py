@@ -1,4 +1,4 @@
-"""The answer of several good routings at once, for those who can pay for as many passes.
+"""An ensemble of the best points of the loss atlas.
 
 Axis letters: B test samples, H members of the ensemble, G atlas points, L routed layers, E experts, A answer tokens,
 C candidate answers.
@@ -17,11 +17,11 @@ from jaxtyping import Array, Float, Int
 from r2t2_jax.contract import Features, Params, Query, References, RoutedModel
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.method.kernels import Gaussian, Kernel
-from r2t2_jax.method.presets import Preset
+from r2t2_jax.method.presets import AtlasSettings, NeighborhoodSettings
 from r2t2_jax.method.search.atlas_points import neighborhood_losses, squared_distance
-from r2t2_jax.method.strategies import AtlasConfig, kernel_of, reading_of
+from r2t2_jax.method.strategies import AtlasConfig, kernel_of
 from r2t2_jax.retrieval.neighbors import NearestNeighbors, Selector
-from r2t2_jax.rivals.base import Asked, reply
+from r2t2_jax.rivals.base import BaselineBatch, baseline_result
 from r2t2_jax.routing import Routing, restrict
 from r2t2_jax.runtime.pytrees import register_pytree_dataclass
 
@@ -31,10 +31,9 @@ from r2t2_jax.runtime.pytrees import register_pytree_dataclass
 class AtlasEnsemble:
     """The candidate with the highest probability, averaged over the atlas's `members` best points.
 
-    The candidates are the members' own greedy answers. Points are ranked as the strategy `atlas` ranks them, by
-    L(r_g) + lambda |r_g - r0|^2, and weighted in the average as it weighs them: with G = 16 an even average over eight
-    would give half of all points an equal say. Each member generates once and scores all candidates once: two
-    evaluations.
+    The candidates are the members' own greedy answers. Points are ranked as in the strategy `atlas`, by L(r_g) +
+    lambda |r_g - r0|^2, and have the same softmax weights in the average: an even average over eight of G = 16 points
+    would include half of them equally. Each member generates once and scores all candidates once: two evaluations.
     """
 
     name: str = field(default="atlas_top8", metadata={"static": True})
@@ -42,42 +41,41 @@ class AtlasEnsemble:
     kernel: Kernel = field(default_factory=Gaussian)
     atlas: AtlasConfig = field(default_factory=lambda: AtlasConfig("neighbors"))
     temperature: float = 0.02
-    trust: float = 0.1  # lambda
+    proximal_weight: float = 0.1  # lambda
     members: int = field(default=8, metadata={"static": True})
 
     def __post_init__(self) -> None:
         if self.members < 1:
             raise R2T2Error(f"an ensemble of {self.members} members; it must be at least 1")
 
-    def answer(self, asked: Asked) -> dict[str, Any]:
+    def answer(self, batch: BaselineBatch) -> dict[str, Any]:
         """As `Baseline.answer`; the weights are the members' mean."""
-        sizes = {"model": asked.port.model, "max_new_tokens": asked.port.max_new_tokens}
-        tokens, weights = answer_together(self, asked.port.params, asked.queries, asked.references, **sizes)
-        assert asked.references.points is not None
-        return reply(asked, self.evaluations(len(asked.references.points)), weights, tokens)
+        sizes = {"model": batch.port.model, "max_new_tokens": batch.port.max_new_tokens}
+        tokens, weights = ensemble_answers(self, batch.port.params, batch.queries, batch.references, **sizes)
+        assert batch.references.points is not None
+        return baseline_result(batch, self.evaluations(len(batch.references.points)), weights, tokens)
 
     def evaluations(self, points: int) -> int:
-        """r-dependent passes a case, the router's own included."""
+        """r-dependent forward passes per sample, including the router's own."""
         return 1 + 2 * min(self.members, points)
 
 
-def atlas_ensemble(preset: Preset) -> AtlasEnsemble:
-    """`atlas_top8` with a preset's numbers."""
-    kernel = kernel_of(preset)
+def atlas_ensemble(neighborhood: NeighborhoodSettings, atlas: AtlasSettings) -> AtlasEnsemble:
+    """`atlas_top8`: the ensemble of the eight best points."""
     return AtlasEnsemble(
-        selector=NearestNeighbors(preset.atlas_k),
-        kernel=kernel,
-        atlas=reading_of(preset),
-        temperature=preset.atlas_temperature,
-        trust=preset.atlas_trust,
+        selector=NearestNeighbors(atlas.k),
+        kernel=kernel_of(neighborhood),
+        atlas=AtlasConfig("neighbors", atlas.loss),
+        temperature=atlas.temperature,
+        proximal_weight=atlas.proximal_weight,
     )
 
 
-Answered = tuple[Int[Array, "B A"], Float[Array, "B L E"]]
+AnswersAndWeights = tuple[Int[Array, "B A"], Float[Array, "B L E"]]
 
 
 @partial(jax.jit, static_argnames=("model", "max_new_tokens"))
-def answer_together(
+def ensemble_answers(
     ensemble: AtlasEnsemble,
     params: Params,
     queries: Query,
@@ -85,11 +83,11 @@ def answer_together(
     *,
     model: RoutedModel,
     max_new_tokens: int,
-) -> Answered:
+) -> AnswersAndWeights:
     """Answer tokens of a batch, and the weighted mean of the members' routings.
 
     Args:
-        ensemble: how many, and how they are chosen.
+        ensemble: the number of members and how they are chosen.
         params: every array of the model.
         queries: every leaf with a leading axis B.
         references: from `ReferenceBank.atlas_references`.
@@ -100,12 +98,12 @@ def answer_together(
     assert points is not None
     members = min(ensemble.members, len(points))
 
-    def sample(one: tuple[Query, Array, Array]) -> tuple[Int[Array, "A"], Float[Array, "L E"]]:
-        query, weights, losses = one
-        pull = squared_distance(points, query.routing[None])
+    def answer_sample(sample: tuple[Query, Array, Array]) -> tuple[Int[Array, "A"], Float[Array, "L E"]]:
+        query, weights, losses = sample
+        distance = squared_distance(points, query.routing[None])
         # Nothing is fused across the barriers, so that a batch of one, whose loop is unrolled, computes the same bits.
         mean = jax.lax.optimization_barrier(neighborhood_losses(weights, losses))
-        costs = mean + ensemble.trust * pull  # [G]
+        costs = mean + ensemble.proximal_weight * distance  # [G]
         best = jax.lax.top_k(-costs, members)[1]
         chosen = restrict(model.spec, points[best], jnp.broadcast_to(query.support, points[best].shape))  # [H, L, E]
         tokens = jax.lax.map(partial(_generate, model, params, query.features, max_new_tokens), chosen)  # [H, A]
@@ -115,10 +113,10 @@ def answer_together(
         )  # [H, C]
         sharpness = jax.lax.optimization_barrier(1 / jnp.asarray(ensemble.temperature, costs.dtype))
         shares = jax.nn.log_softmax(jax.lax.optimization_barrier(-costs[best] * sharpness))  # [H]
-        likeliest = jnp.argmax(jax.nn.logsumexp(logprobs + shares[:, None], axis=0))  # the better-ranked among equals
+        likeliest = jnp.argmax(jax.nn.logsumexp(logprobs + shares[:, None], axis=0))  # the best-ranked of equal ones
         return tokens[likeliest], jnp.tensordot(jnp.exp(shares), chosen, axes=1)
 
-    return jax.lax.map(sample, (queries, references.weights, references.point_losses))
+    return jax.lax.map(answer_sample, (queries, references.weights, references.point_losses))
 
 
 def _generate(

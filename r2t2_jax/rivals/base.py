@@ -1,6 +1,6 @@
-"""What a rival that gives answers rather than a routing is asked, and what it hands back.
+"""Rivals that return answers instead of a routing: their protocol, inputs, and result.
 
-Axis letters: B test samples, K neighbours, L routed layers, E experts, A answer tokens.
+Axis letters: B test samples, K neighbors, L routed layers, E experts, A answer tokens.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from r2t2_jax.retrieval.neighbors import NearestNeighbors, Selector
 
 
 @dataclass(frozen=True)
-class Asked:
+class BaselineBatch:
     """A batch of test samples.
 
     Args:
         port: the model.
-        samples, queries: the questions, as they came and encoded; every leaf of `queries` has a leading axis B.
-        references: what the baseline's selector and kernel found.
-        neighbors: the records of each sample's neighbours in the bank, the nearest first; empty without a selector.
-        keys: one a sample, for what is drawn.
+        samples, queries: the questions, raw and encoded; every leaf of `queries` has a leading axis B.
+        references: the neighborhoods, from the baseline's selector and kernel.
+        neighbors: the bank's records of each sample's neighbors, the nearest first; empty without a selector.
+        keys: one per sample, for random draws.
     """
 
     port: Port
@@ -39,7 +39,7 @@ class Asked:
 
 
 class Baseline(Protocol):
-    """A pytree like a strategy; `selector`, `kernel` and `atlas` mean what they mean there."""
+    """A pytree like a strategy; `selector`, `kernel` and `atlas` have the same meaning."""
 
     @property
     def name(self) -> str: ...
@@ -53,8 +53,8 @@ class Baseline(Protocol):
     @property
     def atlas(self) -> AtlasConfig | None: ...
 
-    def answer(self, asked: Asked) -> dict[str, Any]:
-        """As `reply`.
+    def answer(self, batch: BaselineBatch) -> dict[str, Any]:
+        """The answers, as `baseline_result`.
 
         Raises:
             R2T2Error: the model, its port or the bank does not offer what the baseline needs.
@@ -63,8 +63,8 @@ class Baseline(Protocol):
 
 
 @dataclass(frozen=True)
-class OfNeighbors:
-    """What baselines have in common which read the records of the references answered correctly."""
+class NeighborBaseline:
+    """Base of the baselines that read the records of the references answered correctly."""
 
     selector: Selector = field(default_factory=NearestNeighbors)
     kernel: Kernel = field(default_factory=Gaussian)
@@ -74,28 +74,28 @@ class OfNeighbors:
         return None
 
 
-def reply(
-    asked: Asked,
+def baseline_result(
+    batch: BaselineBatch,
     evaluations: int,
     weights: Float[Array, "B L E"] | None = None,
     tokens: Int[Array, "B A"] | None = None,
     texts: Sequence[str] | None = None,
 ) -> dict[str, Any]:
-    """Answers of a batch in the form in which a strategy's are kept.
+    """Answers of a batch in the form of a strategy's.
 
     Args:
-        asked: the batch.
-        evaluations: r-dependent forward passes a case.
-        weights: the routing weights they were given with; `None` for the router's own.
+        batch: the batch.
+        evaluations: r-dependent forward passes per sample.
+        weights: the routing weights of the answers; `None` for the router's own.
         tokens, texts: the answers, one or the other.
     """
-    own = np.asarray(asked.queries.routing)
-    used = own if weights is None else np.asarray(weights)
-    n = len(own)
+    router = np.asarray(batch.queries.routing)
+    used = router if weights is None else np.asarray(weights)
+    n = len(router)
     answers = {"tokens": tokens} if texts is None else {"texts": np.array(texts, object)}
     return answers | {
         "weights": used,
-        "path": np.stack([own, used], axis=1),  # [B, 2, L, E]
+        "path": np.stack([router, used], axis=1),  # [B, 2, L, E]
         "losses": np.zeros((n, 0), np.float32),
         "used_fallback": np.zeros(n, bool),
         "evaluations": np.full(n, evaluations),

@@ -1,6 +1,6 @@
-"""Covariance matrix adaptation: search by a cloud of points that learns where to spread. No gradient is needed.
+"""CMA-ES: search with an adapted covariance matrix, without gradients.
 
-Axis letters: G generations, C candidates of one, P parents, n coordinates (Z rows times E experts).
+Axis letters: G generations, C candidates per generation, P parents, n coordinates (Z rows times E experts).
 """
 
 from __future__ import annotations
@@ -15,47 +15,60 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from r2t2_jax.errors import R2T2Error
+from r2t2_jax.method.needs import NOTHING
+from r2t2_jax.method.objectives import SelfConfidence
+from r2t2_jax.method.presets import GenerationSettings
 from r2t2_jax.method.search.problem import RoutingProblem, SearchResult, running_argmin
+from r2t2_jax.method.strategies import Strategy
+from r2t2_jax.routing import UpdateSpace
 from r2t2_jax.runtime.pytrees import register_pytree_dataclass
 
 FLOOR = 1e-20  # of an eigenvalue, which rounding may push below zero
+
+
+@dataclass(frozen=True)
+class CmaEsSettings:
+    """Initial step size sigma, in units of a logit, and the number of generations."""
+
+    sigma: float = 1.0
+    generations: int = 10
 
 
 class Rates(NamedTuple):
     """The constants of the algorithm for n coordinates and C candidates (Hansen 2016, arXiv 1604.00772, table 1)."""
 
     weights: Float[np.ndarray, "P"]  # of the parents, the best first
-    mass: float  # mu_eff
-    step_path: float  # c_sigma
+    mu_eff: float  # variance-effective number of parents
+    c_sigma: float  # of the step path
     damping: float  # d_sigma
     shape_path: float  # c_c
-    one: float  # c_1, of the rank-one update
-    many: float  # c_mu, of the rank-mu update
+    c_1: float  # of the rank-one update
+    c_mu: float  # of the rank-mu update
     length: float  # expected length of a standard normal vector
 
 
 def rates(n: int, candidates: int) -> Rates:
-    """Positive weights alone: the better half of the candidates are parents."""
+    """The constants, with positive weights only: the better half of the candidates are parents."""
     parents = candidates // 2
     raw = math.log((candidates + 1) / 2) - np.log(np.arange(1, parents + 1))
     weights = raw / raw.sum()
-    mass = float(1 / np.square(weights).sum())
-    step_path = (mass + 2) / (n + mass + 5)
-    one = 2 / ((n + 1.3) ** 2 + mass)
+    mu_eff = float(1 / np.square(weights).sum())
+    c_sigma = (mu_eff + 2) / (n + mu_eff + 5)
+    c_1 = 2 / ((n + 1.3) ** 2 + mu_eff)
     return Rates(
         weights=weights,
-        mass=mass,
-        step_path=step_path,
-        damping=1 + 2 * max(0.0, math.sqrt((mass - 1) / (n + 1)) - 1) + step_path,
-        shape_path=(4 + mass / n) / (n + 4 + 2 * mass / n),
-        one=one,
-        many=min(1 - one, 2 * (0.25 + mass + 1 / mass - 2) / ((n + 2) ** 2 + mass)),
+        mu_eff=mu_eff,
+        c_sigma=c_sigma,
+        damping=1 + 2 * max(0.0, math.sqrt((mu_eff - 1) / (n + 1)) - 1) + c_sigma,
+        shape_path=(4 + mu_eff / n) / (n + 4 + 2 * mu_eff / n),
+        c_1=c_1,
+        c_mu=min(1 - c_1, 2 * (0.25 + mu_eff + 1 / mu_eff - 2) / ((n + 2) ** 2 + mu_eff)),
         length=math.sqrt(n) * (1 - 1 / (4 * n) + 1 / (21 * n**2)),
     )
 
 
 class CmaState(NamedTuple):
-    """Where the candidates are drawn from."""
+    """The normal distribution of the candidates, and the evolution paths."""
 
     mean: Float[Array, "n"]
     sigma: Float[Array, ""]
@@ -64,33 +77,36 @@ class CmaState(NamedTuple):
     shape_path: Float[Array, "n"]
 
 
-def next_cloud(
-    cloud: CmaState, steps: Float[Array, "C n"], values: Float[Array, "C"], number: Int[Array, ""], constants: Rates
+def next_state(
+    state: CmaState, steps: Float[Array, "C n"], values: Float[Array, "C"], number: Int[Array, ""], constants: Rates
 ) -> CmaState:
-    """The cloud after generation `number` (from 0), whose candidates lay at mean + sigma * steps."""
-    n, parents = cloud.mean.shape[0], len(constants.weights)
+    """The state after generation `number` (from 0), whose candidates lay at mean + sigma * steps."""
+    n, parents = state.mean.shape[0], len(constants.weights)
     order = jnp.argsort(jnp.where(jnp.isnan(values), jnp.inf, values), stable=True)[:parents]
     weights = jnp.asarray(constants.weights, steps.dtype)
     best = steps[order]  # [P, n]
     mean_step = (weights[:, None] * best).sum(axis=0)
 
-    whitened = _power(cloud.covariance, -0.5) @ mean_step
-    keep, add = 1 - constants.step_path, math.sqrt(constants.step_path * (2 - constants.step_path) * constants.mass)
-    step_path = keep * cloud.step_path + add * whitened
+    whitened = _power(state.covariance, -0.5) @ mean_step
+    keep, add = 1 - constants.c_sigma, math.sqrt(constants.c_sigma * (2 - constants.c_sigma) * constants.mu_eff)
+    step_path = keep * state.step_path + add * whitened
     length = jnp.sqrt(jnp.square(step_path).sum())
     grown = jnp.sqrt(1 - keep ** (2 * (number + 1).astype(steps.dtype)))
     moving = length / grown < (1.4 + 2 / (n + 1)) * constants.length  # h_sigma
 
-    keep, add = 1 - constants.shape_path, math.sqrt(constants.shape_path * (2 - constants.shape_path) * constants.mass)
-    shape_path = keep * cloud.shape_path + jnp.where(moving, add, 0.0) * mean_step
+    keep, add = (
+        1 - constants.shape_path,
+        math.sqrt(constants.shape_path * (2 - constants.shape_path) * constants.mu_eff),
+    )
+    shape_path = keep * state.shape_path + jnp.where(moving, add, 0.0) * mean_step
     stalled = jnp.where(moving, 0.0, constants.shape_path * (2 - constants.shape_path))
     covariance = (
-        (1 - constants.one - constants.many + constants.one * stalled) * cloud.covariance
-        + constants.one * jnp.outer(shape_path, shape_path)
-        + constants.many * (best.T * weights[None]) @ best
+        (1 - constants.c_1 - constants.c_mu + constants.c_1 * stalled) * state.covariance
+        + constants.c_1 * jnp.outer(shape_path, shape_path)
+        + constants.c_mu * (best.T * weights[None]) @ best
     )
-    growth = jnp.exp(constants.step_path / constants.damping * (length / constants.length - 1))
-    return CmaState(cloud.mean + cloud.sigma * mean_step, cloud.sigma * growth, covariance, step_path, shape_path)
+    growth = jnp.exp(constants.c_sigma / constants.damping * (length / constants.length - 1))
+    return CmaState(state.mean + state.sigma * mean_step, state.sigma * growth, covariance, step_path, shape_path)
 
 
 def _power(covariance: Float[Array, "n n"], power: float) -> Float[Array, "n n"]:
@@ -103,14 +119,15 @@ def _power(covariance: Float[Array, "n n"], power: float) -> Float[Array, "n n"]
 class CmaEs:
     """The best point that CMA-ES evaluates (Hansen 2016, arXiv 1604.00772), the start among them.
 
-    The rule of thumb gives 4 + floor(3 ln n) candidates a generation. Evo-Merging (Akiba et al. 2024) searches a merged
-    model's weights this way; here the coordinates are the routing's.
+    There are 4 + floor(3 ln n) candidates per generation, the source's default. Evo-Merging (Akiba et al. 2024)
+    searches the weights of a merged model this way; here the coordinates are the routing's.
     """
 
     sigma: float = 1.0
     generations: int = field(default=10, metadata={"static": True})
 
     uses_router = True
+    needs = NOTHING
 
     def __post_init__(self) -> None:
         if self.generations < 1:
@@ -125,16 +142,16 @@ class CmaEs:
         constants = rates(n, candidates)
 
         def generation(
-            cloud: CmaState, step: tuple[Int[Array, ""], Key[Array, ""]]
+            state: CmaState, step: tuple[Int[Array, ""], Key[Array, ""]]
         ) -> tuple[CmaState, tuple[Array, Array]]:
             number, key = step
             drawn = jax.random.normal(key, (candidates, n), start.dtype)
-            steps = drawn @ _power(cloud.covariance, 0.5)  # [C, n]; the root is symmetric
-            points = (cloud.mean[None] + cloud.sigma * steps).reshape(candidates, *start.shape)
+            steps = drawn @ _power(state.covariance, 0.5)  # [C, n]; the root is symmetric
+            points = (state.mean[None] + state.sigma * steps).reshape(candidates, *start.shape)
             points = jax.vmap(problem.retract)(points)  # [C, Z, E]
             values = jax.lax.map(problem.value, points)
             best = running_argmin(values)[-1]
-            return next_cloud(cloud, steps, values, number, constants), (points[best], values[best])
+            return next_state(state, steps, values, number, constants), (points[best], values[best])
 
         first = CmaState(
             start.ravel(),
@@ -148,4 +165,16 @@ class CmaEs:
         points = jnp.concatenate([start[None], points])  # [G + 1, Z, E]
         values = jnp.concatenate([problem.value(start)[None], values])
         best = running_argmin(values)
-        return SearchResult(points[best], values[best], {}, (1 + self.generations * candidates) * problem.forwards)
+        return SearchResult(
+            points[best], values[best], {}, (1 + self.generations * candidates) * problem.forwards_per_eval
+        )
+
+
+def cma_es(generation: GenerationSettings, cma_es: CmaEsSettings, space: UpdateSpace) -> Strategy:
+    """CMA-ES on the confidence of the model in its own answer, in the logit space."""
+    return Strategy(
+        "cma_es",
+        objective=SelfConfidence(generation.max_new_tokens),
+        search=CmaEs(cma_es.sigma, cma_es.generations),
+        space=UpdateSpace("logit", space.tied),
+    )

@@ -1,6 +1,6 @@
-"""A memory of good routings, found by what the gate reads: kNN-MoE.
+"""kNN-MoE: a memory of good routing weights, retrieved by the vector that the gate reads.
 
-Axis letters: N references, n samples, L routed layers, E experts, H size of what the gate reads.
+Axis letters: N references, n samples, L routed layers, E experts, H size of the vector that the gate reads.
 """
 
 from __future__ import annotations
@@ -12,27 +12,70 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Key
 
 from r2t2_jax.bank import ReferenceBank
 from r2t2_jax.contract import Features, Port, Query
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.method.forward import normalized_gate_input
+from r2t2_jax.method.kernels import Linear
+from r2t2_jax.method.needs import Need
+from r2t2_jax.method.presets import DescentSettings, NeighborhoodSettings
 from r2t2_jax.method.rerouting import reroute_batch
-from r2t2_jax.method.strategies import Strategy
+from r2t2_jax.method.search.kernel_regression import mixture
+from r2t2_jax.method.search.problem import RoutingProblem, SearchResult
+from r2t2_jax.method.strategies import Strategy, free_space, oracle
 from r2t2_jax.retrieval import build_index
-from r2t2_jax.retrieval.neighbors import sample_keys
+from r2t2_jax.retrieval.neighbors import NearestNeighbors, sample_keys
 from r2t2_jax.retrieval.protocol import Index
+from r2t2_jax.routing import UpdateSpace
 from r2t2_jax.runtime.batching import Rows, map_batches, progress_bar
+from r2t2_jax.runtime.pytrees import register_pytree_dataclass
+
+
+@register_pytree_dataclass
+@dataclass(frozen=True)
+class KnnMoeInterpolation:
+    """r = r0 + share (r_hat - r0); the share is the mean kernel value of the neighbors, at most 1.
+
+    If no reference is close, the router's weights are used unchanged. kNN-MoE (2026, arXiv 2601.02144): the aggregate
+    similarity of the retrieved samples is the mixing coefficient.
+    """
+
+    uses_router = True
+    needs = frozenset({Need.NEIGHBORS})
+
+    def __call__(self, problem: RoutingProblem, key: Key[Array, ""]) -> SearchResult:
+        references = problem.references
+        assert references is not None
+        assert references.weights is not None
+        return mixture(problem, jnp.clip(references.weights.mean(), 0.0, 1.0), evaluations=0)
+
+
+def knn_moe(neighborhood: NeighborhoodSettings, descent: DescentSettings, space: UpdateSpace) -> Strategy:
+    """A mixture with the remembered weights of the neighbors.
+
+    Similarities are cosines, so that a share of the mixture means the same for every sample.
+    """
+    return Strategy(
+        "knn_moe",
+        NearestNeighbors(neighborhood.k),
+        Linear(),
+        search=KnnMoeInterpolation(),
+        space=free_space(space),
+        retrieval_key="hidden",
+        memory_strategy=oracle(descent, space),
+    )
+
 
 BATCH = 50
 
 
 @dataclass(frozen=True)
 class HiddenStateMemory:
-    """References answered correctly, by what the gate reads of them.
+    """The references answered correctly, indexed by the vectors that the gate reads.
 
-    `routing` is, by the strategy's name, the weights that are remembered of each.
+    `routing` holds the remembered weights of every reference, by the name of the strategy that uses them.
     """
 
     index: Index
@@ -42,15 +85,15 @@ class HiddenStateMemory:
 def open_memory(
     port: Port, correct: ReferenceBank, strategies: Mapping[str, Any], seed: int
 ) -> HiddenStateMemory | None:
-    """What the strategies with a memory read, if there is one among these.
+    """The memory of those strategies that have one; `None` if there is none among these.
 
     Raises:
         R2T2Error: as `hidden_keys`.
     """
     memories = {
-        name: one.memory_strategy
-        for name, one in strategies.items()
-        if isinstance(one, Strategy) and one.memory_strategy is not None
+        name: method.memory_strategy
+        for name, method in strategies.items()
+        if isinstance(method, Strategy) and method.memory_strategy is not None
     }
     if not memories:
         return None
@@ -62,26 +105,28 @@ def open_memory(
 
 
 def hidden_keys(port: Port, features: Features) -> Float[np.ndarray, "n H"]:
-    """What the gate reads of each sample, as unit vectors.
+    """The vector that the gate reads for each sample, as unit vectors.
 
     Raises:
-        R2T2Error: the model does not tell (`gate_input`).
+        R2T2Error: the model has no `gate_input`.
     """
     if not hasattr(port.model, "gate_input"):
-        raise R2T2Error(f"{port.name} does not tell what its gate reads (gate_input): neighbours cannot be found by it")
+        raise R2T2Error(
+            f"{port.name} has no `gate_input`: knn_moe cannot retrieve neighbors by the vector that the gate reads"
+        )
     return normalized_gate_input(port, features)
 
 
 def remembered(port: Port, bank: ReferenceBank, strategy: Strategy, seed: int = 0) -> Float[np.ndarray, "N L E"]:
-    """The weights that a strategy finds for the references, whose labels it may read. Found once, for all questions."""
-    n, live = len(bank), port.model.spec.support_mask()
+    """The weights of a strategy on the references, whose labels it may read; computed once for all questions."""
+    n, support = len(bank), port.model.spec.support_mask()
 
-    def find(rows: Rows) -> Float[Array, "b L E"]:
+    def reroute(rows: Rows) -> Float[Array, "b L E"]:
         features, answers = jax.tree.map(jnp.asarray, bank.samples(rows))
         routing = jnp.asarray(bank.routing[rows])
-        query = Query(features, routing, jnp.broadcast_to(live, routing.shape), answers)
+        query = Query(features, routing, jnp.broadcast_to(support, routing.shape), answers)
         return reroute_batch(strategy, port.model, port.params, query, None, sample_keys(seed, rows)).weights
 
     with progress_bar(n, f"{port.name}: routing of the references") as progress:
-        found, _ = map_batches(find, n, BATCH, progress)
-    return found
+        weights, _ = map_batches(reroute, n, BATCH, progress)
+    return weights

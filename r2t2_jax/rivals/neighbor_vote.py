@@ -1,6 +1,6 @@
-"""The answer of the majority of the neighbours: what retrieval knows without looking at the image.
+"""Neighbor vote: the answer of the kernel-weighted majority of the neighbors, without the model.
 
-Axis letters: B test samples, K neighbours.
+Axis letters: B test samples, K neighbors.
 """
 
 from __future__ import annotations
@@ -14,38 +14,45 @@ import numpy as np
 from jaxtyping import Float
 
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.rivals.base import Asked, OfNeighbors, reply
+from r2t2_jax.method.presets import NeighborhoodSettings
+from r2t2_jax.method.strategies import kernel_of
+from r2t2_jax.retrieval.neighbors import NearestNeighbors
+from r2t2_jax.rivals.base import BaselineBatch, NeighborBaseline, baseline_result
 from r2t2_jax.runtime.pytrees import register_pytree_dataclass
 
 
 @register_pytree_dataclass
 @dataclass(frozen=True)
-class NeighborVote(OfNeighbors):
-    """argmax_y sum_i K(x_i, x) [y_i = y] over the neighbours; of equals, the answer of the nearest.
+class NeighborVote(NeighborBaseline):
+    """argmax_y sum_i K(x_i, x) [y_i = y] over the neighbors; the nearest neighbor's of equal answers.
 
-    Nearest-neighbour classification (Cover & Hart 1967) with the kernel's weights (Dudani 1976). The model is not
-    asked.
+    Nearest-neighbor classification (Cover & Hart 1967) with the kernel's weights (Dudani 1976). The model is not used.
     """
 
     name: str = field(default="neighbor_vote", metadata={"static": True})
 
-    def answer(self, asked: Asked) -> dict[str, Any]:
+    def answer(self, batch: BaselineBatch) -> dict[str, Any]:
         """As `Baseline.answer`."""
-        assert asked.references.weights is not None
-        weights = np.asarray(asked.references.weights)
-        texts = [vote(records, row) for records, row in zip(asked.neighbors, weights, strict=True)]
-        return reply(asked, evaluations=0, texts=texts)
+        assert batch.references.weights is not None
+        weights = np.asarray(batch.references.weights)
+        texts = [vote(records, row) for records, row in zip(batch.neighbors, weights, strict=True)]
+        return baseline_result(batch, evaluations=0, texts=texts)
+
+
+def neighbor_vote(neighborhood: NeighborhoodSettings) -> NeighborVote:
+    """The vote of the k nearest neighbors."""
+    return NeighborVote(selector=NearestNeighbors(neighborhood.k), kernel=kernel_of(neighborhood))
 
 
 def vote(neighbors: Sequence[Mapping[str, Any]], weights: Float[np.ndarray, "K"]) -> str:
-    """The heaviest answer; the nearest neighbour's where nobody has any weight.
+    """The answer of the largest total weight; the nearest neighbor's if no neighbor has any weight.
 
     Raises:
-        R2T2Error: the bank does not keep its answers as text.
+        R2T2Error: the bank does not store its answers as text.
     """
     if not all("answer" in record for record in neighbors):
         raise R2T2Error("neighbor_vote needs the answers of the references as text, and the bank's records have none")
-    heard: dict[str, float] = defaultdict(float)
+    totals: dict[str, float] = defaultdict(float)
     for record, weight in zip(neighbors, weights.tolist(), strict=True):
-        heard[str(record["answer"])] += weight
-    return max(heard, key=lambda text: heard[text])  # the first of equals, and the nearest come first
+        totals[str(record["answer"])] += weight
+    return max(totals, key=lambda text: totals[text])  # the first of equal ones, and the nearest come first

@@ -1,6 +1,6 @@
-"""The neighbourhood loss, kept near the routing of references that were answered correctly.
+"""RoMA: the neighborhood loss, near the routing of references that were answered correctly.
 
-Axis letters: K neighbours, L routed layers, E experts.
+Axis letters: K neighbors, L routed layers, E experts.
 """
 
 from __future__ import annotations
@@ -12,40 +12,74 @@ from jaxtyping import Array, Float
 
 from r2t2_jax.contract import Params, Query, References, RoutedLoss
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.method.objectives import Neighborhood, effective_weights
-from r2t2_jax.routing import Routing
+from r2t2_jax.method.needs import Need
+from r2t2_jax.method.objectives import Loss, Neighborhood, Objective, effective_weights
+from r2t2_jax.method.presets import DescentSettings, NeighborhoodSettings
+from r2t2_jax.method.strategies import Strategy, descent_of, kernel_of
+from r2t2_jax.retrieval.neighbors import NearestNeighbors
+from r2t2_jax.routing import Routing, UpdateSpace
 from r2t2_jax.runtime.pytrees import register_pytree_dataclass
+
+
+@dataclass(frozen=True)
+class ManifoldPullSettings:
+    """Number of neighbors, and lambda of the squared distance to their routing weights."""
+
+    k: int = 3
+    proximal_weight: float = 1.0
 
 
 @register_pytree_dataclass
 @dataclass(frozen=True)
-class RoMALoss:
-    """L(r) + lambda sum_j W_j |r - r_j|^2 with L the neighbourhood loss, W_j = K(x_j, x) / sum_i K(x_i, x).
+class RoMALoss(Objective):
+    """L(r) + lambda sum_j W_j |r - r_j|^2 with L the neighborhood loss, W_j = K(x_j, x) / sum_i K(x_i, x).
 
-    RoMA's regulariser (Li et al. 2025, arXiv 2511.07419). The source trains the routers with it, on the successful
-    neighbours of each training sample; here it pulls one test sample's r. |.|^2 sums over experts and is a mean over
-    layers.
+    RoMA's regularizer (Li et al. 2025, arXiv 2511.07419). The source trains the routers with it, on the successful
+    neighbors of each training sample; here it regularizes one test sample's r. |.|^2 is a sum over experts and a mean
+    over layers.
     """
 
-    pull: float = 1.0  # lambda
+    proximal_weight: float = 1.0  # lambda
 
+    needs = frozenset({Need.NEIGHBORS})
     reads_weights = True
 
     def __post_init__(self) -> None:
-        if isinstance(self.pull, int | float) and self.pull < 0:
-            raise R2T2Error(f"pull {self.pull} towards the neighbours' weights; it must not be negative")
+        if isinstance(self.proximal_weight, int | float) and self.proximal_weight < 0:
+            raise R2T2Error(f"manifold_pull proximal weight {self.proximal_weight}; it must not be negative")
 
-    def __call__(
-        self, model: RoutedLoss, params: Params, query: Query, references: References | None, routing: Routing | None
-    ) -> Float[Array, ""]:
+    def prepare(self, model: RoutedLoss, params: Params, query: Query, references: References | None) -> Loss:
         assert references is not None
         assert references.weights is not None
         assert references.routing is not None
-        weights = effective_weights(model, params, query, routing)
-        apart = jnp.square(weights[None] - references.routing).sum(axis=-1).mean(axis=-1)  # [K]
-        total = references.weights.sum()
-        pull = (references.weights * apart).sum() / jnp.where(total > 0, total, 1.0)
-        return Neighborhood()(model, params, query, references, routing) + self.pull * pull
+        neighborhood = Neighborhood().prepare(model, params, query, references)
+        kernel_weights, neighbor_routing = references.weights, references.routing
+
+        def loss(routing: Routing | None) -> Float[Array, ""]:
+            weights = effective_weights(model, params, query, routing)
+            distance = jnp.square(weights[None] - neighbor_routing).sum(axis=-1).mean(axis=-1)  # [K]
+            total = kernel_weights.sum()
+            proximal = (kernel_weights * distance).sum() / jnp.where(total > 0, total, 1.0)
+            return neighborhood(routing) + self.proximal_weight * proximal
+
+        return loss
 
     def forwards(self, references: References | None) -> int:
         return Neighborhood().forwards(references)
+
+
+def manifold_pull(
+    neighborhood: NeighborhoodSettings,
+    descent: DescentSettings,
+    manifold_pull: ManifoldPullSettings,
+    space: UpdateSpace,
+) -> Strategy:
+    """Descent on the neighborhood loss, near the neighbors' routing weights."""
+    return Strategy(
+        "manifold_pull",
+        NearestNeighbors(manifold_pull.k),
+        kernel_of(neighborhood),
+        RoMALoss(manifold_pull.proximal_weight),
+        descent_of(descent),
+        space,
+    )

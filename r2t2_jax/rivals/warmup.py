@@ -1,7 +1,7 @@
-"""Test-Time Warmup: the model learns from its own captions of the image before it answers a question about it.
+"""Test-Time Warmup: the model is trained on its own captions of the image before it answers a question about it.
 
-Axis letters: B test samples, P prompts, C candidate captions, A caption tokens, V vocabulary, b pairs of a batch,
-L routed layers, E experts.
+Axis letters: B test samples, P prompts, C candidate captions, A caption tokens, V vocabulary, b pairs of a training
+batch, L routed layers, E experts.
 """
 
 from __future__ import annotations
@@ -19,26 +19,24 @@ from jaxtyping import Array, Float, Int, Key
 
 from r2t2_jax.contract import Answer, Features, Inputs, LogprobModel, Params, RoutedModel
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.rivals.base import Asked, reply
+from r2t2_jax.rivals.base import BaselineBatch, baseline_result
 from r2t2_jax.runtime.pytrees import Join, partition, register_pytree_dataclass, select_params
 
-GRAY = 127  # of 255: the image that shows nothing
+GRAY = 127  # of 255: an image without content
 DECAY = 0.01  # of AdamW, as PyTorch has it
 
 
 @register_pytree_dataclass
 @dataclass(frozen=True)
 class Warmup:
-    """Adapt connector and language model to one image, answer, and forget.
+    """Adapt connector and language model to one image, answer, and reset the parameters.
 
     Test-Time Warmup (2025, arXiv 2509.10641; code: nrajanee/test-time-warmup-mllms): ten prompts about the image, ten
-    captions drawn for each at temperature 0.75, of which the one that fits the image best is kept; then AdamW at 1e-6
-    on these pairs, in batches of five, two epochs. Every image starts from the same parameters, which are never written
-    to.
-    Departures: the source's judge of the fit is an image-text model, of which none is at hand; here a caption's fit is
-    how much likelier the image makes it than a gray one does, log p(y|x) - log p(y|gray), by the model itself. Where a
-    port's `captioning` says so, prompts are questions and captions are short answers. The source's order of the pairs
-    is not known; here each epoch has its own.
+    captions drawn for each at temperature 0.75, of which the best match of the image is used; then AdamW at 1e-6 on
+    these pairs, in batches of five, two epochs. Every image starts from the same parameters.
+    Departures: the source rates the match with an image-text model; here it is log p(y|x) - log p(y|gray), the gain in
+    the model's own log-probability of a caption over a gray image. With a port's `captioning`, prompts may be questions
+    and captions short answers. The source's order of the pairs is not known; here each epoch has its own.
     """
 
     learning_rate: float = 1e-6
@@ -50,7 +48,7 @@ class Warmup:
 
     def __post_init__(self) -> None:
         if isinstance(self.learning_rate, int | float) and self.learning_rate < 0:
-            raise R2T2Error(f"learning rate {self.learning_rate} of the warm-up must not be negative")
+            raise R2T2Error(f"learning rate {self.learning_rate} of warmup must not be negative")
 
     @property
     def selector(self) -> None:
@@ -65,38 +63,56 @@ class Warmup:
         return None
 
     def evaluations(self, prompts: int, tokens: int) -> int:
-        """Passes a case: to draw captions token by token, to judge them twice, to learn, and to answer."""
+        """Passes per sample: to draw captions token by token, to rate them twice, to train, and to answer."""
         return prompts * self.candidates * (tokens + 2) + 2 * self.epochs * prompts + 1
 
-    def answer(self, asked: Asked) -> dict[str, Any]:
-        """As `Baseline.answer`."""
-        port, told = asked.port, asked.port.captioning
-        if told is None or not isinstance(port.model, LogprobModel):
-            raise R2T2Error(f"{port.name} does not say what to ask of any image and what to adapt (Port.captioning)")
-        if len(told.prompts) % self.batch:
-            raise R2T2Error(f"{port.name} has {len(told.prompts)} prompts; they must fill batches of {self.batch}")
-        adapted = select_params(port.params, told.adapted)
+    def answer(self, batch: BaselineBatch) -> dict[str, Any]:
+        """The answers, as `Baseline.answer`."""
+        port, captioning = batch.port, batch.port.captioning
+        if captioning is None or not isinstance(port.model, LogprobModel):
+            raise R2T2Error(f"{port.name} has no prompts for images and parameters to adapt (Port.captioning)")
+        if len(captioning.prompts) % self.batch:
+            raise R2T2Error(
+                f"{port.name} has {len(captioning.prompts)} prompts; they must fill batches of {self.batch}"
+            )
+        adapted = select_params(port.params, captioning.adapted)
         if not any(adapted):
-            raise R2T2Error(f"{port.name} has no parameters below {', '.join(told.adapted)}: nothing can be adapted")
+            raise R2T2Error(
+                f"{port.name} has no parameters below {', '.join(captioning.adapted)}: nothing can be adapted"
+            )
 
         prepare = partial(port.processor.prepare, port.params)
-        gray = dataclasses.replace(asked.samples[0], image=np.full_like(asked.samples[0].image, GRAY))
+        gray = dataclasses.replace(batch.samples[0], image=np.full_like(batch.samples[0].image, GRAY))
         prompted = [
-            dataclasses.replace(one, question=prompt) for one in (*asked.samples, gray) for prompt in told.prompts
+            dataclasses.replace(sample, question=prompt)
+            for sample in (*batch.samples, gray)
+            for prompt in captioning.prompts
         ]
         prompts = jax.tree.map(
-            lambda leaf: jnp.asarray(leaf).reshape(-1, len(told.prompts), *leaf.shape[1:]), prepare(prompted)
+            lambda leaf: jnp.asarray(leaf).reshape(-1, len(captioning.prompts), *leaf.shape[1:]), prepare(prompted)
         )  # [B + 1, P, ...]
         tokens, weights = _answer(
             self,
             port.params,
-            (prepare(asked.samples), jax.tree.map(lambda leaf: leaf[:-1], prompts), asked.keys),
+            (prepare(batch.samples), jax.tree.map(lambda leaf: leaf[:-1], prompts), batch.keys),
             jax.tree.map(lambda leaf: leaf[-1], prompts),
             model=port.model,
             adapted=adapted,
             max_new_tokens=port.max_new_tokens,
         )
-        return reply(asked, self.evaluations(len(told.prompts), port.max_new_tokens), weights, tokens)
+        return baseline_result(batch, self.evaluations(len(captioning.prompts), port.max_new_tokens), weights, tokens)
+
+
+@dataclass(frozen=True)
+class WarmupSettings:
+    """Learning rate of the training on captions."""
+
+    learning_rate: float = 1e-6
+
+
+def warmup(warmup: WarmupSettings) -> Warmup:
+    """Training on captions with the source's numbers."""
+    return Warmup(warmup.learning_rate)
 
 
 @partial(jax.jit, static_argnames=("model", "adapted", "max_new_tokens"))
@@ -113,24 +129,24 @@ def _answer(
     start, join = partition(params, adapted)
     blank = jax.lax.map(partial(model.encode, params), gray)  # [P, ...]
 
-    def sample(one: tuple[Inputs, Inputs, Key[Array, ""]]) -> tuple[Int[Array, "A"], Float[Array, "L E"]]:
-        inputs, prompts, key = one
+    def answer_sample(sample: tuple[Inputs, Inputs, Key[Array, ""]]) -> tuple[Int[Array, "A"], Float[Array, "L E"]]:
+        inputs, prompts, key = sample
         drawing, ordering = jax.random.split(key)
-        seen = jax.lax.map(partial(model.encode, params), prompts)  # [P, ...]
+        encoded = jax.lax.map(partial(model.encode, params), prompts)  # [P, ...]
 
         def caption(prompt: tuple[Features, Features, Key[Array, ""]]) -> Answer:
-            features, nothing, key = prompt
+            features, gray_features, key = prompt
             keys = jax.random.split(key, warmup.candidates)
             draw = partial(draw_caption, model, params, features, warmup.temperature, max_new_tokens)
-            return best_fit(model, params, features, nothing, jax.vmap(draw)(keys))
+            return best_fit(model, params, features, gray_features, jax.vmap(draw)(keys))
 
         count = jax.tree.leaves(prompts)[0].shape[0]
-        captions = jax.lax.map(caption, (seen, blank, jax.random.split(drawing, count)))  # [P, ...]
-        learned = join(learn(warmup, model, start, join, prompts, captions, ordering))
-        features = model.encode(learned, inputs)
-        return model.generate(learned, features, None, max_new_tokens), model.route(learned, features)
+        captions = jax.lax.map(caption, (encoded, blank, jax.random.split(drawing, count)))  # [P, ...]
+        trained = join(train(warmup, model, start, join, prompts, captions, ordering))
+        features = model.encode(trained, inputs)
+        return model.generate(trained, features, None, max_new_tokens), model.route(trained, features)
 
-    return jax.lax.map(sample, samples)
+    return jax.lax.map(answer_sample, samples)
 
 
 def draw_caption(
@@ -141,13 +157,13 @@ def draw_caption(
     length: int,
     key: Key[Array, ""],
 ) -> Answer:
-    """Words drawn one after the other from the untouched model, each at this temperature."""
+    """Tokens drawn from the untouched model one after the other, at this temperature."""
 
     def step(tokens: Int[Array, "A"], place: tuple[Int[Array, ""], Key[Array, ""]]) -> tuple[Int[Array, "A"], None]:
         number, key = place
         logprobs, _ = model.token_logprobs(params, features, None, model.as_answer(tokens))  # [A, V]
-        word = jax.random.categorical(key, logprobs[number] / temperature)
-        return tokens.at[number].set(word.astype(tokens.dtype)), None
+        token = jax.random.categorical(key, logprobs[number] / temperature)
+        return tokens.at[number].set(token.astype(tokens.dtype)), None
 
     places = (jnp.arange(length), jax.random.split(key, length))
     tokens, _ = jax.lax.scan(step, jnp.zeros(length, jnp.int32), places)
@@ -155,13 +171,13 @@ def draw_caption(
 
 
 def best_fit(model: RoutedModel, params: Params, features: Features, gray: Features, candidates: Answer) -> Answer:
-    """The candidate which the image makes likelier by most than a gray one does; the first of equals."""
-    with_image, without = (model.answer_logprobs(params, one, None, candidates) for one in (features, gray))  # [C]
+    """The candidate with the largest gain in log-probability over a gray image; the first of equal ones."""
+    with_image, without = (model.answer_logprobs(params, image, None, candidates) for image in (features, gray))  # [C]
     best = jnp.argmax(with_image - without)
     return jax.tree.map(lambda leaf: leaf[best], candidates)
 
 
-def learn(
+def train(
     warmup: Warmup,
     model: RoutedModel,
     start: list[Array],
@@ -178,16 +194,16 @@ def learn(
     def loss(leaves: list[Array], rows: Int[Array, "b"]) -> Float[Array, ""]:
         params = join(leaves)
 
-        def one(prompt: Inputs, caption: Answer) -> Float[Array, ""]:
+        def pair_loss(prompt: Inputs, caption: Answer) -> Float[Array, ""]:
             return model.answer_loss(params, model.encode(params, prompt), None, caption)
 
-        some = jax.tree.map(lambda leaf: leaf[rows], (prompts, captions))
-        return jax.vmap(one)(*some).mean()
+        pairs = jax.tree.map(lambda leaf: leaf[rows], (prompts, captions))
+        return jax.vmap(pair_loss)(*pairs).mean()
 
     def step(carry: tuple[list[Array], Any], rows: Int[Array, "b"]) -> tuple[tuple[list[Array], Any], None]:
         leaves, state = carry
         updates, state = optimizer.update(jax.grad(loss)(leaves, rows), state, leaves)
         return (optax.apply_updates(leaves, updates), state), None
 
-    (learned, _), _ = jax.lax.scan(step, (start, optimizer.init(start)), order.reshape(-1, warmup.batch))
-    return learned
+    (trained, _), _ = jax.lax.scan(step, (start, optimizer.init(start)), order.reshape(-1, warmup.batch))
+    return trained

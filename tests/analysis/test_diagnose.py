@@ -18,7 +18,16 @@ from r2t2_jax.reporting.diagnosis import diagnosis_text
 from tests.toy_port import make_samples, toy
 
 EXPERTS, REFERENCES, SAMPLES = 3, 90, 60
-PRESET = Preset(k=5, steps=15, space="simplex", optimizer="adam", learning_rate=0.3, final_learning_rate=0.1)
+PRESET = Preset.from_mapping(
+    {
+        "neighborhood.k": 5,
+        "descent.steps": 15,
+        "space.kind": "simplex",
+        "descent.optimizer": "adam",
+        "descent.learning_rate": 0.3,
+        "descent.final_learning_rate": 0.1,
+    }
+)
 
 
 def answer_loss(params, features, weights, answer):

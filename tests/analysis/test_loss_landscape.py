@@ -32,7 +32,7 @@ def test_candidates_are_routings_on_every_samples_support() -> None:
 
 def test_losses_are_those_of_the_objective_at_each_point() -> None:
     queries, embeddings = toy_queries(3)
-    references = references_for(strategy("ngd", Preset(k=4)), toy_bank(), embeddings)
+    references = references_for(strategy("ngd", Preset.from_mapping({"neighborhood.k": 4})), toy_bank(), embeddings)
     candidates = candidate_routings(MODEL.spec, queries.support)
     own = losses_at(Oracle(), MODEL, toy_params(), queries, None, candidates)
     near = losses_at(Neighborhood(), MODEL, toy_params(), queries, references, candidates)

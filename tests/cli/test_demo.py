@@ -42,7 +42,13 @@ MEASURES = ["accuracy", "ci95", "gap_recovered", "wrong_to_right", "right_to_wro
 @pytest.fixture
 def toy_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     def load(name: str):
-        preset = {"space": "simplex", "optimizer": "adam", "learning_rate": 0.3, "k": 3, "mode_k": 5}
+        preset = {
+            "space.kind": "simplex",
+            "descent.optimizer": "adam",
+            "descent.learning_rate": 0.3,
+            "neighborhood.k": 3,
+            "mode.k": 5,
+        }
         return dataclasses.replace(toy(), name=name, presets={"pocket": preset})
 
     def load_dataset(name: str, split: str, n: int | None = None, seed: int = 0):
@@ -93,7 +99,7 @@ def test_demo_writes_what_it_prints(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 
 def test_a_quick_demo_skips_what_takes_long() -> None:
-    preset = {"pocket": {"k": 3}}
+    preset = {"pocket": {"neighborhood.k": 3}}
     port = dataclasses.replace(toy(), presets=preset)
     skipped = ["router_mean", "shuffled_references", "kernel_regression_alpha", "ngd_paper", "best_of_n", "oracle"]
     assert list(demo_strategies(port)) == STRATEGIES

@@ -22,7 +22,7 @@ pytest.importorskip("safetensors")
 pytestmark = pytest.mark.slow
 
 SAMPLES = Path(os.environ.get("R2T2_SAMPLES", Path(__file__).parents[2].parent / "shared" / "samples"))
-PRESET = {"settings": {"k": 2, "steps": 2, "mode_k": 2}}
+PRESET = {"settings": {"neighborhood.k": 2, "descent.steps": 2, "mode.k": 2}}
 STRATEGIES = ("base", "router_mean", "kernel_regression", "ngd")
 REAL = ("clevr", "vqav2", "mmbench", "tqa", "docvqa", "easy_vqa")  # whose samples came with enough images
 

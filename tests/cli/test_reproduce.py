@@ -18,7 +18,13 @@ SAMPLES = 12
 @pytest.fixture(autouse=True)
 def toy_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     def load(name: str):
-        preset = {"space": "simplex", "optimizer": "adam", "learning_rate": 0.3, "k": 3, "mode_k": 5}
+        preset = {
+            "space.kind": "simplex",
+            "descent.optimizer": "adam",
+            "descent.learning_rate": 0.3,
+            "neighborhood.k": 3,
+            "mode.k": 5,
+        }
         return dataclasses.replace(toy(), name=name, presets={"pocket": preset})
 
     def load_dataset(name: str, split: str, n: int | None = None, seed: int = 0):

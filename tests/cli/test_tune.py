@@ -10,7 +10,8 @@ from r2t2_jax.bank.build_atlas import AtlasPlan, build_atlas
 from r2t2_jax.cli.main import main
 from r2t2_jax.evaluation import setup as opening
 from r2t2_jax.evaluation.collect_bank import collect_bank
-from r2t2_jax.method.presets import Preset, find_preset
+from r2t2_jax.method.presets import Preset
+from r2t2_jax.methods import find_preset
 from r2t2_jax.metrics import get_metric
 from tests.toy_port import make_samples, toy
 
@@ -38,13 +39,21 @@ def test_it_writes_a_preset_with_its_evidence_and_goes_on_for_nothing(
     assert tune(out) == 0
     printed = capsys.readouterr().out
     assert "2 settings: few enough to measure each on all 40 questions." in printed
-    assert "Chosen: space simplex, optimizer adam, learning rate 0.5, k 2, kernel linear" in " ".join(printed.split())
+    assert (
+        "Chosen: space.kind simplex, descent.optimizer adam, descent.learning_rate 0.5, neighborhood.k 2, "
+        "neighborhood.kernel linear" in " ".join(printed.split())
+    )
     assert max(map(len, printed.splitlines()[:-1])) <= 80
     written = json.loads((out / "preset.json").read_text())
     assert written["name"] == "toy"
     found = find_preset(str(out / "preset.json"))
     assert found == Preset.from_mapping(written["settings"])
-    assert (found.learning_rate, found.k, found.kernel, found.space) == (0.5, 2, "linear", "simplex")
+    assert (found.descent.learning_rate, found.neighborhood.k, found.neighborhood.kernel, found.space.kind) == (
+        0.5,
+        2,
+        "linear",
+        "simplex",
+    )
     evidence = written["evidence"]
     assert (evidence["n"], evidence["data"], evidence["seed"], len(evidence["table"])) == (40, "toy", 0, 2)
     assert "jax" in evidence["versions"]
@@ -66,13 +75,13 @@ def test_the_atlas_is_tuned_over_losses(
     build_atlas(port.model, port.params, bank, tmp_path / "atlas", AtlasPlan(points=4, drawn=2, k=3, batch=40))
     monkeypatch.setattr(opening, "load", lambda _: replace(port, atlas=tmp_path / "atlas"))
     out, losses = tmp_path / "tune", ["--atlas-loss", "bounded", "cross_entropy"]
-    few = ["--strategy", "atlas", "--atlas-k", "3", "--atlas-trust", "0", *losses]
+    few = ["--strategy", "atlas", "--atlas-k", "3", "--atlas-proximal-weight", "0", *losses]
     assert tune(out, *few) == 0
     table = json.loads((out / "preset.json").read_text())["evidence"]["table"]
-    tried = {(row["atlas_loss"], row["atlas_temperature"]) for row in table}
+    tried = {(row["atlas.loss"], row["atlas.temperature"]) for row in table}
     assert len(tried) == 4 + 4
     printed = capsys.readouterr().out
-    assert "atlas loss" in " ".join(printed.split())
+    assert "atlas." in " ".join(printed.split())
     assert main(["tune", "--config", str(out / "run.json"), "--out", str(out)]) == 0  # temperatures are left open there
     assert capsys.readouterr().out == printed
 
@@ -85,7 +94,7 @@ def test_the_atlas_is_tuned_over_losses(
         (["--k", "0"], "k=0 neighbours"),
         (["--k", "500"], "k=500 neighbours asked of a bank of"),
         (["--learning-rate", "-1"], "must not be negative"),
-        (["--strategy", "atlas", "--atlas-k", "3"], "no loss atlas; make one with `r2t2 bank atlas`"),
+        (["--strategy", "atlas", "--atlas-k", "3"], "no loss atlas; build one with `r2t2 bank atlas`"),
     ],
 )
 def test_what_is_refused_leaves_nothing(

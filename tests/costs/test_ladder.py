@@ -18,7 +18,9 @@ from r2t2_jax.methods import strategy
 from r2t2_jax.plugins import load_shapes
 
 SCALE = Scale(neighbors=3, steps=4, points=7, references=50, line_evaluations=6, embedding=10)
-PRESET = Preset(k=3, steps=4, line_evaluations=6, mode_k=3, atlas_k=3)
+PRESET = Preset.from_mapping(
+    {"neighborhood.k": 3, "descent.steps": 4, "line_search.evaluations": 6, "mode.k": 3, "atlas.k": 3}
+)
 MODELS = [
     "pocket",
     pytest.param("moai:tiny", marks=pytest.mark.slow),

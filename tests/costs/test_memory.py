@@ -17,7 +17,7 @@ from r2t2_jax.runtime.memory import tree_bytes
 from tests.toy import MODEL, references_for, toy_bank, toy_params, toy_queries
 from tests.toy_shapes import shapes
 
-NGD = strategy("ngd", Preset(k=3, steps=2))
+NGD = strategy("ngd", Preset.from_mapping({"neighborhood.k": 3, "descent.steps": 2}))
 
 MEMORY = Memory(shapes(None, None, None), NGD)  # remembers what it compiled
 LEAST = MEMORY.footprint(1, 1).total

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from benchmarks.rivals import PAGE, RESULTS, page_table
 from r2t2_jax.methods import BASELINES
-from r2t2_jax.rivals.strategies import RIVALS
+from r2t2_jax.rivals.table import RIVALS
 
 ROOT = Path(__file__).parents[2]
 TEXT = PAGE.read_text(encoding="utf-8")
@@ -17,7 +17,7 @@ def test_every_rival_is_named() -> None:
 
 
 def test_every_file_named_is_there() -> None:
-    files = re.findall(r"`((?:objectives|search|baselines|evaluation)/\w+\.py|neighbors\.py)`", TEXT)
+    files = re.findall(r"`((?:rivals|method)/[\w/]+\.py)`", TEXT)
     assert len(files) > 10
     assert not [name for name in files if not (ROOT / "r2t2_jax" / name).exists()]
 

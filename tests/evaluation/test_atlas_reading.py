@@ -18,8 +18,8 @@ from r2t2_jax.metrics import get_metric
 from tests.toy_port import EXPERTS, SPEC, make_samples, toy
 
 METRIC, PORT = get_metric("exact_match"), toy()
-BOUNDED = Preset(atlas_k=2, atlas_trust=0.0, answer_tokens=2)
-NATS = dataclasses.replace(BOUNDED, atlas_loss="cross_entropy", atlas_temperature=0.2)
+BOUNDED = Preset.from_mapping({"atlas.k": 2, "atlas.proximal_weight": 0.0, "generation.max_new_tokens": 2})
+NATS = BOUNDED.with_settings({"atlas.loss": "cross_entropy", "atlas.temperature": 0.2})
 POINTS = np.repeat(np.eye(3, dtype=np.float32)[:, None], 2, axis=1)  # every expert alone, in both layers
 # Point 0 is certain for half of the references and hopeless for the others, point 1 middling for all, point 2 poor.
 EVEN, ODD = np.array([0, 140, 200], np.uint8), np.array([255, 140, 200], np.uint8)
@@ -60,7 +60,7 @@ def test_half_hopeless_is_better_than_middling_for_the_one_loss_and_worse_for_th
     presets = {"bounded": BOUNDED, "nats": NATS}
     for name, chosen in {"atlas_argmin": (0, 1), "best_fixed": (0, 1), "atlas_top8": (0, 1)}.items():
         make = baseline if name == "atlas_top8" else strategy
-        methods = {kind: make(name, dataclasses.replace(p, atlas_temperature=1e-3)) for kind, p in presets.items()}
+        methods = {kind: make(name, p.with_settings({"atlas.temperature": 1e-3})) for kind, p in presets.items()}
         answered, _ = found(bank, questions, **methods)
         for kind, point in zip(presets, chosen, strict=True):
             np.testing.assert_allclose(answered[kind]["weights"], np.broadcast_to(POINTS[point], (7, 2, 3)), atol=1e-5)
@@ -108,7 +108,7 @@ def test_batch_company_and_order_change_nothing(bank, questions, name):
 
 
 def test_another_loss_is_another_program_and_another_temperature_is_not(bank, questions):
-    warmer = dataclasses.replace(NATS, atlas_temperature=0.7)
+    warmer = NATS.with_settings({"atlas.temperature": 0.7})
     methods = {"bounded": BOUNDED, "nats": NATS, "warmer": warmer}
     methods = {name: strategy("atlas", preset) for name, preset in methods.items()}
     structures = {name: jax.tree.structure(one) for name, one in methods.items()}

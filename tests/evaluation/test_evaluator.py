@@ -11,8 +11,7 @@ from r2t2_jax.evaluation.collect_bank import collect_bank
 from r2t2_jax.evaluation.encode import encode_questions
 from r2t2_jax.evaluation.evaluator import Evaluator, evaluate
 from r2t2_jax.evaluation.records import result_rows
-from r2t2_jax.method.presets import find_preset
-from r2t2_jax.methods import baseline, strategy
+from r2t2_jax.methods import baseline, find_preset, strategy
 from r2t2_jax.metrics import get_metric
 from tests.toy_port import EXPERTS, WORDS, make_samples, toy
 
@@ -138,7 +137,7 @@ def test_a_path_is_answered_point_by_point_as_its_weights_are(port, bank, outcom
     assert [steps[-1] for steps in result.step_predictions] == results["ngd"].predictions
     np.testing.assert_array_equal(result.step_scores[:, -1], results["ngd"].scores)
     assert (result.step_scores[:, 0] != result.step_scores[:, -1]).any()
-    shifted = {"ngd": strategy("ngd", dataclasses.replace(preset, space="shift"))}
+    shifted = {"ngd": strategy("ngd", preset.with_settings({"space.kind": "shift"}))}
     with pytest.raises(R2T2Error, match="ngd moves in the shift space"):
         evaluate_batch(Evaluator.create(port, bank, shifted, METRIC).prepare_batch(questions), at_path=["ngd"])
 
@@ -175,6 +174,6 @@ def test_a_bank_of_another_model_is_refused_with_both_named(port, bank) -> None:
 
 
 def test_more_neighbors_than_references_are_refused(port, bank) -> None:
-    greedy = dataclasses.replace(port, presets={"toy": {"k": len(bank) + 1}})
+    greedy = dataclasses.replace(port, presets={"toy": {"neighborhood.k": len(bank) + 1}})
     with pytest.raises(R2T2Error, match=f"k={len(bank) + 1} neighbours asked of a bank of {len(bank)}"):
         run(greedy, bank, 8)

@@ -11,19 +11,18 @@ from r2t2_jax.errors import R2T2Error
 from r2t2_jax.evaluation.collect_bank import collect_bank
 from r2t2_jax.evaluation.encode import encode_questions
 from r2t2_jax.evaluation.evaluator import Evaluator, evaluate
-from r2t2_jax.method.presets import find_preset
-from r2t2_jax.methods import BASELINES, STRATEGIES, baseline, strategy
+from r2t2_jax.methods import BASELINES, STRATEGIES, baseline, find_preset, strategy
 from r2t2_jax.metrics import get_metric
 from r2t2_jax.rivals.augmentations import encode_augmentations, shuffled, views
 from r2t2_jax.rivals.knn_moe import hidden_keys
-from r2t2_jax.rivals.strategies import RIVALS
+from r2t2_jax.rivals.table import RIVALS
 from r2t2_jax.routing import Routing
 from tests.toy_port import make_samples, toy
 
 METRIC = get_metric("exact_match")
 PORT = toy()
-PRESET = dataclasses.replace(
-    find_preset("toy", PORT.presets), views=3, views_kept=1, cma_generations=1, answer_tokens=2
+PRESET = find_preset("toy", PORT.presets).with_settings(
+    {"augmentation.views": 3, "tpt.selected_views": 1, "cma_es.generations": 1, "generation.max_new_tokens": 2}
 )
 PICTURED = ("memo", "tpt", "deyo")
 
@@ -95,7 +94,7 @@ def test_the_memory_is_the_oracles_and_found_by_what_the_gate_reads(bank, questi
 
 def test_a_model_that_hides_what_its_gate_reads_is_refused(bank, questions):
     bare = dataclasses.make_dataclass("Bare", [], bases=(), frozen=True)()
-    with pytest.raises(R2T2Error, match="toy does not tell what its gate reads"):
+    with pytest.raises(R2T2Error, match="toy has no `gate_input`"):
         hidden_keys(dataclasses.replace(PORT, model=bare), questions.queries.features)
 
 

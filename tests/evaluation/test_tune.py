@@ -33,10 +33,13 @@ from tests.toy_port import make_samples, toy
 METRIC, PORT = get_metric("exact_match"), toy()
 BANK = collect_bank(PORT, make_samples(40, seed=1, told=0.6), METRIC)
 QUESTIONS = encode_questions(PORT, make_samples(60, seed=2, told=0.1))
-BASE = Preset(space="simplex", optimizer="adam", steps=4)
-VARIED = ("learning_rate", "k", "kernel")
+BASE = Preset.from_mapping({"space.kind": "simplex", "descent.optimizer": "adam", "descent.steps": 4})
+VARIED = ("descent.learning_rate", "neighborhood.k", "neighborhood.kernel")
 # A rate that moves nothing, and one that does: the planted best.
-PRESETS = grid_presets(BASE, {"learning_rate": (1e-6, 0.5), "k": (2, 4), "kernel": ("gaussian", "linear")})
+PRESETS = grid_presets(
+    BASE,
+    {"descent.learning_rate": (1e-6, 0.5), "neighborhood.k": (2, 4), "neighborhood.kernel": ("gaussian", "linear")},
+)
 RUNGS = [HalvingRound(8, 0, 30), HalvingRound(3, 30, 60)]
 
 
@@ -61,8 +64,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict:
 
 
 def test_it_finds_the_planted_setting_and_of_equals_the_cheapest(whole: dict) -> None:
-    assert whole["settings"]["learning_rate"] == 0.5
-    assert whole["settings"]["k"] == 2
+    assert whole["settings"]["descent"]["learning_rate"] == 0.5
+    assert whole["settings"]["neighborhood"]["k"] == 2
     assert Preset.from_mapping(whole["settings"]) in PRESETS
     evidence = whole["evidence"]
     assert evidence["accuracy"] > evidence["base"]["accuracy"] + 0.3
@@ -102,7 +105,14 @@ def test_interrupted_anywhere_it_ends_with_the_same(
 
 def test_numbers_share_a_compiled_program() -> None:
     before = rerouting._reroute_samples._cache_size()
-    with_rates = grid_presets(BASE, {"learning_rate": (0.1, 0.2, 0.3), "k": (3,), "kernel": ("matern", "polynomial")})
+    with_rates = grid_presets(
+        BASE,
+        {
+            "descent.learning_rate": (0.1, 0.2, 0.3),
+            "neighborhood.k": (3,),
+            "neighborhood.kernel": ("matern", "polynomial"),
+        },
+    )
     bench = tuning_bench(PORT, BANK, QUESTIONS, with_rates, METRIC)
     for number in range(len(with_rates)):
         bench.answer(str(number), np.arange(50))
@@ -112,13 +122,18 @@ def test_numbers_share_a_compiled_program() -> None:
 def test_each_setting_has_the_neighbours_it_would_find_itself() -> None:
     bench = tuning_bench(PORT, BANK, QUESTIONS, PRESETS, METRIC)
     for number, preset in enumerate(PRESETS):
-        assert bench.neighbors.neighborhoods[str(number)].indices.shape == (60, preset.k)
+        assert bench.neighbors.neighborhoods[str(number)].indices.shape == (60, preset.neighborhood.k)
     few, many = (bench.neighbors.neighborhoods[str(PRESETS.index(p))] for p in (PRESETS[0], PRESETS[2]))
     np.testing.assert_array_equal(few.indices, many.indices[:, :2])
 
 
 def test_an_atlas_is_tuned_on_its_bank_and_asked_for_where_there_is_none(tmp_path: Path) -> None:
-    values = {"kernel": ("gaussian",), "atlas_k": (2, 6), "atlas_temperature": (0.02, 1e6), "atlas_trust": (0.0,)}
+    values = {
+        "neighborhood.kernel": ("gaussian",),
+        "atlas.k": (2, 6),
+        "atlas.temperature": (0.02, 1e6),
+        "atlas.proximal_weight": (0.0,),
+    }
     presets = grid_presets(BASE, values, "atlas")
     assert len(presets) == 4
     with pytest.raises(R2T2Error, match="atlas"):
@@ -132,7 +147,7 @@ def test_an_atlas_is_tuned_on_its_bank_and_asked_for_where_there_is_none(tmp_pat
         tuning = Tuning(run, {PORT.name: bench}, rungs)
         found = tuned_preset("toy", presets, list(values), tuning, tuning.search(), "atlas")
     assert found["strategy"] == "atlas"
-    assert found["settings"]["atlas_temperature"] == 0.02  # so hot that all points weigh the same: the other's lot
+    assert found["settings"]["atlas"]["temperature"] == 0.02  # so hot that all points weigh the same: the other's lot
     chosen = Preset.from_mapping(found["settings"])
     (alone,) = evaluate(PORT, bench.neighbors.index.bank, QUESTIONS, {"atlas": strategy("atlas", chosen)}, METRIC)
     assert found["evidence"]["accuracy"] == pytest.approx(alone.right.mean(), abs=1e-6)

@@ -10,29 +10,34 @@ from r2t2_jax.method.presets import Preset
 
 
 def test_a_grid_has_every_combination_and_keeps_what_does_not_vary() -> None:
-    grid = grid_presets(Preset(steps=7), {"space": ("free", "logit"), "k": (3, 4, 5), "learning_rate": (0.3,)})
+    grid = grid_presets(
+        Preset.from_mapping({"descent.steps": 7}),
+        {"space.kind": ("free", "logit"), "neighborhood.k": (3, 4, 5), "descent.learning_rate": (0.3,)},
+    )
     assert len(grid) == 6
-    assert {(preset.space, preset.k) for preset in grid} == {(s, k) for s in ("free", "logit") for k in (3, 4, 5)}
-    assert all(preset.steps == 7 and preset.final_learning_rate == 0.3 / 30 for preset in grid)
+    assert {(preset.space.kind, preset.neighborhood.k) for preset in grid} == {
+        (s, k) for s in ("free", "logit") for k in (3, 4, 5)
+    }
+    assert all(preset.descent.steps == 7 and preset.descent.final_learning_rate == 0.3 / 30 for preset in grid)
 
 
 def test_temperatures_left_open_suit_the_loss() -> None:
-    open_ = {"atlas_loss": ("bounded", "cross_entropy"), "atlas_temperature": None, "atlas_trust": (0.0,)}
+    open_ = {"atlas.loss": ("bounded", "cross_entropy"), "atlas.temperature": None, "atlas.proximal_weight": (0.0,)}
     grid = grid_presets(Preset(), open_, "atlas")
-    tried = {loss: [p.atlas_temperature for p in grid if p.atlas_loss == loss] for loss in open_["atlas_loss"]}
+    tried = {loss: [p.atlas.temperature for p in grid if p.atlas.loss == loss] for loss in open_["atlas.loss"]}
     assert len(grid) == 8
     assert min(tried["bounded"]) < min(tried["cross_entropy"]) < max(tried["bounded"]) < max(tried["cross_entropy"])
-    given = grid_presets(Preset(), open_ | {"atlas_temperature": (0.3,)}, "atlas")
-    assert [(p.atlas_loss, p.atlas_temperature) for p in given] == [("bounded", 0.3), ("cross_entropy", 0.3)]
+    given = grid_presets(Preset(), open_ | {"atlas.temperature": (0.3,)}, "atlas")
+    assert [(p.atlas.loss, p.atlas.temperature) for p in given] == [("bounded", 0.3), ("cross_entropy", 0.3)]
 
 
 @pytest.mark.parametrize(
     ("values", "cause"),
     [
         ({"spice": (1,)}, "a preset has no setting 'spice'"),
-        ({"k": ()}, "no values of 'k' to try"),
-        ({"k": (0,)}, "k=0 neighbours"),
-        ({"kernel": ("cosine",)}, "unknown kernel 'cosine'"),
+        ({"neighborhood.k": ()}, "no values of 'neighborhood.k' to try"),
+        ({"neighborhood.k": (0,)}, "k=0 neighbours"),
+        ({"neighborhood.kernel": ("cosine",)}, "unknown kernel 'cosine'"),
     ],
 )
 def test_what_cannot_be_tried_is_refused(values: dict, cause: str) -> None:
@@ -55,11 +60,11 @@ def test_what_is_no_budget_is_refused(text: str) -> None:
 
 
 def test_a_budget_leaves_out_anybody_by_the_seed() -> None:
-    grid = grid_presets(Preset(), {"k": tuple(range(1, 31))})
+    grid = grid_presets(Preset(), {"neighborhood.k": tuple(range(1, 31))})
     few = sample_order(grid, Budget(settings=10), seed=1)
     assert len(set(few)) == 10 and set(few) < set(grid)
     assert few == sample_order(grid, Budget(settings=10), seed=1) != sample_order(grid, Budget(settings=10), seed=2)
-    assert sorted(preset.k for preset in sample_order(grid, Budget(), seed=3)) == list(range(1, 31))
+    assert sorted(preset.neighborhood.k for preset in sample_order(grid, Budget(), seed=3)) == list(range(1, 31))
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.method.objectives import Neighborhood
 from r2t2_jax.rivals.roma import RoMALoss
-from r2t2_jax.rivals.self_training import JensenShannon, jensen_shannon
+from r2t2_jax.rivals.t3 import JensenShannon, jensen_shannon
 from r2t2_jax.routing import Routing
 from tests.method.cases import ROUTING, odds, one_case, own_words, value_of
 from tests.toy import A
@@ -43,5 +43,5 @@ def test_the_manifold_pulls_towards_each_neighbour_by_its_weight():
 
 
 def test_a_negative_pull_is_refused():
-    with pytest.raises(R2T2Error, match=r"pull -1\.0"):
+    with pytest.raises(R2T2Error, match=r"proximal weight -1\.0"):
         RoMALoss(-1.0)

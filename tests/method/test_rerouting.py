@@ -31,9 +31,11 @@ from tests.toy import (
 )
 
 PRESETS = {
-    "free sgd": dataclasses.replace(SMALL, steps=4),
-    "simplex adam": dataclasses.replace(SMALL, steps=4, space="simplex", optimizer="adam", learning_rate=0.1),
-    "shift": dataclasses.replace(SMALL, steps=3, space="shift", learning_rate=0.5),
+    "free sgd": SMALL.with_settings({"descent.steps": 4}),
+    "simplex adam": SMALL.with_settings(
+        {"descent.steps": 4, "space.kind": "simplex", "descent.optimizer": "adam", "descent.learning_rate": 0.1}
+    ),
+    "shift": SMALL.with_settings({"descent.steps": 3, "space.kind": "shift", "descent.learning_rate": 0.5}),
 }
 SGD, ADAM, SHIFT = PRESETS.values()
 CASES = {
@@ -134,14 +136,14 @@ def test_kernel_regression_is_the_kernel_mean():
 
 
 def test_descent_lowers_the_loss():
-    preset = dataclasses.replace(SGD, learning_rate=0.05, final_learning_rate=0.05)
+    preset = SGD.with_settings({"descent.learning_rate": 0.05, "descent.final_learning_rate": 0.05})
     losses = run(strategy("ngd", preset)).losses
     assert losses.shape == (5, 4)
     assert (losses[:, -1] < losses[:, 0]).all()
 
 
 def test_a_shift_of_zero_is_the_base_model():
-    still = dataclasses.replace(SHIFT, learning_rate=0.0, final_learning_rate=0.0)
+    still = SHIFT.with_settings({"descent.learning_rate": 0.0, "descent.final_learning_rate": 0.0})
     found, base = run(strategy("ngd", still)), run(strategy("base"))
     assert base.routing is None
     np.testing.assert_array_equal(found.routing.values, 0)
@@ -174,12 +176,12 @@ def test_a_shift_reports_the_weights_in_effect():
 
 @pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
 def test_without_neighbours_the_routers_weights_are_kept(preset):
-    nobody = dataclasses.replace(preset, epsilon=0.0)
+    nobody = preset.with_settings({"neighborhood.epsilon": 0.0})
     found = run(strategy("ngd", nobody))
     queries, _ = toy_queries()
     assert found.used_fallback.all()
     np.testing.assert_array_equal(found.weights, queries.routing)
-    np.testing.assert_array_equal(found.routing.values, 0 if preset.space == "shift" else queries.routing)
+    np.testing.assert_array_equal(found.routing.values, 0 if preset.space.kind == "shift" else queries.routing)
     assert not run(strategy("ngd", preset)).used_fallback.any()
 
 
@@ -251,7 +253,9 @@ def test_numbers_are_traced_and_shapes_compile_once():
     model = ToyModel(RoutingSpec(("p", "q", "r", "s"), L))  # known to no other test
 
     def found(bandwidth, learning_rate, count=5):
-        preset = Preset(steps=3, bandwidth=bandwidth, learning_rate=learning_rate)
+        preset = Preset.from_mapping(
+            {"descent.steps": 3, "neighborhood.bandwidth": bandwidth, "descent.learning_rate": learning_rate}
+        )
         return run(strategy("ngd", preset), model=model, count=count).weights
 
     first = found(0.5, 0.01)
@@ -272,13 +276,13 @@ def loss_only(params, features, weights, answer):
     ("name", "preset", "model", "changes", "cause"),
     [
         ("oracle", SGD, MODEL, {"answer": None}, "reads the test samples' answers"),
-        ("task_routing", SGD, MODEL, {"task_routing": None}, "task weights"),
+        ("task_routing", SGD, MODEL, {"task_routing": None}, "task routing"),
         ("ngd", SHIFT, LossModel(loss_only, MODEL.spec), {}, "needs a model with a gate"),
         ("best_of_n", SGD, LossModel(loss_only, MODEL.spec), {}, "needs a model that generates"),
-        ("tent", SGD, LossModel(loss_only, MODEL.spec), {}, "tells the odds of every word"),
-        ("mode_finding", Preset(mode_k=13), MODEL, {}, "k=13 references of 12"),
-        ("memo", SGD, MODEL, {"views": None}, "changed copies of the image"),
-        ("deyo", SGD, MODEL, {"shuffled": None}, "changed copies of the image"),
+        ("tent", SGD, LossModel(loss_only, MODEL.spec), {}, "token_logprobs"),
+        ("mode_finding", Preset.from_mapping({"mode.k": 13}), MODEL, {}, "k=13 references of 12"),
+        ("memo", SGD, MODEL, {"views": None}, "augmented images"),
+        ("deyo", SGD, MODEL, {"shuffled": None}, "augmented images"),
     ],
 )
 def test_what_is_not_on_offer_is_refused(name, preset, model, changes, cause):
@@ -293,7 +297,7 @@ def test_what_is_not_on_offer_is_refused(name, preset, model, changes, cause):
 
 def test_missing_references_are_refused():
     queries, _ = toy_queries()
-    for name, cause in (("ngd", "needs the neighbours"), ("mode_finding", "needs the bank's routing")):
+    for name, cause in (("ngd", "needs the neighbors"), ("mode_finding", "needs the bank's routing")):
         with pytest.raises(R2T2Error, match=cause):
             reroute_batch(strategy(name), MODEL, toy_params(), queries, None, sample_keys(0, np.arange(5)))
 

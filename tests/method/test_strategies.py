@@ -1,6 +1,5 @@
 """The list of strategies and their presets."""
 
-import dataclasses
 import json
 
 import jax
@@ -9,9 +8,9 @@ import pytest
 
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.method.kernels import Gaussian, Linear, Matern, Polynomial
-from r2t2_jax.method.presets import PAPER, Preset, find_preset
+from r2t2_jax.method.presets import PAPER, Preset
 from r2t2_jax.method.search.gradient_descent import Cosine, Fixed, GradientDescent, StepDecay
-from r2t2_jax.methods import STRATEGIES, strategy
+from r2t2_jax.methods import STRATEGIES, find_preset, strategy
 from r2t2_jax.retrieval.neighbors import EpsilonBall, NearestNeighbors
 from r2t2_jax.routing import UpdateSpace
 from tests.toy import SMALL, run
@@ -58,7 +57,7 @@ def test_every_name_of_the_method_is_there_and_no_other():
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_every_sample_starts_anew_whoever_came_before(name):
     """Another order, other company, and once more: the same bits. `test_rerouting` has other batch sizes."""
-    one = strategy(name, dataclasses.replace(SMALL, steps=4))
+    one = strategy(name, SMALL.with_settings({"descent.steps": 4}))
     first = [np.asarray(leaf) for leaf in jax.tree.leaves(run(one))]
     for rows in ([4, 2, 0, 3, 1], [3, 3, 3, 1, 3], [0, 1, 2, 3, 4]):
         for found, expected in zip(jax.tree.leaves(run(one, rows)), first, strict=True):
@@ -67,7 +66,7 @@ def test_every_sample_starts_anew_whoever_came_before(name):
 
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_only_what_is_drawn_depends_on_the_seed(name):
-    one = strategy(name, dataclasses.replace(SMALL, steps=4))
+    one = strategy(name, SMALL.with_settings({"descent.steps": 4}))
     first, other = run(one).weights, run(one, seed=1).weights
     assert (np.asarray(first) != np.asarray(other)).any() == (name in ("best_of_n", "cma_es"))
 
@@ -95,7 +94,13 @@ def test_the_nulls_differ_from_ngd_in_their_neighbours_alone():
 
 
 def test_a_preset_is_data():
-    settings = {"space": "simplex", "optimizer": "adam", "learning_rate": 0.3, "epsilon": 0.8, "schedule": "fixed"}
+    settings = {
+        "space.kind": "simplex",
+        "descent.optimizer": "adam",
+        "descent.learning_rate": 0.3,
+        "neighborhood.epsilon": 0.8,
+        "descent.schedule": "fixed",
+    }
     preset = find_preset("pocket", {"pocket": json.loads(json.dumps(settings))})
     assert Preset.from_mapping(json.loads(json.dumps(preset.to_mapping()))) == preset
     ngd = strategy("ngd", preset)
@@ -108,23 +113,31 @@ def test_a_preset_is_data():
 @pytest.mark.parametrize(
     ("settings", "part", "expected"),
     [
-        ({"kernel": "matern", "nu": 2.5, "bandwidth": 0.4}, "kernel", Matern(2.5, 0.4)),
-        ({"kernel": "polynomial", "degree": 3, "offset": 0.0}, "kernel", Polynomial(3, 0.0)),
-        ({"kernel": "linear"}, "kernel", Linear()),
         (
-            {"schedule": "step", "decay_factor": 0.5, "decay_every": 2},
+            {"neighborhood.kernel": "matern", "neighborhood.nu": 2.5, "neighborhood.bandwidth": 0.4},
+            "kernel",
+            Matern(2.5, 0.4),
+        ),
+        (
+            {"neighborhood.kernel": "polynomial", "neighborhood.degree": 3, "neighborhood.offset": 0.0},
+            "kernel",
+            Polynomial(3, 0.0),
+        ),
+        ({"neighborhood.kernel": "linear"}, "kernel", Linear()),
+        (
+            {"descent.schedule": "step", "descent.decay_factor": 0.5, "descent.decay_every": 2},
             "search",
             GradientDescent(StepDecay(1e-2, 0.5, 2)),
         ),
-        ({"tied": True}, "space", UpdateSpace("free", True)),
+        ({"space.tied": True}, "space", UpdateSpace("free", True)),
     ],
 )
 def test_every_setting_reaches_its_part(settings, part, expected):
-    assert getattr(strategy("ngd", Preset(**settings)), part) == expected
+    assert getattr(strategy("ngd", Preset.from_mapping(settings)), part) == expected
 
 
 def test_bandwidths_of_question_space_and_routing_space_are_apart():
-    preset = Preset(bandwidth=0.3, mode_bandwidth=0.1, mode_k=7)
+    preset = Preset.from_mapping({"neighborhood.bandwidth": 0.3, "mode.bandwidth": 0.1, "mode.k": 7})
     search = strategy("mode_finding", preset).search
     assert (search.kernel, search.k) == (Gaussian(0.1), 7)
     assert strategy("kernel_regression", preset).kernel == Gaussian(0.3)
@@ -135,17 +148,23 @@ def test_bandwidths_of_question_space_and_routing_space_are_apart():
     [
         (lambda: strategy("telepathy"), "unknown strategy 'telepathy'; choose one of base, router_mean"),
         (lambda: find_preset("pocket"), "unknown preset 'pocket'; choose one of paper"),
-        (lambda: Preset.from_mapping({"stepz": 3}), r"unknown settings \['stepz'\]"),
-        (lambda: strategy("ngd", Preset(kernel="cosine")), "unknown kernel 'cosine'"),
-        (lambda: strategy("ngd", Preset(schedule="linear")), "unknown schedule 'linear'"),
-        (lambda: strategy("ngd", Preset(space="sphere")), "unknown update space 'sphere'"),
-        (lambda: strategy("ngd", Preset(optimizer="lion")), "unknown optimizer 'lion'"),
-        (lambda: strategy("ngd", Preset(bandwidth=-1.0)), r"bandwidth -1\.0"),
-        (lambda: strategy("ngd", Preset(k=0)), "k=0"),
-        (lambda: strategy("ngd", Preset(epsilon=-0.5)), r"epsilon -0\.5"),
-        (lambda: strategy("best_of_n", Preset(candidates=0)), "0 candidates"),
-        (lambda: strategy("atlas", Preset(atlas_loss="hinge")), "unknown atlas loss 'hinge'; choose bounded or"),
-        (lambda: strategy("atlas_taylor", Preset(atlas_loss="cross_entropy")), "slopes of the bounded loss"),
+        (lambda: Preset.from_mapping({"descent.stepz": 3}), r"unknown settings \['descent.stepz'\]"),
+        (lambda: strategy("ngd", Preset.from_mapping({"neighborhood.kernel": "cosine"})), "unknown kernel 'cosine'"),
+        (lambda: strategy("ngd", Preset.from_mapping({"descent.schedule": "linear"})), "unknown schedule 'linear'"),
+        (lambda: strategy("ngd", Preset.from_mapping({"space.kind": "sphere"})), "unknown update space 'sphere'"),
+        (lambda: strategy("ngd", Preset.from_mapping({"descent.optimizer": "lion"})), "unknown optimizer 'lion'"),
+        (lambda: strategy("ngd", Preset.from_mapping({"neighborhood.bandwidth": -1.0})), r"bandwidth -1\.0"),
+        (lambda: strategy("ngd", Preset.from_mapping({"neighborhood.k": 0})), "k=0"),
+        (lambda: strategy("ngd", Preset.from_mapping({"neighborhood.epsilon": -0.5})), r"epsilon -0\.5"),
+        (lambda: strategy("best_of_n", Preset.from_mapping({"best_of_n.candidates": 0})), "0 candidates"),
+        (
+            lambda: strategy("atlas", Preset.from_mapping({"atlas.loss": "hinge"})),
+            "unknown atlas loss 'hinge'; choose bounded or",
+        ),
+        (
+            lambda: strategy("atlas_taylor", Preset.from_mapping({"atlas.loss": "cross_entropy"})),
+            "set atlas.loss to bounded",
+        ),
     ],
 )
 def test_bad_settings_are_refused(make, cause):

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.rivals.entropy import DeYOEntropy, MarginalEntropy
+from r2t2_jax.rivals.deyo import DeYOEntropy
+from r2t2_jax.rivals.memo import MarginalEntropy
 from tests.method.cases import ROUTING, mean_entropy, odds, one_case, own_words, value_of
 from tests.toy import A
 
@@ -56,7 +57,7 @@ def test_deyo_weighs_by_entropy_and_by_what_disorder_takes_away(number):
 
 
 def test_numbers_of_views_out_of_range_are_refused():
-    with pytest.raises(R2T2Error, match="4 views kept of 3"):
+    with pytest.raises(R2T2Error, match="4 views selected of 3"):
         MarginalEntropy(A, 3, 4)
-    with pytest.raises(R2T2Error, match="0 views kept of 0"):
+    with pytest.raises(R2T2Error, match="0 views selected of 0"):
         MarginalEntropy(A, 0)

@@ -20,7 +20,15 @@ from r2t2_jax.routing import Routing
 from tests.toy_port import SPEC, ToyModel, make_samples, toy
 
 METRIC = get_metric("exact_match")
-PRESET = Preset(k=3, space="simplex", optimizer="adam", learning_rate=0.3, steps=4)
+PRESET = Preset.from_mapping(
+    {
+        "neighborhood.k": 3,
+        "space.kind": "simplex",
+        "descent.optimizer": "adam",
+        "descent.learning_rate": 0.3,
+        "descent.steps": 4,
+    }
+)
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ from r2t2_jax.method.presets import PAPER, Preset
 from r2t2_jax.reproduction.plan import found_embedder, plan_rows
 from r2t2_jax.reproduction.spec import choose_tables, tables
 
-OWN = Preset(space="simplex", optimizer="adam", learning_rate=0.3)
+OWN = Preset.from_mapping({"space.kind": "simplex", "descent.optimizer": "adam", "descent.learning_rate": 0.3})
 TWO = {"own": OWN, "paper": PAPER}
 
 

@@ -7,7 +7,7 @@ from r2t2_jax.methods import BASELINES, STRATEGIES
 from r2t2_jax.reproduction.kinds import KINDS
 from r2t2_jax.reproduction.paper import average, paper_numbers, paper_rows
 from r2t2_jax.reproduction.spec import choose_tables, table_of, tables
-from r2t2_jax.rivals.strategies import RIVALS
+from r2t2_jax.rivals.table import RIVALS
 
 TABLES = [f"table{number}" for number in range(2, 14)]
 FIGURES = (1, 2, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14)
@@ -63,10 +63,17 @@ def test_every_rival_has_a_row() -> None:
 
 
 def test_a_grid_is_every_combination() -> None:
-    table = table_of("t", {**PLAIN, "grid": {"k": [3, 5], "kernel": ["linear"]}, "common": {"steps": 2}})
+    table = table_of(
+        "t",
+        {
+            **PLAIN,
+            "grid": {"neighborhood.k": [3, 5], "neighborhood.kernel": ["linear"]},
+            "common": {"descent.steps": 2},
+        },
+    )
     assert {trial.name: trial.preset for trial in table.trials} == {
-        "3, linear": {"k": 3, "kernel": "linear", "steps": 2},
-        "5, linear": {"k": 5, "kernel": "linear", "steps": 2},
+        "3, linear": {"neighborhood.k": 3, "neighborhood.kernel": "linear", "descent.steps": 2},
+        "5, linear": {"neighborhood.k": 5, "neighborhood.kernel": "linear", "descent.steps": 2},
     }
 
 
@@ -77,7 +84,7 @@ def test_a_grid_is_every_combination() -> None:
         ({**PLAIN, "rows": {"a": {"strength": 1}}}, "row 'a' has unknown fields"),
         ({**PLAIN, "rows": {"a": {"given": {"shares": 1}}}}, "in its given"),
         ({**PLAIN, "rows": {"a": {"given": {"share": 0}}}}, "row 'a': a share of 0"),
-        ({**PLAIN, "rows": {"a": {"preset": {"kay": 3}}}}, "unknown settings"),
+        ({**PLAIN, "rows": {"a": {"preset": {"kay": 3}}}}, "settings in no block: 'kay'"),
         ({**PLAIN, "paper": "table11_kernel", "rows": {"a": {"paper": "cubic"}}}, "has no row 'cubic'"),
         ({**PLAIN, "paper": "table99", "rows": {"a": {"paper": "cubic"}}}, "no table 'table99'"),
     ],

@@ -7,7 +7,7 @@ import pytest
 
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.method.search.random_search import RandomSearch
-from r2t2_jax.rivals.cma_es import CmaEs, CmaState, next_cloud, rates
+from r2t2_jax.rivals.cma_es import CmaEs, CmaState, next_state, rates
 from r2t2_jax.routing import UpdateSpace
 from tests.method.search.problems import OWN, find, problem
 
@@ -22,10 +22,10 @@ def test_constants_are_those_of_the_tutorial():
     """Ten coordinates and ten candidates, worked out by hand from its table 1."""
     found = rates(10, 10)
     np.testing.assert_allclose(found.weights, [0.45627265, 0.27075308, 0.16223111, 0.08523355, 0.02550961], rtol=1e-6)
-    np.testing.assert_allclose(found.mass, 3.16729984, rtol=1e-6)
-    np.testing.assert_allclose(found.step_path, 5.16729984 / 18.16729984, rtol=1e-6)
-    np.testing.assert_allclose(found.damping, 1 + found.step_path, rtol=1e-6)
-    np.testing.assert_allclose(found.one, 2 / (11.3**2 + 3.16729984), rtol=1e-6)
+    np.testing.assert_allclose(found.mu_eff, 3.16729984, rtol=1e-6)
+    np.testing.assert_allclose(found.c_sigma, 5.16729984 / 18.16729984, rtol=1e-6)
+    np.testing.assert_allclose(found.damping, 1 + found.c_sigma, rtol=1e-6)
+    np.testing.assert_allclose(found.c_1, 2 / (11.3**2 + 3.16729984), rtol=1e-6)
     np.testing.assert_allclose(found.length, 3.0847, atol=2e-4)  # sqrt(10) (1 - 1/40 + 1/2100)
 
 
@@ -35,14 +35,14 @@ def one_generation(mean, sigma, C, ps, pc, y, values, g, n):
     order = sorted(range(len(y)), key=lambda i: values[i])[: len(c.weights)]
     yw = sum(w * y[i] for w, i in zip(c.weights, order, strict=True))
     d, B = np.linalg.eigh(C)
-    ps = (1 - c.step_path) * ps + np.sqrt(c.step_path * (2 - c.step_path) * c.mass) * (B @ np.diag(d**-0.5) @ B.T @ yw)
-    h = np.linalg.norm(ps) / np.sqrt(1 - (1 - c.step_path) ** (2 * (g + 1))) < (1.4 + 2 / (n + 1)) * c.length
-    pc = (1 - c.shape_path) * pc + h * np.sqrt(c.shape_path * (2 - c.shape_path) * c.mass) * yw
+    ps = (1 - c.c_sigma) * ps + np.sqrt(c.c_sigma * (2 - c.c_sigma) * c.mu_eff) * (B @ np.diag(d**-0.5) @ B.T @ yw)
+    h = np.linalg.norm(ps) / np.sqrt(1 - (1 - c.c_sigma) ** (2 * (g + 1))) < (1.4 + 2 / (n + 1)) * c.length
+    pc = (1 - c.shape_path) * pc + h * np.sqrt(c.shape_path * (2 - c.shape_path) * c.mu_eff) * yw
     delta = (1 - h) * c.shape_path * (2 - c.shape_path)
     rank_mu = sum(w * np.outer(y[i], y[i]) for w, i in zip(c.weights, order, strict=True))
-    C = (1 + c.one * delta - c.one - c.many) * C + c.one * np.outer(pc, pc) + c.many * rank_mu
+    C = (1 + c.c_1 * delta - c.c_1 - c.c_mu) * C + c.c_1 * np.outer(pc, pc) + c.c_mu * rank_mu
     mean = mean + sigma * yw
-    sigma = sigma * np.exp(c.step_path / c.damping * (np.linalg.norm(ps) / c.length - 1))
+    sigma = sigma * np.exp(c.c_sigma / c.damping * (np.linalg.norm(ps) / c.length - 1))
     return mean, sigma, C, ps, pc
 
 
@@ -54,7 +54,7 @@ def test_a_generation_is_the_tutorials(scale):
     y, values = rng.normal(size=(9, n)), rng.normal(size=9)
     with jax.enable_x64(True):
         cloud = CmaState(*(jnp.asarray(part) for part in (state[0], state[1], state[2], state[3], state[4])))
-        found = next_cloud(cloud, jnp.asarray(y), jnp.asarray(values), jnp.asarray(3), rates(n, 9))
+        found = next_state(cloud, jnp.asarray(y), jnp.asarray(values), jnp.asarray(3), rates(n, 9))
         for part, expected in zip(found, one_generation(*state, y, values, 3, n), strict=True):
             np.testing.assert_allclose(part, expected, rtol=1e-9)
 

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.method.objectives import entropy
-from r2t2_jax.rivals.entropy import Entropy, ReliableEntropy, divergence
-from r2t2_jax.rivals.self_training import SelfCrossEntropy
+from r2t2_jax.rivals.eata import ReliableEntropy, divergence
+from r2t2_jax.rivals.entropy import entropy
+from r2t2_jax.rivals.rewiring import SelfCrossEntropy
+from r2t2_jax.rivals.tent import Entropy
 from r2t2_jax.routing import Routing
 from tests.method.cases import ROUTING, mean_entropy, odds, one_case, own_words, value_of
 from tests.toy import A
@@ -66,5 +67,5 @@ def test_only_the_query_is_read():
 
 
 def test_a_negative_pull_is_refused():
-    with pytest.raises(R2T2Error, match=r"pull -1\.0"):
-        ReliableEntropy(A, pull=-1.0)
+    with pytest.raises(R2T2Error, match=r"proximal weight -1\.0"):
+        ReliableEntropy(A, proximal_weight=-1.0)

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.rivals.interpolation import KnnMoeInterpolation, T3Interpolation
+from r2t2_jax.rivals.knn_moe import KnnMoeInterpolation
+from r2t2_jax.rivals.t3 import T3Interpolation
 from tests.method.search.problems import OWN, find, neighborhood, problem
 
 ROUTING = np.array([[[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]], [[0.0, 0.0, 1.0], [0.2, 0.2, 0.6]]])

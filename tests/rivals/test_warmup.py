@@ -13,7 +13,7 @@ from r2t2_jax.evaluation.collect_bank import collect_bank
 from r2t2_jax.evaluation.encode import encode_questions
 from r2t2_jax.evaluation.evaluator import Evaluator
 from r2t2_jax.metrics import get_metric
-from r2t2_jax.rivals.warmup import Warmup, best_fit, draw_caption, learn
+from r2t2_jax.rivals.warmup import Warmup, best_fit, draw_caption, train
 from r2t2_jax.runtime.pytrees import partition, select_params
 from tests.toy import MODEL, A, toy_params, toy_queries
 from tests.toy_port import make_samples, toy
@@ -65,7 +65,7 @@ def test_learning_is_adamw_written_out():
     captions = {"tokens": jnp.asarray(rng.integers(1, 11, (4, A))), "mask": jnp.ones((4, A))}
     warmup = Warmup(0.02, batch=2, epochs=2)
     key = jax.random.key(3)
-    found = jax.jit(lambda start: learn(warmup, MODEL, start, join, prompts, captions, key))(start)
+    found = jax.jit(lambda start: train(warmup, MODEL, start, join, prompts, captions, key))(start)
 
     @jax.jit
     @jax.grad
@@ -124,7 +124,7 @@ def test_without_learning_it_is_the_untouched_model(evaluation):
 @pytest.mark.parametrize(
     ("change", "cause"),
     [
-        ({"captioning": None}, "does not say what to ask of any image"),
+        ({"captioning": None}, "has no prompts for images"),
         ({"adapted": ("nowhere",)}, "no parameters below nowhere"),
         ({"prompts": ("What is left?",)}, "1 prompts; they must fill batches of 3"),
     ],
@@ -140,5 +140,5 @@ def test_what_a_port_does_not_say_is_refused(evaluation, change, cause):
 
 
 def test_a_negative_learning_rate_is_refused():
-    with pytest.raises(R2T2Error, match=r"learning rate -1\.0 of the warm-up"):
+    with pytest.raises(R2T2Error, match=r"learning rate -1\.0 of warmup"):
         Warmup(-1.0)

@@ -1,6 +1,6 @@
-"""Searches that read the loss atlas: no model pass, all of routing space at once.
+"""Searches that read the loss atlas, without a model pass.
 
-Axis letters: K neighbours, G atlas points, L routed layers, E experts, Z rows of coordinates.
+Axis letters: K neighbors, G atlas points, L routed layers, E experts, Z rows of coordinates.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from r2t2_jax.errors import R2T2Error
+from r2t2_jax.method.needs import Need
 from r2t2_jax.method.search.atlas_points import interpolate, neighborhood_losses, squared_distance
 from r2t2_jax.method.search.kernel_regression import weighted_mean
 from r2t2_jax.method.search.problem import RoutingProblem, SearchResult
@@ -21,7 +22,7 @@ Table = tuple[Float[Array, "G L E"], Float[Array, "G"]]
 
 
 def atlas_losses_for(problem: RoutingProblem) -> Table:
-    """The atlas's points, on the sample's support, and the neighbourhood's loss at each."""
+    """The atlas's points on the sample's support, and the neighborhood's loss at each."""
     references = problem.references
     assert references is not None
     assert references.points is not None
@@ -35,31 +36,32 @@ def atlas_losses_for(problem: RoutingProblem) -> Table:
 @register_pytree_dataclass
 @dataclass(frozen=True)
 class AtlasSoftmin:
-    """r = sum_g softmax(-(L(r_g) + lambda |r_g - r0|^2) / T) r_g: a soft minimum with a pull towards the router.
+    """r = sum_g softmax(-(L(r_g) + lambda |r_g - r0|^2) / T) r_g: a soft minimum near the router's weights.
 
-    With `hard`, the point of lowest L(r_g) + lambda |r_g - r0|^2 itself; the lower number among equals. With
-    `min_gain`, r0 is kept where the loss promised at r, compared with the one at r0 by the same table, falls by less;
-    `bandwidth` smooths that comparison. |.|^2 sums over experts and averages over layers.
+    With `hard`, the result is the point of lowest L(r_g) + lambda |r_g - r0|^2, the first of equal ones. With
+    `min_gain`, r0 is kept if the predicted loss at r is not lower than that at r0 by at least so much; both are
+    interpolated between the points with `bandwidth`. |.|^2 is a sum over experts and a mean over layers.
     """
 
     temperature: float = 0.02
-    trust: float = 0.1  # lambda
+    proximal_weight: float = 0.1  # lambda
     bandwidth: float = 0.2
     min_gain: float | None = None
     hard: bool = field(default=False, metadata={"static": True})
 
     uses_router = True
+    needs = frozenset({Need.ATLAS})
 
     def __post_init__(self) -> None:
         if isinstance(self.temperature, int | float) and not self.temperature > 0:
             raise R2T2Error(f"atlas temperature {self.temperature}; it must be positive")
-        if isinstance(self.trust, int | float) and self.trust < 0:
-            raise R2T2Error(f"atlas trust {self.trust}; it must not be negative")
+        if isinstance(self.proximal_weight, int | float) and self.proximal_weight < 0:
+            raise R2T2Error(f"atlas proximal weight {self.proximal_weight}; it must not be negative")
 
     def __call__(self, problem: RoutingProblem, key: Key[Array, ""]) -> SearchResult:
         points, losses = atlas_losses_for(problem)
-        own = problem.routing(problem.start()).values
-        costs = losses + self.trust * squared_distance(points, own[None])  # [G]
+        router = problem.routing(problem.start()).values
+        costs = losses + self.proximal_weight * squared_distance(points, router[None])  # [G]
         if self.hard:
             shares = jax.nn.one_hot(jnp.argmin(costs), costs.shape[0], dtype=costs.dtype)
         else:
@@ -69,11 +71,11 @@ class AtlasSoftmin:
         weights = weighted_mean(shares, points)
         info = {"point": jnp.argmax(shares)}
         if self.min_gain is not None:
-            gain = interpolate(losses, points, own, self.bandwidth) - interpolate(
+            gain = interpolate(losses, points, router, self.bandwidth) - interpolate(
                 losses, points, weights, self.bandwidth
             )
             info["kept_router"] = gain < self.min_gain
-            weights = jnp.where(info["kept_router"], own, weights)
+            weights = jnp.where(info["kept_router"], router, weights)
         path = jnp.stack([problem.start(), problem.coordinates(weights)])  # [2, Z, E]
         return SearchResult(path, jnp.zeros(0), info, evaluations=0)
 
@@ -81,9 +83,10 @@ class AtlasSoftmin:
 @register_pytree_dataclass
 @dataclass(frozen=True)
 class AtlasArgmin:
-    """The point of lowest loss, whatever the router says; the lower number among equals."""
+    """The point of lowest loss, the first of equal ones; the router's weights are not used."""
 
     uses_router = False
+    needs = frozenset({Need.ATLAS})
 
     def __call__(self, problem: RoutingProblem, key: Key[Array, ""]) -> SearchResult:
         points, losses = atlas_losses_for(problem)
@@ -94,19 +97,20 @@ class AtlasArgmin:
 @register_pytree_dataclass
 @dataclass(frozen=True)
 class AtlasTaylor:
-    """The minimiser of the neighbours' losses, each to first order at its own routing, plus lambda |r - r0|^2.
+    """The minimum of the neighbors' losses, each to first order at its own routing, plus lambda |r - r0|^2.
 
-    L(r) = sum_i w_i (l_i(r_i) + g_i . (r - r_i)) has its minimum with the pull at r0 - sum_i w_i g_i / (2 lambda),
-    brought back into the update space.
+    L(r) = sum_i w_i (l_i(r_i) + g_i . (r - r_i)) plus the proximal term has its minimum at
+    r0 - sum_i w_i g_i / (2 lambda), which is brought back into the update space.
     """
 
-    trust: float = 0.5  # lambda
+    proximal_weight: float = 0.5  # lambda
 
     uses_router = True
+    needs = frozenset({Need.ATLAS})
 
     def __post_init__(self) -> None:
-        if isinstance(self.trust, int | float) and not self.trust > 0:
-            raise R2T2Error(f"Taylor trust {self.trust}; it must be positive, a slope alone has no minimum")
+        if isinstance(self.proximal_weight, int | float) and not self.proximal_weight > 0:
+            raise R2T2Error(f"atlas_taylor proximal weight {self.proximal_weight}; it must be positive")
 
     def __call__(self, problem: RoutingProblem, key: Key[Array, ""]) -> SearchResult:
         references = problem.references
@@ -115,7 +119,7 @@ class AtlasTaylor:
         assert references.weights is not None
         slope = weighted_mean(references.weights, references.slopes)  # [L, E]
         start = problem.start()  # [Z, E]
-        # The pull is a mean over layers, and a tied row moves all of them.
+        # The proximal term is a mean over layers, and a tied row moves all of them.
         slope = slope.sum(axis=0, keepdims=True) if problem.space.tied else slope * slope.shape[0]
-        path = jnp.stack([start, problem.retract(start - slope / (2 * self.trust))])
+        path = jnp.stack([start, problem.retract(start - slope / (2 * self.proximal_weight))])
         return SearchResult(path, jnp.zeros(0), {}, evaluations=0)

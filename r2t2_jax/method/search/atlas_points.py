@@ -1,14 +1,14 @@
-"""Routing points and what is known of the loss at them: the loss atlas.
+"""The routing points of the loss atlas, and losses at them.
 
-r is a handful of numbers and the references never change. So each reference's answer loss is tabulated once at G fixed
-routing points; at test time the neighbourhood's loss at those points is a weighted sum of table rows, and no model pass
-is needed to look at all of routing space.
+Routing weights are few numbers and the references never change, so each reference's answer loss is tabulated once at G
+fixed routing points. At test time the neighborhood's loss at these points is a weighted sum of table rows, without a
+model pass.
 
 Losses in the table are bounded, 1 - exp(-l) with l the mean cross-entropy of the answer's tokens: one minus the
-geometric mean of their probabilities. A reference that nothing helps then weighs no more than one that is merely wrong.
-Whoever wants it otherwise reads l itself off the table (`cross_entropy`), row by row, before any mean is taken.
+geometric mean of their probabilities. A reference that no routing helps then has the same weight as one that is wrong.
+`cross_entropy` reads l from the table instead, row by row, before any mean.
 
-Axis letters: N references, n of them, K neighbours, P candidate points, G chosen points, L routed layers, E experts.
+Axis letters: N references, n of them, K neighbors, P candidate points, G chosen points, L routed layers, E experts.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def cross_entropy(bounded: Float[np.ndarray, "*n"]) -> Float[np.ndarray, "*n"]:
 
 
 _STEPS = np.arange(LEVELS + 1, dtype=np.float32)
-DEQUANTIZE: dict[AtlasLoss, Float[np.ndarray, "256"]] = {  # what a stored byte stands for
+DEQUANTIZE: dict[AtlasLoss, Float[np.ndarray, "256"]] = {  # the loss of each stored byte
     "bounded": _STEPS / LEVELS,
     "cross_entropy": cross_entropy(np.minimum(_STEPS, LEVELS - 0.5) / np.float64(LEVELS)).astype(np.float32),
 }
@@ -45,16 +45,17 @@ DEQUANTIZE: dict[AtlasLoss, Float[np.ndarray, "256"]] = {  # what a stored byte 
 def candidate_points(spec: RoutingSpec, drawn: int = 106, seed: int = 0) -> Float[np.ndarray, "P L E"]:
     """Points that cover routing space, the same weights in every layer: structured ones first, then drawn ones.
 
-    Structured are, for each group of experts, its vertices, its centre and the middles of its edges, in every
-    combination of the groups. Drawn are points of a scrambled Sobol sequence on the product of the groups' simplices,
-    uniform on each (the gaps between sorted uniform numbers). All are brought onto the spec's support.
+    The structured points are the vertices, the center, and the midpoints of the edges of each group of experts, in
+    every combination of the groups. The drawn ones are points of a scrambled Sobol sequence on the product of the
+    groups' simplices, uniform on each (the gaps between sorted uniform numbers). All are brought onto the spec's
+    support.
 
     Args:
         spec: names and structure of the routing weights.
         drawn: how many points of the Sobol sequence.
         seed: scrambles it.
     """
-    from scipy.stats import qmc  # slow to import, and needed offline alone
+    from scipy.stats import qmc  # slow to import, and needed only offline
 
     parts = [list(_structured(len(group))) for group in spec.groups]
     rows = [_join(spec, combination) for combination in itertools.product(*parts)]
@@ -73,7 +74,7 @@ def _structured(size: int) -> Iterator[np.ndarray]:
     yield from corners
     if size > 1:
         yield np.full(size, 1 / size)
-    if size > 2:  # of two experts, the middle of the edge is the centre
+    if size > 2:  # of two experts, the midpoint of the edge is the center
         yield from ((corners[a] + corners[b]) / 2 for a, b in itertools.combinations(range(size), 2))
 
 
@@ -96,25 +97,26 @@ def bounded(loss: Float[Array, "*n"]) -> Float[Array, "*n"]:
 def choose_points(
     own: Float[np.ndarray, "n P"], neighborhood: Float[np.ndarray, "n P"], count: int
 ) -> Int[np.ndarray, "G"]:
-    """Greedy choice of points by how well references fare, each left out, with the best point their neighbours see.
+    """Greedy choice of points by the leave-one-out loss of the references.
 
-    A reference goes to the chosen point of lowest neighbourhood loss and pays its own loss there. Points are added one
-    by one, each time the one with the lowest mean payment over the references; the lower number among equals.
+    A reference takes the chosen point of lowest neighborhood loss and incurs its own loss there. Each step adds the
+    point with the lowest mean incurred loss over the references, the first of equal ones.
 
     Args:
         own: each reference's own loss at the candidates.
-        neighborhood: the kernel-weighted loss of its neighbours there, itself not among them.
+        neighborhood: the kernel-weighted loss of its neighbors there, itself excluded.
         count: how many to choose; all of them where there are no more candidates.
     """
     n, candidates = own.shape
-    seen, paid = np.full(n, np.inf), np.zeros(n)
+    lowest, incurred = np.full(n, np.inf), np.zeros(n)
     left, chosen = list(range(candidates)), list[int]()
     while left and len(chosen) < count:
-        better = neighborhood[:, left] < seen[:, None]  # [n, candidates left]
-        payment = np.where(better, own[:, left], paid[:, None]).mean(axis=0)
-        best = int(payment.argmin())
+        better = neighborhood[:, left] < lowest[:, None]  # [n, candidates left]
+        mean_loss = np.where(better, own[:, left], incurred[:, None]).mean(axis=0)
+        best = int(mean_loss.argmin())
         point, moved = left.pop(best), better[:, best]
-        seen, paid = np.where(moved, neighborhood[:, point], seen), np.where(moved, own[:, point], paid)
+        lowest = np.where(moved, neighborhood[:, point], lowest)
+        incurred = np.where(moved, own[:, point], incurred)
         chosen.append(point)
     return np.array(chosen)
 

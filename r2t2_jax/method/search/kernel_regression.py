@@ -1,6 +1,6 @@
-"""Kernel regression: the weighted mean of the neighbours' own routing.
+"""Kernel regression, and fixed routing weights.
 
-Axis letters: K neighbours, L routed layers, E experts.
+Axis letters: K neighbors, L routed layers, E experts, Z rows of coordinates.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Literal
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from r2t2_jax.method.needs import NOTHING, Need
 from r2t2_jax.method.search.problem import RoutingProblem, SearchResult
 from r2t2_jax.routing import uniform
 from r2t2_jax.runtime.pytrees import register_pytree_dataclass
@@ -37,28 +38,42 @@ class KernelRegression:
     """r <- r_hat, brought onto the sample's support."""
 
     uses_router = True
+    needs = frozenset({Need.NEIGHBORS})
 
     def __call__(self, problem: RoutingProblem, key: Key[Array, ""]) -> SearchResult:
         path = jnp.stack([problem.start(), problem.coordinates(kernel_mean(problem))])  # [2, Z, E]
         return SearchResult(path, jnp.zeros(0), {}, evaluations=0)
 
 
+def mixture(problem: RoutingProblem, share: Float[Array, ""], evaluations: int) -> SearchResult:
+    """R = r0 + share (r_hat - r0), in coordinates."""
+    start, mean = problem.start(), problem.coordinates(kernel_mean(problem))
+    path = jnp.stack([start, start + share * (mean - start)])  # [2, Z, E]
+    return SearchResult(path, jnp.zeros(0), {"share": share}, evaluations)
+
+
 @register_pytree_dataclass
 @dataclass(frozen=True)
 class FixedRouting:
-    """Weights known beforehand.
+    """Fixed routing weights.
 
-    - `router`: the router's own mean weights in every place. Where gates are per token this is itself a change.
-    - `uniform`: equal weight on every live expert of each group.
-    - `task`: the weights somebody set by hand for this question (`Query.task_routing`).
-    - `tuned`: the weights of a gate fine-tuned on the references (`Query.finetuned_routing`).
+    - `router`: the router's own mean weights at every place. If gates are per token, this is itself a change.
+    - `uniform`: equal weight on every supported expert of each group.
+    - `task`: the weights that a person chose for this question (`Query.task_routing`).
+    - `finetuned`: the weights of a gate fine-tuned on the references (`Query.finetuned_routing`).
     """
 
-    which: Literal["router", "uniform", "task", "tuned"] = field(metadata={"static": True})
+    which: Literal["router", "uniform", "task", "finetuned"] = field(metadata={"static": True})
 
     @property
     def uses_router(self) -> bool:
-        return self.which in ("router", "tuned")
+        return self.which in ("router", "finetuned")
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """The field of the query that is read."""
+        fields = {"task": Need.TASK_ROUTING, "finetuned": Need.FINETUNED_ROUTING}
+        return frozenset({fields[self.which]}) if self.which in fields else NOTHING
 
     def __call__(self, problem: RoutingProblem, key: Key[Array, ""]) -> SearchResult:
         query = problem.query

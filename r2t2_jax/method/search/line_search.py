@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from r2t2_jax.errors import R2T2Error
+from r2t2_jax.method.needs import Need
 from r2t2_jax.method.search.kernel_regression import kernel_mean
 from r2t2_jax.method.search.problem import RoutingProblem, SearchResult, running_argmin
 from r2t2_jax.runtime.pytrees import register_pytree_dataclass
@@ -24,17 +25,19 @@ GOLDEN = (5**0.5 - 1) / 2  # each new point shrinks the bracket by this factor
 @register_pytree_dataclass
 @dataclass(frozen=True)
 class LineSearch:
-    """alpha in [0, 1] that minimises L(alpha r0 + (1 - alpha) r_hat) (R2-T2, equations 5 and 6).
+    """alpha in [0, 1] that minimizes L(alpha r0 + (1 - alpha) r_hat) (R2-T2, equations 5 and 6).
 
     The paper says binary search. Bisection needs the sign of the derivative, a value and gradient at every point; the
-    golden section (Kiefer 1953) compares values alone: half the price a point, and no backward pass in memory. Both
-    find a minimum only of a loss with one valley, so both ends are evaluated too and the best *evaluated* point wins.
-    Ties go to the router (alpha = 1).
+    golden
+    section (Kiefer 1953) compares values only: half the cost per point, and no backward pass in memory. Both find a
+    minimum only of a unimodal loss, so both ends are evaluated too and the best *evaluated* point is the result. Ties
+    go to the router (alpha = 1).
     """
 
     evaluations: int = field(default=10, metadata={"static": True})
 
     uses_router = True
+    needs = frozenset({Need.NEIGHBORS})
 
     def __post_init__(self) -> None:
         if self.evaluations < 4:
@@ -73,4 +76,6 @@ class LineSearch:
         alphas, values = jnp.concatenate([first, alphas]), jnp.concatenate([first_values, values])  # [Q]
         best = running_argmin(values)
         path = jax.vmap(between)(alphas[best])  # [Q, Z, E]
-        return SearchResult(path, values[best], {"alpha": alphas[best[-1]]}, self.evaluations * problem.forwards)
+        return SearchResult(
+            path, values[best], {"alpha": alphas[best[-1]]}, self.evaluations * problem.forwards_per_eval
+        )

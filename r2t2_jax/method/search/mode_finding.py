@@ -1,6 +1,6 @@
-"""Mode finding: climb to where reference routings are densest.
+"""Mode finding: move to where the references' routing weights are densest.
 
-Axis letters: K neighbours in routing space, N bank size, L routed layers, E experts, Z rows of coordinates.
+Axis letters: K neighbors in routing space, N bank size, L routed layers, E experts, Z rows of coordinates.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.method.kernels import Gaussian, Kernel
+from r2t2_jax.method.needs import Need
 from r2t2_jax.method.search.kernel_regression import weighted_mean
 from r2t2_jax.method.search.problem import RoutingProblem, SearchResult
 from r2t2_jax.runtime.pytrees import register_pytree_dataclass
@@ -34,9 +35,9 @@ def routing_neighborhood(
 class ModeFinding:
     """Repeat r <- alpha r + (1 - alpha) r_bar until it stops moving (R2-T2, equations 7 and 8).
 
-    r_bar is the kernel mean of the k reference routings nearest to r. It has stopped when no weight moves by more than
-    `tolerance` in one iteration; `info` tells the `iterations` taken and whether it `converged` before the cap. The
-    path holds the two ends alone, since its length differs between samples.
+    r_bar is the kernel mean of the k reference routings nearest to r. It has converged when no weight moves by more
+    than `tolerance` in one iteration; `info` has the `iterations` taken and whether it `converged` before the cap. The
+    path holds only the two ends, since its length differs between samples.
     """
 
     kernel: Kernel = field(default_factory=Gaussian)
@@ -46,6 +47,7 @@ class ModeFinding:
     max_iterations: int = 100
 
     uses_router = True
+    needs = frozenset({Need.BANK_ROUTING})
 
     def __post_init__(self) -> None:
         if self.k < 1:
@@ -57,13 +59,17 @@ class ModeFinding:
         assert problem.references is not None
         assert problem.references.bank_routing is not None
         bank_routing = problem.references.bank_routing
+        if self.k > len(bank_routing):
+            raise R2T2Error(
+                f"mode_finding looks at k={self.k} references of {len(bank_routing)}; lower mode.k or collect more"
+            )
 
         def shifted(point: Float[Array, "Z E"]) -> tuple[Float[Array, "Z E"], Bool[Array, ""]]:
             own = problem.routing(point).values  # [L, E]
             weights, routing = routing_neighborhood(own, bank_routing, self.kernel, self.k)
-            alone = weights.sum() == 0
-            mean = problem.coordinates(jnp.where(alone, own, weighted_mean(weights, routing)))
-            return self.alpha * point + (1 - self.alpha) * mean, alone
+            isolated = weights.sum() == 0
+            mean = problem.coordinates(jnp.where(isolated, own, weighted_mean(weights, routing)))
+            return self.alpha * point + (1 - self.alpha) * mean, isolated
 
         def moving(state: tuple[Float[Array, "Z E"], Float[Array, ""], Int[Array, ""]]) -> Bool[Array, ""]:
             _, moved, iterations = state
@@ -77,8 +83,8 @@ class ModeFinding:
             return new, jnp.abs(new - point).max(), iterations + 1
 
         start = problem.start()
-        _, alone = shifted(start)
+        _, isolated = shifted(start)
         far = jnp.asarray(jnp.inf, start.dtype)
         end, moved, iterations = jax.lax.while_loop(moving, iterate, (start, far, jnp.asarray(0)))
         info = {"iterations": iterations, "converged": moved <= self.tolerance}
-        return SearchResult(jnp.stack([start, end]), jnp.zeros(0), info, evaluations=0, used_fallback=alone)
+        return SearchResult(jnp.stack([start, end]), jnp.zeros(0), info, evaluations=0, used_fallback=isolated)

@@ -1,4 +1,4 @@
-"""What a search is given, and what it hands back.
+"""The problem of a search, and its result.
 
 Axis letters: L routed layers, E experts, Z = L or 1 (tied) rows of coordinates, P points of a path, Q losses.
 """
@@ -13,11 +13,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from r2t2_jax.contract import Query, References
+from r2t2_jax.method.needs import Need
 from r2t2_jax.routing import Routing, RoutingSpec, UpdateSpace
 
 
 class NoObjective:
-    """Stands where a strategy has no objective."""
+    """The loss of a strategy without an objective: calling it is an error."""
 
     def __call__(self, routing: Routing) -> Float[Array, ""]:
         raise TypeError("this search needs a loss and its strategy has no objective")
@@ -25,9 +26,9 @@ class NoObjective:
 
 @dataclass(frozen=True)
 class RoutingProblem:
-    """One test sample: the loss to lower over r, and the space in which r may move.
+    """One test sample: the loss to minimize over r, and the space in which r may move.
 
-    `forwards` is what one value of the loss costs, in evaluations.
+    `forwards_per_eval` is the number of r-dependent forward passes of one value of the loss.
     """
 
     spec: RoutingSpec
@@ -35,7 +36,7 @@ class RoutingProblem:
     query: Query
     references: References | None
     loss: Callable[[Routing], Float[Array, ""]] = field(default_factory=NoObjective)
-    forwards: int = 0
+    forwards_per_eval: int = 0
 
     def start(self) -> Float[Array, "Z E"]:
         """Coordinates of the router's own weights."""
@@ -57,11 +58,11 @@ class RoutingProblem:
 
 
 class SearchResult(NamedTuple):
-    """What a search found, in coordinates; `rerouting` turns it into `Rerouted`.
+    """The result of a search, in coordinates; `rerouting` turns it into `Rerouted`.
 
-    `path[0]` is where it started, `path[-1]` is what it settled on, `losses[s]` is the loss at `path[s]` as far as the
-    search computed it. `evaluations` counts the search alone, without the router's own pass and the final answer.
-    `used_fallback` tells that the search had nothing to go by and stayed where it started.
+    `path[0]` is the start, `path[-1]` the result, `losses[s]` the loss at `path[s]` as far as the search computed it.
+    `evaluations` counts the search only, without the router's own pass and the final answer. `used_fallback` is true if
+    the search had no reference of any weight and stayed at its start.
     """
 
     path: Float[Array, "P Z E"]
@@ -72,19 +73,23 @@ class SearchResult(NamedTuple):
 
 
 def running_argmin(values: Float[Array, "Q"]) -> Int[Array, "Q"]:
-    """For each s, which of the points 0 .. s has the lowest value; the first among equals, NaN never."""
+    """For each s, the index of the lowest of the values 0 .. s: the first of equal ones, never a NaN."""
     count = values.shape[0]
-    seen = jnp.tri(count, dtype=bool)  # [Q, Q], row s sees the points up to s
-    return jnp.argmin(jnp.where(seen & ~jnp.isnan(values)[None], values[None], jnp.inf), axis=1)
+    prefix = jnp.tri(count, dtype=bool)  # [Q, Q], row s covers the points up to s
+    return jnp.argmin(jnp.where(prefix & ~jnp.isnan(values)[None], values[None], jnp.inf), axis=1)
 
 
 class Search(Protocol):
-    """How the routing weights of one test sample move, called as `search(problem, key)`.
+    """An algorithm that moves the routing weights of one test sample, called as `search(problem, key)`.
 
-    `uses_router` is true if it starts from the router's own weights, and so needs the router's pass.
+    `uses_router` is true if it starts from the router's own weights and therefore takes the router's pass. `needs` is
+    what it reads of the references and the query.
     """
 
     @property
     def uses_router(self) -> bool: ...
+
+    @property
+    def needs(self) -> frozenset[Need]: ...
 
     def __call__(self, problem: RoutingProblem, key: Key[Array, ""]) -> SearchResult: ...

@@ -1,4 +1,4 @@
-"""Random search: evaluate many routings, keep the best.
+"""Random search: the best of many random routings.
 
 Axis letters: Q evaluated points, L routed layers, E experts, Z rows of coordinates.
 """
@@ -12,17 +12,18 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from r2t2_jax.errors import R2T2Error
+from r2t2_jax.method.needs import NOTHING
 from r2t2_jax.method.search.problem import RoutingProblem, SearchResult, running_argmin
 from r2t2_jax.routing import group_softmax
 from r2t2_jax.runtime.pytrees import register_pytree_dataclass
 
 
 def random_routing(problem: RoutingProblem, key: Key[Array, ""]) -> Float[Array, "L E"]:
-    """Weights drawn uniformly from the simplex of each group's live experts; one row for all layers if tied."""
+    """Weights drawn uniformly from the simplex of each group's supported experts; one row for all layers if tied."""
     support = problem.query.support
     rows = 1 if problem.space.tied else support.shape[0]
     dtype = problem.query.routing.dtype
-    logits = jnp.log(jax.random.exponential(key, (rows, support.shape[1]), dtype))  # normalised: Dirichlet(1, ..., 1)
+    logits = jnp.log(jax.random.exponential(key, (rows, support.shape[1]), dtype))  # normalized: Dirichlet(1, ..., 1)
     return group_softmax(problem.spec, jnp.broadcast_to(logits, support.shape), support)
 
 
@@ -34,6 +35,7 @@ class RandomSearch:
     candidates: int = field(default=10, metadata={"static": True})
 
     uses_router = True
+    needs = NOTHING
 
     def __post_init__(self) -> None:
         if self.candidates < 1:
@@ -45,4 +47,4 @@ class RandomSearch:
         points = jnp.concatenate([problem.start()[None], drawn])  # [Q, Z, E]
         values = jax.lax.map(problem.value, points)  # [Q]
         best = running_argmin(values)
-        return SearchResult(points[best], values[best], {}, self.candidates * problem.forwards)
+        return SearchResult(points[best], values[best], {}, self.candidates * problem.forwards_per_eval)

@@ -16,7 +16,7 @@ OWN = jnp.array([[0.2, 0.3, 0.5], [0.6, 0.3, 0.1]])
 def problem(loss=None, space=None, references=None, own=OWN, support=None) -> RoutingProblem:
     live = jnp.ones(own.shape, bool) if support is None else support
     space = UpdateSpace() if space is None else space
-    given = {} if loss is None else {"loss": loss, "forwards": 1}
+    given = {} if loss is None else {"loss": loss, "forwards_per_eval": 1}
     return RoutingProblem(SPEC, space, Query(None, own, live), references, **given)
 
 

@@ -26,18 +26,20 @@ from tests.ports.moai.goldens import stacked
 from tests.ports.moai.tiny import answer_of, draw_inputs, tiny
 
 CONFIG = dataclasses.replace(MoAIConfig.tiny(), layers=4, vision_layers=1, compressor_depth=1, remat="none")
-PRESET = Preset(
-    k=2,
-    steps=2,
-    mode_k=2,
-    mode_iterations=3,
-    line_evaluations=4,
-    candidates=2,
-    answer_tokens=2,
-    rewiring_steps=2,
-    cma_generations=1,
-    views=2,
-    views_kept=1,
+PRESET = Preset.from_mapping(
+    {
+        "neighborhood.k": 2,
+        "descent.steps": 2,
+        "mode.k": 2,
+        "mode.max_iterations": 3,
+        "line_search.evaluations": 4,
+        "best_of_n.candidates": 2,
+        "generation.max_new_tokens": 2,
+        "rewiring.steps": 2,
+        "cma_es.generations": 1,
+        "augmentation.views": 2,
+        "tpt.selected_views": 1,
+    }
 )
 BATCH, BANK = 2, 4
 
@@ -81,7 +83,7 @@ def problem():
 
 def run(name, vmap_size=1, **settings):
     model, params, queries, references = problem()
-    chosen = strategy(name, dataclasses.replace(PRESET, **settings))
+    chosen = strategy(name, PRESET.with_settings(settings))
     keys = sample_keys(0, np.arange(BATCH))
     return reroute_batch(chosen, model, params, queries, references, keys, vmap_size=vmap_size)
 

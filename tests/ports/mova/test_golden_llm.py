@@ -263,7 +263,16 @@ def test_the_first_step_of_descent_is_the_recorded_gradient_times_the_step_size(
     inputs = jax.tree.map(lambda leaf: leaf[0], replayed.inputs("answer", ids[None, :begin], everything))
     answer = MovaAnswer(ids[begin:], np.ones(len(ids) - begin, bool))
     rate = 0.5
-    preset = Preset(k=1, space="free", optimizer="sgd", schedule="fixed", learning_rate=rate, steps=1)
+    preset = Preset.from_mapping(
+        {
+            "neighborhood.k": 1,
+            "space.kind": "free",
+            "descent.optimizer": "sgd",
+            "descent.schedule": "fixed",
+            "descent.learning_rate": rate,
+            "descent.steps": 1,
+        }
+    )
 
     @jax.jit
     def descend(params, inputs, answer, r):

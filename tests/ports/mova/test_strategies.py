@@ -15,7 +15,16 @@ from r2t2_jax.retrieval.neighbors import sample_keys
 from r2t2_jax.routing import uniform
 from tests.ports.mova.tiny import COARSE, CONFIG, drawn_answers, drawn_inputs, tiny
 
-PRESET = Preset(k=2, steps=2, mode_k=2, line_evaluations=4, candidates=2, answer_tokens=3)
+PRESET = Preset.from_mapping(
+    {
+        "neighborhood.k": 2,
+        "descent.steps": 2,
+        "mode.k": 2,
+        "line_search.evaluations": 4,
+        "best_of_n.candidates": 2,
+        "generation.max_new_tokens": 3,
+    }
+)
 QUICK = ("kernel_regression", "mode_finding", "ngd")
 # What else a strategy reads (an atlas, a fine-tuned gate) is made from banks; those have tests of their own.
 OFFERED = ("base", "router_mean", "uniform", "task_routing", "kernel_regression_alpha", "best_of_n", "oracle", *QUICK)

@@ -59,7 +59,10 @@ def problem(abstract):
 @pytest.mark.parametrize("space", ["free", "simplex", "logit", "shift"])
 def test_descent_holds_no_weight_gradient(abstract, space):
     model, params = abstract[:2]
-    ngd = strategy("ngd", Preset(k=SIZES["neighbors"], space=space, optimizer="adam"))
+    ngd = strategy(
+        "ngd",
+        Preset.from_mapping({"neighborhood.k": SIZES["neighbors"], "space.kind": space, "descent.optimizer": "adam"}),
+    )
     traced = jax.make_jaxpr(lambda p, *args: reroute_sample(ngd, model, p, *args))(params, *problem(abstract))
     assert weight_gradients(traced, params) == []
 
@@ -76,7 +79,7 @@ def test_a_weight_gradient_would_be_seen(abstract):
 @pytest.mark.parametrize("name", ["ngd", "kernel_regression_alpha", "mode_finding", "best_of_n", "oracle"])
 def test_rerouting(abstract, name):
     model, params = abstract[:2]
-    chosen = strategy(name, Preset(k=SIZES["neighbors"], steps=2))
+    chosen = strategy(name, Preset.from_mapping({"neighborhood.k": SIZES["neighbors"], "descent.steps": 2}))
     program = jax.jit(lambda p, *args: reroute_sample(chosen, model, p, *args).weights)
     assert jax.export.export(program, platforms=PLATFORMS)(params, *problem(abstract)).platforms == PLATFORMS
 

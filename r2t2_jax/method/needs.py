@@ -1,0 +1,105 @@
+"""What a strategy needs of a model, the queries, and the references, and one function that checks it."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+from r2t2_jax.contract import Query, References, RoutedLoss
+from r2t2_jax.errors import R2T2Error
+
+
+class Need(enum.Enum):
+    """One thing that an objective or a search reads besides the loss of a model."""
+
+    GATE = "gate"
+    TOKEN_LOGPROBS = "token_logprobs"
+    GENERATE = "generate"
+    VIEWS = "views"
+    SHUFFLED = "shuffled"
+    ANSWERS = "answers"
+    TASK_ROUTING = "task_routing"
+    FINETUNED_ROUTING = "finetuned_routing"
+    ATLAS = "atlas"
+    NEIGHBORS = "neighbors"
+    BANK_ROUTING = "bank_routing"
+
+
+NOTHING: frozenset[Need] = frozenset()
+REFERENCE_NEEDS = frozenset({Need.NEIGHBORS, Need.ATLAS, Need.BANK_ROUTING, Need.FINETUNED_ROUTING})  # a bank's
+
+
+@dataclass(frozen=True)
+class Requirement:
+    """How a need is checked, and the end of the error message where it is not met."""
+
+    is_met: Callable[[RoutedLoss, Query, References], bool]
+    message: str
+
+
+def _has_methods(*names: str) -> Callable[[RoutedLoss, Query, References], bool]:
+    return lambda model, queries, references: all(hasattr(model, name) for name in names)
+
+
+# In the order in which they are checked.
+REQUIREMENTS: dict[Need, Requirement] = {
+    Need.GATE: Requirement(
+        _has_methods("route"),
+        "in the shift space needs a model with a gate (`route`); choose free, simplex or logit",
+    ),
+    Need.TOKEN_LOGPROBS: Requirement(
+        _has_methods("generate", "as_answer", "token_logprobs"),
+        "needs a model with `generate`, `as_answer` and `token_logprobs`",
+    ),
+    Need.GENERATE: Requirement(
+        _has_methods("generate", "as_answer"),
+        "needs a model that generates (`generate`, `as_answer`), not only an answer loss",
+    ),
+    Need.VIEWS: Requirement(
+        lambda model, queries, references: queries.views is not None,
+        "needs augmented images; set `Query.views` (rivals.augmentations.encode_augmentations)",
+    ),
+    Need.SHUFFLED: Requirement(
+        lambda model, queries, references: queries.shuffled is not None,
+        "needs augmented images; set `Query.shuffled` (rivals.augmentations.encode_augmentations)",
+    ),
+    Need.ANSWERS: Requirement(
+        lambda model, queries, references: queries.answer is not None,
+        "reads the test samples' answers and the queries have none; set `Query.answer`",
+    ),
+    Need.TASK_ROUTING: Requirement(
+        lambda model, queries, references: queries.task_routing is not None,
+        "needs the task routing of every query; set `Query.task_routing`, or name the experts of every sample",
+    ),
+    Need.FINETUNED_ROUTING: Requirement(
+        lambda model, queries, references: queries.finetuned_routing is not None,
+        "needs the weights of a fine-tuned gate; set `Query.finetuned_routing` (rivals.trained.train_gate)",
+    ),
+    Need.ATLAS: Requirement(
+        lambda model, queries, references: references.points is not None,
+        "reads the bank's loss atlas and it has none; build one with `r2t2 bank atlas`",
+    ),
+    Need.NEIGHBORS: Requirement(
+        lambda model, queries, references: references.weights is not None,
+        "needs the neighbors of each query: ReferenceBank.references(neighbors, kernel)",
+    ),
+    Need.BANK_ROUTING: Requirement(
+        lambda model, queries, references: references.bank_routing is not None,
+        "needs the bank's routing: ReferenceBank.references()",
+    ),
+}
+
+
+def check_needs(
+    name: str, needs: Collection[Need], model: RoutedLoss, queries: Query, references: References | None
+) -> None:
+    """Compare the needs of a strategy with what the model, the queries, and the references offer.
+
+    Raises:
+        R2T2Error: a need is not met; the message names the strategy, the need, and the remedy.
+    """
+    references = References(None) if references is None else references
+    for need, requirement in REQUIREMENTS.items():
+        if need in needs and not requirement.is_met(model, queries, references):
+            raise R2T2Error(f"{name} {requirement.message}")
