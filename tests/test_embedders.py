@@ -65,7 +65,7 @@ def test_long_texts_are_truncated_with_a_warning(folders, caplog):
     embedder = load_embedder(f"stella:{folders['stella']}")
     with caplog.at_level(logging.WARNING, "r2t2"):
         vectors = embedder.embed(["a" * 100, "a" * 101, "it"])
-    assert "stella: 2 of 3 texts were too long and were cut" in caplog.text
+    assert "stella: 2 of 3 texts were too long and were truncated" in caplog.text
     np.testing.assert_array_equal(vectors[0], vectors[1])
 
 

@@ -1,4 +1,4 @@
-"""Configs as frozen dataclasses: from Hugging Face's `config.json`, and back from our own JSON."""
+"""Configs as frozen dataclasses: from Hugging Face's `config.json`, and from the JSON of a model directory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from r2t2_jax.errors import R2T2Error
 
 Config = TypeVar("Config")
 
-# What every Hugging Face config may carry and no forward pass depends on.
+# Fields that any Hugging Face config may have and that no forward pass depends on.
 BOOKKEEPING = {
     "_name_or_path", "_attn_implementation_autoset", "_commit_hash", "add_cross_attention", "architectures",
     "attention_dropout", "attention_probs_dropout_prob", "auto_map", "bad_words_ids", "begin_suppress_tokens",
@@ -35,15 +35,15 @@ def read_json(file: Path) -> dict[str, Any]:
     """A JSON object from a file.
 
     Raises:
-        R2T2Error: it is missing or holds none.
+        R2T2Error: the file is missing or does not contain a JSON object.
     """
     try:
-        read = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise R2T2Error(f"{file} cannot be read ({error})") from error
-    if not isinstance(read, dict):
+    if not isinstance(content, dict):
         raise R2T2Error(f"{file} holds no JSON object")
-    return read
+    return content
 
 
 def take(
@@ -53,14 +53,14 @@ def take(
     ignored: Collection[str],
     where: str,
 ) -> dict[str, Any]:
-    """The fields of a `config.json` that matter; any that is neither known nor harmless is refused, all are named.
+    """The fields of a `config.json` that a port uses; unknown fields are refused, and the error lists all of them.
 
     Args:
         described: the JSON.
-        taken: theirs to our name; all must be there.
-        fixed: fields with the values that our code is written for; they may be absent.
-        ignored: further fields that nothing depends on, beside `BOOKKEEPING`.
-        where: for the error.
+        taken: upstream's field name to the config's; all must exist.
+        fixed: fields with the values that are implemented; they may be absent.
+        ignored: fields that nothing depends on, in addition to `BOOKKEEPING`.
+        where: name of the file, for the error.
 
     Raises:
         R2T2Error: a field is unknown, missing or has a value that is not implemented.
@@ -80,10 +80,10 @@ def take(
 
 
 def config_from_json(cls: type[Config], described: Mapping[str, Any]) -> Config:
-    """A frozen dataclass from what `dataclasses.asdict` and JSON made of it: nested ones, tuples.
+    """A frozen dataclass from the JSON of its `dataclasses.asdict`, with nested dataclasses and tuples.
 
     Raises:
-        R2T2Error: the fields are not those of `cls`.
+        R2T2Error: the fields differ from those of `cls`.
     """
     kinds = typing.get_type_hints(cls)
     try:

@@ -1,4 +1,4 @@
-"""Texts to unit vectors: batching by length around a function of one text. Every embedder port is one of these.
+"""Texts to unit vectors: batching by length around a function of one text, used by every embedder port.
 
 Axis letters: B texts, T tokens, M embedding size.
 """
@@ -31,7 +31,7 @@ logger = logging.getLogger("r2t2")
 
 @dataclass(frozen=True)
 class Tokens:
-    """One text: its ids, how many of the first are left out of the pooling, and whether it was cut."""
+    """One text: token ids, the number of leading tokens left out of pooling, and whether the text was truncated."""
 
     ids: tuple[int, ...]
     skipped: int = 0
@@ -40,19 +40,19 @@ class Tokens:
 
 @dataclass(frozen=True)
 class TextEncoder:
-    """One tokenized text to its vector, by an NNX module taken apart; hashable, and so a static argument of jit."""
+    """Function from one tokenized text to its vector; holds the graph of an NNX module, so it is hashable for jit."""
 
     graph: Any
 
     @classmethod
     def of(cls, make: Callable[[nnx.Rngs], nnx.Module]) -> TextEncoder:
-        """The structure of what `make` builds, without its parameters."""
+        """The encoder of the module that `make` returns, without its parameters."""
         return cls(nnx.split(nnx.eval_shape(lambda: make(nnx.Rngs(0))))[0])
 
     def __call__(
         self, params: Any, tokens: Int[Array, "T"], mask: Bool[Array, "T"], pooled: Bool[Array, "T"]
     ) -> Float[Array, "M"]:
-        """The unit vector in float32; `mask` marks real tokens, `pooled` those that the mean is taken over."""
+        """The unit vector in float32; `mask` marks real tokens, `pooled` the tokens that are averaged."""
         return nnx.merge(self.graph, params)(tokens, mask, pooled)
 
 
@@ -61,14 +61,14 @@ class TextEmbedder:
     """An `Embedder` of the contract.
 
     Args:
-        name: what kind it is.
+        name: first part of the fingerprint.
         digest: sha256 of the weights and the tokenizer.
-        settings: what else the vectors depend on, such as an instruction.
+        settings: other texts that the vectors depend on, such as an instruction.
         tokenize: texts to ids.
         encoder: one text to its vector.
         params: of the encoder.
         size: M.
-        max_tokens: no text has more; a model with a table of positions has no more of them.
+        max_tokens: maximal length of a text, at most the size of the model's position table.
     """
 
     name: str
@@ -89,11 +89,11 @@ class TextEmbedder:
         return f"{self.name}@{digest[:8]}"
 
     def embed(self, texts: Sequence[str]) -> Float[np.ndarray, "B M"]:
-        """Unit vectors, in the order of the texts; texts that had to be cut are counted in a logged warning."""
+        """Unit vectors, in the order of the texts; a warning with the number of truncated texts is logged."""
         tokens = self.tokenize(texts)
         cut = sum(text.cut for text in tokens)
         if cut:
-            logger.warning("%s: %d of %d texts were too long and were cut", self.name, cut, len(texts))
+            logger.warning("%s: %d of %d texts were too long and were truncated", self.name, cut, len(texts))
         vectors = np.zeros((len(texts), self.size), np.float32)
         for rows, length in _batches([len(text.ids) for text in tokens], self.max_tokens):
             arrays = _padded([tokens[row] for row in rows], length)
@@ -105,7 +105,7 @@ class TextEmbedder:
 def _encode(
     encoder: TextEncoder, params: Any, tokens: Int[Array, "B T"], mask: Bool[Array, "B T"], pooled: Bool[Array, "B T"]
 ) -> Float[Array, "B M"]:
-    """On a CPU one by one: as fast, and to the bit the same whatever else is in the batch."""
+    """Vectors of a batch. On a CPU texts run one by one: as fast, and bit-equal for every batch composition."""
     rows = (tokens, mask, pooled)
 
     def one(row: tuple[Array, Array, Array]) -> Array:
@@ -115,7 +115,7 @@ def _encode(
 
 
 def _batches(lengths: Sequence[int], longest: int) -> Iterator[tuple[list[int], int]]:
-    """Rows of similar length, and what they are padded to: powers of two up to `longest`, so that few are compiled."""
+    """Rows of similar length and their padded length: a power of two up to `longest`, so that few programs compile."""
     rows = sorted(range(len(lengths)), key=lambda row: lengths[row])
     while rows:
         length = min(longest, _power(max(SHORTEST, lengths[rows[0]])))
@@ -129,7 +129,7 @@ def _power(number: int) -> int:
 
 
 def _padded(texts: Sequence[Tokens], length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Ids, mask and pooling mask on the right-padded grid; rows are filled up to a power of two by the first."""
+    """Ids, mask and pooling mask, padded on the right; the first row is repeated up to a power of two of rows."""
     rows = [*texts, *[texts[0]] * (_power(len(texts)) - len(texts))]
     ids = np.zeros((len(rows), length), np.int32)
     for row, text in zip(ids, rows, strict=True):
@@ -141,8 +141,8 @@ def _padded(texts: Sequence[Tokens], length: int) -> tuple[np.ndarray, np.ndarra
 
 def mean_pool(states: Float[Array, "T D"], pooled: Bool[Array, "T"]) -> Float[Array, "D"]:
     """Mean over the marked tokens, in float32."""
-    kept = jnp.where(pooled[:, None], states.astype(jnp.float32), 0.0)
-    return kept.sum(axis=0) / jnp.maximum(pooled.sum(), 1e-9)
+    marked = jnp.where(pooled[:, None], states.astype(jnp.float32), 0.0)
+    return marked.sum(axis=0) / jnp.maximum(pooled.sum(), 1e-9)
 
 
 def last_token(states: Float[Array, "T D"], mask: Bool[Array, "T"]) -> Float[Array, "D"]:
@@ -151,7 +151,7 @@ def last_token(states: Float[Array, "T D"], mask: Bool[Array, "T"]) -> Float[Arr
 
 
 def unit(vector: Float[Array, "M"]) -> Float[Array, "M"]:
-    """The vector divided by its length, which is taken as 1e-12 at least."""
+    """The vector divided by its norm, or by 1e-12 if the norm is smaller."""
     return vector / jnp.maximum(jnp.linalg.norm(vector), 1e-12)
 
 
@@ -159,7 +159,7 @@ SIMILAR_TEXT = "Retrieve semantically similar text"
 
 
 def instruct(task: str) -> str:
-    """What stands before the text: stella, gte and NV-Embed write it the same way."""
+    """The prompt before a text, in the format of stella, gte and NV-Embed."""
     return f"Instruct: {task}\nQuery: "
 
 
@@ -187,7 +187,7 @@ def id_of(tokenizer: Tokenizer, token: str) -> int:
     Raises:
         R2T2Error: the tokenizer has none of that name.
     """
-    found = tokenizer.token_to_id(token)
-    if found is None:
+    number = tokenizer.token_to_id(token)
+    if number is None:
         raise R2T2Error(f"the tokenizer has no token {token!r}; is it the model's own?")
-    return found
+    return number

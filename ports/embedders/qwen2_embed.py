@@ -1,6 +1,6 @@
-"""Qwen2 read in both directions, and its two ways to one vector.
+"""stella_en_1.5B_v5 and gte-Qwen2-7B-instruct: bidirectional Qwen2 with two kinds of pooling.
 
-Axis letters: T tokens, D width, M embedding size, V vocabulary. One text.
+Axis letters: T tokens, D width, M embedding size. The model takes one text.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ IGNORED = ("sliding_window", "max_window_layers")  # without use_sliding_window
 class Qwen2EmbedConfig:
     """A Qwen2 decoder without causal mask.
 
-    `head` is the width of stella's dense layer over the mean of the states; without one the vector is the state of the
-    last token, an appended end-of-text token. `prefix` is how the decoder's tensor names begin in the checkpoint.
+    `head` is the width of stella's dense layer over the mean of the states; if it is None, the vector is the state of
+    the last token, an appended end-of-text token. `prefix` is the prefix of the decoder's tensor names.
     """
 
     vocab_size: int
@@ -101,19 +101,21 @@ class Qwen2EmbedConfig:
 
     @property
     def decoder(self) -> DecoderConfig:
-        """The decoder alone."""
+        """The config of the decoder."""
         return DecoderConfig.part_of(self, qkv_bias=True)
 
 
 def stella_from_folder(folder: Path, head: str) -> Qwen2EmbedConfig:
-    """The config of stella's folder; `head` is the folder of the dense layer in it, such as `2_Dense_1024`.
+    """The config of stella's folder; `head` is its subfolder with the dense layer, such as `2_Dense_1024`.
 
     Raises:
-        R2T2Error: a file is missing, or asks for something that is not implemented.
+        R2T2Error: a file is missing, or requires something that is not implemented.
     """
     dense = read_json(folder / head / "config.json")
     if not dense.get("bias", True) or not str(dense.get("activation_function", "Identity")).endswith("Identity"):
-        raise R2T2Error(f"{folder / head / 'config.json'}: a dense layer with bias and no activation is implemented")
+        raise R2T2Error(
+            f"{folder / head / 'config.json'}: only a dense layer with bias and without activation is implemented"
+        )
     return _from_folder(folder, Qwen2EmbedConfig.stella(), int(dense["out_features"]))
 
 
@@ -121,21 +123,21 @@ def gte_from_folder(folder: Path) -> Qwen2EmbedConfig:
     """The config of gte's folder.
 
     Raises:
-        R2T2Error: a file is missing, or asks for something that is not implemented.
+        R2T2Error: a file is missing, or requires something that is not implemented.
     """
     return _from_folder(folder, Qwen2EmbedConfig.gte_qwen2_7b(), None)
 
 
-def _from_folder(folder: Path, usual: Qwen2EmbedConfig, head: int | None) -> Qwen2EmbedConfig:
+def _from_folder(folder: Path, default: Qwen2EmbedConfig, head: int | None) -> Qwen2EmbedConfig:
     limits = folder / "sentence_bert_config.json"
     tokens = read_json(limits).get("max_seq_length") if limits.is_file() else None
-    config = Qwen2EmbedConfig.from_hf(read_json(folder / "config.json"), head, tokens or usual.max_tokens)
+    config = Qwen2EmbedConfig.from_hf(read_json(folder / "config.json"), head, tokens or default.max_tokens)
     prefixed = any(name.startswith("model.") for name in open_checkpoint(folder))
     return Qwen2EmbedConfig(**{**vars(config), "prefix": "model." if prefixed else ""})
 
 
 class Qwen2Embed(nnx.Module):
-    """Every real token sees every real token. Positions are counted over the padded width; only differences matter."""
+    """Every real token attends to all real tokens. Positions include padding; only their differences matter."""
 
     def __init__(self, config: Qwen2EmbedConfig, rngs: nnx.Rngs):
         self.embed_tokens = normal(rngs, (config.vocab_size, config.width), config.dtype)
@@ -147,7 +149,7 @@ class Qwen2Embed(nnx.Module):
         return self.decoder(self.embed_tokens[...][tokens], mask[None], jnp.arange(tokens.shape[0]))[0]
 
     def pool(self, states: Float[Array, "T D"], mask: Bool[Array, "T"], pooled: Bool[Array, "T"]) -> Float[Array, "M"]:
-        """stella: the dense layer over the mean. gte: the last token's state. Not normalised yet."""
+        """stella: the dense layer over the mean. gte: the last token's state. Not normalized."""
         return last_token(states, mask) if self.head is None else self.head(mean_pool(states, pooled))
 
     def __call__(self, tokens: Int[Array, "T"], mask: Bool[Array, "T"], pooled: Bool[Array, "T"]) -> Float[Array, "M"]:
@@ -158,16 +160,16 @@ STELLA_HEAD = "2_Dense_1024"
 
 
 def leaves(config: Qwen2EmbedConfig) -> dict[str, Leaf]:
-    """How every parameter is made."""
-    found = {
+    """The upstream tensors of every parameter."""
+    mapping = {
         "embed_tokens": Leaf((f"{config.prefix}embed_tokens.weight",)),
         **decoder_leaves("decoder", config.prefix, config.decoder),
     }
-    return found if config.head is None else found | linear_leaves("head", "linear")
+    return mapping if config.head is None else mapping | linear_leaves("head", "linear")
 
 
 def ignored(config: Qwen2EmbedConfig) -> tuple[str, ...]:
-    """The language model's head, which an embedder has no use for."""
+    """Regular expressions of unused upstream names: the language model's head."""
     return (r"lm_head\.weight",)
 
 
@@ -186,12 +188,12 @@ stella = Converter(
 )
 gte_qwen2 = Converter("gte_qwen2", gte_from_folder, leaves, ignored, abstract_params)
 
-END = "<|endoftext|>"  # also the padding token, so that a mask can never be had by comparing ids
+END = "<|endoftext|>"  # also the padding token, so masks are made from lengths, not from ids
 
 
 @dataclass(frozen=True)
 class Qwen2Tokenizer:
-    """Instruction and text, then `end` where it is given, whatever the file itself would append. Long texts are cut."""
+    """Instruction and text; if `end` is given, it replaces the special tokens of the file. Long texts are truncated."""
 
     tokenizer: Tokenizer
     instruction: str
@@ -210,25 +212,25 @@ class Qwen2Tokenizer:
 
 
 def load_stella(path: str | None) -> TextEmbedder:
-    """stella_en_1.5B_v5; the published prompt for similar texts stands before every question.
+    """stella_en_1.5B_v5 with the published prompt for similar texts before every question.
 
     Args:
         path: a model directory, the upstream folder, or a hub id.
 
     Raises:
-        R2T2Error: no path, or what is there is missing or damaged.
+        R2T2Error: no path is given, or the model is missing or damaged.
     """
     return _load(stella, path, f"{SIMILAR_TEXT}.", appended=None)
 
 
 def load_gte(path: str | None) -> TextEmbedder:
-    """gte-Qwen2-7B-instruct, with the same instruction.
+    """gte-Qwen2-7B-instruct with the same instruction.
 
     Args:
         path: a model directory, the upstream folder, or a hub id.
 
     Raises:
-        R2T2Error: no path, or what is there is missing or damaged.
+        R2T2Error: no path is given, or the model is missing or damaged.
     """
     return _load(gte_qwen2, path, SIMILAR_TEXT, appended=END)
 

@@ -1,6 +1,6 @@
-"""Attention on one sample: the core that every port uses, and self-attention of encoders on top of it.
+"""Attention on one sample: the function that all ports use, and the self-attention module of encoders.
 
-Axis letters: T queries, S keys, H query heads, G key-value heads, R = H / G query heads that share one, d head width,
+Axis letters: T queries, S keys, H query heads, G key-value heads, R = H / G query heads a group, d head width,
 v value width, D width. Batches are `vmap` or `lax.map` outside.
 """
 
@@ -26,14 +26,14 @@ def attend(
 
     Args:
         query: H heads; head h uses key-value head h // (H / G).
-        keys: as they are, rotated already where the model does that.
-        values: of the keys.
-        mask: which keys a query sees; a query that sees none gets the plain mean of the values. None: all of them.
+        keys: rotated already, if the model uses rotary positions.
+        values: one row for each key.
+        mask: True where a query attends to a key; a query without any key gets the mean of all values. None: all keys.
         bias: added to the scores.
-        scale: 1 / sqrt(d) where not given.
+        scale: of the scores; None for 1 / sqrt(d).
 
     Returns:
-        What each head read, in the dtype of `values`.
+        The output of each head, in the dtype of `values`.
     """
     (length, heads, width), groups = query.shape, keys.shape[1]
     grouped = query.reshape(length, groups, heads // groups, width)
@@ -48,11 +48,11 @@ def attend(
     return jnp.einsum("grts,sgv->tgrv", weights, values).reshape(length, heads, -1)
 
 
-BLOCK = 256  # rows: small enough to leave out nearly half of a long prompt's products, large enough for fast ones
+BLOCK = 256  # rows; small enough to skip nearly half the products of a long prompt, large enough for fast ones
 
 
 def row_blocks(ordered: int, block: int) -> list[tuple[int, int]]:
-    """The blocks of at most `block` rows, first and one behind the last, in which `attend_causal` runs so many rows."""
+    """Pairs (start, stop) of the row blocks, of at most `block` rows, that `attend_causal` runs."""
     number = -(-ordered // block)
     return [(ordered * part // number, ordered * (part + 1) // number) for part in range(number)]
 
@@ -66,31 +66,31 @@ def attend_causal(
     block: int = BLOCK,
     past: int = 0,
 ) -> Float[Array, "T H v"]:
-    """`attend` without the products that the mask throws away, where rows see each other in their order.
+    """`attend` for causal rows, without computing most of the products that the mask discards.
 
     Args:
         query, keys, values, mask: as for `attend`.
-        ordered: the first so many rows see, of each other, only themselves and rows before them, as the mask says too.
-            They are run in blocks, each with the keys up to its end and those behind the ordered rows.
-        block: rows of a block, at most.
-        past: keys before those of the rows.
+        ordered: the number of leading rows that are causal among each other; the mask must agree. They are run in
+            blocks, each with the keys up to its end and the keys after the ordered rows.
+        block: maximal number of rows in a block.
+        past: number of keys before those of the rows.
     """
     blocks = row_blocks(ordered, block)
     if len(blocks) < 2:
         return attend(query, keys, values, mask)
 
-    def seen(x: Array, last: int, axis: int = 0) -> Array:
+    def visible(x: Array, last: int, axis: int = 0) -> Array:
         before = jax.lax.slice_in_dim(x, 0, past + last, axis=axis)
-        behind = jax.lax.slice_in_dim(x, past + ordered, x.shape[axis], axis=axis)
-        return jnp.concatenate([before, behind], axis=axis)
+        after = jax.lax.slice_in_dim(x, past + ordered, x.shape[axis], axis=axis)
+        return jnp.concatenate([before, after], axis=axis)
 
-    read = [
-        attend(query[first:last], seen(keys, last), seen(values, last), seen(mask[first:last], last, axis=1))
+    outputs = [
+        attend(query[first:last], visible(keys, last), visible(values, last), visible(mask[first:last], last, axis=1))
         for first, last in blocks
     ]
     if len(query) > ordered:
-        read.append(attend(query[ordered:], keys, values, mask[ordered:]))
-    return jnp.concatenate(read)
+        outputs.append(attend(query[ordered:], keys, values, mask[ordered:]))
+    return jnp.concatenate(outputs)
 
 
 def split_heads(x: Float[Array, "T D"], heads: int) -> Float[Array, "T H d"]:
@@ -104,7 +104,7 @@ def join_heads(x: Float[Array, "T H d"]) -> Float[Array, "T D"]:
 
 
 def causal_mask(valid: Bool[Array, "T"]) -> Bool[Array, "T T"]:
-    """Every token sees itself and the valid tokens before it."""
+    """Every token attends to itself and to the valid tokens before it."""
     length = valid.shape[0]
     return jnp.tril(jnp.ones((length, length), bool)) & (valid[None] | jnp.eye(length, dtype=bool))
 

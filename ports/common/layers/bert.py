@@ -1,6 +1,6 @@
 """The BERT encoder: MoVA's text encoder (BERT-large) and all-MiniLM-L6-v2. No pooler.
 
-Post-norm blocks, exact gelu, one segment. Axis letters: T tokens, D width, V vocabulary, P positions. One text.
+Post-norm blocks, exact gelu, one segment. Axis letters: T tokens, D width. The methods take one text.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ports.common.layers.stack import scan_layers, stack
 
 @dataclass(frozen=True)
 class BertConfig:
-    """Sizes of the encoder; what every uncased BERT shares has a default."""
+    """Sizes of the encoder; the defaults are common to all uncased BERT models."""
 
     width: int
     layers: int
@@ -60,18 +60,18 @@ class Bert(nnx.Module):
         self.layers = stack(lambda rngs: BertBlock(config, rngs), config.layers, rngs)
 
     def embed(self, tokens: Int[Array, "T"]) -> Float[Array, "T D"]:
-        """The sum of the three embeddings, normalised: Hugging Face's hidden state 0."""
+        """The normalized sum of the three embeddings: Hugging Face's hidden state 0."""
         words, segment = self.word_embeddings[...][tokens], self.token_type_embeddings[...][:1]
         return self.embeddings_layernorm(words + self.position_embeddings[...][: tokens.shape[0]] + segment)
 
     def __call__(self, tokens: Int[Array, "T"], mask: Bool[Array, "T"]) -> Float[Array, "T D"]:
-        """The last block's states; padded tokens, where `mask` is false, are seen by nobody."""
+        """The last block's states; no token attends to padding, where `mask` is False."""
         return self.states(tokens, mask)[0]
 
     def states(
         self, tokens: Int[Array, "T"], mask: Bool[Array, "T"]
     ) -> tuple[Float[Array, "T D"], Float[Array, "layers T D"]]:
-        """The last block's states, and those of every block."""
+        """The last block's states, and the states of every block."""
 
         def step(layer: BertBlock, x: Array, _: None) -> tuple[Array, Array]:
             x = layer(x, mask[None])
@@ -83,7 +83,7 @@ class Bert(nnx.Module):
 def bert_leaves(ours: str, theirs: str, config: BertConfig) -> dict[str, Leaf]:
     """Parameters of `Bert` at path `ours` from a BertModel at prefix `theirs` ("", "bert.", ...).
 
-    `pooler.dense` and `embeddings.position_ids` are known there and not needed.
+    `pooler.dense` and `embeddings.position_ids` are not needed.
     """
     layer = f"{theirs}encoder.layer.{{}}"
     leaves = {

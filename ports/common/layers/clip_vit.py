@@ -1,8 +1,8 @@
-"""The CLIP vision transformer of Hugging Face's CLIPVisionModel, read after a chosen number of blocks.
+"""The CLIP vision transformer of Hugging Face's CLIPVisionModel, up to a given number of blocks.
 
-MoAI (490 px) and MoVA (672 px) take patch tokens from inside it: no class token, no `post_layernorm`.
+MoAI (490 px) and MoVA (672 px) use the patch tokens of an inner block: no class token, no `post_layernorm`.
 
-Axis letters: N patches, D width. One image, channels last.
+Axis letters: N patches, D width. The methods take one image, channels last.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ports.common.layers.stack import scan_layers, stack
 
 @dataclass(frozen=True)
 class ClipVitConfig:
-    """Sizes of the tower; the defaults are ViT-L/14's but for the image."""
+    """Sizes of the tower; the defaults are those of ViT-L/14."""
 
     image_size: int
     patch_size: int = 14
@@ -36,7 +36,7 @@ class ClipVitConfig:
 
     @property
     def patches(self) -> int:
-        """N: how many patch tokens there are."""
+        """The number N of patch tokens."""
         return (self.image_size // self.patch_size) ** 2
 
 
@@ -83,7 +83,7 @@ class ClipVit(nnx.Module):
         )
 
     def __call__(self, pixels: Float[Array, "size size 3"], blocks: int | None = None) -> Float[Array, "N D"]:
-        """Patch tokens after the first `blocks` blocks, all of them where not given."""
+        """Patch tokens after the first `blocks` blocks; None for all blocks."""
         x, _ = scan_layers(
             self.layers, lambda layer, x, _: (layer(x), None), self.embed(pixels),
             stop=blocks, remat="full" if self.config.remat else "none",
@@ -94,7 +94,7 @@ class ClipVit(nnx.Module):
 def clip_leaves(ours: str, theirs: str, config: ClipVitConfig) -> dict[str, Leaf]:
     """Parameters of `ClipVit` at path `ours`, from a CLIPVisionModel at prefix `theirs` (`...vision_model.`).
 
-    `post_layernorm` and `embeddings.position_ids` are known there and not needed.
+    `post_layernorm` and `embeddings.position_ids` are not needed.
     """
     embeddings, layer = f"{theirs}embeddings", f"{theirs}encoder.layers.{{}}"
     leaves = {

@@ -1,9 +1,9 @@
 """The Llama family's decoder: Llama-3 (MoVA), Qwen2 (stella, gte), Mistral (NV-Embed), causal or bidirectional.
 
-RMS norm, grouped-query attention with rotary positions, SwiGLU. Word embeddings and output head are the port's.
+RMS norm, grouped-query attention with rotary positions, SwiGLU. Token embeddings and output head belong to the port.
 
 Axis letters: T tokens that are run, S tokens attended to, D width, H query heads, G key-value heads, d head width,
-N layers. One sample.
+N layers. The methods take one sample.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from ports.common.layers.stack import Remat, layer_at, recomputed, scan_layers, 
 
 @dataclass(frozen=True)
 class DecoderConfig:
-    """Sizes of the stack. `qkv_bias` is Qwen2's: biases on query, key and value, none elsewhere.
+    """Sizes of the stack. `qkv_bias` adds biases to `q_proj`, `k_proj` and `v_proj`, as in Qwen2.
 
-    `attention_block` are the rows of a causal prompt whose attention is computed at a time, with no keys that none of
-    them may see; `remat` is what the backward pass computes again.
+    `attention_block` is the number of rows of a causal prompt whose attention is computed at a time, without the keys
+    that all of them mask; `remat` selects the values that the backward pass computes again.
     """
 
     width: int
@@ -45,11 +45,11 @@ class DecoderConfig:
     remat: Remat = "none"
 
     @classmethod
-    def part_of(cls, config: Any, **given: Any) -> DecoderConfig:
-        """The decoder of a port's config that has the same fields among others; `given` ones go before."""
-        own = {field.name for field in fields(cls)}
-        shared: dict[str, Any] = {name: value for name, value in vars(config).items() if name in own}
-        return cls(**(shared | given))
+    def part_of(cls, config: Any, **changes: Any) -> DecoderConfig:
+        """The config made of the fields that a port's config shares with this class; `changes` override them."""
+        names = {field.name for field in fields(cls)}
+        shared: dict[str, Any] = {name: value for name, value in vars(config).items() if name in names}
+        return cls(**(shared | changes))
 
 
 @jax.tree_util.register_dataclass
@@ -96,8 +96,8 @@ class DecoderLayer(nnx.Module):
         self, x: Float[Array, "T D"], positions: Int[Array, "T"]
     ) -> tuple[Float[Array, "T H d"], Float[Array, "T G d"], Float[Array, "T G d"]]:
         """Rotated queries, rotated keys, values."""
-        own = self.keys_values(x, positions)
-        return self.queries(x, positions), own.keys, own.values
+        new = self.keys_values(x, positions)
+        return self.queries(x, positions), new.keys, new.values
 
     def queries(self, x: Float[Array, "T D"], positions: Int[Array, "T"]) -> Float[Array, "T H d"]:
         """Rotated queries."""
@@ -120,10 +120,10 @@ class DecoderLayer(nnx.Module):
         mask: Bool[Array, "T S"] | Bool[Array, "1 S"],
         causal: bool = False,
     ) -> Float[Array, "T D"]:
-        """The layer's output, given everything that its tokens attend to; `causal` as in `Decoder`."""
+        """The layer's output from queries and from all keys and values they attend to; `causal` as in `Decoder`."""
         ordered, past = (len(query), len(keys) - len(query)) if causal else (0, 0)
-        read = attend_causal(query, keys, values, mask, ordered, self.config.attention_block, past)
-        x = x + self.o_proj(join_heads(read))
+        attended = attend_causal(query, keys, values, mask, ordered, self.config.attention_block, past)
+        x = x + self.o_proj(join_heads(attended))
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
@@ -143,19 +143,19 @@ class Decoder(nnx.Module):
         past: KVCache | None = None,
         causal: bool = False,
     ) -> tuple[Float[Array, "T D"], KVCache]:
-        """Run tokens, behind cached ones if there are any.
+        """Run tokens, after cached ones if there are any.
 
         Args:
             x: embeddings of the tokens.
-            mask: what each token sees of [cached tokens | these tokens]: S = T without a cache. `[1, S]` is the
-                bidirectional case, where every token sees the same.
+            mask: True where a token attends to one of [cached tokens | these tokens]; S = T without a cache. `[1, S]`
+                is the bidirectional case, where all tokens attend to the same tokens.
             positions: of these tokens, for the rotation.
-            past: what earlier calls returned; its keys are not rotated again.
-            causal: the mask lets no token see a later one. Stated so that what it throws away is not computed.
+            past: cache of earlier tokens; its keys are rotated already.
+            causal: the mask is causal, so that masked products need not be computed.
 
         Returns:
-            States after the final norm, and the keys and values of these T tokens alone. Where they are not used,
-            the compiler drops them.
+            States after the final norm, and keys and values of only these T tokens. If they are not used, the compiler
+            drops them.
         """
         x, new = self._run(x, mask, positions, past, causal)
         return self.norm(x), new
@@ -163,13 +163,13 @@ class Decoder(nnx.Module):
     def _run(
         self, x: Array, mask: Array, positions: Array, past: KVCache | None, causal: bool, stop: int | None = None
     ) -> tuple[Float[Array, "T D"], KVCache]:
-        """The layers before `stop` on all tokens."""
+        """Run the layers before `stop` on all tokens."""
 
         def step(layer: DecoderLayer, x: Array, past: KVCache | None) -> tuple[Array, KVCache]:
             query, key, value = layer.project(x, positions)
-            own = KVCache(key, value)
-            seen = _behind(past, own)
-            return layer.attend_and_mlp(x, query, seen.keys, seen.values, mask, causal), own
+            new = KVCache(key, value)
+            cache = _append(past, new)
+            return layer.attend_and_mlp(x, query, cache.keys, cache.values, mask, causal), new
 
         return scan_layers(self.layers, step, x, past, stop=stop, remat=self.config.remat)
 
@@ -181,30 +181,31 @@ class Decoder(nnx.Module):
         row: Int[Array, ""],
         past: KVCache | None = None,
     ) -> tuple[Float[Array, "D"], KVCache]:
-        """Run a causal prompt of which one row alone is asked for: in the last layer all others leave keys and values.
+        """Run a causal prompt of which only one row's state is needed; the last layer runs queries of that row only.
 
         Args:
-            x, mask, positions, past: as for a call.
-            row: the token whose state is asked for.
+            x, mask, positions, past: as in `__call__`.
+            row: the token whose state is returned.
 
         Returns:
-            Its state after the final norm, and keys and values as from a call.
+            Its state after the final norm, and keys and values as in `__call__`.
         """
         last = self.config.layers - 1
 
-        def one(x: Array, past: KVCache | None) -> tuple[Array, KVCache]:
+        def last_layer(x: Array, past: KVCache | None) -> tuple[Array, KVCache]:
             layer = layer_at(self.layers, last)
-            asked, visible, place = (part[row][None] for part in (x, mask, positions))
-            own = layer.keys_values(x, positions)
-            seen = _behind(past, own)
-            return layer.attend_and_mlp(asked, layer.queries(asked, place), seen.keys, seen.values, visible), own
+            x_row, mask_row, position = (part[row][None] for part in (x, mask, positions))
+            new = layer.keys_values(x, positions)
+            cache = _append(past, new)
+            query = layer.queries(x_row, position)
+            return layer.attend_and_mlp(x_row, query, cache.keys, cache.values, mask_row), new
 
         earlier, final = (None, None) if past is None else (
             jax.tree.map(lambda leaf: leaf[:last], past), jax.tree.map(lambda leaf: leaf[last], past)
         )  # fmt: skip
         x, new = self._run(x, mask, positions, earlier, causal=True, stop=last)
-        state, own = recomputed(one, self.config.remat)(x, final)
-        return self.norm(state)[0], jax.tree.map(lambda many, one: jnp.concatenate([many, one[None]]), new, own)
+        state, new_last = recomputed(last_layer, self.config.remat)(x, final)
+        return self.norm(state)[0], jax.tree.map(lambda a, b: jnp.concatenate([a, b[None]]), new, new_last)
 
     def decode(
         self, x: Float[Array, "1 D"], cache: KVCache, slot: Int[Array, ""], mask: Bool[Array, "1 S"],
@@ -212,10 +213,10 @@ class Decoder(nnx.Module):
     ) -> tuple[Float[Array, "1 D"], KVCache]:  # fmt: skip
         """Run one token, writing its keys and values into slot `slot` of a padded cache.
 
-        `mask` covers the whole cache, the token's own slot included.
+        `mask` covers the whole cache, including the slot of this token.
 
         Returns:
-            Its state after the final norm, and the cache with the slot filled.
+            Its state after the final norm, and the cache with this slot filled.
         """
 
         def step(layer: DecoderLayer, x: Array, past: KVCache) -> tuple[Array, KVCache]:
@@ -228,9 +229,9 @@ class Decoder(nnx.Module):
         return self.norm(x), cache
 
 
-def _behind(past: KVCache | None, new: KVCache) -> KVCache:
+def _append(past: KVCache | None, new: KVCache) -> KVCache:
     """Keys and values of a layer, those of earlier tokens first."""
-    return new if past is None else jax.tree.map(lambda old, own: jnp.concatenate([old, own]), past, new)
+    return new if past is None else jax.tree.map(lambda old, added: jnp.concatenate([old, added]), past, new)
 
 
 def decoder_leaves(ours: str, theirs: str, config: DecoderConfig) -> dict[str, Leaf]:

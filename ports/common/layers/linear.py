@@ -1,4 +1,4 @@
-"""Linear maps and embeddings with parameters and activations in one dtype."""
+"""Linear maps, embeddings and norms with parameters and activations in one dtype."""
 
 from __future__ import annotations
 
@@ -48,5 +48,5 @@ class LayerNorm(nnx.Module):
 
 
 def along_last(vector: Float[Array, "D"], ndim: int) -> Float[Array, "*ones D"]:
-    """The vector with as many axes as what it is broadcast against; ranks are never promoted silently."""
+    """The vector with `ndim` axes, for explicit broadcasting along the last axis."""
     return vector.reshape((1,) * (ndim - 1) + vector.shape)

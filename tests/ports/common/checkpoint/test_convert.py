@@ -21,8 +21,6 @@ from ports.common.checkpoint.mapping import Leaf
 from r2t2_jax.errors import R2T2Error
 from tests.ports.common.toy_model import CONVERTER, TOKENIZER, ToyConfig, leaves, toy_tensors, write_source
 
-pytest.importorskip("safetensors")
-
 
 @pytest.fixture
 def source(tmp_path):

@@ -12,8 +12,6 @@ from ports.common.checkpoint.load import open_model_directory, restore
 from r2t2_jax.errors import R2T2Error
 from tests.ports.common.toy_model import CONVERTER, ToyConfig, toy_tensors, write_source
 
-pytest.importorskip("safetensors")
-
 
 @pytest.fixture
 def model(tmp_path):

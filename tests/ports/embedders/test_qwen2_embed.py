@@ -11,7 +11,6 @@ from ports.embedders.qwen2_embed import Qwen2EmbedConfig, abstract_params, ignor
 from r2t2_jax.errors import R2T2Error
 from tests.ports.common.embedder_folders import upstream_shapes, write_gte, write_stella
 
-pytest.importorskip("safetensors")
 TASK = "Instruct: Retrieve semantically similar text"
 
 
@@ -30,7 +29,7 @@ def test_full_sizes_are_those_of_qwen2():
 
 @pytest.mark.parametrize("prefix", ["model.", ""])
 @pytest.mark.parametrize("config", [Qwen2EmbedConfig.stella(), Qwen2EmbedConfig.gte_qwen2_7b()])
-def test_every_tensor_of_a_full_checkpoint_has_its_place(prefix, config):
+def test_every_tensor_of_a_full_checkpoint_is_mapped(prefix, config):
     config = dataclasses.replace(config, prefix=prefix)
     names = {f"{prefix}embed_tokens.weight", f"{prefix}norm.weight"} | (
         {"linear.weight", "linear.bias"} if config.head else set()
@@ -56,7 +55,7 @@ def upstream_shapes_of(config):
     return upstream_shapes(gte_qwen2, config)
 
 
-def test_stella_puts_its_instruction_in_front_and_nothing_behind(tmp_path):
+def test_stella_puts_its_instruction_before_the_text_and_nothing_after_it(tmp_path):
     embedder = load_stella(str(write_stella(tmp_path / "stella")))
     (text,) = embedder.tokenize(["ab?"])
     characters = embedder.tokenize.tokenizer
@@ -75,7 +74,7 @@ def test_gte_ends_in_one_end_of_text(tmp_path):
     assert text.ids[-1] == end
 
 
-def test_the_prefix_of_the_names_is_found(tmp_path):
+def test_the_prefix_of_the_tensor_names_is_detected(tmp_path):
     from ports.embedders.qwen2_embed import gte_qwen2, stella
 
     assert stella.config_from(write_stella(tmp_path / "stella")).prefix == "model."
@@ -83,7 +82,7 @@ def test_the_prefix_of_the_names_is_found(tmp_path):
 
 
 @pytest.mark.parametrize("change", [{"use_sliding_window": True}, {"rope_scaling": {"type": "yarn"}}, {"new": 1}])
-def test_what_is_not_implemented_is_refused(tmp_path, change):
+def test_unsupported_fields_are_refused(tmp_path, change):
     with pytest.raises(R2T2Error, match=next(iter(change))):
         load_stella(str(write_stella(tmp_path / "stella", **change)))
 
@@ -93,5 +92,5 @@ def test_a_head_with_an_activation_is_refused(tmp_path):
     dense = json.loads((folder / "2_Dense_1024" / "config.json").read_text())
     dense["activation_function"] = "torch.nn.Tanh"
     (folder / "2_Dense_1024" / "config.json").write_text(json.dumps(dense))
-    with pytest.raises(R2T2Error, match="no activation is implemented"):
+    with pytest.raises(R2T2Error, match="only a dense layer with bias and without activation is implemented"):
         load_stella(str(folder))
