@@ -1,9 +1,9 @@
-"""Features of a bank's references, computed again from their images when they are asked for.
+"""Computes the features of a bank's references on demand from their images, and caches them.
 
-A bank on disk holds features only where somebody asked for them, since they outweigh everything else in it. What a
-neighbourhood needs is then encoded anew: when asked for, in batches of one fixed size, and kept for the next query.
+A bank on disk stores features only with `--features`, since they are larger than everything else. Otherwise the
+references of a neighborhood are encoded when a strategy reads them, in batches of a fixed size, and cached.
 
-Axis letters: n rows asked for, B samples of a batch.
+Axis letters: n rows of the bank, B samples of a batch.
 """
 
 from __future__ import annotations
@@ -26,48 +26,47 @@ from r2t2_jax.evaluation.question_sets import load_source
 from r2t2_jax.method.forward import encode_batch
 
 BATCH = 16
-KEPT_BYTES = 1 << 30  # of features, in host memory
+CACHE_BYTES = 1 << 30  # of features, in host memory
 
 
 def with_samples(bank: ReferenceBank, port: Port, samples: Sequence[Sample] | None = None) -> ReferenceBank:
-    """A bank whose references' features `port` computes again on demand; one with features in memory stays as it is.
+    """The bank with features that `port` computes on demand; a bank with features in memory is returned unchanged.
 
     Args:
-        bank: of this very model, all rows or some.
+        bank: of this model, all rows or some.
         port: the model.
-        samples: those of the bank, found by their ids; by default the bank's own sources are loaded.
+        samples: contain those of the bank, matched by id; by default the bank's own sources are loaded.
 
     Raises:
-        R2T2Error: the bank is another model's, or a reference's sample is not to be found.
+        R2T2Error: the bank belongs to another model, or the sample of a reference is missing.
     """
     bank.fingerprints.check("the bank", Fingerprints(port.fingerprint, processing=processing_fingerprint(port)))
     if bank.features is not None or bank.reader is not None:
         return bank
-    return replace(bank, reader=FeatureCache(port, bank.records, _find(bank, samples)))
+    return replace(bank, reader=FeatureCache(port, bank.records, _samples_of(bank, samples)))
 
 
 def on_port(bank: ReferenceBank, port: Port) -> ReferenceBank:
-    """A bank whose features the same model computes on other devices, where it computes them."""
-    return replace(bank, reader=bank.reader.on(port)) if isinstance(bank.reader, FeatureCache) else bank
+    """The bank with features that `port`, a copy of the same model on other devices, computes on demand."""
+    return replace(bank, reader=bank.reader.to_device(port)) if isinstance(bank.reader, FeatureCache) else bank
 
 
-def _find(bank: ReferenceBank, samples: Sequence[Sample] | None) -> Mapping[tuple[str, str], Sample]:
-    """The sample of each source and id that the bank names; sources are not told apart among given samples."""
-    wanted = {(record.get("source") or "", record["id"]) for record in bank.records}
+def _samples_of(bank: ReferenceBank, samples: Sequence[Sample] | None) -> Mapping[tuple[str, str], Sample]:
+    """The sample of each (source, id) of the bank; given samples are matched by id only."""
+    names = {(record.get("source") or "", record["id"]) for record in bank.records}
     if samples is not None:
-        given = {sample.id: sample for sample in samples}
-        found = {(source, name): given[name] for source, name in wanted if name in given}
+        by_id = {sample.id: sample for sample in samples}
+        matched = {(source, name): by_id[name] for source, name in names if name in by_id}
     else:
-        found = {}
-        for source in bank.sources:
-            for sample in load_source(source):
-                if (source.name, sample.id) in wanted:
-                    found[source.name, sample.id] = sample
-    missing = sorted(wanted - set(found))
+        loaded = (((source.name, sample.id), sample) for source in bank.sources for sample in load_source(source))
+        matched = {key: sample for key, sample in loaded if key in names}
+    missing = sorted(names - set(matched))
     if missing:
-        place, name = missing[0]
-        raise R2T2Error(f"{len(missing)} references have no sample, first {name!r} of {place!r}: give its dataset")
-    return found
+        source_name, name = missing[0]
+        raise R2T2Error(
+            f"{len(missing)} references have no sample, first {name!r} of {source_name!r}: give its dataset"
+        )
+    return matched
 
 
 class FeatureCache:
@@ -80,22 +79,22 @@ class FeatureCache:
         self._keys = [(record.get("source") or "", record["id"]) for record in records]
         self._digests = [record.get("image_sha256") or "" for record in records]
         self._samples = samples
-        self._kept: dict[int, Any] = {}
+        self._cache: dict[int, Any] = {}
         self._bytes = 0
         self._lock = Lock()
 
-    def on(self, port: Port) -> FeatureCache:
-        """The same samples, encoded by the model as it lies on other devices."""
+    def to_device(self, port: Port) -> FeatureCache:
+        """An empty cache of the same samples for a copy of the model on other devices."""
         other = copy(self)
-        other._port, other._kept, other._bytes, other._lock = port, {}, 0, Lock()
+        other._port, other._cache, other._bytes, other._lock = port, {}, 0, Lock()
         return other
 
     def __call__(self, rows: Int[np.ndarray, "n"]) -> tuple[Features, Answer]:
         distinct, back = np.unique(rows, return_inverse=True)
         with self._lock:
-            found = dict(zip(distinct.tolist(), self._look_up(distinct.tolist()), strict=True))
+            features_of = dict(zip(distinct.tolist(), self._look_up(distinct.tolist()), strict=True))
         answers = self._port.processor.answer_ids([self._sample(row).answers[0] for row in distinct.tolist()])
-        features = jax.tree.map(lambda *leaves: np.stack(leaves), *(found[row] for row in distinct.tolist()))
+        features = jax.tree.map(lambda *leaves: np.stack(leaves), *(features_of[row] for row in distinct.tolist()))
         return jax.tree.map(lambda leaf: np.asarray(leaf)[back.ravel()], (features, answers))
 
     def _sample(self, row: int) -> Sample:
@@ -105,18 +104,18 @@ class FeatureCache:
         return sample
 
     def _look_up(self, rows: list[int]) -> list[Any]:
-        """Features of each row. Encoded rows of another length bucket do not stack with new ones: then all are new."""
-        missing = [row for row in rows if row not in self._kept]
+        """Features of each row. If cached and new rows differ in length bucket, all rows are encoded together."""
+        missing = [row for row in rows if row not in self._cache]
         new = dict(zip(missing, self._encode(missing), strict=True)) if missing else {}
-        found = [new[row] if row in new else self._kept[row] for row in rows]
-        if len({tuple(leaf.shape for leaf in jax.tree.leaves(features)) for features in found}) > 1:
-            found = self._encode(rows)
-        self._keep(dict(zip(rows, found, strict=True)))
-        return found
+        features = [new[row] if row in new else self._cache[row] for row in rows]
+        if len({tuple(leaf.shape for leaf in jax.tree.leaves(tree)) for tree in features}) > 1:
+            features = self._encode(rows)
+        self._store(dict(zip(rows, features, strict=True)))
+        return features
 
     def _encode(self, rows: list[int]) -> list[Any]:
-        """Features of each row, prepared together so that they share a length bucket."""
-        size = -(-len(rows) // BATCH) * BATCH  # whole batches: a new number of rows compiles nothing
+        """Features of each row; all rows are prepared together, so that they share a length bucket."""
+        size = -(-len(rows) // BATCH) * BATCH  # whole batches, so that another number of rows needs no compilation
         samples = [self._sample(row) for row in rows]
         inputs = self._port.processor.prepare(self._port.params, samples + samples[-1:] * (size - len(rows)))
         features: list[Any] = []
@@ -127,14 +126,14 @@ class FeatureCache:
             features += [jax.tree.map(lambda leaf, i=i: leaf[i], encoded) for i in range(BATCH)]
         return features[: len(rows)]
 
-    def _keep(self, features: Mapping[int, Any]) -> None:
-        """Remember features, and forget the oldest beyond the limit."""
+    def _store(self, features: Mapping[int, Any]) -> None:
+        """Cache features, and evict the oldest beyond the limit."""
         for row, tree in features.items():
-            self._bytes -= _size(self._kept.pop(row, ()))
-            self._kept[row] = tree
+            self._bytes -= _size(self._cache.pop(row, ()))
+            self._cache[row] = tree
             self._bytes += _size(tree)
-        while self._bytes > KEPT_BYTES:
-            self._bytes -= _size(self._kept.pop(next(iter(self._kept))))
+        while self._bytes > CACHE_BYTES:
+            self._bytes -= _size(self._cache.pop(next(iter(self._cache))))
 
 
 def _size(tree: Any) -> int:

@@ -1,4 +1,4 @@
-"""The sets a bank is built from, and their samples found again later."""
+"""Question sets of banks and benchmarks: their samples, source and metric."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from r2t2_jax.plugins import registered
 
 @dataclass(frozen=True)
 class QuestionSet:
-    """Samples of one source, in the order in which they are asked, and the name of the metric that scores them."""
+    """Samples of one source in the order of their evaluation, and the name of their metric."""
 
     source: Source
     samples: Sequence[Sample]
@@ -29,14 +29,14 @@ class QuestionSet:
 
     @property
     def digest(self) -> str:
-        """Changes with ids, questions and answers."""
-        found = hashlib.sha256()
+        """A hash of ids, questions and answers."""
+        digest = hashlib.sha256()
         for sample in self.samples:
-            found.update(repr((sample.id, sample.question, sample.answers, sample.options, sample.style)).encode())
-        return found.hexdigest()[:16]
+            digest.update(repr((sample.id, sample.question, sample.answers, sample.options, sample.style)).encode())
+        return digest.hexdigest()[:16]
 
 
-REFERENCES, TEST = "reference", "test"  # the splits that a drawn set keeps for them
+REFERENCES, TEST = "reference", "test"  # splits of sets that are generated
 
 
 def load_source(source: Source) -> list[Sample]:
@@ -49,15 +49,15 @@ def load_source(source: Source) -> list[Sample]:
 def read_sets(
     names: Sequence[str], split: str | None, n: int | None, seed: int, images: str, metric: str
 ) -> dict[str, QuestionSet]:
-    """References: each set's samples in an order drawn by the seed, so that those up to any limit are a fair choice.
+    """Sets of references, each in random order, so that truncation at a limit is unbiased.
 
     Args:
         names: registered or prepared sets, or `.jsonl` files.
-        split: `None` for the split `reference` of registered sets, and the first of all others.
-        n: how many samples of each; `None` for all.
-        seed: of choice and order.
-        images: image folder of `.jsonl` files; empty for their own.
-        metric: empty for each set's official one.
+        split: `None` for `reference` of generated sets and the first split of all others.
+        n: number of samples of each set; `None` for all.
+        seed: of the choice and the order.
+        images: image folder of `.jsonl` files; empty for the folder of each file.
+        metric: name; empty for each set's official metric.
 
     Raises:
         R2T2Error: a set is named twice or cannot be read, or the metric is unknown.
@@ -73,11 +73,10 @@ def read_sets(
 def read_benchmarks(
     names: Sequence[str], split: str | None, n: int | None, seed: int, images: str, metric: str
 ) -> dict[str, QuestionSet]:
-    """Test sets: the longest questions first.
+    """Test sets, the longest questions first.
 
-    So a batch pads little, few lengths meet, and what does not fit into memory shows at once.
-
-    Arguments and errors are those of `read_sets`, but that `None` is the split `test` of registered sets.
+    With this order batches need little padding, there are few lengths to compile, and a lack of memory shows at once.
+    Arguments and errors are those of `read_sets`; by default the split of generated sets is `test`.
     """
     sets = {}
     for name in _distinct(names):
@@ -87,7 +86,7 @@ def read_benchmarks(
 
 
 def length(sample: Sample) -> int:
-    """Letters of a question and its options, by which benchmarks are ordered."""
+    """Number of characters of a question and its options; benchmarks are ordered by it."""
     return len(sample.question) + sum(map(len, sample.options))
 
 
@@ -99,13 +98,13 @@ def _distinct(names: Sequence[str]) -> Sequence[str]:
 
 
 def _split(name: str, split: str | None, drawn: str) -> str:
-    """The split asked for; else `drawn` of a set that is drawn, and the first of one that was read from files."""
+    """The given split; by default `drawn` of a generated set and the first split of a set of files."""
     default = drawn if name in registered(GROUP) and name not in DATASETS else ""
     return default if split is None else split
 
 
 def _read(name: str, split: str, n: int | None, seed: int, images: str, metric: str) -> QuestionSet:
     source = Source(name, split, n, seed, images if name.endswith(".jsonl") else "")
-    chosen = metric or (DATASETS[name].metric if name in DATASETS else "exact_match")
-    get_metric(chosen)
-    return QuestionSet(source, load_source(source), chosen)
+    metric = metric or (DATASETS[name].metric if name in DATASETS else "exact_match")
+    get_metric(metric)  # raises if it is unknown
+    return QuestionSet(source, load_source(source), metric)

@@ -1,4 +1,4 @@
-"""A run's stored answers, scored by another metric; no model, no images."""
+"""Scores the stored answers of a run with another metric, without model and images."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from r2t2_jax.evaluation.statistics import summarize_benchmark
 from r2t2_jax.metrics import Metric, get_set_score
 from r2t2_jax.runs.reading import SavedRun
 
-UNSEEN = np.zeros((1, 1, 3), np.uint8)  # no metric looks at the image
-ASKED = ("id", "question", "answers", "category")
-WRITTEN = ("options", "style")  # by `r2t2 eval`; other commands ask open questions
+NO_IMAGE = np.zeros((1, 1, 3), np.uint8)  # no metric looks at the image
+COLUMNS = ("id", "question", "answers", "category")
+EVAL_COLUMNS = ("options", "style")  # in runs of `r2t2 eval` only; the questions of other commands are open
 
 
 def rescore(saved: SavedRun, metric: Metric) -> dict[str, Any]:
-    """Each model's numbers under another metric, as `summarize_benchmark` gives them.
+    """The numbers of each model under another metric, as `summarize_benchmark` returns them.
 
     Raises:
         R2T2Error: the run is not complete, has no rows, or lacks the untouched model.
@@ -29,7 +29,7 @@ def rescore(saved: SavedRun, metric: Metric) -> dict[str, Any]:
     if not saved.complete:
         raise R2T2Error(f"the run in {saved.folder} is not complete; repeat the command that began it to continue")
     data = saved.run.get("data", {})
-    found = {}
+    numbers = {}
     for title, table in _by_model(saved.rows):
         strategies = table["strategy"].to_pylist()
         if "base" not in strategies:
@@ -46,9 +46,9 @@ def rescore(saved: SavedRun, metric: Metric) -> dict[str, Any]:
         )
         benchmark = table["benchmark"][0].as_py() if "benchmark" in table.column_names else ""
         set_score = get_set_score(data.get(benchmark, {}).get("set_score", "accuracy"))
-        asked = [sample for name, sample in zip(strategies, samples, strict=True) if name == "base"]
-        found[title] = summarize_benchmark(scored, asked, set_score)
-    return found
+        base = [sample for name, sample in zip(strategies, samples, strict=True) if name == "base"]
+        numbers[title] = summarize_benchmark(scored, base, set_score)
+    return numbers
 
 
 def _by_model(rows: pa.Table) -> Iterator[tuple[str, pa.Table]]:
@@ -61,13 +61,13 @@ def _by_model(rows: pa.Table) -> Iterator[tuple[str, pa.Table]]:
 
 
 def _present(table: pa.Table) -> list[str]:
-    return [*ASKED, *(name for name in WRITTEN if name in table.column_names)]
+    return [*COLUMNS, *(name for name in EVAL_COLUMNS if name in table.column_names)]
 
 
 def _sample(row: Mapping[str, Any]) -> Sample:
     return Sample(
         id=row["id"],
-        image=UNSEEN,
+        image=NO_IMAGE,
         question=row["question"],
         answers=tuple(row["answers"]),
         options=tuple(row.get("options") or ()),

@@ -1,4 +1,4 @@
-"""What `r2t2 diagnose`, `tune` and `answer` look at: a model, labelled questions, references that are none of them."""
+"""Opens the parts of an evaluation: a model with its embedder, labeled questions, a metric and a bank."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ VALIDATION = "validation"
 
 
 def open_port(model: str, embedder: str = "") -> Port:
-    """A model by its name, and what finds like questions: the embedder of this name instead of the model's own.
+    """A model by its name, with the embedder of this name in place of its own if the name is not empty.
 
     Raises:
         R2T2Error: as `load` and `question_embedder`.
@@ -37,7 +37,7 @@ def open_port(model: str, embedder: str = "") -> Port:
 
 
 def with_embedder(ports: Sequence[Port], name: str) -> list[Port]:
-    """The ports with the embedder of this name, loaded once for all of them; with their own where the name is empty.
+    """The ports with the embedder of this name, loaded once for all; with their own if the name is empty.
 
     Raises:
         R2T2Error: as `question_embedder`.
@@ -49,23 +49,23 @@ def with_embedder(ports: Sequence[Port], name: str) -> list[Port]:
 
 
 def open_questions(data: str, split: str | None, limit: int | None, seed: int) -> list[Sample]:
-    """Labelled questions.
+    """Labeled questions.
 
     Args:
         data: a registered set or a `.jsonl` file.
         split: `None` for validation, or for all lines of a file.
-        limit: how many; `None` for the set's own number.
-        seed: which ones.
+        limit: number of questions; `None` for the set's default.
+        seed: chooses the questions.
 
     Raises:
         R2T2Error: as `load_dataset`.
     """
-    chosen = ("" if data.endswith(".jsonl") else VALIDATION) if split is None else split
-    return load_dataset(data, chosen, limit, seed)
+    default = "" if data.endswith(".jsonl") else VALIDATION
+    return load_dataset(data, default if split is None else split, limit, seed)
 
 
 def metric_for(data: str, name: str) -> Metric:
-    """The metric called `name`; for the empty name the set's official one, else exact match.
+    """The metric of this name; if the name is empty the set's official metric, else exact match.
 
     Raises:
         R2T2Error: as `get_metric`.
@@ -76,12 +76,18 @@ def metric_for(data: str, name: str) -> Metric:
 def open_bank(
     port: Port, path: Path | None, metric: Metric, questions: Sequence[Sample], keep_wrong: bool = False
 ) -> ReferenceBank:
-    """References of a port: those on disk, or else collected from the set registered with it.
+    """References of a port, read from disk or collected from the set that is registered with the port.
 
-    Correctly answered ones alone, or with `keep_wrong` all of them, and the loss atlas where there is one.
+    Args:
+        port: the model.
+        path: the bank's directory; `None` to collect.
+        metric: decides which collected references are correct.
+        questions: to be answered; none of them may be a reference.
+        keep_wrong: return all references, with the loss atlas if there is one, instead of the correct ones only.
 
     Raises:
-        R2T2Error: the bank is another model's, the port has no set of references, or a question is a reference too.
+        R2T2Error: the bank belongs to another model, no set of references is registered with the port, or a question is
+            also a reference.
     """
     if path is not None:
         bank = _with_features(ReferenceBank.open(path, fingerprints_of(port)), port, questions)
@@ -89,7 +95,7 @@ def open_bank(
     else:
         name = port.name.partition(":")[0]
         if name not in registered(GROUP):
-            raise R2T2Error(f"no set of references is registered for {name}: name a bank that r2t2 bank build made")
+            raise R2T2Error(f"no set of references is registered for {name}: give a bank from r2t2 bank build")
         bank = collect_bank(port, load_dataset(name, "reference"), metric, keep_wrong=keep_wrong)
         bank = with_shipped_atlas(bank, port) if keep_wrong else bank
     check_no_overlap(bank, questions)
@@ -97,7 +103,7 @@ def open_bank(
 
 
 def _with_features(bank: ReferenceBank, port: Port, questions: Sequence[Sample]) -> ReferenceBank:
-    """A bank that hands out features: those stored in its directory, else computed again when they are asked for."""
+    """The bank with features, read from its directory if they are stored there, else computed on demand."""
     if bank.folder is None or not questions or not read_manifest(bank.folder).stored:
         return with_samples(bank, port)
     inputs = port.processor.prepare(port.params, questions[:1])
@@ -107,11 +113,15 @@ def _with_features(bank: ReferenceBank, port: Port, questions: Sequence[Sample])
 
 
 def check_no_overlap(bank: ReferenceBank, questions: Sequence[Sample]) -> None:
-    """A question that is its own reference would tell its answer."""
+    """Detect test samples that are also references (train/test leakage).
+
+    Raises:
+        R2T2Error: there are some.
+    """
     references = {(record["id"], record["question"]) for record in bank.records}
     shared = [sample.id for sample in questions if (sample.id, sample.question) in references]
     if shared:
         raise R2T2Error(
-            f"{len(shared)} of {len(questions)} questions are references in the bank too, first {shared[0]!r}: "
-            "ask others, or build the bank from other samples"
+            f"{len(shared)} of {len(questions)} questions are also references in the bank, first {shared[0]!r}: "
+            "choose other questions, or build the bank from other samples"
         )

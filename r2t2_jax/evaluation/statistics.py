@@ -34,8 +34,8 @@ def summary_content(models: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 def models_of(summary: Mapping[str, Any], where: object) -> Mapping[str, Mapping[str, Any]]:
     """The numbers of every model, by title, from the content of a `summary.json`.
 
-    Summaries without a schema number are read as well. They name some numbers differently, and those of `r2t2 demo` have
-    the gates of the pocket model in place of models.
+    Summaries without a schema number are read as well. They name some numbers differently, and those of `r2t2 demo`
+    have the gates of the pocket model in place of models.
 
     Args:
         summary: the content.
@@ -67,19 +67,19 @@ def _renamed(numbers: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def wilson_interval(successes: int, n: int) -> tuple[float, float]:
-    """95 % interval of a proportion (Wilson 1927): keeps to [0, 1] and is right at 0 and n, where Wald's is not."""
+    """95 % interval of a proportion (Wilson 1927). It stays within [0, 1], also for 0 and n successes."""
     share, z = successes / n, NORMAL_95
-    centre = share + z * z / (2 * n)
+    center = share + z * z / (2 * n)
     spread = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     scale = 1 + z * z / n
-    return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
+    return max(0.0, (center - spread) / scale), min(1.0, (center + spread) / scale)
 
 
 def paired_gain(before: Bool[np.ndarray, "B"], after: Bool[np.ndarray, "B"]) -> tuple[float, float, float]:
-    """Gain in accuracy on the same samples, with its 95 % interval: only samples that changed count.
+    """Gain in accuracy on the same samples, and the bounds of its 95 % interval.
 
-    With b turned right and c turned wrong of n, the gain is (b - c) / n and its variance (b + c - (b - c)^2 / n) / n^2
-    (Agresti, Categorical Data Analysis, section 11.1).
+    With b of n samples turned right and c turned wrong, the gain is (b - c) / n and its variance
+    (b + c - (b - c)^2 / n) / n^2 (Agresti, Categorical Data Analysis, section 11.1).
     """
     n, better, worse = len(before), int((~before & after).sum()), int((before & ~after).sum())
     gain = (better - worse) / n
@@ -88,7 +88,7 @@ def paired_gain(before: Bool[np.ndarray, "B"], after: Bool[np.ndarray, "B"]) -> 
 
 
 def gap_recovered(accuracy: float, base: float, ceiling: float | None) -> float | None:
-    """Share of the gap from `base` to `ceiling`; `None` where there is no gap to recover."""
+    """Share of the gap from `base` to `ceiling`; `None` if there is no gap."""
     if ceiling is None or ceiling <= base:
         return None
     return (accuracy - base) / (ceiling - base)
@@ -103,11 +103,11 @@ def summarize(
     """Numbers of one model on one test set, ready for `summary.json`.
 
     Args:
-        right: for each strategy, which samples it answered correctly; `base` must be among them. The gap is that of
-            `task_routing`, where it was run.
-        evaluations: for each strategy, r-dependent forward passes a case (value and gradient count two).
+        right: for each strategy, which samples it answered correctly; `base` must be among them. The gap is the one up
+            to `task_routing`, if that was run.
+        evaluations: for each strategy, forward passes per sample that depend on r (a value with its gradient counts 2).
         categories: the family of each sample.
-        columns: further numbers of each sample, whose mean a family's entry gives under the same name.
+        columns: further numbers per sample; the entry of a family has their mean under the same name.
 
     Returns:
         `n`, `strategies` and `families`: for each family its `n`, each strategy's accuracy and the columns' means.
@@ -196,17 +196,17 @@ class Comparison:
     high: float
 
     def worth(self, worthwhile: float) -> Reply:
-        """Whether there is a gain worth having.
+        """Whether the gain is at least worthwhile.
 
-        `yes`: the interval lies above zero and reaches `worthwhile`. `no`: it stays below `worthwhile`, so a gain, real
-        or not, would be too small. `unclear`: it holds both zero and gains worth having; more samples would tell.
+        `yes`: the interval lies above zero and reaches `worthwhile`. `no`: it lies below `worthwhile`, so any gain is
+        too small. `unclear`: it contains both zero and worthwhile gains; more samples would decide.
         """
         if self.high < worthwhile:
             return "no"
         return "yes" if self.low > 0 else "unclear"
 
     def samples_needed(self, n: int, worthwhile: float) -> int:
-        """How many samples would bring the interval down to the width of `worthwhile`, to two digits upwards."""
+        """Number of samples for an interval as narrow as `worthwhile`, rounded up to two digits."""
         needed = n * ((self.high - self.low) / worthwhile) ** 2
         digits = 10 ** max(0, int(math.log10(max(needed, 1))) - 1)
         return max(n, digits * math.ceil(needed / digits))
@@ -215,11 +215,11 @@ class Comparison:
 def compare(
     before: Bool[np.ndarray, "B"] | Float[np.ndarray, "B"], after: Bool[np.ndarray, "B"] | Float[np.ndarray, "B"]
 ) -> Comparison:
-    """The paired gain from `before` to `after`: of right answers, or of any values of which more is better.
+    """The paired gain from `before` to `after`, in accuracy or in the mean of any value that should be large.
 
-    For right answers the interval is that of Bonett & Price (2012, Psychological Methods 17): one sample more that
-    turned right and one more that turned wrong. It keeps its level for few samples and few changes, where the plain
-    interval shrinks to nothing. For other values it is a percentile bootstrap over samples.
+    For boolean arrays the interval is that of Bonett & Price (2012, Psychological Methods 17), which adds one sample
+    that turned right and one that turned wrong. It keeps its level for few samples and few changes, where the plain
+    interval vanishes. For other values it is a percentile bootstrap over samples.
     """
     if before.dtype != bool:
         return mean_interval(after - before)
@@ -232,7 +232,7 @@ def compare(
 def mean_interval(values: Float[np.ndarray, "B"], seed: int = 0) -> Comparison:
     """A mean with its percentile bootstrap interval."""
     rng, n = np.random.default_rng(seed), len(values)
-    at_a_time = 100  # resamples, which bounds memory
-    means = [values[rng.integers(n, size=(at_a_time, n))].mean(axis=1) for _ in range(RESAMPLES // at_a_time)]
+    chunk = 100  # resamples at a time, to bound memory
+    means = [values[rng.integers(n, size=(chunk, n))].mean(axis=1) for _ in range(RESAMPLES // chunk)]
     low, high = np.quantile(np.concatenate(means), [0.025, 0.975])
     return Comparison(float(values.mean()), float(low), float(high))

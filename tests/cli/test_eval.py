@@ -126,7 +126,7 @@ def test_too_little_memory_halves_the_batch_and_changes_nothing(
         (("--bank", "FOLDER/none"), "is no bank"),
         (("--benchmark", "none"), "unknown dataset 'none'"),
         (("--benchmark", "FOLDER/one.jsonl,FOLDER/one.jsonl"), "named twice"),
-        (("--benchmark", "FOLDER/references.jsonl"), "40 of 40 questions are references in the bank too"),
+        (("--benchmark", "FOLDER/references.jsonl"), "40 of 40 questions are also references in the bank"),
         (("--strategy", "base,,ngd"), "has an empty name"),
         (("--strategy", "magic"), "unknown strategy 'magic'"),
         (("--strategy", "atlas"), "no loss atlas"),

@@ -54,7 +54,7 @@ def test_a_row_is_encoded_once_while_there_is_room(opened, monkeypatch):
 
 
 def test_without_room_rows_are_encoded_again(bank, opened, monkeypatch):
-    monkeypatch.setattr(reencode, "KEPT_BYTES", 0)
+    monkeypatch.setattr(reencode, "CACHE_BYTES", 0)
     for _ in range(2):
         equal(opened.samples(np.array([1, 2])), bank.samples(np.array([1, 2])))
 

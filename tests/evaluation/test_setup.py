@@ -61,5 +61,5 @@ def test_a_bank_from_disk_gives_what_one_in_memory_gives(
     jax.tree.map(np.testing.assert_array_equal, found, expected)
     np.testing.assert_array_equal(bank.routing, np.asarray(memory.routing)[order])
 
-    with pytest.raises(R2T2Error, match=f"{len(bank)} of 30 questions are references in the bank too"):
+    with pytest.raises(R2T2Error, match=f"{len(bank)} of 30 questions are also references in the bank"):
         open_bank(toy(), tmp_path / "bank", METRIC, open_questions(str(questions), None, None, 0))
