@@ -27,8 +27,8 @@ def test_a_converted_embedder_is_the_same(folders, name, tmp_path, capsys):
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
     assert main(["convert", name, str(folders[name]), str(tmp_path / "model"), "--quiet"]) == 0
     assert f"Wrote {tmp_path / 'model'}: " in capsys.readouterr().out
-    for asked in (f"{name}:{tmp_path / 'model'}", str(tmp_path / "model")):
-        converted = load_embedder(asked)
+    for source in (f"{name}:{tmp_path / 'model'}", str(tmp_path / "model")):
+        converted = load_embedder(source)
         assert converted.fingerprint == direct.fingerprint
         np.testing.assert_array_equal(converted.embed(TEXTS), vectors)
 

@@ -62,7 +62,7 @@ class Probe:
 def probe_losses(
     batch: ProbeBatch, strategies: Mapping[str, Strategy], oracle: Float[Array, "B L E"], untouched: bool
 ) -> Probe:
-    """Losses of samples, neighbours and random references at the same routings.
+    """Losses of samples, neighbors and random references at the same routings.
 
     Args:
         batch: the queries.

@@ -307,7 +307,7 @@ def run_multiprocess(
 ) -> None:
     """Compute this process's share of a run; the first process then merges all rows and finishes the run.
 
-    Only the first process opens the run's folder, so that it alone reports different settings. Each other process opens
+    The first process opens the run's folder, so that only it reports different settings. Each other process opens
     a folder inside it, which is removed once its rows are merged and the summary is written.
 
     Args:

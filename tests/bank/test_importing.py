@@ -24,7 +24,7 @@ def entries(count=6):
     return [
         {
             "id": 2 * i,
-            "question": f"What colour is cube {i}?",
+            "question": f"What color is cube {i}?",
             "image_path": f"image_{i // 2}.png",
             "model_answer": "red" if i != 4 else "blue",
             "ground_truth": "red",
@@ -50,7 +50,7 @@ def test_every_field_is_imported(tmp_path):
     np.testing.assert_allclose(bank.routing[3, 0], list(content[3]["weights"].values()), rtol=1e-6)
     np.testing.assert_array_equal(bank.embeddings, HashedBagOfWords().embed([entry["question"] for entry in content]))
     record = bank.records[4]
-    assert (record["id"], record["question"], record["image"]) == ("8", "What colour is cube 4?", "image_2.png")
+    assert (record["id"], record["question"], record["image"]) == ("8", "What color is cube 4?", "image_2.png")
     assert (record["prediction"], record["answer"], record["score"]) == ("blue", "red", 0.0)
 
 
