@@ -28,7 +28,7 @@ from r2t2_jax.evaluation.collect_bank import collect_bank, with_shipped_atlas
 from r2t2_jax.evaluation.encode import EncodedQuestions, encode_questions
 from r2t2_jax.evaluation.evaluator import evaluate
 from r2t2_jax.evaluation.statistics import TESTS, compare, wilson_interval
-from r2t2_jax.evaluation.tuning_grid import USUAL, grid_presets
+from r2t2_jax.evaluation.tuning_grid import DEFAULT_VALUES, grid_presets
 from r2t2_jax.method.presets import Preset
 from r2t2_jax.methods import find_preset, strategy
 from r2t2_jax.metrics import get_metric
@@ -74,7 +74,7 @@ def load_gate(gate: str, sizes: Mapping[str, int]) -> GateData:
 def settings_of(option: Mapping[str, Any], base: Preset) -> dict[str, Preset]:
     """The presets of one option that are compared on validation questions, by number."""
     loss = str(option.get("atlas.loss", "bounded"))
-    varied = {"atlas.k": NEIGHBORS, "atlas.temperature": USUAL[loss]["atlas.temperature"]}
+    varied = {"atlas.k": NEIGHBORS, "atlas.temperature": DEFAULT_VALUES[loss]["atlas.temperature"]}
     presets = grid_presets(base.with_settings(option), varied, "atlas")
     return {str(i): preset for i, preset in enumerate(presets)}
 

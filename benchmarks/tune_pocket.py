@@ -18,8 +18,8 @@ from ports.pocket.params import FOLDER, GATES
 from r2t2_jax.datasets import load_dataset
 from r2t2_jax.evaluation.collect_bank import collect_bank
 from r2t2_jax.evaluation.encode import encode_questions
-from r2t2_jax.evaluation.tune import Tuning, refuse_test, tuned_preset, tuning_bench, tuning_plan
-from r2t2_jax.evaluation.tuning_grid import Budget, grid_presets, rungs, sample_order
+from r2t2_jax.evaluation.tune import Tuning, prepare_tuning, refuse_test, tuned_preset, tuning_plan
+from r2t2_jax.evaluation.tuning_grid import Budget, grid_presets, halving_rounds, sample_order
 from r2t2_jax.method.presets import PAPER
 from r2t2_jax.methods import find_preset, preset_of
 from r2t2_jax.metrics import get_metric
@@ -44,17 +44,17 @@ def tune(samples: int, out: Path) -> dict[str, Any]:
     references, questions = load_dataset("pocket", "reference"), load_dataset("pocket", SPLIT, samples)
     refuse_test(SPLIT, questions)
     ports = [load(f"pocket:{gate}") for gate in GATES]
-    plan = rungs(len(presets), samples)
+    rounds = halving_rounds(len(presets), samples)
     depends = {"models": [port.fingerprint for port in ports], "versions": versions()}
-    parts = tuning_plan([port.name for port in ports], plan)
+    parts = tuning_plan([port.name for port in ports], rounds)
     with Run.open(out, "benchmarks.tune_pocket", {"samples": samples}, parts, depends) as run:
-        benches = {
-            port.name: tuning_bench(
+        batches = {
+            port.name: prepare_tuning(
                 port, collect_bank(port, references, metric), encode_questions(port, questions), presets, metric
             )
             for port in ports
         }
-        tuning = Tuning(run, benches, plan)
+        tuning = Tuning(run, batches, rounds)
         preset = tuned_preset("pocket", presets, list(GRID), tuning, tuning.search())
         run.finish({"settings": preset["settings"]})
     preset["evidence"] |= {"split": SPLIT, "grid": len(presets), **depends}

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from r2t2_jax.method.presets import Preset
     from r2t2_jax.runs.run import Run
 
-OPTIONS = {  # of this command, and the settings whose values they list
+OPTIONS = {  # options of the command that list values, and the path of the setting
     "space": "space.kind",
     "optimizer": "descent.optimizer",
     "learning_rate": "descent.learning_rate",
@@ -93,7 +93,14 @@ class Tune:
 
         from r2t2_jax.evaluation.setup import open_port, open_questions
         from r2t2_jax.evaluation.tune import refuse_test
-        from r2t2_jax.evaluation.tuning_grid import VARIED, Budget, grid_presets, plan_in_words, rungs, sample_order
+        from r2t2_jax.evaluation.tuning_grid import (
+            VARIED,
+            Budget,
+            describe_plan,
+            grid_presets,
+            halving_rounds,
+            sample_order,
+        )
         from r2t2_jax.methods import find_preset
         from r2t2_jax.reporting.tables import preset_lines, settings_table
         from r2t2_jax.runs.folder import read_json
@@ -106,12 +113,12 @@ class Tune:
         presets = sample_order(grid, budget, self.seed)
         samples = open_questions(self.data, self.split, self.limit, self.seed)
         refuse_test(self.split, samples)
-        plan = rungs(len(presets), len(samples))
+        rounds = halving_rounds(len(presets), len(samples))
         console = Console()
-        console.print(plan_in_words(len(grid), len(presets), plan, budget), highlight=False)
-        with self._open(port, presets, plan, samples) as run:
+        console.print(describe_plan(len(grid), len(presets), rounds, budget), highlight=False)
+        with self._open(port, presets, rounds, samples) as run:
             if not run.complete:
-                self._search(run, port, presets, plan, samples, budget)
+                self._search(run, port, presets, rounds, samples, budget)
         preset = read_json(self.out / "preset.json")
         console.print(settings_table(preset["evidence"]["table"]))
         for line in preset_lines(preset):
@@ -125,7 +132,7 @@ class Tune:
         return settings | {"bank": None if self.bank is None else str(self.bank)}
 
     def _open(
-        self, port: Port, presets: Sequence[Preset], plan: Sequence[HalvingRound], samples: Sequence[Sample]
+        self, port: Port, presets: Sequence[Preset], rounds: Sequence[HalvingRound], samples: Sequence[Sample]
     ) -> Run:
         from r2t2_jax.evaluation.tune import tuning_plan
         from r2t2_jax.runs.fingerprint import versions
@@ -138,28 +145,28 @@ class Tune:
             "questions": len(samples),
             "versions": versions(),
         }
-        return Run.open(self.out, "tune", self._settings(), tuning_plan([port.name], plan), depends, self.max_hours)
+        return Run.open(self.out, "tune", self._settings(), tuning_plan([port.name], rounds), depends, self.max_hours)
 
     def _search(
         self,
         run: Run,
         port: Port,
         presets: Sequence[Preset],
-        plan: Sequence[HalvingRound],
+        rounds: Sequence[HalvingRound],
         samples: Sequence[Sample],
         budget: Budget,
     ) -> None:
         from r2t2_jax.evaluation.encode import encode_questions
         from r2t2_jax.evaluation.setup import metric_for, open_bank
-        from r2t2_jax.evaluation.tune import Tuning, tuned_preset, tuning_bench
+        from r2t2_jax.evaluation.tune import Tuning, prepare_tuning, tuned_preset
         from r2t2_jax.evaluation.tuning_grid import VARIED
         from r2t2_jax.runs.atomic_io import publish_json
         from r2t2_jax.runs.fingerprint import versions
 
         metric = metric_for(self.data, self.metric or "")
         bank = open_bank(port, self.bank, metric, samples, keep_wrong=self.strategy == "atlas")
-        bench = tuning_bench(port, bank, encode_questions(port, samples), presets, metric, self.seed, self.strategy)
-        tuning = Tuning(run, {port.name: bench}, plan, budget.minutes)
+        batch = prepare_tuning(port, bank, encode_questions(port, samples), presets, metric, self.seed, self.strategy)
+        tuning = Tuning(run, {port.name: batch}, rounds, budget.minutes)
         name = self.name or port.name.partition(":")[0]
         varied = VARIED[self.strategy]
         preset = tuned_preset(name, presets, varied, tuning, tuning.search(), self.strategy)

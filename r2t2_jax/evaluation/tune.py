@@ -1,10 +1,10 @@
-"""Search settings of a strategy on validation questions, as a run that survives.
+"""Searches settings of a strategy on validation questions, as a resumable run.
 
-Questions are encoded once, neighbours are found once for the largest k, and settings that differ in numbers alone (a
+Questions are encoded once, neighbors are retrieved once for the largest k, and settings that differ only in numbers (a
 learning rate, a kernel) share a compiled program.
 
-A part of the run is one place on one rung (`settings_grid.py`) for one model. Which setting stands in a place follows
-from the rows of the rungs before, so that an interrupted search goes on where it stopped.
+A part of the run is one slot of one round of successive halving (`tuning_grid.py`) for one model. The setting in a slot
+follows from the rows of earlier rounds, so that an interrupted search can be resumed.
 """
 
 from __future__ import annotations
@@ -36,27 +36,29 @@ from r2t2_jax.runs.plan import Batch, Part, Plan
 from r2t2_jax.runs.run import Run
 from r2t2_jax.runtime.batching import threads_at_a_time
 
-BESIDE = ("base", "uniform")  # what needs no setting
-SLACK = 0.01  # of accuracy, which a cheaper setting may lose against the best
-NOBODY = -1  # in a place that is left empty
+CONTROLS = ("base", "uniform")  # strategies without settings
+SLACK = 0.01  # accuracy that a cheaper setting may lose against the best
+EMPTY_SLOT = -1  # number of the setting in a slot without one
+RULE = f"the cheapest setting within {100 * SLACK:g} point of the best of those measured on all questions"
+CAUTION = "the best of many settings is partly luck: expect a slightly lower accuracy on new questions"
 
 
 def refuse_test(split: str | None, samples: Sequence[Sample]) -> None:
-    """Refuse to choose settings on a test set.
+    """Check that the questions are not of a test set.
 
     Raises:
-        R2T2Error: the split, or that of any sample, is called test or something like test2015.
+        R2T2Error: the name of the split, or of the split of any sample, begins with test.
     """
-    named = {split or "", *(sample.split for sample in samples)}
-    tests = sorted(name for name in named if name.lower().startswith("test"))
+    splits = {split or "", *(sample.split for sample in samples)}
+    tests = sorted(name for name in splits if name.lower().startswith("test"))
     if tests:
         raise R2T2Error(
             f"settings must not be chosen on test questions, and these are of split {tests[0]!r}: give validation "
-            "questions, or what is reported on the test set means nothing"
+            "questions, so that results on the test set stay valid"
         )
 
 
-def tuning_bench(
+def prepare_tuning(
     port: Port,
     bank: ReferenceBank,
     questions: EncodedQuestions,
@@ -65,7 +67,7 @@ def tuning_bench(
     seed: int = 0,
     method: str = "ngd",
 ) -> PreparedBatch:
-    """A model ready to try every preset of a strategy, under the name of its number, and `BESIDE`.
+    """Prepare the questions for every preset of a strategy, under the name of its index, and for `CONTROLS`.
 
     Raises:
         R2T2Error: as `Evaluator.create`; or the strategy reads an atlas, and the bank has none.
@@ -76,35 +78,37 @@ def tuning_bench(
     batch = evaluator.prepare_batch(questions)
     batch.neighbors.references(method, np.zeros(1, int))  # raises if the bank lacks something
     nearest = batch.neighbors.neighborhoods[method]
-    tried = {str(i): strategy(method, preset) for i, preset in enumerate(presets)}
-    # The k nearest of the largest neighbourhood are its first k.
-    nearby = {str(i): jax.tree.map(lambda leaf, k=k: leaf[:, :k], nearest) for i, k in enumerate(counts)}
+    strategies = {str(i): strategy(method, preset) for i, preset in enumerate(presets)}
+    # The first k neighbors of the largest neighborhood are the k nearest.
+    neighborhoods = {str(i): jax.tree.map(lambda leaf, k=k: leaf[:, :k], nearest) for i, k in enumerate(counts)}
     neighbors = dataclasses.replace(
         batch.neighbors,
-        strategies=tried | {name: strategy(name) for name in BESIDE},
-        neighborhoods=nearby | dict.fromkeys(BESIDE),
+        strategies=strategies | {name: strategy(name) for name in CONTROLS},
+        neighborhoods=neighborhoods | dict.fromkeys(CONTROLS),
     )
     return dataclasses.replace(batch, neighbors=neighbors)
 
 
-def tuning_plan(models: Sequence[str], plan: Sequence[HalvingRound]) -> Plan:
-    """The parts of a search: every place of every rung, then what stands beside, for each model."""
+def tuning_plan(models: Sequence[str], rounds: Sequence[HalvingRound]) -> Plan:
+    """The parts of a search: every slot of every round, then the controls, for each model."""
     parts = [
-        Part(_part(number, place, model), rung.stop - rung.start, BATCH)
-        for number, rung in enumerate(plan)
-        for place in range(rung.settings)
+        Part(_part(number, slot, model), step.stop - step.start, BATCH)
+        for number, step in enumerate(rounds)
+        for slot in range(step.settings)
         for model in models
     ]
-    return Plan([*parts, *(Part(_part(name, 0, model), plan[-1].stop, BATCH) for name in BESIDE for model in models)])
+    return Plan(
+        [*parts, *(Part(_part(name, 0, model), rounds[-1].stop, BATCH) for name in CONTROLS for model in models)]
+    )
 
 
-def _part(rung: int | str, place: int, model: str) -> str:
-    return f"{rung}/{place}/{model}"
+def _part(step: int | str, slot: int, model: str) -> str:
+    return f"{step}/{slot}/{model}"
 
 
 @dataclass(frozen=True)
-class Measured:
-    """What one setting did on the first questions of every model, the models one after another."""
+class MeasuredSetting:
+    """Results of a setting: correctness of the first questions of each model, concatenated over models."""
 
     number: int
     right: Bool[np.ndarray, "n"]
@@ -117,62 +121,72 @@ class Measured:
 
 @dataclass(frozen=True)
 class Tuning:
-    """A search under way."""
+    """A search in progress.
+
+    Args:
+        run: the run that holds the measurements.
+        batches: the prepared questions of each model.
+        rounds: of successive halving.
+        minutes: time after which no further setting is started, over all rounds; `None` for no limit.
+        began: start of the search.
+    """
 
     run: Run
-    benches: Mapping[str, PreparedBatch]
-    rungs: Sequence[HalvingRound]
+    batches: Mapping[str, PreparedBatch]
+    rounds: Sequence[HalvingRound]
     minutes: float | None = None
     began: float = field(default_factory=time.monotonic)
 
-    def search(self) -> list[list[Measured]]:
-        """Compute what is missing; for each rung its settings, the best first.
+    def search(self) -> list[list[MeasuredSetting]]:
+        """Compute the missing measurements and return the settings of each round, the best first.
 
         Raises:
-            Stopped: the run is to end.
-            R2T2Error: no setting was measured within the minutes.
+            RunInterrupted: the run was stopped.
+            R2T2Error: no setting was measured within the time limit.
         """
-        found: list[list[Measured]] = []
-        for number, rung in enumerate(self.rungs):
-            self._measure(number, self._promoted(number, found[-1]) if number else list(range(rung.settings)))
-            found.append(self.ranking(number))
-            if not found[-1]:
-                raise R2T2Error(f"no setting was measured within {self.minutes:g} minutes; allow more")
-        self.run.compute(partial(self._rows, {}), [_part(name, 0, model) for name in BESIDE for model in self.benches])
-        return found
+        rankings: list[list[MeasuredSetting]] = []
+        for number, step in enumerate(self.rounds):
+            self._measure(number, self._promoted(number, rankings[-1]) if number else list(range(step.settings)))
+            rankings.append(self.ranking(number))
+            if not rankings[-1]:
+                raise R2T2Error(f"no setting was measured within {self.minutes:g} minutes; raise the limit")
+        self.run.compute(
+            partial(self._rows, {}), [_part(name, 0, model) for name in CONTROLS for model in self.batches]
+        )
+        return rankings
 
-    def _promoted(self, number: int, ranked: Sequence[Measured]) -> list[int]:
-        """Who goes on to a rung; where time cut the one before short, that one's share of what it measured."""
-        share = self.rungs[number].settings / self.rungs[number - 1].settings
-        return [one.number for one in ranked[: max(1, math.ceil(share * len(ranked)))]]
+    def _promoted(self, number: int, ranking: Sequence[MeasuredSetting]) -> list[int]:
+        """The settings of a round: a fixed share of those that the round before measured, the best first."""
+        share = self.rounds[number].settings / self.rounds[number - 1].settings
+        return [setting.number for setting in ranking[: max(1, math.ceil(share * len(ranking)))]]
 
     def _measure(self, number: int, settings: list[int]) -> None:
-        rung = self.rungs[number]
-        places = {
-            _part(number, place, model): setting for place, setting in enumerate(settings) for model in self.benches
-        }
+        step = self.rounds[number]
+        slots = {_part(number, slot, model): setting for slot, setting in enumerate(settings) for model in self.batches}
         order = self._order(settings)
-        parts = [_part(number, settings.index(setting), model) for setting in order for model in self.benches]
-        empty = [_part(number, place, model) for place in range(len(settings), rung.settings) for model in self.benches]
-        title = f"rung {number + 1} of {len(self.rungs)}: {len(settings)} settings on {rung.stop} questions"
-        self.run.compute(partial(self._rows, places), parts + empty, threads_at_a_time(), title)
+        parts = [_part(number, settings.index(setting), model) for setting in order for model in self.batches]
+        empty = [_part(number, slot, model) for slot in range(len(settings), step.settings) for model in self.batches]
+        title = f"round {number + 1} of {len(self.rounds)}: {len(settings)} settings on {step.stop} questions"
+        self.run.compute(partial(self._rows, slots), parts + empty, threads_at_a_time(), title)
 
     def _order(self, settings: Sequence[int]) -> list[int]:
-        some = next(iter(self.benches.values()))
-        return [int(name) for name in order_by_program({str(i): some.strategies[str(i)] for i in settings})]
+        strategies = next(iter(self.batches.values())).strategies
+        return [int(name) for name in order_by_program({str(i): strategies[str(i)] for i in settings})]
 
-    def _rows(self, places: Mapping[str, int], batch: Batch) -> list[dict[str, Any]]:
-        """A row for each question; one that says nobody where the place is empty or time is over."""
+    def _rows(self, slots: Mapping[str, int], batch: Batch) -> list[dict[str, Any]]:
+        """One row per question; a placeholder row for empty slots and after the time limit."""
         head, _, model = batch.part.split("/", 2)
-        if head in BESIDE:
-            setting, name, start = NOBODY, head, 0
+        if head in CONTROLS:
+            setting, name, start = EMPTY_SLOT, head, 0
         else:
-            setting, start = places.get(batch.part, NOBODY), self.rungs[int(head)].start
+            setting, start = slots.get(batch.part, EMPTY_SLOT), self.rounds[int(head)].start
             name = str(setting)
-            if setting == NOBODY or (head == "0" and self._overdue()):
-                return [{"setting": NOBODY, "model": model, "question": NOBODY, "right": False, "evaluations": 0}]
-        bench, first, last = self.benches[model], start + batch.start, start + batch.stop
-        (result,) = evaluate_batch(bench, [name], start=first, stop=last, chunk_size=BATCH)
+            if setting == EMPTY_SLOT or (head == "0" and self._overdue()):
+                return [
+                    {"setting": EMPTY_SLOT, "model": model, "question": EMPTY_SLOT, "right": False, "evaluations": 0}
+                ]
+        first, last = start + batch.start, start + batch.stop
+        (result,) = evaluate_batch(self.batches[model], [name], start=first, stop=last, chunk_size=BATCH)
         return [
             {
                 "setting": setting,
@@ -185,26 +199,26 @@ class Tuning:
         ]
 
     def _overdue(self) -> bool:
-        return self.minutes is not None and time.monotonic() - self.began > 60 * self.minutes / len(self.rungs)
+        return self.minutes is not None and time.monotonic() - self.began > 60 * self.minutes / len(self.rounds)
 
-    def ranking(self, number: int) -> list[Measured]:
-        """The settings measured on all questions up to a rung's last, the best first; of equals the cheapest."""
-        wanted = self.rungs[number].stop * len(self.benches)
+    def ranking(self, number: int) -> list[MeasuredSetting]:
+        """The settings measured on all questions of the rounds up to this one, the best first; ties by cost."""
+        expected = self.rounds[number].stop * len(self.batches)
         table = self.run.table()
         columns = {name: table[name].to_numpy() for name in ("setting", "question", "right", "evaluations")}
         models = np.array(table["model"].to_pylist())
-        found = []
+        settings = []
         for setting in np.unique(columns["setting"]):
-            rows = (columns["setting"] == setting) & (columns["question"] < self.rungs[number].stop)
-            if setting == NOBODY or rows.sum() != wanted:
+            rows = (columns["setting"] == setting) & (columns["question"] < self.rounds[number].stop)
+            if setting == EMPTY_SLOT or rows.sum() != expected:
                 continue
-            right = _by_question(columns["right"][rows], columns["question"][rows], models[rows], list(self.benches))
-            found.append(Measured(int(setting), right, int(columns["evaluations"][rows][0])))
-        return sorted(found, key=lambda one: (-one.accuracy, one.evaluations, one.number))
+            right = _by_question(columns["right"][rows], columns["question"][rows], models[rows], list(self.batches))
+            settings.append(MeasuredSetting(int(setting), right, int(columns["evaluations"][rows][0])))
+        return sorted(settings, key=lambda setting: (-setting.accuracy, setting.evaluations, setting.number))
 
-    def beside(self, name: str) -> Bool[np.ndarray, "n"]:
-        """Which of all questions one of `BESIDE` answers correctly, the models one after another."""
-        tables = [self.run.rows_of(_part(name, 0, model)) for model in self.benches]
+    def control(self, name: str) -> Bool[np.ndarray, "n"]:
+        """Correctness of all questions with one of `CONTROLS`, concatenated over models."""
+        tables = [self.run.rows_of(_part(name, 0, model)) for model in self.batches]
         return np.concatenate([table["right"].to_numpy() for table in tables])
 
 
@@ -214,15 +228,11 @@ def _by_question(
     return right[np.lexsort((questions, np.array([names.index(model) for model in models])))]
 
 
-def cheapest_good(measured: Sequence[Measured]) -> Measured:
-    """The cheapest within `SLACK` of the best; the better of two that cost the same."""
-    best = max(one.accuracy for one in measured)
-    good = [one for one in measured if one.accuracy >= best - SLACK]
-    return min(good, key=lambda one: (one.evaluations, -one.accuracy, one.number))
-
-
-RULE = f"the cheapest setting within {100 * SLACK:g} point of the best of those measured on all questions"
-CAUTION = "the best of many settings is partly luck: expect a little less on new questions"
+def cheapest_good_setting(settings: Sequence[MeasuredSetting]) -> MeasuredSetting:
+    """The cheapest setting whose accuracy is within `SLACK` of the best; ties by accuracy."""
+    best = max(setting.accuracy for setting in settings)
+    good = [setting for setting in settings if setting.accuracy >= best - SLACK]
+    return min(good, key=lambda setting: (setting.evaluations, -setting.accuracy, setting.number))
 
 
 def tuned_preset(
@@ -230,24 +240,24 @@ def tuned_preset(
     presets: Sequence[Preset],
     varied: Sequence[str],
     tuning: Tuning,
-    found: Sequence[Sequence[Measured]],
+    rankings: Sequence[Sequence[MeasuredSetting]],
     method: str = "ngd",
 ) -> dict[str, Any]:
-    """The chosen settings, how they compare, and the table of all that were tried, ready for JSON.
+    """The chosen settings, their comparison with the controls, and a table of all settings, as JSON values.
 
     Args:
         name: of the preset.
-        presets: all settings, by number.
-        varied: the fields in which they differ.
+        presets: all settings, by index.
+        varied: paths of the settings that vary.
         tuning: the finished search.
-        found: what it found, rung by rung.
-        method: the strategy that was tuned.
+        rankings: its result, by round.
+        method: name of the tuned strategy.
     """
-    last: dict[int, Measured] = {one.number: one for rung in found for one in rung}
-    chosen = cheapest_good(found[-1])
-    beside = {key: tuning.beside(key) for key in BESIDE}
-    gain = compare(beside["base"], chosen.right)
-    models = list(tuning.benches)
+    last: dict[int, MeasuredSetting] = {setting.number: setting for ranking in rankings for setting in ranking}
+    chosen = cheapest_good_setting(rankings[-1])
+    controls = {key: tuning.control(key) for key in CONTROLS}
+    gain = compare(controls["base"], chosen.right)
+    models = list(tuning.batches)
     by_model = np.split(chosen.right, len(models))
     return {
         "name": name,
@@ -257,7 +267,7 @@ def tuned_preset(
             **_measures(chosen.right),
             "by_model": {model: _measures(right) for model, right in zip(models, by_model, strict=True)},
             "evaluations_per_sample": chosen.evaluations,
-            **{key: _measures(right) for key, right in beside.items()},
+            **{key: _measures(right) for key, right in controls.items()},
             "gain_over_base": {
                 "points": round(100 * gain.gain, 2),
                 "ci95": [round(100 * gain.low, 2), round(100 * gain.high, 2)],
@@ -268,11 +278,11 @@ def tuned_preset(
             "tried": len(last),
             "table": [
                 {
-                    **_varied(presets[one.number], varied),
-                    **_measures(one.right),
-                    "evaluations_per_sample": one.evaluations,
+                    **{path: presets[setting.number].get(path) for path in varied},
+                    **_measures(setting.right),
+                    "evaluations_per_sample": setting.evaluations,
                 }
-                for one in sorted(last.values(), key=lambda one: (-len(one.right), -one.accuracy, one.evaluations))
+                for setting in sorted(last.values(), key=lambda s: (-len(s.right), -s.accuracy, s.evaluations))
             ],
         },
     }
@@ -285,7 +295,3 @@ def _measures(right: Bool[np.ndarray, "n"]) -> dict[str, Any]:
         "accuracy": round(float(right.mean()), DIGITS),
         "ci95": [round(low, DIGITS), round(high, DIGITS)],
     }
-
-
-def _varied(preset: Preset, varied: Sequence[str]) -> Mapping[str, Any]:
-    return {path: preset.get(path) for path in varied}

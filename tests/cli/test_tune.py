@@ -1,4 +1,4 @@
-"""`r2t2 tune` on the toy port: the preset it leaves is one that every command takes, and test questions are refused."""
+"""`r2t2 tune` on the toy port: it writes a preset that every command accepts, and refuses test questions."""
 
 import json
 from dataclasses import replace
@@ -8,7 +8,7 @@ import pytest
 
 from r2t2_jax.bank.build_atlas import AtlasPlan, build_atlas
 from r2t2_jax.cli.main import main
-from r2t2_jax.evaluation import setup as opening
+from r2t2_jax.evaluation import setup
 from r2t2_jax.evaluation.collect_bank import collect_bank
 from r2t2_jax.method.presets import Preset
 from r2t2_jax.methods import find_preset
@@ -23,22 +23,22 @@ def toy_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     def load_dataset(name: str, split: str, n: int | None = None, seed: int = 0):
         return make_samples(n or 40, seed=seed + 100 * (split == "reference"), told=0.3)
 
-    monkeypatch.setattr(opening, "load", lambda _: toy())
-    monkeypatch.setattr(opening, "load_dataset", load_dataset)
-    monkeypatch.setattr(opening, "registered", lambda _: ["toy"])
+    monkeypatch.setattr(setup, "load", lambda _: toy())
+    monkeypatch.setattr(setup, "load_dataset", load_dataset)
+    monkeypatch.setattr(setup, "registered", lambda _: ["toy"])
 
 
 def tune(out: Path, *options: str) -> int:
     return main(["tune", "--model", "toy", "--data", "toy", "--limit", "40", "--out", str(out), *FEW, *options])
 
 
-def test_it_writes_a_preset_with_its_evidence_and_goes_on_for_nothing(
+def test_it_writes_a_preset_with_its_evidence_and_computes_nothing_again(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "tune"
     assert tune(out) == 0
     printed = capsys.readouterr().out
-    assert "2 settings: few enough to measure each on all 40 questions." in printed
+    assert "2 settings: few enough to measure all on all 40 questions." in printed
     assert (
         "Chosen: space.kind simplex, descent.optimizer adam, descent.learning_rate 0.5, neighborhood.k 2, "
         "neighborhood.kernel linear" in " ".join(printed.split())
@@ -46,9 +46,9 @@ def test_it_writes_a_preset_with_its_evidence_and_goes_on_for_nothing(
     assert max(map(len, printed.splitlines()[:-1])) <= 80
     written = json.loads((out / "preset.json").read_text())
     assert written["name"] == "toy"
-    found = find_preset(str(out / "preset.json"))
-    assert found == Preset.from_mapping(written["settings"])
-    assert (found.descent.learning_rate, found.neighborhood.k, found.neighborhood.kernel, found.space.kind) == (
+    preset = find_preset(str(out / "preset.json"))
+    assert preset == Preset.from_mapping(written["settings"])
+    assert (preset.descent.learning_rate, preset.neighborhood.k, preset.neighborhood.kernel, preset.space.kind) == (
         0.5,
         2,
         "linear",
@@ -73,7 +73,7 @@ def test_the_atlas_is_tuned_over_losses(
     port = toy()
     bank = collect_bank(port, make_samples(40, seed=100, told=0.3), get_metric("exact_match"), keep_wrong=True)
     build_atlas(port.model, port.params, bank, tmp_path / "atlas", AtlasPlan(points=4, drawn=2, k=3, batch=40))
-    monkeypatch.setattr(opening, "load", lambda _: replace(port, atlas=tmp_path / "atlas"))
+    monkeypatch.setattr(setup, "load", lambda _: replace(port, atlas=tmp_path / "atlas"))
     out, losses = tmp_path / "tune", ["--atlas-loss", "bounded", "cross_entropy"]
     few = ["--strategy", "atlas", "--atlas-k", "3", "--atlas-proximal-weight", "0", *losses]
     assert tune(out, *few) == 0
@@ -82,7 +82,7 @@ def test_the_atlas_is_tuned_over_losses(
     assert len(tried) == 4 + 4
     printed = capsys.readouterr().out
     assert "atlas." in " ".join(printed.split())
-    assert main(["tune", "--config", str(out / "run.json"), "--out", str(out)]) == 0  # temperatures are left open there
+    assert main(["tune", "--config", str(out / "run.json"), "--out", str(out)]) == 0  # the saved temperatures are None
     assert capsys.readouterr().out == printed
 
 
@@ -97,7 +97,7 @@ def test_the_atlas_is_tuned_over_losses(
         (["--strategy", "atlas", "--atlas-k", "3"], "no loss atlas; build one with `r2t2 bank atlas`"),
     ],
 )
-def test_what_is_refused_leaves_nothing(
+def test_errors_leave_no_folder(
     options: list[str], cause: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert tune(tmp_path / "tune", *options) == 2
@@ -105,11 +105,11 @@ def test_what_is_refused_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_samples_of_a_test_split_are_refused_whatever_the_set_is_called(
+def test_samples_of_a_test_split_are_refused_for_every_set(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     samples = make_samples(40, seed=0, told=0.3)
     object.__setattr__(samples[7], "split", "test")
-    monkeypatch.setattr(opening, "load_dataset", lambda *_: samples)
+    monkeypatch.setattr(setup, "load_dataset", lambda *_: samples)
     assert tune(tmp_path / "tune") == 2
     assert "these are of split 'test'" in capsys.readouterr().err
