@@ -1,6 +1,6 @@
-"""What a model promises the method, and what the method hands back (DESIGN.md section 4).
+"""Protocols of models, processors, and embedders, and the data passed between a model and the method.
 
-Axis letters: B test samples, K neighbours, S steps, L routed layers, E experts, A answer tokens, C candidates,
+Axis letters: B test samples, K neighbors, S steps, L routed layers, E experts, A answer tokens, C candidates,
 N bank size, M embedding size, G atlas points.
 
 `RoutedModel` is traced: one sample, static shapes, padding by masks; batching is `vmap` or `lax.map` outside it.
@@ -31,8 +31,8 @@ class Sample:
     """One question about one image, as every dataset yields it.
 
     `image` is uint8 [height, width, 3]. `answers` lists every accepted ground truth, the most common first.
-    `style` (`letter`, `word`, `plain`) is turned into a prompt by the port. `experts` names the experts a person would
-    use for the question, where somebody knows them; it feeds `task_routing` alone.
+    The port turns `style` (`letter`, `word`, `plain`) into a prompt. `experts` are the names of the experts that a
+    person would choose for the question, if known; only `task_routing` reads them.
     """
 
     id: str
@@ -48,11 +48,12 @@ class Sample:
 
 @runtime_checkable
 class RoutedModel(Protocol):
-    """A frozen mixture of experts whose router can be overruled. Hashable: it is a static argument of jit.
+    """A frozen mixture of experts whose routing weights can be replaced. Hashable: it is a static argument of jit.
 
-    A model whose samples have live experts of their own also has `support(features) -> Bool[Array, "*B L E"]`, which
+    A model whose samples differ in their supported experts also has `support(features) -> Bool[Array, "*B L E"]`, which
     takes one sample's features or a batch's. One whose gate reads a vector may have `gate_input(params, features) ->
-    Float[Array, "H"]`, which `knn_moe` uses to find neighbors. `LogprobModel` lists what entropy objectives need.
+    Float[Array, "H"]`, which `knn_moe` uses to find neighbors. `LogprobModel` is the protocol of models for entropy
+    objectives.
     """
 
     @property
@@ -87,27 +88,27 @@ class RoutedModel(Protocol):
         ...
 
     def as_answer(self, tokens: Int[Array, "A"]) -> Answer:
-        """Generated tokens as an answer, so that `answer_loss` can score the model's own words (`best_of_n`)."""
+        """Generated tokens as an answer, so that `answer_loss` can score it (`best_of_n`)."""
         ...
 
 
 @runtime_checkable
 class LogprobModel(RoutedModel, Protocol):
-    """A routed model that also tells what it thinks of every word, for the strategies that sharpen it (`entropy`)."""
+    """A routed model that also returns per-token log-probabilities, used by entropy objectives."""
 
     def token_logprobs(
         self, params: Params, features: Features, routing: Routing | None, answer: Answer
     ) -> tuple[Float[Array, "A V"], Bool[Array, "A"]]:
-        """Log-probability of every word at each place of an answer, given the words before it; which places count."""
+        """Log-probability of every token at each place of an answer, given those before it; and the padding mask."""
         ...
 
 
 @dataclass(frozen=True)
 class LossModel:
-    """A model of the user's own, known by its loss alone: `answer_loss(params, features, weights, answer)`.
+    """A model given only by its loss `answer_loss(params, features, weights, answer)`.
 
-    `weights` is a plain array [L, E]. Enough for every strategy that replaces routing weights; strategies which need
-    the gate (`shift`) or generated text (`best_of_n`) say that they need more.
+    `weights` is a plain array [L, E]. This suffices for every strategy that replaces routing weights; strategies that
+    need the gate (`shift`) or generated text (`best_of_n`) are refused.
     """
 
     loss: Callable[[Params, Features, Float[Array, "L E"], Answer], Float[Array, ""]]
@@ -117,12 +118,12 @@ class LossModel:
         self, params: Params, features: Features, routing: Routing | None, answer: Answer
     ) -> Float[Array, ""]:
         if routing is None or routing.mode != "replace":
-            raise TypeError("a model known by its loss alone takes replaced routing weights; use another update space")
+            raise TypeError("a LossModel takes replaced routing weights only; use another update space than shift")
         return self.loss(params, features, routing.values, answer)
 
 
 class RoutedLoss(Protocol):
-    """What every strategy needs of a model: `RoutedModel` and `LossModel` both are."""
+    """The part of a model that every strategy needs; `RoutedModel` and `LossModel` both have it."""
 
     @property
     def spec(self) -> RoutingSpec: ...
@@ -135,7 +136,7 @@ class RoutedLoss(Protocol):
 class Processor(Protocol):
     """Host side of a port, on batches. Results do not depend on the length bucket.
 
-    One that cuts long questions says so of each: `fits(question) -> bool`.
+    A processor that cuts long questions also has `fits(question) -> bool`.
     """
 
     def prepare(self, params: Params, samples: Sequence[Sample]) -> Inputs:
@@ -152,7 +153,7 @@ class Processor(Protocol):
 
 
 class Embedder(Protocol):
-    """Questions to unit vectors; `fingerprint` changes whenever the vectors would."""
+    """Maps questions to unit vectors; `fingerprint` changes whenever the vectors do."""
 
     @property
     def fingerprint(self) -> str: ...
@@ -162,9 +163,9 @@ class Embedder(Protocol):
 
 @dataclass(frozen=True)
 class CaptionModel:
-    """What a model can be asked of any image, and what then learns from its answers: for the rival `warmup`.
+    """Prompts and trained parameters of the rival `warmup`.
 
-    `prompts` are questions, `adapted` the paths in `params` at or below which connector and language model lie.
+    `prompts` are questions about any image, `adapted` the paths in `params` of connector and language model.
     """
 
     prompts: tuple[str, ...]
@@ -175,8 +176,8 @@ class CaptionModel:
 class Port:
     """A model ready to use, as `r2t2_jax.load("pocket:narrow")` returns it.
 
-    `gate` is the path in `params` below which the router's own parameters lie, for fine-tuning it as a rival of
-    re-routing. `atlas` is the folder of a loss atlas of the port's own references, where one ships with it.
+    `gate` is the path in `params` of the router's parameters, which `gate_finetuned` trains. `atlas` is the folder of
+    the loss atlas that is shipped with the port's references, if any.
     """
 
     name: str
@@ -194,11 +195,11 @@ class Port:
 
 @dataclass(frozen=True)
 class ModelShapes:
-    """A model known by its shapes, without weights: what `r2t2 fit` reads.
+    """The shapes of a model without its weights, for `r2t2 fit`.
 
     A port offers them in the entry-point group `r2t2.shapes` as a function
     `shapes(variant: str | None, question_tokens: int | None, answer_tokens: int | None) -> ModelShapes`. Without token
-    counts it takes the model's usual ones, and says in an `R2T2Error` which it cannot have. Every leaf is a
+    counts it takes the model's usual ones; it raises an `R2T2Error` for counts that are impossible. Every leaf is a
     `jax.ShapeDtypeStruct`: `params` in the types in which they are held while re-routing (their bytes are counted),
     `features` (for instance `jax.eval_shape(model.encode, params, inputs)`) and `answer` those of one sample. `costs`
     are for `r2t2 cost`.
@@ -279,11 +280,11 @@ class CostVariant:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Query:
-    """One test sample. `answer`, the label, is read by the oracle alone, and `task_routing` by `task_routing` alone.
+    """One test sample. Only the oracle reads `answer`, the label, and only `task_routing` reads `task_routing`.
 
-    `finetuned_routing` are the weights of a gate fine-tuned on the references, read by `gate_finetuned` alone. `views`
-    are features of the same question on changed copies of the image [V ...], `shuffled` those on its patches in
-    disorder; strategies say which they read (`Strategy.augmentations`).
+    `finetuned_routing` are the weights of a gate fine-tuned on the references, which only `gate_finetuned` reads.
+    `views` are features of the same question on augmented images [V ...], `shuffled` those on an image with shuffled
+    patches; `Strategy.augmentations` names those that a strategy reads.
     """
 
     features: Features
@@ -299,14 +300,14 @@ class Query:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class References:
-    """The neighbourhood of one test sample, padded to K, and the routing vectors of the whole bank.
+    """The neighborhood of one test sample, padded to K, and the routing vectors of the whole bank.
 
     `weights` are the kernel's values, clipped at zero and zero where padded; they need not sum to one. Over a batch
-    every leaf has a leading axis B, but for `bank_routing` and `points`, which all samples share. Strategies without a
-    neighbourhood (mode finding) leave all but `bank_routing` out, those which read the loss atlas the features.
+    every leaf has a leading axis B, except `bank_routing` and `points`, which all samples share. Fields that a strategy
+    does not read are `None`.
 
     `points` are the atlas's routing points, `point_losses` the references' losses there, bounded or cross-entropies,
-    `slopes` the gradients of their bounded losses at their own routing (`surrogates.py`).
+    `slopes` the gradients of their bounded losses at their own routing (`method/search/atlas_points.py`).
     """
 
     bank_routing: Float[Array, "N L E"] | None
@@ -322,11 +323,11 @@ class References:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Rerouted:
-    """What a strategy found. `routing=None` is the untouched model.
+    """The result of a strategy. `routing=None` is the untouched model.
 
-    `path[s]` are the weights in effect after s steps, `losses[s]` the objective there; a loss which the search did not
-    need is not computed for show, so `losses` is one shorter than `path` after descent. `used_fallback` tells that the
-    kernel gave no neighbour any weight and the router's own weights were kept.
+    `path[s]` are the weights in effect after s steps, `losses[s]` the objective there. After descent `losses` is one
+    shorter than `path`, since the last loss is not computed. `used_fallback` is true if no neighbor had any kernel
+    weight, and the router's own weights were kept.
     """
 
     routing: Routing | None

@@ -1,6 +1,6 @@
-"""A model of one's own: re-routing from a loss and arrays, without port or files.
+"""Re-routing of any JAX loss function, from arrays, without port or files.
 
-Axis letters: B test samples, K neighbours, N bank size, M embedding size, L routed layers, E experts.
+Axis letters: B test samples, K neighbors, N bank size, M embedding size, L routed layers, E experts.
 """
 
 from __future__ import annotations
@@ -43,24 +43,24 @@ def reroute(
     seed: int = 0,
     mesh: Mesh | None = None,
 ) -> Rerouted:
-    """Re-route a model of your own: no port, no files.
+    """Re-route a model given as a function: no port, no files.
 
     Args:
         model: a `RoutedModel`, or a function `answer_loss(params, features, weights, answer) -> scalar` of one sample
-            with `weights` [L, E]. Any loss will do.
+            with `weights` [L, E]. Any loss is possible.
         params: every array of the model.
         bank: samples the model answers correctly.
-        features, routing, embeddings: of the B test samples, as in the bank: what the function reads of each, the
-            router's own weights, and unit vectors that tell which samples are alike.
+        features, routing, embeddings: of the B test samples, as in the bank: the inputs of the function, the
+            router's own weights, and unit vectors whose distances measure similarity.
         strategy: a name (with the preset `paper`) or a `Strategy`.
         spec: names and structure of the routing weights, for a function; default: one group of numbered experts.
         support: the entries of r that may be non-zero for each sample; default: the spec's.
-        answers: labels of the test samples, which the oracle alone reads.
-        seed: of everything drawn; sample i draws from the seed and i alone.
-        mesh: devices to share the samples among, over the axis `data`.
+        answers: labels of the test samples, which only the oracle reads.
+        seed: of random draws; those of sample i depend on the seed and i only.
+        mesh: devices over which the samples are split, along the axis `data`.
 
     Returns:
-        `Rerouted` with a leading axis B on every leaf; `weights` [B, L, E] are the new routing weights. All neighbours'
+        `Rerouted` with a leading axis B on every leaf; `weights` [B, L, E] are the new routing weights. All neighbors'
         features [B, K, ...] are in memory at once.
 
     Raises:
@@ -70,8 +70,8 @@ def reroute(
     strategy = named_strategy(strategy) if isinstance(strategy, str) else strategy
     model = as_model(model, bank, spec)
     check_routing("routing", model.spec, routing, support)
-    live = np.broadcast_to(np.asarray(model.spec.support_mask()) if support is None else support, np.shape(routing))
-    queries = Query(*jax.tree.map(jnp.asarray, (features, routing, live, answers)))
+    mask = np.broadcast_to(np.asarray(model.spec.support_mask()) if support is None else support, np.shape(routing))
+    queries = Query(*jax.tree.map(jnp.asarray, (features, routing, mask, answers)))
     _check(model, params, bank, queries, embeddings)
 
     keys = sample_keys(seed, np.arange(len(routing)))
@@ -83,7 +83,7 @@ def reroute(
 
 
 def as_model(model: RoutedLoss | Loss, bank: ReferenceBank, spec: RoutingSpec | None) -> RoutedLoss:
-    """A routed model as it is; a loss with `spec`, by default one group of experts numbered as in the bank."""
+    """The model itself, or a `LossModel` of a loss with `spec`; the default is one group of experts as in the bank."""
     if hasattr(model, "answer_loss"):
         return cast(RoutedLoss, model)
     _, layers, experts = bank.routing.shape
@@ -94,7 +94,7 @@ def as_model(model: RoutedLoss | Loss, bank: ReferenceBank, spec: RoutingSpec | 
 def _check(
     model: RoutedLoss, params: Params, bank: ReferenceBank, queries: Query, embeddings: Array | np.ndarray
 ) -> None:
-    """Refuse arrays that do not fit together, before anything is compiled."""
+    """Refuse arrays of inconsistent shapes before compilation."""
     check_routing("reference routing", model.spec, bank.routing)
     count = len(queries.routing)
     for name, tree in {"features": queries.features, "answers": queries.answer}.items():

@@ -1,4 +1,4 @@
-"""Routing weights: which there are, how they replace or shift a gate, and the spaces in which they are moved.
+"""Routing weights: their structure, how they replace or shift a gate, and the spaces in which they are updated.
 
 Axis letters: L routed layers, E experts, Z = L or 1 (tied) rows of coordinates.
 """
@@ -23,7 +23,7 @@ TINY = 1e-6  # floor of a weight before its logarithm: logit space can leave a v
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Routing:
-    """Routing handed to a model: `replace` puts `values` in place of the gate's weights, `shift` adds to its logits."""
+    """Routing of a model: `replace` replaces the gate's weights with `values`, `shift` adds `values` to its logits."""
 
     values: Float[Array, "L E"]
     mode: Mode = field(default="replace", metadata={"static": True})
@@ -37,7 +37,7 @@ class RoutingSpec:
         experts: E names.
         layers: number of routed layers L, or their names.
         groups: experts whose weights compete (a softmax each), as tuples of expert indices; default: one group of all.
-        support: for each layer, the experts that are live; default: all.
+        support: for each layer, the supported experts; default: all.
     """
 
     experts: tuple[str, ...]
@@ -47,15 +47,13 @@ class RoutingSpec:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "experts", tuple(self.experts))
-        everyone = tuple(range(len(self.experts)))
+        indices = tuple(range(len(self.experts)))
         if not self.groups:
-            object.__setattr__(self, "groups", (everyone,))
-        if sorted(e for group in self.groups for e in group) != list(everyone):
-            raise R2T2Error(f"groups {self.groups} must name each of the {len(everyone)} experts exactly once")
+            object.__setattr__(self, "groups", (indices,))
+        if sorted(e for group in self.groups for e in group) != list(indices):
+            raise R2T2Error(f"groups {self.groups} must name each of the {len(indices)} experts exactly once")
         if self.support and (len(self.support) != self.num_layers or not all(self.support)):
-            raise R2T2Error(
-                f"support names the live experts of {len(self.support)} layers, the model has {self.num_layers}"
-            )
+            raise R2T2Error(f"support names the experts of {len(self.support)} layers, the model has {self.num_layers}")
 
     @property
     def num_layers(self) -> int:
@@ -75,7 +73,7 @@ class RoutingSpec:
         return self.num_layers, self.num_experts
 
     def support_mask(self) -> Bool[Array, "L E"]:
-        """The entries of r that may be non-zero, for a sample that does not narrow them itself."""
+        """The entries of r that may be non-zero, for a sample without a support of its own."""
         if not self.support:
             return jnp.ones(self.shape, bool)
         return jnp.asarray([[e in row for e in range(self.num_experts)] for row in self.support])
@@ -87,11 +85,11 @@ class RoutingSpec:
             raise R2T2Error(f"unknown experts {unknown}; this model has {list(self.experts)}")
         named = jnp.broadcast_to(jnp.asarray([name in experts for name in self.experts]), self.shape)
 
-        def chosen(named: Array, live: Array) -> Array:
-            inside = named & live
-            return jnp.where(inside.any(axis=-1, keepdims=True), inside, live)
+        def select(named: Array, support: Array) -> Array:
+            inside = named & support
+            return jnp.where(inside.any(axis=-1, keepdims=True), inside, support)
 
-        return uniform(self, by_group(self, chosen, named, self.support_mask()))
+        return uniform(self, by_group(self, select, named, self.support_mask()))
 
 
 def by_group(spec: RoutingSpec, function: Callable[..., Array], *arrays: Array) -> Array:
@@ -102,36 +100,36 @@ def by_group(spec: RoutingSpec, function: Callable[..., Array], *arrays: Array) 
     return jnp.concatenate(parts, axis=-1)[..., order]
 
 
-def _softmax(logits: Array, live: Array) -> Array:
-    masked = jnp.where(live, logits, -jnp.inf)
+def _softmax(logits: Array, support: Array) -> Array:
+    masked = jnp.where(support, logits, -jnp.inf)
     top = jnp.max(masked, axis=-1, keepdims=True)
-    scores = jnp.where(live, jnp.exp(masked - jnp.where(jnp.isfinite(top), top, 0.0)), 0.0)
+    scores = jnp.where(support, jnp.exp(masked - jnp.where(jnp.isfinite(top), top, 0.0)), 0.0)
     total = scores.sum(axis=-1, keepdims=True)
     return scores / jnp.where(total > 0, total, 1.0)
 
 
-def _project(values: Array, live: Array) -> Array:
-    masked = jnp.where(live, values, -jnp.inf)
+def _project(values: Array, support: Array) -> Array:
+    masked = jnp.where(support, values, -jnp.inf)
     ordered = -jnp.sort(-masked, axis=-1)
     rank = jnp.broadcast_to(jnp.arange(1, values.shape[-1] + 1, dtype=values.dtype), values.shape)
     excess = jnp.cumsum(jnp.where(jnp.isfinite(ordered), ordered, 0.0), axis=-1) - 1.0
-    kept = jnp.isfinite(ordered) & (ordered * rank > excess)  # the largest entries, as many as stay positive
-    count = jnp.maximum(kept.sum(axis=-1, keepdims=True), 1)
+    positive = jnp.isfinite(ordered) & (ordered * rank > excess)  # the largest entries, as many as stay positive
+    count = jnp.maximum(positive.sum(axis=-1, keepdims=True), 1)
     threshold = jnp.take_along_axis(excess, count - 1, axis=-1) / count.astype(values.dtype)
-    return jnp.where(live, jnp.maximum(values - threshold, 0.0), 0.0)
+    return jnp.where(support, jnp.maximum(values - threshold, 0.0), 0.0)
 
 
 def group_softmax(
     spec: RoutingSpec, logits: Float[Array, "*Z E"], support: Bool[Array, "*Z E"]
 ) -> Float[Array, "*Z E"]:
-    """Softmax over the live experts of each group; zero elsewhere."""
+    """Softmax over the supported experts of each group; zero elsewhere."""
     return by_group(spec, _softmax, logits, jnp.broadcast_to(support, logits.shape))
 
 
 def project_simplex(
     spec: RoutingSpec, values: Float[Array, "*Z E"], support: Bool[Array, "*Z E"]
 ) -> Float[Array, "*Z E"]:
-    """Nearest point (L2) with non-negative live weights that sum to one in each group.
+    """Nearest point (L2) with non-negative supported weights that sum to one in each group.
 
     The exact projection by sorting: Held, Wolfe & Crowder 1974; Duchi et al. 2008, figure 1.
     """
@@ -139,24 +137,24 @@ def project_simplex(
 
 
 def restrict(spec: RoutingSpec, weights: Float[Array, "*Z E"], support: Bool[Array, "*Z E"]) -> Float[Array, "*Z E"]:
-    """Weights with nothing outside the support; each group keeps its sum.
+    """Weights restricted to the support; each group keeps its sum.
 
-    Mass outside the support is shared out in proportion to what lies inside, or evenly where nothing does. With full
+    Weight outside the support is moved inside in proportion to the weights there, or evenly if they are zero. With full
     support this is the identity, also for gates that do not sum to one.
     """
 
-    def move(values: Array, live: Array) -> Array:
-        inside = jnp.where(live, values, 0.0)
-        total, kept = values.sum(axis=-1, keepdims=True), inside.sum(axis=-1, keepdims=True)
-        even = live * total / jnp.maximum(live.sum(axis=-1, keepdims=True), 1)
-        scaled = inside * (total / jnp.where(kept == 0, 1.0, kept))
-        return jnp.where(live.all(axis=-1, keepdims=True), values, jnp.where(kept == 0, even, scaled))
+    def move(values: Array, mask: Array) -> Array:
+        inside = jnp.where(mask, values, 0.0)
+        total, rest = values.sum(axis=-1, keepdims=True), inside.sum(axis=-1, keepdims=True)
+        even = mask * total / jnp.maximum(mask.sum(axis=-1, keepdims=True), 1)
+        scaled = inside * (total / jnp.where(rest == 0, 1.0, rest))
+        return jnp.where(mask.all(axis=-1, keepdims=True), values, jnp.where(rest == 0, even, scaled))
 
     return by_group(spec, move, weights, jnp.broadcast_to(support, weights.shape))
 
 
 def uniform(spec: RoutingSpec, support: Bool[Array, "L E"]) -> Float[Array, "L E"]:
-    """Equal weight on every live expert of each group."""
+    """Equal weight on every supported expert of each group."""
     return group_softmax(spec, jnp.zeros(support.shape), support)
 
 
@@ -164,12 +162,12 @@ def uniform(spec: RoutingSpec, support: Bool[Array, "L E"]) -> Float[Array, "L E
 class UpdateSpace:
     """Coordinates z in which a search moves the routing weights.
 
-    - `free`: z = r, moved as it is (the paper's literal step); may leave the simplex.
-    - `simplex`: z = r, brought back by exact projection after every step.
+    - `free`: z = r, without projection (the paper's literal step); may leave the simplex.
+    - `simplex`: z = r, projected exactly after every step.
     - `logit`: r = softmax(z) in each group.
     - `shift`: z is added to the gate's logits; z = 0 is the base model.
 
-    `tied` shares one row of coordinates between all layers; its start is the mean over layers.
+    `tied` shares one row of coordinates among all layers; its start is the mean over layers.
     """
 
     kind: Literal["free", "simplex", "logit", "shift"] = "free"
@@ -183,26 +181,26 @@ class UpdateSpace:
         self, spec: RoutingSpec, routing: Float[Array, "L E"], support: Bool[Array, "L E"]
     ) -> Float[Array, "Z E"]:
         """Coordinates of the router's own weights."""
-        own = restrict(spec, routing, support)
+        weights = restrict(spec, routing, support)
         if self.tied:
-            own = own.mean(axis=0, keepdims=True)  # [1, E]
+            weights = weights.mean(axis=0, keepdims=True)  # [1, E]
         if self.kind == "shift":
-            return jnp.zeros_like(own)
+            return jnp.zeros_like(weights)
         if self.kind == "logit":
-            return jnp.log(jnp.maximum(own, TINY))
-        return own
+            return jnp.log(jnp.maximum(weights, TINY))
+        return weights
 
     def retract(
         self, spec: RoutingSpec, coordinates: Float[Array, "Z E"], support: Bool[Array, "L E"]
     ) -> Float[Array, "Z E"]:
         """Bring coordinates back into the space after a step."""
-        live = support.any(axis=0, keepdims=True) if self.tied else support
+        mask = support.any(axis=0, keepdims=True) if self.tied else support
         if self.kind == "simplex":
-            return project_simplex(spec, coordinates, live)
-        return jnp.where(live, coordinates, jnp.zeros_like(coordinates) if self.kind != "logit" else coordinates)
+            return project_simplex(spec, coordinates, mask)
+        return jnp.where(mask, coordinates, jnp.zeros_like(coordinates) if self.kind != "logit" else coordinates)
 
     def routing(self, spec: RoutingSpec, coordinates: Float[Array, "Z E"], support: Bool[Array, "L E"]) -> Routing:
-        """The routing these coordinates stand for: the one place where a tied row becomes all layers."""
+        """The routing of these coordinates; a tied row is repeated for all layers."""
         values = jnp.broadcast_to(coordinates, support.shape)  # [L, E]
         if self.kind == "logit":
             return Routing(group_softmax(spec, values, support), "replace")

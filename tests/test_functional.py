@@ -101,7 +101,7 @@ def shaped_loss(params, features, weights, answer):
         ({"strategy": "telepathy"}, "unknown strategy"),
         (
             {"strategy": strategy("ngd", Preset.from_mapping({"neighborhood.k": 61}))},
-            "k=61 neighbours asked of a bank of 60",
+            "k=61 neighbors from a bank of 60",
         ),
         ({"model": shaped_loss}, "must return one number"),
     ],

@@ -264,8 +264,8 @@ def run_benchmarks(
             run.append(batch, rows)
             accuracy.add(rows)
             run.note = str(accuracy)
-            if compiled.programs + compiled.found > programs:
-                programs = compiled.programs + compiled.found
+            if compiled.programs + compiled.cached > programs:
+                programs = compiled.programs + compiled.cached
                 log(f"{batch.part}, questions {batch.start + 1:,} to {batch.stop:,}: so far {compiled}")
 
 

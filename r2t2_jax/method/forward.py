@@ -1,6 +1,6 @@
-"""A model's passes over a batch: what it sees and how it routes, and what it answers.
+"""Forward passes over a batch: encoding, routing, generation, and losses along a path.
 
-Samples are mapped one at a time, so no answer depends on its batch, or `vmap_size` at a time to fill an accelerator.
+Samples are mapped one at a time, so that no answer depends on its batch, or `vmap_size` at a time on an accelerator.
 
 Axis letters: B samples, P points of a path, L routed layers, E experts, A answer tokens.
 """
@@ -26,11 +26,11 @@ def encode_batch(
 ) -> tuple[Features, Float[Array, "B L E"]]:
     """Features of every sample and the router's own weights for it."""
 
-    def sample(one: Inputs) -> tuple[Features, Float[Array, "L E"]]:
-        features = model.encode(params, one)
+    def encode_sample(inputs: Inputs) -> tuple[Features, Float[Array, "L E"]]:
+        features = model.encode(params, inputs)
         return features, model.route(params, features)
 
-    return map_in_chunks(sample, inputs, vmap_size)
+    return map_in_chunks(encode_sample, inputs, vmap_size)
 
 
 def generate_batch(port: Port, features: Features, routing: Routing | None, vmap_size: int = 1) -> Int[Array, "B A"]:
@@ -50,19 +50,19 @@ def generate_tokens(
     max_new_tokens: int,
     vmap_size: int = 1,
 ) -> Int[Array, "B A"]:
-    """As `generate_batch`, for a port taken apart."""
+    """As `generate_batch`, with model and parameters instead of a port."""
 
-    def sample(one: tuple[Features, Routing | None]) -> Int[Array, "A"]:
-        features, routing = one
+    def generate_sample(sample: tuple[Features, Routing | None]) -> Int[Array, "A"]:
+        features, routing = sample
         return model.generate(params, features, routing, max_new_tokens)
 
-    return map_in_chunks(sample, (features, routing), vmap_size)
+    return map_in_chunks(generate_sample, (features, routing), vmap_size)
 
 
 def generate_at_path(
     port: Port, features: Features, path: Float[Array, "B P L E"], vmap_size: int = 1
 ) -> Int[Array, "B P A"]:
-    """The answers which the weights at each point of a path would give, by the program that gives the last answer."""
+    """The answers under the weights at each point of a path, by the program of the final answer."""
     points = range(path.shape[1])
     return jnp.stack([generate_batch(port, features, Routing(path[:, point]), vmap_size) for point in points], axis=1)
 
@@ -71,13 +71,13 @@ def generate_at_path(
 def losses_at_path(
     params: Params, features: Features, answers: Answer, path: Float[Array, "B P L E"], *, model: RoutedLoss
 ) -> Float[Array, "B P"]:
-    """How well the weights at each point of a path answer the sample itself; nothing re-routes by it."""
+    """The loss of the sample's own answer under the weights at each point of a path."""
 
-    def sample(one: tuple[Features, Answer, Float[Array, "P L E"]]) -> Float[Array, "P"]:
-        features, answer, path = one
+    def losses(sample: tuple[Features, Answer, Float[Array, "P L E"]]) -> Float[Array, "P"]:
+        features, answer, path = sample
         return jax.lax.map(lambda weights: model.answer_loss(params, features, Routing(weights), answer), path)
 
-    return jax.lax.map(sample, (features, answers, path))
+    return jax.lax.map(losses, (features, answers, path))
 
 
 def normalized_gate_input(port: Port, features: Features) -> Float[np.ndarray, "n H"]:

@@ -1,13 +1,13 @@
-"""Kernels: how loudly a reference speaks for a test sample, given how far away it is.
+"""Kernels: the weight of each reference as a function of its distance to the test sample.
 
-Every kernel is called as `kernel(distance, dot, mask)` on one neighbourhood: L2 distances and dot products of the
-embeddings, and which of the K entries are real. Negative values are clipped to zero (a weighted mean of losses needs
-non-negative weights); padded entries weigh zero. The weights need not sum to one.
+Every kernel is called as `kernel(distance, dot, mask)` on one neighborhood: L2 distances and dot products of the
+embeddings, and the mask of the K entries that are not padding. Negative values are clipped to zero (a weighted mean of
+losses needs non-negative weights); padded entries have weight zero. The weights need not sum to one.
 
-Bandwidths and offsets are traced: changing one never recompiles. `bandwidth=None` stands for the median distance of
-the neighbourhood, since the paper gives no bandwidth.
+Bandwidths and offsets are traced: changing one never recompiles. `bandwidth=None` is the median distance of
+the neighborhood, since the paper gives no bandwidth.
 
-Axis letters: K neighbours.
+Axis letters: K neighbors.
 """
 
 from __future__ import annotations
@@ -21,13 +21,11 @@ from jaxtyping import Array, Bool, Float
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.runtime.pytrees import register_pytree_dataclass
 
-SMALLEST_BANDWIDTH = (
-    1e-12  # a neighbourhood of identical embeddings has median 0; each is then at distance 0 and weighs 1
-)
+SMALLEST_BANDWIDTH = 1e-12  # identical embeddings have median 0; each is then at distance 0 and has weight 1
 
 
 def median_distance(distance: Float[Array, "K"], mask: Bool[Array, "K"]) -> Float[Array, ""]:
-    """Median of the unmasked distances: the mean of the middle two where their number is even, 0 where it is zero."""
+    """Median of the unmasked distances: the mean of the middle two if their number is even, 0 if there is none."""
     ordered = jnp.sort(jnp.where(mask, distance, jnp.inf))  # [K], padding last
     count = mask.sum()
     low, high = jnp.maximum((count - 1) // 2, 0), jnp.maximum(count // 2, 0)
@@ -92,7 +90,7 @@ class Matern:
 @register_pytree_dataclass
 @dataclass(frozen=True)
 class Polynomial:
-    """K = max(x . y + c, 0)^degree: what points away weighs nothing, at an even degree too."""
+    """K = max(x . y + c, 0)^degree: negative values are clipped before an even power too."""
 
     degree: int = field(default=2, metadata={"static": True})
     offset: float = 1.0

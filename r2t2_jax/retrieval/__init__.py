@@ -1,4 +1,4 @@
-"""Which references lie nearest to a question: exact and approximate search behind one protocol."""
+"""Nearest references of a question: exact and approximate search behind one protocol."""
 
 from __future__ import annotations
 
@@ -14,11 +14,10 @@ from r2t2_jax.retrieval.exact import FILE, ExactIndex, matches, read_index
 from r2t2_jax.retrieval.protocol import Hits, Index, Metric, ball
 from r2t2_jax.retrieval.scann import ScannIndex
 
-INDEX = "index"  # where a bank's directory keeps its index
+INDEX = "index"  # folder of the index in a bank
 Kind = Literal["auto", "exact", "scann"]
-# References from which ScaNN is worth its building. From 45,000 on it pays after 12,000 to 15,000 questions, however
-# many references there are (docs/bank.md); at 500,000 so many take one to three minutes exactly, below hardly anybody
-# would notice.
+# Number of references from which `auto` uses ScaNN. From 45,000 on, building it pays after 12,000 to 15,000 questions
+# (docs/bank.md); with 500,000 references these take one to three minutes exactly, with fewer references less.
 CROSSOVER = 500_000
 
 

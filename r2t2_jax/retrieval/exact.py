@@ -1,6 +1,6 @@
 """Exact search in JAX: one query inside a traced program, or batches over blocks of rows, on one device or several.
 
-Axis letters: B queries, K neighbours, C candidates, N bank size, M embedding size, R rows of a block, P devices.
+Axis letters: B queries, K neighbors, C candidates, N bank size, M embedding size, R rows of a block, P devices.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ if TYPE_CHECKING:
     from r2t2_jax.retrieval.protocol import Index
 
 FILE = "index.json"
-SAMPLED = 256  # rows that stand for all
+SAMPLED = 256  # rows whose digest identifies the embeddings
 
 
 def write_index(path: Path, kind: str, index: Index, facts: Mapping[str, Any]) -> None:
-    """Write `index.json`, last of all: an index that has it is complete."""
+    """Write `index.json`, as the last file: an index that has it is complete."""
     path.mkdir(parents=True, exist_ok=True)
     content = {"kind": kind, "metric": index.metric, "embeddings": sample_digest(index.embeddings), **facts}
     (path / FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def read_index(path: Path, embeddings: Float[np.ndarray, "N M"] | Float[Array, "N M"]) -> dict[str, Any]:
-    """What `write_index` wrote.
+    """The content of `index.json`.
 
     Raises:
         R2T2Error: there is no index, it is damaged, or it was built for other embeddings.
@@ -49,7 +49,7 @@ def read_index(path: Path, embeddings: Float[np.ndarray, "N M"] | Float[Array, "
 
 
 def matches(path: Path, embeddings: Float[np.ndarray, "N M"] | Float[Array, "N M"]) -> bool:
-    """Whether the index in a directory was built for these embeddings; raises where it is damaged."""
+    """Whether the index in a directory was built for these embeddings; raises if it is damaged."""
     return _read(path)["embeddings"] == sample_digest(embeddings)
 
 
@@ -63,7 +63,7 @@ def _read(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, TypeError) as error:
         raise R2T2Error(f"{file} is damaged ({error}); build the index again") from error
     if not known:
-        raise R2T2Error(f"{file} is damaged: it does not say what it is an index of; build the index again")
+        raise R2T2Error(f"{file} is damaged: keys are missing; build the index again")
     return content
 
 
@@ -76,16 +76,16 @@ def sample_digest(embeddings: Float[np.ndarray, "N M"] | Float[Array, "N M"]) ->
 
 AXIS = "data"
 QUERIES, ROWS = 256, 1 << 14  # of one block of scores: 16 MiB
-SPARE = 16  # candidates beyond k, so that rounding decides nothing
+SPARE = 16  # candidates beyond k, so that rounding does not decide
 TIE = 2e-6  # of the largest score: scores this close may be equal vectors, rounded apart
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class ExactIndex:
-    """Every reference is compared with the query; ties go to the lowest index.
+    """Compares every reference with the query; ties go to the lowest index.
 
-    Make one with `ExactIndex.build`, which checks the embeddings. 45,000 x 4096 float32 are 0.74 GB and one product.
+    Build it by `ExactIndex.build`, which checks the embeddings. 45,000 x 4096 float32 are 0.74 GB and one product.
     """
 
     embeddings: Float[Array, "N M"]
@@ -105,32 +105,32 @@ class ExactIndex:
         return self.embeddings.shape[0]
 
     def nearest(self, query: Float[Array, "M"], k: int) -> Int[Array, "K"]:
-        """Indices of the k nearest references of one query; traced. References within `TIE` of the last go by index."""
+        """Indices of the k nearest references of one query, ties ordered by index; traced."""
         scores = _scores(self.metric, self.embeddings, query[None])[0]  # [N]
         last = jax.lax.top_k(scores, k)[0][-1]
         close = jnp.abs(scores - last) <= TIE * jnp.abs(scores).max()
-        found = jax.lax.top_k(jnp.where(close, last, scores), k)[1]  # the lower index first among equals
-        chosen = self.embeddings[found]  # [K, M]; each row summed by itself: equal vectors get equal scores
+        top = jax.lax.top_k(jnp.where(close, last, scores), k)[1]  # the lower index first among equal scores
+        chosen = self.embeddings[top]  # [K, M]; each row is summed separately: equal vectors get equal scores
         if self.metric == "l2":
             order = jnp.square(chosen - query[None]).sum(axis=-1)
         else:
             order = -(chosen * query[None]).sum(axis=-1)
-        return found[jnp.lexsort((found, order))]
+        return top[jnp.lexsort((top, order))]
 
     def search(self, queries: Float[np.ndarray, "B M"], k: int, mesh: Mesh | None = None) -> Hits:
-        """The k nearest references of each query, by blocks of rows: the scores of no more than a block are in memory.
+        """The k nearest references of each query, by blocks of rows, with the scores of one block in memory.
 
         Args:
-            queries: as many as you like.
-            k: neighbours.
-            mesh: devices to share the rows among, over its axis `data`; the result is the same.
+            queries: any number.
+            k: number of neighbors.
+            mesh: devices over which the rows are split, along its axis `data`; the result is the same.
 
         Raises:
             R2T2Error: k is not between 1 and N, or a query does not fit.
         """
         check_search(self, queries, k)
         queries = np.asarray(queries, np.float32)
-        embeddings = self.embeddings if mesh is None else _share(self.embeddings, mesh)
+        embeddings = self.embeddings if mesh is None else _shard(self.embeddings, mesh)
         parts = [
             self._search(queries[first : first + QUERIES], k, embeddings, mesh)
             for first in range(0, len(queries), QUERIES)
@@ -144,22 +144,22 @@ class ExactIndex:
         if mesh is None:
             scores, indices = propose(embeddings, jnp.asarray(padded))
         else:
-            scores, indices = _on_each(mesh, propose)(embeddings, jnp.asarray(padded))
+            scores, indices = _on_each_device(mesh, propose)(embeddings, jnp.asarray(padded))
         scores, indices = (np.asarray(array)[: len(queries)] for array in (scores, indices))  # [B, C] or [B, P C]
         indices = np.where(np.isneginf(scores), -1, indices)
         best = np.lexsort((indices, -scores), axis=-1)[:, :count]
         scores, indices = np.take_along_axis(scores, best, 1), np.take_along_axis(indices, best, 1)
-        found = nearest(indices, distances(self.metric, queries, self._rows(indices)), k)
+        hits = nearest(indices, distances(self.metric, queries, self._rows(indices)), k)
         floor = scores[:, k - 1] - TIE * np.abs(scores).max(axis=1)
         for b in np.flatnonzero(scores[:, -1] >= floor).tolist() if count < len(self) else ():
-            self._settle(found, b, queries[b : b + 1], floor[b], k)  # more ties than there are spare candidates
-        return found
+            self._settle(hits, b, queries[b : b + 1], floor[b], k)  # more ties than spare candidates
+        return hits
 
     def _rows(self, indices: Int[np.ndarray, "B C"]) -> Float[np.ndarray, "B C M"]:
         return np.asarray(self.embeddings[jnp.asarray(indices)])
 
-    def _settle(self, found: Hits, b: int, query: Float[np.ndarray, "1 M"], floor: float, k: int) -> None:
-        """Rank every reference of query b whose score reaches `floor`, and put the nearest into row b of `found`."""
+    def _settle(self, hits: Hits, b: int, query: Float[np.ndarray, "1 M"], floor: float, k: int) -> None:
+        """Rank every reference of query b whose score reaches `floor`, and put the nearest into row b of `hits`."""
         best = None
         for first in range(0, len(self), ROWS):
             rows = self.embeddings[first : first + ROWS]
@@ -171,15 +171,15 @@ class ExactIndex:
                 indices, distance = (np.hstack(pair) for pair in ((best.indices, indices), (best.distances, distance)))
             best = nearest(indices, distance, k)
         assert best is not None  # the k-th candidate itself reaches the floor
-        found.indices[b], found.distances[b] = best.indices[0], best.distances[0]
+        hits.indices[b], hits.distances[b] = best.indices[0], best.distances[0]
 
     def save(self, path: Path) -> None:
-        """Note metric and embeddings; nothing else is needed to search exactly."""
+        """Write the metric and a digest of the embeddings; exact search needs nothing else."""
         write_index(path, "exact", self, {})
 
 
 def _scores(metric: Metric, embeddings: Float[Array, "R M"], queries: Float[Array, "B M"]) -> Float[Array, "B R"]:
-    """Larger is nearer. For L2 half the squared distance is dropped that all rows share: x.q - |x|^2 / 2."""
+    """Scores, larger is nearer. For L2 they are x.q - |x|^2 / 2, without |q|^2 / 2, which all rows share."""
     scores = jnp.matmul(queries, embeddings.T, precision="highest")
     return scores - jnp.square(embeddings).sum(axis=-1)[None] / 2 if metric == "l2" else scores
 
@@ -196,7 +196,7 @@ def _candidates(
 ) -> tuple[Float[Array, "B C"], Int[Array, "B C"]]:
     """Scores and indices of the `count` best rows, block by block; the first row has index `start`.
 
-    Rows from index `size` on are padding. The last block is moved up to end with the array; no row counts twice.
+    Rows from index `size` on are padding. The last block is shifted to end with the array; no row counts twice.
     """
     n = embeddings.shape[0]
     rows = min(ROWS, n)
@@ -218,26 +218,26 @@ def _candidates(
     return jax.lax.scan(block, nothing, jnp.arange(-(-n // rows)))[0]
 
 
-def _share(embeddings: Float[Array, "N M"], mesh: Mesh) -> Float[Array, "N_padded M"]:
-    """Rows over the devices, padded to the same number each."""
+def _shard(embeddings: Float[Array, "N M"], mesh: Mesh) -> Float[Array, "N_padded M"]:
+    """The rows split over the devices, padded to the same number on each."""
     missing = -embeddings.shape[0] % mesh.shape[AXIS]
     padded = jnp.pad(embeddings, ((0, missing), (0, 0)))
     return jax.device_put(padded, NamedSharding(mesh, PartitionSpec(AXIS)))
 
 
-def _on_each(mesh: Mesh, propose: partial) -> jax.stages.Wrapped:
-    """Each device's candidates among its own rows, side by side."""
+def _on_each_device(mesh: Mesh, propose: partial) -> jax.stages.Wrapped:
+    """The candidates of each device among its own rows, concatenated."""
 
     def local(embeddings: Array, queries: Array) -> tuple[Array, Array]:
         return propose(embeddings, queries, jax.lax.axis_index(AXIS) * embeddings.shape[0])
 
-    side_by_side = PartitionSpec(None, AXIS)
+    concatenated = PartitionSpec(None, AXIS)
     return jax.jit(
         jax.shard_map(
             local,
             mesh=mesh,
             in_specs=(PartitionSpec(AXIS), PartitionSpec()),
-            out_specs=(side_by_side, side_by_side),
+            out_specs=(concatenated, concatenated),
             check_vma=False,
         )
     )
@@ -250,18 +250,20 @@ def distances(
     metric: Metric, queries: Float[np.ndarray, "B M"], candidates: Float[np.ndarray, "B C M"]
 ) -> Float[np.ndarray, "B C"]:
     """The metric's distance of every query to each of its candidates."""
-    found = np.empty(candidates.shape[:2])
+    result = np.empty(candidates.shape[:2])
     step = max(1, NUMBERS // max(1, candidates[0].size))
     for first in range(0, len(queries), step):
         part = slice(first, first + step)
         rows, query = candidates[part].astype(np.float64), queries[part].astype(np.float64)[:, None]
-        found[part] = -(rows * query).sum(axis=-1) if metric == "dot" else np.sqrt(np.square(rows - query).sum(axis=-1))
-    return found
+        result[part] = (
+            -(rows * query).sum(axis=-1) if metric == "dot" else np.sqrt(np.square(rows - query).sum(axis=-1))
+        )
+    return result
 
 
 def nearest(indices: Int[np.ndarray, "B C"], distance: Float[np.ndarray, "B C"], k: int) -> Hits:
-    """The k nearest candidates; equal distances by index. A candidate with a negative index is no candidate."""
+    """The k nearest candidates; equal distances are ordered by index. Negative indices are padding."""
     distance = np.where(indices < 0, np.inf, distance)
     order = np.lexsort((indices, distance), axis=-1)[:, :k]
-    found, far = np.take_along_axis(indices, order, 1), np.take_along_axis(distance, order, 1)
-    return Hits(np.maximum(found, 0), far, np.isfinite(far))
+    rows, far = np.take_along_axis(indices, order, 1), np.take_along_axis(distance, order, 1)
+    return Hits(np.maximum(rows, 0), far, np.isfinite(far))

@@ -1,13 +1,13 @@
-"""Which references make up a test sample's neighbourhood: k nearest, a ball, and two null selectors.
+"""Selectors of a test sample's neighborhood: k nearest, a ball, and two controls.
 
-The nulls show what the choice of neighbours is worth. `RandomNeighbors` draws references blindly; `ShuffledNeighbors`
-keeps the profile of kernel weights of the true neighbourhood and swaps the samples for unrelated ones.
+The controls measure the value of retrieval. `RandomNeighbors` draws references at random; `ShuffledNeighbors` keeps the
+kernel weights of the true neighborhood and replaces the samples with unrelated ones.
 
-Every selector pads to its K and treats each query by itself, so that a selection does not depend on the batch. The
-nearest references come from the index: for `ExactIndex` inside one traced program with all the rest, for any other from
-its own search, on the host.
+Every selector pads to its K and treats each query separately, so a selection does not depend on the batch. The nearest
+references come from the index: with `ExactIndex` inside one traced program, with any other index from its own search on
+the host.
 
-Axis letters: B test samples, K neighbours, N bank size, M embedding size.
+Axis letters: B test samples, K neighbors, N bank size, M embedding size.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from r2t2_jax.runtime.pytrees import register_pytree_dataclass
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Neighbors:
-    """Neighbourhoods of a batch. Masked entries are padding; their index is valid but means nothing."""
+    """Neighborhoods of a batch. Masked entries are padding with an arbitrary valid index."""
 
     indices: Int[Array, "*B K"]
     distances: Float[Array, "*B K"]
@@ -41,7 +41,7 @@ class Neighbors:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Choice:
-    """Which references stand in a neighbourhood, and those whose distances to the query count for them."""
+    """The references of a neighborhood, and those whose distances to the query determine their weights."""
 
     indices: Int[Array, "K"]
     compared: Int[Array, "K"]
@@ -49,7 +49,7 @@ class Choice:
 
 def _check_k(k: int) -> None:
     if k < 1:
-        raise R2T2Error(f"k={k} neighbours; it must be at least 1")
+        raise R2T2Error(f"k={k} neighbors; it must be at least 1")
 
 
 @register_pytree_dataclass
@@ -72,7 +72,7 @@ class NearestNeighbors:
 @register_pytree_dataclass
 @dataclass(frozen=True)
 class EpsilonBall:
-    """References at an L2 distance of at most epsilon (R2-T2, equation 10), but no more than the k nearest."""
+    """References at an L2 distance of at most epsilon (R2-T2, equation 10), at most the k nearest."""
 
     epsilon: float
     k: int = field(default=5, metadata={"static": True})
@@ -92,7 +92,7 @@ class EpsilonBall:
 @register_pytree_dataclass
 @dataclass(frozen=True)
 class RandomNeighbors:
-    """A null: k different references drawn uniformly, weighted by their own (large) distances."""
+    """Control: k different references drawn uniformly, weighted by their own (large) distances."""
 
     k: int = field(default=5, metadata={"static": True})
 
@@ -110,10 +110,10 @@ class RandomNeighbors:
 @register_pytree_dataclass
 @dataclass(frozen=True)
 class ShuffledNeighbors:
-    """A null: the k nearest references, each replaced by an unrelated one.
+    """Control: the k nearest references, each replaced by an unrelated one.
 
-    References stand in for one another along one fixed seeded cycle through the bank, so none stands for itself and the
-    same reference always has the same stand-in. Distances and dot products stay those of the true neighbours, so the
+    The replacement follows one fixed seeded cycle through the bank, so no reference replaces itself and the same
+    reference always has the same replacement. Distances and dot products stay those of the true neighbors, so the
     kernel weights are unchanged.
     """
 
@@ -125,8 +125,8 @@ class ShuffledNeighbors:
 
     def choose(self, nearest: Int[Array, "K"], n: int, key: Key[Array, ""]) -> Choice:
         cycle = jax.random.permutation(jax.random.key(self.seed), n)  # [N]
-        stand_in = jnp.zeros_like(cycle).at[cycle].set(jnp.roll(cycle, 1))
-        return Choice(stand_in[nearest], nearest)
+        replacement = jnp.zeros_like(cycle).at[cycle].set(jnp.roll(cycle, 1))
+        return Choice(replacement[nearest], nearest)
 
     def keep(self, distances: Float[Array, "K"]) -> Bool[Array, "K"]:
         return jnp.ones(self.k, bool)
@@ -136,7 +136,7 @@ Selector = NearestNeighbors | EpsilonBall | RandomNeighbors | ShuffledNeighbors
 
 
 def sample_keys(seed: int, numbers: Int[np.ndarray, "B"] | Int[Array, "B"]) -> Key[Array, "B"]:
-    """One key a sample, from the seed and the sample's own number: the same in whatever batch it comes."""
+    """One key per sample, from the seed and the sample's number, so that it does not depend on the batch."""
     return jax.vmap(lambda number: jax.random.fold_in(jax.random.key(seed), number))(jnp.asarray(numbers))
 
 
@@ -178,13 +178,13 @@ def select(
     queries: Float[np.ndarray, "B M"] | Float[Array, "B M"],
     keys: Key[Array, "B"],
 ) -> Neighbors:
-    """Neighbourhoods of a batch of queries, padded to the selector's K.
+    """Neighborhoods of a batch of queries, padded to the selector's K.
 
     Args:
         selector: how references are chosen.
         index: the bank's unit embeddings.
         queries: unit embeddings of the test samples.
-        keys: one a sample, from `sample_keys`; read by the random selector alone.
+        keys: one per sample, from `sample_keys`; only the random selector reads them.
 
     Raises:
         R2T2Error: k exceeds the bank, or a query is not a finite unit vector of the bank's size.

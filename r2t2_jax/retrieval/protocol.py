@@ -1,9 +1,9 @@
-"""What every index offers, and what an answer looks like.
+"""The protocol of an index, and its results.
 
 Distances by metric: `cosine` and `l2` have the L2 distance |x - q| (of unit vectors, for cosine: R2-T2's d), `dot` the
 negated inner product. Smaller is nearer in each; equal distances are ordered by index.
 
-Axis letters: B queries, K neighbours, N bank size, M embedding size.
+Axis letters: B queries, K neighbors, N bank size, M embedding size.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from r2t2_jax.runtime.checks import check_embeddings, check_finite
 
 Metric = Literal["cosine", "dot", "l2"]
 METRICS: tuple[Metric, ...] = get_args(Metric)
-CHECKED_ROWS = 1 << 16  # rows checked at a time: the check of a large bank needs no second bank's memory
+CHECKED_ROWS = 1 << 16  # rows checked at a time, which bounds the memory of a check
 
 
 @dataclass(frozen=True)
 class Hits:
-    """The nearest references of each query, nearest first. Masked entries are padding; their index means nothing."""
+    """The nearest references of each query, nearest first. Masked entries are padding with an arbitrary index."""
 
     indices: Int[np.ndarray, "B K"]
     distances: Float[np.ndarray, "B K"]
@@ -44,7 +44,7 @@ class Index(Protocol):
     def __len__(self) -> int: ...
 
     def search(self, queries: Float[np.ndarray, "B M"], k: int) -> Hits:
-        """The k nearest references of each query; the same for a query whatever batch it comes in.
+        """The k nearest references of each query; independent of the batch.
 
         Raises:
             R2T2Error: k is not between 1 and the number of references, or a query does not fit.
@@ -52,14 +52,14 @@ class Index(Protocol):
         ...
 
     def save(self, path: Path) -> None:
-        """Write what cannot be had from the embeddings alone to a directory, for `load_index`."""
+        """Write the index to a directory, for `load_index`, without the embeddings."""
         ...
 
 
 def ball(index: Index, queries: Float[np.ndarray, "B M"], epsilon: float, k: int) -> Hits:
-    """References at a distance of at most epsilon (R2-T2, equation 10), but no more than the k nearest."""
-    found = index.search(queries, k)
-    return Hits(found.indices, found.distances, found.mask & (found.distances <= epsilon))
+    """References at a distance of at most epsilon (R2-T2, equation 10), at most the k nearest."""
+    hits = index.search(queries, k)
+    return Hits(hits.indices, hits.distances, hits.mask & (hits.distances <= epsilon))
 
 
 def check_vectors(name: str, vectors: Float[Array, "N M"] | Float[np.ndarray, "N M"], metric: Metric) -> None:
@@ -85,9 +85,9 @@ def check_search(index: Index, queries: Float[np.ndarray, "B M"] | Float[Array, 
         R2T2Error: names what does not fit.
     """
     if k < 1:
-        raise R2T2Error(f"k={k} neighbours; it must be at least 1")
+        raise R2T2Error(f"k={k} neighbors; it must be at least 1")
     if k > len(index):
-        raise R2T2Error(f"k={k} neighbours asked of a bank of {len(index)} references; lower k or collect more")
+        raise R2T2Error(f"k={k} neighbors from a bank of {len(index)} references; lower k or collect more")
     if queries.ndim == 2 and queries.shape[1] != index.embeddings.shape[1]:
         raise R2T2Error(
             f"query embeddings have size {queries.shape[1]}, the bank's {index.embeddings.shape[1]}: use one embedder"

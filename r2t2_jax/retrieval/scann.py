@@ -1,10 +1,9 @@
-"""Approximate search with ScaNN (Guo et al. 2020, arXiv 1908.10396): partitions, quantised scores, exact ranking.
+"""Approximate search with ScaNN (Guo et al. 2020, arXiv 1908.10396): partitions, quantized scores, exact ranking.
 
-Parameters follow from the number of references N (`rule`). What they are worth is measured when the index is built, on
-references held out from their own results; more partitions are searched until the recall reaches `AIM`, and both are
-stored.
+Parameters follow from the number of references N (`rule`). The recall is measured when the index is built, on held-out
+references; more partitions are searched until it reaches `AIM`. Parameters and recall are stored.
 
-Axis letters: B queries, K neighbours, C candidates, N bank size, M embedding size.
+Axis letters: B queries, K neighbors, C candidates, N bank size, M embedding size.
 """
 
 from __future__ import annotations
@@ -25,9 +24,9 @@ from r2t2_jax.retrieval import exact as ranking
 from r2t2_jax.retrieval.exact import ExactIndex, read_index, write_index
 from r2t2_jax.retrieval.protocol import Hits, Metric, check_search, check_vectors
 
-PARTITIONED = 20_000  # below, scoring all quantised rows costs less than choosing partitions
+PARTITIONED = 20_000  # below, scoring all quantized rows costs less than choosing partitions
 PER_LEAF = 20  # rows from which a partition is learned
-LEAST = 5  # of these rows must be a partition's own; ScaNN's usual 50 would dissolve most of so small ones
+LEAST = 5  # least size of a partition; ScaNN's default of 50 would merge most of them
 AIM = 0.99  # recall
 HELD_OUT, RECALL_K = 200, 5
 CHUNK = 1 << 10  # queries at a time
@@ -36,14 +35,14 @@ SAME = 1e-6  # distances this close count as equal when recall is measured
 
 @dataclass(frozen=True)
 class ScannParameters:
-    """How an index was built and is searched."""
+    """Parameters of the build and the search of an index."""
 
     leaves: int
     searched: int
     reordered: int
 
     def check(self) -> None:
-        """Refuse what cannot be searched."""
+        """Refuse parameters that cannot be searched."""
         if not 1 <= self.searched <= self.leaves:
             raise R2T2Error(f"{self.searched} of {self.leaves} partitions cannot be searched; choose between 1 and all")
 
@@ -52,7 +51,7 @@ def rule(n: int) -> ScannParameters:
     """Parameters for N references.
 
     Below `PARTITIONED` rows one partition. Above, 4 sqrt(N) partitions, of which 2.5 % and at least 20 are searched.
-    The 200 best candidates of the quantised search are compared in full precision.
+    The 200 best candidates of the quantized search are compared in full precision.
     """
     if n < PARTITIONED:
         return ScannParameters(1, 1, min(200, n))
@@ -62,7 +61,7 @@ def rule(n: int) -> ScannParameters:
 
 @dataclass(frozen=True, eq=False)
 class ScannIndex:
-    """Make one with `ScannIndex.build`. `recall` is that at 5, of held-out references against exact search."""
+    """An index built by `ScannIndex.build`. `recall` is the recall at 5 of held-out references against exact search."""
 
     embeddings: Float[np.ndarray, "N M"]
     metric: Metric
@@ -78,13 +77,13 @@ class ScannIndex:
         min_recall: float = 0.0,
         parameters: ScannParameters | None = None,
     ) -> ScannIndex:
-        """Learn partitions and codes, measure the recall, and search more partitions where it is below `AIM`.
+        """Learn partitions and codes, measure the recall, and search more partitions if it is below `AIM`.
 
         Args:
-            embeddings: unit vectors for `cosine`; held in memory once more by ScaNN.
+            embeddings: unit vectors for `cosine`; ScaNN holds a second copy in memory.
             metric: cosine, dot or l2.
             min_recall: refuse an index that finds fewer of the 5 nearest.
-            parameters: instead of those of `rule`, and kept as they are.
+            parameters: fixed ones instead of those of `rule`.
 
         Raises:
             R2T2Error: ScaNN is not installed, the embeddings do not fit the metric, or the recall is too low.
@@ -93,19 +92,19 @@ class ScannIndex:
         chosen = parameters or rule(len(embeddings))
         chosen.check()
         embeddings = np.asarray(embeddings, np.float32)
-        made = cls(embeddings, metric, chosen, float("nan"), _build(embeddings, metric, chosen))
+        index = cls(embeddings, metric, chosen, float("nan"), _build(embeddings, metric, chosen))
         held_out = HeldOut.of(embeddings, metric)
-        made = replace(made, recall=held_out.recall(made))
-        while parameters is None and made.recall < AIM and made.parameters.searched < made.parameters.leaves:
-            more = replace(made.parameters, searched=min(2 * made.parameters.searched, made.parameters.leaves))
-            made = replace(made, parameters=more)
-            made = replace(made, recall=held_out.recall(made))
-        if not made.recall >= min_recall:
+        index = replace(index, recall=held_out.recall(index))
+        while parameters is None and index.recall < AIM and index.parameters.searched < index.parameters.leaves:
+            more = replace(index.parameters, searched=min(2 * index.parameters.searched, index.parameters.leaves))
+            index = replace(index, parameters=more)
+            index = replace(index, recall=held_out.recall(index))
+        if not index.recall >= min_recall:
             raise R2T2Error(
-                f"the index finds {made.recall:.1%} of the {RECALL_K} nearest of {HELD_OUT} held-out references, "
-                f"{min_recall:.1%} are asked for; use exact search, or search more partitions than {made.parameters}"
+                f"the index finds {index.recall:.1%} of the {RECALL_K} nearest of {HELD_OUT} held-out references, "
+                f"{min_recall:.1%} are required; use exact search, or search more partitions than {index.parameters}"
             )
-        return made
+        return index
 
     def __len__(self) -> int:
         return len(self.embeddings)
@@ -129,11 +128,11 @@ class ScannIndex:
             leaves_to_search=self.parameters.searched,
             pre_reorder_num_neighbors=max(self.parameters.reordered, 2 * candidates),
         )
-        indices = np.where(np.isnan(scores), -1, indices.astype(np.int64))  # [B, C]; NaN: fewer were found
+        indices = np.where(np.isnan(scores), -1, indices.astype(np.int64))  # [B, C]; NaN if there are fewer
         return ranking.nearest(indices, ranking.distances(self.metric, queries, self.embeddings[indices]), k)
 
     def save(self, path: Path) -> None:
-        """Write ScaNN's own files and `index.json`, which notes parameters and recall."""
+        """Write ScaNN's own files and `index.json` with parameters and recall."""
         path.mkdir(parents=True, exist_ok=True)
         self.searcher.serialize(str(path), relative_path=True)
         write_index(path, "scann", self, {"parameters": asdict(self.parameters), "recall": self.recall})
@@ -157,7 +156,7 @@ class ScannIndex:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """References that stand for queries, with their true nearest others."""
+    """References used as queries, with their exact nearest neighbors."""
 
     rows: Int[np.ndarray, "B"]
     queries: Float[np.ndarray, "B M"]
@@ -172,15 +171,15 @@ class HeldOut:
         rows = np.sort(np.random.default_rng(seed).choice(n, min(HELD_OUT, n), replace=False))
         true = ExactIndex.build(embeddings, metric).search(embeddings[rows], count + 1)
         others = np.where(true.indices == rows[:, None], -np.inf, true.distances)
-        others.sort(axis=1)  # itself first; where it is not among its own nearest, the nearest of all goes instead
+        others.sort(axis=1)  # drops the query itself, or the nearest if it is missing
         return cls(rows, embeddings[rows], others[:, -1], count)
 
     def recall(self, index: ScannIndex) -> float:
-        """Share of the nearest others that are found; one as near as the last of them counts."""
+        """Share of the nearest neighbors in the results; ties with the last neighbor count."""
         if self.count == 0:
             return 1.0
-        found = index.search(self.queries, self.count + 1)
-        near = (found.indices != self.rows[:, None]) & (found.distances <= self.limits[:, None] + SAME)
+        hits = index.search(self.queries, self.count + 1)
+        near = (hits.indices != self.rows[:, None]) & (hits.distances <= self.limits[:, None] + SAME)
         return float(np.minimum(near.sum(axis=1), self.count).mean() / self.count)
 
 
@@ -204,25 +203,25 @@ def _scann() -> Any:
     """ScaNN's Python interface.
 
     Raises:
-        R2T2Error: it is not installed; there are wheels for Linux on x86-64 alone.
+        R2T2Error: it is not installed; wheels exist for Linux on x86-64 only.
     """
     try:
         return import_module("scann").scann_ops_pybind
     except ImportError as error:
         raise R2T2Error(
-            "approximate search needs ScaNN, which is there for Linux on x86-64 with Python below 3.14: "
+            "approximate search needs ScaNN, which is available for Linux on x86-64 with Python below 3.14: "
             "`pip install scann`, or use exact search (--index exact)"
         ) from error
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """ScaNN's C++ part reports its progress on the error stream, whatever the caller wants; keep that out."""
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    """Discard the error stream of ScaNN's C++ code, which reports its progress there."""
+    stderr, devnull = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:
-        os.dup2(nowhere, 2)
+        os.dup2(devnull, 2)
         yield
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        os.close(devnull)

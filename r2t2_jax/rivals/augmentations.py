@@ -1,4 +1,4 @@
-"""Changed copies of an image, for the rivals that look at them (MEMO, TPT, DeYO).
+"""Augmented images, for the rivals that read them (MEMO, TPT, DeYO).
 
 Axis letters: B samples, V views.
 """
@@ -21,18 +21,18 @@ Image = UInt8[np.ndarray, "height width 3"]
 MOVE = 0.04  # of a side, at most
 CONTRAST, BRIGHTNESS = 0.1, 12.0  # at most; of 1, and of 255
 NOISE = 6.0  # of 255, at most, as a standard deviation
-PATCHES = 4  # a side
+PATCHES = 4  # per side
 
 
 def views(image: Image, count: int, rng: np.random.Generator) -> list[Image]:
-    """The image and copies of it, slightly moved, lighter or darker, and noisy.
+    """The image and augmented copies: slightly shifted, with other contrast and brightness, and noisy.
 
-    MEMO and TPT crop, flip, and change colours; an answer about colour, side or number would change with them.
+    MEMO and TPT crop, flip, and change colors, which would change answers about color, side, or number.
     """
-    return [image, *(_changed(image, rng) for _ in range(count - 1))]
+    return [image, *(_augment(image, rng) for _ in range(count - 1))]
 
 
-def _changed(image: Image, rng: np.random.Generator) -> Image:
+def _augment(image: Image, rng: np.random.Generator) -> Image:
     height, width = image.shape[:2]
     down, right = (int(rng.integers(-int(MOVE * side), int(MOVE * side) + 1)) for side in (height, width))
     rows = np.clip(np.arange(height) - down, 0, height - 1)  # the edge is repeated
@@ -45,7 +45,7 @@ def _changed(image: Image, rng: np.random.Generator) -> Image:
 
 
 def shuffled(image: Image, rng: np.random.Generator) -> Image:
-    """The image cut into 4 x 4 patches, put together in another order; what does not divide stays where it is."""
+    """The image with its 4 x 4 patches in random order; pixels beyond the last whole patch stay in place."""
     side = [length // PATCHES for length in image.shape[:2]]
     if 0 in side:
         return image
@@ -66,22 +66,22 @@ def encode_augmentations(
     count: int,
     seed: int,
 ) -> Features:
-    """Features of the samples' questions on changed copies: [B V ...] for `views`, [B ...] for `shuffled`.
+    """Features of the samples' questions on augmented images: [B V ...] for `views`, [B ...] for `shuffled`.
 
     Args:
         port: the model.
         samples: the questions.
-        numbers: their places in the test set, on which with the seed alone depends what is drawn.
-        which: which copies.
-        count: V.
-        seed: of the test.
+        numbers: their indices in the test set; random draws depend on them and the seed only.
+        which: the kind of augmentation.
+        count: number of views V.
+        seed: of the random draws.
     """
-    drawn = []
+    augmented = []
     for sample, number in zip(samples, numbers.tolist(), strict=True):
         rng = np.random.default_rng((seed, number))
         copies = views(sample.image, count, rng) if which == "views" else [shuffled(sample.image, rng)]
-        drawn += [dataclasses.replace(sample, image=copy) for copy in copies]
-    features, _ = encode_batch(port.params, port.processor.prepare(port.params, drawn), model=port.model)
+        augmented += [dataclasses.replace(sample, image=copy) for copy in copies]
+    features, _ = encode_batch(port.params, port.processor.prepare(port.params, augmented), model=port.model)
     if which == "shuffled":
         return features
     return jax.tree.map(lambda leaf: leaf.reshape(len(samples), count, *leaf.shape[1:]), features)

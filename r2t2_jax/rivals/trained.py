@@ -1,6 +1,6 @@
-"""What the loss atlas is compared with: a small network fitted on the same table, and the gate trained on the same set.
+"""Trained controls of the loss atlas: a small network fitted on its table, and the gate trained on its references.
 
-If either does as well as the atlas, looking neighbours up buys nothing.
+If either is as accurate as the atlas, retrieval adds nothing.
 
 Axis letters: N references, B test samples, M embedding size, G atlas points, L routed layers, E experts.
 """
@@ -30,7 +30,7 @@ Layers = dict[str, Array]
 
 @dataclass(frozen=True)
 class Network:
-    """A fitted network, and the largest loss it can guess."""
+    """A fitted network, and the largest loss that it can predict."""
 
     layers: Layers
     top: float
@@ -39,25 +39,25 @@ class Network:
 def fit_predictor(
     embeddings: Float[np.ndarray, "N M"], losses: Float[np.ndarray, "N G"], top: float = 1.0, seed: int = 0
 ) -> Network:
-    """A network with one hidden layer that guesses the losses at the atlas's points from a question's embedding.
+    """A network with one hidden layer that predicts the losses at the atlas's points from a question's embedding.
 
     It is fitted on every reference's row of the table: mean squared error, AdamW with a cosine schedule.
 
     Args:
         embeddings, losses: of the references.
-        top: the largest loss there can be, in the units of which the network guesses.
-        seed: of the first weights and of the order of the references.
+        top: the largest loss there can be, in the units of the predictions.
+        seed: of the initial weights and of the order of the references.
     """
     return Network(_fit(jnp.asarray(embeddings), jnp.asarray(losses) / top, jax.random.key(seed)), top)
 
 
 def predict_losses(network: Network, queries: Float[np.ndarray, "B M"]) -> Float[np.ndarray, "B G"]:
-    """Losses at the atlas's points, guessed from the embeddings of the test samples."""
-    return np.asarray(_guess(network.layers, jnp.asarray(queries))) * network.top
+    """Losses at the atlas's points, predicted from the embeddings of the test samples."""
+    return np.asarray(_predict(network.layers, jnp.asarray(queries))) * network.top
 
 
 @jax.jit
-def _guess(network: Layers, embeddings: Float[Array, "B M"]) -> Float[Array, "B G"]:
+def _predict(network: Layers, embeddings: Float[Array, "B M"]) -> Float[Array, "B G"]:
     hidden = jax.nn.gelu(jnp.matmul(embeddings, network["in"]) + network["in_bias"][None])
     return jax.nn.sigmoid(jnp.matmul(hidden, network["out"]) + network["out_bias"][None])
 
@@ -75,7 +75,7 @@ def _fit(embeddings: Float[Array, "N M"], losses: Float[Array, "N G"], key: Key[
     optimizer = optax.adamw(optax.cosine_decay_schedule(MLP_RATE, MLP_STEPS), weight_decay=MLP_DECAY)
 
     def error(network: Layers, rows: Array) -> Float[Array, ""]:
-        return jnp.square(_guess(network, embeddings[rows]) - losses[rows]).mean()
+        return jnp.square(_predict(network, embeddings[rows]) - losses[rows]).mean()
 
     def step(carry: tuple[Layers, Any], key: Key[Array, ""]) -> tuple[tuple[Layers, Any], None]:
         network, state = carry
@@ -88,34 +88,34 @@ def _fit(embeddings: Float[Array, "N M"], losses: Float[Array, "N G"], key: Key[
 
 
 def train_gate(port: Port, features: Features, answers: Answer, seed: int = 0) -> Params:
-    """The port's parameters, its gate trained on the references' answers; all else stays frozen.
+    """The port's parameters, with the gate trained on the references' answers; other parameters are frozen.
 
     Cross-entropy of the answers under the gate's own routing, Adam with a cosine schedule, 400 steps of 64 references.
 
     Args:
-        port: the model; `port.gate` says which of its parameters are the gate's.
+        port: the model; `port.gate` is the path of the gate's parameters.
         features, answers: of the references, answered correctly or not; every leaf has a leading axis N.
         seed: of the order of the references.
 
     Raises:
-        R2T2Error: the port does not say where its gate is.
+        R2T2Error: the port has no path of its gate.
     """
     if not port.gate:
-        raise R2T2Error(f"{port.name} does not say which parameters are its gate's (Port.gate): none can be trained")
-    mine = select_params(port.params, [port.gate])
-    if not any(mine):
-        raise R2T2Error(f"{port.name} has no parameters below {port.gate!r}, where Port.gate says its gate is")
+        raise R2T2Error(f"{port.name} has no path of its gate's parameters (Port.gate): the gate cannot be fine-tuned")
+    selected = select_params(port.params, [port.gate])
+    if not any(selected):
+        raise R2T2Error(f"{port.name} has no parameters below {port.gate!r}, the path in Port.gate")
     answers = jax.tree.map(jnp.asarray, answers)
-    return _train(port.params, features, answers, jax.random.key(seed), model=port.model, mine=mine)
+    return _train(port.params, features, answers, jax.random.key(seed), model=port.model, selected=selected)
 
 
 @partial(jax.jit, static_argnames="model")
 def route_by(params: Params, features: Features, *, model: RoutedModel) -> Float[Array, "B L E"]:
-    """The routing that a gate gives the test samples; where gates are per token their mean, as r0 is."""
+    """The routing of a gate for the test samples; the mean over tokens if gates are per token, as r0."""
     return jax.lax.map(partial(model.route, params), features)
 
 
-@partial(jax.jit, static_argnames=("model", "mine"))
+@partial(jax.jit, static_argnames=("model", "selected"))
 def _train(
     params: Params,
     features: Features,
@@ -123,15 +123,15 @@ def _train(
     key: Key[Array, ""],
     *,
     model: RoutedModel,
-    mine: tuple[bool, ...],
+    selected: tuple[bool, ...],
 ) -> Params:
-    gate, joined = partition(params, mine)
+    gate, joined = partition(params, selected)
     optimizer = optax.adam(optax.cosine_decay_schedule(GATE_RATE, GATE_STEPS))
     count = jax.tree.leaves(answers)[0].shape[0]
 
     def loss(gate: list[Array], rows: Array) -> Float[Array, ""]:
-        some = jax.tree.map(lambda leaf: leaf[rows], (features, answers))
-        return jax.vmap(lambda f, a: model.answer_loss(joined(gate), f, None, a))(*some).mean()
+        batch = jax.tree.map(lambda leaf: leaf[rows], (features, answers))
+        return jax.vmap(lambda f, a: model.answer_loss(joined(gate), f, None, a))(*batch).mean()
 
     def step(carry: tuple[list[Array], Any], key: Key[Array, ""]) -> tuple[tuple[list[Array], Any], None]:
         gate, state = carry

@@ -1,4 +1,4 @@
-"""Fixed batches: every one has the same size, so that one compiled program serves them all; and how long they take."""
+"""Batches of one fixed size, so that one compiled program serves all; chunks of samples; adaptive chunk size."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ Rows = Int[np.ndarray, "size"]
 def map_batches(
     function: Callable[[Rows], Any], n: int, size: int, progress: tqdm, threads: int = 1
 ) -> tuple[Any, float]:
-    """`function` on the row numbers of each batch; the last batch is filled up with its last row.
+    """Apply `function` to the row numbers of each batch; the last batch is padded with its last row.
 
     Args:
         function: row numbers to a tree of arrays with a leading axis `size`.
         n: number of samples.
-        size: samples a batch.
-        progress: a bar to move on by each batch's samples.
-        threads: batches at a time, after the first, which compiles.
+        size: samples per batch.
+        progress: a bar that advances by the samples of each batch.
+        threads: number of batches at a time, after the first, which compiles.
 
     Returns:
-        The trees joined, every leaf a numpy array with a leading axis n; and the median of seconds a case, of the
-        batches after the first where there are more.
+        The joined trees, every leaf a numpy array with a leading axis n, and the median seconds per sample: of the
+        batches after the first if there are several.
     """
     size = min(size, n)
 
@@ -55,7 +55,7 @@ def map_batches(
 
 
 def run_batch(function: Callable[[Rows], Any], start: int, stop: int, size: int) -> Any:
-    """`function` on rows `start` to `stop`, filled up with the last one to `size`; its leaves as numpy arrays."""
+    """`function` on rows `start` to `stop`, padded with the last one to `size`; its leaves as numpy arrays."""
     result = function(np.minimum(np.arange(start, start + size), stop - 1))
     return jax.tree.map(lambda leaf: np.asarray(leaf)[: stop - start], result)  # waits until it is computed
 
@@ -67,23 +67,23 @@ def take(tree: Any, rows: Rows) -> Any:
 
 def progress_bar(total: int, title: str) -> tqdm:
     """A bar that counts samples and disappears when done."""
-    return tqdm(total=total, desc=title, unit="case", leave=False, dynamic_ncols=True)
+    return tqdm(total=total, desc=title, unit="sample", leave=False, dynamic_ncols=True)
 
 
 def threads_at_a_time() -> int:
-    """One program keeps one CPU core busy, compiling or running; an accelerator is shared badly."""
+    """The number of programs to run at a time: two on CPUs with several cores, otherwise one."""
     return min(2, os.cpu_count() or 1) if jax.default_backend() == "cpu" else 1
 
 
 def map_in_chunks(function: Callable[[Any], Any], samples: Any, vmap_size: int = 1) -> Any:
     """`function` over the leading axis of every leaf, `vmap_size` samples at a time; traceable.
 
-    The last ones are filled up with the first sample, so that every chunk has one shape and one program.
+    The last chunk is padded with the first sample, so that every chunk has one shape and one program.
 
     Args:
         function: one sample to a tree of arrays.
         samples: every leaf with a leading axis B.
-        abreast: how many are computed together; as many as there are where there are fewer.
+        vmap_size: number of samples computed together, at most all.
     """
     count = len(jax.tree.leaves(samples)[0])
     vmap_size = min(vmap_size, count)
@@ -93,13 +93,13 @@ def map_in_chunks(function: Callable[[Any], Any], samples: Any, vmap_size: int =
     split = jax.tree.map(
         lambda leaf: leaf.reshape(chunks, vmap_size, *leaf.shape[1:]), pad_to_multiple(samples, vmap_size)
     )
-    # Not by `lax.map(..., batch_size=abreast)`, which fails on results without an element (losses of no steps).
-    mapped = jax.lax.map(jax.vmap(function), split)  # [chunks, abreast, ...]
+    # Not `lax.map(..., batch_size=vmap_size)`, which fails on results without an element (losses of no steps).
+    mapped = jax.lax.map(jax.vmap(function), split)  # [chunks, vmap_size, ...]
     return jax.tree.map(lambda leaf: leaf.reshape(chunks * vmap_size, *leaf.shape[2:])[:count], mapped)
 
 
 def pad_to_multiple(samples: Any, divisor: int) -> Any:
-    """The samples and as many copies of the first as make their number a multiple of the divisor."""
+    """The samples, padded with copies of the first to a multiple of the divisor."""
     missing = -len(jax.tree.leaves(samples)[0]) % divisor
     if not missing:
         return samples
@@ -112,17 +112,17 @@ EXHAUSTED = "RESOURCE_EXHAUSTED"
 
 @dataclass
 class AdaptiveBatchSize:
-    """A number of samples, halved whenever the device runs out of memory; `say` is told so."""
+    """A number of samples that is halved, with a message to `log`, whenever the device runs out of memory."""
 
     size: int
-    say: Callable[[str], None]
+    log: Callable[[str], None]
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def fit(self, work: Callable[[int], T]) -> T:
-        """`work` with as many samples at a time as fit.
+        """Call `work` with the number of samples, smaller ones until it fits in memory.
 
         Raises:
-            R2T2Error: not even one does.
+            R2T2Error: a single sample does not fit.
         """
         while True:
             size = self.size
@@ -135,12 +135,12 @@ class AdaptiveBatchSize:
 
     def _halve(self, tried: int) -> None:
         with self._lock:
-            if self.size < tried:  # another batch has found out before
+            if self.size < tried:  # another thread has halved it already
                 return
             if tried == 1:
                 raise R2T2Error(
-                    "the device's memory does not do for a single sample; ask for a smaller k in a preset, cut the "
-                    "model with --mesh, or see what r2t2 fit says"
+                    "a single sample does not fit in device memory; lower neighborhood.k in the preset, shard the "
+                    "model with --mesh, or run r2t2 fit"
                 )
             self.size = tried // 2
-            self.say(f"out of memory with {tried} samples at a time: going on with {self.size}")
+            self.log(f"out of memory with {tried} samples at a time; continuing with {self.size}")

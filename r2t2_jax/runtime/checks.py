@@ -1,4 +1,4 @@
-"""What is refused on the host before anything is traced. Each check names the cause and what to do.
+"""Checks of arrays on the host, before tracing. Each error names the cause and the remedy.
 
 Axis letters: B test samples, N bank size, M embedding size, L routed layers, E experts.
 """
@@ -14,7 +14,7 @@ import numpy as np
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.routing import RoutingSpec
 
-UNIT_TOLERANCE = 1e-2  # of the squared length: what bfloat16 embeddings lose
+UNIT_TOLERANCE = 1e-2  # of the squared length: the rounding of bfloat16 embeddings
 
 
 def check_finite(name: str, tree: Any) -> None:
@@ -47,7 +47,7 @@ def check_embeddings(name: str, embeddings: Any) -> None:
     length = np.square(np.asarray(embeddings, np.float32)).sum(axis=1)  # [rows]
     worst = int(np.abs(length - 1).argmax())
     if abs(length[worst] - 1) > UNIT_TOLERANCE:
-        raise R2T2Error(f"{name} must be unit vectors; row {worst} has length {length[worst] ** 0.5:.3g}: normalise it")
+        raise R2T2Error(f"{name} must be unit vectors; row {worst} has length {length[worst] ** 0.5:.3g}: normalize it")
 
 
 def check_routing(name: str, spec: RoutingSpec, routing: Any, support: Any | None = None) -> None:
@@ -58,14 +58,14 @@ def check_routing(name: str, spec: RoutingSpec, routing: Any, support: Any | Non
             f"{name} has shape {routing.shape}; this model needs [rows, {layers} layers, {experts} experts]"
         )
     if not jnp.issubdtype(routing.dtype, np.floating):
-        raise R2T2Error(f"{name} holds {routing.dtype}; routing weights move in small steps, make it float32")
+        raise R2T2Error(f"{name} holds {routing.dtype}; convert routing weights to float32")
     check_finite(name, routing)
-    live = np.asarray(spec.support_mask() if support is None else support, bool)
+    mask = np.asarray(spec.support_mask() if support is None else support, bool)
     try:
-        live = np.broadcast_to(live, routing.shape)  # [rows, L, E]
+        mask = np.broadcast_to(mask, routing.shape)  # [rows, L, E]
     except ValueError:
-        raise R2T2Error(f"support of shape {live.shape} does not fit {name} of shape {routing.shape}") from None
-    outside = np.argwhere((np.asarray(routing) != 0) & ~live)
+        raise R2T2Error(f"support of shape {mask.shape} does not fit {name} of shape {routing.shape}") from None
+    outside = np.argwhere((np.asarray(routing) != 0) & ~mask)
     if len(outside):
         row, layer, expert = outside[0]
         raise R2T2Error(

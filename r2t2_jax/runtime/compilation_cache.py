@@ -1,4 +1,4 @@
-"""Compiled programs: kept on disk from one process to the next, and counted."""
+"""JAX's compilation cache on disk, and a counter of compiled programs."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Any
 
 FOLDER = "JAX_COMPILATION_CACHE_DIR"
 LEAST_SECONDS = "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"
-COMPILED = "/jax/core/compile/backend_compile_duration"  # events of JAX; the first comes for cached programs too
+COMPILED = "/jax/core/compile/backend_compile_duration"  # events of JAX; the first is sent for cached programs too
 CACHED = "/jax/compilation_cache/cache_hits"
-WORTH_TELLING = 0.1  # seconds; programs of one operation take less
+MIN_REPORTED_SECONDS = 0.1  # programs of one operation take less
 
 
 def enable_compilation_cache() -> None:
-    """Let JAX keep what it compiles, where its own environment variables do not say otherwise.
+    """Enable JAX's compilation cache; JAX's own environment variables take precedence.
 
-    In `$JAX_COMPILATION_CACHE_DIR`, or `r2t2/compiled` below `$XDG_CACHE_HOME` or `~/.cache`.
+    The folder is `$JAX_COMPILATION_CACHE_DIR`, or `r2t2/compiled` in `$XDG_CACHE_HOME` or `~/.cache`.
     """
     import jax
 
@@ -25,17 +25,20 @@ def enable_compilation_cache() -> None:
         caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         jax.config.update("jax_compilation_cache_dir", str(caches / "r2t2" / "compiled"))
     if LEAST_SECONDS not in os.environ:
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)  # the pocket model's are short
+        jax.config.update(
+            "jax_persistent_cache_min_compile_time_secs", 0.3
+        )  # programs of the pocket model compile fast
 
 
 class CompileCounter:
-    """What this process compiled while the counter was open.
+    """Counts the programs that this process compiles while the counter is open.
 
-    `programs` are those that took a while, `seconds` what all of them took, `found` those that were on disk.
+    `programs` counts those that took at least `MIN_REPORTED_SECONDS`, `cached` those loaded from disk; `seconds` is the
+    time of all.
     """
 
     def __init__(self) -> None:
-        self.programs, self.found, self.seconds = 0, 0, 0.0
+        self.programs, self.cached, self.seconds = 0, 0, 0.0
         self._lock = threading.Lock()
         self._thread = threading.local()
 
@@ -52,18 +55,18 @@ class CompileCounter:
         jax.monitoring.unregister_event_duration_listener(self._compiled)
         jax.monitoring.unregister_event_listener(self._cached)
 
-    def _cached(self, event: str, **told: Any) -> None:
+    def _cached(self, event: str, **metadata: Any) -> None:
         if event == CACHED:
             self._thread.cached = True  # COMPILED comes next, in the same thread
 
-    def _compiled(self, event: str, duration_secs: float, **told: Any) -> None:
+    def _compiled(self, event: str, duration_secs: float, **metadata: Any) -> None:
         if event != COMPILED:
             return
-        cached, self._thread.cached = getattr(self._thread, "cached", False), False
+        from_disk, self._thread.cached = getattr(self._thread, "cached", False), False
         with self._lock:
-            self.found += cached
-            self.programs += not cached and duration_secs >= WORTH_TELLING
+            self.cached += from_disk
+            self.programs += not from_disk and duration_secs >= MIN_REPORTED_SECONDS
             self.seconds += duration_secs
 
     def __str__(self) -> str:
-        return f"{self.programs:,} programs compiled and {self.found:,} found on disk, in {self.seconds:.1f} s"
+        return f"{self.programs:,} programs compiled and {self.cached:,} loaded from disk, in {self.seconds:.1f} s"

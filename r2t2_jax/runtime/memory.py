@@ -1,4 +1,4 @@
-"""Sizes of memory as people write them: `24GB`, `80GiB`, `512MB`."""
+"""Memory sizes: parsed from text such as `24GB`, formatted, and counted over arrays."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KiB": 2**10, "MiB
 
 
 def parse_size(text: str) -> int:
-    """Bytes: `24GB` is 24 times 10^9, `24GiB` is 24 times 2^30. Upper and lower case are the same.
+    """Bytes: `24GB` is 24 times 10^9, `24GiB` is 24 times 2^30. Case is ignored.
 
     Raises:
         R2T2Error: not a positive number with one of the units.
     """
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]+)\s*", text)
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]+)\s*", text)
     units = {unit.lower(): factor for unit, factor in UNITS.items()}
-    if not found or found[2].lower() not in units or not float(found[1]):
+    if not match or match[2].lower() not in units or not float(match[1]):
         raise R2T2Error(f"{text!r} is no size of memory; write a number and one of {', '.join(UNITS)}, as in 24GB")
-    return int(float(found[1]) * units[found[2].lower()])
+    return int(float(match[1]) * units[match[2].lower()])
 
 
 def format_size(count: int) -> str:
@@ -37,7 +37,7 @@ def format_size(count: int) -> str:
 
 
 def tree_bytes(tree: Any) -> int:
-    """Bytes of all arrays, or of the shapes that stand for them; random keys count as what they are made of."""
+    """Bytes of all arrays or shape structs; PRNG keys count as their data."""
     leaves = jax.tree.leaves(tree)
     arrays = [
         jax.eval_shape(jax.random.key_data, leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf

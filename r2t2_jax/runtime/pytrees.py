@@ -1,4 +1,4 @@
-"""Dataclasses as pytrees whose structure tells their class."""
+"""Dataclasses as pytrees whose structures compare by class, and selections of parameters."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ Params = Any  # a pytree of arrays
 def register_pytree_dataclass(cls: type[T]) -> type[T]:
     """Register a dataclass as a pytree: fields marked `metadata={"static": True}` are structure, the others are traced.
 
-    What `jax.tree_util.register_dataclass` does, but for one thing. In jaxlib 0.10 the structures of two classes with
-    equal static fields compare equal, `NearestNeighbors(5)` and `RandomNeighbors(5)` for instance, and jit now and then
-    runs the program compiled for the other. Structures registered here compare by class too. Whatever stands beside
-    alternatives of its kind (kernels, selectors, objectives, searches) is registered here.
+    As `jax.tree_util.register_dataclass`, except that structures also compare by class. In jaxlib 0.10 the structures
+    of two classes with equal static fields compare equal, `NearestNeighbors(5)` and `RandomNeighbors(5)` for instance,
+    and jit may then run the program compiled for the other. Classes that are alternatives of each other (kernels,
+    selectors, objectives, searches) are registered here.
     """
     fields = dataclasses.fields(cls)  # type: ignore[arg-type]
     static = [entry.name for entry in fields if entry.metadata.get("static")]
@@ -41,20 +41,20 @@ Join = Callable[[Sequence[Array]], Params]
 
 
 def select_params(params: Params, paths: Sequence[str]) -> tuple[bool, ...]:
-    """Which leaves lie at or below one of the paths, such as `gate` or `mixed/mixer/gates`."""
+    """For each leaf, whether it lies at or below one of the paths, such as `gate` or `mixed/mixer/gates`."""
     leaves = jax.tree_util.tree_leaves_with_path(params)
     names = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves]
     return tuple(any(name == path or name.startswith(f"{path}/") for path in paths) for name in names)
 
 
 def partition(params: Params, chosen: Sequence[bool]) -> tuple[list[Array], Join]:
-    """The chosen leaves, and a function that puts others in their place."""
+    """The chosen leaves, and a function that rebuilds the tree with other leaves in their places."""
     leaves, structure = jax.tree.flatten(params)
 
     def join(others: Sequence[Array]) -> Params:
         rest = iter(others)
         return jax.tree.unflatten(
-            structure, [next(rest) if mine else leaf for leaf, mine in zip(leaves, chosen, strict=True)]
+            structure, [next(rest) if selected else leaf for leaf, selected in zip(leaves, chosen, strict=True)]
         )
 
-    return [leaf for leaf, mine in zip(leaves, chosen, strict=True) if mine], join
+    return [leaf for leaf, selected in zip(leaves, chosen, strict=True) if selected], join

@@ -143,7 +143,7 @@ def test_nothing_is_left_of_a_run_that_fails(
 ) -> None:
     monkeypatch.setattr(r2t2_jax.datasets, "load_dataset", lambda **_: make_samples(4, seed=0, told=1))
     assert main(["demo", "--out", str(tmp_path / "run"), "--samples", "4"]) == 2
-    assert "neighbours asked of a bank of 4 references" in capsys.readouterr().err.splitlines()[-1]
+    assert "neighbors from a bank of 4 references" in capsys.readouterr().err.splitlines()[-1]
     assert list(tmp_path.iterdir()) == []
 
 

@@ -105,8 +105,8 @@ def test_too_little_memory_halves_the_batch_and_changes_nothing(
     monkeypatch.setattr(PreparedBatch, "answer", limited)
     assert main(arguments(files, tmp_path / "run")) == 0
     told = capsys.readouterr().err
-    assert "out of memory with 4 samples at a time: going on with 2" in told
-    assert told.count("going on with 1") == 1
+    assert "out of memory with 4 samples at a time; continuing with 2" in told
+    assert told.count("continuing with 1") == 1
     assert (tmp_path / "run" / "summary.json").read_bytes() == (whole / "summary.json").read_bytes()
     assert (tmp_path / "run" / "rows.parquet").read_bytes() == (whole / "rows.parquet").read_bytes()
 
@@ -115,7 +115,7 @@ def test_too_little_memory_halves_the_batch_and_changes_nothing(
 
     monkeypatch.setattr(PreparedBatch, "answer", exhausted)
     assert main(arguments(files, tmp_path / "other")) == 2
-    assert "does not do for a single sample" in capsys.readouterr().err
+    assert "a single sample does not fit in device memory" in capsys.readouterr().err
     assert not (tmp_path / "other").exists()
 
 

@@ -91,8 +91,8 @@ def test_the_atlas_is_tuned_over_losses(
     [
         (["--split", "test"], "must not be chosen on test questions"),
         (["--budget", "soon"], "neither a number of settings"),
-        (["--k", "0"], "k=0 neighbours"),
-        (["--k", "500"], "k=500 neighbours asked of a bank of"),
+        (["--k", "0"], "k=0 neighbors"),
+        (["--k", "500"], "k=500 neighbors from a bank of"),
         (["--learning-rate", "-1"], "must not be negative"),
         (["--strategy", "atlas", "--atlas-k", "3"], "no loss atlas; build one with `r2t2 bank atlas`"),
     ],

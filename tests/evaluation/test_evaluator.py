@@ -175,5 +175,5 @@ def test_a_bank_of_another_model_is_refused_with_both_named(port, bank) -> None:
 
 def test_more_neighbors_than_references_are_refused(port, bank) -> None:
     greedy = dataclasses.replace(port, presets={"toy": {"neighborhood.k": len(bank) + 1}})
-    with pytest.raises(R2T2Error, match=f"k={len(bank) + 1} neighbours asked of a bank of {len(bank)}"):
+    with pytest.raises(R2T2Error, match=f"k={len(bank) + 1} neighbors from a bank of {len(bank)}"):
         run(greedy, bank, 8)

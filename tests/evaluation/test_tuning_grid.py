@@ -43,7 +43,7 @@ def test_default_temperatures_depend_on_the_loss() -> None:
     [
         ({"spice": (1,)}, "a preset has no setting 'spice'"),
         ({"neighborhood.k": ()}, "no values of 'neighborhood.k' to try"),
-        ({"neighborhood.k": (0,)}, "k=0 neighbours"),
+        ({"neighborhood.k": (0,)}, "k=0 neighbors"),
         ({"neighborhood.kernel": ("cosine",)}, "unknown kernel 'cosine'"),
     ],
 )

@@ -130,7 +130,7 @@ def test_all_references_can_be_asked_for():
     ("queries", "k", "cause"),
     [
         (np.eye(9, dtype=np.float32), 0, "k=0"),
-        (np.eye(9, dtype=np.float32), 21, "k=21 neighbours asked of a bank of 20"),
+        (np.eye(9, dtype=np.float32), 21, "k=21 neighbors from a bank of 20"),
         (np.eye(4, dtype=np.float32), 1, "size 4, the bank's 9"),
         (2 * np.eye(9, dtype=np.float32), 1, "must be unit vectors"),
     ],

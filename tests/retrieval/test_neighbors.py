@@ -103,7 +103,7 @@ def test_a_new_epsilon_does_not_compile_again():
 def test_bad_k_is_refused(selector):
     with pytest.raises(R2T2Error, match="k=0"):
         selector(0)
-    with pytest.raises(R2T2Error, match="k=31 neighbours asked of a bank of 30"):
+    with pytest.raises(R2T2Error, match="k=31 neighbors from a bank of 30"):
         select(selector(31), INDEX, QUERIES, KEYS)
 
 

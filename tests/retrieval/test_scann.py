@@ -73,7 +73,7 @@ def test_the_stored_recall_is_that_of_held_out_references():
     shares = [len(set(a) & set(b)) / 5 for a, b in zip(wanted.tolist(), found.tolist(), strict=True)]
     assert 0.2 < index.recall < 0.99
     np.testing.assert_allclose(index.recall, np.mean(shares), atol=1e-3)
-    with pytest.raises(R2T2Error, match=r"of the 5 nearest of 200 held-out references, 99\.0% are asked for"):
+    with pytest.raises(R2T2Error, match=r"of the 5 nearest of 200 held-out references, 99\.0% are required"):
         ScannIndex.build(BANK, min_recall=0.99, parameters=ScannParameters(30, 1, 100))
 
 
