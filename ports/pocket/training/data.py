@@ -1,4 +1,4 @@
-"""Questions on scenes as arrays, for the language stage and the gates."""
+"""Questions on scenes as arrays, for training the language model and the gates."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from ports.pocket.tokenizer import Tokenizer
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class Lessons:
-    """n questions: their scenes, tokens and answers, the experts they need, the cells they speak of."""
+class Examples:
+    """n questions: their scenes, tokens and answers, the experts they need, the cells they refer to."""
 
     scene: Int[Array, "n"]
     tokens: Int[Array, "n T"]
@@ -31,7 +31,7 @@ class Lessons:
     family: Int[Array, "n"]
 
 
-def write_lessons(
+def write_examples(
     config: PocketConfig,
     tokenizer: Tokenizer,
     scenes: Sequence[Scene],
@@ -39,7 +39,7 @@ def write_lessons(
     per_scene: int,
     seed: int,
     families: Sequence[str] = FAMILIES,
-) -> Lessons:
+) -> Examples:
     """`per_scene` questions on every scene, in the phrasings of `split`."""
     rng = np.random.default_rng(seed)
     written = [
@@ -56,7 +56,7 @@ def write_lessons(
     for row, question in zip(roles, questions, strict=True):
         for cell, role in question.roles:
             row[cell] = role
-    return Lessons(
+    return Examples(
         scene=jnp.asarray([number for number, _ in written]),
         tokens=jnp.asarray(tokens),
         mask=jnp.asarray(mask),

@@ -1,4 +1,4 @@
-"""What the trained model can do apart from any strategy, and what can be known without the image."""
+"""Accuracy of the trained model under given routings, and accuracy without the image."""
 
 from __future__ import annotations
 
@@ -15,79 +15,79 @@ from jaxtyping import Array, Bool, Float
 from ports.pocket.modeling import PocketFeatures, PocketNet
 from ports.pocket.questions import FAMILIES, Question
 from ports.pocket.tokenizer import BEGIN
-from ports.pocket.training.data import Lessons
+from ports.pocket.training.data import Examples
 
-Router = Callable[[PocketNet, PocketFeatures, Lessons], Float[Array, "L E"]]
+Router = Callable[[PocketNet, PocketFeatures, Examples], Float[Array, "L E"]]
 
 
-def own_routing(net: PocketNet, features: PocketFeatures, lesson: Lessons) -> Float[Array, "L E"]:
-    """The gate's."""
+def gate_routing(net: PocketNet, features: PocketFeatures, example: Examples) -> Float[Array, "L E"]:
+    """The routing weights of the gate."""
     return jax.nn.softmax(net.gate_logits(features))
 
 
-def task_routing(net: PocketNet, features: PocketFeatures, lesson: Lessons) -> Float[Array, "L E"]:
+def task_routing(net: PocketNet, features: PocketFeatures, example: Examples) -> Float[Array, "L E"]:
     """Equal weight on the experts the question needs."""
-    return jnp.broadcast_to(lesson.needs, net.config.spec.shape)
+    return jnp.broadcast_to(example.needs, net.config.spec.shape)
 
 
-def uniform_routing(net: PocketNet, features: PocketFeatures, lesson: Lessons) -> Float[Array, "L E"]:
-    """Equal weight on all."""
+def uniform_routing(net: PocketNet, features: PocketFeatures, example: Examples) -> Float[Array, "L E"]:
+    """Equal weight on all experts."""
     return jnp.full(net.config.spec.shape, 1.0 / net.config.spec.num_experts)
 
 
-def answered(
-    net: PocketNet, vision: Float[Array, "n E+1 I F"], lessons: Lessons, router: Router
+def correct_answers(
+    net: PocketNet, vision: Float[Array, "n E+1 I F"], examples: Examples, router: Router
 ) -> Bool[np.ndarray, "n"]:
-    """Which questions the model answers word for word, decoding greedily."""
+    """Whether the greedy answer to each question equals the expected answer."""
     graph, params = nnx.split(net)
 
-    def one(net: PocketNet, vision: Array, lesson: Lessons) -> Array:
-        features = net.encode(vision, lesson.tokens, lesson.mask)
+    def is_correct(net: PocketNet, vision: Array, example: Examples) -> Array:
+        features = net.encode(vision, example.tokens, example.mask)
         keys, values, _ = net.prefill_image(
-            features, net.project(net.combine_experts(features, router(net, features, lesson)))
+            features, net.project(net.combine_experts(features, router(net, features, example)))
         )
-        tokens = jnp.full(lesson.answer.tokens.shape[0] + 1, BEGIN)
-        for position in range(lesson.answer.tokens.shape[0]):
-            logits = net.answer_logits(keys, values, lesson.mask, tokens[:-1])
+        tokens = jnp.full(example.answer.tokens.shape[0] + 1, BEGIN)
+        for position in range(example.answer.tokens.shape[0]):
+            logits = net.answer_logits(keys, values, example.mask, tokens[:-1])
             tokens = tokens.at[position + 1].set(logits[position].argmax())
-        return jnp.all((tokens[1:] == lesson.answer.tokens) | ~lesson.answer.mask)
+        return jnp.all((tokens[1:] == example.answer.tokens) | ~example.answer.mask)
 
     @jax.jit
-    def batch(params: Any, vision: Array, lessons: Lessons) -> Array:
-        return jax.vmap(one, in_axes=(None, 0, 0))(nnx.merge(graph, params), vision, lessons)
+    def batch(params: Any, vision: Array, examples: Examples) -> Array:
+        return jax.vmap(is_correct, in_axes=(None, 0, 0))(nnx.merge(graph, params), vision, examples)
 
     def part(start: int) -> np.ndarray:
-        rows = jax.tree.map(lambda leaf: leaf[start : start + 500], lessons)
+        rows = jax.tree.map(lambda leaf: leaf[start : start + 500], examples)
         return np.asarray(batch(params, vision[rows.scene], rows))
 
-    return np.concatenate([part(start) for start in range(0, lessons.scene.shape[0], 500)])
+    return np.concatenate([part(start) for start in range(0, examples.scene.shape[0], 500)])
 
 
-def by_family(right: Bool[np.ndarray, "n"], lessons: Lessons) -> dict[str, float]:
-    """Accuracy of each family and of all."""
-    family = np.asarray(lessons.family)
-    scores = {name: right[family == i] for i, name in enumerate(FAMILIES)}
-    return {name: round(float(hits.mean()), 4) for name, hits in {"all": right, **scores}.items() if len(hits)}
+def accuracy_by_family(correct: Bool[np.ndarray, "n"], examples: Examples) -> dict[str, float]:
+    """Accuracy on each family and on all questions."""
+    family = np.asarray(examples.family)
+    scores = {name: correct[family == i] for i, name in enumerate(FAMILIES)}
+    return {name: round(float(hits.mean()), 4) for name, hits in {"all": correct, **scores}.items() if len(hits)}
 
 
-def blind_scores(seen: Sequence[Question], asked: Sequence[Question]) -> dict[str, dict[str, float]]:
-    """Accuracy without the image: the family's commonest answer, and the commonest answer to the very same question.
+def blind_scores(train: Sequence[Question], test: Sequence[Question]) -> dict[str, dict[str, float]]:
+    """Accuracy without the image on `test`, for two predictors fitted on `train`.
 
-    The second knows how answers are distributed given everything the question says, phrasing apart: no reader of the
-    question alone does better on average.
+    `majority` predicts the most frequent answer of the family; `question_only` predicts the most frequent answer to
+    questions with the same key, the best possible prediction on average from the question without the image.
     """
     families: dict[str, Counter[str]] = defaultdict(Counter)
     keys: dict[str, Counter[str]] = defaultdict(Counter)
-    for question in seen:
+    for question in train:
         families[question.family][question.answer] += 1
         keys[question.key][question.answer] += 1
-    right: dict[str, list[tuple[bool, bool]]] = defaultdict(list)
-    for question in asked:
+    hits: dict[str, list[tuple[bool, bool]]] = defaultdict(list)
+    for question in test:
         majority = families[question.family].most_common(1)[0][0]
         counted = keys.get(question.key)
         informed = counted.most_common(1)[0][0] if counted else majority
-        right[question.family].append((question.answer == majority, question.answer == informed))
+        hits[question.family].append((question.answer == majority, question.answer == informed))
     return {
-        family: dict(zip(("majority", "question_only"), np.mean(hits, axis=0).round(4).tolist(), strict=True))
-        for family, hits in sorted(right.items())
+        family: dict(zip(("majority", "question_only"), np.mean(rows, axis=0).round(4).tolist(), strict=True))
+        for family, rows in sorted(hits.items())
     }

@@ -1,4 +1,4 @@
-"""One training loop for every stage."""
+"""The training loop of every stage, and its resumable results on disk."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Tree = Any
 
 
 def save_leaves(path: Path, tree: Tree) -> None:
-    """Write a pytree's leaves in order; the file appears whole or not at all."""
+    """Write a pytree's leaves in order with one atomic rename."""
     half = path.with_suffix(".half.npz")
     leaves: dict[str, Any] = {f"leaf{i}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(tree))}
     with open(half, "wb") as file:
@@ -31,34 +31,32 @@ def save_leaves(path: Path, tree: Tree) -> None:
 
 
 def load_leaves(path: Path, like: Tree) -> Tree:
-    """Read what `save_leaves` wrote into the structure of `like`."""
+    """The leaves that `save_leaves` wrote, in the structure of `like`."""
     with np.load(path) as file:
         leaves = [jnp.asarray(file[f"leaf{i}"]) for i in range(len(jax.tree.leaves(like)))]
     return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
 
 @dataclass(frozen=True)
-class Workbench:
-    """A folder with the stages of one recipe; `recipe` names everything that shapes the result."""
+class StageFolder:
+    """A folder with the results of one recipe's stages; `recipe` lists all settings that the results depend on."""
 
     folder: Path
     recipe: str
 
-    def open(self) -> Workbench:
-        """Make the folder; one that belongs to another recipe is refused."""
+    def open(self) -> StageFolder:
+        """Create the folder. A folder of another recipe is refused with `SystemExit`."""
         self.folder.mkdir(parents=True, exist_ok=True)
         label = self.folder / "recipe.txt"
         if label.exists() and label.read_text(encoding="utf-8") != self.recipe:
-            there = label.read_text(encoding="utf-8")
             raise SystemExit(
-                f"{self.folder} holds another recipe:\n  there {there}\n  here  {self.recipe}\n"
-                "choose another --work folder or delete this one"
+                f"{self.folder} contains the stages of another recipe; choose another --work folder or delete this one"
             )
         label.write_text(self.recipe, encoding="utf-8")
         return self
 
     def stage(self, name: str, make: Callable[[Path], Tree], like: Tree) -> Tree:
-        """The stage's result: read if it is finished, else made; `make` is given the file for its checkpoints."""
+        """The stage's result, read from disk if finished; otherwise `make(checkpoint_file)` computes it."""
         done = self.folder / f"{name}.npz"
         if not done.exists():
             running = self.folder / f"{name}.checkpoint.npz"
@@ -67,15 +65,15 @@ class Workbench:
         return load_leaves(done, like)
 
 
-SHOW = 25  # steps between two looks at the progress bar
-KEEP = 250  # steps between two checkpoints
+SHOW = 25  # steps between updates of the progress bar
+KEEP = 250  # steps between checkpoints
 
 Loss = Callable[[Any, Any, Array, Float[Array, ""]], Float[Array, ""]]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How long and how hard a stage trains."""
+    """Number of steps, batch size, peak learning rate, seed and weight decay of a stage."""
 
     steps: int
     batch: int
@@ -85,11 +83,11 @@ class Plan:
 
 
 def optimize(loss: Loss, params: Any, data: Any, plan: Plan, title: str, checkpoint: Path | None = None) -> Any:
-    """Minimise `loss(params, (rows, shared), key, progress)` with AdamW under a warm-up and cosine schedule.
+    """Minimize `loss(params, (rows, shared), key, progress)` with AdamW under a warm-up and cosine schedule.
 
-    `data` is a tuple of a pytree to draw rows from (leading axis n) and a pytree handed on whole. `progress` runs from
-    0 to 1. What is drawn depends on seed and step alone, so a run that goes on from `checkpoint` ends where an
-    uninterrupted one does.
+    `data` is a tuple of a pytree to draw rows from (leading axis n) and a pytree passed to `loss` whole. `progress`
+    runs from 0 to 1. Random draws depend only on seed and step, so a run resumed from `checkpoint` ends with the same
+    parameters as an uninterrupted one.
     """
     steps, batch, seed = plan.steps, plan.batch, plan.seed
     rows, shared = data

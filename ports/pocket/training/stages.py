@@ -1,8 +1,9 @@
-"""Second stage: mixers, projector and language model learn under random routing, which makes every expert usable.
+"""The training stages: vision encoders on proxy tasks, alignment, language model, gates.
 
-First an alignment: linear probes read every attribute off the image tokens, each in proportion to its expert's weight.
-Then the language model learns to answer. Early on most questions come with a routing that favours the experts they need
-(otherwise the answer is seldom in the image tokens); later most come with a random one.
+Mixers, projector and language model train under random routing, so that every expert becomes usable. The alignment
+stage trains linear probes that read every attribute from the image tokens, each weighted by its expert's routing
+weight. Then the language model learns to answer. Early most questions have a routing that favors the experts they need
+(otherwise the answer is seldom in the image tokens); later most have a random one.
 """
 
 from __future__ import annotations
@@ -21,16 +22,16 @@ from jaxtyping import Array, Float, Int, UInt8
 from ports.pocket.config import PocketConfig
 from ports.pocket.modeling import PocketAnswer, PocketFeatures, PocketNet, VisionEncoder, rms_norm, shift_right
 from ports.pocket.scenes import GRID, VALUES, Scene
-from ports.pocket.training.data import Lessons
+from ports.pocket.training.data import Examples
 from ports.pocket.training.optimize import Plan, optimize
 
-NOISE = 0.3  # on the bottleneck: leaves room for the expert's own attribute and little else
+NOISE = 0.3  # on the bottleneck, so that it can carry the expert's own attribute and little else
 CLASSES = {**{name: len(values) for name, values in VALUES.items()}, "position": GRID * GRID, "base": 1}
 STEPS = {"color": 500, "shape": 1200, "texture": 700, "glyph": 1500, "size": 900, "position": 300, "base": 400}
 
 
 def proxy_labels(scenes: list[Scene]) -> dict[str, Int[np.ndarray, "n I"]]:
-    """Per cell and attribute the class of the object that lies there; empty cells have the last class."""
+    """For each attribute, the class of the object in each cell; empty cells have the last class."""
     labels = {name: np.full((len(scenes), GRID * GRID), count, np.int32) for name, count in CLASSES.items()}
     for row, scene in enumerate(scenes):
         for thing in scene.things:
@@ -49,7 +50,7 @@ def train_encoder(
     plan: Plan,
     checkpoint: Path,
 ) -> tuple[Any, Float[Array, "F C"]]:
-    """One encoder and the linear head of its proxy task."""
+    """Train one encoder and the linear head of its proxy task; returns both."""
     seed = plan.seed
     encoder = VisionEncoder(config, nnx.Rngs(seed))
     graph, params = nnx.split(encoder)
@@ -69,7 +70,7 @@ def train_encoder(
 
 
 def leakage(features: Float[np.ndarray, "n I F"], labels: dict[str, Int[np.ndarray, "n I"]]) -> dict[str, float]:
-    """Accuracy of a ridge classifier for every attribute on occupied cells: half teaches, half tests."""
+    """Accuracy of a ridge classifier for every attribute on occupied cells, fitted on one half, tested on the other."""
     scores = {}
     for name, truth in labels.items():
         if name == "base":
@@ -97,7 +98,7 @@ LANGUAGE = (
 
 
 def random_routing(config: PocketConfig, key: Array) -> Float[Array, "L E"]:
-    """From nearly one expert to nearly uniform, the same in all layers half of the time."""
+    """Dirichlet weights from nearly one-hot to nearly uniform; equal in all mixers with probability 1/2."""
     draw, tie, peak = jax.random.split(key, 3)
     sharpness = jax.random.choice(peak, jnp.array([0.15, 0.5, 2.0]))
     weights = jax.random.dirichlet(draw, jnp.full(len(config.experts), sharpness), (config.mixers,))
@@ -105,7 +106,7 @@ def random_routing(config: PocketConfig, key: Array) -> Float[Array, "L E"]:
 
 
 def informed_routing(config: PocketConfig, needs: Float[Array, "E"], share: Array, key: Array) -> Float[Array, "L E"]:
-    """With probability `share` mostly the needed experts, else random."""
+    """With probability `share` mostly the needed experts, otherwise random weights."""
     draw, choose, blend = jax.random.split(key, 3)
     weights = random_routing(config, draw)
     mixed = jax.random.uniform(blend, maxval=0.5)
@@ -126,7 +127,7 @@ def train_alignment(
     plan: Plan,
     checkpoint: Path,
 ) -> nnx.State:
-    """Teach mixers and projector to pass on whatever the routing asks for; returns all of the model's parameters."""
+    """Train mixers and projector to pass on the attributes of the weighted experts; returns all parameters."""
     trained, frozen, graph = _split(net, IMAGE_SIDE)
     keys = jax.random.split(jax.random.key(plan.seed), len(config.experts))
     probes = {
@@ -134,7 +135,7 @@ def train_alignment(
         for name, key in zip(config.experts, keys, strict=True)
     }
 
-    def one(net: PocketNet, probes: Any, vision: Array, truth: dict[str, Array], key: Array) -> Array:
+    def sample_loss(net: PocketNet, probes: Any, vision: Array, truth: dict[str, Array], key: Array) -> Array:
         route, noise = jax.random.split(key)
         weights = random_routing(config, route)
         nothing = jnp.zeros(config.question_length, jnp.int32)
@@ -153,7 +154,7 @@ def train_alignment(
         net = nnx.merge(graph, params[0], frozen)
         truth = {name: labels[name][picked] for name in config.experts}
         keys = jax.random.split(key, picked.shape[0])
-        return jax.vmap(one, in_axes=(None, None, 0, 0, 0))(net, params[1], vision[picked], truth, keys).mean()
+        return jax.vmap(sample_loss, in_axes=(None, None, 0, 0, 0))(net, params[1], vision[picked], truth, keys).mean()
 
     rows = (jnp.arange(vision.shape[0]),)
     shared = (frozen, vision, {name: jnp.asarray(labels[name]) for name in config.experts})
@@ -162,92 +163,96 @@ def train_alignment(
 
 
 def noisy(stream: Float[Array, "I W"], key: Array) -> Float[Array, "I W"]:
-    """Noise on the channel keeps the language model from reading what a weight of a few per cent lets through."""
+    """The stream with noise, so that the language model cannot read experts with weights of a few percent."""
     return stream + CHANNEL_NOISE * jax.random.normal(key, stream.shape)
 
 
-def hints(
-    net: PocketNet, roles: Float[Array, "2 D 3"], states: Float[Array, "depth I D"], lesson: Lessons
+def hint_loss(
+    net: PocketNet, roles: Float[Array, "2 D 3"], states: Float[Array, "depth I D"], example: Examples
 ) -> Float[Array, ""]:
-    """What image tokens ought to know on the way: whether the question speaks of their cell (after the first block and
+    """Auxiliary loss on image tokens: they predict whether the question refers to their cell (after the first block and
     before the last), and, in the subject's cell before the last block, the answer's first word.
     """
-    weight = jnp.where(lesson.roles == 0, 0.3, 1.0)
+    weight = jnp.where(example.roles == 0, 0.3, 1.0)
     guesses = jnp.stack([states[1] @ roles[0], states[-1] @ roles[1]])
-    spotted = optax.softmax_cross_entropy_with_integer_labels(guesses, jnp.stack([lesson.roles] * 2))
-    subject = lesson.roles == 1
-    told = optax.softmax_cross_entropy_with_integer_labels(
-        net.lm_head(rms_norm(states[-1])), jnp.broadcast_to(lesson.answer.tokens[0], lesson.roles.shape)
+    role_losses = optax.softmax_cross_entropy_with_integer_labels(guesses, jnp.stack([example.roles] * 2))
+    subject = example.roles == 1
+    word_losses = optax.softmax_cross_entropy_with_integer_labels(
+        net.lm_head(rms_norm(states[-1])), jnp.broadcast_to(example.answer.tokens[0], example.roles.shape)
     )
-    return (spotted * weight[None]).mean() + 0.5 * jnp.where(subject, told, 0.0).sum() / jnp.maximum(subject.sum(), 1)
+    return (role_losses * weight[None]).mean() + 0.5 * jnp.where(subject, word_losses, 0.0).sum() / jnp.maximum(
+        subject.sum(), 1
+    )
 
 
 def train_language(
     config: PocketConfig,
     net: PocketNet,
     vision: Float[Array, "n E+1 I F"],
-    lessons: Lessons,
+    examples: Examples,
     plan: Plan,
     checkpoint: Path,
 ) -> nnx.State:
-    """Teach the language model to answer under random routing; returns all of the model's parameters.
+    """Train the language model to answer under random routing; returns all parameters.
 
-    `hints` are added to the loss of the answer: without them relations between two objects stay at chance.
+    `hint_loss` is added to the loss of the answer: without it, relations between two objects stay at chance.
     """
     trained, frozen, graph = _split(net, LANGUAGE)
     roles = 0.1 * jax.random.normal(jax.random.key(plan.seed), (2, config.width, 3))
 
-    def one(net: PocketNet, roles: Array, vision: Array, lesson: Lessons, share: Array, key: Array) -> tuple:
+    def sample_losses(
+        net: PocketNet, roles: Array, vision: Array, example: Examples, share: Array, key: Array
+    ) -> tuple:
         route, noise = jax.random.split(key)
-        weights = informed_routing(config, lesson.needs, share, route)
-        features: PocketFeatures = net.encode(vision, lesson.tokens, lesson.mask)
+        weights = informed_routing(config, example.needs, share, route)
+        features: PocketFeatures = net.encode(vision, example.tokens, example.mask)
         image = net.project(noisy(net.combine_experts(features, weights), noise))
         keys, values, states = net.prefill_image(features, image)
-        logits = net.answer_logits(keys, values, lesson.mask, shift_right(lesson.answer.tokens))
-        return token_loss(logits, lesson.answer), hints(net, roles, states, lesson)
+        logits = net.answer_logits(keys, values, example.mask, shift_right(example.answer.tokens))
+        return token_loss(logits, example.answer), hint_loss(net, roles, states, example)
 
     def loss(params: Any, data: Any, key: Array, progress: Array) -> Array:
-        lessons, (frozen, vision) = data
+        examples, (frozen, vision) = data
         net = nnx.merge(graph, params[0], frozen)
         share = jnp.interp(progress, jnp.array([0.0, 0.15, 0.5, 1.0]), jnp.array([0.8, 0.8, 0.4, 0.25]))
-        keys = jax.random.split(key, lessons.scene.shape[0])
-        answer, hinted = jax.vmap(one, in_axes=(None, None, 0, 0, None, 0))(
-            net, params[1], vision[lessons.scene], lessons, share, keys
+        keys = jax.random.split(key, examples.scene.shape[0])
+        answer, hints = jax.vmap(sample_losses, in_axes=(None, None, 0, 0, None, 0))(
+            net, params[1], vision[examples.scene], examples, share, keys
         )
-        return answer.mean() + hinted.mean()
+        return answer.mean() + hints.mean()
 
-    trained, _ = optimize(loss, (trained, roles), (lessons, (frozen, vision)), plan, "language", checkpoint)
+    trained, _ = optimize(loss, (trained, roles), (examples, (frozen, vision)), plan, "language", checkpoint)
     return nnx.merge_state(trained, frozen)
 
 
 def _split(net: PocketNet, names: tuple[str, ...]) -> tuple[Any, Any, Any]:
-    """Parameters to train, parameters to keep, and the structure."""
+    """Parameters to train, frozen parameters, and the structure."""
     graph, *states = nnx.split(net, lambda path, _: path[0] in names, ...)
     trained, frozen = states
     return trained, frozen, graph
 
 
-NARROW = ("color", "shape")  # the families the narrow gate is trained on
+NARROW = ("color", "shape")  # question families of the narrow gate's training
 
 
 def train_gate(
-    net: PocketNet, vision: Float[Array, "n E+1 I F"], lessons: Lessons, plan: Plan, checkpoint: Path
+    net: PocketNet, vision: Float[Array, "n E+1 I F"], examples: Examples, plan: Plan, checkpoint: Path
 ) -> Any:
     """Train the gate by the answer's cross-entropy; returns the gate's parameters."""
     graph, *states = nnx.split(net, lambda path, _: path[0] == "gate", ...)
     gate, frozen = states
 
-    def one(net: PocketNet, vision: Array, lesson: Lessons) -> Array:
-        features = net.encode(vision, lesson.tokens, lesson.mask)
+    def sample_loss(net: PocketNet, vision: Array, example: Examples) -> Array:
+        features = net.encode(vision, example.tokens, example.mask)
         image = net.project(net.combine_experts(features, jax.nn.softmax(net.gate_logits(features))))
         keys, values, _ = net.prefill_image(features, image)
         return token_loss(
-            net.answer_logits(keys, values, lesson.mask, shift_right(lesson.answer.tokens)), lesson.answer
+            net.answer_logits(keys, values, example.mask, shift_right(example.answer.tokens)), example.answer
         )
 
     def loss(params: Any, data: Any, key: Array, progress: Array) -> Array:
-        lessons, (frozen, vision) = data
+        examples, (frozen, vision) = data
         net = nnx.merge(graph, params, frozen)
-        return jax.vmap(one, in_axes=(None, 0, 0))(net, vision[lessons.scene], lessons).mean()
+        return jax.vmap(sample_loss, in_axes=(None, 0, 0))(net, vision[examples.scene], examples).mean()
 
-    return optimize(loss, gate, (lessons, (frozen, vision)), plan, "gate", checkpoint)
+    return optimize(loss, gate, (examples, (frozen, vision)), plan, "gate", checkpoint)

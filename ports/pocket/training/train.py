@@ -1,7 +1,7 @@
-"""Rebuild the pocket model from nothing: `python -m ports.pocket.training.train --out ports/pocket/weights`.
+"""Train the pocket model from scratch: `python -m ports.pocket.training.train --out ports/pocket/weights`.
 
-Stages, each kept in `--work` and skipped when it is there: seven encoders, alignment, language model, two gates, choice
-of the question embedding, measurements. Interrupt it at will and start it again. Seeds are fixed.
+Stages: seven encoders, alignment, language model, two gates, choice of the question embedding, measurements. Finished
+stages are stored in `--work` and not run again, so training can be interrupted at any time. Seeds are fixed.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from ports.pocket.questions import FAMILIES, Question, vocabulary
 from ports.pocket.scenes import Scene, make_scene, render
 from ports.pocket.tokenizer import Tokenizer
 from ports.pocket.training import measure
-from ports.pocket.training.data import Lessons, write_lessons
-from ports.pocket.training.optimize import Plan, Workbench
+from ports.pocket.training.data import Examples, write_examples
+from ports.pocket.training.optimize import Plan, StageFolder
 from ports.pocket.training.stages import (
     CLASSES,
     NARROW,
@@ -45,10 +45,12 @@ from ports.pocket.training.stages import (
     train_language,
 )
 
+FORMAT = 2  # 2: parameters have upstream's names, so the leaves of a stage have another order
+
 
 @dataclass(frozen=True)
 class Recipe:
-    """Sizes of the recipe. `shorten` divides every number of steps: 50 tries the plumbing in two minutes."""
+    """Sizes of the recipe. `shorten` divides every number of steps: with 50 a trial run takes two minutes."""
 
     work: Path = Path("build/pocket")
     out: Path = Path("build/pocket/weights")
@@ -66,9 +68,9 @@ class Recipe:
         return max(10, int(full / self.shorten))
 
     def label(self, config: PocketConfig) -> str:
-        """Everything that shapes the result."""
+        """All settings that the results depend on, and the format of the stages' files."""
         settings = {name: value for name, value in asdict(self).items() if name not in ("work", "out")}
-        return json.dumps({"recipe": settings, "config": asdict(config)}, sort_keys=True)
+        return json.dumps({"recipe": settings, "config": asdict(config), "format": FORMAT}, sort_keys=True)
 
 
 def scenes_of(split: str, seed: int, count: int) -> list[Scene]:
@@ -79,14 +81,14 @@ def scenes_of(split: str, seed: int, count: int) -> list[Scene]:
 def encode_scenes(net: PocketNet, scenes: Sequence[Scene], batch: int = 100) -> Float[jax.Array, "n E+1 I F"]:
     """Frozen vision features of scenes."""
     graph, params = nnx.split(net)
-    look = jax.jit(lambda params, images: nnx.merge(graph, params).encode_image(images))
+    encode = jax.jit(lambda params, images: nnx.merge(graph, params).encode_image(images))
     starts = tqdm(range(0, len(scenes), batch), desc="features", unit="batch")
-    parts = [look(params, np.stack([render(scene) for scene in scenes[i : i + batch]])) for i in starts]
+    parts = [encode(params, np.stack([render(scene) for scene in scenes[i : i + batch]])) for i in starts]
     return jnp.concatenate(parts)
 
 
-def train_experts(recipe: Recipe, config: PocketConfig, bench: Workbench) -> tuple[PocketNet, dict[str, Any]]:
-    """Seven encoders, and for each its accuracy on its own attribute and on what it should not know."""
+def train_experts(recipe: Recipe, config: PocketConfig, stages: StageFolder) -> tuple[PocketNet, dict[str, Any]]:
+    """Train seven encoders; also returns the accuracy of each on its own attribute and on the other attributes."""
     scenes, held = scenes_of("train", recipe.seed, recipe.vision_scenes), scenes_of("validation", recipe.seed, 1_500)
     labels, held_labels = proxy_labels(scenes), proxy_labels(held)
     images = jnp.asarray(np.stack([render(scene) for scene in scenes]))
@@ -99,7 +101,7 @@ def train_experts(recipe: Recipe, config: PocketConfig, bench: Workbench) -> tup
         plan = Plan(recipe.steps(STEPS[name]), 64, 4e-3, recipe.seed + number)
         truth = jnp.asarray(labels[name])
         make = partial(train_encoder, config, name, images, truth, plan)
-        trained, heads[name] = bench.stage(f"expert-{name}", make, like)
+        trained, heads[name] = stages.stage(f"expert-{name}", make, like)
         nnx.update(encoder, trained)
     features = np.asarray(encode_scenes(net, held))
     occupied = held_labels["base"] == 0
@@ -113,9 +115,9 @@ def train_experts(recipe: Recipe, config: PocketConfig, bench: Workbench) -> tup
 
 
 def choose_embedding(
-    net: PocketNet, tokenizer: Tokenizer, references: Sequence[Question], asked: Sequence[Question], k: int = 10
+    net: PocketNet, tokenizer: Tokenizer, references: Sequence[Question], validation: Sequence[Question], k: int = 10
 ) -> tuple[int, np.ndarray, np.ndarray, dict[str, float]]:
-    """The layer whose states find most neighbours that need the same experts, and the references' mean and spread."""
+    """The layer whose nearest neighbors most often need the same experts, the references' mean and spread, scores."""
     graph, params = nnx.split(net)
     config = net.config
 
@@ -123,54 +125,57 @@ def choose_embedding(
         tokens, mask = tokenizer.pad([question.text for question in questions], config.question_length)
         return np.asarray(question_states(graph, params, jnp.asarray(tokens), jnp.asarray(mask), layer))
 
-    scores, found = {}, {}
+    scores, statistics = {}, {}
     for layer in range(1, config.depth + 1):
-        seen, new = states(references, layer), states(asked, layer)  # [n, 2, D]
-        mean, spread = seen.mean(axis=0), seen.std(axis=0) + 1e-3
-        bank, query = unit_halves(seen, mean, spread), unit_halves(new, mean, spread)
+        bank_states, new_states = states(references, layer), states(validation, layer)  # [n, 2, D]
+        mean, spread = bank_states.mean(axis=0), bank_states.std(axis=0) + 1e-3
+        bank, query = unit_halves(bank_states, mean, spread), unit_halves(new_states, mean, spread)
         nearest = np.argsort(-query @ bank.T, axis=1, kind="stable")[:, :k]
         same = [
             np.mean([set(references[j].experts) == set(question.experts) for j in row])
-            for question, row in zip(asked, nearest, strict=True)
+            for question, row in zip(validation, nearest, strict=True)
         ]
-        scores[f"layer{layer}"], found[layer] = round(float(np.mean(same)), 4), (mean, spread)
-    best = max(found, key=lambda layer: scores[f"layer{layer}"])
-    return best, *found[best], scores
+        scores[f"layer{layer}"], statistics[layer] = round(float(np.mean(same)), 4), (mean, spread)
+    best = max(statistics, key=lambda layer: scores[f"layer{layer}"])
+    return best, *statistics[best], scores
 
 
 def questions_of(split: str, seed: int, count: int) -> list[Question]:
-    """The questions the dataset asks on the first scenes of a split."""
-    asked = (question_on(make_scene(split, seed, number), split, seed, number) for number in range(count))
-    return [question for question in asked if question is not None]
+    """The dataset's questions on the first `count` scenes of a split."""
+    questions = (question_on(make_scene(split, seed, number), split, seed, number) for number in range(count))
+    return [question for question in questions if question is not None]
 
 
 def train(recipe: Recipe) -> dict[str, Any]:
-    """Run every stage and write the weights; returns what was measured."""
+    """Run every stage and write the weights; returns the measurements."""
     tokenizer = Tokenizer(vocabulary())
     config = PocketConfig(vocab_size=tokenizer.size)
-    bench = Workbench(recipe.work, recipe.label(config)).open()
-    net, experts = train_experts(recipe, config, bench)
+    stages = StageFolder(recipe.work, recipe.label(config)).open()
+    net, experts = train_experts(recipe, config, stages)
 
     scenes = scenes_of("train", recipe.seed + 1, recipe.language_scenes)
     vision = encode_scenes(net, scenes)
     plan = Plan(recipe.steps(recipe.align_steps), 64, 1e-2, recipe.seed)
     labels = proxy_labels(scenes)
-    state = bench.stage("align", partial(train_alignment, config, net, vision, labels, plan), nnx.state(net))
+    state = stages.stage("align", partial(train_alignment, config, net, vision, labels, plan), nnx.state(net))
     nnx.update(net, state)
-    taught = (*FAMILIES, "spatial", "size")  # relations between two objects are the hardest to learn
-    lessons = write_lessons(config, tokenizer, scenes, "train", recipe.questions_per_scene, recipe.seed, taught)
+    families = (*FAMILIES, "spatial", "size")  # relations between two objects are the hardest to learn
+    examples = write_examples(config, tokenizer, scenes, "train", recipe.questions_per_scene, recipe.seed, families)
     plan = Plan(recipe.steps(recipe.language_steps), 192, 3e-3, recipe.seed)
-    state = bench.stage("language", partial(train_language, config, net, vision, lessons, plan), nnx.state(net))
+    state = stages.stage("language", partial(train_language, config, net, vision, examples, plan), nnx.state(net))
     nnx.update(net, state)
 
-    gates, accuracy = train_gates(recipe, config, tokenizer, net, bench)
-    references, asked = questions_of("reference", recipe.seed, 4_000), questions_of("validation", recipe.seed, 1_000)
-    layer, mean, spread, found = choose_embedding(net, tokenizer, references, asked)
+    gates, accuracy = train_gates(recipe, config, tokenizer, net, stages)
+    references, validation = (
+        questions_of("reference", recipe.seed, 4_000),
+        questions_of("validation", recipe.seed, 1_000),
+    )
+    layer, mean, spread, scores = choose_embedding(net, tokenizer, references, validation)
     measured = {
         "experts": experts,
         "accuracy": accuracy,
-        "blind": measure.blind_scores(questions_of("train", recipe.seed, 60_000), asked),
-        "neighbors_needing_the_same_experts": found,
+        "blind": measure.blind_scores(questions_of("train", recipe.seed, 60_000), validation),
+        "neighbors_needing_the_same_experts": scores,
     }
     arrays = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(nnx.state(net))}
     arrays = {name: leaf for name, leaf in arrays.items() if not name.startswith("gate/")}
@@ -192,34 +197,36 @@ def train(recipe: Recipe) -> dict[str, Any]:
 
 
 def train_gates(
-    recipe: Recipe, config: PocketConfig, tokenizer: Tokenizer, net: PocketNet, bench: Workbench
+    recipe: Recipe, config: PocketConfig, tokenizer: Tokenizer, net: PocketNet, stages: StageFolder
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Both gates, and validation accuracy under each and under fixed routings."""
+    """Train both gates; also returns validation accuracy under each gate and under fixed routings."""
     scenes, held = scenes_of("gate", recipe.seed, recipe.gate_scenes), scenes_of("validation", recipe.seed, 2_000)
     vision, held_vision = encode_scenes(net, scenes), encode_scenes(net, held)
-    held_lessons: Lessons = write_lessons(config, tokenizer, held, "validation", 1, recipe.seed)
+    held_examples: Examples = write_examples(config, tokenizer, held, "validation", 1, recipe.seed)
 
     def score(router: measure.Router) -> dict[str, float]:
-        return measure.by_family(measure.answered(net, held_vision, held_lessons, router), held_lessons)
+        return measure.accuracy_by_family(
+            measure.correct_answers(net, held_vision, held_examples, router), held_examples
+        )
 
     accuracy = {"task_routing": score(measure.task_routing), "uniform": score(measure.uniform_routing)}
     gates = {}
     blank = nnx.state(net.gate)
     for name in GATES:
         nnx.update(net.gate, blank)
-        lessons = write_lessons(
+        examples = write_examples(
             config, tokenizer, scenes, "gate", 4, recipe.seed, NARROW if name == "narrow" else FAMILIES
         )
         plan = Plan(recipe.steps(recipe.gate_steps), 128, 3e-3, recipe.seed, decay=1e-2)
         like = nnx.split(net, lambda path, _: path[0] == "gate", ...)[1]
-        gates[name] = bench.stage(f"gate-{name}", partial(train_gate, net, vision, lessons, plan), like)
+        gates[name] = stages.stage(f"gate-{name}", partial(train_gate, net, vision, examples, plan), like)
         nnx.update(net, gates[name])
-        accuracy[name] = score(measure.own_routing)
+        accuracy[name] = score(measure.gate_routing)
     return gates, accuracy
 
 
 def main() -> None:
-    """Train with the recipe of the command line and say what came out."""
+    """Train with the recipe of the command line and print the measurements."""
     recipe = tyro.cli(Recipe, description=__doc__)
     measured = train(recipe)
     print(json.dumps(measured, indent=1))

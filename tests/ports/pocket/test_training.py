@@ -1,4 +1,4 @@
-"""The recipe: interrupted training ends where uninterrupted training does, and every stage fits the next."""
+"""The recipe: interrupted training gives the same result as uninterrupted training; all stages fit together."""
 
 import jax
 import jax.numpy as jnp
@@ -7,9 +7,9 @@ import pytest
 
 from ports.pocket.params import read_weights
 from ports.pocket.questions import Question
-from ports.pocket.training import optimize as optimizing
+from ports.pocket.training import optimize as optimization
 from ports.pocket.training.measure import blind_scores
-from ports.pocket.training.optimize import Plan, Workbench, optimize
+from ports.pocket.training.optimize import Plan, StageFolder, optimize
 from ports.pocket.training.stages import leakage
 from ports.pocket.training.train import Recipe, train
 
@@ -30,15 +30,15 @@ def fit(checkpoint=None, stop_at=None):
         if len(calls) == stop_at:
             raise KeyboardInterrupt
 
-    saved, optimizing.save_leaves = optimizing.save_leaves, interrupt
+    saved, optimization.save_leaves = optimization.save_leaves, interrupt
     try:
         return optimize(loss, jnp.asarray(0.0), ((rows,), jnp.asarray(0.5)), PLAN, "fit", checkpoint)
     finally:
-        optimizing.save_leaves = saved
+        optimization.save_leaves = saved
 
 
-def test_an_interrupted_stage_ends_where_an_uninterrupted_one_does(tmp_path, monkeypatch):
-    monkeypatch.setattr(optimizing, "KEEP", 5)
+def test_an_interrupted_stage_gives_the_result_of_an_uninterrupted_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(optimization, "KEEP", 5)
     whole = fit()
     with pytest.raises(KeyboardInterrupt):
         fit(tmp_path / "half.npz", stop_at=2)
@@ -46,8 +46,8 @@ def test_an_interrupted_stage_ends_where_an_uninterrupted_one_does(tmp_path, mon
     assert float(resumed) == float(whole) != 0.0
 
 
-def test_a_finished_stage_is_not_made_again(tmp_path):
-    bench = Workbench(tmp_path / "work", "one recipe").open()
+def test_a_finished_stage_is_not_run_again(tmp_path):
+    stages = StageFolder(tmp_path / "work", "one recipe").open()
     made = []
 
     def make(checkpoint):
@@ -55,37 +55,41 @@ def test_a_finished_stage_is_not_made_again(tmp_path):
         return {"a": jnp.arange(3)}
 
     for _ in range(2):
-        assert bench.stage("first", make, {"a": jnp.zeros(3)})["a"].tolist() == [0, 1, 2]
+        assert stages.stage("first", make, {"a": jnp.zeros(3)})["a"].tolist() == [0, 1, 2]
     assert len(made) == 1
 
 
 def test_another_recipe_is_refused(tmp_path):
-    Workbench(tmp_path, "one recipe").open()
+    StageFolder(tmp_path, "one recipe").open()
     with pytest.raises(SystemExit, match="another recipe"):
-        Workbench(tmp_path, "a second recipe").open()
+        StageFolder(tmp_path, "a second recipe").open()
 
 
 def test_blind_scores_by_hand():
-    def ask(family, key, answer):
+    def question(family, key, answer):
         return Question("", answer, family, (), key)
 
-    seen = [ask("color", "of circle", "red")] * 3 + [ask("color", "of cross", "blue")] * 2
-    asked = [ask("color", "of circle", "red"), ask("color", "of cross", "blue"), ask("color", "of moon", "red")]
-    assert blind_scores(seen, asked) == {"color": {"majority": pytest.approx(2 / 3, abs=1e-4), "question_only": 1.0}}
+    train = [question("color", "of circle", "red")] * 3 + [question("color", "of cross", "blue")] * 2
+    test = [
+        question("color", "of circle", "red"),
+        question("color", "of cross", "blue"),
+        question("color", "of moon", "red"),
+    ]
+    assert blind_scores(train, test) == {"color": {"majority": pytest.approx(2 / 3, abs=1e-4), "question_only": 1.0}}
 
 
-def test_leakage_sees_what_is_there_and_not_what_is_not():
+def test_leakage_measures_only_information_in_the_features():
     rng = np.random.default_rng(0)
     color = rng.integers(0, 8, (400, 16))
     shape = rng.integers(0, 5, (400, 16))
     labels = {"color": color, "shape": shape, "base": np.zeros((400, 16), int)}
-    found = leakage(np.eye(8, dtype=np.float32)[color], labels)
-    assert found["color"] == 1.0
-    assert found["shape"] < 0.3
+    scores = leakage(np.eye(8, dtype=np.float32)[color], labels)
+    assert scores["color"] == 1.0
+    assert scores["shape"] < 0.3
 
 
 @pytest.mark.slow
-def test_the_whole_recipe_in_small(tmp_path):
+def test_a_small_recipe_runs_all_stages(tmp_path):
     recipe = Recipe(
         work=tmp_path / "work",
         out=tmp_path / "weights",
