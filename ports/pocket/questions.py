@@ -1,6 +1,6 @@
-"""Questions about pocket scenes: eight families, eight phrasings a form, one referent, answers of one or two words.
+"""Questions about pocket scenes: eight families, eight phrasings per form, one referent, answers of one or two words.
 
-Most questions need two experts: the attribute that is asked for and the attribute that names the object. Phrasings are
+Most questions need two experts: for the queried attribute and for the attribute that names the object. Phrasings are
 split by stage: the gate and the references never see those of the test set; the language model has seen all of them.
 """
 
@@ -123,20 +123,20 @@ ASK = {
     ),
 }
 FORMS = {family: (family,) for family in FAMILIES} | {"spatial": ("relation", "location")}
-NAMERS = ("color", "shape", "texture", "glyph")  # attributes by which an object is named
+NAMERS = ("color", "shape", "texture", "glyph")  # attributes that can name an object
 NUMBERS = ("0", "1", "2", "3", "4", "5", "6")
 DIRECTIONS = ("left", "right", "above", "below")
 MAX_QUESTION_WORDS = 15
-_COUNT_SHARE = (0.12, 0.36, 0.76)  # cumulated shares of 0, 1 and 2; few scenes allow a 2 or a 3
+_COUNT_SHARE = (0.12, 0.36, 0.76)  # cumulative shares of 0, 1 and 2; few scenes allow a 2 or a 3
 
 
 @dataclass(frozen=True)
 class Question:
     """A question, its answer, its family and form, and the experts it needs.
 
-    `key` is what the question says apart from its phrasing: the best one can know of the answer without the image is
-    how answers are distributed given `key`. `roles` says of each cell whether the question speaks of what lies there
-    (1: its subject, 2: what the subject is compared with); training uses it, nothing else does.
+    `key` is the content of the question without its phrasing: without the image, the distribution of answers given
+    `key` is the best prediction. `roles` marks the cells that the question refers to (1: its subject, 2: the object
+    that the subject is compared with); only training uses it.
     """
 
     text: str
@@ -171,7 +171,7 @@ def _pick(rng: np.random.Generator, options: Sequence) -> Any:
 
 
 class _Writer:
-    """Writes one question on a scene, or `None` where the scene does not allow the form."""
+    """Writes one question about a scene, or returns `None` if the scene does not allow the form."""
 
     def __init__(self, rng: np.random.Generator, scene: Scene, phrasings: Sequence[int]):
         self.rng, self.things, self.phrasings = rng, scene.things, phrasings
@@ -215,8 +215,8 @@ class _Writer:
             first, second = second, first
         thing = _pick(self.rng, self.things)
         pair = [getattr(thing, first), getattr(thing, second)]
-        exists = bool(self.rng.random() < 0.43)  # some scenes allow no "no"; this evens the answers out
-        if not exists:  # change one half for a value that occurs elsewhere, so that one attribute never tells
+        exists = bool(self.rng.random() < 0.43)  # some scenes allow no "no"; this balances the answers
+        if not exists:  # replace one value by one of another object, so that a single attribute is never sufficient
             side = int(self.rng.integers(2))
             name = (first, second)[side]
             others = [getattr(other, name) for other in self.things if getattr(other, name) != pair[side]]
@@ -240,7 +240,7 @@ class _Writer:
         return self._existence("absence")
 
     def _two(self, differ: Callable[[Thing, Thing], bool]) -> tuple[str, Thing, Thing, str, str] | None:
-        """Two things named by the same attribute which `differ` tells apart."""
+        """Two things for which `differ` holds, named by the same attribute."""
         namer = _pick(self.rng, NAMERS)
         named = _unique(self.things, namer)
         pairs = [(a, b) for a in named for b in named if a is not b and differ(a, b)]
@@ -250,10 +250,10 @@ class _Writer:
         return namer, a, b, f"the {_noun(namer, getattr(a, namer))}", f"the {_noun(namer, getattr(b, namer))}"
 
     def _relation(self) -> Question | None:
-        found = self._two(lambda a, b: abs(a.row - b.row) != abs(a.column - b.column))
-        if found is None:
+        pair = self._two(lambda a, b: abs(a.row - b.row) != abs(a.column - b.column))
+        if pair is None:
             return None
-        namer, a, b, x, y = found
+        namer, a, b, x, y = pair
         if abs(a.column - b.column) > abs(a.row - b.row):
             answer = "left" if a.column < b.column else "right"
         else:
@@ -272,10 +272,10 @@ class _Writer:
         return Question(text, answer, "spatial", ("position", namer), f"location of {noun}", ((thing.cell, 1),))
 
     def _size(self) -> Question | None:
-        found = self._two(lambda a, b: a.size != b.size)
-        if found is None:
+        pair = self._two(lambda a, b: a.size != b.size)
+        if pair is None:
             return None
-        namer, a, b, x, y = found
+        namer, a, b, x, y = pair
         answer = "yes" if a.size > b.size else "no"
         text, roles = self._phrase("size", x=x, y=y), ((a.cell, 1), (b.cell, 2))
         return Question(text, answer, "size", ("size", namer), f"size {x} {y}", roles)
@@ -284,7 +284,7 @@ class _Writer:
 def write_question(
     rng: np.random.Generator, scene: Scene, split: str, families: Sequence[str] = FAMILIES, tries: int = 20
 ) -> Question | None:
-    """A question in the phrasings of `split`, its family drawn evenly from `families`; `None` where none fits."""
+    """A question in the phrasings of `split`, its family drawn uniformly from `families`; `None` if none fits."""
     family = _pick(rng, families)
     writer = _Writer(rng, scene, tuple(PHRASINGS[split]))
     for _ in range(tries):
@@ -298,7 +298,7 @@ def write_question(
 
 
 def questions_on_any_scene() -> tuple[str, ...]:
-    """Ten questions that make sense whatever a scene shows: six counts and four on existence, as in training."""
+    """Ten questions that are valid for every scene: six counts and four on existence, phrased as in training."""
     counted = [(name, value) for name in ("color", "shape", "texture") for value in (0, 1)]
     counts = [ASK["count"][i].format(xs=_plural(*what)) for i, what in enumerate(counted)]
     pairs = [f"{VALUES['color'][i]} {VALUES['shape'][i]}" for i in range(4)]

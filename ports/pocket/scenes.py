@@ -1,7 +1,7 @@
 """The pocket world: scenes of two to six objects on a 4 x 4 grid, drawn as 96 x 96 images.
 
-Every object has a colour, a shape, a texture, a size, a printed glyph and a place. A scene is a pure function of
-(split, seed, number), so that a bank or a test set is shipped as three numbers and is the same on every machine.
+Every object has a color, a shape, a texture, a size, a printed glyph and a place. A scene is a pure function of
+(split, seed, number), so three values determine a bank or a test set on every machine.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SIZES = ("small", "medium", "large")
 GLYPHS = ("a", "c", "h", "k", "p", "t", "x", "z")
 VALUES = {"color": COLORS, "shape": SHAPES, "texture": TEXTURES, "size": SIZES, "glyph": GLYPHS}
 
-SPLITS = ("train", "gate", "reference", "validation", "test", "scene")  # new ones last: a place is part of a seed
+SPLITS = ("train", "gate", "reference", "validation", "test", "scene")  # append only: the index is part of the seed
 
 _RGB = np.array(
     [
@@ -39,8 +39,8 @@ _RGB = np.array(
     np.float32,
 )
 _RADIUS = (6.3, 8.3, 10.6)
-_HALF = 14  # half side of the patch an object is drawn on
-_FONT = {  # five columns by seven rows, a row a number in binary
+_HALF = 14  # half the side of an object's patch
+_FONT = {  # five columns by seven rows, one binary number per row
     "a": (0b01110, 0b10001, 0b10001, 0b11111, 0b10001, 0b10001, 0b10001),
     "c": (0b01111, 0b10000, 0b10000, 0b10000, 0b10000, 0b10000, 0b01111),
     "h": (0b10001, 0b10001, 0b10001, 0b11111, 0b10001, 0b10001, 0b10001),
@@ -54,7 +54,7 @@ _FONT = {  # five columns by seven rows, a row a number in binary
 
 @dataclass(frozen=True)
 class Thing:
-    """One object; attributes are indices into `VALUES`, `x` and `y` its centre in pixels."""
+    """One object; attributes are indices into `VALUES`, `x` and `y` its center in pixels."""
 
     color: int
     shape: int
@@ -76,7 +76,7 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """Objects in reading order and how the picture is taken."""
+    """Objects in reading order and how the image is taken."""
 
     things: tuple[Thing, ...]
     background: tuple[float, float, float]
@@ -177,7 +177,7 @@ def _stamp(color: int, shape: int, texture: int, size: int, glyph: int) -> Float
     patch[..., :3] = np.where(_accent(texture)[..., None], 0.4 * paint + 0.6 * 250.0, paint)
     patch[..., 3] = _silhouette(shape, size)
     top, left = _HALF - 4, _HALF - 3
-    plate = patch[top : top + 9, left : left + 7]  # the glyph stands on plain paint, whatever the texture
+    plate = patch[top : top + 9, left : left + 7]  # the glyph is drawn on plain paint, for every texture
     plate[...] = (*paint, 1.0)
     ink = 255.0 if paint.mean() < 140 else 0.0
     plate[1:8, 1:6, :3][_letter(glyph)] = ink
@@ -193,8 +193,8 @@ def render(scene: Scene) -> UInt8[np.ndarray, "96 96 3"]:
         patch = _stamp(thing.color, thing.shape, thing.texture, thing.size, thing.glyph)
         window = canvas[thing.y : thing.y + 2 * _HALF, thing.x : thing.x + 2 * _HALF]
         np.copyto(window, patch[..., :3], where=patch[..., 3:] > 0)
-    picture = canvas[margin:-margin, margin:-margin]
+    image = canvas[margin:-margin, margin:-margin]
     if scene.noise > 0:
-        noise = np.random.default_rng(scene.noise_seed).standard_normal(picture.shape, dtype=np.float32)
-        picture = picture + scene.noise * noise
-    return np.clip(np.rint(picture), 0, 255).astype(np.uint8)
+        noise = np.random.default_rng(scene.noise_seed).standard_normal(image.shape, dtype=np.float32)
+        image = image + scene.noise * noise
+    return np.clip(np.rint(image), 0, 255).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""Words to numbers: the pocket language has a closed vocabulary of whole words."""
+"""Whole-word tokenizer: the pocket language has a closed vocabulary."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Tokenizer:
         return [number.get(word, UNKNOWN) for word in re.findall(r"[\w']+|[?,]", text.lower())]
 
     def pad(self, texts: Sequence[str], length: int) -> tuple[Int[np.ndarray, "B T"], Bool[np.ndarray, "B T"]]:
-        """Questions as tokens and mask; what is longer than `length` is cut."""
+        """Questions as padded tokens and mask, truncated to `length`."""
         tokens = np.full((len(texts), length), PAD, np.int32)
         for row, text in zip(tokens, texts, strict=True):
             ids = self.encode(text)[:length]
@@ -37,7 +37,7 @@ class Tokenizer:
         return tokens, tokens != PAD
 
     def pad_answers(self, texts: Sequence[str], length: int) -> tuple[Int[np.ndarray, "B A"], Bool[np.ndarray, "B A"]]:
-        """Answers closed by the end-of-turn token, which a long answer keeps."""
+        """Answers as padded tokens and mask; all end with the end-of-turn token, truncated ones too."""
         tokens = np.full((len(texts), length), PAD, np.int32)
         for row, text in zip(tokens, texts, strict=True):
             ids = [*self.encode(text)[: length - 1], END]

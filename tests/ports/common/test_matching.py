@@ -1,4 +1,4 @@
-"""Mapping and checkpoint must meet: every kind of misfit, and all offenders in one error."""
+"""Mapping and checkpoint must agree: every kind of mismatch, and all problems in one error."""
 
 import dataclasses
 
@@ -12,10 +12,10 @@ CONFIG = ToyConfig()
 
 
 def run(tensors=None, mapping=None):
-    found = {name: Tensor(value.shape, str(value.dtype)) for name, value in toy_tensors().items()}
+    shapes = {name: Tensor(value.shape, str(value.dtype)) for name, value in toy_tensors().items()}
     return check(
         leaves(CONFIG) if mapping is None else mapping,
-        found | (tensors or {}),
+        shapes | (tensors or {}),
         CONVERTER.abstract_params(CONFIG),
         CONVERTER.ignored(CONFIG),
         CONVERTER.tied(CONFIG),
@@ -38,7 +38,7 @@ def test_a_manifest_serves_as_a_checkpoint():
         check(leaves(CONFIG), tensors, CONVERTER.abstract_params(CONFIG), (r".*cache",), CONVERTER.tied(CONFIG))
 
 
-def test_all_offenders_are_told_at_once():
+def test_all_problems_are_listed_at_once():
     bfloat = "bfloat16"
     mapping = leaves(CONFIG)
     mapping["extra/kernel"] = Leaf(("scale",))
@@ -71,7 +71,7 @@ def test_a_stack_of_another_depth_is_refused():
         run(mapping=deeper)
 
 
-def test_a_tensor_of_another_rank_is_told_with_its_name():
+def test_a_tensor_of_another_rank_is_named():
     with pytest.raises(R2T2Error, match=r"h\.1\.fc\.weight: shape \(4, 4, 1\)"):
         run({"h.1.fc.weight": Tensor((4, 4, 1), "bfloat16")})
 
@@ -81,6 +81,6 @@ def test_a_stack_has_one_dtype():
         run({"h.1.fc.bias": Tensor((4,), "float32")})
 
 
-def test_a_dropped_tensor_is_not_mapped_as_well():
+def test_a_dropped_tensor_may_not_be_mapped():
     with pytest.raises(R2T2Error, match=r"both mapped and dropped as tied: head\.weight"):
         run(mapping=leaves(CONFIG) | {"words": Leaf(("head.weight",))})

@@ -1,4 +1,4 @@
-"""Norms against a hand-worked case, and in low precision."""
+"""Norms against values computed by hand, and in low precision."""
 
 import jax.numpy as jnp
 import numpy as np

@@ -1,4 +1,4 @@
-"""What the backward pass computes again changes no gradient, and keeps what it says."""
+"""Recomputation in the backward pass changes no gradient and stores only the values that its policy allows."""
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,7 @@ def drawn():
 
 
 @pytest.mark.parametrize("remat", ["none", "attention", "full"])
-def test_gradients_stay_and_no_weights_are_kept(remat):
+def test_gradients_are_equal_and_no_weights_are_stored(remat):
     layers, x = drawn()
     graph, params = nnx.split(layers)
 
@@ -54,14 +54,14 @@ def test_some_layers_of_a_stack(start, stop):
     plain = x
     for number in range(LAYERS)[start:stop]:
         plain = layer_at(layers, number)(plain)
-    found, _ = scan_layers(layers, lambda layer, x, _: (layer(x), None), x, start=start, stop=stop)
-    np.testing.assert_allclose(found, plain, atol=1e-6)
+    x_out, _ = scan_layers(layers, lambda layer, x, _: (layer(x), None), x, start=start, stop=stop)
+    np.testing.assert_allclose(x_out, plain, atol=1e-6)
 
 
 @pytest.mark.parametrize("block", [2, 3, 5, 100])
 @pytest.mark.parametrize("past", [0, 4])
-def test_blocks_of_a_causal_prompt_see_what_the_mask_shows(block, past):
-    """Nine ordered rows, two more which see all and are seen by all, keys before them, one row padded."""
+def test_blocks_of_a_causal_prompt_agree_with_the_mask(block, past):
+    """Nine causal rows, two more rows visible to and attending to all, keys before them, one padded row."""
     ordered, behind = 9, 2
     rows, keys = ordered + behind, past + ordered + behind
     draw = np.random.default_rng(0)

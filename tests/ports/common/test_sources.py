@@ -1,4 +1,4 @@
-"""Checkpoints from a hub: its cache is used, and what it says is told in one line."""
+"""Checkpoints from a hub: its cache is used, and its errors are one line."""
 
 import pytest
 
@@ -33,8 +33,8 @@ def test_weights_are_fetched_in_one_format_from_the_folders_that_count(tmp_path,
         files += ["2_Dense/model.safetensors", "3_Dense/model.safetensors"]
 
     def download(name, *, allow_patterns, ignore_patterns=None):
-        kept = hub.utils.filter_repo_objects(files, allow_patterns=allow_patterns, ignore_patterns=ignore_patterns)
-        for file in kept:
+        selected = hub.utils.filter_repo_objects(files, allow_patterns=allow_patterns, ignore_patterns=ignore_patterns)
+        for file in selected:
             (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / file).touch()
         return str(tmp_path)
@@ -42,16 +42,16 @@ def test_weights_are_fetched_in_one_format_from_the_folders_that_count(tmp_path,
     monkeypatch.setattr(hub, "snapshot_download", download)
     monkeypatch.chdir(tmp_path)
     fetch("someone/model", (".", "2_Dense"))
-    found = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
-    assert found == {"config.json", "vocab.txt", "experts/sam/config.json", *fetched}
+    files_there = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    assert files_there == {"config.json", "vocab.txt", "experts/sam/config.json", *fetched}
 
 
-def test_an_id_that_the_hub_does_not_give(tmp_path, monkeypatch):
+def test_an_id_that_the_hub_does_not_provide_is_refused(tmp_path, monkeypatch):
     constants = pytest.importorskip("huggingface_hub.constants")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(
         R2T2Error, match="no folder someone/nothing, and the hub does not give a model of that id"
-    ) as told:
+    ) as caught:
         fetch("someone/nothing")
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(caught.value)

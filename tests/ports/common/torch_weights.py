@@ -1,4 +1,4 @@
-"""Tiny modules of transformers with drawn weights, and our modules filled from them."""
+"""Tiny modules of transformers with random weights, and JAX modules filled from them."""
 
 from collections.abc import Callable
 
@@ -11,7 +11,7 @@ from ports.common.checkpoint.mapping import Leaf, assemble, named
 
 
 def tensors_of(module, seed: int = 0) -> dict[str, np.ndarray]:
-    """Draw every parameter anew, norms and biases too, and return them by name."""
+    """Draw every parameter again, norms and biases included, and return them by name."""
     import torch
 
     generator = torch.Generator().manual_seed(seed)
@@ -23,7 +23,7 @@ def tensors_of(module, seed: int = 0) -> dict[str, np.ndarray]:
 
 
 def filled(make: Callable[[], nnx.Module], leaves: dict[str, Leaf], tensors: dict[str, np.ndarray]) -> nnx.Module:
-    """What `make` makes, with parameters from `tensors`; each must be named by exactly one leaf."""
+    """The module of `make` with parameters from `tensors`; exactly one leaf must name each."""
     graph, shapes = nnx.split(nnx.eval_shape(make))
     assert set(named(shapes)) == set(leaves)
     params = assemble(leaves, tensors.__getitem__, shapes)

@@ -1,4 +1,4 @@
-"""A model of a few parameters with everything that conversion must handle, and its upstream checkpoints."""
+"""A tiny model with every kind of parameter that conversion handles, and its upstream checkpoints."""
 
 import json
 from dataclasses import dataclass
@@ -49,7 +49,7 @@ CONVERTER = Converter(
 
 
 def toy_tensors(layers: int = 3, dtype: np.dtype | type = ml_dtypes.bfloat16) -> dict[str, np.ndarray]:
-    """What an upstream checkpoint holds: the mapped, a cache to ignore and a tied head."""
+    """Tensors of an upstream checkpoint: mapped ones, a cache to ignore and a tied head."""
     draw = np.random.default_rng(0)
     tensors = {"wte.weight": draw.normal(size=(5, 4)), "scale": np.array(1.5)}
     for layer in range(layers):

@@ -1,4 +1,4 @@
-"""Re-routing of the pocket model, whole, exports to every platform and differentiates no weight."""
+"""Re-routing of the pocket model exports to every platform and computes no weight gradient."""
 
 import jax
 import jax.numpy as jnp

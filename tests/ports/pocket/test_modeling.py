@@ -1,4 +1,4 @@
-"""The pocket model keeps the contract: on random weights, which tell as much as trained ones."""
+"""The pocket model satisfies the contract, with random weights."""
 
 import jax
 import jax.numpy as jnp
@@ -94,7 +94,7 @@ def test_routing_changes_the_answer_distribution(pocket, features):
 
 def test_padding_of_the_question_changes_nothing(pocket, inputs):
     model, params = pocket
-    other = jnp.where(inputs.mask, inputs.tokens, 13)  # rubbish behind the mask
+    other = jnp.where(inputs.mask, inputs.tokens, 13)  # arbitrary tokens after the mask
     first = model.encode(params, inputs)
     second = model.encode(params, PocketInputs(inputs.image, other, inputs.mask))
     for routing in (None, Routing(model.spec.one_hot_experts(["glyph"]))):
@@ -104,11 +104,11 @@ def test_padding_of_the_question_changes_nothing(pocket, inputs):
 
 def test_the_loss_is_the_mean_over_answer_tokens(pocket, features):
     model, params = pocket
-    one, two = answer_of(7, END), answer_of(7, 8, END)
-    candidates = jax.tree.map(lambda *leaves: jnp.stack(leaves), one, two)
+    short, long = answer_of(7, END), answer_of(7, 8, END)
+    candidates = jax.tree.map(lambda *leaves: jnp.stack(leaves), short, long)
     totals = model.answer_logprobs(params, features, None, candidates)
-    assert float(totals[0]) == pytest.approx(-2 * float(model.answer_loss(params, features, None, one)), rel=1e-5)
-    assert float(totals[1]) == pytest.approx(-3 * float(model.answer_loss(params, features, None, two)), rel=1e-5)
+    assert float(totals[0]) == pytest.approx(-2 * float(model.answer_loss(params, features, None, short)), rel=1e-5)
+    assert float(totals[1]) == pytest.approx(-3 * float(model.answer_loss(params, features, None, long)), rel=1e-5)
 
 
 def test_answers_are_a_distribution(pocket, features):
@@ -134,7 +134,7 @@ def test_generation_is_greedy_and_stops(pocket, features):
     assert answer == written + [PAD] * (5 - len(written))
 
 
-def test_features_know_nothing_of_the_answer_and_nothing_is_missing(pocket, inputs):
+def test_features_do_not_depend_on_the_answer_and_the_gradient_reaches_every_weight(pocket, inputs):
     model, params = pocket
     shapes = jax.eval_shape(model.encode, params, inputs)
     assert all(leaf.dtype in (jnp.float32, jnp.bool_) for leaf in jax.tree.leaves(shapes))
@@ -152,7 +152,7 @@ def test_flops_beside_the_config_equal_those_of_the_program(pocket, inputs, feat
     assert count_flops(jax.make_jaxpr(model.encode)(params, inputs)) == flops.encode(CONFIG)
 
 
-def test_config_fakes_its_inputs(pocket):
+def test_fake_inputs_and_parameter_count(pocket):
     model, params = pocket
     fake = fake_inputs(CONFIG)
     features = jax.eval_shape(model.encode, params, fake)

@@ -1,4 +1,4 @@
-"""Shipped weights: whole, and refused with a word of help where they are not."""
+"""Shipped weights are complete; damaged ones are refused with an explanation."""
 
 import json
 import shutil
@@ -26,7 +26,7 @@ def test_weights_fill_the_model_and_stay_small():
     assert "pocket" in port.presets
 
 
-def test_a_flipped_bit_is_noticed(copied):
+def test_a_flipped_bit_is_detected(copied):
     packed = bytearray((copied / "weights.npz").read_bytes())
     packed[len(packed) // 2] ^= 1
     (copied / "weights.npz").write_bytes(packed)
@@ -78,7 +78,7 @@ def test_the_vocabulary_on_disk_covers_the_questions():
     assert params.GATES == ("narrow", "balanced")
 
 
-def test_what_training_measured_is_what_the_model_must_show():
+def test_the_measurements_of_training_meet_their_thresholds():
     measured = json.loads((FOLDER / "model.json").read_text())["measured"]
     accuracy, blind = measured["accuracy"], measured["blind"]
     assert accuracy["task_routing"]["all"] - accuracy["narrow"]["all"] >= 0.25

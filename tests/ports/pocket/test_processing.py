@@ -1,4 +1,4 @@
-"""Words, images and embeddings of the pocket port; its question set."""
+"""Tokens, images and embeddings of the pocket port; its dataset."""
 
 import numpy as np
 import pytest
@@ -12,14 +12,14 @@ from r2t2_jax.errors import R2T2Error
 WORDS = Tokenizer(("red", "circle", "top", "left", "?"))
 
 
-def test_words_come_back():
+def test_decoding_inverts_encoding():
     assert WORDS.decode(WORDS.encode("Top left")) == "top left"
     assert WORDS.encode("a red circle?")[0] == UNKNOWN
     assert WORDS.decode([WORDS.encode("red")[0], END, BEGIN]) == "red"
     assert WORDS.decode([PAD]) == ""
 
 
-def test_answers_end_with_the_end_even_when_cut():
+def test_truncated_answers_end_with_the_end_token():
     tokens, mask = WORDS.pad_answers(["red", "top left", "top left red circle"], 3)
     assert [row[m][-1] for row, m in zip(tokens, mask, strict=True)] == [END] * 3
     assert tokens[0].tolist() == [*WORDS.encode("red"), END, PAD]
@@ -41,7 +41,7 @@ def test_images_of_any_size_fit(port):
     assert inputs.tokens.shape == inputs.mask.shape == (2, 16)
 
 
-def test_embeddings_are_unit_and_depend_on_the_words_alone(port):
+def test_embeddings_are_unit_vectors_of_the_words_only(port):
     texts = ["what color is the circle ?", "how many crosses are there ?", "what color is the circle ?"]
     vectors = port.embedder.embed(texts)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
@@ -50,15 +50,15 @@ def test_embeddings_are_unit_and_depend_on_the_words_alone(port):
     assert vectors[0] @ vectors[1] < 0.9
 
 
-def test_the_set_is_drawn_by_seed_and_knows_its_experts():
+def test_the_dataset_depends_on_the_seed_and_names_the_needed_experts():
     first, again, other = (load_dataset("pocket", "test", 8, seed) for seed in (0, 0, 1))
     assert [a.question for a in first] == [b.question for b in again]
     assert all((a.image == b.image).all() for a, b in zip(first, again, strict=True))
     assert not any((a.image == b.image).all() for a, b in zip(first, other, strict=True))
-    assert all(set(one.experts) <= {"color", "shape", "texture", "glyph", "size", "position"} for one in first)
+    assert all(set(sample.experts) <= {"color", "shape", "texture", "glyph", "size", "position"} for sample in first)
     assert load_dataset("pocket", "test", 5, 0)[4].id == first[4].id
 
 
-def test_an_unknown_split_is_refused_with_the_known_ones():
+def test_an_unknown_split_is_refused_with_the_list_of_splits():
     with pytest.raises(R2T2Error, match="train, gate, reference, validation, test"):
         load_dataset("pocket", "dev", 3)

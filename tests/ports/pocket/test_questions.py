@@ -1,4 +1,4 @@
-"""Questions: an independent reader of the English answers them from the scene, and finds one referent each."""
+"""Questions: an independent parser of the English text answers them from the scene, with one referent each."""
 
 import re
 from collections import Counter, defaultdict
@@ -79,14 +79,14 @@ def test_existence():
 
 def test_relations_and_places():
     for scene, question in questions("train", families=("spatial",)):
-        found = [only(scene, noun) for noun in nouns(question.text)]
-        if len(found) == 1:
-            thing = found[0]
+        things = [only(scene, noun) for noun in nouns(question.text)]
+        if len(things) == 1:
+            thing = things[0]
             vertical, horizontal = question.answer.split()
             assert (vertical == "top") == (thing.row < 2)
             assert (horizontal == "left") == (thing.column < 2)
         else:
-            subject, other = sorted(found, key=lambda thing: dict(question.roles)[thing.cell])
+            subject, other = sorted(things, key=lambda thing: dict(question.roles)[thing.cell])
             along = {
                 "left": other.column - subject.column,
                 "right": subject.column - other.column,
@@ -111,7 +111,7 @@ def test_stages_share_no_phrasing():
     assert {len(ASK[form]) for form in ASK if form != "absence"} == {8}
 
 
-def test_answers_are_balanced_enough_to_mean_something():
+def test_no_answer_dominates_its_family():
     answers = defaultdict(Counter)
     for _, question in questions("test", 3000):
         answers[question.family][question.answer] += 1
@@ -121,7 +121,7 @@ def test_answers_are_balanced_enough_to_mean_something():
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_words_are_known_and_few(split):
+def test_questions_use_known_words_and_are_short(split):
     known = set(vocabulary())
     for _, question in questions(split):
         words = question.text.split()

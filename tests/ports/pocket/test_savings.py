@@ -1,4 +1,4 @@
-"""The pocket model's ladder: every saving gives the plain gradient."""
+"""The cost variants of the pocket model give the same gradient."""
 
 import jax
 import numpy as np
@@ -11,7 +11,7 @@ from tests.flops_checks import check_ladder
 SHAPES = shapes(None, None, None)
 
 
-def test_every_rung_gives_the_plain_gradient():
+def test_every_cost_variant_gives_the_same_gradient():
     port = load("narrow")
     image = np.random.default_rng(0).integers(0, 256, (IMAGE, IMAGE, 3), np.uint8)
     sample = Sample("a", image, "what color is the circle", ("red",))

@@ -1,4 +1,4 @@
-"""The pocket world: drawn the same everywhere, and what is drawn is what is said."""
+"""The pocket world: rendered equally on every machine, and images agree with their scenes."""
 
 import hashlib
 
@@ -26,7 +26,7 @@ def test_splits_and_seeds_share_no_scene():
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_a_scene_keeps_to_its_camera(split):
+def test_a_scene_stays_within_the_ranges_of_its_camera(split):
     camera = CAMERAS[split]
     for number in range(100):
         scene = make_scene(split, 0, number)
@@ -47,14 +47,14 @@ def test_occupied_cells_differ_from_the_background_and_empty_ones_do_not():
         assert cells[occupied].min() > 8 > cells[~occupied].max()
 
 
-def test_paint_has_the_color_it_is_called_by():
+def test_paint_has_the_named_color():
     channel = {"red": 0, "green": 1, "blue": 2}
     for number in range(60):
         scene = make_scene("reference", 1, number)
-        picture = render(scene)
+        image = render(scene)
         for thing in scene.things:
             if COLORS[thing.color] in channel:
-                plate = picture[thing.y - 4 : thing.y + 5, thing.x - 3]  # plain paint left of the glyph
+                plate = image[thing.y - 4 : thing.y + 5, thing.x - 3]  # plain paint left of the glyph
                 assert (plate.mean(axis=0).argmax() == channel[COLORS[thing.color]]).all()
 
 

@@ -1,4 +1,4 @@
-"""The pocket model without its weights has the shapes of the one with weights."""
+"""The pocket model without weights has the shapes of the loaded one."""
 
 import jax
 import numpy as np
@@ -15,16 +15,16 @@ def shape_of(tree):
 
 
 def test_shapes_are_those_of_the_loaded_port() -> None:
-    port, found = load("narrow"), load_shapes("pocket:narrow")
-    assert found.name == port.name
-    assert found.model.spec == port.model.spec
-    assert shape_of(found.params) == shape_of(port.params)
+    port, shaped = load("narrow"), load_shapes("pocket:narrow")
+    assert shaped.name == port.name
+    assert shaped.model.spec == port.model.spec
+    assert shape_of(shaped.params) == shape_of(port.params)
     inputs = port.processor.prepare(port.params, [_sample()])
-    one = jax.tree.map(lambda leaf: leaf[0], (inputs, port.processor.answer_ids(["red"])))
-    features = jax.eval_shape(port.model.encode, port.params, one[0])
-    assert shape_of(found.features) == shape_of(features)
-    assert shape_of(found.answer) == shape_of(one[1])
-    loss = jax.eval_shape(found.model.answer_loss, found.params, found.features, None, found.answer)
+    sample = jax.tree.map(lambda leaf: leaf[0], (inputs, port.processor.answer_ids(["red"])))
+    features = jax.eval_shape(port.model.encode, port.params, sample[0])
+    assert shape_of(shaped.features) == shape_of(features)
+    assert shape_of(shaped.answer) == shape_of(sample[1])
+    loss = jax.eval_shape(shaped.model.answer_loss, shaped.params, shaped.features, None, shaped.answer)
     assert loss.shape == ()
 
 

@@ -1,4 +1,4 @@
-"""Ours and both PyTorch versions of NGD arrive at the same routing weights by the same losses."""
+"""NGD in JAX and both PyTorch versions give the same routing weights and the same losses."""
 
 import jax
 import numpy as np
@@ -16,7 +16,7 @@ def problem():
 
 
 @pytest.fixture(scope="module")
-def found(problem):
+def result(problem):
     return jax.tree.map(np.asarray, ours(problem, STEPS)())
 
 
@@ -32,26 +32,26 @@ def one_thread():
 
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("name", ["one_by_one", "batched"])
-def test_all_arrive_at_the_same_weights(problem, found, name):
+def test_all_versions_give_the_same_weights(problem, result, name):
     r, losses = torch_descents(problem, STEPS)[name]()
-    np.testing.assert_allclose(r.numpy(), found.weights, atol=1e-4, rtol=0)
-    np.testing.assert_allclose(losses.numpy(), found.losses, atol=1e-5, rtol=1e-5)
+    np.testing.assert_allclose(r.numpy(), result.weights, atol=1e-4, rtol=0)
+    np.testing.assert_allclose(losses.numpy(), result.losses, atol=1e-5, rtol=1e-5)
 
 
-def test_the_descent_moves_and_stays_inside_the_simplex(problem, found):
-    assert found.path.min() > 0
-    np.testing.assert_allclose(found.path.sum(-1), 1, atol=1e-5)
-    assert np.abs(found.weights - problem.routing).max() > 1e-2
-    assert (found.losses[:, -1] < found.losses[:, 0]).all()
+def test_the_descent_moves_and_stays_inside_the_simplex(problem, result):
+    assert result.path.min() > 0
+    np.testing.assert_allclose(result.path.sum(-1), 1, atol=1e-5)
+    assert np.abs(result.weights - problem.routing).max() > 1e-2
+    assert (result.losses[:, -1] < result.losses[:, 0]).all()
 
 
-def test_a_problem_is_read_as_it_was_written(problem, tmp_path):
+def test_a_saved_problem_is_read_back_unchanged(problem, tmp_path):
     problem.save(tmp_path / "problem.npz")
     again = DescentProblem.read(tmp_path / "problem.npz")
     assert jax.tree.all(jax.tree.map(np.array_equal, vars(problem), vars(again)))
 
 
-def test_a_problem_is_cut_and_filled_up(problem):
+def test_a_problem_is_cut_and_padded(problem):
     cut = problem.take(5, 2)
     assert cut.weights.shape == (5, 2)
     assert cut.features["first"].shape[:2] == (5, 2)

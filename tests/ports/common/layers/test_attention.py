@@ -1,4 +1,4 @@
-"""Attention against torch's, against loops, and where nothing can be seen."""
+"""Attention against PyTorch, by hand, and without any visible key."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -34,7 +34,7 @@ def test_bias_and_scale_by_hand():
     np.testing.assert_allclose(attend(query, keys, values, scale=2.0), [[[1.4]]], rtol=1e-6)  # weights 9/10, 1/10
 
 
-def test_seeing_nothing_is_the_mean_and_no_nan(draw):
+def test_a_query_without_visible_keys_gives_the_mean_and_no_nan(draw):
     query, keys, values = draw.normal(size=(3, 4, 2, 3)).astype("f4")
     out = attend(query, keys, values, jnp.zeros((1, 4), bool))
     np.testing.assert_allclose(out, np.broadcast_to(values.mean(axis=0), out.shape), atol=1e-6)

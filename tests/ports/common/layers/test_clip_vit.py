@@ -34,13 +34,13 @@ def test_every_block_equals_transformers(remat):
     with torch.no_grad():
         states = theirs(torch.tensor(pixels.transpose(2, 0, 1)[None]), output_hidden_states=True).hidden_states
     run = jax.jit(lambda pixels: [ours(pixels, blocks) for blocks in range(4)] + [ours(pixels)])
-    *every, whole = run(pixels)
-    for actual, expected in zip(every, states, strict=True):
+    *outputs, whole = run(pixels)
+    for actual, expected in zip(outputs, states, strict=True):
         np.testing.assert_allclose(actual, expected[0, 1:].numpy(), atol=2e-5)
-    np.testing.assert_allclose(whole, every[-1], atol=1e-6)
+    np.testing.assert_allclose(whole, outputs[-1], atol=1e-6)
 
 
-def test_low_precision_stays_low():
+def test_low_precision_is_kept():
     ours = nnx.eval_shape(lambda: ClipVit(ClipVitConfig(**{**vars(CONFIG), "dtype": "bfloat16"}), nnx.Rngs(0)))
     graph, params = nnx.split(ours)
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("bfloat16")}

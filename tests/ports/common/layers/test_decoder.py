@@ -1,4 +1,4 @@
-"""The decoder against transformers' Llama and Qwen2, and its cache against itself."""
+"""The decoder against Llama and Qwen2 of transformers; cached runs against whole runs."""
 
 import dataclasses
 
@@ -16,7 +16,7 @@ CONFIG = DecoderConfig(width=24, layers=3, heads=6, kv_heads=2, head_width=4, hi
 
 
 @pytest.fixture(scope="module")
-def drawn():
+def random_decoder():
     graph, params = nnx.split(nnx.eval_shape(lambda: Decoder(CONFIG, nnx.Rngs(0))))
     draw = np.random.default_rng(0)
     params = jax.tree.map(lambda leaf: jnp.asarray(0.3 * draw.normal(size=leaf.shape), leaf.dtype), params)
@@ -42,11 +42,11 @@ def test_causal_states_equal_transformers(name, qkv_bias):
         expected = theirs(inputs_embeds=torch.tensor(x)[None], use_cache=False).last_hidden_state[0].numpy()
     run = jax.jit(lambda x, mask: ours(x, mask, jnp.arange(9))[0])
     np.testing.assert_allclose(run(x, causal_mask(jnp.ones(9, bool))), expected, atol=2e-5)
-    assert np.abs(run(x, jnp.ones((9, 9), bool)) - expected).max() > 0.1  # the mask is seen
+    assert np.abs(run(x, jnp.ones((9, 9), bool)) - expected).max() > 0.1  # the mask has an effect
 
 
-def test_tokens_behind_a_cache_equal_the_whole(drawn):
-    run, x = jax.jit(drawn[0]), drawn[1]
+def test_tokens_after_a_cache_equal_a_whole_run(random_decoder):
+    run, x = jax.jit(random_decoder[0]), random_decoder[1]
     mask, positions = causal_mask(jnp.ones(10, bool)), jnp.arange(10)
     whole, everything = run(x, mask, positions)
     first, cache = run(x[:6], mask[:6, :6], positions[:6])
@@ -56,8 +56,8 @@ def test_tokens_behind_a_cache_equal_the_whole(drawn):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), joined, everything)
 
 
-def test_decoding_step_by_step_equals_the_whole(drawn):
-    (decoder, x), run = drawn, jax.jit(drawn[0])
+def test_decoding_step_by_step_equals_a_whole_run(random_decoder):
+    (decoder, x), run = random_decoder, jax.jit(random_decoder[0])
     mask, positions = causal_mask(jnp.ones(10, bool)), jnp.arange(10)
     whole, _ = run(x, mask, positions)
     _, cache = run(x[:6], mask[:6, :6], positions[:6])
@@ -68,8 +68,8 @@ def test_decoding_step_by_step_equals_the_whole(drawn):
         np.testing.assert_allclose(state[0], whole[slot], atol=1e-5)
 
 
-def test_recomputing_layers_changes_no_gradient(drawn):
-    decoder, x = drawn
+def test_recomputing_layers_changes_no_gradient(random_decoder):
+    decoder, x = random_decoder
     mask, positions = causal_mask(jnp.ones(10, bool)), jnp.arange(10)
 
     def gradient(remat):
@@ -84,7 +84,7 @@ def test_recomputing_layers_changes_no_gradient(drawn):
         np.testing.assert_allclose(gradient(remat), gradient("none"), atol=1e-5)
 
 
-def test_low_precision_stays_low():
+def test_low_precision_is_kept():
     config = dataclasses.replace(CONFIG, dtype="bfloat16")
     graph, params = nnx.split(nnx.eval_shape(lambda: Decoder(config, nnx.Rngs(0))))
     x = jax.ShapeDtypeStruct((3, 24), jnp.bfloat16)

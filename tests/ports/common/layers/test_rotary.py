@@ -1,4 +1,4 @@
-"""Rotary positions: by hand, against transformers, and relative."""
+"""Rotary positions: by hand, against transformers, and depending only on differences."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -7,14 +7,14 @@ import pytest
 from ports.common.layers.rotary import rotate
 
 
-def test_first_half_turns_with_the_second():
+def test_the_first_half_is_rotated_with_the_second():
     x = jnp.array([[[1.0, 1.0, 0.0, 0.0]]])
     angles = np.array([3.0, 3.0 / 10.0])  # theta 100, width 4: frequencies 1 and 100^-(1/2)
     expected = np.concatenate([np.cos(angles), np.sin(angles)])
     np.testing.assert_allclose(rotate(x, jnp.array([3]), 100.0)[0, 0], expected, atol=1e-6)
 
 
-def test_products_depend_on_differences_alone():
+def test_products_depend_only_on_differences_of_positions():
     query, key = np.random.default_rng(0).normal(size=(2, 1, 1, 16)).astype("f4")
 
     def product(p, q):
