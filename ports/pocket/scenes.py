@@ -76,7 +76,7 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """Objects in reading order and how the image is taken."""
+    """Objects in reading order, the color of the background, and pixel noise."""
 
     things: tuple[Thing, ...]
     background: tuple[float, float, float]
