@@ -1,18 +1,17 @@
-"""The paper's tables and figures, one command each, and the sweeps that it does not show.
+"""The paper's tables and figures, one command each, and sensitivity tables that the paper does not have.
 
-A file in `tables/` says what a table compares, what the paper found, and nothing of how: the same files serve every
-model. `paper.json` holds the paper's own numbers, as printed.
+A file in `tables/` states what a table compares and the paper's table of the same rows; the same files serve every
+model. `paper.json` holds the paper's printed numbers.
 
-    tables.py     the files: which tables there are, what their rows are
-    trials.py     one row: a strategy, its settings, and what it is given
-    subjects.py   who is asked what: a model and a test set
-    plan.py       the rows of all tables that differ, each measured once, as parts of a run
-    bench.py      a model under what a row is given: a share of the references, another embedder, uniform weights
-    measure.py    compute what is missing of a run
-    found.py      what a table's rows did, as arrays
-    trend.py      does the paper's ordering hold here, tested
-    kinds/        what a kind of table adds to its rows: cost, flow, transitions, places among other models
-    results.py    a finished table as numbers, from the rows alone
-    writing.py    the same as Markdown and CSV
-    estimate.py   what all this would take, from a model's shapes alone; foretelling.py prints it
+    paper.py       the paper's numbers
+    spec.py        reads the files of `tables/`: the tables, their rows and the condition of each row
+    plan.py        the evaluation targets (model and test set) and the distinct measurements of all tables
+    conditions.py  prepares model and bank for a condition: a share of the references, another embedder, uniform weights
+    measure.py     computes the missing measurements of a run
+    table_data.py  the measured rows of one table as arrays
+    trend.py       tests whether the paper's ordering holds
+    kinds/         what a kind of table adds to its rows: cost, flow, transitions, leaderboard
+    results.py     a finished table as JSON numbers
+    export.py      a finished table as Markdown and CSV
+    estimate.py    predicts the cost of a reproduction from a model's shapes
 """

@@ -1,8 +1,9 @@
-"""A subject as a row wants it: with a share of the references, another embedder, uniform weights in place of r0.
+"""Prepares a model and a bank for the condition of a row: a share of the references, another embedder, uniform weights.
 
-Questions and references are encoded once for all rows; what differs here is who speaks for whom.
+Questions and references are encoded once for all rows; a condition changes only which references are neighbors and
+which weights are optimized.
 
-Axis letters: B test samples, K neighbours, L routed layers, E experts.
+Axis letters: B test samples, K neighbors, L routed layers, E experts, A answer tokens.
 """
 
 from __future__ import annotations
@@ -34,10 +35,10 @@ from r2t2_jax.routing import Routing, RoutingSpec, by_group, uniform
 
 @dataclass(frozen=True)
 class LastLayers:
-    """The model itself, but for the loss: it has no slope with respect to the weights of the first layers.
+    """A model whose loss has zero gradient with respect to the weights of all but the `last` layers.
 
-    Descent from the router's weights then leaves those where they are, under every optimiser and in every space whose
-    layers are not tied.
+    Descent from the router's weights then leaves those weights unchanged, with every optimizer and in every update
+    space whose layers are not tied.
     """
 
     model: RoutedModel
@@ -52,9 +53,8 @@ class LastLayers:
     ) -> Float[Array, ""]:
         if routing is not None:
             values = routing.values  # [L, E]
-            moves = jnp.arange(len(values)) >= len(values) - self.last
-            held = jnp.where(moves[:, None], values, jax.lax.stop_gradient(values))
-            routing = replace(routing, values=held)
+            optimized = jnp.arange(len(values)) >= len(values) - self.last
+            routing = replace(routing, values=jnp.where(optimized[:, None], values, jax.lax.stop_gradient(values)))
         return self.model.answer_loss(params, features, routing, answer)
 
     def generate(
@@ -67,88 +67,88 @@ class LastLayers:
 
 
 @dataclass(frozen=True)
-class Bench:
-    """Strategies with all that is done once for what they are given."""
+class ConditionEvaluator:
+    """The evaluator of all strategies that share a condition."""
 
     evaluator: Evaluator
-    given: Condition
+    condition: Condition
 
     def prepare_batch(self, questions: EncodedQuestions, dataset_indices: Int[np.ndarray, "B"]) -> PreparedBatch:
-        """The strategies ready to answer some questions.
+        """Apply the condition to some questions and retrieve their neighbors.
 
         Args:
-            questions: a block of a test set, encoded, embedded by the model's own embedder.
+            questions: a block of a test set, encoded and embedded by the model's own embedder.
             dataset_indices: positions of the questions in the test set.
 
         Raises:
-            R2T2Error: references of other families are wanted and there are none.
+            R2T2Error: the condition requires references of other families, and there are none.
         """
-        if self.given.embedder:
-            vectors = embedder_of(self.given.embedder).embed([sample.question for sample in questions.samples])
+        if self.condition.embedder:
+            vectors = load_embedder(self.condition.embedder).embed([sample.question for sample in questions.samples])
             questions = replace(questions, embeddings=vectors)
-        queries = given_queries(self.evaluator.port.model.spec, questions.queries, self.given)
+        queries = restrict_queries(self.evaluator.port.model.spec, questions.queries, self.condition)
         batch = self.evaluator.prepare_batch(replace(questions, queries=queries), dataset_indices)
-        return _with_foreign_neighbors(batch) if self.given.foreign else batch
+        return _with_neighbors_of_other_families(batch) if self.condition.other_families else batch
 
 
-def open_bench(
-    port: Port, bank: ReferenceBank, methods: Mapping[str, Method], given: Condition, metric: Metric, seed: int
-) -> Bench:
-    """Do what is done once.
+def create_evaluator(
+    port: Port, bank: ReferenceBank, methods: Mapping[str, Method], condition: Condition, metric: Metric, seed: int
+) -> ConditionEvaluator:
+    """The evaluator of some strategies under a condition.
 
     Args:
         port: the model.
-        bank: all of its references, those answered wrongly too.
+        bank: all of its references, including incorrectly answered ones.
         methods: strategies by label.
-        given: what they work with.
+        condition: what the strategies work with.
         metric: scores an answer.
-        seed: of everything drawn.
+        seed: seed of all random choices.
 
     Raises:
         R2T2Error: as `Evaluator.create`.
     """
-    if given.embedder:
-        embedder = embedder_of(given.embedder)
+    if condition.embedder:
+        embedder = load_embedder(condition.embedder)
         port = replace(port, embedder=embedder)
         vectors = embedder.embed([str(record["question"]) for record in bank.records])
         bank = replace(bank, embeddings=vectors, embedder_fingerprint=embedder.fingerprint, folder=None, origin=None)
-    if given.share < 1:
-        bank = bank.subsample(max(1, round(given.share * len(bank))), given.draw)
-    if given.keep_wrong:
+    if condition.share < 1:
+        bank = bank.subsample(max(1, round(condition.share * len(bank))), condition.draw)
+    if condition.keep_wrong:
         bank = replace(bank, correct=None)
-    if given.last_layers is not None:
-        port = replace(port, model=LastLayers(port.model, given.last_layers))
-    return Bench(Evaluator.create(port, bank, methods, metric, seed), given)
+    if condition.last_layers is not None:
+        port = replace(port, model=LastLayers(port.model, condition.last_layers))
+    return ConditionEvaluator(Evaluator.create(port, bank, methods, metric, seed), condition)
 
 
 @cache
-def embedder_of(name: str) -> Embedder:
+def load_embedder(name: str) -> Embedder:
     """An embedder by name, loaded once."""
     return question_embedder(name)
 
 
-def given_queries(spec: RoutingSpec, queries: Query, given: Condition) -> Query:
-    """Queries that start elsewhere, or may use the core experts alone."""
-    if given.start == "uniform":
-        even = jax.vmap(lambda support: uniform(spec, support))(queries.support)
-        queries = replace(queries, routing=even.astype(queries.routing.dtype))
-    if given.core_experts is not None:
-        queries = replace(queries, support=_core(spec, queries, given.core_experts))
+def restrict_queries(spec: RoutingSpec, queries: Query, condition: Condition) -> Query:
+    """The queries with the starting point and the support that the condition requires."""
+    if condition.start == "uniform":
+        weights = jax.vmap(lambda support: uniform(spec, support))(queries.support)
+        queries = replace(queries, routing=weights.astype(queries.routing.dtype))
+    if condition.core_experts is not None:
+        queries = replace(queries, support=_core_experts(spec, queries, condition.core_experts))
     return queries
 
 
-def _core(spec: RoutingSpec, queries: Query, most: int) -> Bool[Array, "B L E"]:
-    """The live experts with the largest router weights, so many of each group."""
+def _core_experts(spec: RoutingSpec, queries: Query, count: int) -> Bool[Array, "B L E"]:
+    """The mask of the `count` available experts per group with the largest router weights."""
 
-    def largest(weights: Array, live: Array) -> Array:
-        ranked = jnp.argsort(jnp.argsort(-jnp.where(live, weights, -jnp.inf), axis=-1), axis=-1)
-        return live & (ranked < most)
+    def largest(weights: Array, support: Array) -> Array:
+        ranks = jnp.argsort(jnp.argsort(-jnp.where(support, weights, -jnp.inf), axis=-1), axis=-1)
+        return support & (ranks < count)
 
     return by_group(spec, largest, queries.routing, queries.support)
 
 
-def _with_foreign_neighbors(batch: PreparedBatch) -> PreparedBatch:
-    """The batch with neighbors of every question among the references of other families than its own."""
+def _with_neighbors_of_other_families(batch: PreparedBatch) -> PreparedBatch:
+    """The batch with neighbors chosen among the references of other families than the question's."""
     questions, index = batch.questions, batch.neighbors.index
     assert index is not None
     families = np.array([sample.category for sample in questions.samples])
@@ -160,13 +160,13 @@ def _with_foreign_neighbors(batch: PreparedBatch) -> PreparedBatch:
             continue
         parts, rows = [], []
         for family in np.unique(families):
-            mine, others = np.flatnonzero(families == family), np.flatnonzero(reference_families != family)
+            samples, others = np.flatnonzero(families == family), np.flatnonzero(reference_families != family)
             if not len(others):
                 raise R2T2Error(f"there is no reference of another family than {family!r}")
-            foreign = build_index(np.asarray(index.correct.embeddings)[others])
-            neighbors = select(method.selector, foreign, questions.embeddings[mine], batch.keys[mine])
+            index_of_others = build_index(np.asarray(index.correct.embeddings)[others])
+            neighbors = select(method.selector, index_of_others, questions.embeddings[samples], batch.keys[samples])
             parts.append(replace(neighbors, indices=jnp.asarray(others)[neighbors.indices]))
-            rows.append(mine)
+            rows.append(samples)
         order = np.argsort(np.concatenate(rows))
         neighborhoods[name] = jax.tree.map(lambda *leaves, order=order: jnp.concatenate(leaves)[order], *parts)
     return replace(batch, neighbors=replace(batch.neighbors, neighborhoods=neighborhoods))

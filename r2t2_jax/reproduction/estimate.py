@@ -23,7 +23,7 @@ from r2t2_jax.method.strategies import Strategy
 from r2t2_jax.reporting.costs import counted
 from r2t2_jax.reporting.tables import markdown_table
 from r2t2_jax.reproduction.paper import COLUMN_OF, paper_numbers
-from r2t2_jax.reproduction.plan import Measurement, SubjectPlan, plan_rows
+from r2t2_jax.reproduction.plan import Measurement, TargetPlan, plan_rows
 from r2t2_jax.reproduction.spec import PAPER, Table
 from r2t2_jax.runtime.memory import format_size, tree_bytes
 
@@ -52,7 +52,7 @@ class Estimate:
 
     questions: int
     costs: dict[str, RowCost]
-    plan: SubjectPlan
+    plan: TargetPlan
     parameters: int
     features: int
 
@@ -68,7 +68,7 @@ class Estimate:
 
     def of_table(self, name: str) -> list[str]:
         """The labels of a table's rows."""
-        cells = [cell for (table, _), rows in self.plan.cells.items() if table == name for cell in rows]
+        cells = [cell for (table, _), rows in self.plan.rows.items() if table == name for cell in rows]
         return list(dict.fromkeys(cell.label for cell in cells if cell.label))
 
 

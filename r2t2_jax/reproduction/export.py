@@ -1,4 +1,4 @@
-"""A table's numbers as Markdown, CSV and JSON."""
+"""Writes the result of a table as Markdown, CSV and JSON."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ SETTINGS = {"own": "the model's own settings", "paper": "the paper's settings"}
 VERDICTS = {
     "holds": "the paper's ordering holds",
     "partly": "the paper's ordering holds in part",
-    "mixed": "some pairs stand as in the paper, others the other way round",
-    "reversed": "what can be told stands the other way round",
+    "mixed": "the paper's ordering holds for some pairs and is reversed for others",
+    "reversed": "the paper's ordering is reversed",
     "open": "the paper's ordering is not shown",
 }
 
@@ -35,12 +35,12 @@ def _write(text: str, draft: Path) -> None:
 
 
 def read_table(folder: Path, name: str) -> dict[str, Any]:
-    """What `write_table` wrote."""
+    """The result that `write_table` wrote."""
     return json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def markdown(result: Mapping[str, Any]) -> str:
-    """The whole table, a part for each model and setting."""
+    """The table as Markdown, with a part for each model and setting."""
     numbers = ", ".join(result["shows"])
     head = f"## {result['title']}" + (f" ({numbers} of the paper)" if numbers else "")
     parts = [head, result["question"]]
@@ -57,14 +57,14 @@ def markdown(result: Mapping[str, Any]) -> str:
 
 
 def _rows(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, Mapping[str, str]]) -> str:
-    printed = any("paper" in row for row in rows)
-    head = ["", *(["paper, %"] if printed else []), "here, % (95 % interval)", "against base, points"]
-    head += ["wrong→right / right→wrong", "evaluations a case"]
+    has_paper = any("paper" in row for row in rows)
+    head = ["", *(["paper, %"] if has_paper else []), "here, % (95 % interval)", "gain over base, points"]
+    head += ["wrong→right / right→wrong", "evaluations per question"]
     used_fallback = any(row.get("used_fallback") for row in rows)
     head += ["without neighbours"] if used_fallback else []
     lines = []
     for row in rows:
-        cells = [row["name"], *([f"{row['paper']:.1f}" if "paper" in row else "–"] if printed else [])]
+        cells = [row["name"], *([f"{row['paper']:.1f}" if "paper" in row else "–"] if has_paper else [])]
         cells += _numbers(row) if "accuracy" in row else ["not run", "", "", ""]
         cells += [str(row.get("used_fallback", ""))] if used_fallback else []
         lines.append(cells + [column.get(row["name"], "") for column in columns.values()])
@@ -83,40 +83,40 @@ def _numbers(row: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def trend_line(found: Mapping[str, Any]) -> str:
-    """What became of the paper's ordering, in one sentence, and the pairs that stand the other way round."""
-    total = found["shown"] + found["reversed"] + found["open"]
-    low, high = found["tau_ci95"]
+def trend_line(result: Mapping[str, Any]) -> str:
+    """The verdict on the paper's ordering in one sentence, followed by the reversed pairs."""
+    total = result["shown"] + result["reversed"] + result["open"]
+    low, high = result["tau_ci95"]
     line = (
-        f"Trend: {VERDICTS[found['verdict']]}. Of the {total} pairs that the paper orders {found['shown']} are shown, "
-        f"{found['reversed']} reversed and {found['open']} open (paired bootstrap, 95 % together); "
-        f"Kendall's tau {found['tau']:+.2f} ({low:+.2f} to {high:+.2f})."
+        f"Trend: {VERDICTS[result['verdict']]}. Of the {total} pairs that the paper orders, {result['shown']} are "
+        f"shown, {result['reversed']} reversed and {result['open']} open (paired bootstrap, 95 % jointly); "
+        f"Kendall's tau {result['tau']:+.2f} ({low:+.2f} to {high:+.2f})."
     ).replace("-", "−")
-    turned = [pair for pair in found["pairs"] if pair["verdict"] == "reversed"]
-    if turned:
-        told = (f"{pair['worse']} beats {pair['better']} by {abs(pair['points']):.1f} points" for pair in turned)
-        line += f" Reversed: {'; '.join(told)}."
+    pairs = [pair for pair in result["pairs"] if pair["verdict"] == "reversed"]
+    if pairs:
+        texts = (f"{pair['worse']} beats {pair['better']} by {abs(pair['points']):.1f} points" for pair in pairs)
+        line += f" Reversed: {'; '.join(texts)}."
     return line
 
 
 def csv_text(result: Mapping[str, Any]) -> str:
-    """One line a row, model and setting."""
+    """The table as CSV, with one line per row, model and setting."""
     lines = []
     for model, settings in result["models"].items():
         for setting, part in settings.items():
             for row in part["rows"]:
-                ran = "accuracy" in row
+                was_run = "accuracy" in row
                 lines.append(
                     {
                         "model": model,
                         "settings": setting,
                         "row": row["name"],
-                        "n": part["n"] if ran else 0,
+                        "n": part["n"] if was_run else 0,
                         "paper": row.get("paper"),
                         "accuracy": row.get("accuracy"),
-                        "ci95_low": row["ci95"][0] if ran else None,
-                        "ci95_high": row["ci95"][1] if ran else None,
-                        "gain_points": row["gain"]["points"] if ran else None,
+                        "ci95_low": row["ci95"][0] if was_run else None,
+                        "ci95_high": row["ci95"][1] if was_run else None,
+                        "gain_points": row["gain"]["points"] if was_run else None,
                         "wrong_to_right": row.get("wrong_to_right"),
                         "right_to_wrong": row.get("right_to_wrong"),
                         "evaluations_per_sample": row.get("evaluations_per_sample"),

@@ -1,7 +1,7 @@
-"""Compute what is missing of a reproduction, on the engine for long work.
+"""Computes the missing measurements of a reproduction as parts of a run.
 
-References are encoded once a model and questions once a subject, whatever the number of tables. Rows which differ in
-numbers alone share a compiled program.
+References are encoded once per model and questions once per target, for all tables. Rows that differ only in numbers
+share a compiled program.
 """
 
 from __future__ import annotations
@@ -23,111 +23,117 @@ from r2t2_jax.evaluation.benchmark import ANSWER, ENCODE, part_name
 from r2t2_jax.evaluation.encode import encode_prepared, prepare_questions
 from r2t2_jax.evaluation.records import reference_rows, result_rows
 from r2t2_jax.evaluation.setup import open_bank
-from r2t2_jax.reproduction.conditions import Bench, open_bench
-from r2t2_jax.reproduction.plan import Block, EvalTarget, SubjectPlan
+from r2t2_jax.reproduction.conditions import ConditionEvaluator, create_evaluator
+from r2t2_jax.reproduction.plan import EvalTarget, QuestionBlock, TargetPlan
 from r2t2_jax.reproduction.spec import Condition
 from r2t2_jax.runs.plan import Batch
 from r2t2_jax.runs.run import Run
 from r2t2_jax.runtime.batching import threads_at_a_time
 from r2t2_jax.runtime.threads import prefetch
 
-LIGHT = ("model", "strategy", "id", "category", "prediction", "score", "right", "used_fallback", "evaluations")
-NOT_RUN = "not_run"  # the column that says why a model cannot do what a row asks
-KEPT = 2  # blocks whose encoded questions are held: the one that is asked, and the next
+SWEEP_COLUMNS = ("model", "strategy", "id", "category", "prediction", "score", "right", "used_fallback", "evaluations")
+NOT_RUN = "not_run"  # column with the reason why a model cannot run a row
+MAX_ENCODED_BLOCKS = 2  # the current block and the next
 
 
 def measure(
-    run: Run, subjects: Sequence[EvalTarget], plans: Sequence[SubjectPlan], bank: Path | None, seed: int, size: int
+    run: Run,
+    targets: Sequence[EvalTarget],
+    plans: Sequence[TargetPlan],
+    bank: Path | None,
+    seed: int,
+    block_size: int,
 ) -> None:
-    """Measure all that is missing.
+    """Compute all missing measurements.
 
     Args:
-        run: whose plan has the parts of all subjects.
-        subjects, plans: in one order.
-        bank: directory of the references; without it those registered with the model are collected.
-        seed: of everything drawn.
-        size: questions a block.
+        run: its plan has the parts of all targets.
+        targets, plans: the targets and their plans, in the same order.
+        bank: directory of the references; without it the references registered with the model are collected.
+        seed: seed of all random choices.
+        block_size: questions per block.
 
     Raises:
-        R2T2Error: as `open_bank` and `open_bench`.
-        Stopped: the run is to end.
+        R2T2Error: as `open_bank` and `create_evaluator`.
+        RunInterrupted: the run was interrupted.
     """
     references: tuple[str, ReferenceBank] | None = None
-    for subject, plan in zip(subjects, plans, strict=True):
-        parts = [part.name for part in plan.parts(size)]
+    for target, plan in zip(targets, plans, strict=True):
+        parts = [part.name for part in plan.parts(block_size)]
         if not run.todo(parts):
             continue
-        if references is None or references[0] != subject.port.name:  # of one model at a time
-            found = open_bank(subject.port, bank, subject.metric, subject.samples, keep_wrong=True)
-            references = subject.port.name, found
+        if references is None or references[0] != target.port.name:  # the bank of one model at a time
+            opened = open_bank(target.port, bank, target.metric, target.samples, keep_wrong=True)
+            references = target.port.name, opened
         run.check()
         for batch in run.todo([plan.references]):
-            run.append(batch, reference_rows(subject.name, references[1].records, np.asarray(references[1].routing)))
-        asking = Asking(run, subject, plan, shared(references[1]), seed, size)
-        answers = prefetch(asking.rows, run.todo(parts), threads_at_a_time())
-        for batch, answered in zip(run.missing(parts), answers, strict=True):
-            run.append(batch, answered)
+            run.append(batch, reference_rows(target.name, references[1].records, np.asarray(references[1].routing)))
+        evaluator = BlockEvaluator(run, target, plan, share_features(references[1]), seed, block_size)
+        results = prefetch(evaluator.rows, run.todo(parts), threads_at_a_time())
+        for batch, rows in zip(run.missing(parts), results, strict=True):
+            run.append(batch, rows)
 
 
-def shared(bank: ReferenceBank) -> ReferenceBank:
-    """The bank with its features behind a reader: any number of its parts then hold them once."""
+def share_features(bank: ReferenceBank) -> ReferenceBank:
+    """The bank with its features behind a reader, so that all of its subsets share one copy."""
     if bank.features is None:
         return bank
     return replace(bank, features=None, answers=None, reader=StoredSamples(bank.features, bank.answers))
 
 
-class Asking:
-    """Rows of a subject's blocks. They depend on nothing but the block and the measurement."""
+class BlockEvaluator:
+    """Computes the stored rows of a target's blocks; they depend only on the block and the measurement."""
 
     def __init__(
-        self, run: Run, subject: EvalTarget, plan: SubjectPlan, bank: ReferenceBank, seed: int, size: int
+        self, run: Run, target: EvalTarget, plan: TargetPlan, bank: ReferenceBank, seed: int, block_size: int
     ) -> None:
-        self._run, self._subject, self._plan = run, subject, plan
-        self._size = min(size, plan.most)
-        self._blocks: Mapping[str, Block] = {block.part: block for block in plan.blocks(size)}
-        by_given: dict[Condition, dict[str, Any]] = {}
-        for label, one in plan.measurements.items():
-            by_given.setdefault(one.given, {})[label] = one.method
-        self._benches: Mapping[Condition, Bench] = {
-            given: open_bench(subject.port, bank, methods, given, subject.metric, seed)
-            for given, methods in by_given.items()
+        self._run, self._target, self._plan = run, target, plan
+        self._size = min(block_size, plan.max_samples)
+        self._blocks: Mapping[str, QuestionBlock] = {block.part: block for block in plan.blocks(block_size)}
+        methods: dict[Condition, dict[str, Any]] = {}
+        for label, measurement in plan.measurements.items():
+            methods.setdefault(measurement.condition, {})[label] = measurement.method
+        self._evaluators: Mapping[Condition, ConditionEvaluator] = {
+            condition: create_evaluator(target.port, bank, labeled, condition, target.metric, seed)
+            for condition, labeled in methods.items()
         }
         self._encoding = threading.Lock()
-        self._ready: dict[int, Mapping[Condition, PreparedBatch]] = {}
+        self._prepared: dict[int, Mapping[Condition, PreparedBatch]] = {}
 
     def rows(self, batch: Batch) -> list[dict[str, Any]]:
-        """The rows of one measurement of one block."""
+        """The stored rows of one measurement of one block."""
         block = self._blocks[batch.part]
-        one = self._plan.measurements[block.labels[batch.start]]
-        ready = self._asked(block)[one.given]
-        stop = min(block.stop, one.cases) - block.start
-        at_path = (one.label,) if one.along else ()
+        measurement = self._plan.measurements[block.labels[batch.start]]
+        label = measurement.label
+        prepared = self._prepare(block)[measurement.condition]
+        stop = min(block.stop, measurement.samples) - block.start
+        at_path = (label,) if measurement.answer_steps else ()
         try:
-            (result,) = evaluate_batch(ready, [one.label], stop=stop, chunk_size=self._size, at_path=at_path)
+            (result,) = evaluate_batch(prepared, [label], stop=stop, chunk_size=self._size, at_path=at_path)
         except R2T2Error as error:
-            if not one.optional:
+            if not measurement.optional:
                 raise
-            return [{"model": self._subject.name, "strategy": one.label, NOT_RUN: str(error)}]
-        what = part_name(part_name(self._subject.name, one.label), ANSWER)
-        self._run.time(what, stop, result.seconds_per_sample * stop)
-        rows = result_rows(result, self._subject.name, ready.neighbors.records)
-        return rows if one.detailed else [{key: row[key] for key in LIGHT} for row in rows]
+            return [{"model": self._target.name, "strategy": label, NOT_RUN: str(error)}]
+        self._run.time(part_name(part_name(self._target.name, label), ANSWER), stop, result.seconds_per_sample * stop)
+        rows = result_rows(result, self._target.name, prepared.neighbors.records)
+        return rows if measurement.detailed else [{key: row[key] for key in SWEEP_COLUMNS} for row in rows]
 
-    def _asked(self, block: Block) -> Mapping[Condition, PreparedBatch]:
-        """A block's questions before every bench, encoded once; a block that is not full is filled up."""
+    def _prepare(self, block: QuestionBlock) -> Mapping[Condition, PreparedBatch]:
+        """The questions of a block under every condition, encoded once; a shorter block is padded."""
         with self._encoding:
-            if block.start not in self._ready:
-                samples = self._subject.samples[block.start : block.stop]
-                filled = [*samples, *[samples[-1]] * (self._size - len(samples))]
-                port = self._subject.port
+            if block.start not in self._prepared:
+                samples = self._target.samples[block.start : block.stop]
+                padded = [*samples, *[samples[-1]] * (self._size - len(samples))]
+                port = self._target.port
                 questions = encode_prepared(
-                    port, prepare_questions(port, filled), self._size, tqdm(disable=True), threads_at_a_time()
+                    port, prepare_questions(port, padded), self._size, tqdm(disable=True), threads_at_a_time()
                 )
-                self._run.time(part_name(self._subject.name, ENCODE), 1, questions.seconds_per_sample)
+                self._run.time(part_name(self._target.name, ENCODE), 1, questions.seconds_per_sample)
                 indices = np.minimum(np.arange(block.start, block.start + self._size), block.stop - 1)
-                self._ready[block.start] = {
-                    given: bench.prepare_batch(questions, indices) for given, bench in self._benches.items()
+                self._prepared[block.start] = {
+                    condition: evaluator.prepare_batch(questions, indices)
+                    for condition, evaluator in self._evaluators.items()
                 }
-                for old in sorted(self._ready)[:-KEPT]:
-                    del self._ready[old]
-            return self._ready[block.start]
+                for start in sorted(self._prepared)[:-MAX_ENCODED_BLOCKS]:
+                    del self._prepared[start]
+            return self._prepared[block.start]

@@ -1,10 +1,10 @@
-"""What has to be measured for some tables: every row that differs once, whatever tables show it.
+"""Plans the measurements for some tables; a row that occurs in several tables is measured once.
 
-Two rows are the same if their strategies have the same numbers and are given the same. So the Gaussian kernel of one
-table is the k = 5 of another, and a setting that a strategy does not read makes no difference to it.
+Two rows are equal if their strategies have equal numbers and equal conditions. So the Gaussian kernel of one table is
+the k = 5 of another, and a setting that a strategy does not read makes no difference.
 
-A run goes through the questions block by block and asks every row about a block before the next: what a block's
-questions are encoded to is needed no longer than that.
+A run processes the questions block by block, with every measurement of a block before the next block: the encoded
+questions of a block are then needed only for that time.
 """
 
 from __future__ import annotations
@@ -27,20 +27,26 @@ from r2t2_jax.method.presets import Preset
 from r2t2_jax.methods import Method, find_preset, method_of, own_preset
 from r2t2_jax.metrics import Metric
 from r2t2_jax.plugins import load, registered
-from r2t2_jax.reproduction.spec import BASE, OWN, PAPER, Condition, Table, Trial
+from r2t2_jax.reproduction.spec import BASE, OWN, PAPER, Condition, RowSpec, Table
 from r2t2_jax.retrieval.hashed_bag_of_words import question_embedder
 from r2t2_jax.runs.plan import Part
 
-TEST = "test"  # the split of a set that is drawn; a set of files has one for testing, its first
-TOGETHER = {"pocket": ("pocket:narrow", "pocket:balanced")}  # a model with two gates is two models, as in `r2t2 demo`
+TEST = "test"  # split of a synthetic dataset; a dataset of files is evaluated on its default split
+MODEL_VARIANTS = {"pocket": ("pocket:narrow", "pocket:balanced")}  # one name for several models, as in `r2t2 demo`
+ROWS, SWEEP = "rows", "sweep"  # stored rows: with the details that the report reads, and without them
 
 
 @dataclass(frozen=True)
 class EvalTarget:
     """One model on one test set.
 
-    `name` stands in the rows: the port's, and where it is asked several sets the set's too. `model` is what `load` was
-    asked for.
+    Args:
+        name: the name in the rows: the port's, followed by the dataset's if there are several datasets.
+        model: the name under which the model was loaded.
+        port: the model.
+        data: name of the dataset.
+        samples: the test samples.
+        metric: scores an answer.
     """
 
     name: str
@@ -51,96 +57,56 @@ class EvalTarget:
     metric: Metric
 
 
-def model_names(model: str) -> tuple[str, ...]:
-    """The models that a name stands for."""
-    return TOGETHER.get(model, (model,))
-
-
-def open_subjects(model: str, data: Sequence[str], n: int | None, seed: int, embedder: str = "") -> list[EvalTarget]:
-    """Every model a name stands for, on every set.
-
-    Args:
-        model: as `loading.load` takes it; `pocket` stands for both of its gates.
-        data: sets to ask; by default the one registered under the model's name.
-        n: questions of each set; `None` for all.
-        seed: which ones.
-        embedder: what finds like questions; empty for the model's own.
-
-    Raises:
-        R2T2Error: no such model or set, or no set goes with the model.
-    """
-    names = model_names(model)
-    ports = dict(zip(names, with_embedder([load(name) for name in names], embedder), strict=True))
-    sets = list(data) or [_own_set(next(iter(ports.values())))]
-    asked = {name: tuple(load_dataset(**source_of(name, n, seed))) for name in sets}
-    return [
-        EvalTarget(title if len(sets) == 1 else title_of(title, name), model, port, name, samples, metric_for(name, ""))
-        for model, port in ports.items()
-        for name, samples in asked.items()
-        for title in [port.name]
-    ]
-
-
-def source_of(name: str, n: int | None, seed: int) -> dict[str, Any]:
-    """What `load_dataset` is asked for; a run says it, so that a report finds the images."""
-    return {"name": name, "split": TEST if name in registered(GROUP) else "", "n": n, "seed": seed}
-
-
-def _own_set(port: Port) -> str:
-    name = port.name.partition(":")[0]
-    if name not in registered(GROUP):
-        raise R2T2Error(f"no set of questions is registered for {name}: name the sets to ask with --data")
-    return name
-
-
-ROWS, SWEEP = "rows", "sweep"  # what the report reads; rows without neighbours and paths
-
-
 @dataclass(frozen=True)
 class Measurement:
-    """What one strategy answers to the first `cases` questions of a subject.
+    """One strategy, evaluated on the first `samples` questions of a target.
 
     Args:
-        label: its name in the rows.
+        label: its name in the stored rows.
         method: the strategy.
-        given: what it works with.
-        cases: how many questions.
-        detailed: whether neighbours and paths are kept.
-        along: whether the answer after every step is wanted too.
-        optional: whether a model that cannot do it is told so and goes on, as with some rivals.
+        condition: what the strategy works with.
+        samples: number of questions.
+        detailed: record neighbors and paths.
+        answer_steps: also generate the answer after every step.
+        optional: if the model lacks what the method needs, record that and continue.
     """
 
     label: str
     method: Method
-    given: Condition
-    cases: int
+    condition: Condition
+    samples: int
     detailed: bool
-    along: bool
+    answer_steps: bool
     optional: bool
 
-    def also(self, other: Measurement) -> Measurement:
-        """What serves both."""
+    def merge(self, other: Measurement) -> Measurement:
+        """A measurement that serves both."""
         return dataclasses.replace(
             self,
-            cases=max(self.cases, other.cases),
+            samples=max(self.samples, other.samples),
             detailed=self.detailed or other.detailed,
-            along=self.along or other.along,
+            answer_steps=self.answer_steps or other.answer_steps,
             optional=self.optional and other.optional,
         )
 
 
 @dataclass(frozen=True)
-class Cell:
-    """Where a row of a table finds its numbers: the label of a measurement, or why there are none."""
+class PlannedRow:
+    """A row of a table with the label of its measurement, or the reason why it is not run."""
 
-    trial: Trial
+    spec: RowSpec
     label: str = ""
     not_run: str = ""
 
+    @property
+    def name(self) -> str:
+        """The name of the row."""
+        return self.spec.name
+
 
 @dataclass(frozen=True)
-class Block:
-    """Questions `start` to `stop` of a subject, as a part of the run: each of its cases is one measurement of them."""
+class QuestionBlock:
+    """Questions `start` to `stop` of a target as a part of the run; each entry of `labels` is one measurement."""
 
     part: str
     start: int
@@ -150,41 +116,41 @@ class Block:
 
 
 @dataclass(frozen=True)
-class SubjectPlan:
-    """Measurements of a subject by label, and the rows of each table under each setting."""
+class TargetPlan:
+    """The measurements of a target by label, and its rows by table and setting."""
 
-    subject: str
+    target: str
     measurements: Mapping[str, Measurement]
-    cells: Mapping[tuple[str, str], Sequence[Cell]]
+    rows: Mapping[tuple[str, str], Sequence[PlannedRow]]
 
     @property
-    def most(self) -> int:
-        """Questions that anybody is asked."""
-        return max(one.cases for one in self.measurements.values())
+    def max_samples(self) -> int:
+        """The largest number of questions of a measurement."""
+        return max(measurement.samples for measurement in self.measurements.values())
 
     @property
     def detailed(self) -> list[Measurement]:
-        """Those which a report shows."""
-        return [one for one in self.measurements.values() if one.detailed]
+        """The measurements that the report shows."""
+        return [measurement for measurement in self.measurements.values() if measurement.detailed]
 
     @property
     def references(self) -> str:
-        """The part that keeps what reports tell of the references; empty where there is no report."""
-        return part_name(self.subject, REFERENCES) if self.detailed else ""
+        """Name of the part that stores the references for the report; empty without a report."""
+        return part_name(self.target, REFERENCES) if self.detailed else ""
 
-    def blocks(self, size: int) -> list[Block]:
-        """The blocks in order, of so many questions each."""
-        order = order_by_program({label: one.method for label, one in self.measurements.items()})
-        found = []
-        for start in range(0, self.most, size):
-            stop = min(start + size, self.most)
+    def blocks(self, size: int) -> list[QuestionBlock]:
+        """The blocks in order, of `size` questions each."""
+        order = order_by_program({label: measurement.method for label, measurement in self.measurements.items()})
+        blocks = []
+        for start in range(0, self.max_samples, size):
+            stop = min(start + size, self.max_samples)
+            measurements = [self.measurements[label] for label in order if self.measurements[label].samples > start]
             for table in (ROWS, SWEEP):
-                asked = [self.measurements[label] for label in order if self.measurements[label].cases > start]
-                labels = tuple(one.label for one in asked if one.detailed == (table == ROWS))
+                labels = tuple(each.label for each in measurements if each.detailed == (table == ROWS))
                 if labels:
-                    name = part_name(self.subject, f"{table} {start + 1}-{stop}")
-                    found.append(Block(name, start, stop, labels, table))
-        return found
+                    name = part_name(self.target, f"{table} {start + 1}-{stop}")
+                    blocks.append(QuestionBlock(name, start, stop, labels, table))
+        return blocks
 
     def parts(self, size: int) -> list[Part]:
         """The parts of the run."""
@@ -192,86 +158,116 @@ class SubjectPlan:
         return references + [Part(block.part, len(block.labels), 1, block.table) for block in self.blocks(size)]
 
 
+def model_names(model: str) -> tuple[str, ...]:
+    """The models that a name refers to."""
+    return MODEL_VARIANTS.get(model, (model,))
+
+
+def open_targets(model: str, data: Sequence[str], n: int | None, seed: int, embedder: str = "") -> list[EvalTarget]:
+    """Every model that a name refers to, on every dataset.
+
+    Args:
+        model: as `plugins.load` takes it; `pocket` refers to both of its gates.
+        data: names of datasets; by default the one registered under the model's name.
+        n: number of questions of each dataset; `None` for all.
+        seed: seed of the choice of questions.
+        embedder: embedder of the questions; empty for the model's own.
+
+    Raises:
+        R2T2Error: unknown model or dataset, or no dataset is registered for the model.
+    """
+    names = model_names(model)
+    ports = dict(zip(names, with_embedder([load(name) for name in names], embedder), strict=True))
+    datasets = list(data) or [_own_dataset(next(iter(ports.values())))]
+    samples = {name: tuple(load_dataset(**dataset_source(name, n, seed))) for name in datasets}
+    targets = []
+    for model_name, port in ports.items():
+        for name in samples:
+            title = port.name if len(datasets) == 1 else title_of(port.name, name)
+            targets.append(EvalTarget(title, model_name, port, name, samples[name], metric_for(name, "")))
+    return targets
+
+
+def dataset_source(name: str, n: int | None, seed: int) -> dict[str, Any]:
+    """The arguments of `load_dataset`; a run records them so that a report can load the images."""
+    return {"name": name, "split": TEST if name in registered(GROUP) else "", "n": n, "seed": seed}
+
+
 def presets_of(port: Port) -> dict[str, Preset]:
-    """The settings under which rows are run: the model's own, where it has any, and the paper's."""
+    """The presets under which rows are run: the model's own, if it has one, and the paper's."""
     name = own_preset(port.name, port.presets)
     own = {} if name == PAPER else {OWN: find_preset(name, port.presets)}
     return own | {PAPER: PAPER_PRESET}
 
 
-def plan_subject(
-    subject: EvalTarget, tables: Sequence[Table], samples: int | None, embedders: Path | None = None
-) -> SubjectPlan:
-    """The plan of one subject.
+def plan_target(
+    target: EvalTarget, tables: Sequence[Table], samples: int | None, embedders: Path | None = None
+) -> TargetPlan:
+    """The plan of one target.
 
     Args:
-        subject: who is asked.
-        tables: what is wanted.
-        samples: questions of a set; by default each table's own number. A set has no more than it has.
-        embedders: folder of embedders' model directories, by their names.
+        target: model and test set.
+        tables: the tables to reproduce.
+        samples: number of questions of the test set; by default each table's own. It is limited by the test set.
+        embedders: folder of the model directories of embedders, by their names.
     """
-    return plan_rows(subject.name, presets_of(subject.port), len(subject.samples), tables, samples, embedders)
+    return plan_rows(target.name, presets_of(target.port), len(target.samples), tables, samples, embedders)
 
 
 def plan_rows(
-    subject: str,
+    target: str,
     presets: Mapping[str, Preset],
-    most: int,
+    available: int,
     tables: Sequence[Table],
     samples: int | None,
     embedders: Path | None = None,
-) -> SubjectPlan:
-    """The plan of a subject of which only this much is known: its name, its settings, and how many questions it has.
+) -> TargetPlan:
+    """The plan of a target that is not loaded.
 
-    Arguments otherwise as `plan_subject`.
+    Args:
+        target: its name.
+        presets: presets by setting, `own` and `paper`.
+        available: number of questions of its test set.
+        tables, samples, embedders: as for `plan_target`.
     """
     known: dict[tuple[str, Condition], Measurement] = {}
-    cells: dict[tuple[str, str], list[Cell]] = {}
+    rows: dict[tuple[str, str], list[PlannedRow]] = {}
 
-    def add(table: Table, setting: str, trial: Trial) -> Cell:
-        found = found_embedder(trial.given.embedder, embedders)
-        trial = dataclasses.replace(trial, given=dataclasses.replace(trial.given, embedder=found))
-        reason = missing_embedder(found)
+    def plan_row(table: Table, setting: str, spec: RowSpec) -> PlannedRow:
+        embedder = embedder_path(spec.condition.embedder, embedders)
+        spec = dataclasses.replace(spec, condition=dataclasses.replace(spec.condition, embedder=embedder))
+        reason = embedder_error(embedder)
         if reason:
-            return Cell(trial, not_run=reason)
-        method = method_of(trial.strategy, presets[setting].with_settings(trial.preset))
-        cases = min(samples or table.samples, most)
-        label, along = _label(table, setting, trial, list(presets)), trial.name in table.along
-        wanted = Measurement(label, method, trial.given, cases, table.detailed, along, table.rivals)
-        key = repr(method), trial.given
-        known[key] = known[key].also(wanted) if key in known else wanted
-        return Cell(trial, known[key].label)
+            return PlannedRow(spec, not_run=reason)
+        method = method_of(spec.strategy, presets[setting].with_settings(spec.preset))
+        measurement = Measurement(
+            label=_label(table, setting, spec, list(presets)),
+            method=method,
+            condition=spec.condition,
+            samples=min(samples or table.samples, available),
+            detailed=table.detailed,
+            answer_steps=spec.name in table.answer_steps,
+            optional=table.rivals,
+        )
+        key = repr(method), spec.condition
+        known[key] = known[key].merge(measurement) if key in known else measurement
+        return PlannedRow(spec, known[key].label)
 
-    ordered = sorted(tables, key=lambda table: not table.detailed)  # whose labels are plain names of strategies
+    ordered = sorted(tables, key=lambda table: not table.detailed)  # detailed rows are labeled by strategy names
     for table in ordered:
         for setting in _settings(table, presets):
-            base = add(table, setting, table.untouched)
-            cells[table.name, setting] = [base, *(add(table, setting, trial) for trial in table.trials)]
-    return SubjectPlan(subject, {one.label: one for one in known.values()}, cells)
+            rows[table.name, setting] = [plan_row(table, setting, spec) for spec in (table.base_row, *table.rows)]
+    return TargetPlan(target, {measurement.label: measurement for measurement in known.values()}, rows)
 
 
-def _settings(table: Table, presets: Mapping[str, Preset]) -> list[str]:
-    """Those under which a table is run; a model without settings of its own runs it under the paper's."""
-    return [setting for setting in presets if setting in table.settings] or [PAPER]
+def embedder_path(name: str, folder: Path | None) -> str:
+    """An embedder's name, followed by its model directory if the folder contains one with that name."""
+    exists = folder is not None and name and (folder / name).is_dir()
+    return f"{name}:{folder / name}" if exists and folder is not None else name
 
 
-def _label(table: Table, setting: str, trial: Trial, settings: Sequence[str]) -> str:
-    """`ngd` and `ngd_paper` in the report's rows, `table6/own/linear` elsewhere; `base` is the same everywhere."""
-    if trial.strategy == BASE and trial.given == Condition():
-        return BASE
-    if table.detailed:
-        return trial.name if setting == settings[0] else f"{trial.name}_{setting}"
-    return f"{table.name}/{setting}/{trial.name}"
-
-
-def found_embedder(name: str, folder: Path | None) -> str:
-    """An embedder's name, with its model directory where the folder has one of that name."""
-    there = folder is not None and name and (folder / name).is_dir()
-    return f"{name}:{folder / name}" if there and folder is not None else name
-
-
-def missing_embedder(name: str) -> str:
-    """Why an embedder cannot be had; empty if it can."""
+def embedder_error(name: str) -> str:
+    """The reason why an embedder cannot be loaded; empty if it can."""
     if not name:
         return ""
     try:
@@ -279,3 +275,24 @@ def missing_embedder(name: str) -> str:
     except (R2T2Error, ImportError) as error:
         return str(error)
     return ""
+
+
+def _own_dataset(port: Port) -> str:
+    name = port.name.partition(":")[0]
+    if name not in registered(GROUP):
+        raise R2T2Error(f"no dataset is registered for {name}: name the datasets with --data")
+    return name
+
+
+def _settings(table: Table, presets: Mapping[str, Preset]) -> list[str]:
+    """The settings of a table; a model without own settings runs it under the paper's."""
+    return [setting for setting in presets if setting in table.settings] or [PAPER]
+
+
+def _label(table: Table, setting: str, spec: RowSpec, settings: Sequence[str]) -> str:
+    """`ngd` and `ngd_paper` for rows of the report, `table6/own/linear` for others; always `base` for the base row."""
+    if spec.strategy == BASE and spec.condition == Condition():
+        return BASE
+    if table.detailed:
+        return spec.name if setting == settings[0] else f"{spec.name}_{setting}"
+    return f"{table.name}/{setting}/{spec.name}"

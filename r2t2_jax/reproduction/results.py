@@ -1,6 +1,6 @@
-"""A finished table as numbers, ready for JSON.
+"""Computes a finished table as numbers for JSON.
 
-Axis letters: B samples of a test set, R rows of a table.
+Axis letters: B test samples, R rows of a table.
 """
 
 from __future__ import annotations
@@ -14,28 +14,34 @@ from jaxtyping import Float
 from r2t2_jax.evaluation.statistics import DIGITS, compare, summarize, wilson_interval
 from r2t2_jax.reproduction.kinds import KINDS
 from r2t2_jax.reproduction.paper import average
-from r2t2_jax.reproduction.plan import Cell, EvalTarget, SubjectPlan
+from r2t2_jax.reproduction.plan import EvalTarget, PlannedRow, TargetPlan
 from r2t2_jax.reproduction.spec import BASE, Table
-from r2t2_jax.reproduction.table_data import Rows, TableData, find
-from r2t2_jax.reproduction.trend import LEVEL, averages, drawn_averages, trend
+from r2t2_jax.reproduction.table_data import MeasuredRows, TableData, gather_table
+from r2t2_jax.reproduction.trend import LEVEL, averages, resampled_averages, trend
 
 
 def table_result(
-    table: Table, subjects: Sequence[EvalTarget], plans: Sequence[SubjectPlan], rows: Rows, samples: int | None
+    table: Table,
+    targets: Sequence[EvalTarget],
+    plans: Sequence[TargetPlan],
+    rows: MeasuredRows,
+    samples: int | None,
 ) -> dict[str, Any]:
-    """Numbers of a table, for each model and setting.
+    """The numbers of a table for each model and setting.
 
     Args:
-        table: which.
-        subjects, plans: whose; the sets of one model are one column of averages.
-        rows: of the run.
-        samples: how many questions of each set were asked; by default the table's own number.
+        table: the specification.
+        targets, plans: the targets and their plans, in the same order. The datasets of one model are averaged.
+        rows: the stored rows of the run.
+        samples: number of questions of each dataset; by default the table's own.
     """
     models: dict[str, Any] = {}
-    for name in dict.fromkeys(subject.port.name for subject in subjects):
-        members = [pair for pair in zip(subjects, plans, strict=True) if pair[0].port.name == name]
-        settings = [setting for key, setting in members[0][1].cells if key == table.name]
-        models[name] = {setting: part_of(find(table, setting, members, rows, samples)) for setting in settings}
+    for name in dict.fromkeys(target.port.name for target in targets):
+        members = [pair for pair in zip(targets, plans, strict=True) if pair[0].port.name == name]
+        settings = [setting for key, setting in members[0][1].rows if key == table.name]
+        models[name] = {
+            setting: part_result(gather_table(table, setting, members, rows, samples)) for setting in settings
+        }
     return {
         "table": table.name,
         "shows": list(table.shows),
@@ -47,70 +53,71 @@ def table_result(
     }
 
 
-def summary_of(plan: SubjectPlan, rows: Rows) -> dict[str, Any]:
-    """What the report reads of a subject's detailed rows."""
-    found = {one.label: rows.of(plan.subject, one.label, one.cases) for one in plan.detailed}
-    right = {label: table["right"].to_numpy() for label, table in found.items()}
-    evaluations = {label: table["evaluations"][0].as_py() for label, table in found.items()}
-    return summarize(right, evaluations, found[BASE]["category"].to_pylist())
+def summarize_target(plan: TargetPlan, rows: MeasuredRows) -> dict[str, Any]:
+    """The summary of a target's detailed rows that the report reads."""
+    tables = {each.label: rows.of(plan.target, each.label, each.samples) for each in plan.detailed}
+    right = {label: table["right"].to_numpy() for label, table in tables.items()}
+    evaluations = {label: table["evaluations"][0].as_py() for label, table in tables.items()}
+    return summarize(right, evaluations, tables[BASE]["category"].to_pylist())
 
 
-def part_of(found: TableData) -> dict[str, Any]:
+def part_result(data: TableData) -> dict[str, Any]:
     """A table for one model under one setting.
 
     Returns:
-        `n`, `rows`, `trend`, and what its kind adds: `columns` of the rows, further `tables`, and `notes`.
+        `n`, `rows`, `trend`, and what the kind of the table adds: `columns`, `tables`, `notes` and `numbers`.
     """
     return {
-        "n": sum(len(score) for score in found.scores),
-        "rows": [_row(found, cell) for cell in found.cells],
-        "trend": trend(found.names, found.paper, found.scores),
-        **KINDS[found.table.kind](found),
+        "n": sum(len(score) for score in data.scores),
+        "rows": [_row_result(data, row) for row in data.rows],
+        "trend": trend(data.names, data.paper, data.scores),
+        **KINDS[data.table.kind](data),
     }
 
 
-def _row(found: TableData, cell: Cell) -> dict[str, Any]:
-    name = cell.trial.name
-    if cell.not_run:
-        row = found.table.paper_row(cell.trial)
-        return {"name": name, **({} if row is None else {"paper": round(average(row), 2)}), "not_run": cell.not_run}
-    place, base = found.names.index(name), found.names.index(BASE)
-    before, after = found.right(BASE), found.right(name)
+def _row_result(data: TableData, row: PlannedRow) -> dict[str, Any]:
+    name = row.name
+    if row.not_run:
+        paper = data.table.paper_row(row.spec)
+        return {"name": name, **({} if paper is None else {"paper": round(average(paper), 2)}), "not_run": row.not_run}
+    index, base = data.names.index(name), data.names.index(BASE)
+    before, after = data.right(BASE), data.right(name)
     return {
         "name": name,
-        **({"paper": round(found.paper[name], 2)} if name in found.paper else {}),
-        "accuracy": round(float(averages(found.scores)[place]), DIGITS),
-        "ci95": _interval(found.scores, place),
-        "gain": _gain(found.scores, base, place),
+        **({"paper": round(data.paper[name], 2)} if name in data.paper else {}),
+        "accuracy": round(float(averages(data.scores)[index]), DIGITS),
+        "ci95": _interval(data.scores, index),
+        "gain": _gain(data.scores, base, index),
         "wrong_to_right": int((~before & after).sum()),
         "right_to_wrong": int((before & ~after).sum()),
-        "evaluations_per_sample": found.first(name, "evaluations"),
-        "used_fallback": sum(int(one.tables[name]["used_fallback"].to_numpy().sum()) for one in found.asked),
+        "evaluations_per_sample": data.first_value(name, "evaluations"),
+        "used_fallback": sum(int(target.tables[name]["used_fallback"].to_numpy().sum()) for target in data.targets),
     }
 
 
-def _binary(scores: Sequence[Float[np.ndarray, "B R"]]) -> bool:
+def _is_binary(scores: Sequence[Float[np.ndarray, "B R"]]) -> bool:
     return len(scores) == 1 and bool(np.isin(scores[0], (0.0, 1.0)).all())
 
 
-def _interval(scores: Sequence[Float[np.ndarray, "B R"]], place: int) -> list[float]:
-    """Wilson's for right answers to one set, else a bootstrap over the samples of each set."""
-    if _binary(scores):
-        column = scores[0][:, place]
+def _interval(scores: Sequence[Float[np.ndarray, "B R"]], index: int) -> list[float]:
+    """Wilson's 95 % interval for binary scores of one dataset, otherwise a bootstrap within each dataset."""
+    if _is_binary(scores):
+        column = scores[0][:, index]
         bounds: Sequence[float] = wilson_interval(int(column.sum()), len(column))
     else:
-        bounds = np.quantile(drawn_averages([one[:, [place]] for one in scores]), [LEVEL / 2, 1 - LEVEL / 2]).tolist()
+        resampled = resampled_averages([score[:, [index]] for score in scores])
+        bounds = np.quantile(resampled, [LEVEL / 2, 1 - LEVEL / 2]).tolist()
     return [round(float(bound), DIGITS) for bound in bounds]
 
 
 def _gain(scores: Sequence[Float[np.ndarray, "B R"]], before: int, after: int) -> dict[str, Any]:
-    """Points gained on the same samples, with a 95 % interval."""
+    """The gain in points on the same samples, with a 95 % interval."""
     bounds: Sequence[float]
-    if _binary(scores):
-        found = compare(scores[0][:, before] == 1, scores[0][:, after] == 1)
-        gain, bounds = found.gain, (found.low, found.high)
+    if _is_binary(scores):
+        difference = compare(scores[0][:, before] == 1, scores[0][:, after] == 1)
+        gain, bounds = difference.gain, (difference.low, difference.high)
     else:
-        differences = [one[:, [after]] - one[:, [before]] for one in scores]
+        differences = [score[:, [after]] - score[:, [before]] for score in scores]
         gain = float(averages(differences)[0])
-        bounds = np.quantile(drawn_averages(differences), [LEVEL / 2, 1 - LEVEL / 2]).tolist()
+        bounds = np.quantile(resampled_averages(differences), [LEVEL / 2, 1 - LEVEL / 2]).tolist()
     return {"points": round(100 * gain, 2), "ci95": [round(100 * bound, 2) for bound in bounds]}

@@ -1,20 +1,23 @@
-"""The tables there are, as the files in `tables/` describe them.
+"""Reads the specifications of tables from the JSON files in `tables/`.
 
-A file holds
+A file has the fields
 
-    shows      what it reproduces of the paper: ["table6", "table11"]; empty for what the paper does not show
-    title, question    what it compares, and what it asks
-    kind       how its result is worked out and shown (`results.py`)
-    samples    questions of each set on pocket's scale; `--samples` says otherwise
-    settings   under which settings its rows are run: "own", the model's own preset, and "paper"
-    paper      the paper's table whose rows stand beside ours
-    base       the row of the paper's Table 2 beside the untouched model, where that is part of the ordering
-    common     settings that all rows change
-    rows       by name, as `trials.Trial`; or
-    grid       fields of the preset and the values each takes: a row for every combination
-    rivals     whether a row for each rival stands below: `RIVALS` and `BASELINES` of `rivals/table.py`
-    detailed   whether every step and neighbour is kept, as the report wants them
-    along      the rows whose answer after every step is wanted
+    shows         the paper's tables or figures that it reproduces: ["table6", "table11"]; empty for sensitivity tables
+    title         title of the table
+    question      the question that the table answers
+    kind          key of `kinds.KINDS`, which adds columns, tables and notes
+    samples       number of questions of each test set, unless `--samples` is passed
+    settings      settings under which the rows are run: "own" (the model's own preset) and "paper"
+    paper         the paper's table that has numbers for the rows
+    base          the row of the paper's Table 2 for the untouched model, if it is part of the ordering
+    common        preset changes of all rows
+    rows          rows by name, with the fields of `RowSpec`; or
+    grid          preset fields and their values: a row for every combination
+    rivals        add a row for each of `RIVALS` and `BASELINES` of `rivals/table.py`
+    detailed      record every step and neighbor, as the report needs them
+    answer_steps  names of the rows whose answer after every step is generated
+
+A preset change is written as `block.field`, such as `descent.steps`.
 """
 
 from __future__ import annotations
@@ -33,71 +36,8 @@ from r2t2_jax.methods import BASELINES, preset_of
 from r2t2_jax.reproduction.paper import paper_rows
 from r2t2_jax.rivals.table import RIVALS
 
-
-@dataclass(frozen=True)
-class Condition:
-    """What a strategy has to work with, where it is not all references and the router's own weights.
-
-    Args:
-        share: of the references, drawn by the seed `draw`.
-        draw: seed of that draw.
-        keep_wrong: references which the model answers wrongly are neighbours like any other.
-        foreign: only references of other families than the question's.
-        start: what stands in the place of the router's weights r0.
-        core_experts: so many experts of each group, those with most router weight, may be used; the others weigh zero.
-        last_layers: so many layers, the last ones, may move; the others keep the router's weights.
-        embedder: what finds like questions; empty for the model's own.
-    """
-
-    share: float = 1.0
-    draw: int = 0
-    keep_wrong: bool = False
-    foreign: bool = False
-    start: Literal["router", "uniform"] = "router"
-    core_experts: int | None = None
-    last_layers: int | None = None
-    embedder: str = ""
-
-    def __post_init__(self) -> None:
-        if not 0 < self.share <= 1:
-            raise R2T2Error(f"a share of {self.share} of the references; it must be above 0 and at most 1")
-        if self.start not in ("router", "uniform"):
-            raise R2T2Error(f"a start from {self.start!r}; choose router or uniform")
-        for name in ("core_experts", "last_layers"):
-            if (number := getattr(self, name)) is not None and number < 1:
-                raise R2T2Error(f"{name} {number}; it must be at least 1")
-
-
-@dataclass(frozen=True)
-class Trial:
-    """A row: `preset` changes the settings under which the table is run, `paper` names the paper's row beside it."""
-
-    name: str
-    strategy: str = "ngd"
-    preset: Mapping[str, Any] = field(default_factory=dict)
-    given: Condition = field(default_factory=Condition)
-    paper: str = ""
-
-
-def trial_of(name: str, entry: Mapping[str, Any], where: str) -> Trial:
-    """A row as a file has it: fields of `Trial`, those of `Condition` under `given`.
-
-    Raises:
-        R2T2Error: a field is unknown or out of range; `where` is named.
-    """
-    given = entry.get("given", {})
-    for what, found, known in (("row", entry, Trial), ("given", given, Condition)):
-        unknown = sorted(set(found) - {one.name for one in dataclasses.fields(known)})
-        if unknown:
-            raise R2T2Error(f"{where}: row {name!r} has unknown fields {unknown} in its {what}")
-    try:
-        return Trial(name, **{**entry, "given": Condition(**given)})
-    except R2T2Error as error:
-        raise R2T2Error(f"{where}: row {name!r}: {error}") from error
-
-
 ALL, BASE = "all", "base"
-METHODS = "table2"  # of the paper, where its numbers of the untouched models are
+TABLE_OF_METHODS = "table2"  # of the paper; it has the numbers of the untouched models
 OWN, PAPER = "own", "paper"
 FIELDS = (
     "shows",
@@ -113,13 +53,66 @@ FIELDS = (
     "grid",
     "rivals",
     "detailed",
-    "along",
+    "answer_steps",
 )
 
 
 @dataclass(frozen=True)
+class Condition:
+    """A restriction of what a strategy works with; the default is all references and the router's weights.
+
+    Args:
+        share: share of the references, chosen at random.
+        draw: seed of that choice.
+        keep_wrong: incorrectly answered references are also neighbors.
+        other_families: only references of other families than the question's are neighbors.
+        start: the starting point r0, the router's weights or uniform weights.
+        core_experts: number of experts per group, those with the largest router weights; the others get weight zero.
+        last_layers: number of last layers whose weights are optimized; the others keep the router's weights.
+        embedder: embedder of the questions; empty for the model's own.
+    """
+
+    share: float = 1.0
+    draw: int = 0
+    keep_wrong: bool = False
+    other_families: bool = False
+    start: Literal["router", "uniform"] = "router"
+    core_experts: int | None = None
+    last_layers: int | None = None
+    embedder: str = ""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share <= 1:
+            raise R2T2Error(f"a share of {self.share} of the references; it must be above 0 and at most 1")
+        if self.start not in ("router", "uniform"):
+            raise R2T2Error(f"start {self.start!r}; choose router or uniform")
+        for name in ("core_experts", "last_layers"):
+            if (number := getattr(self, name)) is not None and number < 1:
+                raise R2T2Error(f"{name} {number}; it must be at least 1")
+
+
+@dataclass(frozen=True)
+class RowSpec:
+    """A row of a table.
+
+    Args:
+        name: name of the row.
+        strategy: name of the strategy.
+        preset: changes of the settings under which the table is run.
+        condition: what the strategy works with.
+        paper: name of the paper's row with the same settings; empty if there is none.
+    """
+
+    name: str
+    strategy: str = "ngd"
+    preset: Mapping[str, Any] = field(default_factory=dict)
+    condition: Condition = field(default_factory=Condition)
+    paper: str = ""
+
+
+@dataclass(frozen=True)
 class Table:
-    """A file of `tables/`, read."""
+    """The specification of a table; the module docstring describes the fields."""
 
     name: str
     shows: tuple[str, ...]
@@ -130,80 +123,70 @@ class Table:
     settings: tuple[str, ...]
     paper: str
     base: str
-    trials: tuple[Trial, ...]
+    rows: tuple[RowSpec, ...]
     rivals: bool
     detailed: bool
-    along: tuple[str, ...]
+    answer_steps: tuple[str, ...]
 
     @property
     def paper_rows(self) -> Mapping[str, Mapping[str, float]]:
-        """The paper's rows by name; none where the paper has no such table."""
+        """The paper's rows by name; empty if the paper has no such table."""
         return paper_rows(self.paper) if self.paper else {}
 
     @property
-    def untouched(self) -> Trial:
-        """The row of the untouched model, which every table begins with."""
-        return Trial(BASE, BASE, paper=self.base)
+    def base_row(self) -> RowSpec:
+        """The row of the untouched model, the first row of every table."""
+        return RowSpec(BASE, BASE, paper=self.base)
 
-    def paper_row(self, trial: Trial) -> Mapping[str, float] | None:
-        """The paper's numbers beside a row."""
-        if not trial.paper:
+    def paper_row(self, row: RowSpec) -> Mapping[str, float] | None:
+        """The paper's numbers of a row, if it has any."""
+        if not row.paper:
             return None
-        return paper_rows(METHODS)[trial.paper] if trial.name == BASE else self.paper_rows[trial.paper]
+        return paper_rows(TABLE_OF_METHODS)[row.paper] if row.name == BASE else self.paper_rows[row.paper]
 
 
 @cache
-def tables() -> dict[str, Table]:
-    """Every table by name, those of the paper first."""
+def load_tables() -> dict[str, Table]:
+    """Every table by name: the paper's tables, its figures, then the others."""
     folder = files("r2t2_jax.reproduction").joinpath("tables")
-    found = [
-        table_of(entry.name.removesuffix(".json"), json.loads(entry.read_text(encoding="utf-8")))
+    tables = [
+        parse_table(entry.name.removesuffix(".json"), json.loads(entry.read_text(encoding="utf-8")))
         for entry in folder.iterdir()
         if entry.name.endswith(".json")
     ]
-    return {table.name: table for table in sorted(found, key=_order)}
-
-
-def _order(table: Table) -> tuple[int, int, str]:
-    number = "".join(letter for letter in table.name if letter.isdigit())
-    return ("table", "figure").index(table.name.rstrip("0123456789")) if number else 2, int(number or 0), table.name
+    return {table.name: table for table in sorted(tables, key=_order)}
 
 
 def choose_tables(name: str) -> list[Table]:
-    """The tables called `name`, under their own name or the paper's: `table11` is shown by `table6`; `all` of them.
+    """The tables with this name or the paper's: `table11` is a part of `table6`; `all` returns all of them.
 
     Raises:
-        R2T2Error: there is none.
+        R2T2Error: there is no such table.
     """
-    known = tables()
+    known = load_tables()
     if name == ALL:
         return list(known.values())
-    chosen = [table for table in known.values() if name == table.name or name in table.shows]
-    if not chosen:
-        shown = {one for table in known.values() for one in (table.name, *table.shows)}
-        raise R2T2Error(f"unknown table {name!r}; choose one of {', '.join(sorted(shown, key=_natural))}, or {ALL}")
-    return chosen
+    tables = [table for table in known.values() if name == table.name or name in table.shows]
+    if not tables:
+        names = {label for table in known.values() for label in (table.name, *table.shows)}
+        raise R2T2Error(f"unknown table {name!r}; choose one of {', '.join(sorted(names, key=_natural))}, or {ALL}")
+    return tables
 
 
-def _natural(name: str) -> tuple[str, int]:
-    head = name.rstrip("0123456789")
-    return head, int(name[len(head) :] or 0)
-
-
-def table_of(name: str, content: Mapping[str, Any]) -> Table:
-    """A table as its file describes it.
+def parse_table(name: str, content: Mapping[str, Any]) -> Table:
+    """The specification in the content of a file.
 
     Raises:
-        R2T2Error: a field is unknown, a row's setting is unknown, or the paper has no such table or row.
+        R2T2Error: a field or a setting of a row is unknown, or the paper has no such table or row.
     """
     unknown = sorted(set(content) - set(FIELDS))
     if unknown:
         raise R2T2Error(f"table {name} has unknown fields {unknown}; known are {', '.join(FIELDS)}")
-    rows = {**content.get("rows", {}), **_grid(content.get("grid", {}))}
+    entries = {**content.get("rows", {}), **_grid(content.get("grid", {}))}
     if content.get("rivals"):
-        rows |= {rival: {"strategy": rival} for rival in (*RIVALS, *BASELINES) if rival not in rows}
+        entries |= {rival: {"strategy": rival} for rival in (*RIVALS, *BASELINES) if rival not in entries}
     common = content.get("common", {})
-    rows = {key: {**entry, "preset": {**common, **entry.get("preset", {})}} for key, entry in rows.items()}
+    entries = {key: {**entry, "preset": {**common, **entry.get("preset", {})}} for key, entry in entries.items()}
     table = Table(
         name=name,
         shows=tuple(content["shows"]),
@@ -214,21 +197,48 @@ def table_of(name: str, content: Mapping[str, Any]) -> Table:
         settings=tuple(content["settings"]),
         paper=content.get("paper", ""),
         base=content.get("base", ""),
-        trials=tuple(trial_of(key, entry, f"table {name}") for key, entry in rows.items()),
+        rows=tuple(parse_row(key, entry, f"table {name}") for key, entry in entries.items()),
         rivals=content.get("rivals", False),
         detailed=content.get("detailed", False),
-        along=tuple(content.get("along", ())),
+        answer_steps=tuple(content.get("answer_steps", ())),
     )
-    for trial in table.trials:
-        preset_of(trial.preset, f"table {name}")  # an unknown setting is refused when the file is read
-        if trial.paper and trial.paper not in table.paper_rows:
-            raise R2T2Error(f"table {name}: the paper's {table.paper} has no row {trial.paper!r}")
+    for row in table.rows:
+        preset_of(row.preset, f"table {name}")  # reports unknown settings when the file is read
+        if row.paper and row.paper not in table.paper_rows:
+            raise R2T2Error(f"table {name}: the paper's {table.paper} has no row {row.paper!r}")
     return table
 
 
+def parse_row(name: str, entry: Mapping[str, Any], where: str) -> RowSpec:
+    """A row of a file: the fields of `RowSpec`, with those of `Condition` under `condition`.
+
+    Raises:
+        R2T2Error: a field is unknown or out of range; the message starts with `where`.
+    """
+    condition = entry.get("condition", {})
+    for part, content, schema in (("row", entry, RowSpec), ("condition", condition, Condition)):
+        unknown = sorted(set(content) - {known.name for known in dataclasses.fields(schema)})
+        if unknown:
+            raise R2T2Error(f"{where}: row {name!r} has unknown fields {unknown} in its {part}")
+    try:
+        return RowSpec(name, **{**entry, "condition": Condition(**condition)})
+    except R2T2Error as error:
+        raise R2T2Error(f"{where}: row {name!r}: {error}") from error
+
+
 def _grid(values: Mapping[str, list[Any]]) -> dict[str, dict[str, Any]]:
-    """A row for every combination, called by its values."""
+    """A row for every combination of values, named by its values."""
     if not values:
         return {}
-    combinations = [dict(zip(values, some, strict=True)) for some in itertools.product(*values.values())]
+    combinations = [dict(zip(values, combination, strict=True)) for combination in itertools.product(*values.values())]
     return {", ".join(map(str, preset.values())): {"preset": preset} for preset in combinations}
+
+
+def _order(table: Table) -> tuple[int, int, str]:
+    number = "".join(letter for letter in table.name if letter.isdigit())
+    return ("table", "figure").index(table.name.rstrip("0123456789")) if number else 2, int(number or 0), table.name
+
+
+def _natural(name: str) -> tuple[str, int]:
+    head = name.rstrip("0123456789")
+    return head, int(name[len(head) :] or 0)

@@ -1,4 +1,4 @@
-"""What a reproduction would take, counted at a model's full shapes."""
+"""The predicted cost of a reproduction, counted at a model's full shapes."""
 
 import pytest
 
@@ -7,23 +7,23 @@ from r2t2_jax.reproduction.estimate import estimate, estimate_markdown, set_size
 from r2t2_jax.reproduction.spec import choose_tables
 
 
-def test_the_papers_benchmarks_are_as_large_as_its_table_1_says() -> None:
+def test_the_sizes_of_benchmarks_are_those_of_the_papers_table_1() -> None:
     sizes = set_sizes()
     assert sum(sizes.values()) == 2374 + 2114 + 2638 + 1590 + 2017 + 3087 + 2093 + 5734
 
 
-def test_evaluations_of_the_methods_by_hand() -> None:
-    found = estimate(load_shapes("pocket:narrow"), choose_tables("table2"), 10)
-    evaluations = {label: cost.evaluations for label, cost in found.costs.items()}
+def test_the_evaluations_of_each_method() -> None:
+    estimated = estimate(load_shapes("pocket:narrow"), choose_tables("table2"), 10)
+    evaluations = {label: cost.evaluations for label, cost in estimated.costs.items()}
     assert evaluations["base"] == 1
     assert evaluations["ngd"] == 1 + 2 * 10 * 5 + 1
     assert evaluations["kernel_regression_alpha"] == 1 + 10 * 5 + 1
     assert evaluations["oracle"] == 1 + 2 * 10 + 1
-    assert found.flops == 10 * sum(cost.flops for cost in found.costs.values() if cost.flops)
-    assert not found.untraced
+    assert estimated.flops == 10 * sum(cost.flops for cost in estimated.costs.values() if cost.flops)
+    assert not estimated.untraced
 
 
-def test_more_steps_and_more_neighbours_cost_in_proportion() -> None:
+def test_the_cost_is_proportional_to_steps_and_neighbors() -> None:
     shapes = load_shapes("pocket:narrow")
     steps = {label: cost.flops for label, cost in estimate(shapes, choose_tables("table8"), 1).costs.items()}
     ten, fifty = steps["table8/paper/10"] - steps["base"], steps["table8/paper/50"] - steps["base"]
@@ -34,19 +34,19 @@ def test_more_steps_and_more_neighbours_cost_in_proportion() -> None:
     )
 
 
-def test_rivals_which_are_not_one_program_are_named() -> None:
+def test_the_dry_run_states_questions_and_rows() -> None:
     tables = choose_tables("sensitivity_quality") + choose_tables("table6")
-    told = estimate_markdown("pocket", estimate(load_shapes("pocket:narrow"), tables, 100), tables)
-    assert "100 questions" in told
-    assert "| table6 | 5 |" in told
+    text = estimate_markdown("pocket", estimate(load_shapes("pocket:narrow"), tables, 100), tables)
+    assert "100 questions" in text
+    assert "| table6 | 5 |" in text
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("model", ["moai:7b", "mova:8b"])
 def test_the_papers_models_at_full_shapes(model: str) -> None:
-    found = estimate(load_shapes(model), choose_tables("table8"), 100)
-    assert not found.untraced
-    base, paper = found.costs["base"], found.costs["table8/paper/10"]
+    estimated = estimate(load_shapes(model), choose_tables("table8"), 100)
+    assert not estimated.untraced
+    base, paper = estimated.costs["base"], estimated.costs["table8/paper/10"]
     assert base.flops is not None and paper.flops is not None
     assert base.flops > 1e13  # a pass of seven billion parameters over a thousand tokens
     assert paper.flops > 20 * base.flops

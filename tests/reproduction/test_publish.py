@@ -1,4 +1,4 @@
-"""Findings are written from a run's tables, and a claim that the numbers refute is shown."""
+"""Findings are written from a run's tables, and claims that the numbers refute are reported."""
 
 import json
 import re
@@ -10,7 +10,7 @@ import pytest
 from benchmarks.reproduce.numbers import Numbers
 from benchmarks.reproduce.publish import CLAIM, NUMBER, TEMPLATE, filled, findings
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.reproduction.spec import tables
+from r2t2_jax.reproduction.spec import load_tables
 
 
 def row(name: str, accuracy: float, gain: float) -> dict[str, Any]:
@@ -65,17 +65,17 @@ def test_numbers_by_name(numbers: Numbers, name: str, text: str) -> None:
         "narrow/table6/own/cubic accuracy",
         "narrow/table6/own/absent accuracy",
         "narrow/table6/paper/base accuracy",
-        "narrow/table6/own/base colour",
+        "narrow/table6/own/base color",
         "narrow/table6/own numbers.nothing",
         "nonsense",
     ],
 )
-def test_numbers_that_are_not_there(numbers: Numbers, name: str) -> None:
+def test_an_unknown_number_is_refused(numbers: Numbers, name: str) -> None:
     with pytest.raises(R2T2Error):
         numbers.text(name)
 
 
-def test_claims_are_checked_and_taken_out(numbers: Numbers) -> None:
+def test_claims_are_checked_and_removed(numbers: Numbers) -> None:
     right = "narrow/table6/own/logit, sgd, 0.1 accuracy > narrow/table6/own/base accuracy"
     wrong = "narrow/table6/own/base gain.low > 10"
     claims = f"<!-- claim: {right} --><!-- claim: {wrong} -->"
@@ -85,7 +85,7 @@ def test_claims_are_checked_and_taken_out(numbers: Numbers) -> None:
     assert refuted == [wrong]
 
 
-def test_lines_are_filled_but_for_those_that_mean_something() -> None:
+def test_paragraphs_are_wrapped_and_other_blocks_are_kept() -> None:
     words = "one two " * 20
     page = f"# A title\n\n{words}\n\n```\na  b\n```\n\n1. {words}\n2. two\n   lines\n\n| {words} |\n"
     title, paragraph, code, items, table = filled(page).split("\n\n")
@@ -95,7 +95,7 @@ def test_lines_are_filled_but_for_those_that_mean_something() -> None:
     assert items.endswith("2. two lines")
 
 
-def test_the_template_asks_for_tables_and_rows_that_exist() -> None:
+def test_the_template_refers_to_existing_tables_and_rows() -> None:
     template = TEMPLATE.read_text(encoding="utf-8")
     names = [name for name in NUMBER.findall(template) if name not in ("command", "where")]
     for claim in CLAIM.findall(template):
@@ -104,5 +104,5 @@ def test_the_template_asks_for_tables_and_rows_that_exist() -> None:
     for name in names:
         model, table, setting, *rest = name.rpartition(" ")[0].split("/")
         assert model in ("narrow", "balanced")
-        assert setting in tables()[table].settings
-        assert not rest or "/".join(rest) in {"base", *(trial.name for trial in tables()[table].trials)}, name
+        assert setting in load_tables()[table].settings
+        assert not rest or "/".join(rest) in {"base", *(row.name for row in load_tables()[table].rows)}, name

@@ -1,58 +1,58 @@
-"""Orderings tested, on tables small enough to work out by hand."""
+"""Tests of orderings on tables small enough to compute by hand."""
 
 import numpy as np
 import pytest
 
-from r2t2_jax.reproduction.trend import averages, drawn_averages, trend, verdict
+from r2t2_jax.reproduction.trend import averages, resampled_averages, trend, verdict
 
 PAPER = {"low": 70.0, "middle": 75.0, "high": 80.0}
 
 
 def scores(n: int, **right: int) -> np.ndarray:
-    """For each row the first so many of n samples are right."""
+    """For each row the given number of the n samples is correct."""
     return np.stack([np.arange(n) < count for count in right.values()], axis=1).astype(float)
 
 
 def test_a_clear_ordering_holds() -> None:
-    found = trend(["low", "middle", "high"], PAPER, [scores(200, low=60, middle=110, high=160)])
-    assert found is not None
-    assert (found["verdict"], found["shown"], found["reversed"], found["open"]) == ("holds", 3, 0, 0)
-    assert found["tau"] == 1.0 and found["tau_ci95"] == [1.0, 1.0]
-    pair = next(pair for pair in found["pairs"] if (pair["better"], pair["worse"]) == ("high", "low"))
+    result = trend(["low", "middle", "high"], PAPER, [scores(200, low=60, middle=110, high=160)])
+    assert result is not None
+    assert (result["verdict"], result["shown"], result["reversed"], result["open"]) == ("holds", 3, 0, 0)
+    assert result["tau"] == 1.0 and result["tau_ci95"] == [1.0, 1.0]
+    pair = next(pair for pair in result["pairs"] if (pair["better"], pair["worse"]) == ("high", "low"))
     assert pair["paper_points"] == 10.0
     assert pair["points"] == 50.0  # 160 - 60 of 200
     assert pair["interval"][0] < 50.0 < pair["interval"][1]
 
 
-def test_the_opposite_is_told() -> None:
-    found = trend(["low", "middle", "high"], PAPER, [scores(200, low=160, middle=110, high=60)])
-    assert found is not None
-    assert (found["verdict"], found["reversed"], found["tau"]) == ("reversed", 3, -1.0)
+def test_the_opposite_ordering_is_reversed() -> None:
+    result = trend(["low", "middle", "high"], PAPER, [scores(200, low=160, middle=110, high=60)])
+    assert result is not None
+    assert (result["verdict"], result["reversed"], result["tau"]) == ("reversed", 3, -1.0)
 
 
 def test_equal_rows_leave_it_open() -> None:
-    found = trend(["low", "middle", "high"], PAPER, [scores(200, low=100, middle=100, high=100)])
-    assert found is not None
-    assert (found["verdict"], found["open"], found["tau"]) == ("open", 3, 0.0)
-    assert all(pair["interval"] == [0.0, 0.0] for pair in found["pairs"])
+    result = trend(["low", "middle", "high"], PAPER, [scores(200, low=100, middle=100, high=100)])
+    assert result is not None
+    assert (result["verdict"], result["open"], result["tau"]) == ("open", 3, 0.0)
+    assert all(pair["interval"] == [0.0, 0.0] for pair in result["pairs"])
 
 
 def test_one_pair_shown_and_one_reversed_is_mixed() -> None:
-    found = trend(["low", "middle", "high"], PAPER, [scores(200, low=60, middle=160, high=60)])
-    assert found is not None
-    verdicts = {(pair["better"], pair["worse"]): pair["verdict"] for pair in found["pairs"]}
+    result = trend(["low", "middle", "high"], PAPER, [scores(200, low=60, middle=160, high=60)])
+    assert result is not None
+    verdicts = {(pair["better"], pair["worse"]): pair["verdict"] for pair in result["pairs"]}
     assert verdicts == {("middle", "low"): "shown", ("high", "low"): "open", ("high", "middle"): "reversed"}
-    assert found["verdict"] == "mixed"
+    assert result["verdict"] == "mixed"
 
 
-def test_two_flips_of_two_hundred_are_no_ordering() -> None:
-    found = trend(["low", "high"], PAPER, [scores(200, low=100, high=102)])
-    assert found is not None
-    assert found["open"] == 1
+def test_two_of_two_hundred_samples_leave_a_pair_open() -> None:
+    result = trend(["low", "high"], PAPER, [scores(200, low=100, high=102)])
+    assert result is not None
+    assert result["open"] == 1
 
 
-def test_what_one_comparison_shows_many_leave_open() -> None:
-    """Six flips of 200, all one way: none are drawn again with odds of 1 in 400, rare for 1 pair and not for 45."""
+def test_more_comparisons_widen_the_intervals() -> None:
+    """Six of 200 answers differ: a resample has none of them with probability 1/400, rare for 1 pair, not for 45."""
     few = trend(["low", "high"], PAPER, [scores(200, low=100, high=106)])
     assert few is not None
     assert few["shown"] == 1
@@ -63,22 +63,22 @@ def test_what_one_comparison_shows_many_leave_open() -> None:
     assert (many["shown"], many["open"]) == (0, 45)
 
 
-def test_rows_which_the_paper_lacks_or_ties_make_no_pair() -> None:
+def test_rows_that_the_paper_lacks_or_ties_form_no_pair() -> None:
     assert trend(["low", "ours"], PAPER, [scores(10, low=3, ours=9)]) is None
     assert trend(["a", "b"], {"a": 80.7, "b": 80.7}, [scores(10, a=3, b=9)]) is None
 
 
-def test_sets_count_alike_whatever_their_size() -> None:
+def test_test_sets_have_equal_weight_for_any_size() -> None:
     values = [scores(10, a=10, b=0), scores(1000, a=0, b=500)]
     np.testing.assert_allclose(averages(values), [0.5, 0.25])
-    drawn = drawn_averages(values)
-    np.testing.assert_allclose(drawn.mean(axis=0), [0.5, 0.25], atol=0.002)
-    assert drawn[:, 0].std() == 0  # all right in one set and all wrong in the other: nothing to draw
+    resampled = resampled_averages(values)
+    np.testing.assert_allclose(resampled.mean(axis=0), [0.5, 0.25], atol=0.002)
+    assert resampled[:, 0].std() == 0  # all correct in one set and all wrong in the other
 
 
 @pytest.mark.parametrize(
     ("shown", "reversed_", "still_open", "word"),
     [(3, 0, 0, "holds"), (1, 0, 2, "partly"), (1, 1, 1, "mixed"), (0, 1, 2, "reversed"), (0, 0, 3, "open")],
 )
-def test_words(shown: int, reversed_: int, still_open: int, word: str) -> None:
+def test_the_verdict_on_a_table_follows_from_its_pairs(shown: int, reversed_: int, still_open: int, word: str) -> None:
     assert verdict({"shown": shown, "reversed": reversed_, "open": still_open}) == word

@@ -1,8 +1,8 @@
-"""Does the neighbours' loss predict the question's own, and are nearer neighbours worth more? In numbers.
+"""Numbers on the reliability of the neighbors' loss, and the comparison of the rivals with descent.
 
-The report draws both (`reporting/figures/surrogate.py`, `similarity.py`).
+The report draws the former (`reporting/figures/surrogate.py`, `similarity.py`).
 
-Axis letters: B test samples, K neighbours, P points of a path, Q losses.
+Axis letters: B test samples, K neighbors, P points of a path, Q losses.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from r2t2_jax.reproduction.spec import BASE
 from r2t2_jax.reproduction.table_data import TableData
 
 ROW = "ngd"
-PARTS = 5  # of the questions, by the similarity of their neighbours
+PARTS = 5  # groups of questions, by the similarity of their neighbors
 
 
-def reliability(found: TableData) -> dict[str, Any]:
-    """Rank correlations along the paths, what became of the own loss, and gains from far to near."""
-    losses = np.concatenate([one.column(ROW, "losses") for one in found.asked])  # [B, Q]
-    own = np.concatenate([one.column(ROW, "own_losses") for one in found.asked])  # [B, P]
-    near = np.concatenate([one.column(ROW, "similarities") for one in found.asked]).mean(axis=1)  # [B]
-    before, after = found.right(BASE), found.right(ROW)
+def reliability(data: TableData) -> dict[str, Any]:
+    """Rank correlations along the paths, changes of the question's own loss, and gains by similarity of neighbors."""
+    losses = np.concatenate([target.column(ROW, "losses") for target in data.targets])  # [B, Q]
+    own = np.concatenate([target.column(ROW, "own_losses") for target in data.targets])  # [B, P]
+    near = np.concatenate([target.column(ROW, "similarities") for target in data.targets]).mean(axis=1)  # [B]
+    before, after = data.right(BASE), data.right(ROW)
     rho = rank_correlation(losses, own[:, : losses.shape[1]])
     mean = mean_interval(rho)
     rises, lost = own[:, -1] >= own[:, 0], before & ~after
@@ -39,7 +39,7 @@ def reliability(found: TableData) -> dict[str, Any]:
         "lost_rises": int((lost & rises).sum()),
     }
     notes = [
-        "Over the points of its own path the neighbours' loss and the question's own have a rank correlation of "
+        "Over the points of a path, the neighbors' loss and the question's own loss have a rank correlation of "
         f"{numbers['median']:.2f} in the median (mean {mean.gain:.2f}, 95 % interval {mean.low:.2f} to "
         f"{mean.high:.2f}); it is negative for {numbers['negative']:.1f} % of the questions. At the end the question's "
         f"own loss is no lower than at the start for {numbers['rises']:.1f} % of them, and for "
@@ -57,34 +57,31 @@ def reliability(found: TableData) -> dict[str, Any]:
         ]
         for part, (gain, low, high) in zip(fifths, gains, strict=True)
     ]
-    title = "By the mean cosine of the neighbours' questions"
+    title = "By the mean cosine of the neighbors' questions"
     table = {"title": title, "head": ["cosine", "n", "before, %", "after, %", "points gained"], "rows": rows}
     numbers["far_gain"], numbers["near_gain"] = round(gains[0][0], 1), round(gains[-1][0], 1)
     return {"tables": [table], "notes": notes, "numbers": numbers}
 
 
-DESCENT = "ngd"
-
-
-def rivals(found: TableData) -> dict[str, Any]:
-    """Points over descent, paired; and who is better at a lower price."""
-    ours = found.right(DESCENT)
-    price = {name: found.first(name, "evaluations") for name in found.names}
-    gains = {name: compare(ours, found.right(name)) for name in found.names if name != DESCENT}
-    told = {
+def rivals(data: TableData) -> dict[str, Any]:
+    """Paired gains over descent, and the strategies that are better and those that are also cheaper."""
+    descent = data.right(ROW)
+    evaluations = {name: data.first_value(name, "evaluations") for name in data.names}
+    gains = {name: compare(descent, data.right(name)) for name in data.names if name != ROW}
+    texts = {
         name: f"{signed(100 * gain.gain)} ({signed_interval(100 * gain.low, 100 * gain.high)})"
         for name, gain in gains.items()
     }
     better = [name for name, gain in gains.items() if gain.low > 0 and role(name) != BOUND]
-    cheaper = [name for name in better if price[name] < price[DESCENT]]
-    shown = sorted(found.names, key=lambda name: -float(np.mean(found.right(name))))
+    cheaper = [name for name in better if evaluations[name] < evaluations[ROW]]
+    ranking = sorted(data.names, key=lambda name: -float(np.mean(data.right(name))))
     notes = [
-        f"Better than {DESCENT} beyond chance, without reading a label: {_listed(better)}. "
-        f"Of these cheaper: {_listed(cheaper)}.",
-        f"From the best to the worst: {', '.join(shown)}.",
+        f"Significantly better than {ROW} without reading a label: {_listed(better)}. "
+        f"Cheaper ones of these: {_listed(cheaper)}.",
+        f"From best to worst: {', '.join(ranking)}.",
     ]
     numbers = {name: [gain.gain, gain.low, gain.high] for name, gain in gains.items()}
-    return {"columns": {f"against {DESCENT}, points": told}, "notes": notes, "numbers": {"against": numbers}}
+    return {"columns": {f"gain over {ROW}, points": texts}, "notes": notes, "numbers": {"against": numbers}}
 
 
 def _listed(names: list[str]) -> str:
