@@ -1,4 +1,4 @@
-"""The numbers of a finished reproduction by short names, as `findings.template.md` uses them.
+"""Looks up the numbers of a finished reproduction by short names, which `findings.template.md` uses.
 
     narrow/table2/own/ngd accuracy        88.2 %
     narrow/table2/own/ngd interval        88.2 % (86.1 to 90.1)
@@ -8,9 +8,10 @@
     narrow/table2/own/ngd evaluations     102
     narrow/table6/own n                   500
     narrow/table6/own trend               the paper's ordering is not shown (0 of 6 pairs shown, 1 reversed)
-    narrow/table4/paper numbers.literal   144.5, or whatever lies there; with a % behind it a share in percent
+    narrow/table4/paper numbers.literal   144.5, any entry of `numbers`; with a final % a share in percent
 
-A value is a number or a text. In a claim, `accuracy` is in percent and `gain` in points.
+`text` formats a number for the page, `value` returns it for a claim. In a claim, `accuracy` is in percent and `gain` in
+points.
 """
 
 from __future__ import annotations
@@ -30,22 +31,22 @@ CLAIM = re.compile(r"(.+?) (>=|<=|>|<|=) (.+)")
 
 
 class Numbers:
-    """The tables of a run, read when asked."""
+    """The tables of a run, read on first use."""
 
     def __init__(self, run: Path) -> None:
         self._run = run
         self._tables: dict[str, dict[str, Any]] = {}
 
     def text(self, name: str) -> str:
-        """A number as findings print it.
+        """The formatted number.
 
         Raises:
             R2T2Error: there is no such number.
         """
-        place, field = self._split(name)
-        part, row = self._part(place)
+        path, field = self._split(name)
+        part, row = self._part(path)
         if field.startswith("numbers."):
-            value = _inside(part["numbers"], field.removesuffix("%").split(".")[1:], name)
+            value = _lookup(part["numbers"], field.removesuffix("%").split(".")[1:], name)
             return (
                 f"{100 * value:.1f} %"
                 if field.endswith("%")
@@ -58,7 +59,7 @@ class Numbers:
         if field == "trend":
             return _trend(part["trend"])
         if row is None:
-            raise R2T2Error(f"{name!r} names no row")
+            raise R2T2Error(f"{name!r} does not name a row")
         low, high = row["ci95"]
         texts = {
             "accuracy": f"{100 * row['accuracy']:.1f} %",
@@ -69,11 +70,13 @@ class Numbers:
             "paper": f"{row.get('paper', float('nan')):.1f}",
         }
         if field not in texts:
-            raise R2T2Error(f"{name!r} asks for {field!r}; known are {', '.join(texts)}, n, trend, numbers.*")
+            raise R2T2Error(
+                f"{name!r} has the unknown field {field!r}; known are {', '.join(texts)}, n, trend, numbers.*"
+            )
         return texts[field]
 
     def value(self, name: str) -> float:
-        """A number to compare with; a literal stands for itself.
+        """The number; a literal is converted.
 
         Raises:
             R2T2Error: there is no such number.
@@ -82,14 +85,14 @@ class Numbers:
             return float(name)
         except ValueError:
             pass
-        place, field = self._split(name)
-        part, row = self._part(place)
+        path, field = self._split(name)
+        part, row = self._part(path)
         if field.startswith("numbers."):
-            return float(_inside(part["numbers"], field.removesuffix("%").split(".")[1:], name))
+            return float(_lookup(part["numbers"], field.removesuffix("%").split(".")[1:], name))
         if field.startswith("trend."):
             return float(part["trend"][field.removeprefix("trend.")])
         if row is None:
-            raise R2T2Error(f"{name!r} names no row")
+            raise R2T2Error(f"{name!r} does not name a row")
         values = {
             "accuracy": 100 * row["accuracy"],
             "gain": row["gain"]["points"],
@@ -102,48 +105,48 @@ class Numbers:
         return float(values[field])
 
     def holds(self, claim: str) -> bool:
-        """Whether `A > B` and the like is so.
+        """Whether a claim such as `A > B` is true.
 
         Raises:
-            R2T2Error: the claim compares nothing.
+            R2T2Error: the claim is not a comparison.
         """
-        found = CLAIM.fullmatch(claim.strip())
-        if found is None:
-            raise R2T2Error(f"the claim {claim!r} compares nothing")
-        return bool(COMPARISONS[found[2]](self.value(found[1].strip()), self.value(found[3].strip())))
+        match = CLAIM.fullmatch(claim.strip())
+        if match is None:
+            raise R2T2Error(f"the claim {claim!r} is not a comparison")
+        return bool(COMPARISONS[match[2]](self.value(match[1].strip()), self.value(match[3].strip())))
 
     def _split(self, name: str) -> tuple[list[str], str]:
-        place, _, field = name.strip().rpartition(" ")
-        if not place:
-            raise R2T2Error(f"{name!r} is no number's name: MODEL/TABLE/SETTING/ROW FIELD")
-        return place.split("/"), field
+        path, _, field = name.strip().rpartition(" ")
+        if not path:
+            raise R2T2Error(f"{name!r} is not the name of a number: MODEL/TABLE/SETTING/ROW FIELD")
+        return path.split("/"), field
 
-    def _part(self, place: list[str]) -> tuple[Mapping[str, Any], Mapping[str, Any] | None]:
-        model, table, setting, *rest = place
+    def _part(self, path: list[str]) -> tuple[Mapping[str, Any], Mapping[str, Any] | None]:
+        model, table, setting, *rest = path
         if table not in self._tables:
             self._tables[table] = read_table(self._run, table)
         models = self._tables[table]["models"]
         full = next((name for name in models if name == model or name.partition(":")[2] == model), None)
         if full is None or setting not in models[full]:
-            raise R2T2Error(f"{'/'.join(place)}: {table} has no part for {model} under {setting}")
+            raise R2T2Error(f"{'/'.join(path)}: {table} has no part for {model} under {setting}")
         part, name = models[full][setting], "/".join(rest)
         rows = {row["name"]: row for row in part["rows"]}
         if name and ("accuracy" not in rows.get(name, {})):
-            raise R2T2Error(f"{'/'.join(place)}: there is no such row, or it was not run")
+            raise R2T2Error(f"{'/'.join(path)}: there is no such row, or it was not run")
         return part, rows.get(name)
 
 
-def _inside(tree: Any, path: list[str], name: str) -> Any:
-    for step in path:
+def _lookup(tree: Any, keys: list[str], name: str) -> Any:
+    for key in keys:
         try:
-            tree = tree[int(step)] if isinstance(tree, list) else tree[step]
+            tree = tree[int(key)] if isinstance(tree, list) else tree[key]
         except (KeyError, IndexError, ValueError) as error:
-            raise R2T2Error(f"{name!r}: there is no {step!r}") from error
+            raise R2T2Error(f"{name!r}: there is no {key!r}") from error
     return tree
 
 
-def _trend(found: Mapping[str, Any] | None) -> str:
-    if not found:
-        return "the paper orders nothing"
-    total = found["shown"] + found["reversed"] + found["open"]
-    return f"{VERDICTS[found['verdict']]} ({found['shown']} of {total} pairs shown, {found['reversed']} reversed)"
+def _trend(trend: Mapping[str, Any] | None) -> str:
+    if not trend:
+        return "the paper has no ordering"
+    total = trend["shown"] + trend["reversed"] + trend["open"]
+    return f"{VERDICTS[trend['verdict']]} ({trend['shown']} of {total} pairs shown, {trend['reversed']} reversed)"

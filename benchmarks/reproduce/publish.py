@@ -1,9 +1,9 @@
-"""Put a finished `r2t2 reproduce all` into the repository: `python -m benchmarks.reproduce.publish out/reproduce`.
+"""Publishes a finished `r2t2 reproduce all`: `python -m benchmarks.reproduce.publish out/reproduce`.
 
-Every table goes to `benchmarks/reproduce/results/` as Markdown, CSV and JSON, the report's figures beside them, with an
-overview. `docs/findings.md` is written anew from `findings.template.md`: its numbers are looked up in the tables
-(`numbers.py`), and every sentence that rests on a comparison carries it as a claim. A claim that the numbers do not
-bear out stops the publication and is shown, so that no sentence outlives its evidence.
+Every table goes to `benchmarks/reproduce/results/` as Markdown, CSV and JSON, with the report's figures and an
+overview. `docs/findings.md` is written from `findings.template.md`: its numbers are looked up in the tables
+(`numbers.py`), and every sentence that rests on a comparison has it as a claim. A claim that the numbers refute stops
+the publication and is printed, so that every sentence of the page agrees with the numbers.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import re
 import shutil
 import sys
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 
 import tyro
@@ -28,9 +29,9 @@ RESULTS, TEMPLATE = HERE / "results", HERE / "findings.template.md"
 FINDINGS = HERE.parent.parent / "docs" / "findings.md"
 NUMBER = re.compile(r"\{\{(.+?)\}\}")
 CLAIM = re.compile(r" ?<!-- claim: (.+?) -->")
-MARK = r"(?:\d+\.|-) "  # of a list's item
+MARK = r"(?:\d+\.|-) "  # of a list item
 ITEM = re.compile(rf"^(?={MARK})", re.MULTILINE)
-KEPT = ("#", "```", "|")  # blocks whose lines mean something
+UNWRAPPED = ("#", "```", "|")  # first characters of blocks that are not paragraphs
 WIDTH = 120
 FIGURES = ("flow", "experts", "cost", "surrogate", "similarity", "families")
 
@@ -40,44 +41,47 @@ def main(run: tyro.conf.Positional[Path], machine: str = "2 CPU cores", date: st
 
     Args:
         run: folder of a complete run.
-        machine: on which it ran, in words.
-        date: of the run; today by default.
+        machine: description of the machine of the run.
+        date: date of the run; today by default.
     """
     saved = open_run(run)
     where = f"{machine}, {date or datetime.date.today().isoformat()}"
     text, refuted = findings(Numbers(run), TEMPLATE.read_text(encoding="utf-8"), command_of(saved), where)
     if refuted:
-        sys.exit("These claims do not hold; write their sentences anew:\n" + "\n".join(f"  {one}" for one in refuted))
+        sys.exit("These claims are false; rewrite their sentences:\n" + "\n".join(f"  {claim}" for claim in refuted))
     copy_tables(saved)
-    (RESULTS / "README.md").write_text(overview(saved, where), encoding="utf-8")
+    page = overview(RESULTS, saved.summary["tables"], command_of(saved), where)
+    (RESULTS / "README.md").write_text(page, encoding="utf-8")
     FINDINGS.write_text(text, encoding="utf-8")
 
 
 def command_of(saved: SavedRun) -> str:
-    """As it was typed."""
+    """The command line of the run."""
     settings = saved.settings
-    rest = [f"--samples {settings['samples']}"] if settings.get("samples") else []
-    return " ".join(["r2t2 reproduce", settings["table"], f"--model {settings['model']}", *rest, "--out out/reproduce"])
+    samples = [f"--samples {settings['samples']}"] if settings.get("samples") else []
+    return " ".join(
+        ["r2t2 reproduce", settings["table"], f"--model {settings['model']}", *samples, "--out out/reproduce"]
+    )
 
 
 def findings(numbers: Numbers, template: str, command: str, where: str) -> tuple[str, list[str]]:
-    """The page, and the claims which the numbers do not bear out.
+    """The page, and the claims that the numbers refute.
 
     Raises:
-        R2T2Error: the template asks for a number that is not there.
+        R2T2Error: the template refers to an unknown number.
     """
     refuted = [claim for claim in CLAIM.findall(template) if not numbers.holds(claim)]
     page = CLAIM.sub("", template).replace("{{command}}", command).replace("{{where}}", where)
-    return filled(NUMBER.sub(lambda found: numbers.text(found[1]), page)), refuted
+    return wrapped(NUMBER.sub(lambda match: numbers.text(match[1]), page)), refuted
 
 
-def filled(page: str) -> str:
-    """The page with the lines of its paragraphs and list items filled: numbers are not as long as their names."""
+def wrapped(page: str) -> str:
+    """The page with its paragraphs and list items wrapped, because numbers and their names differ in length."""
     blocks = page.strip("\n").split("\n\n")
-    return "\n\n".join(one if one.startswith(KEPT) else _fill(one) for one in blocks) + "\n"
+    return "\n\n".join(block if block.startswith(UNWRAPPED) else _wrap(block) for block in blocks) + "\n"
 
 
-def _fill(block: str) -> str:
+def _wrap(block: str) -> str:
     lines = []
     for item in ITEM.split(block):
         mark = re.match(MARK, item)
@@ -88,38 +92,38 @@ def _fill(block: str) -> str:
 
 
 def copy_tables(saved: SavedRun) -> None:
-    """Tables and figures of the run, in place of earlier ones."""
+    """Copy tables and figures of the run, and delete earlier ones."""
     shutil.rmtree(RESULTS, ignore_errors=True)
     RESULTS.mkdir()
     for name in saved.summary["tables"]:
         shutil.copy(saved.folder / f"{name}.json", RESULTS)
         shutil.copy(saved.folder / f"{name}.csv", RESULTS)
         (RESULTS / f"{name}.md").write_text(markdown(read_table(saved.folder, name)), encoding="utf-8")
-    for picture in sorted((saved.folder / "report").glob("*.png")):
-        if picture.stem.rpartition("-")[2] in FIGURES:
-            shutil.copy(picture, RESULTS)
+    for figure in sorted((saved.folder / "report").glob("*.png")):
+        if figure.stem.rpartition("-")[2] in FIGURES:
+            shutil.copy(figure, RESULTS)
 
 
-def overview(saved: SavedRun, where: str) -> str:
-    """What each table asks, and what became of the paper's ordering."""
-    columns = ["table", "of the paper", "what", "model, settings", "n", "the paper's ordering"]
+def overview(folder: Path, names: Sequence[str], command: str, where: str) -> str:
+    """A Markdown page that lists the tables with the verdict on the paper's ordering."""
+    columns = ["table", "of the paper", "title", "model, settings", "n", "the paper's ordering"]
     lines = []
-    for name in saved.summary["tables"]:
-        table = read_table(saved.folder, name)
+    for name in names:
+        table = read_table(folder, name)
         for model, settings in table["models"].items():
             for setting, part in settings.items():
-                found = part["trend"]
-                told = VERDICTS[found["verdict"]] if found else "–"
+                trend = part["trend"]
+                verdict = VERDICTS[trend["verdict"]] if trend else "–"
                 shows = ", ".join(table["shows"]) or "–"
                 link = f"[{name}]({name}.md)"
-                lines.append([link, shows, table["title"], f"{model}, {setting}", f"{part['n']:,}", told])
+                lines.append([link, shows, table["title"], f"{model}, {setting}", f"{part['n']:,}", verdict])
     head = "# The paper's tables on the pocket model\n\n"
-    made = f"Made by `{command_of(saved)}` and `python -m benchmarks.reproduce.publish out/reproduce`; {where}.\n\n"
-    return f"{head}{made}{markdown_table(columns, lines, align_right=True)}\n"
+    source = f"Generated by `{command}` and `python -m benchmarks.reproduce.publish out/reproduce`; {where}.\n\n"
+    return f"{head}{source}{markdown_table(columns, lines, align_right=True)}\n"
 
 
 if __name__ == "__main__":
     try:
         tyro.cli(main)
-    except R2T2Error as problem:
-        sys.exit(str(problem))
+    except R2T2Error as error:
+        sys.exit(str(error))

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from r2t2_jax.evaluation.batch import PreparedBatch
 
 from r2t2_jax.errors import R2T2Error
+from r2t2_jax.evaluation.batch import PreparedBatch
 from r2t2_jax.evaluation.collect_bank import collect_bank
 from r2t2_jax.evaluation.encode import encode_questions
 from r2t2_jax.method.presets import Preset

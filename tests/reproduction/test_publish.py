@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from benchmarks.reproduce.numbers import Numbers
-from benchmarks.reproduce.publish import CLAIM, NUMBER, TEMPLATE, filled, findings
+from benchmarks.reproduce.publish import CLAIM, NUMBER, TEMPLATE, findings, wrapped
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.reproduction.spec import load_tables
 
@@ -88,7 +88,7 @@ def test_claims_are_checked_and_removed(numbers: Numbers) -> None:
 def test_paragraphs_are_wrapped_and_other_blocks_are_kept() -> None:
     words = "one two " * 20
     page = f"# A title\n\n{words}\n\n```\na  b\n```\n\n1. {words}\n2. two\n   lines\n\n| {words} |\n"
-    title, paragraph, code, items, table = filled(page).split("\n\n")
+    title, paragraph, code, items, table = wrapped(page).split("\n\n")
     assert (title, code, table) == ("# A title", "```\na  b\n```", f"| {words} |\n")
     assert paragraph.splitlines() == ["one two " * 14 + "one two", "one two " * 4 + "one two"]
     assert [line[:3] for line in items.splitlines()] == ["1. ", "   ", "2. "]

@@ -100,7 +100,7 @@ def transitions(data: TableData) -> dict[str, Any]:
     moved = 100 * float((before != after).mean())
     note = (
         f"The leading expert changes for {moved:.1f} % of the questions. The router prefers {favorite}, which leads "
-        f"for {leads[favorite][0]:.1f} % of them, and for {leads[favorite][1]:.1f} % after re-routing. The paper reports "
-        "the same for MoAI's router and its expert I_LANG."
+        f"for {leads[favorite][0]:.1f} % of them, and for {leads[favorite][1]:.1f} % after re-routing. The paper "
+        "reports the same for MoAI's router and its expert I_LANG."
     )
     return {"tables": tables, "notes": [note], "numbers": {"counts": numbers, "leads": leads, "moved": round(moved, 1)}}
