@@ -63,7 +63,7 @@ def test_equal_rows_are_measured_once(tmp_path: Path) -> None:
     plan = json.loads((tmp_path / "run" / "run.json").read_text())["plan"]
     narrow = [part for part in plan if part["name"].startswith("pocket:narrow")]
     # base and uniform under either setting are one measurement; the four others are two each
-    assert [part["cases"] for part in narrow] == [2 + 4 * 2]
+    assert [part["samples"] for part in narrow] == [2 + 4 * 2]
 
 
 def test_an_interrupted_run_ends_with_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
