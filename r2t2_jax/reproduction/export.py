@@ -61,7 +61,7 @@ def _rows(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, Mapping[str, 
     head = ["", *(["paper, %"] if has_paper else []), "here, % (95 % interval)", "gain over base, points"]
     head += ["wrong→right / right→wrong", "evaluations per question"]
     used_fallback = any(row.get("used_fallback") for row in rows)
-    head += ["without neighbours"] if used_fallback else []
+    head += ["without neighbors"] if used_fallback else []
     lines = []
     for row in rows:
         cells = [row["name"], *([f"{row['paper']:.1f}" if "paper" in row else "–"] if has_paper else [])]
