@@ -161,39 +161,39 @@ def free_space(space: UpdateSpace) -> UpdateSpace:
 
 
 def base() -> Strategy:
-    """The untouched model."""
+    """Control: the unmodified model with its router's own weights."""
     return Strategy("base")
 
 
 def router_mean(space: UpdateSpace) -> Strategy:
-    """The router's mean weights at every place."""
+    """Control: the router's weights averaged over tokens, set as a fixed routing."""
     return Strategy("router_mean", search=FixedRouting("router"), space=free_space(space))
 
 
 def uniform() -> Strategy:
-    """Equal weights."""
+    """Control: equal weights for all experts."""
     return Strategy("uniform", search=FixedRouting("uniform"))
 
 
 def task_routing() -> Strategy:
-    """Weights on the experts that a person names for the question."""
+    """Upper bound: the experts that a person would choose for the question."""
     return Strategy("task_routing", search=FixedRouting("task"))
 
 
 def gate_finetuned(space: UpdateSpace) -> Strategy:
-    """The weights of the gate, fine-tuned on the references."""
+    """Control: a gate fine-tuned on the references."""
     return Strategy("gate_finetuned", search=FixedRouting("finetuned"), space=free_space(space))
 
 
 def mode_finding(neighborhood: NeighborhoodSettings, mode: ModeSettings, space: UpdateSpace) -> Strategy:
-    """Mode finding, with the neighborhood's kernel and a bandwidth in routing space."""
+    """Mean shift toward a mode of the references' routing weights."""
     kernel = kernel_of(dataclasses.replace(neighborhood, bandwidth=mode.bandwidth))
     search = ModeFinding(kernel, mode.k, mode.step_size, mode.tolerance, mode.max_iterations)
     return Strategy("mode_finding", search=search, space=free_space(space))
 
 
 def kernel_regression(neighborhood: NeighborhoodSettings, space: UpdateSpace) -> Strategy:
-    """The kernel mean of the neighbors' weights."""
+    """Kernel-weighted mean of the neighbors' routing weights."""
     selector, kernel = selector_of(neighborhood), kernel_of(neighborhood)
     return Strategy("kernel_regression", selector, kernel, None, KernelRegression(), free_space(space))
 
@@ -201,7 +201,7 @@ def kernel_regression(neighborhood: NeighborhoodSettings, space: UpdateSpace) ->
 def kernel_regression_alpha(
     neighborhood: NeighborhoodSettings, line_search: LineSearchSettings, space: UpdateSpace
 ) -> Strategy:
-    """Line search between the router's weights and the kernel mean."""
+    """Line search between the router's weights and the neighbors' mean."""
     return Strategy(
         "kernel_regression_alpha",
         selector_of(neighborhood),
@@ -213,31 +213,31 @@ def kernel_regression_alpha(
 
 
 def ngd(neighborhood: NeighborhoodSettings, descent: DescentSettings, space: UpdateSpace) -> Strategy:
-    """Neighborhood gradient descent, the paper's best."""
+    """Neighborhood gradient descent: gradient descent on the loss of the neighbors' answers."""
     selector, kernel = selector_of(neighborhood), kernel_of(neighborhood)
     return Strategy("ngd", selector, kernel, Neighborhood(), descent_of(descent), space)
 
 
 def random_neighbors(neighborhood: NeighborhoodSettings, descent: DescentSettings, space: UpdateSpace) -> Strategy:
-    """Control: descent on random references."""
+    """Control: as ngd, with randomly drawn references as neighbors."""
     selector, kernel = RandomNeighbors(neighborhood.k), kernel_of(neighborhood)
     return Strategy("random_neighbors", selector, kernel, Neighborhood(), descent_of(descent), space)
 
 
 def shuffled_references(neighborhood: NeighborhoodSettings, descent: DescentSettings, space: UpdateSpace) -> Strategy:
-    """Control: descent on the neighbors of another question."""
+    """Control: as ngd, with each neighbor replaced by an unrelated reference."""
     selector, kernel = ShuffledNeighbors(neighborhood.k), kernel_of(neighborhood)
     return Strategy("shuffled_references", selector, kernel, Neighborhood(), descent_of(descent), space)
 
 
 def best_of_n(generation: GenerationSettings, best_of_n: BestOfNSettings, space: UpdateSpace) -> Strategy:
-    """The random routing of which the model is most confident."""
+    """Of several randomly drawn routings, the one with the highest confidence in its own answer."""
     objective, search = SelfConfidence(generation.max_new_tokens), RandomSearch(best_of_n.candidates)
     return Strategy("best_of_n", objective=objective, search=search, space=free_space(space))
 
 
 def oracle(descent: DescentSettings, space: UpdateSpace) -> Strategy:
-    """Upper bound: descent on the loss of the label."""
+    """Upper bound: gradient descent on the loss of the test sample's own answer."""
     return Strategy("oracle", objective=Oracle(), search=descent_of(descent), space=space)
 
 
@@ -279,19 +279,19 @@ def _softmin(atlas: AtlasSettings, hard: bool = False) -> AtlasSoftmin:
 
 
 def atlas_softmin(neighborhood: NeighborhoodSettings, atlas: AtlasSettings, space: UpdateSpace) -> Strategy:
-    """The soft minimum of the neighbors' losses over the atlas's points."""
+    """Softmin-weighted mean of the loss atlas's points under the neighbors' losses."""
     return _on_neighbors("atlas", neighborhood, atlas, space, _softmin(atlas))
 
 
 def atlas_argmin(neighborhood: NeighborhoodSettings, atlas: AtlasSettings, space: UpdateSpace) -> Strategy:
-    """The best of the atlas's points."""
+    """The point of the loss atlas with the lowest loss of the neighbors."""
     return _on_neighbors("atlas_argmin", neighborhood, atlas, space, _softmin(atlas, hard=True))
 
 
 def atlas_taylor(
     neighborhood: NeighborhoodSettings, atlas: AtlasSettings, atlas_taylor: AtlasTaylorSettings, space: UpdateSpace
 ) -> Strategy:
-    """Control: the neighbors' losses to first order at their own routing.
+    """Control: one step along the neighbors' stored gradients.
 
     Raises:
         R2T2Error: the loss is not bounded.
@@ -306,13 +306,13 @@ def atlas_taylor(
 
 
 def atlas_mlp(atlas: AtlasSettings, space: UpdateSpace) -> Strategy:
-    """Control: a network predicts the losses at the points from the question's embedding."""
+    """Control: as atlas, with losses predicted by a small network."""
     space = UpdateSpace("simplex", space.tied)
     return Strategy("atlas_mlp", search=_softmin(atlas), space=space, atlas=AtlasConfig("mlp", atlas.loss))
 
 
 def best_fixed(atlas: AtlasSettings, space: UpdateSpace) -> Strategy:
-    """Control: the best point for the whole bank, the same for every question."""
+    """Control: the one point of the loss atlas with the lowest mean loss over all references."""
     space = UpdateSpace("simplex", space.tied)
     return Strategy("best_fixed", search=AtlasArgmin(), space=space, atlas=AtlasConfig("mean", atlas.loss))
 

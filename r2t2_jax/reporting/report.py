@@ -25,10 +25,11 @@ from r2t2_jax.reporting.figures.flow import flow_figure
 from r2t2_jax.reporting.figures.paths import paths_figure
 from r2t2_jax.reporting.figures.similarity import similarity_figure
 from r2t2_jax.reporting.figures.surrogate import surrogate_figure
-from r2t2_jax.reporting.formatting import ROLES, STRATEGY_NOTES, join_names, role, settings_line
+from r2t2_jax.reporting.formatting import join_names, settings_line
 from r2t2_jax.reporting.images import Images, find_images
 from r2t2_jax.reporting.page import anchor, render_template
 from r2t2_jax.reporting.results import BASE, ModelResults, read_results
+from r2t2_jax.reporting.roles import ROLES, description, role
 from r2t2_jax.reporting.style import FigureDrawing, FigureSpec, render_figure, shared_style
 from r2t2_jax.reporting.tables import csv_table
 from r2t2_jax.runs.atomic_io import atomic_write
@@ -253,10 +254,10 @@ def _method_record(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _glossary(results: ModelResults) -> dict[str, dict[str, str]]:
-    notes = {name: STRATEGY_NOTES[name] for name in results.strategies if name in STRATEGY_NOTES}
+    notes = {name: note for name in results.strategies if (note := description(name))}
     groups = {
-        description.capitalize(): {name: note for name, (_, note) in notes.items() if role(name) == key}
-        for key, description in ROLES.items()
+        heading.capitalize(): {name: note for name, note in notes.items() if role(name) == key}
+        for key, heading in ROLES.items()
     }
     return {heading: group for heading, group in groups.items() if group}
 

@@ -57,6 +57,6 @@ class ActiveExperts:
 
 
 def active_experts(generation: GenerationSettings, space: UpdateSpace) -> Strategy:
-    """The number of active experts of which the model is most confident."""
+    """The number of active experts with the most confident answer."""
     objective = SelfConfidence(generation.max_new_tokens)
     return Strategy("active_experts", objective=objective, search=ActiveExperts(), space=free_space(space))

@@ -61,7 +61,7 @@ class AtlasEnsemble:
 
 
 def atlas_ensemble(neighborhood: NeighborhoodSettings, atlas: AtlasSettings) -> AtlasEnsemble:
-    """`atlas_top8`: the ensemble of the eight best points."""
+    """Ensemble of answers at the eight best points of the loss atlas."""
     return AtlasEnsemble(
         selector=NearestNeighbors(atlas.k),
         kernel=kernel_of(neighborhood),

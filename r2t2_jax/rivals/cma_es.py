@@ -171,7 +171,7 @@ class CmaEs:
 
 
 def cma_es(generation: GenerationSettings, cma_es: CmaEsSettings, space: UpdateSpace) -> Strategy:
-    """CMA-ES on the confidence of the model in its own answer, in the logit space."""
+    """Evolution strategy that maximizes the confidence in the model's own answer."""
     return Strategy(
         "cma_es",
         objective=SelfConfidence(generation.max_new_tokens),

@@ -65,6 +65,6 @@ def deyo(
     deyo: DeyoSettings,
     space: UpdateSpace,
 ) -> Strategy:
-    """Descent on the entropy of samples whose answer depends on the shape of objects."""
+    """As tent, on samples whose answer changes when image patches are shuffled."""
     objective = DeYOEntropy(generation.max_new_tokens, entropy.margin, deyo.threshold)
     return Strategy("deyo", objective=objective, search=descent_of(descent), space=space)

@@ -81,6 +81,6 @@ def eata(
     eata: EataSettings,
     space: UpdateSpace,
 ) -> Strategy:
-    """Descent on the entropy of reliable samples, near the router's weights."""
+    """As tent, on reliable samples only, with a penalty on the distance from the router's weights."""
     objective = ReliableEntropy(generation.max_new_tokens, entropy.margin, eata.proximal_weight)
     return Strategy("eata", objective=objective, search=descent_of(descent), space=space)

@@ -48,7 +48,7 @@ class InContext(NeighborBaseline):
 
 
 def in_context(neighborhood: NeighborhoodSettings) -> InContext:
-    """The k nearest neighbors as examples in the prompt."""
+    """The neighbors' questions and answers as in-context examples in the prompt."""
     return InContext(selector=NearestNeighbors(neighborhood.k), kernel=kernel_of(neighborhood))
 
 

@@ -53,7 +53,7 @@ class KnnMoeInterpolation:
 
 
 def knn_moe(neighborhood: NeighborhoodSettings, descent: DescentSettings, space: UpdateSpace) -> Strategy:
-    """A mixture with the remembered weights of the neighbors.
+    """Interpolation with the best weights of references with similar hidden states.
 
     Similarities are cosines, so that a share of the mixture means the same for every sample.
     """

@@ -97,7 +97,7 @@ def _marginal(
 def memo(
     descent: DescentSettings, generation: GenerationSettings, augmentation: AugmentationSettings, space: UpdateSpace
 ) -> Strategy:
-    """Descent on the entropy of the mean prediction of all views."""
+    """Entropy minimization of the mean answer over image augmentations."""
     objective = MarginalEntropy(generation.max_new_tokens, augmentation.views)
     return Strategy("memo", objective=objective, search=descent_of(descent), space=space)
 
@@ -109,6 +109,6 @@ def tpt(
     tpt: TptSettings,
     space: UpdateSpace,
 ) -> Strategy:
-    """Descent on the entropy of the mean prediction of the views of lowest entropy."""
+    """As memo, over the augmentations with the most confident answers."""
     objective = MarginalEntropy(generation.max_new_tokens, augmentation.views, tpt.selected_views)
     return Strategy("tpt", objective=objective, search=descent_of(descent), space=space)

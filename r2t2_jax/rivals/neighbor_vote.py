@@ -40,7 +40,7 @@ class NeighborVote(NeighborBaseline):
 
 
 def neighbor_vote(neighborhood: NeighborhoodSettings) -> NeighborVote:
-    """The vote of the k nearest neighbors."""
+    """Control: majority vote of the neighbors' answers, without running the model."""
     return NeighborVote(selector=NearestNeighbors(neighborhood.k), kernel=kernel_of(neighborhood))
 
 

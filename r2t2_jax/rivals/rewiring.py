@@ -49,7 +49,7 @@ class SelfCrossEntropy(Objective):
 def rewiring(
     descent: DescentSettings, generation: GenerationSettings, rewiring: RewiringSettings, space: UpdateSpace
 ) -> Strategy:
-    """Descent on the loss of the model's own answer, in the shift space."""
+    """Shift of the router's logits that makes the model's own answer more likely."""
     return Strategy(
         "rewiring",
         objective=SelfCrossEntropy(generation.max_new_tokens),

@@ -74,7 +74,7 @@ def manifold_pull(
     manifold_pull: ManifoldPullSettings,
     space: UpdateSpace,
 ) -> Strategy:
-    """Descent on the neighborhood loss, near the neighbors' routing weights."""
+    """As ngd, with a penalty on the distance from the neighbors' routing weights."""
     return Strategy(
         "manifold_pull",
         NearestNeighbors(manifold_pull.k),

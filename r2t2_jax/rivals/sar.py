@@ -98,7 +98,7 @@ def sar(
     sar: SarSettings,
     space: UpdateSpace,
 ) -> Strategy:
-    """Sharpness-aware descent on the entropy of the answer."""
+    """As tent, with sharpness-aware steps on reliable samples."""
     search = SharpnessAware(
         schedule_of(descent), entropy.margin, sar.radius, sar.recovery, descent.optimizer, descent.steps
     )

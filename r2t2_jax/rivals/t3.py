@@ -97,7 +97,7 @@ class T3Interpolation:
 def t3(
     neighborhood: NeighborhoodSettings, generation: GenerationSettings, t3: T3Settings, space: UpdateSpace
 ) -> Strategy:
-    """A mixture of the router's weights and the kernel mean, by their disagreement."""
+    """Interpolation of router and neighbors' mean by the divergence of their answers."""
     return Strategy(
         "t3",
         selector_of(neighborhood),

@@ -38,5 +38,5 @@ class Entropy(Objective):
 
 
 def tent(descent: DescentSettings, generation: GenerationSettings, space: UpdateSpace) -> Strategy:
-    """Descent on the entropy of the answer."""
+    """Entropy minimization of the model's own answer."""
     return Strategy("tent", objective=Entropy(generation.max_new_tokens), search=descent_of(descent), space=space)

@@ -111,7 +111,7 @@ class WarmupSettings:
 
 
 def warmup(warmup: WarmupSettings) -> Warmup:
-    """Training on captions with the source's numbers."""
+    """Adapts projector and language model to the image before answering."""
     return Warmup(warmup.learning_rate)
 
 

@@ -4,15 +4,11 @@ import pytest
 from jinja2 import UndefinedError
 
 from r2t2_jax.reporting.formatting import (
-    BOUND,
-    CONTROL,
-    METHOD,
     decimal,
     duration,
     join_names,
     percent,
     plural,
-    role,
     settings_line,
     shorten,
     signed_interval,
@@ -37,10 +33,6 @@ def test_lists_and_counts_read_as_english() -> None:
 def test_long_texts_end_in_an_ellipsis() -> None:
     assert shorten("short", 5) == "short"
     assert shorten("one two three", 9) == "one two…"
-
-
-def test_unknown_strategies_are_methods_and_paper_presets_keep_the_role() -> None:
-    assert (role("mine"), role("uniform"), role("oracle_paper")) == (METHOD, CONTROL, BOUND)
 
 
 def test_anchors_and_bars_accept_any_name_and_share() -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from r2t2_jax.reporting.formatting import BOUND, CONTROL, METHOD, percent, role
+from r2t2_jax.reporting.formatting import percent
 from r2t2_jax.reporting.results import BASE, ModelResults
+from r2t2_jax.reporting.roles import BOUND, CONTROL, METHOD, role
 from r2t2_jax.reporting.style import BLACK, BLUE, GRAY, ORANGE, FigureSpec, new_figure
 
 if TYPE_CHECKING:

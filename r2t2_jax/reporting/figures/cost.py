@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from r2t2_jax.costs.ladder import Ledger, Row
 from r2t2_jax.reporting.figures.accuracy import ROLE_MARKERS, role_legend
-from r2t2_jax.reporting.formatting import BOUND, percent, role
+from r2t2_jax.reporting.formatting import percent
 from r2t2_jax.reporting.results import BASE, ModelResults
+from r2t2_jax.reporting.roles import BOUND, role
 from r2t2_jax.reporting.style import BLACK, BLUE, GRAY, FigureSpec, new_figure
 
 if TYPE_CHECKING:

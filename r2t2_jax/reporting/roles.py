@@ -1,0 +1,41 @@
+"""What a strategy is for in a comparison, and its description: both from the docstring of its function.
+
+The first line of the docstring describes the strategy; `Control: ` or `Upper bound: ` before it is the role.
+"""
+
+from __future__ import annotations
+
+import inspect
+
+from r2t2_jax.methods import METHODS
+
+METHOD, CONTROL, BOUND = "method", "control", "bound"
+ROLES = {
+    METHOD: "re-routing methods",
+    CONTROL: "controls, which need no good neighbors",
+    BOUND: "upper bounds, which use information that a test does not provide",
+}
+PREFIXES = {"Control: ": CONTROL, "Upper bound: ": BOUND}
+PAPER_SUFFIX = "_paper"  # of a strategy with the paper's settings, in a run with settings of its own
+
+
+def role(strategy: str) -> str:
+    """`method`, `control` or `bound`; strategies that are not in `METHODS` are methods."""
+    line = _first_line(strategy)
+    return next((key for prefix, key in PREFIXES.items() if line.startswith(prefix)), METHOD)
+
+
+def description(strategy: str) -> str | None:
+    """A phrase that describes the strategy; `None` if it is not in `METHODS`."""
+    line = _first_line(strategy).rstrip(".")
+    for prefix in PREFIXES:
+        line = line.removeprefix(prefix)
+    if not line:
+        return None
+    suffix = ", with the paper's settings" if strategy.endswith(PAPER_SUFFIX) else ""
+    return line[0].lower() + line[1:] + suffix
+
+
+def _first_line(strategy: str) -> str:
+    factory = METHODS.get(strategy) or METHODS.get(strategy.removesuffix(PAPER_SUFFIX))
+    return "" if factory is None else (inspect.getdoc(factory) or "").partition("\n")[0]
