@@ -59,7 +59,9 @@ def test_a_question_that_is_a_reference_is_refused(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(opening, "load_dataset", lambda *_: make_samples(60, seed=100, told=1.0))
-    assert "60 of 60 questions are also references in the bank, first '100-0': choose other questions" in refused(capsys)
+    assert "60 of 60 questions are also references in the bank, first '100-0': choose other questions" in refused(
+        capsys
+    )
 
 
 def test_without_a_bank_a_registered_set_is_needed(

@@ -65,7 +65,7 @@ def test_processes_share_the_work_and_the_numbers_stay(count: int, files: Path, 
         told = [process.communicate(timeout=300) for process in processes]
         assert [process.returncode for process in processes] == [0] * count, told
         assert sorted(path.name for path in out.iterdir()) == [
-            *("rows.parquet", "run.json", "batches", "summary.json", "timings.jsonl")
+            *("batches", "rows.parquet", "run.json", "summary.json", "timings.jsonl")
         ]
         assert results(out) == results(whole)
         run = json.loads((out / "run.json").read_text())
@@ -139,7 +139,7 @@ def test_options_that_do_not_go_together(files: Path, tmp_path: Path, capsys: py
         (("--coordinator", "127.0.0.1:1", "--processes", "2", "--process", "2"), "also needs --processes"),
         (("--mesh", "rows=2"), "'rows=2' is not a mesh"),
         (("--mesh", "data=9"), "the mesh data=9 needs 9 devices in each process, and there are 4"),
-        (("--mesh", "data=1,model=2"), "the weights of tests.toy_port cannot be cut over several devices"),
+        (("--mesh", "data=1,model=2"), "the weights of tests.toy_port cannot be sharded over several devices"),
     ):
         assert main(arguments(files, tmp_path / "run", *more)) == 2
         assert cause in capsys.readouterr().err
