@@ -19,7 +19,7 @@ import numpy as np
 import tyro
 from rich.console import Console
 
-from r2t2_jax.cli.demo import GATES
+from ports.pocket.params import GATES
 from r2t2_jax.contract import Sample
 from r2t2_jax.datasets import load_dataset
 from r2t2_jax.datasets.catalog import find_dataset

@@ -1,10 +1,10 @@
-"""What `r2t2 eval` costs beside the model: `python -m benchmarks.throughput`.
+"""The overhead of `r2t2 eval` over the model: `python -m benchmarks.throughput`.
 
-The same questions of the pocket model, the same strategies, the same compiled programs: once in a bare loop that
-prepares, encodes, finds neighbours, re-routes and generates, and throws the answers away; once as `r2t2 eval` does it,
-which also scores them, tells them as rows and saves them. One batch is computed at a time in both, everything is
-compiled before the clock starts, and the two take turns. CPU time is given beside the clock's, since on a busy machine
-it is what can be trusted. What a process compiles, and what the next one finds on disk, is told apart. Results go to
+The same questions of the pocket model run with the same strategies and the same compiled programs in two ways: in a bare
+loop that prepares, encodes, retrieves, re-routes and generates, and discards the answers; and as `r2t2 eval`, which also
+scores the answers, converts them to rows and saves them. Both compute one batch at a time and alternate, after everything
+is compiled. CPU time is recorded in addition to wall time, because it depends less on other processes. The programs that
+a process compiles and those that the next process finds in the cache are counted separately. The results go to
 `benchmarks/results/throughput.json`.
 """
 
@@ -49,35 +49,35 @@ def main(
     machine: str = "2 CPU cores",
     compile_only: bool = False,
 ) -> None:
-    """Measure, or with `compile_only` say what this process compiled for one batch."""
+    """Measure, or with `compile_only` print the programs that this process compiles for one batch."""
     job = open_pocket(PLAN_BATCH if compile_only else samples, references)
     if compile_only:
-        print(json.dumps(compiled(job)))
+        print(json.dumps(count_programs(job)))
         return
-    bare(job)  # compiles
+    run_bare_loop(job)  # compiles
     pairs = []
     for _ in range(repeats):
         with tempfile.TemporaryDirectory() as folder:
-            pairs.append((bare(job), evaluated(job, Path(folder) / "run")))
-    (loop, loop_cpu), (whole, whole_cpu) = (np.median(taken, axis=0).tolist() for taken in zip(*pairs, strict=True))
+            pairs.append((run_bare_loop(job), run_evaluation(job, Path(folder) / "run")))
+    (loop, loop_cpu), (whole, whole_cpu) = (np.median(pair, axis=0).tolist() for pair in zip(*pairs, strict=True))
     with tempfile.TemporaryDirectory() as cache:
-        first, second = (compiled_elsewhere(cache, references) for _ in range(2))
-    found = {
+        first, second = (count_in_subprocess(cache, references) for _ in range(2))
+    results = {
         "machine": machine,
         "date": datetime.date.today().isoformat(),
         "model": job.port.name,
         "samples": samples,
         "strategies": STRATEGIES,
         "repeats": repeats,
-        "samples_a_second": {"bare_loop": round(samples / loop, 1), "eval": round(samples / whole, 1)},
+        "samples_per_second": {"bare_loop": round(samples / loop, 1), "eval": round(samples / whole, 1)},
         "overhead_percent": round(100 * (whole / loop - 1), 1),
         "overhead_percent_each": [round(100 * (after / before - 1), 1) for (before, _), (after, _) in pairs],
         "overhead_percent_of_cpu_time": round(100 * (whole_cpu / loop_cpu - 1), 1),
         "first_process": first,
         "next_process": second,
     }
-    RESULTS.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    print(json.dumps(found, indent=1))
+    RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(results, indent=1))
 
 
 def open_pocket(samples: int, references: int) -> Job:
@@ -90,16 +90,16 @@ def open_pocket(samples: int, references: int) -> Job:
     return Job([port], device_groups("", 1), bank, benchmarks, strategies, preset, 0, PLAN_BATCH, fitted=False)
 
 
-Taken = tuple[float, float]  # seconds on the clock, and of all CPU cores
+Seconds = tuple[float, float]  # wall time and CPU time
 
 
-def since(start: Taken) -> Taken:
-    """What was taken since `start`; all there is, with zeros."""
+def since(start: Seconds) -> Seconds:
+    """The wall and CPU time since `start`."""
     return time.perf_counter() - start[0], time.process_time() - start[1]
 
 
-def bare(job: Job) -> Taken:
-    """The loop, with nothing around it."""
+def run_bare_loop(job: Job) -> Seconds:
+    """Time of the loop."""
     samples, size = job.benchmarks[BENCHMARK].samples, job.batch
     start = since((0, 0))
     for first in range(0, len(samples), size):
@@ -110,33 +110,33 @@ def bare(job: Job) -> Taken:
     return since(start)
 
 
-def evaluated(job: Job, folder: Path) -> Taken:
-    """The same as a run, summary included."""
+def run_evaluation(job: Job, folder: Path) -> Seconds:
+    """Time of the same work as a run, including its summary."""
     start = since((0, 0))
     with Run.open(folder, "eval", {}, job.plan, job.depends) as run:
-        run_benchmarks(run, job.evaluators(run, unheard), 1, unheard)
+        run_benchmarks(run, job.evaluators(run, discard), 1, discard)
         record_references(run, job.port.name, job.bank)
         run.finish(job.summary(run))
     return since(start)
 
 
-def unheard(line: str) -> None:
-    """Where a line beside the progress bar goes."""
+def discard(line: str) -> None:
+    """Discard a log line."""
 
 
-def compiled(job: Job) -> dict[str, float]:
-    """What this process compiles, or finds on disk, for one batch."""
+def count_programs(job: Job) -> dict[str, float]:
+    """The numbers of programs that this process compiles and finds in the cache for one batch."""
     enable_compilation_cache()
     with CompileCounter() as counted:
-        bare(job)
+        run_bare_loop(job)
     return {"compiled": counted.programs, "found_on_disk": counted.cached, "seconds": round(counted.seconds, 1)}
 
 
-def compiled_elsewhere(cache: str, references: int) -> dict[str, float]:
-    """The same of a process of its own, with its programs in the folder `cache`."""
+def count_in_subprocess(cache: str, references: int) -> dict[str, float]:
+    """The same numbers of a separate process with the compilation cache in the folder `cache`."""
     command = [sys.executable, "-m", "benchmarks.throughput", ONCE, "--references", str(references)]
-    done = subprocess.run(command, env={**os.environ, FOLDER: cache}, capture_output=True, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
+    completed = subprocess.run(command, env={**os.environ, FOLDER: cache}, capture_output=True, text=True, check=True)
+    return json.loads(completed.stdout.splitlines()[-1])
 
 
 if __name__ == "__main__":

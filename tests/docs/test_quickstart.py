@@ -15,7 +15,7 @@ LONG = ("demo", "report")  # commands on a whole run
 
 
 def as_pattern(shown: str) -> re.Pattern[str]:
-    """What is printed, in so many words: `...` stands for whatever is left out, a time for any time."""
+    """A pattern of the printed text, in which `...` matches any text."""
     lines = [re.escape(" ".join(line.split())).replace(r"\.\.\.", "(?s:.*)") for line in shown.splitlines()]
     return re.compile(r"\s*".join(lines) + r"\s*")
 
