@@ -1,4 +1,4 @@
-"""One question at a time, on the toy port, beside the evaluation that it is a small case of."""
+"""Single questions on the toy port; results equal those of an evaluation."""
 
 import dataclasses
 from pathlib import Path
@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from r2t2_jax import answer
-from r2t2_jax import inference as session
+from r2t2_jax import answer, inference
 from r2t2_jax.contract import Port
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.evaluation.collect_bank import collect_bank
@@ -24,83 +23,90 @@ METRIC = get_metric("exact_match")
 TESTS = make_samples(6, seed=1, told=0.3)
 PORT = toy()
 BANK = collect_bank(PORT, make_samples(40, seed=2, told=0.9), METRIC)
-ONE = TESTS[0]
+SAMPLE = TESTS[0]
 
 
 @pytest.fixture
 def own_references(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    asked: list[str] = []
+    loaded: list[str] = []
 
     def load_dataset(name: str, split: str) -> Any:
-        asked.append(f"{name}/{split}")
+        loaded.append(f"{name}/{split}")
         return make_samples(40, seed=2, told=0.9)
 
     monkeypatch.setattr("r2t2_jax.evaluation.setup.load_dataset", load_dataset)
     monkeypatch.setattr("r2t2_jax.evaluation.setup.registered", lambda group: ["toy"])
-    monkeypatch.setattr(session, "_BANKS", {})
-    return asked
+    monkeypatch.setattr(inference, "_BANKS", {})
+    return loaded
 
 
 def test_answers_are_those_of_the_evaluation() -> None:
     plan = strategy("ngd", find_preset("toy", PORT.presets))
     questions = encode_questions(PORT, TESTS)
     base, ngd = evaluate(PORT, BANK, questions, {"base": strategy("base"), "ngd": plan}, METRIC)
-    found = answer(PORT, [sample.image for sample in TESTS], [sample.question for sample in TESTS], bank=BANK)
-    assert isinstance(found, list)
-    assert [one.before for one in found] == base.predictions
-    assert [one.after for one in found] == ngd.predictions
-    assert any(one.before != one.after for one in found)
-    for one, weights, path, chosen, kernel in zip(
-        found, ngd.weights, ngd.path, ngd.neighbors, ngd.kernel_weights, strict=True
+    predictions = answer(PORT, [sample.image for sample in TESTS], [sample.question for sample in TESTS], bank=BANK)
+    assert isinstance(predictions, list)
+    assert [prediction.before for prediction in predictions] == base.predictions
+    assert [prediction.after for prediction in predictions] == ngd.predictions
+    assert any(prediction.before != prediction.after for prediction in predictions)
+    for prediction, weights, path, chosen, kernel in zip(
+        predictions, ngd.weights, ngd.path, ngd.neighbors, ngd.kernel_weights, strict=True
     ):
-        np.testing.assert_array_equal(one.weights, weights)
-        np.testing.assert_array_equal(one.path, path)
-        assert [neighbor.question for neighbor in one.neighbors] == [BANK.records[j]["question"] for j in chosen]
-        np.testing.assert_allclose([neighbor.share for neighbor in one.neighbors], kernel / kernel.sum(), rtol=1e-6)
-        assert one.evaluations == ngd.evaluations
-        assert one.preset == "toy"
+        np.testing.assert_array_equal(prediction.weights, weights)
+        np.testing.assert_array_equal(prediction.path, path)
+        expected = [BANK.records[j]["question"] for j in chosen]
+        assert [neighbor.question for neighbor in prediction.neighbors] == expected
+        np.testing.assert_allclose(
+            [neighbor.share for neighbor in prediction.neighbors], kernel / kernel.sum(), rtol=1e-6
+        )
+        assert prediction.evaluations == ngd.evaluations
+        assert prediction.preset == "toy"
 
 
-def test_a_question_alone_is_one_answer_and_an_image_may_serve_several(tmp_path: Path) -> None:
-    Image.fromarray(ONE.image).save(tmp_path / "one.png")
-    pixels = answer(PORT, ONE.image, ONE.question, bank=BANK)
+def test_one_question_gives_one_prediction_and_several_may_share_an_image(tmp_path: Path) -> None:
+    Image.fromarray(SAMPLE.image).save(tmp_path / "one.png")
+    pixels = answer(PORT, SAMPLE.image, SAMPLE.question, bank=BANK)
     assert isinstance(pixels, Prediction)
-    for image in (tmp_path / "one.png", str(tmp_path / "one.png"), Image.fromarray(ONE.image)):
-        again = answer(PORT, image, ONE.question, bank=BANK)
+    for image in (tmp_path / "one.png", str(tmp_path / "one.png"), Image.fromarray(SAMPLE.image)):
+        again = answer(PORT, image, SAMPLE.question, bank=BANK)
         assert isinstance(again, Prediction)
         np.testing.assert_array_equal(again.weights, pixels.weights)
-    several = answer(PORT, ONE.image, [ONE.question, "What is left?"], bank=BANK)
+    several = answer(PORT, SAMPLE.image, [SAMPLE.question, "What is left?"], bank=BANK)
     assert isinstance(several, list)
     np.testing.assert_array_equal(several[0].weights, pixels.weights)
 
 
 def test_strategies_without_references_need_no_bank(own_references: list[str]) -> None:
     for name in ("base", "uniform", "best_of_n"):
-        alone = answer(PORT, ONE.image, ONE.question, strategy=name)
-        beside = answer(PORT, ONE.image, ONE.question, strategy=name, bank=BANK)
-        assert isinstance(alone, Prediction)
-        assert isinstance(beside, Prediction)
-        assert (alone.before, alone.after, alone.evaluations) == (beside.before, beside.after, beside.evaluations)
-        np.testing.assert_array_equal(alone.path, beside.path)
+        without_bank = answer(PORT, SAMPLE.image, SAMPLE.question, strategy=name)
+        with_bank = answer(PORT, SAMPLE.image, SAMPLE.question, strategy=name, bank=BANK)
+        assert isinstance(without_bank, Prediction)
+        assert isinstance(with_bank, Prediction)
+        assert (without_bank.before, without_bank.after, without_bank.evaluations) == (
+            with_bank.before,
+            with_bank.after,
+            with_bank.evaluations,
+        )
+        np.testing.assert_array_equal(without_bank.path, with_bank.path)
     assert own_references == []
 
 
-def test_weights_given_by_hand_are_the_ones_answered_with() -> None:
-    asked = PORT.model.spec.experts.index(ONE.experts[0])
-    row = np.eye(3)[asked].tolist()
+def test_given_weights_are_used_unchanged() -> None:
+    expert = PORT.model.spec.experts.index(SAMPLE.experts[0])
+    row = np.eye(3)[expert].tolist()
     for routing in (row, [row, row]):
-        found = answer(PORT, ONE.image, ONE.question, routing=routing)
-        assert isinstance(found, Prediction)
-        assert found.after == ONE.answers[0]
-        assert found.strategy == "by hand"
-        np.testing.assert_array_equal(found.weights, [row, row])
-        assert found.neighbors == ()
+        prediction = answer(PORT, SAMPLE.image, SAMPLE.question, routing=routing)
+        assert isinstance(prediction, Prediction)
+        assert prediction.after == SAMPLE.answers[0]
+        assert prediction.strategy == "by hand"
+        np.testing.assert_array_equal(prediction.weights, [row, row])
+        assert prediction.neighbors == ()
 
 
-def test_a_port_s_own_references_are_collected_once(own_references: list[str]) -> None:
-    first = answer(PORT, ONE.image, ONE.question)
-    second = answer(PORT, ONE.image, ONE.question)
-    other = answer(dataclasses.replace(PORT, fingerprint="toy-2"), ONE.image, ONE.question)
+def test_the_references_of_a_port_are_collected_once(own_references: list[str]) -> None:
+    first = answer(PORT, SAMPLE.image, SAMPLE.question)
+    second = answer(PORT, SAMPLE.image, SAMPLE.question)
+    other = answer(dataclasses.replace(PORT, fingerprint="toy-2"), SAMPLE.image, SAMPLE.question)
     assert own_references == ["toy/reference", "toy/reference"]
     assert isinstance(first, Prediction)
     assert isinstance(second, Prediction)
@@ -117,7 +123,7 @@ def test_a_port_s_own_references_are_collected_once(own_references: list[str]) -
         ({"image": np.zeros((4, 4, 3))}, "not float64"),
         ({"question": " \n"}, "question is empty"),
         ({"question": []}, "no question"),
-        ({"question": ["What is left?"] * 2, "image": [ONE.image] * 3}, "3 images for 2 questions"),
+        ({"question": ["What is left?"] * 2, "image": [SAMPLE.image] * 3}, "3 images for 2 questions"),
         ({"strategy": "magic"}, "unknown strategy 'magic'.*ngd"),
         ({"strategy": "oracle"}, "reads the test samples' answers"),
         ({"strategy": "task_routing"}, "needs the task routing of every query"),
@@ -132,19 +138,19 @@ def test_a_port_s_own_references_are_collected_once(own_references: list[str]) -
     ],
 )
 def test_bad_input_is_refused_with_its_cause(settings: dict[str, Any], cause: str) -> None:
-    given = {"image": ONE.image, "question": ONE.question, "bank": BANK} | settings
+    arguments = {"image": SAMPLE.image, "question": SAMPLE.question, "bank": BANK} | settings
     with pytest.raises(R2T2Error, match=cause):
-        answer(PORT, given.pop("image"), given.pop("question"), **given)
+        answer(PORT, arguments.pop("image"), arguments.pop("question"), **arguments)
 
 
 def test_a_corrupt_image_is_refused(tmp_path: Path) -> None:
     for name, content in (("empty.png", b""), ("text.png", b"not an image")):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(R2T2Error, match=f"cannot read image .*{name}"):
-            answer(PORT, tmp_path / name, ONE.question, bank=BANK)
+            answer(PORT, tmp_path / name, SAMPLE.question, bank=BANK)
 
 
-def test_another_model_s_bank_is_refused() -> None:
+def test_the_bank_of_another_model_is_refused() -> None:
     port: Port = dataclasses.replace(PORT, fingerprint="another")
     with pytest.raises(R2T2Error, match="made with model 'toy-1'"):
-        answer(port, ONE.image, ONE.question, bank=BANK)
+        answer(port, SAMPLE.image, SAMPLE.question, bank=BANK)

@@ -25,7 +25,7 @@ from r2t2_jax.evaluation.encode import BATCH, EncodedQuestions
 from r2t2_jax.evaluation.feature_cache import on_port
 from r2t2_jax.evaluation.records import BatchResult
 from r2t2_jax.evaluation.references import BatchNeighbors, RetrievalIndex, build_retrieval_index
-from r2t2_jax.method.needs import Need
+from r2t2_jax.method.needs import REFERENCE_NEEDS, Need
 from r2t2_jax.method.rerouting import canonicalize
 from r2t2_jax.method.strategies import Strategy
 from r2t2_jax.methods import Method
@@ -198,5 +198,5 @@ def _check_fingerprints(port: Port, bank: ReferenceBank) -> None:
 
 def _check_no_references(strategies: Mapping[str, Method]) -> None:
     for name, strategy in strategies.items():
-        if not isinstance(strategy, Strategy) or strategy.selector is not None or strategy.atlas is not None:
+        if not isinstance(strategy, Strategy) or strategy.needs & REFERENCE_NEEDS:
             raise R2T2Error(f"{name} reads references: give a bank")

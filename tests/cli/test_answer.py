@@ -65,7 +65,7 @@ def test_bad_input_is_one_line_and_exit_code_2(
 
 
 @pytest.mark.parametrize(("content", "question"), [(None, "What?"), (b"\x89PNG broken", "What?"), (b"", " ")])
-def test_no_image_no_answer(
+def test_a_missing_image_is_refused(
     tmp_path: Path, content: bytes | None, question: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     if content is not None:
@@ -81,9 +81,11 @@ def test_a_scene_is_drawn_as_the_model_sees_it_and_its_questions_are_printed(
     assert main(["pocket", "scene", "--seed", "3", "--questions", "11", "--out", str(out)]) == 0
     printed = capsys.readouterr().out.splitlines()[2:]
     samples = load("scene", 11, 3)
-    assert [" ".join(line.split()) for line in printed] == [f"{one.question} {one.answers[0]}" for one in samples]
-    assert len({one.question for one in samples}) == len(samples) == 11
-    assert len({one.category for one in samples[:8]}) == 8
+    assert [" ".join(line.split()) for line in printed] == [
+        f"{sample.question} {sample.answers[0]}" for sample in samples
+    ]
+    assert len({sample.question for sample in samples}) == len(samples) == 11
+    assert len({sample.category for sample in samples[:8]}) == 8
     np.testing.assert_array_equal(np.asarray(Image.open(out)), samples[0].image)
 
 

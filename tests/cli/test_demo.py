@@ -60,7 +60,7 @@ def toy_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("toy_everywhere")
-def test_demo_writes_what_it_prints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_printed_numbers_are_those_of_the_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "run"
     assert main(["demo", "--out", str(out), "--samples", "30", "--seed", "3"]) == 0
     printed = capsys.readouterr().out
@@ -86,11 +86,11 @@ def test_demo_writes_what_it_prints(tmp_path: Path, capsys: pytest.CaptureFixtur
         assert not steps or [row["step_right"][-1] for row in mine] == [row["right"] for row in mine]
     saved = open_run(out)
     assert (saved.settings["seed"], saved.settings["samples"], saved.run["data"]["tests"]["n"]) == (3, 30, 30)
-    asked = [row for row in saved.references.to_pylist() if row["model"] == "pocket:narrow"]
-    kept = [row for row in asked if row["score"] >= 0.5]
-    assert summary["models"]["pocket:narrow"]["references"] == {"candidates": len(asked), "correct": len(kept)}
+    candidates = [row for row in saved.references.to_pylist() if row["model"] == "pocket:narrow"]
+    correct = [row for row in candidates if row["score"] >= 0.5]
+    assert summary["models"]["pocket:narrow"]["references"] == {"candidates": len(candidates), "correct": len(correct)}
     assert {name for row in rows if row["model"] == "pocket:narrow" for name in row["neighbors"]} <= {
-        row["id"] for row in kept
+        row["id"] for row in correct
     }
     # Once more: nothing is computed, the same is printed.
     assert main(["demo", "--config", str(out / "run.json"), "--out", str(out)]) == 0
@@ -98,7 +98,7 @@ def test_demo_writes_what_it_prints(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert max(len(line) for line in printed.splitlines() if not line.startswith("Wrote")) <= 80
 
 
-def test_a_quick_demo_skips_what_takes_long() -> None:
+def test_a_quick_demo_skips_slow_strategies() -> None:
     preset = {"pocket": {"neighborhood.k": 3}}
     port = dataclasses.replace(toy(), presets=preset)
     skipped = ["router_mean", "shuffled_references", "kernel_regression_alpha", "ngd_paper", "best_of_n", "oracle"]
@@ -107,7 +107,7 @@ def test_a_quick_demo_skips_what_takes_long() -> None:
 
 
 @pytest.mark.usefixtures("toy_everywhere")
-def test_an_interrupted_demo_goes_on_to_the_same_bytes(
+def test_a_resumed_demo_ends_with_the_same_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(r2t2_jax.reporting.report, "write_report", lambda run: (run / "report.html").touch())
@@ -138,7 +138,7 @@ def test_an_interrupted_demo_goes_on_to_the_same_bytes(
 
 
 @pytest.mark.usefixtures("toy_everywhere")
-def test_nothing_is_left_of_a_run_that_fails(
+def test_a_failed_run_leaves_no_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(r2t2_jax.datasets, "load_dataset", lambda **_: make_samples(4, seed=0, told=1))
@@ -156,7 +156,7 @@ def test_an_unknown_embedder_is_refused(tmp_path: Path, capsys: pytest.CaptureFi
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("toy_everywhere")
-def test_another_embedder_finds_the_neighbours(tmp_path: Path) -> None:
+def test_another_embedder_retrieves_the_neighbors(tmp_path: Path) -> None:
     out = tmp_path / "run"
     assert main(["demo", "--out", str(out), "--quick", "--samples", "30", "--embedder", "hashed_words"]) == 0
     run = json.loads((out / "run.json").read_text())

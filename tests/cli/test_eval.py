@@ -30,7 +30,7 @@ STRATEGIES = ("base", "ngd", "kernel_regression", "random_neighbors")
 
 
 def test_rows_are_those_of_an_evaluation_in_memory(files: Path, whole: Path) -> None:
-    """Whatever the batches, their order and the padding: the same answers, routing and losses to the last bit."""
+    """For any batches, order and padding: the same answers, routing and losses to the last bit."""
     samples = make_samples(30, seed=1, told=0.4)
     bank = ReferenceBank.open(files / "bank")
     bank = with_samples(bank, toy(), make_samples(40, seed=3, told=0.4))
@@ -39,14 +39,14 @@ def test_rows_are_those_of_an_evaluation_in_memory(files: Path, whole: Path) -> 
     chosen = {name: strategy(name, preset) for name in STRATEGIES}
     expected = evaluate(toy(), bank, encode_questions(toy(), order), chosen, get_metric("exact_match"))
     rows = open_run(whole).rows.to_pylist()
-    for outcome in expected:
-        mine = [row for row in rows if row["strategy"] == outcome.name and row["benchmark"].endswith("one.jsonl")]
+    for result in expected:
+        mine = [row for row in rows if row["strategy"] == result.name and row["benchmark"].endswith("one.jsonl")]
         assert [row["id"] for row in mine] == [sample.id for sample in order]
-        assert [row["prediction"] for row in mine] == outcome.predictions
+        assert [row["prediction"] for row in mine] == result.predictions
         for name in ("weights", "path", "losses", "kernel_weights"):
-            found = np.array([row[name] for row in mine], np.float32).reshape(getattr(outcome, name).shape)
-            np.testing.assert_array_equal(found, getattr(outcome, name))
-        references = [bank.records[j]["id"] for j in outcome.neighbors.ravel()]
+            found = np.array([row[name] for row in mine], np.float32).reshape(getattr(result, name).shape)
+            np.testing.assert_array_equal(found, getattr(result, name))
+        references = [bank.records[j]["id"] for j in result.neighbors.ravel()]
         assert [name for row in mine for name in row["neighbors"]] == references
 
 
@@ -62,12 +62,12 @@ def test_the_summary_counts_the_rows(whole: Path, capsys: pytest.CaptureFixture[
             assert entry["accuracy"] == pytest.approx(sum(row["right"] for row in mine) / n, abs=1e-6)
             assert entry["score"]["accuracy"] == pytest.approx(100 * entry["accuracy"], abs=1e-4)
     assert main(arguments(files, whole)) == 0  # complete: nothing is computed, the tables are printed again
-    told = capsys.readouterr()
-    assert "toy on one.jsonl: 30 questions" in told.out and "compiled" not in told.err
+    captured = capsys.readouterr()
+    assert "toy on one.jsonl: 30 questions" in captured.out and "compiled" not in captured.err
     assert main(["report", str(whole), "--out", str(whole.parent / "page.html")]) == 0
 
 
-def test_interrupted_and_resumed_it_ends_with_the_same_bytes(
+def test_a_resumed_run_ends_with_the_same_bytes(
     files: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out, original, calls = tmp_path / "run", BenchmarkEvaluator.rows, []
@@ -82,8 +82,8 @@ def test_interrupted_and_resumed_it_ends_with_the_same_bytes(
 
     monkeypatch.setattr(BenchmarkEvaluator, "rows", rows)
     assert main(arguments(files, out)) == 0
-    told = capsys.readouterr()
-    assert "Resume with: r2t2 eval --config" in told.err
+    captured = capsys.readouterr()
+    assert "Resume with: r2t2 eval --config" in captured.err
     assert not (out / "summary.json").exists()
     assert main(arguments(files, out)) == 2
     monkeypatch.setattr(BenchmarkEvaluator, "rows", original)
@@ -92,7 +92,7 @@ def test_interrupted_and_resumed_it_ends_with_the_same_bytes(
         assert (out / name).read_bytes() == (whole / name).read_bytes()
 
 
-def test_too_little_memory_halves_the_batch_and_changes_nothing(
+def test_out_of_memory_halves_the_batch_and_changes_no_result(
     files: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     answer = PreparedBatch.answer
@@ -104,9 +104,9 @@ def test_too_little_memory_halves_the_batch_and_changes_nothing(
 
     monkeypatch.setattr(PreparedBatch, "answer", limited)
     assert main(arguments(files, tmp_path / "run")) == 0
-    told = capsys.readouterr().err
-    assert "out of memory with 4 samples at a time; continuing with 2" in told
-    assert told.count("continuing with 1") == 1
+    captured = capsys.readouterr().err
+    assert "out of memory with 4 samples at a time; continuing with 2" in captured
+    assert captured.count("continuing with 1") == 1
     assert (tmp_path / "run" / "summary.json").read_bytes() == (whole / "summary.json").read_bytes()
     assert (tmp_path / "run" / "rows.parquet").read_bytes() == (whole / "rows.parquet").read_bytes()
 
@@ -143,12 +143,12 @@ def test_bad_input_is_one_line(
 ) -> None:
     more = tuple(word.replace("FOLDER", str(files)) for word in more)
     assert main(arguments(files, tmp_path / "run", *more)) == 2
-    (told,) = capsys.readouterr().err.splitlines()[-1:]
-    assert told.startswith("r2t2: ") and re.search(re.escape(cause), told)
+    (captured,) = capsys.readouterr().err.splitlines()[-1:]
+    assert captured.startswith("r2t2: ") and re.search(re.escape(cause), captured)
     assert not (tmp_path / "run").exists()
 
 
-def test_abreast_they_get_what_they_get_one_by_one(
+def test_vectorized_samples_get_the_results_of_single_samples(
     files: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     traced = {}
@@ -159,9 +159,9 @@ def test_abreast_they_get_what_they_get_one_by_one(
 
     for module in (passes, rerouting):
         monkeypatch.setattr(module, "map_in_chunks", spy)
-    jax.clear_caches()  # what is compiled is not traced again
+    jax.clear_caches()  # so that programs are traced again
     assert main(arguments(files, tmp_path / "run", "--vmap-size", "3")) == 0  # of batches of four
-    assert traced.pop("encode_batch") == {1, 3}  # references that are computed again come one by one
+    assert traced.pop("encode_batch") == {1, 3}  # references are encoded one by one
     assert traced == {"generate_tokens": {3}, "_reroute_samples": {3}}
     found, expected = (open_run(out).rows.to_pylist() for out in (tmp_path / "run", whole))
     for a, b in zip(found, expected, strict=True):
@@ -169,31 +169,31 @@ def test_abreast_they_get_what_they_get_one_by_one(
         np.testing.assert_allclose(a["weights"], b["weights"], atol=1e-5, rtol=0)
 
 
-def test_features_that_a_bank_stores_are_read(
+def test_stored_features_of_a_bank_are_read(
     files: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     references = write_questions(tmp_path / "references.jsonl", 40, seed=3)
     build = ["bank", "build", "--model", MODEL, "--dataset", str(references), "--features"]
     assert main([*build, "--out", str(tmp_path / "bank")]) == 0
     for file in tmp_path.glob("references*"):
-        file.unlink()  # nothing is computed again
+        file.unlink()  # so that features cannot be computed
     assert main(arguments(files, tmp_path / "run", "--bank", str(tmp_path / "bank"))) == 0
     found, expected = (open_run(out).rows.to_pylist() for out in (tmp_path / "run", whole))
     assert found == expected
 
 
-def test_a_dry_run_tells_the_plan_and_leaves_nothing(
+def test_a_dry_run_prints_the_plan_and_writes_nothing(
     files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "160")
     assert main(arguments(files, tmp_path / "run", "--dry-run")) == 0
-    told = capsys.readouterr().out
-    assert "30 questions in 8 batches, metric exact_match" in told
-    assert "7 questions in 2 batches" in told
-    assert re.search(r"memory +\d[\d.]* [KM]?B with 4 questions at a time: parameters 8 B", told)
+    captured = capsys.readouterr().out
+    assert "30 questions in 8 batches, metric exact_match" in captured
+    assert "7 questions in 2 batches" in captured
+    assert re.search(r"memory +\d[\d.]* [KM]?B with 4 questions at a time: parameters 8 B", captured)
     steps, k = 10, 5
     for name, evaluations in (("base", 1), ("ngd", 1 + 2 * steps * k + 1), ("kernel_regression", 2)):
-        assert re.search(rf"{name} +{evaluations} ", told)
+        assert re.search(rf"{name} +{evaluations} ", captured)
     assert list(tmp_path.iterdir()) == []
 
 

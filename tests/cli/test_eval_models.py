@@ -113,7 +113,7 @@ def test_real_questions(model: str, bank: Path, place: Path, tmp_path: Path, mon
         check(tmp_path / name, [name])
 
 
-def test_weights_cut_over_two_devices_answer_alike(model: str, bank: Path, place: Path, tmp_path: Path) -> None:
+def test_sharded_weights_give_the_same_answers(model: str, bank: Path, place: Path, tmp_path: Path) -> None:
     """Read from the directory into their shards; answers are those of one device up to ties of a random model."""
     questions = ("--benchmark", str(place / "questions.jsonl"))
     lines = (place / "references.jsonl").read_text().replace('"r', '"q').replace("what is in", "which colour has")

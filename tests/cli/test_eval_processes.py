@@ -1,4 +1,4 @@
-"""`r2t2 eval` in processes of its own: several on one run, and killed wherever it hurts."""
+"""`r2t2 eval` in subprocesses: several share a run, and some are killed."""
 
 import json
 import os
@@ -38,8 +38,8 @@ def start_all(files: Path, out: Path, count: int, seconds: float = 0.0) -> list[
 
 def finish_all(files: Path, out: Path) -> None:
     processes = start_all(files, out, 2)
-    told = [process.communicate(timeout=300) for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], told
+    output = [process.communicate(timeout=300) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], output
 
 
 def results(out: Path) -> dict[str, bytes]:
@@ -58,12 +58,12 @@ def await_batches(out: Path, count: int, processes: list[subprocess.Popen]) -> N
 
 
 @pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
-def test_processes_share_the_work_and_the_numbers_stay(count: int, files: Path, whole: Path, tmp_path: Path) -> None:
+def test_several_processes_give_the_numbers_of_one(count: int, files: Path, whole: Path, tmp_path: Path) -> None:
     """To the byte: what a sample gets does not depend on who computes it."""
     for out in (tmp_path / "one", tmp_path / "two")[: 2 if count == 4 else 1]:
         processes = start_all(files, out, count)
-        told = [process.communicate(timeout=300) for process in processes]
-        assert [process.returncode for process in processes] == [0] * count, told
+        output = [process.communicate(timeout=300) for process in processes]
+        assert [process.returncode for process in processes] == [0] * count, output
         assert sorted(path.name for path in out.iterdir()) == [
             *("batches", "rows.parquet", "run.json", "summary.json", "timings.jsonl")
         ]
@@ -82,11 +82,11 @@ def test_a_killed_process_is_named_by_the_others_within_a_minute(
     await_batches(out, 2, processes)
     processes[victim].kill()
     killed = time.monotonic()
-    _, told = processes[1 - victim].communicate(timeout=120)
+    _, output = processes[1 - victim].communicate(timeout=120)
     assert time.monotonic() - killed < 60
     processes[victim].communicate()
     assert processes[1 - victim].returncode == 2
-    last = told.strip().splitlines()[-1]
+    last = output.strip().splitlines()[-1]
     assert re.search(
         rf"r2t2: process {victim} \(\d+ on .*\) sent no heartbeat for 20 seconds: it or its host died", last
     )
@@ -96,21 +96,21 @@ def test_a_killed_process_is_named_by_the_others_within_a_minute(
 
 
 @pytest.mark.slow
-def test_one_that_is_told_to_stop_stops_all(files: Path, whole: Path, tmp_path: Path) -> None:
+def test_a_signal_to_one_process_stops_all(files: Path, whole: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     processes = start_all(files, out, 2, seconds=0.5)
     await_batches(out, 2, processes)
     processes[1].send_signal(signal.SIGTERM)
-    told = [process.communicate(timeout=60)[1] for process in processes]
+    output = [process.communicate(timeout=60)[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0]
-    assert "process 1 (" in told[0] and "stopped" in told[0]
-    assert f"Resume with: r2t2 eval --config {out}/run.json --out {out}" in " ".join(told[1].split())
+    assert "process 1 (" in output[0] and "stopped" in output[0]
+    assert f"Resume with: r2t2 eval --config {out}/run.json --out {out}" in " ".join(output[1].split())
     finish_all(files, out)
     assert results(out) == results(whole)
 
 
 @pytest.mark.slow
-def test_twenty_kills_change_nothing(files: Path, whole: Path, tmp_path: Path) -> None:
+def test_twenty_kills_change_no_result(files: Path, whole: Path, tmp_path: Path) -> None:
     out, rng, kills = tmp_path / "run", random.Random(9), 0
     batches = 1 + 8 + 2
     while kills < 20:
@@ -130,7 +130,7 @@ def test_twenty_kills_change_nothing(files: Path, whole: Path, tmp_path: Path) -
     assert results(out) == results(whole)
 
 
-def test_options_that_do_not_go_together(files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_contradictory_options_are_refused(files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from r2t2_jax.cli.main import main
 
     for more, cause in (
@@ -146,7 +146,7 @@ def test_options_that_do_not_go_together(files: Path, tmp_path: Path, capsys: py
         assert not (tmp_path / "run").exists()
 
 
-def test_copies_on_four_devices_give_what_one_gives(files: Path, whole: Path, tmp_path: Path) -> None:
+def test_copies_on_four_devices_give_the_results_of_one(files: Path, whole: Path, tmp_path: Path) -> None:
     from r2t2_jax.cli.main import main
 
     assert main(arguments(files, tmp_path / "run", "--mesh", "data=4")) == 0

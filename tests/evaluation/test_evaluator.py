@@ -1,4 +1,4 @@
-"""A bank collected and strategies run, on a port whose answers can be worked out by hand."""
+"""Collecting a bank and evaluating strategies, with a port whose answers can be computed by hand."""
 
 import dataclasses
 
@@ -23,7 +23,7 @@ def by_hand(sample, expert: int) -> str:
     return WORDS[sample.image[0, expert, 0]]
 
 
-def told(sample) -> int:
+def router_choice(sample) -> int:
     return EXPERTS.index(sample.category) if sample.image[0, -1, 0] else 0
 
 
@@ -43,7 +43,7 @@ def bank(port, references):
 
 
 @pytest.fixture(scope="module")
-def outcomes(port, bank):
+def evaluated(port, bank):
     return run(port, bank, batch_size=8)
 
 
@@ -54,17 +54,17 @@ def run(port, bank, batch_size, names=NAMES):
     return questions, {o.name: o for o in evaluate(port, bank, questions, chosen, METRIC, batch_size=batch_size)}
 
 
-def test_the_bank_holds_what_was_answered_correctly(port, references, bank) -> None:
-    correct = [sample for sample in references if by_hand(sample, told(sample)) == sample.answers[0]]
+def test_the_bank_contains_the_correctly_answered_samples(port, references, bank) -> None:
+    correct = [sample for sample in references if by_hand(sample, router_choice(sample)) == sample.answers[0]]
     assert 0 < len(correct) < len(references)
     assert [record["id"] for record in bank.records] == [sample.id for sample in correct]
     assert len(bank) == len(correct)
-    np.testing.assert_array_equal(bank.routing.argmax(axis=-1)[:, 0], [told(sample) for sample in correct])
+    np.testing.assert_array_equal(bank.routing.argmax(axis=-1)[:, 0], [router_choice(sample) for sample in correct])
     np.testing.assert_array_equal(bank.answers, port.processor.answer_ids([sample.answers[0] for sample in correct]))
     np.testing.assert_array_equal(bank.embeddings, port.embedder.embed([sample.question for sample in correct]))
 
 
-def test_a_model_that_is_never_right_gives_no_bank(port) -> None:
+def test_a_model_without_a_correct_answer_gives_no_bank(port) -> None:
     wrong = [dataclasses.replace(sample, answers=("pink",)) for sample in make_samples(5, seed=1, told=1)]
     processor = dataclasses.make_dataclass("P", [])()
     processor.prepare, processor.decode = port.processor.prepare, port.processor.decode
@@ -75,60 +75,60 @@ def test_a_model_that_is_never_right_gives_no_bank(port) -> None:
         collect_bank(port, [], METRIC)
 
 
-def test_answers_are_those_worked_out_by_hand(outcomes) -> None:
-    questions, found = outcomes
-    assert found["base"].predictions == [by_hand(sample, told(sample)) for sample in questions.samples]
-    assert found["task_routing"].right.all()
-    assert found["ngd"].right.mean() > found["base"].right.mean()
-    for outcome in found.values():
+def test_answers_are_those_computed_by_hand(evaluated) -> None:
+    questions, results = evaluated
+    assert results["base"].predictions == [by_hand(sample, router_choice(sample)) for sample in questions.samples]
+    assert results["task_routing"].right.all()
+    assert results["ngd"].right.mean() > results["base"].right.mean()
+    for result in results.values():
         expected = [
-            sample.answers[0] == answer for sample, answer in zip(questions.samples, outcome.predictions, strict=True)
+            sample.answers[0] == answer for sample, answer in zip(questions.samples, result.predictions, strict=True)
         ]
-        np.testing.assert_array_equal(outcome.right, expected)
+        np.testing.assert_array_equal(result.right, expected)
 
 
-def test_neighbors_ask_the_same_question(bank, outcomes) -> None:
-    questions, found = outcomes
+def test_neighbors_have_the_same_question(bank, evaluated) -> None:
+    questions, results = evaluated
     for name in ("ngd", "kernel_regression"):
-        assert found[name].neighbors.shape == found[name].kernel_weights.shape == (21, 5)
-        for sample, indices in zip(questions.samples, found[name].neighbors, strict=True):
+        assert results[name].neighbors.shape == results[name].kernel_weights.shape == (21, 5)
+        for sample, indices in zip(questions.samples, results[name].neighbors, strict=True):
             assert {bank.records[i]["question"] for i in indices} == {sample.question}
-    assert found["base"].neighbors.shape == found["base"].kernel_weights.shape == (21, 0)
+    assert results["base"].neighbors.shape == results["base"].kernel_weights.shape == (21, 0)
 
 
-def test_paths_begin_at_the_router_and_end_at_the_weights(outcomes) -> None:
-    questions, found = outcomes
+def test_paths_begin_at_the_router_and_end_at_the_weights(evaluated) -> None:
+    questions, results = evaluated
     for name in ("base", "ngd"):
-        np.testing.assert_allclose(found[name].path[:, 0], questions.queries.routing, atol=1e-6)
-        np.testing.assert_array_equal(found[name].path[:, -1], found[name].weights)
-    assert found["ngd"].path.shape == (21, 11, 2, 3)
-    assert (found["base"].evaluations, found["ngd"].evaluations) == (1, 102)
+        np.testing.assert_allclose(results[name].path[:, 0], questions.queries.routing, atol=1e-6)
+        np.testing.assert_array_equal(results[name].path[:, -1], results[name].weights)
+    assert results["ngd"].path.shape == (21, 11, 2, 3)
+    assert (results["base"].evaluations, results["ngd"].evaluations) == (1, 102)
 
 
-def test_batch_size_and_company_change_nothing(port, bank, outcomes) -> None:
-    _, expected = outcomes
-    _, found = run(port, bank, batch_size=21, names=("best_of_n", "ngd"))
-    for name, outcome in found.items():
-        np.testing.assert_array_equal(outcome.weights, expected[name].weights)
-        assert outcome.predictions == expected[name].predictions
+def test_results_do_not_depend_on_the_batch(port, bank, evaluated) -> None:
+    _, expected = evaluated
+    _, results = run(port, bank, batch_size=21, names=("best_of_n", "ngd"))
+    for name, result in results.items():
+        np.testing.assert_array_equal(result.weights, expected[name].weights)
+        assert result.predictions == expected[name].predictions
 
 
-def test_rows_tell_every_case(port, bank, outcomes) -> None:
-    questions, found = outcomes
-    outcome, sample = found["ngd"], questions.samples[3]
-    records = result_rows(outcome, port.name, bank.records)
+def test_there_is_one_row_per_sample(port, bank, evaluated) -> None:
+    questions, results = evaluated
+    result, sample = results["ngd"], questions.samples[3]
+    records = result_rows(result, port.name, bank.records)
     assert [record["id"] for record in records] == [sample.id for sample in questions.samples]
     record = records[3]
     assert (record["model"], record["strategy"]) == ("toy", "ngd")
     assert record["answers"] == list(sample.answers)
-    assert record["prediction"] == outcome.predictions[3]
+    assert record["prediction"] == result.predictions[3]
     assert record["right"] == (record["prediction"] == sample.answers[0])
     np.testing.assert_array_equal(record["path"].reshape(-1, 2, 3)[-1], record["weights"].reshape(2, 3))
-    assert record["neighbors"] == [bank.records[i]["id"] for i in outcome.neighbors[3]]
+    assert record["neighbors"] == [bank.records[i]["id"] for i in result.neighbors[3]]
 
 
-def test_a_path_is_answered_point_by_point_as_its_weights_are(port, bank, outcomes) -> None:
-    questions, results = outcomes
+def test_the_answers_along_a_path_are_those_of_its_weights(port, bank, evaluated) -> None:
+    questions, results = evaluated
     preset = find_preset("toy", port.presets)
     batch = Evaluator.create(port, bank, {"ngd": strategy("ngd", preset)}, METRIC).prepare_batch(questions)
     (result,) = evaluate_batch(batch, ["ngd"], at_path=["ngd"])
@@ -142,8 +142,8 @@ def test_a_path_is_answered_point_by_point_as_its_weights_are(port, bank, outcom
         evaluate_batch(Evaluator.create(port, bank, shifted, METRIC).prepare_batch(questions), at_path=["ngd"])
 
 
-def test_rows_and_chunks_of_a_batch_give_the_same_results(port, bank, outcomes) -> None:
-    questions, results = outcomes
+def test_rows_and_chunks_of_a_batch_give_the_same_results(port, bank, evaluated) -> None:
+    questions, results = evaluated
     strategies = {name: strategy(name, find_preset("toy", port.presets)) for name in ("base", "ngd")}
     batch = Evaluator.create(port, bank, strategies, METRIC).prepare_batch(questions)
     for result in evaluate_batch(batch, start=3, stop=10, chunk_size=4, at_path=["ngd"]):
@@ -155,8 +155,8 @@ def test_rows_and_chunks_of_a_batch_give_the_same_results(port, bank, outcomes) 
             np.testing.assert_array_equal(getattr(result, field), getattr(whole, field)[3:10])
 
 
-def test_without_a_metric_scores_are_nan_and_without_a_bank_there_are_no_neighbors(port, bank, outcomes) -> None:
-    questions, results = outcomes
+def test_without_a_metric_scores_are_nan_and_without_a_bank_there_are_no_neighbors(port, bank, evaluated) -> None:
+    questions, results = evaluated
     batch = Evaluator.create(port, None, {"base": strategy("base")}, None).prepare_batch(questions)
     (result,) = evaluate_batch(batch)
     assert result.predictions == results["base"].predictions

@@ -1,4 +1,4 @@
-"""Features computed again from images are those that were in memory."""
+"""Features computed on demand equal those in memory."""
 
 import dataclasses
 
@@ -8,7 +8,7 @@ import pytest
 
 from r2t2_jax.bank import ReferenceBank
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.evaluation import feature_cache as reencode
+from r2t2_jax.evaluation import feature_cache
 from r2t2_jax.evaluation.collect_bank import collect_bank
 from r2t2_jax.evaluation.feature_cache import with_samples
 from r2t2_jax.metrics import get_metric
@@ -34,27 +34,27 @@ def equal(a, b):
         np.testing.assert_array_equal(x, y)
 
 
-def test_features_and_answers_are_those_of_the_rows_asked_for(bank, opened):
+def test_features_and_answers_belong_to_the_given_rows(bank, opened):
     for rows in ([3, 0, 3], list(range(40)), [39], [5, 41]):
         equal(opened.samples(np.array(rows)), bank.samples(np.array(rows)))
 
 
-def test_rows_chosen_later_are_followed(bank, opened):
+def test_a_part_of_a_bank_reads_its_own_rows(bank, opened):
     chosen = np.array([8, 2, 30])
     equal(opened.take(chosen).samples(np.array([2, 0])), bank.samples(np.array([30, 8])))
 
 
-def test_a_row_is_encoded_once_while_there_is_room(opened, monkeypatch):
+def test_a_cached_row_is_not_encoded_again(opened, monkeypatch):
     rows = np.arange(10)
     opened.samples(rows)
-    monkeypatch.setattr(reencode, "encode_batch", lambda *args, **kwargs: 1 / 0)
+    monkeypatch.setattr(feature_cache, "encode_batch", lambda *args, **kwargs: 1 / 0)
     opened.samples(rows[::-1])
     with pytest.raises(ZeroDivisionError):
         opened.samples(np.array([10]))
 
 
-def test_without_room_rows_are_encoded_again(bank, opened, monkeypatch):
-    monkeypatch.setattr(reencode, "CACHE_BYTES", 0)
+def test_rows_beyond_the_cache_size_are_encoded_again(bank, opened, monkeypatch):
+    monkeypatch.setattr(feature_cache, "CACHE_BYTES", 0)
     for _ in range(2):
         equal(opened.samples(np.array([1, 2])), bank.samples(np.array([1, 2])))
 

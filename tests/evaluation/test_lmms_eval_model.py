@@ -36,15 +36,15 @@ def requests(samples, images=1):
     def visuals(doc):
         return [Image.fromarray(doc.sample.image)] * images
 
-    found = []
+    instances = []
     for i, sample in enumerate(samples):
         arguments = (sample.question, {"until": ["\n"], "max_new_tokens": 16}, visuals, i, "task", "test")
-        told = {"task": "task", "doc_id": i, "repeats": 1}
-        found.append(Instance("generate_until", arguments, 0, told))
-    return {"task": {"test": docs}}, found
+        metadata = {"task": "task", "doc_id": i, "repeats": 1}
+        instances.append(Instance("generate_until", arguments, 0, metadata))
+    return {"task": {"test": docs}}, instances
 
 
-def test_it_is_found_and_answers_as_the_evaluation_does(adapter):
+def test_the_registered_model_answers_like_the_evaluation(adapter):
     from lmms_eval.models.registry_v2 import ModelRegistryV2
 
     from r2t2_jax.evaluation.lmms_eval_model import Rerouted, manifest
@@ -53,8 +53,8 @@ def test_it_is_found_and_answers_as_the_evaluation_does(adapter):
     registry.register_manifest(manifest())
     assert registry.get_model_class("r2t2") is Rerouted
     samples = make_samples(10, seed=1, told=0.4)
-    adapter.task_dict, asked = requests(samples)
-    answers = adapter.generate_until(asked)
+    adapter.task_dict, instances = requests(samples)
+    answers = adapter.generate_until(instances)
     preset = Preset.from_mapping(toy().presets["toy"])
     bank = collect_bank(toy(), REFERENCES, get_metric("exact_match"), keep_wrong=True)
     (expected,) = evaluate(
@@ -63,10 +63,10 @@ def test_it_is_found_and_answers_as_the_evaluation_does(adapter):
     assert answers == expected.predictions
 
 
-def test_what_it_cannot_do_is_told(adapter):
-    adapter.task_dict, asked = requests(make_samples(2, seed=1, told=0.4), images=2)
+def test_unsupported_requests_are_refused(adapter):
+    adapter.task_dict, instances = requests(make_samples(2, seed=1, told=0.4), images=2)
     with pytest.raises(R2T2Error, match="task 0 has 2 images"):
-        adapter.generate_until(asked)
+        adapter.generate_until(instances)
     for call in (adapter.loglikelihood, adapter.generate_until_multi_round):
         with pytest.raises(R2T2Error, match="generate_until"):
-            call(asked)
+            call(instances)

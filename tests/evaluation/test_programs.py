@@ -1,4 +1,4 @@
-"""Strategies that differ in their neighbours alone share one compiled program."""
+"""Strategies that differ only in their neighbors share one compiled program."""
 
 import numpy as np
 

@@ -31,8 +31,8 @@ def test_neighbors_agree_on_the_whole_set_of_experts():
 
 
 def test_accuracy_is_split_at_half():
-    found = neighbor_quality(np.array([0.5, 0.6, 1.0, 0.0]), np.array([True, True, False, False]))
-    assert found == {
+    quality = neighbor_quality(np.array([0.5, 0.6, 1.0, 0.0]), np.array([True, True, False, False]))
+    assert quality == {
         "same_experts": pytest.approx(0.525),
         "most": {"n": 2, "accuracy": 0.5},
         "few": {"n": 2, "accuracy": 0.5},
@@ -43,7 +43,7 @@ def test_a_side_without_samples_has_no_accuracy():
     assert neighbor_quality(np.array([1.0]), np.array([True]))["few"] == {"n": 0, "accuracy": None}
 
 
-def test_a_blind_reader_answers_as_most_of_the_like_questions():
+def test_without_the_image_the_most_frequent_answer_of_similar_questions_is_given():
     # 50 vote: all of one letter, then the first of the others.
     references = [sample("a", "yes")] * 40 + [sample("a", "no")] * 20 + [sample("b", "no")] * 60
     right = right_without_image(

@@ -21,7 +21,7 @@ METRIC = get_metric("exact_match")
 
 @pytest.fixture
 def questions(tmp_path: Path) -> Path:
-    """Thirty of the toy's samples as a file a user wrote, six of them in a split of their own."""
+    """A user's file of thirty toy samples, six of them in the split `validation`."""
     lines = []
     for i, sample in enumerate(make_samples(30, seed=1, told=0.6)):
         Image.fromarray(sample.image).save(tmp_path / f"{i}.png")
@@ -32,33 +32,31 @@ def questions(tmp_path: Path) -> Path:
     return path
 
 
-def test_the_split_is_validation_unless_it_is_a_file(questions: Path) -> None:
+def test_the_default_split_is_validation_and_for_a_file_all_lines(questions: Path) -> None:
     assert {sample.split for sample in open_questions("pocket", None, 3, 0)} == {"validation"}
     assert len(open_questions(str(questions), None, None, 0)) == 30
     assert len(open_questions(str(questions), "validation", None, 0)) == 6
 
 
-def test_the_metric_is_the_sets_own_unless_it_is_named() -> None:
+def test_the_default_metric_is_the_official_one() -> None:
     assert metric_for("pocket", "") is METRIC
     assert metric_for("aokvqa", "") is not METRIC
     assert metric_for("aokvqa", "exact_match") is METRIC
 
 
-def test_a_bank_from_disk_gives_what_one_in_memory_gives(
-    questions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_bank_on_disk_equals_one_in_memory(questions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(r2t2_jax.plugins, "load", lambda _: toy())
     build = ["bank", "build", "--model", "toy", "--dataset", str(questions), "--split", "rest"]
     assert main([*build, "--out", str(tmp_path / "bank")]) == 0
-    asked = open_questions(str(questions), "validation", None, 0)
-    bank = open_bank(toy(), tmp_path / "bank", METRIC, asked)
+    questions_of_split = open_questions(str(questions), "validation", None, 0)
+    bank = open_bank(toy(), tmp_path / "bank", METRIC, questions_of_split)
     memory = collect_bank(toy(), open_questions(str(questions), "rest", None, 0), METRIC)
-    assert len(bank) == len(memory) < 24  # the wrongly answered are left out
+    assert len(bank) == len(memory) < 24  # without the wrongly answered
 
     places = {record["id"]: i for i, record in enumerate(memory.records)}
     order = np.array([places[record["id"]] for record in bank.records])
-    found, expected = bank.samples(np.arange(len(bank))), memory.samples(order)
-    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    features, expected = bank.samples(np.arange(len(bank))), memory.samples(order)
+    jax.tree.map(np.testing.assert_array_equal, features, expected)
     np.testing.assert_array_equal(bank.routing, np.asarray(memory.routing)[order])
 
     with pytest.raises(R2T2Error, match=f"{len(bank)} of 30 questions are also references in the bank"):

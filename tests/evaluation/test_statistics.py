@@ -1,4 +1,4 @@
-"""The numbers of a run against cases worked by hand or published."""
+"""Statistics of a run compared with values computed by hand or published."""
 
 import numpy as np
 import pytest

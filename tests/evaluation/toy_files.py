@@ -12,7 +12,7 @@ MODEL = "tests.toy_port:toy"
 
 
 def write_questions(path: Path, n: int, seed: int, told: float = 0.4) -> Path:
-    """A .jsonl file with its images beside it."""
+    """Write a .jsonl file and its images."""
     lines = []
     for sample in make_samples(n, seed, told):
         image = f"{path.stem}-{sample.id}.png"
@@ -43,7 +43,7 @@ def write_all(folder: Path, tests: int = 30) -> Path:
 
 def arguments(folder: Path, out: Path, *more: str) -> list[str]:
     """Of `r2t2 eval` on both benchmarks."""
-    given = {
+    options = {
         "model": MODEL,
         "bank": folder / "bank",
         "benchmark": f"{folder / 'one.jsonl'},{folder / 'two.jsonl'}",
@@ -52,4 +52,4 @@ def arguments(folder: Path, out: Path, *more: str) -> list[str]:
         "batch-size": 4,
         "out": out,
     }
-    return ["eval", *(word for name, value in given.items() for word in (f"--{name}", str(value))), *more]
+    return ["eval", *(word for name, value in options.items() for word in (f"--{name}", str(value))), *more]
