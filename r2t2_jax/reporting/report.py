@@ -129,7 +129,7 @@ class ModelSection:
         comparisons: gain in points of the explained strategy over each of `COMPARED_WITH` that the run has.
         methods: a row for each strategy.
         has_gap: whether the run has an upper bound, so that shares of the gap are defined.
-        references: how many references were asked and kept, where the summary has it.
+        references: the numbers of candidate references and of those in the bank, if the summary has them.
         glossary: for each role, what its strategies do.
         families: the summary's rows by family; empty if there is only one family.
         figures, missing_figures: figures by name, and the reasons why others are missing.
