@@ -5,7 +5,7 @@ and time with. `one_by_one` is the pattern of the authors' code: a Python loop o
 forward pass each, autograd with respect to r. `together` is written for speed in PyTorch: samples and neighbors are one
 batch, everything that does not depend on r is prepared before the loop, and no weight requires a gradient.
 
-Axis letters: B test samples, K neighbours, N = B x K passes, L mixers, E experts, T question tokens, I image cells,
+Axis letters: B test samples, K neighbors, N = B x K passes, L mixers, E experts, T question tokens, I image cells,
 W channel, D width, H heads, A answer tokens, S steps.
 """
 
