@@ -1,4 +1,4 @@
-"""A model of one's own: from a loss and arrays to better routing, and every bad array refused by name."""
+"""Re-routing a loss function: better routing, and every invalid array refused by name."""
 
 import jax
 import jax.numpy as jnp
@@ -46,32 +46,32 @@ def errors(weights):
 
 
 def test_an_l2_loss_and_arrays_are_enough():
-    found = r2t2_jax.reroute(answer_loss, PARAMS, BANK, FEATURES, ROUTING, EMBEDDINGS, strategy=FAST)
-    assert found.weights.shape == (B, 1, E)
-    assert errors(found.weights).mean() < 0.3 * errors(ROUTING).mean()
-    np.testing.assert_array_equal(found.weights[:, 0].argmax(axis=1), TOPIC)
+    result = r2t2_jax.reroute(answer_loss, PARAMS, BANK, FEATURES, ROUTING, EMBEDDINGS, strategy=FAST)
+    assert result.weights.shape == (B, 1, E)
+    assert errors(result.weights).mean() < 0.3 * errors(ROUTING).mean()
+    np.testing.assert_array_equal(result.weights[:, 0].argmax(axis=1), TOPIC)
 
 
 def test_the_default_is_the_papers_ngd():
-    found = r2t2_jax.reroute(answer_loss, PARAMS, BANK, FEATURES, ROUTING, EMBEDDINGS)
+    result = r2t2_jax.reroute(answer_loss, PARAMS, BANK, FEATURES, ROUTING, EMBEDDINGS)
     named = r2t2_jax.reroute(answer_loss, PARAMS, BANK, FEATURES, ROUTING, EMBEDDINGS, strategy=strategy("ngd"))
-    np.testing.assert_array_equal(found.path, named.path)
-    assert found.evaluations == 102
+    np.testing.assert_array_equal(result.path, named.path)
+    assert result.evaluations == 102
 
 
-def test_a_routed_model_will_do():
+def test_a_routed_model_is_accepted():
     queries, embeddings = toy_queries()
-    found = r2t2_jax.reroute(
+    result = r2t2_jax.reroute(
         MODEL, toy_params(), toy_bank(), queries.features, queries.routing, embeddings, strategy="kernel_regression"
     )
-    np.testing.assert_allclose(found.weights.sum(axis=-1), 1, atol=1e-5)
+    np.testing.assert_allclose(result.weights.sum(axis=-1), 1, atol=1e-5)
 
 
 def test_the_support_is_kept():
     support = np.array([True, True, False])[None, None]
     routing = np.where(support, ROUTING, 0)
-    found = r2t2_jax.reroute(answer_loss, PARAMS, BANK, FEATURES, routing, EMBEDDINGS, strategy=FAST, support=support)
-    assert not found.weights[..., 2].any()
+    result = r2t2_jax.reroute(answer_loss, PARAMS, BANK, FEATURES, routing, EMBEDDINGS, strategy=FAST, support=support)
+    assert not result.weights[..., 2].any()
 
 
 def broken(array, row=3):

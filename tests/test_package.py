@@ -1,4 +1,4 @@
-"""What the package promises before anything is computed."""
+"""Imports and dependencies of the package."""
 
 import subprocess
 import sys

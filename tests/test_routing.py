@@ -32,7 +32,7 @@ def nearest_by_bisection(values: np.ndarray) -> np.ndarray:
 
 
 @given(st.lists(numbers, min_size=10, max_size=10))
-def test_projection_is_the_reference_solvers(values):
+def test_projection_equals_a_reference_solver(values):
     values = np.array(values, np.float32).reshape(2, 5)
     projected = np.asarray(project_simplex(TWO_GROUPS, jnp.asarray(values), EVERY))
     for row in range(2):
@@ -63,7 +63,7 @@ def test_projection_and_softmax_stay_on_the_support(values, live):
             np.testing.assert_allclose(total, np.asarray(live)[:, list(group)].any(axis=1), atol=1e-5)
 
 
-def test_projection_leaves_the_simplex_alone():
+def test_projection_leaves_the_simplex_unchanged():
     weights = jnp.array([[0.1, 0.2, 0.3, 0.4], [0.0, 0.0, 1.0, 0.0]])
     np.testing.assert_allclose(project_simplex(ONE_GROUP, weights, jnp.ones((2, 4), bool)), weights, atol=1e-7)
 
@@ -76,7 +76,7 @@ def test_restrict_keeps_each_groups_sum():
     np.testing.assert_array_equal(restrict(TWO_GROUPS, weights, EVERY), weights)
 
 
-def test_uniform_and_focus():
+def test_uniform_and_one_hot_experts():
     np.testing.assert_allclose(uniform(TWO_GROUPS, EVERY)[0], [1 / 2, 1 / 3, 1 / 3, 1 / 2, 1 / 3], rtol=1e-6)
     np.testing.assert_allclose(TWO_GROUPS.one_hot_experts(["d"])[1], [0, 1 / 3, 1 / 3, 1, 1 / 3], rtol=1e-6)
     np.testing.assert_allclose(ONE_GROUP.one_hot_experts(["a", "c"])[0], [0.5, 0, 0.5, 0], rtol=1e-6)
@@ -98,15 +98,15 @@ def test_a_space_starts_at_the_routers_weights(kind, tied):
     space = UpdateSpace(kind, tied)
     start = space.start(ONE_GROUP, own, live)
     assert start.shape == ((1, 4) if tied else (2, 4))
-    found = space.routing(ONE_GROUP, space.retract(ONE_GROUP, start, live), live)
+    result = space.routing(ONE_GROUP, space.retract(ONE_GROUP, start, live), live)
     if kind == "shift":
-        assert found.mode == "shift"
-        assert not found.values.any()
+        assert result.mode == "shift"
+        assert not result.values.any()
     else:
         expected = jnp.broadcast_to(own.mean(axis=0, keepdims=True), (2, 4)) if tied else own
         # tied logits are logs of the mean weights: softmax brings the mean back
-        np.testing.assert_allclose(found.values, expected, atol=1e-6)
-        assert found.mode == "replace"
+        np.testing.assert_allclose(result.values, expected, atol=1e-6)
+        assert result.mode == "replace"
 
 
 @partial(jax.jit, static_argnums=0)

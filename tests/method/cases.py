@@ -1,4 +1,4 @@
-"""One toy query, its references, and a routing that is neither's own; and what the toy model says of it."""
+"""A toy query, its references, another routing, and the toy model's outputs for them."""
 
 import dataclasses
 from functools import cache
@@ -32,12 +32,12 @@ def _compiled():
     return jax.jit(MODEL.generate, static_argnums=3), jax.jit(MODEL.token_logprobs)
 
 
-def own_words(query):
+def own_answer(query):
     """The untouched model's answer."""
     return MODEL.as_answer(_compiled()[0](toy_params(), query.features, None, A))
 
 
-def odds(features, routing, answer):
+def probabilities(features, routing, answer):
     """Probabilities [A, V] of every word at each place of an answer, and which places count."""
     logprobs, mask = _compiled()[1](toy_params(), features, routing, answer)
     return np.exp(np.asarray(logprobs, np.float64)), np.asarray(mask)
@@ -45,5 +45,5 @@ def odds(features, routing, answer):
 
 def mean_entropy(features, routing, answer):
     """In nats, written out."""
-    p, mask = odds(features, routing, answer)
+    p, mask = probabilities(features, routing, answer)
     return np.mean([-(row * np.log(row)).sum() for row in p[mask]])

@@ -1,4 +1,4 @@
-"""Kernels against their formulas, and what they refuse."""
+"""Kernels against their formulas, and their errors."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -51,7 +51,7 @@ def test_polynomial_and_linear_clip_negative_values():
     np.testing.assert_allclose(Polynomial(2, 0.0)(DISTANCE, DOT, EVERY)[3], 0)  # not (-0.125)^2
 
 
-def test_no_bandwidth_is_the_median_of_real_neighbours():
+def test_without_a_bandwidth_it_is_the_median_over_unpadded_neighbors():
     mask = jnp.array([True, True, True, False])
     np.testing.assert_allclose(
         Gaussian()(DISTANCE, DOT, mask), jnp.where(mask, Gaussian(0.5)(DISTANCE, DOT, EVERY), 0), rtol=1e-6

@@ -29,7 +29,7 @@ def case():
     return *first, Routing(jnp.array([[0.1, 0.6, 0.2, 0.1], [0.3, 0.3, 0.0, 0.4]]))
 
 
-def test_neighbourhood_loss_is_the_weighted_mean_of_the_neighbours_losses(case):
+def test_neighborhood_loss_is_the_weighted_mean_of_the_neighbors_losses(case):
     _, references, routing = case
     losses = []
     for i in range(5):
@@ -40,19 +40,19 @@ def test_neighbourhood_loss_is_the_weighted_mean_of_the_neighbours_losses(case):
     assert Neighborhood().forwards(references) == 5
 
 
-def test_a_neighbour_of_no_weight_is_left_out_even_if_its_loss_is_infinite(case):
+def test_a_neighbor_of_weight_zero_is_left_out_even_if_its_loss_is_infinite(case):
     query, references, routing = case
-    alone = dataclasses.replace(references, weights=jnp.array([0.7, 0, 0, 0, 0]))
-    expected = value_of(Neighborhood(), (query, alone, routing))
+    single = dataclasses.replace(references, weights=jnp.array([0.7, 0, 0, 0, 0]))
+    expected = value_of(Neighborhood(), (query, single, routing))
     broken = dataclasses.replace(
-        alone, answers={**alone.answers, "mask": alone.answers["mask"].at[1:].set(0)}
+        single, answers={**single.answers, "mask": single.answers["mask"].at[1:].set(0)}
     )  # no token to average over: 0 / 0
     np.testing.assert_array_equal(value_of(Neighborhood(), (query, broken, routing)), expected)
     nothing = dataclasses.replace(references, weights=jnp.zeros(5))
     assert value_of(Neighborhood(), (query, nothing, routing)) == 0
 
 
-@pytest.mark.parametrize("objective", [Neighborhood(), Oracle()], ids=["neighbourhood", "oracle"])
+@pytest.mark.parametrize("objective", [Neighborhood(), Oracle()], ids=["neighborhood", "oracle"])
 def test_gradient_is_the_finite_difference_in_float64(case, objective):
     with jax.enable_x64(True):
         query, references, routing = jax.tree.map(

@@ -26,12 +26,12 @@ def test_presets_by_name() -> None:
         find_preset("theirs", {"mine": {}})
 
 
-def test_a_ports_own_preset_is_called_like_it() -> None:
+def test_a_ports_own_preset_has_its_name() -> None:
     assert own_preset("pocket:narrow", {"pocket": {}}) == "pocket"
     assert own_preset("pocket:narrow", {"other": {}}) == own_preset("moai", {}) == "paper"
 
 
-def test_a_preset_comes_from_a_file(tmp_path: Path) -> None:
+def test_a_preset_is_read_from_a_file(tmp_path: Path) -> None:
     path = tmp_path / "preset.json"
     path.write_text(
         json.dumps(
@@ -62,7 +62,7 @@ def test_a_preset_comes_from_a_file(tmp_path: Path) -> None:
         ('{"settings": {"spice": {"heat": 1}}}', r"unknown settings 'spice' in preset .*known blocks are"),
     ],
 )
-def test_files_that_hold_none_are_refused(content: str, cause: str, tmp_path: Path) -> None:
+def test_files_without_a_valid_preset_are_refused(content: str, cause: str, tmp_path: Path) -> None:
     path = tmp_path / "preset.json"
     path.write_text(content)
     with pytest.raises(R2T2Error, match=cause):

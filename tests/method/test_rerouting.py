@@ -1,4 +1,4 @@
-"""Strategies over batches: a sample gets what it gets in any batch, the books are kept, programs compile once."""
+"""Strategies over batches: independence of the batch, counted evaluations, one compilation per shape."""
 
 import dataclasses
 import itertools
@@ -67,18 +67,18 @@ def test_a_sample_gets_the_same_in_any_batch_order_and_size(case):
 
 
 @pytest.mark.parametrize(("case", "tolerance"), [(CASES["ngd free sgd"], 1e-5), (CASES["ngd simplex adam"], 1e-4)])
-def test_another_device_count_changes_next_to_nothing(case, tolerance):
-    alone = run(case)
+def test_another_device_count_changes_results_by_rounding_only(case, tolerance):
+    single = run(case)
     shared = run(case, mesh=jax.make_mesh((4,), ("data",)))  # five samples: padded to eight
-    for a, b in zip(arrays(shared), arrays(alone), strict=True):
+    for a, b in zip(arrays(shared), arrays(single), strict=True):
         np.testing.assert_allclose(a, b, atol=tolerance, rtol=0)
 
 
 @pytest.mark.parametrize(("case", "tolerance"), [(CASES["ngd free sgd"], 1e-5), (CASES["ngd simplex adam"], 1e-4)])
-def test_samples_abreast_get_what_they_get_one_by_one(case, tolerance):
-    alone = run(case)
+def test_vmapped_samples_equal_mapped_ones(case, tolerance):
+    single = run(case)
     for vmap_size in (2, 5):  # five samples: padded to six, and all at once
-        for a, b in zip(arrays(run(case, vmap_size=vmap_size)), arrays(alone), strict=True):
+        for a, b in zip(arrays(run(case, vmap_size=vmap_size)), arrays(single), strict=True):
             np.testing.assert_allclose(a, b, atol=tolerance, rtol=0)
 
 
@@ -113,7 +113,7 @@ def test_every_program_exports_to_every_platform(name):
     assert exported.platforms == ("tpu", "cuda", "cpu")
 
 
-def test_a_query_as_its_own_only_neighbour_makes_ngd_the_oracle():
+def test_ngd_with_the_query_as_its_only_neighbor_is_the_oracle():
     queries, _ = toy_queries()
     own = jax.tree.map(lambda leaf: leaf[:, None], (queries.features, queries.answer, queries.routing))
     references = References(queries.routing, *own, weights=jnp.full((5, 1), 0.3))
@@ -131,8 +131,8 @@ def test_kernel_regression_is_the_kernel_mean():
     references = references_for(case, toy_bank(), embeddings)
     expected = np.einsum("bk,bkle->ble", references.weights, references.routing)
     expected /= np.asarray(references.weights).sum(axis=1)[:, None, None]
-    found = reroute_batch(case, MODEL, toy_params(), queries, references, sample_keys(0, np.arange(5)))
-    np.testing.assert_allclose(found.weights, expected, rtol=1e-5)
+    result = reroute_batch(case, MODEL, toy_params(), queries, references, sample_keys(0, np.arange(5)))
+    np.testing.assert_allclose(result.weights, expected, rtol=1e-5)
 
 
 def test_descent_lowers_the_loss():
@@ -144,10 +144,10 @@ def test_descent_lowers_the_loss():
 
 def test_a_shift_of_zero_is_the_base_model():
     still = SHIFT.with_settings({"descent.learning_rate": 0.0, "descent.final_learning_rate": 0.0})
-    found, base = run(strategy("ngd", still)), run(strategy("base"))
+    result, base = run(strategy("ngd", still)), run(strategy("base"))
     assert base.routing is None
-    np.testing.assert_array_equal(found.routing.values, 0)
-    np.testing.assert_allclose(found.weights, base.weights, atol=1e-6)
+    np.testing.assert_array_equal(result.routing.values, 0)
+    np.testing.assert_allclose(result.weights, base.weights, atol=1e-6)
     queries, _ = toy_queries()
 
     def answers(routing):
@@ -160,38 +160,38 @@ def test_a_shift_of_zero_is_the_base_model():
 
         return jax.jit(jax.vmap(one))(queries.features, queries.answer, routing)
 
-    np.testing.assert_array_equal(answers(found.routing)[0], answers(None)[0])
-    np.testing.assert_allclose(answers(found.routing)[1], answers(None)[1], atol=1e-5)
+    np.testing.assert_array_equal(answers(result.routing)[0], answers(None)[0])
+    np.testing.assert_allclose(answers(result.routing)[1], answers(None)[1], atol=1e-5)
 
 
 def test_a_shift_reports_the_weights_in_effect():
-    found = run(strategy("ngd", SHIFT))
+    result = run(strategy("ngd", SHIFT))
     queries, _ = toy_queries()
-    routed = jax.jit(jax.vmap(MODEL.route, in_axes=(None, 0, 0)))(toy_params(), queries.features, found.routing)
-    np.testing.assert_allclose(found.weights, routed, atol=1e-6)
-    np.testing.assert_allclose(found.path[:, 0], queries.routing, atol=1e-6)
-    assert found.routing.mode == "shift"
-    assert jnp.abs(found.path[:, -1] - found.path[:, 0]).max() > 1e-3
+    routed = jax.jit(jax.vmap(MODEL.route, in_axes=(None, 0, 0)))(toy_params(), queries.features, result.routing)
+    np.testing.assert_allclose(result.weights, routed, atol=1e-6)
+    np.testing.assert_allclose(result.path[:, 0], queries.routing, atol=1e-6)
+    assert result.routing.mode == "shift"
+    assert jnp.abs(result.path[:, -1] - result.path[:, 0]).max() > 1e-3
 
 
 @pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
-def test_without_neighbours_the_routers_weights_are_kept(preset):
-    nobody = preset.with_settings({"neighborhood.epsilon": 0.0})
-    found = run(strategy("ngd", nobody))
+def test_without_neighbors_the_routers_weights_are_kept(preset):
+    isolated = preset.with_settings({"neighborhood.epsilon": 0.0})
+    result = run(strategy("ngd", isolated))
     queries, _ = toy_queries()
-    assert found.used_fallback.all()
-    np.testing.assert_array_equal(found.weights, queries.routing)
-    np.testing.assert_array_equal(found.routing.values, 0 if preset.space.kind == "shift" else queries.routing)
+    assert result.used_fallback.all()
+    np.testing.assert_array_equal(result.weights, queries.routing)
+    np.testing.assert_array_equal(result.routing.values, 0 if preset.space.kind == "shift" else queries.routing)
     assert not run(strategy("ngd", preset)).used_fallback.any()
 
 
-def test_paths_start_at_the_router_and_end_at_what_was_found():
+def test_paths_start_at_the_router_and_end_at_the_result():
     queries, _ = toy_queries()
     for name in ("router_mean", "mode_finding", "kernel_regression", "kernel_regression_alpha", "ngd", "best_of_n"):
-        found = run(strategy(name, SGD))
-        np.testing.assert_allclose(found.path[:, 0], queries.routing, atol=1e-6)
-        np.testing.assert_array_equal(found.path[:, -1], found.weights)
-        np.testing.assert_array_equal(found.routing.values, found.weights)
+        result = run(strategy(name, SGD))
+        np.testing.assert_allclose(result.path[:, 0], queries.routing, atol=1e-6)
+        np.testing.assert_array_equal(result.path[:, -1], result.weights)
+        np.testing.assert_array_equal(result.routing.values, result.weights)
 
 
 def test_constant_routings():
@@ -202,9 +202,9 @@ def test_constant_routings():
 
 
 def test_best_of_n_depends_on_the_key_and_never_trusts_a_less_confident_routing():
-    found = run(strategy("best_of_n", SGD))
-    assert (found.losses[:, -1] <= found.losses[:, 0]).all()
-    assert (found.losses[:, -1] < found.losses[:, 0]).any()
+    result = run(strategy("best_of_n", SGD))
+    assert (result.losses[:, -1] <= result.losses[:, 0]).all()
+    assert (result.losses[:, -1] < result.losses[:, 0]).any()
 
 
 @pytest.mark.parametrize(
@@ -252,19 +252,19 @@ def test_evaluations_of_a_shift_count_the_gate():
 def test_numbers_are_traced_and_shapes_compile_once():
     model = ToyModel(RoutingSpec(("p", "q", "r", "s"), L))  # known to no other test
 
-    def found(bandwidth, learning_rate, count=5):
+    def result(bandwidth, learning_rate, count=5):
         preset = Preset.from_mapping(
             {"descent.steps": 3, "neighborhood.bandwidth": bandwidth, "descent.learning_rate": learning_rate}
         )
         return run(strategy("ngd", preset), model=model, count=count).weights
 
-    first = found(0.5, 0.01)
+    first = result(0.5, 0.01)
     programs, traces = _reroute_samples._cache_size(), ToyModel.traces
-    others = [found(0.5, 0.3), found(5.0, 0.3)]
+    others = [result(0.5, 0.3), result(5.0, 0.3)]
     assert (_reroute_samples._cache_size(), ToyModel.traces) == (programs, traces)
     for a, b in itertools.combinations((first, *others), 2):  # the new numbers were used
         assert jnp.abs(a - b).max() > 1e-4
-    found(0.5, 0.01, count=4)
+    result(0.5, 0.01, count=4)
     assert _reroute_samples._cache_size() == programs + 1
 
 
@@ -285,7 +285,7 @@ def loss_only(params, features, weights, answer):
         ("deyo", SGD, MODEL, {"shuffled": None}, "augmented images"),
     ],
 )
-def test_what_is_not_on_offer_is_refused(name, preset, model, changes, cause):
+def test_unmet_needs_are_refused(name, preset, model, changes, cause):
     queries, embeddings = toy_queries()
     case = strategy(name, preset)
     references = references_for(case, toy_bank(), embeddings)

@@ -49,23 +49,23 @@ NAMES = [
 ]
 
 
-def test_every_name_of_the_method_is_there_and_no_other():
+def test_the_names_of_all_strategies():
     assert sorted(STRATEGIES) == sorted(NAMES)
     assert [strategy(name).name for name in NAMES] == NAMES
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
-def test_every_sample_starts_anew_whoever_came_before(name):
+def test_a_sample_does_not_depend_on_earlier_samples(name):
     """Another order, other company, and once more: the same bits. `test_rerouting` has other batch sizes."""
     one = strategy(name, SMALL.with_settings({"descent.steps": 4}))
     first = [np.asarray(leaf) for leaf in jax.tree.leaves(run(one))]
     for rows in ([4, 2, 0, 3, 1], [3, 3, 3, 1, 3], [0, 1, 2, 3, 4]):
-        for found, expected in zip(jax.tree.leaves(run(one, rows)), first, strict=True):
-            np.testing.assert_array_equal(found, expected[np.array(rows)])
+        for result, expected in zip(jax.tree.leaves(run(one, rows)), first, strict=True):
+            np.testing.assert_array_equal(result, expected[np.array(rows)])
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
-def test_only_what_is_drawn_depends_on_the_seed(name):
+def test_only_random_draws_depend_on_the_seed(name):
     one = strategy(name, SMALL.with_settings({"descent.steps": 4}))
     first, other = run(one).weights, run(one, seed=1).weights
     assert (np.asarray(first) != np.asarray(other)).any() == (name in ("best_of_n", "cma_es"))
@@ -79,7 +79,7 @@ def test_the_papers_settings():
     assert ngd.space == UpdateSpace("free", tied=False)
 
 
-def test_the_nulls_differ_from_ngd_in_their_neighbours_alone():
+def test_the_controls_differ_from_ngd_in_their_neighbors_only():
     ngd = strategy("ngd")
     for name in ("random_neighbors", "shuffled_references"):
         null = strategy(name)
@@ -136,7 +136,7 @@ def test_every_setting_reaches_its_part(settings, part, expected):
     assert getattr(strategy("ngd", Preset.from_mapping(settings)), part) == expected
 
 
-def test_bandwidths_of_question_space_and_routing_space_are_apart():
+def test_bandwidths_of_question_space_and_routing_space_are_separate():
     preset = Preset.from_mapping({"neighborhood.bandwidth": 0.3, "mode.bandwidth": 0.1, "mode.k": 7})
     search = strategy("mode_finding", preset).search
     assert (search.kernel, search.k) == (Gaussian(0.1), 7)

@@ -48,8 +48,8 @@ def by_hand(metric, bank, queries, k):
 
 
 def vectors(metric, seed, n, m=9):
-    found = np.random.default_rng(seed).normal(size=(n, m)).astype(np.float32)
-    return found / np.linalg.norm(found, axis=1, keepdims=True) if metric == "cosine" else 2 * found
+    result = np.random.default_rng(seed).normal(size=(n, m)).astype(np.float32)
+    return result / np.linalg.norm(result, axis=1, keepdims=True) if metric == "cosine" else 2 * result
 
 
 @pytest.fixture
@@ -63,17 +63,17 @@ def small_blocks(monkeypatch):
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_a_batch_finds_what_a_full_sort_finds(metric, small_blocks):
+def test_a_batch_equals_a_full_sort(metric, small_blocks):
     bank, queries = vectors(metric, 0, 103), vectors(metric, 1, 11)
-    found = ExactIndex.build(bank, metric).search(queries, 7)
+    result = ExactIndex.build(bank, metric).search(queries, 7)
     order, distance = by_hand(metric, bank, queries, 7)
-    np.testing.assert_array_equal(found.indices, order)
-    np.testing.assert_allclose(found.distances, distance, rtol=1e-6)
-    assert found.mask.all()
+    np.testing.assert_array_equal(result.indices, order)
+    np.testing.assert_allclose(result.distances, distance, rtol=1e-6)
+    assert result.mask.all()
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_one_traced_query_finds_what_a_batch_finds(metric):
+def test_one_traced_query_equals_a_batch(metric):
     bank, queries = vectors(metric, 0, 103), vectors(metric, 1, 11)
     index = ExactIndex.build(bank, metric)
     one_by_one = [index.nearest(jnp.asarray(query), 7) for query in queries]
@@ -82,13 +82,13 @@ def test_one_traced_query_finds_what_a_batch_finds(metric):
 
 @pytest.mark.parametrize("devices", [2, 4])
 @pytest.mark.parametrize("metric", METRICS)
-def test_sharing_the_rows_among_devices_changes_nothing(metric, devices, small_blocks):
+def test_splitting_the_rows_over_devices_changes_nothing(metric, devices, small_blocks):
     bank, queries = np.tile(vectors(metric, 0, 41), (3, 1))[:119], vectors(metric, 1, 6)  # ties, and rows left over
     index = ExactIndex.build(bank, metric)
     mesh = jax.make_mesh((devices,), ("data",), devices=jax.devices()[:devices])
-    alone, shared = index.search(queries, 9), index.search(queries, 9, mesh)
-    np.testing.assert_array_equal(alone.indices, shared.indices)
-    np.testing.assert_array_equal(alone.distances, shared.distances)
+    single, shared = index.search(queries, 9), index.search(queries, 9, mesh)
+    np.testing.assert_array_equal(single.indices, shared.indices)
+    np.testing.assert_array_equal(single.distances, shared.distances)
 
 
 def test_a_result_does_not_depend_on_the_batch(small_blocks):
@@ -101,7 +101,7 @@ def test_a_result_does_not_depend_on_the_batch(small_blocks):
         np.testing.assert_array_equal(part.distances, whole.distances[rows])
 
 
-def test_many_equal_vectors_go_by_index(small_blocks):
+def test_many_equal_vectors_are_ordered_by_index(small_blocks):
     # Far more copies than spare candidates, in a bank whose size leaves odd rows at the end of a matrix product.
     copies = np.random.default_rng(0).integers(0, 5, 401)
     distinct = vectors("cosine", 2, 5, m=384)
@@ -112,16 +112,16 @@ def test_many_equal_vectors_go_by_index(small_blocks):
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_a_ball_holds_what_is_near_enough(metric):
+def test_a_ball_has_the_references_within_epsilon(metric):
     bank, queries = vectors(metric, 0, 60), vectors(metric, 1, 5)
     _, distance = by_hand(metric, bank, queries, 60)
     epsilon = float(np.median(distance[:, 6]))
-    found = ball(ExactIndex.build(bank, metric), queries, epsilon, 12)
-    np.testing.assert_array_equal(found.mask.sum(axis=1), np.minimum((distance <= epsilon).sum(axis=1), 12))
-    assert 0 < found.mask.sum() < found.mask.size
+    result = ball(ExactIndex.build(bank, metric), queries, epsilon, 12)
+    np.testing.assert_array_equal(result.mask.sum(axis=1), np.minimum((distance <= epsilon).sum(axis=1), 12))
+    assert 0 < result.mask.sum() < result.mask.size
 
 
-def test_all_references_can_be_asked_for():
+def test_k_can_be_the_number_of_references():
     bank = vectors("cosine", 0, 20)
     assert sorted(ExactIndex.build(bank).search(bank[:1], 20).indices[0].tolist()) == list(range(20))
 
@@ -135,7 +135,7 @@ def test_all_references_can_be_asked_for():
         (2 * np.eye(9, dtype=np.float32), 1, "must be unit vectors"),
     ],
 )
-def test_what_does_not_fit_is_refused(queries, k, cause):
+def test_queries_that_do_not_fit_are_refused(queries, k, cause):
     with pytest.raises(R2T2Error, match=cause):
         ExactIndex.build(vectors("cosine", 0, 20)).search(queries, k)
 
@@ -148,7 +148,7 @@ def test_unknown_metrics_and_indices_are_refused():
         build_index(bank, "annoy")
 
 
-def test_a_saved_index_knows_its_bank(tmp_path):
+def test_a_saved_index_is_tied_to_its_embeddings(tmp_path):
     bank = vectors("l2", 0, 20)
     build_index(bank, "auto", "l2").save(tmp_path)
     loaded = load_index(tmp_path, bank)

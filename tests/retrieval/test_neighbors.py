@@ -1,4 +1,4 @@
-"""Selectors: who is chosen, how the nulls differ, independence of the batch, refusals."""
+"""Selectors: their choice, the controls, independence of the batch, refusals."""
 
 import jax
 import jax.numpy as jnp
@@ -29,35 +29,35 @@ def true_distances(indices):
 
 
 def test_nearest_come_with_their_distances_and_dots():
-    found = select(NearestNeighbors(4), INDEX, QUERIES, KEYS)
+    result = select(NearestNeighbors(4), INDEX, QUERIES, KEYS)
     order = np.argsort(np.linalg.norm(BANK[None] - QUERIES[:, None], axis=-1), axis=1)
-    np.testing.assert_array_equal(found.indices, order[:, :4])
-    np.testing.assert_allclose(found.distances, true_distances(found.indices), rtol=1e-5)
-    np.testing.assert_allclose(found.dots, 1 - true_distances(found.indices) ** 2 / 2, atol=1e-6)
-    assert found.mask.all()
+    np.testing.assert_array_equal(result.indices, order[:, :4])
+    np.testing.assert_allclose(result.distances, true_distances(result.indices), rtol=1e-5)
+    np.testing.assert_allclose(result.dots, 1 - true_distances(result.indices) ** 2 / 2, atol=1e-6)
+    assert result.mask.all()
 
 
 def test_a_query_in_the_bank_is_at_distance_zero():
     assert select(NearestNeighbors(1), INDEX, BANK[:8], KEYS).distances.max() == 0
 
 
-def test_a_ball_masks_what_lies_outside():
+def test_a_ball_masks_references_outside():
     epsilon = 0.9
-    found = select(EpsilonBall(epsilon, 6), INDEX, QUERIES, KEYS)
+    result = select(EpsilonBall(epsilon, 6), INDEX, QUERIES, KEYS)
     inside = (np.linalg.norm(BANK[None] - QUERIES[:, None], axis=-1) <= epsilon).sum(axis=1)
-    np.testing.assert_array_equal(found.mask.sum(axis=1), np.minimum(inside, 6))
-    assert 0 < int(found.mask.sum()) < found.mask.size  # the case is not trivial
+    np.testing.assert_array_equal(result.mask.sum(axis=1), np.minimum(inside, 6))
+    assert 0 < int(result.mask.sum()) < result.mask.size  # the case is not trivial
     assert not select(EpsilonBall(0.0, 6), INDEX, QUERIES, KEYS).mask.any()
 
 
-def test_random_neighbours_are_different_references_at_their_own_distances():
-    found = select(RandomNeighbors(20), INDEX, QUERIES, KEYS)
-    assert all(len(set(row)) == 20 for row in np.asarray(found.indices).tolist())
-    np.testing.assert_allclose(found.distances, true_distances(found.indices), rtol=1e-5)
-    assert len({tuple(row) for row in np.asarray(found.indices).tolist()}) == 8  # each sample draws its own
+def test_random_neighbors_are_different_references_at_their_own_distances():
+    result = select(RandomNeighbors(20), INDEX, QUERIES, KEYS)
+    assert all(len(set(row)) == 20 for row in np.asarray(result.indices).tolist())
+    np.testing.assert_allclose(result.distances, true_distances(result.indices), rtol=1e-5)
+    assert len({tuple(row) for row in np.asarray(result.indices).tolist()}) == 8  # each sample draws its own
 
 
-def test_random_neighbours_are_uniform():
+def test_random_neighbors_are_uniform():
     keys = sample_keys(3, np.arange(2000))
     queries = np.repeat(QUERIES[:1], 2000, axis=0)
     counts = np.bincount(np.asarray(select(RandomNeighbors(3), INDEX, queries, keys).indices).ravel(), minlength=30)
@@ -65,7 +65,7 @@ def test_random_neighbours_are_uniform():
     assert counts.max() < 260
 
 
-def test_shuffled_neighbours_keep_the_profile_and_change_the_samples():
+def test_shuffled_neighbors_keep_the_distances_and_change_the_samples():
     nearest, shuffled = (select(s(4), INDEX, QUERIES, KEYS) for s in (NearestNeighbors, ShuffledNeighbors))
     np.testing.assert_array_equal(shuffled.distances, nearest.distances)
     np.testing.assert_array_equal(shuffled.dots, nearest.dots)

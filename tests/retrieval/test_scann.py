@@ -1,4 +1,4 @@
-"""Approximate search: recall, the same protocol as exact search, what is stored, refusals."""
+"""Approximate search: recall, the same protocol as exact search, storage, refusals."""
 
 import numpy as np
 import pytest
@@ -25,8 +25,8 @@ CENTERS = RNG.normal(size=(40, 32))
 
 
 def clustered(count):
-    found = CENTERS[RNG.integers(0, 40, count)] + 0.6 * RNG.normal(size=(count, 32))
-    return (found / np.linalg.norm(found, axis=1, keepdims=True)).astype(np.float32)
+    result = CENTERS[RNG.integers(0, 40, count)] + 0.6 * RNG.normal(size=(count, 32))
+    return (result / np.linalg.norm(result, axis=1, keepdims=True)).astype(np.float32)
 
 
 BANK, QUERIES = clustered(3000), clustered(50)
@@ -38,13 +38,13 @@ def index():
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_nearly_all_of_the_nearest_are_found(metric):
-    found = ScannIndex.build(BANK, metric).search(QUERIES, 5)
+def test_recall_is_nearly_one(metric):
+    result = ScannIndex.build(BANK, metric).search(QUERIES, 5)
     exact = ExactIndex.build(BANK, metric).search(QUERIES, 5)
-    shared = [len(set(a) & set(b)) for a, b in zip(found.indices.tolist(), exact.indices.tolist(), strict=True)]
+    shared = [len(set(a) & set(b)) for a, b in zip(result.indices.tolist(), exact.indices.tolist(), strict=True)]
     assert sum(shared) >= 0.99 * 250
-    same = found.indices == exact.indices
-    np.testing.assert_array_equal(found.distances[same], exact.distances[same])
+    same = result.indices == exact.indices
+    np.testing.assert_array_equal(result.distances[same], exact.distances[same])
 
 
 def test_partitions_are_searched_too():
@@ -63,34 +63,34 @@ def test_more_partitions_are_searched_until_the_recall_is_reached(monkeypatch):
 
 
 def test_the_stored_recall_is_that_of_held_out_references():
-    # One partition of thirty: most neighbours lie elsewhere. Counted here by hand.
+    # One partition of thirty: most neighbors lie elsewhere. Counted here by hand.
     index = ScannIndex.build(BANK, parameters=ScannParameters(30, 1, 100))
     held_out = np.sort(np.random.default_rng(0).choice(3000, 200, replace=False))
     dots = BANK[held_out] @ BANK.T
     dots[np.arange(200), held_out] = -np.inf
     wanted = np.argsort(-dots, axis=1)[:, :5]
-    found = index.search(BANK[held_out], 6).indices
-    shares = [len(set(a) & set(b)) / 5 for a, b in zip(wanted.tolist(), found.tolist(), strict=True)]
+    result = index.search(BANK[held_out], 6).indices
+    shares = [len(set(a) & set(b)) / 5 for a, b in zip(wanted.tolist(), result.tolist(), strict=True)]
     assert 0.2 < index.recall < 0.99
     np.testing.assert_allclose(index.recall, np.mean(shares), atol=1e-3)
     with pytest.raises(R2T2Error, match=r"of the 5 nearest of 200 held-out references, 99\.0% are required"):
         ScannIndex.build(BANK, min_recall=0.99, parameters=ScannParameters(30, 1, 100))
 
 
-def test_equal_vectors_go_by_index():
+def test_equal_vectors_are_ordered_by_index():
     bank = np.concatenate([BANK, BANK[:4]])
-    found = ScannIndex.build(bank).search(bank[:4], 2)
-    np.testing.assert_array_equal(found.indices, [[i, 3000 + i] for i in range(4)])
+    result = ScannIndex.build(bank).search(bank[:4], 2)
+    np.testing.assert_array_equal(result.indices, [[i, 3000 + i] for i in range(4)])
 
 
-def test_a_ball_holds_what_is_near_enough(index):
+def test_a_ball_has_the_references_within_epsilon(index):
     exact = ball(ExactIndex.build(BANK), QUERIES, 0.6, 8)
     assert 0 < exact.mask.sum() < exact.mask.size
-    found = ball(index, QUERIES, 0.6, 8)
-    np.testing.assert_array_equal(found.mask, exact.mask)
+    result = ball(index, QUERIES, 0.6, 8)
+    np.testing.assert_array_equal(result.mask, exact.mask)
 
 
-def test_what_was_saved_finds_the_same_wherever_it_lies(index, tmp_path):
+def test_a_saved_index_gives_the_same_results_in_any_folder(index, tmp_path):
     index.save(tmp_path / "here")
     (tmp_path / "here").rename(tmp_path / "there")
     loaded = load_index(tmp_path / "there", BANK)
@@ -108,14 +108,14 @@ def test_what_was_saved_finds_the_same_wherever_it_lies(index, tmp_path):
 )
 def test_selectors_choose_the_same_from_either_index(selector, index):
     keys = sample_keys(0, np.arange(50))
-    exact, found = (select(selector, one, QUERIES, keys) for one in (ExactIndex.build(BANK), index))
-    np.testing.assert_array_equal(found.indices, exact.indices)
-    np.testing.assert_array_equal(found.distances, exact.distances)
-    np.testing.assert_array_equal(found.mask, exact.mask)
+    exact, result = (select(selector, one, QUERIES, keys) for one in (ExactIndex.build(BANK), index))
+    np.testing.assert_array_equal(result.indices, exact.indices)
+    np.testing.assert_array_equal(result.distances, exact.distances)
+    np.testing.assert_array_equal(result.mask, exact.mask)
 
 
 @pytest.mark.parametrize("n", [1, 2, 7, 19_999, 20_000, 1_000_000])
-def test_the_rule_gives_what_can_be_searched(n):
+def test_the_rule_gives_valid_parameters(n):
     parameters = rule(n)
     parameters.check()
     assert parameters.reordered <= max(n, 1)
@@ -127,7 +127,7 @@ def test_bad_parameters_are_refused():
         ScannIndex.build(BANK, parameters=ScannParameters(30, 31, 100))
 
 
-def test_without_scann_the_way_out_is_named(monkeypatch):
+def test_without_scann_the_error_names_the_remedy(monkeypatch):
     def missing(name):
         raise ImportError(name)
 

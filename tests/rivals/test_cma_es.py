@@ -1,4 +1,4 @@
-"""CMA-ES: its constants, a generation against another implementation, and that it finds a valley."""
+"""CMA-ES: its constants, a generation against another implementation, and that it reaches a minimum."""
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ from r2t2_jax.errors import R2T2Error
 from r2t2_jax.method.search.random_search import RandomSearch
 from r2t2_jax.rivals.cma_es import CmaEs, CmaState, next_state, rates
 from r2t2_jax.routing import UpdateSpace
-from tests.method.search.problems import OWN, find, problem
+from tests.method.search.problems import ROUTER_WEIGHTS, find, problem
 
 GOAL = jnp.array([[0.1, 0.1, 0.8], [0.3, 0.3, 0.4]])
 
@@ -20,13 +20,13 @@ def loss(routing):
 
 def test_constants_are_those_of_the_tutorial():
     """Ten coordinates and ten candidates, worked out by hand from its table 1."""
-    found = rates(10, 10)
-    np.testing.assert_allclose(found.weights, [0.45627265, 0.27075308, 0.16223111, 0.08523355, 0.02550961], rtol=1e-6)
-    np.testing.assert_allclose(found.mu_eff, 3.16729984, rtol=1e-6)
-    np.testing.assert_allclose(found.c_sigma, 5.16729984 / 18.16729984, rtol=1e-6)
-    np.testing.assert_allclose(found.damping, 1 + found.c_sigma, rtol=1e-6)
-    np.testing.assert_allclose(found.c_1, 2 / (11.3**2 + 3.16729984), rtol=1e-6)
-    np.testing.assert_allclose(found.length, 3.0847, atol=2e-4)  # sqrt(10) (1 - 1/40 + 1/2100)
+    result = rates(10, 10)
+    np.testing.assert_allclose(result.weights, [0.45627265, 0.27075308, 0.16223111, 0.08523355, 0.02550961], rtol=1e-6)
+    np.testing.assert_allclose(result.mu_eff, 3.16729984, rtol=1e-6)
+    np.testing.assert_allclose(result.c_sigma, 5.16729984 / 18.16729984, rtol=1e-6)
+    np.testing.assert_allclose(result.damping, 1 + result.c_sigma, rtol=1e-6)
+    np.testing.assert_allclose(result.c_1, 2 / (11.3**2 + 3.16729984), rtol=1e-6)
+    np.testing.assert_allclose(result.length, 3.0847, atol=2e-4)  # sqrt(10) (1 - 1/40 + 1/2100)
 
 
 def one_generation(mean, sigma, C, ps, pc, y, values, g, n):
@@ -54,19 +54,19 @@ def test_a_generation_is_the_tutorials(scale):
     y, values = rng.normal(size=(9, n)), rng.normal(size=9)
     with jax.enable_x64(True):
         cloud = CmaState(*(jnp.asarray(part) for part in (state[0], state[1], state[2], state[3], state[4])))
-        found = next_state(cloud, jnp.asarray(y), jnp.asarray(values), jnp.asarray(3), rates(n, 9))
-        for part, expected in zip(found, one_generation(*state, y, values, 3, n), strict=True):
+        result = next_state(cloud, jnp.asarray(y), jnp.asarray(values), jnp.asarray(3), rates(n, 9))
+        for part, expected in zip(result, one_generation(*state, y, values, 3, n), strict=True):
             np.testing.assert_allclose(part, expected, rtol=1e-9)
 
 
-def test_it_finds_the_valley_that_random_search_misses():
+def test_it_reaches_a_minimum_that_random_search_misses():
     space = UpdateSpace("logit")
-    found = find(CmaEs(1.0, 80), problem(loss, space))
-    assert found.evaluations == 1 + 80 * 9  # six coordinates: nine candidates
+    result = find(CmaEs(1.0, 80), problem(loss, space))
+    assert result.evaluations == 1 + 80 * 9  # six coordinates: nine candidates
     blind = find(RandomSearch(1 + 80 * 9), problem(loss, space))
-    assert found.losses[-1] < 1e-5 < blind.losses[-1]
-    assert (np.diff(found.losses) <= 0).all()
-    np.testing.assert_allclose(found.losses[0], loss(problem().routing(OWN)), rtol=1e-6)
+    assert result.losses[-1] < 1e-5 < blind.losses[-1]
+    assert (np.diff(result.losses) <= 0).all()
+    np.testing.assert_allclose(result.losses[0], loss(problem().routing(ROUTER_WEIGHTS)), rtol=1e-6)
 
 
 def test_bad_settings_are_refused():

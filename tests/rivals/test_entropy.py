@@ -1,4 +1,4 @@
-"""Entropy minimisation and what its followers add: by hand from the toy model's own odds."""
+"""TENT, EATA, and Rewiring: by hand from the toy model's probabilities."""
 
 import dataclasses
 
@@ -12,7 +12,7 @@ from r2t2_jax.rivals.entropy import entropy
 from r2t2_jax.rivals.rewiring import SelfCrossEntropy
 from r2t2_jax.rivals.tent import Entropy
 from r2t2_jax.routing import Routing
-from tests.method.cases import ROUTING, mean_entropy, odds, one_case, own_words, value_of
+from tests.method.cases import ROUTING, mean_entropy, one_case, own_answer, probabilities, value_of
 from tests.toy import A
 
 
@@ -24,14 +24,14 @@ def test_entropy_of_known_distributions():
 def test_tent_averages_the_entropy_of_the_answers_tokens():
     query, _ = case = one_case()
     np.testing.assert_allclose(
-        value_of(Entropy(A), case), mean_entropy(query.features, ROUTING, own_words(query)), rtol=1e-5
+        value_of(Entropy(A), case), mean_entropy(query.features, ROUTING, own_answer(query)), rtol=1e-5
     )
     assert (Entropy(A).prepare_forwards, Entropy(A).forwards(None)) == (1, 1)
 
 
-def test_eata_weighs_by_how_sure_the_model_was_and_pulls_towards_its_router():
+def test_eata_weights_by_entropy_and_stays_near_the_router():
     query, _ = case = one_case()
-    answer = own_words(query)
+    answer = own_answer(query)
     first, value = (mean_entropy(query.features, routing, answer) for routing in (None, ROUTING))
     own, weights = np.asarray(query.routing, np.float64), np.maximum(np.asarray(ROUTING.values, np.float64), 1e-6)
     pull = (weights * np.log(weights / own)).sum() / 2  # two layers
@@ -42,7 +42,7 @@ def test_eata_weighs_by_how_sure_the_model_was_and_pulls_towards_its_router():
     assert (ReliableEntropy(A).prepare_forwards, ReliableEntropy(A).forwards(None)) == (2, 1)
 
 
-def test_the_pull_is_zero_at_the_router_and_grows_away_from_it():
+def test_the_divergence_is_zero_at_the_router_and_grows_away_from_it():
     own = jnp.array([[0.5, 0.5], [0.9, 0.1]])
     moved = jnp.array([[0.5, 0.5], [0.5, 0.5]])
     assert divergence(own, own) == 0
@@ -50,10 +50,10 @@ def test_the_pull_is_zero_at_the_router_and_grows_away_from_it():
     assert np.isfinite(divergence(jnp.array([[1.2, -0.2], [0.0, 1.0]]), own))  # free weights leave the simplex
 
 
-def test_the_models_own_words_are_its_labels():
+def test_the_models_own_answer_is_its_label():
     query, _ = case = one_case()
-    answer = own_words(query)
-    p, mask = odds(query.features, ROUTING, answer)
+    answer = own_answer(query)
+    p, mask = probabilities(query.features, ROUTING, answer)
     expected = -np.mean(np.log(p[np.arange(A), np.asarray(answer["tokens"])])[mask])
     np.testing.assert_allclose(value_of(SelfCrossEntropy(A), case), expected, rtol=1e-5)
 
@@ -66,6 +66,6 @@ def test_only_the_query_is_read():
         assert value_of(objective, (query, None), Routing(query.routing)) != value_of(objective, (query, None))
 
 
-def test_a_negative_pull_is_refused():
+def test_a_negative_proximal_weight_is_refused():
     with pytest.raises(R2T2Error, match=r"proximal weight -1\.0"):
         ReliableEntropy(A, proximal_weight=-1.0)

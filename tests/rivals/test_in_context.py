@@ -41,13 +41,13 @@ def run(processor):
     return bank, questions, evaluate(port, bank, questions, {"in_context": InContext()}, METRIC)[0]
 
 
-def test_the_nearest_example_stands_next_to_the_question():
+def test_the_nearest_example_precedes_the_question():
     neighbors = [{"question": "near ?", "answer": "a"}, {"question": "far ?", "answer": "b"}]
     assert with_examples("mine ?", neighbors) == "far ? b\nnear ? a\nmine ?"
     assert with_examples("mine ?", []) == "mine ?"
 
 
-def test_the_same_neighbours_stand_in_the_prompt():
+def test_the_prompt_contains_the_neighbors():
     listening = Listening()
     bank, questions, outcome = run(listening)
     for i, sample in enumerate(questions.samples):

@@ -1,4 +1,4 @@
-"""The neighbours' majority by hand."""
+"""The vote of the neighbors, by hand."""
 
 import numpy as np
 import pytest
@@ -20,10 +20,10 @@ def records(*answers):
         (("red", "blue"), (0.0, 0.0), "red"),
     ],
 )
-def test_the_heaviest_answer_wins(answers, weights, expected):
+def test_the_answer_of_largest_weight_is_chosen(answers, weights, expected):
     assert vote(records(*answers), np.array(weights)) == expected
 
 
-def test_a_bank_without_words_is_refused():
+def test_a_bank_without_answers_as_text_is_refused():
     with pytest.raises(R2T2Error, match="needs the answers of the references as text"):
         vote([{}], np.ones(1))

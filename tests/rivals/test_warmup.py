@@ -1,4 +1,4 @@
-"""Test-Time Warmup: each part by another way, and that nothing is left of a sample in the next one."""
+"""Test-Time Warmup: each part against another implementation, and that samples are independent."""
 
 import dataclasses
 from functools import partial
@@ -46,7 +46,7 @@ def test_captions_are_drawn_at_the_temperature():
     np.testing.assert_allclose(np.bincount(np.asarray(drawn), minlength=11) / 20000, expected, atol=0.015)
 
 
-def test_the_caption_that_the_image_speaks_for_is_kept():
+def test_the_caption_with_the_largest_gain_from_the_image_is_chosen():
     candidates = MODEL.as_answer  # of one word each
     answers = jax.vmap(candidates)(jnp.arange(1, 9)[:, None])
     logprobs = jax.jit(MODEL.answer_logprobs)
@@ -57,7 +57,7 @@ def test_the_caption_that_the_image_speaks_for_is_kept():
     assert int(best["tokens"][0]) == 1 + int(gain.argmax())
 
 
-def test_learning_is_adamw_written_out():
+def test_training_is_adamw():
     params = toy_params()
     start, join = partition(params, select_params(params, ["head", "embedding"]))
     rng = np.random.default_rng(0)
@@ -65,7 +65,7 @@ def test_learning_is_adamw_written_out():
     captions = {"tokens": jnp.asarray(rng.integers(1, 11, (4, A))), "mask": jnp.ones((4, A))}
     warmup = Warmup(0.02, batch=2, epochs=2)
     key = jax.random.key(3)
-    found = jax.jit(lambda start: train(warmup, MODEL, start, join, prompts, captions, key))(start)
+    result = jax.jit(lambda start: train(warmup, MODEL, start, join, prompts, captions, key))(start)
 
     @jax.jit
     @jax.grad
@@ -86,7 +86,7 @@ def test_learning_is_adamw_written_out():
             second[i] = 0.999 * second[i] + 0.001 * gradient**2
             moved = (first[i] / (1 - 0.9**step)) / (np.sqrt(second[i] / (1 - 0.999**step)) + 1e-8)
             leaves[i] = leaves[i] - 0.02 * (moved + 0.01 * leaves[i])
-    for a, b in zip(found, leaves, strict=True):
+    for a, b in zip(result, leaves, strict=True):
         np.testing.assert_allclose(a, b, atol=2e-5)
 
 
@@ -109,7 +109,7 @@ def test_parameters_are_as_before_after_every_image(evaluation):
     assert (whole["evaluations"] == 3 * 10 * (2 + 2) + 2 * 2 * 3 + 1).all()
 
 
-def test_without_learning_it_is_the_untouched_model(evaluation):
+def test_at_learning_rate_zero_it_is_the_untouched_model(evaluation):
     still = jax.tree.map(np.asarray, evaluation.answer("still", np.arange(6)))
     np.testing.assert_allclose(still["weights"], evaluation.questions.queries.routing, atol=1e-6)
     expected = [
@@ -129,7 +129,7 @@ def test_without_learning_it_is_the_untouched_model(evaluation):
         ({"prompts": ("What is left?",)}, "1 prompts; they must fill batches of 3"),
     ],
 )
-def test_what_a_port_does_not_say_is_refused(evaluation, change, cause):
+def test_a_port_without_captioning_is_refused(evaluation, change, cause):
     port = evaluation.port
     if "captioning" in change:
         port = dataclasses.replace(port, **change)

@@ -17,7 +17,7 @@ def test_sizes_are_read(text: str, size: int) -> None:
 
 
 @pytest.mark.parametrize("text", ["24", "GB", "-1GB", "0GB", "24 gigs", "", "1e3GB"])
-def test_what_is_no_size_is_refused(text: str) -> None:
+def test_invalid_sizes_are_refused(text: str) -> None:
     with pytest.raises(R2T2Error, match="is no size of memory; write a number and one of KB, MB, GB"):
         parse_size(text)
 

@@ -1,4 +1,4 @@
-"""Problems with a loss written down, for tests of searches alone."""
+"""Problems with an explicit loss, for tests of searches."""
 
 import dataclasses
 
@@ -10,10 +10,10 @@ from r2t2_jax.method.search.problem import RoutingProblem, Search, SearchResult
 from r2t2_jax.routing import RoutingSpec, UpdateSpace
 
 SPEC = RoutingSpec(("a", "b", "c"), 2)
-OWN = jnp.array([[0.2, 0.3, 0.5], [0.6, 0.3, 0.1]])
+ROUTER_WEIGHTS = jnp.array([[0.2, 0.3, 0.5], [0.6, 0.3, 0.1]])
 
 
-def problem(loss=None, space=None, references=None, own=OWN, support=None) -> RoutingProblem:
+def problem(loss=None, space=None, references=None, own=ROUTER_WEIGHTS, support=None) -> RoutingProblem:
     live = jnp.ones(own.shape, bool) if support is None else support
     space = UpdateSpace() if space is None else space
     given = {} if loss is None else {"loss": loss, "forwards_per_eval": 1}

@@ -1,4 +1,4 @@
-"""The loss atlas's points and what is read off them, against cases by hand."""
+"""The loss atlas's points and the losses at them, by hand."""
 
 import itertools
 
@@ -25,7 +25,7 @@ def rows(points):
     return {tuple(np.float64(row).round(4).tolist()) for row in points[:, 0]}
 
 
-def test_candidates_are_corners_centre_edges_and_a_spread():
+def test_candidates_are_corners_center_edges_and_a_sobol_sequence():
     points = candidate_points(SIX, drawn=40)
     assert points.shape == (6 + 1 + 15 + 40, 2, 6)
     np.testing.assert_array_equal(points[:, 0], points[:, 1])
@@ -52,7 +52,7 @@ def test_groups_are_combined_and_support_is_kept():
     np.testing.assert_allclose(points.sum(axis=-1), 1, rtol=1e-6)
 
 
-def test_points_are_chosen_for_what_references_pay_where_their_neighbours_send_them():
+def test_points_minimize_the_loss_of_references_at_their_neighbors_choice():
     # Alone, point 2 costs nothing. Of the others, 3 then moves reference 2 alone (0.8 / 3), 0 moves all (1.2 / 3) and
     # so does 1 (1.9 / 3). After 2 and 3, point 0 moves references 0 and 1 (1.1 / 3) and point 1 moves them to worse.
     own = np.array([[0.1, 0.9, 0.0, 0.9], [0.2, 0.9, 0.0, 0.9], [0.9, 0.1, 0.0, 0.8]])
@@ -71,7 +71,7 @@ def test_losses_are_bounded_and_weighted():
     np.testing.assert_array_equal(neighborhood_losses(jnp.zeros(3), table), [0, 0])
 
 
-def test_the_smooth_loss_meets_the_points_and_its_slope_is_right():
+def test_the_interpolated_loss_equals_the_points_and_its_gradient_is_correct():
     points = jnp.asarray(candidate_points(SIX, drawn=0)[:7])
     losses = jnp.arange(7.0) / 7
     assert squared_distance(points[0], points[1]) == 2

@@ -1,4 +1,4 @@
-"""Line search: finds the valley, and both ends can win."""
+"""Line search: reaches the minimum, including both ends."""
 
 import jax
 import jax.numpy as jnp
@@ -8,65 +8,67 @@ import pytest
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.method.search.kernel_regression import KernelRegression
 from r2t2_jax.method.search.line_search import LineSearch
-from tests.method.search.problems import OWN, find, neighborhood, problem
+from tests.method.search.problems import ROUTER_WEIGHTS, find, neighborhood, problem
 
 MEAN = jnp.array([[0.6, 0.2, 0.2], [0.2, 0.3, 0.5]])
 REFERENCES = neighborhood(MEAN[None], [0.4])
 
 
 def loss_of_alpha(shape):
-    """A loss over r that is `shape` of alpha on the line between MEAN and OWN."""
+    """A loss over r that is `shape` of alpha on the line between MEAN and ROUTER_WEIGHTS."""
 
     def loss(routing):
-        alpha = (routing.values - MEAN)[0, 0] / (OWN - MEAN)[0, 0]
+        alpha = (routing.values - MEAN)[0, 0] / (ROUTER_WEIGHTS - MEAN)[0, 0]
         return shape(alpha)
 
     return loss
 
 
 @pytest.mark.parametrize("valley", [0.0, 0.137, 0.5, 0.81, 1.0])
-def test_the_valley_is_found(valley):
+def test_the_minimum_is_reached(valley):
     case = problem(loss_of_alpha(lambda alpha: (alpha - valley) ** 2), references=REFERENCES)
-    found = find(LineSearch(16), case)
+    result = find(LineSearch(16), case)
     # 14 inner points shrink the bracket 13 times; the last point lies inside it
-    assert abs(found.info["alpha"] - valley) < 0.618**12
-    np.testing.assert_allclose(found.path[-1], found.info["alpha"] * OWN + (1 - found.info["alpha"]) * MEAN, rtol=1e-5)
+    assert abs(result.info["alpha"] - valley) < 0.618**12
+    np.testing.assert_allclose(
+        result.path[-1], result.info["alpha"] * ROUTER_WEIGHTS + (1 - result.info["alpha"]) * MEAN, rtol=1e-5
+    )
 
 
-def test_the_best_evaluated_point_wins_where_a_valley_misleads():
+def test_the_best_evaluated_point_is_the_result_for_a_loss_with_two_minima():
     # a shallow valley in the middle, and the router's own weights better than anything there
     shape = loss_of_alpha(lambda alpha: jnp.where(alpha > 0.999, -1.0, (alpha - 0.5) ** 2))
-    found = find(LineSearch(10), problem(shape, references=REFERENCES))
-    assert found.info["alpha"] == 1
-    np.testing.assert_allclose(found.path[-1], OWN, rtol=1e-6)
+    result = find(LineSearch(10), problem(shape, references=REFERENCES))
+    assert result.info["alpha"] == 1
+    np.testing.assert_allclose(result.path[-1], ROUTER_WEIGHTS, rtol=1e-6)
 
 
 def test_a_flat_loss_keeps_the_router():
-    found = find(LineSearch(6), problem(loss_of_alpha(jnp.zeros_like), references=REFERENCES))
-    assert found.info["alpha"] == 1
+    result = find(LineSearch(6), problem(loss_of_alpha(jnp.zeros_like), references=REFERENCES))
+    assert result.info["alpha"] == 1
 
 
-def test_it_evaluates_as_often_as_it_says():
+def test_evaluations_are_counted():
     points = []
 
     def loss(routing):
         jax.debug.callback(lambda values: points.append(float(values[0, 0])), routing.values)
         return jnp.square(routing.values).sum()
 
-    found = find(LineSearch(9), problem(loss, references=REFERENCES))
-    jax.block_until_ready(found.losses)
+    result = find(LineSearch(9), problem(loss, references=REFERENCES))
+    jax.block_until_ready(result.losses)
     jax.effects_barrier()
-    assert found.evaluations == len(points) == 9
+    assert result.evaluations == len(points) == 9
     assert len(set(points)) == 9
-    assert (jnp.diff(found.losses) <= 0).all()
+    assert (jnp.diff(result.losses) <= 0).all()
 
 
 def test_alpha_of_zero_is_the_kernel_mean():
-    routing = jnp.stack([MEAN, OWN, MEAN**2])
+    routing = jnp.stack([MEAN, ROUTER_WEIGHTS, MEAN**2])
     references = neighborhood(routing, [0.5, 0.2, 0.0])
-    by_hand = (0.5 * MEAN + 0.2 * OWN) / 0.7
-    found = find(KernelRegression(), problem(references=references))
-    np.testing.assert_allclose(found.path, jnp.stack([OWN, by_hand]), rtol=1e-6)
+    by_hand = (0.5 * MEAN + 0.2 * ROUTER_WEIGHTS) / 0.7
+    result = find(KernelRegression(), problem(references=references))
+    np.testing.assert_allclose(result.path, jnp.stack([ROUTER_WEIGHTS, by_hand]), rtol=1e-6)
     at_zero = find(
         LineSearch(4), problem(loss_of_alpha(lambda alpha: alpha), references=neighborhood(MEAN[None], [1.0]))
     )

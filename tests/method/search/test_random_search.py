@@ -1,4 +1,4 @@
-"""Random search: the draws, and that the best wins."""
+"""Random search: its draws, and that the best is the result."""
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ from r2t2_jax.errors import R2T2Error
 from r2t2_jax.method.search.problem import running_argmin
 from r2t2_jax.method.search.random_search import RandomSearch, random_routing
 from r2t2_jax.routing import UpdateSpace
-from tests.method.search.problems import OWN, find, problem
+from tests.method.search.problems import ROUTER_WEIGHTS, find, problem
 
 KEY = jax.random.key(0)
 
@@ -18,14 +18,16 @@ def test_best_so_far():
     np.testing.assert_array_equal(running_argmin(jnp.array([3.0, jnp.nan, 1.0, 1.0, 2.0, 0.5])), [0, 0, 2, 2, 2, 5])
 
 
-def test_more_candidates_come_closer():
+def test_more_candidates_reach_a_lower_loss():
     goal = jnp.array([[0.1, 0.1, 0.8], [0.3, 0.3, 0.4]])
 
     def loss(routing):
         return jnp.square(routing.values - goal).sum()
 
     losses = [find(RandomSearch(n), problem(loss)).losses[-1] for n in (1, 8, 2000)]
-    np.testing.assert_allclose(losses[0], loss(problem().routing(OWN)), rtol=1e-6)  # the router's own is the first
+    np.testing.assert_allclose(
+        losses[0], loss(problem().routing(ROUTER_WEIGHTS)), rtol=1e-6
+    )  # the router's own is the first
     assert losses[2] < losses[0] / 10
     assert losses[2] < losses[1] <= losses[0]
 

@@ -1,4 +1,4 @@
-"""Samples one by one or abreast: the same results, each sample's from itself alone."""
+"""Mapping samples one by one or in chunks: the same results, independent of each other."""
 
 import jax
 import jax.extend
@@ -16,12 +16,12 @@ def square(sample):
 
 @pytest.mark.parametrize("count", [1, 2, 5, 6, 7])
 @pytest.mark.parametrize("vmap_size", [1, 2, 3, 8])
-def test_every_sample_gets_its_own(count, vmap_size):
+def test_every_sample_has_its_own_result(count, vmap_size):
     numbers = jnp.arange(count) + 1.0
-    found = map_in_chunks(square, (numbers, jnp.outer(numbers, jnp.ones(3))), vmap_size)
-    np.testing.assert_array_equal(found["square"], (np.arange(count) + 1.0) ** 2)
-    np.testing.assert_array_equal(found["sum"], 3 * (np.arange(count) + 1.0))
-    assert found["nothing"].shape == (count, 0)
+    result = map_in_chunks(square, (numbers, jnp.outer(numbers, jnp.ones(3))), vmap_size)
+    np.testing.assert_array_equal(result["square"], (np.arange(count) + 1.0) ** 2)
+    np.testing.assert_array_equal(result["sum"], 3 * (np.arange(count) + 1.0))
+    assert result["nothing"].shape == (count, 0)
 
 
 def widths(vmap_size, count=7):
@@ -30,8 +30,8 @@ def widths(vmap_size, count=7):
     program = jax.make_jaxpr(lambda rows: map_in_chunks(lambda row: matrix @ row, rows, vmap_size))(
         jnp.ones((count, 4))
     )
-    found = [eqn.outvars[0].aval for eqn in _equations(program.jaxpr) if eqn.primitive.name == "dot_general"]
-    return {product.size // 4 for product in found}
+    result = [eqn.outvars[0].aval for eqn in _equations(program.jaxpr) if eqn.primitive.name == "dot_general"]
+    return {product.size // 4 for product in result}
 
 
 def _equations(jaxpr):
@@ -41,13 +41,13 @@ def _equations(jaxpr):
             yield from _equations(inner)
 
 
-def test_so_many_are_computed_together():
+def test_vmap_size_samples_are_computed_together():
     assert widths(1) == {1}
     assert widths(3) == {3}  # the last ones too: one chunk shape, one program
     assert widths(100) == {7}
 
 
-def test_filling_up_repeats_the_first_sample():
+def test_padding_repeats_the_first_sample():
     np.testing.assert_array_equal(pad_to_multiple(jnp.arange(5), 3), [0, 1, 2, 3, 4, 0])
     keys = jax.random.split(jax.random.key(0), 3)
     filled = pad_to_multiple({"keys": keys, "rows": jnp.eye(3)}, 2)

@@ -1,4 +1,4 @@
-"""Objectives that look at changed copies of the image: by hand from the toy model's own odds."""
+"""Objectives of augmented images: by hand from the toy model's probabilities."""
 
 import jax
 import numpy as np
@@ -7,7 +7,7 @@ import pytest
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.rivals.deyo import DeYOEntropy
 from r2t2_jax.rivals.memo import MarginalEntropy
-from tests.method.cases import ROUTING, mean_entropy, odds, one_case, own_words, value_of
+from tests.method.cases import ROUTING, mean_entropy, one_case, own_answer, probabilities, value_of
 from tests.toy import A
 
 
@@ -17,7 +17,7 @@ def view(query, number):
 
 def marginal(query, numbers, answer):
     """Entropy of the mean over some views, in nats."""
-    p = [odds(view(query, number), ROUTING, answer) for number in numbers]
+    p = [probabilities(view(query, number), ROUTING, answer) for number in numbers]
     mean = np.mean([each for each, _ in p], axis=0)[p[0][1]]
     return np.mean(-(mean * np.log(mean)).sum(axis=-1))
 
@@ -25,14 +25,14 @@ def marginal(query, numbers, answer):
 def test_memo_is_the_entropy_of_the_mean_over_all_views():
     query, _ = case = one_case()
     objective = MarginalEntropy(A, 3)
-    np.testing.assert_allclose(value_of(objective, case), marginal(query, [0, 1, 2], own_words(query)), rtol=1e-5)
+    np.testing.assert_allclose(value_of(objective, case), marginal(query, [0, 1, 2], own_answer(query)), rtol=1e-5)
     assert (objective.prepare_forwards, objective.forwards(None)) == (1, 3)
 
 
 @pytest.mark.parametrize("number", range(5))
-def test_tpt_keeps_the_views_of_which_the_untouched_model_is_surest(number):
+def test_tpt_selects_the_views_of_lowest_entropy(number):
     query, _ = case = one_case(number)
-    answer = own_words(query)
+    answer = own_answer(query)
     surest = np.argsort([mean_entropy(view(query, i), None, answer) for i in range(3)])[:2]
     objective = MarginalEntropy(A, 3, 2)
     np.testing.assert_allclose(value_of(objective, case), marginal(query, surest, answer), rtol=1e-5)
@@ -40,13 +40,13 @@ def test_tpt_keeps_the_views_of_which_the_untouched_model_is_surest(number):
 
 
 @pytest.mark.parametrize("number", range(5))
-def test_deyo_weighs_by_entropy_and_by_what_disorder_takes_away(number):
+def test_deyo_weights_by_entropy_and_by_the_drop_from_shuffled_patches(number):
     query, _ = case = one_case(number)
-    answer = own_words(query)
+    answer = own_answer(query)
     first, value = (mean_entropy(query.features, routing, answer) for routing in (None, ROUTING))
 
     def sure_of_it(features):
-        p, mask = odds(features, None, answer)
+        p, mask = probabilities(features, None, answer)
         return np.exp(np.mean(np.log(p[np.arange(A), np.asarray(answer["tokens"])])[mask]))
 
     drop = sure_of_it(query.features) - sure_of_it(query.shuffled)

@@ -1,4 +1,4 @@
-"""Disagreement with the router and the pull towards references, by hand."""
+"""T3's Jensen-Shannon divergence and RoMA's loss, by hand."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +9,7 @@ from r2t2_jax.method.objectives import Neighborhood
 from r2t2_jax.rivals.roma import RoMALoss
 from r2t2_jax.rivals.t3 import JensenShannon, jensen_shannon
 from r2t2_jax.routing import Routing
-from tests.method.cases import ROUTING, odds, one_case, own_words, value_of
+from tests.method.cases import ROUTING, one_case, own_answer, probabilities, value_of
 from tests.toy import A
 
 
@@ -21,10 +21,10 @@ def test_jensen_shannon_of_known_distributions():
     np.testing.assert_allclose(jensen_shannon(jnp.log(p), jnp.log(q)), [0, np.log(2), last], atol=1e-6)
 
 
-def test_disagreement_is_with_what_the_model_says_by_itself():
+def test_jensen_shannon_compares_with_the_untouched_model():
     query, _ = case = one_case()
-    answer = own_words(query)
-    (p, mask), (q, _) = odds(query.features, None, answer), odds(query.features, ROUTING, answer)
+    answer = own_answer(query)
+    (p, mask), (q, _) = probabilities(query.features, None, answer), probabilities(query.features, ROUTING, answer)
     m = (p + q) / 2
     each = ((p * np.log(p / m)).sum(axis=-1) + (q * np.log(q / m)).sum(axis=-1)) / 2
     np.testing.assert_allclose(value_of(JensenShannon(A), case), each[mask].mean(), rtol=1e-4)
@@ -32,7 +32,7 @@ def test_disagreement_is_with_what_the_model_says_by_itself():
     assert (JensenShannon(A).prepare_forwards, JensenShannon(A).forwards(None)) == (2, 1)
 
 
-def test_the_manifold_pulls_towards_each_neighbour_by_its_weight():
+def test_roma_adds_the_weighted_distance_to_each_neighbor():
     _, references = case = one_case()
     weights = np.asarray(references.weights)
     apart = [np.square(np.asarray(ROUTING.values) - np.asarray(r)).sum() / 2 for r in references.routing]
@@ -42,6 +42,6 @@ def test_the_manifold_pulls_towards_each_neighbour_by_its_weight():
     assert RoMALoss().forwards(references) == 5
 
 
-def test_a_negative_pull_is_refused():
+def test_a_negative_proximal_weight_is_refused():
     with pytest.raises(R2T2Error, match=r"proximal weight -1\.0"):
         RoMALoss(-1.0)
