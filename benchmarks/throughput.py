@@ -1,11 +1,11 @@
 """The overhead of `r2t2 eval` over the model: `python -m benchmarks.throughput`.
 
-The same questions of the pocket model run with the same strategies and the same compiled programs in two ways: in a bare
-loop that prepares, encodes, retrieves, re-routes and generates, and discards the answers; and as `r2t2 eval`, which also
-scores the answers, converts them to rows and saves them. Both compute one batch at a time and alternate, after everything
-is compiled. CPU time is recorded in addition to wall time, because it depends less on other processes. The programs that
-a process compiles and those that the next process finds in the cache are counted separately. The results go to
-`benchmarks/results/throughput.json`.
+The same questions of the pocket model run with the same strategies and the same compiled programs in two ways: in a
+bare loop that prepares, encodes, retrieves, re-routes and generates, and discards the answers; and as `r2t2 eval`,
+which also scores the answers, converts them to rows and saves them. Both compute one batch at a time and alternate,
+after everything is compiled. CPU time is recorded in addition to wall time, because it depends less on other
+processes. The programs that a process compiles and those that the next process finds in the cache are counted
+separately. The results go to `benchmarks/results/throughput.json`.
 """
 
 from __future__ import annotations
