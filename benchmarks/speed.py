@@ -45,7 +45,7 @@ PYTORCH = {"one_by_one": "PyTorch, one by one", "batched": "PyTorch, batched"}
 
 
 @dataclass(frozen=True)
-class Plan:
+class SpeedSettings:
     """The measured settings."""
 
     repeats: int = 7
@@ -66,7 +66,7 @@ class Plan:
     shared: int = 32  # samples per batch that devices share
 
 
-QUICK = Plan(
+QUICK = SpeedSettings(
     3,
     (1, 8),
     axes={"k": (1, 5), "S": (1, 10), "B": (1, 8), "vmap_size": (1, 8), "N": (1_000,)},
@@ -75,22 +75,23 @@ QUICK = Plan(
 )
 
 
-def measure(plan: Plan) -> dict[str, Any]:
+def measure(settings: SpeedSettings) -> dict[str, Any]:
     """Run every measurement, one process after another."""
-    common = {"k": plan.k, "steps": plan.steps, "repeats": plan.repeats}
+    common = {"k": settings.k, "steps": settings.steps, "repeats": settings.repeats}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "problem.npz"
-        make_problem(max(plan.batches), max(plan.k, *plan.axes["k"]), references=200).save(path)
+        make_problem(max(settings.batches), max(settings.k, *settings.axes["k"]), references=200).save(path)
         comparison = {
             threads: {
-                **in_subprocess("torch", path, threads, batches=plan.batches, **common),
-                **in_subprocess("ours", path, threads, batches=plan.batches, **common),
+                **in_subprocess("torch", path, threads, batches=settings.batches, **common),
+                **in_subprocess("ours", path, threads, batches=settings.batches, **common),
             }
             for threads in THREADS
         }
-        scaling = in_subprocess("scaling", path, "all", axes=plan.axes, batch=plan.middle, **common)
+        scaling = in_subprocess("scaling", path, "all", axes=settings.axes, batch=settings.middle, **common)
         shared = {
-            str(n): in_subprocess("devices", path, "all", devices=n, batch=plan.shared, **common) for n in plan.devices
+            str(n): in_subprocess("devices", path, "all", devices=n, batch=settings.shared, **common)
+            for n in settings.devices
         }
     return {"comparison": comparison, "scaling": scaling, "devices": shared}
 
@@ -184,7 +185,7 @@ def main(quick: bool = False, doc: bool = False, machine: str = "2 CPU cores") -
     if doc:
         write_results(PAGE, page_tables(json.loads(RESULTS.read_text(encoding="utf-8"))))
         return
-    plan, start = QUICK if quick else Plan(), time.perf_counter()
+    settings, start = QUICK if quick else SpeedSettings(), time.perf_counter()
     recorded = {
         "command": "python -m benchmarks.speed" + " --quick" * quick,
         "machine": machine,
@@ -193,8 +194,8 @@ def main(quick: bool = False, doc: bool = False, machine: str = "2 CPU cores") -
         "date": datetime.date.today().isoformat(),
         "jax": version("jax"),
         "torch": version("torch"),
-        "settings": {name: getattr(plan, name) for name in ("repeats", "k", "steps", "middle", "shared")},
-        **measure(plan),
+        "settings": {name: getattr(settings, name) for name in ("repeats", "k", "steps", "middle", "shared")},
+        **measure(settings),
     }
     RESULTS.write_text(json.dumps(recorded, indent=1) + "\n", encoding="utf-8")
     write_results(PAGE, page_tables(recorded))

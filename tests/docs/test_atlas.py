@@ -1,4 +1,4 @@
-"""The page on the loss atlas shows what was recorded of its options, and says of them what the numbers say."""
+"""The table of docs/atlas.md equals the recorded numbers, and its sentences agree with them."""
 
 import json
 
@@ -13,12 +13,12 @@ def test_the_table_equals_the_recorded_numbers() -> None:
         assert gate["n"] >= 1000 and list(gate["options"]) == list(OPTIONS)
 
 
-def test_no_option_that_helps_is_said_to_help_nothing() -> None:
+def test_cross_entropy_does_not_help_as_the_page_states() -> None:
     assert "On the pocket model cross-entropy does not help" in TEXT
     for gate in RECORDED["gates"].values():
         assert all(row["against_bounded"][1] <= 0 for name, row in gate["options"].items() if name != BASELINE)
 
 
-def test_its_settings_are_a_presets() -> None:
+def test_the_page_names_the_settings_of_the_preset() -> None:
     for setting in ("loss", "proximal_weight", "temperature", "min_gain"):
         assert f"`atlas.{setting}`" in TEXT

@@ -1,4 +1,4 @@
-"""The page on costs says what `benchmarks/results/cost.json` says, and that is what the ledger counts today."""
+"""The tables of docs/cost.md equal `benchmarks/results/cost.json`, which equals the current count."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ RECORDED = json.loads((ROOT / "benchmarks" / "results" / "cost.json").read_text(
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_the_page_has_every_row(name):
+def test_the_page_has_every_recorded_row(name):
     table = PAGE.split(f"<!-- {name} -->")[1].split(f"<!-- /{name} -->")[0]
     base = RECORDED[name]["methods"][0]["flops"]
     for row in (*RECORDED[name]["methods"], *RECORDED[name]["ngd"]):
@@ -33,7 +33,7 @@ def test_the_page_has_a_sentence_on_every_row_of_the_paper():
 @pytest.mark.parametrize(
     "name", [name if name == "pocket" else pytest.param(name, marks=pytest.mark.slow) for name in MODELS]
 )
-def test_the_numbers_are_today_s(name):
+def test_the_recorded_numbers_equal_the_current_count(name):
     assert ledger_record(ledger(load_shapes(MODELS[name]), Scale())) == RECORDED[name]
 
 

@@ -1,4 +1,4 @@
-"""Every command of docs/quickstart.md runs and prints what the page shows."""
+"""Every command of docs/quickstart.md runs and prints the text that the page shows."""
 
 import re
 import shlex
@@ -31,7 +31,7 @@ def run(typed: str, shown: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert as_pattern(shown).fullmatch(text), f"{typed!r} printed\n{text}"
 
 
-def test_every_command_line_can_be_read() -> None:
+def test_every_command_line_parses() -> None:
     assert len(BLOCKS) == PAGE.count("```console") == 7
     for typed, _ in BLOCKS:
         parse(COMMANDS, shlex.split(typed))

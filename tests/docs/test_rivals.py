@@ -1,4 +1,4 @@
-"""The page on rivals names all of them, where they are, and what was recorded."""
+"""docs/rivals.md names every rival and its file, and its table equals the recorded numbers."""
 
 import json
 import re
@@ -16,7 +16,7 @@ def test_every_rival_is_named() -> None:
     assert not [name for name in (*RIVALS, *BASELINES) if f"`{name}`" not in TEXT]
 
 
-def test_every_file_named_is_there() -> None:
+def test_every_named_file_exists() -> None:
     files = re.findall(r"`((?:rivals|method)/[\w/]+\.py)`", TEXT)
     assert len(files) > 10
     assert not [name for name in files if not (ROOT / "r2t2_jax" / name).exists()]
