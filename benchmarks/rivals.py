@@ -85,7 +85,8 @@ def page_table(recorded: Mapping[str, Any]) -> str:
     """The table with command, n, machine and date."""
     n = next(iter(recorded["gates"].values()))["n"]
     where = f"`{recorded['command']}`, n = {n:,} test questions per gate, {recorded['machine']}, {recorded['date']}."
-    return f"{where}\n\n{results_table(recorded)}\n"
+    models = {f"pocket:{gate}": numbers for gate, numbers in recorded["gates"].items()}
+    return f"{where}\n\n{results_table({'models': models})}\n"
 
 
 def main(samples: int = 300, machine: str = "2 CPU cores") -> None:
@@ -96,7 +97,7 @@ def main(samples: int = 300, machine: str = "2 CPU cores") -> None:
     recorded = {"command": "python -m benchmarks.rivals", "machine": machine, "date": date, "gates": gates}
     RESULTS.write_text(json.dumps(recorded, indent=1) + "\n", encoding="utf-8")
     write_results(PAGE, page_table(recorded))
-    print(results_table(recorded))
+    print(page_table(recorded))
     print(f"{time.perf_counter() - start:.0f} seconds")
 
 

@@ -32,9 +32,9 @@ from importlib.resources import files
 from typing import Any, Literal
 
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.methods import BASELINES, preset_of
+from r2t2_jax.methods import preset_of
 from r2t2_jax.reproduction.paper import paper_rows
-from r2t2_jax.rivals.table import RIVALS
+from r2t2_jax.rivals.table import BASELINES, RIVALS
 
 ALL, BASE = "all", "base"
 TABLE_OF_METHODS = "table2"  # of the paper; it has the numbers of the untouched models
