@@ -1,4 +1,4 @@
-"""Jitted entry points beside re-routing itself export to every platform."""
+"""Jitted entry points besides re-routing export to every platform."""
 
 import jax
 import jax.numpy as jnp

@@ -20,9 +20,9 @@ from r2t2_jax.metrics import get_metric
 from tests.toy_port import make_samples, toy
 
 METRIC = get_metric("exact_match")
-TESTS = make_samples(6, seed=1, told=0.3)
+TESTS = make_samples(6, seed=1, hinted=0.3)
 PORT = toy()
-BANK = collect_bank(PORT, make_samples(40, seed=2, told=0.9), METRIC)
+BANK = collect_bank(PORT, make_samples(40, seed=2, hinted=0.9), METRIC)
 SAMPLE = TESTS[0]
 
 
@@ -32,7 +32,7 @@ def own_references(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def load_dataset(name: str, split: str) -> Any:
         loaded.append(f"{name}/{split}")
-        return make_samples(40, seed=2, told=0.9)
+        return make_samples(40, seed=2, hinted=0.9)
 
     monkeypatch.setattr("r2t2_jax.evaluation.setup.load_dataset", load_dataset)
     monkeypatch.setattr("r2t2_jax.evaluation.setup.registered", lambda group: ["toy"])

@@ -89,23 +89,23 @@ def _asked(question: str) -> int:
     return EXPERTS.index(question.removesuffix("?").split()[-1])
 
 
-def make_samples(n: int, seed: int, told: float) -> list[Sample]:
-    """Samples on which the gate is told the right expert in a share `told` of the cases."""
+def make_samples(n: int, seed: int, hinted: float) -> list[Sample]:
+    """Samples in which the gate sees the correct expert for a share `hinted` of them."""
     rng = np.random.default_rng(seed)
     samples = []
     for i in range(n):
-        asked = int(rng.integers(len(EXPERTS)))
+        topic = int(rng.integers(len(EXPERTS)))
         image = np.zeros((1, len(EXPERTS) + 1, 3), np.uint8)
         image[0, :-1, 0] = rng.integers(len(WORDS), size=len(EXPERTS))
-        image[0, -1, 0] = rng.random() < told
+        image[0, -1, 0] = rng.random() < hinted
         samples.append(
             Sample(
                 id=f"{seed}-{i}",
                 image=image,
-                question=f"What is {EXPERTS[asked]}?",
-                answers=(WORDS[image[0, asked, 0]],),
-                category=EXPERTS[asked],
-                experts=(EXPERTS[asked],),
+                question=f"What is {EXPERTS[topic]}?",
+                answers=(WORDS[image[0, topic, 0]],),
+                category=EXPERTS[topic],
+                experts=(EXPERTS[topic],),
             )
         )
     return samples

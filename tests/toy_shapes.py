@@ -1,4 +1,4 @@
-"""The toy of `tests/toy.py` by its shapes alone, as a port offers them to `r2t2 fit`."""
+"""The toy of `tests/toy.py` as shapes only, as a port offers them to `r2t2 fit`."""
 
 from typing import Any
 

@@ -180,7 +180,7 @@ def reroute_batch(
 
     if DATA_AXIS not in mesh.shape:
         raise R2T2Error(f"the mesh has axes {mesh.axis_names}; name the one over which samples are split {DATA_AXIS!r}")
-    # Compiler-placed axes whatever the mesh has (make_mesh gives explicit ones): results are indexed like any array.
+    # Compiler-placed axes, also for meshes with explicit ones (make_mesh): results are indexed like any array.
     mesh = Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * mesh.devices.ndim)
     samples = pad_to_multiple(samples, mesh.shape[DATA_AXIS])  # the padding is dropped from the results
     params, shared = jax.device_put((params, shared), NamedSharding(mesh, PartitionSpec()))

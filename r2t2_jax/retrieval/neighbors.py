@@ -141,9 +141,9 @@ def sample_keys(seed: int, numbers: Int[np.ndarray, "B"] | Int[Array, "B"]) -> K
 
 
 def _compare(selector: Selector, choice: Choice, query: Float[Array, "M"], compared: Float[Array, "K M"]) -> Neighbors:
-    """Distances and dot products of a query and its neighbours.
+    """Distances and dot products of a query and its neighbors.
 
-    The distance is taken from the difference: sqrt(2 - 2 x.y) loses half the digits of a near neighbour.
+    The distance is computed from the difference: sqrt(2 - 2 x.y) loses half the digits of a near neighbor.
     """
     distances = jnp.sqrt(jnp.square(compared - query[None]).sum(axis=-1))
     return Neighbors(choice.indices, distances, (compared * query[None]).sum(axis=-1), selector.keep(distances))

@@ -130,7 +130,7 @@ def leaky(samples, **changes):
 
 
 def test_a_question_leaks_only_with_its_own_image():
-    mine, others = make_samples(30, seed=1, told=1), make_samples(30, seed=2, told=1)
+    mine, others = make_samples(30, seed=1, hinted=1), make_samples(30, seed=2, hinted=1)
     moved = [dataclasses.replace(mine[0], id="other id", question=" what is  " + mine[0].question.split(" is ")[1])]
     result = find_leakage(leaky(mine), [*moved, *others])
     assert result.leaks[0] == "other id"
@@ -142,8 +142,8 @@ def test_a_question_leaks_only_with_its_own_image():
 
 
 def test_without_images_leaks_are_matched_by_id_and_question():
-    samples = make_samples(5, seed=1, told=1)
-    result = find_leakage(leaky(samples, image_sha256=""), [samples[2], *make_samples(5, seed=3, told=1)])
+    samples = make_samples(5, seed=1, hinted=1)
+    result = find_leakage(leaky(samples, image_sha256=""), [samples[2], *make_samples(5, seed=3, hinted=1)])
     assert result.leaks == (samples[2].id,) and not result.images_known
 
 

@@ -12,7 +12,7 @@ from r2t2_jax.cli.main import main
 from tests.toy_port import make_samples
 
 PORT = "tests.toy_port:toy"
-ONE = make_samples(1, seed=1, told=0.0)[0]
+ONE = make_samples(1, seed=1, hinted=0.0)[0]
 
 
 @pytest.fixture

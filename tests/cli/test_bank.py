@@ -37,7 +37,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "images").mkdir()
     for seed, name in enumerate(("one", "two")):
         lines = []
-        for i, sample in enumerate(make_samples(12, seed, told=0.7)):
+        for i, sample in enumerate(make_samples(12, seed, hinted=0.7)):
             Image.fromarray(sample.image).save(folder / "images" / f"{name}{i}.png")
             lines.append({"image": f"{name}{i}.png", "question": sample.question, "answer": sample.answers[0]})
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))

@@ -53,7 +53,7 @@ def toy_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def load_dataset(name: str, split: str, n: int | None = None, seed: int = 0):
         assert name == "pocket"
-        return make_samples(n or 40, seed=seed + 100 * (split == "reference"), told=0.4)
+        return make_samples(n or 40, seed=seed + 100 * (split == "reference"), hinted=0.4)
 
     monkeypatch.setattr(r2t2_jax.plugins, "load", load)
     monkeypatch.setattr(r2t2_jax.datasets, "load_dataset", load_dataset)
@@ -141,7 +141,7 @@ def test_a_resumed_demo_ends_with_the_same_bytes(
 def test_a_failed_run_leaves_no_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(r2t2_jax.datasets, "load_dataset", lambda **_: make_samples(4, seed=0, told=1))
+    monkeypatch.setattr(r2t2_jax.datasets, "load_dataset", lambda **_: make_samples(4, seed=0, hinted=1))
     assert main(["demo", "--out", str(tmp_path / "run"), "--samples", "4"]) == 2
     assert "neighbors from a bank of 4 references" in capsys.readouterr().err.splitlines()[-1]
     assert list(tmp_path.iterdir()) == []

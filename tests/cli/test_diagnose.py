@@ -15,7 +15,7 @@ TOLD = {"narrow": 0.1, "fine": 1.0}  # data sets on which the gate is told the r
 @pytest.fixture(autouse=True)
 def toy_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     def load_dataset(name: str, split: str, n: int | None = None, seed: int = 0):
-        return make_samples(n or 90, seed=seed + 100 * (split == "reference"), told=TOLD.get(name, 0.6))
+        return make_samples(n or 90, seed=seed + 100 * (split == "reference"), hinted=TOLD.get(name, 0.6))
 
     monkeypatch.setattr(opening, "load", lambda _: toy())
     monkeypatch.setattr(opening, "load_dataset", load_dataset)
@@ -58,7 +58,7 @@ def test_what_is_refused_before_any_work(tmp_path: Path, capsys: pytest.CaptureF
 def test_a_question_that_is_a_reference_is_refused(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(opening, "load_dataset", lambda *_: make_samples(60, seed=100, told=1.0))
+    monkeypatch.setattr(opening, "load_dataset", lambda *_: make_samples(60, seed=100, hinted=1.0))
     assert "60 of 60 questions are also references in the bank, first '100-0': choose other questions" in refused(
         capsys
     )

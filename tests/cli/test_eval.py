@@ -31,9 +31,9 @@ STRATEGIES = ("base", "ngd", "kernel_regression", "random_neighbors")
 
 def test_rows_are_those_of_an_evaluation_in_memory(files: Path, whole: Path) -> None:
     """For any batches, order and padding: the same answers, routing and losses to the last bit."""
-    samples = make_samples(30, seed=1, told=0.4)
+    samples = make_samples(30, seed=1, hinted=0.4)
     bank = ReferenceBank.open(files / "bank")
-    bank = with_samples(bank, toy(), make_samples(40, seed=3, told=0.4))
+    bank = with_samples(bank, toy(), make_samples(40, seed=3, hinted=0.4))
     preset = Preset.from_mapping(toy().presets["toy"])
     order = sorted(samples, key=lambda sample: -len(sample.question))
     chosen = {name: strategy(name, preset) for name in STRATEGIES}

@@ -29,7 +29,7 @@ def use_the_toy_port(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def load_dataset(name: str, split: str, n: int | None = None, seed: int = 0):
         index = ("pocket", "gqa", "textvqa").index(name)
-        return make_samples(n or 60, seed=seed + 10 * index + 100 * (split == "reference"), told=0.4)
+        return make_samples(n or 60, seed=seed + 10 * index + 100 * (split == "reference"), hinted=0.4)
 
     monkeypatch.setattr(r2t2_jax.reproduction.plan, "load", load)
     for module in (r2t2_jax.reproduction.plan, r2t2_jax.evaluation.setup):

@@ -21,7 +21,7 @@ FEW = ["--space", "simplex", "--optimizer", "adam", "--learning-rate", "1e-6", "
 @pytest.fixture(autouse=True)
 def toy_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     def load_dataset(name: str, split: str, n: int | None = None, seed: int = 0):
-        return make_samples(n or 40, seed=seed + 100 * (split == "reference"), told=0.3)
+        return make_samples(n or 40, seed=seed + 100 * (split == "reference"), hinted=0.3)
 
     monkeypatch.setattr(setup, "load", lambda _: toy())
     monkeypatch.setattr(setup, "load_dataset", load_dataset)
@@ -71,7 +71,7 @@ def test_the_atlas_is_tuned_over_losses(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     port = toy()
-    bank = collect_bank(port, make_samples(40, seed=100, told=0.3), get_metric("exact_match"), keep_wrong=True)
+    bank = collect_bank(port, make_samples(40, seed=100, hinted=0.3), get_metric("exact_match"), keep_wrong=True)
     build_atlas(port.model, port.params, bank, tmp_path / "atlas", AtlasPlan(points=4, drawn=2, k=3, batch=40))
     monkeypatch.setattr(setup, "load", lambda _: replace(port, atlas=tmp_path / "atlas"))
     out, losses = tmp_path / "tune", ["--atlas-loss", "bounded", "cross_entropy"]
@@ -108,7 +108,7 @@ def test_errors_leave_no_folder(
 def test_samples_of_a_test_split_are_refused_for_every_set(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    samples = make_samples(40, seed=0, told=0.3)
+    samples = make_samples(40, seed=0, hinted=0.3)
     object.__setattr__(samples[7], "split", "test")
     monkeypatch.setattr(setup, "load_dataset", lambda *_: samples)
     assert tune(tmp_path / "tune") == 2

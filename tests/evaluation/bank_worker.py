@@ -27,8 +27,8 @@ class SlowEmbedder(ToyEmbedder):
 def sets() -> dict[str, QuestionSet]:
     """Two sets; the limit skips some questions of the first."""
     return {
-        "many": QuestionSet(Source("many"), make_samples(60, seed=1, told=0.5), "exact_match"),
-        "few": QuestionSet(Source("few"), make_samples(18, seed=2, told=0.5), "exact_match"),
+        "many": QuestionSet(Source("many"), make_samples(60, seed=1, hinted=0.5), "exact_match"),
+        "few": QuestionSet(Source("few"), make_samples(18, seed=2, hinted=0.5), "exact_match"),
     }
 
 

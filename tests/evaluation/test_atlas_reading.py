@@ -39,14 +39,14 @@ def with_table(bank, even=EVEN, odd=ODD):
 
 @pytest.fixture(scope="module")
 def bank():
-    samples = make_samples(90, seed=1, told=0.5)
+    samples = make_samples(90, seed=1, hinted=0.5)
     kept = {asked: [one for one in samples if one.category == asked][:20] for asked in EXPERTS}
     return with_table(collect_bank(PORT, list(itertools.chain(*kept.values())), METRIC, keep_wrong=True))
 
 
 @pytest.fixture(scope="module")
 def questions():
-    return encode_questions(PORT, make_samples(7, seed=2, told=0.3))
+    return encode_questions(PORT, make_samples(7, seed=2, hinted=0.3))
 
 
 def found(bank, questions, **methods):

@@ -50,7 +50,7 @@ def whole(folder):
 def test_rows_are_those_of_a_bank_collected_in_memory(folder):
     # The correct rows up to the limit of 25 per set, with their features.
     bank = ReferenceBank.open(folder)
-    template = collect_bank(toy(), make_samples(4, seed=1, told=1), get_metric("exact_match"))
+    template = collect_bank(toy(), make_samples(4, seed=1, hinted=1), get_metric("exact_match"))
     bank = bank.with_stored_samples(template.features, template.answers).only_correct()
     first = 0
     for questions in sets().values():
@@ -163,7 +163,7 @@ class Broken(ToyEmbedder):
 
 @pytest.mark.parametrize(("value", "fault"), [(np.nan, "NaN or infinite"), (0.0, "zero"), (2.0, "not of unit length")])
 def test_bad_embeddings_are_refused_and_their_samples_named(value, fault, tmp_path):
-    samples = make_samples(10, seed=5, told=1)
+    samples = make_samples(10, seed=5, hinted=1)
     bad = [sample.id for sample in samples if "right" in sample.question]
     assert 0 < len(bad) <= 5
     question_sets = {"set": QuestionSet(sets()["many"].source, samples, "exact_match")}
@@ -180,7 +180,7 @@ def test_bad_routing_is_refused_and_its_samples_named(tmp_path):
 
 
 def test_a_model_without_correct_answers_gives_no_bank(tmp_path):
-    wrong = [dataclasses.replace(sample, answers=("grey",)) for sample in make_samples(6, seed=1, told=1)]
+    wrong = [dataclasses.replace(sample, answers=("grey",)) for sample in make_samples(6, seed=1, hinted=1)]
     question_sets = {"set": QuestionSet(sets()["many"].source, wrong, "exact_match")}
     config = BankConfig(batch=3)
     with pytest.raises(R2T2Error, match="toy answered none of the questions correctly"):

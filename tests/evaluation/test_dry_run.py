@@ -29,13 +29,13 @@ PRESET = Preset.from_mapping(toy().presets["toy"])
 @pytest.fixture(scope="module")
 def setup():
     exact = get_metric("exact_match")
-    bank = collect_bank(toy(), make_samples(40, seed=3, told=0.4), exact, keep_wrong=True)
+    bank = collect_bank(toy(), make_samples(40, seed=3, hinted=0.4), exact, keep_wrong=True)
     strategies = {name: method_of(name, PRESET) for name in ("base", "kernel_regression", "ngd")}
     return Evaluator.create(toy(), bank, strategies, exact)
 
 
 def test_evaluations_are_those_of_the_rows_and_flops_those_of_the_programs(setup):
-    (question,) = make_samples(1, seed=1, told=0.4)
+    (question,) = make_samples(1, seed=1, hinted=0.4)
     found = forecast(setup, question, 4)
     steps, k = PRESET.steps, PRESET.k
     assert {name: cost.evaluations for name, cost in found.costs.items()} == {
@@ -55,7 +55,7 @@ def _arguments(port, question):
 
 
 def test_memory_grows_with_the_batch_by_what_a_case_holds(setup):
-    (question,) = make_samples(1, seed=1, told=0.4)
+    (question,) = make_samples(1, seed=1, hinted=0.4)
     two, eight = (forecast(setup, question, size).memory for size in (2, 8))
     assert two.parameters == 8  # two numbers in float32
     assert eight.case == pytest.approx(two.case, rel=0.3)
@@ -71,7 +71,7 @@ def test_the_batch_is_halved_until_it_fits(available, size):
 
 
 def test_a_device_with_a_memory_of_its_own_takes_as_many_as_fit(setup, monkeypatch):
-    samples = make_samples(8, seed=1, told=0.4)
+    samples = make_samples(8, seed=1, hinted=0.4)
     benchmarks = {"set": QuestionSet(Source("set"), samples, "exact_match")}
     strategies, bank = setup.strategies, setup.index.bank
     job = jobs.Job([toy()], device_groups("", 1), bank, benchmarks, strategies, PRESET, 0, batch=8, fitted=True)
@@ -104,7 +104,7 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory():
 
 
 def test_as_many_go_abreast_as_the_compiled_program_fits(setup):
-    (question,) = make_samples(1, seed=1, told=0.4)
+    (question,) = make_samples(1, seed=1, hinted=0.4)
     found = forecast(setup, question, 8)
     one, four = found.memory, found.measure(4)
     assert (one.vmap_size, four.vmap_size) == (1, 4)
@@ -122,7 +122,7 @@ def test_the_hungriest_program_counts(setup, monkeypatch, hungry):
         return SimpleNamespace(temp_size_in_bytes=temporary, argument_size_in_bytes=0, output_size_in_bytes=0)
 
     monkeypatch.setattr(forecasting, "_sizes", sizes)
-    assert forecast(setup, make_samples(1, seed=1, told=0.4)[0], 4).memory.activations == 7_000
+    assert forecast(setup, make_samples(1, seed=1, hinted=0.4)[0], 4).memory.activations == 7_000
 
 
 def test_what_the_compiled_program_takes_beats_the_estimate():

@@ -34,7 +34,7 @@ def port():
 
 @pytest.fixture(scope="module")
 def references():
-    return make_samples(60, seed=1, told=0.5)
+    return make_samples(60, seed=1, hinted=0.5)
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def evaluated(port, bank):
 
 def run(port, bank, batch_size, names=NAMES):
     preset = find_preset("toy", port.presets)
-    questions = encode_questions(port, make_samples(21, seed=2, told=0.2), batch_size)
+    questions = encode_questions(port, make_samples(21, seed=2, hinted=0.2), batch_size)
     chosen = {name: strategy(name, preset) for name in names}
     return questions, {o.name: o for o in evaluate(port, bank, questions, chosen, METRIC, batch_size=batch_size)}
 
@@ -65,7 +65,7 @@ def test_the_bank_contains_the_correctly_answered_samples(port, references, bank
 
 
 def test_a_model_without_a_correct_answer_gives_no_bank(port) -> None:
-    wrong = [dataclasses.replace(sample, answers=("pink",)) for sample in make_samples(5, seed=1, told=1)]
+    wrong = [dataclasses.replace(sample, answers=("pink",)) for sample in make_samples(5, seed=1, hinted=1)]
     processor = dataclasses.make_dataclass("P", [])()
     processor.prepare, processor.decode = port.processor.prepare, port.processor.decode
     processor.answer_ids = lambda answers: np.zeros(len(answers), int)

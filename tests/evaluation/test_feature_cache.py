@@ -14,7 +14,7 @@ from r2t2_jax.evaluation.feature_cache import with_samples
 from r2t2_jax.metrics import get_metric
 from tests.toy_port import make_samples, toy
 
-SAMPLES = make_samples(60, seed=1, told=0.5)
+SAMPLES = make_samples(60, seed=1, hinted=0.5)
 PORT = toy()
 
 

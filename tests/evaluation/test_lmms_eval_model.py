@@ -16,7 +16,7 @@ from tests.toy_port import make_samples, toy
 
 pytest.importorskip("lmms_eval.api.model")
 
-REFERENCES = make_samples(40, seed=3, told=0.4)
+REFERENCES = make_samples(40, seed=3, hinted=0.4)
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def test_the_registered_model_answers_like_the_evaluation(adapter):
     registry = ModelRegistryV2()
     registry.register_manifest(manifest())
     assert registry.get_model_class("r2t2") is Rerouted
-    samples = make_samples(10, seed=1, told=0.4)
+    samples = make_samples(10, seed=1, hinted=0.4)
     adapter.task_dict, instances = requests(samples)
     answers = adapter.generate_until(instances)
     preset = Preset.from_mapping(toy().presets["toy"])
@@ -64,7 +64,7 @@ def test_the_registered_model_answers_like_the_evaluation(adapter):
 
 
 def test_unsupported_requests_are_refused(adapter):
-    adapter.task_dict, instances = requests(make_samples(2, seed=1, told=0.4), images=2)
+    adapter.task_dict, instances = requests(make_samples(2, seed=1, hinted=0.4), images=2)
     with pytest.raises(R2T2Error, match="task 0 has 2 images"):
         adapter.generate_until(instances)
     for call in (adapter.loglikelihood, adapter.generate_until_multi_round):

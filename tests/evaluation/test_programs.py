@@ -14,8 +14,8 @@ from tests.toy_port import make_samples, toy
 
 def test_selectors_do_not_recompile() -> None:
     port = toy()
-    bank = collect_bank(port, make_samples(30, seed=1, told=1.0), get_metric("exact_match"))
-    questions = encode_questions(port, make_samples(4, seed=2, told=0.0))
+    bank = collect_bank(port, make_samples(30, seed=1, hinted=1.0), get_metric("exact_match"))
+    questions = encode_questions(port, make_samples(4, seed=2, hinted=0.0))
     keys = sample_keys(0, np.arange(4))
     before = rerouting._reroute_samples._cache_size()
     for name in ("ngd", "random_neighbors", "shuffled_references"):

@@ -29,12 +29,12 @@ PICTURED = ("memo", "tpt", "deyo")
 
 @pytest.fixture(scope="module")
 def bank():
-    return collect_bank(PORT, make_samples(60, seed=1, told=0.5), METRIC, keep_wrong=True)
+    return collect_bank(PORT, make_samples(60, seed=1, hinted=0.5), METRIC, keep_wrong=True)
 
 
 @pytest.fixture(scope="module")
 def questions():
-    return encode_questions(PORT, make_samples(9, seed=2, told=0.3))
+    return encode_questions(PORT, make_samples(9, seed=2, hinted=0.3))
 
 
 def test_every_rival_has_a_name_somewhere():
@@ -132,7 +132,7 @@ def test_shuffling_moves_patches_and_loses_nothing():
 
 
 def test_pictures_are_drawn_by_seed_and_place_alone():
-    samples = make_samples(3, seed=5, told=1.0)
+    samples = make_samples(3, seed=5, hinted=1.0)
     whole = encode_augmentations(PORT, samples, np.arange(3), "views", 2, seed=7)
     alone = encode_augmentations(PORT, samples[2:], np.array([2]), "views", 2, seed=7)
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[2:], b), whole, alone)

@@ -23,7 +23,7 @@ METRIC = get_metric("exact_match")
 def questions(tmp_path: Path) -> Path:
     """A user's file of thirty toy samples, six of them in the split `validation`."""
     lines = []
-    for i, sample in enumerate(make_samples(30, seed=1, told=0.6)):
+    for i, sample in enumerate(make_samples(30, seed=1, hinted=0.6)):
         Image.fromarray(sample.image).save(tmp_path / f"{i}.png")
         split = "validation" if i % 5 == 0 else "rest"
         lines.append({"image": f"{i}.png", "question": sample.question, "answer": sample.answers[0], "split": split})

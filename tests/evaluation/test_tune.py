@@ -31,8 +31,8 @@ from r2t2_jax.runs.run import Run
 from tests.toy_port import make_samples, toy
 
 METRIC, PORT = get_metric("exact_match"), toy()
-BANK = collect_bank(PORT, make_samples(40, seed=1, told=0.6), METRIC)
-QUESTIONS = encode_questions(PORT, make_samples(60, seed=2, told=0.1))
+BANK = collect_bank(PORT, make_samples(40, seed=1, hinted=0.6), METRIC)
+QUESTIONS = encode_questions(PORT, make_samples(60, seed=2, hinted=0.1))
 BASE = Preset.from_mapping({"space.kind": "simplex", "descent.optimizer": "adam", "descent.steps": 4})
 VARIED = ("descent.learning_rate", "neighborhood.k", "neighborhood.kernel")
 # A learning rate without effect, and one with an effect, which is the best setting.
@@ -139,7 +139,7 @@ def test_an_atlas_is_tuned_on_its_bank_and_a_bank_without_one_is_refused(tmp_pat
     with pytest.raises(R2T2Error, match="atlas"):
         prepare_tuning(PORT, BANK, QUESTIONS, presets, METRIC, method="atlas")
 
-    bank = collect_bank(PORT, make_samples(40, seed=1, told=0.6), METRIC, keep_wrong=True)
+    bank = collect_bank(PORT, make_samples(40, seed=1, hinted=0.6), METRIC, keep_wrong=True)
     atlas = build_atlas(PORT.model, PORT.params, bank, tmp_path / "atlas", AtlasPlan(points=5, drawn=4, k=3, batch=40))
     batch = prepare_tuning(PORT, replace(bank, atlas=atlas), QUESTIONS, presets, METRIC, method="atlas")
     rounds = [HalvingRound(4, 0, 60)]
@@ -186,8 +186,8 @@ def test_the_cheapest_setting_within_a_point_of_the_best_is_chosen() -> None:
 def test_test_questions_are_refused_by_split_and_by_sample(split: str) -> None:
     with pytest.raises(R2T2Error, match=f"must not be chosen on test questions, and these are of split '{split}'"):
         refuse_test(split, [])
-    sample = make_samples(1, seed=0, told=0)[0]
+    sample = make_samples(1, seed=0, hinted=0)[0]
     object.__setattr__(sample, "split", split)
     with pytest.raises(R2T2Error, match="must not be chosen on test questions"):
         refuse_test(None, [sample])
-    refuse_test("validation", make_samples(2, seed=0, told=0))
+    refuse_test("validation", make_samples(2, seed=0, hinted=0))

@@ -39,12 +39,12 @@ def port():
 
 @pytest.fixture(scope="module")
 def bank(port):
-    return share_features(collect_bank(port, make_samples(60, seed=1, told=0.5), METRIC, keep_wrong=True))
+    return share_features(collect_bank(port, make_samples(60, seed=1, hinted=0.5), METRIC, keep_wrong=True))
 
 
 @pytest.fixture(scope="module")
 def questions(port):
-    return encode_questions(port, make_samples(9, seed=2, told=0.0))
+    return encode_questions(port, make_samples(9, seed=2, hinted=0.0))
 
 
 def prepare(port, bank, questions, condition: Condition) -> PreparedBatch:
@@ -58,7 +58,7 @@ def neighbors_of(batch: PreparedBatch) -> list[list[dict]]:
 
 
 def test_shared_features_give_the_same_answers(port, bank, questions) -> None:
-    whole = collect_bank(port, make_samples(60, seed=1, told=0.5), METRIC, keep_wrong=True)
+    whole = collect_bank(port, make_samples(60, seed=1, hinted=0.5), METRIC, keep_wrong=True)
     outputs = [prepare(port, each, questions, Condition()).answer("ngd", np.arange(4)) for each in (whole, bank)]
     jax.tree.map(np.testing.assert_array_equal, *outputs)
 

@@ -54,7 +54,7 @@ def vectors(metric, seed, n, m=9):
 
 @pytest.fixture
 def small_blocks(monkeypatch):
-    """Blocks far smaller than the bank; jit keys on shapes alone, so what was compiled with others is dropped."""
+    """Blocks far smaller than the bank; jit keys on shapes only, so programs compiled with other blocks are dropped."""
     monkeypatch.setattr(exact, "ROWS", 16)
     monkeypatch.setattr(exact, "QUERIES", 4)
     exact._candidates.clear_cache()

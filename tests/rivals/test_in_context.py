@@ -17,13 +17,13 @@ METRIC = get_metric("exact_match")
 
 
 class Listening(ToyProcessor):
-    """Keeps what it was asked; reads the last word, as the toy does."""
+    """Records its questions; reads the last word, as the toy does."""
 
     def __init__(self):
-        self.asked = []
+        self.questions = []
 
     def prepare(self, params, samples):
-        self.asked.extend(sample.question for sample in samples)
+        self.questions.extend(sample.question for sample in samples)
         return super().prepare(params, samples)
 
 
@@ -36,8 +36,8 @@ class Cutting(ToyProcessor):
 
 def run(processor):
     port = dataclasses.replace(toy(), processor=processor)
-    bank = collect_bank(port, make_samples(60, seed=1, told=0.5), METRIC)
-    questions = encode_questions(port, make_samples(7, seed=2, told=0.5))
+    bank = collect_bank(port, make_samples(60, seed=1, hinted=0.5), METRIC)
+    questions = encode_questions(port, make_samples(7, seed=2, hinted=0.5))
     return bank, questions, evaluate(port, bank, questions, {"in_context": InContext()}, METRIC)[0]
 
 
@@ -52,7 +52,7 @@ def test_the_prompt_contains_the_neighbors():
     bank, questions, outcome = run(listening)
     for i, sample in enumerate(questions.samples):
         near = [bank.records[j] for j in outcome.neighbors[i]]
-        assert with_examples(sample.question, near) in listening.asked
+        assert with_examples(sample.question, near) in listening.questions
     assert outcome.evaluations == 1
     assert outcome.neighbors.shape == (7, 5)
     assert np.isfinite(outcome.weights).all()

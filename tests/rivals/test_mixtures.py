@@ -19,7 +19,7 @@ def part_way(share):
 
 
 def test_the_loss_determines_the_share_of_the_router():
-    def loss(routing):  # known at the neighbors' mean alone
+    def loss(routing):  # defined at the neighbors' mean only
         return jnp.where(jnp.abs(routing.values - MEAN).max() < 1e-5, 0.4, jnp.nan)
 
     result = find(T3Interpolation(0.2, 0.7, 3.0), problem(loss, references=neighborhood(ROUTING, WEIGHTS)))

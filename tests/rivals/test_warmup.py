@@ -93,8 +93,8 @@ def test_training_is_adamw():
 @pytest.fixture(scope="module")
 def evaluation():
     port = toy()
-    bank = collect_bank(port, make_samples(40, seed=1, told=0.5), METRIC)
-    questions = encode_questions(port, make_samples(6, seed=2, told=0.5))
+    bank = collect_bank(port, make_samples(40, seed=1, hinted=0.5), METRIC)
+    questions = encode_questions(port, make_samples(6, seed=2, hinted=0.5))
     baselines = {"warmup": FAST, "still": dataclasses.replace(FAST, learning_rate=0.0)}
     return Evaluator.create(port, bank, baselines, METRIC).prepare_batch(questions)
 

@@ -53,7 +53,7 @@ def test_groups_are_combined_and_support_is_kept():
 
 
 def test_points_minimize_the_loss_of_references_at_their_neighbors_choice():
-    # Alone, point 2 costs nothing. Of the others, 3 then moves reference 2 alone (0.8 / 3), 0 moves all (1.2 / 3) and
+    # Point 2 costs nothing. Of the others, 3 then moves reference 2 only (0.8 / 3), 0 moves all (1.2 / 3) and
     # so does 1 (1.9 / 3). After 2 and 3, point 0 moves references 0 and 1 (1.1 / 3) and point 1 moves them to worse.
     own = np.array([[0.1, 0.9, 0.0, 0.9], [0.2, 0.9, 0.0, 0.9], [0.9, 0.1, 0.0, 0.8]])
     seen = np.array([[0.1, 0.8, 0.9, 0.9], [0.1, 0.8, 0.9, 0.9], [0.8, 0.2, 0.9, 0.1]])
