@@ -77,8 +77,8 @@ class Plan:
 
     @classmethod
     def from_json(cls, parts: Sequence[dict[str, Any]]) -> Plan:
-        """The plan that `to_json` wrote; runs of earlier versions call the number of samples `cases`."""
-        return cls([Part(**{"samples" if key == "cases" else key: part[key] for key in part}) for part in parts])
+        """The plan that `to_json` wrote."""
+        return cls([Part(**part) for part in parts])
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,6 @@ def seconds_per_sample(folder: Path) -> dict[str, float]:
         except ValueError:  # incomplete, since a process was killed
             continue
         if isinstance(line, dict):
-            samples = line["samples"] if "samples" in line else line["cases"]  # the name in earlier versions
             times = first if line["first"] else later
-            times.setdefault(line["part"], []).append(line["seconds"] / samples)
+            times.setdefault(line["part"], []).append(line["seconds"] / line["samples"])
     return {part: median(times) for part, times in (first | later).items()}

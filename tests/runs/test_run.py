@@ -13,7 +13,6 @@ from r2t2_jax.runs.interrupt import RunInterrupted
 from r2t2_jax.runs.plan import Batch, Part, Plan
 from r2t2_jax.runs.reading import open_run
 from r2t2_jax.runs.run import Run
-from r2t2_jax.runs.timings import seconds_per_sample
 
 PLAN = Plan([Part("a", samples=5, batch=2), Part("b", samples=2, batch=2)])
 
@@ -85,12 +84,6 @@ def test_other_settings_are_refused_with_the_difference(tmp_path: Path) -> None:
         Run.open(out, "work", {"k": 5, "preset": {"steps": 10, "rate": 0.1}}, Plan([Part("a", 6, 2), *PLAN.parts[1:]]))
     assert (out / "run.json").read_bytes() == before
     assert not (out / "lock").exists()
-
-
-def test_plans_and_timings_of_earlier_versions_can_be_read(tmp_path: Path) -> None:
-    assert Plan.from_json([{"name": "a", "cases": 5, "batch": 2, "table": "rows"}]).parts == [Part("a", 5, 2)]
-    (tmp_path / "timings.jsonl").write_text('{"part": "a", "cases": 4, "seconds": 2.0, "first": false}\n')
-    assert seconds_per_sample(tmp_path) == {"a": 0.5}
 
 
 def test_folders_that_cannot_be_written_are_refused(tmp_path: Path) -> None:
