@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.readme_results import results_table
+from benchmarks.demo_results import results_table
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -1,0 +1,73 @@
+"""The examples of CONTRIBUTING.md run, and its lists agree with the code."""
+
+import json
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from r2t2_jax.datasets.record import InvalidRecord, Record
+from r2t2_jax.evaluation.collect_bank import collect_bank
+from r2t2_jax.evaluation.encode import encode_questions
+from r2t2_jax.evaluation.evaluator import evaluate
+from r2t2_jax.methods import METHODS, blocks_of, method_of
+from r2t2_jax.metrics import get_metric
+from r2t2_jax.rivals.table import RIVAL_STRATEGIES
+from tests.toy_port import make_samples, toy
+
+ROOT = Path(__file__).parent.parent
+PAGE = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+
+
+def block(marker: str) -> str:
+    match = re.search(rf"<!-- {marker}[^\n]*-->\n```\w*\n(.*?)```", PAGE, re.DOTALL)
+    assert match, f"CONTRIBUTING.md has no block marked {marker!r}"
+    return match[1]
+
+
+def test_the_example_of_a_strategy_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    names: dict[str, Any] = {"__name__": "sharpen"}
+    exec(compile(block("strategy file"), "sharpen.py", "exec", dont_inherit=True), names)
+    names |= {"RIVAL_STRATEGIES": dict(RIVAL_STRATEGIES)}
+    exec(block("strategy row"), names)
+    monkeypatch.setitem(METHODS, "sharpen", names["RIVAL_STRATEGIES"]["sharpen"])
+    names |= {"make_samples": make_samples, "toy": toy, "collect_bank": collect_bank, "get_metric": get_metric}
+    names |= {"encode_questions": encode_questions, "evaluate": evaluate, "method_of": method_of, "np": np}
+    names["METRIC"] = get_metric("exact_match")
+    exec(block("strategy test"), names)
+    names["test_sharpening_squares_the_weights_at_half_the_temperature"]()
+    blocks_of.cache_clear()
+
+
+def test_the_example_of_a_dataset_runs(tmp_path: Path) -> None:
+    names: dict[str, Any] = {"json": json}
+    exec(compile(block("dataset file"), "riddles.py", "exec", dont_inherit=True), names)
+    exec(block("dataset test"), names)
+    names["test_a_record_and_a_missing_field"](tmp_path)
+    records = list(names["DATASETS"][0].read(tmp_path, "test"))
+    assert [type(record) for record in records] == [Record, InvalidRecord]
+
+
+def test_the_examples_are_short() -> None:
+    for marker in ("strategy file", "dataset file"):
+        assert block(marker).count("\n") < 30
+
+
+def test_the_layers_are_those_that_are_checked() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    contracts = project["tool"]["importlinter"]["contracts"]
+    layers = next(contract["layers"] for contract in contracts if contract["type"] == "layers")
+    assert [line.split()[0] for line in block("layers").splitlines()] == layers
+
+
+def test_the_way_of_one_question_names_files_that_import_one_another() -> None:
+    steps = re.findall(r"^\d\. `([\w/.]+)`", PAGE.split("## The way of one question")[1].split("## ")[0], re.MULTILINE)
+    assert 5 <= len(steps) <= 9
+    for importer, imported in zip(steps, steps[1:], strict=False):
+        module = imported.removesuffix(".py").replace("/", ".")
+        if not imported.startswith("ports/"):  # found through an entry point
+            assert module in (ROOT / importer).read_text(encoding="utf-8"), f"{importer} does not import {imported}"
+    assert steps[-1].startswith("ports/")
