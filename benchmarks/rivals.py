@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import tyro
 
-from benchmarks.pages import write_results
 from benchmarks.demo_results import results_table
+from benchmarks.pages import write_results
 from ports.pocket.params import GATES
 from r2t2_jax.contract import Port
 from r2t2_jax.datasets import load_dataset

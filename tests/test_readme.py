@@ -1,4 +1,4 @@
-"""What the README shows runs, and does what it says."""
+"""The examples of README.md run, and its numbers are the recorded ones."""
 
 import json
 import re
@@ -7,22 +7,22 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.demo_results import results_table
+from benchmarks.demo_results import IN_README, page_results
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def block(marker: str) -> str:
-    found = re.search(rf"<!-- {marker} -->\n```\w*\n(.*?)```", README, re.DOTALL)
-    assert found, f"README.md has no block marked {marker!r}"
-    return found[1]
+    match = re.search(rf"<!-- {marker} -->\n```\w*\n(.*?)```", README, re.DOTALL)
+    assert match, f"README.md has no block marked {marker!r}"
+    return match[1]
 
 
 def test_a_model_of_your_own_is_rerouted_to_the_right_expert() -> None:
     names: dict[str, Any] = {}
     exec(block("own model"), names)
-    weights = np.asarray(names["found"].weights)[:, 0]  # [B, E]
+    weights = np.asarray(names["result"].weights)[:, 0]  # [B, E]
     topic = np.asarray(names["topic"])[40:]
     np.testing.assert_array_equal(weights.argmax(axis=1), topic.argmax(axis=1))
     assert (weights * topic).sum(axis=1).mean() > 0.8
@@ -30,18 +30,17 @@ def test_a_model_of_your_own_is_rerouted_to_the_right_expert() -> None:
 
 def test_the_results_are_those_recorded() -> None:
     recorded = json.loads((ROOT / "benchmarks" / "results" / "demo.json").read_text(encoding="utf-8"))
-    table = results_table(recorded["summary"])
-    assert f"<!-- results -->\n{table}\n" in README
+    assert f"<!-- results -->\n{page_results(recorded, IN_README)}<!-- /results -->" in README
+    page = (ROOT / "docs" / "demo.md").read_text(encoding="utf-8")
+    assert f"<!-- results -->\n{page_results(recorded)}<!-- /results -->" in page
     ngd = recorded["summary"]["models"]["pocket:narrow"]["strategies"]["ngd"]
     assert f"| `ngd` | 102 | {100 * ngd['accuracy']:.1f} % (" in README
 
 
-def test_every_link_and_file_named_is_there() -> None:
-    links = re.findall(r"\]\((?!https?:)([^)]+)\)", README)
-    files = re.findall(r"`((?:r2t2_jax|ports)/[\w/.]+)`", README)
-    assert links
-    assert files
-    assert not [name for name in links + files if not (ROOT / name).exists()]
+def test_every_link_leads_to_a_file() -> None:
+    links = re.findall(r"\]\((?!https?:)([^)#]+)[^)]*\)", README)
+    assert len(links) > 10
+    assert not [name for name in links if not (ROOT / name).exists()]
 
 
 def test_the_commands_are_complete_and_ci_runs_the_second() -> None:
