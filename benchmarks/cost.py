@@ -13,10 +13,10 @@ import json
 import re
 from pathlib import Path
 
-from r2t2_jax.costs.ladder import Ledger, Scale, ledger, ledger_record
+from r2t2_jax.costs.ladder import CostSettings, CostTable, cost_record, cost_table
 from r2t2_jax.plugins import load_shapes
-from r2t2_jax.reporting.costs import ledger_lines, ledger_markdown, paper_lines, rung_lines
-from r2t2_jax.reporting.figures.cost import ledger_picture
+from r2t2_jax.reporting.costs import cost_notes, method_markdown, paper_lines, variant_lines
+from r2t2_jax.reporting.figures.cost import cost_table_figure
 from r2t2_jax.reporting.style import render_figure, shared_style
 
 ROOT = Path(__file__).parent.parent
@@ -33,10 +33,10 @@ def accuracies(name: str) -> dict[str, float] | None:
     return {strategy: row["accuracy"] for strategy, row in rows.items()}
 
 
-def with_table(page: str, found: Ledger) -> str:
+def with_table(page: str, table: CostTable) -> str:
     """The page with a model's table and notes between its marks."""
-    notes = [*ledger_lines(found)[:-1], *rung_lines(found)]
-    return between(page, found.model.partition(":")[0], f"{ledger_markdown(found)}\n\n{bullets(notes)}")
+    notes = [*cost_notes(table)[:-1], *variant_lines(table)]
+    return between(page, table.model.partition(":")[0], f"{method_markdown(table)}\n\n{bullets(notes)}")
 
 
 def bullets(lines: list[str]) -> str:
@@ -54,11 +54,11 @@ def main() -> None:
     """Count the costs, write the tables and draw the figures."""
     records, page = {}, between(PAGE.read_text(encoding="utf-8"), "paper", bullets(paper_lines()))
     for name, model in MODELS.items():
-        found = ledger(load_shapes(model), Scale())
-        records[name] = ledger_record(found)
-        page = with_table(page, found)
+        table = cost_table(load_shapes(model), CostSettings())
+        records[name] = cost_record(table)
+        page = with_table(page, table)
         with shared_style():
-            (RESULTS / f"cost_{name}.png").write_bytes(render_figure(ledger_picture(found, accuracies(name))).png)
+            (RESULTS / f"cost_{name}.png").write_bytes(render_figure(cost_table_figure(table, accuracies(name))).png)
     PAGE.write_text(page, encoding="utf-8")
     recorded = {"command": "python -m benchmarks.cost", "models": records}
     (RESULTS / "cost.json").write_text(json.dumps(recorded, indent=1) + "\n", encoding="utf-8")

@@ -19,11 +19,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ports.moai import flops
 from ports.moai.batch import MoAIAnswer
 from ports.moai.config import MoAIConfig
 from ports.moai.model import MoAIModel
 from ports.moai.modeling import abstract, fake_inputs
+from r2t2_jax.costs.jaxpr import count_flops
 from r2t2_jax.routing import Routing
 
 TEXT, VERBALISATION, ANSWER = 64, 275, 8
@@ -59,8 +59,11 @@ def main() -> None:
     answer = MoAIAnswer(jax.ShapeDtypeStruct((ANSWER,), jnp.int32), jax.ShapeDtypeStruct((ANSWER,), bool))
     values = jax.ShapeDtypeStruct(model.spec.shape, jnp.float32)
 
+    def loss(params: Any, features: Any, values: Any, answer: Any) -> Any:
+        return model.answer_loss(params, features, Routing(values), answer)
+
     def gradient(params: Any, features: Any, values: Any, answer: Any) -> Any:
-        return jax.value_and_grad(lambda r: model.answer_loss(params, features, Routing(r), answer))(values)
+        return jax.value_and_grad(loss, 2)(params, features, values, answer)
 
     found = {
         "machine": f"{platform.machine()}, {os.cpu_count()} CPU cores, jax {jax.__version__}",
@@ -68,7 +71,7 @@ def main() -> None:
         "dtype": config.dtype,
         "remat": config.remat,
         "tokens": {"image": config.image_tokens, "text": TEXT, "answer": ANSWER},
-        "TFLOP of one loss": round(flops.forward_flops(config, TEXT, ANSWER) / 1e12, 2),
+        "TFLOP of one loss": round(count_flops(jax.make_jaxpr(loss)(params, features, values, answer)) / 1e12, 2),
         "gradient of one loss": compile_once(gradient, params, features, values, answer),
     }
     OUT.parent.mkdir(exist_ok=True)

@@ -195,14 +195,19 @@ class Port:
 
 @dataclass(frozen=True)
 class ModelShapes:
-    """The shapes of a model without its weights, for `r2t2 fit`.
+    """A model without weights, as shapes: what `r2t2 fit` and `r2t2 cost` read.
 
-    A port offers them in the entry-point group `r2t2.shapes` as a function
-    `shapes(variant: str | None, question_tokens: int | None, answer_tokens: int | None) -> ModelShapes`. Without token
-    counts it takes the model's usual ones; it raises an `R2T2Error` for counts that are impossible. Every leaf is a
-    `jax.ShapeDtypeStruct`: `params` in the types in which they are held while re-routing (their bytes are counted),
-    `features` (for instance `jax.eval_shape(model.encode, params, inputs)`) and `answer` those of one sample. `costs`
-    are for `r2t2 cost`.
+    A port registers a function `shapes(variant: str | None, question_tokens: int | None, answer_tokens: int | None) ->
+    ModelShapes` in the entry-point group `r2t2.shapes`. Token counts of `None` stand for the model's usual ones; the
+    function raises `R2T2Error` for counts it cannot have. Every leaf is a `jax.ShapeDtypeStruct`.
+
+    Args:
+        name: of the model.
+        model: static, without arrays.
+        params: in the dtypes they have while re-routing, since their bytes are counted.
+        features: of one sample, for instance `jax.eval_shape(model.encode, params, inputs)`.
+        answer: of one sample.
+        costs: the functions that `r2t2 cost` counts; optional.
     """
 
     name: str
@@ -213,52 +218,39 @@ class ModelShapes:
     costs: Costs | None = None
 
 
+FIRST_PASS = "first_pass"  # `jax.named_scope` of what `Costs.prepare` does for test samples and not for references
+
+
 @dataclass(frozen=True)
 class Costs:
-    """What a model's passes over one sample cost in closed form: FLOPs, 2 x multiply-add of products and convolutions.
-
-    Each number equals a count over the program it stands for (`program.count_flops`), and a test of the port says so.
+    """The functions whose FLOPs and memory `r2t2 cost` counts on their traced programs. Optional for a port.
 
     Args:
-        raw: one sample as it comes to `prepare`, as shapes.
-        prepare: raw samples to what `encode` takes, for a port whose processor runs parts of the model; `None` where
-            raw samples are those inputs.
-        prepare_flops: of `prepare`.
-        encode_flops: of `RoutedModel.encode`.
-        route_flops: of `RoutedModel.route`, the router's own pass over features.
-        answer_flops: of `answer_loss` under the router's own weights: the prompt's pass and the answer's tokens.
-        replaced_flops: of `answer_loss` under given weights: one evaluation.
-        written_flops: of the first rung's loss alone, from a raw sample: a forward pass that leaves nothing out.
-        ladder: ways to compute one neighbour's loss and gradient, from the literal one to the cheapest.
-        first_pass_flops: what `prepare` does for test samples alone, counted in its FLOPs: a pass that chooses experts.
+        raw: shapes of one sample before `prepare`.
+        prepare: raw sample to the inputs of `encode`, for a port whose processor runs parts of the model; `None` if raw
+            samples are those inputs. A pass that only test samples need, such as one that chooses experts, is traced
+            under `jax.named_scope(FIRST_PASS)`.
+        variants: ways to compute a neighbor's loss and gradient, from the literal one, whose loss alone is the naive
+            forward pass, to the cheapest, which the port uses.
     """
 
     raw: Any
     prepare: Callable[[Params, Any], Inputs] | None
-    prepare_flops: int
-    encode_flops: int
-    route_flops: int
-    answer_flops: int
-    rerouted_loss_flops: int
-    naive_flops: int
-    ladder: tuple[CostVariant, ...]
-    first_pass_flops: int = 0
+    variants: tuple[CostVariant, ...]
 
 
 @dataclass(frozen=True)
 class CostVariant:
-    """One way to compute a neighbour's loss and its gradient with respect to r. All rungs of a ladder give the same.
+    """One way to compute a neighbor's loss and its gradient with respect to r. All variants give the same numbers.
 
     Args:
-        name: what this rung saves over the one before it, in a few words.
+        name: what this variant saves over the one before it, in a few words.
         about: the same in a sentence.
-        params: what the rung's functions take as parameters, as shapes.
-        once: from a raw sample, what is computed once and used in every step; here stands all that is saved of a step.
+        params: shapes of the parameters that `once` and `loss` take.
+        once: raw sample to what is computed once and used in every step.
         loss: the loss at r [L, E]: `loss(r, params, kept, answer)` with `kept` from `once`.
-        once_flops: of `once`.
-        step_flops: of the loss and its gradient.
-        every_gradient: the gradient with respect to every parameter too, as training would compute it.
-        stored: `once` is done when the bank is made, not for every test sample.
+        every_gradient: also compute the gradient with respect to every parameter, as training does.
+        stored: `once` runs when the bank is built, not for every test sample.
     """
 
     name: str
@@ -266,14 +258,12 @@ class CostVariant:
     params: Params
     once: Callable[[Params, Any], Any]
     loss: Callable[[Float[Array, "L E"], Params, Any, Answer], Float[Array, ""]]
-    once_flops: int
-    step_flops: int
     every_gradient: bool = False
     stored: bool = False
 
     def for_all(self) -> CostVariant:
-        """The rung above this one, on which all test samples share what is computed once."""
-        about = "features are computed when the bank is made and shared by all test samples"
+        """The next variant: all test samples share what is computed once."""
+        about = "features are computed when the bank is built and shared by all test samples"
         return replace(self, name="encode for all", about=about, stored=True)
 
 

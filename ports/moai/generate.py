@@ -23,6 +23,7 @@ from ports.moai.modeling import MoAINet
 LayerStep = Callable[[InternLM2Layer, Array, KVCache], tuple[Array, Any]]
 
 
+@jax.named_scope("answer_tokens")
 def run_tokens(
     net: MoAINet, tokens: Int[Array, "A"], first: Int[Array, ""], cache: LayerCaches, valid: Bool[Array, "S"]
 ) -> Float[Array, "A D"]:
@@ -71,6 +72,7 @@ def vocabulary_logprobs(
     return jax.nn.log_softmax(net.logits(x))
 
 
+@jax.named_scope("answer_tokens")
 def run_token(
     net: MoAINet,
     token: Int[Array, ""],

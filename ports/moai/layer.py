@@ -45,7 +45,8 @@ class PLoRA(nnx.Module):
         if self.merged:
             return jnp.concatenate([x[:images] @ columns(self.image.kernel[...]), x[images:] @ main])
         y = x @ main
-        added = self.lora_a(x[:images]) @ columns(self.lora_b.kernel[...]) * self.scale
+        with jax.named_scope("adapters"):
+            added = self.lora_a(x[:images]) @ columns(self.lora_b.kernel[...]) * self.scale
         return jnp.concatenate([y[:images] + added, y[images:]])
 
 
@@ -111,7 +112,8 @@ class InternLM2Layer(nnx.Module):
     ) -> Float[Array, "T D"]:
         """The layer's output, given the queries of its rows and all keys and values that they attend to."""
         # Image rows come in order; text rows, whose positions may lie before or after them, follow in memory.
-        attended = attend_causal(query, cache.keys, cache.values, mask, images, self.config.attention_block)
+        with jax.named_scope("attention"):
+            attended = attend_causal(query, cache.keys, cache.values, mask, images, self.config.attention_block)
         x = x + self.o_proj(join_heads(attended), images)
         h = self.post_attention_layernorm(x)
         return x + self.down_proj(jax.nn.silu(self.gate_proj(h, images)) * self.up_proj(h, images), images)

@@ -83,6 +83,7 @@ class MoAIMixer(nnx.Module):
         self.lang_aux, self.lang_img, self.lang_self = (AttentionExpert(config, rngs) for _ in range(3))
         self.gates = MixerGates(config, rngs)
 
+    @jax.named_scope("mixer_experts")
     def run_experts(
         self, h: Float[Array, "N+T D"], latents: Float[Array, "Z D"], language: Bool[Array, "T"]
     ) -> ExpertOutputs:
@@ -106,6 +107,7 @@ class MoAIMixer(nnx.Module):
             ),
         )
 
+    @jax.named_scope("mixer_gates")
     def gate_weights(self, h: Float[Array, "N+T D"], routing: Routing | None) -> MixerWeights:
         """The weights of each row.
 

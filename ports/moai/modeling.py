@@ -61,6 +61,7 @@ class MoAINet(nnx.Module):
     def embed(self, tokens: Int[Array, "T"]) -> Float[Array, "T D"]:
         return self.embed_tokens[...][tokens]
 
+    @jax.named_scope("prompt")
     def encode_prompt(
         self, image: Float[Array, "N D"], latents: Float[Array, "Z D"], inputs: MoAIInputs
     ) -> MoAIFeatures:
@@ -74,6 +75,7 @@ class MoAINet(nnx.Module):
 
     # ---- under routing weights
 
+    @jax.named_scope("prompt")
     def prefill(
         self, features: MoAIFeatures, routing: Routing | None, every_row: bool = False
     ) -> tuple[Float[Array, "rows D"], LayerCaches, Float[Array, "L 6"]]:
@@ -113,6 +115,7 @@ class MoAINet(nnx.Module):
             x = self._run_tail(x, layout, caches, every_row)
         return x, caches.joined(), jnp.concatenate(means)
 
+    @jax.named_scope("lm_head")
     def logits(self, x: Float[Array, "T D"]) -> Float[Array, "T V"]:
         """Next-token logits, in float32."""
         return self.lm_head(self.norm(x)).astype(jnp.float32)

@@ -16,6 +16,7 @@ from ports.common.sharding import placed, shardings_by
 from ports.moai.auxiliary.record import CachedRecords
 from ports.moai.batch import MoAIAnswer
 from ports.moai.config import MoAIConfig
+from ports.moai.costs import costs
 from ports.moai.model import MoAIModel
 from ports.moai.modeling import abstract, fake_inputs
 from r2t2_jax.contract import ModelShapes, Port
@@ -148,8 +149,6 @@ def shapes(variant: str | None, question_tokens: int | None, answer_tokens: int 
     Raises:
         R2T2Error: there is neither such a size nor such a directory.
     """
-    from ports.moai.costs import costs
-
     name = variant or "7b"
     size, settings, _ = _settings(name)
     config = dataclasses.replace(SIZES[size](), **settings) if size in SIZES else _open(name)[1]
@@ -160,4 +159,4 @@ def shapes(variant: str | None, question_tokens: int | None, answer_tokens: int 
     features = jax.eval_shape(model.encode, params, inputs)
     length = answer_tokens or ANSWER_TOKENS
     answer = jax.eval_shape(lambda: MoAIAnswer(jnp.zeros(length, jnp.int32), jnp.ones(length, bool)))
-    return ModelShapes(f"moai:{name}", model, params, features, answer, costs(config, text, length))
+    return ModelShapes(f"moai:{name}", model, params, features, answer, costs(config, text))

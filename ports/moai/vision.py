@@ -63,8 +63,11 @@ class VisionEncoder(nnx.Module):
 
     def encode_pixels(self, pixels: Float[Array, "size size 3"]) -> Float[Array, "N D"]:
         """Tokens of normalized pixels: the last block's patches, without CLIP's last norm, projected."""
-        return self.project(self.tower(pixels))
+        with jax.named_scope("vision_tower"):
+            patches = self.tower(pixels)
+        return self.project(patches)
 
+    @jax.named_scope("vision_projector")
     def project(self, patches: Float[Array, "N W"]) -> Float[Array, "N D"]:
         return self.fc2(jax.nn.gelu(self.fc1(patches), approximate=False))
 
@@ -115,6 +118,7 @@ class Compressor(nnx.Module):
         self.layers = stack(lambda rngs: ResamplerBlock(config, rngs), config.compressor_depth, rngs)
         self.norm = LayerNorm(config.width, EPS, config.dtype)
 
+    @jax.named_scope("compressor")
     def __call__(self, media: Float[Array, "S D"], mask: Bool[Array, "S"]) -> Float[Array, "Z D"]:
         """Compress auxiliary tokens into the latents.
 

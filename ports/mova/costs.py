@@ -1,4 +1,4 @@
-"""What MoVA costs, and the ladder from the literal gradient to the cheapest one.
+"""The cost functions of MoVA: variants of the gradient, from the literal one to the cheapest.
 
 Axis letters: L adapter blocks, E experts, S slots of the prompt, T its tokens, R tokens of the routing prompt, W words.
 """
@@ -15,55 +15,39 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from ports.common.layers.attention import causal_mask
-from ports.mova import flops
 from ports.mova.batch import IMAGE, ImageViews, MovaAnswer, MovaFeatures, MovaInputs, PrefilledPrompt
 from ports.mova.config import EXPERTS, MovaConfig
 from ports.mova.model import MovaModel
 from ports.mova.modeling import MovaNet, abstract, fake_inputs, last_valid, merge_image, positions
-from r2t2_jax.contract import Costs, CostVariant
+from r2t2_jax.contract import FIRST_PASS, Costs, CostVariant
 from r2t2_jax.routing import Routing
 
-ROUTING_TOKENS = 352  # of the first pass's prompt: the pool of models takes some 290, the template some 50
-HEARD = 8  # tokens of its answer, as in "A, C, E"
+ROUTING_TOKENS = 352  # of the first pass's prompt: the descriptions of the experts take some 290, the template some 50
+CHOICE_TOKENS = 8  # of the first pass's answer, as in "A, C, E"
 
 
-class Case(NamedTuple):
-    """One sample before any tower has seen it. `heard` is the first pass's answer; given, it costs as much as found."""
+class RawSample(NamedTuple):
+    """One sample before any tower has run. `choice` is the first pass's answer: scoring costs as much as generating."""
 
     views: ImageViews
     routing: Int[Array, "R"]
-    heard: MovaAnswer
+    choice: MovaAnswer
     tokens: Int[Array, "T"]
     words: Int[Array, "W"]
 
 
-def costs(config: MovaConfig, tokens: int, answer: int) -> Costs:
-    """The costs of a model whose prompt and answer have so many tokens."""
-    raw = jax.eval_shape(lambda: fake_case(config, tokens))
-    words, prefix = raw.words.shape[0], _prefix(tokens)
-    written, first_pass = _written(config, tokens), flops.first_pass(config, ROUTING_TOKENS, HEARD)
-    forward = flops.forward(config, tokens, answer, prefix)
-    gates = config.adapter.blocks * flops.gate(config.adapter)
-    return Costs(
-        raw=raw,
-        prepare=_prepare(config),
-        prepare_flops=flops.towers(config) + first_pass,
-        encode_flops=flops.encode(config, words, prefix),
-        route_flops=flops.route(config),
-        answer_flops=forward + gates,
-        rerouted_loss_flops=forward,
-        naive_flops=flops.towers(config) + flops.encode(written, words) + flops.whole(written, tokens, answer),
-        ladder=ladder(config, tokens, words, answer),
-        first_pass_flops=first_pass,
-    )
+def costs(config: MovaConfig, tokens: int) -> Costs:
+    """The cost functions of a model whose prompts have `tokens` tokens."""
+    raw = jax.eval_shape(lambda: fake_sample(config, tokens))
+    return Costs(raw, _prepare(config), variants(config, tokens))
 
 
-def fake_case(config: MovaConfig, tokens: int) -> Case:
-    """A case of the right shapes: gray views, one token repeated, IMAGE where `fake_inputs` has it."""
+def fake_sample(config: MovaConfig, tokens: int) -> RawSample:
+    """A sample of the right shapes: gray views, one token repeated, IMAGE where `fake_inputs` has it."""
     inputs = fake_inputs(config, tokens)
     tile, high = config.clip.image_size, config.high_size
     pixels = 3 * config.pix2struct.patch_size**2
-    heard = MovaAnswer(jnp.ones(HEARD, jnp.int32), jnp.ones(HEARD, bool))
+    choice = MovaAnswer(jnp.ones(CHOICE_TOKENS, jnp.int32), jnp.ones(CHOICE_TOKENS, bool))
     views = ImageViews(
         jnp.zeros((tile, tile, 3)),
         jnp.zeros((tile, tile, 3)),
@@ -71,81 +55,74 @@ def fake_case(config: MovaConfig, tokens: int) -> Case:
         jnp.ones((config.max_patches, 2 + pixels)),
     )
     routing = jnp.ones(ROUTING_TOKENS, jnp.int32).at[ROUTING_TOKENS // 2].set(IMAGE)
-    return Case(views, routing, heard, inputs.tokens, inputs.words)
+    return RawSample(views, routing, choice, inputs.tokens, inputs.words)
 
 
-def ladder(config: MovaConfig, tokens: int, words: int, answer: int) -> tuple[CostVariant, ...]:
-    """From the literal gradient to the cheapest one; `remat` and `keep` are rungs, whatever `config` says."""
-    written = _written(config, tokens)
-    blocks = _variant(config, remat="none", keep="outputs")
-    lean = _variant(config, remat="attention", keep="outputs")
-    keys = _variant(config, remat="attention", keep="keys")
-    sizes, known = (tokens, answer), (tokens, answer, _prefix(tokens))
-    whole = flops.whole_gradient(written, *sizes)
-    anew = flops.towers(written) + flops.encode(written, words)
+def variants(config: MovaConfig, tokens: int) -> tuple[CostVariant, ...]:
+    """From the literal gradient to the cheapest; `remat` and `keep` are variants, whatever `config` says."""
+    naive, prefix = naive_config(config, tokens), _prefix(tokens)
+    blocks = _changed(config, remat="none", keep="outputs")
+    lean = _changed(config, remat="attention", keep="outputs")
+    keys = _changed(config, remat="attention", keep="keys")
 
-    def rung(name: str, about: str, config: MovaConfig, step: int, prefix: int = 0, **given: Any) -> CostVariant:
-        functions = {
-            "once": _once(config, prefix),
-            "loss": _loss(config),
-            "once_flops": flops.towers(config) + flops.encode(config, words, prefix),
-        } | given
-        return CostVariant(name, about, abstract(config)[1], step_flops=step, **functions)
+    def variant(name: str, about: str, config: MovaConfig, prefix: int = 0, **functions: Any) -> CostVariant:
+        defaults = {"once": _once(config, prefix), "loss": _loss(config)}
+        return CostVariant(name, about, abstract(config)[1], **defaults | functions)
 
-    literal = {"once": _as_it_is, "loss": _literal(written), "once_flops": 0}
-    cheapest = rung(
+    literal = {"once": _unchanged, "loss": _literal(naive)}
+    cheapest = variant(
         "expert keys once",
-        "the later blocks' keys and values of the experts are computed once and kept instead of the experts' features",
-        keys, flops.gradient(keys, *known), known[2],
+        "the later blocks' keys and values of the experts are computed once and replace the experts' stored features",
+        keys, prefix,
     )  # fmt: skip
     return (
-        rung(
+        variant(
             "literal",
-            "towers and everything behind them anew in every step, forwards and backwards, every parameter's gradient",
-            written, flops.training(written, tokens, words, answer), **literal, every_gradient=True,
+            "every step computes everything, towers included, forwards and backwards, with every parameter's gradient",
+            naive, **literal, every_gradient=True,
         ),
-        rung("routing gradients", "gradients go to the routing weights alone", written, anew + whole, **literal),
-        rung(
+        variant("routing gradients", "only the gradient with respect to the routing weights", naive, **literal),
+        variant(
             "encode once",
-            "towers, BERT and what the first block reads from the experts are computed once a neighbor",
-            written, whole, loss=_whole_loss(written, every_logit=True),
+            "towers, BERT and the first block's attention to the experts are computed once per neighbor",
+            naive, loss=_whole_loss(naive, every_logit=True),
         ),
-        rung(
+        variant(
             "answer logits",
-            "logits at the answer's places alone",
-            written, flops.whole_gradient(written, *sizes, logits=False), loss=_whole_loss(written, every_logit=False),
+            "logits at the answer's positions only",
+            naive, loss=_whole_loss(naive, every_logit=False),
         ),
-        rung(
+        variant(
             "answer queries",
-            "in the last layer the prompt's rows leave keys and values, and the last one alone asks",
-            written, flops.gradient(written, *sizes),
+            "in the last layer the prompt's rows contribute keys and values only; the last row also has a query",
+            naive,
         ),
-        rung(
+        variant(
             "template once",
             "keys and values of the template's tokens before the image are computed once",
-            written, flops.gradient(written, *known), known[2],
+            naive, prefix,
         ),
-        rung(
+        variant(
             "causal blocks",
-            f"attention in blocks of {config.decoder.attention_block} rows, without keys that none of them may see",
-            blocks, flops.gradient(blocks, *known), known[2],
+            f"attention in blocks of {config.decoder.attention_block} rows, without the keys that no row of it sees",
+            blocks, prefix,
         ),
-        rung(
+        variant(
             "lean backward",
-            "attention is computed again in the backward pass instead of kept: more work, less memory",
-            lean, flops.gradient(lean, *known), known[2],
+            "the backward pass recomputes attention instead of storing it: more work, less memory",
+            lean, prefix,
         ),
         cheapest,
         cheapest.for_all(),
     )  # fmt: skip
 
 
-def _written(config: MovaConfig, tokens: int) -> MovaConfig:
-    """The model as upstream wrote it: attention over the full square, nothing computed again."""
-    return _variant(config, remat="none", keep="outputs", attention_block=tokens + config.adapter.image_tokens)
+def naive_config(config: MovaConfig, tokens: int) -> MovaConfig:
+    """The model as upstream runs it: attention over the full square, nothing recomputed."""
+    return _changed(config, remat="none", keep="outputs", attention_block=tokens + config.adapter.image_tokens)
 
 
-def _variant(config: MovaConfig, remat: Any, keep: Any, attention_block: int | None = None) -> MovaConfig:
+def _changed(config: MovaConfig, remat: Any, keep: Any, attention_block: int | None = None) -> MovaConfig:
     changed = config.with_remat(remat)
     block = attention_block or config.decoder.attention_block
     return dataclasses.replace(changed, decoder=dataclasses.replace(changed.decoder, attention_block=block), keep=keep)
@@ -156,40 +133,42 @@ def _prefix(tokens: int) -> int:
     return tokens // 2
 
 
-def _as_it_is(params: Any, case: Case) -> Case:
-    return case
+def _unchanged(params: Any, sample: RawSample) -> RawSample:
+    return sample
 
 
-def _seen(net: MovaNet, case: Case, base: Array, prefix: int) -> MovaInputs:
-    """What the towers see, all of them, as `encode` takes it."""
+def _inputs(net: MovaNet, sample: RawSample, base: Array, prefix: int) -> MovaInputs:
+    """The outputs of all towers, as `encode` takes them."""
     everything = jnp.ones(len(EXPERTS), bool)
     return MovaInputs(
-        base, tuple(net.encode_expert(expert, case.views) for expert in EXPERTS), everything, everything, case.tokens,
-        jnp.ones(case.tokens.shape, bool), case.words, jnp.ones(case.words.shape, bool), prefix,
+        base, tuple(net.encode_expert(expert, sample.views) for expert in EXPERTS), everything, everything,
+        sample.tokens,
+        jnp.ones(sample.tokens.shape, bool), sample.words, jnp.ones(sample.words.shape, bool), prefix,
     )  # fmt: skip
 
 
 def _prepare(config: MovaConfig) -> Any:
     """First pass and towers, as `processing.MovaProcessor` runs them."""
 
-    def prepare(params: Any, case: Case) -> MovaInputs:
+    def prepare(params: Any, sample: RawSample) -> MovaInputs:
         net = nnx.merge(abstract(config)[0], params)
-        base = net.encode_base(case.views)
-        embeddings, mask = net.embed(case.routing), jnp.ones(case.routing.shape, bool)
-        prompt = net.prefill(embeddings, mask, jnp.argmax(case.routing == IMAGE), net.coarse_image_tokens(base))
-        coarse = net.answer_logits(prompt, case.heard).argmax(axis=1)[: len(EXPERTS)] > 0
-        return dataclasses.replace(_seen(net, case, base, _prefix(len(case.tokens))), coarse=coarse)
+        base = net.encode_base(sample.views)
+        with jax.named_scope(FIRST_PASS):
+            embeddings, mask = net.embed(sample.routing), jnp.ones(sample.routing.shape, bool)
+            prompt = net.prefill(embeddings, mask, jnp.argmax(sample.routing == IMAGE), net.coarse_image_tokens(base))
+            coarse = net.answer_logits(prompt, sample.choice).argmax(axis=1)[: len(EXPERTS)] > 0
+        return dataclasses.replace(_inputs(net, sample, base, _prefix(len(sample.tokens))), coarse=coarse)
 
     return prepare
 
 
 @cache
 def _once(config: MovaConfig, prefix: int) -> Any:
-    """Towers and `encode`; references need no first pass, since r may lie on every expert."""
+    """Towers and `encode`; references need no first pass, since r may use every expert."""
 
-    def once(params: Any, case: Case) -> MovaFeatures:
+    def once(params: Any, sample: RawSample) -> MovaFeatures:
         net = nnx.merge(abstract(config)[0], params)
-        return net.encode(_seen(net, case, net.encode_base(case.views), prefix))
+        return net.encode(_inputs(net, sample, net.encode_base(sample.views), prefix))
 
     return once
 
@@ -204,24 +183,31 @@ def _loss(config: MovaConfig) -> Any:
     return loss
 
 
+@cache
 def _literal(config: MovaConfig) -> Any:
     encode, whole = _once(config, 0), _whole_loss(config, every_logit=True)
 
-    def loss(r: Float[Array, "L E"], params: Any, case: Case, answer: MovaAnswer) -> Float[Array, ""]:
-        return whole(r, params, encode(params, case), answer)
+    def loss(r: Float[Array, "L E"], params: Any, sample: RawSample, answer: MovaAnswer) -> Float[Array, ""]:
+        return whole(r, params, encode(params, sample), answer)
 
     return loss
 
 
 @cache
 def _whole_loss(config: MovaConfig, every_logit: bool) -> Any:
-    """The loss with every row finished in the last layer, where only one is read; every row's logits if asked for."""
+    """The loss with every row of the last layer computed, though only one is read.
+
+    Args:
+        config: of the model.
+        every_logit: also compute the logits of the prompt's rows.
+    """
 
     def loss(r: Float[Array, "L E"], params: Any, features: MovaFeatures, answer: MovaAnswer) -> Float[Array, ""]:
         net: MovaNet = nnx.merge(abstract(config)[0], params)
         image = net.image_tokens(features.adapter, Routing(r))
         x, valid = merge_image(features.embeddings, features.mask, features.image_position, image)  # [S, O]
-        states, cache = net.decoder(x, causal_mask(valid), positions(valid))
+        with jax.named_scope("prompt"):
+            states, cache = net.decoder(x, causal_mask(valid), positions(valid))
         logprobs = net.answer_logprobs(PrefilledPrompt(cache, valid, states[last_valid(valid)]), answer)  # [A]
         if every_logit:
             unread = jax.nn.log_softmax(net.logits(states))[:, 0]

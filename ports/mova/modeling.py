@@ -64,7 +64,8 @@ class MovaNet(nnx.Module):
 
     def encode_base(self, views: ImageViews) -> Float[Array, "N D"]:
         """CLIP's tokens on the map of the adapter."""
-        return align(self.clip(views.clip), self.config.adapter.grid)
+        with jax.named_scope("towers"):
+            return align(self.clip(views.clip), self.config.adapter.grid)
 
     def run_tower(self, expert: str, views: ImageViews) -> Float[Array, "n C"]:
         """An expert's tokens on its own map."""
@@ -85,8 +86,10 @@ class MovaNet(nnx.Module):
 
     def encode_expert(self, expert: str, views: ImageViews) -> Float[Array, "N C"]:
         """An expert's tokens on the map of the adapter."""
-        return align(self.run_tower(expert, views), self.config.adapter.grid)
+        with jax.named_scope("towers"), jax.named_scope(expert):
+            return align(self.run_tower(expert, views), self.config.adapter.grid)
 
+    @jax.named_scope("question")
     def encode_question(self, words: Int[Array, "W"], mask: Bool[Array, "W"]) -> Float[Array, "M"]:
         """BERT's hidden state of the first token: the gates' input."""
         return self.bert(words, mask)[0]
@@ -105,6 +108,7 @@ class MovaNet(nnx.Module):
         past = self.prefill_prefix(embeddings[: inputs.prefix], inputs.mask[: inputs.prefix]) if inputs.prefix else None
         return MovaFeatures(adapter, embeddings, jnp.argmax(inputs.tokens == IMAGE), inputs.mask, past)
 
+    @jax.named_scope("prompt")
     def prefill_prefix(self, embeddings: Float[Array, "P O"], mask: Bool[Array, "P"]) -> KVCache:
         """Keys and values of the tokens before the image, which do not attend to it."""
         return self.decoder(embeddings, causal_mask(mask), positions(mask), causal=True)[1]
@@ -119,6 +123,7 @@ class MovaNet(nnx.Module):
         tokens = self.adapter.image_tokens(base, self.adapter.without_experts(base))
         return pool(tokens, round(self.config.routing_tokens**0.5))
 
+    @jax.named_scope("prompt")
     def prefill(
         self,
         embeddings: Float[Array, "T O"],
@@ -146,6 +151,7 @@ class MovaNet(nnx.Module):
             cache = jax.tree.map(lambda old, new: jnp.concatenate([old, new], axis=1), past, cache)
         return PrefilledPrompt(cache, valid, state)
 
+    @jax.named_scope("lm_head")
     def logits(self, states: Float[Array, "*T O"]) -> Float[Array, "*T V"]:
         """Next-token logits, in float32."""
         return self.lm_head(states).astype(jnp.float32)
@@ -157,7 +163,8 @@ class MovaNet(nnx.Module):
             before = jnp.broadcast_to(prompt.valid[None], (run, prompt.valid.shape[0]))
             mask = jnp.concatenate([before, causal_mask(answer.mask[:-1])], axis=1)  # [A - 1, S + A - 1]
             token_positions = prompt.valid.sum() + jnp.arange(run)
-            after, _ = self.decoder(self.embed(answer.tokens[:-1]), mask, token_positions, prompt.cache)
+            with jax.named_scope("answer_tokens"):
+                after, _ = self.decoder(self.embed(answer.tokens[:-1]), mask, token_positions, prompt.cache)
             states = jnp.concatenate([states, after])
         return self.logits(states)
 

@@ -12,6 +12,7 @@ from ports.common.checkpoint.load import ModelDirectory, open_model_directory, r
 from ports.common.sharding import placed, shardings_by
 from ports.mova.batch import MovaAnswer
 from ports.mova.config import MovaConfig
+from ports.mova.costs import costs
 from ports.mova.model import MovaModel
 from ports.mova.modeling import abstract, fake_inputs
 from r2t2_jax.contract import ModelShapes, Port
@@ -117,8 +118,6 @@ def shapes(variant: str | None, question_tokens: int | None, answer_tokens: int 
     Raises:
         R2T2Error: there is neither such a size nor such a directory.
     """
-    from ports.mova.costs import costs
-
     if (variant or "8b") in SIZES:
         config = SIZES[variant or "8b"]()
     else:
@@ -129,4 +128,4 @@ def shapes(variant: str | None, question_tokens: int | None, answer_tokens: int 
     inputs = jax.eval_shape(lambda: fake_inputs(config, tokens))
     features = jax.eval_shape(model.encode, params, inputs)
     answer = jax.eval_shape(lambda: MovaAnswer(jnp.zeros(length, jnp.int32), jnp.ones(length, bool)))
-    return ModelShapes(f"mova:{variant or '8b'}", model, params, features, answer, costs(config, tokens, length))
+    return ModelShapes(f"mova:{variant or '8b'}", model, params, features, answer, costs(config, tokens))

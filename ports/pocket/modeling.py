@@ -106,12 +106,14 @@ class Mixer(nnx.Module):
         self.scale = nnx.Param(jnp.asarray(2.0))
         self.cells = cells
 
+    @jax.named_scope("mixer")
     def keys_values(self, vision: Float[Array, "E I F"]) -> tuple[Float[Array, "E I Q"], Float[Array, "E I W"]]:
         """Keys and values of the experts; independent of routing."""
         return jnp.einsum("eif,efq->eiq", vision, self.k_proj[...]), jnp.einsum(
             "eif,efw->eiw", vision, self.v_proj[...]
         )
 
+    @jax.named_scope("mixer")
     def run_experts(
         self, x: Float[Array, "I W"], keys: Float[Array, "E I Q"], values: Float[Array, "E I W"]
     ) -> Float[Array, "E I W"]:
@@ -121,6 +123,7 @@ class Mixer(nnx.Module):
         scores = scores + self.prior[...][:, None, None] * jnp.eye(self.cells)[None]
         return jax.nn.softmax(scores, axis=-1) @ values
 
+    @jax.named_scope("mixer")
     def combine_experts(
         self, x: Float[Array, "I W"], outputs: Float[Array, "E I W"], weights: Float[Array, "E"]
     ) -> Float[Array, "I W"]:
@@ -197,10 +200,12 @@ class PocketNet(nnx.Module):
         self.lm_head = nnx.Linear(width, config.vocab_size, use_bias=False, rngs=rngs)
         self.gate = Gate(config, rngs)
 
+    @jax.named_scope("vision")
     def encode_image(self, image: UInt8[Array, "*B 96 96 3"]) -> Float[Array, "*B E+1 I F"]:
         """Features of the experts, then of the base encoder."""
         return jnp.stack([encoder(image) for encoder in (*self.experts, self.base)], axis=-3)
 
+    @jax.named_scope("question")
     def prefill_question(
         self, tokens: Int[Array, "T"], mask: Bool[Array, "T"]
     ) -> tuple[Float[Array, "depth+1 T D"], Float[Array, "depth T D"], Float[Array, "depth T D"]]:
@@ -237,6 +242,7 @@ class PocketNet(nnx.Module):
             question=states[-1, last],
         )
 
+    @jax.named_scope("gate")
     def gate_logits(self, features: PocketFeatures) -> Float[Array, "L E"]:
         """The gate's logits. They are not part of `encode`, so both gates can read the same features."""
         return self.gate(features.question, features.stream)
@@ -250,10 +256,12 @@ class PocketNet(nnx.Module):
             x = mixer.combine_experts(x, outputs, weights[layer])
         return rms_norm(x)
 
+    @jax.named_scope("projector")
     def project(self, stream: Float[Array, "I W"]) -> Float[Array, "I D"]:
         """Image tokens of the language model."""
         return self.project_out(nnx.gelu(self.project_in(stream))) + self.image_position_embedding[...]
 
+    @jax.named_scope("prompt")
     def prefill_image(
         self, features: PocketFeatures, image: Float[Array, "I D"]
     ) -> tuple[Float[Array, "depth T+I D"], Float[Array, "depth T+I D"], Float[Array, "depth I D"]]:
@@ -275,6 +283,7 @@ class PocketNet(nnx.Module):
                 x = block(x, keys[-1], values[-1], mask)
         return jnp.stack(keys), jnp.stack(values), jnp.stack(states)
 
+    @jax.named_scope("answer_tokens")
     def answer_logits(
         self,
         keys: Float[Array, "depth T+I D"],

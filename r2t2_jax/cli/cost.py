@@ -1,4 +1,4 @@
-"""`r2t2 cost`: what every method costs a case."""
+"""`r2t2 cost` and `r2t2 fit`: what re-routing costs, and which sizes fit in memory."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ import tyro
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from r2t2_jax.costs.ladder import Ledger
+    from r2t2_jax.costs.ladder import CostTable
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Tell what every method costs a case: evaluations, FLOPs, memory. No weights are needed and nothing is allocated.
+    """Print the cost of every method per sample: evaluations, FLOPs, memory.
 
-    The numbers are closed forms that equal a count over the traced programs. Neighbourhood gradient descent is shown
-    rung by rung, from the literal one to the cheapest that gives the same gradient; the atlas with what it costs before
-    the first case. Beside it stands Table 4 of the paper.
+    No weights are needed and nothing is allocated: FLOPs are counted on the traced programs. Neighborhood gradient
+    descent is shown variant by variant, from the literal one to the cheapest that gives the same gradient; the atlas
+    with its cost before the first sample. Table 4 of the paper is shown next to them.
 
     Example: r2t2 cost moai:7b
     """
@@ -28,56 +28,56 @@ class Cost:
     model: tyro.conf.Positional[str]
     """The model: pocket, moai:7b, mova:8b, a model directory, or module:attribute of your own."""
     k: int = 5
-    """Neighbours."""
+    """Number of neighbors."""
     steps: int = 10
-    """Steps of descent."""
+    """Steps of gradient descent."""
     points: int = 16
     """Points of the loss atlas."""
     references: int = 5000
-    """References over which the atlas's making is spread."""
+    """References over which the cost of building the atlas is spread."""
     embedding: int = 4096
-    """Numbers of a question's embedding, stored with every reference."""
+    """Size of a question's embedding, which is stored with every reference."""
     question_tokens: int | None = None
-    """Length of the question; without it the model's usual one."""
+    """Length of the question; by default the model's usual one."""
     answer_tokens: int | None = None
-    """Length of the answer; without it the model's usual one."""
+    """Length of the answer; by default the model's usual one."""
     markdown: bool = False
-    """Print the table as Markdown, and nothing else."""
+    """Print only the table, as Markdown."""
     out: Path | None = None
-    """JSON file for the numbers, FLOPs and bytes."""
+    """JSON file for the numbers, in FLOPs and bytes."""
     figure: Path | None = None
     """PNG file for a figure of the costs."""
     run_folder: Path | None = None
     """Complete run of this model: the figure then shows accuracy against cost."""
 
     def run(self) -> None:
-        """Count, print and, where asked, write and draw."""
+        """Count and print; write the files that were requested."""
         from r2t2_jax.cli.parsing import check_writable
-        from r2t2_jax.costs.ladder import Scale, ledger, ledger_record
+        from r2t2_jax.costs.ladder import CostSettings, cost_record, cost_table
         from r2t2_jax.errors import R2T2Error
         from r2t2_jax.plugins import load_shapes
-        from r2t2_jax.reporting.costs import ledger_markdown
+        from r2t2_jax.reporting.costs import method_markdown
         from r2t2_jax.runs.atomic_io import publish_json
 
         if self.run_folder and not self.figure:
-            raise R2T2Error("a run says how accurate the methods are, which the figure shows: name one with --figure")
-        scale = Scale(self.k, self.steps, self.points, self.references, embedding=self.embedding)
+            raise R2T2Error("--run-folder adds accuracies to the figure: name the figure's file with --figure")
+        settings = CostSettings(self.k, self.steps, self.points, self.references, embedding=self.embedding)
         for path in filter(None, (self.out, self.figure)):
             check_writable(path)
         shapes = load_shapes(self.model, self.question_tokens, self.answer_tokens)
         accuracies = self._accuracies(shapes.name)
-        found = ledger(shapes, scale)
+        table = cost_table(shapes, settings)
         if self.out:
-            publish_json(self.out, ledger_record(found))
+            publish_json(self.out, cost_record(table))
         if self.figure:
-            self._draw(found, accuracies)
+            self._draw(table, accuracies)
         if self.markdown:
-            print(ledger_markdown(found))
+            print(method_markdown(table))
         else:
-            self._print(found)
+            self._print(table)
 
     def _accuracies(self, model: str) -> dict[str, float] | None:
-        """By strategy, as the run has them."""
+        """By strategy, from the run's summary; `None` without a run."""
         from r2t2_jax.errors import R2T2Error
         from r2t2_jax.reporting.results import read_results
         from r2t2_jax.runs.reading import open_run
@@ -89,22 +89,22 @@ class Cost:
             raise R2T2Error(f"the run in {self.run_folder} is of {', '.join(results)}; {model} is not among them")
         return {name: row["accuracy"] for name, row in results[model].summary["strategies"].items()}
 
-    def _draw(self, found: Ledger, accuracies: Mapping[str, float] | None) -> None:
-        from r2t2_jax.reporting.figures.cost import ledger_picture
+    def _draw(self, table: CostTable, accuracies: Mapping[str, float] | None) -> None:
+        from r2t2_jax.reporting.figures.cost import cost_table_figure
         from r2t2_jax.reporting.style import render_figure, shared_style
 
         assert self.figure is not None
         with shared_style():
-            self.figure.write_bytes(render_figure(ledger_picture(found, accuracies)).png)
+            self.figure.write_bytes(render_figure(cost_table_figure(table, accuracies)).png)
 
-    def _print(self, found: Ledger) -> None:
+    def _print(self, table: CostTable) -> None:
         from rich.console import Console
 
-        from r2t2_jax.reporting.costs import ledger_lines, ledger_table, paper_lines, rung_lines
+        from r2t2_jax.reporting.costs import cost_notes, method_table, paper_lines, variant_lines
 
         console = Console()
-        console.print(ledger_table(found))
-        for title, lines in (("", ledger_lines(found)), ("ngd:", rung_lines(found)), ("the paper:", paper_lines())):
+        console.print(method_table(table))
+        for title, lines in (("", cost_notes(table)), ("ngd:", variant_lines(table)), ("the paper:", paper_lines())):
             for line in filter(None, (title, *lines)):
                 console.print(line, highlight=False)
         for path in filter(None, (self.out, self.figure)):
@@ -113,12 +113,12 @@ class Cost:
 
 @dataclass(frozen=True)
 class FitMemory:
-    """Tell the largest k and the largest batch that fit in memory, from the compiled program; no weights are needed.
+    """Print the largest k and the largest batch that fit in memory. No weights are needed.
 
-    It compiles neighbourhood gradient descent at the model's full shapes for the device at hand, without allocating
-    anything, and shows what takes the memory: parameters, the neighbours' features, the samples' own, activations (a ~
-    marks those estimated between compiled sizes). The bank's embeddings and what encoding takes before re-routing are
-    not counted; leave a tenth for the allocator.
+    Neighborhood gradient descent is compiled at the model's full shapes for this machine's device, without allocating
+    anything. The table shows what takes the memory: parameters, features of neighbors and samples, activations (a ~
+    marks estimates between compiled sizes). The bank's embeddings and the memory of encoding are not counted; leave a
+    tenth for the allocator.
 
     Example: r2t2 fit --model pocket --memory 24GB
     """
@@ -126,26 +126,26 @@ class FitMemory:
     model: str
     """The model: pocket, moai, mova:8b, a model directory, or module:attribute of your own."""
     memory: str
-    """What the device has: 24GB, 80GiB, 512MB."""
+    """Memory of the device: 24GB, 80GiB, 512MB."""
     preset: str = "paper"
-    """Settings of the descent: a name, or a file that r2t2 tune wrote."""
+    """Settings of the descent: a name, or a file from r2t2 tune."""
     question_tokens: int | None = None
-    """Length of the question; without it the model's usual one."""
+    """Length of the question; by default the model's usual one."""
     answer_tokens: int | None = None
-    """Length of the answer; without it the model's usual one."""
+    """Length of the answer; by default the model's usual one."""
     out: Path | None = None
     """JSON file for the numbers, in bytes."""
 
     def run(self) -> None:
-        """Compile, print what fits and, where asked, write it."""
+        """Compile and print what fits; write the file that was requested."""
         import jax
         from rich.console import Console
 
         from r2t2_jax.cli.parsing import check_writable
-        from r2t2_jax.costs.memory import Memory, fit
+        from r2t2_jax.costs.memory import MemoryEstimator, largest_sizes
         from r2t2_jax.methods import find_preset, strategy
         from r2t2_jax.plugins import load_shapes
-        from r2t2_jax.reporting.costs import fit_lines, footprint_record, memory_table
+        from r2t2_jax.reporting.costs import memory_record, memory_table, size_lines
         from r2t2_jax.runs.atomic_io import publish_json
         from r2t2_jax.runtime.memory import format_size, parse_size
 
@@ -155,11 +155,11 @@ class FitMemory:
         shapes = load_shapes(self.model, self.question_tokens, self.answer_tokens)
         console = Console()
         with console.status("") as status:
-            memory = Memory(shapes, strategy("ngd", preset), status.update)
-            found = fit(memory, available, preset.neighborhood.k)
+            estimator = MemoryEstimator(shapes, strategy("ngd", preset), status.update)
+            sizes = largest_sizes(estimator, available, preset.neighborhood.k)
         title = f"{shapes.name} in {format_size(available)}, compiled for {jax.default_backend()}"
-        console.print(memory_table(title, found))
-        for line in fit_lines(found):
+        console.print(memory_table(title, sizes))
+        for line in size_lines(sizes):
             console.print(line, highlight=False)
         if self.out:
             record = {
@@ -168,9 +168,9 @@ class FitMemory:
                 "jax": jax.__version__,
                 "memory": available,
                 "preset": preset.to_mapping(),
-                "largest_k": footprint_record(found.most_neighbors),
-                "largest_batch": footprint_record(found.most_samples),
-                "examples": [footprint_record(footprint) for footprint in found.examples],
+                "largest_k": memory_record(sizes.neighbors),
+                "largest_batch": memory_record(sizes.samples),
+                "examples": [memory_record(memory) for memory in sizes.examples],
             }
             publish_json(self.out, record)
             console.print(f"Wrote {self.out}.", soft_wrap=True)

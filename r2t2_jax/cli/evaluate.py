@@ -150,14 +150,14 @@ def print_dry_run(job: Job) -> None:
     """Print the plan of an evaluation and its cost."""
     from rich.console import Console
 
-    from r2t2_jax.reporting.costs import cost_table, memory_line, plan_lines
+    from r2t2_jax.reporting.costs import dry_run_table, memory_line, plan_lines
 
     console = Console()
     for line in plan_lines(job):
         console.print(line, highlight=False, soft_wrap=True)
-    forecast = job.forecast()
-    console.print(memory_line(job, forecast), highlight=False, soft_wrap=True)
-    console.print(cost_table(job, forecast))
+    dry_run = job.dry_run()
+    console.print(memory_line(job, dry_run.memory), highlight=False, soft_wrap=True)
+    console.print(dry_run_table(job, dry_run))
 
 
 def show(folder: Path) -> None:

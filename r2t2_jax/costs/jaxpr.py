@@ -1,53 +1,84 @@
-"""What a traced program computes: its FLOPs, and whether it differentiates the model's weights.
+"""Analysis of a jaxpr: its FLOPs by named scope, and the products that are gradients of weight matrices.
 
-Both are read off the jaxpr, so a program of any size is examined at abstract shapes without running it.
+A program of any size is traced at abstract shapes, so nothing is allocated and nothing runs.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
 from jax.extend import core
+from jax.extend.source_info_util import new_name_stack
 
 PRODUCTS = ("dot_general", "conv_general_dilated")
+
+
+Scopes = tuple[str, ...]
+NAMED_SCOPE = type(new_name_stack("scope").stack[0])  # the other entries of a name stack are transformations
 
 
 def count_flops(jaxpr: core.ClosedJaxpr | core.Jaxpr) -> int:
     """FLOPs (2 x multiply-add) of the matrix products and convolutions in a jaxpr.
 
-    The body of a scan counts as often as it runs, the costliest branch of a cond once, and the body of a while loop
+    The body of a scan counts once per iteration, the most expensive branch of a cond once, and the body of a while loop
     once, since its trip count is unknown.
     """
-    total = 0
+    return flops_by_scope(jaxpr).total()
+
+
+def flops_by_scope(jaxpr: core.ClosedJaxpr | core.Jaxpr) -> Counter[Scopes]:
+    """The FLOPs of `count_flops` by the `jax.named_scope` that they were traced in.
+
+    The key of a product is the names of the scopes around it, outermost first. The transformed parts of a program
+    (forward, transposed and vmapped) count in the scope of the function that was transformed. The transposed body of a
+    `jax.checkpoint` counts in the scope around it, since JAX drops the names inside.
+    """
+    total: Counter[Scopes] = Counter()
     for equation in _equations(jaxpr):
-        name = equation.primitive.name
-        inner = [count_flops(sub) for sub in _inner(equation)]
+        name, scopes = equation.primitive.name, _scopes(equation)
+        inner = [_below(scopes, flops_by_scope(sub)) for sub in _inner(equation)]
         if name in PRODUCTS:
-            total += _product_flops(equation)
+            total[scopes] += _product_flops(equation)
         elif name == "cond":
-            total += max(inner)
-        elif name == "scan":
-            total += equation.params["length"] * sum(inner)
-        else:
-            total += sum(inner)
+            total += max(inner, key=Counter.total)
+        elif inner:
+            times = equation.params["length"] if name == "scan" else 1
+            for body in inner:
+                for key, flops in body.items():
+                    total[key] += times * flops
     return total
+
+
+def flops_within(flops: Mapping[Scopes, int], *scopes: str) -> int:
+    """The FLOPs whose scopes include all of the given names."""
+    return sum(count for names, count in flops.items() if set(scopes) <= set(names))
+
+
+def _scopes(equation: core.JaxprEqn) -> Scopes:
+    stack = equation.source_info.name_stack.stack
+    return tuple(entry.name for entry in stack if isinstance(entry, NAMED_SCOPE))
+
+
+def _below(scopes: Scopes, flops: Counter[Scopes]) -> Counter[Scopes]:
+    return Counter({(*scopes, *names): count for names, count in flops.items()})
 
 
 def weight_gradients(jaxpr: core.ClosedJaxpr | core.Jaxpr, params: Any) -> list[str]:
     """Products whose result has the shape of a weight matrix, as the gradient with respect to that matrix has.
 
-    Shapes are all that is looked at: give the model sizes which no activation shares. Layers stacked for a scan are
-    looked for without their leading axis too, and matrices transposed.
+    Only shapes are compared, so the model's sizes must differ from those of all activations. A stacked weight [layers,
+    ...] also matches without its leading axis, and a matrix also matches its transpose.
 
     Args:
         jaxpr: the program.
-        params: the model's parameters, or their shapes; leaves of fewer than two axes are not looked for.
+        params: the model's parameters or their shapes; leaves with fewer than two axes are ignored.
 
     Returns:
-        One line an offending equation; empty if the program computes no weight gradient.
+        One line per matching equation; empty if the program computes no weight gradient.
     """
     shapes = {
         tuple(sorted(shape))
@@ -75,7 +106,7 @@ def _equations(jaxpr: core.ClosedJaxpr | core.Jaxpr) -> list[core.JaxprEqn]:
 
 
 def _inner(equation: core.JaxprEqn) -> Iterator[core.ClosedJaxpr | core.Jaxpr]:
-    """The jaxprs an equation runs: the bodies of loops, branches, jit, vmapped and custom-derivative functions."""
+    """The jaxprs inside an equation: bodies of loops, branches, jit and functions with custom derivatives."""
     for value in equation.params.values():
         for candidate in value if isinstance(value, tuple | list) else (value,):
             if isinstance(candidate, core.ClosedJaxpr | core.Jaxpr):
@@ -95,11 +126,11 @@ def _product_flops(equation: core.JaxprEqn) -> int:
     if equation.primitive.name == "dot_general":
         (contracted, _), _ = equation.params["dimension_numbers"]
         return 2 * out * math.prod(left[axis] for axis in contracted)
-    _, per_group, *window = equation.params["dimension_numbers"].rhs_spec  # out channels, in channels of a group, space
-    # The gradient of a strided convolution spreads its input out with zeros, which are multiplied with nothing.
+    _, per_group, *window = equation.params["dimension_numbers"].rhs_spec  # out channels, channels per group, space
+    # The gradient of a strided convolution dilates its input with zeros; products with these zeros are not counted.
     _, _, *space = equation.params["dimension_numbers"].lhs_spec
-    spread = zip(space, equation.params["dimension_numbers"].out_spec[2:], equation.params["lhs_dilation"], strict=True)
-    for inside, outside, dilation in spread:
+    _, _, *out_space = equation.params["dimension_numbers"].out_spec
+    for in_axis, out_axis, dilation in zip(space, out_space, equation.params["lhs_dilation"], strict=True):
         if dilation > 1:
-            out = out // _shape(equation.outvars[0])[outside] * left[inside]
+            out = out // _shape(equation.outvars[0])[out_axis] * left[in_axis]
     return 2 * out * right[per_group] * math.prod(right[axis] for axis in window)

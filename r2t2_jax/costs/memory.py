@@ -1,212 +1,188 @@
-"""How many neighbours and samples fit in memory: read off the compiled program, without weights and without running it.
+"""The largest batch, number of neighbors and `vmap_size` that fit in memory, found without running anything.
 
-Re-routing B samples with K neighbours each holds
-
-    parameters  +  B x (query, key, result)  +  B x K x (features, answer, routing)  +  activations(K)
-
-The first three follow from shapes. The last is what XLA reserves for intermediate results; since samples go one by one
-through `lax.map` it grows with K and hardly with B, so a straight line through few compiled programs finds the largest
-K, and compiling for that very K confirms it.
-
-Axis letters: B samples, K neighbours, L routed layers, E experts.
+Parameters, samples and neighbors take what their shapes say. Activations are read off the compiled program: samples go
+one by one through `lax.map`, so activations grow with the number of neighbors K and hardly with the batch size B. A
+straight line through few compiled programs finds the largest K, and compiling for that K confirms it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import cached_property, partial
-from typing import Any
+from dataclasses import dataclass, field, replace
 
-import jax
-import jax.numpy as jnp
-
-from r2t2_jax.contract import ModelShapes, Query, References
+from r2t2_jax.contract import ModelShapes
+from r2t2_jax.costs.prediction import MemoryUse, Prediction, abstract_batch
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.method.rerouting import reroute_batch
 from r2t2_jax.method.strategies import Strategy
-from r2t2_jax.retrieval.neighbors import sample_keys
 from r2t2_jax.runtime.memory import format_size, tree_bytes
 
-MOST_NEIGHBORS, MOST_SAMPLES = 4096, 65_536  # nobody asks for more
-COMPILES = 8  # at most, in search of one number
+MAX_NEIGHBORS, MAX_SAMPLES = 4096, 65_536  # the search goes no further
+MAX_COMPILATIONS = 8  # per searched number
+SHARE = 0.9  # of a device's memory that a batch may take
 
 
 @dataclass(frozen=True)
-class Footprint:
-    """What re-routing a batch holds in memory, in bytes. `compiled` tells that activations were not estimated."""
+class MemoryEstimator:
+    """Memory of one strategy on one model, for any batch size and number of neighbors.
 
-    samples: int
-    neighbors: int
-    parameters: int
-    queries: int
-    references: int
-    activations: int
-    compiled: bool
-
-    @property
-    def total(self) -> int:
-        return self.parameters + self.queries + self.references + self.activations
-
-
-@dataclass(frozen=True)
-class Memory:
-    """What one strategy of the neighbourhood kind takes on one model. Compiled programs are remembered."""
+    Args:
+        shapes: of the model.
+        strategy: with a neighborhood.
+        on_compile: called with a message before each compilation.
+    """
 
     shapes: ModelShapes
     strategy: Strategy
     on_compile: Callable[[str], None] = lambda _: None
-    _activations: dict[tuple[int, int], int] = field(default_factory=dict)
+    _compiled: dict[tuple[int, int], MemoryUse] = field(default_factory=dict)
 
-    def footprint(self, samples: int, neighbors: int) -> Footprint:
-        """Memory of a batch, its activations from the program compiled for it."""
-        return self._footprint(samples, neighbors, self._compile(samples, neighbors), compiled=True)
+    def compiled(self, samples: int, neighbors: int) -> MemoryUse:
+        """Memory of a batch, its activations from the program compiled for it; programs are compiled once.
 
-    def estimate(self, samples: int, neighbors: int) -> Footprint:
-        """Memory of a batch, its activations, unless compiled, on the line through those of the two nearest K."""
-        if (samples, neighbors) in self._activations:
-            return self.footprint(samples, neighbors)
-        by_k = {k: activations for (_, k), activations in sorted(self._activations.items())}
+        Raises:
+            R2T2Error: the compiler reports no memory use.
+        """
+        size = samples, neighbors
+        if size not in self._compiled:
+            self.on_compile(f"compile for {samples:,} samples with {neighbors:,} neighbors")
+            batch = abstract_batch(self.shapes, self.strategy, samples, neighbors, labels=False)
+            self._compiled[size] = Prediction(self.strategy, self.shapes.model, self.shapes.params, batch).memory
+        return self._compiled[size]
+
+    def estimate(self, samples: int, neighbors: int) -> MemoryUse:
+        """Memory of a batch; activations that were not compiled lie on the line through the two nearest K.
+
+        At least one program must have been compiled.
+        """
+        if (samples, neighbors) in self._compiled:
+            return self._compiled[samples, neighbors]
+        by_k = {k: memory for (_, k), memory in sorted(self._compiled.items())}
         near = sorted(sorted(by_k, key=lambda k: abs(k - neighbors))[:2])
+        first, last = by_k[near[0]], by_k[near[-1]]
         if len(near) == 1:
-            slope = by_k[near[0]] / near[0]
+            slope = first.activations / near[0]
         else:
-            slope = max(0.0, (by_k[near[1]] - by_k[near[0]]) / (near[1] - near[0]))
-        activations = max(0, round(by_k[near[0]] + slope * (neighbors - near[0])))
-        return self._footprint(samples, neighbors, activations, compiled=False)
-
-    def _footprint(self, samples: int, neighbors: int, activations: int, compiled: bool) -> Footprint:
-        return Footprint(
-            samples,
-            neighbors,
-            parameters=tree_bytes(self.shapes.params),
-            queries=samples * self._query_bytes,
-            references=samples * neighbors * self._reference_bytes,
-            activations=activations,
-            compiled=compiled,
+            slope = max(0.0, (last.activations - first.activations) / (near[1] - near[0]))
+        return replace(
+            first,
+            samples=samples,
+            neighbors=neighbors,
+            queries=samples * first.queries // first.samples,
+            references=samples * neighbors * first.references // (first.samples * first.neighbors),
+            activations=max(0, round(first.activations + slope * (neighbors - near[0]))),
+            compiled=False,
         )
-
-    @cached_property
-    def _query_bytes(self) -> int:
-        """A sample's features, key and result; its path of routing weights is as long with any number of neighbours."""
-        queries, references, keys = self._arguments(1, 1)
-        results = jax.eval_shape(self._reroute, self.shapes.params, queries, references, keys)
-        return tree_bytes((queries, keys, results))
-
-    @cached_property
-    def _reference_bytes(self) -> int:
-        return tree_bytes(self._arguments(1, 1)[1])
-
-    @property
-    def _reroute(self) -> Callable[..., Any]:
-        return partial(reroute_batch, self.strategy, self.shapes.model)
-
-    def _arguments(self, samples: int, neighbors: int) -> tuple[Query, References, jax.ShapeDtypeStruct]:
-        shapes, routing = self.shapes, jax.ShapeDtypeStruct(self.shapes.model.spec.shape, jnp.float32)
-        near = (samples, neighbors)
-        queries = Query(
-            _stack(shapes.features, samples),
-            _stack(routing, samples),  # [B, L, E]
-            _stack(jax.ShapeDtypeStruct(routing.shape, bool), samples),
-        )
-        references = References(
-            None,
-            _stack(shapes.features, *near),
-            _stack(shapes.answer, *near),
-            _stack(routing, *near),  # [B, K, L, E]
-            _stack(jax.ShapeDtypeStruct((), jnp.float32), *near),
-        )
-        return queries, references, jax.eval_shape(lambda: sample_keys(0, jnp.arange(samples)))
-
-    def _compile(self, samples: int, neighbors: int) -> int:
-        size = (samples, neighbors)
-        if size not in self._activations:
-            self.on_compile(f"compile for {samples:,} samples with {neighbors:,} neighbours")
-            lowered = jax.jit(self._reroute).lower(self.shapes.params, *self._arguments(*size))
-            analysis = lowered.compile().memory_analysis()
-            if analysis is None:
-                raise R2T2Error(f"the compiler for {jax.default_backend()} tells nothing about memory; use another")
-            self._activations[size] = analysis.temp_size_in_bytes
-        return self._activations[size]
-
-
-def _stack(tree: Any, *axes: int) -> Any:
-    """The shapes with leading axes."""
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((*axes, *leaf.shape), leaf.dtype), tree)
 
 
 @dataclass(frozen=True)
-class Fit:
-    """The largest numbers that fit, and what takes the memory at a few others, each with a batch of one."""
+class LargestSizes:
+    """The largest sizes that fit into memory.
 
-    memory: int
-    most_neighbors: Footprint  # of a batch of one sample
-    most_samples: Footprint  # with the preset's k, or with all that fit where they are fewer
-    examples: tuple[Footprint, ...]
+    Args:
+        available: bytes.
+        neighbors: memory of the largest K, for one sample.
+        samples: memory of the largest B, with the preset's K or the largest that fits if that is smaller.
+        examples: memory of one sample with a few K, the largest last.
+    """
+
+    available: int
+    neighbors: MemoryUse
+    samples: MemoryUse
+    examples: tuple[MemoryUse, ...]
 
 
-def fit(memory: Memory, available: int, neighbors: int) -> Fit:
-    """The largest k and, for `neighbors` of them, the largest batch that fit into `available` bytes.
+def largest_sizes(estimator: MemoryEstimator, available: int, neighbors: int) -> LargestSizes:
+    """The largest K, and the largest B for `neighbors` neighbors each, that fit into `available` bytes.
 
     Raises:
-        R2T2Error: not even one sample with one neighbour fits; says what takes how much.
+        R2T2Error: one sample with one neighbor does not fit; the message says what takes how much.
     """
-    parameters = tree_bytes(memory.shapes.params)
+    parameters = tree_bytes(estimator.shapes.params)
     if parameters >= available:
-        _refuse(memory, available, f"its parameters alone take {format_size(parameters)}")
-    least = memory.footprint(1, 1)
+        raise _too_small(estimator, available, f"its parameters alone take {format_size(parameters)}")
+    least = estimator.compiled(1, 1)
     if least.total > available:
-        _refuse(
-            memory,
+        raise _too_small(
+            estimator,
             available,
-            f"one sample with one neighbour takes {format_size(least.total)}: parameters {format_size(parameters)}, "
+            f"one sample with one neighbor takes {format_size(least.total)}: parameters {format_size(parameters)}, "
             f"features {format_size(least.queries + least.references)}, activations {format_size(least.activations)}",
         )
 
-    def with_neighbors(k: int, compiled: bool) -> Footprint:
-        return memory.footprint(1, k) if compiled else memory.estimate(1, k)
+    def with_neighbors(k: int, compiled: bool) -> MemoryUse:
+        return estimator.compiled(1, k) if compiled else estimator.estimate(1, k)
 
-    most_neighbors = _largest(with_neighbors, available, MOST_NEIGHBORS, first=neighbors)
+    most_neighbors = _largest(with_neighbors, available, MAX_NEIGHBORS, first=neighbors)
     k = min(neighbors, most_neighbors.neighbors)
 
-    def with_samples(samples: int, compiled: bool) -> Footprint:
-        return memory.footprint(samples, k) if compiled else memory.estimate(samples, k)
+    def with_samples(samples: int, compiled: bool) -> MemoryUse:
+        return estimator.compiled(samples, k) if compiled else estimator.estimate(samples, k)
 
-    most_samples = _largest(with_samples, available, MOST_SAMPLES)
-    wanted = sorted({1, neighbors, 2 * neighbors, 4 * neighbors, most_neighbors.neighbors})
-    examples = [memory.estimate(1, k) for k in wanted if k < most_neighbors.neighbors]
-    return Fit(available, most_neighbors, most_samples, (*examples, most_neighbors))
+    most_samples = _largest(with_samples, available, MAX_SAMPLES)
+    sizes = sorted({1, neighbors, 2 * neighbors, 4 * neighbors, most_neighbors.neighbors})
+    examples = [estimator.estimate(1, k) for k in sizes if k < most_neighbors.neighbors]
+    return LargestSizes(available, most_neighbors, most_samples, (*examples, most_neighbors))
 
 
-def _refuse(memory: Memory, available: int, why: str) -> None:
-    raise R2T2Error(f"{memory.shapes.name} does not fit into {format_size(available)}: {why}")
+def _too_small(estimator: MemoryEstimator, available: int, reason: str) -> R2T2Error:
+    return R2T2Error(f"{estimator.shapes.name} does not fit into {format_size(available)}: {reason}")
 
 
 def _largest(
-    footprint: Callable[[int, bool], Footprint], available: int, most: int, first: int | None = None
-) -> Footprint:
-    """The footprint of the largest number whose compiled program fits; one is known to."""
-    fitting, best = 1, footprint(1, True)
-    too_large = most + 1
-    guess = first or _last(lambda n: footprint(n, False).total <= available, 1, most)
-    for _ in range(COMPILES):
+    memory: Callable[[int, bool], MemoryUse], available: int, limit: int, first: int | None = None
+) -> MemoryUse:
+    """Memory of the largest size up to `limit` whose compiled program fits; size 1 is known to fit."""
+    fitting, best = 1, memory(1, True)
+    too_large = limit + 1
+    guess = first or _last(lambda size: memory(size, False).total <= available, 1, limit)
+    for _ in range(MAX_COMPILATIONS):
         guess = min(max(guess, fitting + 1), too_large - 1)
         if guess <= fitting:
             break
-        found = footprint(guess, True)
-        if found.total <= available:
-            fitting, best = guess, found
+        compiled = memory(guess, True)
+        if compiled.total <= available:
+            fitting, best = guess, compiled
         else:
             too_large = guess
-        guess = _last(lambda n: footprint(n, False).total <= available, fitting, too_large - 1)
+        guess = _last(lambda size: memory(size, False).total <= available, fitting, too_large - 1)
         if guess == fitting:
             break
     return best
 
 
 def _last(holds: Callable[[int], bool], low: int, high: int) -> int:
-    """The largest number from low to high for which `holds`, by bisection; low where it holds for none above."""
+    """The largest number from low to high for which `holds`, by bisection; low if it holds for none above."""
     while low < high:
         middle = (low + high + 1) // 2
         low, high = (middle, high) if holds(middle) else (low, middle - 1)
     return low
+
+
+def largest_batch(memory: MemoryUse, available: int, limit: int) -> int:
+    """The largest of `limit`, `limit` / 2, ... whose predicted memory fits `SHARE` of the available; at least 1."""
+    size = limit
+    while size > 1 and memory.of_batch(size) > SHARE * available:
+        size //= 2
+    return size
+
+
+def largest_vmap_size(memory: MemoryUse, measure: Callable[[int], MemoryUse], available: int, size: int) -> MemoryUse:
+    """Memory with the largest `vmap_size` of `size`, `size` / 2, ... whose compiled program fits.
+
+    The search starts where activations would fit if they grew in proportion to `vmap_size`.
+
+    Args:
+        memory: with a small `vmap_size`; the result if nothing larger fits.
+        measure: memory of the program compiled for a `vmap_size`.
+        available: bytes, of which `SHARE` may be used.
+        size: samples per batch.
+    """
+    vmap_size, left = size, SHARE * available - memory.parameters - size * memory.per_sample
+    while vmap_size > 1 and memory.activations / memory.vmap_size * vmap_size > left:
+        vmap_size //= 2
+    while vmap_size > 1:
+        measured = measure(vmap_size)
+        if measured.of_batch(size) <= SHARE * available:
+            return measured
+        vmap_size //= 2
+    return memory

@@ -10,6 +10,7 @@ from typing import Any
 
 from r2t2_jax.bank import ReferenceBank
 from r2t2_jax.contract import Port
+from r2t2_jax.costs.memory import largest_batch
 from r2t2_jax.datasets.catalog import DATASETS
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.evaluation.benchmark import (
@@ -22,7 +23,7 @@ from r2t2_jax.evaluation.benchmark import (
     title_of,
 )
 from r2t2_jax.evaluation.devices import ReplicaGroup
-from r2t2_jax.evaluation.dry_run import Forecast, device_memory, forecast
+from r2t2_jax.evaluation.dry_run import DryRun, device_memory, predict_evaluation
 from r2t2_jax.evaluation.evaluator import Evaluator
 from r2t2_jax.evaluation.question_sets import QuestionSet, length
 from r2t2_jax.evaluation.setup import open_bank
@@ -112,10 +113,10 @@ class Job:
         metric = get_metric(next(iter(self.benchmarks.values())).metric)
         return Evaluator.create(self.port, self.bank, self.strategies, metric, self.seed, self.vmap_size or 1)
 
-    def forecast(self) -> Forecast:
-        """Costs and memory for the longest question of all; raises as `dry_run.forecast`."""
+    def dry_run(self) -> DryRun:
+        """Cost and memory for the longest question; raises as `predict_evaluation`."""
         longest = [questions.samples[0] for questions in self.benchmarks.values()]
-        return forecast(self.evaluator, max(longest, key=length), self.batch)
+        return predict_evaluation(self.evaluator, max(longest, key=length), self.batch)
 
     def compute(self, run: Run, log: Callable[[str], None]) -> None:
         """Compute and save the missing rows of a run.
@@ -157,9 +158,9 @@ class Job:
         available = device_memory()
         if available is None or not (self.fitted or self.vmap_size is None):
             return self.batch, self.vmap_size or 1
-        forecast = self.forecast()
-        size = forecast.memory.largest_batch(available, self.batch) if self.fitted else self.batch
-        memory = forecast.widest(available, size) if self.vmap_size is None else forecast.memory
+        dry_run = self.dry_run()
+        size = largest_batch(dry_run.memory, available, self.batch) if self.fitted else self.batch
+        memory = dry_run.widest(available, size) if self.vmap_size is None else dry_run.memory
         log(
             f"{size} questions at a time, vmap size {memory.vmap_size}, take {format_size(memory.of_batch(size))} of "
             f"{format_size(available)} on each device, as compiled"

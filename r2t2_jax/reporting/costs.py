@@ -1,25 +1,31 @@
-"""A cost ledger in print: a table for the terminal, readable at 80 columns, the same as Markdown, and what it means."""
+"""Tables of costs for the terminal, at most 80 columns wide, and as Markdown: `r2t2 cost`, `r2t2 fit`, dry runs."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from r2t2_jax.costs.ladder import WRITTEN, Ledger, Row
-from r2t2_jax.costs.memory import MOST_NEIGHBORS, MOST_SAMPLES, Fit, Footprint
+from r2t2_jax.costs.ladder import WRITTEN, CostTable, MethodCost
+from r2t2_jax.costs.memory import MAX_NEIGHBORS, MAX_SAMPLES, LargestSizes
+from r2t2_jax.costs.prediction import MemoryUse
 from r2t2_jax.reporting.tables import markdown_table
 from r2t2_jax.runtime.memory import format_size
 
+if TYPE_CHECKING:
+    from r2t2_jax.evaluation.dry_run import DryRun
+    from r2t2_jax.evaluation.job import Job
+
 
 class PaperCost(NamedTuple):
-    """A row of the table.
+    """A row of the paper's Table 4.
 
     Args:
         tflops: as printed.
-        accuracy: on MMBench, as a share.
+        accuracy: on MMBench, between 0 and 1.
         difference: why ours differs.
     """
 
@@ -32,179 +38,187 @@ PAPER = {  # by the name of our row
     WRITTEN: PaperCost(
         9.9,
         0.793,
-        "Counts a multiply-add once where we count a multiplication and an addition; what is left of the difference "
-        "is not said.",
+        "Counts a multiply-add once where we count a multiplication and an addition; the paper does not explain the "
+        "rest of the difference.",
     ),
     "mode_finding": PaperCost(
         10.7,
         0.808,
-        "Eight hundredths of a pass more than the base: the second pass is left out, which answers under the new "
-        "weights.",
+        "0.08 passes more than the base: the second pass, which answers under the new weights, is not counted.",
     ),
     "kernel_regression_alpha": PaperCost(
         61.9,
         0.837,
-        "5.25 passes more than the base: one pass for each of five neighbours, where a search for alpha that "
-        "looks ten times takes fifty.",
+        "5.25 passes more than the base: one pass for each of five neighbors, where a search for alpha with ten "
+        "evaluations takes fifty.",
     ),
     "ngd": PaperCost(
         67.5,
         0.852,
-        "5.8 passes more than the base: ten steps with five neighbours are fifty passes forwards and fifty "
-        "backwards, so nine steps of ten and every backward pass are left out.",
+        "5.8 passes more than the base: ten steps with five neighbors are fifty forward and fifty backward passes, so "
+        "nine steps of ten and every backward pass are not counted.",
     ),
     "oracle": PaperCost(
         11.8,
         0.898,
-        "A fifth of a pass more than the base: ten gradients of the question's own loss take twenty passes and more.",
+        "0.2 passes more than the base: ten gradients of the question's own loss take more than twenty passes.",
     ),
 }
 
 
-def times_base(method: str) -> float | None:
-    """A row of the table in units of its base; `None` where it has no such row."""
+def paper_times_base(method: str) -> float | None:
+    """A row of the paper's table in units of its base; `None` if it has no such row."""
     return PAPER[method].tflops / PAPER[WRITTEN].tflops if method in PAPER else None
 
 
 NAMES = {WRITTEN: "base, as written"}
-HEADERS = ("evaluations", "{unit} a case", "x base", "paper, x base", "kept for backward", "stored a reference")
+HEADERS = ("evaluations", "{unit} per sample", "x base", "paper, x base", "kept for backward", "stored per reference")
 UNITS = (("TFLOP", 1e12), ("GFLOP", 1e9), ("MFLOP", 1e6))
 
 
-def unit_of(found: Ledger) -> tuple[str, float]:
-    """The largest unit in which the base costs one or more."""
-    return next((unit for unit in UNITS if found.base.flops >= unit[1]), UNITS[-1])
+def unit_of(table: CostTable) -> tuple[str, float]:
+    """The largest unit in which the base costs at least one."""
+    return next((unit for unit in UNITS if table.base.flops >= unit[1]), UNITS[-1])
 
 
-def _cells(found: Ledger) -> Iterator[tuple[str, ...]]:
-    """One row a method, NGD's rungs before the atlas: each keeps what those above it save."""
+def _cells(table: CostTable) -> Iterator[tuple[str, ...]]:
+    """One row per method, the variants of NGD before the atlas: each keeps the savings of those above it."""
 
-    def cells(name: str, row: Row, paper: str) -> tuple[str, ...]:
+    def cells(name: str, row: MethodCost, paper: str) -> tuple[str, ...]:
         return (
             name,
             f"{row.evaluations:,}",
-            f"{row.flops / unit_of(found)[1]:,.1f}",
-            f"{found.times_base(row):,.2f}",
-            "-" if (ratio := times_base(paper)) is None else f"{ratio:.2f}",
+            f"{row.flops / unit_of(table)[1]:,.1f}",
+            f"{table.times_base(row):,.2f}",
+            "-" if (ratio := paper_times_base(paper)) is None else f"{ratio:.2f}",
             "-" if row.activations is None else format_size(row.activations),
             format_size(row.stored) if row.stored else "-",
         )
 
-    for row in found.rows[:-1]:
+    for row in table.rows[:-1]:
         yield cells(NAMES.get(row.method, row.method), row, row.method)
-    for number, rung in enumerate(found.rungs):
-        yield cells(f"ngd, {rung.method}" if not number else f"  + {rung.method}", rung, "" if number else "ngd")
-    yield cells(found.rows[-1].method, found.rows[-1], "")
+    for number, variant in enumerate(table.variants):
+        name = f"  + {variant.method}" if number else f"ngd, {variant.method}"
+        yield cells(name, variant, "" if number else "ngd")
+    yield cells(table.rows[-1].method, table.rows[-1], "")
 
 
-def ledger_table(found: Ledger) -> Table:
+def method_table(table: CostTable) -> Table:
     """For the terminal."""
-    table = Table(title=_title(found), box=SIMPLE_HEAD, title_justify="left", padding=0)
-    table.add_column("method", no_wrap=True)
+    scale = table.settings
+    title = f"{table.model}: k = {scale.neighbors}, {scale.steps} steps, {scale.points} atlas points"
+    result = Table(title=title, box=SIMPLE_HEAD, title_justify="left", padding=0)
+    result.add_column("method", no_wrap=True)
     for header in (
-        "evals\n/case",
-        "{unit}\n/case",
+        "evals\n/sample",
+        "{unit}\n/sample",
         "x\nbase",
         "paper\nx base",
         "kept for\nbackward",
         "stored\n/reference",
     ):
-        table.add_column(header.format(unit=unit_of(found)[0]), justify="right", no_wrap=True)
-    for cells in _cells(found):
-        table.add_row(*cells)
-    return table
+        result.add_column(header.format(unit=unit_of(table)[0]), justify="right", no_wrap=True)
+    for cells in _cells(table):
+        result.add_row(*cells)
+    return result
 
 
-def ledger_markdown(found: Ledger) -> str:
-    """The same for a page."""
-    headers = ("method", *(header.format(unit=unit_of(found)[0]) for header in HEADERS))
-    rows = [[cell.strip() for cell in row] for row in _cells(found)]
-    return markdown_table([header.strip() for header in headers], rows, align_right=True)
+def method_markdown(table: CostTable) -> str:
+    """The same as Markdown."""
+    headers = ("method", *(header.format(unit=unit_of(table)[0]) for header in HEADERS))
+    rows = [[cell.strip() for cell in row] for row in _cells(table)]
+    return markdown_table(headers, rows, align_right=True)
 
 
-def _title(found: Ledger) -> str:
-    scale = found.scale
-    return f"{found.model}: k = {scale.neighbors}, {scale.steps} steps, {scale.points} atlas points"
-
-
-def ledger_lines(found: Ledger) -> list[str]:
-    """What the atlas costs before the first case, and what the columns mean."""
-    offline, (unit, size) = found.offline, unit_of(found)
-    per_reference = offline.per_reference / size
+def cost_notes(table: CostTable) -> list[str]:
+    """The cost of the atlas before the first sample, the parts of the base, and what the columns mean."""
+    building, (unit, size) = table.building, unit_of(table)
     lines = [
-        f"atlas, before the first case: {per_reference:,.1f} {unit} a reference "
-        f"({offline.per_reference / found.base.flops:,.1f} x base) and {offline.choosing / size:,.0f} {unit} to choose "
-        "the points",
+        f"atlas, before the first sample: {building.per_reference / size:,.1f} {unit} per reference "
+        f"({building.per_reference / table.base.flops:,.1f} x base) and {building.choosing / size:,.0f} {unit} to "
+        "choose the points",
     ]
-    if offline.break_even is not None:
+    if building.break_even is not None:
         lines.append(
-            f"over {found.scale.references:,} references it has cost less than the cheapest ngd after "
-            f"{offline.break_even:,} cases"
+            f"over {table.settings.references:,} references it has cost less than the cheapest ngd after "
+            f"{building.break_even:,} samples"
         )
+    if parts := part_shares(table):
+        lines.append("base, as written, by part: " + ", ".join(f"{name} {share:.1%}" for name, share in parts))
     return [
         *lines,
-        "1 FLOP is one multiplication or one addition of a matrix product or convolution; the question's embedding "
-        "and the search for its neighbours are left out",
+        "1 FLOP is one multiplication or one addition of a matrix product or convolution; the embedding of the "
+        "question and the search for its neighbors are not counted",
     ]
 
 
-def rung_lines(found: Ledger) -> list[str]:
-    """What each rung saves."""
-    return [f"{rung.method}: {rung.about}" for rung in found.rungs]
+OTHER = "other"
+
+
+def part_shares(table: CostTable) -> list[tuple[str, float]]:
+    """The parts of the naive base by the outermost scope of the port, and their share of its FLOPs, largest first."""
+    parts: Counter[str] = Counter()
+    for scopes, flops in table.parts.items():
+        name = scopes[0] if scopes else OTHER
+        parts[OTHER if "->" in name else name] += flops  # einsum names its own scope after its subscripts
+    return [(name, flops / table.parts.total()) for name, flops in parts.most_common()]
+
+
+def variant_lines(table: CostTable) -> list[str]:
+    """What each variant of NGD saves."""
+    return [f"{variant.method}: {variant.about}" for variant in table.variants]
 
 
 def paper_lines() -> list[str]:
-    """The paper's Table 4 (MoAI), and why ours differs, a sentence each."""
+    """The rows of the paper's Table 4 (MoAI), and why ours differ."""
     return [
         f"{NAMES.get(name, name)}, {cost.tflops} 'TFLOPs' in the paper: {cost.difference}"
         for name, cost in PAPER.items()
     ]
 
 
-if TYPE_CHECKING:
-    from r2t2_jax.evaluation.dry_run import Forecast
-    from r2t2_jax.evaluation.job import Job
-
 STEPS = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"))
 
 
 def plan_lines(job: Job) -> Iterator[str]:
-    """What would be asked of whom."""
+    """Model, bank and benchmarks of an evaluation."""
     bank, port = job.bank, job.port
     yield f"model       {port.name} ({port.fingerprint})"
     yield f"references  {len(bank):,}, {int(bank.right.sum()):,} of them answered correctly"
-    for name, one in job.benchmarks.items():
-        batches = -(-len(one.samples) // job.batch)
-        split = f" {one.source.split}" if one.source.split else ""
-        yield f"benchmark   {name}{split}: {len(one.samples):,} questions in {batches:,} batches, metric {one.metric}"
+    for name, questions in job.benchmarks.items():
+        count = len(questions.samples)
+        batches = -(-count // job.batch)
+        split = f" {questions.source.split}" if questions.source.split else ""
+        yield f"benchmark   {name}{split}: {count:,} questions in {batches:,} batches, metric {questions.metric}"
     yield f"saved       every {job.batch} questions, all strategies together"
 
 
-def cost_table(job: Job, found: Forecast) -> Table:
-    """One row a strategy: passes and FLOPs of a case, and of all; dashes for baselines, which are not traced."""
-    n = sum(len(one.samples) for one in job.benchmarks.values())
+def dry_run_table(job: Job, dry_run: DryRun) -> Table:
+    """One row per strategy: evaluations and FLOPs per sample and in total; dashes for baselines."""
+    n = sum(len(questions.samples) for questions in job.benchmarks.values())
     table = Table(title=f"Cost of {n:,} questions", box=SIMPLE_HEAD, title_justify="left", padding=0)
     table.add_column("strategy", no_wrap=True)
-    for header in ("evaluations\n/case", "FLOPs\n/case", "FLOPs\nin all"):
+    for header in ("evaluations\n/sample", "FLOPs\n/sample", "FLOPs\nin total"):
         table.add_column(header, justify="right", no_wrap=True)
     for name in job.strategies:
-        cost = found.costs.get(name)
-        told = ("-",) * 3 if cost is None else (f"{cost.evaluations:,}", counted(cost.flops), counted(n * cost.flops))
-        table.add_row(name, *told)
+        cost = dry_run.costs.get(name)
+        if cost is None:
+            table.add_row(name, "-", "-", "-")
+        else:
+            table.add_row(name, f"{cost.evaluations:,}", format_count(cost.flops), format_count(n * cost.flops))
     return table
 
 
-def memory_line(job: Job, found: Forecast) -> str:
-    """Memory of the costliest strategy, read off its compiled program."""
-    memory = found.memory
+def memory_line(job: Job, memory: MemoryUse) -> str:
+    """Memory of the most expensive strategy."""
     return (
         f"memory      {format_size(memory.of_batch(job.batch))} with {job.batch} questions at a time: parameters "
-        f"{format_size(memory.parameters)}, activations {format_size(memory.activations)} of {memory.vmap_size} abreast, "
-        f"{format_size(memory.case)} a question"
+        f"{format_size(memory.parameters)}, activations {format_size(memory.activations)} of {memory.vmap_size} "
+        f"computed together, {format_size(memory.per_sample)} per question"
     )
 
 
-def counted(number: int) -> str:
+def format_count(number: int) -> str:
     """Three digits: `1.23 T`."""
     for step, letter in STEPS:
         if number >= step:
@@ -212,45 +226,45 @@ def counted(number: int) -> str:
     return f"{number:,}"
 
 
-def memory_table(title: str, fit: Fit) -> Table:
-    """What takes the memory of a batch: one row for each number of neighbours, the largest batch last."""
+def memory_table(title: str, sizes: LargestSizes) -> Table:
+    """Memory of a batch: one row for each number of neighbors, the largest batch last."""
     table = Table(title=title, box=SIMPLE_HEAD, title_justify="left", padding=0)
-    for header in ("neighbours\nk", "batch\nB", "parameters", "neighbours'\nfeatures", "samples", "activations", "all"):
+    for header in ("neighbors\nk", "batch\nB", "parameters", "neighbors'\nfeatures", "samples", "activations", "total"):
         table.add_column(header, justify="right", no_wrap=True)
-    for row in (*fit.examples, fit.most_samples):
-        sizes = (row.parameters, row.references, row.queries, row.activations, row.total)
+    for row in (*sizes.examples, sizes.samples):
+        columns = (row.parameters, row.references, row.queries, row.activations, row.total)
         about = "" if row.compiled else "~"
         table.add_row(
             f"{row.neighbors:,}",
             f"{row.samples:,}",
-            *map(format_size, sizes[:3]),
-            *(about + format_size(size) for size in sizes[3:]),
+            *map(format_size, columns[:3]),
+            *(about + format_size(size) for size in columns[3:]),
         )
     return table
 
 
-def fit_lines(fit: Fit) -> list[str]:
-    """What fits, in words."""
-    many, batch = fit.most_neighbors, fit.most_samples
+def size_lines(sizes: LargestSizes) -> list[str]:
+    """The largest k and the largest batch."""
+    k, batch = sizes.neighbors.neighbors, sizes.samples
     return [
-        f"largest k for a batch of one: {many.neighbors:,}{_end(many.neighbors == MOST_NEIGHBORS)}",
-        f"largest batch with k={batch.neighbors}: {batch.samples:,}{_end(batch.samples == MOST_SAMPLES)}",
+        f"largest k for a batch of one: {k:,}{_limit(k == MAX_NEIGHBORS)}",
+        f"largest batch with k={batch.neighbors}: {batch.samples:,}{_limit(batch.samples == MAX_SAMPLES)}",
     ]
 
 
-def _end(reached: bool) -> str:
-    return " (where the search ends; more would fit)" if reached else ""
+def _limit(reached: bool) -> str:
+    return " (the search ends here; more would fit)" if reached else ""
 
 
-def footprint_record(footprint: Footprint) -> dict[str, int | bool]:
-    """A footprint ready for JSON, in bytes."""
+def memory_record(memory: MemoryUse) -> dict[str, int | bool]:
+    """Ready for JSON, in bytes."""
     return {
-        "k": footprint.neighbors,
-        "batch": footprint.samples,
-        "parameters": footprint.parameters,
-        "neighbor_features": footprint.references,
-        "samples": footprint.queries,
-        "activations": footprint.activations,
-        "total": footprint.total,
-        "compiled": footprint.compiled,
+        "k": memory.neighbors,
+        "batch": memory.samples,
+        "parameters": memory.parameters,
+        "neighbor_features": memory.references,
+        "samples": memory.queries,
+        "activations": memory.activations,
+        "total": memory.total,
+        "compiled": memory.compiled,
     }

@@ -27,7 +27,7 @@ def test_it_prints_a_table_and_writes_its_numbers_and_a_figure(
     assert figure.read_bytes().startswith(b"\x89PNG")
 
 
-def test_markdown_is_the_table_alone(capsys: pytest.CaptureFixture[str]) -> None:
+def test_markdown_prints_only_the_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["cost", "pocket", "--markdown"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert {line.count("|") for line in lines} == {8}
@@ -44,10 +44,10 @@ def test_markdown_is_the_table_alone(capsys: pytest.CaptureFixture[str]) -> None
         (["nowhere"], "unknown model with shapes 'nowhere'; known: "),
         (["moai:8x7b"], "8x7b"),
         (["moai:7b,plora=half"], "moai has no setting 'plora=half'"),
-        (["tests.toy_shapes:shapes"], "toy says nothing of its costs"),
+        (["tests.toy_shapes:shapes"], "toy has no cost functions"),
     ],
 )
-def test_what_cannot_be_counted_is_one_line(
+def test_bad_input_gives_one_line(
     options: list[str], cause: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["cost", *(option.format(tmp=tmp_path) for option in options)]) == 2

@@ -21,7 +21,7 @@ def fits(model: str, memory: str, k: int, out: Path, capsys: pytest.CaptureFixtu
     assert max(map(len, printed.splitlines()[:-1])) <= 80
 
 
-def test_it_tells_what_fits_and_writes_the_bytes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_it_prints_the_largest_sizes_and_writes_the_bytes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fits("tests.toy_shapes:shapes", "60KB", 5, tmp_path / "fit.json", capsys)
 
 
@@ -41,7 +41,7 @@ def test_the_pocket_model_fits_into_four_megabytes(tmp_path: Path, capsys: pytes
         (["--model", "json:dumps", "--memory", "1GB"], "dumps"),
     ],
 )
-def test_what_cannot_be_fitted_is_one_line(options: list[str], cause: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_input_gives_one_line(options: list[str], cause: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["fit", *options]) == 2
     captured = capsys.readouterr()
     assert cause in captured.err and captured.err.count("\n") == 1

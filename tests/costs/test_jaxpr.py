@@ -1,9 +1,9 @@
-"""Reading a jaxpr: FLOPs against counts by hand, weight gradients found where there are some and only there."""
+"""Analysis of a jaxpr: FLOPs against counts by hand, by scope; weight gradients are found only where there are some."""
 
 import jax
 import jax.numpy as jnp
 
-from r2t2_jax.costs.jaxpr import count_flops, weight_gradients
+from r2t2_jax.costs.jaxpr import count_flops, flops_by_scope, flops_within, weight_gradients
 from r2t2_jax.method.rerouting import _reroute_samples
 from r2t2_jax.methods import strategy
 from tests.method.test_rerouting import SGD, program
@@ -14,7 +14,7 @@ def flops(function, *shapes):
     return count_flops(jax.make_jaxpr(function)(*(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes)))
 
 
-def test_products_convolutions_loops_and_branches():
+def test_flops_of_products_convolutions_loops_and_branches_are_those_counted_by_hand():
     assert flops(lambda a, b: a @ b, (3, 5), (5, 7)) == 2 * 3 * 5 * 7
     assert flops(lambda a, b: jnp.einsum("bij,bjk->bik", a, b), (4, 3, 5), (4, 5, 7)) == 4 * 2 * 3 * 5 * 7
     convolve = lambda x, w: jax.lax.conv_general_dilated(x, w, (2, 2), "SAME", feature_group_count=2)  # noqa: E731
@@ -27,6 +27,30 @@ def test_products_convolutions_loops_and_branches():
     branch = lambda a, b: jax.lax.cond(a.sum() > 0, lambda: a @ b @ b, lambda: a @ b)  # noqa: E731
     assert flops(branch, (3, 5), (5, 5)) == 2 * 2 * 3 * 5 * 5
     assert flops(jax.checkpoint(lambda a, b: a @ b), (3, 5), (5, 7)) == 2 * 3 * 5 * 7
+
+
+def test_flops_are_divided_by_named_scope_through_loops_transformations_and_checkpoints():
+    def model(x, w):
+        with jax.named_scope("encoder"):
+            x = x @ w
+
+        @jax.named_scope("layer")
+        def layer(x, _):
+            return jax.checkpoint(jax.jit(lambda x: jnp.tanh(x @ w)))(x), None
+
+        with jax.named_scope("decoder"):
+            x, _ = jax.lax.scan(layer, x, length=3)
+        return (x @ w).sum()
+
+    x, w = jnp.ones((2, 5)), jnp.ones((5, 5))
+    once = 2 * 2 * 5 * 5
+    forward = flops_by_scope(jax.make_jaxpr(model)(x, w))
+    assert forward == {("encoder",): once, ("decoder", "layer"): 3 * once, (): once}
+    assert flops_within(forward, "decoder") == flops_within(forward, "layer", "decoder") == 3 * once
+    backward = flops_by_scope(jax.make_jaxpr(jax.vmap(jax.grad(model, 1), (0, None)))(x[None], w))
+    assert flops_within(backward, "encoder") == 2 * once  # the gradient of w, none of x
+    assert flops_within(backward, "decoder") == 4 * 3 * once  # forward, forward again, and two gradients
+    assert flops_within(backward) == backward.total() == (2 + 12 + 3) * once
 
 
 def ngd_jaxpr():

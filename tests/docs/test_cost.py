@@ -1,4 +1,4 @@
-"""The tables of docs/cost.md equal `benchmarks/results/cost.json`, which equals the current count."""
+"""The page on costs has the numbers of `benchmarks/results/cost.json`, which are those counted today."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.cost import MODELS, bullets
-from r2t2_jax.costs.ladder import Scale, ledger, ledger_record
+from r2t2_jax.costs.ladder import CostSettings, cost_record, cost_table
 from r2t2_jax.plugins import load_shapes
 from r2t2_jax.reporting.costs import paper_lines
 
@@ -21,9 +21,9 @@ def test_the_page_has_every_recorded_row(name):
     base = RECORDED[name]["methods"][0]["flops"]
     for row in (*RECORDED[name]["methods"], *RECORDED[name]["ngd"]):
         assert f"| {row['flops'] / base:,.2f} |" in table, row["method"]
-    for rung in RECORDED[name]["ngd"]:
-        assert f"- {rung['method']}: {rung['about']}\n" in table
-    assert f"after {RECORDED[name]['atlas_offline']['break_even']:,} cases" in table
+    for variant in RECORDED[name]["ngd"]:
+        assert f"- {variant['method']}: {variant['about']}\n" in table
+    assert f"after {RECORDED[name]['atlas_offline']['break_even']:,} samples" in table
 
 
 def test_the_page_has_a_sentence_on_every_row_of_the_paper():
@@ -33,9 +33,9 @@ def test_the_page_has_a_sentence_on_every_row_of_the_paper():
 @pytest.mark.parametrize(
     "name", [name if name == "pocket" else pytest.param(name, marks=pytest.mark.slow) for name in MODELS]
 )
-def test_the_recorded_numbers_equal_the_current_count(name):
-    assert ledger_record(ledger(load_shapes(MODELS[name]), Scale())) == RECORDED[name]
+def test_the_recorded_numbers_are_counted_today(name):
+    assert cost_record(cost_table(load_shapes(MODELS[name]), CostSettings())) == RECORDED[name]
 
 
-def test_moai_stays_within_its_bound():
+def test_the_cheapest_descent_of_moai_costs_at_most_65_times_the_base():
     assert RECORDED["moai"]["ngd"][-1]["times_base"] <= 65

@@ -70,6 +70,7 @@ class Adapter(nnx.Module):
         self.blocks = nnx.List([AdapterBlock(config, rngs) for _ in range(config.blocks)])
         self.downsample = Downsample(config, rngs)
 
+    @jax.named_scope("adapter")
     def encode(
         self,
         base: Float[Array, "N D"],
@@ -88,6 +89,7 @@ class Adapter(nnx.Module):
             later = tuple(experts)
         return AdapterFeatures(base, first, later, text, coarse, available)
 
+    @jax.named_scope("adapter")
     def run_blocks(
         self, features: AdapterFeatures, routing: Routing | None
     ) -> tuple[Float[Array, "L N D"], Float[Array, "L E"]]:
@@ -127,6 +129,7 @@ class Adapter(nnx.Module):
             return later[number - 1]
         return block.project_experts(later)
 
+    @jax.named_scope("adapter")
     def without_experts(self, base: Float[Array, "N D"]) -> Float[Array, "N D"]:
         """The hidden state after the last block if no expert has any weight: the coarse pass."""
         x = base + self.position_embedding[...]
@@ -134,6 +137,7 @@ class Adapter(nnx.Module):
             x = block.attend_and_mlp(x)
         return x
 
+    @jax.named_scope("adapter")
     def image_tokens(self, base: Float[Array, "N D"], x: Float[Array, "N D"]) -> Float[Array, "I O"]:
         """Image tokens, from the mean of the last block's hidden state and CLIP's features before the blocks."""
         return self.downsample((x + base) / 2)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from r2t2_jax.costs.ladder import Ledger, Row
+from r2t2_jax.costs.ladder import CostTable, MethodCost
 from r2t2_jax.reporting.figures.accuracy import ROLE_MARKERS, role_legend
 from r2t2_jax.reporting.formatting import percent
 from r2t2_jax.reporting.results import BASE, ModelResults
@@ -130,49 +131,45 @@ def _top(cluster: list[str], places: dict[str, float], gap: float) -> float:
     return _bottom(cluster, places, gap) + gap * (len(cluster) - 1)
 
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-PRICE = "FLOPs a case, in units of the base as written (logarithmic)"
+X_AXIS = "FLOPs per sample, in units of the base as written (logarithmic)"
 
 
-def ledger_picture(found: Ledger, accuracies: Mapping[str, float] | None = None) -> FigureSpec:
-    """Marks at cost and accuracy, NGD at its cheapest rung; without accuracies, bars.
+def cost_table_figure(table: CostTable, accuracies: Mapping[str, float] | None = None) -> FigureSpec:
+    """Accuracy against cost, with NGD at its cheapest variant; without accuracies, bars of the costs.
 
     Args:
-        found: the costs.
-        accuracies: by strategy, as shares; the untouched model's among them.
+        table: of costs.
+        accuracies: by strategy, between 0 and 1; the untouched model is among them.
     """
     if accuracies is None:
-        rows = [*found.rows, *found.rungs]
-        text = f"Each bar is the FLOPs of a case of {found.model}; those of ngd from the literal one to the cheapest."
-        return _picture(found, rows, text, lambda narrow: _bars(found, narrow))
-    rows = [row for row in _comparable(found).values() if row.method in accuracies]
-    points = {row.method: (found.times_base(row), 100 * accuracies[row.method]) for row in rows}
-    text = f"To the right is dearer, up is better. FLOPs of a case of {found.model}, ngd by its cheapest rung."
-    return _picture(found, rows, text, lambda narrow: scatter(points, narrow, PRICE))
+        rows = [*table.rows, *table.variants]
+        text = f"Each bar is the FLOPs per sample of {table.model}; ngd from the literal variant to the cheapest."
+        return _figure_spec(table, rows, text, lambda narrow: _bars(table, narrow))
+    rows = [row for row in _by_strategy(table).values() if row.method in accuracies]
+    points = {row.method: (table.times_base(row), 100 * accuracies[row.method]) for row in rows}
+    text = f"Further right costs more. FLOPs per sample of {table.model}, ngd at its cheapest variant."
+    return _figure_spec(table, rows, text, lambda narrow: scatter(points, narrow, X_AXIS))
 
 
-def _comparable(found: Ledger) -> dict[str, Row]:
-    """Rows by the strategy they are the costs of."""
-    cheapest = Row(**{**vars(found.rungs[-1]), "method": "ngd"})
-    return {row.method: row for row in (*found.rows[1:], cheapest)}
+def _by_strategy(table: CostTable) -> dict[str, MethodCost]:
+    cheapest = replace(table.variants[-1], method="ngd")
+    return {row.method: row for row in (*table.rows[1:], cheapest)}
 
 
-def _picture(found: Ledger, rows: list[Row], text: str, draw: Callable[[bool], Figure]) -> FigureSpec:
+def _figure_spec(table: CostTable, rows: list[MethodCost], text: str, draw: Callable[[bool], Figure]) -> FigureSpec:
     return FigureSpec(
         "ledger",
-        "What every method costs",
-        text + " " + "; ".join(f"{row.method} {found.times_base(row):.3g} x base" for row in rows),
+        "Cost of every method",
+        text + " " + "; ".join(f"{row.method} {table.times_base(row):.3g} x base" for row in rows),
         text,
         draw,
-        [{"method": row.method, "flops": row.flops, "times_base": found.times_base(row)} for row in rows],
+        [{"method": row.method, "flops": row.flops, "times_base": table.times_base(row)} for row in rows],
     )
 
 
-def _bars(found: Ledger, narrow: bool) -> Figure:
-    rows = [(row.method.replace("_", " "), found.times_base(row), GRAY) for row in found.rows]
-    rows += [(f"ngd: {row.method}", found.times_base(row), BLUE) for row in found.rungs]
+def _bars(table: CostTable, narrow: bool) -> Figure:
+    rows = [(row.method.replace("_", " "), table.times_base(row), GRAY) for row in table.rows]
+    rows += [(f"ngd: {row.method}", table.times_base(row), BLUE) for row in table.variants]
     figure = new_figure(narrow, 4.6)
     axes = figure.subplots()
     names, costs, colors = zip(*reversed(rows), strict=True)
@@ -181,5 +178,5 @@ def _bars(found: Ledger, narrow: bool) -> Figure:
         axes.annotate(f"{cost:.3g}", (cost, place), (3, 0), textcoords="offset points", va="center", fontsize=8)
     axes.set_xscale("log")
     axes.set_xlim(min(costs) / 2, max(costs) * 3)
-    axes.set_xlabel("x base (logarithmic)" if narrow else PRICE)
+    axes.set_xlabel("x base (logarithmic)" if narrow else X_AXIS)
     return figure

@@ -15,7 +15,7 @@ PAPER_NAMES = {"kernel_regression_alpha": "kernel_regression"}
 
 def cost(data: TableData) -> dict[str, Any]:
     """FLOPs as multiples of the untouched model's, here and in the paper, and the cost variants of descent."""
-    from r2t2_jax.costs.ladder import Scale, ledger
+    from r2t2_jax.costs.ladder import CostSettings, cost_table
     from r2t2_jax.plugins import load_shapes
 
     printed = {row["method"]: row["tflops"] for row in paper_numbers()["table4_cost"]}
@@ -26,15 +26,15 @@ def cost(data: TableData) -> dict[str, Any]:
     }
     columns = {"paper, × base": {name: f"{ratio:.2f}" for name, ratio in paper.items()}}
     try:
-        counted = ledger(load_shapes(data.model), Scale())
+        counted = cost_table(load_shapes(data.model), CostSettings())
     except R2T2Error as error:
         return {"columns": columns, "notes": [f"FLOPs were not counted: {error}"]}
     measured = {row.method: counted.times_base(row) for row in counted.rows}
-    literal, cheapest = (counted.times_base(counted.rungs[i]) for i in (0, -1))
+    literal, cheapest = (counted.times_base(counted.variants[i]) for i in (0, -1))
     measured[DESCENT] = cheapest
     columns["here, × base"] = {name: f"{measured[name]:.2f}" for name in data.names if name in measured}
     variants = [
-        [row.method, f"{row.flops:.3e}", f"{counted.times_base(row):.1f}"] for row in (counted.base, *counted.rungs)
+        [row.method, f"{row.flops:.3e}", f"{counted.times_base(row):.1f}"] for row in (counted.base, *counted.variants)
     ]
     note = (
         f"The table has the cheapest variant of descent. The literal form costs {literal:.1f} times the untouched "

@@ -1,4 +1,4 @@
-"""MoVA's ladder: every saving gives the plain gradient."""
+"""MoVA's cheaper variants of the gradient."""
 
 import dataclasses
 
@@ -8,18 +8,18 @@ import numpy as np
 import pytest
 
 from ports.mova.batch import IMAGE
-from ports.mova.costs import fake_case, ladder
+from ports.mova.costs import fake_sample, variants
 from r2t2_jax.routing import Routing
 from tests.compile_counts import quick_jit
-from tests.flops_checks import check_ladder
+from tests.flops_checks import check_variants
 from tests.ports.mova.tiny import CONFIG, drawn_answers, drawn_inputs, row, tiny
 
 TOKENS = 8
 SMALL = dataclasses.replace(CONFIG, decoder=dataclasses.replace(CONFIG.decoder, attention_block=4))
 
 
-def drawn_case():
-    """A case whose views and words are drawn."""
+def random_sample():
+    """A raw sample with random views and words."""
     rng = np.random.default_rng(0)
 
     def draw(leaf):
@@ -27,18 +27,18 @@ def drawn_case():
             return jnp.asarray(rng.normal(size=leaf.shape), leaf.dtype)
         return jnp.asarray(rng.integers(3, 50, leaf.shape), leaf.dtype) if leaf.dtype == jnp.int32 else leaf
 
-    case = jax.tree.map(draw, fake_case(CONFIG, TOKENS))
-    patches = case.views.patches.at[:, :2].set(jnp.ones(2))  # row and column of a patch
-    return case._replace(
-        views=dataclasses.replace(case.views, patches=patches), tokens=case.tokens.at[TOKENS // 2].set(IMAGE)
+    sample = jax.tree.map(draw, fake_sample(CONFIG, TOKENS))
+    patches = sample.views.patches.at[:, :2].set(jnp.ones(2))  # row and column of a patch
+    return sample._replace(
+        views=dataclasses.replace(sample.views, patches=patches), tokens=sample.tokens.at[TOKENS // 2].set(IMAGE)
     )
 
 
 @pytest.mark.slow  # all seven towers are compiled several times
-def test_every_rung_gives_the_plain_gradient():
-    params, case = tiny()[1], drawn_case()
+def test_every_variant_gives_the_literal_gradient():
+    params = tiny()[1]
     r = jax.random.dirichlet(jax.random.key(1), np.ones(7), (3,))
-    check_ladder(ladder(SMALL, TOKENS, len(case.words), 4), lambda rung: params, case, r, row(drawn_answers(), 0))
+    check_variants(variants(SMALL, TOKENS), lambda variant: params, random_sample(), r, row(drawn_answers(), 0))
 
 
 def test_a_known_prefix_changes_no_answer():

@@ -6,8 +6,8 @@ import pytest
 from flax import nnx
 
 from ports.pocket.config import PocketConfig
+from ports.pocket.model import PocketModel
 from ports.pocket.modeling import PocketAnswer, create, fake_inputs
-from ports.pocket.port import PocketModel
 from r2t2_jax.contract import Query, References
 from r2t2_jax.costs.jaxpr import weight_gradients
 from r2t2_jax.method.forward import encode_batch, generate_tokens

@@ -6,7 +6,7 @@ import numpy as np
 from ports.pocket.port import load, shapes
 from ports.pocket.scenes import IMAGE
 from r2t2_jax.contract import Sample
-from tests.flops_checks import check_ladder
+from tests.flops_checks import check_variants
 
 SHAPES = shapes(None, None, None)
 
@@ -20,4 +20,4 @@ def test_every_cost_variant_gives_the_same_gradient():
         (port.processor.prepare(port.params, [sample]), port.processor.answer_ids(["red"])),
     )
     r = jax.random.dirichlet(jax.random.key(1), np.ones(6), (2,))
-    check_ladder(SHAPES.costs.ladder, lambda rung: port.params, raw, r, answer)
+    check_variants(SHAPES.costs.variants, lambda variant: port.params, raw, r, answer)

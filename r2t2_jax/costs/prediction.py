@@ -1,0 +1,206 @@
+"""Cost and memory of re-routing a batch, predicted from shapes: nothing is allocated and nothing is run.
+
+`Prediction` is what `r2t2 cost`, `r2t2 fit`, `r2t2 eval --dry-run`, `r2t2 reproduce --dry-run` and the automatic batch
+size report. Cost is counted on the traced program, memory is read off the compiled one:
+
+    parameters  +  B x (query, key, result)  +  B x K x (features, answer, routing)  +  activations
+
+Axis letters: B samples, K neighbors, N references, G atlas points, L routed layers, E experts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Key
+
+from r2t2_jax.contract import ModelShapes, Params, Query, References, RoutedLoss
+from r2t2_jax.costs.jaxpr import count_flops
+from r2t2_jax.errors import R2T2Error
+from r2t2_jax.method.rerouting import lower_batch, reroute_batch
+from r2t2_jax.method.search.mode_finding import ModeFinding
+from r2t2_jax.method.strategies import Strategy
+from r2t2_jax.retrieval.neighbors import sample_keys
+from r2t2_jax.runtime.memory import tree_bytes
+
+REFERENCES = 5000  # N, of an abstract batch whose strategy reads the whole bank
+SHARED = ("bank_routing", "points")  # fields of `References` without the axis B
+
+
+class Batch(NamedTuple):
+    """What one program re-routes: arrays or `jax.ShapeDtypeStruct`s with a leading axis B."""
+
+    queries: Query
+    references: References | None
+    keys: Key[Array, "B"]
+
+
+@dataclass(frozen=True)
+class SampleCost:
+    """Cost of one sample: forward passes that depend on the routing weights, and FLOPs (2 x multiply-add)."""
+
+    evaluations: int
+    flops: int
+
+
+@dataclass(frozen=True)
+class MemoryUse:
+    """Bytes that a device holds while it re-routes a batch.
+
+    Args:
+        samples: B.
+        neighbors: K.
+        parameters: of the model.
+        queries: features, keys and results of all samples.
+        references: features, answers and routing weights of all neighbors.
+        activations: temporary arrays of the compiled program.
+        vmap_size: samples computed together; activations grow with it.
+        compiled: false if `activations` was interpolated between compiled programs.
+    """
+
+    samples: int
+    neighbors: int
+    parameters: int
+    queries: int
+    references: int
+    activations: int
+    vmap_size: int = 1
+    compiled: bool = True
+
+    @property
+    def total(self) -> int:
+        return self.parameters + self.queries + self.references + self.activations
+
+    @property
+    def per_sample(self) -> int:
+        """Bytes of one sample and its neighbors, activations excluded."""
+        return -(-(self.queries + self.references) // self.samples)
+
+    def of_batch(self, size: int) -> int:
+        """The total for another batch size: activations depend on `vmap_size`, not on the batch size."""
+        return self.parameters + self.activations + size * self.per_sample
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """Cost and memory of re-routing one batch by one strategy; both are computed on first use.
+
+    Args:
+        strategy: to predict.
+        model: static argument of the program.
+        params: arrays or shapes.
+        batch: arrays or shapes.
+        vmap_size: samples computed together.
+        other_programs: lowered programs that run on the same batch; the largest of all activations counts.
+
+    Raises:
+        R2T2Error: the strategy needs what model, queries or references do not offer (on use of `cost` or `memory`), or
+            the compiler reports no memory (on use of `memory`).
+    """
+
+    strategy: Strategy
+    model: RoutedLoss
+    params: Params
+    batch: Batch
+    vmap_size: int = 1
+    other_programs: Sequence[jax.stages.Lowered] = ()
+
+    @cached_property
+    def cost(self) -> SampleCost:
+        """Cost of re-routing one sample; encoding and answering are not part of it."""
+        first = _first_sample(self.batch)
+        program, result = jax.make_jaxpr(self._reroute, return_shape=True)(self.params, *first)
+        return SampleCost(result.evaluations, count_flops(program))
+
+    @cached_property
+    def memory(self) -> MemoryUse:
+        """Memory of the whole batch."""
+        queries, references, keys = self.batch
+        lowered = lower_batch(self.strategy, self.model, self.params, queries, references, keys, self.vmap_size)
+        activations = max(_temporary_bytes(program) for program in (lowered, *self.other_programs))
+        results = jax.eval_shape(self._reroute, self.params, *self.batch)
+        per_sample = references and dataclasses.replace(references, **dict.fromkeys(SHARED))
+        neighbors = 0 if references is None or references.weights is None else references.weights.shape[1]
+        parameters = tree_bytes(self.params)
+        own, near = tree_bytes((queries, keys, results)), tree_bytes(per_sample)
+        return MemoryUse(len(keys), neighbors, parameters, own, near, activations, self.vmap_size)
+
+    @property
+    def _reroute(self) -> Any:
+        return partial(reroute_batch, self.strategy, self.model)
+
+
+def abstract_batch(
+    shapes: ModelShapes,
+    strategy: Strategy,
+    samples: int = 1,
+    neighbors: int | None = None,
+    points: int = 0,
+    labels: bool = True,
+) -> Batch:
+    """A batch as a strategy reads it, as shapes.
+
+    Args:
+        shapes: of the model.
+        strategy: whose `k` is the default number of neighbors; without a selector there are none.
+        samples: B.
+        neighbors: K.
+        points: G, of the loss atlas; 0 for a bank without one.
+        labels: whether the queries have the labels and weights that only bounds and baselines read.
+    """
+    spec = shapes.model.spec.shape
+    routing, answer = floats(samples, *spec), stack_shapes(shapes.answer, samples)
+    support: Any = jax.ShapeDtypeStruct((samples, *spec), bool)
+    queries = Query(stack_shapes(shapes.features, samples), routing, support)
+    if labels:
+        queries = dataclasses.replace(queries, answer=answer, task_routing=routing, finetuned_routing=routing)
+    keys = jax.eval_shape(lambda: sample_keys(0, jnp.arange(samples)))
+    bank = floats(REFERENCES, *spec) if isinstance(strategy.search, ModeFinding) else None
+    if strategy.selector is None:
+        return Batch(queries, References(bank), keys)
+    near = samples, getattr(strategy.selector, "k", 0) if neighbors is None else neighbors
+    features, answers = stack_shapes((shapes.features, shapes.answer), *near)
+    references = References(bank, features, answers, floats(*near, *spec), floats(*near))
+    if points:
+        atlas = {"points": floats(points, *spec), "point_losses": floats(*near, points)}
+        references = dataclasses.replace(references, **atlas, slopes=references.routing)
+    return Batch(queries, references, keys)
+
+
+def floats(*shape: int) -> Any:
+    """The shape of a float32 array."""
+    return jax.ShapeDtypeStruct(shape, jnp.float32)
+
+
+def stack_shapes(tree: Any, *axes: int) -> Any:
+    """The shapes of a tree with leading axes."""
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((*axes, *leaf.shape), leaf.dtype), tree)
+
+
+def _first_sample(batch: Batch) -> Batch:
+    """The shapes of the batch's first sample, as a batch of one."""
+
+    def first(tree: Any) -> Any:
+        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape[1:]), leaf.dtype), tree)
+
+    queries, references, keys = batch
+    if references is None:
+        return Batch(first(queries), None, first(keys))
+    shared = {name: getattr(references, name) for name in SHARED}
+    own = first(dataclasses.replace(references, **dict.fromkeys(SHARED)))
+    return Batch(first(queries), dataclasses.replace(own, **shared), first(keys))
+
+
+def _temporary_bytes(lowered: jax.stages.Lowered) -> int:
+    analysis = lowered.compile().memory_analysis()
+    if analysis is None:
+        raise R2T2Error(
+            f"the compiler for {jax.default_backend()} reports no memory use; choose the batch size with --batch-size"
+        )
+    return analysis.temp_size_in_bytes
