@@ -61,7 +61,9 @@ def test_memory_grows_with_the_batch_by_the_size_of_a_sample(evaluator):
     assert two.parameters == 8  # two numbers in float32
     assert eight.per_sample == two.per_sample
     votes, gate, answer, routing = 3 * 5 * 4, 3 * 4, 8, 2 * 3 * 4
-    assert two.per_sample > (PRESET.neighborhood.k + 1) * (votes + gate) + PRESET.neighborhood.k * (answer / 2 + routing)
+    assert two.per_sample > (PRESET.neighborhood.k + 1) * (votes + gate) + PRESET.neighborhood.k * (
+        answer / 2 + routing
+    )
     assert eight.of_batch(8) - eight.of_batch(4) == 4 * eight.per_sample
 
 
