@@ -60,7 +60,7 @@ class Cost:
         from r2t2_jax.runs.atomic_io import publish_json
 
         if self.run_folder and not self.figure:
-            raise R2T2Error("--run-folder adds accuracies to the figure: name the figure's file with --figure")
+            raise R2T2Error("--run-folder adds accuracies to the figure: name one with --figure")
         settings = CostSettings(self.k, self.steps, self.points, self.references, embedding=self.embedding)
         for path in filter(None, (self.out, self.figure)):
             check_writable(path)
