@@ -142,20 +142,20 @@ def resize_grid(rows: Float[np.ndarray, "old*old W"], grid: int) -> Float[np.nda
 
 def _resize_rows(values: Float[np.ndarray, "old other W"], new: int) -> Float[np.ndarray, "new other W"]:
     """Keys' cubic kernel along the first axis, over four neighbors each; the border is repeated."""
-    old, one = len(values), np.float32(1)
+    old, unit = len(values), np.float32(1)
     position = np.float32(old / new) * (np.arange(new, dtype=np.float32) + np.float32(0.5)) - np.float32(0.5)
     base = np.floor(position)
     t = position - base
 
     def near(x: np.ndarray) -> np.ndarray:
-        return (np.float32(1.25) * x - np.float32(2.25)) * x * x + one
+        return (np.float32(1.25) * x - np.float32(2.25)) * x * x + unit
 
     def far(x: np.ndarray) -> np.ndarray:
         a = np.float32(-0.75)
         return ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
 
     total = np.zeros((new, *values.shape[1:]), np.float32)
-    for offset, weight in ((-1, far(t + one)), (0, near(t)), (1, near(one - t)), (2, far(one - t + one))):
+    for offset, weight in ((-1, far(t + unit)), (0, near(t)), (1, near(unit - t)), (2, far(unit - t + unit))):
         index = np.clip(base.astype(int) + offset, 0, old - 1)
         total += values[index] * weight[:, None, None]
     return total

@@ -1,4 +1,4 @@
-"""Recorded MoAI: config, model and inputs of a golden, and its rows in the order in which the model keeps them."""
+"""Recorded MoAI: config, model and inputs of a golden, and its rows in the model's order."""
 
 import dataclasses
 import json
@@ -93,7 +93,7 @@ def read_golden(path: Path) -> Golden:
 class Rows:
     """All recorded rows of a file as one batch: every case, language mask and row, padded on the left to one length.
 
-    `slots[b, s]` is the recorded slot of the model's row s, `real[b, s]` says that it is no padding, and
+    `slots[b, s]` is the recorded slot of the model's row s, `real[b, s]` is False where it is padding, and
     `targets[b, s]` is the token to predict there, -100 for none.
     """
 
@@ -121,8 +121,10 @@ def _rows_of(path: Path) -> Rows:
                 words = row_slots(golden.config, ids[row])
                 words = np.concatenate([words[:images], np.zeros(length + images - len(words), int), words[images:]])
                 slots.append(words)
-                kept = np.append(np.where(attention[row, 1:] == 1, labels[row, 1:], -100), -100)
-                targets.append(np.where(np.arange(len(words)) < len(words) - len(ids[row]) + 1, -100, kept[words]))
+                next_tokens = np.append(np.where(attention[row, 1:] == 1, labels[row, 1:], -100), -100)
+                targets.append(
+                    np.where(np.arange(len(words)) < len(words) - len(ids[row]) + 1, -100, next_tokens[words])
+                )
     batch = stacked(inputs)
     real = np.concatenate([np.ones((len(keys), images), bool), np.asarray(batch.mask)], axis=1)
     return Rows(keys, batch, np.stack(slots), real, np.stack(targets))
@@ -137,7 +139,7 @@ def stacked(trees: list[Any]) -> Any:
 
 
 def padded(inputs: MoAIInputs, length: int, verbal: int) -> MoAIInputs:
-    """Padding on the left, none of it to be seen."""
+    """The inputs padded on the left; the padding is masked."""
     changes = {}
     for name, total in (
         ("tokens", length),
@@ -153,11 +155,11 @@ def padded(inputs: MoAIInputs, length: int, verbal: int) -> MoAIInputs:
 
 
 def _answers(golden: Golden, rows: Rows) -> list[np.ndarray]:
-    found = []
+    answers = []
     for case, _, row in rows.keys:
         labels = golden.arrays[f"in/{case}/labels"][row]
-        found.append(labels[labels != -100])
-    return found
+        answers.append(labels[labels != -100])
+    return answers
 
 
 def answers_of(golden: Golden, rows: Rows) -> MoAIAnswer:
@@ -168,7 +170,7 @@ def answers_of(golden: Golden, rows: Rows) -> MoAIAnswer:
 
 
 def prompts_of(golden: Golden, rows: Rows) -> MoAIInputs:
-    """The rows without their answers, which stand at the end; as much more padding stands on the left."""
+    """The rows without their answers at the end; the padding on the left grows by the same length."""
     changes = {}
     counts = [len(answer) for answer in _answers(golden, rows)]
     for name, filling in (("tokens", 0), ("mask", False), ("language", False), ("before_image", True)):
@@ -187,7 +189,7 @@ def text_inputs(
     words = np.delete(np.arange(len(ids)), image)
     slots = np.where(words < image, words, words + config.image_tokens - 1)
     size = (config.image_size, config.image_size)
-    given = {
+    arrays = {
         "image": np.zeros((*size, 3), np.uint8),
         "segments": np.zeros(size, np.uint8),
         "verbalization": np.zeros(1, np.int32),
@@ -198,7 +200,7 @@ def text_inputs(
         mask=jnp.asarray(attention[words] == 1),
         before_image=jnp.asarray(words < image),
         language=jnp.asarray(language[slots]),
-        **{name: jnp.asarray(value) for name, value in given.items()},
+        **{name: jnp.asarray(value) for name, value in arrays.items()},
     )
 
 
@@ -211,19 +213,19 @@ def row_slots(config: MoAIConfig, ids: np.ndarray) -> np.ndarray:
 
 
 def case_inputs(golden: Golden, case: str, mode: str, row: int) -> MoAIInputs:
-    """Inputs of one row of a recorded case; padding of the verbalization is read, as upstream does."""
-    given = {
+    """Inputs of one row of a recorded case; the padding of the verbalization is not masked, as in upstream."""
+    arrays = {
         name.removeprefix(f"in/{case}/"): value[row]
         for name, value in golden.arrays.items()
         if name.startswith(f"in/{case}/")
     }
     return text_inputs(
         golden.config,
-        given["input_ids"],
-        given["attention_mask"],
-        given[f"lang_mask_{mode}"],
-        image=given["image_uint8"].transpose(1, 2, 0),
-        segments=given["seg_ids"].astype(np.uint8),
-        verbalization=given["verb_ids"],
-        verbalization_mask=np.ones(given["verb_ids"].shape, bool),
+        arrays["input_ids"],
+        arrays["attention_mask"],
+        arrays[f"lang_mask_{mode}"],
+        image=arrays["image_uint8"].transpose(1, 2, 0),
+        segments=arrays["seg_ids"].astype(np.uint8),
+        verbalization=arrays["verb_ids"],
+        verbalization_mask=np.ones(arrays["verb_ids"].shape, bool),
     )

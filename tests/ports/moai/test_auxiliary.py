@@ -31,23 +31,23 @@ SIZE = 10
 
 
 def samples(n=12):
-    """Every image is asked about twice."""
+    """Samples of which every two have the same image."""
     images = [np.random.default_rng(i).integers(0, 256, (7, 5, 3)).astype(np.uint8) for i in range(n)]
     return [Sample(id=f"q{i}", image=images[i % n], question="?", answers=("A",)) for i in range(2 * n)]
 
 
 @dataclasses.dataclass
-class Fake:
-    """Finds what can be told from the image's first pixel; breaks when `fuel` is used up."""
+class FakeProvider:
+    """Derives its outputs from the image's first pixel; raises an error when `fuel` is used up."""
 
     fuel: int = 10**6
-    asked: int = 0
+    calls: int = 0
     fingerprint: str = "fake"
 
     def __call__(self, image, record):
-        if self.fuel <= self.asked:
+        if self.fuel <= self.calls:
             raise R2T2Error("out of fuel")
-        self.asked += 1
+        self.calls += 1
         value = int(image[0, 0, 0])
         return dataclasses.replace(
             record,
@@ -67,36 +67,36 @@ def same(first, second):
     )
 
 
-def test_records_come_back_as_they_were(tmp_path):
-    found = build_records(tmp_path / "aux", samples(), [Fake()], {})
-    assert found == {"images": 12, "segments": 12, "detections": 12, "scene": 0, "lines": 12}
+def test_stored_records_are_read_unchanged(tmp_path):
+    summary = build_records(tmp_path / "aux", samples(), [FakeProvider()], {})
+    assert summary == {"images": 12, "segments": 12, "detections": 12, "scene": 0, "lines": 12}
     stored = CachedRecords.open(tmp_path / "aux")
     assert stored.missing_parts() == ["scene"]
     for sample in samples():
         key = image_key(sample.image)
-        expected = Fake()(sample.image, AuxRecord(key, samples()[int(sample.id[1:]) % 12].id))
+        expected = FakeProvider()(sample.image, AuxRecord(key, samples()[int(sample.id[1:]) % 12].id))
         same(stored(sample.image, AuxRecord(key)), expected)
     with pytest.raises(R2T2Error, match="r2t2 aux build"):
         stored(np.zeros((3, 3, 3), np.uint8), AuxRecord(image_key(np.zeros((3, 3, 3), np.uint8))))
 
 
-def test_an_interrupted_build_goes_on(tmp_path):
-    first = Fake(fuel=9)
+def test_an_interrupted_build_resumes(tmp_path):
+    first = FakeProvider(fuel=9)
     with pytest.raises(R2T2Error, match="out of fuel"):
         build_records(tmp_path / "aux", samples(), [first], {})
     with pytest.raises(R2T2Error, match="no auxiliary records"):
         CachedRecords.open(tmp_path / "aux")
-    second = Fake()
+    second = FakeProvider()
     build_records(tmp_path / "aux", samples(), [second], {})
-    assert second.asked == 4  # the first batch of eight was saved
+    assert second.calls == 4  # the first batch of eight was saved
     assert len(CachedRecords.open(tmp_path / "aux").rows) == 12
-    third = Fake()
-    assert build_records(tmp_path / "aux", samples(), [third], {})["images"] == 12 and third.asked == 0
+    third = FakeProvider()
+    assert build_records(tmp_path / "aux", samples(), [third], {})["images"] == 12 and third.calls == 0
     with pytest.raises(R2T2Error, match="aux"):
-        build_records(tmp_path / "aux", samples(), [Fake(fingerprint="other")], {})
+        build_records(tmp_path / "aux", samples(), [FakeProvider(fingerprint="other")], {})
 
 
-def test_scene_graphs_from_a_file(tmp_path):
+def test_scene_graphs_are_read_from_a_file(tmp_path):
     path = tmp_path / "scenes.jsonl"
     line = {"id": "q1", "objects": ["person", "horse"], "relations": [[0, 1, "riding", 0.9], [1, 0, "beside", 0.2]]}
     path.write_text(json.dumps(line), encoding="utf-8")
@@ -114,12 +114,12 @@ def test_scene_graphs_from_a_file(tmp_path):
             SceneGraphFile.read(path)
 
 
-def test_lines_of_the_text_reader():
-    found = TextReader(lambda image: SimpleNamespace(txts=("a", "b"), scores=(0.9, 0.5)))
+def test_the_text_reader_returns_all_lines():
+    reader = TextReader(lambda image: SimpleNamespace(txts=("a", "b"), scores=(0.9, 0.5)))
     image = np.zeros((2, 2, 3), np.uint8)
-    assert found(image, AuxRecord("k")).lines == (TextLine("a", 0.9), TextLine("b", 0.5))
+    assert reader(image, AuxRecord("k")).lines == (TextLine("a", 0.9), TextLine("b", 0.5))
     nothing = TextReader(lambda image: SimpleNamespace(txts=None, scores=None))
-    assert nothing(image, AuxRecord("k")).lines == ()  # asked, and nothing found
+    assert nothing(image, AuxRecord("k")).lines == ()  # the reader was run and found nothing
 
 
 def test_a_missing_provider_names_its_extra(monkeypatch):
@@ -141,20 +141,20 @@ def test_more_segments_than_colors_are_refused():
         describe_segments(np.full((4, 4), 134), [Segment(134, 0)], 4)
 
 
-def test_a_relation_with_an_unknown_object_silences_the_scene():
+def test_a_relation_with_an_unknown_object_gives_an_empty_text():
     from ports.moai.auxiliary.verbalize import describe_scene
 
     assert describe_scene(SceneGraph((0,), (Relation(0, 5, 1, 0.9),))) == ""
 
 
-def test_command(tmp_path, monkeypatch, capsys):
-    """`r2t2 aux build` from a question set to records; found by the name of the port."""
+def test_the_command_builds_records(tmp_path, monkeypatch, capsys):
+    """`r2t2 aux build` from a question set to records; the command is registered under the name of the port."""
     from PIL import Image
 
     import r2t2_jax.plugins as plugins
 
     monkeypatch.setattr(plugins, "find", lambda group, name, kind: build.command)
-    monkeypatch.setitem(build.PROVIDERS, "segments", lambda size: Fake())
+    monkeypatch.setitem(build.PROVIDERS, "segments", lambda size: FakeProvider())
     Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / "a.png")
     line = {"id": "q0", "image": "a.png", "question": "?", "answers": ["A"]}
     (tmp_path / "set.jsonl").write_text(json.dumps(line) + "\n", encoding="utf-8")

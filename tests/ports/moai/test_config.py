@@ -10,7 +10,7 @@ from tests.goldens import find_goldens
 
 
 @pytest.mark.parametrize("path", find_goldens("manifest_moai7b_meta.json"))
-def test_golden_config_of_the_hub(path):
+def test_golden_config_of_the_hub_is_the_7b_config(path):
     described = json.loads(path.read_text(encoding="utf-8"))["hub_config"]
     config = MoAIConfig.from_hf(described)
     assert config == MoAIConfig.full_7b()
@@ -33,7 +33,7 @@ def test_golden_config_of_the_hub(path):
         ({"img_size": 491}, "491"),
     ],
 )
-def test_what_the_port_does_not_know_is_refused(path, change, word):
+def test_unknown_fields_and_values_are_refused(path, change, word):
     described = json.loads(path.read_text(encoding="utf-8"))["hub_config"]
     with pytest.raises(R2T2Error, match=word):
         MoAIConfig.from_hf(described | change)

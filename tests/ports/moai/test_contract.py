@@ -1,4 +1,4 @@
-"""The tiny MoAI keeps the contract."""
+"""The tiny MoAI implements the contract."""
 
 import dataclasses
 from functools import partial
@@ -39,7 +39,7 @@ def loss_of(model, params, features, routing, answer):
     return model.answer_loss(params, features, routing, answer)
 
 
-def some_routing(seed=5):
+def random_routing(seed=5):
     return jax.random.dirichlet(jax.random.key(seed), jnp.ones(3), (SHAPE[0], 2)).reshape(SHAPE)
 
 
@@ -62,12 +62,12 @@ def test_a_shift_of_zero_is_the_base_model(features):
 
 
 def test_route_is_the_token_mean_of_the_gates(features):
-    """In the first mixer it can be worked out by hand; replacing gates by their mean is itself a change."""
+    """The first mixer is compared with NumPy; replacing the gates by their mean changes the loss."""
     model, params = tiny()
     route = quick_jit(model.route)
     own = route(params, features)
     np.testing.assert_allclose(own.reshape(-1, 3).sum(axis=1), 1.0, atol=1e-5)
-    values = some_routing()
+    values = random_routing()
     np.testing.assert_array_equal(model.route(params, features, Routing(values)), values)
     net = nnx.merge(model.graph, params)
     x = np.asarray(features.stream, np.float64)
@@ -92,13 +92,13 @@ def test_hoisted_and_unhoisted_gradients_agree(features):
     answer, inputs = answer_of(7, 8, 95), draw_inputs(0)
     hoisted = quick_jit(jax.grad(lambda r: model.answer_loss(params, features, Routing(r), answer)))
     whole = quick_jit(jax.grad(lambda r: model.answer_loss(params, model.encode(params, inputs), Routing(r), answer)))
-    values = some_routing()
+    values = random_routing()
     np.testing.assert_allclose(hoisted(values), whole(values), atol=1e-5)
     assert (np.abs(np.asarray(hoisted(values))) > 0).all()
 
 
 def test_padding_changes_nothing(features):
-    """Longer buckets with rubbish behind the masks: the same loss and the same answer."""
+    """Longer buckets with random tokens where masked: the same loss and the same answer."""
     model, params = tiny()
     inputs = draw_inputs(0)
 
@@ -115,19 +115,19 @@ def test_padding_changes_nothing(features):
         verbalization_mask=pad(inputs.verbalization_mask, 3, False),
     )
     other = quick_jit(model.encode)(params, wide)
-    for routing in (None, Routing(some_routing())):
+    for routing in (None, Routing(random_routing())):
         answer = answer_of(7, 8, 95)
         losses = [float(loss_of(model, params, f, routing, answer)) for f in (features, other)]
         assert losses[0] == pytest.approx(losses[1], abs=1e-5)
         tokens = [quick_jit(lambda f, r=routing: model.generate(params, f, r, 5))(f) for f in (features, other)]
         np.testing.assert_array_equal(*tokens)
-    # What upstream does instead: the compressor reads the padding of the verbalization.
+    # As in upstream: the compressor does not mask the padding of the verbalization.
     upstream = dataclasses.replace(wide, verbalization_mask=jnp.ones_like(wide.verbalization_mask))
-    read = quick_jit(model.encode)(params, upstream)
-    assert float(jnp.abs(read.latents - features.latents).max()) > 1e-4
+    unmasked = quick_jit(model.encode)(params, upstream)
+    assert float(jnp.abs(unmasked.latents - features.latents).max()) > 1e-4
 
 
-def test_the_loss_is_the_mean_over_the_tokens_generated_after_one_another(features):
+def test_the_loss_is_the_mean_over_the_tokens_of_the_answer(features):
     """Total log-probabilities of all two-token answers with one first token sum up to that of the first token."""
     model, params = tiny()
     vocabulary = jnp.arange(CONFIG.vocab_size)
@@ -143,23 +143,23 @@ def test_the_loss_is_the_mean_over_the_tokens_generated_after_one_another(featur
 
 
 @pytest.mark.slow
-def test_policies_of_recomputation_change_no_gradient(features):
-    answer, values, found = answer_of(7, 8, 95), some_routing(), []
+def test_remat_changes_no_gradient(features):
+    answer, values, gradients = answer_of(7, 8, 95), random_routing(), []
     _, params = tiny()
     for remat in ("none", "attention", "full"):
         config = dataclasses.replace(CONFIG, remat=remat)
         model = MoAIModel(config, abstract(config)[0])
         gradient = quick_jit(jax.grad(lambda r, model=model: model.answer_loss(params, features, Routing(r), answer)))
-        found.append(gradient(values))
-    np.testing.assert_allclose(found[0], found[1], atol=1e-6)
-    np.testing.assert_allclose(found[0], found[2], atol=1e-6)
+        gradients.append(gradient(values))
+    np.testing.assert_allclose(gradients[0], gradients[1], atol=1e-6)
+    np.testing.assert_allclose(gradients[0], gradients[2], atol=1e-6)
 
 
 def test_merged_adapters_are_the_same_model(features):
     model, params = tiny()
     config, merged = merge_plora(CONFIG, params)
     other = MoAIModel(config, abstract(config)[0])
-    answer, routing = answer_of(7, 8, 95), Routing(some_routing())
+    answer, routing = answer_of(7, 8, 95), Routing(random_routing())
     whole = quick_jit(
         lambda p, model: model.answer_loss(p, model.encode(p, draw_inputs(0)), routing, answer), static_argnums=1
     )
@@ -181,6 +181,6 @@ def test_float16_gates_round_logits_and_weights():
     rounded = logits.astype(np.float16).astype(np.float32)
     expected = np.exp(rounded - rounded.max(1, keepdims=True))
     expected = (expected / expected.sum(1, keepdims=True)).astype(np.float16).astype(np.float32)
-    found = layer_at(net.mixed, 0).mixer._softmax(jnp.asarray(logits), jnp.zeros(3))
-    np.testing.assert_allclose(found.T, expected, rtol=0, atol=2**-12)  # half a unit of a weight near one
-    assert (np.asarray(found) == np.asarray(found).astype(np.float16)).all()
+    weights = layer_at(net.mixed, 0).mixer._softmax(jnp.asarray(logits), jnp.zeros(3))
+    np.testing.assert_allclose(weights.T, expected, rtol=0, atol=2**-12)  # half a unit of a weight near one
+    assert (np.asarray(weights) == np.asarray(weights).astype(np.float16)).all()

@@ -28,20 +28,20 @@ def exact_products():
 
 @partial(quick_jit, static_argnums=0)
 def encode(graph, params, items):
-    def one(item):
+    def per_sample(item):
         net = nnx.merge(graph, params)
         inputs, pixels, auxiliary = item
         latents = net.compressor(auxiliary, jnp.ones(auxiliary.shape[0], bool))
         return net.encode_prompt(net.vision.encode_pixels(pixels), latents, inputs)
 
-    return jax.lax.map(one, items)
+    return jax.lax.map(per_sample, items)
 
 
 @partial(quick_jit, static_argnums=(0, 4))
 def decode(graph, params, features, routing, steps):
     """Greedy tokens [B, A], and the logits [B, A, V] at each, from one pass over the tokens chosen."""
 
-    def one(item):
+    def per_sample(item):
         features, routing = item
         net = nnx.merge(graph, params)
         x, cache, _ = net.prefill(features, routing)
@@ -49,21 +49,21 @@ def decode(graph, params, features, routing, steps):
         after = run_tokens(net, tokens[:-1], features.layout.length, cache, features.layout.valid)
         return tokens, net.logits(jnp.concatenate([x, after]))
 
-    return jax.lax.map(one, (features, routing))
+    return jax.lax.map(per_sample, (features, routing))
 
 
 @partial(quick_jit, static_argnums=0)
 def all_logits(graph, params, features, routing):
-    def one(item):
+    def per_sample(item):
         net = nnx.merge(graph, params)
         x, _, _ = net.prefill(*item, every_row=True)
         return net.logits(x)
 
-    return jax.lax.map(one, (features, routing))
+    return jax.lax.map(per_sample, (features, routing))
 
 
 @pytest.mark.parametrize("path", find_goldens("golden_moai_tiny_*_decode.npz"))
-def test_golden_decoding(path):
+def test_golden_decoding_gives_the_recorded_tokens(path):
     with np.load(path) as file:
         recorded = {name: file[name] for name in file.files}
     golden = read_golden(path.with_name(path.name.replace("_decode", "")))
@@ -75,25 +75,25 @@ def test_golden_decoding(path):
     length = max(recorded[f"in/{group}/input_ids"].shape[1] for group in groups) - 1
 
     def items(tail):
-        """Inputs with `tail(group, row)` = (tokens, whether mixers see them) behind the prompt, on one length."""
-        found = []
+        """Inputs with `tail(group, row)` = (tokens, whether mixers process them) after the prompt."""
+        batch = []
         for group, row in rows:
-            given = {
+            arrays = {
                 k.removeprefix(f"in/{group}/"): v[row] for k, v in recorded.items() if k.startswith(f"in/{group}/")
             }
-            tokens, seen = tail(group, row)
+            tokens, mixed = tail(group, row)
             tokens = np.asarray(tokens, int)
             inputs = text_inputs(
                 golden.config,
-                np.append(given["input_ids"], tokens),
-                np.append(given["attention_mask"], np.ones(len(tokens), int)),
-                np.append(given["lang_mask"], np.full(len(tokens), seen)),
+                np.append(arrays["input_ids"], tokens),
+                np.append(arrays["attention_mask"], np.ones(len(tokens), int)),
+                np.append(arrays["lang_mask"], np.full(len(tokens), mixed)),
             )
             inputs = padded(inputs, length + len(tokens), 1)
-            found.append((inputs, jnp.asarray(given["pixel_values"].transpose(1, 2, 0)), given["aux_embeds"]))
-        most = max(len(auxiliary) for _, _, auxiliary in found)
-        assert all(len(auxiliary) == most for _, _, auxiliary in found)
-        return stacked(found)
+            batch.append((inputs, jnp.asarray(arrays["pixel_values"].transpose(1, 2, 0)), arrays["aux_embeds"]))
+        longest = max(len(auxiliary) for _, _, auxiliary in batch)
+        assert all(len(auxiliary) == longest for _, _, auxiliary in batch)
+        return stacked(batch)
 
     prompts = encode(graph, params, items(lambda group, row: ([], False)))
     for name in names:
@@ -110,17 +110,17 @@ def test_golden_decoding(path):
                 expected = recorded.get(f"{name}/{group}/tokens_{kind}")
                 if expected is not None:
                     ended = np.cumsum(np.isin(expected[row], golden.config.stop_ids))
-                    kept = ended - np.isin(expected[row], golden.config.stop_ids) == 0
-                    np.testing.assert_array_equal(np.asarray(tokens[i])[kept], expected[row][kept])
+                    in_answer = ended - np.isin(expected[row], golden.config.stop_ids) == 0
+                    np.testing.assert_array_equal(np.asarray(tokens[i])[in_answer], expected[row][in_answer])
             np.testing.assert_allclose(
-                logits[i][kept], recorded[f"{name}/{group}/logits_cache"][row][kept], rtol=0, atol=LOGITS
+                logits[i][in_answer], recorded[f"{name}/{group}/logits_cache"][row][in_answer], rtol=0, atol=LOGITS
             )
             expected = recorded[f"{name}/{group}/logits_nocache"][row]
             np.testing.assert_allclose(uncached[i][-steps - 1 : -1], expected, rtol=0, atol=LOGITS)
-        seen = encode(
+        mixed = encode(
             graph, params, items(lambda g, r, name=name: (recorded[f"{name}/{g}/tokens_growlang"][r][:-1], True))
         )
-        seen = all_logits(graph, params, seen, routing)
+        mixed = all_logits(graph, params, mixed, routing)
         for i, (group, row) in enumerate(rows):
             expected = recorded[f"{name}/{group}/logits_growlang"][row][-1]
-            np.testing.assert_allclose(seen[i][-1], expected, rtol=0, atol=LOGITS)
+            np.testing.assert_allclose(mixed[i][-1], expected, rtol=0, atol=LOGITS)

@@ -1,4 +1,4 @@
-"""Beam search finds what exhaustive search finds, and one beam is greedy decoding."""
+"""Beam search equals exhaustive search, and one beam is greedy decoding."""
 
 import dataclasses
 from itertools import product
@@ -16,7 +16,7 @@ CONFIG = dataclasses.replace(
 )
 
 
-def test_as_many_beams_as_words_equal_exhaustive_search():
+def test_beams_for_the_whole_vocabulary_equal_exhaustive_search():
     """Every answer of at most two tokens is scored: the best mean log-probability, the ending token counted."""
     model, params = tiny(CONFIG)
     ends, vocabulary = CONFIG.stop_ids, range(CONFIG.vocab_size)
@@ -30,13 +30,13 @@ def test_as_many_beams_as_words_equal_exhaustive_search():
         scores = model.answer_logprobs(params, features, None, MoAIAnswer(tokens, mask)) / mask.sum(axis=1)
         return scores, model.generate_beams(params, features, None, 2, num_beams=CONFIG.vocab_size)
 
-    found = set()
+    best_answers = set()
     for seed in range(6):
         scores, answer = search(draw_inputs(seed, config=CONFIG))
         best = answers[int(np.argmax(scores))]
         assert tuple(answer.tolist())[: len(best)] == best
-        found.add(best)
-    assert len(found) > 1  # not the same answer each time
+        best_answers.add(best)
+    assert len(best_answers) > 1  # not the same answer each time
 
 
 def test_one_beam_is_greedy():

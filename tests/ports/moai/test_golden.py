@@ -1,7 +1,7 @@
-"""MoAI against numbers recorded from the original code, at the tolerances that MOAI.md gives for float32.
+"""MoAI against numbers recorded from the original code, at the tolerances for float32.
 
-All recorded rows of a file, both cases and both language masks, run as one batch, padded to one length: four programs a
-file, and padding has to change nothing.
+All recorded rows of a file, both cases and both language masks, run as one batch, padded to one length: four programs
+per file. So these tests also check that padding changes nothing.
 
 Axis letters: B recorded rows, S slots (image first), V vocabulary, L mixers.
 """
@@ -41,21 +41,21 @@ def encode(graph, params, inputs):
 
 @partial(quick_jit, static_argnums=0)
 def every_logit(graph, params, features, routing):
-    """[B, S, V], with `routing` one a row or `None`."""
+    """[B, S, V], with `routing` per row or `None`."""
 
-    def one(item):
+    def per_sample(item):
         net = nnx.merge(graph, params)
         x, _, _ = net.prefill(*item, every_row=True)
         return net.logits(x)
 
-    return jax.lax.map(one, (features, routing))
+    return jax.lax.map(per_sample, (features, routing))
 
 
 @partial(quick_jit, static_argnums=0)
 def losses_and_gradients(graph, params, features, values, targets):
     """Of each row: summed cross-entropy of its targets, its gradient with respect to r, and all logits."""
 
-    def one(item):
+    def per_sample(item):
         features, values, targets = item
 
         def total(values):
@@ -67,7 +67,7 @@ def losses_and_gradients(graph, params, features, values, targets):
         (loss, logits), gradient = jax.value_and_grad(total, has_aux=True)(values)
         return loss, gradient, logits
 
-    return jax.lax.map(one, (features, values, targets))
+    return jax.lax.map(per_sample, (features, values, targets))
 
 
 def cross_entropy(logits, targets):
@@ -116,11 +116,11 @@ def test_golden_learned_gates(path):
 
 
 def test_golden_float16_gates(path):
-    """Rounding a gate's logit to float16 jumps, and every mixer passes each jump on to all tokens.
+    """Rounding a gate's logit to float16 is discontinuous, and every mixer propagates a jump to all tokens.
 
-    Which way a logit near the middle of two float16 numbers goes is float32 noise: two implementations that agree to
-    1e-5 differ in several of hundreds of roundings. So nudges of the size of that noise are tried, and the recorded
-    logits must be met within the tolerance, or else much closer than float32 gates come to them.
+    The rounding of a logit near the middle of two float16 numbers depends on float32 noise: two implementations that
+    agree to 1e-5 differ in several of hundreds of roundings. So perturbations of the size of that noise are tried, and
+    the recorded logits must be met within the tolerance, or else much closer than with float32 gates.
     """
     golden, graph32, params, features = encoded(path)
     graph, _ = nnx.split(golden.net(remat="none", gate_dtype="float16"))
@@ -172,7 +172,7 @@ def test_golden_explicit_routing(path):
 
 
 def test_golden_through_the_contract(path):
-    """The prompt encoded alone and the answer run over it is the recorded case of answers outside the language mask."""
+    """Encoding the prompt and running the answer over its cache equals the recording without answers in the mask."""
     golden, graph, params, _ = encoded(path)
     rows, model = rows_of(golden), MoAIModel(golden.config, graph)
     features = encode(graph, params, prompts_of(golden, rows))
@@ -180,12 +180,12 @@ def test_golden_through_the_contract(path):
 
     @quick_jit
     def losses(features, values, answers):
-        def one(item):
+        def per_sample(item):
             features, values, answer = item
             value = jax.value_and_grad(lambda r: model.answer_loss(params, features, Routing(r), answer))(values)
             return jax.tree.map(lambda leaf: leaf * answer.mask.sum(), value)
 
-        return jax.lax.map(one, (features, values, answers))
+        return jax.lax.map(per_sample, (features, values, answers))
 
     calls = {call: numbers for call, numbers in groups(rows).items() if call[1] == "prompt"}
     for name in routing_names(golden, *next(iter(calls))):
@@ -267,12 +267,12 @@ def test_golden_intermediate_arrays(path):
 
 
 def check_experts(recorded, outputs, language):
-    for side, kept, names in (
+    for side, rows, names in (
         (outputs.image, slice(None), ("CA_img_aux", "CA_img_lang", "SA_img")),
         (outputs.language, language, ("CA_lang_aux", "CA_lang_img", "SA_lang")),
     ):
         for ours, name in zip(side, names, strict=True):
-            np.testing.assert_allclose(ours[kept], recorded[f"mixer0_row0_moai_{name}"], rtol=0, atol=HIDDEN)
+            np.testing.assert_allclose(ours[rows], recorded[f"mixer0_row0_moai_{name}"], rtol=0, atol=HIDDEN)
 
 
 def test_golden_vision(path):
@@ -282,15 +282,15 @@ def test_golden_vision(path):
     golden, graph, params, _ = encoded(path)
     net = nnx.merge(graph, params)
     for case in golden.cases:
-        given = {name: golden.arrays[f"in/{case}/{name}"] for name in (
+        arrays = {name: golden.arrays[f"in/{case}/{name}"] for name in (
             "image_uint8", "pixel_values", "seg_ids", "map_rgb", "map_pixel_values"
         )}  # fmt: skip
-        pixels = normalize(given["image_uint8"][0].transpose(1, 2, 0), "float32")
-        np.testing.assert_allclose(pixels, given["pixel_values"][0].transpose(1, 2, 0), rtol=0, atol=1e-6)
-        colors = color_table()[given["seg_ids"][0]]
-        np.testing.assert_allclose(colors, given["map_rgb"][0].transpose(1, 2, 0), rtol=0, atol=1e-6)
+        pixels = normalize(arrays["image_uint8"][0].transpose(1, 2, 0), "float32")
+        np.testing.assert_allclose(pixels, arrays["pixel_values"][0].transpose(1, 2, 0), rtol=0, atol=1e-6)
+        colors = color_table()[arrays["seg_ids"][0]]
+        np.testing.assert_allclose(colors, arrays["map_rgb"][0].transpose(1, 2, 0), rtol=0, atol=1e-6)
         colors = normalize(colors.astype(np.float16), "float32")
-        np.testing.assert_allclose(colors, given["map_pixel_values"][0].transpose(1, 2, 0), rtol=0, atol=1e-6)
+        np.testing.assert_allclose(colors, arrays["map_pixel_values"][0].transpose(1, 2, 0), rtol=0, atol=1e-6)
         patches = quick_jit(net.vision.tower)(pixels)
         recorded = {name: golden.arrays[f"out/{case}/prompt/learned/{name}"][0] for name in (
             "vit_features", "image_features"

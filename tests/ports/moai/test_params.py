@@ -44,13 +44,13 @@ def test_golden_manifest(path):
 @pytest.mark.parametrize("path", find_goldens("golden_moai_misc*.npz"))
 def test_golden_position_table(path):
     with np.load(path) as file:
-        [given] = [file[name] for name in file.files if name.startswith("pos_embed_in_")]
+        [table] = [file[name] for name in file.files if name.startswith("pos_embed_in_")]
         [expected] = [file[n] for n in file.files if n.startswith("pos_embed_out_") and "no_half" not in n]
         [exact] = [file[n] for n in file.files if n.startswith("pos_embed_out_no_half_")]
     grid = round((len(expected) - 1) ** 0.5)
-    np.testing.assert_allclose(resize_grid(given[1:], grid), exact, rtol=0, atol=1e-6)
-    resized = resize_positions(given, grid)
-    np.testing.assert_array_equal(resized[0], given[0])
+    np.testing.assert_allclose(resize_grid(table[1:], grid), exact, rtol=0, atol=1e-6)
+    resized = resize_positions(table, grid)
+    np.testing.assert_array_equal(resized[0], table[0])
     unit = np.spacing(np.abs(expected).astype(np.float16)).astype(np.float32)  # float32 noise may cross a rounding
     assert (np.abs(resized - expected)[1:] <= unit[1:] + 1e-6).all() and (resized == expected).mean() > 0.995
 
@@ -95,7 +95,7 @@ def test_a_converted_directory_loads(checkpoint, tmp_path):
         load(None)
 
 
-def test_a_plain_clip_tower_is_resized_on_its_way(checkpoint, tmp_path):
+def test_conversion_resizes_the_position_embedding_of_a_plain_clip_tower(checkpoint, tmp_path):
     safetensors = pytest.importorskip("safetensors.numpy")
     folder, golden, tensors = checkpoint
     name = "vit.vision_tower.vision_model.embeddings.position_embedding.weight"
@@ -113,7 +113,7 @@ def test_a_plain_clip_tower_is_resized_on_its_way(checkpoint, tmp_path):
 
 
 @pytest.mark.slow  # three programs
-def test_weights_cut_over_devices_give_the_same_loss():
+def test_weights_sharded_over_devices_give_the_same_loss():
     model, params = tiny()
     mesh = jax.make_mesh((2, 2), ("data", "model"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
     cut = jax.device_put(params, shardings(params, mesh))
@@ -130,8 +130,8 @@ def test_weights_cut_over_devices_give_the_same_loss():
 
 
 def test_shapes_of_the_full_model_need_no_memory():
-    found = shapes(None, 40, 3)
-    assert found.model.spec.shape == (4, 6)
-    assert found.features.stream.shape == (1225 + 40, 4096) and found.answer.tokens.shape == (3,)
-    assert nnx.merge(found.model.graph, found.params).embed_tokens.shape == (92545, 4096)
+    model_shapes = shapes(None, 40, 3)
+    assert model_shapes.model.spec.shape == (4, 6)
+    assert model_shapes.features.stream.shape == (1225 + 40, 4096) and model_shapes.answer.tokens.shape == (3,)
+    assert nnx.merge(model_shapes.model.graph, model_shapes.params).embed_tokens.shape == (92545, 4096)
     assert shapes("tiny", None, None).model.config == dataclasses.replace(CONFIG, remat="attention")

@@ -35,7 +35,7 @@ def sample(question="what is this", **changes):
     return Sample(**{"id": "s", "image": image, "question": question, "answers": ("A",)} | changes)
 
 
-def test_prompt_styles():
+def test_styles_add_options_and_instructions():
     assert format_question("Which?", ("red", "blue"), "letter") == (
         "Which?\nA. red\nB. blue\nAnswer with the option's letter from the given choices directly."
     )
@@ -46,7 +46,7 @@ def test_prompt_styles():
         format_question("Which?", (), "essay")
 
 
-def test_prompts_stand_around_the_image_and_pads_before_them(processor, tokenizer):
+def test_prompts_surround_the_image_and_are_padded_on_the_left(processor, tokenizer):
     inputs = processor.prepare(None, [sample(), sample("what is the color of the small box under the table near you")])
     assert inputs.tokens.shape[1] % TEXT_BUCKET == 0
     for row, question in enumerate(("what is this", "what is the color of the small box under the table near you")):
@@ -57,26 +57,26 @@ def test_prompts_stand_around_the_image_and_pads_before_them(processor, tokenize
         assert tokens[mask & ~before].tolist() == pieces.after
         assert mask.sum() == len(pieces.before) + len(pieces.after) and mask[-1]
         assert (np.asarray(inputs.language[row]) == mask).all()
-    told = np.asarray(inputs.verbalization[0])[np.asarray(inputs.verbalization_mask[0])]
-    assert told.tolist() == tokenizer.verbalization("   ")  # three joining spaces, nothing between them
+    verbalization = np.asarray(inputs.verbalization[0])[np.asarray(inputs.verbalization_mask[0])]
+    assert verbalization.tolist() == tokenizer.verbalization("   ")  # three joining spaces, nothing between them
     assert not np.asarray(inputs.segments).any()
 
 
 def test_images_are_resized_by_the_bilinear_filter(processor):
-    one = sample()
-    inputs = processor.prepare(None, [one])
+    wide = sample()
+    inputs = processor.prepare(None, [wide])
     size = (CONFIG.image_size, CONFIG.image_size)
-    expected = np.asarray(Image.fromarray(one.image).resize(size, Image.Resampling.BILINEAR))
+    expected = np.asarray(Image.fromarray(wide.image).resize(size, Image.Resampling.BILINEAR))
     np.testing.assert_array_equal(inputs.image[0], expected)
 
 
-def test_answers_and_back(processor, tokenizer):
+def test_answers_are_decoded_from_their_tokens(processor, tokenizer):
     answers = processor.answer_ids(["A", "big red box"])
     assert jax.tree.leaves(answers)[0].shape == (2, 8) or answers.tokens.shape[1] % 8 == 0
     end = tokenizer.config.end_id
     for row in range(2):
-        kept = np.asarray(answers.tokens[row])[np.asarray(answers.mask[row])]
-        assert kept[-1] == end and end not in kept[:-1]
+        ids = np.asarray(answers.tokens[row])[np.asarray(answers.mask[row])]
+        assert ids[-1] == end and end not in ids[:-1]
     assert processor.decode(np.asarray(answers.tokens)) == ["A", "big red box"]
 
 
@@ -91,12 +91,12 @@ def test_auxiliary_text_reaches_the_model(tokenizer):
     inputs = MoAIProcessor(tokenizer.config, tokenizer, Reader()).prepare(None, [sample()])
     text = verbalize(AuxRecord("", lines=(TextLine("dogs", 0.9),)), CONFIG.image_size)
     assert text == "   The image includes text descriptions: dogs."
-    kept = np.asarray(inputs.verbalization[0])[np.asarray(inputs.verbalization_mask[0])]
-    assert kept.tolist() == tokenizer.verbalization(text)
+    tokens = np.asarray(inputs.verbalization[0])[np.asarray(inputs.verbalization_mask[0])]
+    assert tokens.tolist() == tokenizer.verbalization(text)
     assert (np.asarray(inputs.segments) == 3).all()
 
 
-def test_bad_prompts_and_tokenizers_are_told(processor, tmp_path):
+def test_bad_prompts_and_tokenizers_are_refused(processor, tmp_path):
     with pytest.raises(R2T2Error, match="too long"):
         processor.prepare(None, [sample("what is this " * 400)])
     path = tmp_path / "tokenizer.model"

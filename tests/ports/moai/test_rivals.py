@@ -1,4 +1,4 @@
-"""The odds of every word, which rivals ask for, are those that the loss is made of."""
+"""Token log-probabilities, which rivals need, are consistent with the loss."""
 
 import jax
 import numpy as np
@@ -8,7 +8,7 @@ from tests.compile_counts import quick_jit
 from tests.ports.moai.test_strategies import problem
 
 
-def test_its_odds_are_those_of_its_losses():
+def test_token_logprobs_sum_to_the_loss():
     model, params, queries, _ = problem()
     assert isinstance(model, LogprobModel)
 

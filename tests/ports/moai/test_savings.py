@@ -46,7 +46,7 @@ def test_the_forward_pass_keeps_no_copy_of_the_weights_for_the_backward_pass(rem
         )
 
     program = jax.make_jaxpr(forward)(jax.ShapeDtypeStruct((2, 6), "float32"), params, features).jaxpr
-    left = {variable for variable in program.outvars if isinstance(variable, core.Var)} - set(program.invars)
-    kept = {variable.aval.shape for variable in left}
-    cut = {shape for shape in kept if shape[-2:] in {(CONFIG.width, CONFIG.hidden), (CONFIG.hidden, CONFIG.width)}}
+    residuals = {variable for variable in program.outvars if isinstance(variable, core.Var)} - set(program.invars)
+    shapes = {variable.aval.shape for variable in residuals}
+    cut = {shape for shape in shapes if shape[-2:] in {(CONFIG.width, CONFIG.hidden), (CONFIG.hidden, CONFIG.width)}}
     assert not cut

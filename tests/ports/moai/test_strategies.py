@@ -51,11 +51,11 @@ def problem():
 
     @quick_jit
     def encode(inputs):
-        def one(inputs):
+        def per_sample(inputs):
             features = model.encode(params, inputs)
             return features, model.route(params, features)
 
-        return jax.lax.map(one, inputs)
+        return jax.lax.map(per_sample, inputs)
 
     features, routing = encode(stacked([draw_inputs(seed, config=CONFIG) for seed in range(BATCH + BANK)]))
     answers = stacked([answer_of(*pair) for pair in ((7, 95), (8, 95), (9, 5, 95), (7, 95), (8, 4, 95), (3, 95))])
@@ -63,16 +63,18 @@ def problem():
     def rows(tree, indices):
         return jax.tree.map(lambda leaf: leaf[np.array(indices)], tree)
 
-    asked, near = list(range(BATCH)), [[2, 3], [4, 5]]
-    live = jnp.ones((BATCH, *model.spec.shape), bool)
-    third = jnp.full(live.shape, 1 / 3)
+    test_rows, neighbors = list(range(BATCH)), [[2, 3], [4, 5]]
+    support = jnp.ones((BATCH, *model.spec.shape), bool)
+    third = jnp.full(support.shape, 1 / 3)
     pairs, others = rows(features, [[0, 1], [1, 0]]), rows(features, [1, 0])
-    queries = Query(rows(features, asked), routing[:BATCH], live, rows(answers, asked), third, third, pairs, others)
+    queries = Query(
+        rows(features, test_rows), routing[:BATCH], support, rows(answers, test_rows), third, third, pairs, others
+    )
     references = References(
         routing[BATCH:],
-        rows(features, near),
-        rows(answers, near),
-        rows(routing, near),
+        rows(features, neighbors),
+        rows(answers, neighbors),
+        rows(routing, neighbors),
         jnp.ones((BATCH, 2)),
         points=routing[BATCH:],
         point_losses=jnp.tile(jnp.array([0.4, 0.1, 0.3, 0.2]), (BATCH, 2, 1)),
@@ -81,9 +83,9 @@ def problem():
     return model, params, queries, references
 
 
-def run(name, vmap_size=1, **settings):
+def run(name, settings=None, vmap_size=1):
     model, params, queries, references = problem()
-    chosen = strategy(name, PRESET.with_settings(settings))
+    chosen = strategy(name, PRESET.with_settings(settings or {}))
     keys = sample_keys(0, np.arange(BATCH))
     return reroute_batch(chosen, model, params, queries, references, keys, vmap_size=vmap_size)
 
@@ -105,40 +107,41 @@ def loss_at(model, params, queries, references, row):
     return loss
 
 
-@pytest.mark.slow  # recorded gradients are met in the golden tests
+@pytest.mark.slow  # the golden tests compare recorded gradients
 def test_the_first_step_is_the_gradient_times_the_step_size():
     model, params, queries, references = problem()
-    found = run("ngd", space="free", learning_rate=0.1, schedule="fixed")
+    result = run("ngd", {"space.kind": "free", "descent.learning_rate": 0.1, "descent.schedule": "fixed"})
     loss = loss_at(model, params, queries, references, 0)
     value, gradient = quick_jit(jax.value_and_grad(lambda r: loss(Routing(r))))(queries.routing[0])
-    np.testing.assert_allclose(found.losses[0, 0], value, atol=1e-5)
-    np.testing.assert_allclose(found.path[0, 1], queries.routing[0] - 0.1 * gradient, atol=1e-5)
+    np.testing.assert_allclose(result.losses[0, 0], value, atol=1e-5)
+    np.testing.assert_allclose(result.path[0, 1], queries.routing[0] - 0.1 * gradient, atol=1e-5)
 
 
 @pytest.mark.slow  # compiled twice
-def test_samples_abreast_get_what_they_get_one_by_one():
-    alone, vmap_size = run("ngd"), run("ngd", vmap_size=2)
-    np.testing.assert_allclose(vmap_size.weights, alone.weights, atol=1e-5)
-    np.testing.assert_allclose(vmap_size.losses, alone.losses, atol=1e-5)
+def test_vmapped_samples_equal_samples_one_by_one():
+    single, batched = run("ngd"), run("ngd", vmap_size=2)
+    np.testing.assert_allclose(batched.weights, single.weights, atol=1e-5)
+    np.testing.assert_allclose(batched.losses, single.losses, atol=1e-5)
 
 
 @pytest.mark.slow  # two programs
-def test_a_tied_shift_moves_all_mixers_alike_and_starts_at_the_base_model():
+def test_a_tied_shift_is_equal_in_all_mixers_and_starts_at_the_base_model():
     model, params, queries, references = problem()
-    found = run("ngd", space="shift", tied=True, learning_rate=0.5)
-    np.testing.assert_array_equal(found.routing.values[:, 0], found.routing.values[:, 1])
-    assert found.routing.mode == "shift" and float(jnp.abs(found.routing.values).max()) > 0
-    np.testing.assert_allclose(found.path[:, 0], queries.routing, atol=1e-5)
+    result = run("ngd", {"space.kind": "shift", "space.tied": True, "descent.learning_rate": 0.5})
+    np.testing.assert_array_equal(result.routing.values[:, 0], result.routing.values[:, 1])
+    assert result.routing.mode == "shift" and float(jnp.abs(result.routing.values).max()) > 0
+    np.testing.assert_allclose(result.path[:, 0], queries.routing, atol=1e-5)
     loss = loss_at(model, params, queries, references, 0)
-    np.testing.assert_allclose(found.losses[0, 0], quick_jit(lambda: loss(None))(), atol=1e-5)
+    np.testing.assert_allclose(result.losses[0, 0], quick_jit(lambda: loss(None))(), atol=1e-5)
 
 
 @pytest.mark.parametrize(
     ("space", "tied"), [pytest.param("shift", False, marks=pytest.mark.slow), pytest.param("logit", True)]
 )
 def test_descent_lowers_the_oracle_loss(space, tied):
-    found = run("oracle", space=space, tied=tied, optimizer="adam", learning_rate=0.05, steps=4)
-    assert (found.losses[:, -1] < found.losses[:, 0]).all()
+    descent = {"descent.optimizer": "adam", "descent.learning_rate": 0.05, "descent.steps": 4}
+    result = run("oracle", {"space.kind": space, "space.tied": tied, **descent})
+    assert (result.losses[:, -1] < result.losses[:, 0]).all()
 
 
 QUICK = ("base", "router_mean", "kernel_regression", "mode_finding", "atlas")
@@ -150,8 +153,8 @@ OTHERS = sorted(set(STRATEGIES) - {"ngd", "oracle", "random_neighbors", "shuffle
 )
 def test_every_other_strategy_runs(name):
     model, _, queries, references = problem()
-    found = run(name)
-    assert found.weights.shape == (BATCH, *model.spec.shape) and bool(jnp.isfinite(found.weights).all())
+    result = run(name)
+    assert result.weights.shape == (BATCH, *model.spec.shape) and bool(jnp.isfinite(result.weights).all())
     expected = {
         "base": queries.routing,
         "router_mean": queries.routing,
@@ -162,12 +165,12 @@ def test_every_other_strategy_runs(name):
         "gate_finetuned": queries.finetuned_routing,
     }
     if name in expected:
-        np.testing.assert_allclose(found.weights, expected[name], atol=1e-6)
-    assert (found.routing is None) == (name == "base")
+        np.testing.assert_allclose(result.weights, expected[name], atol=1e-6)
+    assert (result.routing is None) == (name == "base")
 
 
 def test_no_weight_is_differentiated():
-    """Sizes which no two axes share make the shape of a weight's gradient unmistakable."""
+    """All axes have different sizes, so that the shape of a weight's gradient identifies it."""
     config = dataclasses.replace(
         MoAIConfig.tiny(),
         width=44,

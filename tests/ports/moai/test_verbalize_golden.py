@@ -1,4 +1,4 @@
-"""Auxiliary records in words, prompts and answers against recorded strings; where upstream raises, we say why."""
+"""Verbalized auxiliary records, prompts and answers against recorded strings; our errors where upstream fails."""
 
 import json
 import re
@@ -35,23 +35,23 @@ SIZE = 490
 
 
 def recorded_cases():
-    found = []
+    cases = []
     for value in find_goldens("golden_moai_verbalise*.json"):
         for case in json.loads(value.values[0].read_text(encoding="utf-8"))["cases"]:
-            found.append(pytest.param(case, id=f"{value.id}/{case['fn']}/{case['name']}"))
-    return found
+            cases.append(pytest.param(case, id=f"{value.id}/{case['fn']}/{case['name']}"))
+    return cases
 
 
-def painted(given):
-    canvas = np.full((SIZE, SIZE), given["fill"], np.int64)
-    for number, x0, y0, x1, y1 in given["paint"]:
+def painted(inputs):
+    canvas = np.full((SIZE, SIZE), inputs["fill"], np.int64)
+    for number, x0, y0, x1, y1 in inputs["paint"]:
         canvas[y0:y1, x0:x1] = number
     return np.where(canvas <= 0, 0, canvas)
 
 
-def say_segments(given):
-    canvas = painted(given)
-    segments = [Segment(number, label) for number, label, _ in given["segments_info"]]
+def describe_case_segments(inputs):
+    canvas = painted(inputs)
+    segments = [Segment(number, label) for number, label, _ in inputs["segments_info"]]
     text = describe_segments(canvas, segments, SIZE)
     colors = color_table()[canvas]
     return {
@@ -63,26 +63,26 @@ def say_segments(given):
     }
 
 
-def say_scene(given):
-    scores = np.zeros((len(given["rel_dists_sparse"]), 57), np.float32)
-    for row, sparse in zip(scores, given["rel_dists_sparse"], strict=True):
+def describe_case_scene(inputs):
+    scores = np.zeros((len(inputs["rel_dists_sparse"]), 57), np.float32)
+    for row, sparse in zip(scores, inputs["rel_dists_sparse"], strict=True):
         for column, value in sparse.items():
             row[int(column)] = value
-    told = scores[:, 1:]  # without background
+    foreground = scores[:, 1:]  # without background
     relations = [
         Relation(first, second, int(row.argmax()), float(row.max()))
-        for (first, second), row in zip(given["rel_pair_idxes"], told, strict=True)
+        for (first, second), row in zip(inputs["rel_pair_idxes"], foreground, strict=True)
     ]
-    return {"text": describe_scene(SceneGraph(tuple(label - 1 for label in given["labels"]), tuple(relations)))}
+    return {"text": describe_scene(SceneGraph(tuple(label - 1 for label in inputs["labels"]), tuple(relations)))}
 
 
-def say_prompt(given):
+def describe_case_prompt(inputs):
     """With the recorded stand-in for a tokenizer, which counts words and marks."""
     pattern = re.compile(r"<image>|\[UNUSED_TOKEN_14[56]\]|\w+|[^\w\s]|\n")
-    turn = {"none": lambda question: "", "demo": demo_turn}.get(given["template"], user_turn)
-    user = turn(given["question"])
+    turn = {"none": lambda question: "", "demo": demo_turn}.get(inputs["template"], user_turn)
+    user = turn(inputs["question"])
     pieces = prompt_pieces(lambda text: [0] * len(pattern.findall(text)), user, bos=1)
-    images = given["img_length"]
+    images = inputs["img_length"]
     return {
         "text": SYSTEM + user,
         "im_mask_rle": runs([0] * len(pieces.before) + [1] * images + [0] * len(pieces.after)),
@@ -92,67 +92,67 @@ def say_prompt(given):
 
 
 def runs(mask):
-    found = []
+    lengths = []
     for value in mask:
-        if found and found[-1][0] == value:
-            found[-1][1] += 1
+        if lengths and lengths[-1][0] == value:
+            lengths[-1][1] += 1
         else:
-            found.append([value, 1])
-    return found
+            lengths.append([value, 1])
+    return lengths
 
 
-def say_answer(given, name):
-    note = f"{given.get('note', '')} {name}".lower()
+def describe_case_answer(inputs, name):
+    note = f"{inputs.get('note', '')} {name}".lower()
     if "demo" in note:
-        return {"text": extract_demo_answer(given["decoded"])}
+        return {"text": extract_demo_answer(inputs["decoded"])}
     if "hallusion" in note:
-        return {"text": contains_yes(given["decoded"])}
-    return {"text": extract_answer(given["decoded"])}
+        return {"text": contains_yes(inputs["decoded"])}
+    return {"text": extract_answer(inputs["decoded"])}
 
 
-def say(case):
-    given = case["input"]
+def describe_case(case):
+    inputs = case["input"]
     match case["fn"]:
         case "make_seg_prompt":
-            return say_segments(given)
+            return describe_case_segments(inputs)
         case "make_od_prompt":
             return {
-                "text": describe_detections([Detection(s, n, tuple(box)) for s, n, box in given["detections"]], SIZE)
+                "text": describe_detections([Detection(s, n, tuple(box)) for s, n, box in inputs["detections"]], SIZE)
             }
         case "make_sgg_prompt":
-            return say_scene(given)
+            return describe_case_scene(inputs)
         case "make_ocr_prompt":
-            lines = given["lines"]
+            lines = inputs["lines"]
             return {"text": describe_lines(lines and [TextLine(text, score) for text, score in lines])}
         case "make_human_string":
-            return {"text": join_parts(*given["args"])}
+            return {"text": join_parts(*inputs["args"])}
         case "box2string":
-            return {"text": describe_box(given["box"])}
+            return {"text": describe_box(inputs["box"])}
         case "prompt":
-            return say_prompt(given)
+            return describe_case_prompt(inputs)
         case "postprocess":
-            return say_answer(given, case["name"])
+            return describe_case_answer(inputs, case["name"])
     raise AssertionError(f"unknown function {case['fn']}")
 
 
 @pytest.mark.parametrize("case", recorded_cases())
-def test_golden_words(case):
+def test_golden_texts(case):
     if "raises" in case:
         with pytest.raises(R2T2Error):
-            say(case)
+            describe_case(case)
         return
-    ours = say(case)
+    ours = describe_case(case)
     for name, expected in case["output"].items():
-        found = ours[name](expected) if callable(ours[name]) else ours[name]
+        value = ours[name](expected) if callable(ours[name]) else ours[name]
         if name == "panoptic_probe":
-            for (*_, color), (*_, wanted) in zip(found, expected, strict=True):
+            for (*_, color), (*_, wanted) in zip(value, expected, strict=True):
                 np.testing.assert_allclose(color, wanted, atol=1e-6)
         elif name == "panoptic_mean":
-            np.testing.assert_allclose(found, expected, atol=1e-6)
+            np.testing.assert_allclose(value, expected, atol=1e-6)
         else:
-            assert found == expected, name
+            assert value == expected, name
 
 
-def test_the_image_token_closes_the_system_text():
+def test_the_system_text_ends_with_the_image_token():
     assert SYSTEM.endswith(IMAGE)
     assert PromptPieces([1], [2]) == ([1], [2])

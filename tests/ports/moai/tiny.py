@@ -1,4 +1,4 @@
-"""A tiny MoAI with drawn weights, and inputs drawn for it."""
+"""A tiny MoAI with random weights, and random inputs."""
 
 import dataclasses
 from functools import cache
@@ -38,7 +38,7 @@ def tiny(config: MoAIConfig = CONFIG):
 
 
 def draw_inputs(seed: int, text: int = TEXT, verbalization: int = VERBALIZATION, config: MoAIConfig = CONFIG):
-    """One sample: two words before the image, the others behind it."""
+    """One sample: two text tokens before the image, the others after it."""
     rng = np.random.default_rng(seed)
     size = config.image_size
     return MoAIInputs(
@@ -54,6 +54,6 @@ def draw_inputs(seed: int, text: int = TEXT, verbalization: int = VERBALIZATION,
 
 
 def answer_of(*tokens: int, length: int = 3):
-    kept = np.full(length, CONFIG.pad_id)
-    kept[: len(tokens)] = tokens
-    return MoAIAnswer(jnp.asarray(kept, jnp.int32), jnp.arange(length) < len(tokens))
+    padded = np.full(length, CONFIG.pad_id)
+    padded[: len(tokens)] = tokens
+    return MoAIAnswer(jnp.asarray(padded, jnp.int32), jnp.arange(length) < len(tokens))

@@ -202,11 +202,11 @@ def biomedclip(golden: Recorded) -> BiomedClip:
 
 def states(stacks: list, x: jax.Array, *args) -> list[jax.Array]:
     """The state before the first block and behind every block of some scanned stacks."""
-    seen = [x]
+    states_so_far = [x]
     for layers in stacks:
         x, each = scan_layers(layers, lambda layer, x, _: (out := layer(x, *args), out), x)
-        seen += list(each)
-    return seen
+        states_so_far += list(each)
+    return states_so_far
 
 
 def run(module: nnx.Module, function: Callable, *rows):

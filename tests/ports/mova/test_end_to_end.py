@@ -35,48 +35,48 @@ def converted(tmp_path_factory):
     return golden, folder / "model"
 
 
-def test_every_parameter_is_the_checkpoint_s(converted):
+def test_every_parameter_equals_the_checkpoint(converted):
     golden, folder = converted
     port = load(str(folder))
     described = mova_config(golden).to_json()
-    described["decoder"]["remat"] = "attention"  # whoever loads a model may differentiate through it
+    described["decoder"]["remat"] = "attention"  # the default of loaded models, for gradients
     assert port.model.config.to_json() == {**described, "routing_length": 4, "answer_length": 5}
     expected = named(params_of(golden, mova_config(golden))[1])
     for path, value in named(port.params).items():
         np.testing.assert_array_equal(value, expected[path], err_msg=path)
 
 
-def test_answers(converted, monkeypatch):
-    """Experts that the first pass did not choose are not run, and it does not matter for the model's own answer."""
+def test_answers_do_not_depend_on_towers_that_were_not_chosen(converted, monkeypatch):
+    """Experts that the first pass did not choose are not run, which does not change the model's own answer."""
     chosen = iter([(1, 0, 0, 0, 0, 1, 0), (0,) * 7, (1, 0, 0, 0, 0, 0, 0)] * 2)
-    heard, asked = [], []
-    ask = processing.run_tower
+    first_answers, towers_run = [], []
+    run_tower = processing.run_tower
 
     def choose(text, experts):
-        heard.append(text)
+        first_answers.append(text)
         return next(chosen)
 
     def count(params, views, *, model, expert):
-        asked.append(expert)
-        return ask(params, views, model=model, expert=expert)
+        towers_run.append(expert)
+        return run_tower(params, views, model=model, expert=expert)
 
     monkeypatch.setattr(processing, "chosen_experts", choose)
     monkeypatch.setattr(processing, "run_tower", count)
-    answers, given = {}, samples()
+    answers, questions = {}, samples()
     for towers in ("selected", "all"):
-        asked.clear()
+        towers_run.clear()
         port = load(f"{converted[1]},towers={towers}")
-        inputs = port.processor.prepare(port.params, given)
+        inputs = port.processor.prepare(port.params, questions)
         features, routing = encode_batch(port.params, inputs, model=port.model)
         tokens = np.asarray(generate_batch(port, features, None))
         answers[towers] = port.processor.decode(tokens), tokens, np.asarray(routing)
         if towers == "selected":
-            assert asked == ["dinov2", "dinov2", "biomedclip"]  # expert by expert, the samples that need it
+            assert towers_run == ["dinov2", "dinov2", "biomedclip"]  # expert by expert, the samples that need it
             assert [int(np.abs(part).sum() > 0) for part in inputs.experts] == [1, 0, 0, 0, 0, 1, 0]
         else:
-            assert asked == [expert for expert in EXPERTS for _ in given]
-    assert len(heard) == 6
-    assert all(isinstance(text, str) for text in heard)
+            assert towers_run == [expert for expert in EXPERTS for _ in questions]
+    assert len(first_answers) == 6
+    assert all(isinstance(text, str) for text in first_answers)
     assert answers["selected"][0] == answers["all"][0]
     np.testing.assert_array_equal(answers["selected"][1], answers["all"][1])
     np.testing.assert_allclose(answers["selected"][2], answers["all"][2], atol=1e-6)

@@ -45,11 +45,11 @@ def experts_of(config, x):
     return base, experts
 
 
-def forward(net, x, mask, ids, seen, routing):
+def forward(net, x, mask, ids, attention, routing):
     """Everything that is recorded of one sample."""
     adapter = net["adapter"]
     base, experts = experts_of(adapter.config, x)
-    hidden = net["bert"](ids, seen > 0)
+    hidden = net["bert"](ids, attention > 0)
     facts = adapter.encode(base, experts, hidden[0], mask > 0, mask > 0, "outputs")
     states, weights = adapter.run_blocks(facts, routing)
     start = base + adapter.position_embedding[...]
@@ -75,15 +75,15 @@ def forward(net, x, mask, ids, seen, routing):
 
 
 @pytest.mark.parametrize("path", find_goldens("golden_mova_adapter_*.npz"))
-def test_own_weights(path):
+def test_the_gates_own_weights(path):
     golden, net = read(path)
     cases = [name for name in MASKS if f"{name}/in/x_concat" in golden.arrays]
     names = ("x_concat", "routing_mask", "input_ids", "attention_mask")
-    given = [[golden[f"{case}/in/{name}"] for case in cases] for name in names]
-    longest = max(ids.shape[1] for ids in given[2])
-    given[2:] = [[np.pad(ids, ((0, 0), (0, longest - ids.shape[1]))) for ids in part] for part in given[2:]]
-    everything = run(net, lambda *args: forward(*args, None), *map(np.concatenate, given))
-    edges = np.cumsum([0, *(len(mask) for mask in given[1])])
+    arrays = [[golden[f"{case}/in/{name}"] for case in cases] for name in names]
+    longest = max(ids.shape[1] for ids in arrays[2])
+    arrays[2:] = [[np.pad(ids, ((0, 0), (0, longest - ids.shape[1]))) for ids in part] for part in arrays[2:]]
+    everything = run(net, lambda *args: forward(*args, None), *map(np.concatenate, arrays))
+    edges = np.cumsum([0, *(len(mask) for mask in arrays[1])])
     for number, case in enumerate(cases):
         ours = {name: rows[edges[number] : edges[number + 1]] for name, rows in everything.items()}
         theirs = {name: golden[f"{case}/out/{name}"] for name in ("text_feat", "block_out", "final")}
@@ -109,18 +109,18 @@ def test_own_weights(path):
 @pytest.mark.parametrize("path", find_goldens("golden_mova_adapter_*.npz"))
 def test_given_weights(path):
     golden, net = read(path)
-    x, ids, seen = (golden[f"explicit/in/{name}"] for name in ("x_concat", "input_ids", "attention_mask"))
+    x, ids, attention = (golden[f"explicit/in/{name}"] for name in ("x_concat", "input_ids", "attention_mask"))
     cases = sorted({name.split("/")[1] for name in golden.arrays if name.startswith("explicit/") and "/in/r" in name})
     assert cases
-    given = [golden[f"explicit/{case}/in/r"] for case in cases]
+    arrays = [golden[f"explicit/{case}/in/r"] for case in cases]
     blocks = golden.config["num_layers"]
-    r = np.stack([np.broadcast_to(value, (blocks, value.shape[-1])) for value in given])
+    r = np.stack([np.broadcast_to(value, (blocks, value.shape[-1])) for value in arrays])
     masks = np.concatenate([golden[f"explicit/{case}/in/routing_mask"] for case in cases])
     cotangent = golden["explicit/in/cotangent"][0]
 
     def differentiate(net, r, mask):
         def loss(r):
-            facts = forward(net, x[0], mask, ids[0], seen[0], Routing(r))
+            facts = forward(net, x[0], mask, ids[0], attention[0], Routing(r))
             return (facts["final"] * cotangent).sum(), facts
 
         (value, facts), gradient = jax.value_and_grad(loss, has_aux=True)(r)

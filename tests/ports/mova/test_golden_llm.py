@@ -130,8 +130,8 @@ def test_towers(path):
     replayed = replay(path)
     golden = replayed.golden
     for number, name in enumerate(("clip", *EXPERTS)):
-        kept = replayed.aligned if name == "dinov2" else replayed.native  # upstream caches DINOv2's aligned
-        close(kept[number][:1], golden[f"tower_all/out/native_{name}"])
+        features = replayed.aligned if name == "dinov2" else replayed.native  # upstream caches DINOv2's aligned
+        close(features[number][:1], golden[f"tower_all/out/native_{name}"])
     for case in ("tower_all", "tower_some", "tower_none", "tower_batch2"):
         mask = golden[f"{case}/in/routing_mask"] > 0
         if len(mask) > 1:

@@ -1,4 +1,4 @@
-"""Resampling, rotary tables, processors, prompts, the parser and the tokenization rule against upstream's own."""
+"""Resampling, rotary tables, processors, prompts, the parser and the tokenization rule against upstream."""
 
 import json
 import re
@@ -103,7 +103,7 @@ def test_processors(path):
 
 
 @pytest.mark.parametrize("path", find_goldens("golden_mova_preproc_*.json"))
-def test_sizes_for_which_a_row_of_patches_is_missing(path):
+def test_a_row_of_patches_is_missing_for_the_recorded_sizes(path):
     for number, facts in json.loads(path.read_text())["pix2struct_float_floor_quirk"]["per_max_patches"].items():
         (listed,) = (key for key in facts if key.startswith("bad_square_sizes"))
         top = int(re.sub(r"\D", "", listed))
@@ -122,7 +122,7 @@ PROMPTS = find_goldens("golden_mova_routing_prompting*.json")
 
 
 @pytest.mark.parametrize("path", PROMPTS)
-def test_parser(path):
+def test_the_parser_chooses_the_recorded_experts(path):
     facts = json.loads(path.read_text(encoding="utf-8"))
     for case in facts["get_routing_weights_cases"]:
         weights = case["weights"]
@@ -130,7 +130,7 @@ def test_parser(path):
 
 
 @pytest.mark.parametrize("path", PROMPTS)
-def test_prompts(path):
+def test_prompts_equal_the_recorded_ones(path):
     facts = json.loads(path.read_text(encoding="utf-8"))
     template = TEMPLATES["llama3"]
     assert facts["routing_prompt"] == ROUTING_PROMPT
@@ -145,10 +145,10 @@ def test_prompts(path):
 
 @pytest.mark.parametrize("path", PROMPTS)
 def test_styles_make_the_recorded_questions(path):
-    asked = {case["question"] for case in json.loads(path.read_text(encoding="utf-8"))["prompt_cases"]}
-    assert in_style("What is the color of the car?", (), "word") in asked
-    assert in_style("<image>\nWhich chart has the highest bar?", (), "plain") in asked
-    assert in_style("Is there a tumor?", ("Yes", "No"), "letter") in asked
+    questions = {case["question"] for case in json.loads(path.read_text(encoding="utf-8"))["prompt_cases"]}
+    assert in_style("What is the color of the car?", (), "word") in questions
+    assert in_style("<image>\nWhich chart has the highest bar?", (), "plain") in questions
+    assert in_style("Is there a tumor?", ("Yes", "No"), "letter") in questions
 
 
 @pytest.mark.parametrize("path", PROMPTS)
@@ -165,7 +165,7 @@ def test_tokenization_rule(path, adds_begin):
 
 
 @pytest.mark.parametrize("path", find_goldens("golden_mova_adapter_*.npz"))
-def test_words_of_the_question(path, tmp_path):
+def test_wordpiece_ids_of_the_question(path, tmp_path):
     golden = Recorded(path)
     (tmp_path / "vocab.txt").write_text("\n".join(golden.facts["vocab"]) + "\n", encoding="utf-8")
     words = read_wordpiece(tmp_path / "vocab.txt", 512)
@@ -176,7 +176,7 @@ def test_words_of_the_question(path, tmp_path):
             assert text_for_bert(*case["prompts"][row]) == text
 
 
-def test_long_questions_are_cut_at_the_end(tmp_path):
+def test_long_questions_are_truncated(tmp_path):
     (tmp_path / "vocab.txt").write_text("\n".join(("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a")) + "\n")
     assert read_wordpiece(tmp_path / "vocab.txt", 4)("a a a a a") == [2, 5, 5, 3]
 

@@ -1,4 +1,4 @@
-"""Every tower against the original code, block by block (MOVA.md section 9)."""
+"""Every tower against the original code, block by block."""
 
 import numpy as np
 import pytest
@@ -19,12 +19,12 @@ def test_clip(path):
     golden = Recorded(path)
     layers = golden.config["layers"]
 
-    def see(tower, image):
-        seen = states([tower.layers], tower.embed(image))
-        return seen, tower(image, layers - 1), tower(image)
+    def encode(tower, image):
+        hidden_states = states([tower.layers], tower.embed(image))
+        return hidden_states, tower(image, layers - 1), tower(image)
 
-    seen, second_last, last = run(recorded.clip(golden), see, pixels(golden["in/pixel_values"]))
-    for number, state in enumerate(seen):
+    hidden_states, second_last, last = run(recorded.clip(golden), encode, pixels(golden["in/pixel_values"]))
+    for number, state in enumerate(hidden_states):
         close(state, golden[f"out/hidden_states_{number}"])
     close(second_last, golden["out/features_select_layer_-2"])
     close(last, golden["out/features_select_layer_-1"])
@@ -34,14 +34,14 @@ def test_clip(path):
 def test_dinov2(path):
     golden = Recorded(path)
 
-    def see(tower, image):
+    def encode(tower, image):
         return states([tower.layers], tower.embed(image)), tower(image)
 
-    seen, last = run(recorded.dinov2(golden), see, pixels(golden["in/pixel_values"]))
-    for number, state in enumerate(seen):
+    hidden_states, last = run(recorded.dinov2(golden), encode, pixels(golden["in/pixel_values"]))
+    for number, state in enumerate(hidden_states):
         close(state, golden[f"out/hidden_states_{number}"])
     close(last, golden["out/features_select_layer_-1"])
-    close(seen[-2][:, 1:], golden["out/features_select_layer_-2"])
+    close(hidden_states[-2][:, 1:], golden["out/features_select_layer_-2"])
 
 
 @pytest.mark.parametrize(
@@ -51,13 +51,13 @@ def test_sam_and_vary(path):
     golden = Recorded(path)
     vary = golden.config["vary"]
 
-    def see(tower, image):
+    def encode(tower, image):
         encoder = tower.encoder if vary else tower
         return states(list(encoder.runs), encoder.embed(image))[1:], encoder.feature_map(image), tower(image)
 
     tower = recorded.vary(golden) if vary else recorded.sam(golden)
-    seen, neck, features = run(tower, see, pixels(golden["in/pixel_values"]))
-    for number, state in enumerate(seen):
+    hidden_states, neck, features = run(tower, encode, pixels(golden["in/pixel_values"]))
+    for number, state in enumerate(hidden_states):
         close(state, golden[f"out/block_{number}_nhwc"])
     close(neck.transpose(0, 3, 1, 2), golden["out/neck_nchw"])
     close(features, golden["out/features"])
@@ -68,12 +68,12 @@ def test_codetr(path):
     golden = Recorded(path)
     blocks = "out/block_0_nhwc" in golden.arrays
 
-    def see(tower, image):
+    def encode(tower, image):
         image = nearest(image, golden.config["inner"])
         inside = (states(list(tower.runs), tower.embed(image))[1:], tower.feature_map(image)) if blocks else None
         return inside, tower(image)
 
-    inside, features = run(recorded.codetr(golden), see, pixels(golden["in/pixel_values"]))
+    inside, features = run(recorded.codetr(golden), encode, pixels(golden["in/pixel_values"]))
     if blocks:
         for number, state in enumerate(inside[0]):
             close(state, golden[f"out/block_{number}_nhwc"])
@@ -85,13 +85,13 @@ def test_codetr(path):
 def test_pix2struct(path):
     golden = Recorded(path)
 
-    def see(tower, patches):
+    def encode(tower, patches):
         mask = (patches.sum(axis=-1) != 0)[None]
         return states([tower.layers], tower.embed(patches), mask), tower(patches)
 
     tower = recorded.pix2struct(golden)
-    seen, last = run(tower, see, golden["in/flattened_patches"])
-    for number, state in enumerate(seen):
+    hidden_states, last = run(tower, encode, golden["in/flattened_patches"])
+    for number, state in enumerate(hidden_states):
         close(state, golden[f"out/hidden_states_{number}"])
     close(last, golden["out/last_hidden_state"])
     padded = run(tower, lambda tower, patches: tower(patches), golden["padded/in/flattened_patches"])

@@ -36,11 +36,11 @@ def encoded():
 
 
 @partial(jax.jit, static_argnames="model")
-def look(params, features, routing, answer, *, model):
+def evaluate(params, features, routing, answer, *, model):
     """Loss, candidates' log-probabilities, greedy tokens and weights in effect, sample by sample."""
 
-    def one(given):
-        features, routing, answer = given
+    def per_sample(sample):
+        features, routing, answer = sample
         candidates = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf[::-1]]), answer)
         return {
             "loss": model.answer_loss(params, features, routing, answer),
@@ -49,27 +49,27 @@ def look(params, features, routing, answer, *, model):
             "weights": model.route(params, features, routing),
         }
 
-    return jax.lax.map(one, (features, routing, answer))
+    return jax.lax.map(per_sample, (features, routing, answer))
 
 
 def numpy_of(tree):
     return jax.tree.map(np.asarray, tree)
 
 
-def test_own_weights_given_back_and_a_shift_of_zero_are_the_untouched_model(encoded):
+def test_replacing_by_own_weights_and_a_zero_shift_equal_the_base_model(encoded):
     model, params = tiny()
     assert isinstance(model, RoutedModel)
     features, own = encoded
     answers = drawn_answers()
-    base = numpy_of(look(params, features, None, answers, model=model))
+    base = numpy_of(evaluate(params, features, None, answers, model=model))
     for routing in (Routing(own), Routing(np.zeros_like(own), "shift")):
-        ours = numpy_of(look(params, features, routing, answers, model=model))
+        ours = numpy_of(evaluate(params, features, routing, answers, model=model))
         for name, value in base.items():
             np.testing.assert_allclose(ours[name], value, atol=1e-5)
     length = answers.mask.sum(axis=1)
     np.testing.assert_allclose(base["logprobs"][:, 0], -base["loss"] * length, rtol=1e-5)
     np.testing.assert_allclose(base["weights"], own, atol=1e-6)
-    moved = numpy_of(look(params, features, Routing(np.full_like(own, 1 / 7)), answers, model=model))
+    moved = numpy_of(evaluate(params, features, Routing(np.full_like(own, 1 / 7)), answers, model=model))
     assert (np.abs(moved["loss"] - base["loss"]) > 1e-4).all()
 
 
@@ -92,33 +92,33 @@ def test_a_shift_moves_the_gate_as_its_logits_would(encoded):
     features, own = encoded
     shift = np.zeros_like(own)
     shift[:, 0, 2] = 1.0
-    moved = numpy_of(look(params, features, Routing(shift, "shift"), drawn_answers(), model=model))["weights"]
+    moved = numpy_of(evaluate(params, features, Routing(shift, "shift"), drawn_answers(), model=model))["weights"]
     before, after = own[0, 0][COARSE[0]], moved[0, 0][COARSE[0]]  # three experts: none is dropped
     expected = before * np.exp(shift[0, 0][COARSE[0]])
     np.testing.assert_allclose(after, expected / expected.sum(), atol=1e-5)
 
 
 @pytest.fixture(scope="module")
-def three(encoded):
+def batch_of_three(encoded):
     model, params = tiny()
     with jax.default_matmul_precision("highest"):
-        return numpy_of(look(params, encoded[0], None, drawn_answers(), model=model))
+        return numpy_of(evaluate(params, encoded[0], None, drawn_answers(), model=model))
 
 
-def test_three_at_once_equal_one_by_one(encoded, three):
+def test_a_batch_of_three_equals_samples_one_by_one(encoded, batch_of_three):
     """With different expert choices, among them none at all."""
     model, params = tiny()
     inputs, answers = drawn_inputs(), drawn_answers()
     for number in range(3):
-        alone = jax.tree.map(lambda leaf, n=number: leaf[n : n + 1], (inputs, answers))
-        features, own = encode_batch(params, alone[0], model=model)
+        single = jax.tree.map(lambda leaf, n=number: leaf[n : n + 1], (inputs, answers))
+        features, own = encode_batch(params, single[0], model=model)
         np.testing.assert_array_equal(own[0], encoded[1][number])
-        found = numpy_of(look(params, features, None, alone[1], model=model))
-        for name, value in three.items():
-            np.testing.assert_array_equal(found[name][0], value[number])
+        result = numpy_of(evaluate(params, features, None, single[1], model=model))
+        for name, value in batch_of_three.items():
+            np.testing.assert_array_equal(result[name][0], value[number])
 
 
-def test_padding_does_not_matter(encoded, three):
+def test_padding_changes_nothing(encoded, batch_of_three):
     model, params = tiny()
     inputs, answers = drawn_inputs(), drawn_answers()
     wide = dataclasses.replace(
@@ -131,9 +131,9 @@ def test_padding_does_not_matter(encoded, three):
     longer = MovaAnswer(*(np.pad(leaf, ((0, 0), (0, 2))) for leaf in (answers.tokens, answers.mask)))
     features, own = encode_batch(params, wide, model=model)
     np.testing.assert_allclose(own, encoded[1], atol=1e-5)
-    found = numpy_of(look(params, features, None, longer, model=model))
-    np.testing.assert_allclose(found["loss"], three["loss"], atol=1e-5)
-    np.testing.assert_array_equal(found["tokens"], three["tokens"])
+    result = numpy_of(evaluate(params, features, None, longer, model=model))
+    np.testing.assert_allclose(result["loss"], batch_of_three["loss"], atol=1e-5)
+    np.testing.assert_array_equal(result["tokens"], batch_of_three["tokens"])
 
 
 @pytest.mark.slow  # three programs, towers and all
@@ -141,7 +141,7 @@ def test_hoisted_and_unhoisted_gradients_agree():
     """Features made before the gradient, inside it, and with the later blocks' keys and values among them."""
     r = np.random.default_rng(0).dirichlet(np.ones(7), 3).astype(np.float32)
     one, answer = jax.tree.map(jnp.asarray, (row(drawn_inputs(), 0), row(drawn_answers(), 0)))
-    found, params = {}, drawn_params(CONFIG, spread=0.6)  # gradients of order one, for an absolute tolerance
+    gradients, params = {}, drawn_params(CONFIG, spread=0.6)  # gradients of order one, for an absolute tolerance
     for keep in ("outputs", "keys"):
         config = dataclasses.replace(CONFIG, keep=keep)
         model = MovaModel(config, abstract(config)[0])
@@ -150,13 +150,13 @@ def test_hoisted_and_unhoisted_gradients_agree():
             return model.answer_loss(params, features, Routing(r), answer)
 
         features = jax.jit(model.encode)(params, one)
-        found[keep] = jax.jit(jax.grad(loss))(r, params, features)
+        gradients[keep] = jax.jit(jax.grad(loss))(r, params, features)
         if keep == "outputs":
             inside = jax.jit(jax.grad(lambda r, params, model=model: loss(r, params, model.encode(params, one))))
-            found["inside"] = inside(r, params)
-    assert np.abs(found["inside"]).max() > 1e-3
+            gradients["inside"] = inside(r, params)
+    assert np.abs(gradients["inside"]).max() > 1e-3
     for keep in ("outputs", "keys"):
-        np.testing.assert_allclose(found[keep], found["inside"], atol=1e-5)
+        np.testing.assert_allclose(gradients[keep], gradients["inside"], atol=1e-5)
 
 
 def test_support_is_the_coarse_choice_or_everything(encoded):
@@ -168,14 +168,14 @@ def test_support_is_the_coarse_choice_or_everything(encoded):
     assert np.asarray(free.support(features)).all()
 
 
-def test_a_kernel_mean_is_projected_on_the_support(encoded):
+def test_a_kernel_mean_is_projected_onto_the_support(encoded):
     model, _ = tiny()
-    live = np.asarray(model.support(row(encoded[0], 0)))
+    support = np.asarray(model.support(row(encoded[0], 0)))
     mean = np.full((3, 7), 1 / 7, np.float32)
     for tied in (False, True):
         space = UpdateSpace("free", tied)
-        weights = space.routing(model.spec, space.start(model.spec, mean, live), live).values
-        np.testing.assert_allclose(weights, live / 3, atol=1e-6)
+        weights = space.routing(model.spec, space.start(model.spec, mean, support), support).values
+        np.testing.assert_allclose(weights, support / 3, atol=1e-6)
 
 
 def test_generated_tokens_as_an_answer():
@@ -194,7 +194,7 @@ def test_a_port_needs_a_directory():
 
 
 def test_shapes_without_weights():
-    found = shapes("tiny", 40, 5)
-    assert found.answer.tokens.shape == (5,)
-    assert found.features.embeddings.shape == (40, CONFIG.decoder.width)
-    assert found.model.spec.experts == EXPERTS
+    model_shapes = shapes("tiny", 40, 5)
+    assert model_shapes.answer.tokens.shape == (5,)
+    assert model_shapes.features.embeddings.shape == (40, CONFIG.decoder.width)
+    assert model_shapes.model.spec.experts == EXPERTS

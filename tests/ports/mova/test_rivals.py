@@ -1,4 +1,4 @@
-"""The odds of every word, which rivals ask for, are those that the loss is made of."""
+"""Token log-probabilities, which rivals need, are consistent with the loss."""
 
 import jax
 import numpy as np
@@ -8,7 +8,7 @@ from r2t2_jax.method.forward import encode_batch
 from tests.ports.mova.tiny import drawn_answers, drawn_inputs, tiny
 
 
-def test_its_odds_are_those_of_its_losses():
+def test_token_logprobs_sum_to_the_loss():
     model, params = tiny()
     assert isinstance(model, LogprobModel)
     features, _ = encode_batch(params, drawn_inputs(), model=model)

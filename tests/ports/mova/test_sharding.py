@@ -1,4 +1,4 @@
-"""Parameters shared among eight devices give what one device gives."""
+"""Parameters sharded over eight devices give the results of one device."""
 
 import os
 import re
@@ -29,20 +29,20 @@ inputs, answers = drawn_inputs(rows=2), drawn_answers(rows=2)
 
 @jax.jit
 def logits(params, inputs, answers):
-    def one(inputs, answer):
+    def per_sample(inputs, answer):
         features = model.encode(params, inputs)
         net, prompt = model._prefill(params, features, None)
         return net.answer_logits(prompt, answer)
-    return jax.vmap(one)(inputs, answers)
+    return jax.vmap(per_sample)(inputs, answers)
 
 with jax.default_matmul_precision("highest"):
-    alone = np.asarray(logits(params, inputs, answers))
+    single = np.asarray(logits(params, inputs, answers))
     mesh = Mesh(np.array(jax.devices()).reshape(2, 4), ("data", "model"))
-    shared = jax.device_put(params, shardings(params, mesh))
-    cut = sum(not leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(shared))
-    given = jax.device_put((inputs, answers), NamedSharding(mesh, PartitionSpec("data")))
-    together = np.asarray(logits(shared, *given))
-print(cut, float(np.abs(together - alone).max()), float(np.abs(alone).max()))
+    sharded_params = jax.device_put(params, shardings(params, mesh))
+    cut = sum(not leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(sharded_params))
+    data = jax.device_put((inputs, answers), NamedSharding(mesh, PartitionSpec("data")))
+    sharded = np.asarray(logits(sharded_params, *data))
+print(cut, float(np.abs(sharded - single).max()), float(np.abs(single).max()))
 """
 
 
@@ -57,7 +57,7 @@ def test_eight_devices_equal_one():
     assert apart < 2e-5 * max(largest, 1)
 
 
-def test_every_large_matrix_of_the_full_model_is_cut_and_every_rule_is_used():
+def test_every_large_matrix_of_the_full_model_is_sharded_and_every_rule_is_used():
     shapes = named(abstract(MovaConfig.full_8b())[1])
     whole = [
         path

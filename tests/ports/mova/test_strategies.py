@@ -37,7 +37,7 @@ def problem():
     features, routing = encode_batch(params, drawn_inputs(), model=model)
     answers = drawn_answers()
     support = jnp.asarray(model.support(features))
-    task = jax.vmap(lambda live: uniform(model.spec, live))(support)
+    task = jax.vmap(lambda mask: uniform(model.spec, mask))(support)
     query = Query(features, routing, support, answers, task)
     pairs = np.array([[1, 2], [0, 2], [0, 1]])
     near = jax.tree.map(lambda leaf: jnp.asarray(leaf)[pairs], (features, answers, routing))
@@ -52,21 +52,21 @@ def test_runs_and_stays_on_the_support(problem, name):
     model, params, query, references = problem
     assert name in STRATEGIES
     keys = sample_keys(0, np.arange(3))
-    found = reroute_batch(strategy(name, PRESET), model, params, query, references, keys)
-    assert found.weights.shape == (3, 3, 7)
-    assert np.isfinite(found.weights).all()
-    assert np.isfinite(found.losses).all()
+    result = reroute_batch(strategy(name, PRESET), model, params, query, references, keys)
+    assert result.weights.shape == (3, 3, 7)
+    assert np.isfinite(result.weights).all()
+    assert np.isfinite(result.losses).all()
     outside = ~np.repeat(COARSE[:, None], 3, axis=1)
-    assert (np.asarray(found.weights)[outside] == 0).all()
+    assert (np.asarray(result.weights)[outside] == 0).all()
     if name == "ngd":
-        assert (np.abs(found.path[0, -1] - found.path[0, 0]) > 0).any()
-        assert (found.path[1] == 0).all()  # nothing was chosen: there is nothing to move
+        assert (np.abs(result.path[0, -1] - result.path[0, 0]) > 0).any()
+        assert (result.path[1] == 0).all()  # no expert was chosen, so no weight can move
 
 
 def test_no_weight_is_differentiated(problem):
     model, params, query, references = problem
-    one = jax.tree.map(lambda leaf: leaf[0], (query, References(None, *vars_of(references))))
-    args = (params, *one, jax.random.key(0))
+    sample = jax.tree.map(lambda leaf: leaf[0], (query, References(None, *vars_of(references))))
+    args = (params, *sample, jax.random.key(0))
     ngd = strategy("ngd", PRESET)
     traced = jax.make_jaxpr(lambda p, *args: reroute_sample(ngd, model, p, *args))(*args)
     shared = weight_gradients(traced, {"gate": jnp.zeros((CONFIG.decoder.width, CONFIG.decoder.hidden))})
@@ -78,12 +78,12 @@ def vars_of(references):
 
 
 @pytest.mark.slow  # everything is compiled twice more
-def test_samples_abreast_get_what_they_get_one_by_one(problem):
+def test_vmapped_samples_equal_samples_one_by_one(problem):
     model, params, query, references = problem
     features, routing = encode_batch(params, drawn_inputs(), model=model, vmap_size=2)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), features, query.features)
     np.testing.assert_allclose(routing, query.routing, atol=1e-5)
 
-    given = strategy("ngd", PRESET), model, params, query, references, sample_keys(0, np.arange(3))
-    alone, vmap_size = reroute_batch(*given), reroute_batch(*given, vmap_size=2)
-    np.testing.assert_allclose(vmap_size.weights, alone.weights, atol=1e-5)
+    arguments = strategy("ngd", PRESET), model, params, query, references, sample_keys(0, np.arange(3))
+    single, batched = reroute_batch(*arguments), reroute_batch(*arguments, vmap_size=2)
+    np.testing.assert_allclose(batched.weights, single.weights, atol=1e-5)

@@ -1,4 +1,4 @@
-"""MoVA at toy size with drawn weights, and samples whose first passes chose differently."""
+"""MoVA at toy size with random weights, and samples with different first passes."""
 
 from functools import cache
 
@@ -16,7 +16,7 @@ COARSE = np.array([[1, 0, 1, 0, 0, 1, 0], [0, 0, 0, 0, 0, 0, 0], [0, 1, 0, 1, 1,
 
 
 def drawn_params(config: MovaConfig, seed: int = 0, spread: float = 1.2):
-    """Every parameter drawn: norms around one, the rest so that signals keep their size at a `spread` of about one."""
+    """Random parameters: norms around one, the others scaled to preserve the signal's size at `spread` 1."""
     rng = np.random.default_rng(seed)
 
     def draw(path, leaf):
