@@ -30,7 +30,7 @@ from ports.moai.batch import ExpertOutputs, LayerCaches, MoAIFeatures, MoAIInput
 from ports.moai.config import MoAIConfig
 from ports.moai.layer import InternLM2Layer
 from ports.moai.mixer import MixerLayer
-from ports.moai.vision import Compressor, VisionEncoder
+from ports.moai.vision import Compressor, MoAIVisionEncoder
 from r2t2_jax.routing import Routing
 
 
@@ -39,7 +39,7 @@ class MoAINet(nnx.Module):
 
     def __init__(self, config: MoAIConfig, rngs: nnx.Rngs):
         self.config = config
-        self.vision = VisionEncoder(config, rngs)
+        self.vision = MoAIVisionEncoder(config, rngs)
         self.compressor = Compressor(config, rngs)
         self.embed_tokens = normal(rngs, (config.vocab_size + 1, config.width), config.dtype)
         plain = config.layers - config.mixers

@@ -52,7 +52,7 @@ def normalize(values: Float[np.ndarray, "*any 3"], dtype: str) -> Float[np.ndarr
     return (np.asarray(values, scalar) - mean) / std
 
 
-class VisionEncoder(nnx.Module):
+class MoAIVisionEncoder(nnx.Module):
     """The CLIP tower and the projector `vision_proj`: Linear, exact GELU, Linear."""
 
     def __init__(self, config: MoAIConfig, rngs: nnx.Rngs):
