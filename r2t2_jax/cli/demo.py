@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # so that the parser starts fast
+    from collections.abc import Mapping
+
     from rich.console import Console
 
     from r2t2_jax.contract import Port, Sample
@@ -184,7 +186,7 @@ def _summarize(run: Run, port: Port, references: list[Sample], tests: list[Sampl
     return summary | {"neighbors": neighbor_quality(share, right["ngd"]), "references": counts}
 
 
-def _print_model(console: Console, saved: SavedRun, model: str, summary: dict[str, Any]) -> None:
+def _print_model(console: Console, saved: SavedRun, model: str, summary: Mapping[str, Any]) -> None:
     from r2t2_jax.evaluation.benchmark import part_name, seconds_by_strategy
     from r2t2_jax.reporting.tables import agreement_line, family_table, gain_line, strategy_table
 

@@ -95,7 +95,7 @@ def run_strategies(
 
     Raises:
         R2T2Error: as `collect_bank` and `Evaluator.create`.
-        RunInterrupted: the run was asked to stop.
+        RunInterrupted: a signal or the time limit stopped the run.
     """
     names = [part_name(port.name, name) for name in (REFERENCES, *strategies)]
     if not run.todo(names):
@@ -245,7 +245,7 @@ def run_benchmarks(
         log: called with a message for each compilation.
 
     Raises:
-        RunInterrupted: the run was asked to stop.
+        RunInterrupted: a signal or the time limit stopped the run.
         R2T2Error: as `BenchmarkEvaluator.rows`.
     """
 

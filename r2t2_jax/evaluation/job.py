@@ -126,7 +126,7 @@ class Job:
             log: called with a message for each compilation and each change of the batch size.
 
         Raises:
-            RunInterrupted: the run was asked to stop.
+            RunInterrupted: a signal or the time limit stopped the run.
             R2T2Error: as `Evaluator.create` and `run_benchmarks`.
         """
         run_benchmarks(run, self.evaluators(run, log), max(threads_at_a_time(), len(self.groups)), log)
