@@ -1,8 +1,8 @@
 """Builds a reference bank on disk, batch by batch, in a run that can be resumed.
 
 The bank's folder is a run (docs/runs.md) until `bank.json`, the last file of the bank, is written. Until then the rows
-of finished batches are in the batch files of the run, so that memory does not grow with the bank. `collect_bank` builds the
-same bank in memory.
+of finished batches are in the batch files of the run, so that memory does not grow with the bank. `collect_bank` builds
+the same bank in memory.
 """
 
 from __future__ import annotations

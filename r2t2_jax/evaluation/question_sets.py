@@ -12,8 +12,7 @@ from r2t2_jax.bank.manifest import Source
 from r2t2_jax.contract import Sample
 from r2t2_jax.datasets import load_dataset
 from r2t2_jax.datasets.catalog import DATASETS
-from r2t2_jax.datasets.jsonl import load_jsonl
-from r2t2_jax.datasets.registry import GROUP
+from r2t2_jax.datasets.registry import GROUP, load_jsonl
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.metrics import get_metric
 from r2t2_jax.plugins import registered

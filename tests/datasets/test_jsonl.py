@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from r2t2_jax.datasets import load_dataset
-from r2t2_jax.datasets.jsonl import load_jsonl
+from r2t2_jax.datasets.registry import load_jsonl
 from r2t2_jax.errors import R2T2Error
 
 RED = (200, 10, 10)
