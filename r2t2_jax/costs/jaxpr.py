@@ -44,7 +44,7 @@ def flops_by_scope(jaxpr: core.ClosedJaxpr | core.Jaxpr) -> Counter[Scopes]:
         if name in PRODUCTS:
             total[scopes] += _product_flops(equation)
         elif name == "cond":
-            total += max(inner, key=Counter.total)
+            total += max(inner, key=lambda flops: flops.total())
         elif inner:
             times = equation.params["length"] if name == "scan" else 1
             for body in inner:
