@@ -123,7 +123,7 @@ def test_out_of_memory_halves_the_batch_and_changes_no_result(
     ("more", "cause"),
     [
         (("--model", "none"), "unknown port 'none'"),
-        (("--bank", "FOLDER/none"), "is no bank"),
+        (("--bank", "FOLDER/none"), "is not a bank"),
         (("--benchmark", "none"), "unknown dataset 'none'"),
         (("--benchmark", "FOLDER/one.jsonl,FOLDER/one.jsonl"), "named twice"),
         (("--benchmark", "FOLDER/references.jsonl"), "40 of 40 questions are also references in the bank"),
