@@ -68,8 +68,8 @@ def test_rerouting_differentiates_no_weight():
     assert weight_gradients(training, params)  # this is how it would look
 
 
-def test_a_step_costs_no_more_than_two_passes_a_neighbour():
-    samples, steps, neighbors = 4, SGD.steps, 5
+def test_a_step_costs_at_most_two_passes_per_neighbor():
+    samples, steps, neighbors = 4, SGD.descent.steps, 5
     forward = L * (2 * E * D * D + 2 * E * D) + A * (2 * D * V + 2 * 3 * V)  # the toy's formulas
     ratio = count_flops(ngd_jaxpr()) / (samples * steps * neighbors * forward)
     assert 1.3 < ratio <= 2  # three would be weight gradients too
