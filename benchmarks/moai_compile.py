@@ -26,12 +26,12 @@ from ports.moai.modeling import abstract, fake_inputs
 from r2t2_jax.costs.jaxpr import count_flops
 from r2t2_jax.routing import Routing
 
-TEXT, VERBALISATION, ANSWER = 64, 275, 8
+TEXT, VERBALIZATION, ANSWER = 64, 275, 8
 OUT = Path(__file__).parent / "results" / "moai_compile.json"
 
 
 def compile_once(function: Any, *arguments: Any) -> dict[str, Any]:
-    """CPU seconds to trace, lower and compile (wall time tells of the machine's other work), sizes, XLA's memory."""
+    """CPU seconds to trace, lower and compile (wall time depends on the machine's other work), sizes, XLA's memory."""
     start = time.process_time()
     lowered = jax.jit(function).lower(*arguments)
     lowering = time.process_time() - start
@@ -55,7 +55,7 @@ def main() -> None:
     config = MoAIConfig.full_7b()
     graph, params = abstract(config)
     model = MoAIModel(config, graph)
-    features = jax.eval_shape(model.encode, params, fake_inputs(config, TEXT, VERBALISATION))
+    features = jax.eval_shape(model.encode, params, fake_inputs(config, TEXT, VERBALIZATION))
     answer = MoAIAnswer(jax.ShapeDtypeStruct((ANSWER,), jnp.int32), jax.ShapeDtypeStruct((ANSWER,), bool))
     values = jax.ShapeDtypeStruct(model.spec.shape, jnp.float32)
 
@@ -65,7 +65,7 @@ def main() -> None:
     def gradient(params: Any, features: Any, values: Any, answer: Any) -> Any:
         return jax.value_and_grad(loss, 2)(params, features, values, answer)
 
-    found = {
+    results = {
         "machine": f"{platform.machine()}, {os.cpu_count()} CPU cores, jax {jax.__version__}",
         "date": time.strftime("%Y-%m-%d"),
         "dtype": config.dtype,
@@ -75,8 +75,8 @@ def main() -> None:
         "gradient of one loss": compile_once(gradient, params, features, values, answer),
     }
     OUT.parent.mkdir(exist_ok=True)
-    OUT.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    print(json.dumps(found, indent=1))
+    OUT.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(results, indent=1))
 
 
 if __name__ == "__main__":

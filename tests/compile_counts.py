@@ -1,4 +1,4 @@
-"""jit for programs that run once: XLA's optimisations are left out, which halves the time to compile."""
+"""jit for programs that run once: without XLA's optimizations, which halves the time to compile."""
 
 from functools import partial
 

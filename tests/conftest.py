@@ -8,7 +8,7 @@ import tempfile
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
 os.environ["JAX_PLATFORMS"] = "cpu"
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-    # What a worker, or a process that a test starts, has compiled the others find; and nobody's home is written to.
+    # Workers and the processes that tests start share compiled programs, outside the home directory.
     compiled = tempfile.TemporaryDirectory(prefix="r2t2-compiled-")  # deleted with the process that made it
     os.environ["JAX_COMPILATION_CACHE_DIR"] = compiled.name
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"

@@ -1,7 +1,7 @@
-"""Numbers recorded from other implementations, wherever they lie.
+"""Numbers recorded from other implementations, from all folders.
 
 `tests/golden/**` comes with the repository; the environment variable R2T2_EXTRA_GOLDENS names further folders, searched
-the same way. A test's id is `parent folder/folder/file`. Files named inside a golden lie beside it.
+the same way. A test's id is `parent folder/folder/file`. Files that a golden names are in its folder.
 """
 
 import os

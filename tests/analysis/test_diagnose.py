@@ -88,10 +88,10 @@ METRIC = get_metric("exact_match")
 PORT = dataclasses.replace(toy(), presets={})
 
 
-@pytest.mark.parametrize(("told", "verdict"), [(0.1, "helps"), (1.0, "router_fine")])
-def test_a_port_is_judged_by_its_answers(told: float, verdict: str) -> None:
+@pytest.mark.parametrize(("hinted", "verdict"), [(0.1, "helps"), (1.0, "router_fine")])
+def test_a_port_is_judged_by_its_answers(hinted: float, verdict: str) -> None:
     bank = collect_bank(PORT, make_samples(90, seed=1, hinted=0.6), METRIC)
-    questions = encode_questions(PORT, make_samples(60, seed=2, hinted=told))
+    questions = encode_questions(PORT, make_samples(60, seed=2, hinted=hinted))
     evidence = port_evidence(PORT, bank, questions, PRESET, METRIC)
     assert list(evidence.values) == list(ROWS)
     assert all(right.dtype == bool for right in evidence.values.values())

@@ -9,13 +9,13 @@ from r2t2_jax.cli.main import main
 from r2t2_jax.evaluation import setup as opening
 from tests.toy_port import make_samples, toy
 
-TOLD = {"narrow": 0.1, "fine": 1.0}  # data sets on which the gate is told the right expert this often
+HINTED = {"narrow": 0.1, "fine": 1.0}  # share of samples that hint at the right expert
 
 
 @pytest.fixture(autouse=True)
 def toy_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     def load_dataset(name: str, split: str, n: int | None = None, seed: int = 0):
-        return make_samples(n or 90, seed=seed + 100 * (split == "reference"), hinted=TOLD.get(name, 0.6))
+        return make_samples(n or 90, seed=seed + 100 * (split == "reference"), hinted=HINTED.get(name, 0.6))
 
     monkeypatch.setattr(opening, "load", lambda _: toy())
     monkeypatch.setattr(opening, "load_dataset", load_dataset)

@@ -44,8 +44,8 @@ def test_rows_are_those_of_an_evaluation_in_memory(files: Path, whole: Path) -> 
         assert [row["id"] for row in mine] == [sample.id for sample in order]
         assert [row["prediction"] for row in mine] == result.predictions
         for name in ("weights", "path", "losses", "kernel_weights"):
-            found = np.array([row[name] for row in mine], np.float32).reshape(getattr(result, name).shape)
-            np.testing.assert_array_equal(found, getattr(result, name))
+            values = np.array([row[name] for row in mine], np.float32).reshape(getattr(result, name).shape)
+            np.testing.assert_array_equal(values, getattr(result, name))
         references = [bank.records[j]["id"] for j in result.neighbors.ravel()]
         assert [name for row in mine for name in row["neighbors"]] == references
 
@@ -163,8 +163,8 @@ def test_vectorized_samples_get_the_results_of_single_samples(
     assert main(arguments(files, tmp_path / "run", "--vmap-size", "3")) == 0  # of batches of four
     assert traced.pop("encode_batch") == {1, 3}  # references are encoded one by one
     assert traced == {"generate_tokens": {3}, "_reroute_samples": {3}}
-    found, expected = (open_run(out).rows.to_pylist() for out in (tmp_path / "run", whole))
-    for a, b in zip(found, expected, strict=True):
+    values, expected = (open_run(out).rows.to_pylist() for out in (tmp_path / "run", whole))
+    for a, b in zip(values, expected, strict=True):
         assert (a["id"], a["prediction"], a["neighbors"]) == (b["id"], b["prediction"], b["neighbors"])
         np.testing.assert_allclose(a["weights"], b["weights"], atol=1e-5, rtol=0)
 
@@ -178,8 +178,8 @@ def test_stored_features_of_a_bank_are_read(
     for file in tmp_path.glob("references*"):
         file.unlink()  # so that features cannot be computed
     assert main(arguments(files, tmp_path / "run", "--bank", str(tmp_path / "bank"))) == 0
-    found, expected = (open_run(out).rows.to_pylist() for out in (tmp_path / "run", whole))
-    assert found == expected
+    values, expected = (open_run(out).rows.to_pylist() for out in (tmp_path / "run", whole))
+    assert values == expected
 
 
 def test_a_dry_run_prints_the_plan_and_writes_nothing(

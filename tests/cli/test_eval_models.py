@@ -116,7 +116,7 @@ def test_real_questions(model: str, bank: Path, place: Path, tmp_path: Path, mon
 def test_sharded_weights_give_the_same_answers(model: str, bank: Path, place: Path, tmp_path: Path) -> None:
     """Read from the directory into their shards; answers are those of one device up to ties of a random model."""
     questions = ("--benchmark", str(place / "questions.jsonl"))
-    lines = (place / "references.jsonl").read_text().replace('"r', '"q').replace("what is in", "which colour has")
+    lines = (place / "references.jsonl").read_text().replace('"r', '"q').replace("what is in", "which color has")
     (place / "questions.jsonl").write_text(lines)
     with jax.default_matmul_precision("highest"):
         evaluate(model, bank, place, tmp_path / "one", *questions)

@@ -10,7 +10,7 @@ from r2t2_jax.cli.main import main
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("gate", "worse_than_none"), [("narrow", True), ("balanced", False)])
-def test_both_gates_leave_a_gap_that_neighbours_close(gate: str, worse_than_none: bool, tmp_path: Path) -> None:
+def test_both_gates_leave_a_gap_that_neighbors_close(gate: str, worse_than_none: bool, tmp_path: Path) -> None:
     out = tmp_path / "diagnosis.json"
     options = ["--model", f"pocket:{gate}", "--data", "pocket", "--limit", "100", "--out", str(out)]
     assert main(["diagnose", *options]) == 0

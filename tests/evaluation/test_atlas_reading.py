@@ -1,4 +1,4 @@
-"""What a strategy reads off the atlas's table: bounded losses or cross-entropies, of neighbours, of all, or guessed."""
+"""Strategies read bounded losses or cross-entropies from the atlas: of neighbors, of all references, or predicted."""
 
 import dataclasses
 import itertools
@@ -30,8 +30,8 @@ HALF_HOPELESS = np.log(510) / 2
 def with_table(bank, even=EVEN, odd=ODD):
     """The bank with an atlas in which references of one question alternate between two rows."""
     losses = np.zeros((len(bank), 3), np.uint8)
-    for asked in EXPERTS:
-        mine = [i for i, record in enumerate(bank.records) if record["category"] == asked]
+    for topic in EXPERTS:
+        mine = [i for i, record in enumerate(bank.records) if record["category"] == topic]
         losses[mine[::2]], losses[mine[1::2]] = even, odd
     ids = tuple(str(record["id"]) for record in bank.records)
     return dataclasses.replace(bank, atlas=Atlas(POINTS, losses, None, PORT.fingerprint, SPEC.experts, ids))
@@ -40,8 +40,8 @@ def with_table(bank, even=EVEN, odd=ODD):
 @pytest.fixture(scope="module")
 def bank():
     samples = make_samples(90, seed=1, hinted=0.5)
-    kept = {asked: [one for one in samples if one.category == asked][:20] for asked in EXPERTS}
-    return with_table(collect_bank(PORT, list(itertools.chain(*kept.values())), METRIC, keep_wrong=True))
+    references = {topic: [sample for sample in samples if sample.category == topic][:20] for topic in EXPERTS}
+    return with_table(collect_bank(PORT, list(itertools.chain(*references.values())), METRIC, keep_wrong=True))
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def questions():
     return encode_questions(PORT, make_samples(7, seed=2, hinted=0.3))
 
 
-def found(bank, questions, **methods):
+def evaluate_methods(bank, questions, **methods):
     evaluation = Evaluator.create(PORT, bank, methods, METRIC).prepare_batch(questions)
     rows = np.arange(len(questions.samples))
     return {name: jax.tree.map(np.asarray, evaluation.answer(name, rows)) for name in methods}, evaluation
@@ -61,13 +61,15 @@ def test_half_hopeless_is_better_than_middling_for_the_one_loss_and_worse_for_th
     for name, chosen in {"atlas_argmin": (0, 1), "best_fixed": (0, 1), "atlas_top8": (0, 1)}.items():
         make = baseline if name == "atlas_top8" else strategy
         methods = {kind: make(name, p.with_settings({"atlas.temperature": 1e-3})) for kind, p in presets.items()}
-        answered, _ = found(bank, questions, **methods)
+        answered, _ = evaluate_methods(bank, questions, **methods)
         for kind, point in zip(presets, chosen, strict=True):
             np.testing.assert_allclose(answered[kind]["weights"], np.broadcast_to(POINTS[point], (7, 2, 3)), atol=1e-5)
 
 
 def test_rows_are_read_before_they_are_averaged(bank, questions):
-    _, evaluation = found(bank, questions, atlas=strategy("atlas", NATS), best_fixed=strategy("best_fixed", NATS))
+    _, evaluation = evaluate_methods(
+        bank, questions, atlas=strategy("atlas", NATS), best_fixed=strategy("best_fixed", NATS)
+    )
     near = evaluation.neighbors.references("atlas", np.arange(7))
     raw = bank.atlas.losses[evaluation.neighbors.indices("atlas", np.arange(7))]  # [B, K, G]
     exact = -np.log1p(-np.minimum(raw, 254.5) / 255)
@@ -78,7 +80,7 @@ def test_rows_are_read_before_they_are_averaged(bank, questions):
 
 
 def test_the_soft_minimum_in_nats_is_the_formula(bank, questions):
-    answered, evaluation = found(bank, questions, atlas=strategy("atlas", NATS))
+    answered, evaluation = evaluate_methods(bank, questions, atlas=strategy("atlas", NATS))
     references = evaluation.neighbors.references("atlas", np.arange(7))
     weights, losses = np.asarray(references.weights, np.float64), np.asarray(references.point_losses, np.float64)
     mean = np.einsum("bk,bkg->bg", weights, losses) / weights.sum(axis=1, keepdims=True)
@@ -88,7 +90,7 @@ def test_the_soft_minimum_in_nats_is_the_formula(bank, questions):
 
 def test_the_network_guesses_in_the_units_it_was_fitted_in(bank, questions):
     methods = {"bounded": strategy("atlas_mlp", BOUNDED), "nats": strategy("atlas_mlp", NATS)}
-    _, evaluation = found(bank, questions, **methods)
+    _, evaluation = evaluate_methods(bank, questions, **methods)
     guessed = {
         name: np.asarray(evaluation.neighbors.references(name, np.arange(7)).point_losses)[:, 0] for name in methods
     }
@@ -101,7 +103,7 @@ def test_the_network_guesses_in_the_units_it_was_fitted_in(bank, questions):
 @pytest.mark.parametrize("name", ["atlas", "atlas_top8"])
 def test_batch_company_and_order_change_nothing(bank, questions, name):
     one = baseline(name, NATS) if name == "atlas_top8" else strategy(name, NATS)
-    answered, evaluation = found(bank, questions, **{name: one})
+    answered, evaluation = evaluate_methods(bank, questions, **{name: one})
     for rows in (np.array([3]), np.array([6, 1, 4, 0, 2, 5, 3])):
         for key, values in jax.tree.map(np.asarray, evaluation.answer(name, rows)).items():
             np.testing.assert_array_equal(values, answered[name][key][rows])
@@ -113,8 +115,8 @@ def test_another_loss_is_another_program_and_another_temperature_is_not(bank, qu
     methods = {name: strategy("atlas", preset) for name, preset in methods.items()}
     structures = {name: jax.tree.structure(one) for name, one in methods.items()}
     assert structures["nats"] == structures["warmer"] != structures["bounded"]
-    answered, _ = found(bank, questions, nats=methods["nats"])
+    answered, _ = evaluate_methods(bank, questions, nats=methods["nats"])
     programs = _reroute_samples._cache_size()
-    others, _ = found(bank, questions, warmer=methods["warmer"])
+    others, _ = evaluate_methods(bank, questions, warmer=methods["warmer"])
     assert _reroute_samples._cache_size() == programs
     assert np.abs(others["warmer"]["weights"] - answered["nats"]["weights"]).max() > 0.01

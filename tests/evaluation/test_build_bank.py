@@ -180,7 +180,7 @@ def test_bad_routing_is_refused_and_its_samples_named(tmp_path):
 
 
 def test_a_model_without_correct_answers_gives_no_bank(tmp_path):
-    wrong = [dataclasses.replace(sample, answers=("grey",)) for sample in make_samples(6, seed=1, hinted=1)]
+    wrong = [dataclasses.replace(sample, answers=("gray",)) for sample in make_samples(6, seed=1, hinted=1)]
     question_sets = {"set": QuestionSet(sets()["many"].source, wrong, "exact_match")}
     config = BankConfig(batch=3)
     with pytest.raises(R2T2Error, match="toy answered none of the questions correctly"):

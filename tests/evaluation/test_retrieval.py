@@ -1,4 +1,4 @@
-"""What neighbours are worth, by hand."""
+"""The quality of neighbors, computed by hand."""
 
 import numpy as np
 import pytest

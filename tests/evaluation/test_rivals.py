@@ -1,4 +1,4 @@
-"""Rivals on the toy port: what they look at is drawn per sample, what they remember is found once."""
+"""Rivals on the toy port: augmentations are drawn per sample, memories are computed once."""
 
 import dataclasses
 
@@ -85,11 +85,11 @@ def test_the_memory_is_the_oracles_and_found_by_what_the_gate_reads(bank, questi
     near = np.asarray(evaluation.neighbors.neighborhoods["knn_moe"].indices)
     similarity = hidden_keys(PORT, questions.queries.features) @ hidden_keys(PORT, features).T
     np.testing.assert_allclose(np.take_along_axis(similarity, near, axis=1), -np.sort(-similarity)[:, :5], rtol=1e-6)
-    found = evaluation.answer("knn_moe", np.arange(9))
+    result = evaluation.answer("knn_moe", np.arange(9))
     expected = weights[near].mean(axis=1)  # all five have the similarity 1, so the router has no say
     sure = similarity[np.arange(9)[:, None], near].min(axis=1) > 0.999
     assert sure.any()
-    np.testing.assert_allclose(np.asarray(found["weights"])[sure], expected[sure], atol=1e-5)
+    np.testing.assert_allclose(np.asarray(result["weights"])[sure], expected[sure], atol=1e-5)
 
 
 def test_a_model_that_hides_what_its_gate_reads_is_refused(bank, questions):

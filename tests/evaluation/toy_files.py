@@ -11,10 +11,10 @@ from tests.toy_port import make_samples
 MODEL = "tests.toy_port:toy"
 
 
-def write_questions(path: Path, n: int, seed: int, told: float = 0.4) -> Path:
+def write_questions(path: Path, n: int, seed: int, hinted: float = 0.4) -> Path:
     """Write a .jsonl file and its images."""
     lines = []
-    for sample in make_samples(n, seed, told):
+    for sample in make_samples(n, seed, hinted):
         image = f"{path.stem}-{sample.id}.png"
         Image.fromarray(sample.image).save(path.parent / image)
         lines.append(

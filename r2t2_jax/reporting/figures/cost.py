@@ -123,8 +123,8 @@ def spread(places: dict[str, float], gap: float) -> dict[str, float]:
 
 
 def _bottom(cluster: list[str], places: dict[str, float], gap: float) -> float:
-    centre = sum(places[name] for name in cluster) / len(cluster)
-    return centre - gap * (len(cluster) - 1) / 2
+    center = sum(places[name] for name in cluster) / len(cluster)
+    return center - gap * (len(cluster) - 1) / 2
 
 
 def _top(cluster: list[str], places: dict[str, float], gap: float) -> float:

@@ -1,6 +1,6 @@
 """Goldens of MoVA: their arrays, their configs, our modules filled from their weights.
 
-Sizes come from the json beside each npz; what it leaves to the code (feed-forward widths) is derived as upstream does.
+Sizes come from the json next to each npz; feed-forward widths are derived as upstream derives them.
 """
 
 import json
@@ -40,7 +40,7 @@ FEATURES, LOGITS, GRADIENTS = 2e-5, 1e-4, 2e-4  # absolute, MOVA.md section 9
 
 @dataclass(frozen=True)
 class Recorded:
-    """A golden npz and the json beside it."""
+    """A golden npz and the json next to it."""
 
     path: Path
 
