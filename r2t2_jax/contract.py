@@ -1,4 +1,5 @@
-"""Protocols of models, processors, and embedders, and the data passed between a model and the method.
+"""Protocols of models, processors, and embedders, and the data passed between a model and the method
+(docs/design.md, section 2).
 
 Axis letters: B test samples, K neighbors, S steps, L routed layers, E experts, A answer tokens, C candidates,
 N bank size, M embedding size, G atlas points.

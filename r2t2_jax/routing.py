@@ -1,4 +1,5 @@
-"""Routing weights: their structure, how they replace or shift a gate, and the spaces in which they are updated.
+"""Routing weights: their structure, how they replace or shift a gate, and the spaces in which they are updated
+(docs/design.md, section 3).
 
 Axis letters: L routed layers, E experts, Z = L or 1 (tied) rows of coordinates.
 """

@@ -30,7 +30,7 @@ from jax.extend import core
 from r2t2_jax.bank.build_atlas import AtlasPlan
 from r2t2_jax.contract import FIRST_PASS, Costs, CostVariant, LossModel, ModelShapes, Params
 from r2t2_jax.costs.jaxpr import Scopes, count_flops, flops_by_scope, flops_within
-from r2t2_jax.costs.prediction import Prediction, abstract_batch, floats
+from r2t2_jax.costs.prediction import CostPrediction, abstract_batch, floats
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.method.presets import Preset
 from r2t2_jax.methods import strategy
@@ -221,7 +221,7 @@ def cost_table(shapes: ModelShapes, settings: CostSettings) -> CostTable:
             model, params = traces.loss_model(variant), variant.params
             queries = dataclasses.replace(batch.queries, features=_one(traces.kept(variant)))
             batch = batch._replace(queries=queries)
-        cost = Prediction(method, model, params, batch).cost
+        cost = CostPrediction(method, model, params, batch).cost
         backward = None if variant is None else traces.backward_bytes(variant)
         return MethodCost(name, about, cost.evaluations, fixed + cost.flops, backward, stored)
 

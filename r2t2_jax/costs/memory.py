@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from r2t2_jax.contract import ModelShapes
-from r2t2_jax.costs.prediction import MemoryUse, Prediction, abstract_batch
+from r2t2_jax.costs.prediction import CostPrediction, MemoryUse, abstract_batch
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.method.strategies import Strategy
 from r2t2_jax.runtime.memory import format_size, tree_bytes
@@ -46,7 +46,7 @@ class MemoryEstimator:
         if size not in self._compiled:
             self.on_compile(f"compile for {samples:,} samples with {neighbors:,} neighbors")
             batch = abstract_batch(self.shapes, self.strategy, samples, neighbors, labels=False)
-            self._compiled[size] = Prediction(self.strategy, self.shapes.model, self.shapes.params, batch).memory
+            self._compiled[size] = CostPrediction(self.strategy, self.shapes.model, self.shapes.params, batch).memory
         return self._compiled[size]
 
     def estimate(self, samples: int, neighbors: int) -> MemoryUse:

@@ -1,7 +1,7 @@
 """Cost and memory of re-routing a batch, predicted from shapes: nothing is allocated and nothing is run.
 
-`Prediction` is what `r2t2 cost`, `r2t2 fit`, `r2t2 eval --dry-run`, `r2t2 reproduce --dry-run` and the automatic batch
-size report. Cost is counted on the traced program, memory is read off the compiled one:
+`r2t2 cost`, `r2t2 fit`, `r2t2 eval --dry-run`, `r2t2 reproduce --dry-run` and the automatic batch size use it.
+Cost is counted on the traced program, memory is read off the compiled one:
 
     parameters  +  B x (query, key, result)  +  B x K x (features, answer, routing)  +  activations
 
@@ -33,7 +33,7 @@ REFERENCES = 5000  # N, of an abstract batch whose strategy reads the whole bank
 SHARED = ("bank_routing", "points")  # fields of `References` without the axis B
 
 
-class Batch(NamedTuple):
+class BatchInputs(NamedTuple):
     """What one program re-routes: arrays or `jax.ShapeDtypeStruct`s with a leading axis B."""
 
     queries: Query
@@ -88,7 +88,7 @@ class MemoryUse:
 
 
 @dataclass(frozen=True, eq=False)
-class Prediction:
+class CostPrediction:
     """Cost and memory of re-routing one batch by one strategy; both are computed on first use.
 
     Args:
@@ -107,7 +107,7 @@ class Prediction:
     strategy: Strategy
     model: RoutedLoss
     params: Params
-    batch: Batch
+    batch: BatchInputs
     vmap_size: int = 1
     other_programs: Sequence[jax.stages.Lowered] = ()
 
@@ -143,7 +143,7 @@ def abstract_batch(
     neighbors: int | None = None,
     points: int = 0,
     labels: bool = True,
-) -> Batch:
+) -> BatchInputs:
     """A batch as a strategy reads it, as shapes.
 
     Args:
@@ -163,14 +163,14 @@ def abstract_batch(
     keys = jax.eval_shape(lambda: sample_keys(0, jnp.arange(samples)))
     bank = floats(REFERENCES, *spec) if isinstance(strategy.search, ModeFinding) else None
     if strategy.selector is None:
-        return Batch(queries, References(bank), keys)
+        return BatchInputs(queries, References(bank), keys)
     near = samples, getattr(strategy.selector, "k", 0) if neighbors is None else neighbors
     features, answers = stack_shapes((shapes.features, shapes.answer), *near)
     references = References(bank, features, answers, floats(*near, *spec), floats(*near))
     if points:
         atlas = {"points": floats(points, *spec), "point_losses": floats(*near, points)}
         references = dataclasses.replace(references, **atlas, slopes=references.routing)
-    return Batch(queries, references, keys)
+    return BatchInputs(queries, references, keys)
 
 
 def floats(*shape: int) -> Any:
@@ -183,7 +183,7 @@ def stack_shapes(tree: Any, *axes: int) -> Any:
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((*axes, *leaf.shape), leaf.dtype), tree)
 
 
-def _first_sample(batch: Batch) -> Batch:
+def _first_sample(batch: BatchInputs) -> BatchInputs:
     """The shapes of the batch's first sample, as a batch of one."""
 
     def first(tree: Any) -> Any:
@@ -191,10 +191,10 @@ def _first_sample(batch: Batch) -> Batch:
 
     queries, references, keys = batch
     if references is None:
-        return Batch(first(queries), None, first(keys))
+        return BatchInputs(first(queries), None, first(keys))
     shared = {name: getattr(references, name) for name in SHARED}
     own = first(dataclasses.replace(references, **dict.fromkeys(SHARED)))
-    return Batch(first(queries), dataclasses.replace(own, **shared), first(keys))
+    return BatchInputs(first(queries), dataclasses.replace(own, **shared), first(keys))
 
 
 def _temporary_bytes(lowered: jax.stages.Lowered) -> int:

@@ -1,1 +1,1 @@
-"""Collect a reference bank, run strategies over a test set, and summarise what they did."""
+"""Evaluation of strategies on questions: encoding, references, one evaluator, benchmarks, banks, tuning, statistics."""

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from r2t2_jax.contract import Inputs, Sample
 from r2t2_jax.costs.jaxpr import count_flops
 from r2t2_jax.costs.memory import largest_vmap_size
-from r2t2_jax.costs.prediction import Batch, MemoryUse, Prediction, SampleCost
+from r2t2_jax.costs.prediction import BatchInputs, CostPrediction, MemoryUse, SampleCost
 from r2t2_jax.evaluation.batch import PreparedBatch
 from r2t2_jax.evaluation.encode import encode_prepared, prepare_questions
 from r2t2_jax.evaluation.evaluator import Evaluator
@@ -69,17 +69,17 @@ def predict_evaluation(evaluator: Evaluator, longest: Sample, size: int) -> DryR
     costs = {}
     for name, strategy in batch.strategies.items():
         if isinstance(strategy, Strategy):
-            cost = Prediction(strategy, port.model, port.params, _device_batch(batch, name, 1)).cost
+            cost = CostPrediction(strategy, port.model, port.params, _device_batch(batch, name, 1)).cost
             costs[name] = SampleCost(cost.evaluations, encode + cost.flops + answer)
     name = max(costs, key=lambda name: costs[name].flops)
     measure = partial(_memory, batch, prepared.inputs, name, size)
     return DryRun(costs, measure(evaluator.vmap_size), measure)
 
 
-def _device_batch(batch: PreparedBatch, name: str, size: int) -> Batch:
+def _device_batch(batch: PreparedBatch, name: str, size: int) -> BatchInputs:
     """The first sample `size` times."""
     rows = np.zeros(size, int)
-    return Batch(take(batch.queries, rows), batch.neighbors.references(name, rows), batch.keys[rows])
+    return BatchInputs(take(batch.queries, rows), batch.neighbors.references(name, rows), batch.keys[rows])
 
 
 def _memory(batch: PreparedBatch, inputs: Inputs, name: str, size: int, vmap_size: int) -> MemoryUse:
@@ -93,7 +93,7 @@ def _memory(batch: PreparedBatch, inputs: Inputs, name: str, size: int, vmap_siz
         encode_batch.lower(port.params, take(inputs, np.zeros(size, int)), **static),
         generate_tokens.lower(port.params, features, routing, max_new_tokens=port.max_new_tokens, **static),
     )
-    return Prediction(strategy, port.model, port.params, samples, vmap_size, programs).memory
+    return CostPrediction(strategy, port.model, port.params, samples, vmap_size, programs).memory
 
 
 def _flops(function: Any, *arguments: Any) -> int:

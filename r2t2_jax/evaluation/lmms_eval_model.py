@@ -30,10 +30,10 @@ from r2t2_jax.metrics import get_metric
 
 def manifest() -> ModelManifest:
     """The name of the model in lmms-eval, and its class."""
-    return ModelManifest(model_id="r2t2", simple_class_path=f"{__name__}.{Rerouted.__name__}")
+    return ModelManifest(model_id="r2t2", simple_class_path=f"{__name__}.{ReroutedModel.__name__}")
 
 
-class Rerouted(lmms):
+class ReroutedModel(lmms):
     """A port with one strategy, as a model of lmms-eval.
 
     Args:

@@ -1,4 +1,4 @@
-"""Objectives: losses over the routing weights of one test sample.
+"""Objectives: losses over the routing weights of one test sample (docs/design.md, section 4).
 
 Axis letters: K neighbors.
 """

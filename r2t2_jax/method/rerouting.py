@@ -1,4 +1,4 @@
-"""Re-routing of batches: one jit, one compile per shape.
+"""Re-routing of batches: one jit, one compile per shape (docs/design.md, section 4).
 
 Samples go through `lax.map`, neighbors through `vmap` (in the objective), steps through `scan` (in the search). A
 sample's result does not depend on its batch (`benchmarks/lax_map_or_vmap.py` measures `lax.map` against `vmap`). On an

@@ -13,7 +13,7 @@ import jax
 
 from r2t2_jax.contract import ModelShapes
 from r2t2_jax.costs.ladder import count_passes
-from r2t2_jax.costs.prediction import REFERENCES, Prediction, abstract_batch
+from r2t2_jax.costs.prediction import REFERENCES, CostPrediction, abstract_batch
 from r2t2_jax.method.presets import PAPER as PAPER_PRESET
 from r2t2_jax.method.rerouting import canonicalize
 from r2t2_jax.method.strategies import Strategy
@@ -111,7 +111,7 @@ def _cost(shapes: ModelShapes, measurement: Measurement, own: int) -> RowCost:
     method = measurement.method
     if not isinstance(method, Strategy) or method.atlas or method.augmentations or method.memory_strategy:
         return RowCost(None, None)
-    cost = Prediction(method, shapes.model, shapes.params, abstract_batch(shapes, method)).cost
+    cost = CostPrediction(method, shapes.model, shapes.params, abstract_batch(shapes, method)).cost
     return RowCost(cost.evaluations, own + cost.flops)
 
 

@@ -7,7 +7,7 @@ import jax
 import pytest
 
 from r2t2_jax.costs.ladder import CostSettings, VariantTraces, cost_table, count_passes
-from r2t2_jax.costs.prediction import Prediction, abstract_batch
+from r2t2_jax.costs.prediction import CostPrediction, abstract_batch
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.method.presets import Preset
 from r2t2_jax.methods import strategy
@@ -51,7 +51,7 @@ def test_every_variant_costs_what_the_program_of_descent_costs_on_it(counted):
             continue
         variant_shapes = dataclasses.replace(shapes, features=traces.kept(variant))
         batch = abstract_batch(variant_shapes, ngd)
-        cost = Prediction(ngd, traces.loss_model(variant), variant.params, batch).cost
+        cost = CostPrediction(ngd, traces.loss_model(variant), variant.params, batch).cost
         once = 0 if variant.stored else K * traces.once_flops(variant)
         assert (row.evaluations, row.flops) == (cost.evaluations, fixed + once + cost.flops), row.method
     assert table.variants[0].flops > table.variants[-1].flops
@@ -89,6 +89,6 @@ def test_a_prediction_takes_arrays_and_shapes_alike():
     arrays = jax.tree.map(lambda leaf: jax.numpy.zeros(leaf.shape, leaf.dtype), (batch.queries, batch.references))
     keys = jax.random.split(jax.random.key(0), 3)
     costs = [
-        Prediction(ngd, shapes.model, shapes.params, inputs).cost for inputs in (batch, type(batch)(*arrays, keys))
+        CostPrediction(ngd, shapes.model, shapes.params, inputs).cost for inputs in (batch, type(batch)(*arrays, keys))
     ]
     assert costs[0] == costs[1]

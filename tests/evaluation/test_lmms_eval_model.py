@@ -21,11 +21,11 @@ REFERENCES = make_samples(40, seed=3, hinted=0.4)
 
 @pytest.fixture
 def adapter(monkeypatch, tmp_path):
-    from r2t2_jax.evaluation.lmms_eval_model import Rerouted
+    from r2t2_jax.evaluation.lmms_eval_model import ReroutedModel
 
     bank = collect_bank(toy(), REFERENCES, get_metric("exact_match"), keep_wrong=True)
     monkeypatch.setattr("r2t2_jax.evaluation.lmms_eval_model.open_bank", lambda *a, **k: bank)
-    return Rerouted.create_from_arg_string("model=tests.toy_port:toy,strategy=ngd,preset=toy", {"batch_size": 4})
+    return ReroutedModel.create_from_arg_string("model=tests.toy_port:toy,strategy=ngd,preset=toy", {"batch_size": 4})
 
 
 def requests(samples, images=1):
@@ -47,11 +47,11 @@ def requests(samples, images=1):
 def test_the_registered_model_answers_like_the_evaluation(adapter):
     from lmms_eval.models.registry_v2 import ModelRegistryV2
 
-    from r2t2_jax.evaluation.lmms_eval_model import Rerouted, manifest
+    from r2t2_jax.evaluation.lmms_eval_model import ReroutedModel, manifest
 
     registry = ModelRegistryV2()
     registry.register_manifest(manifest())
-    assert registry.get_model_class("r2t2") is Rerouted
+    assert registry.get_model_class("r2t2") is ReroutedModel
     samples = make_samples(10, seed=1, hinted=0.4)
     adapter.task_dict, instances = requests(samples)
     answers = adapter.generate_until(instances)

@@ -21,7 +21,7 @@ from typing import Any
 
 from ports.common.checkpoint.directory import write_model_directory
 from ports.common.checkpoint.formats import Checkpoint, open_checkpoint
-from ports.common.checkpoint.mapping import Leaf, Report, Tensor, check, stored
+from ports.common.checkpoint.mapping import ConversionReport, Leaf, Tensor, check, stored
 from r2t2_jax.errors import R2T2Error
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -127,7 +127,7 @@ class Converter:
             progress=progress,
         )
 
-    def check(self, config: Any, checkpoint: Checkpoint) -> Report:
+    def check(self, config: Any, checkpoint: Checkpoint) -> ConversionReport:
         """Check that the mapping covers this checkpoint; see `mapping.check`."""
         leaves, abstract = self.leaves(config), self.abstract_params(config)
         return check(leaves, tensors_of(checkpoint), abstract, self.ignored(config), self.tied(config))

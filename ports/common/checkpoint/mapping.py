@@ -109,7 +109,7 @@ class Tensor:
 
 
 @dataclass(frozen=True)
-class Report:
+class ConversionReport:
     """Result of `check`: every upstream name is in exactly one of the three fields."""
 
     mapped: tuple[str, ...]
@@ -132,7 +132,7 @@ def check(
     params: Any,
     ignored: Sequence[str] = (),
     tied: Sequence[tuple[str, str]] = (),
-) -> Report:
+) -> ConversionReport:
     """Check that every parameter gets a tensor of its shape, and that every tensor is used once, ignored or tied.
 
     Args:
@@ -163,7 +163,7 @@ def check(
     ]
     if problems:
         raise R2T2Error(f"the checkpoint does not fit the model ({len(problems)} problems): {'; '.join(problems)}")
-    return Report(tuple(name for name in tensors if name in uses), known, pairs)
+    return ConversionReport(tuple(name for name in tensors if name in uses), known, pairs)
 
 
 def _misshaped(

@@ -72,7 +72,7 @@ Loss = Callable[[Any, Any, Array, Float[Array, ""]], Float[Array, ""]]
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrainingStage:
     """Number of steps, batch size, peak learning rate, seed and weight decay of a stage."""
 
     steps: int
@@ -82,18 +82,20 @@ class Plan:
     decay: float = 1e-4
 
 
-def optimize(loss: Loss, params: Any, data: Any, plan: Plan, title: str, checkpoint: Path | None = None) -> Any:
+def optimize(
+    loss: Loss, params: Any, data: Any, stage: TrainingStage, title: str, checkpoint: Path | None = None
+) -> Any:
     """Minimize `loss(params, (rows, shared), key, progress)` with AdamW under a warm-up and cosine schedule.
 
     `data` is a tuple of a pytree to draw rows from (leading axis n) and a pytree passed to `loss` whole. `progress`
     runs from 0 to 1. Random draws depend only on seed and step, so a run resumed from `checkpoint` ends with the same
     parameters as an uninterrupted one.
     """
-    steps, batch, seed = plan.steps, plan.batch, plan.seed
+    steps, batch, seed = stage.steps, stage.batch, stage.seed
     rows, shared = data
     count = jax.tree.leaves(rows)[0].shape[0]
-    schedule = optax.warmup_cosine_decay_schedule(0.0, plan.rate, min(100, steps // 10), steps, plan.rate * 0.02)
-    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule, weight_decay=plan.decay))
+    schedule = optax.warmup_cosine_decay_schedule(0.0, stage.rate, min(100, steps // 10), steps, stage.rate * 0.02)
+    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule, weight_decay=stage.decay))
 
     @partial(jax.jit, donate_argnums=(0, 1))
     def step(params: Any, state: Any, number: Array, rows: Any, shared: Any) -> tuple:

@@ -23,7 +23,7 @@ from ports.pocket.config import PocketConfig
 from ports.pocket.modeling import PocketAnswer, PocketFeatures, PocketNet, VisionEncoder, rms_norm, shift_right
 from ports.pocket.scenes import GRID, VALUES, Scene
 from ports.pocket.training.data import Examples
-from ports.pocket.training.optimize import Plan, optimize
+from ports.pocket.training.optimize import TrainingStage, optimize
 
 NOISE = 0.3  # on the bottleneck, so that it can carry the expert's own attribute and little else
 CLASSES = {**{name: len(values) for name, values in VALUES.items()}, "position": GRID * GRID, "base": 1}
@@ -47,7 +47,7 @@ def train_encoder(
     name: str,
     images: UInt8[Array, "n 96 96 3"],
     labels: Int[Array, "n I"],
-    plan: Plan,
+    plan: TrainingStage,
     checkpoint: Path,
 ) -> tuple[Any, Float[Array, "F C"]]:
     """Train one encoder and the linear head of its proxy task; returns both."""
@@ -124,7 +124,7 @@ def train_alignment(
     net: PocketNet,
     vision: Float[Array, "n E+1 I F"],
     labels: Mapping[str, Int[np.ndarray, "n I"]],
-    plan: Plan,
+    plan: TrainingStage,
     checkpoint: Path,
 ) -> nnx.State:
     """Train mixers and projector to pass on the attributes of the weighted experts; returns all parameters."""
@@ -190,7 +190,7 @@ def train_language(
     net: PocketNet,
     vision: Float[Array, "n E+1 I F"],
     examples: Examples,
-    plan: Plan,
+    plan: TrainingStage,
     checkpoint: Path,
 ) -> nnx.State:
     """Train the language model to answer under random routing; returns all parameters.
@@ -236,7 +236,7 @@ NARROW = ("color", "shape")  # question families of the narrow gate's training
 
 
 def train_gate(
-    net: PocketNet, vision: Float[Array, "n E+1 I F"], examples: Examples, plan: Plan, checkpoint: Path
+    net: PocketNet, vision: Float[Array, "n E+1 I F"], examples: Examples, plan: TrainingStage, checkpoint: Path
 ) -> Any:
     """Train the gate by the answer's cross-entropy; returns the gate's parameters."""
     graph, *states = nnx.split(net, lambda path, _: path[0] == "gate", ...)

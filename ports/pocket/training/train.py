@@ -32,7 +32,7 @@ from ports.pocket.scenes import Scene, make_scene, render
 from ports.pocket.tokenizer import Tokenizer
 from ports.pocket.training import measure
 from ports.pocket.training.data import Examples, write_examples
-from ports.pocket.training.optimize import Plan, StageFolder
+from ports.pocket.training.optimize import StageFolder, TrainingStage
 from ports.pocket.training.stages import (
     CLASSES,
     NARROW,
@@ -98,7 +98,7 @@ def train_experts(recipe: Recipe, config: PocketConfig, stages: StageFolder) -> 
         encoder = net.base if name == "base" else net.experts[number]
         params = nnx.state(VisionEncoder(config, nnx.Rngs(0)))
         like = (params, jnp.zeros((config.expert_width, CLASSES[name] + 1)))
-        plan = Plan(recipe.steps(STEPS[name]), 64, 4e-3, recipe.seed + number)
+        plan = TrainingStage(recipe.steps(STEPS[name]), 64, 4e-3, recipe.seed + number)
         truth = jnp.asarray(labels[name])
         make = partial(train_encoder, config, name, images, truth, plan)
         trained, heads[name] = stages.stage(f"expert-{name}", make, like)
@@ -155,13 +155,13 @@ def train(recipe: Recipe) -> dict[str, Any]:
 
     scenes = scenes_of("train", recipe.seed + 1, recipe.language_scenes)
     vision = encode_scenes(net, scenes)
-    plan = Plan(recipe.steps(recipe.align_steps), 64, 1e-2, recipe.seed)
+    plan = TrainingStage(recipe.steps(recipe.align_steps), 64, 1e-2, recipe.seed)
     labels = proxy_labels(scenes)
     state = stages.stage("align", partial(train_alignment, config, net, vision, labels, plan), nnx.state(net))
     nnx.update(net, state)
     families = (*FAMILIES, "spatial", "size")  # relations between two objects are the hardest to learn
     examples = write_examples(config, tokenizer, scenes, "train", recipe.questions_per_scene, recipe.seed, families)
-    plan = Plan(recipe.steps(recipe.language_steps), 192, 3e-3, recipe.seed)
+    plan = TrainingStage(recipe.steps(recipe.language_steps), 192, 3e-3, recipe.seed)
     state = stages.stage("language", partial(train_language, config, net, vision, examples, plan), nnx.state(net))
     nnx.update(net, state)
 
@@ -217,7 +217,7 @@ def train_gates(
         examples = write_examples(
             config, tokenizer, scenes, "gate", 4, recipe.seed, NARROW if name == "narrow" else FAMILIES
         )
-        plan = Plan(recipe.steps(recipe.gate_steps), 128, 3e-3, recipe.seed, decay=1e-2)
+        plan = TrainingStage(recipe.steps(recipe.gate_steps), 128, 3e-3, recipe.seed, decay=1e-2)
         like = nnx.split(net, lambda path, _: path[0] == "gate", ...)[1]
         gates[name] = stages.stage(f"gate-{name}", partial(train_gate, net, vision, examples, plan), like)
         nnx.update(net, gates[name])

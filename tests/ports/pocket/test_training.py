@@ -9,11 +9,11 @@ from ports.pocket.params import read_weights
 from ports.pocket.questions import Question
 from ports.pocket.training import optimize as optimization
 from ports.pocket.training.measure import blind_scores
-from ports.pocket.training.optimize import Plan, StageFolder, optimize
+from ports.pocket.training.optimize import StageFolder, TrainingStage, optimize
 from ports.pocket.training.stages import leakage
 from ports.pocket.training.train import Recipe, train
 
-PLAN = Plan(steps=12, batch=4, rate=0.1, seed=3)
+PLAN = TrainingStage(steps=12, batch=4, rate=0.1, seed=3)
 
 
 def fit(checkpoint=None, stop_at=None):
