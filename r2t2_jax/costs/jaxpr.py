@@ -44,7 +44,7 @@ def flops_by_scope(jaxpr: core.ClosedJaxpr | core.Jaxpr) -> Counter[Scopes]:
         if name in PRODUCTS:
             total[scopes] += _product_flops(equation)
         elif name == "cond":
-            total += max(inner, key=lambda flops: flops.total())
+            total.update(max(inner, key=lambda flops: sum(flops.values())))
         elif inner:
             times = equation.params["length"] if name == "scan" else 1
             for body in inner:

@@ -28,7 +28,7 @@ import jax
 from jax.extend import core
 
 from r2t2_jax.bank.build_atlas import AtlasPlan
-from r2t2_jax.contract import FIRST_PASS, Costs, CostVariant, LossModel, ModelShapes, Params
+from r2t2_jax.contract import FIRST_PASS, Costs, CostVariant, LossModel, ModelShapes, Params, RoutedLoss
 from r2t2_jax.costs.jaxpr import Scopes, count_flops, flops_by_scope, flops_within
 from r2t2_jax.costs.prediction import CostPrediction, abstract_batch, floats
 from r2t2_jax.errors import R2T2Error
@@ -216,7 +216,8 @@ def cost_table(shapes: ModelShapes, settings: CostSettings) -> CostTable:
         """A strategy's program on the port's own loss, or on the loss of a variant."""
         method = strategy(name, _preset(settings))
         batch = abstract_batch(shapes, method, points=settings.points)
-        model, params = shapes.model, shapes.params
+        model: RoutedLoss = shapes.model
+        params = shapes.params
         if variant is not None:
             model, params = traces.loss_model(variant), variant.params
             queries = dataclasses.replace(batch.queries, features=_one(traces.kept(variant)))
