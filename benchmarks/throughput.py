@@ -87,7 +87,7 @@ def open_pocket(samples: int, references: int) -> Job:
     preset = find_preset("pocket", port.presets)
     strategies = {name: method_of(name, preset) for name in STRATEGIES}
     benchmarks = read_benchmarks([BENCHMARK], None, samples, 0, "", "")
-    return Job([port], device_groups("", 1), bank, benchmarks, strategies, preset, 0, PLAN_BATCH, fitted=False)
+    return Job([port], device_groups(""), bank, benchmarks, strategies, preset, 0, PLAN_BATCH, fitted=False)
 
 
 Seconds = tuple[float, float]  # wall time and CPU time

@@ -12,9 +12,17 @@ from r2t2_jax.errors import R2T2Error
 if TYPE_CHECKING:  # so that the parser starts fast
     from r2t2_jax.evaluation.devices import ReplicaGroup
     from r2t2_jax.evaluation.job import Job
-    from r2t2_jax.runs.processes import ProcessGroup
+    from r2t2_jax.runs.workers import WorkerConfig
 
-NO_SETTINGS = ("out", "max_hours", "dry_run", "coordinator", "processes", "process")  # no result depends on them
+NO_SETTINGS = (
+    "out",
+    "max_hours",
+    "dry_run",
+    "ray",
+    "workers",
+    "worker_resources",
+    "model_uri",
+)  # no result depends on them
 
 
 @dataclass(frozen=True)
@@ -57,14 +65,16 @@ class Eval:
     """Questions that a device computes together; auto for as many as fit in its own memory, and for 1 on a CPU, where
     answers are then independent of the batch to the last bit."""
     mesh: str = ""
-    """Devices of all processes: data=4,model=2 for four copies of the weights, each sharded over two devices. By
-    default one copy per device."""
-    coordinator: str = ""
-    """Address HOST:PORT of the first of several processes, or auto on SLURM, GKE or a TPU pod."""
-    processes: int | None = None
-    """Number of processes that share the run; with a coordinator's address."""
-    process: int | None = None
-    """Index of this process, from 0; with a coordinator's address."""
+    """Devices: data=4,model=2 for four copies of the weights, each sharded over two devices. By default one copy per
+    device. With --ray, the devices of each worker."""
+    ray: str = ""
+    """Compute on Ray workers: local for a cluster on this machine, auto for this machine's cluster, or an address."""
+    workers: str = "auto"
+    """Number of Ray workers; auto for as many as the cluster has room for, also while the run goes on."""
+    worker_resources: str = ""
+    """Resources of each worker as JSON: '{"GPU": 1}', '{"TPU": 4}', or custom ones. By default one CPU."""
+    model_uri: str = ""
+    """Where workers fetch the model directory if they do not see its path: gs://, s3:// or file://."""
     dry_run: bool = False
     """Print the plan and its cost, and compute nothing."""
     max_hours: float | None = None
@@ -78,20 +88,18 @@ class Eval:
         check_folder(self.out)  # before anything heavy is imported
         enable_compilation_cache()
 
-        from r2t2_jax.evaluation.devices import device_groups, join_processes, shutdown_processes
-        from r2t2_jax.runs.processes import ProcessGroup
+        from r2t2_jax.evaluation.devices import device_groups
+        from r2t2_jax.runs.workers import WorkerConfig
 
+        workers = WorkerConfig.parse(self.ray, self.workers, self.worker_resources)
+        job = self._job(device_groups("" if self.ray else self.mesh))
         if self.dry_run:
-            print_dry_run(self._job(device_groups(self.mesh, self.processes or 1)))
+            print_dry_run(job)
+            if workers:
+                print(workers.describe())
             return
-        share = join_processes(self.coordinator, self.processes, self.process)
-        groups, team = device_groups(self.mesh, share.count), ProcessGroup(self.out, share)
-        team.write_heartbeat()
-        shutdown_processes(groups)
-        with team:
-            self._fill(self._job(groups), team)
-        if share.index == 0:
-            show(self.out)
+        self._compute(job, workers)
+        show(self.out)
 
     def _job(self, groups: Sequence[ReplicaGroup]) -> Job:
         from r2t2_jax.evaluation.devices import load_on
@@ -107,22 +115,21 @@ class Eval:
         strategies = listed("--strategy", self.strategy)
         return open_job(ports, groups, self.bank, benchmarks, strategies, self.preset, self.seed, batch, vmap_size)
 
-    def _fill(self, job: Job, team: ProcessGroup) -> None:
-        """Compute this process's batches; the first process also writes the summary of all rows."""
-        from r2t2_jax.runs.run import Run, run_multiprocess
+    def _compute(self, job: Job, workers: WorkerConfig | None) -> None:
+        """Compute and save what is missing, in this process or on workers, and write the summary."""
+        from r2t2_jax.runs.run import Run
 
         options = {name: value for name, value in asdict(self).items() if value is not None}
         settings = {name: value for name, value in options.items() if name not in NO_SETTINGS}
-        depends = {"processes": team.share.count, **job.depends}
-
-        def open_run() -> Run:
-            return Run.open(team.own_folder(), "eval", settings, job.plan, depends, self.max_hours, team)
-
-        def finish(run: Run) -> None:
+        with Run.open(self.out, "eval", settings, job.plan, job.depends, self.max_hours) as run:
+            if run.complete:
+                return
+            if workers is None:
+                job.compute(run, log)
+            else:
+                job.compute_on_workers(run, workers, self.model, self.model_uri, self.embedder, self.mesh, log)
             run.export()
             run.finish(job.summary(run))
-
-        run_multiprocess(team, open_run, lambda run: job.compute(run, log), finish)
 
 
 def listed(option: str, text: str) -> list[str]:

@@ -33,6 +33,7 @@ from r2t2_jax.methods import Method
 from r2t2_jax.metrics import Metric
 from r2t2_jax.runs.plan import Batch, Part
 from r2t2_jax.runs.run import Run
+from r2t2_jax.runs.workers import WorkerPool
 from r2t2_jax.runtime.batching import AdaptiveBatchSize, threads_at_a_time
 from r2t2_jax.runtime.compilation_cache import CompileCounter
 from r2t2_jax.runtime.threads import prefetch
@@ -147,7 +148,6 @@ class BenchmarkEvaluator:
         benchmark: its name.
         samples: all questions of the benchmark, in the order of the plan.
         batch_size: samples per batch; a smaller batch is padded, so that one compiled program serves every batch.
-        processes: number of processes that share the plan's batches.
         chunk_size: samples that a device takes at a time.
         on_timing: called with (stage, samples, seconds).
     """
@@ -159,12 +159,11 @@ class BenchmarkEvaluator:
         benchmark: str,
         samples: Sequence[Sample],
         batch_size: int,
-        processes: int,
         chunk_size: AdaptiveBatchSize,
         on_timing: Callable[[str, int, float], None],
     ) -> None:
         self._replicas, self._title, self._benchmark = replicas, title, benchmark
-        self._samples, self._batch_size, self._processes = samples, batch_size, processes
+        self._samples, self._batch_size = samples, batch_size
         self._chunk_size, self._on_timing = chunk_size, on_timing
         self._compiled: dict[Any, threading.Lock | None] = {}
         self._guard = threading.Lock()
@@ -180,7 +179,7 @@ class BenchmarkEvaluator:
         return prepare_questions(replica.evaluator.port, [*samples, *padding])
 
     def _replica(self, batch: Batch) -> DeviceReplica:
-        return self._replicas[batch.number // self._processes % len(self._replicas)]
+        return self._replicas[batch.number % len(self._replicas)]
 
     def rows(self, batch: Batch, prepared: PreparedQuestions | None) -> list[dict[str, Any]]:
         """One row per strategy and sample, in this order.
@@ -274,6 +273,39 @@ def record_references(run: Run, model: str, bank: ReferenceBank) -> None:
     columns = ("id", "question", "answer", "category", "score")
     for batch in run.todo([REFERENCES]):
         run.append(batch, [{"model": model, **{name: row.get(name) for name in columns}} for row in bank.records])
+
+
+def run_on_workers(run: Run, pool: WorkerPool, benchmarks: Mapping[str, Sequence[Sample]], title: str) -> None:
+    """Compute the missing batches on workers and save them as they arrive.
+
+    Args:
+        run: its plan has a part for each benchmark.
+        pool: workers whose program returns the rows of a batch's samples, and timings (stage, samples, seconds).
+        benchmarks: the samples of each benchmark, in the order of the plan.
+        title: of the progress bar.
+
+    Raises:
+        RunInterrupted: the run was asked to stop.
+        R2T2Error: as `WorkerPool.map`.
+    """
+    accuracy = _RunningAccuracy(run)
+
+    def samples(batch: Batch) -> Sequence[Sample]:
+        return benchmarks[batch.part][batch.start : batch.stop]
+
+    def names(batch: Batch) -> str:
+        return "samples " + ", ".join(repr(sample.id) for sample in samples(batch))
+
+    with run.progress(list(benchmarks), title) as bar:
+        for batch, (rows, timings), seconds in pool.map(run.todo(list(benchmarks)), samples, names, run.check):
+            run.append(batch, rows)
+            for stage in [*timings, (batch.part, len(batch), seconds)]:
+                run.time(*stage)
+            accuracy.add(rows)
+            workers = f"{pool.alive} workers" + (f", {pool.retried} batches retried" if pool.retried else "")
+            bar.set_postfix_str(f"{accuracy}, {workers}", refresh=False)
+            bar.update(len(batch))
+    run.check()
 
 
 class _RunningAccuracy:

@@ -78,7 +78,7 @@ class FeatureCache:
         self._port = port
         self._keys = [(record.get("source") or "", record["id"]) for record in records]
         self._digests = [record.get("image_sha256") or "" for record in records]
-        self._samples = samples
+        self.samples = samples
         self._cache: dict[int, Any] = {}
         self._bytes = 0
         self._lock = Lock()
@@ -98,7 +98,7 @@ class FeatureCache:
         return jax.tree.map(lambda leaf: np.asarray(leaf)[back.ravel()], (features, answers))
 
     def _sample(self, row: int) -> Sample:
-        sample = self._samples[self._keys[row]]
+        sample = self.samples[self._keys[row]]
         if self._digests[row] and image_digest(sample.image) != self._digests[row]:
             raise R2T2Error(f"the image of reference {sample.id!r} is not the one the bank was built with")
         return sample

@@ -20,6 +20,7 @@ from r2t2_jax.evaluation.benchmark import (
     benchmark_parts,
     record_references,
     run_benchmarks,
+    run_on_workers,
     title_of,
 )
 from r2t2_jax.evaluation.devices import ReplicaGroup
@@ -28,16 +29,19 @@ from r2t2_jax.evaluation.evaluator import Evaluator
 from r2t2_jax.evaluation.question_sets import QuestionSet, length
 from r2t2_jax.evaluation.setup import open_bank
 from r2t2_jax.evaluation.statistics import benchmark_rows, summarize_benchmark, summary_content
+from r2t2_jax.evaluation.worker import BenchmarkInfo, eval_program
 from r2t2_jax.method.presets import Preset
 from r2t2_jax.methods import Method, find_preset, method_of, own_preset
 from r2t2_jax.metrics import get_metric, get_set_score
 from r2t2_jax.runs.fingerprint import versions
 from r2t2_jax.runs.plan import Plan
 from r2t2_jax.runs.run import Run
+from r2t2_jax.runs.workers import WorkerConfig, WorkerPool, cluster
 from r2t2_jax.runtime.batching import AdaptiveBatchSize, threads_at_a_time
 from r2t2_jax.runtime.memory import format_size
 
 BASE = "base"
+Log = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -132,6 +136,43 @@ class Job:
         run_benchmarks(run, self.evaluators(run, log), max(threads_at_a_time(), len(self.groups)), log)
         record_references(run, self.port.name, self.bank)
 
+    def compute_on_workers(
+        self, run: Run, config: WorkerConfig, model: str, model_uri: str, embedder: str, mesh: str, log: Log
+    ) -> None:
+        """As `compute`, with the batches on Ray workers, each of which loads the model on its own devices.
+
+        Args:
+            run: of this plan.
+            config: address, number and resources of the workers.
+            model, model_uri, embedder, mesh: as the command line gives them; a worker opens the model by them.
+            log: called with a message for each lost worker.
+
+        Raises:
+            RunInterrupted: the run was asked to stop.
+            R2T2Error: Ray is missing or not reachable, or as `WorkerPool.map`.
+        """
+        titles = {
+            name: BenchmarkInfo(title_of(self.port.name, name), questions.metric)
+            for name, questions in self.benchmarks.items()
+        }
+        program = eval_program(
+            model=model,
+            model_uri=model_uri,
+            embedder=embedder,
+            mesh=mesh,
+            port=self.port,
+            bank=self.bank,
+            strategies=self.strategies,
+            benchmarks=titles,
+            seed=self.seed,
+            batch_size=self.batch,
+            vmap_size=self.vmap_size or 1,
+        )
+        samples = {name: questions.samples for name, questions in self.benchmarks.items()}
+        with cluster(config) as ray:
+            run_on_workers(run, WorkerPool(ray, config, program, log), samples, "eval")
+        record_references(run, self.port.name, self.bank)
+
     def evaluators(self, run: Run, log: Callable[[str], None]) -> dict[str, BenchmarkEvaluator]:
         """An evaluator of each benchmark, with a replica on every group of devices; raises as `Evaluator.create`."""
         chunk_size, vmap_size = self._device_batch(log)
@@ -146,7 +187,7 @@ class Job:
                 for evaluator, group in zip(copies, self.groups, strict=True)
             ]
             evaluators[name] = BenchmarkEvaluator(
-                replicas, title, name, questions.samples, self.batch, run.share.count, adaptive, run.time
+                replicas, title, name, questions.samples, self.batch, adaptive, run.time
             )
         return evaluators
 

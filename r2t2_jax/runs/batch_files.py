@@ -7,7 +7,6 @@ checksums of pages.
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -51,12 +50,6 @@ class BatchFiles:
         path = self.folder / f"{number:05d}.parquet"
         write_table(path, to_table(rows))
         self.saved[number] = path
-
-    def copy(self, number: int, path: Path) -> None:
-        """Copy a batch file from another folder; raises as `write`."""
-        self.folder.mkdir(exist_ok=True)
-        atomic_write(self.folder / path.name, lambda draft: shutil.copyfile(path, draft))
-        self.saved[number] = self.folder / path.name
 
     def remove(self) -> None:
         """Remove all batch files."""

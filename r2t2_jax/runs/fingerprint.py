@@ -55,6 +55,14 @@ def versions() -> dict[str, str]:
     """Versions of the libraries and the kind of devices, on which results may depend besides the settings."""
     import jax
 
-    packages = {name: version(name) for name in ("r2t2-jax", "jax", "jaxlib", "numpy")}
     devices = jax.devices()
-    return {"python": platform.python_version(), **packages, "devices": f"{len(devices)} x {devices[0].device_kind}"}
+    return {
+        "python": platform.python_version(),
+        **package_versions(),
+        "devices": f"{len(devices)} x {devices[0].device_kind}",
+    }
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of the packages that compute results."""
+    return {name: version(name) for name in ("r2t2-jax", "jax", "jaxlib", "numpy")}

@@ -12,7 +12,6 @@ from typing import Any
 
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.runs.atomic_io import DRAFT
-from r2t2_jax.runs.processes import PREFIX
 
 RUN, SUMMARY, LOCK = "run.json", "summary.json", "lock"
 
@@ -32,7 +31,7 @@ def check_folder(out: Path) -> None:
         raise R2T2Error(f"cannot write {out}: {error.strerror}") from error
     if not os.access(existing, os.W_OK):
         raise R2T2Error(f"cannot write {out}: permission denied")
-    foreign = [name for name in names if not name.startswith((DRAFT, LOCK, PREFIX))]
+    foreign = [name for name in names if not name.startswith((DRAFT, LOCK))]
     if foreign and RUN not in names:
         raise R2T2Error(f"{out} holds {foreign[0]!r}, which is not part of a run; choose another folder")
 

@@ -79,15 +79,3 @@ class Plan:
     def from_json(cls, parts: Sequence[dict[str, Any]]) -> Plan:
         """The plan that `to_json` wrote."""
         return cls([Part(**part) for part in parts])
-
-
-@dataclass(frozen=True)
-class ProcessShard:
-    """Every `count`-th batch, starting with number `index`; by default all batches."""
-
-    index: int = 0
-    count: int = 1
-
-    def has(self, batch: Batch) -> bool:
-        """Whether this process computes the batch."""
-        return batch.number % self.count == self.index

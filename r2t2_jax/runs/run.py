@@ -37,12 +37,11 @@ from tqdm import tqdm
 
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.runs.atomic_io import publish_json, remove, remove_drafts
-from r2t2_jax.runs.batch_files import BatchFiles, Row, export_table, read_batch, read_table, saved_batches
+from r2t2_jax.runs.batch_files import BatchFiles, Row, export_table, read_batch, read_table
 from r2t2_jax.runs.fingerprint import check_fingerprint, fingerprinted
 from r2t2_jax.runs.folder import RUN, SUMMARY, FolderLock, check_folder, read_json
 from r2t2_jax.runs.interrupt import RunInterrupted, StopRequest
-from r2t2_jax.runs.plan import Batch, Plan, ProcessShard
-from r2t2_jax.runs.processes import PREFIX, ProcessGroup
+from r2t2_jax.runs.plan import Batch, Plan
 from r2t2_jax.runs.timings import TIMINGS, Timings, seconds_per_sample
 from r2t2_jax.runtime.threads import worker_threads
 
@@ -62,9 +61,8 @@ class Run:
         plan: Plan,
         stop: StopRequest,
         lock: FolderLock,
-        group: ProcessGroup | None,
     ) -> None:
-        self.folder, self.plan, self._group = folder, plan, group
+        self.folder, self.plan = folder, plan
         self._command, self._stop, self._lock = run["command"], stop, lock
         self._batches = BatchFiles(folder)
         self._timings = Timings(folder)
@@ -79,7 +77,6 @@ class Run:
         plan: Plan,
         depends: Mapping[str, Any] | None = None,
         max_hours: float | None = None,
-        group: ProcessGroup | None = None,
     ) -> Run:
         """Begin a run, or resume it.
 
@@ -90,7 +87,6 @@ class Run:
             plan: the parts to compute.
             depends: other dependencies of the results: data, fingerprints of models, `fingerprint.versions()`.
             max_hours: time limit from now.
-            group: the processes that share the run, each of which opens it; `out` is then this process's folder.
 
         Raises:
             R2T2Error: the folder cannot be written, holds other files or a run with other settings, or another process
@@ -110,7 +106,7 @@ class Run:
                 check_fingerprint(read_json(out / RUN), run, str(out))
             else:
                 publish_json(out / RUN, run)
-            opened = cls(out, run, plan, stop, lock, group)
+            opened = cls(out, run, plan, stop, lock)
             undo.pop_all()
         return opened
 
@@ -138,20 +134,15 @@ class Run:
     @property
     def resume(self) -> str:
         """The command that resumes this run."""
-        folder = self.folder if self.share.index == 0 else self.folder.parent
+        folder = self.folder
         return f"r2t2 {self._command} --config {shlex.quote(str(folder / RUN))} --out {shlex.quote(str(folder))}"
 
-    @property
-    def share(self) -> ProcessShard:
-        """The batches of this process."""
-        return ProcessShard() if self._group is None else self._group.share
-
-    def _own_batches(self, parts: Collection[str]) -> list[Batch]:
-        return [batch for batch in self.plan.batches if batch.part in parts and self.share.has(batch)]
-
     def todo(self, parts: Collection[str]) -> list[Batch]:
-        """The batches of some parts that this process must still compute, in the order of the plan."""
-        return [batch for batch in self._own_batches(parts) if batch.number not in self._batches.saved]
+        """The batches of some parts that have no rows yet, in the order of the plan."""
+        return [batch for batch in self._of(parts) if batch.number not in self._batches.saved]
+
+    def _of(self, parts: Collection[str]) -> list[Batch]:
+        return [batch for batch in self.plan.batches if batch.part in parts]
 
     def missing(self, parts: Sequence[str] | None = None) -> Iterator[Batch]:
         """Iterate over `todo`, of all parts by default, with a progress bar; stops on signals and at the time limit.
@@ -160,7 +151,7 @@ class Run:
             RunInterrupted: a signal was received or the time limit is reached.
         """
         parts = self.plan.names if parts is None else parts
-        with self._bar(parts, self._command) as bar:
+        with self.progress(parts, self._command) as bar:
             for batch in self.todo(parts):
                 self.check()
                 start = time.perf_counter()
@@ -196,7 +187,7 @@ class Run:
                 self.time(part, len(batch), time.perf_counter() - start)
                 bar.update(len(batch))
 
-        with self._bar(parts, title or self._command) as bar, worker_threads(threads) as pool:
+        with self.progress(parts, title or self._command) as bar, worker_threads(threads) as pool:
             try:
                 list(pool.map(compute_part, parts))
             except BaseException:
@@ -217,30 +208,14 @@ class Run:
         """Raise if the run must stop; called between two batches.
 
         Raises:
-            RunInterrupted: a signal was received, the time limit is reached, or another process stopped.
-            R2T2Error: another process of the run failed or died.
+            RunInterrupted: a signal was received or the time limit is reached.
         """
         reason = self._stop.reason
         if reason is None:
-            if self._group is not None:
-                self._group.check()
             return
         if not self._batches.saved:
             raise RunInterrupted(f"{reason}: stopped before anything was saved")
         raise RunInterrupted(f"{reason}: stopped after {self._done()}. Resume with: {self.resume}")
-
-    def merge_from(self, folder: Path) -> None:
-        """Copy the batches and timings that another process of this run saved in its folder and that are missing here.
-
-        Raises:
-            R2T2Error: they cannot be written, as on a full disk.
-        """
-        for number, path in saved_batches(folder).items():
-            if number not in self._batches.saved:
-                with reraise_oserror(f"cannot write {self.folder}"):
-                    self._batches.copy(number, path)
-        with reraise_oserror(f"cannot write {self.folder}"):
-            self._timings.merge_from(folder)
 
     def table(self, name: str = "rows") -> pa.Table:
         """The rows of a table saved so far, in the order of the plan."""
@@ -283,9 +258,9 @@ class Run:
         with reraise_oserror(f"cannot write {self.folder}"):
             publish_json(self.folder / SUMMARY, summary)
 
-    def _bar(self, parts: Collection[str], title: str) -> tqdm:
+    def progress(self, parts: Collection[str], title: str) -> tqdm:
         """A progress bar that includes the samples of earlier processes; rate and remaining time are this process's."""
-        total = sum(map(len, self._own_batches(parts)))
+        total = sum(map(len, self._of(parts)))
         done = total - sum(map(len, self.todo(parts)))
         return tqdm(total=total, initial=done, desc=title, unit="sample", leave=False, dynamic_ncols=True)
 
@@ -300,44 +275,3 @@ def reraise_oserror(action: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise R2T2Error(f"{action}: {error.strerror or error}") from error
-
-
-def run_multiprocess(
-    group: ProcessGroup, open_run: Callable[[], Run], compute: Callable[[Run], None], finish: Callable[[Run], None]
-) -> None:
-    """Compute this process's share of a run; the first process then merges all rows and finishes the run.
-
-    The first process opens the run's folder, so that only it reports different settings. Each other process opens
-    a folder inside it, which is removed once its rows are merged and the summary is written.
-
-    Args:
-        group: all processes, entered as a context.
-        open_run: opens the run at `group.own_folder()`, with the group.
-        compute: computes the missing batches of this process's share; the same function in all processes.
-        finish: exports and finishes the run; called in the first process once it has all rows.
-
-    Raises:
-        RunInterrupted: this process or another one stops.
-        R2T2Error: another process failed or died, or one of the callables raises it.
-    """
-    first = group.share.index == 0
-    if not first:
-        group.wait("open", "finished", only=0)
-        if (group.folder / SUMMARY).exists():
-            return
-    with open_run() as run:
-        if first:
-            group.write_status("open")
-        if run.complete:
-            return
-        compute(run)
-        if not first:
-            group.write_status("done")
-            group.wait("finished", only=0, check=run.check)
-            return
-        group.wait("done", check=run.check)
-        for folder in group.other_folders():
-            run.merge_from(folder)
-        finish(run)
-    for path in group.folder.glob(f"{PREFIX}*/"):
-        remove(path)

@@ -27,13 +27,6 @@ class Timings:
         self._timed.add(part)
         self._write(json.dumps(line) + "\n")
 
-    def merge_from(self, folder: Path) -> None:
-        """Append the lines that another process has written in its folder."""
-        path = folder / TIMINGS
-        if path.exists():
-            complete, newline, _ = path.read_text(encoding="utf-8").rpartition("\n")
-            self._write(complete + newline)
-
     def _write(self, text: str) -> None:
         with self._path.open("a", encoding="utf-8") as file:
             file.write(text)

@@ -1,27 +1,31 @@
 """Batches of a run on Ray actors; the driver stays the only writer.
 
 An actor loads its program once (`create(**arguments)` returns the function that computes a batch), gets a batch with
-its payload, and returns rows. A batch whose actor dies goes to another actor. A batch that kills `MAX_DEATHS` actors
-ends the run with its samples named; finished batches stay saved. Ray is imported only if workers are requested.
+its payload, and returns the result. A batch whose actor dies goes to another actor. A batch that kills `MAX_DEATHS`
+actors ends the run with its samples named; finished batches stay saved. Ray is imported only if workers are requested.
 """
 
 from __future__ import annotations
 
 import json
+import signal
+import socket
+import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
 
 from r2t2_jax.errors import R2T2Error
+from r2t2_jax.runs.interrupt import SIGNALS
 from r2t2_jax.runs.plan import Batch
 
 MAX_DEATHS = 3  # actors that a batch may kill
+CONNECT_TIMEOUT = 10.0  # seconds
 POLL = 1.0  # seconds between two looks for room for another actor
-Rows = Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -46,12 +50,19 @@ class WorkerConfig:
                 raise R2T2Error(f"--worker-resources: {name} must be a positive number, not {amount!r}")
 
     @classmethod
-    def parse(cls, address: str, workers: str, resources: str) -> WorkerConfig:
+    def parse(cls, address: str, workers: str, resources: str) -> WorkerConfig | None:
         """The configuration that the command line gives: `--ray`, `--workers`, `--worker-resources`.
 
+        Returns:
+            `None` without an address.
+
         Raises:
-            R2T2Error: an option has no valid value.
+            R2T2Error: an option has no valid value, or is given without an address.
         """
+        if not address:
+            if workers != "auto" or resources:
+                raise R2T2Error("--workers and --worker-resources need --ray: local, auto, or the address of a cluster")
+            return None
         if workers != "auto" and not workers.isdigit():
             raise R2T2Error(f"--workers {workers!r} is neither a number nor auto")
         try:
@@ -62,10 +73,16 @@ class WorkerConfig:
             raise R2T2Error("--worker-resources must be a JSON object such as '{\"GPU\": 1}'")
         return cls(address, None if workers == "auto" else int(workers), amounts)
 
+    def describe(self) -> str:
+        """One line for a dry run."""
+        count = "as many workers as fit" if self.workers is None else f"{self.workers} workers"
+        resources = ", ".join(f"{amount:g} {name}" for name, amount in self.resources.items())
+        return f"ray         {count} on the cluster {self.address!r}, {resources} each"
+
 
 @dataclass(frozen=True)
 class WorkerProgram:
-    """The work of an actor: `create` is `module:function`, which returns `work(batch, payload) -> rows`.
+    """The work of an actor: `create` is `module:function`, which returns `work(batch, payload)`.
 
     Arguments are pickled once per run; large numpy arrays among them go once per node through Ray's object store.
     """
@@ -73,7 +90,7 @@ class WorkerProgram:
     create: str
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
-    def open(self) -> Callable[[Batch, Any], Rows]:
+    def open(self) -> Callable[[Batch, Any], Any]:
         """The function that computes a batch, in this process."""
         module, _, name = self.create.partition(":")
         return getattr(import_module(module), name)(**self.arguments)
@@ -89,8 +106,8 @@ class _Worker:
         """Load what the work needs."""
         self._work = self._program.open()
 
-    def rows(self, batch: Batch, payload: Any) -> tuple[Rows, float]:
-        """Rows of a batch, and the seconds that they took."""
+    def compute(self, batch: Batch, payload: Any) -> tuple[Any, float]:
+        """The result of a batch, and the seconds that it took."""
         start = time.perf_counter()
         return self._work(batch, payload), time.perf_counter() - start
 
@@ -108,6 +125,8 @@ def cluster(config: WorkerConfig) -> Iterator[Any]:
         raise R2T2Error("--ray needs Ray: pip install 'r2t2-jax[ray]'") from error
     mine = not ray.is_initialized()
     if mine:
+        _check_reachable(config.address)
+        handlers = {number: signal.getsignal(number) for number in SIGNALS}
         try:
             ray.init(
                 address=config.address,
@@ -118,11 +137,25 @@ def cluster(config: WorkerConfig) -> Iterator[Any]:
         except (ConnectionError, RuntimeError, ValueError) as error:
             message = " ".join(str(error).split())[:300]
             raise R2T2Error(f"cannot reach the Ray cluster {config.address!r}: {message}") from error
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in handlers.items():  # Ray installs its own; a run ends after the batch
+                signal.signal(number, handler)
     try:
         yield ray
     finally:
         if mine:
             ray.shutdown()
+
+
+def _check_reachable(address: str) -> None:
+    """Refuse an address `HOST:PORT` at which nothing listens; Ray itself would wait for minutes."""
+    host, _, port = address.rpartition(":")
+    if "//" in address or not host or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT).close()
+    except OSError as error:
+        raise R2T2Error(f"cannot reach the Ray cluster {address!r}: {error.strerror or error}") from error
 
 
 class WorkerPool:
@@ -136,7 +169,7 @@ class WorkerPool:
         self._actor = ray.remote(_Worker).options(max_restarts=0, **options)
         self._starting: dict[Any, Any] = {}  # reference of `open` -> actor
         self._idle: list[Any] = []
-        self._busy: dict[Any, tuple[Any, Batch]] = {}  # reference of `rows` -> actor and batch
+        self._busy: dict[Any, tuple[Any, Batch]] = {}  # reference of `compute` -> actor and batch
         self._deaths: Counter[int] = Counter()  # by batch number
         self._failed_starts = 0
         self.retried = 0
@@ -152,8 +185,8 @@ class WorkerPool:
         payload: Callable[[Batch], Any],
         names: Callable[[Batch], str],
         check: Callable[[], None] = lambda: None,
-    ) -> Iterator[tuple[Batch, Rows, float]]:
-        """The rows and seconds of every batch, in the order in which they finish.
+    ) -> Iterator[tuple[Batch, Any, float]]:
+        """The result and seconds of every batch, in the order in which they finish.
 
         Args:
             batches: the batches to compute.
@@ -171,7 +204,7 @@ class WorkerPool:
                 self._start(len(waiting) + len(self._busy))
                 while waiting and self._idle:
                     actor, batch = self._idle.pop(), waiting.popleft()
-                    self._busy[actor.rows.remote(batch, payload(batch))] = actor, batch
+                    self._busy[actor.compute.remote(batch, payload(batch))] = actor, batch
                 finished, _ = self._ray.wait([*self._starting, *self._busy], num_returns=1, timeout=POLL)
                 for reference in finished:
                     if reference in self._starting:
@@ -221,8 +254,8 @@ class WorkerPool:
             return
         self._idle.append(actor)
 
-    def _result(self, reference: Any, batch: Batch, names: Callable[[Batch], str]) -> tuple[Rows, float] | None:
-        """Rows and seconds, or `None` if the actor died and the batch must go to another."""
+    def _result(self, reference: Any, batch: Batch, names: Callable[[Batch], str]) -> tuple[Any, float] | None:
+        """Result and seconds, or `None` if the actor died and the batch must go to another."""
         exceptions = self._ray.exceptions
         try:
             return self._ray.get(reference)

@@ -71,7 +71,7 @@ def test_a_device_with_its_own_memory_takes_as_many_samples_as_fit(evaluator, mo
     samples = make_samples(8, seed=1, hinted=0.4)
     benchmarks = {"set": QuestionSet(Source("set"), samples, "exact_match")}
     strategies, bank = evaluator.strategies, evaluator.index.bank
-    job = jobs.Job([toy()], device_groups("", 1), bank, benchmarks, strategies, PRESET, 0, batch=8, fitted=True)
+    job = jobs.Job([toy()], device_groups(""), bank, benchmarks, strategies, PRESET, 0, batch=8, fitted=True)
     memory, lines = job.dry_run().memory, []
     monkeypatch.setattr(jobs, "device_memory", lambda: int(memory.of_batch(2) / 0.9) + 1)
     assert job._device_batch(lines.append) == (2, 1)
