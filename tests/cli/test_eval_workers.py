@@ -1,5 +1,9 @@
 """`r2t2 eval --ray` on a real cluster of two nodes on this machine: the same bytes as in one process."""
 
+import os
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -7,6 +11,7 @@ from typing import Any
 import pytest
 
 from r2t2_jax.cli.main import main
+from r2t2_jax.runs.batch_files import saved_batches
 from tests.evaluation.toy_files import arguments
 
 ray = pytest.importorskip("ray")
@@ -29,6 +34,21 @@ def results(out: Path) -> dict[str, bytes]:
 def test_workers_give_the_same_bytes_as_one_process(address: str, files: Path, whole: Path, tmp_path: Path) -> None:
     assert main(arguments(files, tmp_path / "run", "--ray", address, "--workers", "2")) == 0
     assert results(tmp_path / "run") == results(whole)
+
+
+def test_a_killed_driver_resumes_to_the_same_bytes(address: str, files: Path, whole: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    environment = {**os.environ, "SLOW_TOY": "0.5"}
+    options = arguments(files, out, "--model", "tests.evaluation.slow_toy:slow", "--ray", address, "--workers", "1")
+    with subprocess.Popen([sys.executable, "-m", "r2t2_jax.cli.main", *options], env=environment) as driver:
+        while len(saved_batches(out)) < 2:
+            assert driver.poll() is None
+            time.sleep(0.05)
+        driver.kill()
+    before = len(saved_batches(out))
+    assert 2 <= before < 11
+    assert main(arguments(files, out, "--model", "tests.evaluation.slow_toy:slow", "--ray", address)) == 0
+    assert results(out) == results(whole)
 
 
 @pytest.mark.parametrize(
