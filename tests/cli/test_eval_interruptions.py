@@ -55,7 +55,7 @@ def test_meshes_that_do_not_fit_are_refused(files: Path, tmp_path: Path, capsys:
     for more, cause in (
         (("--mesh", "rows=2"), "'rows=2' is not a mesh"),
         (("--mesh", "data=9"), "the mesh data=9 needs 9 devices, and there are 4"),
-        (("--mesh", "data=1,model=2"), "the weights of tests.toy_port cannot be cut over several devices"),
+        (("--mesh", "data=1,model=2"), "the weights of tests.toy_port cannot be sharded over several devices"),
     ):
         assert main(arguments(files, tmp_path / "run", *more)) == 2
         assert cause in capsys.readouterr().err
