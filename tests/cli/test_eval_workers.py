@@ -31,11 +31,13 @@ def results(out: Path) -> dict[str, bytes]:
     return {name: (out / name).read_bytes() for name in ("summary.json", "rows.parquet")}
 
 
+@pytest.mark.slow
 def test_workers_give_the_same_bytes_as_one_process(address: str, files: Path, whole: Path, tmp_path: Path) -> None:
     assert main(arguments(files, tmp_path / "run", "--ray", address, "--workers", "2")) == 0
     assert results(tmp_path / "run") == results(whole)
 
 
+@pytest.mark.slow
 def test_a_killed_driver_resumes_to_the_same_bytes(address: str, files: Path, whole: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     environment = {**os.environ, "SLOW_TOY": "0.5"}

@@ -15,6 +15,7 @@ from r2t2_jax.runs.plan import Batch, Part, Plan
 from r2t2_jax.runs.workers import WorkerConfig, WorkerPool, WorkerProgram, cluster
 
 ray = pytest.importorskip("ray")
+pytestmark = pytest.mark.slow  # a cluster takes its time to start
 PLAN = Plan([Part("squares", cases=40, batch=4)])
 TWO = WorkerConfig("auto", 2)
 
