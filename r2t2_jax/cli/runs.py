@@ -106,8 +106,8 @@ class Score:
         """Score, print the tables and, with --out, write the numbers."""
         from rich.console import Console
 
+        from r2t2_jax.analysis.rescore import rescore
         from r2t2_jax.cli.parsing import check_writable
-        from r2t2_jax.evaluation.rescore import rescore
         from r2t2_jax.metrics import get_metric
         from r2t2_jax.reporting.tables import strategy_table
         from r2t2_jax.runs.atomic_io import publish_json

@@ -13,8 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from r2t2_jax.reproduction.kinds.benchmarks import benchmarks, leaderboard
-from r2t2_jax.reproduction.kinds.cost import cost
+from r2t2_jax.reproduction.kinds.benchmarks import benchmarks, cost, leaderboard
 from r2t2_jax.reproduction.kinds.flow import flow, transitions
 from r2t2_jax.reproduction.kinds.reliability import reliability, rivals
 from r2t2_jax.reproduction.table_data import TableData
