@@ -16,7 +16,7 @@ from r2t2_jax.runs.workers import WorkerConfig, WorkerPool, WorkerProgram, clust
 
 ray = pytest.importorskip("ray")
 pytestmark = pytest.mark.slow  # a cluster takes its time to start
-PLAN = Plan([Part("squares", cases=40, batch=4)])
+PLAN = Plan([Part("squares", samples=40, batch=4)])
 TWO = WorkerConfig("auto", 2)
 
 
