@@ -8,6 +8,7 @@ actors ends the run with its samples named; finished batches stay saved. Ray is 
 from __future__ import annotations
 
 import json
+import logging
 import signal
 import socket
 import threading
@@ -132,7 +133,7 @@ def cluster(config: WorkerConfig) -> Iterator[Any]:
                 address=config.address,
                 include_dashboard=False if config.address == "local" else None,
                 log_to_driver=False,
-                logging_level="ERROR",
+                logging_level=logging.ERROR,
             )
         except (ConnectionError, RuntimeError, ValueError) as error:
             message = " ".join(str(error).split())[:300]
