@@ -93,7 +93,7 @@ def shaped_loss(params, features, weights, answer):
         ({"embeddings": EMBEDDINGS[:4]}, "leading axis must count the 10 samples"),
         ({"routing": broken(ROUTING)}, "routing holds NaN"),
         ({"routing": ROUTING[..., :2]}, r"needs \[rows, 1 layers, 3 experts\]"),
-        ({"routing": np.ones((B, 1, E), int)}, "make it float32"),
+        ({"routing": np.ones((B, 1, E), int)}, "convert routing weights to float32"),
         ({"support": np.array([True, True, False])[None, None]}, "gives weight to 'expert 2' in layer 0 of row 0"),
         ({"support": np.ones((B, 2), bool)}, r"support of shape \(10, 2\) does not fit routing"),
         ({"features": FEATURES[:7]}, "leading axis must count the 10 samples"),

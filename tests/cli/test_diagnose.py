@@ -33,7 +33,7 @@ def test_the_exit_code_follows_the_verdict_and_the_file_holds_the_numbers(
     assert max(map(len, printed.splitlines()[:-1])) <= 80
     record = json.loads(out.read_text())
     assert record["verdict"] == "helps" and record["n"] == 60 and record["settings"]["data"] == "narrow"
-    assert record["preset"]["space"] == "simplex"  # the port's own, since it is called like the port
+    assert record["preset"]["space"]["kind"] == "simplex"  # the preset of the port, which has the same name
     assert f"{100 * record['rows']['ngd']['mean']:.1f}" in printed
 
     assert main(["diagnose", "--model", "toy", "--data", "fine", "--limit", "60"]) == 1
@@ -68,4 +68,4 @@ def test_without_a_bank_a_registered_set_is_needed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(opening, "registered", lambda _: ["pocket"])
-    assert "no set of references is registered for toy: name a bank" in refused(capsys)
+    assert "no set of references is registered for toy: give a bank" in refused(capsys)

@@ -132,5 +132,5 @@ def test_without_scann_the_error_names_the_remedy(monkeypatch):
         raise ImportError(name)
 
     monkeypatch.setattr(approximate, "import_module", missing)
-    with pytest.raises(R2T2Error, match=r"needs ScaNN, which is there for Linux on x86-64 .*--index exact"):
+    with pytest.raises(R2T2Error, match=r"needs ScaNN, which is available for Linux on x86-64 .*--index exact"):
         build_index(BANK, "scann")
