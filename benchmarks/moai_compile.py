@@ -2,7 +2,7 @@
 
     python -m benchmarks.moai_compile
 
-Lowered and compiled for this machine's CPU from shapes alone; writes benchmarks/results/moai_compile.json with the
+Lowered and compiled for this machine's CPU from shapes only; writes benchmarks/results/moai_compile.json with the
 seconds, the size of the program, and XLA's own figures for memory. In float32: a CPU has no products of 16-bit numbers,
 and XLA would hold a converted copy of all weights.
 """

@@ -13,7 +13,7 @@ SUFFIXES = {".py", ".md", ".html", ".toml", ".css"}
 
 # Words with a plain equivalent: only, next to, again, otherwise, reports, everyone who, no one, per sample.
 WORDS = re.compile(
-    r"\b(abreast|anew|anybody|beside|foretell\w*|nobody|somebody|told|tells|whoever|whomever|whosoever|hither\w*)\b",
+    r"\b(abreast|anew|anybody|beside|dearer|dearest|foretell\w*|nobody|somebody|told|tells|whatever|whoever|whosoever)\b",
     re.I,
 )
 BRITISH = re.compile(

@@ -29,7 +29,7 @@ def costs(config: MoAIConfig, text: int) -> Costs:
 
 
 def variants(config: MoAIConfig) -> tuple[CostVariant, ...]:
-    """From the literal gradient to the cheapest; `remat` and `merged_plora` are variants, whatever `config` says."""
+    """From the literal gradient to the cheapest; `remat` and `merged_plora` are variants here and ignore `config`."""
     naive = naive_config(config)
     blocks = dataclasses.replace(naive, attention_block=config.attention_block)
     lean = dataclasses.replace(blocks, remat="attention")

@@ -59,7 +59,7 @@ def fake_sample(config: MovaConfig, tokens: int) -> RawSample:
 
 
 def variants(config: MovaConfig, tokens: int) -> tuple[CostVariant, ...]:
-    """From the literal gradient to the cheapest; `remat` and `keep` are variants, whatever `config` says."""
+    """From the literal gradient to the cheapest; `remat` and `keep` are variants here and ignore `config`."""
     naive, prefix = naive_config(config, tokens), _prefix(tokens)
     blocks = _changed(config, remat="none", keep="outputs")
     lean = _changed(config, remat="attention", keep="outputs")

@@ -99,7 +99,7 @@ def largest_sizes(estimator: MemoryEstimator, available: int, neighbors: int) ->
     """
     parameters = tree_bytes(estimator.shapes.params)
     if parameters >= available:
-        raise _too_small(estimator, available, f"its parameters alone take {format_size(parameters)}")
+        raise _too_small(estimator, available, f"its parameters take {format_size(parameters)}")
     least = estimator.compiled(1, 1)
     if least.total > available:
         raise _too_small(

@@ -105,7 +105,7 @@ class AdapterBlock(nnx.Module):
     def project_experts(
         self, experts: Sequence[Float[Array, "N C"]]
     ) -> tuple[Float[Array, "E N H d"], Float[Array, "E N H d"]]:
-        """Keys and values of every expert. They do not depend on the hidden state, hence not on routing."""
+        """Keys and values of every expert. They do not depend on the hidden state, so not on the routing either."""
         pairs = (project(features) for project, features in zip(self.expert_kv, experts, strict=True))
         keys, values = zip(*pairs, strict=True)
         return jnp.stack(keys), jnp.stack(values)

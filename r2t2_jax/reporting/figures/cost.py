@@ -1,4 +1,4 @@
-"""Accuracy against what it costs: forward passes a case, on a logarithmic scale."""
+"""Accuracy against forward passes per sample, on a logarithmic scale."""
 
 from __future__ import annotations
 
@@ -21,28 +21,29 @@ GAP = 5.2  # of two labels, as a share of the axis' height, in percent
 
 
 def cost_figure(results: ModelResults) -> FigureSpec:
-    """A mark for each strategy; labels are pushed apart where they would meet."""
+    """One marker per strategy; labels that would overlap are moved apart."""
     strategies = results.summary["strategies"]
     usable = {name: row for name, row in strategies.items() if role(name) != BOUND}
     best = max(usable, key=lambda name: usable[name]["accuracy"])
     base = strategies[BASE]
     text = (
-        "To the right is dearer, up is better. An evaluation is one forward pass that depends on the routing; a value "
-        "with its gradient counts two, and the router's own pass and the final answer count. "
+        "Strategies to the right cost more, higher ones are more accurate. An evaluation is one forward pass that "
+        "depends on the routing. A value with its gradient counts two; the router's own pass and the final answer "
+        "count one each. "
     )
     if best != BASE:
         text += (
-            f"The best that needs no label, {best}, is right in {percent(usable[best]['accuracy'])} % of the cases at "
-            f"{_price(usable[best])} evaluations a case; the untouched model in {percent(base['accuracy'])} % at "
-            f"{_price(base)}."
+            f"The best strategy without a label, {best}, answers {percent(usable[best]['accuracy'])} % correctly with "
+            f"{_evaluations(usable[best])} evaluations per sample; the unmodified model {percent(base['accuracy'])} % "
+            f"with {_evaluations(base)}."
         )
     else:
-        text += "Nothing that needs no label is better than the untouched model, at whatever price."
+        text += "No strategy without a label is more accurate than the unmodified model, at any cost."
     return FigureSpec(
         "cost",
         "Accuracy against evaluations",
-        f"Accuracy against evaluations per case on {results.name}: "
-        + "; ".join(f"{name} {percent(row['accuracy'])} % at {_price(row)}" for name, row in strategies.items()),
+        f"Accuracy against evaluations per sample on {results.name}: "
+        + "; ".join(f"{name} {percent(row['accuracy'])} % at {_evaluations(row)}" for name, row in strategies.items()),
         text,
         lambda narrow: _draw(results, narrow),
         [
@@ -52,24 +53,24 @@ def cost_figure(results: ModelResults) -> FigureSpec:
     )
 
 
-def _price(row: Mapping[str, Any]) -> str:
+def _evaluations(row: Mapping[str, Any]) -> str:
     return f"{row['evaluations_per_sample']:g}"
 
 
 def _draw(results: ModelResults, narrow: bool) -> Figure:
     strategies = results.summary["strategies"]
     points = {name: (row["evaluations_per_sample"], 100 * row["accuracy"]) for name, row in strategies.items()}
-    return scatter(points, narrow, "evaluations per case (logarithmic)")
+    return scatter(points, narrow, "evaluations per sample (logarithmic)")
 
 
-def scatter(points: Mapping[str, tuple[float, float]], narrow: bool, price: str) -> Figure:
-    """A mark for each strategy at its price, named on the axis, and its accuracy in percent.
+def scatter(points: Mapping[str, tuple[float, float]], narrow: bool, label: str) -> Figure:
+    """One marker per strategy: cost, with the label of the axis, against accuracy in percent.
 
-    A logarithmic axis has no zero: what costs nothing stands left of all others, over a tick that says so.
+    A logarithmic axis has no zero: strategies without cost are drawn to the left of all others, at a tick labeled 0.
     """
-    nothing = min((x for x, _ in points.values() if x > 0), default=1.0) / 2
+    zero = min((x for x, _ in points.values() if x > 0), default=1.0) / 2
     free = any(x == 0 for x, _ in points.values())
-    points = {name: (x or nothing, y) for name, (x, y) in points.items()}
+    points = {name: (x or zero, y) for name, (x, y) in points.items()}
     figure = new_figure(narrow, 4.0, 4.4)
     axes = figure.subplots()
     low, high = min(y for _, y in points.values()), max(y for _, y in points.values())
@@ -79,9 +80,9 @@ def scatter(points: Mapping[str, tuple[float, float]], narrow: bool, price: str)
     for name, (x, y) in points.items():
         mark, face, edge = ROLE_MARKERS[role(name)]
         axes.plot([x], [y], mark, markerfacecolor=face, markeredgecolor=edge, zorder=3)
-    cheapest, dearest = min(x for x, _ in points.values()), max(x for x, _ in points.values())
-    middle = math.sqrt(cheapest * dearest)
-    for left in (True, False):  # labels stand to the right of cheap strategies and to the left of dear ones
+    cheapest, most_expensive = min(x for x, _ in points.values()), max(x for x, _ in points.values())
+    middle = math.sqrt(cheapest * most_expensive)
+    for left in (True, False):  # labels are to the right of cheap strategies and to the left of expensive ones
         side = {name: point for name, point in points.items() if (point[0] <= middle) == left}
         for name, place in spread({name: y for name, (_, y) in side.items()}, GAP * (high - low) / 100).items():
             x, y = side[name]
@@ -96,12 +97,12 @@ def scatter(points: Mapping[str, tuple[float, float]], narrow: bool, price: str)
                 arrowprops={"arrowstyle": "-", "color": GRAY, "linewidth": 0.6, "shrinkA": 1, "shrinkB": 3},
             )
     axes.set_xscale("log")
-    axes.set_xlim(cheapest / 1.4, max(dearest, 10 * cheapest) * 1.4)
+    axes.set_xlim(cheapest / 1.4, max(most_expensive, 10 * cheapest) * 1.4)
     axes.set_ylim(low, high)
-    ticks = [tick for tick in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000) if tick <= dearest * 1.4]
-    axes.set_xticks([nothing] * free + ticks, ["0"] * free + [f"{tick:,}" for tick in ticks])
+    ticks = [tick for tick in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000) if tick <= most_expensive * 1.4]
+    axes.set_xticks([zero] * free + ticks, ["0"] * free + [f"{tick:,}" for tick in ticks])
     axes.minorticks_off()
-    axes.set_xlabel(price)
+    axes.set_xlabel(label)
     axes.set_ylabel("questions answered correctly, %")
     axes.grid()
     role_legend(figure, axes, {role(name) for name in points})
