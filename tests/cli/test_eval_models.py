@@ -51,7 +51,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def bank(model: str, place: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bank in which arbitrary a model said is right: random weights answer nothing correctly."""
+    """A bank that counts every answer of the model as correct: random weights answer nothing correctly."""
     out = tmp_path_factory.mktemp("bank") / "bank"
     build = ["bank", "build", "--model", model, "--dataset", str(place / "references.jsonl")]
     with pytest.MonkeyPatch.context() as patch, quiet():
