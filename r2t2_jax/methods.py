@@ -1,6 +1,6 @@
 """Every method that can be evaluated, by name: strategies return routing weights, baselines return answers.
 
-The only module that knows both the method and its rivals. To add a strategy, write a function of the blocks of settings
+No other module imports both the method and the rivals. To add a strategy, write a function of the blocks of settings
 that it reads, and add a row to the table of its package (`method/strategies.py` or `rivals/table.py`). Reports show the
 first line of the function's docstring; `Control: ` or `Upper bound: ` before it is the role (`reporting/roles.py`).
 """

@@ -1,1 +1,1 @@
-"""The embedded model: a small mixture-of-vision-experts language model, its world, its recipe and its weights."""
+"""The pocket model, which ships with its weights: a small mixture of vision experts and a language model."""

@@ -1,4 +1,4 @@
-"""The pocket world: scenes of two to six objects on a 4 x 4 grid, drawn as 96 x 96 images.
+"""Generator of the pocket scenes: two to six objects on a 4 x 4 grid, drawn as 96 x 96 images.
 
 Every object has a color, a shape, a texture, a size, a printed glyph and a place. A scene is a pure function of
 (split, seed, number), so three values determine a bank or a test set on every machine.
@@ -185,7 +185,7 @@ def _stamp(color: int, shape: int, texture: int, size: int, glyph: int) -> Float
 
 
 def render(scene: Scene) -> UInt8[np.ndarray, "96 96 3"]:
-    """Draw a scene."""
+    """The image of a scene: uint8 pixels [96, 96, 3]."""
     margin = _HALF
     canvas = np.empty((IMAGE + 2 * margin, IMAGE + 2 * margin, 3), np.float32)
     canvas[:] = scene.background

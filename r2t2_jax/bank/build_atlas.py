@@ -130,6 +130,9 @@ def build_atlas(
         plan: the settings.
         max_hours: time limit from now.
 
+    Returns:
+        The complete atlas.
+
     Raises:
         R2T2Error: the bank is too small, a loss is NaN, or the folder cannot be written.
         RunInterrupted: a signal was received or the time limit is reached.

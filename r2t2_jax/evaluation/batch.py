@@ -1,4 +1,4 @@
-"""Evaluates strategies on a batch of test samples. Every command that answers questions calls `evaluate_batch`.
+"""Evaluates strategies on a batch of test samples. Every command that evaluates strategies calls `evaluate_batch`.
 
     evaluator = Evaluator.create(port, bank, strategies, metric)  # once for a model, a bank and some strategies
     batch = evaluator.prepare_batch(encode_questions(port, samples))  # retrieves the neighbors of every sample
@@ -67,7 +67,7 @@ class PreparedBatch:
 
     @property
     def strategies(self) -> Mapping[str, Method]:
-        """By the name under which they are reported."""
+        """The strategies, by the name under which they are reported."""
         return self.neighbors.strategies
 
     def answer(self, name: str, rows: Rows) -> dict[str, Any]:
@@ -198,7 +198,7 @@ def evaluate_batch(
 ) -> list[BatchResult]:
     """Re-route, answer and score the samples of a batch with several strategies.
 
-    What a sample gets does not depend on the chunk it is in.
+    The result of a sample does not depend on its chunk.
 
     Args:
         batch: the samples with their neighbors.

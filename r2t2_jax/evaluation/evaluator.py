@@ -80,6 +80,9 @@ class Evaluator:
             seed: of everything drawn.
             vmap_size: samples that the device computes together.
 
+        Returns:
+            An evaluator for these strategies, which serves any number of batches.
+
         Raises:
             R2T2Error: the bank belongs to another model or embedder, a strategy needs more neighbors than the bank has
                 references, or something that the model does not offer.
@@ -115,6 +118,9 @@ class Evaluator:
             questions: a batch, or a whole test set.
             dataset_indices: positions of the samples in their test set, 0 to B - 1 by default. What is drawn for a
                 sample depends on its position and the seed only.
+
+        Returns:
+            The samples with the neighbors of each strategy.
 
         Raises:
             R2T2Error: a strategy needs more neighbors than the bank has references.

@@ -113,7 +113,7 @@ class Job:
 
     @cached_property
     def evaluator(self) -> Evaluator:
-        """On the first group; it scores with the first benchmark's metric."""
+        """The evaluator on the first device group, with the first benchmark's metric."""
         metric = get_metric(next(iter(self.benchmarks.values())).metric)
         return Evaluator.create(self.port, self.bank, self.strategies, metric, self.seed, self.vmap_size or 1)
 
@@ -241,6 +241,9 @@ def open_job(
         seed: of everything drawn.
         batch: largest number of samples per batch; `None` for `PLAN_BATCH`, of which a device takes as many as fit.
         vmap_size: samples that a device computes together; `None` for as many as fit in its own memory.
+
+    Returns:
+        The job, checked and ready to run.
 
     Raises:
         R2T2Error: a name is unknown, a size is below 1, the bank belongs to another model or embedder, or a question is

@@ -69,7 +69,7 @@ class BankArrays:
 
 @dataclass(frozen=True)
 class BenchmarkInfo:
-    """What a worker knows of a benchmark besides its questions: title of its rows, and metric."""
+    """The title of a benchmark's rows and its metric, which a worker gets in addition to the questions."""
 
     title: str
     metric: str

@@ -142,7 +142,7 @@ class Preset:
     """Settings of all strategies, one block each for what strategies share and for what one of them has.
 
     `others` are the blocks of strategies that are defined elsewhere, as (name, ((setting, value), ...)); `block` reads
-    them. `r2t2_jax.methods.check_preset` refuses blocks and settings that no strategy has.
+    them. `r2t2_jax.methods.preset_of` refuses blocks and settings that no strategy has.
     """
 
     neighborhood: NeighborhoodSettings = field(default_factory=NeighborhoodSettings)

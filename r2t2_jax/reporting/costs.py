@@ -140,8 +140,8 @@ def cost_notes(table: CostTable) -> list[str]:
     ]
     if building.break_even is not None:
         lines.append(
-            f"over {table.settings.references:,} references it has cost less than the cheapest ngd after "
-            f"{building.break_even:,} samples"
+            f"with {table.settings.references:,} references, building and using the atlas costs less in total than the "
+            f"cheapest ngd from {building.break_even:,} samples on"
         )
     if parts := part_shares(table):
         lines.append("base, as written, by part: " + ", ".join(f"{name} {share:.1%}" for name, share in parts))
@@ -213,8 +213,8 @@ def memory_line(job: Job, memory: MemoryUse) -> str:
     """Memory of the most expensive strategy."""
     return (
         f"memory      {format_size(memory.of_batch(job.batch))} with {job.batch} questions at a time: parameters "
-        f"{format_size(memory.parameters)}, activations {format_size(memory.activations)} of {memory.vmap_size} "
-        f"computed together, {format_size(memory.per_sample)} per question"
+        f"{format_size(memory.parameters)}, activations {format_size(memory.activations)} "
+        f"(vmap size {memory.vmap_size}), {format_size(memory.per_sample)} per question"
     )
 
 

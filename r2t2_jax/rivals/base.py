@@ -39,7 +39,10 @@ class BaselineBatch:
 
 
 class Baseline(Protocol):
-    """A pytree like a strategy; `selector`, `kernel` and `atlas` have the same meaning."""
+    """A method that returns answers instead of routing weights; a pytree.
+
+    `selector`, `kernel` and `atlas` mean the same as for a `Strategy`.
+    """
 
     @property
     def name(self) -> str: ...
@@ -54,7 +57,7 @@ class Baseline(Protocol):
     def atlas(self) -> AtlasConfig | None: ...
 
     def answer(self, batch: BaselineBatch) -> dict[str, Any]:
-        """The answers, as `baseline_result`.
+        """The answers of the batch, in the format that `baseline_result` returns.
 
         Raises:
             R2T2Error: the model, its port or the bank does not offer what the baseline needs.

@@ -1,1 +1,1 @@
-"""Resumable runs: a plan cut into batches, an append-only store of their rows, a folder lock, and reading."""
+"""Resumable runs: a plan cut into batches, one Parquet file per batch, a folder lock, and reading."""

@@ -23,7 +23,7 @@ def test_the_page_has_every_recorded_row(name):
         assert f"| {row['flops'] / base:,.2f} |" in table, row["method"]
     for variant in RECORDED[name]["ngd"]:
         assert f"- {variant['method']}: {variant['about']}\n" in table
-    assert f"after {RECORDED[name]['atlas_offline']['break_even']:,} samples" in table
+    assert f"from {RECORDED[name]['atlas_offline']['break_even']:,} samples on" in table
 
 
 def test_the_page_has_a_sentence_on_every_row_of_the_paper():

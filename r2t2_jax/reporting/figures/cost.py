@@ -110,7 +110,7 @@ def scatter(points: Mapping[str, tuple[float, float]], narrow: bool, label: str)
 
 
 def spread(places: dict[str, float], gap: float) -> dict[str, float]:
-    """Heights of labels with at least `gap` between them: those that would meet stand evenly around their mean."""
+    """Heights of labels, at least `gap` apart: labels that would overlap are spaced evenly around their mean."""
     order = sorted(places, key=lambda name: places[name])
     clusters: list[list[str]] = []
     for name in order:

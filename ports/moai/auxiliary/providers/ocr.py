@@ -1,4 +1,4 @@
-"""TextLines of text by RapidOCR, the ONNX build of the PaddleOCR models that MoAI used."""
+"""Lines of text recognized by RapidOCR, the ONNX build of the PaddleOCR models that MoAI used."""
 
 from __future__ import annotations
 
