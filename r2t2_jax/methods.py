@@ -126,7 +126,7 @@ def preset_of(settings: Mapping[str, Any], where: str = "a preset", base: Preset
     known = all_blocks()
     for block, values in preset.others:
         if block not in known:
-            raise R2T2Error(f"unknown settings {block!r} in {where}; known blocks are {', '.join(sorted(known))}")
+            raise R2T2Error(f"unknown block {block!r} in {where}; known blocks are {', '.join(sorted(known))}")
         changed_block(block, known[block](), dict(values))
     return preset
 
@@ -135,6 +135,8 @@ def _correction(name: str) -> str:
     """How to write a setting of a flat preset."""
     if name in FLAT_SETTINGS:
         return f"write {name!r} as {FLAT_SETTINGS[name]!r}"
+    if name in {*BLOCKS, *all_blocks()}:
+        return f"the block {name!r} must be an object"
     if name in DROPPED_SETTINGS:
         return f"remove {name!r}, which no longer exists"
     return f"{name!r} is unknown; the blocks are {', '.join(sorted({*BLOCKS, *all_blocks()}))}"

@@ -91,7 +91,7 @@ class Eval:
         from r2t2_jax.evaluation.devices import device_groups
         from r2t2_jax.runs.workers import WorkerConfig
 
-        workers = WorkerConfig.parse(self.ray, self.workers, self.worker_resources)
+        workers = WorkerConfig.parse(self.ray, self.workers, self.worker_resources, self.model_uri)
         job = self._job(device_groups("" if self.ray else self.mesh))
         if self.dry_run:
             print_dry_run(job)

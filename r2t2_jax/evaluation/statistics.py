@@ -45,6 +45,8 @@ def models_of(summary: Mapping[str, Any], where: object) -> Mapping[str, Mapping
         R2T2Error: a newer version of r2t2 wrote it, or it has no numbers of models.
     """
     schema = summary.get("schema", 1)
+    if not isinstance(schema, int):
+        raise R2T2Error(f"{where} has a summary of schema {schema!r}, which is not a number; run it again")
     if schema > SUMMARY_SCHEMA:
         raise R2T2Error(f"{where} has a summary of schema {schema}; this version reads up to {SUMMARY_SCHEMA}: update")
     models = summary.get("models")

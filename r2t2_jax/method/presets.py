@@ -12,9 +12,11 @@ loss as often as descent takes steps. The loss atlas is not the paper's.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.routing import UpdateSpace
@@ -231,13 +233,34 @@ def changed_block(name: str, block: Block, values: Mapping[str, Any]) -> Block:
     """A block with other values.
 
     Raises:
-        R2T2Error: it does not have one of them.
+        R2T2Error: it does not have one of them, or a value has another type than the setting.
     """
     known = [entry.name for entry in dataclasses.fields(block)]  # type: ignore[arg-type]
     unknown = sorted(f"{name}.{key}" for key in values if key not in known)
     if unknown:
         raise R2T2Error(f"unknown settings {unknown} in a preset; the block {name} has {', '.join(known)}")
+    types = get_type_hints(type(block))
+    for key, value in values.items():
+        _check_type(f"{name}.{key}", value, types[key])
     return dataclasses.replace(block, **values)  # type: ignore[type-var]
+
+
+def _check_type(path: str, value: Any, expected: Any) -> None:
+    """Refuse a value of a wrong type; the strategies check choices and ranges."""
+    options = get_args(expected) if get_origin(expected) is UnionType else (expected,)
+    if value is None and NoneType in options:
+        return
+    if bool in options:
+        fits, noun = isinstance(value, bool), "true or false"
+    elif float in options:
+        fits = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        noun = "a finite number"
+    elif int in options:
+        fits, noun = isinstance(value, int) and not isinstance(value, bool), "a whole number"
+    else:
+        fits, noun = isinstance(value, str), "a text"
+    if not fits:
+        raise R2T2Error(f"setting {path} must be {noun}{' or null' if NoneType in options else ''}, not {value!r}")
 
 
 PAPER = Preset()

@@ -53,12 +53,15 @@ def read_json(path: Path) -> dict[str, Any]:
     """The content of a JSON file of a run.
 
     Raises:
-        R2T2Error: the file cannot be read.
+        R2T2Error: the file cannot be read, or does not hold an object.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise R2T2Error(f"cannot read {path}: {error}") from error
+    if not isinstance(content, dict):
+        raise R2T2Error(f"cannot read {path}: it holds a {type(content).__name__}, not an object")
+    return content
 
 
 class FolderLock:

@@ -99,4 +99,7 @@ def open_run(folder: Path | str) -> SavedRun:
     check_format(folder)
     if not (folder / RUN).exists():
         raise R2T2Error(f"{folder} holds no run (it has no {RUN}); give the folder of a run")
-    return SavedRun(folder, read_json(folder / RUN))
+    run = read_json(folder / RUN)
+    if missing := [key for key in ("command", "settings", "plan") if key not in run]:
+        raise R2T2Error(f"{folder / RUN} lacks {', '.join(missing)}; it is not the {RUN} of a run")
+    return SavedRun(folder, run)

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 from r2t2_jax.errors import R2T2Error
@@ -25,6 +26,7 @@ from r2t2_jax.runs.interrupt import SIGNALS
 from r2t2_jax.runs.plan import Batch
 
 MAX_DEATHS = 3  # actors that a batch may kill
+MISSING = "--ray needs Ray: pip install 'r2t2-jax[ray]'"
 CONNECT_TIMEOUT = 10.0  # seconds
 POLL = 1.0  # seconds between two looks for room for another actor
 
@@ -51,19 +53,23 @@ class WorkerConfig:
                 raise R2T2Error(f"--worker-resources: {name} must be a positive number, not {amount!r}")
 
     @classmethod
-    def parse(cls, address: str, workers: str, resources: str) -> WorkerConfig | None:
+    def parse(cls, address: str, workers: str, resources: str, model_uri: str = "") -> WorkerConfig | None:
         """The configuration that the command line gives: `--ray`, `--workers`, `--worker-resources`.
 
         Returns:
             `None` without an address.
 
         Raises:
-            R2T2Error: an option has no valid value, or is given without an address.
+            R2T2Error: Ray is not installed, an option has no valid value, or is given without an address.
         """
         if not address:
-            if workers != "auto" or resources:
-                raise R2T2Error("--workers and --worker-resources need --ray: local, auto, or the address of a cluster")
+            if workers != "auto" or resources or model_uri:
+                raise R2T2Error(
+                    "--workers, --worker-resources and --model-uri need --ray: local, auto, or the address of a cluster"
+                )
             return None
+        if find_spec("ray") is None:
+            raise R2T2Error(MISSING)
         if workers != "auto" and not workers.isdigit():
             raise R2T2Error(f"--workers {workers!r} is neither a number nor auto")
         try:
@@ -123,7 +129,7 @@ def cluster(config: WorkerConfig) -> Iterator[Any]:
     try:
         import ray
     except ImportError as error:
-        raise R2T2Error("--ray needs Ray: pip install 'r2t2-jax[ray]'") from error
+        raise R2T2Error(MISSING) from error
     mine = not ray.is_initialized()
     if mine:
         _check_reachable(config.address)

@@ -56,7 +56,8 @@ def test_a_killed_driver_resumes_to_the_same_bytes(address: str, files: Path, wh
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--workers", "2"], "--workers and --worker-resources need --ray"),
+        (["--workers", "2"], "--workers, --worker-resources and --model-uri need --ray"),
+        (["--model-uri", "gs://bucket/model"], "--model-uri need --ray"),
         (["--ray", "local", "--workers", "none"], "--workers 'none' is neither a number nor auto"),
         (["--ray", "local", "--worker-resources", "{"], "--worker-resources is not JSON"),
         (["--ray", "local", "--worker-resources", '{"GPU": 0}'], "GPU must be a positive number, not 0"),

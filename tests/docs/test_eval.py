@@ -24,7 +24,11 @@ def test_every_named_option_exists(capsys) -> None:
             parse(COMMANDS, [name, "--help"])
         except SystemExit:
             text += capsys.readouterr().out
-    named = set(re.findall(r"(?<![\w-])--([a-z][a-z-]+)", re.sub(r"`srun [^`]*?r2t2|`#SBATCH[^`]*`", "", PAGE)))
+    named = set(
+        re.findall(
+            r"(?<![\w-])--([a-z][a-z-]+)", re.sub(r"`srun [^`]*?r2t2|`#SBATCH[^`]*`|`ray start [^`]*`", "", PAGE)
+        )
+    )
     others = {"model_args", "tasks", "model", "samples", "metric", "format", "dataset", "out"}  # of other commands
     for option in named - others:
         assert f"--{option}" in text, option

@@ -59,7 +59,18 @@ def test_a_preset_is_read_from_a_file(tmp_path: Path) -> None:
             '{"settings": {"cma_es": {"sigmas": 1}}}',
             r"\['cma_es.sigmas'\] in a preset; the block cma_es has",
         ),
-        ('{"settings": {"spice": {"heat": 1}}}', r"unknown settings 'spice' in preset .*known blocks are"),
+        ('{"settings": {"neighborhood": 3}}', "the block 'neighborhood' must be an object"),
+        ('{"settings": {"neighborhood": {"k": "x"}}}', "setting neighborhood.k must be a whole number, not 'x'"),
+        ('{"settings": {"neighborhood": {"k": 3.5}}}', "setting neighborhood.k must be a whole number, not 3.5"),
+        ('{"settings": {"neighborhood": {"k": true}}}', "setting neighborhood.k must be a whole number, not True"),
+        (
+            '{"settings": {"descent": {"learning_rate": null}}}',
+            "descent.learning_rate must be a finite number, not None",
+        ),
+        ('{"settings": {"neighborhood": {"bandwidth": NaN}}}', "bandwidth must be a finite number or null, not nan"),
+        ('{"settings": {"space": {"tied": 1}}}', "setting space.tied must be true or false, not 1"),
+        ('{"settings": {"sar": {"radius": "wide"}}}', "setting sar.radius must be a finite number, not 'wide'"),
+        ('{"settings": {"spice": {"heat": 1}}}', r"unknown block 'spice' in preset .*known blocks are"),
     ],
 )
 def test_files_without_a_valid_preset_are_refused(content: str, cause: str, tmp_path: Path) -> None:
