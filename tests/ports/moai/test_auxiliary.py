@@ -98,7 +98,7 @@ def test_an_interrupted_build_resumes(tmp_path):
 
 def test_scene_graphs_are_read_from_a_file(tmp_path):
     path = tmp_path / "scenes.jsonl"
-    line = {"id": "q1", "objects": ["person", "horse"], "relations": [[0, 1, "riding", 0.9], [1, 0, "next to", 0.2]]}
+    line = {"id": "q1", "objects": ["person", "horse"], "relations": [[0, 1, "riding", 0.9], [1, 0, "beside", 0.2]]}
     path.write_text(json.dumps(line), encoding="utf-8")
     graphs = SceneGraphFile.read(path)
     record = graphs(np.zeros((2, 2, 3), np.uint8), AuxRecord("k", "q1"))
