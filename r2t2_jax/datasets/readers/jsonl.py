@@ -2,7 +2,7 @@
 
 Each line is an object with `image` (path relative to the image folder), `question`, `answer`, and optionally `answers`
 (all accepted answers, the most common first), `id`, `options`, `style`, `category` and `split`. With style `letter` an
-answer is the letter or the text of an option; the model is asked for the letter.
+answer is the letter or the text of an option; the prompt requests the letter.
 
 `r2t2 datasets prepare jsonl` reads questions.jsonl, or the only .jsonl file of the folder; `load_dataset` also accepts
 the path of such a file.

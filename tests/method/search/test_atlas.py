@@ -58,7 +58,7 @@ def test_a_small_predicted_gain_keeps_the_router():
 def test_points_are_brought_onto_the_support():
     support = jnp.array([[True, False, True], [True, True, True]])
     result = find(AtlasSoftmin(temperature=1e-4, proximal_weight=0.0), case(support=support))
-    np.testing.assert_allclose(result.path[-1], [[0.5, 0, 0.5], [0, 1, 0]], atol=1e-6)  # nothing live was asked for
+    np.testing.assert_allclose(result.path[-1], [[0.5, 0, 0.5], [0, 1, 0]], atol=1e-6)  # only live experts have weight
 
 
 def test_taylor_is_a_projected_step_of_the_mean_slope():

@@ -81,7 +81,7 @@ def counted(function, *arguments):
 
 
 def tower_flops(build, *shape):
-    """FLOPs of a tower alone on inputs of a shape."""
+    """FLOPs of one tower on inputs of a shape."""
     graph, params = nnx.split(nnx.eval_shape(lambda: build(traced_keys(0))))
     return flops_of(lambda params, x: nnx.merge(graph, params)(x), params, shaped(*shape))
 
