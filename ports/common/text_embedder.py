@@ -20,6 +20,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 from tokenizers import Tokenizer
 
+from ports.common.configs import ConfigFields, read_json
 from r2t2_jax.errors import R2T2Error
 
 SHORTEST = 16
@@ -153,6 +154,27 @@ def last_token(states: Float[Array, "T D"], mask: Bool[Array, "T"]) -> Float[Arr
 def unit(vector: Float[Array, "M"]) -> Float[Array, "M"]:
     """The vector divided by its norm, or by 1e-12 if the norm is smaller."""
     return vector / jnp.maximum(jnp.linalg.norm(vector), 1e-12)
+
+
+LIMITS = "sentence_bert_config.json"
+LENGTHS = ConfigFields(
+    LIMITS,
+    fixed={"do_lower_case": (False,), "transformer_task": ("feature-extraction",)},
+    inert=("max_seq_length", "modality_config", "module_output_name"),
+)
+
+
+def length_limit(folder: Path) -> int | None:
+    """The maximal number of tokens that a sentence-transformers folder states, if it states one.
+
+    Raises:
+        R2T2Error: the file that states it is damaged or has a value that is not implemented.
+    """
+    if not (folder / LIMITS).is_file():
+        return None
+    described = read_json(folder / LIMITS)
+    LENGTHS.read(described)
+    return described.get("max_seq_length")
 
 
 SIMILAR_TEXT = "Retrieve semantically similar text"

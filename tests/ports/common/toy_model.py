@@ -11,6 +11,7 @@ from flax import nnx
 
 from ports.common.checkpoint.convert import Converter
 from ports.common.checkpoint.mapping import Leaf, linear_leaves
+from ports.common.configs import ConfigFields
 from ports.common.layers.linear import linear, normal
 from ports.common.layers.stack import stack
 
@@ -38,13 +39,23 @@ def leaves(config: ToyConfig) -> dict[str, Leaf]:
     }
 
 
+PART = ConfigFields("part", taken={"size": "size"}, defaults={"size": 1}, inert=("seed",))
+FIELDS = ConfigFields(
+    "config.json",
+    taken={"layers": "layers", "width": "width"},
+    defaults={"layers": 3, "width": 4},
+    fixed={"activation": ("none",)},
+    inert=("learning_rate",),
+    nested={"part": PART},
+)
 CONVERTER = Converter(
     port="toy",
-    config_from=lambda folder: ToyConfig(**json.loads((folder / "config.json").read_text())),
+    config_from=lambda folder: ToyConfig(**FIELDS.read(json.loads((folder / "config.json").read_text()))),
     leaves=leaves,
     ignored=lambda config: (r"h\.\d+\.cache",),
     abstract_params=lambda config: nnx.state(nnx.eval_shape(lambda: Toy(config, nnx.Rngs(0)))),
     tied=lambda config: (("wte.weight", "head.weight"),),
+    known={"config.json": FIELDS},
 )
 
 

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from ports.embedders.minilm import MiniLMConfig, load
+from ports.common.configs import unknown_fields
+from ports.embedders.minilm import MiniLMConfig, converter, load
 from r2t2_jax.errors import R2T2Error
 from tests.ports.common.embedder_folders import BERT, write_minilm
 
@@ -31,12 +32,27 @@ def test_length_and_pooling_are_read_from_the_folder(tmp_path):
 
 
 def test_unsupported_fields_are_refused():
-    strange = BERT | {"hidden_act": "relu", "rotary": True}
+    strange = BERT | {"hidden_act": "relu", "is_decoder": True, "rotary": True}
     del strange["hidden_size"]
     with pytest.raises(R2T2Error) as caught:
         MiniLMConfig.from_hf(strange)
-    for part in ("unknown field rotary", "no field hidden_size", "hidden_act = 'relu', only 'gelu' is implemented"):
+    for part in (
+        "is_decoder = True, only False is implemented",
+        "no field hidden_size",
+        "hidden_act = 'relu', only 'gelu' is implemented",
+    ):
         assert part in str(caught.value)
+
+
+def test_the_pooling_file_of_later_versions_is_read(tmp_path):
+    folder = write_minilm(tmp_path / "model")
+    (folder / "1_Pooling").mkdir()
+    pooling = {"embedding_dimension": 16, "pooling_mode": "mean", "include_prompt": True}
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
+    assert MiniLMConfig.from_folder(folder).width == 16 and not unknown_fields(folder, converter.known)
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling | {"pooling_mode": "cls"}))
+    with pytest.raises(R2T2Error, match="pooling_mode = 'cls', only 'mean' is implemented"):
+        MiniLMConfig.from_folder(folder)
 
 
 def test_the_config_of_the_python_package_is_the_default():

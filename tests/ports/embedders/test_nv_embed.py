@@ -42,3 +42,11 @@ def test_unsupported_fields_are_refused():
     latent = NV["latent_attention_config"] | {"output_normalize": False}
     with pytest.raises(R2T2Error, match="latent_attention_config: output_normalize = False"):
         NVEmbedConfig.from_hf(NV | {"latent_attention_config": latent})
+
+
+@pytest.mark.parametrize("nested", [{}, {"text_config": None}, {"text_config": {"model_type": "bidir_mistral"}}])
+def test_a_short_config_is_completed_from_the_released_model(nested):
+    """The library leaves out fields of nested configs that equal the defaults of their classes."""
+    assert NVEmbedConfig.from_hf({"model_type": "nvembed", **nested}) == NVEmbedConfig.full_v2()
+    short = {"text_config": {"rms_norm_eps": 1e-6, "num_hidden_layers": 2}}
+    assert NVEmbedConfig.from_hf(short) == NVEmbedConfig(eps=1e-6, layers=2)

@@ -81,7 +81,9 @@ def test_the_prefix_of_the_tensor_names_is_detected(tmp_path):
     assert gte_qwen2.config_from(write_gte(tmp_path / "gte")).prefix == ""
 
 
-@pytest.mark.parametrize("change", [{"use_sliding_window": True}, {"rope_scaling": {"type": "yarn"}}, {"new": 1}])
+@pytest.mark.parametrize(
+    "change", [{"use_sliding_window": True}, {"rope_scaling": {"type": "yarn"}}, {"attention_bias": True}]
+)
 def test_unsupported_fields_are_refused(tmp_path, change):
     with pytest.raises(R2T2Error, match=next(iter(change))):
         load_stella(str(write_stella(tmp_path / "stella", **change)))

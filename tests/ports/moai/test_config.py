@@ -1,4 +1,4 @@
-"""Configs: the released one read from its config.json, unknown fields refused."""
+"""Configs: the released one read from its config.json, values that are not implemented refused."""
 
 import json
 
@@ -33,7 +33,7 @@ def test_golden_config_of_the_hub_is_the_7b_config(path):
         ({"img_size": 491}, "491"),
     ],
 )
-def test_unknown_fields_and_values_are_refused(path, change, word):
+def test_values_that_are_not_implemented_are_refused(path, change, word):
     described = json.loads(path.read_text(encoding="utf-8"))["hub_config"]
     with pytest.raises(R2T2Error, match=word):
         MoAIConfig.from_hf(described | change)

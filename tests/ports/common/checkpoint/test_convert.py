@@ -3,6 +3,7 @@
 import dataclasses
 import fcntl
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -65,6 +66,39 @@ def test_the_directory_records_its_source(source):
     assert described["config"] == {"layers": 3, "width": 4}
     assert (model / "tokenizer" / "tokenizer.json").read_bytes() == TOKENIZER.encode()
     assert sorted(path.name for path in source.parent.iterdir()) == ["model", "source"]
+
+
+def test_unknown_fields_are_reported_once_recorded_and_refused_if_strict(source, caplog):
+    described = {
+        "layers": 3, "activation": "none", "learning_rate": 1e-3, "dtype": "float32", "_flash_attn_2_enabled": True,
+        "temperature": 0.5, "is_decoder": False, "gamma": [1, 2], "part": {"size": 2, "seed": 7, "delta": "x"},
+    }  # fmt: skip
+    (source / "config.json").write_text(json.dumps(described))
+    with pytest.raises(R2T2Error, match=r"gamma = \[1, 2\], part\.delta = \"x\"\); convert without --strict") as caught:
+        CONVERTER.convert(str(source), source.parent / "model", progress=False, strict=True)
+    assert "layers" not in str(caught.value)
+    assert_nothing_left(source)
+    with caplog.at_level(logging.WARNING, "r2t2"):
+        assert convert(source)["unknown_fields"] == {"config.json": {"gamma": [1, 2], "part.delta": "x"}}
+    (record,) = caplog.records
+    assert "the port toy does not know (config.json: gamma = [1, 2], part.delta" in record.getMessage()
+    read(source)
+    assert len(caplog.records) == 1  # the model directory says nothing more
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"activation": "relu"}, "activation = 'relu', only 'none' is implemented"),
+        ({"quantization_config": {"bits": 4}}, "quantization_config = .*only None is implemented"),
+        ({"is_decoder": True, "gamma": 1}, "is_decoder = True, only False is implemented$"),
+    ],
+)
+def test_fields_that_change_the_computation_are_refused_by_name(source, change, message):
+    (source / "config.json").write_text(json.dumps(change))
+    with pytest.raises(R2T2Error, match=message):
+        convert(source)
+    assert_nothing_left(source)
 
 
 def test_large_parameters_are_stored_in_pieces(source, monkeypatch):
