@@ -23,7 +23,7 @@ from ports.mova.port import QUESTION_TOKENS, shapes
 from r2t2_jax.costs.jaxpr import count_flops
 from r2t2_jax.costs.prediction import floats
 from r2t2_jax.routing import Routing
-from r2t2_jax.runtime.memory import tree_bytes
+from r2t2_jax.runtime.pytrees import tree_bytes
 
 WORDS = 16
 STEPS, NEIGHBORS = 10, 5  # the paper's

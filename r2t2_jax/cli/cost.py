@@ -142,12 +142,11 @@ class FitMemory:
         from rich.console import Console
 
         from r2t2_jax.cli.parsing import check_writable
-        from r2t2_jax.costs.memory import MemoryEstimator, largest_sizes
+        from r2t2_jax.costs.memory import MemoryEstimator, format_size, largest_sizes, parse_size
         from r2t2_jax.methods import find_preset, strategy
         from r2t2_jax.plugins import load_shapes
         from r2t2_jax.reporting.costs import memory_record, memory_table, size_lines
         from r2t2_jax.runs.atomic_io import publish_json
-        from r2t2_jax.runtime.memory import format_size, parse_size
 
         available, preset = parse_size(self.memory), find_preset(self.preset)
         if self.out:

@@ -35,7 +35,7 @@ from r2t2_jax.errors import R2T2Error
 from r2t2_jax.method.presets import Preset
 from r2t2_jax.methods import strategy
 from r2t2_jax.routing import Routing
-from r2t2_jax.runtime.memory import tree_bytes
+from r2t2_jax.runtime.pytrees import tree_bytes
 
 FLOAT = 4  # bytes
 WRITTEN = "base_as_written"

@@ -7,14 +7,17 @@ straight line through few compiled programs finds the largest K, and compiling f
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+
+import numpy as np
 
 from r2t2_jax.contract import ModelShapes
 from r2t2_jax.costs.prediction import CostPrediction, MemoryUse, abstract_batch
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.method.strategies import Strategy
-from r2t2_jax.runtime.memory import format_size, tree_bytes
+from r2t2_jax.runtime.pytrees import tree_bytes
 
 MAX_NEIGHBORS, MAX_SAMPLES = 4096, 65_536  # the search goes no further
 MAX_COMPILATIONS = 8  # per searched number
@@ -186,3 +189,28 @@ def largest_vmap_size(memory: MemoryUse, measure: Callable[[int], MemoryUse], av
             return measured
         vmap_size //= 2
     return memory
+
+
+UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
+
+
+def parse_size(text: str) -> int:
+    """Bytes: `24GB` is 24 times 10^9, `24GiB` is 24 times 2^30. Case is ignored.
+
+    Raises:
+        R2T2Error: not a positive number with one of the units.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]+)\s*", text)
+    units = {unit.lower(): factor for unit, factor in UNITS.items()}
+    if not match or match[2].lower() not in units or not float(match[1]):
+        raise R2T2Error(f"{text!r} is no size of memory; write a number and one of {', '.join(UNITS)}, as in 24GB")
+    return int(float(match[1]) * units[match[2].lower()])
+
+
+def format_size(count: int) -> str:
+    """Three digits and a decimal unit: `1.25 GB`."""
+    for unit in ("TB", "GB", "MB", "KB"):
+        if count >= UNITS[unit]:
+            share = count / UNITS[unit]
+            return f"{share:.{max(0, 2 - int(np.log10(share)))}f} {unit}"
+    return f"{count} B"

@@ -27,7 +27,7 @@ from r2t2_jax.method.rerouting import lower_batch, reroute_batch
 from r2t2_jax.method.search.mode_finding import ModeFinding
 from r2t2_jax.method.strategies import Strategy
 from r2t2_jax.retrieval.neighbors import sample_keys
-from r2t2_jax.runtime.memory import tree_bytes
+from r2t2_jax.runtime.pytrees import tree_bytes
 
 REFERENCES = 5000  # N, of an abstract batch whose strategy reads the whole bank
 SHARED = ("bank_routing", "points")  # fields of `References` without the axis B

@@ -11,6 +11,8 @@ from typing import Any
 
 from r2t2_jax.datasets.record import InvalidRecord, Record, Records
 from r2t2_jax.errors import R2T2Error
+from r2t2_jax.runtime.typed_files import read_text as read_text
+from r2t2_jax.runtime.typed_json import open_json
 
 Parse = Callable[["Fields"], Record | None]
 MAX_LISTED = 3  # paths listed in an error
@@ -89,30 +91,13 @@ def unpacked_root(folder: Path, name: str) -> Path:
     return folder / name if (folder / name).is_dir() else folder
 
 
-def read_text(path: Path) -> str:
-    """The content of a UTF-8 file.
-
-    Raises:
-        R2T2Error: the file cannot be read.
-    """
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise R2T2Error(f"{path}: not UTF-8 text: {error}") from error
-    except OSError as error:
-        raise R2T2Error(f"cannot read {path}: {error.strerror}") from error
-
-
 def read_json(path: Path, kind: type) -> Any:
     """The content of a JSON file whose outermost value has the type `kind`, `dict` or `list`.
 
     Raises:
         R2T2Error: the file cannot be read, is not valid JSON, or has another outermost type.
     """
-    try:
-        content = json.loads(read_text(path))
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise R2T2Error(f"{path}: not JSON, perhaps cut off: {error}") from error
+    content = open_json(path).content
     if not isinstance(content, kind):
         type_name = "an object" if kind is dict else "a list"
         raise R2T2Error(f"{path}: expected {type_name}, found {_abbreviate(content)}: is this the official file?")

@@ -14,7 +14,7 @@ from r2t2_jax.datasets.images import encoded_image
 from r2t2_jax.datasets.prepared import load_prepared
 from r2t2_jax.datasets.readers.jsonl import read_lines
 from r2t2_jax.datasets.samples import to_sample
-from r2t2_jax.datasets.validate import choose_rows, validate_records
+from r2t2_jax.datasets.validate import choose_rows, records_below, validate_records
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.plugins import find, registered
 
@@ -66,7 +66,8 @@ def load_jsonl(
     Raises:
         R2T2Error: the file, a line or an image cannot be read, or an id occurs twice; names file and line.
     """
-    validated = validate_records(read_lines(Path(path), Path(images) if images else Path(path).parent))
+    folder = Path(images) if images else Path(path).parent
+    validated = validate_records(records_below(folder, read_lines(Path(path), folder)))
     records = [record for record in validated.records if not split or record.split == split]
     rows = choose_rows([record.id for record in records], n, seed)
     return [to_sample(records[row], encoded_image(records[row].image, records[row].where)) for row in rows]

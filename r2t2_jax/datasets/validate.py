@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -44,12 +45,23 @@ def read_split(
     """
     if dataset.splits and split not in dataset.splits:
         raise R2T2Error(f"{dataset.name} has no labeled split {split!r}; it has {', '.join(dataset.splits)}")
-    items = dataset.read(folder, split)
+    items = records_below(folder, dataset.read(folder, split))
     validated = validate_records(_check_images(items) if images else items, skip_bad)
     if not validated.records:
         first = f": {validated.invalid[0]}" if validated.invalid else ""
         raise R2T2Error(f"{dataset.name} has no usable record in split {split!r} of {folder}{first}")
     return validated
+
+
+def records_below(folder: Path, items: Iterable[Record | InvalidRecord]) -> Iterator[Record | InvalidRecord]:
+    """The items, with an `InvalidRecord` in place of a record whose image is not below the folder."""
+    top = os.path.abspath(folder)
+    for item in items:
+        if isinstance(item, Record) and isinstance(item.image, Path):
+            image = os.path.abspath(item.image)
+            if os.path.commonpath([top, image]) != top:
+                item = InvalidRecord(f"{item.where}: image {item.image} is not below {folder}; move the images there")
+        yield item
 
 
 def validate_records(items: Iterable[Record | InvalidRecord], skip_bad: bool = False) -> ValidatedSplit:

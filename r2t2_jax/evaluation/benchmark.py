@@ -34,9 +34,8 @@ from r2t2_jax.metrics import Metric
 from r2t2_jax.runs.plan import Batch, Part
 from r2t2_jax.runs.run import Run
 from r2t2_jax.runs.workers import WorkerPool
-from r2t2_jax.runtime.batching import AdaptiveBatchSize, threads_at_a_time
+from r2t2_jax.runtime.batching import AdaptiveBatchSize, prefetch, threads_at_a_time
 from r2t2_jax.runtime.compilation_cache import CompileCounter
-from r2t2_jax.runtime.threads import prefetch
 
 REFERENCES = "references"  # the table of a model's references, answered correctly or not
 ENCODE, ANSWER = "encode", "answer"  # stages that are timed

@@ -32,7 +32,7 @@ from r2t2_jax.runs.fingerprint import versions
 from r2t2_jax.runs.folder import SUMMARY, read_json
 from r2t2_jax.runs.plan import Batch, Part, Plan
 from r2t2_jax.runs.run import Run
-from r2t2_jax.runtime.threads import prefetch
+from r2t2_jax.runtime.batching import prefetch
 
 COMMAND = "bank build"
 ROW_GROUP = 1 << 12  # rows of a row group of the Parquet file

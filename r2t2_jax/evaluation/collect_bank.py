@@ -23,9 +23,8 @@ from r2t2_jax.evaluation.encode import BATCH, prepare_questions
 from r2t2_jax.evaluation.records import CORRECT
 from r2t2_jax.method.forward import encode_batch, generate_batch
 from r2t2_jax.metrics import Metric
-from r2t2_jax.runtime.batching import Rows, progress_bar, run_batch, take, threads_at_a_time
+from r2t2_jax.runtime.batching import Rows, prefetch, progress_bar, run_batch, take, threads_at_a_time
 from r2t2_jax.runtime.checks import UNIT_TOLERANCE
-from r2t2_jax.runtime.threads import prefetch
 
 
 @dataclass(frozen=True)

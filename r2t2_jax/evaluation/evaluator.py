@@ -33,8 +33,7 @@ from r2t2_jax.metrics import Metric
 from r2t2_jax.retrieval.neighbors import sample_keys
 from r2t2_jax.rivals.knn_moe import hidden_keys, open_memory
 from r2t2_jax.rivals.trained import route_by, train_gate
-from r2t2_jax.runtime.batching import progress_bar, threads_at_a_time
-from r2t2_jax.runtime.threads import worker_threads
+from r2t2_jax.runtime.batching import progress_bar, threads_at_a_time, worker_threads
 
 
 @dataclass(frozen=True)

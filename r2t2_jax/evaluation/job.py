@@ -10,7 +10,7 @@ from typing import Any
 
 from r2t2_jax.bank import ReferenceBank
 from r2t2_jax.contract import Port
-from r2t2_jax.costs.memory import largest_batch
+from r2t2_jax.costs.memory import format_size, largest_batch
 from r2t2_jax.datasets.catalog import DATASETS
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.evaluation.benchmark import (
@@ -38,7 +38,6 @@ from r2t2_jax.runs.plan import Plan
 from r2t2_jax.runs.run import Run
 from r2t2_jax.runs.workers import WorkerConfig, WorkerPool, cluster
 from r2t2_jax.runtime.batching import AdaptiveBatchSize, threads_at_a_time
-from r2t2_jax.runtime.memory import format_size
 
 BASE = "base"
 Log = Callable[[str], None]

@@ -10,10 +10,9 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from r2t2_jax.costs.ladder import WRITTEN, CostTable, MethodCost
-from r2t2_jax.costs.memory import MAX_NEIGHBORS, MAX_SAMPLES, LargestSizes
+from r2t2_jax.costs.memory import MAX_NEIGHBORS, MAX_SAMPLES, LargestSizes, format_size
 from r2t2_jax.costs.prediction import MemoryUse
 from r2t2_jax.reporting.tables import markdown_table
-from r2t2_jax.runtime.memory import format_size
 
 if TYPE_CHECKING:
     from r2t2_jax.evaluation.dry_run import DryRun

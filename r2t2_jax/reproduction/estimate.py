@@ -13,6 +13,7 @@ import jax
 
 from r2t2_jax.contract import ModelShapes
 from r2t2_jax.costs.ladder import count_passes
+from r2t2_jax.costs.memory import format_size
 from r2t2_jax.costs.prediction import REFERENCES, CostPrediction, abstract_batch
 from r2t2_jax.method.presets import PAPER as PAPER_PRESET
 from r2t2_jax.method.rerouting import canonicalize
@@ -22,7 +23,7 @@ from r2t2_jax.reporting.tables import markdown_table
 from r2t2_jax.reproduction.paper import COLUMN_OF, paper_numbers
 from r2t2_jax.reproduction.plan import Measurement, TargetPlan, plan_rows
 from r2t2_jax.reproduction.spec import PAPER, Table
-from r2t2_jax.runtime.memory import format_size, tree_bytes
+from r2t2_jax.runtime.pytrees import tree_bytes
 
 MERGED = {"cvbench2d": 1438, "cvbench3d": 1200}  # the paper's Table 1 gives only the sum
 

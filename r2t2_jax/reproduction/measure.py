@@ -28,8 +28,7 @@ from r2t2_jax.reproduction.plan import EvalTarget, QuestionBlock, TargetPlan
 from r2t2_jax.reproduction.spec import Condition
 from r2t2_jax.runs.plan import Batch
 from r2t2_jax.runs.run import Run
-from r2t2_jax.runtime.batching import threads_at_a_time
-from r2t2_jax.runtime.threads import prefetch
+from r2t2_jax.runtime.batching import prefetch, threads_at_a_time
 
 SWEEP_COLUMNS = ("model", "strategy", "id", "category", "prediction", "score", "right", "used_fallback", "evaluations")
 NOT_RUN = "not_run"  # column with the reason why a model cannot run a row

@@ -43,7 +43,7 @@ from r2t2_jax.runs.folder import RUN, SUMMARY, FolderLock, check_folder, read_js
 from r2t2_jax.runs.interrupt import RunInterrupted, StopRequest
 from r2t2_jax.runs.plan import Batch, Plan
 from r2t2_jax.runs.timings import TIMINGS, Timings, seconds_per_sample
-from r2t2_jax.runtime.threads import worker_threads
+from r2t2_jax.runtime.batching import worker_threads
 
 if TYPE_CHECKING:
     import pyarrow as pa

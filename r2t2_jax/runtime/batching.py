@@ -1,11 +1,14 @@
-"""Batches of one fixed size, so that one compiled program serves all; chunks of samples; adaptive chunk size."""
+"""Batches of one fixed size, so that one compiled program serves all; chunks of samples; threads."""
 
 from __future__ import annotations
 
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -16,9 +19,10 @@ from jaxtyping import Int
 from tqdm import tqdm
 
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.runtime.threads import worker_threads
 
 Rows = Int[np.ndarray, "size"]
+T = TypeVar("T")
+U = TypeVar("U")
 
 
 def map_batches(
@@ -144,3 +148,25 @@ class AdaptiveBatchSize:
                 )
             self.size = tried // 2
             self.log(f"out of memory with {tried} samples at a time; continuing with {self.size}")
+
+
+@contextmanager
+def worker_threads(threads: int) -> Iterator[ThreadPoolExecutor]:
+    """A pool of `threads` workers that starts no pending task after an error or an interruption."""
+    pool = ThreadPoolExecutor(threads)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def prefetch(work: Callable[[T], U], items: Iterable[T], workers: int) -> Iterator[U]:
+    """Yield `work(item)` of every item in order; threads compute up to `workers` results ahead."""
+    pending: deque[Any] = deque()
+    with worker_threads(workers) as pool:
+        for item in items:
+            pending.append(pool.submit(work, item))
+            if len(pending) > workers:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()

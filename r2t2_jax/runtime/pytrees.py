@@ -1,4 +1,4 @@
-"""Dataclasses as pytrees whose structures compare by class, and selections of parameters."""
+"""Dataclasses as pytrees whose structures compare by class, and selections of parameters, and sizes."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 from jax.tree_util import GetAttrKey, register_pytree_with_keys
 from jaxtyping import Array
 
@@ -58,3 +59,13 @@ def partition(params: Params, chosen: Sequence[bool]) -> tuple[list[Array], Join
         )
 
     return [leaf for leaf, selected in zip(leaves, chosen, strict=True) if selected], join
+
+
+def tree_bytes(tree: Any) -> int:
+    """Bytes of all arrays or shape structs; PRNG keys count as their data."""
+    leaves = jax.tree.leaves(tree)
+    arrays = [
+        jax.eval_shape(jax.random.key_data, leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
+        for leaf in leaves
+    ]
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in arrays)

@@ -34,7 +34,10 @@ def test_the_pocket_model_fits_into_four_megabytes(tmp_path: Path, capsys: pytes
     ("options", "cause"),
     [
         (["--model", "pocket", "--memory", "24"], "is no size of memory"),
-        (["--model", "pocket", "--memory", "500KB"], "pocket:balanced does not fit into 500 KB: its parameters take 1.04 MB"),
+        (
+            ["--model", "pocket", "--memory", "500KB"],
+            "pocket:balanced does not fit into 500 KB: its parameters take 1.04 MB",
+        ),
         (["--model", "nowhere", "--memory", "1GB"], "unknown model with shapes 'nowhere'; known: "),
         (["--model", "pocket:wide", "--memory", "1GB"], "pocket has no variant 'wide'"),
         (["--model", "pocket", "--memory", "1GB", "--question-tokens", "99"], "pocket pads questions to 16 tokens"),

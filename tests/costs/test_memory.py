@@ -14,7 +14,7 @@ from r2t2_jax.method.presets import Preset
 from r2t2_jax.method.rerouting import reroute_batch
 from r2t2_jax.methods import strategy
 from r2t2_jax.retrieval.neighbors import sample_keys
-from r2t2_jax.runtime.memory import tree_bytes
+from r2t2_jax.runtime.pytrees import tree_bytes
 from tests.toy import MODEL, references_for, toy_bank, toy_params, toy_queries
 from tests.toy_shapes import shapes
 

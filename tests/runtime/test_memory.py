@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from r2t2_jax.costs.memory import format_size, parse_size
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.runtime.memory import format_size, parse_size, tree_bytes
+from r2t2_jax.runtime.pytrees import tree_bytes
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,13 @@
 """PyTorch checkpoints on disk, read tensor by tensor: safetensors or `.bin`, in one file or in indexed shards.
 
 Opening reads headers only. Tensors keep the dtype of the file, bfloat16 included (as `ml_dtypes.bfloat16`). A `.bin`
-file is opened with torch, weights only and memory-mapped.
+file is opened with torch, weights only: no code in it is executed. It is memory-mapped, except in torch's format of
+before 1.6. Its tensors may be nested under one key, such as `state_dict`.
 """
 
 from __future__ import annotations
 
-import json
+import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from r2t2_jax.errors import R2T2Error
+from r2t2_jax.runtime.typed_files import content_kind, path_below
+from r2t2_jax.runtime.typed_json import open_json
 
 FORMATS = (
     ("model.safetensors.index.json", "model.safetensors"),
@@ -28,6 +31,9 @@ DTYPES = {
     "U8": np.dtype("u1"), "BOOL": np.dtype("?"),
 }  # fmt: skip
 REOPEN_AFTER = 512 * 2**20
+CHECKED_AT_A_TIME = 2**24  # values
+NESTING = ("state_dict", "model_state_dict", "model", "module")  # keys below which checkpoints store their tensors
+FETCH = "fetch the checkpoint again"
 
 
 @dataclass(frozen=True)
@@ -57,6 +63,22 @@ class Checkpoint(Mapping[str, Entry]):
     def __len__(self) -> int:
         return len(self.entries)
 
+    def values(self, name: str) -> np.ndarray:
+        """The values of a tensor.
+
+        Raises:
+            R2T2Error: the tensor holds NaN or infinity, or is not of floating-point numbers.
+        """
+        entry = self.entries[name]
+        tensor = entry.read()
+        flat = tensor.reshape(-1)
+        if tensor.dtype.kind in "biu":
+            raise R2T2Error(f"{entry.file}: {name} has dtype {tensor.dtype}; weights are floating-point numbers")
+        for start in range(0, len(flat), CHECKED_AT_A_TIME):
+            if not np.isfinite(flat[start : start + CHECKED_AT_A_TIME]).all():
+                raise R2T2Error(f"{entry.file}: {name} holds NaN or infinity; {FETCH}")
+        return tensor
+
 
 def open_checkpoint(folder: Path, folders: Sequence[str] = (".",)) -> Checkpoint:
     """Open the weights in `folder`, or in several folders below it.
@@ -73,8 +95,11 @@ def open_checkpoint(folder: Path, folders: Sequence[str] = (".",)) -> Checkpoint
         for shard, listed in shards.items():
             try:
                 tensors = (_open_safetensors if shard.suffix == ".safetensors" else _open_bin)(shard)
-            except (OSError, ValueError, KeyError, RuntimeError) as error:
-                problems.append(str(error) if isinstance(error, R2T2Error) else f"{shard} cannot be read ({error})")
+            except R2T2Error as error:
+                problems.append(str(error))
+                continue
+            except OSError as error:
+                problems.append(f"{shard} cannot be read ({error.strerror})")
                 continue
             problems += [f"{shard} has no tensor {name}, its index says it has" for name in listed - set(tensors)]
             problems += [
@@ -98,16 +123,24 @@ def _shards(folder: Path) -> tuple[dict[Path, set[str]], list[Path]]:
     raise R2T2Error(f"no weights in {folder}; looked for {known}")
 
 
+@dataclass(frozen=True)
+class _Index:
+    weight_map: dict[str, str]
+
+
 def _read_index(index: Path) -> dict[Path, set[str]]:
     try:
-        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        places = {str(name): index.parent / file for name, file in weight_map.items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise R2T2Error(f"{index} is no index of shards, a JSON object with 'weight_map' ({reason})") from error
+        document = open_json(index, FETCH)
+        others = set(document.content) - {"weight_map"} if isinstance(document.content, dict) else ()
+        weight_map = document.as_type(_Index, leave_out=others).weight_map
+    except R2T2Error as error:
+        raise R2T2Error(f"{index} is no index of shards: {error}") from error
+    if not weight_map:
+        raise R2T2Error(f"{index}: 'weight_map' is empty; {FETCH}")
+    places = {name: path_below(index.parent, file, str(index)) for name, file in weight_map.items()}
     missing = sorted({str(place) for place in places.values() if not place.is_file()})
     if missing:
-        raise R2T2Error(f"{index} names files that are not there: {', '.join(missing)}; fetch the checkpoint again")
+        raise R2T2Error(f"{index} names files that are not there: {', '.join(missing)}; {FETCH}")
     shards: dict[Path, set[str]] = {}
     for name, place in places.items():
         shards.setdefault(place, set()).add(name)
@@ -116,11 +149,12 @@ def _read_index(index: Path) -> dict[Path, set[str]]:
 
 def _open_safetensors(file: Path) -> dict[str, Entry]:
     """Entries from the file's header, which `safe_open` validates together with the file's size."""
+    _check_head(file)
     try:
         with safe_open(file, framework="numpy") as tensors:
             headers = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118 (not a mapping)
             described = {name: (header.get_dtype(), header.get_shape()) for name, header in headers.items()}
-    except SafetensorError as error:
+    except (SafetensorError, ValueError, TypeError) as error:  # ValueError: a name that is not UTF-8
         reason = " ".join(str(error).split())[:200]
         raise R2T2Error(f"{file} is truncated or not a safetensors file ({reason}); fetch it again") from error
     entries: dict[str, Entry] = {}
@@ -142,7 +176,18 @@ class _FromSafetensors:
             return tensors.get_tensor(self.name)
 
 
+def _check_head(file: Path) -> None:
+    """Refuse a file that is something else than weights: a Git LFS pointer, an HTML page, an empty file."""
+    with file.open("rb") as stream:
+        head = stream.read(512)
+    if head.startswith((b"PK", b"\x80")) or head[8:9] == b"{":  # torch, in both formats; safetensors
+        return
+    if kind := content_kind(head):
+        raise R2T2Error(f"{file} is {kind}")
+
+
 def _open_bin(file: Path) -> dict[str, Entry]:
+    _check_head(file)
     shard = _TorchShard(file)
     return {
         name: Entry(file, tuple(tensor.shape), _as_numpy(tensor).dtype, _OfTorch(shard, name))
@@ -160,24 +205,58 @@ class _TorchShard:
 
     def tensors(self) -> dict[str, Any]:
         try:
-            import pickle
-
             import torch
         except ImportError as error:
             raise R2T2Error(f"{self.file} needs torch; install the extra: pip install 'r2t2-jax[convert]'") from error
         if not self.opened:
             try:
-                self.opened = torch.load(self.file, map_location="cpu", weights_only=True, mmap=True)
-            except (pickle.UnpicklingError, EOFError) as error:
-                raise R2T2Error(f"{self.file} is truncated or holds more than weights") from error
+                content = torch.load(self.file, map_location="cpu", weights_only=True, mmap=self.mapped)
+            except Exception as error:  # a damaged file raises many types
+                raise R2T2Error(f"{self.file} is truncated or holds more than weights; {FETCH}") from error
+            self.opened = _tensors_in(content, self.file)
         return self.opened
+
+    @property
+    def mapped(self) -> bool:
+        """Whether the file has torch's present format, which can be memory-mapped."""
+        return zipfile.is_zipfile(self.file)
 
     def get(self, name: str) -> Any:
         tensor = self.tensors()[name]
         self.read += tensor.nbytes
-        if self.read > REOPEN_AFTER:
+        if self.read > REOPEN_AFTER and self.mapped:
             self.opened, self.read = {}, 0
         return tensor
+
+
+def _tensors_in(content: Any, file: Path) -> dict[str, Any]:
+    """The tensors of a loaded `.bin` file, by name; those of its only nested state dictionary, if it has no other.
+
+    Raises:
+        R2T2Error: it holds no tensors by name, several state dictionaries, or an entry that is not a plain tensor.
+    """
+    import torch
+
+    if not isinstance(content, Mapping):
+        raise R2T2Error(f"{file} holds a {type(content).__name__}, not tensors by name")
+    if content and not any(isinstance(entry, torch.Tensor) for entry in content.values()):
+        nested = [key for key in NESTING if isinstance(content.get(key), Mapping)]
+        if len(nested) > 1:
+            raise R2T2Error(f"{file} holds several state dictionaries ({', '.join(nested)}); save only one of them")
+        content = content[nested[0]] if nested else content
+    for name, tensor in content.items():
+        if not isinstance(name, str):
+            raise R2T2Error(f"{file}: entry {name!r} has no name")
+        if not isinstance(tensor, torch.Tensor):
+            raise R2T2Error(f"{file}: entry {name!r} is no tensor but a {type(tensor).__name__}; save only the weights")
+        if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta or tensor.is_nested:
+            kind = "quantized" if tensor.is_quantized else "on the meta device" if tensor.is_meta else tensor.layout
+            raise R2T2Error(f"{file}: tensor {name!r} is {kind}; save a dense one")
+        if str(tensor.dtype).removeprefix("torch.") not in {"bfloat16", *map(str, DTYPES.values())}:
+            raise R2T2Error(f"{file}: tensor {name!r} has dtype {tensor.dtype}; known: {', '.join(DTYPES)}")
+    if not content:
+        raise R2T2Error(f"{file} holds no tensors")
+    return dict(content)
 
 
 @dataclass(frozen=True)
@@ -190,9 +269,10 @@ class _OfTorch:
 
 
 def _as_numpy(tensor: Any) -> np.ndarray:
-    """A view; NumPy has no bfloat16 of its own."""
+    """A view; NumPy has no bfloat16 of its own, and PyTorch gives it no parameters and no lazily negated views."""
     import torch
 
+    tensor = tensor.detach().resolve_neg()
     if tensor.dtype == torch.bfloat16:
         return tensor.view(torch.uint16).numpy().view(ml_dtypes.bfloat16)
     return tensor.numpy()

@@ -206,7 +206,7 @@ def open_model(converter: Converter, kind: type[Config], path: str | Path, dtype
     leaves = converter.leaves(config)
     first = str(checkpoint[next(iter(leaves.values())).names[0]].dtype)
     config = dataclasses.replace(config, dtype=dtype or first)
-    params = assemble(leaves, lambda name: checkpoint[name].read(), converter.abstract_params(config))
+    params = assemble(leaves, checkpoint.values, converter.abstract_params(config))
     inputs = {*checkpoint.files, *converter.tokenizer(folder), *described_by(folder)}
     digest = digest_of({name_in(folder, file): sha256_of(file) for file in inputs})
     return Opened(config, params, digest, folder)

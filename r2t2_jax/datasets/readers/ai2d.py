@@ -9,7 +9,6 @@ or MoVA's question file of the same test set, test.jsonl, next to images/ and ab
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from r2t2_jax.datasets.files import (
 from r2t2_jax.datasets.prompts import split_prompt
 from r2t2_jax.datasets.record import DatasetSpec, InvalidRecord, Record, Records
 from r2t2_jax.errors import R2T2Error
+from r2t2_jax.runtime.typed_json import parse_json
 
 
 def read(folder: Path, split: str) -> Records:
@@ -103,8 +103,8 @@ def _json_or_text(text: str) -> Iterator[Any]:
     """The JSON value of each line; a line that is not JSON stays a string, which `parse_rows` rejects."""
     for line in filter(None, text.split("\n")):
         try:
-            yield json.loads(line)
-        except json.JSONDecodeError:
+            yield parse_json(line, "a line", lines=False).content
+        except R2T2Error:
             yield line
 
 

@@ -10,7 +10,6 @@ the path of such a file.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from string import ascii_uppercase
 from typing import Any
@@ -18,6 +17,7 @@ from typing import Any
 from r2t2_jax.datasets.files import find_path, read_text
 from r2t2_jax.datasets.record import STYLES, DatasetSpec, InvalidRecord, Record, Records
 from r2t2_jax.errors import R2T2Error
+from r2t2_jax.runtime.typed_json import parse_json
 
 TEXT_FIELDS = ("image", "question", "answer", "id", "style", "category", "split")
 LIST_FIELDS = ("answers", "options")
@@ -44,10 +44,7 @@ def read_lines(path: Path, images: Path) -> Records:
 
 
 def _parse(line: str, where: str) -> dict[str, Any]:
-    try:
-        fields = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise R2T2Error(f"{where}: not JSON: {error}") from error
+    fields = parse_json(line, where, lines=False).content
     if not isinstance(fields, dict):
         raise R2T2Error(f"{where}: expected an object, found {type(fields).__name__}")
     for name, value in fields.items():

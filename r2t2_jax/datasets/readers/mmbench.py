@@ -38,7 +38,7 @@ def read(folder: Path, split: str) -> Records:
 
     def parse(row: Fields) -> Record:
         index = row.text("index")
-        if not index.isdigit():
+        if not index.isdecimal():
             raise R2T2Error(f"{row.where}: index {index!r} is not a number")
         cells = [str(row.values.get(name) or "") for name in ascii_uppercase]
         count = next(i for i, cell in enumerate(cells) if cell in EMPTY)
@@ -77,16 +77,21 @@ def _rows(path: Path) -> list[dict[str, str]]:
 
 
 def _number(text: str | None) -> int:
-    return int(text) if text and text.isdigit() else 0
+    return int(text) if text and text.isdecimal() else 0
 
 
 def _image(row: Fields, images: dict[str, str]) -> bytes:
-    """The image of a row; the cell may hold the index of another row with the same image."""
-    cell = row.text("image")
-    if cell.isdigit() and cell in images:
+    """The image of a row; the cell may hold the index of another row with the same image, or a `data:` URL."""
+    cell, rows = row.text("image"), set[str]()
+    while cell.isdecimal() and cell in images:
+        if cell in rows:
+            raise R2T2Error(f"{row.where}: the image is that of row {cell}, which names this row in turn")
+        rows.add(cell)
         cell = images[cell]
+    if cell.startswith("data:"):
+        cell = cell.partition(",")[2]
     try:
-        return base64.b64decode(cell, validate=True)
+        return base64.b64decode("".join(cell.split()), validate=True)
     except binascii.Error as error:
         raise R2T2Error(f"{row.where}: the image is not base64, perhaps cut off: {error}") from error
 
