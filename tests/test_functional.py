@@ -110,3 +110,19 @@ def test_bad_input_is_refused(changes, cause):
     arguments = {"model": answer_loss, "params": PARAMS, "bank": BANK, "features": FEATURES, "routing": ROUTING}
     with pytest.raises(R2T2Error, match=cause):
         r2t2_jax.reroute(**{**arguments, "embeddings": EMBEDDINGS, **changes})
+
+
+@pytest.mark.parametrize("name", ["ngd", "kernel_regression"])
+def test_half_precision_embeddings_of_repeated_questions_give_the_weights_of_float32(name):
+    dtype = jnp.float16
+    kind = np.eye(E, dtype=np.float32)  # three questions, asked again and again
+    bank = ReferenceBank(*arrays[:3], kind[np.arange(N) % E])
+    half = ReferenceBank(*arrays[:3], jnp.asarray(bank.embeddings, dtype))
+    settings = {"space.kind": "simplex", "descent.optimizer": "adam", "descent.learning_rate": 0.3}
+    method, queries = strategy(name, Preset.from_mapping(settings)), kind[np.arange(B) % E]
+    expected = r2t2_jax.reroute(answer_loss, PARAMS, bank, FEATURES, ROUTING, queries, strategy=method)
+    result = r2t2_jax.reroute(
+        answer_loss, PARAMS, half, FEATURES, ROUTING, jnp.asarray(queries, dtype), strategy=method
+    )
+    assert np.isfinite(expected.weights).all()
+    np.testing.assert_array_equal(result.weights, expected.weights)

@@ -162,8 +162,8 @@ class ReferenceBank:
             R2T2Error: the directory cannot be written, or it exists and is not a bank.
         """
         contents = BankContents(
-            routing=np.asarray(self.routing),
-            embeddings=np.asarray(self.embeddings),
+            routing=np.asarray(self.routing, np.float32),
+            embeddings=np.asarray(self.embeddings, np.float32),  # half precision too: NumPy stores no bfloat16
             records=self.records,
             correct=self.right,
             fingerprints=self.fingerprints,

@@ -61,7 +61,9 @@ class BatchResult:
 
 
 def result_rows(result: BatchResult, model: str, references: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """One row per sample. Arrays are flat: `path` is P times L times E numbers.
+    """One row per sample. Arrays are flat float32: `path` is P times L times E numbers.
+
+    In x64 mode JAX computes some arrays in float64; a column has one dtype.
 
     Args:
         result: of a strategy.
@@ -79,16 +81,16 @@ def result_rows(result: BatchResult, model: str, references: Sequence[Mapping[st
             "prediction": result.predictions[i],
             "score": result.scores[i],
             "right": bool(result.right[i]),
-            "router_weights": result.router_weights[i].ravel(),
-            "weights": result.weights[i].ravel(),
-            "path": result.path[i].ravel(),
-            "losses": result.losses[i],
+            "router_weights": _flat(result.router_weights[i]),
+            "weights": _flat(result.weights[i]),
+            "path": _flat(result.path[i]),
+            "losses": _flat(result.losses[i]),
             "step_predictions": result.step_predictions[i],
             "step_right": result.step_scores[i] >= CORRECT,
-            "own_losses": result.own_losses[i],
+            "own_losses": _flat(result.own_losses[i]),
             "neighbors": [references[j]["id"] for j in result.neighbors[i]],
-            "similarities": result.similarities[i],
-            "kernel_weights": result.kernel_weights[i],
+            "similarities": _flat(result.similarities[i]),
+            "kernel_weights": _flat(result.kernel_weights[i]),
             "used_fallback": bool(result.used_fallback[i]),
             "evaluations": result.evaluations,
         }
@@ -99,9 +101,13 @@ def result_rows(result: BatchResult, model: str, references: Sequence[Mapping[st
 def reference_rows(model: str, records: Sequence[Mapping[str, Any]], routing: np.ndarray) -> list[dict[str, Any]]:
     """One row per reference: its record and its routing [L, E], flat."""
     return [
-        {"model": model, **record, "experts": list(record["experts"]), "routing": routing[i].ravel()}
+        {"model": model, **record, "experts": list(record["experts"]), "routing": _flat(routing[i])}
         for i, record in enumerate(records)
     ]
+
+
+def _flat(array: np.ndarray) -> Float[np.ndarray, "n"]:
+    return np.asarray(array, np.float32).ravel()
 
 
 @dataclass(frozen=True)

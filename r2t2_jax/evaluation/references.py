@@ -167,7 +167,9 @@ def build_retrieval_index(bank: ReferenceBank, strategies: Mapping[str, Method],
     networks = {}
     for loss in {config.loss for config in configs if config.source == "mlp"}:
         losses = bank.require_atlas().rows(np.arange(len(bank)), loss)
-        networks[loss] = fit_predictor(np.asarray(bank.embeddings), losses, float(DEQUANTIZE[loss][-1]), seed)
+        networks[loss] = fit_predictor(
+            np.asarray(bank.embeddings, np.float32), losses, float(DEQUANTIZE[loss][-1]), seed
+        )
     return RetrievalIndex(bank, correct, correct.index(), full_index, networks)
 
 

@@ -4,8 +4,10 @@ Every kernel is called as `kernel(distance, dot, mask)` on one neighborhood: L2 
 embeddings, and the mask of the K entries that are not padding. Negative values are clipped to zero (a weighted mean of
 losses needs non-negative weights); padded entries have weight zero. The weights need not sum to one.
 
-Bandwidths and offsets are traced: changing one never recompiles. `bandwidth=None` is the median distance of
-the neighborhood, since the paper gives no bandwidth.
+Bandwidths and offsets are traced: changing one never recompiles. The paper gives no bandwidth. `bandwidth=None` is the
+median of the positive distances of the neighborhood: references with the question's own text (the rule in VQA v2, GQA,
+and CLEVR) lie at distance zero and say nothing about the scale. Distances of at most `NOISE` count as zero, and if all
+are zero, all references have weight one. Kernels compute in float32, also for half-precision distances.
 
 Axis letters: K neighbors.
 """
@@ -19,9 +21,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from r2t2_jax.errors import R2T2Error
+from r2t2_jax.retrieval.protocol import NOISE
 from r2t2_jax.runtime.pytrees import register_pytree_dataclass
 
-SMALLEST_BANDWIDTH = 1e-12  # identical embeddings have median 0; each is then at distance 0 and has weight 1
+SMALLEST_BANDWIDTH = 1e-12  # of a neighborhood whose distances are all zero: each reference then has weight 1
 
 
 def median_distance(distance: Float[Array, "K"], mask: Bool[Array, "K"]) -> Float[Array, ""]:
@@ -35,19 +38,24 @@ def median_distance(distance: Float[Array, "K"], mask: Bool[Array, "K"]) -> Floa
 def _scaled(
     distance: Float[Array, "K"], mask: Bool[Array, "K"], bandwidth: float | Float[Array, ""] | None
 ) -> Float[Array, "K"]:
-    """Distances in units of the bandwidth."""
-    width = median_distance(distance, mask) if bandwidth is None else jnp.asarray(bandwidth, distance.dtype)
+    """Distances in units of the bandwidth, those within `NOISE` as zero."""
+    distance = distance.astype(jnp.float32)
+    positive = distance > NOISE
+    distance = jnp.where(positive, distance, 0.0)
+    width = median_distance(distance, mask & positive) if bandwidth is None else jnp.asarray(bandwidth, jnp.float32)
     return distance / jnp.maximum(width, SMALLEST_BANDWIDTH)
 
 
 def _clip(values: Float[Array, "K"], mask: Bool[Array, "K"]) -> Float[Array, "K"]:
-    return jnp.where(mask, jnp.maximum(values, 0.0), 0.0)
+    return jnp.where(mask, jnp.maximum(values.astype(jnp.float32), 0.0), 0.0)
 
 
 def _check_bandwidth(bandwidth: object) -> None:
     """Refuse a concrete bandwidth that is not a positive number; a traced one was concrete before."""
     if isinstance(bandwidth, int | float) and not (bandwidth > 0 and math.isfinite(bandwidth)):
-        raise R2T2Error(f"bandwidth {bandwidth} must be positive; leave it out for the median distance")
+        raise R2T2Error(
+            f"bandwidth {bandwidth} must be positive; leave it out for the median of the positive distances"
+        )
 
 
 @register_pytree_dataclass
@@ -102,7 +110,9 @@ class Polynomial:
     def __call__(
         self, distance: Float[Array, "K"], dot: Float[Array, "K"], mask: Bool[Array, "K"]
     ) -> Float[Array, "K"]:
-        return _clip(jnp.maximum(dot + jnp.asarray(self.offset, dot.dtype), 0.0) ** self.degree, mask)
+        return _clip(
+            jnp.maximum(dot.astype(jnp.float32) + jnp.asarray(self.offset, jnp.float32), 0.0) ** self.degree, mask
+        )
 
 
 @register_pytree_dataclass

@@ -32,7 +32,7 @@ class NeighborhoodSettings:
         k: number of neighbors.
         epsilon: radius of a ball that replaces the k nearest; k is then the largest number. `None` for no ball.
         kernel: kernel of the distances.
-        bandwidth: of the Gaussian and the Matern kernel; `None` for the median distance.
+        bandwidth: of the Gaussian and the Matern kernel; `None` for the median of the positive distances.
         nu: smoothness of the Matern kernel.
         degree, offset: of the polynomial kernel.
     """
@@ -81,7 +81,7 @@ class ModeSettings:
 
     Args:
         k: number of references nearest in routing space.
-        bandwidth: `None` for the median distance in routing space.
+        bandwidth: `None` for the median of the positive distances in routing space.
         step_size: alpha of r <- alpha r + (1 - alpha) r_bar.
         tolerance: converged when no weight moves more than this.
         max_iterations: cap of the iterations.

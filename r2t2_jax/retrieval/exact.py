@@ -86,6 +86,7 @@ class ExactIndex:
     """Compares every reference with the query; ties go to the lowest index.
 
     Build it by `ExactIndex.build`, which checks the embeddings. 45,000 x 4096 float32 are 0.74 GB and one product.
+    Half-precision embeddings stay as they are; scores and distances are computed in float32.
     """
 
     embeddings: Float[Array, "N M"]
@@ -96,25 +97,29 @@ class ExactIndex:
         """An index of vectors; for `cosine`, of unit vectors.
 
         Raises:
-            R2T2Error: the bank is empty, or an embedding is not finite or, for cosine, not of unit length.
+            R2T2Error: the bank is empty, or an embedding is not finite, too long for squares in float32 or, for cosine,
+                not of unit length.
         """
         check_vectors("reference embeddings", embeddings, metric)
-        return cls(jnp.asarray(embeddings), metric)
+        half = embeddings.dtype in (jnp.float16, jnp.bfloat16)
+        return cls(jnp.asarray(embeddings, embeddings.dtype if half else jnp.float32), metric)
 
     def __len__(self) -> int:
         return self.embeddings.shape[0]
 
     def nearest(self, query: Float[Array, "M"], k: int) -> Int[Array, "K"]:
         """Indices of the k nearest references of one query, ties ordered by index; traced."""
+        query = query.astype(jnp.float32)
         scores = _scores(self.metric, self.embeddings, query[None])[0]  # [N]
         last = jax.lax.top_k(scores, k)[0][-1]
         close = jnp.abs(scores - last) <= TIE * jnp.abs(scores).max()
         top = jax.lax.top_k(jnp.where(close, last, scores), k)[1]  # the lower index first among equal scores
-        chosen = self.embeddings[top]  # [K, M]; each row is summed separately: equal vectors get equal scores
-        if self.metric == "l2":
-            order = jnp.square(chosen - query[None]).sum(axis=-1)
-        else:
+        # [K, M]; each row is summed separately: equal vectors get equal scores
+        chosen = self.embeddings[top].astype(jnp.float32)
+        if self.metric == "dot":
             order = -(chosen * query[None]).sum(axis=-1)
+        else:
+            order = jnp.square(chosen - query[None]).sum(axis=-1)
         return top[jnp.lexsort((top, order))]
 
     def search(self, queries: Float[np.ndarray, "B M"], k: int, mesh: Mesh | None = None) -> Hits:
@@ -179,9 +184,13 @@ class ExactIndex:
 
 
 def _scores(metric: Metric, embeddings: Float[Array, "R M"], queries: Float[Array, "B M"]) -> Float[Array, "B R"]:
-    """Scores, larger is nearer. For L2 they are x.q - |x|^2 / 2, without |q|^2 / 2, which all rows share."""
+    """Scores, larger is nearer. For L2 distances they are x.q - |x|^2 / 2, without |q|^2 / 2, which all rows share.
+
+    Unit vectors in half precision have lengths that differ, so |x|^2 counts for cosine as well.
+    """
+    embeddings = embeddings.astype(jnp.float32)
     scores = jnp.matmul(queries, embeddings.T, precision="highest")
-    return scores - jnp.square(embeddings).sum(axis=-1)[None] / 2 if metric == "l2" else scores
+    return scores - jnp.square(embeddings).sum(axis=-1)[None] / 2 if metric != "dot" else scores
 
 
 @partial(jax.jit, static_argnames=("metric", "count", "size"))
@@ -214,7 +223,7 @@ def _candidates(
         return (scores, jnp.take_along_axis(indices, places, axis=1)), None
 
     b = queries.shape[0]
-    nothing = jnp.full((b, count), -jnp.inf, embeddings.dtype), jnp.full((b, count), -1)
+    nothing = jnp.full((b, count), -jnp.inf, jnp.float32), jnp.full((b, count), -1)
     return jax.lax.scan(block, nothing, jnp.arange(-(-n // rows)))[0]
 
 

@@ -23,7 +23,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.retrieval.exact import ExactIndex
-from r2t2_jax.retrieval.protocol import Index, check_search
+from r2t2_jax.retrieval.protocol import NOISE, Index, check_search
 from r2t2_jax.runtime.pytrees import register_pytree_dataclass
 
 
@@ -141,11 +141,15 @@ def sample_keys(seed: int, numbers: Int[np.ndarray, "B"] | Int[Array, "B"]) -> K
 
 
 def _compare(selector: Selector, choice: Choice, query: Float[Array, "M"], compared: Float[Array, "K M"]) -> Neighbors:
-    """Distances and dot products of a query and its neighbors.
+    """Distances and dot products of a query and its neighbors, in float32.
 
-    The distance is computed from the difference: sqrt(2 - 2 x.y) loses half the digits of a near neighbor.
+    The distance is computed from the difference: sqrt(2 - 2 x.y) loses half the digits of a near neighbor. Distances
+    within the noise of the embeddings, at least the rounding of their dtype, are zero.
     """
+    noise = max(NOISE, *(float(jnp.finfo(vectors.dtype).eps) for vectors in (compared, query)))
+    compared, query = compared.astype(jnp.float32), query.astype(jnp.float32)
     distances = jnp.sqrt(jnp.square(compared - query[None]).sum(axis=-1))
+    distances = jnp.where(distances > noise, distances, 0.0)
     return Neighbors(choice.indices, distances, (compared * query[None]).sum(axis=-1), selector.keep(distances))
 
 

@@ -15,6 +15,7 @@ from r2t2_jax.errors import R2T2Error
 from r2t2_jax.routing import RoutingSpec
 
 UNIT_TOLERANCE = 1e-2  # of the squared length: the rounding of bfloat16 embeddings
+LONGEST = float(np.sqrt(np.finfo(np.float32).max)) / 2  # the squared distance of two such vectors is a float32
 
 
 def check_finite(name: str, tree: Any) -> None:
@@ -22,7 +23,8 @@ def check_finite(name: str, tree: Any) -> None:
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         if not jnp.issubdtype(leaf.dtype, np.floating):
             continue
-        bad = ~np.isfinite(np.asarray(leaf, np.float32))
+        with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite and is refused
+            bad = ~np.isfinite(np.asarray(leaf, np.float32))
         if bad.any():
             where = f"{name}{jax.tree_util.keystr(path)}"
             row = np.argwhere(bad.reshape(bad.shape[0], -1).any(axis=1))[0, 0] if bad.ndim else 0
@@ -44,10 +46,22 @@ def check_embeddings(name: str, embeddings: Any) -> None:
     if embeddings.shape[0] == 0:
         raise R2T2Error(f"{name} are empty; give at least one")
     check_finite(name, embeddings)
-    length = np.square(np.asarray(embeddings, np.float32)).sum(axis=1)  # [rows]
+    length = np.square(np.asarray(embeddings, np.float64)).sum(axis=1)  # [rows]
     worst = int(np.abs(length - 1).argmax())
     if abs(length[worst] - 1) > UNIT_TOLERANCE:
         raise R2T2Error(f"{name} must be unit vectors; row {worst} has length {length[worst] ** 0.5:.3g}: normalize it")
+
+
+def check_squares(name: str, vectors: Any) -> None:
+    """Refuse vectors with NaN or infinity, and vectors so long that squared distances overflow in float32."""
+    check_finite(name, vectors)
+    length = np.sqrt(np.square(np.asarray(vectors, np.float64)).sum(axis=1))  # [rows]
+    longest = int(length.argmax())
+    if length[longest] > LONGEST:
+        raise R2T2Error(
+            f"{name} are too large for squared distances in float32: row {longest} has length {length[longest]:.3g}, "
+            f"at most {LONGEST:.3g} is possible; scale the vectors down"
+        )
 
 
 def check_routing(name: str, spec: RoutingSpec, routing: Any, support: Any | None = None) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -52,6 +53,17 @@ def test_a_saved_bank_is_read_back(path):
     assert (opened.fingerprints, opened.spec, len(opened)) == (bank.fingerprints, MODEL.spec, 12)
     assert [record["question"] for record in opened.records] == [record["question"] for record in bank.records]
     assert opened.records[-1]["id"] == "1-11"
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_half_precision_embeddings_are_stored_as_float32(tmp_path, dtype):
+    half = dataclasses.replace(described(), embeddings=jnp.asarray(described().embeddings, dtype))
+    half.save(tmp_path / "half")
+    opened = ReferenceBank.open(tmp_path / "half")
+    assert opened.embeddings.dtype == np.float32
+    np.testing.assert_array_equal(opened.embeddings, np.asarray(half.embeddings, np.float32))
+    expected = half.index().search(np.asarray(half.embeddings), 4)
+    np.testing.assert_array_equal(opened.index().search(opened.embeddings, 4).indices, expected.indices)
 
 
 def test_numpy_pyarrow_and_json_read_the_files_directly(path):

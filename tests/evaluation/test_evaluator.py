@@ -2,7 +2,9 @@
 
 import dataclasses
 
+import jax
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from r2t2_jax.errors import R2T2Error
@@ -13,6 +15,7 @@ from r2t2_jax.evaluation.evaluator import Evaluator, evaluate
 from r2t2_jax.evaluation.records import result_rows
 from r2t2_jax.methods import baseline, find_preset, strategy
 from r2t2_jax.metrics import get_metric
+from r2t2_jax.runs.batch_files import to_table
 from tests.toy_port import EXPERTS, WORDS, make_samples, toy
 
 METRIC = get_metric("exact_match")
@@ -177,3 +180,16 @@ def test_more_neighbors_than_references_are_refused(port, bank) -> None:
     greedy = dataclasses.replace(port, presets={"toy": {"neighborhood.k": len(bank) + 1}})
     with pytest.raises(R2T2Error, match=f"k={len(bank) + 1} neighbors from a bank of {len(bank)}"):
         run(greedy, bank, 8)
+
+
+def test_x64_mode_writes_rows_of_one_dtype(port, bank, evaluated) -> None:
+    questions, expected = evaluated
+    preset = find_preset("toy", port.presets)
+    chosen = {name: strategy(name, preset) for name in ("base", "ngd", "mode_finding")}
+    with jax.enable_x64(True):
+        results = evaluate(port, bank, encode_questions(port, questions.samples[:2]), chosen, METRIC)
+        table = to_table([row for result in results for row in result_rows(result, "toy", bank.records)])
+    assert table.schema.field("path").type == table.schema.field("weights").type == pa.list_(pa.float32())
+    for result in results[:2]:
+        assert result.predictions == expected[result.name].predictions[:2]
+        np.testing.assert_allclose(result.weights, expected[result.name].weights[:2], atol=1e-5)

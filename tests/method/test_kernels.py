@@ -51,11 +51,37 @@ def test_polynomial_and_linear_clip_negative_values():
     np.testing.assert_allclose(Polynomial(2, 0.0)(DISTANCE, DOT, EVERY)[3], 0)  # not (-0.125)^2
 
 
-def test_without_a_bandwidth_it_is_the_median_over_unpadded_neighbors():
+def test_without_a_bandwidth_it_is_the_median_of_the_positive_unpadded_distances():
     mask = jnp.array([True, True, True, False])
     np.testing.assert_allclose(
-        Gaussian()(DISTANCE, DOT, mask), jnp.where(mask, Gaussian(0.5)(DISTANCE, DOT, EVERY), 0), rtol=1e-6
+        Gaussian()(DISTANCE, DOT, mask), jnp.where(mask, Gaussian(0.75)(DISTANCE, DOT, EVERY), 0), rtol=1e-6
     )
+
+
+@pytest.mark.parametrize("noise", [0.0, 1e-7, 3e-6])
+def test_references_with_the_same_question_do_not_shrink_the_bandwidth(noise):
+    distances = jnp.array([0, noise, 0.7 * noise, 0.1, 0.2])
+    weights = np.asarray(Gaussian()(distances, 1 - distances**2 / 2, jnp.ones(5, bool)))
+    ratios = np.array([0, 0, 0, 0.1, 0.2]) / 0.15  # the median of 0.1 and 0.2
+    np.testing.assert_allclose(weights, np.exp(-(ratios**2) / 2), rtol=1e-6)
+    np.testing.assert_allclose(weights / weights.sum(), [0.2374, 0.2374, 0.2374, 0.1901, 0.0976], atol=1e-4)
+
+
+@pytest.mark.parametrize("kernel", [Gaussian(), Matern(0.5)], ids=str)
+def test_rounding_noise_between_equal_texts_has_no_weight(kernel):
+    distances = jnp.array([1e-7, 3e-7, 2e-7, 5e-7])
+    np.testing.assert_array_equal(kernel(distances, jnp.ones(4), EVERY), np.ones(4))
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+@pytest.mark.parametrize("kernel", KERNELS, ids=str)
+def test_half_precision_distances_give_float32_weights(kernel, dtype):
+    half, dots = DISTANCE.astype(dtype), DOT.astype(dtype)
+    weights = kernel(half, dots, EVERY)
+    assert weights.dtype == jnp.float32
+    expected = kernel(half.astype(jnp.float32), dots.astype(jnp.float32), EVERY)
+    np.testing.assert_array_equal(weights, expected)
+    assert np.isfinite(kernel(jnp.zeros(4, dtype), dots, EVERY)).all()
 
 
 @given(st.lists(st.floats(0, 2, width=32), min_size=1, max_size=7), st.integers(0, 3))

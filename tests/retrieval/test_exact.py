@@ -38,6 +38,25 @@ def test_bad_embeddings_are_refused(embeddings, cause):
         ExactIndex.build(embeddings)
 
 
+@pytest.mark.parametrize("metric", ["dot", "l2"])
+def test_vectors_too_large_for_float32_squares_are_refused(metric):
+    bank = np.array([[1.0, 0.0], [1e20, 0.0]], np.float32)
+    with pytest.raises(R2T2Error, match="too large for squared distances in float32: row 1 has length 1e"):
+        ExactIndex.build(bank, metric)
+    index = ExactIndex.build(bank / np.float32(1e2), metric)  # 1e18: squares of differences are below 3.4e38
+    assert np.isfinite(index.search(-bank / np.float32(1e2), 2).distances).all()
+    with pytest.raises(R2T2Error, match="query embeddings are too large"):
+        index.search(bank, 1)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_numbers_beyond_float32_are_refused_as_not_finite_or_not_unit(metric):
+    with pytest.raises(R2T2Error, match="NaN or infinity, first in row 0"):
+        ExactIndex.build(np.array([[1e300, 0.0]]), metric)
+    with pytest.raises(R2T2Error, match="row 0 has length 1e"):
+        ExactIndex.build(np.array([[1e30, 0.0]], np.float32), "cosine")
+
+
 def by_hand(metric, bank, queries, k):
     """Full float64 sort; equal distances by index."""
     bank, queries = bank.astype(np.float64), queries.astype(np.float64)

@@ -107,6 +107,38 @@ def test_bad_k_is_refused(selector):
         select(selector(31), INDEX, QUERIES, KEYS)
 
 
+def test_half_precision_gives_the_neighbors_of_the_same_numbers_in_float32():
+    dtype = jnp.bfloat16  # lengths differ from 1 by up to 0.4 %
+    bank, queries = jnp.asarray(BANK, dtype), jnp.asarray(QUERIES, dtype)
+    single = [jnp.asarray(half, jnp.float32) for half in (bank, queries)]
+    expected = select(NearestNeighbors(6), ExactIndex.build(single[0]), single[1], KEYS)
+    result = select(NearestNeighbors(6), ExactIndex.build(bank), queries, KEYS)
+    for half, full in zip(jax.tree.leaves(result), jax.tree.leaves(expected), strict=True):
+        assert half.dtype == full.dtype
+        np.testing.assert_array_equal(half, full)
+    hits = ExactIndex.build(bank).search(np.asarray(queries), 6)
+    np.testing.assert_array_equal(hits.indices, expected.indices)
+    np.testing.assert_allclose(hits.distances, expected.distances, rtol=1e-6)
+
+
+def test_texts_embedded_in_different_batches_are_at_distance_zero():
+    noisy = BANK[:8] + 1e-7 * RNG.normal(size=(8, 6)).astype(np.float32)
+    assert select(NearestNeighbors(1), INDEX, noisy, KEYS).distances.max() == 0
+    halves = np.nextafter(BANK[:8].astype(np.float16), np.float16(2))  # one unit in the last place
+    index = ExactIndex.build(BANK.astype(np.float16))
+    assert select(NearestNeighbors(1), index, halves, KEYS).distances.max() == 0
+
+
+def test_x64_mode_finds_the_same_neighbors():
+    expected = select(NearestNeighbors(4), INDEX, QUERIES, KEYS)
+    with jax.enable_x64(True):
+        result = select(
+            NearestNeighbors(4), ExactIndex.build(BANK.astype(np.float64)), QUERIES.astype(np.float64), KEYS
+        )
+        np.testing.assert_array_equal(result.indices, expected.indices)
+        assert (result.distances.dtype, result.dots.dtype) == (jnp.float32, jnp.float32)
+
+
 def test_negative_epsilon_is_refused():
     with pytest.raises(R2T2Error, match=r"epsilon -0\.1"):
         EpsilonBall(-0.1)
