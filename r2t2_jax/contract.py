@@ -13,12 +13,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from string import ascii_uppercase
 from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from r2t2_jax.errors import R2T2Error
 from r2t2_jax.routing import Routing, RoutingSpec
 
 Params = Any
@@ -32,8 +34,11 @@ class Sample:
     """One question about one image, as every dataset yields it.
 
     `image` is uint8 [height, width, 3]. `answers` lists every accepted ground truth, the most common first.
-    The port turns `style` (`letter`, `word`, `plain`) into a prompt. `experts` are the names of the experts that a
-    person would choose for the question, if known; only `task_routing` reads them.
+    The port turns `style` (`letter`, `word`, `plain`) into a prompt; an empty text in `options` is a letter that is not
+    offered. `experts` are the names of the experts that a person would choose for the question, if known; only
+    `task_routing` reads them. `dataset` is the name of the dataset, by which a port chooses the published prompt of a
+    benchmark. `context` are lines that this prompt has below the question, such as OCR tokens; embedders do not read
+    them.
     """
 
     id: str
@@ -45,6 +50,19 @@ class Sample:
     category: str = ""
     split: str = ""
     experts: tuple[str, ...] = ()
+    dataset: str = ""
+    context: str = ""
+
+
+def options_by_letter(options: Sequence[str]) -> dict[str, str]:
+    """The option texts by their letter, `A` for the first. Empty texts are left out; later options keep their letters.
+
+    Raises:
+        R2T2Error: there are more options than letters.
+    """
+    if len(options) > len(ascii_uppercase):
+        raise R2T2Error(f"a question of {len(options)} options; letters name {len(ascii_uppercase)} at most")
+    return {letter: text for letter, text in zip(ascii_uppercase, options, strict=False) if text.strip()}
 
 
 @runtime_checkable
@@ -101,6 +119,17 @@ class LogprobModel(RoutedModel, Protocol):
         self, params: Params, features: Features, routing: Routing | None, answer: Answer
     ) -> tuple[Float[Array, "A V"], Bool[Array, "A"]]:
         """Log-probability of every token at each place of an answer, given those before it; and the padding mask."""
+        ...
+
+
+@runtime_checkable
+class BeamModel(RoutedModel, Protocol):
+    """A routed model that also decodes with beam search."""
+
+    def generate_beams(
+        self, params: Params, features: Features, routing: Routing | None, max_new_tokens: int, num_beams: int
+    ) -> Int[Array, "A"]:
+        """The best answer of a beam search, padded after the end-of-turn token."""
         ...
 
 
@@ -178,7 +207,9 @@ class Port:
     """A model ready to use, as `r2t2_jax.load("pocket:narrow")` returns it.
 
     `gate` is the path in `params` of the router's parameters, which `gate_finetuned` trains. `atlas` is the folder of
-    the loss atlas that is shipped with the port's references, if any.
+    the loss atlas that is shipped with the port's references, if any. Answers are decoded greedily, or with beam search
+    if `beams` is above 1, up to `max_new_tokens`. `token_limits` are the numbers of published evaluations that differ
+    from it, by dataset name.
     """
 
     name: str
@@ -192,6 +223,8 @@ class Port:
     gate: str = ""
     atlas: Path | None = None
     captioning: CaptionModel | None = None
+    beams: int = 1
+    token_limits: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -16,16 +16,17 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, UInt8
+from PIL import Image
 
 from r2t2_jax.bank import ReferenceBank
 from r2t2_jax.contract import Port, Sample
-from r2t2_jax.datasets.images import decode_image, encoded_image
+from r2t2_jax.datasets.images import decode_image, encoded_image, rgb_pixels
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.evaluation.batch import evaluate_batch
 from r2t2_jax.evaluation.encode import EncodedQuestions, encode_questions
 from r2t2_jax.evaluation.evaluator import Evaluator
 from r2t2_jax.evaluation.records import Neighbor, neighbors_of
-from r2t2_jax.evaluation.setup import open_bank
+from r2t2_jax.evaluation.setup import open_bank, with_decoding
 from r2t2_jax.method.needs import REFERENCE_NEEDS
 from r2t2_jax.method.search.kernel_regression import FixedRouting
 from r2t2_jax.method.strategies import Strategy
@@ -88,6 +89,8 @@ def answer(
     bank: ReferenceBank | str | Path | None = None,
     routing: Any = None,
     seed: int = 0,
+    beams: int | None = None,
+    max_new_tokens: int | None = None,
 ) -> Prediction | list[Prediction]:
     """Answer a question, or several, with the router's own weights and with re-routed weights.
 
@@ -101,6 +104,8 @@ def answer(
         bank: references, or their directory; by default the port's own, collected once per process.
         routing: weights [L, E], or [E] for all layers, to answer with instead of a strategy's.
         seed: of everything that a strategy draws.
+        beams: of the beam search, for a model that has one; 1 for greedy answers. By default the port's.
+        max_new_tokens: longest answer; by default the port's.
 
     Returns:
         A `Prediction`, or a list with one per question. Questions go one by one, so one compiled program serves all.
@@ -113,6 +118,11 @@ def answer(
     questions = [question] if isinstance(question, str) else list(question)
     images = list(image) if several and isinstance(image, list | tuple) else [image] * len(questions)
     samples = _samples(images, questions)
+    decoding = port if beams is None else with_decoding(port, beams)
+    if max_new_tokens is not None:
+        if max_new_tokens < 1:
+            raise R2T2Error(f"an answer of {max_new_tokens} tokens; max_new_tokens must be at least 1")
+        decoding = replace(decoding, max_new_tokens=max_new_tokens)
     if routing is not None:
         if strategy is not None:
             raise R2T2Error("routing weights given by hand take the place of a strategy: give one or the other")
@@ -123,7 +133,7 @@ def answer(
         method = named_strategy(strategy or "ngd", find_preset(preset_name, port.presets))
         references, seconds = _timed(lambda: _references(port, bank) if _reads_references(method) else None)
     strategies = {BASE: named_strategy(BASE), method.name: method}
-    evaluator = Evaluator.create(port, references, strategies, None, seed)
+    evaluator = Evaluator.create(decoding, references, strategies, None, seed)
     predictions = [_answer(evaluator, sample, method.name, preset_name, weights) for sample in samples]
     if seconds > MIN_REPORTED_SECONDS:
         first = predictions[0]
@@ -148,8 +158,8 @@ def _samples(images: Sequence[Any], questions: Sequence[str]) -> list[Sample]:
 
 def _pixels(image: Any) -> UInt8[np.ndarray, "height width 3"]:
     if isinstance(image, str | Path):
-        return decode_image(encoded_image(Path(image), "cannot answer"))
-    array = np.asarray(image.convert("RGB") if hasattr(image, "convert") else image)
+        return decode_image(encoded_image(Path(image), "cannot answer"), on_white=True)
+    array = rgb_pixels(image, on_white=True) if isinstance(image, Image.Image) else np.asarray(image)
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or array.size == 0:
         raise R2T2Error(
             f"an image is a path, a PIL image or uint8 pixels [height, width, 3], not {array.dtype} {array.shape}"

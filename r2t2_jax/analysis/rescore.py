@@ -12,7 +12,7 @@ from r2t2_jax.contract import Sample
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.evaluation.records import CORRECT
 from r2t2_jax.evaluation.statistics import summarize_benchmark
-from r2t2_jax.metrics import Metric, get_set_score
+from r2t2_jax.metrics import check_samples, get_metric, get_set_score
 from r2t2_jax.runs.reading import SavedRun
 
 NO_IMAGE = np.zeros((1, 1, 3), np.uint8)  # no metric looks at the image
@@ -20,12 +20,14 @@ COLUMNS = ("id", "question", "answers", "category")
 EVAL_COLUMNS = ("options", "style")  # in runs of `r2t2 eval` only; the questions of other commands are open
 
 
-def rescore(saved: SavedRun, metric: Metric) -> dict[str, Any]:
+def rescore(saved: SavedRun, metric: str) -> dict[str, Any]:
     """The numbers of each model under another metric, as `summarize_benchmark` returns them.
 
     Raises:
-        R2T2Error: the run is not complete, has no rows, or lacks the untouched model.
+        R2T2Error: the metric is unknown or cannot score the run's questions, or the run is not complete, has no rows,
+            or lacks the untouched model.
     """
+    score = get_metric(metric)
     if not saved.complete:
         raise R2T2Error(f"the run in {saved.folder} is not complete; repeat the command that began it to continue")
     data = saved.run.get("data", {})
@@ -35,7 +37,8 @@ def rescore(saved: SavedRun, metric: Metric) -> dict[str, Any]:
         if "base" not in strategies:
             raise R2T2Error(f"{saved.folder} has no rows of strategy 'base' for {title}: there is nothing to compare")
         samples = [_sample(row) for row in table.select(_present(table)).to_pylist()]
-        scores = [metric(text, sample) for text, sample in zip(table["prediction"].to_pylist(), samples, strict=True)]
+        check_samples(metric, samples, title)
+        scores = [score(text, sample) for text, sample in zip(table["prediction"].to_pylist(), samples, strict=True)]
         scored = pa.table(
             {
                 "strategy": strategies,

@@ -32,26 +32,31 @@ class Answer:
     """Embedder of the questions; must be the bank's (minilm:DIR, hashed_words). By default the model's own."""
     routing: str | None = None
     """Routing weights to answer with instead of a strategy: JSON [layers][experts] or [experts], or @FILE with JSON."""
+    beams: int = 1
+    """Beams of the search for an answer, for models that have one; 1 is greedy, 3 the setting of the published MoAI."""
+    max_new_tokens: int | None = None
+    """Longest answer in tokens. By default the model's."""
     html: Path | None = None
     """HTML file to write the same content to."""
 
     def run(self) -> None:
         """Answer, print and, with `--html`, write the page."""
         from r2t2_jax.cli.parsing import check_writable
-        from r2t2_jax.evaluation.setup import open_port
+        from r2t2_jax.evaluation.setup import open_port, with_decoding
         from r2t2_jax.inference import Prediction, answer
         from r2t2_jax.reporting.answer_report import as_page, as_text
 
         if self.html:
             check_writable(self.html)
         prediction = answer(
-            open_port(self.model, self.embedder),
+            with_decoding(open_port(self.model, self.embedder), self.beams),
             self.image,
             self.question,
             strategy=self.strategy,
             preset=self.preset,
             bank=self.bank,
             routing=None if self.routing is None else read_routing(self.routing),
+            max_new_tokens=self.max_new_tokens,
         )
         assert isinstance(prediction, Prediction)  # one question, one answer
         print(as_text(prediction))

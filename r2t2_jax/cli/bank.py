@@ -29,7 +29,8 @@ class BankBuild:
     embedder: str = ""
     """Embedder of the questions, such as minilm:DIR or hashed_words. Default: the model's own."""
     split: str | None = None
-    """Split of the questions. Default: the first of each set, or the references of a generated set."""
+    """Split of the questions; gqa=val,train is val for gqa and train for all others. Default: the first of each set, or
+    the references of a generated set."""
     images: str = ""
     """Image folder of the .jsonl files. Default: the folder of each file."""
     samples: int | None = None
@@ -39,7 +40,11 @@ class BankBuild:
     keep: Literal["all", "correct"] = "all"
     """References to store: all up to the limit, or only the correctly answered ones."""
     metric: str = ""
-    """Metric that decides which answers are correct. Default: the official metric of each set."""
+    """Metric that decides which answers are correct, also by set: gqa=gqa_vlmevalkit,vqav2=vqa. Default: each set's."""
+    beams: int = 1
+    """Beams of the search for an answer, for models that have one; 1 is greedy, 3 the setting of the published MoAI."""
+    max_new_tokens: str = ""
+    """Longest answer in tokens, also by set: 64,docvqa=32. Default: the number of the published evaluation of a set."""
     features: bool = False
     """Also store the model's features of each sample. They take much space; otherwise they are computed again."""
     seed: int = 0
@@ -51,21 +56,26 @@ class BankBuild:
 
     def run(self) -> None:
         """Build the bank and print its numbers."""
+        from r2t2_jax.cli.evaluate import log
         from r2t2_jax.evaluation.build_bank import BankConfig, build_bank
         from r2t2_jax.evaluation.question_sets import read_sets
-        from r2t2_jax.evaluation.setup import with_embedder
+        from r2t2_jax.evaluation.setup import with_decoding, with_embedder
         from r2t2_jax.plugins import load
 
         config = BankConfig(self.limit, self.keep, self.features, self.batch_size)
-        (port,) = with_embedder([load(self.model)], self.embedder)
-        sets = read_sets(self.dataset, self.split, self.samples, self.seed, self.images, self.metric)
+        sets = read_sets(
+            self.dataset, self.split, self.samples, self.seed, self.images, self.metric, self.max_new_tokens
+        )
+        (loaded,) = with_embedder([load(self.model)], self.embedder)
+        port = with_decoding(loaded, self.beams)
         options = {name: value for name, value in asdict(self).items() if value is not None}
         settings = {name: value for name, value in options.items() if name not in ("out", "max_hours")}
-        summary = build_bank(self.out, port, sets, config, settings, self.max_hours)
+        summary = build_bank(self.out, port, sets, config, settings, self.max_hours, log)
         for name, counts in summary["sources"].items():
+            share = f" ({100 * counts['correct'] / counts['answered']:.1f} %)" if counts["answered"] else ""
             print(
-                f"{name}: {counts['rows']:,} of {counts['questions']:,} questions stored, "
-                f"{counts['correct']:,} answered correctly"
+                f"{name}: {counts['answered']:,} of {counts['questions']:,} questions asked, "
+                f"{counts['correct']:,} answered correctly{share}, {counts['rows']:,} stored"
             )
         print(f"Wrote a bank of {summary['rows']:,} references to {self.out}.")
 

@@ -56,11 +56,12 @@ class Diagnose:
 
         if self.out:
             check_writable(self.out)
-        port, metric = open_port(self.model, self.embedder), metric_for(self.data, self.metric or "")
+        port = open_port(self.model, self.embedder)
         name = self.preset or own_preset(port.name, port.presets)
         preset = find_preset(name, port.presets)
         samples = open_questions(self.data, self.split, self.limit, self.seed)
         check_enough(len(samples))
+        metric = metric_for(self.data, self.metric or "", samples)
         bank = open_bank(port, self.bank, metric, samples)
         evidence = port_evidence(port, bank, encode_questions(port, samples), preset, metric, self.seed)
         diagnosis = diagnose_evidence(evidence, self.worthwhile)

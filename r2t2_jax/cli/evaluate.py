@@ -50,11 +50,16 @@ class Eval:
     embedder: str = ""
     """Embedder of the questions; must be the bank's (minilm:DIR, hashed_words). By default the model's own."""
     split: str | None = None
-    """Split of the questions. By default each set's first, or `test` for sets that are generated."""
+    """Split of the questions; gqa=val,train is val for gqa and train for all others. By default each set's first, or
+    `test` for sets that are generated."""
     images: str = ""
     """Image folder of the .jsonl files. By default the folder of each file."""
     metric: str = ""
-    """Metric of the answers. By default each set's official metric."""
+    """Metric of the answers, also by set: gqa=gqa,mme=mme_mova. By default each set's (r2t2 datasets list)."""
+    beams: int = 1
+    """Beams of the search for an answer, for models that have one; 1 is greedy, 3 the setting of the published MoAI."""
+    max_new_tokens: str = ""
+    """Longest answer in tokens, also by set: 64,mme=5. By default the number of each set's published evaluation."""
     limit: int | None = None
     """Number of questions of each set, chosen by the seed. By default all."""
     seed: int = 0
@@ -105,11 +110,14 @@ class Eval:
         from r2t2_jax.evaluation.devices import load_on
         from r2t2_jax.evaluation.job import open_job
         from r2t2_jax.evaluation.question_sets import read_benchmarks
-        from r2t2_jax.evaluation.setup import with_embedder
+        from r2t2_jax.evaluation.setup import with_decoding, with_embedder
 
         names = listed("--benchmark", self.benchmark)
-        benchmarks = read_benchmarks(names, self.split, self.limit, self.seed, self.images, self.metric)
-        ports = with_embedder(load_on(self.model, groups), self.embedder)
+        benchmarks = read_benchmarks(
+            names, self.split, self.limit, self.seed, self.images, self.metric, self.max_new_tokens
+        )
+        loaded = with_embedder(load_on(self.model, groups), self.embedder)
+        ports = [with_decoding(port, self.beams) for port in loaded]
         batch = None if self.batch_size == "auto" else self.batch_size
         vmap_size = None if self.vmap_size == "auto" else self.vmap_size
         strategies = listed("--strategy", self.strategy)

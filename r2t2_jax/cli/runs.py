@@ -108,14 +108,13 @@ class Score:
 
         from r2t2_jax.analysis.rescore import rescore
         from r2t2_jax.cli.parsing import check_writable
-        from r2t2_jax.metrics import get_metric
         from r2t2_jax.reporting.tables import strategy_table
         from r2t2_jax.runs.atomic_io import publish_json
         from r2t2_jax.runs.reading import open_run
 
         if self.out:
             check_writable(self.out)
-        models = rescore(open_run(self.run_folder), get_metric(self.metric))
+        models = rescore(open_run(self.run_folder), self.metric)
         console = Console()
         for title, summary in models.items():
             console.print(strategy_table(f"{title}: {summary['n']:,} questions, metric {self.metric}", summary))

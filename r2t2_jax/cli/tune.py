@@ -91,7 +91,7 @@ class Tune:
         """Run the search, print the best settings and write the preset."""
         from rich.console import Console
 
-        from r2t2_jax.evaluation.setup import open_port, open_questions
+        from r2t2_jax.evaluation.setup import metric_for, open_port, open_questions
         from r2t2_jax.evaluation.tune import refuse_test
         from r2t2_jax.evaluation.tuning_grid import (
             VARIED,
@@ -113,6 +113,7 @@ class Tune:
         presets = sample_order(grid, budget, self.seed)
         samples = open_questions(self.data, self.split, self.limit, self.seed)
         refuse_test(self.split, samples)
+        metric_for(self.data, self.metric or "", samples)  # refuses a metric that cannot score them
         rounds = halving_rounds(len(presets), len(samples))
         console = Console()
         console.print(describe_plan(len(grid), len(presets), rounds, budget), highlight=False)

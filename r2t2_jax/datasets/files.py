@@ -9,6 +9,7 @@ from pathlib import Path
 from string import ascii_uppercase
 from typing import Any
 
+from r2t2_jax.contract import options_by_letter
 from r2t2_jax.datasets.record import InvalidRecord, Record, Records
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.runtime.typed_files import read_text as read_text
@@ -63,6 +64,8 @@ class Fields:
 def find_path(folder: Path, *candidates: str, what: str = "file") -> Path:
     """The first candidate that exists in the folder; a pattern such as `*.tsv` must match exactly one file.
 
+    Files whose names begin with a dot match no pattern.
+
     Raises:
         MissingFile: no candidate exists.
         R2T2Error: the folder does not exist, or a pattern matches several files.
@@ -70,7 +73,7 @@ def find_path(folder: Path, *candidates: str, what: str = "file") -> Path:
     if not folder.is_dir():
         raise R2T2Error(f"{folder} is not a folder; name the folder that contains {candidates[0]}")
     for candidate in candidates:
-        matches = sorted(folder.glob(candidate))
+        matches = visible(folder, candidate)
         if len(matches) > 1:
             names = ", ".join(path.name for path in matches[:4])
             raise R2T2Error(f"{folder} contains several files {candidate} ({names}); leave only the one to read")
@@ -78,6 +81,14 @@ def find_path(folder: Path, *candidates: str, what: str = "file") -> Path:
             return matches[0]
     others = f" (or {', '.join(candidates[1:MAX_LISTED])})" if candidates[1:] else ""
     raise MissingFile(f"expected the {what} {folder / candidates[0]}{others}, which does not exist")
+
+
+def visible(folder: Path, pattern: str) -> list[Path]:
+    """The files that match a pattern, sorted by name, without those whose names begin with a dot.
+
+    Archives made on macOS contain files such as `._1.txt`, which are not data.
+    """
+    return sorted(path for path in folder.glob(pattern) if not path.name.startswith("."))
 
 
 def first_existing(folder: Path, *candidates: str) -> Path:
@@ -89,6 +100,16 @@ def first_existing(folder: Path, *candidates: str) -> Path:
 def unpacked_root(folder: Path, name: str) -> Path:
     """`folder/name` if it exists, because the archive was unpacked with its top folder; otherwise `folder`."""
     return folder / name if (folder / name).is_dir() else folder
+
+
+def read_text_lines(path: Path) -> list[str]:
+    """The lines of a UTF-8 file. Only newlines end a line, not U+2028 or a form feed.
+
+    Raises:
+        R2T2Error: the file cannot be read.
+    """
+    lines = [line.removesuffix("\r") for line in read_text(path).split("\n")]
+    return lines[:-1] if lines[-1] == "" else lines
 
 
 def read_json(path: Path, kind: type) -> Any:
@@ -171,10 +192,12 @@ def option_letter(index: int, options: list[str] | tuple[str, ...], where: str) 
     """The letter of the option at `index`, counted from 0.
 
     Raises:
-        R2T2Error: there is no such option.
+        R2T2Error: there is no such option, or there are more options than letters.
     """
     if not 0 <= index < len(options):
         raise R2T2Error(f"{where}: the answer is option {index}, but there are {len(options)} options")
+    if len(options) > len(ascii_uppercase):
+        raise R2T2Error(f"{where}: a question of {len(options)} options; letters name {len(ascii_uppercase)} at most")
     return ascii_uppercase[index]
 
 
@@ -185,7 +208,8 @@ def check_letter(answer: str, options: list[str] | tuple[str, ...], where: str) 
         R2T2Error: the answer is not the letter of an option.
     """
     letter = answer.strip().strip("().").upper()
-    if len(letter) != 1 or letter not in ascii_uppercase[: len(options)]:
+    offered = list(options_by_letter(options)) if len(options) <= len(ascii_uppercase) else []
+    if letter not in offered:
         raise R2T2Error(f"{where}: answer {answer!r} is not the letter of one of {len(options)} options")
     return letter
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.runtime.typed_files import content_kind
@@ -73,17 +73,50 @@ def open_image(encoded: bytes) -> Image.Image:
     return image
 
 
-def decode_image(encoded: bytes) -> UInt8[np.ndarray, "height width 3"]:
-    """RGB pixels. Transparency is dropped; palette and grayscale images are converted.
+def decode_image(encoded: bytes, upright: bool = True, on_white: bool = False) -> UInt8[np.ndarray, "height width 3"]:
+    """RGB pixels of an encoded image; see `rgb_pixels`.
 
     Raises:
         R2T2Error: as `open_image`, or the pixels are damaged.
     """
     with open_image(encoded) as image:
         try:
-            return np.asarray(image.convert("RGB"))
+            return rgb_pixels(image, upright, on_white)
         except Exception as error:
             raise R2T2Error(f"it is damaged ({_cause(error)})") from error
+
+
+def rgb_pixels(image: Image.Image, upright: bool = True, on_white: bool = False) -> UInt8[np.ndarray, "height width 3"]:
+    """RGB pixels. Palette and grayscale images are converted; 16-bit, 32-bit and float images are scaled to 8 bits.
+
+    Args:
+        image: an open image.
+        upright: turn the image as its EXIF orientation says, as viewers do.
+        on_white: put transparent parts on white, as viewers do; otherwise transparency is dropped.
+    """
+    if upright:
+        image = ImageOps.exif_transpose(image)
+    if image.mode.startswith(("I", "F")):
+        return np.asarray(_eight_bits(image).convert("RGB"))
+    if on_white and image.has_transparency_data:
+        layers = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", layers.size, "white"), layers)
+    return np.asarray(image.convert("RGB"))
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """A grayscale image of wide integers or floats in 8 bits.
+
+    White is 65535 for 16-bit images. The format of 32-bit images does not state it; there it is the smallest of 1
+    (floats only), 255, 65535 and the largest finite value that no finite value exceeds. Negative values and NaN are
+    black.
+    """
+    values = np.asarray(image, np.float64)
+    largest = values.max(where=np.isfinite(values), initial=0.0)
+    levels = (65535,) if image.mode.startswith("I;16") else (1, 255, 65535) if image.mode == "F" else (255, 65535)
+    white = next((level for level in levels if largest <= level), largest)
+    values = np.nan_to_num(values, nan=0.0, posinf=white).clip(0, white)
+    return Image.fromarray(np.rint(values * (255 / white)).astype(np.uint8))
 
 
 def _cause(error: Exception) -> str:

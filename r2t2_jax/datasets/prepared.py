@@ -24,6 +24,7 @@ DATA_VARIABLE = "R2T2_DATA"
 WHOLE = "whole"  # folder name of a dataset whose files name the splits themselves
 TEXTS = ("id", "question", "style", "category", "split")
 LISTS = ("options", "answers")
+LATER_TEXTS = ("context",)  # that sets prepared by earlier versions do not have
 _SPLIT_NAME = re.compile(r"\w[\w .-]*")
 
 
@@ -102,9 +103,9 @@ def load_prepared(
     whole, subset = SplitSelection(split).name, SplitSelection(split, n, seed).name
     if whole in prepared:
         path = prepared[whole].path
-        return _read(path, choose_rows(_metadata(path)["ids"], n, seed, dataset.group))
+        return _read(path, choose_rows(_metadata(path)["ids"], n, seed, dataset.group), dataset.name)
     if subset in prepared:
-        return _read(prepared[subset].path, list(range(prepared[subset].count)))
+        return _read(prepared[subset].path, list(range(prepared[subset].count)), dataset.name)
     raise _not_prepared(dataset, data_dir, prepared, split, "" if n is None else f", n={n}, seed={seed}")
 
 
@@ -122,7 +123,7 @@ def load_preview(dataset: DatasetSpec, split: str, n: int, seed: int, data_dir: 
     if not parts:
         raise _not_prepared(dataset, data_dir, prepared, split)
     largest = max(parts, key=lambda part: part.count)
-    return _read(largest.path, choose_rows(_metadata(largest.path)["ids"], n, seed, dataset.group))
+    return _read(largest.path, choose_rows(_metadata(largest.path)["ids"], n, seed, dataset.group), dataset.name)
 
 
 def _not_prepared(
@@ -135,7 +136,7 @@ def _not_prepared(
     )
 
 
-def _read(path: Path, rows: list[int]) -> list[Sample]:
+def _read(path: Path, rows: list[int], dataset: str) -> list[Sample]:
     import tensorflow_datasets as tfds
 
     try:
@@ -145,11 +146,12 @@ def _read(path: Path, rows: list[int]) -> list[Sample]:
         examples = source.__getitems__(rows)
     except (OSError, ValueError, KeyError, IndexError, RuntimeError) as error:
         raise R2T2Error(f"cannot read the prepared set {path}: {error}; remove that folder and prepare it") from error
-    return [_sample(example) for example in examples]
+    return [_sample(example, dataset) for example in examples]
 
 
-def _sample(example: Mapping[str, Any]) -> StoredSample:
-    fields: dict[str, Any] = {name: example[name].decode() for name in TEXTS}
+def _sample(example: Mapping[str, Any], dataset: str) -> StoredSample:
+    fields: dict[str, Any] = {"dataset": dataset} | {name: example[name].decode() for name in TEXTS}
+    fields |= {name: example[name].decode() for name in LATER_TEXTS if name in example}
     fields |= {name: tuple(text.decode() for text in example[name]) for name in LISTS}
     return StoredSample(example["image"], **fields)
 

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from string import ascii_uppercase
 from typing import Any
 
+from r2t2_jax.contract import options_by_letter
+
 SUFFIX = {
     "letter": "\nAnswer with the option's letter from the given choices directly.",
     "word": "\nAnswer the question using a single word or phrase.",
@@ -36,8 +38,8 @@ def as_prompt(question: str, options: Sequence[str] = (), style: str = "plain") 
 
 
 def lettered(options: Sequence[str]) -> list[str]:
-    """`A. first`, `B. second`, ..."""
-    return [f"{letter}. {option}" for letter, option in zip(ascii_uppercase, options, strict=False)]
+    """`A. first`, `B. second`, ...; an empty option is left out, the options after it keep their letters."""
+    return [f"{letter}. {option}" for letter, option in options_by_letter(options).items()]
 
 
 def split_prompt(prompt: str) -> tuple[str, tuple[str, ...], str]:
@@ -72,10 +74,16 @@ def textvqa_question(question: str, ocr_tokens: Sequence[str] = ()) -> str:
     return "\n".join([question.capitalize(), *([f"{_OCR} {', '.join(ocr_tokens)}"] if ocr_tokens else [])])
 
 
+def split_textvqa_prompt(prompt: str) -> tuple[str, str]:
+    """The question of a TextVQA prompt and its other lines, the OCR tokens; without the request."""
+    lines = prompt.removesuffix(SUFFIX["word"]).split("\n")
+    question = lines.pop(1 if prompt.startswith(_OCR) and len(lines) > 1 else 0)
+    return question, "\n".join(lines)
+
+
 def question_of_textvqa_prompt(prompt: str) -> str:
     """The question of a TextVQA prompt in lower case, the key of its answers."""
-    lines = prompt.removesuffix(SUFFIX["word"]).split("\n")
-    return lines[1 if prompt.startswith(_OCR) else 0].lower()
+    return split_textvqa_prompt(prompt)[0].lower()
 
 
 def official_query(problem: Mapping[str, Any]) -> str:
@@ -110,7 +118,7 @@ def _question(problem: Mapping[str, Any], label: str = "Question: ") -> str:
 
 def _choices(problem: Mapping[str, Any]) -> list[str]:
     choices = problem["choices"] or ()
-    listed = [f"({letter}) {choice}" for letter, choice in zip(ascii_uppercase, choices, strict=False)]
+    listed = [f"({letter}) {choice}" for letter, choice in options_by_letter(choices).items()]
     return ["Choices:", *listed] if listed else []
 
 

@@ -6,6 +6,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from r2t2_jax.contract import options_by_letter
+from r2t2_jax.errors import R2T2Error
+
 STYLES = ("letter", "word", "plain")
 
 
@@ -20,10 +23,15 @@ class Record:
         answers: accepted answers in order of preference, with repeats where scoring counts them; letters with style
             `letter`.
         where: file and position, for errors.
-        options: the options that a port lists below the question; empty where the question text lists them.
+        options: the options that a port lists below the question; empty where the question text lists them. An empty
+            text is a letter without an option.
         style: the form of answer that the prompt requests, one of `STYLES`.
         category: the group under which results are reported.
         split: the split that the question belongs to.
+        context: lines of the official prompt below the question, such as OCR tokens.
+
+    Raises:
+        R2T2Error: there are more options than letters; names `where`.
     """
 
     id: str
@@ -35,6 +43,13 @@ class Record:
     style: str = "word"
     category: str = ""
     split: str = ""
+    context: str = ""
+
+    def __post_init__(self) -> None:
+        try:
+            options_by_letter(self.options)
+        except R2T2Error as error:
+            raise R2T2Error(f"{self.where}: {error}") from error
 
 
 @dataclass(frozen=True)

@@ -70,4 +70,5 @@ def load_jsonl(
     validated = validate_records(records_below(folder, read_lines(Path(path), folder)))
     records = [record for record in validated.records if not split or record.split == split]
     rows = choose_rows([record.id for record in records], n, seed)
-    return [to_sample(records[row], encoded_image(records[row].image, records[row].where)) for row in rows]
+    chosen = [records[row] for row in rows]
+    return [to_sample(record, encoded_image(record.image, record.where), "jsonl") for record in chosen]

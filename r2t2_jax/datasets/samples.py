@@ -13,6 +13,8 @@ from r2t2_jax.datasets.record import DatasetSpec, Record
 from r2t2_jax.datasets.validate import choose_records, read_split
 from r2t2_jax.errors import R2T2Error
 
+OWN = ("", "jsonl")  # datasets whose images are decoded as a viewer shows them, not as the authors' code reads them
+
 
 class StoredSample(Sample):
     """A `Sample` that decodes its image on each access to `image`."""
@@ -29,11 +31,12 @@ class StoredSample(Sample):
         """The pixels, uint8 [height, width, 3], for `image`, the only attribute that is not stored."""
         if name != "image":
             raise AttributeError(f"{type(self).__name__!r} has no attribute {name!r}")
-        return decode_image(self.__dict__["encoded"])
+        own = self.dataset in OWN
+        return decode_image(self.__dict__["encoded"], upright=own, on_white=own)
 
 
-def to_sample(record: Record, encoded: bytes) -> Sample:
-    """The record as a sample with the given encoded image."""
+def to_sample(record: Record, encoded: bytes, dataset: str = "") -> Sample:
+    """The record of a dataset as a sample with the given encoded image."""
     return StoredSample(
         encoded,
         id=record.id,
@@ -43,6 +46,8 @@ def to_sample(record: Record, encoded: bytes) -> Sample:
         style=record.style,
         category=record.category,
         split=record.split,
+        dataset=dataset,
+        context=record.context,
     )
 
 
@@ -63,5 +68,5 @@ def load_official_samples(
     except R2T2Error:
         validated, images = read_split(dataset, folder, split, skip_bad=True, images=False), False
     records = choose_records(validated.records, dataset, n, seed)
-    samples = [to_sample(record, encoded_image(record.image, record.where) if images else b"") for record in records]
-    return samples, images
+    encoded = (encoded_image(record.image, record.where) if images else b"" for record in records)
+    return [to_sample(record, image, dataset.name) for record, image in zip(records, encoded, strict=True)], images

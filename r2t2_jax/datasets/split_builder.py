@@ -15,7 +15,7 @@ import tensorflow_datasets as tfds
 from tqdm import tqdm
 
 from r2t2_jax.datasets.images import encoded_image
-from r2t2_jax.datasets.prepared import LISTS, TEXTS, VERSION, SplitSelection
+from r2t2_jax.datasets.prepared import LATER_TEXTS, LISTS, TEXTS, VERSION, SplitSelection
 from r2t2_jax.datasets.record import DatasetSpec
 from r2t2_jax.datasets.validate import InvalidRecordError, ValidatedSplit, choose_records, read_split
 from r2t2_jax.errors import R2T2Error
@@ -55,7 +55,7 @@ class SplitBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # 
             license=self.dataset.license,
             features=tfds.features.FeaturesDict(
                 {"image": tfds.features.Image()}
-                | dict.fromkeys(TEXTS, text)
+                | dict.fromkeys((*TEXTS, *LATER_TEXTS), text)
                 | {name: tfds.features.Sequence(text) for name in LISTS}
             ),
             metadata=self.metadata,
@@ -75,7 +75,7 @@ class SplitBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # 
                     raise InvalidRecordError(str(error)) from error
                 self.skipped.append(str(error))
                 continue
-            texts = {name: getattr(record, name) for name in TEXTS}
+            texts = {name: getattr(record, name) for name in (*TEXTS, *LATER_TEXTS)}
             lists = {name: list(getattr(record, name)) for name in LISTS}
             yield len(self.ids), {"image": image} | texts | lists
             self.ids.append(record.id)

@@ -7,8 +7,9 @@ the same bank in memory.
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -36,6 +37,10 @@ from r2t2_jax.runtime.batching import prefetch
 
 COMMAND = "bank build"
 ROW_GROUP = 1 << 12  # rows of a row group of the Parquet file
+FEW = 0.05  # share of correct answers below which a wrong metric or prompt is likely
+SHOWN, SHOWN_LETTERS = 5, 60  # answers in the warning, and their length
+
+logger = logging.getLogger("r2t2")
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,7 @@ def build_bank(
     config: BankConfig,
     settings: Mapping[str, Any],
     max_hours: float | None = None,
+    log: Callable[[str], None] = logger.warning,
 ) -> dict[str, Any]:
     """Build a bank in a folder, or resume building it.
 
@@ -79,9 +85,10 @@ def build_bank(
         config: which references are stored.
         settings: the command's options, with which it can be resumed.
         max_hours: time limit from now.
+        log: called with a warning for each set of which the model answers hardly any question correctly.
 
     Returns:
-        The summary: number of rows and of correct ones, in total and per set.
+        The summary: number of rows and of correct ones, in total and per set, and of answered questions per set.
 
     Raises:
         R2T2Error: the folder holds something else, the model or the embedder fails on a sample (named), or no question
@@ -90,16 +97,26 @@ def build_bank(
     """
     plan = Plan([Part(name, len(questions.samples), config.batch) for name, questions in sets.items()])
     data = {name: questions.digest for name, questions in sets.items()}
-    depends = {"versions": versions(), "fingerprints": vars(fingerprints_of(port)), "data": data}
+    limits = {name: questions.answering_port(port).max_new_tokens for name, questions in sets.items()}
+    decoding = {"beams": port.beams, "max_new_tokens": limits}
+    depends = {
+        "versions": versions(),
+        "fingerprints": vars(fingerprints_of(port)),
+        "data": data,
+        "metrics": {name: questions.metric for name, questions in sets.items()},
+        "decoding": decoding,
+    }
     with Run.open(out, COMMAND, settings, plan, depends, max_hours) as run:
         if not run.complete:
             _collect_missing(run, port, sets, config)
-            summary = _summarize(run, sets)
+            summary = _summarize(run, sets, config)
+            for warning in _warnings(run, sets, summary):
+                log(warning)
             if not summary["correct"]:
                 raise R2T2Error(f"{port.name} answered none of the questions correctly: there is no bank")
             manifest = _manifest(port, sets, config, summary)
             files = [EMBEDDINGS, ROUTING, *(leaf.file for leaves in manifest.stored.values() for leaf in leaves)]
-            write_files(out / f"{DRAFT}bank", manifest, _bank_rows(run, files))
+            write_files(out / f"{DRAFT}bank", manifest, _bank_rows(run, files, config))
             install(out / f"{DRAFT}bank", out)
             run.finish(summary)
         batch_files.BatchFiles(out).remove()  # the bank's files hold all rows now
@@ -107,7 +124,7 @@ def build_bank(
 
 
 def _collect_missing(run: Run, port: Port, sets: Mapping[str, QuestionSet], config: BankConfig) -> None:
-    """Append the rows of every missing batch; batches after a set's limit get no rows."""
+    """Append the rows of all answers of every missing batch; batches after a set's limit get no rows."""
     correct: Counter[str] = Counter()
     for batch, table in run.tables():
         correct[batch.part] += _count_correct(table)
@@ -121,7 +138,8 @@ def _collect_missing(run: Run, port: Port, sets: Mapping[str, QuestionSet], conf
             return []
         place = batch.number % len(devices)
         with jax.default_device(devices[place]):
-            return _rows(replicas[place], sets[batch.part], batch, config)
+            questions = sets[batch.part]
+            return _rows(questions.answering_port(replicas[place]), questions, batch, config)
 
     todo = run.todo(run.plan.names)
     workers = len(devices) + 1  # one batch per device, and one that the host prepares meanwhile
@@ -131,8 +149,7 @@ def _collect_missing(run: Run, port: Port, sets: Mapping[str, QuestionSet], conf
             if correct[batch.part] >= config.limit:
                 break
             correct[batch.part] += row["correct"]
-            if row["correct"] or config.keep == "all":
-                rows.append(row)
+            rows.append(row)
         run.append(batch, rows)
 
 
@@ -183,23 +200,52 @@ def _count_correct(table: pa.Table) -> int:
     return sum(table["correct"].to_pylist()) if table.num_rows else 0
 
 
-def _summarize(run: Run, sets: Mapping[str, QuestionSet]) -> dict[str, Any]:
+def _summarize(run: Run, sets: Mapping[str, QuestionSet], config: BankConfig) -> dict[str, Any]:
     """Number of rows and of correct ones, in total and per set; depends on the saved rows only."""
-    rows, correct = Counter[str](), Counter[str]()
+    answered, correct = Counter[str](), Counter[str]()
     for batch, table in run.tables():
-        rows[batch.part] += table.num_rows
+        answered[batch.part] += table.num_rows
         correct[batch.part] += _count_correct(table)
+    rows = answered if config.keep == "all" else correct
     sources = {
-        name: {"questions": len(questions.samples), "rows": rows[name], "correct": correct[name]}
+        name: {
+            "questions": len(questions.samples),
+            "answered": answered[name],
+            "rows": rows[name],
+            "correct": correct[name],
+        }
         for name, questions in sets.items()
     }
     return {"rows": rows.total(), "correct": correct.total(), "sources": sources}
 
 
-def _bank_rows(run: Run, files: Sequence[str]) -> Iterator[BankRows]:
-    """The rows of a run, one row group of the Parquet file at a time."""
+def _warnings(run: Run, sets: Mapping[str, QuestionSet], summary: Mapping[str, Any]) -> Iterator[str]:
+    """A warning for each set of which fewer than `FEW` of the answers are correct, with some answers and truths."""
+    for name, counts in summary["sources"].items():
+        if not counts["answered"] or counts["correct"] >= FEW * counts["answered"]:
+            continue
+        rows: list[dict[str, Any]] = []
+        for batch, table in run.tables():
+            if batch.part == name and table.num_rows and len(rows) < SHOWN:
+                rows += table.select(["prediction", "answer", "correct"]).to_pylist()
+        wrong = [row for row in rows if not row["correct"]][:SHOWN]
+        pairs = "; ".join(f"{_shown(row['prediction'])} for {_shown(row['answer'])}" for row in wrong)
+        yield (
+            f"{name}: only {counts['correct']:,} of {counts['answered']:,} answers are correct by the metric "
+            f"{sets[name].metric}; check metric and prompt. Answers and right answers: {pairs}"
+        )
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= SHOWN_LETTERS else f"{text[: SHOWN_LETTERS - 3]}...")
+
+
+def _bank_rows(run: Run, files: Sequence[str], config: BankConfig) -> Iterator[BankRows]:
+    """The rows of a run that the bank stores, one row group of the Parquet file at a time."""
     waiting: list[pa.Table] = []
     for _, table in run.tables():
+        if table.num_rows and config.keep == "correct":
+            table = table.filter(table["correct"])
         if table.num_rows:
             waiting.append(table)
         if sum(part.num_rows for part in waiting) >= ROW_GROUP:

@@ -91,7 +91,9 @@ def _memory(batch: PreparedBatch, inputs: Inputs, name: str, size: int, vmap_siz
     routing = jax.eval_shape(partial(reroute_batch, strategy, port.model), port.params, *samples).routing
     programs = (
         encode_batch.lower(port.params, take(inputs, np.zeros(size, int)), **static),
-        generate_tokens.lower(port.params, features, routing, max_new_tokens=port.max_new_tokens, **static),
+        generate_tokens.lower(
+            port.params, features, routing, max_new_tokens=port.max_new_tokens, beams=port.beams, **static
+        ),
     )
     return CostPrediction(strategy, port.model, port.params, samples, vmap_size, programs).memory
 

@@ -107,14 +107,20 @@ class Job:
             "preset": self.preset.to_mapping(),
             "references": len(self.bank),
         }
-        models = {title_of(self.port.name, name): model for name in self.benchmarks}
+        models = {
+            title_of(self.port.name, name): model
+            | {"beams": self.port.beams, "max_new_tokens": questions.answering_port(self.port).max_new_tokens}
+            for name, questions in self.benchmarks.items()
+        }
         return {"data": data, "models": models, "versions": versions()}
 
     @cached_property
     def evaluator(self) -> Evaluator:
-        """The evaluator on the first device group, with the first benchmark's metric."""
+        """The evaluator on the first device group, with the first benchmark's metric and the longest answers."""
         metric = get_metric(next(iter(self.benchmarks.values())).metric)
-        return Evaluator.create(self.port, self.bank, self.strategies, metric, self.seed, self.vmap_size or 1)
+        limits = [questions.answering_port(self.port).max_new_tokens for questions in self.benchmarks.values()]
+        port = replace(self.port, max_new_tokens=max(limits))
+        return Evaluator.create(port, self.bank, self.strategies, metric, self.seed, self.vmap_size or 1)
 
     def dry_run(self) -> DryRun:
         """Cost and memory for the longest question; raises as `predict_evaluation`."""
@@ -151,7 +157,9 @@ class Job:
             R2T2Error: Ray is missing or not reachable, or as `WorkerPool.map`.
         """
         titles = {
-            name: BenchmarkInfo(title_of(self.port.name, name), questions.metric)
+            name: BenchmarkInfo(
+                title_of(self.port.name, name), questions.metric, questions.answering_port(self.port).max_new_tokens
+            )
             for name, questions in self.benchmarks.items()
         }
         program = eval_program(
@@ -182,8 +190,8 @@ class Job:
         for name, questions in self.benchmarks.items():
             metric, title = get_metric(questions.metric), title_of(self.port.name, name)
             replicas = [
-                DeviceReplica(replace(evaluator, metric=metric), group)
-                for evaluator, group in zip(copies, self.groups, strict=True)
+                DeviceReplica(replace(evaluator, metric=metric, port=questions.answering_port(port)), group)
+                for evaluator, port, group in zip(copies, self.ports, self.groups, strict=True)
             ]
             evaluators[name] = BenchmarkEvaluator(
                 replicas, title, name, questions.samples, self.batch, adaptive, run.time

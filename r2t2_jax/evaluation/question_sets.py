@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from r2t2_jax.bank.manifest import Source
-from r2t2_jax.contract import Sample
+from r2t2_jax.contract import Port, Sample
 from r2t2_jax.datasets import load_dataset
 from r2t2_jax.datasets.catalog import DATASETS
 from r2t2_jax.datasets.registry import GROUP, load_jsonl
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.metrics import get_metric
+from r2t2_jax.metrics import check_samples, get_metric
 from r2t2_jax.plugins import registered
 
 
 @dataclass(frozen=True)
 class QuestionSet:
-    """Samples of one source in the order of their evaluation, and the name of their metric."""
+    """Samples of one source in the order of their evaluation, and the name of their metric.
+
+    `max_new_tokens` is the longest answer; `None` for the port's number for the dataset.
+    """
 
     source: Source
     samples: Sequence[Sample]
     metric: str
+    max_new_tokens: int | None = None
 
     @property
     def digest(self) -> str:
@@ -34,8 +38,14 @@ class QuestionSet:
             digest.update(repr((sample.id, sample.question, sample.answers, sample.options, sample.style)).encode())
         return digest.hexdigest()[:16]
 
+    def answering_port(self, port: Port) -> Port:
+        """The port with the longest answer that these questions allow."""
+        limit = self.max_new_tokens or port.token_limits.get(self.source.name, port.max_new_tokens)
+        return replace(port, max_new_tokens=limit)
+
 
 REFERENCES, TEST = "reference", "test"  # splits of sets that are generated
+LONGEST_ANSWER = 100_000  # tokens
 
 
 def load_source(source: Source) -> list[Sample]:
@@ -46,31 +56,45 @@ def load_source(source: Source) -> list[Sample]:
 
 
 def read_sets(
-    names: Sequence[str], split: str | None, n: int | None, seed: int, images: str, metric: str
+    names: Sequence[str],
+    split: str | None,
+    n: int | None,
+    seed: int,
+    images: str,
+    metric: str,
+    max_new_tokens: str = "",
 ) -> dict[str, QuestionSet]:
     """Sets of references, each in random order, so that truncation at a limit is unbiased.
 
     Args:
         names: registered or prepared sets, or `.jsonl` files.
-        split: `None` for `reference` of generated sets and the first split of all others.
+        split: `None` for `reference` of generated sets and the first split of all others. This and the next texts may
+            name single sets: `gqa=val,train` is `val` for gqa and `train` for all others.
         n: number of samples of each set; `None` for all.
         seed: of the choice and the order.
         images: image folder of `.jsonl` files; empty for the folder of each file.
-        metric: name; empty for each set's official metric.
+        metric: name; empty for each set's default metric.
+        max_new_tokens: longest answer; empty for the port's number for each set.
 
     Raises:
-        R2T2Error: a set is named twice or cannot be read, or the metric is unknown.
+        R2T2Error: a set is named twice or cannot be read, or the metric is unknown or cannot score the set.
     """
     sets = {}
-    for name in _distinct(names):
-        read = _read(name, _split(name, split, REFERENCES), n, seed, images, metric)
+    for name, settings in _settings(names, split, metric, max_new_tokens).items():
+        read = _read(name, _split(name, settings.split, REFERENCES), n, seed, images, settings)
         order = np.random.default_rng(seed).permutation(len(read.samples))
         sets[name] = replace(read, samples=[read.samples[i] for i in order])
     return sets
 
 
 def read_benchmarks(
-    names: Sequence[str], split: str | None, n: int | None, seed: int, images: str, metric: str
+    names: Sequence[str],
+    split: str | None,
+    n: int | None,
+    seed: int,
+    images: str,
+    metric: str,
+    max_new_tokens: str = "",
 ) -> dict[str, QuestionSet]:
     """Test sets, the longest questions first.
 
@@ -78,8 +102,8 @@ def read_benchmarks(
     Arguments and errors are those of `read_sets`; by default the split of generated sets is `test`.
     """
     sets = {}
-    for name in _distinct(names):
-        read = _read(name, _split(name, split, TEST), n, seed, images, metric)
+    for name, settings in _settings(names, split, metric, max_new_tokens).items():
+        read = _read(name, _split(name, settings.split, TEST), n, seed, images, settings)
         sets[name] = replace(read, samples=sorted(read.samples, key=length, reverse=True))
     return sets
 
@@ -102,8 +126,58 @@ def _split(name: str, split: str | None, drawn: str) -> str:
     return default if split is None else split
 
 
-def _read(name: str, split: str, n: int | None, seed: int, images: str, metric: str) -> QuestionSet:
+def settings_by_set(option: str, text: str, names: Sequence[str]) -> dict[str, str | None]:
+    """The value of a setting for each set; `None` where the text gives none.
+
+    Args:
+        option: the option's name, for errors.
+        text: values separated by commas; `gqa=gqa_llava` is the value of the set `gqa`, `gqa_llava` that of all sets
+            that are not named.
+        names: of the sets.
+
+    Raises:
+        R2T2Error: a value is empty, a set is unknown or named twice, or there are two values for all sets.
+    """
+    values: dict[str, str] = {}
+    for entry in text.split(",") if text else ():
+        name, _, value = entry.strip().rpartition("=")
+        if not value:
+            raise R2T2Error(f"{option} {text!r} has an empty value; write VALUE or SET=VALUE, separated by commas")
+        if name and name not in names:
+            raise R2T2Error(f"{option} {text!r} names {name!r}, which is not one of the sets {', '.join(names)}")
+        if name in values:
+            raise R2T2Error(f"{option} {text!r} has two values for {name or 'all sets'}; give one")
+        values[name] = value
+    return {name: values.get(name, values.get("")) for name in names}
+
+
+@dataclass(frozen=True)
+class _Settings:
+    split: str | None
+    metric: str
+    max_new_tokens: int | None
+
+
+def _settings(names: Sequence[str], split: str | None, metric: str, max_new_tokens: str) -> Mapping[str, _Settings]:
+    """Split, metric and longest answer of each set."""
+    names = _distinct(names)
+    splits = dict.fromkeys(names, split) if not split else settings_by_set("--split", split, names)
+    metrics = settings_by_set("--metric", metric, names)
+    limits = settings_by_set("--max-new-tokens", max_new_tokens, names)
+    for limit in limits.values():
+        if limit is not None and not (limit.isdecimal() and 0 < int(limit) <= LONGEST_ANSWER):
+            raise R2T2Error(f"--max-new-tokens {limit!r} is not a number from 1 to {LONGEST_ANSWER:,}")
+    settings = {}
+    for name in names:
+        official = DATASETS[name].metric if name in DATASETS else "exact_match"
+        limit = limits[name]
+        settings[name] = _Settings(splits[name], metrics[name] or official, None if limit is None else int(limit))
+        get_metric(settings[name].metric)  # raises if it is unknown
+    return settings
+
+
+def _read(name: str, split: str, n: int | None, seed: int, images: str, settings: _Settings) -> QuestionSet:
     source = Source(name, split, n, seed, images if name.endswith(".jsonl") else "")
-    metric = metric or (DATASETS[name].metric if name in DATASETS else "exact_match")
-    get_metric(metric)  # raises if it is unknown
-    return QuestionSet(source, load_source(source), metric)
+    samples = load_source(source)
+    check_samples(settings.metric, samples, name)
+    return QuestionSet(source, samples, settings.metric, settings.max_new_tokens)

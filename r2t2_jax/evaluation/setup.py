@@ -11,7 +11,7 @@ import jax
 
 from r2t2_jax.bank import ReferenceBank
 from r2t2_jax.bank.manifest import fingerprints_of, read_manifest
-from r2t2_jax.contract import Port, Sample
+from r2t2_jax.contract import BeamModel, Port, Sample
 from r2t2_jax.datasets import load_dataset
 from r2t2_jax.datasets.catalog import DATASETS
 from r2t2_jax.datasets.registry import GROUP
@@ -19,7 +19,7 @@ from r2t2_jax.errors import R2T2Error
 from r2t2_jax.evaluation.collect_bank import collect_bank, with_shipped_atlas
 from r2t2_jax.evaluation.feature_cache import with_samples
 from r2t2_jax.method.forward import encode_batch
-from r2t2_jax.metrics import Metric, get_metric
+from r2t2_jax.metrics import Metric, check_samples, get_metric
 from r2t2_jax.plugins import load, registered
 from r2t2_jax.retrieval.hashed_bag_of_words import question_embedder
 
@@ -48,6 +48,19 @@ def with_embedder(ports: Sequence[Port], name: str) -> list[Port]:
     return [replace(port, embedder=embedder) for port in ports]
 
 
+def with_decoding(port: Port, beams: int) -> Port:
+    """The port with this number of beams; 1 decodes greedily.
+
+    Raises:
+        R2T2Error: the number is below 1, or the model has no beam search.
+    """
+    if beams < 1:
+        raise R2T2Error(f"{beams} beams; 1 decodes greedily, 3 is the setting of the published MoAI")
+    if beams > 1 and not isinstance(port.model, BeamModel):
+        raise R2T2Error(f"{port.name} has no beam search: leave out --beams {beams}")
+    return replace(port, beams=beams)
+
+
 def open_questions(data: str, split: str | None, limit: int | None, seed: int) -> list[Sample]:
     """Labeled questions.
 
@@ -64,13 +77,16 @@ def open_questions(data: str, split: str | None, limit: int | None, seed: int) -
     return load_dataset(data, default if split is None else split, limit, seed)
 
 
-def metric_for(data: str, name: str) -> Metric:
-    """The metric of this name; if the name is empty the set's official metric, else exact match.
+def metric_for(data: str, name: str, samples: Sequence[Sample] = ()) -> Metric:
+    """The metric of this name; if the name is empty the set's default metric, else exact match.
 
     Raises:
-        R2T2Error: as `get_metric`.
+        R2T2Error: as `get_metric`, or the metric cannot score the samples.
     """
-    return get_metric(name or (DATASETS[data].metric if data in DATASETS else "exact_match"))
+    name = name or (DATASETS[data].metric if data in DATASETS else "exact_match")
+    metric = get_metric(name)
+    check_samples(name, samples, data)
+    return metric
 
 
 def open_bank(

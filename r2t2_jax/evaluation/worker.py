@@ -22,7 +22,7 @@ from r2t2_jax.evaluation.benchmark import BenchmarkEvaluator, DeviceReplica
 from r2t2_jax.evaluation.devices import device_groups, load_on
 from r2t2_jax.evaluation.evaluator import Evaluator
 from r2t2_jax.evaluation.feature_cache import FeatureCache
-from r2t2_jax.evaluation.setup import with_embedder
+from r2t2_jax.evaluation.setup import with_decoding, with_embedder
 from r2t2_jax.methods import Method
 from r2t2_jax.metrics import get_metric
 from r2t2_jax.runs.fingerprint import package_versions
@@ -69,10 +69,11 @@ class BankArrays:
 
 @dataclass(frozen=True)
 class BenchmarkInfo:
-    """The title of a benchmark's rows and its metric, which a worker gets in addition to the questions."""
+    """The title of a benchmark's rows, its metric and its longest answer, which a worker gets besides the questions."""
 
     title: str
     metric: str
+    max_new_tokens: int
 
 
 def eval_program(
@@ -104,6 +105,7 @@ def eval_program(
             "seed": seed,
             "batch_size": batch_size,
             "vmap_size": vmap_size,
+            "beams": port.beams,
         },
     )
 
@@ -121,6 +123,7 @@ def open_worker(
     seed: int,
     batch_size: int,
     vmap_size: int,
+    beams: int,
 ) -> Callable[[Batch, Sequence[Sample]], tuple[list[dict[str, Any]], list[Timing]]]:
     """Load the model on this worker's devices; returns the function of a batch.
 
@@ -134,7 +137,8 @@ def open_worker(
             f"a worker has {package_versions()}, the driver has {dict(versions)}: install the same versions"
         )
     groups = device_groups(mesh)
-    ports = with_embedder(load_on(local_model(model, model_uri), groups), embedder)
+    loaded = with_embedder(load_on(local_model(model, model_uri), groups), embedder)
+    ports = [with_decoding(port, beams) for port in loaded]
     own = (ports[0].fingerprint, ports[0].embedder.fingerprint)
     if own != tuple(fingerprints):
         raise R2T2Error(f"a worker loaded model and embedder {own}, the driver has {tuple(fingerprints)}")
@@ -147,7 +151,8 @@ def open_worker(
         info = benchmarks[batch.part]
         metric = get_metric(info.metric)
         replicas = [
-            DeviceReplica(replace(copy, metric=metric), group) for copy, group in zip(copies, groups, strict=True)
+            DeviceReplica(replace(copy, metric=metric, port=replace(port, max_new_tokens=info.max_new_tokens)), group)
+            for copy, port, group in zip(copies, ports, groups, strict=True)
         ]
         sent = SentSamples(batch.start, samples)
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from r2t2_jax.contract import Answer, Features, Inputs, Params, Port, RoutedLoss, RoutedModel
+from r2t2_jax.contract import Answer, BeamModel, Features, Inputs, Params, Port, RoutedLoss, RoutedModel
 from r2t2_jax.routing import Routing
 from r2t2_jax.runtime.batching import map_in_chunks
 
@@ -34,13 +34,29 @@ def encode_batch(
 
 
 def generate_batch(port: Port, features: Features, routing: Routing | None, vmap_size: int = 1) -> Int[Array, "B A"]:
-    """Greedy answers; `routing` has a leading axis B, or is `None` for the untouched model."""
+    """Answers, decoded as the port says; `routing` has a leading axis B, or is `None` for the untouched model."""
     return generate_tokens(
-        port.params, features, routing, model=port.model, max_new_tokens=port.max_new_tokens, vmap_size=vmap_size
+        port.params,
+        features,
+        routing,
+        model=port.model,
+        max_new_tokens=port.max_new_tokens,
+        vmap_size=vmap_size,
+        beams=port.beams,
     )
 
 
-@partial(jax.jit, static_argnames=("model", "max_new_tokens", "vmap_size"))
+def generate_answer(
+    model: RoutedModel, params: Params, features: Features, routing: Routing | None, max_new_tokens: int, beams: int
+) -> Int[Array, "A"]:
+    """Answer tokens of one sample: greedy, or of a beam search if there are several beams."""
+    if beams == 1:
+        return model.generate(params, features, routing, max_new_tokens)
+    assert isinstance(model, BeamModel)  # `with_decoding` checks it
+    return model.generate_beams(params, features, routing, max_new_tokens, beams)
+
+
+@partial(jax.jit, static_argnames=("model", "max_new_tokens", "vmap_size", "beams"))
 def generate_tokens(
     params: Params,
     features: Features,
@@ -49,12 +65,13 @@ def generate_tokens(
     model: RoutedModel,
     max_new_tokens: int,
     vmap_size: int = 1,
+    beams: int = 1,
 ) -> Int[Array, "B A"]:
     """As `generate_batch`, with model and parameters instead of a port."""
 
     def generate_sample(sample: tuple[Features, Routing | None]) -> Int[Array, "A"]:
         features, routing = sample
-        return model.generate(params, features, routing, max_new_tokens)
+        return generate_answer(model, params, features, routing, max_new_tokens, beams)
 
     return map_in_chunks(generate_sample, (features, routing), vmap_size)
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import string
+import unicodedata
 
 from r2t2_jax.contract import Sample
 
+_FINAL = " .,;:!?" + "。．｡，、；：！？।॥؟،؛۔…"  # Latin, Chinese and Japanese, Hindi, Arabic, Urdu
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
@@ -28,8 +30,11 @@ def startswith(prediction: str, sample: Sample) -> float:
 
 
 def normalize(text: str) -> str:
-    """The text in lower case, with single spaces, without final punctuation: `' Dark  Red. '` becomes `'dark red'`."""
-    return " ".join(text.lower().split()).rstrip(" .,;:!?")
+    """The text in lower case, with single spaces, without final punctuation: `' Dark  Red. '` becomes `'dark red'`.
+
+    Letters with accents are composed (NFC), so that both encodings of `café` are equal.
+    """
+    return " ".join(unicodedata.normalize("NFC", text).lower().split()).rstrip(_FINAL)
 
 
 def remove_case_and_punctuation(text: str) -> str:

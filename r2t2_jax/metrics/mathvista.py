@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from string import ascii_uppercase
 from typing import Any
 
-from r2t2_jax.contract import Sample
+from r2t2_jax.contract import Sample, options_by_letter
 from r2t2_jax.metrics.anls import edit_distance
 from r2t2_jax.metrics.mmbench import infer_option
 
@@ -55,7 +55,7 @@ def mathvista_vlmevalkit(prediction: str, sample: Sample) -> float:
     form = form_of(sample)
     answer = correct_answer(sample, form)
     if form.choices:
-        letters = dict(zip(ascii_uppercase, form.choices, strict=False))
+        letters = options_by_letter(form.choices)
         letter = infer_option(prediction, letters)
         return float(letter is not None and letters.get(letter) == answer)
     convert = {"integer": int, "float": float}.get(form.kind)
@@ -95,7 +95,7 @@ def listed_choices(query: str) -> tuple[str, ...]:
 def correct_answer(sample: Sample, form: Form) -> str:
     """The accepted answer in the official form: the text of the choice if the sample has choices."""
     answer = sample.answers[0]
-    return form.choices[ascii_uppercase.index(answer)] if form.choices else answer
+    return options_by_letter(form.choices).get(answer, answer) if form.choices else answer
 
 
 def extract(response: str, form: Form) -> str | None:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from string import ascii_uppercase
 
-from r2t2_jax.contract import Sample
+from r2t2_jax.contract import Sample, options_by_letter
 
 DEFAULT_LETTERS = "ABCDEFGH"
 REFUSED = "Z"
@@ -41,17 +40,17 @@ _FORMATS_LMMS_EVAL = ("{}.", "{},", "{}:", "{})", "{}).", "({})", "({}).", ":{}"
 
 def mmbench(prediction: str, sample: Sample) -> float:
     """The official evaluation (VLMEvalKit, exact matching): 1.0 if `infer_option` returns the answer, else 0.0."""
-    return float(infer_option(prediction, _options(sample)) == sample.answers[0])
+    return float(infer_option(prediction, options_by_letter(sample.options)) == sample.answers[0])
 
 
 def mmbench_lmms_eval(prediction: str, sample: Sample) -> float:
     """lmms-eval, static: the letter or the text of the option."""
-    return float(_infer_lmms_eval(prediction, _options(sample)) == sample.answers[0])
+    return float(_infer_lmms_eval(prediction, options_by_letter(sample.options)) == sample.answers[0])
 
 
 def mcq_lmms_eval(prediction: str, sample: Sample) -> float:
     """lmms-eval's shared letter extraction for any multiple-choice dataset."""
-    return float(extract_letter(prediction, ascii_uppercase[: len(sample.options)]) == sample.answers[0])
+    return float(extract_letter(prediction, list(options_by_letter(sample.options))) == sample.answers[0])
 
 
 def infer_option(text: str, options: Mapping[str, str]) -> str | None:
@@ -99,7 +98,10 @@ def _candidates(text: str, letters: Sequence[str]) -> Iterator[tuple[int, int, s
 
 
 def _infer_by_letter(text: str, options: Mapping[str, str]) -> str | None:
-    """The letter if exactly one option's letter is among the last words, or in `The answer is B` anywhere."""
+    """The letter of an option that is the only one among the last words, or stands in `The answer is B` anywhere.
+
+    A letter in such a sentence counts only if it is an option's: `The answer is dog` names D only if there is a D.
+    """
     if _API_FAILED in text:
         return None
     if any(refusal in text for refusal in _REFUSALS):
@@ -111,7 +113,8 @@ def _infer_by_letter(text: str, options: Mapping[str, str]) -> str | None:
     if not letters and REFUSED in words:
         return REFUSED
     sentence = _SENTENCE.search(text)
-    return sentence.group(1).upper() if sentence else None
+    letter = sentence.group(1).upper() if sentence else ""
+    return letter if letter in options else None
 
 
 def _infer_by_text(text: str, options: Mapping[str, str]) -> str | None:
@@ -121,10 +124,6 @@ def _infer_by_text(text: str, options: Mapping[str, str]) -> str | None:
         return None
     letters = [letter for letter, option in options.items() if option.lower() in text]
     return letters[0] if len(letters) == 1 else None
-
-
-def _options(sample: Sample) -> dict[str, str]:
-    return dict(zip(ascii_uppercase, sample.options, strict=False))
 
 
 def _infer_lmms_eval(text: str, options: Mapping[str, str]) -> str | None:

@@ -7,10 +7,11 @@ for a correct prediction and 0.0 otherwise, except `aokvqa_direct`.
 from __future__ import annotations
 
 import re
-from string import ascii_uppercase
 
-from r2t2_jax.contract import Sample
+from r2t2_jax.contract import Sample, options_by_letter
+from r2t2_jax.errors import R2T2Error
 from r2t2_jax.metrics.exact_match import remove_case_and_punctuation
+from r2t2_jax.metrics.vqa import normalize_evalai
 
 SCIENCEQA_LETTERS = "ABCDE"
 _ANSWER_PHRASES = ("answer is", "answer is:", "answer:")
@@ -40,8 +41,8 @@ def ai2d_lmms_eval(prediction: str, sample: Sample) -> float:
 
 def ai2d_cambrian(prediction: str, sample: Sample) -> float:
     """Cambrian: the first character after `answer is`; the option number, counted from 0, is also correct."""
-    letter = first_character(prediction)
-    return float(letter in (sample.answers[0].lower(), str(ord(sample.answers[0]) - ord("A"))))
+    letter, right = first_character(prediction), correct_letter(sample)
+    return float(letter in (right.lower(), str(ord(right) - ord("A"))))
 
 
 def aokvqa(prediction: str, sample: Sample) -> float:
@@ -57,6 +58,12 @@ def aokvqa_letter(prediction: str, sample: Sample) -> float:
 def aokvqa_direct(prediction: str, sample: Sample) -> float:
     """Direct answers: min(1, equal answers / 3) of ten answers, without normalization and without leave-one-out."""
     return min(1.0, sum(prediction == answer for answer in sample.answers) / 3)
+
+
+def aokvqa_direct_evalai(prediction: str, sample: Sample) -> float:
+    """`aokvqa_direct` after EvalAI's normalization of the prediction and the answers."""
+    text = normalize_evalai(prediction)
+    return min(1.0, sum(text == normalize_evalai(answer) for answer in sample.answers) / 3)
 
 
 def cvbench2d(prediction: str, sample: Sample) -> float:
@@ -82,8 +89,7 @@ def physbench(prediction: str, sample: Sample) -> float:
 def scienceqa(prediction: str, sample: Sample) -> float:
     """LLaVA: `parse_letter` returns the answer, and there is an option with that letter."""
     letter = parse_letter(prediction)
-    letters = ascii_uppercase[: len(sample.options)]
-    return float(letter is not None and letter in letters and letter == sample.answers[0])
+    return float(letter in options_by_letter(sample.options) and letter == sample.answers[0])
 
 
 def scienceqa_moai(prediction: str, sample: Sample) -> float:
@@ -117,17 +123,27 @@ def visual7w_letter(prediction: str, sample: Sample) -> float:
     return visual7w(chosen_option(prediction, sample), sample)
 
 
+def correct_letter(sample: Sample) -> str:
+    """The letter of the correct option.
+
+    Raises:
+        R2T2Error: the sample's answer is not the letter of one of its options.
+    """
+    letter = sample.answers[0] if sample.answers else ""
+    if letter not in options_by_letter(sample.options):
+        raise R2T2Error(f"sample {sample.id!r} has the answer {letter!r}, which is not the letter of an option")
+    return letter
+
+
 def correct_option(sample: Sample) -> str:
-    """The text of the correct option."""
-    return sample.options[ascii_uppercase.index(sample.answers[0])]
+    """The text of the correct option; raises as `correct_letter`."""
+    return options_by_letter(sample.options)[correct_letter(sample)]
 
 
 def chosen_option(prediction: str, sample: Sample) -> str:
     """The option of a single letter (`B`, `b.`, `(B)`); any other prediction unchanged."""
     letter = prediction.strip().strip("().:").upper()
-    if len(letter) == 1 and letter in ascii_uppercase[: len(sample.options)]:
-        return sample.options[ascii_uppercase.index(letter)]
-    return prediction
+    return options_by_letter(sample.options).get(letter, prediction)
 
 
 def after_answer_phrase(text: str) -> str:

@@ -7,10 +7,10 @@ numbers of a benchmark from the scores of its samples.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
-from r2t2_jax.contract import Sample
+from r2t2_jax.contract import Sample, options_by_letter
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.metrics import anls, exact_match, gqa, mathvista, mmbench, mme, multiple_choice, sets, vqa
 
@@ -22,6 +22,7 @@ METRICS: dict[str, Metric] = {
     "exact_match": exact_match.exact_match,
     "startswith": exact_match.startswith,
     "vqa": vqa.vqa,
+    "vqa_llava": vqa.vqa_llava,
     "vqa_lmms_eval": vqa.vqa_lmms_eval,
     "vqa_vlmevalkit": vqa.vqa_vlmevalkit,
     "textvqa": vqa.textvqa,
@@ -31,14 +32,17 @@ METRICS: dict[str, Metric] = {
     "anls_m4c": anls.anls_m4c,
     "anls_lmms_eval": anls.anls_lmms_eval,
     "anls_vlmevalkit": anls.anls_vlmevalkit,
-    "stvqa_accuracy": vqa.stvqa_accuracy,
+    "stvqa_accuracy": vqa.evalai_match,
     "clevr": exact_match.exact_text,
+    "clevr_evalai": vqa.evalai_match,
     "cocoqa": exact_match.exact_text,
+    "cocoqa_evalai": vqa.evalai_match,
     "visual7w": multiple_choice.visual7w,
     "visual7w_letter": multiple_choice.visual7w_letter,
     "aokvqa": multiple_choice.aokvqa,
     "aokvqa_letter": multiple_choice.aokvqa_letter,
     "aokvqa_direct": multiple_choice.aokvqa_direct,
+    "aokvqa_direct_evalai": multiple_choice.aokvqa_direct_evalai,
     "tqa": multiple_choice.letter_match,
     "mathvista": mathvista.mathvista,
     "mathvista_lmms_eval": mathvista.mathvista_lmms_eval,
@@ -75,6 +79,47 @@ SET_SCORES: dict[str, SetScore] = {
     "mmbench": sets.mmbench,
     "cvbench": sets.cvbench,
 }
+
+ANSWERS = 10  # human answers of a question of VQA v2, TextVQA and A-OKVQA
+_LETTERS = frozenset(  # metrics of questions whose answer is the letter of an option
+    (
+        *("visual7w", "visual7w_letter", "aokvqa", "aokvqa_letter", "tqa", "mmbench", "mmbench_lmms_eval"),
+        *("mcq_lmms_eval", "cvbench2d", "cvbench3d", "cvbench_lmms_eval", "scienceqa", "scienceqa_moai"),
+        *("scienceqa_lmms_eval", "scienceqa_cambrian", "ai2d", "ai2d_moai", "ai2d_lmms_eval", "ai2d_cambrian"),
+        "physbench",
+    )
+)
+_HUMAN_ANSWERS = frozenset(  # metrics that compare with several human answers
+    (
+        *("vqa", "vqa_llava", "vqa_lmms_eval", "vqa_vlmevalkit", "aokvqa_direct", "aokvqa_direct_evalai"),
+        *("textvqa", "textvqa_lmms_eval", "textvqa_vlmevalkit"),
+    )
+)
+_YES_NO = frozenset(("mme", "mme_lmms_eval", "mme_mova", "mme_vlmevalkit"))
+
+
+def check_samples(name: str, samples: Iterable[Sample], dataset: str) -> None:
+    """Check that a metric can score the samples of a dataset.
+
+    Raises:
+        R2T2Error: a sample lacks the letters, the ten human answers, or the yes or no that the metric compares with.
+    """
+    for sample in samples:
+        fault = _fault(name, sample)
+        if fault:
+            raise R2T2Error(f"metric {name} {fault}: choose another metric for {dataset}, in which {sample.id!r} is so")
+
+
+def _fault(name: str, sample: Sample) -> str:
+    """Why the metric cannot score the sample; empty if it can."""
+    answer = sample.answers[0] if sample.answers else ""
+    if name in _LETTERS and answer not in options_by_letter(sample.options):
+        return "needs questions with options whose answer is a letter"
+    if name in _HUMAN_ANSWERS and len(sample.answers) < ANSWERS:
+        return f"needs {ANSWERS} human answers of each question, not {len(sample.answers)}"
+    if name in _YES_NO and answer.strip().lower() not in ("yes", "no"):
+        return "needs questions whose answer is yes or no"
+    return ""
 
 
 def get_metric(name: str) -> Metric:

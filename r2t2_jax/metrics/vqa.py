@@ -54,6 +54,11 @@ def vqa(prediction: str, sample: Sample) -> float:
     return leave_one_out(normalize_vqa(prediction), [normalize_vqa(answer) for answer in answers])
 
 
+def vqa_llava(prediction: str, sample: Sample) -> float:
+    """LLaVA and MoVA (convert_vqav2_for_submission.py): `vqa` of the prediction after EvalAI's normalization."""
+    return vqa(normalize_evalai(prediction), sample)
+
+
 def vqa_lmms_eval(prediction: str, sample: Sample) -> float:
     """lmms-eval, tasks/vqav2: the rules of VQA v2, but always normalized, even if all answers are equal."""
     return leave_one_out(normalize_vqa(prediction), [normalize_vqa(answer) for answer in sample.answers])
@@ -74,7 +79,7 @@ def textvqa_lmms_eval(prediction: str, sample: Sample) -> float:
     return leave_one_out(normalize_evalai(prediction), [normalize_evalai(answer) for answer in sample.answers])
 
 
-def stvqa_accuracy(prediction: str, sample: Sample) -> float:
+def evalai_match(prediction: str, sample: Sample) -> float:
     """1.0 if the prediction equals an answer after EvalAI's normalization (mmf, STVQAAccuracyEvaluator), else 0.0."""
     return float(normalize_evalai(prediction) in {normalize_evalai(answer) for answer in sample.answers})
 

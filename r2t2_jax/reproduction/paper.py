@@ -13,7 +13,7 @@ from r2t2_jax.errors import R2T2Error
 
 NUMBERS = "paper.json"
 MME, MME_SCALE = "MME-P", 20  # MME perception has 2,000 points
-LEFT_OUT = ("PhysBench",)  # columns that the averages of the ablations leave out
+LEFT_OUT = ("PhysBench",)  # columns that the paper's averages leave out
 COLUMN_OF = {  # the paper's columns by dataset name
     "mmbench": "MMBench",
     "mme": "MME-P",
@@ -49,21 +49,25 @@ def paper_rows(table: str) -> dict[str, dict[str, float]]:
 
 
 def paper_average(scores: Mapping[str, float]) -> float:
-    """The average of the paper's Table 2: the mean over its nine benchmarks in percent, MME's points divided by 20.
+    """The average that the paper prints: the mean in percent over eight benchmarks, MME's points divided by 20.
+
+    PhysBench, the ninth, is left out: only then does a row of the paper's table give the average printed in it.
 
     Args:
-        scores: score by dataset name, the keys of `COLUMN_OF`.
+        scores: score by dataset name, the keys of `COLUMN_OF`; `physbench` may be missing.
 
     Raises:
         R2T2Error: a dataset is missing or unknown.
     """
-    if set(scores) != set(COLUMN_OF):
-        wrong = ", ".join(sorted(set(scores) ^ set(COLUMN_OF)))
-        raise R2T2Error(f"the paper's average covers {', '.join(COLUMN_OF)}; missing or unknown: {wrong}")
-    return fmean(value / MME_SCALE if COLUMN_OF[name] == MME else value for name, value in scores.items())
+    counted = {name for name, column in COLUMN_OF.items() if column not in LEFT_OUT}
+    wrong = (counted - set(scores)) | (set(scores) - set(COLUMN_OF))
+    if wrong:
+        named = ", ".join(sorted(wrong))
+        raise R2T2Error(f"the paper's average covers {', '.join(COLUMN_OF)}; missing or unknown: {named}")
+    return average({COLUMN_OF[name]: value for name, value in scores.items()})
 
 
 def average(row: Mapping[str, float]) -> float:
-    """The average of the paper's ablations: the mean over benchmarks without PhysBench, MME's points divided by 20."""
+    """The average of a row by the paper's columns: the mean without PhysBench, MME's points divided by 20."""
     values = {key: value for key, value in row.items() if key not in LEFT_OUT}
     return fmean(value / MME_SCALE if key == MME else value for key, value in values.items())

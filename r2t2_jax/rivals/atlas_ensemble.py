@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Int
 
 from r2t2_jax.contract import Features, Params, Query, References, RoutedModel
 from r2t2_jax.errors import R2T2Error
+from r2t2_jax.method.forward import generate_answer
 from r2t2_jax.method.kernels import Gaussian, Kernel
 from r2t2_jax.method.presets import AtlasSettings, NeighborhoodSettings
 from r2t2_jax.method.search.atlas_points import neighborhood_losses, squared_distance
@@ -50,8 +51,16 @@ class AtlasEnsemble:
 
     def answer(self, batch: BaselineBatch) -> dict[str, Any]:
         """As `Baseline.answer`; the weights are the members' mean."""
-        sizes = {"model": batch.port.model, "max_new_tokens": batch.port.max_new_tokens}
-        tokens, weights = ensemble_answers(self, batch.port.params, batch.queries, batch.references, **sizes)
+        port = batch.port
+        tokens, weights = ensemble_answers(
+            self,
+            port.params,
+            batch.queries,
+            batch.references,
+            model=port.model,
+            max_new_tokens=port.max_new_tokens,
+            beams=port.beams,
+        )
         assert batch.references.points is not None
         return baseline_result(batch, self.evaluations(len(batch.references.points)), weights, tokens)
 
@@ -74,7 +83,7 @@ def atlas_ensemble(neighborhood: NeighborhoodSettings, atlas: AtlasSettings) -> 
 AnswersAndWeights = tuple[Int[Array, "B A"], Float[Array, "B L E"]]
 
 
-@partial(jax.jit, static_argnames=("model", "max_new_tokens"))
+@partial(jax.jit, static_argnames=("model", "max_new_tokens", "beams"))
 def ensemble_answers(
     ensemble: AtlasEnsemble,
     params: Params,
@@ -83,6 +92,7 @@ def ensemble_answers(
     *,
     model: RoutedModel,
     max_new_tokens: int,
+    beams: int = 1,
 ) -> AnswersAndWeights:
     """Answer tokens of a batch, and the weighted mean of the members' routings.
 
@@ -93,6 +103,7 @@ def ensemble_answers(
         references: from `ReferenceBank.atlas_references`.
         model: hashable.
         max_new_tokens: of an answer.
+        beams: of the beam search; 1 for greedy answers.
     """
     points = references.points
     assert points is not None
@@ -106,7 +117,7 @@ def ensemble_answers(
         costs = mean + ensemble.proximal_weight * distance  # [G]
         best = jax.lax.top_k(-costs, members)[1]
         chosen = restrict(model.spec, points[best], jnp.broadcast_to(query.support, points[best].shape))  # [H, L, E]
-        tokens = jax.lax.map(partial(_generate, model, params, query.features, max_new_tokens), chosen)  # [H, A]
+        tokens = jax.lax.map(partial(_generate, model, params, query.features, max_new_tokens, beams), chosen)  # [H, A]
         candidates = jax.vmap(model.as_answer)(tokens)  # C = H of them
         logprobs = jax.lax.map(
             lambda r: model.answer_logprobs(params, query.features, Routing(r), candidates), chosen
@@ -120,6 +131,11 @@ def ensemble_answers(
 
 
 def _generate(
-    model: RoutedModel, params: Params, features: Features, max_new_tokens: int, weights: Float[Array, "L E"]
+    model: RoutedModel,
+    params: Params,
+    features: Features,
+    max_new_tokens: int,
+    beams: int,
+    weights: Float[Array, "L E"],
 ) -> Int[Array, "A"]:
-    return model.generate(params, features, Routing(weights), max_new_tokens)
+    return generate_answer(model, params, features, Routing(weights), max_new_tokens, beams)

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Int
 
 from r2t2_jax.contract import Inputs, Params, Port, RoutedModel, Sample
 from r2t2_jax.errors import R2T2Error
+from r2t2_jax.method.forward import generate_answer
 from r2t2_jax.method.presets import NeighborhoodSettings
 from r2t2_jax.method.strategies import kernel_of
 from r2t2_jax.retrieval.neighbors import NearestNeighbors
@@ -43,7 +44,9 @@ class InContext(NeighborBaseline):
         ]
         _check_length(port, prompted)
         inputs = port.processor.prepare(port.params, prompted)
-        tokens, weights = _answer(port.params, inputs, model=port.model, max_new_tokens=port.max_new_tokens)
+        tokens, weights = _answer(
+            port.params, inputs, model=port.model, max_new_tokens=port.max_new_tokens, beams=port.beams
+        )
         return baseline_result(batch, 1, weights, tokens)
 
 
@@ -70,12 +73,13 @@ def _check_length(port: Port, prompted: Sequence[Sample]) -> None:
             )
 
 
-@partial(jax.jit, static_argnames=("model", "max_new_tokens"))
+@partial(jax.jit, static_argnames=("model", "max_new_tokens", "beams"))
 def _answer(
-    params: Params, inputs: Inputs, *, model: RoutedModel, max_new_tokens: int
+    params: Params, inputs: Inputs, *, model: RoutedModel, max_new_tokens: int, beams: int
 ) -> tuple[Int[Array, "B A"], Float[Array, "B L E"]]:
     def answer_sample(inputs: Inputs) -> tuple[Int[Array, "A"], Float[Array, "L E"]]:
         features = model.encode(params, inputs)
-        return model.generate(params, features, None, max_new_tokens), model.route(params, features)
+        answer = generate_answer(model, params, features, None, max_new_tokens, beams)
+        return answer, model.route(params, features)
 
     return jax.lax.map(answer_sample, inputs)

@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from r2t2_jax.contract import Answer, Features, Inputs, LogprobModel, Params, RoutedModel
 from r2t2_jax.errors import R2T2Error
+from r2t2_jax.method.forward import generate_answer
 from r2t2_jax.rivals.base import BaselineBatch, baseline_result
 from r2t2_jax.runtime.pytrees import Join, partition, register_pytree_dataclass, select_params
 
@@ -99,6 +100,7 @@ class Warmup:
             model=port.model,
             adapted=adapted,
             max_new_tokens=port.max_new_tokens,
+            beams=port.beams,
         )
         return baseline_result(batch, self.evaluations(len(captioning.prompts), port.max_new_tokens), weights, tokens)
 
@@ -115,7 +117,7 @@ def warmup(warmup: WarmupSettings) -> Warmup:
     return Warmup(warmup.learning_rate)
 
 
-@partial(jax.jit, static_argnames=("model", "adapted", "max_new_tokens"))
+@partial(jax.jit, static_argnames=("model", "adapted", "max_new_tokens", "beams"))
 def _answer(
     warmup: Warmup,
     params: Params,
@@ -125,6 +127,7 @@ def _answer(
     model: LogprobModel,
     adapted: tuple[bool, ...],
     max_new_tokens: int,
+    beams: int,
 ) -> tuple[Int[Array, "B A"], Float[Array, "B L E"]]:
     start, join = partition(params, adapted)
     blank = jax.lax.map(partial(model.encode, params), gray)  # [P, ...]
@@ -144,7 +147,8 @@ def _answer(
         captions = jax.lax.map(caption, (encoded, blank, jax.random.split(drawing, count)))  # [P, ...]
         trained = join(train(warmup, model, start, join, prompts, captions, ordering))
         features = model.encode(trained, inputs)
-        return model.generate(trained, features, None, max_new_tokens), model.route(trained, features)
+        answer = generate_answer(model, trained, features, None, max_new_tokens, beams)
+        return answer, model.route(trained, features)
 
     return jax.lax.map(answer_sample, samples)
 

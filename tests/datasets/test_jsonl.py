@@ -8,8 +8,11 @@ import pytest
 from PIL import Image
 
 from r2t2_jax.datasets import load_dataset
+from r2t2_jax.datasets.catalog import DATASETS
+from r2t2_jax.datasets.prompts import as_prompt
 from r2t2_jax.datasets.registry import load_jsonl
 from r2t2_jax.errors import R2T2Error
+from r2t2_jax.metrics import get_metric
 
 RED = (200, 10, 10)
 
@@ -42,6 +45,57 @@ def test_a_line_with_every_field(folder: Path) -> None:
 def test_ids_name_the_line_and_blank_lines_count(folder: Path) -> None:
     path = write(folder, line(), "", line(question="Line\u2028separator?"))
     assert [sample.id for sample in load_jsonl(path)] == ["set-1", "set-3"]
+
+
+def test_repeated_answers_count(folder: Path) -> None:
+    people = ["red"] * 7 + ["crimson"] * 3
+    crimson = line(answer="crimson", answers=people)
+    first, second, third = load_jsonl(write(folder, line(answers=people), crimson, line(answer="dark", answers=people)))
+    assert first.answers == tuple(people)
+    assert second.answers == ("crimson",) * 3 + ("red",) * 7
+    assert third.answers == ("dark", *people)
+    expected = {"vqa": (1.0, 0.9), "textvqa": (1.0, 0.9), "vqa_llava": (1.0, 0.9), "aokvqa_direct": (1.0, 1.0)}
+    for name, scores in expected.items():
+        assert [get_metric(name)(text, first) for text in ("red", "crimson")] == pytest.approx(scores)
+
+
+def test_an_empty_option_keeps_the_letters_of_the_others(folder: Path) -> None:
+    options = ["cat", "", "bird"]
+    (sample,) = load_jsonl(write(folder, line(options=options, style="letter", answer="bird")))
+    assert sample.answers == ("C",)
+    assert as_prompt("Which?", sample.options).split("\n") == ["Which?", "A. cat", "C. bird"]
+    with pytest.raises(R2T2Error, match="answer 'B' is neither one of"):
+        load_jsonl(write(folder, line(options=options, style="letter", answer="B")))
+
+
+@pytest.mark.parametrize(
+    ("options", "answer", "letters"),
+    [(["B", "A"], "A", "A and B"), (["b", "x"], "b", "B and A"), (["red", "blue", "red"], "red", "A and C")],
+)
+def test_ambiguous_options_are_refused(folder: Path, options: list[str], answer: str, letters: str) -> None:
+    path = write(folder, line(options=options, style="letter", answer=answer))
+    with pytest.raises(R2T2Error, match=rf"set\.jsonl:1: answer .* is ambiguous, it stands for the options {letters}"):
+        load_jsonl(path)
+
+
+def test_options_that_repeat_can_be_answered_by_letter(folder: Path) -> None:
+    options = ["red", "blue", "red"]
+    samples = load_jsonl(write(folder, *(line(options=options, style="letter", answer=x) for x in ("blue", "C", "b"))))
+    assert [sample.answers for sample in samples] == [("B",), ("C",), ("B",)]
+
+
+@pytest.mark.parametrize("right", [3, 28])
+@pytest.mark.parametrize("style", ["letter", "word"])
+def test_more_options_than_letters_are_refused_by_line(folder: Path, right: int, style: str) -> None:
+    options = [f"street {i}" for i in range(1, 31)]
+    with pytest.raises(R2T2Error, match=r"set\.jsonl:1: a question of 30 options; letters name 26 at most"):
+        load_jsonl(write(folder, line(options=options, style=style, answer=f"street {right}")))
+
+
+def test_files_that_begin_with_a_dot_are_ignored(folder: Path) -> None:
+    write(folder, line())
+    (folder / "._set.jsonl").write_bytes(b"\0\5\x16\7")
+    assert [item.id for item in DATASETS["jsonl"].read(folder, "")] == ["set-1"]
 
 
 def test_letter_style_gives_the_letter(folder: Path) -> None:

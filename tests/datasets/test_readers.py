@@ -1,6 +1,10 @@
 """The records that each reader yields for its official files, written by hand."""
 
+import base64
+import csv
+import json
 from pathlib import Path
+from string import ascii_uppercase
 from typing import Any
 
 import pytest
@@ -11,7 +15,7 @@ from r2t2_jax.datasets.record import STYLES, Record
 from r2t2_jax.datasets.validate import read_split
 from r2t2_jax.metrics import METRICS, SET_SCORES
 from r2t2_jax.metrics.mathvista import listed_choices
-from tests.datasets.official import OFFICIAL, put
+from tests.datasets.official import OFFICIAL, png, put
 
 MOVA_LINE = {
     "image": "abc_images/70.png",
@@ -120,6 +124,90 @@ def test_mmbench_reads_the_circular_passes_of_a_file(tmp_path: Path) -> None:
     records = read_split(DATASETS["mmbench"], tmp_path, "dev").records
     assert [record.id for record in records] == ["7", "1000007"]
     assert records[0].image == records[1].image
+
+
+def test_mmbench_keeps_the_letters_behind_an_empty_column(tmp_path: Path) -> None:
+    write_mmbench(tmp_path, [mmbench_row(C="nan", D="w", answer="D")])
+    passes = read_split(DATASETS["mmbench"], tmp_path, "dev").records
+    assert [record.options for record in passes] == [("x", "y", "", "w"), ("y", "w", "", "x"), ("w", "x", "", "y")]
+    assert [record.answers[0] for record in passes] == ["D", "B", "A"]  # always w
+    (invalid,) = read_rows(tmp_path, [mmbench_row(C="", D="w", answer="C")])
+    assert "answer 'C' is not the letter of one of 4 options" in invalid.cause
+
+
+def test_mmbench_reads_all_26_option_columns(tmp_path: Path) -> None:
+    options = {letter: f"option {letter}" for letter in ascii_uppercase}
+    passes = read_rows(tmp_path, [mmbench_row(**options, answer="Z")])
+    assert len(passes) == 26 and passes[0].options[25] == "option Z" and passes[25].answers == ("A",)
+
+
+def test_mmbench_reads_images_of_other_tables(tmp_path: Path) -> None:
+    data = png()
+    for cell in (base64.encodebytes(data).decode(), "data:image/png;base64," + base64.b64encode(data).decode()):
+        assert read_rows(tmp_path, [mmbench_row(image=cell)])[0].image == data
+    chain = [mmbench_row(), mmbench_row(index="8", image="7"), mmbench_row(index="9", image="8")]
+    assert {record.image for record in read_rows(tmp_path, chain)} == {data}
+    circle = [mmbench_row(image="8"), mmbench_row(index="8", image="7")]
+    assert "the image is that of row 8, which names this row in turn" in read_rows(tmp_path, circle)[0].cause
+
+
+def mmbench_row(**cells: str) -> dict[str, str]:
+    row = {"index": "7", "question": "Which?", "hint": "", "A": "x", "B": "y", "C": "z", "answer": "B"}
+    return row | {"category": "c", "image": base64.b64encode(png()).decode()} | cells
+
+
+def write_mmbench(folder: Path, rows: list[dict[str, str]]) -> None:
+    with (folder / "MMBench_DEV_EN.tsv").open("w", newline="", encoding="utf-8") as file:
+        table = csv.DictWriter(file, list(rows[0]), delimiter="\t")
+        table.writeheader()
+        table.writerows(rows)
+
+
+def read_rows(folder: Path, rows: list[dict[str, str]]) -> list[Any]:
+    write_mmbench(folder, rows)
+    return list(DATASETS["mmbench"].read(folder, "dev"))
+
+
+def test_files_that_begin_with_a_dot_are_no_data(tmp_path: Path) -> None:
+    for name, path in (("mme", "MME_Benchmark_release_version/count/._1.txt"), ("ai2d", "ai2d/questions/._0.png.json")):
+        OFFICIAL[name](tmp_path / name)
+        expected = read_split(DATASETS[name], tmp_path / name, DATASETS[name].splits[0]).records
+        (tmp_path / name / path).write_bytes(b"\0\5\x16\7\0\2\0\0Mac OS X\xb0")
+        assert read_split(DATASETS[name], tmp_path / name, DATASETS[name].splits[0]).records == expected
+
+
+def test_only_newlines_end_a_line(tmp_path: Path) -> None:
+    OFFICIAL["cocoqa"](tmp_path)
+    path = tmp_path / "test/questions.txt"
+    path.write_bytes(path.read_bytes().replace(b"what is black", "what\u2028is\x0cbla\x85ck".encode()))
+    assert first_of("cocoqa", tmp_path).question == "what\u2028is\x0cbla\x85ck"
+    path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+    assert first_of("cocoqa", tmp_path).question == "what\u2028is\x0cbla\x85ck"
+    OFFICIAL["mme"](tmp_path / "mme")
+    path = next((tmp_path / "mme").glob("*/count/*.txt"))
+    path.write_text("Is a\x0bhere? Please answer yes or no.\tYes\r\nIs b\u2029here?\tNo\r\n", encoding="utf-8")
+    questions = [record.question for record in read_split(DATASETS["mme"], tmp_path / "mme", "perception").records]
+    assert "Is a\x0bhere?" in questions and "Is b\u2029here?" in questions
+
+
+def first_of(name: str, folder: Path) -> Any:
+    return read_split(DATASETS[name], folder, DATASETS[name].splits[0]).records[0]
+
+
+def test_textvqa_reads_the_ocr_tokens_of_llavas_prompts(tmp_path: Path) -> None:
+    OFFICIAL["textvqa"](tmp_path)
+    assert (first_of("textvqa", tmp_path).question, first_of("textvqa", tmp_path).context) == ("what brand?", "")
+    line = "Reference OCR token: DAKOTA, DIGITAL"
+    text = f"What brand?\n{line}\nAnswer the question using a single word or phrase."
+    row = {"question_id": "003a8ae2ef43b901", "image": "003a8ae2ef43b901.jpg", "text": text, "category": "default"}
+    put(tmp_path / "llava_textvqa_val_v051_ocr.jsonl", json.dumps(row) + "\n")
+    assert (first_of("textvqa", tmp_path).question, first_of("textvqa", tmp_path).context) == ("What brand?", line)
+    put(tmp_path / "llava_textvqa_val_v051_ocr.jsonl", json.dumps(row | {"question_id": "other"}) + "\n")
+    (invalid,) = DATASETS["textvqa"].read(tmp_path, "val")
+    assert "question 1: the file of prompts with OCR tokens has no question 'what brand?'" in invalid.cause
+    (tmp_path / "llava_textvqa_val_v051_ocr.jsonl").unlink()
+    put(tmp_path / "llava_textvqa_val_v051_ocr.json", [row])
+    assert first_of("textvqa", tmp_path).context == line
 
 
 def test_mathvista_builds_a_missing_query_and_answers_choices_by_letter(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from r2t2_jax.datasets.files import (
     read_json,
     read_text,
     unpacked_root,
+    visible,
 )
 from r2t2_jax.datasets.prompts import split_prompt
 from r2t2_jax.datasets.record import DatasetSpec, InvalidRecord, Record, Records
@@ -42,7 +43,7 @@ def _read_original(folder: Path, split: str) -> Records:
     find_path(root, "questions", what="folder of questions")
     ids_path = find_path(folder, "ai2d_test_ids.csv", "ai2d/ai2d_test_ids.csv", what="list of test diagrams")
     test = set(read_text(ids_path).split())
-    paths = sorted((root / "questions").glob("*.json"), key=lambda path: (len(path.name), path.name))
+    paths = sorted(visible(root / "questions", "*.json"), key=lambda path: (len(path.name), path.name))
 
     def parse(row: Fields) -> Record:
         answers, abc = row.texts("answerTexts"), bool(row.values.get("abcLabel"))

@@ -80,6 +80,6 @@ DATASETS = (
         name="aokvqa_direct",
         title="A-OKVQA, direct answers",
         read=read_direct,
-        metric="aokvqa_direct",
+        metric="aokvqa_direct_evalai",
     ),
 )

@@ -11,7 +11,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from r2t2_jax.datasets.files import Fields, find_path, first_existing, numbered, parse_rows, read_text, unpacked_root
+from r2t2_jax.datasets.files import (
+    Fields,
+    find_path,
+    first_existing,
+    numbered,
+    parse_rows,
+    read_text_lines,
+    unpacked_root,
+)
 from r2t2_jax.datasets.record import DatasetSpec, Record, Records
 from r2t2_jax.errors import R2T2Error
 
@@ -24,7 +32,7 @@ def read(folder: Path, split: str) -> Records:
     """Yields one record per line of a split's four files."""
     texts = unpacked_root(folder, "cocoqa")
     paths = {name: find_path(texts, f"{split}/{name}.txt") for name in COLUMNS}
-    columns = {name: read_text(path).splitlines() for name, path in paths.items()}
+    columns = {name: read_text_lines(path) for name, path in paths.items()}
     lengths = {name: len(lines) for name, lines in columns.items()}
     if len(set(lengths.values())) > 1:
         counted = ", ".join(f"{name}.txt {length}" for name, length in lengths.items())
@@ -58,7 +66,7 @@ DATASETS = (
         read=read,
         splits=("test", "train"),
         files="<split>/questions.txt, answers.txt, img_ids.txt, types.txt; COCO images",
-        metric="cocoqa",
+        metric="cocoqa_evalai",
         license="none named (research); COCO images: Flickr terms",
         home="https://www.cs.toronto.edu/~mren/imageqa/data/cocoqa",
         role="reference",

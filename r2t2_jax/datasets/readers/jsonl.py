@@ -1,8 +1,10 @@
 """Your own dataset: a JSONL file of questions next to a folder of images.
 
 Each line is an object with `image` (path relative to the image folder), `question`, `answer`, and optionally `answers`
-(all accepted answers, the most common first), `id`, `options`, `style`, `category` and `split`. With style `letter` an
-answer is the letter or the text of an option; the prompt requests the letter.
+(all accepted answers, the most common first, with repeats), `id`, `options`, `style`, `category` and `split`. If
+`answer` is one of `answers`, it is the first and is not counted again. With style `letter` an answer is the letter or
+the text of an option; the prompt requests the letter. An answer that is the letter of one option and the text of
+another, or the text of two, is refused. An empty option is a letter without an option.
 
 `r2t2 datasets prepare jsonl` reads questions.jsonl, or the only .jsonl file of the folder; `load_dataset` also accepts
 the path of such a file.
@@ -11,9 +13,9 @@ the path of such a file.
 from __future__ import annotations
 
 from pathlib import Path
-from string import ascii_uppercase
 from typing import Any
 
+from r2t2_jax.contract import options_by_letter
 from r2t2_jax.datasets.files import find_path, read_text
 from r2t2_jax.datasets.record import STYLES, DatasetSpec, InvalidRecord, Record, Records
 from r2t2_jax.errors import R2T2Error
@@ -79,19 +81,39 @@ def _record(fields: dict[str, Any], images: Path, where: str) -> Record:
 
 
 def _answers(fields: dict[str, Any], where: str) -> tuple[str, ...]:
-    """The accepted answers in the form that the prompt requests, the most common first."""
-    answers = ([fields["answer"]] if fields.get("answer") else []) + fields.get("answers", [])
+    """The accepted answers in the form that the prompt requests, with repeats, `answer` first."""
+    first, answers = fields.get("answer"), list(fields.get("answers", []))
     if fields.get("style") == "letter":
-        answers = [_letter(answer, fields.get("options", []), where) for answer in answers]
-    return tuple(dict.fromkeys(answers))
+        options = _offered(fields.get("options", []), where)
+        first = _letter(first, options, where) if first else first
+        answers = [_letter(answer, options, where) for answer in answers]
+    if not first:
+        return tuple(answers)
+    same = [answer for answer in answers if answer == first]
+    return (*(same or [first]), *(answer for answer in answers if answer != first))
 
 
-def _letter(answer: str, options: list[str], where: str) -> str:
-    if answer in options:
-        return ascii_uppercase[options.index(answer)]
-    if len(answer) == 1 and answer.upper() in ascii_uppercase[: len(options)]:
-        return answer.upper()
-    raise R2T2Error(f"{where}: answer {answer!r} is neither one of the options {options} nor the letter of one")
+def _offered(options: list[str], where: str) -> dict[str, str]:
+    try:
+        return options_by_letter(options)
+    except R2T2Error as error:
+        raise R2T2Error(f"{where}: {error}") from error
+
+
+def _letter(answer: str, options: dict[str, str], where: str) -> str:
+    """The letter of an answer that is a letter or the text of an option."""
+    letters = [letter for letter, text in options.items() if text == answer]
+    if len(answer) == 1 and answer.upper() in options:
+        letters = list(dict.fromkeys([answer.upper(), *letters]))
+    if len(letters) > 1:
+        raise R2T2Error(
+            f"{where}: answer {answer!r} is ambiguous, it stands for the options {' and '.join(letters)}: give other "
+            "option texts, or the letter if no option has it as its text"
+        )
+    if not letters:
+        listed = list(options.values())
+        raise R2T2Error(f"{where}: answer {answer!r} is neither one of the options {listed} nor the letter of one")
+    return letters[0]
 
 
 DATASETS = (

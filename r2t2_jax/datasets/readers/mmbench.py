@@ -4,7 +4,9 @@
 
 Test answers are hidden. A file with circular passes (index = pass * 1,000,000 + base) is read as it is. For a file with
 one row per question the passes are built by rotating the options as the official evaluation does, so that CircularEval
-can be scored. A hint precedes the question. Options end at the first empty cell. Category: the finer category.
+can be scored. A hint precedes the question. An empty cell is a letter without an option; the options after it keep
+their letters. An image cell is base64, also in several lines or as a data URL, or the index of a row with the same
+image. Category: the finer category.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 from string import ascii_uppercase
 
+from r2t2_jax.contract import options_by_letter
 from r2t2_jax.datasets.files import Fields, check_letter, find_path, parse_rows, read_text
 from r2t2_jax.datasets.record import DatasetSpec, Record, Records
 from r2t2_jax.errors import R2T2Error
@@ -40,15 +43,14 @@ def read(folder: Path, split: str) -> Records:
         index = row.text("index")
         if not index.isdecimal():
             raise R2T2Error(f"{row.where}: index {index!r} is not a number")
-        cells = [str(row.values.get(name) or "") for name in ascii_uppercase]
-        count = next(i for i, cell in enumerate(cells) if cell in EMPTY)
+        options = _options(row)
         hint = str(row.values.get("hint") or "")
         return Record(
             id=index,
             image=_image(row, images),
             question="\n".join([*([hint] if hint not in EMPTY else []), row.text("question")]),
-            options=tuple(cells[:count]),
-            answers=(check_letter(row.text("answer"), cells[:count], row.where),),
+            options=options,
+            answers=(check_letter(row.text("answer"), options, row.where),),
             style="letter",
             category=str(row.values.get("category") or ""),
             split=split,
@@ -76,6 +78,13 @@ def _rows(path: Path) -> list[dict[str, str]]:
         csv.field_size_limit(before)
 
 
+def _options(row: Fields) -> tuple[str, ...]:
+    """The texts of the columns A, B, ..., up to the last that is not empty; an empty text for an empty cell."""
+    cells = [str(row.values.get(name) or "") for name in ascii_uppercase]
+    texts = ["" if cell.strip() in EMPTY else cell for cell in cells]
+    return tuple(texts[: max((i + 1 for i, text in enumerate(texts) if text), default=0)])
+
+
 def _number(text: str | None) -> int:
     return int(text) if text and text.isdecimal() else 0
 
@@ -87,7 +96,7 @@ def _image(row: Fields, images: dict[str, str]) -> bytes:
         if cell in rows:
             raise R2T2Error(f"{row.where}: the image is that of row {cell}, which names this row in turn")
         rows.add(cell)
-        cell = images[cell]
+        cell = images[cell] or ""
     if cell.startswith("data:"):
         cell = cell.partition(",")[2]
     try:
@@ -97,14 +106,17 @@ def _image(row: Fields, images: dict[str, str]) -> bytes:
 
 
 def _further_passes(record: Record) -> Iterator[Record]:
-    """Pass r lists the options rotated by r; the letter of the answer changes accordingly."""
-    options, right = record.options, ascii_uppercase.index(record.answers[0])
-    for r in range(1, len(options)):
+    """Pass r lists the option texts rotated by r under the same letters; the letter of the answer changes."""
+    offered = options_by_letter(record.options)
+    letters, texts = list(offered), list(offered.values())
+    right = letters.index(record.answers[0])
+    for r in range(1, len(letters)):
+        rotated = dict(zip(letters, texts[r:] + texts[:r], strict=True))
         yield replace(
             record,
             id=str(r * CIRCULAR + int(record.id)),
-            options=options[r:] + options[:r],
-            answers=(ascii_uppercase[(right - r) % len(options)],),
+            options=tuple(rotated.get(letter, "") for letter in ascii_uppercase[: len(record.options)]),
+            answers=(letters[(right - r) % len(letters)],),
         )
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from r2t2_jax.datasets.files import Fields, find_path, parse_rows, read_text, unpacked_root
+from r2t2_jax.datasets.files import Fields, find_path, parse_rows, read_text_lines, unpacked_root, visible
 from r2t2_jax.datasets.prompts import mme_question
 from r2t2_jax.datasets.record import DatasetSpec, InvalidRecord, Record, Records
 from r2t2_jax.errors import R2T2Error
@@ -32,7 +32,7 @@ def read(folder: Path, split: str) -> Records:
         find_path(root, subtask, what="subtask folder")
         texts = unpacked_root(root / subtask, "questions_answers_YN")
         images = unpacked_root(root / subtask, "images")
-        paths = sorted(texts.glob("*.txt"))
+        paths = visible(texts, "*.txt")
         if not paths:
             raise R2T2Error(f"expected questions {texts}/<image>.txt, but there are none")
         for path in paths:
@@ -58,7 +58,7 @@ def _questions(path: Path, images: Path, subtask: str, split: str) -> Records:
         )
 
     try:
-        lines = [line for line in read_text(path).splitlines() if line.strip()]
+        lines = [line for line in read_text_lines(path) if line.strip()]
     except R2T2Error as error:
         yield InvalidRecord(str(error))
         return

@@ -88,7 +88,7 @@ DATASETS = (
         splits=("val", "train"),
         files="v2_OpenEnded_mscoco_<split>2014_questions.json, v2_mscoco_<split>2014_annotations.json, "
         "<split>2014/*.jpg",
-        metric="vqa",
+        metric="vqa_llava",
         license="CC BY 4.0 (annotations); COCO images: Flickr terms",
         home="https://visualqa.org",
         role="reference",
