@@ -15,7 +15,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 from tokenizers import Tokenizer
 
-from ports.common.checkpoint.convert import Converter
+from ports.common.checkpoint.convert import CONFIG_FILE, TOKENIZER_JSON, Converter
 from ports.common.checkpoint.load import open_model
 from ports.common.checkpoint.mapping import Leaf
 from ports.common.configs import ConfigFields, read_json
@@ -138,6 +138,7 @@ converter = Converter(
     leaves,
     ignored,
     abstract_params,
+    side_files=(CONFIG_FILE, TOKENIZER_JSON),
     known={"config.json": BERT, "1_Pooling/config.json": POOLING, LIMITS: LENGTHS},
 )
 

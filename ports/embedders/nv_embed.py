@@ -17,7 +17,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 from tokenizers import Tokenizer
 
-from ports.common.checkpoint.convert import Converter
+from ports.common.checkpoint.convert import CONFIG_FILE, TOKENIZER_JSON, Converter
 from ports.common.checkpoint.load import open_model
 from ports.common.checkpoint.mapping import Leaf, linear_leaves, norm_leaves
 from ports.common.configs import ConfigFields, read_json
@@ -216,7 +216,13 @@ def abstract_params(config: NVEmbedConfig) -> Any:
 
 
 converter = Converter(
-    "nv_embed", NVEmbedConfig.from_folder, leaves, ignored, abstract_params, known={"config.json": NV_EMBED}
+    "nv_embed",
+    NVEmbedConfig.from_folder,
+    leaves,
+    ignored,
+    abstract_params,
+    side_files=(CONFIG_FILE, TOKENIZER_JSON),
+    known={"config.json": NV_EMBED},
 )
 
 LICENSE = "the weights of NV-Embed-v2 are for non-commercial use only (CC-BY-NC-4.0)"

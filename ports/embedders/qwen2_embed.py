@@ -5,7 +5,8 @@ Axis letters: T tokens, D width, M embedding size. The model takes one text.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 from tokenizers import Tokenizer
 
-from ports.common.checkpoint.convert import Converter
-from ports.common.checkpoint.formats import open_checkpoint
+from ports.common.checkpoint.convert import CONFIG_FILE, TOKENIZER_JSON, Converter, SideFile
 from ports.common.checkpoint.load import open_model
 from ports.common.checkpoint.mapping import Leaf, linear_leaves
 from ports.common.configs import ConfigFields, read_json
@@ -141,9 +141,13 @@ def gte_from_folder(folder: Path) -> Qwen2EmbedConfig:
 
 def _from_folder(folder: Path, default: Qwen2EmbedConfig, head: int | None) -> Qwen2EmbedConfig:
     tokens = length_limit(folder) or default.max_tokens
-    config = Qwen2EmbedConfig.from_hf(read_json(folder / "config.json"), head, tokens)
-    prefixed = any(name.startswith("model.") for name in open_checkpoint(folder))
-    return Qwen2EmbedConfig(**{**vars(config), "prefix": "model." if prefixed else ""})
+    return Qwen2EmbedConfig.from_hf(read_json(folder / "config.json"), head, tokens)
+
+
+def adapt(config: Qwen2EmbedConfig, names: Collection[str]) -> Qwen2EmbedConfig:
+    """The config with the prefix of the decoder's tensors, which some releases omit."""
+    prefixed = any(name.startswith("model.") for name in names)
+    return dataclasses.replace(config, prefix="model." if prefixed else "")
 
 
 class Qwen2Embed(nnx.Module):
@@ -167,6 +171,9 @@ class Qwen2Embed(nnx.Module):
 
 
 STELLA_HEAD = "2_Dense_1024"
+DENSE_CONFIG = SideFile(
+    (f"{STELLA_HEAD}/config.json",), "the dense layer over the mean", "it belongs to the checkpoint"
+)
 
 
 def leaves(config: Qwen2EmbedConfig) -> dict[str, Leaf]:
@@ -195,10 +202,19 @@ stella = Converter(
     ignored,
     abstract_params,
     folders=(".", STELLA_HEAD),
+    adapt=adapt,
+    side_files=(CONFIG_FILE, TOKENIZER_JSON, DENSE_CONFIG),
     known={"config.json": QWEN2, LIMITS: LENGTHS, f"{STELLA_HEAD}/config.json": DENSE},
 )
 gte_qwen2 = Converter(
-    "gte_qwen2", gte_from_folder, leaves, ignored, abstract_params, known={"config.json": QWEN2, LIMITS: LENGTHS}
+    "gte_qwen2",
+    gte_from_folder,
+    leaves,
+    ignored,
+    abstract_params,
+    adapt=adapt,
+    side_files=(CONFIG_FILE, TOKENIZER_JSON),
+    known={"config.json": QWEN2, LIMITS: LENGTHS},
 )
 
 END = "<|endoftext|>"  # also the padding token, so masks are made from lengths, not from ids

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from ports.common.checkpoint.convert import Converter
+from ports.common.checkpoint.convert import CONFIG_FILE, Converter, SideFile
 from ports.common.checkpoint.mapping import Leaf, as_is, linear_leaves, named, norm_leaves, path_name
 from ports.common.configs import read_json
 from ports.common.layers.clip_vit import clip_leaves
@@ -194,11 +194,14 @@ def config_from(folder: Path) -> MoAIConfig:
     return MoAIConfig.from_hf(read_json(folder / "config.json"))
 
 
+TOKENIZER_MODEL = SideFile(("tokenizer.model",), "the sentencepiece tokenizer", "it belongs to the checkpoint")
+
 converter = Converter(
     port="moai",
     config_from=config_from,
     leaves=leaves,
     ignored=lambda config: IGNORED,
     abstract_params=lambda config: abstract(config)[1],
+    side_files=(CONFIG_FILE, TOKENIZER_MODEL),
     known={"config.json": FIELDS},
 )

@@ -11,15 +11,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ports.common.checkpoint import convert
+from ports.common.checkpoint.convert import CONFIG_FILE, VOCABULARY, SideFile
 from ports.common.configs import ConfigFields, read_json
 from ports.common.layers.decoder import DecoderConfig
 from ports.mova.config import MovaConfig
 from r2t2_jax.errors import R2T2Error
 
 OURS, TEXT_ENCODER = "r2t2", "bert-large-uncased"
-BERT_VOCABULARY = "vocab.txt"
-
 FIELDS = ConfigFields(
     "config.json of MoVA",
     fixed={
@@ -151,19 +149,36 @@ def config_from(folder: Path) -> MovaConfig:
     return config
 
 
-def tokenizer_files(folder: Path) -> tuple[Path, ...]:
-    """The language model's tokenizer, and BERT's vocabulary, which the checkpoint does not contain.
+def check_vocabulary(config: MovaConfig, files: Mapping[str, Path]) -> None:
+    """Refuse a vocabulary with more words than the text encoder has embeddings.
 
     Raises:
-        R2T2Error: either is missing. The vocabulary is `vocab.txt` of bert-large-uncased, copied into the folder.
+        R2T2Error: the vocabulary is another model's, or cannot be read.
     """
-    files = convert.tokenizer_files(folder)
-    names = {file.name for file in files}
-    if BERT_VOCABULARY not in names:
+    file = files[VOCABULARY]
+    try:
+        words = len(file.read_text(encoding="utf-8").splitlines())
+    except (OSError, UnicodeDecodeError) as error:
+        raise R2T2Error(f"{file} cannot be read ({error})") from error
+    if words > config.bert.vocab_size:
         raise R2T2Error(
-            f"{folder} has no {BERT_VOCABULARY}, the text encoder's vocabulary, which the checkpoint does not contain; "
-            "copy vocab.txt of bert-large-uncased there"
+            f"{file} has {words:,} words, the text encoder of this MoVA has {config.bert.vocab_size:,}; "
+            f"it must be the vocab.txt of {TEXT_ENCODER}"
         )
-    if not names & {"tokenizer.json", "tokenizer.model"}:
-        raise R2T2Error(f"{folder} has neither tokenizer.json nor tokenizer.model")
-    return files
+
+
+SIDE_FILES = (
+    CONFIG_FILE,
+    SideFile(("tokenizer.json", "tokenizer.model"), "the tokenizer", "it belongs to the checkpoint"),
+    SideFile(
+        (VOCABULARY,),
+        "the words of the text encoder, BERT, which the checkpoint does not contain",
+        f"it is vocab.txt of google-bert/{TEXT_ENCODER}",
+    ),
+    SideFile(
+        (PREPROCESSOR,),
+        "the normalization of the image of Vary, Co-DETR and SAM",
+        "copy the folder experts of the released checkpoint there to use its own",
+        assumed="that of CLIP",
+    ),
+)

@@ -11,7 +11,7 @@ from ports.common.layers.clip_vit import clip_leaves
 from ports.common.layers.decoder import decoder_leaves
 from ports.mova.adapter.adapter import adapter_leaves
 from ports.mova.config import MovaConfig
-from ports.mova.hf_config import FIELDS, PREPROCESSOR, VARY, config_from, tokenizer_files
+from ports.mova.hf_config import FIELDS, PREPROCESSOR, SIDE_FILES, VARY, check_vocabulary, config_from
 from ports.mova.modeling import abstract
 from ports.mova.towers.biomedclip import biomedclip_leaves
 from ports.mova.towers.codetr import codetr_leaves
@@ -74,6 +74,7 @@ converter = Converter(
     leaves=leaves,
     ignored=ignored,
     abstract_params=lambda config: abstract(config)[1],
-    tokenizer=tokenizer_files,
+    side_files=SIDE_FILES,
+    check_files=check_vocabulary,
     known={"config.json": FIELDS, PREPROCESSOR: VARY},
 )

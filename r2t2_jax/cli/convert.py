@@ -31,6 +31,10 @@ class Convert:
     """Model directory to create."""
     quiet: bool = False
     """Hide the progress bar."""
+    vocab: Path | None = None
+    """A vocab.txt, used instead of that of SRC. MoVA needs that of its text encoder, bert-large-uncased."""
+    tokenizer: Path | None = None
+    """Folder with tokenizer files (tokenizer.json, tokenizer.model, ...), used instead of those of SRC."""
     strict: bool = False
     """Refuse fields of config.json that the port does not know, instead of warning of them and recording them in
     model.json."""
@@ -40,7 +44,12 @@ class Convert:
         from r2t2_jax.plugins import find
 
         model = find(GROUP, self.model, "model to convert").convert(
-            self.source, self.destination, progress=not self.quiet, strict=self.strict
+            self.source,
+            self.destination,
+            progress=not self.quiet,
+            strict=self.strict,
+            tokenizer=self.tokenizer,
+            vocabulary=self.vocab,
         )
         report = model["report"]
         print(

@@ -13,29 +13,33 @@ piece into a directory that is published with one rename (`directory.py`).
 from __future__ import annotations
 
 import dataclasses
+import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ports.common.checkpoint.directory import write_model_directory
+from ports.common.checkpoint.directory import check_destination, write_model_directory
 from ports.common.checkpoint.formats import Checkpoint, open_checkpoint
 from ports.common.checkpoint.mapping import ConversionReport, Leaf, Tensor, check, stored
 from ports.common.configs import ConfigFields, report_unknown, unknown_fields
 from r2t2_jax.errors import R2T2Error
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+DESCRIPTIONS = ("*.json", "*.model", "*.txt", "*.jinja")
 TOKENIZER = (
     "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json",
     "vocab.txt", "vocab.json", "merges.txt",
 )  # fmt: skip
 
+VOCABULARY = "vocab.txt"
 
-def fetch(source: str | Path, folders: Sequence[str] = (".",)) -> Path:
-    """The folder `source`, or the local copy of the hub model with that id.
+logger = logging.getLogger("r2t2")
 
-    From a hub, the weights in `folders` are fetched in one format, with all JSON and text files.
+
+def fetch_descriptions(source: str | Path) -> Path:
+    """The folder `source`, or a local copy of the JSON and text files of the hub model with that id.
 
     Raises:
         R2T2Error: there is no such folder, and the hub does not provide the model either.
@@ -47,30 +51,73 @@ def fetch(source: str | Path, folders: Sequence[str] = (".",)) -> Path:
         raise R2T2Error(f"{folder} is a file; name the folder that holds config.json and the weights")
     if not HUB_ID.fullmatch(str(source)):
         raise R2T2Error(f"no folder {folder}, and it is no hub id (owner/name) either")
+    return _download(str(source), allow_patterns=list(DESCRIPTIONS))
+
+
+def fetch_weights(source: str | Path, folders: Sequence[str] = (".",)) -> None:
+    """Complete the copy that `fetch_descriptions` made by the weights in `folders`, in one format; a folder stays.
+
+    Raises:
+        R2T2Error: the hub does not provide them.
+    """
+    if Path(source).is_dir():
+        return
+    for suffix in ("safetensors", "bin"):
+        weights = [f"{place}/*.{suffix}" for place in folders if place != "."]
+        copy = _download(str(source), allow_patterns=[*DESCRIPTIONS, *weights])
+        if "." in folders:  # a star matches slashes too
+            _download(str(source), allow_patterns=[f"*.{suffix}"], ignore_patterns=[f"*/*.{suffix}"])
+        if any(copy.rglob(f"*.{suffix}")):
+            return
+
+
+def _download(name: str, **patterns: list[str]) -> Path:
     try:
         from huggingface_hub import snapshot_download
     except ImportError as error:
         raise R2T2Error(
-            f"no folder {folder}; to fetch it as a hub id install the extra: pip install 'r2t2-jax[convert]'"
+            f"no folder {name}; to fetch it as a hub id install the extra: pip install 'r2t2-jax[convert]'"
         ) from error
     try:
-        for suffix in ("safetensors", "bin"):
-            weights = [f"{place}/*.{suffix}" for place in folders if place != "."]
-            described = ["*.json", "*.model", "*.txt", *weights]
-            copy = Path(snapshot_download(str(source), allow_patterns=described))
-            if "." in folders:  # a star matches slashes too
-                snapshot_download(str(source), allow_patterns=[f"*.{suffix}"], ignore_patterns=[f"*/*.{suffix}"])
-            if any(copy.rglob(f"*.{suffix}")):
-                break
-        return copy
+        return Path(snapshot_download(name, **patterns))
     except (OSError, ValueError, RuntimeError) as error:  # what the hub's client raises descends from these
         reason = str(error).strip().partition("\n")[0]
-        raise R2T2Error(f"no folder {folder}, and the hub does not give a model of that id: {reason}") from error
+        raise R2T2Error(f"no folder {name}, and the hub does not give a model of that id: {reason}") from error
 
 
 def tokenizer_files(folder: Path) -> tuple[Path, ...]:
     """The tokenizer files that a folder contains, in a fixed order."""
     return tuple(folder / name for name in TOKENIZER if (folder / name).is_file())
+
+
+@dataclass(frozen=True)
+class SideFile:
+    """A file next to the weights that a port reads.
+
+    Args:
+        names: its name inside the upstream folder, or alternatives; patterns are allowed.
+        content: what it contains, for messages.
+        origin: where to get it if the source lacks it, for messages.
+        assumed: what is used without it, for the warning; if this is empty, the file is required.
+    """
+
+    names: tuple[str, ...]
+    content: str
+    origin: str
+    assumed: str = ""
+
+    def exists(self, folder: Path, files: Collection[str] = ()) -> bool:
+        """Whether the folder has the file, or it is one of the tokenizer's `files`."""
+        return any(name in files or (name not in TOKENIZER and any(folder.glob(name))) for name in self.names)
+
+    @property
+    def description(self) -> str:
+        """Its names and content."""
+        return f"{' or '.join(self.names)} ({self.content})"
+
+
+CONFIG_FILE = SideFile(("config.json",), "the sizes of the model", "it belongs to the checkpoint")
+TOKENIZER_JSON = SideFile(("tokenizer.json",), "the tokenizer", "it belongs to the checkpoint")
 
 
 @dataclass(frozen=True)
@@ -84,7 +131,9 @@ class Converter:
         leaves: how every parameter is made of upstream tensors, by its path in the NNX state.
         ignored: regular expressions, matched against whole names, of upstream tensors that are not needed.
         abstract_params: the parameters as shapes (`nnx.eval_shape`), without memory.
-        tokenizer: the files to copy from the upstream folder into `tokenizer/`.
+        side_files: files next to the weights that the port reads; missing ones are reported before weights are fetched.
+        adapt: the config for a checkpoint with tensors of these names, if releases of the model name them differently.
+        check_files: called with the config and the tokenizer's files by name; raises an R2T2Error for a wrong one.
         tied: pairs (kept, dropped) of upstream names whose tensors must be equal if both exist.
         folders: the folders with weights inside the upstream folder, each with its own index.
         known: what the port knows about the fields of the upstream folder's JSON files, by file or pattern.
@@ -95,12 +144,23 @@ class Converter:
     leaves: Callable[[Any], Mapping[str, Leaf]]
     ignored: Callable[[Any], tuple[str, ...]]
     abstract_params: Callable[[Any], Any]
-    tokenizer: Callable[[Path], tuple[Path, ...]] = tokenizer_files
+    side_files: tuple[SideFile, ...] = (CONFIG_FILE,)
+    adapt: Callable[[Any, Collection[str]], Any] = lambda config, names: config
+    check_files: Callable[[Any, Mapping[str, Path]], None] = lambda config, files: None
     tied: Callable[[Any], tuple[tuple[str, str], ...]] = lambda config: ()
     folders: tuple[str, ...] = (".",)
     known: Mapping[str, ConfigFields] = field(default_factory=dict)
 
-    def convert(self, source: str, destination: Path, *, progress: bool = True, strict: bool = False) -> dict[str, Any]:
+    def convert(
+        self,
+        source: str,
+        destination: Path,
+        *,
+        progress: bool = True,
+        strict: bool = False,
+        tokenizer: Path | None = None,
+        vocabulary: Path | None = None,
+    ) -> dict[str, Any]:
         """Convert a checkpoint into a model directory.
 
         Args:
@@ -108,6 +168,8 @@ class Converter:
             destination: the directory to make; it must not exist yet.
             progress: show a bar on standard error.
             strict: refuse unknown fields of the configs instead of warning of them.
+            tokenizer: a folder with tokenizer files, used instead of those of the source.
+            vocabulary: a `vocab.txt`, used instead of that of the source.
 
         Returns:
             The content of the new `model.json`; its field `unknown_fields` has the unknown fields by file.
@@ -116,9 +178,9 @@ class Converter:
             R2T2Error: the source is damaged or does not fit (the message lists every problem), or the destination
                 cannot be written. Nothing is left at the destination then.
         """
-        folder = fetch(source, self.folders)
-        config, unknown = self.read_config(folder, strict)
-        checkpoint = open_checkpoint(folder, self.folders)
+        check_destination(destination)
+        described = self.describe(source, strict=strict, tokenizer=tokenizer, vocabulary=vocabulary)
+        config, checkpoint = self.open(source, described)
         report = self.check(config, checkpoint)
         return write_model_directory(
             destination,
@@ -126,30 +188,96 @@ class Converter:
                 "port": self.port,
                 "config": dataclasses.asdict(config),
                 "source": source,
-                "unknown_fields": unknown,
+                "unknown_fields": described.unknown_fields,
             },
             parameters=stored(self.leaves(config), tensors_of(checkpoint)),
             checkpoint=checkpoint,
             tied=report.tied,
             report=report.summary(),
-            tokenizer=self.tokenizer(folder),
+            tokenizer=described.tokenizer,
             progress=progress,
         )
 
-    def read_config(self, folder: Path, strict: bool = False) -> tuple[Any, dict[str, dict[str, Any]]]:
-        """The port's config of an upstream folder, and its unknown fields, which are reported.
+    def describe(
+        self,
+        source: str | Path,
+        *,
+        strict: bool = False,
+        tokenizer: Path | None = None,
+        vocabulary: Path | None = None,
+    ) -> DescribedSource:
+        """Everything about a source but its weights; unknown fields and files that are assumed are logged.
+
+        Args:
+            source: a folder or a hub id.
+            strict, tokenizer, vocabulary: as for `convert`.
 
         Raises:
-            R2T2Error: a field has a value that the port does not implement, or `strict` is true and a field is unknown.
+            R2T2Error: the source lacks files (the message names all and where to put them), a field has a value that
+                the port does not implement, or `strict` is true and a field is unknown.
         """
+        folder = fetch_descriptions(source)
+        files = self._tokenizer_files(folder, tokenizer, vocabulary)
+        self._check_side_files(str(source), folder, files)
         config, unknown = self.config_from(folder), unknown_fields(folder, self.known)
+        self.check_files(config, files)
         report_unknown(self.port, unknown, strict=strict)
-        return config, unknown
+        return DescribedSource(folder, config, files, unknown)
+
+    def open(self, source: str | Path, described: DescribedSource) -> tuple[Any, Checkpoint]:
+        """The weights of a source, fetched first if it is a hub id, and the config adapted to their names.
+
+        Raises:
+            R2T2Error: the weights are missing or damaged.
+        """
+        fetch_weights(source, self.folders)
+        checkpoint = open_checkpoint(described.folder, self.folders)
+        return self.adapt(described.config, checkpoint), checkpoint
+
+    def _tokenizer_files(self, folder: Path, tokenizer: Path | None, vocabulary: Path | None) -> dict[str, Path]:
+        """The tokenizer's files by name: of the source, unless others are given."""
+        files = tokenizer_files(folder)
+        if tokenizer is not None:
+            others = tokenizer_files(tokenizer)
+            if not others:
+                raise R2T2Error(f"{tokenizer} has no tokenizer files; known are {', '.join(TOKENIZER)}")
+            files = (*(file for file in files if file.name == VOCABULARY), *others)
+        named = {file.name: file for file in files}
+        if vocabulary is None:
+            return named
+        read = sorted({name for file in self.side_files for name in file.names})
+        if VOCABULARY not in read:
+            raise R2T2Error(f"{self.port} reads no {VOCABULARY}; it reads {', '.join(read)}")
+        if not vocabulary.is_file():
+            raise R2T2Error(f"no file {vocabulary}; it must be the {VOCABULARY} of the text encoder")
+        return named | {VOCABULARY: vocabulary}
+
+    def _check_side_files(self, source: str, folder: Path, files: Mapping[str, Path]) -> None:
+        missing = [file for file in self.side_files if not file.exists(folder, files)]
+        problems = [f"{file.description}: {file.origin}" for file in missing if not file.assumed]
+        if problems:
+            place = folder if Path(source).is_dir() else "a folder into which you download the model, and convert that"
+            raise R2T2Error(
+                f"{source} lacks {'; '.join(problems)}. Put what is missing into {place}; r2t2 convert also takes a "
+                "tokenizer by --tokenizer FOLDER and vocab.txt by --vocab FILE"
+            )
+        for file in missing:
+            logger.warning("%s lacks %s: %s is assumed; %s", source, file.description, file.assumed, file.origin)
 
     def check(self, config: Any, checkpoint: Checkpoint) -> ConversionReport:
         """Check that the mapping covers this checkpoint; see `mapping.check`."""
         leaves, abstract = self.leaves(config), self.abstract_params(config)
         return check(leaves, tensors_of(checkpoint), abstract, self.ignored(config), self.tied(config))
+
+
+@dataclass(frozen=True)
+class DescribedSource:
+    """A source without its weights: the local folder, the port's config, tokenizer files by name, unknown fields."""
+
+    folder: Path
+    config: Any
+    tokenizer: Mapping[str, Path]
+    unknown_fields: Mapping[str, Mapping[str, Any]]
 
 
 def tensors_of(checkpoint: Checkpoint) -> dict[str, Tensor]:

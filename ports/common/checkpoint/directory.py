@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import glob
 import hashlib
 import json
 import os
@@ -29,7 +30,7 @@ from tqdm import tqdm
 
 from ports.common.checkpoint.formats import Checkpoint
 from ports.common.checkpoint.mapping import Leaf
-from ports.common.checkpoint.orbax_writer import PIECE, CheckpointWriter, single_error_report
+from ports.common.checkpoint.orbax_writer import PIECE, CheckpointWriter, plain_path, single_error_report
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.runs.atomic_io import DRAFT, atomic_write, remove
 
@@ -65,10 +66,27 @@ def described_by(folder: Path) -> tuple[Path, ...]:
     return tuple(file for file in (folder / "config.json",) if file.is_file())
 
 
+def input_files(checkpoint: Checkpoint, tokenizer: Mapping[str, Path]) -> dict[str, Path]:
+    """The files that make up a model, by name in its folder: weights, `config.json` and the tokenizer's files."""
+    inside = {*checkpoint.files, *described_by(checkpoint.folder)}
+    files = {name_in(checkpoint.folder, file): file for file in inside} | dict(tokenizer)
+    return dict(sorted(files.items()))
+
+
 def digest_of(sums: Mapping[str, str]) -> str:
     """One sha256 over the sha256 of every input file by name: the identity of config, weights and tokenizer."""
     lines = "".join(f"{digest}  {name}\n" for name, digest in sorted(sums.items()))
     return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def check_destination(destination: Path) -> None:
+    """Refuse a destination that exists; an empty folder is allowed.
+
+    Raises:
+        R2T2Error: it exists.
+    """
+    if destination.is_file() or (destination.is_dir() and any(destination.iterdir())):
+        raise R2T2Error(f"{destination} exists already; remove it or choose another name")
 
 
 def write_model_directory(
@@ -79,7 +97,7 @@ def write_model_directory(
     checkpoint: Checkpoint,
     tied: Sequence[tuple[str, str]] = (),
     report: Mapping[str, Any],
-    tokenizer: Sequence[Path] = (),
+    tokenizer: Mapping[str, Path] | None = None,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Write a model directory under a temporary name next to `destination`, make it durable, then rename it.
@@ -91,7 +109,7 @@ def write_model_directory(
         checkpoint: where the tensors are read from.
         tied: pairs of names whose tensors must be equal.
         report: how mapping and checkpoint met.
-        tokenizer: files to copy.
+        tokenizer: files to copy, by name.
         progress: show a bar on standard error.
 
     Returns:
@@ -102,12 +120,12 @@ def write_model_directory(
             differ. After any failure, an interruption included, nothing is left behind.
     """
     size = sum(_bytes(shape) for _, shape in parameters.values())
-    inputs = sorted({*checkpoint.files, *tokenizer, *described_by(checkpoint.folder)})
-    if destination.is_file() or (destination.is_dir() and any(destination.iterdir())):
-        raise R2T2Error(f"{destination} exists already; remove it or choose another name")
+    tokenizer = tokenizer or {}
+    inputs = input_files(checkpoint, tokenizer)
+    check_destination(destination)
     content: dict[str, Any] = {}
     bar = tqdm(
-        total=sum(file.stat().st_size for file in inputs) + size,
+        total=sum(file.stat().st_size for file in inputs.values()) + size,
         unit="B", unit_scale=True, disable=not progress, desc=destination.name,
     )  # fmt: skip
 
@@ -116,11 +134,12 @@ def write_model_directory(
         for kept, dropped in tied:
             if not np.array_equal(checkpoint[kept].read(), checkpoint[dropped].read()):
                 raise R2T2Error(f"{dropped} should equal {kept}, to which it is tied, and does not")
-        sums = {name_in(checkpoint.folder, file): sha256_of(file, bar.update) for file in inputs}
-        pieces = _write_checkpoint(folder / CHECKPOINT, parameters, checkpoint, bar)
+        sums = {name: sha256_of(file, bar.update) for name, file in inputs.items()}
+        with plain_path(folder) as path:
+            pieces = _write_checkpoint(path / CHECKPOINT, parameters, checkpoint, bar)
         (folder / TOKENIZER).mkdir()
-        for file in tokenizer:
-            shutil.copyfile(file, folder / TOKENIZER / file.name)
+        for name, file in tokenizer.items():
+            shutil.copyfile(file, folder / TOKENIZER / name)
         content.update(
             {
                 "schema": SCHEMA,
@@ -128,7 +147,7 @@ def write_model_directory(
                 "dtype": sorted({str(shape.dtype) for _, shape in parameters.values()}),
                 "digest": digest_of(sums),
                 "inputs": sums,
-                "tokenizer": {file.name: sums[file.name] for file in tokenizer},
+                "tokenizer": {name: sums[name] for name in tokenizer},
                 "report": dict(report),
                 "parameters": {
                     path: {"shape": list(shape.shape), "dtype": str(shape.dtype), "pieces": pieces[path]}
@@ -175,7 +194,7 @@ def _publish(destination: Path, write: Callable[[Path], None]) -> None:
 
 def _remove_abandoned_drafts(destination: Path) -> None:
     """Remove drafts of killed conversions. The system releases a process's lock with the process."""
-    for draft in destination.parent.glob(f"{DRAFT}*-{destination.name}"):
+    for draft in destination.parent.glob(f"{DRAFT}*-{glob.escape(destination.name)}"):
         handle = os.open(draft, os.O_RDONLY)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

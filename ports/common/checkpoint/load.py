@@ -12,21 +12,19 @@ from typing import Any, Generic, TypeVar
 import jax
 import numpy as np
 
-from ports.common.checkpoint.convert import Converter, fetch
+from ports.common.checkpoint.convert import Converter
 from ports.common.checkpoint.directory import (
     CHECKPOINT,
     DESCRIPTION,
     SCHEMA,
     TOKENIZER,
     crc32_of,
-    described_by,
     digest_of,
-    name_in,
+    input_files,
     sha256_of,
 )
-from ports.common.checkpoint.formats import open_checkpoint
 from ports.common.checkpoint.mapping import assemble, named
-from ports.common.checkpoint.orbax_writer import single_error_report
+from ports.common.checkpoint.orbax_writer import plain_path, single_error_report
 from ports.common.configs import config_from_json
 from r2t2_jax.errors import R2T2Error
 
@@ -153,9 +151,9 @@ def _load(directory: ModelDirectory, paths: list[str]) -> dict[str, list[np.ndar
     context.pytree.loading.partial_load = True
     source = directory.path / CHECKPOINT
     try:
-        with context, single_error_report():
-            stored = ocp.metadata(source).metadata
-            loaded = ocp.load(source, {path: stored[path] for path in paths})
+        with context, single_error_report(), plain_path(source) as folder:
+            stored = ocp.metadata(folder).metadata
+            loaded = ocp.load(folder, {path: stored[path] for path in paths})
     except (OSError, ValueError, KeyError, TypeError) as error:  # TypeError: Orbax found no metadata, and only warned
         reason = " ".join(str(error).split())[:200]
         raise R2T2Error(f"{source} cannot be read ({reason}); convert the model again") from error
@@ -199,14 +197,13 @@ def open_model(converter: Converter, kind: type[Config], path: str | Path, dtype
         config = config_from_json(kind, {**directory.config, "dtype": dtype or first})
         params = restore(directory, converter.abstract_params(config))
         return Opened(config, params, directory.digest, directory.tokenizer)
-    folder = fetch(path, converter.folders)
-    config, _ = converter.read_config(folder)
-    checkpoint = open_checkpoint(folder, converter.folders)
+    described = converter.describe(path)
+    config, checkpoint = converter.open(path, described)
     converter.check(config, checkpoint)
     leaves = converter.leaves(config)
     first = str(checkpoint[next(iter(leaves.values())).names[0]].dtype)
     config = dataclasses.replace(config, dtype=dtype or first)
     params = assemble(leaves, checkpoint.values, converter.abstract_params(config))
-    inputs = {*checkpoint.files, *converter.tokenizer(folder), *described_by(folder)}
-    digest = digest_of({name_in(folder, file): sha256_of(file) for file in inputs})
-    return Opened(config, params, digest, folder)
+    inputs = input_files(checkpoint, described.tokenizer)
+    digest = digest_of({name: sha256_of(file) for name, file in inputs.items()})
+    return Opened(config, params, digest, described.folder)

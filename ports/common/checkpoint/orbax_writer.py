@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
+SPECIAL = "[]*?\\"
 PIECE = 128 * 2**20  # bytes that are written at a time, and the largest size of a piece
 
 
@@ -33,6 +36,23 @@ def single_error_report() -> Iterator[None]:
     finally:
         for name, logger in loggers.items():
             logger.setLevel(levels[name])
+
+
+@contextmanager
+def plain_path(folder: Path) -> Iterator[Path]:
+    """An absolute path of `folder` in which Orbax and TensorStore read no character as a pattern or a separator.
+
+    They need absolute paths, take brackets for a pattern and a backslash for a slash. A folder below such a name is
+    reached through a symbolic link.
+    """
+    absolute = Path(os.path.abspath(folder))
+    if not set(SPECIAL) & set(str(absolute)):
+        yield absolute
+        return
+    with TemporaryDirectory(prefix="r2t2-") as links:
+        link = Path(links) / "checkpoint"
+        link.symlink_to(absolute, target_is_directory=True)
+        yield link
 
 
 class CheckpointWriter:

@@ -77,8 +77,10 @@ def test_gte_ends_in_one_end_of_text(tmp_path):
 def test_the_prefix_of_the_tensor_names_is_detected(tmp_path):
     from ports.embedders.qwen2_embed import gte_qwen2, stella
 
-    assert stella.config_from(write_stella(tmp_path / "stella")).prefix == "model."
-    assert gte_qwen2.config_from(write_gte(tmp_path / "gte")).prefix == ""
+    for converter, write, prefix in ((stella, write_stella, "model."), (gte_qwen2, write_gte, "")):
+        folder = write(tmp_path / converter.port)
+        config, _ = converter.open(folder, converter.describe(folder))
+        assert config.prefix == prefix
 
 
 @pytest.mark.parametrize(

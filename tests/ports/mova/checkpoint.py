@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from ports.mova.hf_config import BERT_VOCABULARY
+from ports.common.checkpoint.convert import VOCABULARY
 from tests.goldens import HERE
 from tests.ports.mova.recorded import Recorded, mova_config
 
@@ -73,6 +73,6 @@ def write_checkpoint(folder: Path) -> Recorded:
     folder.mkdir()
     save_file(golden.weights, folder / "model.safetensors")
     (folder / "config.json").write_text(json.dumps(describe(golden)), encoding="utf-8")
-    (folder / BERT_VOCABULARY).write_text("\n".join(golden.facts["vocab"]) + "\n", encoding="utf-8")
+    (folder / VOCABULARY).write_text("\n".join(golden.facts["vocab"]) + "\n", encoding="utf-8")
     write_tokenizer(folder)
     return golden

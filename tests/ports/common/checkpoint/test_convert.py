@@ -101,6 +101,21 @@ def test_fields_that_change_the_computation_are_refused_by_name(source, change, 
     assert_nothing_left(source)
 
 
+@pytest.mark.parametrize("relative", [True, False])
+@pytest.mark.parametrize(
+    "name", ["plain", "with space", "runs[1]", "back\\slash", "größe", "a*b?", "{c},d", "co:lon", "~x"]
+)
+def test_every_path_converts_and_loads(tmp_path, monkeypatch, name, relative):
+    monkeypatch.chdir(tmp_path)
+    folder = Path(name) if relative else tmp_path / name
+    write_source(folder / "source", toy_tensors())
+    CONVERTER.convert(str(folder / "source"), folder / "model", progress=False)
+    params = restore(open_model_directory(folder / "model", "toy"), CONVERTER.abstract_params(ToyConfig()))
+    np.testing.assert_array_equal(params["words"][...], toy_tensors()["wte.weight"].astype("f4"))
+    assert sorted(path.name for path in (tmp_path / name).iterdir()) == ["model", "source"]
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
 def test_large_parameters_are_stored_in_pieces(source, monkeypatch):
     monkeypatch.setattr("ports.common.checkpoint.directory.PIECE", 16)  # two rows of the embedding, half a kernel
     described = convert(source)
