@@ -78,7 +78,7 @@ def reroute(
     neighbors = None
     if strategy.selector is not None:
         neighbors = select(strategy.selector, ExactIndex.build(bank.embeddings), embeddings, keys)
-    references = bank.references(neighbors, strategy.kernel)
+    references = bank.references(neighbors, strategy.kernel, strategy.reads_neighbor_features)
     return reroute_batch(strategy, model, params, queries, references, keys, mesh)
 
 

@@ -253,10 +253,22 @@ class ReferenceBank:
             )
         return self.reader(rows)
 
-    def references(self, neighbors: Neighbors | None = None, kernel: Kernel | None = None) -> References:
+    def references(
+        self,
+        neighbors: Neighbors | None = None,
+        kernel: Kernel | None = None,
+        features: bool = True,
+        reader: SampleReader | None = None,
+    ) -> References:
         """The references of a batch [B, K, ...], weighted by the kernel.
 
         Without neighbors it returns only the routing of the whole bank, which is what mode finding reads.
+
+        Args:
+            neighbors: of the batch.
+            kernel: of their distances.
+            features: whether to read the neighbors' features and answers, which may have to be computed.
+            reader: reads them in place of `samples`.
 
         Raises:
             R2T2Error: the bank has wrongly answered references; use `only_correct()`.
@@ -267,12 +279,13 @@ class ReferenceBank:
         if neighbors is None or kernel is None:
             return References(self._routing_on_device)
         rows = np.asarray(neighbors.indices)  # [B, K]; on the host, since the features may live there
-        features, answers, routing = jax.tree.map(
+        samples = (reader or self.samples)(rows.ravel()) if features else (None, None)
+        neighbor_features, answers, routing = jax.tree.map(
             lambda leaf: jnp.asarray(leaf).reshape(rows.shape + leaf.shape[1:]),  # [B, K, ...]
-            (*self.samples(rows.ravel()), self.routing[rows.ravel()]),
+            (*samples, self.routing[rows.ravel()]),
         )
         weights = kernel_weights(kernel, neighbors.distances, neighbors.dots, neighbors.mask)
-        return References(self._routing_on_device, features, answers, routing, weights)
+        return References(self._routing_on_device, neighbor_features, answers, routing, weights)
 
     def atlas_references(self, neighbors: Neighbors, kernel: Kernel, loss: AtlasLoss = "bounded") -> References:
         """The atlas rows of each neighborhood [B, K, ...], weighted by the kernel; without features.

@@ -7,9 +7,11 @@ straight line through few compiled programs finds the largest K, and compiling f
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 
@@ -205,6 +207,20 @@ def parse_size(text: str) -> int:
     if not match or match[2].lower() not in units or not float(match[1]):
         raise R2T2Error(f"{text!r} is no size of memory; write a number and one of {', '.join(UNITS)}, as in 24GB")
     return int(float(match[1]) * units[match[2].lower()])
+
+
+LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+
+
+def host_memory() -> int:
+    """Bytes of memory that this process may use: the host's, or the limit of its container if that is smaller."""
+    size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for path in LIMITS:
+        try:
+            size = min(size, int(path.read_text()))
+        except (OSError, ValueError):  # no such file, or "max"
+            continue
+    return size
 
 
 def format_size(count: int) -> str:

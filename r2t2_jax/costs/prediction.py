@@ -43,10 +43,17 @@ class BatchInputs(NamedTuple):
 
 @dataclass(frozen=True)
 class SampleCost:
-    """Cost of one sample: forward passes that depend on the routing weights, and FLOPs (2 x multiply-add)."""
+    """Cost of one sample.
+
+    Args:
+        evaluations: forward passes that depend on the routing weights.
+        flops: 2 x multiply-add.
+        encodings: references whose features are computed for the sample, if none of them is cached.
+    """
 
     evaluations: int
     flops: int
+    encodings: int = 0
 
 
 @dataclass(frozen=True)
@@ -165,7 +172,9 @@ def abstract_batch(
     if strategy.selector is None:
         return BatchInputs(queries, References(bank), keys)
     near = samples, getattr(strategy.selector, "k", 0) if neighbors is None else neighbors
-    features, answers = stack_shapes((shapes.features, shapes.answer), *near)
+    features, answers = None, None
+    if strategy.reads_neighbor_features:
+        features, answers = stack_shapes((shapes.features, shapes.answer), *near)
     references = References(bank, features, answers, floats(*near, *spec), floats(*near))
     if points:
         atlas = {"points": floats(points, *spec), "point_losses": floats(*near, points)}

@@ -11,7 +11,7 @@ A answer tokens.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -69,6 +69,10 @@ class PreparedBatch:
     def strategies(self) -> Mapping[str, Method]:
         """The strategies, by the name under which they are reported."""
         return self.neighbors.strategies
+
+    def share_features(self, names: Sequence[str], rows: Rows) -> PreparedBatch:
+        """The same batch; features of references that several strategies read for these samples are read once."""
+        return replace(self, neighbors=self.neighbors.share_features(names, rows))
 
     def answer(self, name: str, rows: Rows) -> dict[str, Any]:
         """Re-route some samples with a strategy and generate their answers.
@@ -198,7 +202,8 @@ def evaluate_batch(
 ) -> list[BatchResult]:
     """Re-route, answer and score the samples of a batch with several strategies.
 
-    The result of a sample does not depend on its chunk.
+    The result of a sample does not depend on its chunk. The strategies take each chunk in turn, so that they share the
+    features of its neighbors.
 
     Args:
         batch: the samples with their neighbors.
@@ -216,28 +221,37 @@ def evaluate_batch(
     """
     stop = len(batch) if stop is None else stop
     chunk_size = stop - start if chunk_size is None else chunk_size
-    results = []
-    for name in batch.strategies if strategies is None else strategies:
-        outputs, seconds = _in_chunks(partial(batch.answer, name), start, stop, chunk_size, progress)
-        if name in at_path:
-
-            def answer_at_path(rows: Rows, name: str = name, path: np.ndarray = outputs["path"]) -> dict[str, Any]:
-                return batch.answer_at_path(name, path[rows - start], rows)
-
-            outputs |= _in_chunks(answer_at_path, start, stop, chunk_size)[0]
-        results.append(batch.score(name, outputs, start, seconds))
-    return results
-
-
-def _in_chunks(
-    function: Callable[[Rows], dict[str, Any]], start: int, stop: int, chunk_size: int, progress: tqdm | None = None
-) -> tuple[dict[str, Any], float]:
-    """The joined arrays of all chunks; median seconds per sample, without the first of several chunks (it compiles)."""
-    outputs, seconds = [], []
+    names = list(batch.strategies if strategies is None else strategies)
+    outputs: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+    seconds: dict[str, list[float]] = {name: [] for name in names}
     for first in range(start, stop, chunk_size):
-        last, began = min(first + chunk_size, stop), time.perf_counter()
-        outputs.append(run_batch(function, first, last, chunk_size))
-        seconds.append((time.perf_counter() - began) / chunk_size)
-        if progress is not None:
-            progress.update(last - first)
-    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *outputs), float(np.median(seconds[1:] or seconds))
+        last = min(first + chunk_size, stop)
+        chunk = batch.share_features(names, np.arange(first, last))
+        for name in names:
+            began = time.perf_counter()
+            output = run_batch(partial(chunk.answer, name), first, last, chunk_size)
+            seconds[name].append((time.perf_counter() - began) / chunk_size)
+            if name in at_path:
+                at_steps = partial(_answer_at_path, chunk, name, output["path"], first)
+                output |= run_batch(at_steps, first, last, chunk_size)
+            outputs[name].append(output)
+            if progress is not None:
+                progress.update(last - first)
+    return [batch.score(name, _join(outputs[name]), start, _per_sample(seconds[name])) for name in names]
+
+
+def _answer_at_path(
+    batch: PreparedBatch, name: str, path: Float[np.ndarray, "n P L E"], first: int, rows: Rows
+) -> dict[str, Any]:
+    """The answers at the path of a chunk that begins at row `first`."""
+    return batch.answer_at_path(name, path[rows - first], rows)
+
+
+def _join(outputs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The arrays of all chunks."""
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *outputs)
+
+
+def _per_sample(seconds: Sequence[float]) -> float:
+    """The median, without the first of several chunks, which compiles."""
+    return float(np.median(seconds[1:] or seconds))

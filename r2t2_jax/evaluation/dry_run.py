@@ -1,7 +1,8 @@
 """Cost and memory of an evaluation before it starts: the input of `--dry-run` and of the automatic batch size.
 
 The longest question is prepared, encoded and given its neighbors. Every strategy is then traced for it, and the most
-expensive one compiled (`costs.prediction`). Nothing is answered.
+expensive one compiled (`costs.prediction`). Nothing is answered. Where the bank stores no features, the cost includes
+the encoding of all neighbors that a strategy runs the model on: an upper bound, since cached neighbors cost nothing.
 
 Axis letters: B samples of a batch.
 """
@@ -24,6 +25,7 @@ from r2t2_jax.costs.prediction import BatchInputs, CostPrediction, MemoryUse, Sa
 from r2t2_jax.evaluation.batch import PreparedBatch
 from r2t2_jax.evaluation.encode import encode_prepared, prepare_questions
 from r2t2_jax.evaluation.evaluator import Evaluator
+from r2t2_jax.evaluation.feature_cache import FeatureCache
 from r2t2_jax.method.forward import encode_batch, generate_batch, generate_tokens
 from r2t2_jax.method.rerouting import reroute_batch
 from r2t2_jax.method.strategies import Strategy
@@ -69,8 +71,10 @@ def predict_evaluation(evaluator: Evaluator, longest: Sample, size: int) -> DryR
     costs = {}
     for name, strategy in batch.strategies.items():
         if isinstance(strategy, Strategy):
-            cost = CostPrediction(strategy, port.model, port.params, _device_batch(batch, name, 1)).cost
-            costs[name] = SampleCost(cost.evaluations, encode + cost.flops + answer)
+            inputs = _device_batch(batch, name, 1)
+            cost = CostPrediction(strategy, port.model, port.params, inputs).cost
+            encodings = _encodings(batch, strategy, inputs)
+            costs[name] = SampleCost(cost.evaluations, (1 + encodings) * encode + cost.flops + answer, encodings)
     name = max(costs, key=lambda name: costs[name].flops)
     measure = partial(_memory, batch, prepared.inputs, name, size)
     return DryRun(costs, measure(evaluator.vmap_size), measure)
@@ -80,6 +84,15 @@ def _device_batch(batch: PreparedBatch, name: str, size: int) -> BatchInputs:
     """The first sample `size` times."""
     rows = np.zeros(size, int)
     return BatchInputs(take(batch.queries, rows), batch.neighbors.references(name, rows), batch.keys[rows])
+
+
+def _encodings(batch: PreparedBatch, strategy: Strategy, inputs: BatchInputs) -> int:
+    """References that must be encoded for one sample, if none of them is cached."""
+    index, references = batch.neighbors.index, inputs.references
+    computed = index is not None and isinstance(index.bank.reader, FeatureCache)
+    if not computed or not strategy.reads_neighbor_features or references is None or references.weights is None:
+        return 0
+    return references.weights.shape[-1]
 
 
 def _memory(batch: PreparedBatch, inputs: Inputs, name: str, size: int, vmap_size: int) -> MemoryUse:

@@ -1,7 +1,8 @@
 """Computes the features of a bank's references on demand from their images, and caches them.
 
 A bank on disk stores features only with `--features`, since they are larger than everything else. Otherwise the
-references of a neighborhood are encoded when a strategy reads them, in batches of a fixed size, and cached.
+references of a neighborhood are encoded when a strategy reads them, in batches of a fixed size, and cached in at most a
+quarter of the host's memory. `SharedSamples` lets the strategies of one batch share what they read, also beyond that.
 
 Axis letters: n rows of the bank, B samples of a batch.
 """
@@ -10,7 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from copy import copy
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from threading import Lock
 from typing import Any
 
@@ -20,13 +22,17 @@ from jaxtyping import Int
 
 from r2t2_jax.bank import ReferenceBank
 from r2t2_jax.bank.manifest import Fingerprints, image_digest, processing_fingerprint
+from r2t2_jax.bank.records import SampleReader
 from r2t2_jax.contract import Answer, Features, Port, Sample
+from r2t2_jax.costs.memory import format_size, host_memory
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.evaluation.question_sets import load_source
 from r2t2_jax.method.forward import encode_batch
+from r2t2_jax.runtime.pytrees import tree_bytes
 
 BATCH = 16
-CACHE_BYTES = 1 << 30  # of features, in host memory
+CACHE_BYTES = 1 << 30  # of features, in host memory: the least size of the cache
+CACHE_SHARE = 0.25  # of the host's memory
 
 
 def with_samples(bank: ReferenceBank, port: Port, samples: Sequence[Sample] | None = None) -> ReferenceBank:
@@ -69,6 +75,59 @@ def _samples_of(bank: ReferenceBank, samples: Sequence[Sample] | None) -> Mappin
     return matched
 
 
+class SharedSamples:
+    """Features and answers of some rows of a bank, read at first use and kept for further strategies."""
+
+    def __init__(self, read: SampleReader, rows: Int[np.ndarray, "n"]) -> None:
+        """`rows` are sorted and distinct."""
+        self._read, self._rows = read, rows
+
+    @cached_property
+    def _samples(self) -> tuple[Features, Answer]:
+        return jax.tree.map(np.asarray, self._read(self._rows))
+
+    def __call__(self, rows: Int[np.ndarray, "n"]) -> tuple[Features, Answer]:
+        places = np.searchsorted(self._rows, rows)
+        return jax.tree.map(lambda leaf: leaf[places], self._samples)
+
+
+@dataclass
+class CachedFeatures:
+    """Features by row of the bank, at most `limit` bytes; the least recently used rows are dropped."""
+
+    limit: int
+    read: int = 0  # rows asked for so far
+    encoded: int = 0  # of these, rows that were not in the cache
+    _rows: dict[int, Any] = field(default_factory=dict)
+    _bytes: int = 0
+    _lock: Lock = field(default_factory=Lock)
+
+    def get(self, rows: Sequence[int]) -> dict[int, Any]:
+        """The features of those rows that are cached."""
+        with self._lock:
+            cached = {row: self._rows[row] for row in rows if row in self._rows}
+            self.read += len(rows)
+            self.encoded += len(rows) - len(cached)
+        return cached
+
+    def put(self, features: Mapping[int, Any]) -> None:
+        """Keep features, and drop the oldest beyond the limit."""
+        with self._lock:
+            for row, tree in features.items():
+                self._bytes -= tree_bytes(self._rows.pop(row, ()))
+                self._rows[row] = tree
+                self._bytes += tree_bytes(tree)
+            while self._bytes > self.limit:
+                self._bytes -= tree_bytes(self._rows.pop(next(iter(self._rows))))
+
+    def __str__(self) -> str:
+        share = 100 * (1 - self.encoded / self.read) if self.read else 0.0
+        return (
+            f"features of references: {self.read:,} read, {share:.0f} % of them from the cache "
+            f"({format_size(self._bytes)} of at most {format_size(self.limit)})"
+        )
+
+
 class FeatureCache:
     """Features and answers of bank rows, with a leading axis n; safe to call from several threads."""
 
@@ -79,14 +138,13 @@ class FeatureCache:
         self._keys = [(record.get("source") or "", record["id"]) for record in records]
         self._digests = [record.get("image_sha256") or "" for record in records]
         self.samples = samples
-        self._cache: dict[int, Any] = {}
-        self._bytes = 0
+        self.cached = CachedFeatures(max(CACHE_BYTES, int(CACHE_SHARE * host_memory())))
         self._lock = Lock()
 
     def to_device(self, port: Port) -> FeatureCache:
-        """An empty cache of the same samples for a copy of the model on other devices."""
+        """A reader for a copy of the model on other devices; what either computes, both have."""
         other = copy(self)
-        other._port, other._cache, other._bytes, other._lock = port, {}, 0, Lock()
+        other._port, other._lock = port, Lock()
         return other
 
     def __call__(self, rows: Int[np.ndarray, "n"]) -> tuple[Features, Answer]:
@@ -105,12 +163,13 @@ class FeatureCache:
 
     def _look_up(self, rows: list[int]) -> list[Any]:
         """Features of each row. If cached and new rows differ in length bucket, all rows are encoded together."""
-        missing = [row for row in rows if row not in self._cache]
+        cached = self.cached.get(rows)
+        missing = [row for row in rows if row not in cached]
         new = dict(zip(missing, self._encode(missing), strict=True)) if missing else {}
-        features = [new[row] if row in new else self._cache[row] for row in rows]
+        features = [new[row] if row in new else cached[row] for row in rows]
         if len({tuple(leaf.shape for leaf in jax.tree.leaves(tree)) for tree in features}) > 1:
             features = self._encode(rows)
-        self._store(dict(zip(rows, features, strict=True)))
+        self.cached.put(dict(zip(rows, features, strict=True)))
         return features
 
     def _encode(self, rows: list[int]) -> list[Any]:
@@ -125,16 +184,3 @@ class FeatureCache:
             encoded = jax.tree.map(np.asarray, encoded)
             features += [jax.tree.map(lambda leaf, i=i: leaf[i], encoded) for i in range(BATCH)]
         return features[: len(rows)]
-
-    def _store(self, features: Mapping[int, Any]) -> None:
-        """Cache features, and evict the oldest beyond the limit."""
-        for row, tree in features.items():
-            self._bytes -= _size(self._cache.pop(row, ()))
-            self._cache[row] = tree
-            self._bytes += _size(tree)
-        while self._bytes > CACHE_BYTES:
-            self._bytes -= _size(self._cache.pop(next(iter(self._cache))))
-
-
-def _size(tree: Any) -> int:
-    return sum(leaf.nbytes for leaf in jax.tree.leaves(tree))

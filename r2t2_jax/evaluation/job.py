@@ -26,6 +26,7 @@ from r2t2_jax.evaluation.benchmark import (
 from r2t2_jax.evaluation.devices import ReplicaGroup
 from r2t2_jax.evaluation.dry_run import DryRun, device_memory, predict_evaluation
 from r2t2_jax.evaluation.evaluator import Evaluator
+from r2t2_jax.evaluation.feature_cache import FeatureCache
 from r2t2_jax.evaluation.question_sets import QuestionSet, length
 from r2t2_jax.evaluation.setup import open_bank
 from r2t2_jax.evaluation.statistics import benchmark_rows, summarize_benchmark, summary_content
@@ -139,6 +140,9 @@ class Job:
             R2T2Error: as `Evaluator.create` and `run_benchmarks`.
         """
         run_benchmarks(run, self.evaluators(run, log), max(threads_at_a_time(), len(self.groups)), log)
+        reader = self.bank.reader
+        if isinstance(reader, FeatureCache) and reader.cached.read:
+            log(str(reader.cached))
         record_references(run, self.port.name, self.bank)
 
     def compute_on_workers(

@@ -18,8 +18,10 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from r2t2_jax.bank import ReferenceBank
 from r2t2_jax.contract import Embedder, References, Sample
+from r2t2_jax.evaluation.feature_cache import SharedSamples
 from r2t2_jax.evaluation.records import CORRECT
 from r2t2_jax.method.search.atlas_points import DEQUANTIZE, AtlasLoss
+from r2t2_jax.method.strategies import Strategy
 from r2t2_jax.methods import Method
 from r2t2_jax.metrics import Metric
 from r2t2_jax.retrieval.neighbors import Neighbors, select
@@ -39,12 +41,14 @@ class BatchNeighbors:
         neighborhoods: by strategy; indices are rows of the bank for strategies that read the atlas, else rows of
             `index.correct`. `None` for strategies without neighbors.
         predicted: by kind of loss, the losses at the atlas points that a network predicts, for `atlas_mlp`.
+        shared: features that several strategies read, of some samples (`share_features`).
     """
 
     index: RetrievalIndex | None
     strategies: Mapping[str, Method]
     neighborhoods: Mapping[str, Neighbors | None]
     predicted: Mapping[AtlasLoss, Float[np.ndarray, "B G"]]
+    shared: SharedSamples | None = None
 
     @classmethod
     def none(cls, strategies: Mapping[str, Method]) -> BatchNeighbors:
@@ -55,6 +59,20 @@ class BatchNeighbors:
     def records(self) -> Sequence[Mapping[str, Any]]:
         """Records of the bank's rows."""
         return () if self.index is None else self.index.bank.records
+
+    def _reads_features(self, name: str) -> bool:
+        strategy = self.strategies[name]
+        return isinstance(strategy, Strategy) and strategy.reads_neighbor_features
+
+    def share_features(self, names: Sequence[str], rows: Rows) -> BatchNeighbors:
+        """The same neighbors; what these strategies read of the bank for these samples is read once, at first use."""
+        readers = [
+            neighbors for name in names if (neighbors := self.neighborhoods[name]) and self._reads_features(name)
+        ]
+        if self.index is None or self.index.correct.reader is None or len(readers) < 2:
+            return self
+        needed = np.unique(np.concatenate([np.asarray(neighbors.indices)[rows].ravel() for neighbors in readers]))
+        return replace(self, shared=SharedSamples(self.index.correct.samples, needed))
 
     def references(self, name: str, rows: Rows) -> References | None:
         """The references that a strategy reads for some samples; every leaf has a leading axis n.
@@ -70,7 +88,8 @@ class BatchNeighbors:
             return None
         index, strategy, neighbors = self.index, self.strategies[name], take(self.neighborhoods[name], rows)
         if strategy.atlas is None:
-            references = index.correct.references(neighbors, strategy.kernel)
+            features = self._reads_features(name)
+            references = index.correct.references(neighbors, strategy.kernel, features, self.shared)
             if index.memory is None or name not in index.memory.routing:
                 return references
             assert neighbors is not None

@@ -23,6 +23,7 @@ class Need(enum.Enum):
     FINETUNED_ROUTING = "finetuned_routing"
     ATLAS = "atlas"
     NEIGHBORS = "neighbors"
+    NEIGHBOR_FEATURES = "neighbor_features"
     BANK_ROUTING = "bank_routing"
 
 
@@ -83,6 +84,10 @@ REQUIREMENTS: dict[Need, Requirement] = {
     Need.NEIGHBORS: Requirement(
         lambda model, queries, references: references.weights is not None,
         "needs the neighbors of each query: ReferenceBank.references(neighbors, kernel)",
+    ),
+    Need.NEIGHBOR_FEATURES: Requirement(
+        lambda model, queries, references: references.features is not None,
+        "reads the features of each neighbor: ReferenceBank.references(neighbors, kernel)",
     ),
     Need.BANK_ROUTING: Requirement(
         lambda model, queries, references: references.bank_routing is not None,

@@ -66,7 +66,7 @@ class Neighborhood(Objective):
     The *test sample's* r goes into every neighbor's forward pass. If no neighbor has any weight, L is zero.
     """
 
-    needs = frozenset({Need.NEIGHBORS})
+    needs = frozenset({Need.NEIGHBORS, Need.NEIGHBOR_FEATURES})
 
     def prepare(self, model: RoutedLoss, params: Params, query: Query, references: References | None) -> Loss:
         assert references is not None

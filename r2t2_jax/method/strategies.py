@@ -100,6 +100,11 @@ class Strategy:
         return frozenset(needs)
 
     @property
+    def reads_neighbor_features(self) -> bool:
+        """Whether it runs the model on the neighbors; if not, their features need not be computed."""
+        return Need.NEIGHBOR_FEATURES in self.needs
+
+    @property
     def augmentations(self) -> Augmentations | None:
         """The augmented images that the objective reads."""
         return None if self.objective is None else self.objective.augmentations

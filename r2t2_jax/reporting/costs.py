@@ -193,18 +193,19 @@ def plan_lines(job: Job) -> Iterator[str]:
 
 
 def dry_run_table(job: Job, dry_run: DryRun) -> Table:
-    """One row per strategy: evaluations and FLOPs per sample and in total; dashes for baselines."""
+    """One row per strategy: evaluations, encoded references and FLOPs per sample; dashes for baselines."""
     n = sum(len(questions.samples) for questions in job.benchmarks.values())
     table = Table(title=f"Cost of {n:,} questions", box=SIMPLE_HEAD, title_justify="left", padding=0)
     table.add_column("strategy", no_wrap=True)
-    for header in ("evaluations\n/sample", "FLOPs\n/sample", "FLOPs\nin total"):
+    for header in ("evaluations\n/sample", "references\nencoded", "FLOPs\n/sample", "FLOPs\nin total"):
         table.add_column(header, justify="right", no_wrap=True)
     for name in job.strategies:
         cost = dry_run.costs.get(name)
         if cost is None:
-            table.add_row(name, "-", "-", "-")
+            table.add_row(name, "-", "-", "-", "-")
         else:
-            table.add_row(name, f"{cost.evaluations:,}", format_count(cost.flops), format_count(n * cost.flops))
+            flops = format_count(cost.flops), format_count(n * cost.flops)
+            table.add_row(name, f"{cost.evaluations:,}", f"{cost.encodings:,}", *flops)
     return table
 
 

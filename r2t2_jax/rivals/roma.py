@@ -12,7 +12,6 @@ from jaxtyping import Array, Float
 
 from r2t2_jax.contract import Params, Query, References, RoutedLoss
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.method.needs import Need
 from r2t2_jax.method.objectives import Loss, Neighborhood, Objective, effective_weights
 from r2t2_jax.method.presets import DescentSettings, NeighborhoodSettings
 from r2t2_jax.method.strategies import Strategy, descent_of, kernel_of
@@ -41,7 +40,7 @@ class RoMALoss(Objective):
 
     proximal_weight: float = 1.0  # lambda
 
-    needs = frozenset({Need.NEIGHBORS})
+    needs = Neighborhood.needs
     reads_weights = True
 
     def __post_init__(self) -> None:

@@ -1,21 +1,31 @@
 """Features computed on demand equal those in memory."""
 
 import dataclasses
+from collections import Counter
 
 import jax
 import numpy as np
 import pytest
 
 from r2t2_jax.bank import ReferenceBank
+from r2t2_jax.costs.jaxpr import count_flops
+from r2t2_jax.costs.memory import host_memory
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.evaluation import feature_cache
+from r2t2_jax.evaluation.batch import evaluate_batch
 from r2t2_jax.evaluation.collect_bank import collect_bank
-from r2t2_jax.evaluation.feature_cache import with_samples
+from r2t2_jax.evaluation.dry_run import predict_evaluation
+from r2t2_jax.evaluation.encode import encode_questions
+from r2t2_jax.evaluation.evaluator import Evaluator
+from r2t2_jax.evaluation.feature_cache import CachedFeatures, with_samples
+from r2t2_jax.method.presets import Preset
+from r2t2_jax.methods import method_of
 from r2t2_jax.metrics import get_metric
-from tests.toy_port import make_samples, toy
+from r2t2_jax.routing import Routing
+from tests.toy_port import ToyModel, make_samples, toy
 
 SAMPLES = make_samples(60, seed=1, hinted=0.5)
-PORT = toy()
+PORT, METRIC = toy(), get_metric("exact_match")
 
 
 @pytest.fixture(scope="module")
@@ -72,3 +82,80 @@ def test_a_changed_image_is_refused(opened):
     changed = with_samples(dataclasses.replace(opened, reader=None, records=records), PORT, SAMPLES)
     with pytest.raises(R2T2Error, match="is not the one the bank was built with"):
         changed.samples(np.array([0]))
+
+
+def test_the_cache_reports_its_hits_and_takes_a_share_of_the_hosts_memory(opened, monkeypatch):
+    cached = opened.reader.cached
+    assert cached.limit == max(feature_cache.CACHE_BYTES, host_memory() // 4)
+    for rows in (np.arange(10), np.arange(5, 15), np.array([14, 14])):
+        opened.samples(rows)
+    assert (cached.read, cached.encoded) == (21, 15)
+    assert str(cached).startswith("features of references: 21 read, 29 % of them from the cache (")
+    monkeypatch.setattr(feature_cache, "host_memory", lambda: 1 << 40)
+    assert with_samples(dataclasses.replace(opened, reader=None), PORT, SAMPLES).reader.cached.limit == 1 << 38
+
+
+def test_copies_of_the_model_share_what_they_compute(opened, monkeypatch):
+    opened.samples(np.arange(10))
+    copy = opened.reader.to_device(PORT)
+    monkeypatch.setattr(feature_cache, "encode_batch", lambda *args, **kwargs: 1 / 0)
+    equal(copy(np.arange(10)), opened.samples(np.arange(10)))
+
+
+# Strategies that read the same neighbors, beyond what the cache holds; and the number of references that they encode.
+NAMES = {"base": 0, "kernel_regression": 0, "kernel_regression_alpha": 5, "ngd": 5}
+
+
+@pytest.fixture(scope="module")
+def counted():
+    """A port that counts its losses, and settings with few of them."""
+    calls = Counter()
+
+    class CountingModel(ToyModel):
+        def answer_loss(self, params, features, routing, answer):
+            jax.debug.callback(lambda _: calls.update(["losses"]), answer)  # once per neighbor: the answers are batched
+            return super().answer_loss(params, features, routing, answer)
+
+    port = dataclasses.replace(PORT, model=CountingModel())
+    return port, Preset.from_mapping({"descent.steps": 3, "line_search.evaluations": 4}), calls
+
+
+def test_an_evaluation_computes_what_the_cost_ledger_says(bank, opened, counted):
+    port, preset, calls = counted
+    bank = with_samples(dataclasses.replace(opened, reader=None), port, SAMPLES)
+    evaluator = Evaluator.create(port, bank, {name: method_of(name, preset) for name in NAMES}, METRIC)
+    sample = make_samples(1, seed=9, hinted=0.5)
+    costs = predict_evaluation(evaluator, sample[0], 1).costs
+    batch = evaluator.prepare_batch(encode_questions(port, sample))
+    ledger = {"kernel_regression": 0, "kernel_regression_alpha": 4 * 5, "ngd": 3 * 5}
+    for name, encoded in NAMES.items():
+        cache = bank.reader.cached = CachedFeatures(0)
+        calls.clear()
+        (result,) = evaluate_batch(batch, [name])
+        jax.effects_barrier()
+        assert calls["losses"] == ledger.get(name, 0), name
+        passes = 2 if name == "ngd" else 1  # a value and its gradient
+        assert result.evaluations == costs[name].evaluations == (1 if name == "base" else 2 + passes * ledger[name])
+        assert cache.encoded == costs[name].encodings == encoded, name
+    encode = costs["kernel_regression_alpha"].flops - costs["kernel_regression"].flops
+    assert encode >= 4 * 5 * count_flops(jax.make_jaxpr(port.model.answer_loss)(port.params, *_first(bank)))
+
+
+def _first(bank):
+    features, answers = jax.tree.map(lambda leaf: leaf[0], bank.samples(np.array([0])))
+    return features, Routing(bank.routing[0]), answers
+
+
+def test_the_strategies_of_a_batch_encode_its_neighbors_once(opened, counted):
+    port, preset, _ = counted
+    bank = with_samples(dataclasses.replace(opened, reader=None), port, SAMPLES)
+    evaluator = Evaluator.create(port, bank, {name: method_of(name, preset) for name in NAMES}, METRIC)
+    samples = make_samples(2, seed=9, hinted=0.5)
+    batch = evaluator.prepare_batch(encode_questions(port, samples))
+    cache = bank.reader.cached = CachedFeatures(0)  # nothing stays in the cache
+    shared = evaluate_batch(batch, chunk_size=1)
+    assert cache.read == cache.encoded == 5 + 5  # of two strategies that read the same five neighbors of each sample
+    for result, name in zip(shared, NAMES, strict=True):
+        (alone,) = evaluate_batch(batch, [name], chunk_size=1)
+        np.testing.assert_array_equal(result.weights, alone.weights)
+        assert result.predictions == alone.predictions
