@@ -24,9 +24,10 @@ from r2t2_jax.bank.manifest import FileDigest, check_file, digest
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.method.search.atlas_points import DEQUANTIZE, LEVELS, AtlasLoss
 from r2t2_jax.routing import RoutingSpec
-from r2t2_jax.runs.atomic_io import atomic_write
+from r2t2_jax.runs.atomic_io import atomic_folder, check_foreign
 
 ATLAS = "atlas"  # folder inside a bank directory
+FILES = ("atlas.json", "points.npy", "losses.npy", "slopes.npy", "ids.json")
 SCHEMA = 1
 
 
@@ -41,6 +42,7 @@ class Atlas:
         model_fingerprint: of the model that computed the losses.
         experts: names of its experts.
         ids: of the references, one per row.
+        bank: digest of the `bank.json` that it was built for; empty if it was built for a bank in memory.
 
     Raises:
         R2T2Error: the shapes of the arrays do not agree.
@@ -52,6 +54,7 @@ class Atlas:
     model_fingerprint: str
     experts: tuple[str, ...]
     ids: tuple[str, ...]
+    bank: str = ""
 
     def __post_init__(self) -> None:
         rows, points = self.losses.shape
@@ -90,7 +93,7 @@ class Atlas:
                 f"the atlas has no row for {len(missing)} of {len(ids)} references, first {missing[0]!r}; "
                 "build it again with `r2t2 bank atlas`"
             )
-        return self.take(np.array([rows[name] for name in ids]))
+        return self if tuple(ids) == self.ids else self.take(np.array([rows[name] for name in ids]))
 
     def check(self, model_fingerprint: str, spec: RoutingSpec) -> None:
         """Check that the atlas belongs to a model, with its experts and layers.
@@ -128,10 +131,14 @@ def quantize(losses: Float[np.ndarray, "n G"], ids: list[str]) -> UInt8[np.ndarr
 
 
 def save_atlas(atlas: Atlas, folder: Path, settings: dict[str, Any]) -> None:
-    """Write the atlas folder atomically, replacing an earlier one; `settings` are stored in `atlas.json`."""
+    """Write the atlas folder atomically, replacing an earlier one; `settings` are stored in `atlas.json`.
+
+    Raises:
+        R2T2Error: the folder cannot be written, or holds something else than an atlas.
+    """
+    check_atlas_folder(folder)
 
     def write(draft: Path) -> None:
-        draft.mkdir()
         for name, array in {"points": atlas.points, "losses": atlas.losses, "slopes": atlas.slopes}.items():
             if array is not None:
                 np.save(draft / f"{name}.npy", array)
@@ -142,12 +149,21 @@ def save_atlas(atlas: Atlas, folder: Path, settings: dict[str, Any]) -> None:
             "experts": atlas.experts,
             "points": len(atlas.points),
             "references": len(atlas),
+            "bank": atlas.bank,
             "made": settings,
             "files": {path.name: asdict(digest(path)) for path in sorted(draft.iterdir())},
         }
         (draft / "atlas.json").write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
 
-    atomic_write(folder, write)
+    try:
+        atomic_folder(folder, write)
+    except OSError as error:
+        raise R2T2Error(f"cannot write {folder}: {error.strerror}") from error
+
+
+def check_atlas_folder(folder: Path) -> None:
+    """Check, before any work is done, that an atlas may be written to a folder; raises as `save_atlas`."""
+    check_foreign(folder, FILES.__contains__, "a loss atlas")
 
 
 def open_atlas(folder: Path) -> Atlas:
@@ -170,6 +186,7 @@ def open_atlas(folder: Path) -> Atlas:
             model_fingerprint=description["model"],
             experts=tuple(description["experts"]),
             ids=tuple(json.loads((folder / "ids.json").read_text(encoding="utf-8"))),
+            bank=str(description.get("bank", "")),
         )
     except FileNotFoundError as error:
         raise R2T2Error(f"{folder} holds no loss atlas ({error.filename} is missing); run `r2t2 bank atlas`") from error

@@ -19,8 +19,9 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from r2t2_jax.bank import ReferenceBank
-from r2t2_jax.bank.atlas import Atlas, quantize, save_atlas
+from r2t2_jax.bank.atlas import Atlas, check_atlas_folder, quantize, save_atlas
 from r2t2_jax.bank.reference_bank import kernel_weights
+from r2t2_jax.bank.storage import manifest_digest
 from r2t2_jax.contract import Answer, Features, Params, RoutedLoss
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.method.kernels import Gaussian
@@ -134,14 +135,23 @@ def build_atlas(
         The complete atlas.
 
     Raises:
-        R2T2Error: the bank is too small, a loss is NaN, or the folder cannot be written.
+        R2T2Error: the bank is too small, a loss is NaN, or the folder holds something else or cannot be written.
         RunInterrupted: a signal was received or the time limit is reached.
     """
+    check_atlas_folder(folder)
     choosing = np.unique(np.linspace(0, len(bank) - 1, min(plan.choosing, len(bank))).astype(int))
+    if len(choosing) <= plan.k:
+        raise R2T2Error(f"{len(choosing)} references are too few for {plan.k} neighbors each; use a smaller k")
     candidates = candidate_points(model.spec, plan.drawn, plan.seed)
     ids = [str(record["id"]) for record in bank.records]
     parts = [Part(CHOOSING, len(choosing), plan.batch, CHOOSING), Part(TABULATING, len(bank), plan.batch, TABULATING)]
-    depends = {"model": bank.model_fingerprint, "embedder": bank.embedder_fingerprint, "versions": versions()}
+    built_for = "" if bank.folder is None else manifest_digest(bank.folder)
+    depends = {
+        "model": bank.model_fingerprint,
+        "embedder": bank.embedder_fingerprint,
+        "bank": {"digest": built_for},
+        "versions": versions(),
+    }
 
     def losses(rows: Int[np.ndarray, "n"], points: Float[np.ndarray, "P L E"]) -> Float[np.ndarray, "n P"]:
         return np.asarray(losses_at(params, *_padded_samples(bank, rows, plan.batch), points, model=model))[: len(rows)]
@@ -176,6 +186,7 @@ def build_atlas(
             model_fingerprint=bank.model_fingerprint,
             experts=model.spec.experts,
             ids=tuple(ids),
+            bank=built_for,
         )
         save_atlas(atlas, folder, asdict(plan))
         run.finish({"points": len(points), "references": len(ids)})

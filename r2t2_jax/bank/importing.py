@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from r2t2_jax.bank.manifest import Fingerprints, Source
+from r2t2_jax.bank.manifest import MANIFEST, Fingerprints, Source, read_manifest
 from r2t2_jax.bank.reference_bank import ReferenceBank
+from r2t2_jax.bank.storage import check_replaceable
 from r2t2_jax.contract import Embedder
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.routing import RoutingSpec
@@ -35,6 +36,21 @@ FIELDS: dict[str, type | tuple[type, ...]] = {
     "weights": dict,
 }
 SUM_TOLERANCE = 1e-3
+METRIC, UNNAMED = "as recorded", "unnamed, of "  # metric and start of the model fingerprint of an imported bank
+
+
+def check_import_target(folder: Path) -> None:
+    """Check, before any work is done, that an imported bank may be written to a folder.
+
+    Raises:
+        R2T2Error: the folder holds something else than an imported bank.
+    """
+    check_replaceable(folder)
+    if not (folder / MANIFEST).exists():
+        return
+    manifest = read_manifest(folder)
+    if manifest.metric != METRIC or not manifest.fingerprints.model.startswith(UNNAMED):
+        raise R2T2Error(f"{folder} holds a bank of {manifest.fingerprints.model}, not an import; choose another folder")
 
 
 def import_bank(path: Path, embedder: Embedder) -> ReferenceBank:
@@ -68,13 +84,13 @@ def import_bank(path: Path, embedder: Embedder) -> ReferenceBank:
         routing=routing,
         embeddings=embedder.embed([entry["question"] for entry in entries]),
         records=[_record(entry, path.name) for entry in entries],
-        model_fingerprint=f"unnamed, of {path.name}@{digest}",
+        model_fingerprint=f"{UNNAMED}{path.name}@{digest}",
         embedder_fingerprint=embedder.fingerprint,
         processing_fingerprint=Fingerprints().processing,
         correct=None if right.all() else right,
         spec=RoutingSpec(experts, 1, _groups(experts, routing[:, 0])),
         sources=(Source(path.name),),
-        metric="as recorded",
+        metric=METRIC,
     )
 
 

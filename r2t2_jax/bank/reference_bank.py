@@ -94,6 +94,10 @@ class ReferenceBank:
                 f"a loss atlas of {len(self.atlas)} rows for {len(self)} references; "
                 "build it again with `r2t2 bank atlas`"
             )
+        if self.atlas is not None and isinstance(self.records, list):  # those of a directory were compared on opening
+            own = [str(record["id"]) for record in self.records if "id" in record]
+            if own and list(self.atlas.ids) != own:
+                raise R2T2Error("the loss atlas has the rows of other references; take `atlas.of(ids)`")
         if self.records and len(self.records) != len(self):
             raise R2T2Error(f"{len(self.records)} records for {len(self)} references; give one record each, or none")
 

@@ -5,10 +5,13 @@ Axis letters: N bank size, M embedding size, L routed layers, E experts.
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
@@ -27,6 +30,8 @@ from r2t2_jax.bank.manifest import (
     Source,
     check_file,
     digest,
+    full_digest,
+    quick_digest,
     read_manifest,
 )
 from r2t2_jax.bank.records import (
@@ -40,10 +45,13 @@ from r2t2_jax.bank.records import (
 )
 from r2t2_jax.contract import Answer, Features
 from r2t2_jax.errors import R2T2Error
+from r2t2_jax.retrieval import INDEX
 from r2t2_jax.routing import RoutingSpec
-from r2t2_jax.runs.atomic_io import atomic_write, remove, sync
+from r2t2_jax.runs.atomic_io import atomic_folder, check_foreign, exchange, remove, sync
+from r2t2_jax.runs.folder import RUN
 
 ROWS_AT_A_TIME = 1 << 16  # rows written at a time
+OWN_FILES = (MANIFEST, RECORDS, EMBEDDINGS, ROUTING, *STORED, INDEX)  # what may be replaced with a bank
 
 
 @dataclass(frozen=True)
@@ -83,47 +91,69 @@ def write_bank(path: Path, manifest: Manifest, batches: Iterable[BankRows]) -> N
         batches: `manifest.rows` rows in total; only one batch is held in memory.
 
     Raises:
-        R2T2Error: the directory cannot be written, or it exists and is not a bank.
+        R2T2Error: the directory cannot be written, or `check_replaceable` refuses it.
     """
-    if path.exists() and not (path.is_dir() and ((path / MANIFEST).exists() or not any(path.iterdir()))):
-        raise R2T2Error(f"{path} exists and is not a bank; choose another directory")
+    check_replaceable(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        atomic_write(path, lambda draft: write_files(draft, manifest, batches))
+        atomic_folder(path, lambda draft: write_files(draft, manifest, batches))
     except OSError as error:
         raise R2T2Error(f"cannot write {path}: {error.strerror}") from error
 
 
+def check_replaceable(path: Path) -> None:
+    """Check, before any work is done, that a bank may be written to a directory.
+
+    Raises:
+        R2T2Error: the directory holds a bank that `r2t2 bank build` made, an atlas, or anything that is not a bank.
+    """
+    if (path / RUN).exists():
+        raise R2T2Error(f"{path} is the folder of a run or of a bank that `r2t2 bank build` made; choose another one")
+    if (path / ATLAS).exists():
+        raise R2T2Error(f"{path} holds a bank with a loss atlas, which would be lost; choose another directory")
+    if path.is_dir() and not (path / MANIFEST).exists() and any(path.iterdir()):
+        raise R2T2Error(f"{path} exists and is not a bank; choose another directory")
+    check_foreign(path, OWN_FILES.__contains__, "a bank")
+
+
 def write_files(folder: Path, manifest: Manifest, batches: Iterable[BankRows]) -> None:
-    """Create a folder and write all files of a bank to it.
+    """Write all files of a bank to a folder, which is created if it does not exist.
 
     Raises:
         ValueError: the number of rows of all batches is not that of the manifest.
     """
-    folder.mkdir()
-    writer: pq.ParquetWriter | None = None
-    arrays: dict[str, np.memmap] = {}
+    folder.mkdir(exist_ok=True)
     row = 0
-    for batch in batches:
-        if writer is None:
-            writer = pq.ParquetWriter(folder / RECORDS, batch.records.schema, compression="zstd")
-            arrays = {name: _create(folder / name, manifest.rows, values) for name, values in batch.arrays.items()}
-        last = row + len(batch.records)
-        for name, values in batch.arrays.items():
-            arrays[name][row:last] = values
-        writer.write_table(batch.records)
-        row = last
-    if writer is None or row != manifest.rows:
+    with ExitStack() as files:
+        writer: pq.ParquetWriter | None = None
+        arrays: dict[str, IO[bytes]] = {}
+        for batch in batches:
+            if writer is None:
+                writer = files.enter_context(
+                    pq.ParquetWriter(folder / RECORDS, batch.records.schema, compression="zstd")
+                )
+                arrays = {
+                    name: files.enter_context(_create(folder / name, manifest.rows, values))
+                    for name, values in batch.arrays.items()
+                }
+            for name, values in batch.arrays.items():
+                arrays[name].write(np.ascontiguousarray(values).tobytes())
+            writer.write_table(batch.records)
+            row += len(batch.records)
+    if row != manifest.rows:
         raise ValueError(f"{row} rows were written to {folder}; the manifest announces {manifest.rows}")
-    writer.close()
-    for array in arrays.values():
-        array.flush()
     replace(manifest, files={name: digest(folder / name) for name in sorted([RECORDS, *arrays])}).write(folder)
 
 
-def _create(file: Path, rows: int, values: np.ndarray) -> np.memmap:
+def _create(file: Path, rows: int, values: np.ndarray) -> IO[bytes]:
+    """A `.npy` file for `rows` rows like `values`, with its header. Plain writes fail on a full disk; a sparse memory
+    map would end the process.
+    """
     file.parent.mkdir(exist_ok=True)
-    return np.lib.format.open_memmap(file, "w+", values.dtype, (rows, *values.shape[1:]))
+    stream = file.open("wb")
+    shape = (rows, *values.shape[1:])
+    header = {"descr": np.lib.format.dtype_to_descr(values.dtype), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(stream, header)
+    return stream
 
 
 def install(draft: Path, folder: Path) -> None:
@@ -131,10 +161,13 @@ def install(draft: Path, folder: Path) -> None:
     for file in draft.rglob("*"):
         sync(file)
     for entry in sorted(draft.iterdir(), key=lambda entry: entry.name == MANIFEST):
-        remove(folder / entry.name)  # of an earlier attempt that was killed here
-        entry.rename(folder / entry.name)
+        target = folder / entry.name
+        if target.is_dir():  # of an earlier attempt that was killed here, with the same content
+            exchange(entry, target)
+        else:
+            os.replace(entry, target)
     sync(folder)
-    draft.rmdir()
+    remove(draft)
 
 
 def open_files(path: Path, whole: bool = False) -> tuple[Manifest, np.ndarray, np.ndarray]:
@@ -218,8 +251,37 @@ def read_contents(path: Path, expected: Fingerprints) -> BankContents:
         spec=manifest.spec,
         sources=manifest.sources,
         metric=manifest.metric,
-        atlas=open_atlas(path / ATLAS) if (path / ATLAS).is_dir() else None,
+        atlas=_open_own_atlas(path) if (path / ATLAS).is_dir() else None,
     )
+
+
+def _open_own_atlas(path: Path) -> Atlas:
+    """The atlas in a bank's directory, with the rows in the order of the bank.
+
+    Raises:
+        R2T2Error: as `open_atlas`, or the atlas was built for other references.
+    """
+    atlas = open_atlas(path / ATLAS)
+    if atlas.bank:
+        if atlas.bank != manifest_digest(path):
+            raise R2T2Error(f"{path / ATLAS} was built for another bank; build it again with `r2t2 bank atlas {path}`")
+        return atlas
+    try:
+        return atlas.of(pq.read_table(path / RECORDS, columns=["id"])["id"].to_pylist())
+    except R2T2Error as error:
+        raise R2T2Error(f"{path}: {error}") from error
+
+
+def manifest_digest(path: Path) -> str:
+    """SHA-256 of `bank.json`, which has the checksums of all files of the bank."""
+    return full_digest(path / MANIFEST)
+
+
+def folder_digest(path: Path) -> str:
+    """A hash of a bank's directory: of its manifest, its atlas and its index."""
+    files = [path / MANIFEST, path / ATLAS / "atlas.json", *sorted((path / INDEX).glob("*"))]
+    sums = [f"{quick_digest(file)} {file.name}" for file in files if file.is_file()]
+    return hashlib.sha256("\n".join(sums).encode()).hexdigest()[:16]
 
 
 def stored_samples(folder: Path, features: Features, answers: Answer) -> StoredSamples | None:

@@ -149,9 +149,10 @@ class BankImport:
 
     def run(self) -> None:
         """Import the file and print its numbers."""
-        from r2t2_jax.bank.importing import import_bank
+        from r2t2_jax.bank.importing import check_import_target, import_bank
         from r2t2_jax.retrieval.hashed_bag_of_words import default_embedder, question_embedder
 
+        check_import_target(self.out)
         embedder = question_embedder(self.embedder) if self.embedder else default_embedder()
         bank = import_bank(self.file, embedder)
         bank.save(self.out)
@@ -182,13 +183,14 @@ class BankIndex:
     def run(self) -> None:
         """Build and save the index, and print its recall."""
         from r2t2_jax.bank import ReferenceBank
-        from r2t2_jax.retrieval import INDEX, build_index
+        from r2t2_jax.retrieval import INDEX, build_index, check_index_folder
         from r2t2_jax.retrieval.scann import ScannIndex
-        from r2t2_jax.runs.atomic_io import atomic_write
+        from r2t2_jax.runs.atomic_io import atomic_folder
 
+        check_index_folder(self.bank / INDEX)
         bank = ReferenceBank.open(self.bank).only_correct()
         index = build_index(bank.embeddings, self.kind, self.metric, self.min_recall)
-        atomic_write(self.bank / INDEX, index.save)
+        atomic_folder(self.bank / INDEX, index.save)
         print(f"Wrote {self.bank / INDEX}: {len(index):,} references, {self.metric}.")
         if isinstance(index, ScannIndex):
             print(f"Recall at 5 of held-out references: {index.recall:.3f}, with {index.parameters}.")

@@ -109,7 +109,10 @@ class Reproduce:
         Console().print(Markdown(estimate_markdown(shapes.name, estimated, tables)))
 
     def _open(self, targets: Sequence[EvalTarget], plans: Sequence[TargetPlan]) -> Run:
-        from r2t2_jax.reproduction.plan import dataset_source
+        from r2t2_jax.bank.manifest import full_digest
+        from r2t2_jax.evaluation.question_sets import samples_digest
+        from r2t2_jax.evaluation.setup import references_digest
+        from r2t2_jax.reproduction.plan import dataset_source, presets_of
         from r2t2_jax.runs.fingerprint import versions
         from r2t2_jax.runs.plan import Plan
         from r2t2_jax.runs.run import Run
@@ -125,13 +128,22 @@ class Reproduce:
                 "embedder": target.port.embedder.fingerprint,
                 "experts": target.port.model.spec.experts,
                 "routing_shape": target.port.model.spec.shape,
+                "presets": {name: preset.to_mapping() for name, preset in presets_of(target.port).items()},
+                "references": references_digest(target.port, self.bank),
                 "data": target.data,
             }
             for target in targets
         }
         parts = [part for plan in plans for part in plan.parts(self.block)]
-        data = {target.data: dataset_source(target.data, len(target.samples), self.seed) for target in targets}
+        data = {
+            target.data: dataset_source(target.data, len(target.samples), self.seed)
+            | {"questions": samples_digest(target.samples)}
+            for target in targets
+        }
         depends: dict[str, Any] = {"data": data, "models": models, "versions": versions()}
+        if self.embedders is not None:
+            files = sorted(self.embedders.glob("*/model.json"))
+            depends["embedders"] = {file.parent.name: full_digest(file)[:16] for file in files}
         return Run.open(self.out, "reproduce", settings, Plan(parts), depends, self.max_hours)
 
     def _write(

@@ -135,6 +135,8 @@ class Tune:
     def _open(
         self, port: Port, presets: Sequence[Preset], rounds: Sequence[HalvingRound], samples: Sequence[Sample]
     ) -> Run:
+        from r2t2_jax.evaluation.question_sets import samples_digest
+        from r2t2_jax.evaluation.setup import references_digest
         from r2t2_jax.evaluation.tune import tuning_plan
         from r2t2_jax.runs.fingerprint import versions
         from r2t2_jax.runs.run import Run
@@ -143,7 +145,8 @@ class Tune:
             "model": port.fingerprint,
             "embedder": port.embedder.fingerprint,
             "presets": [preset.to_mapping() for preset in presets],
-            "questions": len(samples),
+            "questions": samples_digest(samples),
+            "references": {"digest": references_digest(port, self.bank)},
             "versions": versions(),
         }
         return Run.open(self.out, "tune", self._settings(), tuning_plan([port.name], rounds), depends, self.max_hours)

@@ -35,6 +35,13 @@ class StoredSample(Sample):
         return decode_image(self.__dict__["encoded"], upright=own, on_white=own)
 
 
+def image_bytes(sample: Sample) -> bytes:
+    """Bytes that identify the image of a sample: as encoded where it is stored so, else shape and pixels."""
+    if isinstance(sample, StoredSample) and "image" not in sample.__dict__:
+        return bytes(sample.__dict__["encoded"])
+    return repr(sample.image.shape).encode() + np.ascontiguousarray(sample.image).tobytes()
+
+
 def to_sample(record: Record, encoded: bytes, dataset: str = "") -> Sample:
     """The record of a dataset as a sample with the given encoded image."""
     return StoredSample(

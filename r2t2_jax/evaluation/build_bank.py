@@ -28,11 +28,11 @@ from r2t2_jax.evaluation.question_sets import QuestionSet
 from r2t2_jax.method.forward import encode_batch
 from r2t2_jax.metrics import get_metric
 from r2t2_jax.runs import batch_files
-from r2t2_jax.runs.atomic_io import DRAFT
+from r2t2_jax.runs.atomic_io import DRAFT, remove
 from r2t2_jax.runs.fingerprint import versions
 from r2t2_jax.runs.folder import SUMMARY, read_json
 from r2t2_jax.runs.plan import Batch, Part, Plan
-from r2t2_jax.runs.run import Run
+from r2t2_jax.runs.run import Run, reraise_oserror
 from r2t2_jax.runtime.batching import prefetch
 
 COMMAND = "bank build"
@@ -116,8 +116,13 @@ def build_bank(
                 raise R2T2Error(f"{port.name} answered none of the questions correctly: there is no bank")
             manifest = _manifest(port, sets, config, summary)
             files = [EMBEDDINGS, ROUTING, *(leaf.file for leaves in manifest.stored.values() for leaf in leaves)]
-            write_files(out / f"{DRAFT}bank", manifest, _bank_rows(run, files, config))
-            install(out / f"{DRAFT}bank", out)
+            draft = out / f"{DRAFT}bank"
+            try:
+                with reraise_oserror(f"cannot write {out}"):
+                    write_files(draft, manifest, _bank_rows(run, files, config))
+                    install(draft, out)
+            finally:
+                remove(draft)
             run.finish(summary)
         batch_files.BatchFiles(out).remove()  # the bank's files hold all rows now
     return read_json(out / SUMMARY)

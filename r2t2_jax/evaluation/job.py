@@ -28,7 +28,7 @@ from r2t2_jax.evaluation.dry_run import DryRun, device_memory, predict_evaluatio
 from r2t2_jax.evaluation.evaluator import Evaluator
 from r2t2_jax.evaluation.feature_cache import FeatureCache
 from r2t2_jax.evaluation.question_sets import QuestionSet, length
-from r2t2_jax.evaluation.setup import open_bank
+from r2t2_jax.evaluation.setup import bank_digest, open_bank
 from r2t2_jax.evaluation.statistics import benchmark_rows, summarize_benchmark, summary_content
 from r2t2_jax.evaluation.worker import BenchmarkInfo, eval_program
 from r2t2_jax.method.presets import Preset
@@ -113,7 +113,7 @@ class Job:
             | {"beams": self.port.beams, "max_new_tokens": questions.answering_port(self.port).max_new_tokens}
             for name, questions in self.benchmarks.items()
         }
-        return {"data": data, "models": models, "versions": versions()}
+        return {"data": data, "models": models, "bank": {"digest": bank_digest(self.bank)}, "versions": versions()}
 
     @cached_property
     def evaluator(self) -> Evaluator:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from r2t2_jax.contract import Port, Sample
 from r2t2_jax.datasets import load_dataset
 from r2t2_jax.datasets.catalog import DATASETS
 from r2t2_jax.datasets.registry import GROUP, load_jsonl
+from r2t2_jax.datasets.samples import image_bytes
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.metrics import check_samples, get_metric
 from r2t2_jax.plugins import registered
@@ -30,13 +32,20 @@ class QuestionSet:
     metric: str
     max_new_tokens: int | None = None
 
-    @property
+    @cached_property
     def digest(self) -> str:
-        """A hash of ids, questions and answers."""
-        digest = hashlib.sha256()
-        for sample in self.samples:
-            digest.update(repr((sample.id, sample.question, sample.answers, sample.options, sample.style)).encode())
-        return digest.hexdigest()[:16]
+        """A hash of everything about the samples that a result may depend on."""
+        return samples_digest(self.samples)
+
+
+def samples_digest(samples: Sequence[Sample]) -> str:
+    """A hash of ids, questions, options, answers, categories, experts and images, in the order of the samples."""
+    digest = hashlib.sha256()
+    for sample in samples:
+        texts = (sample.id, sample.question, sample.answers, sample.options, sample.style, sample.category)
+        digest.update(repr((*texts, sample.experts)).encode())
+        digest.update(hashlib.sha256(image_bytes(sample)).digest())
+    return digest.hexdigest()[:16]
 
     def answering_port(self, port: Port) -> Port:
         """The port with the longest answer that these questions allow."""

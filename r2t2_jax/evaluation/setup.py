@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import jax
+import numpy as np
 
 from r2t2_jax.bank import ReferenceBank
 from r2t2_jax.bank.manifest import fingerprints_of, read_manifest
+from r2t2_jax.bank.storage import folder_digest
 from r2t2_jax.contract import BeamModel, Port, Sample
 from r2t2_jax.datasets import load_dataset
 from r2t2_jax.datasets.catalog import DATASETS
@@ -18,12 +21,14 @@ from r2t2_jax.datasets.registry import GROUP
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.evaluation.collect_bank import collect_bank, with_shipped_atlas
 from r2t2_jax.evaluation.feature_cache import with_samples
+from r2t2_jax.evaluation.question_sets import samples_digest
 from r2t2_jax.method.forward import encode_batch
 from r2t2_jax.metrics import Metric, check_samples, get_metric
 from r2t2_jax.plugins import load, registered
 from r2t2_jax.retrieval.hashed_bag_of_words import question_embedder
 
 VALIDATION = "validation"
+IDENTITY = ("id", "question", "answer", "answers", "options", "image_sha256", "score")  # of a reference
 
 
 def open_port(model: str, embedder: str = "") -> Port:
@@ -109,13 +114,41 @@ def open_bank(
         bank = _with_features(ReferenceBank.open(path, fingerprints_of(port)), port, questions)
         bank = bank if keep_wrong else bank.only_correct()
     else:
-        name = port.name.partition(":")[0]
-        if name not in registered(GROUP):
-            raise R2T2Error(f"no set of references is registered for {name}: give a bank from r2t2 bank build")
-        bank = collect_bank(port, load_dataset(name, "reference"), metric, keep_wrong=keep_wrong)
+        bank = collect_bank(port, load_dataset(_reference_set(port), "reference"), metric, keep_wrong=keep_wrong)
         bank = with_shipped_atlas(bank, port) if keep_wrong else bank
     check_no_overlap(bank, questions)
     return bank
+
+
+def bank_digest(bank: ReferenceBank) -> str:
+    """A hash of the references: of the files of an opened bank, else of records, their order, and the atlas."""
+    if bank.origin is not None:
+        return folder_digest(bank.origin)
+    digest = hashlib.sha256(bank.right.tobytes())
+    for record in bank.records:
+        digest.update(repr([record.get(name) for name in IDENTITY]).encode())
+    if bank.atlas is not None:
+        digest.update(np.asarray(bank.atlas.points).tobytes() + np.asarray(bank.atlas.losses).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def references_digest(port: Port, path: Path | None) -> str:
+    """A hash of the references that `open_bank` will return, before they are collected.
+
+    Raises:
+        R2T2Error: the bank cannot be read, or no set of references is registered with the port.
+    """
+    if path is not None:
+        read_manifest(path)
+        return folder_digest(path)
+    return samples_digest(load_dataset(_reference_set(port), "reference"))
+
+
+def _reference_set(port: Port) -> str:
+    name = port.name.partition(":")[0]
+    if name not in registered(GROUP):
+        raise R2T2Error(f"no set of references is registered for {name}: give a bank from r2t2 bank build")
+    return name
 
 
 def _with_features(bank: ReferenceBank, port: Port, questions: Sequence[Sample]) -> ReferenceBank:

@@ -25,7 +25,7 @@ from r2t2_jax.evaluation.feature_cache import FeatureCache
 from r2t2_jax.evaluation.setup import with_decoding, with_embedder
 from r2t2_jax.methods import Method
 from r2t2_jax.metrics import get_metric
-from r2t2_jax.runs.fingerprint import package_versions
+from r2t2_jax.runs.fingerprint import numerics, package_versions
 from r2t2_jax.runs.plan import Batch
 from r2t2_jax.runs.workers import WorkerProgram
 from r2t2_jax.runtime.batching import AdaptiveBatchSize
@@ -98,7 +98,7 @@ def eval_program(
             "embedder": embedder,
             "mesh": mesh,
             "fingerprints": (port.fingerprint, port.embedder.fingerprint),
-            "versions": package_versions(),
+            "versions": package_versions() | numerics(),
             "bank": BankArrays.of(bank),
             "strategies": dict(strategies),
             "benchmarks": dict(benchmarks),
@@ -132,10 +132,11 @@ def open_worker(
     Raises:
         R2T2Error: the worker has other package versions or another model than the driver, or cannot find the model.
     """
-    if dict(versions) != package_versions():
-        raise R2T2Error(
-            f"a worker has {package_versions()}, the driver has {dict(versions)}: install the same versions"
-        )
+    present = package_versions() | numerics()
+    different = [name for name in present if present[name] != versions.get(name)]
+    if different:
+        values = ", ".join(f"{name} {present[name]!r} and not {versions.get(name)!r}" for name in different)
+        raise R2T2Error(f"a worker has {values}: install the versions and use the settings of the driver")
     groups = device_groups(mesh)
     loaded = with_embedder(load_on(local_model(model, model_uri), groups), embedder)
     ports = [with_decoding(port, beams) for port in loaded]

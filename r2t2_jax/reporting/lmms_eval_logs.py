@@ -24,7 +24,7 @@ import numpy as np
 
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.evaluation.statistics import models_of
-from r2t2_jax.runs.atomic_io import atomic_write
+from r2t2_jax.runs.atomic_io import atomic_folder
 from r2t2_jax.runs.folder import SUMMARY
 from r2t2_jax.runs.reading import SavedRun
 
@@ -57,8 +57,7 @@ def export_lmms_eval(saved: SavedRun, out: Path) -> list[Path]:
             (draft / name).write_text(content, encoding="utf-8")
 
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        atomic_write(out, write)
+        atomic_folder(out, write)
     except OSError as error:
         raise R2T2Error(f"cannot write {out}: {error.strerror}") from error
     return [out / name for name in files]

@@ -5,6 +5,7 @@ Axis letters: B test samples.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,13 +33,15 @@ from r2t2_jax.reporting.results import BASE, ModelResults, read_results
 from r2t2_jax.reporting.roles import ROLES, description, role
 from r2t2_jax.reporting.style import FigureDrawing, FigureSpec, render_figure, shared_style
 from r2t2_jax.reporting.tables import csv_table
-from r2t2_jax.runs.atomic_io import atomic_write
+from r2t2_jax.runs.atomic_io import atomic_folder, atomic_write, check_foreign
 from r2t2_jax.runs.reading import open_run
 
 if TYPE_CHECKING:
     from r2t2_jax.runs.reading import SavedRun
 
 REPORT = "report.html"
+FIGURES = ("accuracy", "cost", "families", "flow", "experts", "paths", "surrogate", "similarity")
+FILE_NAME = rf".*-((methods|causes)\.csv|({'|'.join(FIGURES)})\.(png|csv))"  # of the files in the folder of a report
 COMPARED_WITH = (BASE, "uniform", "random_neighbors", "kernel_regression")
 MISSING_FIGURES = {  # by the figure's name: what is missing, and why a run may have no data for it
     "families": "accuracy by family (all questions belong to one family, or no strategy re-routed)",
@@ -64,16 +67,20 @@ def write_report(run_folder: Path | str, out: Path | str | None = None) -> Path:
         The HTML file.
 
     Raises:
-        R2T2Error: there is no run, it is not complete, or the report cannot be written.
+        R2T2Error: there is no run, it is not complete, or the report cannot be written, as where the folder holds files
+            of other programs.
     """
     saved = open_run(run_folder)
     path = Path(run_folder) / REPORT if out is None else Path(out)
     if path.suffix != ".html":
         raise R2T2Error(f"the report is one HTML file, so {path} must end in .html")
+    if path.is_dir():
+        raise R2T2Error(f"cannot write {path}: it is a folder; name a file")
+    folder = path.with_suffix("")
+    check_foreign(folder, lambda name: re.fullmatch(FILE_NAME, name) is not None, "a report")
     page, files = render_report(saved)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        atomic_write(path.with_suffix(""), lambda folder: _write_files(folder, files))
+        atomic_folder(folder, lambda draft: _write_files(draft, files))
         atomic_write(path, lambda draft: draft.write_text(page, encoding="utf-8"))
     except OSError as error:
         raise R2T2Error(f"cannot write the report {path}: {error.strerror or error}") from error
@@ -267,6 +274,5 @@ def _csv(rows: Sequence[Mapping[str, Any]]) -> bytes:
 
 
 def _write_files(folder: Path, files: Mapping[str, bytes]) -> None:
-    folder.mkdir()
     for name, content in files.items():
         (folder / name).write_bytes(content)

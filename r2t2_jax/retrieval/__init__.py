@@ -47,6 +47,16 @@ def build_index(
     raise R2T2Error(f"unknown index {kind!r}; choose one of auto, exact, scann")
 
 
+def check_index_folder(path: Path) -> None:
+    """Check that an index may be written to a directory: it does not exist, is empty, or holds an index.
+
+    Raises:
+        R2T2Error: it holds something else.
+    """
+    if path.exists() and not (path.is_dir() and ((path / FILE).exists() or not any(path.iterdir()))):
+        raise R2T2Error(f"{path} exists and is not an index; move it to another place")
+
+
 def saved_index(path: Path, embeddings: Float[np.ndarray, "N M"] | Float[Array, "N M"]) -> Index | None:
     """The index saved in a directory, if there is one for these embeddings; raises as `load_index` does."""
     if not (path / FILE).exists() or not matches(path, embeddings):
@@ -68,4 +78,15 @@ def load_index(path: Path, embeddings: Float[np.ndarray, "N M"] | Float[Array, "
     raise R2T2Error(f"{path} holds an index of unknown kind {content['kind']!r}; build it again")
 
 
-__all__ = ["INDEX", "ExactIndex", "Hits", "Index", "ScannIndex", "ball", "build_index", "load_index", "saved_index"]
+__all__ = [
+    "INDEX",
+    "ExactIndex",
+    "Hits",
+    "Index",
+    "ScannIndex",
+    "ball",
+    "build_index",
+    "check_index_folder",
+    "load_index",
+    "saved_index",
+]

@@ -1,37 +1,76 @@
-"""Atomic writes of files and folders: write to a temporary sibling, fsync, rename."""
+"""Atomic writes of files and folders: write a locked draft next to the target, fsync, then rename or exchange.
+
+A kill at any moment leaves the earlier content or the new content under the target's name, and each is whole. The draft
+of a killed process has lost its lock, so the next write to the same parent folder removes it.
+"""
 
 from __future__ import annotations
 
+import ctypes
+import errno
+import fcntl
+import hashlib
 import json
 import os
+import re
+import secrets
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from r2t2_jax.errors import R2T2Error
+
 DRAFT = ".draft-"
+OWN = f"{DRAFT}r2t2-"  # drafts that may be removed from any folder: no other program uses this name
+EARLIER = "-earlier"
+LONGEST_NAME = 200  # bytes of a target's name that its draft's name repeats
+AT_FDCWD, RENAME_EXCHANGE = -100, 2
+NO_EXCHANGE = (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP)  # the kernel or the file system cannot exchange names
 
 
-def atomic_write(path: Path, write: Callable[[Path], Any]) -> None:
-    """Write a file or a folder, replacing an earlier one; readers see the old content or the new, never a part.
+def atomic_write(path: Path, write: Callable[[Path], Any], clean: bool = True) -> None:
+    """Write a file, replacing an earlier one, and create missing parent folders.
 
     Args:
-        path: the file or folder.
-        write: called with the temporary path to write to.
+        path: the file.
+        write: called with the path of the draft, an empty file.
+        clean: remove drafts of killed processes from the folder; `False` where `remove_drafts` was called before.
+
+    Raises:
+        R2T2Error: the path is a folder or a device.
+        OSError: the file could not be written; an earlier one is unchanged and no draft or new folder is left.
     """
-    draft = path.with_name(f"{DRAFT}{os.getpid()}-{path.name}")
-    earlier = draft.with_name(f"{draft.name}-earlier")
-    try:
+    with _draft(path, False, clean) as (draft, target):
         write(draft)
-        for part in (*draft.rglob("*"), draft) if draft.is_dir() else (draft,):
+        sync(draft)
+        os.replace(draft, target)
+        sync(target.parent)
+
+
+def atomic_folder(path: Path, write: Callable[[Path], Any]) -> None:
+    """Write a folder, replacing an earlier one, and create missing parent folders.
+
+    The caller checks that an earlier folder may be replaced (`check_foreign`).
+
+    Args:
+        path: the folder.
+        write: called with the path of the draft, an empty folder.
+
+    Raises:
+        R2T2Error: the path is a file.
+        OSError: the folder could not be written; an earlier one is unchanged and no draft or new folder is left.
+    """
+    with _draft(path, True, True) as (draft, target):
+        write(draft)
+        for part in (*draft.rglob("*"), draft):
             sync(part)
-        if path.is_dir():  # a folder with content cannot be renamed over
-            path.rename(earlier)
-        draft.rename(path)
-        sync(path.parent)
-    finally:
-        remove(draft)
-        remove(earlier)
+        if target.exists():
+            exchange(draft, target)
+        else:
+            os.rename(draft, target)
+        sync(target.parent)
 
 
 def publish_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -40,17 +79,159 @@ def publish_json(path: Path, content: Mapping[str, Any]) -> None:
     atomic_write(path, lambda draft: draft.write_text(text, encoding="utf-8"))
 
 
+def check_foreign(folder: Path, own: Callable[[str], bool], content: str) -> None:
+    """Check that a folder may be replaced: everything in it was written by this program.
+
+    Args:
+        folder: a folder that may exist.
+        own: whether this program writes an entry of that name.
+        content: what the folder should be, as in "a report".
+
+    Raises:
+        R2T2Error: there is a file in its place, or the folder holds another entry (named).
+    """
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise R2T2Error(f"cannot write {folder}: a file of that name exists; choose another name")
+    foreign = sorted(entry.name for entry in folder.iterdir() if not own(entry.name) and not is_draft(entry.name))
+    if foreign:
+        raise R2T2Error(f"{folder} holds {foreign[0]!r}, which is not part of {content}; choose another name")
+
+
+def is_draft(name: str) -> bool:
+    """Whether a name is that of a draft."""
+    return name.startswith(DRAFT)
+
+
+@contextmanager
+def _draft(path: Path, folder: bool, clean: bool) -> Iterator[tuple[Path, Path]]:
+    """An empty, locked draft and the path to publish it at: `path` with symbolic links resolved."""
+    target = Path(os.path.realpath(path))
+    if not folder and target.is_dir():
+        raise R2T2Error(f"cannot write {path}: it is a folder; name a file")
+    if target.exists() and not (target.is_dir() if folder else target.is_file()):
+        raise R2T2Error(f"cannot write {path}: it exists and is not a {'folder' if folder else 'regular file'}")
+    new_folders = [parent for parent in target.parents if not parent.exists()]
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if clean:
+            remove_drafts(target.parent, OWN)
+        draft, lock = _create_draft(target, folder)
+        try:
+            yield draft, target
+        finally:
+            remove(draft)
+            os.close(lock)
+    except BaseException as error:
+        for parent in new_folders:
+            with suppress(OSError):
+                parent.rmdir()
+        if isinstance(error, OSError):
+            reason = os.strerror(error.errno) if error.errno else str(error).splitlines()[0]
+            raise OSError(error.errno, reason, os.fspath(path)) from error
+        raise
+
+
+def _create_draft(target: Path, folder: bool) -> tuple[Path, int]:
+    """A new draft and the descriptor that holds its lock."""
+    name = target.name
+    if len(os.fsencode(name)) > LONGEST_NAME:
+        name = hashlib.sha256(os.fsencode(name)).hexdigest()
+    while True:
+        draft = target.with_name(f"{OWN}{secrets.token_hex(4)}-{name}")
+        if folder:
+            draft.mkdir()
+            descriptor = os.open(draft, os.O_RDONLY)
+        else:
+            descriptor = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        _lock(descriptor)
+        if is_at(descriptor, draft):
+            return draft, descriptor
+        os.close(descriptor)  # another process took the draft for a dead one before it was locked
+
+
+def _lock(descriptor: int) -> bool:
+    """Lock a file or folder without waiting. Returns False if another process holds the lock, or locks do not work."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def is_at(descriptor: int, path: Path) -> bool:
+    """Whether an open file or folder is the one at `path`."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.lstat())
+    except OSError:
+        return False
+
+
+def exchange(draft: Path, target: Path) -> None:
+    """Give each of two paths the other's name at once; where the system cannot, rename twice.
+
+    A kill between the two renames leaves the earlier content as a draft, which `remove_drafts` renames back.
+    """
+    if _exchange_names(draft, target):
+        return
+    earlier = draft.with_name(f"{draft.name}{EARLIER}")
+    lock = os.open(target, os.O_RDONLY)
+    try:
+        _lock(lock)
+        os.rename(target, earlier)
+        os.rename(draft, target)
+        remove(earlier)
+    finally:
+        os.close(lock)
+
+
+def _exchange_names(first: Path, second: Path) -> bool:
+    """Exchange two names by renameat2. Returns False if the system cannot."""
+    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if renameat2 is None:
+        return False
+    if renameat2(AT_FDCWD, os.fsencode(first), AT_FDCWD, os.fsencode(second), RENAME_EXCHANGE) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in NO_EXCHANGE:
+        return False
+    raise OSError(code, os.strerror(code), os.fspath(second))
+
+
 def remove(path: Path) -> None:
-    """Remove a file or a folder if it exists."""
-    if path.is_dir():
+    """Remove a file, a link or a folder if it exists."""
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
 
 
-def remove_drafts(folder: Path) -> None:
-    """Remove the temporary files that a killed process left."""
-    for draft in folder.glob(f"{DRAFT}*"):
+def remove_drafts(folder: Path, prefix: str = DRAFT) -> None:
+    """Remove the drafts that killed processes left in a folder. A draft that a process is writing is locked and stays.
+
+    Earlier content that was renamed away, and not replaced, gets its name back.
+    """
+    for entry in os.scandir(folder):
+        if not entry.name.startswith(prefix):
+            continue
+        draft = Path(entry.path)
+        try:
+            descriptor = os.open(draft, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+        except OSError:
+            continue
+        try:
+            if _lock(descriptor):
+                _restore_or_remove(draft)
+        finally:
+            os.close(descriptor)
+
+
+def _restore_or_remove(draft: Path) -> None:
+    renamed = re.fullmatch(rf"{re.escape(OWN)}[0-9a-f]{{8}}-(.+){EARLIER}", draft.name)
+    if renamed and not os.path.lexists(target := draft.with_name(renamed[1])):
+        os.rename(draft, target)
+    else:
         remove(draft)
 
 

@@ -70,7 +70,7 @@ def saved_batches(folder: Path) -> dict[int, Path]:
 
 def write_table(path: Path, table: pa.Table) -> None:
     """Write a table as a Parquet file with checksums, complete or not at all."""
-    atomic_write(path, lambda draft: pq.write_table(table, draft, write_page_checksum=True))
+    atomic_write(path, lambda draft: pq.write_table(table, draft, write_page_checksum=True), clean=False)
 
 
 def read_batch(path: Path) -> pa.Table:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import platform
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -12,6 +13,16 @@ from typing import Any
 from r2t2_jax.errors import R2T2Error
 
 SHOWN = 5  # differences listed; further ones are counted
+NUMERICS = (
+    "default_prng_impl",
+    "threefry_partitionable",
+    "random_seed_offset",
+    "enable_x64",
+    "default_matmul_precision",
+    "numpy_dtype_promotion",
+)
+FLAGS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")
+NO_NUMERICS = ("--xla_dump", "--xla_force_host_platform_device_count")  # the devices are recorded with their number
 
 
 def fingerprinted(run: Mapping[str, Any]) -> dict[str, Any]:
@@ -51,8 +62,8 @@ def _flat(tree: Any, name: str = "") -> dict[str, Any]:
     return {leaf: value for key, child in items for leaf, value in _flat(child, f"{name}.{key}".lstrip(".")).items()}
 
 
-def versions() -> dict[str, str]:
-    """Versions of the libraries and the kind of devices, on which results may depend besides the settings."""
+def versions() -> dict[str, Any]:
+    """Versions of the libraries, devices and numerics, on which results may depend besides the settings."""
     import jax
 
     devices = jax.devices()
@@ -60,7 +71,17 @@ def versions() -> dict[str, str]:
         "python": platform.python_version(),
         **package_versions(),
         "devices": f"{len(devices)} x {devices[0].device_kind}",
+        "numerics": numerics(),
     }
+
+
+def numerics() -> dict[str, str]:
+    """The settings of JAX and XLA that change computed numbers or random draws."""
+    import jax
+
+    settings = {name: str(getattr(jax.config, f"jax_{name}")) for name in NUMERICS}
+    flags = " ".join(os.environ.get(name, "") for name in FLAGS).split()
+    return settings | {"xla_flags": " ".join(sorted(flag for flag in flags if not flag.startswith(NO_NUMERICS)))}
 
 
 def package_versions() -> dict[str, str]:

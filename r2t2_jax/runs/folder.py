@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.runs.atomic_io import DRAFT
+from r2t2_jax.runs.atomic_io import DRAFT, is_at
 
 RUN, SUMMARY, LOCK = "run.json", "summary.json", "lock"
 
@@ -87,7 +87,7 @@ class FolderLock:
             descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if _is_at(descriptor, self._path):
+                if is_at(descriptor, self._path):
                     return descriptor
             except BlockingIOError:
                 holder = _holder(descriptor)
@@ -102,13 +102,6 @@ class FolderLock:
         """Remove the file and release the lock."""
         self._path.unlink(missing_ok=True)
         os.close(self._descriptor)
-
-
-def _is_at(descriptor: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False
 
 
 def _holder(descriptor: int) -> str:

@@ -20,7 +20,6 @@ import shutil
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,7 @@ from ports.common.checkpoint.formats import Checkpoint
 from ports.common.checkpoint.mapping import Leaf
 from ports.common.checkpoint.orbax_writer import PIECE, CheckpointWriter, plain_path, single_error_report
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.runs.atomic_io import DRAFT, atomic_write, remove
+from r2t2_jax.runs.atomic_io import DRAFT, atomic_folder, remove
 
 SCHEMA = 2  # 2: parameters have upstream's names
 DESCRIPTION, CHECKPOINT, TOKENIZER = "model.json", "checkpoint", "tokenizer"
@@ -164,30 +163,20 @@ def write_model_directory(
 
 
 def _publish(destination: Path, write: Callable[[Path], None]) -> None:
-    """`atomic_write` of a folder by one process at a time; after a failure new parent folders are removed too."""
+    """`atomic_folder` by one process at a time."""
 
-    def locked(draft: Path) -> None:
-        draft.mkdir()
-        handle = os.open(draft, os.O_RDONLY)
+    def write_or_remove(draft: Path) -> None:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
             write(draft)
         except BaseException:
             _remove_until_quiet(draft)
             raise
-        finally:
-            os.close(handle)
 
-    new = [parent for parent in destination.parents if not parent.exists()]
     try:
-        destination.parent.mkdir(parents=True, exist_ok=True)
         _remove_abandoned_drafts(destination)
-        atomic_write(destination, locked)
-    except BaseException as error:
-        for parent in new:
-            with suppress(OSError):
-                parent.rmdir()
-        if isinstance(error, Exception) and not isinstance(error, R2T2Error):
+        atomic_folder(destination, write_or_remove)
+    except Exception as error:
+        if not isinstance(error, R2T2Error):
             _raise_write_error(error, destination)
         raise
 
@@ -218,8 +207,7 @@ def _raise_write_error(error: Exception, destination: Path) -> None:
     """Raise an R2T2Error for a failed write; TensorStore reports system errors only by their text."""
     text = str(error)
     if isinstance(error, OSError):
-        where = f": {error.filename}" if error.filename else ""
-        raise R2T2Error(f"cannot write {destination} ({error.strerror or text}{where})") from error
+        raise R2T2Error(f"cannot write {destination} ({error.strerror or text})") from error
     for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS):
         if os.strerror(code) in text:
             raise R2T2Error(f"cannot write {destination} ({os.strerror(code)})") from error

@@ -19,7 +19,7 @@ from ports.moai.auxiliary.record import MAPS, PARTS, TABLE, AuxRecord, image_key
 from ports.moai.config import MoAIConfig
 from r2t2_jax.contract import Sample
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.runs.atomic_io import atomic_write
+from r2t2_jax.runs.atomic_io import atomic_write, remove_drafts
 from r2t2_jax.runs.folder import SUMMARY, read_json
 from r2t2_jax.runs.plan import Batch, Part, Plan
 from r2t2_jax.runs.run import Run
@@ -97,9 +97,10 @@ def _publish(run: Run, out: Path) -> dict[str, Any]:
 
     table = run.table("records")
     (out / MAPS).mkdir(exist_ok=True)
+    remove_drafts(out / MAPS)
     for key, packed in zip(table["key"].to_pylist(), table["map"].to_pylist(), strict=True):
         if packed is not None:
-            atomic_write(out / MAPS / f"{key}.png", partial(_write, packed))
+            atomic_write(out / MAPS / f"{key}.png", partial(_write, packed), clean=False)
     atomic_write(out / TABLE, lambda draft: pq.write_table(table.drop_columns(["map"]), draft))
     return {"images": len(table)} | {name: len(table) - table[name].null_count for name in PARTS}
 

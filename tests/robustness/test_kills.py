@@ -1,0 +1,140 @@
+"""A process that is killed at any rename or fsync leaves the earlier content or the new one, and the next cleans up."""
+
+import json
+import multiprocessing
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from r2t2_jax.runs import atomic_io
+from tests.robustness.writers import TARGET, WRITERS, write_and_die
+
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["tests.robustness.writers"])
+LOCK = "lock"  # a killed run keeps its lock file; the lock itself is gone
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder that is not a draft; timings differ between equal runs.
+
+    The files of a model have random names: they are compared with the sizes that `model.json` lists.
+    """
+    model = folder / TARGET / "model.json"
+    if model.exists():
+        sizes = json.loads(model.read_text())["checkpoint"]
+        whole = {name: (model.parent / "checkpoint" / name).stat().st_size for name in sizes} == sizes
+        return {TARGET: b"whole" if whole else b"damaged"}
+    files = [path for path in folder.rglob("*") if path.is_file() and ".draft-" not in str(path)]
+    return {
+        str(path.relative_to(folder)): path.read_bytes() for path in files if path.name not in (LOCK, "timings.jsonl")
+    }
+
+
+def by_target(files: dict[str, bytes]) -> dict[str, dict[str, bytes]]:
+    """The files of each path that is published with one rename."""
+    targets: dict[str, dict[str, bytes]] = {}
+    for name, value in files.items():
+        targets.setdefault(name.split("/")[0], {})[name] = value
+    return targets
+
+
+def kill_at_every_call(name: str, folder: Path, exchange: bool) -> int:
+    """Kill a writer at every call; returns the number of kills."""
+    write, whole = WRITERS[name], folder / "whole"
+    whole.mkdir(parents=True)
+    write(whole, 1)
+    new = content(whole)
+    last = 0
+    while True:
+        last += 1
+        place = folder / str(last)
+        place.mkdir()
+        write(place, 0)
+        old = content(place)
+        process = CONTEXT.Process(target=write_and_die, args=(name, str(place), last, exchange))
+        process.start()
+        process.join()
+        if process.exitcode == 0:
+            assert content(place) == new
+            return last - 1
+        assert process.exitcode == -signal.SIGKILL
+        if exchange and name != "run":  # the folder of a run is whole when its summary exists
+            for target, files in by_target(content(place)).items():
+                assert files in (by_target(old).get(target), by_target(new).get(target))
+            assert set(by_target(old)) <= set(by_target(content(place)))
+        write(place, 1)
+        assert content(place) == new
+        assert not [path for path in place.rglob("*") if atomic_io.is_draft(path.name)]
+
+
+@pytest.mark.parametrize("name", ["file", "bank", "atlas", "report", "export"])
+def test_a_kill_at_any_rename_or_fsync_leaves_one_whole_version(name: str, tmp_path: Path) -> None:
+    assert kill_at_every_call(name, tmp_path / "exchange", exchange=True) >= 3
+
+
+@pytest.mark.slow  # the model directory has tens of files, and a run is synced after every step
+@pytest.mark.parametrize("name", ["model", "run"])
+def test_a_kill_during_long_work_leaves_one_whole_version(name: str, tmp_path: Path) -> None:
+    assert kill_at_every_call(name, tmp_path / "exchange", exchange=True) >= 3
+
+
+def test_where_names_cannot_be_exchanged_the_next_process_restores_the_earlier_content(tmp_path: Path) -> None:
+    assert kill_at_every_call("atlas", tmp_path / "rename", exchange=False) >= 3
+
+
+def test_a_draft_that_another_process_writes_stays(tmp_path: Path) -> None:
+    def write(draft: Path) -> None:
+        atomic_io.atomic_write(tmp_path / "other", lambda second: second.write_text("other"))
+        draft.write_text("first")
+
+    atomic_io.atomic_write(tmp_path / "file", write)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"file": "first", "other": "other"}
+
+
+def test_files_of_the_user_are_no_drafts(tmp_path: Path) -> None:
+    (tmp_path / ".draft-2024-thesis.tex").write_text("mine")
+    atomic_io.atomic_write(tmp_path / "file", lambda draft: draft.write_text("x"))
+    assert (tmp_path / ".draft-2024-thesis.tex").read_text() == "mine"
+
+
+def test_a_failure_leaves_the_earlier_file_and_no_new_folder(tmp_path: Path) -> None:
+    (tmp_path / "page.html").write_text("earlier")
+
+    def fail(draft: Path) -> None:
+        draft.write_text("half")
+        raise OSError(28, "No space left on device")
+
+    for path in (tmp_path / "page.html", tmp_path / "a" / "b" / "page.html"):
+        with pytest.raises(OSError, match="No space left on device") as error:
+            atomic_io.atomic_write(path, fail)
+        assert error.value.filename == str(path)
+    assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
+    assert (tmp_path / "page.html").read_text() == "earlier"
+
+
+@pytest.mark.parametrize("kind", ["folder", "device"])
+def test_what_is_no_file_is_not_replaced(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "target"
+    if kind == "folder":
+        path.mkdir()
+    else:
+        os.mkfifo(path)
+    with pytest.raises(ValueError, match="cannot write"):
+        atomic_io.atomic_write(path, lambda draft: draft.write_text("x"))
+    assert path.exists() and not path.is_file()
+
+
+def test_the_target_of_a_link_is_replaced_and_the_link_stays(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    atomic_io.atomic_folder(tmp_path / "link", lambda draft: (draft / "new").write_text("x"))
+    assert (tmp_path / "link").is_symlink()
+    assert [path.name for path in (tmp_path / "real").iterdir()] == ["new"]
+
+
+def test_names_of_any_length_can_be_written(tmp_path: Path) -> None:
+    path = tmp_path / ("é" * 127)
+    atomic_io.atomic_write(path, lambda draft: draft.write_text("x"))
+    assert path.read_text() == "x"
