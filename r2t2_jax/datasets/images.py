@@ -123,13 +123,18 @@ def _cause(error: Exception) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
-@lru_cache(_CACHE_SIZE)
 def _checked_file(path: Path) -> bytes:
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):  # reading a pipe or a device may never end
         raise R2T2Error("it is no regular file")
     if status.st_size > MAX_BYTES:
         raise R2T2Error(f"it has {status.st_size:,} bytes; at most {MAX_BYTES:,} are read")
+    return _read_checked(path, status.st_mtime_ns, status.st_size)
+
+
+@lru_cache(_CACHE_SIZE)
+def _read_checked(path: Path, modified: int, size: int) -> bytes:
+    """The checked bytes of a file. A replaced file has another time of modification or size, and is read again."""
     return _checked(path.read_bytes())
 
 

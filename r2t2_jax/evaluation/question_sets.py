@@ -37,6 +37,11 @@ class QuestionSet:
         """A hash of everything about the samples that a result may depend on."""
         return samples_digest(self.samples)
 
+    def answering_port(self, port: Port) -> Port:
+        """The port with the longest answer that these questions allow."""
+        limit = self.max_new_tokens or port.token_limits.get(self.source.name, port.max_new_tokens)
+        return replace(port, max_new_tokens=limit)
+
 
 def samples_digest(samples: Sequence[Sample]) -> str:
     """A hash of ids, questions, options, answers, categories, experts and images, in the order of the samples."""
@@ -46,11 +51,6 @@ def samples_digest(samples: Sequence[Sample]) -> str:
         digest.update(repr((*texts, sample.experts)).encode())
         digest.update(hashlib.sha256(image_bytes(sample)).digest())
     return digest.hexdigest()[:16]
-
-    def answering_port(self, port: Port) -> Port:
-        """The port with the longest answer that these questions allow."""
-        limit = self.max_new_tokens or port.token_limits.get(self.source.name, port.max_new_tokens)
-        return replace(port, max_new_tokens=limit)
 
 
 REFERENCES, TEST = "reference", "test"  # splits of sets that are generated
