@@ -5,8 +5,9 @@ Axis letters: B test samples, K neighbors, N bank size, M embedding size, L rout
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
-from typing import cast
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -42,6 +43,7 @@ def reroute(
     answers: Answer | None = None,
     seed: int = 0,
     mesh: Mesh | None = None,
+    allow_leakage: bool = False,
 ) -> Rerouted:
     """Re-route a model given as a function: no port, no files.
 
@@ -58,6 +60,7 @@ def reroute(
         answers: labels of the test samples, which only the oracle reads.
         seed: of random draws; those of sample i depend on the seed and i only.
         mesh: devices over which the samples are split, along the axis `data`.
+        allow_leakage: accept test samples that are references: of equal features and embedding.
 
     Returns:
         `Rerouted` with a leading axis B on every leaf; `weights` [B, L, E] are the new routing weights. All neighbors'
@@ -65,7 +68,7 @@ def reroute(
 
     Raises:
         R2T2Error: an array holds NaN, has the wrong shape or weight outside its support, k exceeds the bank, the loss
-            is no scalar, or the strategy needs what the model does not offer.
+            is no scalar, the strategy needs what the model does not offer, or a test sample is a reference.
     """
     strategy = named_strategy(strategy) if isinstance(strategy, str) else strategy
     model = as_model(model, bank, spec)
@@ -73,6 +76,8 @@ def reroute(
     mask = np.broadcast_to(np.asarray(model.spec.support_mask()) if support is None else support, np.shape(routing))
     queries = Query(*jax.tree.map(jnp.asarray, (features, routing, mask, answers)))
     _check(model, params, bank, queries, embeddings)
+    if not allow_leakage:
+        _check_leakage(bank, features, embeddings)
 
     keys = sample_keys(seed, np.arange(len(routing)))
     neighbors = None
@@ -89,6 +94,25 @@ def as_model(model: RoutedLoss | Loss, bank: ReferenceBank, spec: RoutingSpec | 
     _, layers, experts = bank.routing.shape
     numbered = RoutingSpec(tuple(f"expert {e}" for e in range(experts)), layers)
     return LossModel(model, spec or numbered)
+
+
+def _check_leakage(bank: ReferenceBank, features: Features, embeddings: Array | np.ndarray) -> None:
+    """Refuse test samples whose features and embedding are, bit for bit, those of a reference."""
+    references = set(_row_bytes((bank.features, bank.embeddings), len(bank)))
+    rows = _row_bytes((features, embeddings), len(embeddings))
+    leaked = [i for i, row in enumerate(rows) if row in references]
+    if leaked:
+        raise R2T2Error(
+            f"{len(leaked)} of {len(rows)} test samples are also references in the bank, first row {leaked[0]}: the "
+            "bank holds their answers; leave them out, or pass allow_leakage=True"
+        )
+
+
+def _row_bytes(tree: Any, rows: int) -> list[bytes]:
+    """A digest of each row of all leaves; numbers are compared as float32."""
+    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
+    flat = [np.asarray(leaf, np.float32).reshape(rows, -1) for leaf in leaves]
+    return [hashlib.sha256(b"".join(leaf[i].tobytes() for leaf in flat)).digest() for i in range(rows)]
 
 
 def _check(

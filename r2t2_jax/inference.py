@@ -19,6 +19,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 
 from r2t2_jax.bank import ReferenceBank
+from r2t2_jax.bank.inspect import leaked_samples
 from r2t2_jax.contract import Port, Sample
 from r2t2_jax.datasets.images import decode_image, encoded_image, rgb_pixels
 from r2t2_jax.errors import R2T2Error
@@ -58,6 +59,7 @@ class Prediction:
         used_fallback: no neighbor had any weight, so the router's weights were kept.
         evaluations: forward passes that depend on the routing.
         seconds: of each stage; a stage that runs for the first time also compiles.
+        is_reference: the same question about the same image is in the bank, with its answer.
     """
 
     model: str
@@ -77,6 +79,7 @@ class Prediction:
     used_fallback: bool
     evaluations: int
     seconds: Mapping[str, float]
+    is_reference: bool = False
 
 
 def answer(
@@ -134,7 +137,11 @@ def answer(
         references, seconds = _timed(lambda: _references(port, bank) if _reads_references(method) else None)
     strategies = {BASE: named_strategy(BASE), method.name: method}
     evaluator = Evaluator.create(decoding, references, strategies, None, seed)
-    predictions = [_answer(evaluator, sample, method.name, preset_name, weights) for sample in samples]
+    leaked = [] if references is None else [sample.id for sample in leaked_samples(references, samples)]
+    predictions = [
+        replace(_answer(evaluator, sample, method.name, preset_name, weights), is_reference=sample.id in leaked)
+        for sample in samples
+    ]
     if seconds > MIN_REPORTED_SECONDS:
         first = predictions[0]
         predictions[0] = replace(first, seconds={"references": seconds, **first.seconds})

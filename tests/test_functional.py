@@ -126,3 +126,15 @@ def test_half_precision_embeddings_of_repeated_questions_give_the_weights_of_flo
     )
     assert np.isfinite(expected.weights).all()
     np.testing.assert_array_equal(result.weights, expected.weights)
+
+
+def test_test_samples_that_are_references_are_refused():
+    mixed = [np.concatenate([new[:3], old[5:7]]) for new, old in ((FEATURES, arrays[0]), (EMBEDDINGS, arrays[3]))]
+    with pytest.raises(R2T2Error, match="2 of 5 test samples are also references in the bank, first row 3"):
+        r2t2_jax.reroute(answer_loss, PARAMS, BANK, mixed[0], ROUTING[:5], mixed[1])
+    allowed = r2t2_jax.reroute(
+        answer_loss, PARAMS, BANK, mixed[0], ROUTING[:5], mixed[1], strategy="kernel_regression", allow_leakage=True
+    )
+    assert allowed.weights.shape == (5, 1, E)
+    other = np.concatenate([EMBEDDINGS[:3], EMBEDDINGS[:2]])  # the same features with another question
+    r2t2_jax.reroute(answer_loss, PARAMS, BANK, mixed[0], ROUTING[:5], other, strategy="kernel_regression")

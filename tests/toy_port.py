@@ -98,6 +98,7 @@ def make_samples(n: int, seed: int, hinted: float) -> list[Sample]:
         image = np.zeros((1, len(EXPERTS) + 1, 3), np.uint8)
         image[0, :-1, 0] = rng.integers(len(WORDS), size=len(EXPERTS))
         image[0, -1, 0] = rng.random() < hinted
+        image[0, :3, 1] = seed % 256, i % 256, i // 256  # no expert sees it; no two samples have the same image
         samples.append(
             Sample(
                 id=f"{seed}-{i}",

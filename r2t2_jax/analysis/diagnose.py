@@ -86,11 +86,13 @@ def diagnose(
     support: Bool[Array, "B L E"] | Bool[np.ndarray, "B L E"] | None = None,
     seed: int = 0,
     worthwhile: float = WORTHWHILE,
+    allow_leakage: bool = False,
 ) -> Diagnosis:
     """Diagnose whether re-routing helps any JAX model, without a port or files; losses are compared instead of answers.
 
     Args:
-        model, params, bank, features, routing, embeddings, spec, support, seed: as `r2t2_jax.reroute` takes them.
+        model, params, bank, features, routing, embeddings, spec, support, seed, allow_leakage: as `r2t2_jax.reroute`
+            takes them.
         answers: labels of the B samples, which must not be references in the bank.
         preset: settings of every strategy.
         worthwhile: the smallest relevant decrease in loss, as a share of the router's own mean loss.
@@ -117,6 +119,7 @@ def diagnose(
             support=support,
             answers=answers,
             seed=seed,
+            allow_leakage=allow_leakage,
         )
         weights[name] = result.weights
     support_mask = np.broadcast_to(

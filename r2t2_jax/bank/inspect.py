@@ -6,13 +6,14 @@ Axis letters: N references, L routed layers, E experts, M embedding size.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from r2t2_jax.bank.manifest import image_digest, read_manifest
+from r2t2_jax.bank.records import Records
 from r2t2_jax.bank.reference_bank import ReferenceBank
 from r2t2_jax.contract import Sample
 from r2t2_jax.errors import R2T2Error
@@ -254,6 +255,36 @@ def find_leakage(bank: ReferenceBank, samples: Sequence[Sample]) -> Leakage:
         leaks=tuple(leaks),
         images_known=bool(by_image),
     )
+
+
+def leaked_samples(bank: ReferenceBank, samples: Sequence[Sample]) -> list[Sample]:
+    """Test samples that are references: of the same id and question, or, under any id, of the same image and question.
+
+    Images are compared by their pixels, questions without case, repeated spaces and final punctuation. Only images of
+    questions that are also asked of a reference are decoded.
+    """
+    ids, images = set[tuple[str, str]](), defaultdict[str, set[str]](set)
+    for name, question, digest in _identities(bank):
+        text = _normalize(question or "")
+        ids.add((name, text))
+        if digest:
+            images[text].add(digest)
+    leaked = []
+    for sample in samples:
+        text = _normalize(sample.question)
+        same_image = text in images and image_digest(sample.image) in images[text]
+        if same_image or (sample.id, text) in ids:
+            leaked.append(sample)
+    return leaked
+
+
+def _identities(bank: ReferenceBank) -> Iterator[tuple[str, str | None, str | None]]:
+    """Id, question and image digest of every reference."""
+    columns = ("id", "question", "image_sha256")
+    if isinstance(bank.records, Records):
+        yield from zip(*map(bank.records.column, columns), strict=True)
+    else:
+        yield from ((record.get("id"), record.get("question"), record.get("image_sha256")) for record in bank.records)
 
 
 def _normalize(question: str) -> str:

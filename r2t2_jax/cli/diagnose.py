@@ -39,6 +39,8 @@ class Diagnose:
     """The smallest gain worth having, as a share of all answers."""
     seed: int = 0
     """Draws the questions and the random references."""
+    allow_leakage: bool = False
+    """Accept questions that are also references: by id and question, or by image and question under any id."""
     out: Path | None = None
     """JSON file to write the numbers of the diagnosis to."""
 
@@ -62,7 +64,7 @@ class Diagnose:
         samples = open_questions(self.data, self.split, self.limit, self.seed)
         check_enough(len(samples))
         metric = metric_for(self.data, self.metric or "", samples)
-        bank = open_bank(port, self.bank, metric, samples)
+        bank = open_bank(port, self.bank, metric, samples, allow_leakage=self.allow_leakage)
         evidence = port_evidence(port, bank, encode_questions(port, samples), preset, metric, self.seed)
         diagnosis = diagnose_evidence(evidence, self.worthwhile)
         print(f"{port.name} on {self.data}: {len(samples):,} questions, {len(bank):,} references, preset {name}\n")

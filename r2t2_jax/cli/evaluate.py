@@ -64,6 +64,8 @@ class Eval:
     """Number of questions of each set, chosen by the seed. By default all."""
     seed: int = 0
     """Chooses the questions, and everything that strategies draw."""
+    allow_leakage: bool = False
+    """Accept questions that are also references: by id and question, or by image and question under any id."""
     batch_size: Literal["auto"] | int = "auto"
     """Questions at a time; auto for as many as fit in memory. It is halved if memory runs out; no result changes."""
     vmap_size: Literal["auto"] | int = "auto"
@@ -121,13 +123,24 @@ class Eval:
         batch = None if self.batch_size == "auto" else self.batch_size
         vmap_size = None if self.vmap_size == "auto" else self.vmap_size
         strategies = listed("--strategy", self.strategy)
-        return open_job(ports, groups, self.bank, benchmarks, strategies, self.preset, self.seed, batch, vmap_size)
+        return open_job(
+            ports,
+            groups,
+            self.bank,
+            benchmarks,
+            strategies,
+            self.preset,
+            self.seed,
+            batch,
+            vmap_size,
+            self.allow_leakage,
+        )
 
     def _compute(self, job: Job, workers: WorkerConfig | None) -> None:
         """Compute and save what is missing, in this process or on workers, and write the summary."""
         from r2t2_jax.runs.run import Run
 
-        options = {name: value for name, value in asdict(self).items() if value is not None}
+        options = {name: value for name, value in asdict(self).items() if value is not None and value is not False}
         settings = {name: value for name, value in options.items() if name not in NO_SETTINGS}
         with Run.open(self.out, "eval", settings, job.plan, job.depends, self.max_hours) as run:
             if run.complete:

@@ -84,6 +84,8 @@ class Tune:
     """Metric that decides which answers are correct. Default: the official metric of the set."""
     seed: int = 0
     """Seed of the choice of questions and of the order of the settings."""
+    allow_leakage: bool = False
+    """Accept questions that are also references: by id and question, or by image and question under any id."""
     max_hours: float | None = None
     """Stop after this many hours; the same command resumes the work."""
 
@@ -129,7 +131,8 @@ class Tune:
         )
 
     def _settings(self) -> dict[str, Any]:
-        settings = {key: value for key, value in asdict(self).items() if key not in ("out", "max_hours")}
+        options = {key: value for key, value in asdict(self).items() if value is not False}
+        settings = {key: value for key, value in options.items() if key not in ("out", "max_hours")}
         return settings | {"bank": None if self.bank is None else str(self.bank)}
 
     def _open(
@@ -168,7 +171,7 @@ class Tune:
         from r2t2_jax.runs.fingerprint import versions
 
         metric = metric_for(self.data, self.metric or "")
-        bank = open_bank(port, self.bank, metric, samples, keep_wrong=self.strategy == "atlas")
+        bank = open_bank(port, self.bank, metric, samples, self.strategy == "atlas", self.allow_leakage)
         batch = prepare_tuning(port, bank, encode_questions(port, samples), presets, metric, self.seed, self.strategy)
         tuning = Tuning(run, {port.name: batch}, rounds, budget.minutes)
         name = self.name or port.name.partition(":")[0]

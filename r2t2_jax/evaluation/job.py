@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from r2t2_jax.evaluation.dry_run import DryRun, device_memory, predict_evaluatio
 from r2t2_jax.evaluation.evaluator import Evaluator
 from r2t2_jax.evaluation.feature_cache import FeatureCache
 from r2t2_jax.evaluation.question_sets import QuestionSet, length
-from r2t2_jax.evaluation.setup import bank_digest, open_bank
+from r2t2_jax.evaluation.setup import bank_digest, check_no_overlap, open_bank
 from r2t2_jax.evaluation.statistics import benchmark_rows, summarize_benchmark, summary_content
 from r2t2_jax.evaluation.worker import BenchmarkInfo, eval_program
 from r2t2_jax.method.presets import Preset
@@ -60,6 +60,7 @@ class Job:
         fitted: whether a device with its own memory takes fewer samples at a time, as many as fit.
         vmap_size: samples that a device computes together. `None` for as many as fit in its own memory, and for one at
             a time on a device without its own memory.
+        leaked: if leakage is allowed, the number of questions of each benchmark that are also references.
     """
 
     ports: Sequence[Port]
@@ -72,6 +73,7 @@ class Job:
     batch: int
     fitted: bool
     vmap_size: int | None = None
+    leaked: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def port(self) -> Port:
@@ -96,6 +98,7 @@ class Job:
                 "metric": questions.metric,
                 "set_score": set_score_of(name),
             }
+            | ({"leaked": self.leaked[name]} if name in self.leaked else {})
             for name, questions in self.benchmarks.items()
         }
         spec = self.port.model.spec
@@ -139,6 +142,8 @@ class Job:
             RunInterrupted: a signal or the time limit stopped the run.
             R2T2Error: as `Evaluator.create` and `run_benchmarks`.
         """
+        for name, count in self.leaked.items():
+            log(f"{name}: {count:,} questions are also references; their answers are in the bank")
         run_benchmarks(run, self.evaluators(run, log), max(threads_at_a_time(), len(self.groups)), log)
         reader = self.bank.reader
         if isinstance(reader, FeatureCache) and reader.cached.read:
@@ -239,6 +244,7 @@ def open_job(
     seed: int,
     batch: int | None,
     vmap_size: int | None = None,
+    allow_leakage: bool = False,
 ) -> Job:
     """Open model, bank and strategies, and check that they fit together.
 
@@ -252,6 +258,7 @@ def open_job(
         seed: of everything drawn.
         batch: largest number of samples per batch; `None` for `PLAN_BATCH`, of which a device takes as many as fit.
         vmap_size: samples that a device computes together; `None` for as many as fit in its own memory.
+        allow_leakage: accept questions that are also references.
 
     Returns:
         The job, checked and ready to run.
@@ -272,10 +279,16 @@ def open_job(
     methods = {name: method_of(name, settings) for name in dict.fromkeys((BASE, *strategies))}
     samples = [sample for questions in benchmarks.values() for sample in questions.samples]
     metric = get_metric(next(iter(benchmarks.values())).metric)
-    references = open_bank(port, bank, metric, samples, keep_wrong=True)
+    references = open_bank(port, bank, metric, samples, keep_wrong=True, allow_leakage=allow_leakage)
+    leaked = {}
+    if allow_leakage:
+        leaked = {
+            name: len(check_no_overlap(references, questions.samples, allow=True))
+            for name, questions in benchmarks.items()
+        }
     largest = max(len(questions.samples) for questions in benchmarks.values())
     size = min(PLAN_BATCH if batch is None else batch, largest)
-    return Job(ports, groups, references, benchmarks, methods, settings, seed, size, batch is None, vmap_size)
+    return Job(ports, groups, references, benchmarks, methods, settings, seed, size, batch is None, vmap_size, leaked)
 
 
 def set_score_of(benchmark: str) -> str:

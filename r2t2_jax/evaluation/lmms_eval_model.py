@@ -23,7 +23,7 @@ from r2t2_jax.errors import R2T2Error
 from r2t2_jax.evaluation.batch import evaluate_batch
 from r2t2_jax.evaluation.encode import encode_questions
 from r2t2_jax.evaluation.evaluator import Evaluator
-from r2t2_jax.evaluation.setup import open_bank, open_port
+from r2t2_jax.evaluation.setup import check_no_overlap, open_bank, open_port
 from r2t2_jax.methods import find_preset, method_of, own_preset
 from r2t2_jax.metrics import get_metric
 
@@ -39,6 +39,7 @@ class ReroutedModel(lmms):
     Args:
         model, bank, strategy, preset, embedder: as `r2t2 eval` takes them.
         batch_size: questions at a time.
+        allow_leakage: `true` to accept questions that are also references.
         device: ignored; JAX chooses the device.
 
     Raises:
@@ -56,12 +57,14 @@ class ReroutedModel(lmms):
         embedder: str = "",
         batch_size: int | str = 16,
         device: str | None = None,
+        allow_leakage: bool | str = False,
     ) -> None:
         super().__init__()
         port = open_port(model, embedder)
         settings = find_preset(preset or own_preset(port.name, port.presets), port.presets)
         metric = get_metric("exact_match")  # of the references, if they are collected; lmms-eval scores the answers
         references = open_bank(port, Path(bank) if bank else None, metric, [], keep_wrong=True)
+        self._allow_leakage, self._references = str(allow_leakage).lower() == "true", references
         self._batch_size = int(batch_size)
         self._evaluator = Evaluator.create(port, references, {strategy: method_of(strategy, settings)}, None)
 
@@ -69,12 +72,13 @@ class ReroutedModel(lmms):
         """Answers after re-routing, in the order of the requests. Decoding is greedy; other settings are ignored.
 
         Raises:
-            R2T2Error: a request has no image or several.
+            R2T2Error: a request has no image or several, or its question is also a reference.
         """
         answers: list[str] = []
         for first in range(0, len(requests), self._batch_size):
             batch = requests[first : first + self._batch_size]
             samples = [self._sample(*request.args) for request in batch]
+            check_no_overlap(self._references, samples, self._allow_leakage)
             padding = [samples[-1]] * (self._batch_size - len(samples))
             questions = encode_questions(self._evaluator.port, [*samples, *padding], self._batch_size)
             prepared = self._evaluator.prepare_batch(questions, np.arange(first, first + self._batch_size))

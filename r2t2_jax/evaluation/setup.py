@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from r2t2_jax.bank import ReferenceBank
+from r2t2_jax.bank.inspect import leaked_samples
 from r2t2_jax.bank.manifest import fingerprints_of, read_manifest
 from r2t2_jax.bank.storage import folder_digest
 from r2t2_jax.contract import BeamModel, Port, Sample
@@ -95,7 +96,12 @@ def metric_for(data: str, name: str, samples: Sequence[Sample] = ()) -> Metric:
 
 
 def open_bank(
-    port: Port, path: Path | None, metric: Metric, questions: Sequence[Sample], keep_wrong: bool = False
+    port: Port,
+    path: Path | None,
+    metric: Metric,
+    questions: Sequence[Sample],
+    keep_wrong: bool = False,
+    allow_leakage: bool = False,
 ) -> ReferenceBank:
     """References of a port, read from disk or collected from the set that is registered with the port.
 
@@ -105,6 +111,7 @@ def open_bank(
         metric: decides which collected references are correct.
         questions: to be answered; none of them may be a reference.
         keep_wrong: return all references, with the loss atlas if there is one, instead of the correct ones only.
+        allow_leakage: accept questions that are also references.
 
     Raises:
         R2T2Error: the bank belongs to another model, no set of references is registered with the port, or a question is
@@ -116,7 +123,7 @@ def open_bank(
     else:
         bank = collect_bank(port, load_dataset(_reference_set(port), "reference"), metric, keep_wrong=keep_wrong)
         bank = with_shipped_atlas(bank, port) if keep_wrong else bank
-    check_no_overlap(bank, questions)
+    check_no_overlap(bank, questions, allow_leakage)
     return bank
 
 
@@ -161,16 +168,22 @@ def _with_features(bank: ReferenceBank, port: Port, questions: Sequence[Sample])
     return bank.with_stored_samples(features, answers)
 
 
-def check_no_overlap(bank: ReferenceBank, questions: Sequence[Sample]) -> None:
-    """Detect test samples that are also references (train/test leakage).
+def check_no_overlap(bank: ReferenceBank, questions: Sequence[Sample], allow: bool = False) -> list[Sample]:
+    """Detect test samples that are also references (train/test leakage): their answers are in the bank.
+
+    Args:
+        bank: the references.
+        questions: the test samples.
+        allow: return them instead of raising.
 
     Raises:
         R2T2Error: there are some.
     """
-    references = {(record["id"], record["question"]) for record in bank.records}
-    shared = [sample.id for sample in questions if (sample.id, sample.question) in references]
-    if shared:
+    leaked = leaked_samples(bank, questions)
+    if leaked and not allow:
         raise R2T2Error(
-            f"{len(shared)} of {len(questions)} questions are also references in the bank, first {shared[0]!r}: "
-            "choose other questions, or build the bank from other samples"
+            f"{len(leaked)} of {len(questions)} questions are also references in the bank, by id and question or by "
+            f"image and question, first {leaked[0].id!r}: choose other questions, build the bank from other samples, or pass "
+            "--allow-leakage"
         )
+    return leaked

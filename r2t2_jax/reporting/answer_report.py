@@ -25,6 +25,7 @@ from r2t2_jax.reporting.page import render_template
 
 WIDTH = 80
 ROUTER, NO_ANSWER = "router", "(no answer)"
+IS_REFERENCE = "This question about this image is a reference: the bank holds its answer."
 
 
 def as_text(prediction: Prediction) -> str:
@@ -119,5 +120,11 @@ def _example(prediction: Prediction) -> Example:
         weights_before=prediction.router_weights,
         weights_after=prediction.weights,
         image=as_png(prediction.image),
-        note=USED_FALLBACK if prediction.used_fallback else "",
+        note=" ".join(_notes(prediction)),
     )
+
+
+def _notes(prediction: Prediction) -> list[str]:
+    """What a reader must know of the answer."""
+    notes = [USED_FALLBACK] if prediction.used_fallback else []
+    return [*notes, IS_REFERENCE] if prediction.is_reference else notes

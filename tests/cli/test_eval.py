@@ -202,3 +202,21 @@ def test_another_run_in_the_folder_is_refused(files: Path, whole: Path, capsys: 
     assert main(arguments(files, whole, "--seed", "5")) == 2
     assert "settings.seed is 0 there and 5 here" in capsys.readouterr().err
     assert json.loads((whole / "run.json").read_text()) == before
+
+
+def test_references_under_other_ids_are_refused_unless_leakage_is_allowed(
+    files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = [json.loads(line) for line in (files / "references.jsonl").read_text().splitlines()][:3]
+    leaky = files / "leaky.jsonl"
+    leaky.write_text("".join(json.dumps(line | {"id": f"other-{i}"}) + "\n" for i, line in enumerate(lines)))
+    out = tmp_path / "run"
+    command = [*arguments(files, out, "--batch-size", "4"), "--strategy", "base", "--benchmark", str(leaky)]
+    assert main(command) == 2
+    assert "3 of 3 questions are also references in the bank" in capsys.readouterr().err
+    assert not out.exists()
+    assert main([*command, "--allow-leakage"]) == 0
+    run = json.loads((out / "run.json").read_text())
+    assert run["settings"]["allow_leakage"] is True
+    assert run["data"][str(leaky)]["leaked"] == 3
+    leaky.unlink()

@@ -1,5 +1,6 @@
 """Questions and banks as `r2t2 diagnose` and `r2t2 tune` open them."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import r2t2_jax.plugins
 from r2t2_jax.cli.main import main
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.evaluation.collect_bank import collect_bank
-from r2t2_jax.evaluation.setup import metric_for, open_bank, open_questions
+from r2t2_jax.evaluation.setup import check_no_overlap, metric_for, open_bank, open_questions
 from r2t2_jax.metrics import get_metric
 from tests.toy_port import make_samples, toy
 
@@ -61,3 +62,17 @@ def test_a_bank_on_disk_equals_one_in_memory(questions: Path, tmp_path: Path, mo
 
     with pytest.raises(R2T2Error, match=f"{len(bank)} of 30 questions are also references in the bank"):
         open_bank(toy(), tmp_path / "bank", METRIC, open_questions(str(questions), None, None, 0))
+
+
+def test_a_reference_under_another_id_is_found_by_its_image_and_question() -> None:
+    samples = make_samples(6, seed=1, hinted=1)
+    bank = collect_bank(toy(), samples, METRIC)
+    same = dataclasses.replace(samples[0], id="other-1", question=samples[0].question.upper() + " ")
+    other_image = dataclasses.replace(samples[1], id="other-2", image=np.zeros_like(samples[1].image))
+    question = "What is right?" if samples[2].category == "left" else "What is left?"
+    other_question = dataclasses.replace(samples[2], id="other-3", question=question)
+    same_id = dataclasses.replace(samples[3], image=np.zeros_like(samples[3].image))
+    assert check_no_overlap(bank, [other_image, other_question]) == []
+    assert check_no_overlap(bank, [other_image, same, same_id], allow=True) == [same, same_id]
+    with pytest.raises(R2T2Error, match=r"1 of 2 questions are also references .*first 'other-1'.*--allow-leakage"):
+        check_no_overlap(bank, [other_image, same])
