@@ -8,10 +8,10 @@ L routed layers, E experts.
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,11 +30,14 @@ from r2t2_jax.retrieval.exact import ExactIndex
 from r2t2_jax.retrieval.neighbors import NearestNeighbors, sample_keys, select
 from r2t2_jax.routing import Routing
 from r2t2_jax.runs.atomic_io import remove
-from r2t2_jax.runs.batch_files import stack
+from r2t2_jax.runs.batch_files import stack as stack_rows
+from r2t2_jax.runs.cluster import Workers, devices_of
 from r2t2_jax.runs.fingerprint import versions
 from r2t2_jax.runs.plan import Batch, Part, Plan
 from r2t2_jax.runs.run import Rows, Run
+from r2t2_jax.runs.workers import Timing, WorkerProgram, open_pool
 
+COMMAND = "bank atlas"
 CHOOSING, TABULATING = "candidates", "references"
 
 
@@ -114,6 +117,60 @@ def leave_one_out(
     return np.stack([row @ losses[rows] for row, rows in zip(weights, indices, strict=True)])
 
 
+@dataclass(frozen=True)
+class AtlasWork:
+    """Computes the rows of a batch of references; the same in one process and on a Ray worker.
+
+    Args:
+        model, params: the model that built the bank.
+        bank: all references, answered correctly or not, with ids in their records and with features.
+        plan: the settings.
+    """
+
+    model: RoutedLoss
+    params: Params
+    bank: ReferenceBank
+    plan: AtlasPlan
+
+    @cached_property
+    def choosing(self) -> Int[np.ndarray, "n"]:
+        """The references on which the points are chosen."""
+        return choosing_references(len(self.bank), self.plan)
+
+    def rows(self, batch: Batch, points: Float[np.ndarray, "P L E"]) -> Rows:
+        """The losses of the batch's references at the points; for the atlas itself quantized, with their slopes.
+
+        Raises:
+            R2T2Error: a loss is NaN.
+        """
+        chosen = batch.part == CHOOSING
+        rows = self.choosing[batch.start : batch.stop] if chosen else np.arange(batch.start, batch.stop)
+        ids = [str(self.bank.records[i]["id"]) for i in rows.tolist()]
+        arrays = self.bank.samples(_pad(rows, self.plan.batch))
+        losses = np.asarray(losses_at(self.params, *arrays, points, model=self.model))[: len(rows)]
+        table = quantize(losses, ids)  # raises on NaN
+        if chosen:
+            return [{"losses": row} for row in losses]
+        routing = self.bank.routing[_pad(rows, self.plan.batch)]
+        slopes = np.asarray(slopes_at(self.params, *arrays, routing, model=self.model), np.float16)[: len(rows)]
+        return [{"losses": row, "slopes": slope} for row, slope in zip(table, slopes, strict=True)]
+
+    def __call__(self, batch: Batch, points: Float[np.ndarray, "P L E"]) -> tuple[Rows, list[Timing]]:
+        """The rows, as a worker returns them."""
+        return self.rows(batch, points), []
+
+
+def choosing_references(references: int, plan: AtlasPlan) -> Int[np.ndarray, "n"]:
+    """The references on which the points are chosen, evenly spaced over the bank."""
+    return np.unique(np.linspace(0, references - 1, min(plan.choosing, references)).astype(int))
+
+
+def atlas_parts(references: int, plan: AtlasPlan) -> list[Part]:
+    """The parts of the run: the references on which points are chosen, then all references."""
+    choosing = len(choosing_references(references, plan))
+    return [Part(CHOOSING, choosing, plan.batch, CHOOSING), Part(TABULATING, references, plan.batch, TABULATING)]
+
+
 def build_atlas(
     model: RoutedLoss,
     params: Params,
@@ -121,6 +178,8 @@ def build_atlas(
     folder: Path,
     plan: AtlasPlan,
     max_hours: float | None = None,
+    workers: Workers | None = None,
+    program: WorkerProgram | None = None,
 ) -> Atlas:
     """Build the atlas of a bank and save it; until it is complete, the run is kept in `<folder>-in-progress`.
 
@@ -130,6 +189,8 @@ def build_atlas(
         folder: folder of the atlas: `atlas/` in the bank's directory.
         plan: the settings.
         max_hours: time limit from now.
+        workers: Ray workers that compute the losses; `None` for this process.
+        program: of the workers; its work is an `AtlasWork`.
 
     Returns:
         The complete atlas.
@@ -139,50 +200,45 @@ def build_atlas(
         RunInterrupted: a signal was received or the time limit is reached.
     """
     check_atlas_folder(folder)
-    choosing = np.unique(np.linspace(0, len(bank) - 1, min(plan.choosing, len(bank))).astype(int))
-    if len(choosing) <= plan.k:
-        raise R2T2Error(f"{len(choosing)} references are too few for {plan.k} neighbors each; use a smaller k")
     candidates = candidate_points(model.spec, plan.drawn, plan.seed)
     ids = [str(record["id"]) for record in bank.records]
-    parts = [Part(CHOOSING, len(choosing), plan.batch, CHOOSING), Part(TABULATING, len(bank), plan.batch, TABULATING)]
     built_for = "" if bank.folder is None else manifest_digest(bank.folder)
     depends = {
         "model": bank.model_fingerprint,
         "embedder": bank.embedder_fingerprint,
         "bank": {"digest": built_for},
-        "versions": versions(),
+        "versions": versions(devices_of(workers)),
     }
+    work = AtlasWork(model, params, bank, plan)
+    if len(work.choosing) <= plan.k:
+        raise R2T2Error(f"{len(work.choosing)} references are too few for {plan.k} neighbors each; use a smaller k")
+    folder_of_run = folder.with_name(f"{folder.name}-in-progress")
+    with ExitStack() as stack:
+        opened = Run.open(folder_of_run, COMMAND, asdict(plan), Plan(atlas_parts(len(bank), plan)), depends, max_hours)
+        run = stack.enter_context(opened)
+        pool = stack.enter_context(open_pool(workers, program)) if workers and program else None
 
-    def losses(rows: Int[np.ndarray, "n"], points: Float[np.ndarray, "P L E"]) -> Float[np.ndarray, "n P"]:
-        return np.asarray(losses_at(params, *_padded_samples(bank, rows, plan.batch), points, model=model))[: len(rows)]
+        def compute(part: str, points: Float[np.ndarray, "P L E"], title: str) -> None:
+            if pool is None:
+                run.compute(lambda batch: work.rows(batch, points), [part], title=title)
+                return
+            rows = work.choosing if part == CHOOSING else np.arange(len(bank))
 
-    def choose(batch: Batch) -> Rows:
-        rows = choosing[batch.start : batch.stop]
-        table = losses(rows, candidates)
-        quantize(table, [ids[i] for i in rows])  # raises on NaN
-        return [{"losses": row} for row in table]
+            def names(batch: Batch) -> str:
+                return "references " + ", ".join(repr(ids[i]) for i in rows[batch.start : batch.stop].tolist())
 
-    work = folder.with_name(f"{folder.name}-in-progress")
-    with Run.open(work, "bank atlas", asdict(plan), Plan(parts), depends, max_hours) as run:
-        run.compute(choose, [CHOOSING], title="choose points")
-        own = stack(run.table(CHOOSING)["losses"])
-        neighborhood = leave_one_out(own, np.asarray(bank.embeddings[choosing]), plan.k)
+            pool.compute(run, [part], lambda batch: points, names, title)
+
+        compute(CHOOSING, candidates, "choose points")
+        own = stack_rows(run.table(CHOOSING)["losses"])
+        neighborhood = leave_one_out(own, np.asarray(bank.embeddings[work.choosing]), plan.k)
         points = candidates[choose_points(own, neighborhood, plan.points)]
-
-        def tabulate(batch: Batch) -> Rows:
-            rows = np.arange(batch.start, batch.stop)
-            table = quantize(losses(rows, points), [ids[i] for i in rows])
-            arrays = _padded_samples(bank, rows, plan.batch)
-            routing = bank.routing[_pad(rows, plan.batch)]
-            slopes = np.asarray(slopes_at(params, *arrays, routing, model=model), np.float16)[: len(rows)]
-            return [{"losses": row, "slopes": slope} for row, slope in zip(table, slopes, strict=True)]
-
-        run.compute(tabulate, [TABULATING], title="loss atlas")
+        compute(TABULATING, points, "loss atlas")
         table = run.table(TABULATING)
         atlas = Atlas(
             points=points,
-            losses=stack(table["losses"]),
-            slopes=stack(table["slopes"]),
+            losses=stack_rows(table["losses"]),
+            slopes=stack_rows(table["slopes"]),
             model_fingerprint=bank.model_fingerprint,
             experts=model.spec.experts,
             ids=tuple(ids),
@@ -190,14 +246,10 @@ def build_atlas(
         )
         save_atlas(atlas, folder, asdict(plan))
         run.finish({"points": len(points), "references": len(ids)})
-    remove(work)
+    remove(folder_of_run)
     return atlas
 
 
 def _pad(rows: Int[np.ndarray, "n"], size: int) -> Int[np.ndarray, "size"]:
     """The rows padded with the last one, so that all batches have one shape."""
     return np.concatenate([rows, np.repeat(rows[-1:], size - len(rows))])
-
-
-def _padded_samples(bank: ReferenceBank, rows: Int[np.ndarray, "n"], size: int) -> tuple[Any, Any]:
-    return bank.samples(_pad(rows, size))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
+
+from r2t2_jax.cli.parsing import NO_CLUSTER, Cluster, command_settings, log, print_plan
 
 
 @dataclass(frozen=True)
@@ -51,26 +53,32 @@ class BankBuild:
     """Seed of the choice and the order of the questions."""
     batch_size: int = 50
     """Questions per batch."""
+    dry_run: bool = False
+    """Print the plan, and compute nothing."""
     max_hours: float | None = None
     """Stop after this many hours; the same command resumes the work."""
+    cluster: Cluster = NO_CLUSTER
 
     def run(self) -> None:
         """Build the bank and print its numbers."""
-        from r2t2_jax.cli.evaluate import log
-        from r2t2_jax.evaluation.build_bank import BankConfig, build_bank
+        from r2t2_jax.evaluation.build_bank import BankConfig, bank_plan, build_bank
         from r2t2_jax.evaluation.question_sets import read_sets
-        from r2t2_jax.evaluation.setup import with_decoding, with_embedder
-        from r2t2_jax.plugins import load
+        from r2t2_jax.evaluation.setup import ModelSource, local_model, open_port, with_decoding
+        from r2t2_jax.runs.cluster import connect
 
         config = BankConfig(self.limit, self.keep, self.features, self.batch_size)
         sets = read_sets(
             self.dataset, self.split, self.samples, self.seed, self.images, self.metric, self.max_new_tokens
         )
-        (loaded,) = with_embedder([load(self.model)], self.embedder)
-        port = with_decoding(loaded, self.beams)
-        options = {name: value for name, value in asdict(self).items() if value is not None}
-        settings = {name: value for name, value in options.items() if name not in ("out", "max_hours")}
-        summary = build_bank(self.out, port, sets, config, settings, self.max_hours, log)
+        cluster, model = self.cluster.config(), local_model(self.model, self.cluster.model_uri)
+        with connect(None if self.dry_run else cluster, log) as workers:
+            port = with_decoding(open_port(model, self.embedder), self.beams)
+            if self.dry_run:
+                print_plan(port, bank_plan(sets, config), "questions", cluster)
+                return
+            source = ModelSource.of(workers, port, self.model, self.embedder) if workers else None
+            settings = command_settings(self)
+            summary = build_bank(self.out, port, sets, config, settings, self.max_hours, log, workers, source)
         for name, counts in summary["sources"].items():
             share = f" ({100 * counts['correct'] / counts['answered']:.1f} %)" if counts["answered"] else ""
             print(
@@ -107,21 +115,39 @@ class BankAtlas:
     """Seed of the random candidates."""
     batch_size: int = 50
     """References per batch."""
+    dry_run: bool = False
+    """Print the plan, and compute nothing."""
     max_hours: float | None = None
     """Stop after this many hours; the same command resumes the work."""
+    cluster: Cluster = NO_CLUSTER
 
     def run(self) -> None:
         """Build the atlas and print its size."""
         from r2t2_jax.bank import ReferenceBank
         from r2t2_jax.bank.atlas import ATLAS
-        from r2t2_jax.bank.build_atlas import AtlasPlan, build_atlas
-        from r2t2_jax.evaluation.feature_cache import with_samples
+        from r2t2_jax.bank.build_atlas import AtlasPlan, atlas_parts, build_atlas
+        from r2t2_jax.evaluation.feature_cache import BankArrays, with_samples
+        from r2t2_jax.evaluation.setup import ModelSource, local_model
         from r2t2_jax.plugins import load
+        from r2t2_jax.runs.cluster import connect
+        from r2t2_jax.runs.plan import Plan
+        from r2t2_jax.runs.workers import WorkerProgram
 
         plan = AtlasPlan(self.points, self.candidates, self.choosing, self.k, self.batch_size, self.seed)
-        port = load(self.model)
-        bank = with_samples(ReferenceBank.open(self.bank), port)
-        atlas = build_atlas(port.model, port.params, bank, self.bank / ATLAS, plan, self.max_hours)
+        cluster, model = self.cluster.config(), local_model(self.model, self.cluster.model_uri)
+        with connect(None if self.dry_run else cluster, log) as workers:
+            port = load(model)
+            bank = with_samples(ReferenceBank.open(self.bank), port)
+            if self.dry_run:
+                print_plan(port, Plan(atlas_parts(len(bank), plan)), "references", cluster)
+                return
+            program = None
+            if workers:
+                source = ModelSource.of(workers, port, self.model)
+                arguments = {"source": source, "bank": BankArrays.of(bank), "plan": plan}
+                program = WorkerProgram("r2t2_jax.evaluation.worker:open_atlas", arguments)
+            folder = self.bank / ATLAS
+            atlas = build_atlas(port.model, port.params, bank, folder, plan, self.max_hours, workers, program)
         points = f"{len(atlas.points)} points"
         if len(atlas.points) < self.points:
             points += " (all candidates)"

@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from r2t2_jax.cli.parsing import NO_CLUSTER, Cluster, command_settings, log
 from r2t2_jax.errors import R2T2Error
 
 if TYPE_CHECKING:  # so that the parser starts fast
-    from r2t2_jax.evaluation.devices import ReplicaGroup
     from r2t2_jax.evaluation.job import Job
-    from r2t2_jax.runs.workers import WorkerConfig
-
-NO_SETTINGS = (
-    "out",
-    "max_hours",
-    "dry_run",
-    "ray",
-    "workers",
-    "worker_resources",
-    "model_uri",
-)  # no result depends on them
+    from r2t2_jax.runs.cluster import Workers
 
 
 @dataclass(frozen=True)
@@ -74,18 +63,11 @@ class Eval:
     mesh: str = ""
     """Devices: data=4,model=2 for four copies of the weights, each sharded over two devices. By default one copy per
     device. With --ray, the devices of each worker."""
-    ray: str = ""
-    """Compute on Ray workers: local for a cluster on this machine, auto for this machine's cluster, or an address."""
-    workers: str = "auto"
-    """Number of Ray workers; auto for as many as the cluster has room for, also while the run goes on."""
-    worker_resources: str = ""
-    """Resources of each worker as JSON: '{"GPU": 1}', '{"TPU": 4}', or custom ones. By default one CPU."""
-    model_uri: str = ""
-    """Where workers fetch the model directory if they do not see its path: gs://, s3:// or file://."""
     dry_run: bool = False
     """Print the plan and its cost, and compute nothing."""
     max_hours: float | None = None
     """Stop after this many hours; the same command continues."""
+    cluster: Cluster = NO_CLUSTER
 
     def run(self) -> None:
         """Compute what is missing, write the summary, print the tables."""
@@ -95,21 +77,21 @@ class Eval:
         check_folder(self.out)  # before anything heavy is imported
         enable_compilation_cache()
 
-        from r2t2_jax.evaluation.devices import device_groups
-        from r2t2_jax.runs.workers import WorkerConfig
+        from r2t2_jax.evaluation.setup import local_model
+        from r2t2_jax.runs.cluster import connect
 
-        workers = WorkerConfig.parse(self.ray, self.workers, self.worker_resources, self.model_uri)
-        job = self._job(device_groups("" if self.ray else self.mesh))
+        config, model = self.cluster.config(), local_model(self.model, self.cluster.model_uri)
         if self.dry_run:
-            print_dry_run(job)
-            if workers:
-                print(workers.describe())
+            print_dry_run(self._job(model, None))
+            if config:
+                print(config.describe())
             return
-        self._compute(job, workers)
+        with connect(config, log) as workers:
+            self._compute(self._job(model, workers), workers)
         show(self.out)
 
-    def _job(self, groups: Sequence[ReplicaGroup]) -> Job:
-        from r2t2_jax.evaluation.devices import load_on
+    def _job(self, model: str, workers: Workers | None) -> Job:
+        from r2t2_jax.evaluation.devices import device_groups, load_on
         from r2t2_jax.evaluation.job import open_job
         from r2t2_jax.evaluation.question_sets import read_benchmarks
         from r2t2_jax.evaluation.setup import with_decoding, with_embedder
@@ -118,7 +100,8 @@ class Eval:
         benchmarks = read_benchmarks(
             names, self.split, self.limit, self.seed, self.images, self.metric, self.max_new_tokens
         )
-        loaded = with_embedder(load_on(self.model, groups), self.embedder)
+        groups = device_groups("" if self.cluster.ray else self.mesh)
+        loaded = with_embedder(load_on(model, groups), self.embedder)
         ports = [with_decoding(port, self.beams) for port in loaded]
         batch = None if self.batch_size == "auto" else self.batch_size
         vmap_size = None if self.vmap_size == "auto" else self.vmap_size
@@ -134,21 +117,22 @@ class Eval:
             batch,
             vmap_size,
             self.allow_leakage,
+            workers,
         )
 
-    def _compute(self, job: Job, workers: WorkerConfig | None) -> None:
+    def _compute(self, job: Job, workers: Workers | None) -> None:
         """Compute and save what is missing, in this process or on workers, and write the summary."""
+        from r2t2_jax.evaluation.setup import ModelSource
         from r2t2_jax.runs.run import Run
 
-        options = {name: value for name, value in asdict(self).items() if value is not None and value is not False}
-        settings = {name: value for name, value in options.items() if name not in NO_SETTINGS}
-        with Run.open(self.out, "eval", settings, job.plan, job.depends, self.max_hours) as run:
+        with Run.open(self.out, "eval", command_settings(self), job.plan, job.depends, self.max_hours) as run:
             if run.complete:
                 return
             if workers is None:
                 job.compute(run, log)
             else:
-                job.compute_on_workers(run, workers, self.model, self.model_uri, self.embedder, self.mesh, log)
+                source = ModelSource.of(workers, job.port, self.model, self.embedder, self.mesh)
+                job.compute_on_workers(run, workers, source)
             run.export()
             run.finish(job.summary(run))
 
@@ -163,15 +147,6 @@ def listed(option: str, text: str) -> list[str]:
     if not all(names):
         raise R2T2Error(f"{option} {text!r} has an empty name; separate names by single commas")
     return names
-
-
-def log(line: str) -> None:
-    """Print a line above the progress bar, on standard error like the bar."""
-    import sys
-
-    from tqdm import tqdm
-
-    tqdm.write(line, file=sys.stderr)
 
 
 def print_dry_run(job: Job) -> None:

@@ -18,13 +18,20 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import tyro
 
 from r2t2_jax.errors import R2T2Error
 
+if TYPE_CHECKING:
+    from r2t2_jax.contract import Port
+    from r2t2_jax.runs.cluster import WorkerConfig
+    from r2t2_jax.runs.plan import Plan
+
 CONFIG_FLAG = "--config"
+CLUSTER = "cluster"  # field of `ClusterOptions`
+LEAKAGE = "allow_leakage"  # recorded only if it is set, so that earlier runs continue
 PROGRAM = "r2t2"
 ABOUT = "Test-time re-routing of multimodal mixture-of-experts models."
 BEGIN = "Begin with: r2t2 demo --out out/demo"
@@ -36,6 +43,51 @@ of an earlier run gives their defaults; options on the command line override it.
 Shell completion: eval "$(r2t2 --tyro-print-completion bash)" (or zsh, tcsh).
 Exit codes: 0 success, 1 problems found, 2 bad usage or input, 130 interrupted.
 R2T2_DEBUG=1 shows the traceback of an error."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ClusterOptions:
+    """Compute on the workers of a Ray cluster. No result depends on these options."""
+
+    ray: str = ""
+    """Compute on Ray workers: local for a cluster on this machine, auto for this machine's cluster, or an address."""
+    workers: str = "auto"
+    """Number of workers; auto for as many as the cluster has room for, also while the run goes on."""
+    worker_resources: str = ""
+    """Resources of each worker as JSON: '{"GPU": 1}', '{"TPU": 4}', or custom ones. By default one CPU."""
+    model_uri: str = ""
+    """Where workers fetch the model directory if they do not see its path: gs://, s3:// or file://."""
+
+    def config(self) -> WorkerConfig | None:
+        """The configuration of the workers; `None` without --ray. This process then computes on the CPU.
+
+        Raises:
+            R2T2Error: as `WorkerConfig.parse`.
+        """
+        from r2t2_jax.runs.cluster import WorkerConfig
+
+        config = WorkerConfig.parse(self.ray, self.workers, self.worker_resources, self.model_uri)
+        if config is not None:
+            import jax
+
+            jax.config.update("jax_platforms", "cpu")  # accelerators are for the workers, which hold their memory
+        return config
+
+
+# A field of a command: the options above, under their own names and a heading in the help.
+Cluster = Annotated[ClusterOptions, tyro.conf.arg(name=""), tyro.conf.OmitArgPrefixes]
+NO_CLUSTER = ClusterOptions()
+
+
+def command_settings(command: Command, excluded: Sequence[str] = ()) -> dict[str, Any]:
+    """The options on which results depend, as `run.json` holds them: without unset and excluded ones."""
+    return {
+        field.name: value
+        for field in dataclasses.fields(command)  # type: ignore[arg-type]
+        if (value := getattr(command, field.name)) is not None
+        and not (field.name == LEAKAGE and value is False)
+        and field.name not in ("out", "max_hours", "dry_run", CLUSTER, *excluded)
+    }
 
 
 def saved_arguments(name: str, command: type, options: Sequence[str]) -> list[str]:
@@ -60,13 +112,19 @@ def saved_arguments(name: str, command: type, options: Sequence[str]) -> list[st
         raise R2T2Error(f'{path} has no settings; give a run.json, or a file with {{"settings": {{...}}}}')
     if saved.get("command", name) != name:
         raise R2T2Error(f"{path} belongs to `r2t2 {saved['command']}`, this is `r2t2 {name}`")
-    known = {field.name for field in dataclasses.fields(command)}
+    known = _option_names(command)
     unknown = sorted(set(saved["settings"]) - known)
     if unknown:
         raise R2T2Error(
             f"{path} sets {', '.join(unknown)}; the options of `r2t2 {name}` are {', '.join(sorted(known))}"
         )
     return [word for field, value in saved["settings"].items() for word in _to_words(field, value)] + rest
+
+
+def _option_names(command: type[Command]) -> set[str]:
+    names = {field.name for field in dataclasses.fields(command)}  # type: ignore[arg-type]
+    cluster = {field.name for field in dataclasses.fields(ClusterOptions)}
+    return names - {CLUSTER} | cluster if CLUSTER in names else names
 
 
 def _take(options: Sequence[str]) -> tuple[str | None, list[str]]:
@@ -236,3 +294,22 @@ def check_writable(path: Path) -> None:
         Path(draft).unlink()
     except OSError as error:
         raise R2T2Error(f"cannot write {path}: {error.strerror}") from error
+
+
+def log(line: str) -> None:
+    """Print a line above the progress bar, on standard error like the bar."""
+    import sys
+
+    from tqdm import tqdm
+
+    tqdm.write(line, file=sys.stderr)
+
+
+def print_plan(port: Port, plan: Plan, unit: str, cluster: WorkerConfig | None) -> None:
+    """Print model, parts and workers of a run, for `--dry-run`."""
+    print(f"model       {port.name} ({port.fingerprint})")
+    for part in plan.parts:
+        batches = -(-part.samples // part.batch)
+        print(f"{part.name:11} {part.samples:,} {unit} in {batches:,} batches of {part.batch}")
+    if cluster is not None:
+        print(cluster.describe())

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import tyro
 
+from r2t2_jax.cli.parsing import CLUSTER, NO_CLUSTER, Cluster, log
 from r2t2_jax.errors import R2T2Error
 
 if TYPE_CHECKING:  # building the parser must be fast
@@ -15,9 +16,10 @@ if TYPE_CHECKING:  # building the parser must be fast
 
     from r2t2_jax.reproduction.plan import EvalTarget, TargetPlan
     from r2t2_jax.reproduction.spec import Table
+    from r2t2_jax.runs.cluster import Workers
     from r2t2_jax.runs.run import Run
 
-NOT_RECORDED = ("out", "dry_run", "max_hours")  # options that change no result
+NOT_RECORDED = ("out", "dry_run", "max_hours", CLUSTER)  # options that change no result
 
 
 @dataclass(frozen=True)
@@ -54,14 +56,18 @@ class Reproduce:
     """Print the predicted cost and run nothing; weights and data are not needed."""
     max_hours: float | None = None
     """Stop after this number of hours; the same command continues."""
+    cluster: Cluster = NO_CLUSTER
 
     def run(self) -> None:
         """Compute the missing measurements, then write and print the tables."""
         from r2t2_jax.runs.folder import check_folder
         from r2t2_jax.runtime.compilation_cache import enable_compilation_cache
 
+        config = self.cluster.config()
         if self.dry_run:
             self._print_dry_run()
+            if config:
+                print(config.describe())
             return
         check_folder(self.out)  # before anything heavy is loaded
         enable_compilation_cache()
@@ -69,19 +75,28 @@ class Reproduce:
         from rich.console import Console
         from rich.markdown import Markdown
 
+        from r2t2_jax.evaluation.setup import ModelSource, local_model
         from r2t2_jax.reporting.report import REPORT, write_report
         from r2t2_jax.reproduction.export import markdown, read_table
         from r2t2_jax.reproduction.measure import measure
         from r2t2_jax.reproduction.plan import open_targets, plan_target
         from r2t2_jax.reproduction.spec import choose_tables
+        from r2t2_jax.runs.cluster import connect
 
         tables = choose_tables(self.table)
         samples = self.samples or max(table.samples for table in tables)
-        targets = open_targets(self.model, self.data, samples, self.seed, self.embedder)
+        model = local_model(self.model, self.cluster.model_uri)
+        targets = open_targets(model, self.data, samples, self.seed, self.embedder)
         plans = [plan_target(target, tables, self.samples, self.embedders) for target in targets]
-        with self._open(targets, plans) as run:
+        with connect(config, log) as workers, self._open(targets, plans, workers) as run:
             if not run.complete:
-                measure(run, targets, plans, self.bank, self.seed, self.block)
+                sources = None
+                if workers:
+                    sources = {
+                        target.port.name: ModelSource.of(workers, target.port, target.model, self.embedder)
+                        for target in targets
+                    }
+                measure(run, targets, plans, self.bank, self.seed, self.block, workers, sources)
                 self._write(run, tables, targets, plans)
             report = self.out / REPORT
             if any(plan.detailed for plan in plans) and not report.exists():
@@ -108,19 +123,20 @@ class Reproduce:
         estimated = estimate(shapes, tables, questions)
         Console().print(Markdown(estimate_markdown(shapes.name, estimated, tables)))
 
-    def _open(self, targets: Sequence[EvalTarget], plans: Sequence[TargetPlan]) -> Run:
+    def _open(self, targets: Sequence[EvalTarget], plans: Sequence[TargetPlan], workers: Workers | None) -> Run:
         from r2t2_jax.bank.manifest import full_digest
         from r2t2_jax.evaluation.question_sets import samples_digest
         from r2t2_jax.evaluation.setup import references_digest
         from r2t2_jax.reproduction.plan import dataset_source, presets_of
+        from r2t2_jax.runs.cluster import devices_of
         from r2t2_jax.runs.fingerprint import versions
         from r2t2_jax.runs.plan import Plan
         from r2t2_jax.runs.run import Run
 
         settings = {
             key: str(value) if isinstance(value, Path) else value
-            for key, value in asdict(self).items()
-            if value not in (None, ()) and key not in NOT_RECORDED
+            for key in (each.name for each in fields(self))
+            if (value := getattr(self, key)) not in (None, ()) and key not in NOT_RECORDED
         }
         models = {
             target.name: {
@@ -140,7 +156,7 @@ class Reproduce:
             | {"questions": samples_digest(target.samples)}
             for target in targets
         }
-        depends: dict[str, Any] = {"data": data, "models": models, "versions": versions()}
+        depends: dict[str, Any] = {"data": data, "models": models, "versions": versions(devices_of(workers))}
         if self.embedders is not None:
             files = sorted(self.embedders.glob("*/model.json"))
             depends["embedders"] = {file.parent.name: full_digest(file)[:16] for file in files}

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+
+from r2t2_jax.cli.parsing import CLUSTER, NO_CLUSTER, Cluster, log
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -12,6 +15,7 @@ if TYPE_CHECKING:
     from r2t2_jax.contract import Port, Sample
     from r2t2_jax.evaluation.tuning_grid import Budget, HalvingRound
     from r2t2_jax.method.presets import Preset
+    from r2t2_jax.runs.cluster import Workers
     from r2t2_jax.runs.run import Run
 
 OPTIONS = {  # options of the command that list values, and the path of the setting
@@ -86,14 +90,17 @@ class Tune:
     """Seed of the choice of questions and of the order of the settings."""
     allow_leakage: bool = False
     """Accept questions that are also references: by id and question, or by image and question under any id."""
+    dry_run: bool = False
+    """Print the plan, and compute nothing."""
     max_hours: float | None = None
     """Stop after this many hours; the same command resumes the work."""
+    cluster: Cluster = NO_CLUSTER
 
     def run(self) -> None:
         """Run the search, print the best settings and write the preset."""
         from rich.console import Console
 
-        from r2t2_jax.evaluation.setup import metric_for, open_port, open_questions
+        from r2t2_jax.evaluation.setup import local_model, metric_for, open_port, open_questions
         from r2t2_jax.evaluation.tune import refuse_test
         from r2t2_jax.evaluation.tuning_grid import (
             VARIED,
@@ -105,9 +112,11 @@ class Tune:
         )
         from r2t2_jax.methods import find_preset
         from r2t2_jax.reporting.tables import preset_lines, settings_table
+        from r2t2_jax.runs.cluster import connect
         from r2t2_jax.runs.folder import read_json
 
-        budget, port = Budget.parse(self.budget), open_port(self.model, self.embedder)
+        budget, cluster = Budget.parse(self.budget), self.cluster.config()
+        port = open_port(local_model(self.model, self.cluster.model_uri), self.embedder)
         refuse_test(self.split, ())
         base = find_preset(self.preset, port.presets)
         values = {path: getattr(self, option) for option, path in OPTIONS.items()}
@@ -119,9 +128,13 @@ class Tune:
         rounds = halving_rounds(len(presets), len(samples))
         console = Console()
         console.print(describe_plan(len(grid), len(presets), rounds, budget), highlight=False)
-        with self._open(port, presets, rounds, samples) as run:
+        if self.dry_run:
+            if cluster:
+                print(cluster.describe())
+            return
+        with connect(cluster, log) as workers, self._open(port, presets, rounds, samples, workers) as run:
             if not run.complete:
-                self._search(run, port, presets, rounds, samples, budget)
+                self._search(run, port, presets, rounds, samples, budget, workers)
         preset = read_json(self.out / "preset.json")
         console.print(settings_table(preset["evidence"]["table"]))
         for line in preset_lines(preset):
@@ -131,16 +144,23 @@ class Tune:
         )
 
     def _settings(self) -> dict[str, Any]:
-        options = {key: value for key, value in asdict(self).items() if value is not False}
-        settings = {key: value for key, value in options.items() if key not in ("out", "max_hours")}
+        excluded = ("out", "max_hours", "dry_run", CLUSTER)
+        options = {each.name: getattr(self, each.name) for each in fields(self) if each.name not in excluded}
+        settings = {name: value for name, value in options.items() if value is not False}
         return settings | {"bank": None if self.bank is None else str(self.bank)}
 
     def _open(
-        self, port: Port, presets: Sequence[Preset], rounds: Sequence[HalvingRound], samples: Sequence[Sample]
+        self,
+        port: Port,
+        presets: Sequence[Preset],
+        rounds: Sequence[HalvingRound],
+        samples: Sequence[Sample],
+        workers: Workers | None,
     ) -> Run:
         from r2t2_jax.evaluation.question_sets import samples_digest
         from r2t2_jax.evaluation.setup import references_digest
         from r2t2_jax.evaluation.tune import tuning_plan
+        from r2t2_jax.runs.cluster import devices_of
         from r2t2_jax.runs.fingerprint import versions
         from r2t2_jax.runs.run import Run
 
@@ -150,7 +170,7 @@ class Tune:
             "presets": [preset.to_mapping() for preset in presets],
             "questions": samples_digest(samples),
             "references": {"digest": references_digest(port, self.bank)},
-            "versions": versions(),
+            "versions": versions(devices_of(workers)),
         }
         return Run.open(self.out, "tune", self._settings(), tuning_plan([port.name], rounds), depends, self.max_hours)
 
@@ -162,23 +182,44 @@ class Tune:
         rounds: Sequence[HalvingRound],
         samples: Sequence[Sample],
         budget: Budget,
+        workers: Workers | None,
     ) -> None:
         from r2t2_jax.evaluation.encode import encode_questions
-        from r2t2_jax.evaluation.setup import metric_for, open_bank
+        from r2t2_jax.evaluation.feature_cache import BankArrays
+        from r2t2_jax.evaluation.setup import ModelSource, metric_for, open_bank
         from r2t2_jax.evaluation.tune import Tuning, prepare_tuning, tuned_preset
         from r2t2_jax.evaluation.tuning_grid import VARIED
         from r2t2_jax.runs.atomic_io import publish_json
+        from r2t2_jax.runs.cluster import devices_of
         from r2t2_jax.runs.fingerprint import versions
+        from r2t2_jax.runs.workers import WorkerProgram, open_pool
 
         metric = metric_for(self.data, self.metric or "")
         bank = open_bank(port, self.bank, metric, samples, self.strategy == "atlas", self.allow_leakage)
-        batch = prepare_tuning(port, bank, encode_questions(port, samples), presets, metric, self.seed, self.strategy)
-        tuning = Tuning(run, {port.name: batch}, rounds, budget.minutes)
+        with ExitStack() as stack:
+            batch = pool = None
+            if workers:
+                arguments = {
+                    "source": ModelSource.of(workers, port, self.model, self.embedder),
+                    "bank": BankArrays.of(bank),
+                    "samples": samples,
+                    "presets": presets,
+                    "metric": metric,
+                    "seed": self.seed,
+                    "method": self.strategy,
+                }
+                program = WorkerProgram("r2t2_jax.evaluation.tune:open_worker", arguments)
+                pool = stack.enter_context(open_pool(workers, program))
+            else:
+                questions = encode_questions(port, samples)
+                batch = prepare_tuning(port, bank, questions, presets, metric, self.seed, self.strategy)
+            tuning = Tuning(run, {port.name: batch}, rounds, budget.minutes, pool=pool)
+            rankings = tuning.search()
         name = self.name or port.name.partition(":")[0]
         varied = VARIED[self.strategy]
-        preset = tuned_preset(name, presets, varied, tuning, tuning.search(), self.strategy)
+        preset = tuned_preset(name, presets, varied, tuning, rankings, self.strategy)
         about = {"model": port.fingerprint, "embedder": port.embedder.fingerprint, "references": len(bank)}
         preset["evidence"] = {"command": "tune", **self._settings(), **about, **preset["evidence"]}
-        preset["evidence"]["versions"] = versions()
+        preset["evidence"]["versions"] = versions(devices_of(workers))
         publish_json(self.out / "preset.json", preset)
         run.finish({key: preset[key] for key in ("name", "settings")} | {"table": preset["evidence"]["table"]})

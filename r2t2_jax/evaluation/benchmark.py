@@ -27,7 +27,7 @@ from r2t2_jax.evaluation.collect_bank import collect_bank, with_shipped_atlas
 from r2t2_jax.evaluation.devices import ReplicaGroup
 from r2t2_jax.evaluation.encode import BATCH, PreparedQuestions, encode_prepared, encode_questions, prepare_questions
 from r2t2_jax.evaluation.evaluator import Evaluator, order_by_program
-from r2t2_jax.evaluation.question_sets import QuestionSet
+from r2t2_jax.evaluation.question_sets import QuestionSet, sample_names
 from r2t2_jax.evaluation.records import BatchResult, reference_rows, result_rows
 from r2t2_jax.methods import Method
 from r2t2_jax.metrics import Metric
@@ -292,19 +292,10 @@ def run_on_workers(run: Run, pool: WorkerPool, benchmarks: Mapping[str, Sequence
     def samples(batch: Batch) -> Sequence[Sample]:
         return benchmarks[batch.part][batch.start : batch.stop]
 
-    def names(batch: Batch) -> str:
-        return "samples " + ", ".join(repr(sample.id) for sample in samples(batch))
-
-    with run.progress(list(benchmarks), title) as bar:
-        for batch, (rows, timings), seconds in pool.map(run.todo(list(benchmarks)), samples, names, run.check):
-            run.append(batch, rows)
-            for stage in [*timings, (batch.part, len(batch), seconds)]:
-                run.time(*stage)
-            accuracy.add(rows)
-            workers = f"{pool.alive} workers" + (f", {pool.retried} batches retried" if pool.retried else "")
-            bar.set_postfix_str(f"{accuracy}, {workers}", refresh=False)
-            bar.update(len(batch))
-    run.check()
+    for batch, rows in pool.results(run, list(benchmarks), samples, lambda batch: sample_names(samples(batch)), title):
+        run.append(batch, rows)
+        accuracy.add(rows)
+        run.note = str(accuracy)
 
 
 class _RunningAccuracy:

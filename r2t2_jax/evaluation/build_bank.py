@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -24,15 +24,18 @@ from r2t2_jax.contract import Port, Sample
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.evaluation.collect_bank import collect_references, labels
 from r2t2_jax.evaluation.encode import prepare_questions
-from r2t2_jax.evaluation.question_sets import QuestionSet
+from r2t2_jax.evaluation.question_sets import QuestionSet, sample_names
+from r2t2_jax.evaluation.setup import ModelSource
 from r2t2_jax.method.forward import encode_batch
 from r2t2_jax.metrics import get_metric
 from r2t2_jax.runs import batch_files
 from r2t2_jax.runs.atomic_io import DRAFT, remove
+from r2t2_jax.runs.cluster import Workers, devices_of
 from r2t2_jax.runs.fingerprint import versions
 from r2t2_jax.runs.folder import SUMMARY, read_json
 from r2t2_jax.runs.plan import Batch, Part, Plan
 from r2t2_jax.runs.run import Run, reraise_oserror
+from r2t2_jax.runs.workers import Timing, WorkerProgram, open_pool
 from r2t2_jax.runtime.batching import prefetch
 
 COMMAND = "bank build"
@@ -75,6 +78,8 @@ def build_bank(
     settings: Mapping[str, Any],
     max_hours: float | None = None,
     log: Callable[[str], None] = logger.warning,
+    workers: Workers | None = None,
+    source: ModelSource | None = None,
 ) -> dict[str, Any]:
     """Build a bank in a folder, or resume building it.
 
@@ -86,6 +91,8 @@ def build_bank(
         settings: the command's options, with which it can be resumed.
         max_hours: time limit from now.
         log: called with a warning for each set of which the model answers hardly any question correctly.
+        workers: Ray workers that answer the questions; `None` for this process.
+        source: how a worker opens the model.
 
     Returns:
         The summary: number of rows and of correct ones, in total and per set, and of answered questions per set.
@@ -95,12 +102,12 @@ def build_bank(
             is answered correctly.
         RunInterrupted: a signal or `max_hours` stopped it; finished batches are saved.
     """
-    plan = Plan([Part(name, len(questions.samples), config.batch) for name, questions in sets.items()])
+    plan = bank_plan(sets, config)
     data = {name: questions.digest for name, questions in sets.items()}
     limits = {name: questions.answering_port(port).max_new_tokens for name, questions in sets.items()}
     decoding = {"beams": port.beams, "max_new_tokens": limits}
     depends = {
-        "versions": versions(),
+        "versions": versions(devices_of(workers)),
         "fingerprints": vars(fingerprints_of(port)),
         "data": data,
         "metrics": {name: questions.metric for name, questions in sets.items()},
@@ -108,7 +115,7 @@ def build_bank(
     }
     with Run.open(out, COMMAND, settings, plan, depends, max_hours) as run:
         if not run.complete:
-            _collect_missing(run, port, sets, config)
+            _collect_missing(run, port, sets, config, workers, source)
             summary = _summarize(run, sets, config)
             for warning in _warnings(run, sets, summary):
                 log(warning)
@@ -128,42 +135,131 @@ def build_bank(
     return read_json(out / SUMMARY)
 
 
-def _collect_missing(run: Run, port: Port, sets: Mapping[str, QuestionSet], config: BankConfig) -> None:
-    """Append the rows of all answers of every missing batch; batches after a set's limit get no rows."""
-    correct: Counter[str] = Counter()
-    for batch, table in run.tables():
-        correct[batch.part] += _count_correct(table)
-    devices = jax.local_devices()
-    replicas = [port]
-    if len(devices) > 1:
-        replicas = [replace(port, params=jax.device_put(port.params, device)) for device in devices]
+def bank_plan(sets: Mapping[str, QuestionSet], config: BankConfig) -> Plan:
+    """A part for each set."""
+    return Plan([Part(name, len(questions.samples), config.batch) for name, questions in sets.items()])
 
-    def collect(batch: Batch) -> list[dict[str, Any]]:
-        if correct[batch.part] >= config.limit:
-            return []
-        place = batch.number % len(devices)
-        with jax.default_device(devices[place]):
-            questions = sets[batch.part]
-            return _rows(questions.answering_port(replicas[place]), questions, batch, config)
 
-    todo = run.todo(run.plan.names)
-    workers = len(devices) + 1  # one batch per device, and one that the host prepares meanwhile
-    for batch, candidates in zip(run.missing(), prefetch(collect, todo, workers), strict=True):
+def _collect_missing(
+    run: Run,
+    port: Port,
+    sets: Mapping[str, QuestionSet],
+    config: BankConfig,
+    workers: Workers | None,
+    source: ModelSource | None,
+) -> None:
+    """Append the rows of every missing batch, computed on the devices of this process or on workers."""
+    limit, settings = SetLimit(run, config), {name: replace(each, samples=()) for name, each in sets.items()}
+
+    def questions_of(batch: Batch) -> Sequence[Sample]:
+        return sets[batch.part].samples[batch.start : batch.stop]
+
+    def candidates(batch: Batch) -> Sequence[Sample]:
+        return () if limit.reached(batch.part) else questions_of(batch)
+
+    def save(results: Iterable[tuple[Batch, list[dict[str, Any]]]]) -> None:
+        for batch, rows in results:
+            run.append(batch, limit.choose(batch.part, rows))
+
+    names, todo = run.plan.names, run.todo(run.plan.names)
+    if workers is None:
+        work = BankWork(_replicas(port), settings, config)
+        rows = prefetch(lambda batch: work.rows(batch, candidates(batch)), todo, work.slots)
+        save(zip(run.missing(), rows, strict=True))
+        return
+    arguments = {"source": source, "sets": settings, "config": config}
+    with open_pool(workers, WorkerProgram("r2t2_jax.evaluation.build_bank:open_worker", arguments)) as pool:
+        results = pool.results(run, names, candidates, lambda batch: sample_names(questions_of(batch)), COMMAND)
+        save(in_order(results, todo))
+
+
+class SetLimit:
+    """Applies the limit of correctly answered references to each set, batch by batch in the order of the plan.
+
+    Args:
+        run: its saved batches count.
+        config: the limit, and which references are stored.
+    """
+
+    def __init__(self, run: Run, config: BankConfig) -> None:
+        self._config, self._correct = config, Counter[str]()
+        for batch, table in run.tables():
+            self._correct[batch.part] += _count_correct(table)
+
+    def reached(self, name: str) -> bool:
+        """Whether a set has as many correctly answered references as it may have."""
+        return self._correct[name] >= self._config.limit
+
+    def choose(self, name: str, candidates: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The rows that are stored; none after the limit."""
         rows = []
         for row in candidates:
-            if correct[batch.part] >= config.limit:
+            if self.reached(name):
                 break
-            correct[batch.part] += row["correct"]
+            self._correct[name] += row["correct"]
             rows.append(row)
-        run.append(batch, rows)
+        return rows
 
 
-def _rows(port: Port, questions: QuestionSet, batch: Batch, config: BankConfig) -> list[dict[str, Any]]:
-    """The rows of one batch: records, and arrays by the name of the bank's file that will hold them."""
-    samples = questions.samples[batch.start : batch.stop]
-    prepared, metric = prepare_questions(port, samples), get_metric(questions.metric)
+def in_order(results: Iterable[tuple[Batch, Any]], batches: Iterable[Batch]) -> Iterator[tuple[Batch, Any]]:
+    """Results in the order of the batches; those that arrive early wait in memory."""
+    early: dict[int, Any] = {}
+    arriving = iter(results)
+    for batch in batches:
+        while batch.number not in early:
+            finished, rows = next(arriving)
+            early[finished.number] = rows
+        yield batch, early.pop(batch.number)
+    next(arriving, None)  # ends the progress bar, and raises if the run was asked to stop
+
+
+def _replicas(port: Port) -> list[tuple[Port, jax.Device]]:
+    """A copy of the model on each device of this process."""
+    devices = jax.local_devices()
+    if len(devices) == 1:
+        return [(port, devices[0])]
+    return [(replace(port, params=jax.device_put(port.params, device)), device) for device in devices]
+
+
+class BankWork:
+    """Computes the candidates of a batch: every sample with its answer, before limits are applied.
+
+    Args:
+        replicas: copies of the model, and their devices.
+        sets: metric and longest answer of each set; their samples are not read.
+        config: which references are stored.
+    """
+
+    def __init__(
+        self, replicas: Sequence[tuple[Port, jax.Device]], sets: Mapping[str, QuestionSet], config: BankConfig
+    ) -> None:
+        self._replicas, self._sets, self._config = replicas, sets, config
+        self.slots = len(replicas) + 1  # one batch per device, and one that the host prepares meanwhile
+
+    def rows(self, batch: Batch, samples: Sequence[Sample]) -> list[dict[str, Any]]:
+        """The rows of a batch: records, and arrays by the name of the bank's file that will hold them."""
+        if not samples:
+            return []
+        port, device = self._replicas[batch.number % len(self._replicas)]
+        questions = self._sets[batch.part]
+        with jax.default_device(device):
+            return _rows(questions.answering_port(port), samples, batch.part, questions.metric, self._config)
+
+    def __call__(self, batch: Batch, samples: Sequence[Sample]) -> tuple[list[dict[str, Any]], list[Timing]]:
+        """The rows, as a worker returns them."""
+        return self.rows(batch, samples), []
+
+
+def open_worker(source: ModelSource, sets: Mapping[str, QuestionSet], config: BankConfig) -> BankWork:
+    """The work of a Ray worker; raises as `ModelSource.open`."""
+    ports, groups = source.open()
+    return BankWork([(port, group.devices[0]) for port, group in zip(ports, groups, strict=True)], sets, config)
+
+
+def _rows(port: Port, samples: Sequence[Sample], source: str, metric: str, config: BankConfig) -> list[dict[str, Any]]:
+    prepared = prepare_questions(port, samples)
     references = collect_references(
-        port, samples, prepared.inputs, prepared.embeddings, metric, config.batch, config.features
+        port, samples, prepared.inputs, prepared.embeddings, get_metric(metric), config.batch, config.features
     )
     arrays = {EMBEDDINGS: references.embeddings, ROUTING: references.routing}
     if config.features:
@@ -171,7 +267,7 @@ def _rows(port: Port, questions: QuestionSet, batch: Batch, config: BankConfig) 
             for leaf, array in zip(stored_leaves(name, tree), as_stored(tree), strict=True):
                 arrays[leaf.file] = array
     return [
-        record | {name: array[i] for name, array in arrays.items()} | {"source": batch.part, "image": record["id"]}
+        record | {name: array[i] for name, array in arrays.items()} | {"source": source, "image": record["id"]}
         for i, record in enumerate(references.records)
     ]
 

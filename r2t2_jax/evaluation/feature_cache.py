@@ -9,10 +9,12 @@ Axis letters: n rows of the bank, B samples of a batch.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from threading import Lock
 from typing import Any
 
@@ -28,6 +30,7 @@ from r2t2_jax.costs.memory import format_size, host_memory
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.evaluation.question_sets import load_source
 from r2t2_jax.method.forward import encode_batch
+from r2t2_jax.retrieval import INDEX
 from r2t2_jax.runtime.pytrees import tree_bytes
 
 BATCH = 16
@@ -184,3 +187,59 @@ class FeatureCache:
             encoded = jax.tree.map(np.asarray, encoded)
             features += [jax.tree.map(lambda leaf, i=i: leaf[i], encoded) for i in range(BATCH)]
         return features[: len(rows)]
+
+
+@dataclass(frozen=True)
+class BankArrays:
+    """A bank without file handles, locks or device arrays: what can be sent to another process.
+
+    Args:
+        bank: with all arrays in host memory and without a reader.
+        samples: of the references, if the worker computes their features again; `None` if the bank has features.
+        index: files of the bank's search index, by relative path; empty if none is saved.
+    """
+
+    bank: ReferenceBank
+    samples: Mapping[tuple[str, str], Sample] | None
+    index: Mapping[str, bytes]
+
+    @classmethod
+    def of(cls, bank: ReferenceBank) -> BankArrays:
+        """The arrays of a bank; stored features are read into memory."""
+        features, answers, samples = bank.features, bank.answers, None
+        if isinstance(bank.reader, FeatureCache):
+            samples = bank.reader.samples
+        elif bank.reader is not None:
+            features, answers = bank.samples(np.arange(len(bank)))
+        arrays = jax.tree.map(np.array, (features, answers, bank.routing, bank.embeddings))
+        atlas = bank.atlas
+        if atlas is not None:
+            points, losses, slopes = jax.tree.map(np.array, (atlas.points, atlas.losses, atlas.slopes))
+            atlas = replace(atlas, points=points, losses=losses, slopes=slopes)
+        names = ("features", "answers", "routing", "embeddings")
+        folder = None if bank.origin is None else bank.origin / INDEX
+        files = [path for path in folder.rglob("*") if path.is_file()] if folder else []
+        plain = replace(
+            bank,
+            **dict(zip(names, arrays, strict=True)),
+            records=[dict(record) for record in bank.records],
+            reader=None,
+            folder=None,
+            origin=None,
+            atlas=atlas,
+        )
+        return cls(plain, samples, {str(path.relative_to(folder)): path.read_bytes() for path in files if folder})
+
+    def open(self, port: Port) -> ReferenceBank:
+        """The bank, for a model on this process's devices."""
+        bank = self.bank
+        if self.index:
+            folder = Path(tempfile.mkdtemp(prefix="r2t2-index-"))
+            for name, content in self.index.items():
+                path = folder / INDEX / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(content)
+            bank = replace(bank, origin=folder)
+        if self.samples is None:
+            return bank
+        return replace(bank, reader=FeatureCache(port, bank.records, self.samples))

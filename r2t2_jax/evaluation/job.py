@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from r2t2_jax.bank import ReferenceBank
-from r2t2_jax.contract import Port
+from r2t2_jax.contract import Port, Sample
 from r2t2_jax.costs.memory import format_size, largest_batch
 from r2t2_jax.datasets.catalog import DATASETS
 from r2t2_jax.errors import R2T2Error
@@ -26,18 +26,18 @@ from r2t2_jax.evaluation.benchmark import (
 from r2t2_jax.evaluation.devices import ReplicaGroup
 from r2t2_jax.evaluation.dry_run import DryRun, device_memory, predict_evaluation
 from r2t2_jax.evaluation.evaluator import Evaluator
-from r2t2_jax.evaluation.feature_cache import FeatureCache
+from r2t2_jax.evaluation.feature_cache import BankArrays, FeatureCache
 from r2t2_jax.evaluation.question_sets import QuestionSet, length
-from r2t2_jax.evaluation.setup import bank_digest, check_no_overlap, open_bank
+from r2t2_jax.evaluation.setup import ModelSource, bank_digest, check_no_overlap, open_bank
 from r2t2_jax.evaluation.statistics import benchmark_rows, summarize_benchmark, summary_content
-from r2t2_jax.evaluation.worker import BenchmarkInfo, eval_program
 from r2t2_jax.method.presets import Preset
 from r2t2_jax.methods import Method, find_preset, method_of, own_preset
 from r2t2_jax.metrics import get_metric, get_set_score
+from r2t2_jax.runs.cluster import Workers, devices_of
 from r2t2_jax.runs.fingerprint import versions
 from r2t2_jax.runs.plan import Plan
 from r2t2_jax.runs.run import Run
-from r2t2_jax.runs.workers import WorkerConfig, WorkerPool, cluster
+from r2t2_jax.runs.workers import WorkerProgram, open_pool
 from r2t2_jax.runtime.batching import AdaptiveBatchSize, threads_at_a_time
 
 BASE = "base"
@@ -61,6 +61,7 @@ class Job:
         vmap_size: samples that a device computes together. `None` for as many as fit in its own memory, and for one at
             a time on a device without its own memory.
         leaked: if leakage is allowed, the number of questions of each benchmark that are also references.
+        workers: the Ray workers that compute; `None` for this process.
     """
 
     ports: Sequence[Port]
@@ -74,6 +75,7 @@ class Job:
     fitted: bool
     vmap_size: int | None = None
     leaked: Mapping[str, int] = field(default_factory=dict)
+    workers: Workers | None = None
 
     @property
     def port(self) -> Port:
@@ -116,7 +118,12 @@ class Job:
             | {"beams": self.port.beams, "max_new_tokens": questions.answering_port(self.port).max_new_tokens}
             for name, questions in self.benchmarks.items()
         }
-        return {"data": data, "models": models, "bank": {"digest": bank_digest(self.bank)}, "versions": versions()}
+        return {
+            "data": data,
+            "models": models,
+            "bank": {"digest": bank_digest(self.bank)},
+            "versions": versions(devices_of(self.workers)),
+        }
 
     @cached_property
     def evaluator(self) -> Evaluator:
@@ -150,62 +157,73 @@ class Job:
             log(str(reader.cached))
         record_references(run, self.port.name, self.bank)
 
-    def compute_on_workers(
-        self, run: Run, config: WorkerConfig, model: str, model_uri: str, embedder: str, mesh: str, log: Log
-    ) -> None:
+    def compute_on_workers(self, run: Run, workers: Workers, source: ModelSource) -> None:
         """As `compute`, with the batches on Ray workers, each of which loads the model on its own devices.
 
         Args:
             run: of this plan.
-            config: address, number and resources of the workers.
-            model, model_uri, embedder, mesh: as the command line gives them; a worker opens the model by them.
-            log: called with a message for each lost worker.
+            workers: a connection to the cluster.
+            source: how a worker opens the model.
 
         Raises:
             RunInterrupted: the run was asked to stop.
-            R2T2Error: Ray is missing or not reachable, or as `WorkerPool.map`.
+            R2T2Error: as `WorkerPool.map`.
         """
-        titles = {
-            name: BenchmarkInfo(
-                title_of(self.port.name, name), questions.metric, questions.answering_port(self.port).max_new_tokens
-            )
-            for name, questions in self.benchmarks.items()
+        longest = {
+            name: replace(questions, samples=questions.samples[:1]) for name, questions in self.benchmarks.items()
         }
-        program = eval_program(
-            model=model,
-            model_uri=model_uri,
-            embedder=embedder,
-            mesh=mesh,
-            port=self.port,
-            bank=self.bank,
-            strategies=self.strategies,
-            benchmarks=titles,
-            seed=self.seed,
-            batch_size=self.batch,
-            vmap_size=self.vmap_size or 1,
-        )
+        arguments = {
+            "source": source,
+            "bank": BankArrays.of(self.bank),
+            "benchmarks": longest,
+            "strategies": dict(self.strategies),
+            "preset": self.preset,
+            "seed": self.seed,
+            "batch": self.batch,
+            "fitted": self.fitted,
+            "vmap_size": self.vmap_size,
+        }
         samples = {name: questions.samples for name, questions in self.benchmarks.items()}
-        with cluster(config) as ray:
-            run_on_workers(run, WorkerPool(ray, config, program, log), samples, "eval")
+        with open_pool(workers, WorkerProgram("r2t2_jax.evaluation.worker:open_worker", arguments)) as pool:
+            run_on_workers(run, pool, samples, "eval")
         record_references(run, self.port.name, self.bank)
 
     def evaluators(self, run: Run, log: Callable[[str], None]) -> dict[str, BenchmarkEvaluator]:
         """An evaluator of each benchmark, with a replica on every group of devices; raises as `Evaluator.create`."""
+        replicas, chunk_size = self.replicas(log)
+        return {
+            name: self.benchmark_evaluator(name, replicas, questions.samples, chunk_size, run.time)
+            for name, questions in self.benchmarks.items()
+        }
+
+    def replicas(self, log: Log) -> tuple[list[DeviceReplica], AdaptiveBatchSize]:
+        """The evaluator on every group of devices, and how many samples a device takes at a time."""
         chunk_size, vmap_size = self._device_batch(log)
-        adaptive = AdaptiveBatchSize(chunk_size, log)
         first = replace(self.evaluator, vmap_size=vmap_size)
         copies = [first, *(first.to_device(port) for port in self.ports[1:])]
-        evaluators = {}
-        for name, questions in self.benchmarks.items():
-            metric, title = get_metric(questions.metric), title_of(self.port.name, name)
-            replicas = [
-                DeviceReplica(replace(evaluator, metric=metric, port=questions.answering_port(port)), group)
-                for evaluator, port, group in zip(copies, self.ports, self.groups, strict=True)
-            ]
-            evaluators[name] = BenchmarkEvaluator(
-                replicas, title, name, questions.samples, self.batch, adaptive, run.time
-            )
-        return evaluators
+        replicas = [
+            DeviceReplica(replace(evaluator, port=port), group)
+            for evaluator, port, group in zip(copies, self.ports, self.groups, strict=True)
+        ]
+        return replicas, AdaptiveBatchSize(chunk_size, log)
+
+    def benchmark_evaluator(
+        self,
+        name: str,
+        replicas: Sequence[DeviceReplica],
+        samples: Sequence[Sample],
+        chunk_size: AdaptiveBatchSize,
+        on_timing: Callable[[str, int, float], None],
+    ) -> BenchmarkEvaluator:
+        """The evaluator of a benchmark's samples, or of some of them, with its metric and its longest answer."""
+        questions, title = self.benchmarks[name], title_of(self.port.name, name)
+
+        def answering(evaluator: Evaluator) -> Evaluator:
+            metric, port = get_metric(questions.metric), questions.answering_port(evaluator.port)
+            return replace(evaluator, metric=metric, port=port)
+
+        scoring = [replace(replica, evaluator=answering(replica.evaluator)) for replica in replicas]
+        return BenchmarkEvaluator(scoring, title, name, samples, self.batch, chunk_size, on_timing)
 
     def _device_batch(self, log: Callable[[str], None]) -> tuple[int, int]:
         """Samples that a device takes at a time, and how many of these it computes together.
@@ -245,6 +263,7 @@ def open_job(
     batch: int | None,
     vmap_size: int | None = None,
     allow_leakage: bool = False,
+    workers: Workers | None = None,
 ) -> Job:
     """Open model, bank and strategies, and check that they fit together.
 
@@ -259,6 +278,7 @@ def open_job(
         batch: largest number of samples per batch; `None` for `PLAN_BATCH`, of which a device takes as many as fit.
         vmap_size: samples that a device computes together; `None` for as many as fit in its own memory.
         allow_leakage: accept questions that are also references.
+        workers: the Ray workers that compute; `None` for this process.
 
     Returns:
         The job, checked and ready to run.
@@ -288,7 +308,8 @@ def open_job(
         }
     largest = max(len(questions.samples) for questions in benchmarks.values())
     size = min(PLAN_BATCH if batch is None else batch, largest)
-    return Job(ports, groups, references, benchmarks, methods, settings, seed, size, batch is None, vmap_size, leaked)
+    fitted = batch is None
+    return Job(ports, groups, references, benchmarks, methods, settings, seed, size, fitted, vmap_size, leaked, workers)
 
 
 def set_score_of(benchmark: str) -> str:

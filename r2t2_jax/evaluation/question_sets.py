@@ -190,3 +190,8 @@ def _read(name: str, split: str, n: int | None, seed: int, images: str, settings
     samples = load_source(source)
     check_samples(settings.metric, samples, name)
     return QuestionSet(source, samples, settings.metric, settings.max_new_tokens)
+
+
+def sample_names(samples: Sequence[Sample]) -> str:
+    """The ids of the samples of a batch, for errors."""
+    return "samples " + ", ".join(repr(sample.id) for sample in samples)

@@ -1,12 +1,17 @@
-"""Opens the parts of an evaluation: a model with its embedder, labeled questions, a metric and a bank."""
+"""Opens the parts of an evaluation: a model and its embedder, questions, a metric, a bank; here or on a worker."""
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
-from collections.abc import Sequence
-from dataclasses import replace
+import json
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -21,15 +26,21 @@ from r2t2_jax.datasets.catalog import DATASETS
 from r2t2_jax.datasets.registry import GROUP
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.evaluation.collect_bank import collect_bank, with_shipped_atlas
+from r2t2_jax.evaluation.devices import ReplicaGroup, device_groups, load_on
 from r2t2_jax.evaluation.feature_cache import with_samples
 from r2t2_jax.evaluation.question_sets import samples_digest
 from r2t2_jax.method.forward import encode_batch
 from r2t2_jax.metrics import Metric, check_samples, get_metric
-from r2t2_jax.plugins import load, registered
+from r2t2_jax.plugins import PORTS, load, registered
 from r2t2_jax.retrieval.hashed_bag_of_words import question_embedder
+from r2t2_jax.runs.atomic_io import atomic_folder
+from r2t2_jax.runs.cluster import Workers
+from r2t2_jax.runs.fingerprint import local_devices, numerics, package_versions
+from r2t2_jax.runtime.compilation_cache import enable_compilation_cache
 
 VALIDATION = "validation"
 IDENTITY = ("id", "question", "answer", "answers", "options", "image_sha256", "score")  # of a reference
+DESCRIPTION = "model.json"  # of a model directory; it has the digests of all its files
 
 
 def open_port(model: str, embedder: str = "") -> Port:
@@ -187,3 +198,144 @@ def check_no_overlap(bank: ReferenceBank, questions: Sequence[Sample], allow: bo
             "--allow-leakage"
         )
     return leaked
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """How a worker opens the driver's model.
+
+    Args:
+        model: name of the model, or the path of its directory.
+        uri: where the directory is fetched from if this host does not see the path; may be empty.
+        embedder: name of the embedder of questions; empty for the model's own.
+        beams: of the decoding.
+        mesh: the worker's devices, as `--mesh`.
+        fingerprints: of the driver's model and embedder.
+        versions: of the driver's packages, and its numerics.
+        devices: number and kind of the accelerators of each worker; `None` for workers on CPUs.
+    """
+
+    model: str
+    uri: str
+    embedder: str
+    beams: int
+    mesh: str
+    fingerprints: tuple[str, str]
+    versions: Mapping[str, str]
+    devices: str | None
+
+    @classmethod
+    def of(cls, workers: Workers, port: Port, model: str, embedder: str = "", mesh: str = "") -> ModelSource:
+        """The source of the driver's `port`, which it opened by the name `model`."""
+        path = Path(model)
+        return cls(
+            model=str(path.resolve()) if path.is_dir() and model not in registered(PORTS) else model,
+            uri=workers.config.model_uri,
+            embedder=embedder,
+            beams=port.beams,
+            mesh=mesh,
+            fingerprints=(port.fingerprint, port.embedder.fingerprint),
+            versions=package_versions() | numerics(),
+            devices=workers.devices,
+        )
+
+    def open(self) -> tuple[list[Port], list[ReplicaGroup]]:
+        """The model on this worker's devices: a copy on each group.
+
+        Raises:
+            R2T2Error: the worker has other package versions, devices or another model than the driver, or cannot find
+                the model.
+        """
+        enable_compilation_cache()
+        present = package_versions() | numerics()
+        different = [name for name in present if present[name] != self.versions.get(name)]
+        if different:
+            values = ", ".join(f"{name} {present[name]!r} and not {self.versions.get(name)!r}" for name in different)
+            raise R2T2Error(f"a worker has {values}: install the versions and use the settings of the driver")
+        if self.devices is not None and self.devices != local_devices():
+            raise R2T2Error(
+                f"a worker has {local_devices()}, others have {self.devices}, and results depend on it: "
+                "choose nodes of one kind by a custom resource in --worker-resources"
+            )
+        groups = device_groups(self.mesh)
+        loaded = with_embedder(load_on(local_model(self.model, self.uri), groups), self.embedder)
+        ports = [with_decoding(port, self.beams) for port in loaded]
+        own = (ports[0].fingerprint, ports[0].embedder.fingerprint)
+        if own != tuple(self.fingerprints):
+            raise R2T2Error(f"a worker loaded model and embedder {own}, the driver has {tuple(self.fingerprints)}")
+        return ports, groups
+
+
+def local_model(model: str, uri: str) -> str:
+    """The model's name or path, or the path of a copy fetched from `uri` if this host does not see the path.
+
+    The copy is made once per host, in the folder for temporary files.
+
+    Raises:
+        R2T2Error: the model is no directory, cannot be fetched, or the URI holds another model than the path.
+    """
+    if not uri:
+        return model
+    if model.partition(":")[0] in registered(PORTS) or (":" in model and not Path(model).is_dir()):
+        raise R2T2Error(f"--model-uri is for model directories; {model} is loaded by name")
+    description = _read_description(uri)
+    if Path(model).is_dir():
+        own = (Path(model) / DESCRIPTION).read_bytes() if (Path(model) / DESCRIPTION).is_file() else b"{}"
+        if _digest(own) != _digest(description):
+            raise R2T2Error(
+                f"--model-uri {uri} holds another model than {model}: {DESCRIPTION} has digest {_digest(description)}, "
+                f"not {_digest(own)}"
+            )
+        return model
+    folder = Path(tempfile.gettempdir()) / f"r2t2-model-{os.getuid()}-{_digest(description)}"
+    lock = os.open(folder.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the workers of a host fetch once
+        if not folder.exists():
+            atomic_folder(folder, lambda draft: _fetch(uri, draft))
+    finally:
+        os.close(lock)
+    return str(folder)
+
+
+def _digest(description: bytes) -> str:
+    """Of the content of a `model.json`, which has the digests of all files of the model."""
+    try:
+        content = json.dumps(json.loads(description), sort_keys=True)
+    except ValueError as error:
+        raise R2T2Error(f"--model-uri: {DESCRIPTION} is not JSON ({error})") from error
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+def _read_description(uri: str) -> bytes:
+    filesystem, path = _file_system(uri)
+    try:
+        return filesystem.cat_file(f"{path}/{DESCRIPTION}")
+    except Exception as error:  # every file system has exceptions of its own
+        raise R2T2Error(
+            f"cannot read {DESCRIPTION} of a model directory from --model-uri {uri} ({_one_line(error)})"
+        ) from error
+
+
+def _fetch(uri: str, folder: Path) -> None:
+    filesystem, path = _file_system(uri)
+    try:
+        filesystem.get(f"{path}/", f"{folder}/", recursive=True)
+    except Exception as error:
+        raise R2T2Error(f"cannot fetch the model from --model-uri {uri}: {_one_line(error)}") from error
+
+
+def _file_system(uri: str) -> tuple[Any, str]:
+    try:
+        import fsspec
+    except ImportError as error:
+        raise R2T2Error("--model-uri needs fsspec: pip install 'r2t2-jax[ray]'") from error
+    try:
+        filesystem, path = fsspec.core.url_to_fs(uri)
+    except Exception as error:
+        raise R2T2Error(f"cannot open --model-uri {uri}: {_one_line(error)}") from error
+    return filesystem, path.rstrip("/")
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

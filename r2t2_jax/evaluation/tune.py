@@ -24,21 +24,24 @@ from jaxtyping import Bool, Int
 from r2t2_jax.bank import ReferenceBank
 from r2t2_jax.contract import Port, Sample
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.evaluation.batch import PreparedBatch, evaluate_batch
-from r2t2_jax.evaluation.encode import BATCH, EncodedQuestions
+from r2t2_jax.evaluation.batch import PreparedBatch
+from r2t2_jax.evaluation.encode import BATCH, EncodedQuestions, encode_questions
 from r2t2_jax.evaluation.evaluator import Evaluator, order_by_program
+from r2t2_jax.evaluation.feature_cache import BankArrays
+from r2t2_jax.evaluation.setup import ModelSource
 from r2t2_jax.evaluation.statistics import DIGITS, TESTS, compare, wilson_interval
 from r2t2_jax.evaluation.tuning_grid import NEIGHBORS, HalvingRound
+from r2t2_jax.evaluation.worker import EMPTY_SLOT, Assignment, TuningWork
 from r2t2_jax.method.presets import Preset
 from r2t2_jax.methods import settings_read, strategy
 from r2t2_jax.metrics import Metric
 from r2t2_jax.runs.plan import Batch, Part, Plan
 from r2t2_jax.runs.run import Run
+from r2t2_jax.runs.workers import WorkerPool
 from r2t2_jax.runtime.batching import threads_at_a_time
 
 CONTROLS = ("base", "uniform")  # strategies without settings
 SLACK = 0.01  # accuracy that a cheaper setting may lose against the best
-EMPTY_SLOT = -1  # number of the setting in a slot without one
 RULE = f"the cheapest setting within {100 * SLACK:g} point of the best of those measured on all questions"
 CAUTION = "the best of many settings is partly luck: expect a slightly lower accuracy on new questions"
 
@@ -89,6 +92,22 @@ def prepare_tuning(
     return dataclasses.replace(batch, neighbors=neighbors)
 
 
+def open_worker(
+    source: ModelSource,
+    bank: BankArrays,
+    samples: Sequence[Sample],
+    presets: Sequence[Preset],
+    metric: Metric,
+    seed: int,
+    method: str,
+) -> TuningWork:
+    """The work of a Ray worker, which encodes the questions itself; raises as `ModelSource.open`."""
+    (port, *_), _ = source.open()
+    questions = encode_questions(port, samples)
+    batch = prepare_tuning(port, bank.open(port), questions, presets, metric, seed, method)
+    return TuningWork({port.name: batch})
+
+
 def tuning_plan(models: Sequence[str], rounds: Sequence[HalvingRound]) -> Plan:
     """The parts of a search: every slot of every round, then the controls, for each model."""
     parts = [
@@ -125,17 +144,19 @@ class Tuning:
 
     Args:
         run: the run that holds the measurements.
-        batches: the prepared questions of each model.
+        batches: the prepared questions of each model; with a pool, which prepares them itself, only the names count.
         rounds: of successive halving.
         minutes: time after which no further setting is started, over all rounds; `None` for no limit.
         began: start of the search.
+        pool: Ray workers that measure, with a `TuningWork`; `None` for this process.
     """
 
     run: Run
-    batches: Mapping[str, PreparedBatch]
+    batches: Mapping[str, PreparedBatch | None]
     rounds: Sequence[HalvingRound]
     minutes: float | None = None
     began: float = field(default_factory=time.monotonic)
+    pool: WorkerPool | None = None
 
     def search(self) -> list[list[MeasuredSetting]]:
         """Compute the missing measurements and return the settings of each round, the best first.
@@ -150,9 +171,7 @@ class Tuning:
             rankings.append(self.ranking(number))
             if not rankings[-1]:
                 raise R2T2Error(f"no setting was measured within {self.minutes:g} minutes; raise the limit")
-        self.run.compute(
-            partial(self._rows, {}), [_part(name, 0, model) for name in CONTROLS for model in self.batches]
-        )
+        self._compute({}, [_part(name, 0, model) for name in CONTROLS for model in self.batches], 1, "controls")
         return rankings
 
     def _promoted(self, number: int, ranking: Sequence[MeasuredSetting]) -> list[int]:
@@ -167,36 +186,37 @@ class Tuning:
         parts = [_part(number, settings.index(setting), model) for setting in order for model in self.batches]
         empty = [_part(number, slot, model) for slot in range(len(settings), step.settings) for model in self.batches]
         title = f"round {number + 1} of {len(self.rounds)}: {len(settings)} settings on {step.stop} questions"
-        self.run.compute(partial(self._rows, slots), parts + empty, threads_at_a_time(), title)
+        self._compute(slots, parts + empty, threads_at_a_time(), title)
 
     def _order(self, settings: Sequence[int]) -> list[int]:
-        strategies = next(iter(self.batches.values())).strategies
-        return [int(name) for name in order_by_program({str(i): strategies[str(i)] for i in settings})]
+        batch = next(iter(self.batches.values()))
+        if batch is None:
+            return list(settings)
+        return [int(name) for name in order_by_program({str(i): batch.strategies[str(i)] for i in settings})]
 
-    def _rows(self, slots: Mapping[str, int], batch: Batch) -> list[dict[str, Any]]:
-        """One row per question; a placeholder row for empty slots and after the time limit."""
+    def _compute(self, slots: Mapping[str, int], parts: Sequence[str], threads: int, title: str) -> None:
+        """Compute and save the missing batches of some parts, in this process or on workers."""
+        assign = partial(self._assign, slots)
+        if self.pool is None:
+            work = TuningWork({name: batch for name, batch in self.batches.items() if batch is not None})
+            self.run.compute(lambda batch: work.rows(assign(batch)), parts, threads, title)
+            return
+
+        def names(batch: Batch) -> str:
+            assignment = assign(batch)
+            return f"questions {assignment.start + 1} to {assignment.stop} with setting {assignment.strategy}"
+
+        self.pool.compute(self.run, parts, assign, names, title)
+
+    def _assign(self, slots: Mapping[str, int], batch: Batch) -> Assignment:
+        """What a batch measures; nothing in empty slots and after the time limit."""
         head, _, model = batch.part.split("/", 2)
         if head in CONTROLS:
-            setting, name, start = EMPTY_SLOT, head, 0
-        else:
-            setting, start = slots.get(batch.part, EMPTY_SLOT), self.rounds[int(head)].start
-            name = str(setting)
-            if setting == EMPTY_SLOT or (head == "0" and self._overdue()):
-                return [
-                    {"setting": EMPTY_SLOT, "model": model, "question": EMPTY_SLOT, "right": False, "evaluations": 0}
-                ]
-        first, last = start + batch.start, start + batch.stop
-        (result,) = evaluate_batch(self.batches[model], [name], start=first, stop=last, chunk_size=BATCH)
-        return [
-            {
-                "setting": setting,
-                "model": model,
-                "question": first + i,
-                "right": right,
-                "evaluations": result.evaluations,
-            }
-            for i, right in enumerate(result.right.tolist())
-        ]
+            return Assignment(model, head, EMPTY_SLOT, batch.start, batch.stop)
+        setting, start = slots.get(batch.part, EMPTY_SLOT), self.rounds[int(head)].start
+        if setting == EMPTY_SLOT or (head == "0" and self._overdue()):
+            return Assignment(model, None, EMPTY_SLOT, 0, 0)
+        return Assignment(model, str(setting), setting, start + batch.start, start + batch.stop)
 
     def _overdue(self) -> bool:
         return self.minutes is not None and time.monotonic() - self.began > 60 * self.minutes / len(self.rounds)

@@ -7,8 +7,9 @@ share a compiled program.
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +18,23 @@ from tqdm import tqdm
 
 from r2t2_jax.bank import ReferenceBank
 from r2t2_jax.bank.records import StoredSamples
+from r2t2_jax.contract import Sample
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.evaluation.batch import PreparedBatch, evaluate_batch
 from r2t2_jax.evaluation.benchmark import ANSWER, ENCODE, part_name
 from r2t2_jax.evaluation.encode import encode_prepared, prepare_questions
+from r2t2_jax.evaluation.feature_cache import BankArrays
+from r2t2_jax.evaluation.question_sets import sample_names
 from r2t2_jax.evaluation.records import reference_rows, result_rows
-from r2t2_jax.evaluation.setup import open_bank
+from r2t2_jax.evaluation.setup import ModelSource, open_bank
+from r2t2_jax.metrics import Metric
 from r2t2_jax.reproduction.conditions import ConditionEvaluator, create_evaluator
 from r2t2_jax.reproduction.plan import EvalTarget, QuestionBlock, TargetPlan
 from r2t2_jax.reproduction.spec import Condition
+from r2t2_jax.runs.cluster import Workers
 from r2t2_jax.runs.plan import Batch
 from r2t2_jax.runs.run import Run
+from r2t2_jax.runs.workers import Timing, WorkerProgram, open_pool
 from r2t2_jax.runtime.batching import prefetch, threads_at_a_time
 
 SWEEP_COLUMNS = ("model", "strategy", "id", "category", "prediction", "score", "right", "used_fallback", "evaluations")
@@ -42,6 +49,8 @@ def measure(
     bank: Path | None,
     seed: int,
     block_size: int,
+    workers: Workers | None = None,
+    sources: Mapping[str, ModelSource] | None = None,
 ) -> None:
     """Compute all missing measurements.
 
@@ -51,26 +60,94 @@ def measure(
         bank: directory of the references; without it the references registered with the model are collected.
         seed: seed of all random choices.
         block_size: questions per block.
+        workers: Ray workers that measure; `None` for this process.
+        sources: how a worker opens each model, by the name of its port.
 
     Raises:
         R2T2Error: as `open_bank` and `create_evaluator`.
         RunInterrupted: the run was interrupted.
     """
-    references: tuple[str, ReferenceBank] | None = None
+    groups: dict[str, list[tuple[EvalTarget, TargetPlan]]] = {}
     for target, plan in zip(targets, plans, strict=True):
-        parts = [part.name for part in plan.parts(block_size)]
-        if not run.todo(parts):
-            continue
-        if references is None or references[0] != target.port.name:  # the bank of one model at a time
-            opened = open_bank(target.port, bank, target.metric, target.samples, keep_wrong=True)
-            references = target.port.name, opened
+        if run.todo([part.name for part in plan.parts(block_size)]):
+            groups.setdefault(target.port.name, []).append((target, plan))
+    for name, group in groups.items():  # the bank of one model at a time
+        target = group[0][0]
+        samples = [sample for other, _ in group for sample in other.samples]
+        references = open_bank(target.port, bank, target.metric, samples, keep_wrong=True)
         run.check()
-        for batch in run.todo([plan.references]):
-            run.append(batch, reference_rows(target.name, references[1].records, np.asarray(references[1].routing)))
-        evaluator = BlockEvaluator(run, target, plan, share_features(references[1]), seed, block_size)
-        results = prefetch(evaluator.rows, run.todo(parts), threads_at_a_time())
-        for batch, rows in zip(run.missing(parts), results, strict=True):
-            run.append(batch, rows)
+        for target, plan in group:
+            for batch in run.todo([plan.references]):
+                run.append(batch, reference_rows(target.name, references.records, np.asarray(references.routing)))
+        if workers is not None and sources is not None:
+            _measure_on_workers(run, group, references, seed, block_size, workers, sources[name])
+            continue
+        for target, plan in group:
+            evaluator = BlockEvaluator(target, plan, share_features(references), seed, block_size, run.time)
+            parts = [part.name for part in plan.parts(block_size)]
+            results = prefetch(evaluator.rows, run.todo(parts), threads_at_a_time())
+            for batch, rows in zip(run.missing(parts), results, strict=True):
+                run.append(batch, rows)
+
+
+def _measure_on_workers(
+    run: Run,
+    group: Sequence[tuple[EvalTarget, TargetPlan]],
+    references: ReferenceBank,
+    seed: int,
+    block_size: int,
+    workers: Workers,
+    source: ModelSource,
+) -> None:
+    """Compute the missing measurements of the targets of one model on workers."""
+    blocks = {block.part: (target, block) for target, plan in group for block in plan.blocks(block_size)}
+    arguments = {
+        "source": source,
+        "bank": BankArrays.of(references),
+        "targets": [((target.name, target.model, target.data, target.metric), plan) for target, plan in group],
+        "seed": seed,
+        "block_size": block_size,
+    }
+
+    def samples(batch: Batch) -> Sequence[Sample]:
+        target, block = blocks[batch.part]
+        return target.samples[block.start : block.stop]
+
+    def names(batch: Batch) -> str:
+        _, block = blocks[batch.part]
+        return f"measurement {block.labels[batch.start]} of {sample_names(samples(batch))}"
+
+    with open_pool(workers, WorkerProgram("r2t2_jax.reproduction.measure:open_worker", arguments)) as pool:
+        pool.compute(run, list(blocks), samples, names, f"{group[0][0].port.name}: reproduce")
+
+
+def open_worker(
+    source: ModelSource,
+    bank: BankArrays,
+    targets: Sequence[tuple[tuple[str, str, str, Metric], TargetPlan]],
+    seed: int,
+    block_size: int,
+) -> Callable[[Batch, Sequence[Sample]], tuple[list[dict[str, Any]], list[Timing]]]:
+    """The work of a Ray worker on one model's targets (name, model, data, metric); raises as `ModelSource.open`."""
+    (port, *_), _ = source.open()
+    references, timings = share_features(bank.open(port)), list[Timing]()
+
+    def record(stage: str, samples: int, seconds: float) -> None:
+        timings.append((stage, samples, seconds))
+
+    place = {block.part: i for i, (_, plan) in enumerate(targets) for block in plan.blocks(block_size)}
+
+    @lru_cache(maxsize=1)  # targets come one after the other
+    def evaluator(number: int) -> BlockEvaluator:
+        (name, model, data, metric), plan = targets[number]
+        target = EvalTarget(name, model, port, data, (), metric)
+        return BlockEvaluator(target, plan, references, seed, block_size, record)
+
+    def work(batch: Batch, samples: Sequence[Sample]) -> tuple[list[dict[str, Any]], list[Timing]]:
+        timings.clear()
+        return evaluator(place[batch.part]).rows(batch, samples), list(timings)
+
+    return work
 
 
 def share_features(bank: ReferenceBank) -> ReferenceBank:
@@ -84,9 +161,15 @@ class BlockEvaluator:
     """Computes the stored rows of a target's blocks; they depend only on the block and the measurement."""
 
     def __init__(
-        self, run: Run, target: EvalTarget, plan: TargetPlan, bank: ReferenceBank, seed: int, block_size: int
+        self,
+        target: EvalTarget,
+        plan: TargetPlan,
+        bank: ReferenceBank,
+        seed: int,
+        block_size: int,
+        on_timing: Callable[[str, int, float], None],
     ) -> None:
-        self._run, self._target, self._plan = run, target, plan
+        self._target, self._plan, self._on_timing = target, plan, on_timing
         self._size = min(block_size, plan.max_samples)
         self._blocks: Mapping[str, QuestionBlock] = {block.part: block for block in plan.blocks(block_size)}
         methods: dict[Condition, dict[str, Any]] = {}
@@ -99,12 +182,12 @@ class BlockEvaluator:
         self._encoding = threading.Lock()
         self._prepared: dict[int, Mapping[Condition, PreparedBatch]] = {}
 
-    def rows(self, batch: Batch) -> list[dict[str, Any]]:
-        """The stored rows of one measurement of one block."""
+    def rows(self, batch: Batch, samples: Sequence[Sample] | None = None) -> list[dict[str, Any]]:
+        """The stored rows of one measurement of one block, whose samples are those of the target by default."""
         block = self._blocks[batch.part]
         measurement = self._plan.measurements[block.labels[batch.start]]
         label = measurement.label
-        prepared = self._prepare(block)[measurement.condition]
+        prepared = self._prepare(block, samples)[measurement.condition]
         stop = min(block.stop, measurement.samples) - block.start
         at_path = (label,) if measurement.answer_steps else ()
         try:
@@ -113,21 +196,21 @@ class BlockEvaluator:
             if not measurement.optional:
                 raise
             return [{"model": self._target.name, "strategy": label, NOT_RUN: str(error)}]
-        self._run.time(part_name(part_name(self._target.name, label), ANSWER), stop, result.seconds_per_sample * stop)
+        self._on_timing(part_name(part_name(self._target.name, label), ANSWER), stop, result.seconds_per_sample * stop)
         rows = result_rows(result, self._target.name, prepared.neighbors.records)
         return rows if measurement.detailed else [{key: row[key] for key in SWEEP_COLUMNS} for row in rows]
 
-    def _prepare(self, block: QuestionBlock) -> Mapping[Condition, PreparedBatch]:
+    def _prepare(self, block: QuestionBlock, samples: Sequence[Sample] | None) -> Mapping[Condition, PreparedBatch]:
         """The questions of a block under every condition, encoded once; a shorter block is padded."""
         with self._encoding:
             if block.start not in self._prepared:
-                samples = self._target.samples[block.start : block.stop]
+                samples = samples or self._target.samples[block.start : block.stop]
                 padded = [*samples, *[samples[-1]] * (self._size - len(samples))]
                 port = self._target.port
                 questions = encode_prepared(
                     port, prepare_questions(port, padded), self._size, tqdm(disable=True), threads_at_a_time()
                 )
-                self._run.time(part_name(self._target.name, ENCODE), 1, questions.seconds_per_sample)
+                self._on_timing(part_name(self._target.name, ENCODE), 1, questions.seconds_per_sample)
                 indices = np.minimum(np.arange(block.start, block.start + self._size), block.stop - 1)
                 self._prepared[block.start] = {
                     condition: evaluator.prepare_batch(questions, indices)

@@ -62,17 +62,26 @@ def _flat(tree: Any, name: str = "") -> dict[str, Any]:
     return {leaf: value for key, child in items for leaf, value in _flat(child, f"{name}.{key}".lstrip(".")).items()}
 
 
-def versions() -> dict[str, Any]:
-    """Versions of the libraries, devices and numerics, on which results may depend besides the settings."""
-    import jax
+def versions(devices: str | None = None) -> dict[str, Any]:
+    """Versions of the libraries, devices and numerics, on which results may depend besides the settings.
 
-    devices = jax.devices()
+    Args:
+        devices: number and kind of those that compute the results; `None` for those of this process.
+    """
     return {
         "python": platform.python_version(),
         **package_versions(),
-        "devices": f"{len(devices)} x {devices[0].device_kind}",
+        "devices": devices or local_devices(),
         "numerics": numerics(),
     }
+
+
+def local_devices() -> str:
+    """Number and kind of the devices of this process: `4 x NVIDIA H100`."""
+    import jax
+
+    devices = jax.local_devices()
+    return f"{len(devices)} x {devices[0].device_kind}"
 
 
 def numerics() -> dict[str, str]:

@@ -17,9 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.runs.batch_files import read_table, saved_batches
-from r2t2_jax.runs.folder import RUN, SUMMARY, check_format, read_json
+from r2t2_jax.runs.folder import RUN, SUMMARY, check_format, read_json, seconds_per_sample
 from r2t2_jax.runs.plan import Plan
-from r2t2_jax.runs.timings import seconds_per_sample
 
 if TYPE_CHECKING:
     import pyarrow as pa

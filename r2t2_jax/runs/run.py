@@ -39,10 +39,9 @@ from r2t2_jax.errors import R2T2Error
 from r2t2_jax.runs.atomic_io import publish_json, remove, remove_drafts
 from r2t2_jax.runs.batch_files import BatchFiles, Row, export_table, read_batch, read_table
 from r2t2_jax.runs.fingerprint import check_fingerprint, fingerprinted
-from r2t2_jax.runs.folder import RUN, SUMMARY, FolderLock, check_folder, read_json
+from r2t2_jax.runs.folder import RUN, SUMMARY, TIMINGS, FolderLock, Timings, check_folder, read_json, seconds_per_sample
 from r2t2_jax.runs.interrupt import RunInterrupted, StopRequest
 from r2t2_jax.runs.plan import Batch, Plan
-from r2t2_jax.runs.timings import TIMINGS, Timings, seconds_per_sample
 from r2t2_jax.runtime.batching import worker_threads
 
 if TYPE_CHECKING:

@@ -1,103 +1,49 @@
 """Batches of a run on Ray actors; the driver stays the only writer.
 
+    with connect(config, log) as workers, open_pool(workers, program) as pool:
+        for batch, rows in pool.results(run, parts, payload, names):
+            run.append(batch, rows)
+
 An actor loads its program once (`create(**arguments)` returns the function that computes a batch), gets a batch with
-its payload, and returns the result. A batch whose actor dies goes to another actor. A batch that kills `MAX_DEATHS`
-actors ends the run with its samples named; finished batches stay saved. Ray is imported only if workers are requested.
+its payload, and returns rows and timings. A batch whose actor dies goes to another actor. A batch that kills
+`MAX_DEATHS` actors is given up: once all others are computed, the run ends with an error that names its samples.
 """
 
 from __future__ import annotations
 
-import json
-import logging
-import signal
-import socket
-import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib import import_module
-from importlib.util import find_spec
 from typing import Any
 
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.runs.interrupt import SIGNALS
+from r2t2_jax.runs.cluster import Log, WorkerConfig, Workers, alive_nodes, autoscales, ray_options
 from r2t2_jax.runs.plan import Batch
+from r2t2_jax.runs.run import Run
 
 MAX_DEATHS = 3  # actors that a batch may kill
-MISSING = "--ray needs Ray: pip install 'r2t2-jax[ray]'"
-CONNECT_TIMEOUT = 10.0  # seconds
+MAX_FATAL = 3  # batches that may kill `MAX_DEATHS` actors each before the run ends at once
+MAX_SLOTS = 16  # batches that an actor computes at a time
 POLL = 1.0  # seconds between two looks for room for another actor
-
-
-@dataclass(frozen=True)
-class WorkerConfig:
-    """Where workers run.
-
-    Args:
-        address: `local` for a cluster on this machine, `auto` for the cluster of this machine, or a cluster's address.
-        workers: number of actors; `None` for as many as the cluster has room for, also while the run goes on.
-        resources: what each actor holds: `{"GPU": 1}`, `{"TPU": 4}`, custom resources; one CPU by default.
-    """
-
-    address: str
-    workers: int | None = None
-    resources: Mapping[str, float] = field(default_factory=lambda: {"CPU": 1})
-
-    def __post_init__(self) -> None:
-        if self.workers is not None and self.workers < 1:
-            raise R2T2Error(f"--workers {self.workers}: give at least 1, or auto")
-        for name, amount in self.resources.items():
-            if isinstance(amount, bool) or not isinstance(amount, int | float) or not amount > 0:
-                raise R2T2Error(f"--worker-resources: {name} must be a positive number, not {amount!r}")
-
-    @classmethod
-    def parse(cls, address: str, workers: str, resources: str, model_uri: str = "") -> WorkerConfig | None:
-        """The configuration that the command line gives: `--ray`, `--workers`, `--worker-resources`.
-
-        Returns:
-            `None` without an address.
-
-        Raises:
-            R2T2Error: Ray is not installed, an option has no valid value, or is given without an address.
-        """
-        if not address:
-            if workers != "auto" or resources or model_uri:
-                raise R2T2Error(
-                    "--workers, --worker-resources and --model-uri need --ray: local, auto, or the address of a cluster"
-                )
-            return None
-        if find_spec("ray") is None:
-            raise R2T2Error(MISSING)
-        if workers != "auto" and not workers.isdigit():
-            raise R2T2Error(f"--workers {workers!r} is neither a number nor auto")
-        try:
-            amounts = json.loads(resources) if resources else {"CPU": 1}
-        except ValueError as error:
-            raise R2T2Error(f"--worker-resources is not JSON ({error}); write for example '{{\"GPU\": 1}}'") from error
-        if not isinstance(amounts, dict) or not amounts:
-            raise R2T2Error("--worker-resources must be a JSON object such as '{\"GPU\": 1}'")
-        return cls(address, None if workers == "auto" else int(workers), amounts)
-
-    def describe(self) -> str:
-        """One line for a dry run."""
-        count = "as many workers as fit" if self.workers is None else f"{self.workers} workers"
-        resources = ", ".join(f"{amount:g} {name}" for name, amount in self.resources.items())
-        return f"ray         {count} on the cluster {self.address!r}, {resources} each"
+Timing = tuple[str, int, float]  # part or stage, samples, seconds
+Work = Callable[[Batch, Any], Any]  # batch and payload to rows and timings
 
 
 @dataclass(frozen=True)
 class WorkerProgram:
     """The work of an actor: `create` is `module:function`, which returns `work(batch, payload)`.
 
+    The returned function may have an attribute `slots`, the number of batches that the actor computes at a time.
     Arguments are pickled once per run; large numpy arrays among them go once per node through Ray's object store.
     """
 
     create: str
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
-    def open(self) -> Callable[[Batch, Any], Any]:
+    def open(self) -> Work:
         """The function that computes a batch, in this process."""
         module, _, name = self.create.partition(":")
         return getattr(import_module(module), name)(**self.arguments)
@@ -109,9 +55,10 @@ class _Worker:
     def __init__(self, program: WorkerProgram) -> None:
         self._program = program
 
-    def open(self) -> None:
-        """Load what the work needs."""
+    def open(self) -> int:
+        """Load what the work needs; returns the number of batches that this actor computes at a time."""
         self._work = self._program.open()
+        return min(MAX_SLOTS, getattr(self._work, "slots", 1))
 
     def compute(self, batch: Batch, payload: Any) -> tuple[Any, float]:
         """The result of a batch, and the seconds that it took."""
@@ -119,72 +66,99 @@ class _Worker:
         return self._work(batch, payload), time.perf_counter() - start
 
 
+@dataclass(eq=False)
+class _Actor:
+    """The driver's view of an actor: its handle, the batches that it takes at a time, and those that it computes."""
+
+    handle: Any
+    slots: int = 0
+    batches: set[int] = field(default_factory=set)
+
+
 @contextmanager
-def cluster(config: WorkerConfig) -> Iterator[Any]:
-    """Connect to the cluster, and disconnect at the end; yields the module `ray`.
-
-    Raises:
-        R2T2Error: Ray is not installed, or the cluster cannot be reached.
-    """
+def open_pool(workers: Workers, program: WorkerProgram) -> Iterator[WorkerPool]:
+    """Actors for a program; they stop at the end."""
+    pool = WorkerPool(workers.ray, workers.config, program, workers.log)
     try:
-        import ray
-    except ImportError as error:
-        raise R2T2Error(MISSING) from error
-    mine = not ray.is_initialized()
-    if mine:
-        _check_reachable(config.address)
-        handlers = {number: signal.getsignal(number) for number in SIGNALS}
-        try:
-            ray.init(
-                address=config.address,
-                include_dashboard=False if config.address == "local" else None,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-            )
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            message = " ".join(str(error).split())[:300]
-            raise R2T2Error(f"cannot reach the Ray cluster {config.address!r}: {message}") from error
-        if threading.current_thread() is threading.main_thread():
-            for number, handler in handlers.items():  # Ray installs its own; a run ends after the batch
-                signal.signal(number, handler)
-    try:
-        yield ray
+        yield pool
     finally:
-        if mine:
-            ray.shutdown()
-
-
-def _check_reachable(address: str) -> None:
-    """Refuse an address `HOST:PORT` at which nothing listens; Ray itself would wait for minutes."""
-    host, _, port = address.rpartition(":")
-    if "//" in address or not host or not port.isdigit():
-        return
-    try:
-        socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT).close()
-    except OSError as error:
-        raise R2T2Error(f"cannot reach the Ray cluster {address!r}: {error.strerror or error}") from error
+        pool.close()
 
 
 class WorkerPool:
     """Actors that compute batches; `map` yields results in the order in which they finish."""
 
-    def __init__(self, ray: Any, config: WorkerConfig, program: WorkerProgram, log: Callable[[str], None]) -> None:
+    def __init__(self, ray: Any, config: WorkerConfig, program: WorkerProgram, log: Log) -> None:
         self._ray, self._config, self._log = ray, config, log
         self._program = ray.put(program)
-        amounts = dict(config.resources)
-        options = {"num_cpus": amounts.pop("CPU", 0), "num_gpus": amounts.pop("GPU", 0), "resources": amounts}
-        self._actor = ray.remote(_Worker).options(max_restarts=0, **options)
-        self._starting: dict[Any, Any] = {}  # reference of `open` -> actor
-        self._idle: list[Any] = []
-        self._busy: dict[Any, tuple[Any, Batch]] = {}  # reference of `compute` -> actor and batch
+        self._class = ray.remote(_Worker).options(max_restarts=0, max_concurrency=MAX_SLOTS, **ray_options(config))
+        self._growing = autoscales(ray)
+        self._room, self._counted = 0, float("-inf")
+        self._starting: dict[Any, _Actor] = {}  # by the reference of `open`
+        self._actors: list[_Actor] = []  # that have loaded their program
+        self._busy: dict[Any, tuple[_Actor, Batch]] = {}  # by the reference of `compute`
         self._deaths: Counter[int] = Counter()  # by batch number
+        self._fatal: list[str] = []  # batches that were given up
         self._failed_starts = 0
         self.retried = 0
 
     @property
     def alive(self) -> int:
         """Actors that are ready or computing."""
-        return len(self._idle) + len(self._busy)
+        return len(self._actors)
+
+    def __str__(self) -> str:
+        """For the progress bar: `2 workers, 1 batch retried`."""
+        retried = f", {self.retried} batch{'' if self.retried == 1 else 'es'} retried" if self.retried else ""
+        return f"{self.alive} worker{'' if self.alive == 1 else 's'}{retried}"
+
+    def results(
+        self,
+        run: Run,
+        parts: Sequence[str],
+        payload: Callable[[Batch], Any],
+        names: Callable[[Batch], str],
+        title: str = "",
+    ) -> Iterator[tuple[Batch, Any]]:
+        """The rows of the missing batches of a run, in the order in which they finish, with a progress bar.
+
+        The bar shows the rate, the remaining time, `run.note`, the workers and the batches that were retried.
+
+        Args:
+            run: the caller appends the rows to it.
+            parts: of its plan.
+            payload, names: as for `map`.
+            title: of the progress bar.
+
+        Raises:
+            RunInterrupted: a signal was received or the time limit is reached.
+            R2T2Error: as `map`.
+        """
+        with run.progress(parts, title) as bar:
+
+            def check() -> None:
+                run.check()
+                bar.set_postfix_str(f"{self}{', ' if run.note else ''}{run.note}", refresh=False)
+                bar.refresh()
+
+            for batch, (rows, timings), seconds in self.map(run.todo(parts), payload, names, check):
+                for timing in [*timings, (batch.part, len(batch), seconds)]:
+                    run.time(*timing)
+                yield batch, rows
+                bar.update(len(batch))
+        run.check()
+
+    def compute(
+        self,
+        run: Run,
+        parts: Sequence[str],
+        payload: Callable[[Batch], Any],
+        names: Callable[[Batch], str],
+        title: str = "",
+    ) -> None:
+        """Compute and save the missing batches of a run; as `results`."""
+        for batch, rows in self.results(run, parts, payload, names, title):
+            run.append(batch, rows)
 
     def map(
         self,
@@ -204,88 +178,114 @@ class WorkerPool:
         Raises:
             R2T2Error: the work raised one, a batch killed `MAX_DEATHS` actors, or no actor could start.
         """
-        waiting = deque(batches)
-        try:
-            while waiting or self._busy:
-                check()
-                self._start(len(waiting) + len(self._busy))
-                while waiting and self._idle:
-                    actor, batch = self._idle.pop(), waiting.popleft()
-                    self._busy[actor.compute.remote(batch, payload(batch))] = actor, batch
-                finished, _ = self._ray.wait([*self._starting, *self._busy], num_returns=1, timeout=POLL)
-                for reference in finished:
-                    if reference in self._starting:
-                        self._open(reference)
-                        continue
-                    actor, batch = self._busy.pop(reference)
-                    result = self._result(reference, batch, names)
-                    if result is None:
-                        waiting.appendleft(batch)
-                        continue
-                    self._idle.append(actor)
+        waiting, self._fatal = deque(batches), []
+        while waiting or self._busy:
+            check()
+            self._start(len(waiting) + len(self._busy))
+            self._send(waiting, payload)
+            finished, _ = self._ray.wait([*self._starting, *self._busy], num_returns=1, timeout=POLL)
+            for reference in finished:
+                if reference in self._starting:
+                    self._open(reference)
+                    continue
+                actor, batch = self._busy.pop(reference)
+                actor.batches.discard(batch.number)
+                result = self._result(reference, actor, batch, names)
+                if result is not None:
                     yield batch, *result
-        finally:
-            self.close()
+                elif self._deaths[batch.number] < MAX_DEATHS:
+                    waiting.appendleft(batch)
+        self._check_fatal(1)
+
+    def _check_fatal(self, least: int) -> None:
+        """Raise if at least this number of batches was given up."""
+        if len(self._fatal) >= least:
+            raise R2T2Error(
+                f"{'; '.join(self._fatal)}: each killed {MAX_DEATHS} workers; finished batches are saved. "
+                "Leave these samples out, or give workers more memory"
+            )
 
     def _start(self, batches: int) -> None:
         """Start actors: the configured number, or as many as the cluster has room for, at most one per batch."""
-        running = len(self._starting) + self.alive
-        if self._config.workers is not None:
-            wanted = min(self._config.workers, batches) - running
-        elif running == 0 or (not self._starting and self._room()):
-            wanted = min(1, batches - running)
-        else:
-            wanted = 0
-        for _ in range(wanted):
-            actor = self._actor.remote(self._program)
-            self._starting[actor.open.remote()] = actor
+        wanted = self._config.workers
+        if wanted is None:
+            if time.monotonic() - self._counted > POLL:
+                self._room, self._counted = self._config.room(alive_nodes(self._ray)), time.monotonic()
+            wanted = max(1, self._room + self._growing)  # an autoscaler adds a node for an actor without room
+        for _ in range(min(wanted, batches) - len(self._starting) - len(self._actors)):
+            actor = _Actor(self._class.remote(self._program))
+            self._starting[actor.handle.open.remote()] = actor
 
-    def _room(self) -> bool:
-        free = self._ray.available_resources()
-        return all(free.get(name, 0) >= amount for name, amount in self._config.resources.items())
+    def _send(self, waiting: deque[Batch], payload: Callable[[Batch], Any]) -> None:
+        """Send batches to actors with free slots; a batch that lost its actor shares the next one with no other."""
+        while waiting:
+            batch = waiting[0]
+            suspect = self._deaths[batch.number] > 0
+            ready = [actor for actor in self._actors if self._accepts(actor, suspect)]
+            if not ready:
+                return
+            actor = min(ready, key=lambda actor: len(actor.batches))
+            self._busy[actor.handle.compute.remote(batch, payload(batch))] = actor, waiting.popleft()
+            actor.batches.add(batch.number)
+
+    def _accepts(self, actor: _Actor, suspect: bool) -> bool:
+        if suspect or any(self._deaths[number] for number in actor.batches):
+            return not actor.batches
+        return len(actor.batches) < actor.slots
 
     def _open(self, reference: Any) -> None:
-        """Move an actor that has loaded its program to the idle ones; an error of the program ends the run."""
+        """Move an actor that has loaded its program to the ready ones; an error of the program ends the run."""
         actor = self._starting.pop(reference)
         try:
-            self._ray.get(reference)
+            actor.slots = self._ray.get(reference)
         except self._ray.exceptions.RayTaskError as error:
+            self._kill(actor)
             if isinstance(error.cause, R2T2Error):
                 raise error.cause from error
             raise R2T2Error(f"a worker cannot load its program: {_one_line(error.cause)}") from error
-        except self._ray.exceptions.RayActorError as error:
+        except self._ray.exceptions.RayError as error:
+            self._kill(actor)
             self._failed_starts += 1
             if self._failed_starts >= MAX_DEATHS and not self.alive:
                 raise R2T2Error(f"no worker could start: {_one_line(error)}") from error
             self._log(f"a worker did not start ({_one_line(error)}); starting another")
-            return
-        self._idle.append(actor)
+        else:
+            self._failed_starts = 0
+            self._actors.append(actor)
 
-    def _result(self, reference: Any, batch: Batch, names: Callable[[Batch], str]) -> tuple[Any, float] | None:
+    def _result(
+        self, reference: Any, actor: _Actor, batch: Batch, names: Callable[[Batch], str]
+    ) -> tuple[Any, float] | None:
         """Result and seconds, or `None` if the actor died and the batch must go to another."""
-        exceptions = self._ray.exceptions
         try:
             return self._ray.get(reference)
-        except exceptions.RayTaskError as error:
+        except self._ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, R2T2Error):
                 raise error.cause from error
             raise R2T2Error(f"{batch.part}: {names(batch)} failed on a worker: {_one_line(error.cause)}") from error
-        except (exceptions.RayActorError, exceptions.OutOfMemoryError, exceptions.ObjectLostError) as error:
+        except self._ray.exceptions.RayError as error:  # the actor or its node is lost, or the result's node
+            if actor in self._actors:
+                self._actors.remove(actor)
+                self._kill(actor)
             self._deaths[batch.number] += 1
-            if self._deaths[batch.number] >= MAX_DEATHS:
-                raise R2T2Error(
-                    f"{batch.part}: {names(batch)} killed {MAX_DEATHS} workers ({_one_line(error)}); finished "
-                    "batches are saved. Leave these samples out, or give workers more memory"
-                ) from error
-            self.retried += 1
-            self._log(f"a worker was lost in {batch.part} ({_one_line(error)}); its batch goes to another worker")
+            if self._deaths[batch.number] < MAX_DEATHS:
+                self.retried += 1
+                self._log(f"a worker was lost in {batch.part} ({_one_line(error)}); its batch goes to another worker")
+                return None
+            self._fatal.append(f"{batch.part}: {names(batch)}")
+            self._log(f"{self._fatal[-1]} killed {MAX_DEATHS} workers ({_one_line(error)}) and is left out")
+            self._check_fatal(MAX_FATAL)
             return None
+
+    def _kill(self, actor: _Actor) -> None:
+        with suppress(Exception):  # it is dead already, or the cluster is gone
+            self._ray.kill(actor.handle)
 
     def close(self) -> None:
         """Stop all actors."""
-        for actor in [*self._starting.values(), *self._idle, *(actor for actor, _ in self._busy.values())]:
-            self._ray.kill(actor)
-        self._starting, self._idle, self._busy = {}, [], {}
+        for actor in [*self._starting.values(), *self._actors]:
+            self._kill(actor)
+        self._starting, self._actors, self._busy = {}, [], {}
 
 
 def _one_line(error: BaseException) -> str:

@@ -1,73 +1,268 @@
-"""`r2t2 eval --ray` on a real cluster of two nodes on this machine: the same bytes as in one process."""
+"""Commands with `--ray` on a real cluster of two nodes on this machine: the same bytes as in one process."""
 
+import json
 import os
+import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
+from ports.pocket.dataset import load as pocket_questions
+from r2t2_jax.bank import ReferenceBank
 from r2t2_jax.cli.main import main
 from r2t2_jax.runs.batch_files import saved_batches
-from tests.evaluation.toy_files import arguments
+from tests.evaluation.toy_files import MODEL, arguments
+from tests.ray_nodes import two_nodes
 
-ray = pytest.importorskip("ray")
+pytest.importorskip("ray")
+pytestmark = pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")  # a node starts as another program at once
+
+RESULTS = ("summary.json", "rows.parquet")
+FEW = ["--space", "simplex", "--optimizer", "adam", "--learning-rate", "0.1", "0.5", "--k", "2", "--kernel", "linear"]
 
 
 @pytest.fixture(scope="module")
-def address() -> Iterator[str]:
-    from ray.cluster_utils import Cluster
-
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    cluster.add_node(num_cpus=1)
-    yield cluster.address
-    cluster.shutdown()
+def nodes() -> Iterator[Any]:
+    with two_nodes() as cluster:
+        yield cluster
 
 
-def results(out: Path) -> dict[str, bytes]:
-    return {name: (out / name).read_bytes() for name in ("summary.json", "rows.parquet")}
+@pytest.fixture
+def address(nodes: Any) -> str:
+    return nodes.address
 
 
-@pytest.mark.slow
-def test_workers_give_the_same_bytes_as_one_process(address: str, files: Path, whole: Path, tmp_path: Path) -> None:
+def contents(out: Path, names: tuple[str, ...] = RESULTS) -> dict[str, bytes]:
+    return {name: (out / name).read_bytes() for name in names}
+
+
+def all_contents(folder: Path) -> dict[str, bytes]:
+    """The contents of all files except the timings."""
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name != "timings.jsonl"]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def test_eval_on_two_workers(address: str, files: Path, whole: Path, tmp_path: Path) -> None:
     assert main(arguments(files, tmp_path / "run", "--ray", address, "--workers", "2")) == 0
-    assert results(tmp_path / "run") == results(whole)
+    assert contents(tmp_path / "run") == contents(whole)
+
+
+def test_a_bank_and_its_atlas(address: str, files: Path, tmp_path: Path) -> None:
+    workers = ["--ray", address, "--workers", "1"]
+    one, two = tmp_path / "one", tmp_path / "two"
+    for out, options in ((one, []), (two, workers)):
+        build = ["bank", "build", "--model", MODEL, "--dataset", str(files / "references.jsonl"), "--limit", "9"]
+        assert main([*build, "--batch-size", "5", "--out", str(out), *options]) == 0
+        atlas = ["bank", "atlas", str(out), "--model", MODEL, "--points", "4", "--candidates", "2", "--k", "3"]
+        assert main([*atlas, "--batch-size", "10", *options]) == 0
+    assert all_contents(one) == all_contents(two)
+    assert len(ReferenceBank.open(two)) < 40  # the limit was reached
 
 
 @pytest.mark.slow
-def test_a_killed_driver_resumes_to_the_same_bytes(address: str, files: Path, whole: Path, tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    environment = {**os.environ, "SLOW_TOY": "0.5"}
-    options = arguments(files, out, "--model", "tests.evaluation.slow_toy:slow", "--ray", address, "--workers", "1")
-    with subprocess.Popen([sys.executable, "-m", "r2t2_jax.cli.main", *options], env=environment) as driver:
-        while len(saved_batches(out)) < 2:
+def test_tune_and_reproduce(address: str, files: Path, tmp_path: Path) -> None:
+    bank, workers = ["--bank", str(files / "bank")], ["--ray", address, "--workers", "1"]
+    for out, options in ((tmp_path / "one", []), (tmp_path / "two", workers)):
+        tune = ["tune", "--model", MODEL, "--data", str(files / "one.jsonl"), *bank, *FEW]
+        assert main([*tune, "--out", str(out / "tune"), *options]) == 0
+        table = ["reproduce", "table9", "--model", MODEL, "--data", str(files / "one.jsonl"), *bank]
+        assert main([*table, "--samples", "12", "--block", "8", "--out", str(out / "table9"), *options]) == 0
+    for name in ("tune/summary.json", "tune/preset.json", "table9/summary.json", "table9/table9.json"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+# What a cluster does to the workers, with the pocket model.
+
+
+@pytest.fixture(scope="module")
+def pocket(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bank, questions, and the run on them in one process."""
+    folder = tmp_path_factory.mktemp("pocket")
+    build = ["bank", "build", "--model", "pocket:narrow", "--dataset", "pocket", "--samples", "100"]
+    assert main([*build, "--out", str(folder / "bank")]) == 0
+    write_questions(folder / "questions.jsonl")
+    assert main(evaluate(folder, folder / "questions.jsonl", folder / "whole", model="pocket:narrow")) == 0
+    return folder
+
+
+def write_questions(path: Path, category: str = "", fatal: int = -1) -> Path:
+    """30 questions; with a category they are slow, and the one at `fatal` kills its worker."""
+    lines = []
+    for i, sample in enumerate(pocket_questions("test", 30)):
+        Image.fromarray(sample.image).save(path.parent / f"{i}.png")
+        name = f"fatal-{i}" if i == fatal else f"question-{i}"
+        line = {"id": name, "image": f"{i}.png", "question": sample.question, "answer": sample.answers[0]}
+        lines.append(line | ({"category": category} if category else {}))
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def evaluate(folder: Path, questions: Path, out: Path, *more: str, model: str = "") -> list[str]:
+    options = ["--bank", str(folder / "bank"), "--benchmark", str(questions), "--strategy", "base,kernel_regression"]
+    model = model or "tests.evaluation.faulty_pocket:faulty"
+    return ["eval", "--model", model, *options, "--batch-size", "3", "--out", str(out), *more]
+
+
+def evaluate_slowly(pocket: Path, place: Path, act: Callable[[set[int]], bool], *more: str) -> tuple[Path, set[int]]:
+    """A run whose worker processes are passed to `act` in a thread until it returns true; folder and processes."""
+    pids = place / "pids"
+    pids.mkdir()
+    stop = threading.Event()
+
+    def workers() -> set[int]:
+        return {int(path.name) for path in pids.iterdir()}
+
+    def watch() -> None:
+        while not stop.is_set() and not act(workers()):
+            time.sleep(0.1)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        questions = write_questions(place / "questions.jsonl", category=str(pids))
+        assert main(evaluate(pocket, questions, place / "run", *more)) == 0
+    finally:
+        stop.set()
+        thread.join()
+    return place / "run", workers()
+
+
+def same_numbers(run: Path, pocket: Path) -> bool:
+    """Whether a run has the numbers of the one in a single process; `category`, which differs, is in no number."""
+    return (run / "summary.json").read_bytes() == (pocket / "whole" / "summary.json").read_bytes()
+
+
+@pytest.mark.slow
+def test_a_worker_killed_in_a_batch(
+    address: str, pocket: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def kill(workers: set[int]) -> bool:
+        if workers:
+            time.sleep(0.3)  # in the middle of its first batch
+            os.kill(workers.pop(), signal.SIGKILL)
+            return True
+        return False
+
+    run, workers = evaluate_slowly(pocket, tmp_path, kill, "--ray", address, "--workers", "2")
+    assert same_numbers(run, pocket)
+    assert len(workers) == 3
+    assert "its batch goes to another worker" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_removed_node(nodes: Any, pocket: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    extra = nodes.add_node(num_cpus=1)
+
+    def remove(workers: set[int]) -> bool:
+        if len(workers) == 3:
+            nodes.remove_node(extra, allow_graceful=False)
+        return len(workers) == 3
+
+    run, _ = evaluate_slowly(pocket, tmp_path, remove, "--ray", nodes.address, "--workers", "3")
+    assert same_numbers(run, pocket)
+    assert "its batch goes to another worker" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_node_that_joins_late_computes_too(nodes: Any, pocket: Path, tmp_path: Path) -> None:
+    late: list[Any] = []
+
+    def join(workers: set[int]) -> bool:
+        if workers:
+            late.append(nodes.add_node(num_cpus=1))
+        return bool(workers)
+
+    run, workers = evaluate_slowly(pocket, tmp_path, join, "--ray", nodes.address)
+    nodes.remove_node(late[0])
+    assert same_numbers(run, pocket)
+    assert len(workers) == 3
+
+
+@pytest.mark.slow
+def test_a_question_that_kills_its_worker_is_named_and_all_others_are_saved(
+    address: str, pocket: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    questions = write_questions(tmp_path / "questions.jsonl", fatal=13)
+    assert main(evaluate(pocket, questions, tmp_path / "run", "--ray", address)) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "'fatal-13'" in error and "killed 3 workers" in error
+    assert len(saved_batches(tmp_path / "run")) == 9  # of 10
+
+
+@pytest.mark.slow
+def test_a_killed_driver_resumes_to_the_same_bytes(address: str, pocket: Path, tmp_path: Path) -> None:
+    (tmp_path / "pids").mkdir()
+    questions = write_questions(tmp_path / "questions.jsonl", category=str(tmp_path / "pids"))
+    options = evaluate(pocket, questions, tmp_path / "run", "--ray", address)
+    with subprocess.Popen([sys.executable, "-m", "r2t2_jax.cli.main", *options, "--workers", "1"]) as driver:
+        while len(saved_batches(tmp_path / "run")) < 2:
             assert driver.poll() is None
             time.sleep(0.05)
         driver.kill()
-    before = len(saved_batches(out))
-    assert 2 <= before < 11
-    assert main(arguments(files, out, "--model", "tests.evaluation.slow_toy:slow", "--ray", address)) == 0
-    assert results(out) == results(whole)
+    assert 2 <= len(saved_batches(tmp_path / "run")) < 10
+    assert main(options) == 0
+    assert same_numbers(tmp_path / "run", pocket)
+
+
+# Bad options, before anything is computed or written.
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (["--workers", "2"], "--workers, --worker-resources and --model-uri need --ray"),
+        (["--worker-resources", '{"GPU": 1}'], "--workers, --worker-resources and --model-uri need --ray"),
         (["--model-uri", "gs://bucket/model"], "--model-uri need --ray"),
         (["--ray", "local", "--workers", "none"], "--workers 'none' is neither a number nor auto"),
+        (["--ray", "local", "--workers", "1.5"], "--workers '1.5' is neither a number nor auto"),
+        (["--ray", "local", "--workers", "0"], "--workers 0: give at least 1, or auto"),
+        (["--ray", "local", "--workers=-1"], "--workers -1: give at least 1, or auto"),
         (["--ray", "local", "--worker-resources", "{"], "--worker-resources is not JSON"),
+        (["--ray", "local", "--worker-resources", "[1]"], "--worker-resources must be a JSON object"),
+        (["--ray", "local", "--worker-resources", "{}"], "--worker-resources must be a JSON object"),
         (["--ray", "local", "--worker-resources", '{"GPU": 0}'], "GPU must be a positive number, not 0"),
+        (["--ray", "local", "--worker-resources", '{"GPU": "1"}'], "GPU must be a positive number, not '1'"),
+        (["--ray", "local", "--worker-resources", '{"GPU": NaN}'], "GPU must be a positive number, not nan"),
+        (["--ray", "local", "--worker-resources", '{"GPU": 1.5}'], "GPU above 1 must be a whole number, not 1.5"),
         (["--ray", "127.0.0.1:1"], "cannot reach the Ray cluster '127.0.0.1:1': Connection refused"),
+        (["--ray", "locall"], "--ray 'locall' is no address: give local, auto, or HOST:PORT"),
+        (["--ray", "127.0.0.1:99999"], "--ray '127.0.0.1:99999' is no address"),
+        (["--ray", "local", "--model-uri", "file:///nowhere"], "--model-uri is for model directories"),
     ],
 )
+@pytest.mark.parametrize("command", ["eval", "bank build", "bank atlas", "tune", "reproduce"])
 def test_bad_options_are_one_line(
-    options: list[str], message: str, files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    command: str,
+    options: list[str],
+    message: str,
+    files: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert main(arguments(files, tmp_path / "run", *options)) == 2
-    error: Any = capsys.readouterr().err.strip().splitlines()[-1]
+    out, questions = str(tmp_path / "run"), str(files / "one.jsonl")
+    commands = {
+        "eval": arguments(files, tmp_path / "run"),
+        "bank build": ["bank", "build", "--model", MODEL, "--dataset", questions, "--out", out],
+        "bank atlas": ["bank", "atlas", str(files / "bank"), "--model", MODEL],
+        "tune": ["tune", "--model", MODEL, "--data", questions, "--bank", str(files / "bank"), "--out", out],
+        "reproduce": ["reproduce", "table9", "--model", MODEL, "--data", questions, "--out", out],
+    }
+    assert main([*commands[command], *options]) == 2
+    (error,) = capsys.readouterr().err.strip().splitlines()
     assert message in error
     assert not (tmp_path / "run").exists()
+
+
+def test_resources_that_the_cluster_lacks_are_refused(
+    files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--ray", "local", "--worker-resources", '{"CPU": 5000}']
+    assert main(arguments(files, tmp_path / "run", "--dry-run", *options)) == 2
+    assert "no node of the Ray cluster 'local' has 5000 CPU for a worker: there are 1 node" in capsys.readouterr().err

@@ -11,23 +11,20 @@ from typing import Any
 import pytest
 
 from r2t2_jax.errors import R2T2Error
+from r2t2_jax.runs.cluster import WorkerConfig, cluster
 from r2t2_jax.runs.plan import Batch, Part, Plan
-from r2t2_jax.runs.workers import WorkerConfig, WorkerPool, WorkerProgram, cluster
+from r2t2_jax.runs.workers import WorkerPool, WorkerProgram
+from tests.ray_nodes import two_nodes
 
-ray = pytest.importorskip("ray")
-pytestmark = pytest.mark.slow  # a cluster takes its time to start
+pytest.importorskip("ray")
+pytestmark = pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")  # a node starts as another program at once
 PLAN = Plan([Part("squares", samples=40, batch=4)])
-TWO = WorkerConfig("auto", 2)
 
 
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[Any]:
-    from ray.cluster_utils import Cluster
-
-    local = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    local.add_node(num_cpus=1)
-    yield local
-    local.shutdown()
+    with two_nodes() as cluster:
+        yield cluster
 
 
 @pytest.fixture
@@ -41,7 +38,10 @@ def run(
     program = WorkerProgram("tests.runs.ray_work:create", {"power": 2, **arguments})
     with cluster(config) as connected:
         pool = WorkerPool(connected, config, program, log.append)
-        return {batch.number: rows for batch, rows, _ in pool.map(PLAN.batches, numbers, names, check)}
+        try:
+            return {batch.number: rows for batch, rows, _ in pool.map(PLAN.batches, numbers, names, check)}
+        finally:
+            pool.close()
 
 
 def numbers(batch: Batch) -> list[int]:
@@ -81,9 +81,9 @@ def test_a_killed_worker_loses_no_batch(address: str, tmp_path: Path) -> None:
 
 def test_a_batch_that_kills_three_workers_is_named(address: str) -> None:
     log: list[str] = []
-    with pytest.raises(R2T2Error, match="samples 12 to 15 killed 3 workers"):
+    with pytest.raises(R2T2Error, match="squares: samples 12 to 15: each killed 3 workers"):
         run(WorkerConfig(address, 1), log, poison=13)
-    assert len(log) == 2
+    assert len(log) == 3
 
 
 def test_errors_of_the_work_and_of_the_program_are_raised_as_they_are(address: str) -> None:
