@@ -7,9 +7,9 @@ implemented, or refused by name. A field that is known not to change it is accep
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import logging
+import math
 import typing
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -17,10 +17,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from r2t2_jax.errors import R2T2Error
+from r2t2_jax.runtime import typed_json
 
 Config = TypeVar("Config")
 
 logger = logging.getLogger("r2t2")
+
+DTYPES = ("float32", "float16", "bfloat16", "float64")
 
 # Fields that any Hugging Face config may have and that no forward pass depends on: bookkeeping of the library,
 # training, and the defaults of its `generate`, to which ports pass every setting explicitly.
@@ -63,7 +66,6 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "pruned_heads": (None, {}),
     "qk_layernorm": (False,),
     "quantization_config": (None,),
-    "rope_parameters": (None,),
     "rope_scaling": (None,),
     "s2": (False,),
     "sliding_window": (None,),
@@ -72,19 +74,100 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 }
 
 
+MAX_LAYERS = 1000  # a config that states more is wrong, and building it would take hours
+MAX_SIZE = 2**31
+
+
 def read_json(file: Path) -> dict[str, Any]:
-    """A JSON object from a file.
+    """A JSON object from a file of a checkpoint.
 
     Raises:
         R2T2Error: the file is missing or does not contain a JSON object.
     """
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise R2T2Error(f"{file} cannot be read ({error})") from error
-    if not isinstance(content, dict):
-        raise R2T2Error(f"{file} holds no JSON object")
-    return content
+        return typed_json.read_json(file, dict)
+    except R2T2Error as error:
+        raise R2T2Error(f"{file} cannot be read ({error}); fetch the checkpoint again") from error
+
+
+def transformers_4(described: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """A config with the names of transformers 4: `rope_theta` for `rope_parameters`, `torch_dtype` for `dtype`.
+
+    Raises:
+        R2T2Error: it is no object, has other rotary embeddings or layer types, or states both names with two values.
+    """
+    if not isinstance(described, Mapping):
+        raise R2T2Error(f"{where} must be an object, not {described!r}")
+    config = dict(described)
+    rotary = config.pop("rope_parameters", None)
+    if rotary is not None:
+        others = set(rotary) - {"rope_theta", "rope_type"} if isinstance(rotary, Mapping) else {"rope_parameters"}
+        if others or rotary.get("rope_type", "default") != "default":
+            raise R2T2Error(f"{where}: rope_parameters = {rotary!r}, only the type 'default' is implemented")
+        if "rope_theta" in rotary:
+            _rename(config, "rope_theta", rotary["rope_theta"], where)
+    if config.get("dtype") is not None:
+        _rename(config, "torch_dtype", config.pop("dtype"), where)
+    kinds = config.pop("layer_types", None)
+    if kinds is not None and (not isinstance(kinds, list) or any(kind != "full_attention" for kind in kinds)):
+        raise R2T2Error(f"{where}: layer_types = {_short(kinds)}, only 'full_attention' is implemented")
+    return config
+
+
+def _rename(config: dict[str, Any], name: str, value: Any, where: str) -> None:
+    if config.get(name) not in (None, value):
+        raise R2T2Error(f"{where}: {name} is {config[name]!r} and, by its name in transformers 5, {value!r}")
+    config[name] = value
+
+
+def checked_value(where: str, name: str, value: Any, kind: Any) -> Any:
+    """A value of a config as the type `kind`. Whole numbers are sizes or ids, other numbers positive and finite.
+
+    Raises:
+        R2T2Error: the value has another type or is out of range; the error names the file and the field.
+    """
+    parsed = typed_json.Json(f"{where}: a value has the wrong type", "", {name: value}, lines=False)
+    value = parsed.as_type(dict[str, kind])[name]
+    if isinstance(value, int) and not isinstance(value, bool):
+        least, most = 0 if name.endswith("_id") else 1, MAX_LAYERS if "layers" in name else MAX_SIZE
+        if not least <= value <= most:
+            raise R2T2Error(f"{where}: {name} = {value} is not between {least} and {most:,}")
+    if isinstance(value, float) and not (math.isfinite(value) and value > 0):
+        raise R2T2Error(f"{where}: {name} = {value} is not a positive number")
+    return value
+
+
+def checked_dtype(where: str, value: Any, default: str) -> str:
+    """The name of a floating-point dtype that a config states, with or without `torch.`; `default` for null.
+
+    Raises:
+        R2T2Error: it is none of float32, float16, bfloat16 and float64.
+    """
+    name = value.removeprefix("torch.") if isinstance(value, str) else value
+    if name is None:
+        return default
+    if name not in DTYPES:
+        raise R2T2Error(f"{where}: dtype {value!r} is none of {', '.join(DTYPES)}")
+    return name
+
+
+def check_heads(where: str, width: int, heads: int, kv_heads: int = 1) -> None:
+    """Refuse a width that its heads do not divide, or query heads that the key-value heads do not divide."""
+    if width % heads:
+        raise R2T2Error(f"{where}: hidden_size {width} is no multiple of num_attention_heads {heads}")
+    if heads % kv_heads:
+        raise R2T2Error(f"{where}: num_attention_heads {heads} is no multiple of num_key_value_heads {kv_heads}")
+
+
+def stated_head_width(where: str, described: Mapping[str, Any], taken: Mapping[str, Any]) -> int:
+    """The `head_dim` of a config, or else the width divided by the number of heads.
+
+    Raises:
+        R2T2Error: the heads do not divide the width, or the key-value heads the heads.
+    """
+    stated = checked_value(where, "head_dim", described.get("head_dim"), int | None)
+    check_heads(where, taken["heads"] if stated else taken["width"], taken["heads"], taken["kv_heads"])
+    return stated or taken["width"] // taken["heads"]
 
 
 @dataclass(frozen=True)
@@ -107,12 +190,18 @@ class ConfigFields:
     inert: Collection[str] = ()
     nested: Mapping[str, ConfigFields] = field(default_factory=dict)
 
-    def read(self, described: Mapping[str, Any]) -> dict[str, Any]:
+    def read(self, described: Mapping[str, Any], kind: type | None = None) -> dict[str, Any]:
         """The values of the taken fields, by the port's names; nested configs are read by themselves.
 
+        Args:
+            described: the JSON, with the names of transformers 4 or 5.
+            kind: the dataclass whose fields have the port's names, which says their types.
+
         Raises:
-            R2T2Error: a field is missing or has a value that is not implemented; the error lists all of them.
+            R2T2Error: a field is missing or has a value that is not implemented; the error lists all of them. Or a
+                value has another type, or cannot be a size.
         """
+        described = transformers_4(described, self.where)
         values = {**self.defaults, **{name: described[name] for name in self.taken if name in described}}
         problems = [
             *(f"no field {name}" for name in self.taken if name not in values),
@@ -124,7 +213,11 @@ class ConfigFields:
         ]
         if problems:
             raise R2T2Error(f"{self.where}: {'; '.join(problems)}")
-        return {ours: values[theirs] for theirs, ours in self.taken.items()}
+        kinds = typing.get_type_hints(kind) if kind else {}
+        return {
+            ours: checked_value(self.where, theirs, values[theirs], kinds.get(ours, Any))
+            for theirs, ours in self.taken.items()
+        }
 
     def _implemented(self, name: str) -> tuple[Any, ...]:
         """The values of a field that are implemented; empty for a field that may have any value."""
@@ -135,6 +228,7 @@ class ConfigFields:
 
     def unknown(self, described: Mapping[str, Any]) -> dict[str, Any]:
         """The unknown fields with their values; those of nested configs as `text_config.name`."""
+        described = transformers_4(described, self.where)
         known = {*self.taken, *self.fixed, *self.inert, *self.nested, *INERT, *NEUTRAL}
         fields = {name: value for name, value in described.items() if name not in known}
         for name, nested in self.nested.items():
@@ -183,20 +277,9 @@ def config_from_json(cls: type[Config], described: Mapping[str, Any]) -> Config:
     """A frozen dataclass from the JSON of its `dataclasses.asdict`, with nested dataclasses and tuples.
 
     Raises:
-        R2T2Error: the fields differ from those of `cls`.
+        R2T2Error: the fields differ from those of `cls`, or a value has another type.
     """
-    kinds = typing.get_type_hints(cls)
     try:
-        return cls(**{name: _typed(kinds[name], value) for name, value in described.items()})
-    except (KeyError, TypeError) as error:
+        return typed_json.Json("its config", "", described, lines=False).as_type(cls)
+    except (R2T2Error, ZeroDivisionError) as error:
         raise R2T2Error(f"this is no {cls.__name__} ({error}); convert the model again") from error
-
-
-def _typed(kind: Any, value: Any) -> Any:
-    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
-        return config_from_json(kind, value)
-    return _as_tuples(value)
-
-
-def _as_tuples(value: Any) -> Any:
-    return tuple(_as_tuples(entry) for entry in value) if isinstance(value, list) else value

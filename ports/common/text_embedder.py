@@ -20,7 +20,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 from tokenizers import Tokenizer
 
-from ports.common.configs import ConfigFields, read_json
+from ports.common.configs import ConfigFields, checked_value, read_json
 from r2t2_jax.errors import R2T2Error
 
 SHORTEST = 16
@@ -174,7 +174,8 @@ def length_limit(folder: Path) -> int | None:
         return None
     described = read_json(folder / LIMITS)
     LENGTHS.read(described)
-    return described.get("max_seq_length")
+    length = described.get("max_seq_length")
+    return checked_value(LIMITS, "max_seq_length", length, int | None)
 
 
 SIMILAR_TEXT = "Retrieve semantically similar text"

@@ -18,7 +18,7 @@ from tokenizers import Tokenizer
 from ports.common.checkpoint.convert import CONFIG_FILE, TOKENIZER_JSON, Converter
 from ports.common.checkpoint.load import open_model
 from ports.common.checkpoint.mapping import Leaf
-from ports.common.configs import ConfigFields, read_json
+from ports.common.configs import ConfigFields, check_heads, read_json
 from ports.common.layers.bert import Bert, BertConfig, bert_leaves
 from ports.common.text_embedder import (
     LENGTHS,
@@ -80,7 +80,7 @@ class MiniLMConfig:
         Raises:
             R2T2Error: a field is missing or has a value that is not implemented.
         """
-        return cls(**BERT.read(described))
+        return cls(**BERT.read(described, cls))
 
     @classmethod
     def from_folder(cls, folder: Path) -> MiniLMConfig:
@@ -90,6 +90,7 @@ class MiniLMConfig:
             R2T2Error: a file is missing, or requires something that is not implemented.
         """
         config = cls.from_hf(read_json(folder / "config.json"))
+        check_heads(BERT.where, config.width, config.heads)
         pooling = folder / "1_Pooling" / "config.json"
         if pooling.is_file():
             described = read_json(pooling)

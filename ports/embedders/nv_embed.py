@@ -20,7 +20,7 @@ from tokenizers import Tokenizer
 from ports.common.checkpoint.convert import CONFIG_FILE, TOKENIZER_JSON, Converter
 from ports.common.checkpoint.load import open_model
 from ports.common.checkpoint.mapping import Leaf, linear_leaves, norm_leaves
-from ports.common.configs import ConfigFields, read_json
+from ports.common.configs import ConfigFields, read_json, stated_head_width
 from ports.common.layers.attention import attend, join_heads, split_heads
 from ports.common.layers.decoder import Decoder, DecoderConfig, decoder_leaves
 from ports.common.layers.linear import LayerNorm, linear, normal
@@ -129,8 +129,9 @@ class NVEmbedConfig:
         """
         NV_EMBED.read(described)
         text = described.get("text_config") or {}
-        decoder, latent = MISTRAL.read(text), LATENT_BLOCK.read(described.get("latent_attention_config") or {})
-        head_width = text.get("head_dim") or decoder["width"] // decoder["heads"]
+        decoder = MISTRAL.read(text, cls)
+        latent = LATENT_BLOCK.read(described.get("latent_attention_config") or {}, cls)
+        head_width = stated_head_width(MISTRAL.where, text, decoder)
         return cls(**decoder, **latent, head_width=head_width)
 
     @classmethod

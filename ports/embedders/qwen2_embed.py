@@ -19,7 +19,7 @@ from tokenizers import Tokenizer
 from ports.common.checkpoint.convert import CONFIG_FILE, TOKENIZER_JSON, Converter, SideFile
 from ports.common.checkpoint.load import open_model
 from ports.common.checkpoint.mapping import Leaf, linear_leaves
-from ports.common.configs import ConfigFields, read_json
+from ports.common.configs import ConfigFields, checked_value, read_json, stated_head_width
 from ports.common.layers.decoder import Decoder, DecoderConfig, decoder_leaves
 from ports.common.layers.linear import linear, normal
 from ports.common.text_embedder import (
@@ -106,8 +106,8 @@ class Qwen2EmbedConfig:
         Raises:
             R2T2Error: a field is missing or has a value that is not implemented.
         """
-        taken = QWEN2.read(described)
-        head_width = described.get("head_dim") or taken["width"] // taken["heads"]
+        taken = QWEN2.read(described, cls)
+        head_width = stated_head_width(QWEN2.where, described, taken)
         return cls(**taken, head_width=head_width, head=head, max_tokens=max_tokens)
 
     @property
@@ -127,7 +127,8 @@ def stella_from_folder(folder: Path, head: str) -> Qwen2EmbedConfig:
         raise R2T2Error(
             f"{folder / head / 'config.json'}: only a dense layer with bias and without activation is implemented"
         )
-    return _from_folder(folder, Qwen2EmbedConfig.stella(), int(dense["out_features"]))
+    width = checked_value(DENSE.where, "out_features", dense.get("out_features"), int)
+    return _from_folder(folder, Qwen2EmbedConfig.stella(), width)
 
 
 def gte_from_folder(folder: Path) -> Qwen2EmbedConfig:

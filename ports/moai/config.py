@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ports.common.configs import ConfigFields
+from ports.common.configs import ConfigFields, checked_value, config_from_json
 from ports.common.layers.attention import BLOCK
 from ports.common.layers.clip_vit import ClipVitConfig
 from ports.common.layers.stack import Remat
@@ -163,25 +163,23 @@ class MoAIConfig:
         Raises:
             R2T2Error: a field is missing or has a value that the port does not implement.
         """
-        taken = FIELDS.read(described)
-        vocabulary = int(taken["vocab_size"])
-        taken |= {"image_id": vocabulary, "end_id": vocabulary - 2, "stop_ids": (int(taken["eos_id"]), vocabulary - 2)}
-        return cls.from_json({**taken, **described.get(OURS, {})})
+        taken = FIELDS.read(described, cls)
+        vocabulary = taken["vocab_size"]
+        taken |= {"image_id": vocabulary, "end_id": vocabulary - 2, "stop_ids": (taken["eos_id"], vocabulary - 2)}
+        ours = checked_value(FIELDS.where, OURS, described.get(OURS, {}), dict)
+        return cls.from_json({**taken, **ours})
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> MoAIConfig:
         """The config of a model directory's `model.json`.
 
         Raises:
-            R2T2Error: a field is unknown.
+            R2T2Error: a field is unknown, or a value has another type.
         """
         unknown = sorted(set(fields) - {entry.name for entry in dataclasses.fields(cls)})
         if unknown:
             raise R2T2Error(f"a MoAI config has no fields {', '.join(unknown)}")
-        values: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()
-        }
-        return cls(**values)
+        return config_from_json(cls, fields)
 
     @property
     def spec(self) -> RoutingSpec:

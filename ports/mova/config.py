@@ -10,6 +10,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from ports.common.configs import config_from_json
 from ports.common.layers.bert import BertConfig
 from ports.common.layers.clip_vit import ClipVitConfig
 from ports.common.layers.decoder import DecoderConfig
@@ -369,10 +370,10 @@ class MovaConfig:
         """The same config with some fields changed, given as plain data, nested dataclasses as nested dicts.
 
         Raises:
-            R2T2Error: there is an unknown field.
+            R2T2Error: there is an unknown field, or a value has another type.
         """
         filled: MovaConfig = _fill(self, changes, "MoVA config")
-        return filled
+        return config_from_json(MovaConfig, dataclasses.asdict(filled))  # checks the types
 
 
 def _fill(base: Any, described: dict[str, Any], where: str) -> Any:
@@ -383,6 +384,8 @@ def _fill(base: Any, described: dict[str, Any], where: str) -> Any:
         raise R2T2Error(f"{where} has unknown fields {unknown}; known are {sorted(known)}")
     changes = {}
     for name, value in described.items():
+        if isinstance(value, dict) != dataclasses.is_dataclass(getattr(base, name)):
+            raise R2T2Error(f"{where}.{name} cannot be {value!r}")
         if isinstance(value, dict):
             value = _fill(getattr(base, name), value, f"{where}.{name}")
         changes[name] = tuple(value) if isinstance(value, list) else value

@@ -12,7 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from ports.common.checkpoint.convert import CONFIG_FILE, VOCABULARY, SideFile
-from ports.common.configs import ConfigFields, read_json
+from ports.common.configs import (
+    ConfigFields,
+    check_heads,
+    checked_dtype,
+    checked_value,
+    read_json,
+    transformers_4,
+)
 from ports.common.layers.decoder import DecoderConfig
 from ports.mova.config import MovaConfig
 from r2t2_jax.errors import R2T2Error
@@ -72,14 +79,12 @@ def from_hf(described: Mapping[str, Any]) -> MovaConfig:
         R2T2Error: it has values that the port does not implement.
     """
     FIELDS.read(described)
+    described = transformers_4(described, FIELDS.where)
     _check_text_encoder(described.get("mm_projector_text_encoder", TEXT_ENCODER))
     base = MovaConfig.full_8b()
-    if int(described.get("vocab_size", base.vocab_size)) < 100_000:
+    if checked_value(FIELDS.where, "vocab_size", described.get("vocab_size", base.vocab_size), int) < 100_000:
         base = MovaConfig.vicuna_7b()
-    try:
-        config = _sized(base, described)
-    except (TypeError, ValueError) as error:
-        raise R2T2Error(f"config.json has a value of the wrong type ({error})") from error
+    config = _sized(base, described)
     if "mm_hidden_size" in described and described["mm_hidden_size"] != config.clip.width:
         raise R2T2Error(f"config.json: mm_hidden_size is {described['mm_hidden_size']}, CLIP has {config.clip.width}")
     return config
@@ -97,15 +102,18 @@ def _check_text_encoder(name: Any) -> None:
 
 def _sized(base: MovaConfig, described: Mapping[str, Any]) -> MovaConfig:
     def value_of(name: str, default: Any) -> Any:
-        return type(default)(described.get(name, default))
+        kind = tuple[int, ...] if isinstance(default, tuple) else type(default)
+        return checked_value(FIELDS.where, name, described.get(name, default), kind)
 
     old = base.decoder
     heads, width = value_of("num_attention_heads", old.heads), value_of("hidden_size", old.width)
+    kv_heads = value_of("num_key_value_heads", old.kv_heads)
+    check_heads(FIELDS.where, heads if "head_dim" in described else width, heads, kv_heads)
     decoder = DecoderConfig(
         width,
         value_of("num_hidden_layers", old.layers),
         heads,
-        value_of("num_key_value_heads", old.kv_heads),
+        kv_heads,
         value_of("head_dim", width // heads),
         value_of("intermediate_size", old.hidden),
         value_of("rope_theta", old.theta),
@@ -119,17 +127,27 @@ def _sized(base: MovaConfig, described: Mapping[str, Any]) -> MovaConfig:
         "topk": value_of("topk_experts", base.adapter.topk),
         "expert_widths": value_of("expert_channels", base.adapter.expert_widths),
     }
+    length = "tokenizer_model_max_length"
     changes: dict[str, Any] = {
         "vocab_size": value_of("vocab_size", base.vocab_size),
-        "select_layer": value_of("mm_vision_select_layer", base.select_layer),
+        "select_layer": _select_layer(described, base.select_layer),
         "routing_tokens": value_of("num_routing_tokens", base.routing_tokens),
-        "max_length": described.get("tokenizer_model_max_length"),
+        "max_length": checked_value(FIELDS.where, length, described.get(length), int | None),
         "decoder": vars(decoder),
         "adapter": adapter,
     }
-    for name, value in described.get(OURS, {}).items():
-        changes[name] = {**changes.get(name, {}), **value} if isinstance(value, dict) else value
-    return base.updated(changes).in_dtype(described.get("torch_dtype", base.dtype))
+    for name, value in checked_value(FIELDS.where, OURS, described.get(OURS, {}), dict).items():
+        sizes = changes.get(name, {})
+        changes[name] = {**sizes, **value} if isinstance(value, dict) and isinstance(sizes, dict) else value
+    return base.updated(changes).in_dtype(checked_dtype(FIELDS.where, described.get("torch_dtype"), base.dtype))
+
+
+def _select_layer(described: Mapping[str, Any], default: int) -> int:
+    """The layer of CLIP whose output is used; a negative one counts from the end."""
+    layer = described.get("mm_vision_select_layer", default)
+    if not isinstance(layer, int) or isinstance(layer, bool):
+        raise R2T2Error(f"{FIELDS.where}: mm_vision_select_layer must be a whole number, not {layer!r}")
+    return layer
 
 
 def config_from(folder: Path) -> MovaConfig:
@@ -143,9 +161,12 @@ def config_from(folder: Path) -> MovaConfig:
     if preprocessors:
         normalization = read_json(preprocessors[0])
         VARY.read(normalization)
-        mean, std = normalization.get("image_mean"), normalization.get("image_std")
+        mean, std = (
+            checked_value(VARY.where, name, normalization.get(name), tuple[float, float, float] | None)
+            for name in ("image_mean", "image_std")
+        )
         if mean and std:
-            config = replace(config, high_mean=tuple(mean), high_std=tuple(std))
+            config = replace(config, high_mean=mean, high_std=std)
     return config
 
 

@@ -219,7 +219,11 @@ class Converter:
         folder = fetch_descriptions(source)
         files = self._tokenizer_files(folder, tokenizer, vocabulary)
         self._check_side_files(str(source), folder, files)
-        config, unknown = self.config_from(folder), unknown_fields(folder, self.known)
+        try:
+            config = self.config_from(folder)
+        except (TypeError, AttributeError, KeyError, ArithmeticError) as error:
+            raise R2T2Error(f"{folder / 'config.json'} has a value of the wrong type ({error})") from error
+        unknown = unknown_fields(folder, self.known)
         self.check_files(config, files)
         report_unknown(self.port, unknown, strict=strict)
         return DescribedSource(folder, config, files, unknown)
