@@ -25,10 +25,13 @@ from r2t2_jax.errors import R2T2Error
 from r2t2_jax.method.search.atlas_points import DEQUANTIZE, LEVELS, AtlasLoss
 from r2t2_jax.routing import RoutingSpec
 from r2t2_jax.runs.atomic_io import atomic_folder, check_foreign
+from r2t2_jax.runtime.typed_files import FLOATING, open_array, path_below
+from r2t2_jax.runtime.typed_json import open_json, read_json
 
 ATLAS = "atlas"  # folder inside a bank directory
 FILES = ("atlas.json", "points.npy", "losses.npy", "slopes.npy", "ids.json")
 SCHEMA = 1
+AGAIN = "run `r2t2 bank atlas`"
 
 
 @dataclass(frozen=True)
@@ -172,23 +175,51 @@ def open_atlas(folder: Path) -> Atlas:
     Raises:
         R2T2Error: the folder has no atlas, or one that is incomplete, damaged or of another schema version.
     """
+    description = _read_description(folder)
+    for name, entry in description.files.items():
+        check_file(path_below(folder, name, str(folder / "atlas.json")), entry)
+    rows, experts = description.references, len(description.experts)
+    points = np.array(open_array(folder / "points.npy", FLOATING, (description.points, None, experts), AGAIN))
+    slopes, layers = folder / "slopes.npy", points.shape[1]
+    if not np.isfinite(points).all() or points.min(initial=0) < 0:
+        raise R2T2Error(f"{folder / 'points.npy'} holds NaN, infinity or negative routing weights; {AGAIN}")
+    return Atlas(
+        points=points,
+        losses=open_array(folder / "losses.npy", ("uint8",), (rows, description.points), AGAIN),
+        slopes=open_array(slopes, FLOATING, (rows, layers, experts), AGAIN) if slopes.exists() else None,
+        model_fingerprint=description.model,
+        experts=description.experts,
+        ids=read_json(folder / "ids.json", tuple[str, ...], AGAIN),
+        bank=description.bank,
+    )
+
+
+@dataclass(frozen=True)
+class _Description:
+    """The content of `atlas.json`."""
+
+    schema: int
+    model: str
+    experts: tuple[str, ...]
+    points: int
+    references: int
+    made: dict[str, Any]
+    files: dict[str, FileDigest]
+    bank: str = ""
+
+
+def _read_description(folder: Path) -> _Description:
+    file = folder / "atlas.json"
+    if not file.exists():
+        raise R2T2Error(f"{folder} holds no loss atlas ({file} is missing); {AGAIN}")
     try:
-        description = json.loads((folder / "atlas.json").read_text(encoding="utf-8"))
-        if description["schema"] != SCHEMA:
-            raise R2T2Error(f"{folder} has schema version {description['schema']}, this program reads {SCHEMA}")
-        for name, entry in description["files"].items():
-            check_file(folder / name, FileDigest(**entry))
-        slopes = folder / "slopes.npy"
-        return Atlas(
-            points=np.load(folder / "points.npy"),
-            losses=np.load(folder / "losses.npy", mmap_mode="r"),
-            slopes=np.load(slopes, mmap_mode="r") if slopes.exists() else None,
-            model_fingerprint=description["model"],
-            experts=tuple(description["experts"]),
-            ids=tuple(json.loads((folder / "ids.json").read_text(encoding="utf-8"))),
-            bank=str(description.get("bank", "")),
-        )
-    except FileNotFoundError as error:
-        raise R2T2Error(f"{folder} holds no loss atlas ({error.filename} is missing); run `r2t2 bank atlas`") from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise R2T2Error(f"the loss atlas in {folder} cannot be read ({error}); run `r2t2 bank atlas`") from error
+        document = open_json(file, AGAIN)
+        schema = document.member("schema")
+    except R2T2Error as error:
+        raise R2T2Error(f"the loss atlas in {folder} cannot be read ({error})") from error
+    if schema != SCHEMA or isinstance(schema, bool):
+        raise R2T2Error(f"{folder} has schema version {schema}, this program reads {SCHEMA}; {AGAIN}")
+    description = document.as_type(_Description)
+    if absent := {"points.npy", "losses.npy", "ids.json"} - set(description.files):
+        raise R2T2Error(f"{file}: 'files' lacks {', '.join(sorted(absent))}; {AGAIN}")
+    return description

@@ -10,8 +10,6 @@ Axis letters: N references, L = 1 layer, E experts, M embedding size.
 from __future__ import annotations
 
 import hashlib
-import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +23,8 @@ from r2t2_jax.bank.storage import check_replaceable
 from r2t2_jax.contract import Embedder
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.routing import RoutingSpec
+from r2t2_jax.runtime.typed_files import read_bytes
+from r2t2_jax.runtime.typed_json import open_json
 
 FIELDS: dict[str, type | tuple[type, ...]] = {
     "id": (int, str),
@@ -59,12 +59,10 @@ def import_bank(path: Path, embedder: Embedder) -> ReferenceBank:
     Raises:
         R2T2Error: the file cannot be read, or an entry is malformed (named by its index and id).
     """
+    content = read_bytes(path)
     try:
-        content = path.read_bytes()
-        entries = json.loads(content)
-    except OSError as error:
-        raise R2T2Error(f"cannot read {path}: {error.strerror}") from error
-    except ValueError as error:
+        entries = open_json(path).content
+    except R2T2Error as error:
         raise R2T2Error(f"{path} is not JSON: {error}") from error
     if not isinstance(entries, list) or not entries:
         raise R2T2Error(f"{path} must be a non-empty list of references; it is a {type(entries).__name__}")
@@ -88,7 +86,7 @@ def import_bank(path: Path, embedder: Embedder) -> ReferenceBank:
         embedder_fingerprint=embedder.fingerprint,
         processing_fingerprint=Fingerprints().processing,
         correct=None if right.all() else right,
-        spec=RoutingSpec(experts, 1, _groups(experts, routing[:, 0])),
+        spec=RoutingSpec(experts, 1, _groups(str(path), experts, routing[:, 0])),
         sources=(Source(path.name),),
         metric=METRIC,
     )
@@ -108,8 +106,8 @@ def _check(where: str, entry: Any, first: Mapping[str, Any]) -> None:
     if set(entry["weights"]) != set(first["weights"]) or not entry["weights"]:
         raise R2T2Error(f"{where}: weights name {sorted(entry['weights'])}, the first entry {sorted(first['weights'])}")
     for expert, weight in entry["weights"].items():
-        if isinstance(weight, bool) or not isinstance(weight, int | float) or not math.isfinite(weight):
-            raise R2T2Error(f"{where}: the weight of {expert!r} is {weight!r}, not a number")
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight <= 1 + SUM_TOLERANCE:
+            raise R2T2Error(f"{where}: the weight of {expert!r} is {weight!r}, not a number from 0 to 1")
 
 
 def _record(entry: Mapping[str, Any], source: str) -> dict[str, Any]:
@@ -126,11 +124,21 @@ def _record(entry: Mapping[str, Any], source: str) -> dict[str, Any]:
     }
 
 
-def _groups(experts: Sequence[str], routing: Float[np.ndarray, "N E"]) -> tuple[tuple[int, ...], ...]:
-    """Groups of experts by the first part of their names if the weights of each sum to one; else a single group."""
+def _groups(path: str, experts: Sequence[str], routing: Float[np.ndarray, "N E"]) -> tuple[tuple[int, ...], ...]:
+    """Groups of experts by the first part of their names if the weights of each sum to one; else a single group.
+
+    Raises:
+        R2T2Error: neither sums to one; the first entry is named whose weights do not.
+    """
     by_name: dict[str, list[int]] = {}
     for index, name in enumerate(experts):
         by_name.setdefault(name.split("_")[0], []).append(index)
     groups = tuple(tuple(indices) for indices in by_name.values())
     sums = np.stack([routing[:, list(group)].sum(axis=1) for group in groups])
-    return groups if np.abs(sums - 1).max() <= SUM_TOLERANCE else ()
+    if np.abs(sums - 1).max() <= SUM_TOLERANCE:
+        return groups
+    wrong = np.flatnonzero(np.abs(routing.sum(axis=1) - 1) > SUM_TOLERANCE)
+    if len(wrong):
+        total = routing[wrong[0]].sum()
+        raise R2T2Error(f"{path}, entry {wrong[0]}: the weights sum to {total:.4g}; those of a softmax sum to one")
+    return ()

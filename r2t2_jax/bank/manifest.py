@@ -15,11 +15,14 @@ from typing import Any
 
 import numpy as np
 
+from r2t2_jax.bank.records import AGAIN as AGAIN
 from r2t2_jax.bank.records import StoredLeaf
 from r2t2_jax.contract import Embedder, Port
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.routing import RoutingSpec
 from r2t2_jax.runs.folder import RUN
+from r2t2_jax.runtime.typed_files import path_below
+from r2t2_jax.runtime.typed_json import open_json
 
 WHOLE = 1 << 24  # bytes: 16 MiB, read in about 10 ms
 BLOCK = 1 << 12
@@ -173,45 +176,44 @@ def read_manifest(folder: Path) -> Manifest:
     """Read and check `bank.json`.
 
     Raises:
-        R2T2Error: the file is missing, damaged, or of another schema version.
+        R2T2Error: the file is missing, damaged, or of another schema version, or its values cannot be.
     """
     path = folder / MANIFEST
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        schema, checksum = content.pop("schema"), content.pop("checksum")
-    except FileNotFoundError:
+    if not path.exists():
         if (folder / RUN).exists():
             command = f"r2t2 bank build --config {folder / RUN} --out {folder}"
-            raise R2T2Error(f"{folder} is an unfinished bank; resume with: {command}") from None
-        raise R2T2Error(f"{folder} is not a bank: it has no {MANIFEST}; build one with `r2t2 bank build`") from None
-    except OSError as error:
-        raise R2T2Error(f"cannot read {path}: {error.strerror}") from error
-    except (UnicodeDecodeError, json.JSONDecodeError, AttributeError, KeyError, TypeError) as error:
-        raise R2T2Error(f"{path} is damaged ({error}); build the bank again") from error
-    if schema != SCHEMA:
+            raise R2T2Error(f"{folder} is an unfinished bank; resume with: {command}")
+        raise R2T2Error(f"{folder} is not a bank: it has no {MANIFEST}; build one with `r2t2 bank build`")
+    try:
+        document = open_json(path, AGAIN)
+        schema, checksum = document.member("schema"), document.member("checksum")
+    except R2T2Error as error:
+        raise R2T2Error(f"{path} is damaged ({error})") from error
+    if schema != SCHEMA or isinstance(schema, bool):
         raise R2T2Error(f"{path} has schema version {schema}, this program reads {SCHEMA}: build the bank again")
-    if checksum != _checksum({"schema": schema} | content):
+    if checksum != _checksum({key: value for key, value in document.content.items() if key != "checksum"}):
         raise R2T2Error(f"{path} is damaged or was edited: its checksum does not match its contents")
-    spec = content.pop("spec")
-    return Manifest(
-        fingerprints=Fingerprints(**content.pop("fingerprints")),
-        routing_shape=tuple(content.pop("routing_shape")),
-        files={name: FileDigest(**entry) for name, entry in content.pop("files").items()},
-        spec=None if spec is None else _spec(spec),
-        sources=tuple(Source(**source) for source in content.pop("sources")),
-        stored={name: [StoredLeaf(**leaf) for leaf in leaves] for name, leaves in content.pop("stored").items()},
-        **content,
-    )
+    manifest = document.as_type(Manifest, leave_out=("schema", "checksum"), optional=())
+    _check_manifest(path, manifest)
+    return manifest
 
 
-def _spec(entry: Mapping[str, Any]) -> RoutingSpec:
-    layers = entry["layers"]
-    return RoutingSpec(
-        experts=tuple(entry["experts"]),
-        layers=layers if isinstance(layers, int) else tuple(layers),
-        groups=tuple(tuple(group) for group in entry["groups"]),
-        support=tuple(tuple(row) for row in entry["support"]),
-    )
+def _check_manifest(path: Path, manifest: Manifest) -> None:
+    """Refuse numbers that cannot be, or that disagree, and names of files outside the bank's folder."""
+    counts = (manifest.rows, manifest.embedding_size, *manifest.routing_shape)
+    if min(counts) < 1 or not 0 <= manifest.correct <= manifest.rows:
+        raise R2T2Error(f"{path}: {manifest.correct} of {manifest.rows} correct rows, sizes {counts}; {AGAIN}")
+    spec = manifest.spec
+    if spec is not None and (spec.num_layers, spec.num_experts) != manifest.routing_shape:
+        shape = (spec.num_layers, spec.num_experts)
+        raise R2T2Error(f"{path}: 'routing_shape' is {manifest.routing_shape}, 'spec' has {shape}; {AGAIN}")
+    if spec is not None and any(not 0 <= expert < spec.num_experts for row in spec.support for expert in row):
+        raise R2T2Error(f"{path}: 'spec.support' names experts beyond {spec.num_experts}; {AGAIN}")
+    leaves = [leaf for leaves in manifest.stored.values() for leaf in leaves]
+    for name in (*manifest.files, *(leaf.file for leaf in leaves)):
+        path_below(path.parent, name, str(path))
+    if absent := {RECORDS, EMBEDDINGS, ROUTING, *(leaf.file for leaf in leaves)} - set(manifest.files):
+        raise R2T2Error(f"{path}: 'files' lacks {', '.join(sorted(absent))}; {AGAIN}")
 
 
 def _checksum(content: Mapping[str, Any]) -> str:

@@ -21,7 +21,9 @@ from jaxtyping import Bool, Int
 
 from r2t2_jax.contract import Answer, Features
 from r2t2_jax.errors import R2T2Error
+from r2t2_jax.runtime.typed_files import open_array, path_below, read_parquet
 
+AGAIN = "build or import the bank again"
 _TEXTS = pa.list_(pa.string())
 SCHEMA = pa.schema(
     [
@@ -54,7 +56,7 @@ class Records(Sequence[Mapping[str, Any]]):
     @cached_property
     def table(self) -> pa.Table:
         """All rows as an Arrow table."""
-        table = pq.read_table(self._source) if isinstance(self._source, Path) else self._source
+        table = read_parquet(self._source, AGAIN, SCHEMA) if isinstance(self._source, Path) else self._source
         return table if self._rows is None else table.take(pa.array(self._rows))
 
     def __len__(self) -> int:
@@ -104,7 +106,9 @@ def as_table(records: Sequence[Mapping[str, Any]], correct: Bool[np.ndarray, "N"
 
 def read_correct(path: Path) -> Bool[np.ndarray, "N"]:
     """The column `correct` of a Parquet file."""
-    column = pq.read_table(path, columns=["correct"]).column("correct")
+    column = read_parquet(path, AGAIN, columns=["correct"]).column("correct")
+    if column.null_count:
+        raise R2T2Error(f"{path}: column 'correct' has empty cells; {AGAIN}")
     return np.asarray(column.to_numpy(zero_copy_only=False), bool)
 
 
@@ -180,11 +184,11 @@ def as_stored(tree: Any) -> list[np.ndarray]:
     return [leaf.view(np.uint16) if leaf.dtype == jnp.bfloat16 else leaf for leaf in leaves]
 
 
-def open_leaves(folder: Path, leaves: Sequence[StoredLeaf], like: Any) -> Any:
-    """Memory-map stored leaves in the structure of `like`.
+def open_leaves(folder: Path, leaves: Sequence[StoredLeaf], like: Any, rows: int) -> Any:
+    """Memory-map stored leaves in the structure of `like`, with a leading axis of `rows` samples.
 
     Raises:
-        R2T2Error: the stored leaves are not those of `like`.
+        R2T2Error: the stored leaves are not those of `like`, or a file does not have the dtype that is stated.
     """
     by_path = {leaf.path: leaf for leaf in leaves}
     paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(like)]
@@ -193,5 +197,13 @@ def open_leaves(folder: Path, leaves: Sequence[StoredLeaf], like: Any) -> Any:
             f"{folder} stores the leaves {' '.join(sorted(by_path))}; this model has {' '.join(sorted(paths))}"
         )
     ordered = [by_path[path] for path in paths]
-    arrays = [np.load(folder / leaf.file, mmap_mode="r").view(jnp.dtype(leaf.dtype)) for leaf in ordered]
+    arrays = [_open_leaf(folder, leaf, rows, other) for leaf, other in zip(ordered, jax.tree.leaves(like), strict=True)]
     return jax.tree.unflatten(jax.tree.structure(like), arrays)
+
+
+def _open_leaf(folder: Path, leaf: StoredLeaf, rows: int, like: Any) -> np.ndarray:
+    file = path_below(folder, leaf.file, "bank.json")
+    if leaf.dtype != str(like.dtype):
+        raise R2T2Error(f"{file} holds {leaf.dtype}, this model has {like.dtype} at {leaf.path}; {AGAIN}")
+    stored = "uint16" if leaf.dtype == "bfloat16" else leaf.dtype
+    return open_array(file, (stored,), (rows, *(None for _ in like.shape[1:])), AGAIN).view(jnp.dtype(leaf.dtype))

@@ -20,11 +20,13 @@ from jaxtyping import Bool, Float
 
 from r2t2_jax.bank.atlas import ATLAS, Atlas, open_atlas
 from r2t2_jax.bank.manifest import (
+    AGAIN,
     EMBEDDINGS,
     MANIFEST,
     RECORDS,
     ROUTING,
     STORED,
+    WHOLE,
     Fingerprints,
     Manifest,
     Source,
@@ -34,6 +36,7 @@ from r2t2_jax.bank.manifest import (
     quick_digest,
     read_manifest,
 )
+from r2t2_jax.bank.records import SCHEMA as RECORD_SCHEMA
 from r2t2_jax.bank.records import (
     Records,
     StoredSamples,
@@ -49,8 +52,11 @@ from r2t2_jax.retrieval import INDEX
 from r2t2_jax.routing import RoutingSpec
 from r2t2_jax.runs.atomic_io import atomic_folder, check_foreign, exchange, remove, sync
 from r2t2_jax.runs.folder import RUN
+from r2t2_jax.runtime.checks import check_embeddings, check_weights
+from r2t2_jax.runtime.typed_files import FLOATING, open_array, read_parquet, read_parquet_schema
 
-ROWS_AT_A_TIME = 1 << 16  # rows written at a time
+ROWS_AT_A_TIME = 1 << 16  # rows written, or checked, at a time
+CHECKED_ROWS = 1 << 10  # of a large bank, when it is opened
 OWN_FILES = (MANIFEST, RECORDS, EMBEDDINGS, ROUTING, *STORED, INDEX)  # what may be replaced with a bank
 
 
@@ -183,18 +189,23 @@ def open_files(path: Path, whole: bool = False) -> tuple[Manifest, np.ndarray, n
     manifest = read_manifest(path)
     for name, expected in manifest.files.items():
         check_file(path / name, expected, whole)
-    embeddings = _open(path / EMBEDDINGS, (manifest.rows, manifest.embedding_size))
-    return manifest, embeddings, _open(path / ROUTING, (manifest.rows, *manifest.routing_shape))
+    shapes = {EMBEDDINGS: (manifest.rows, manifest.embedding_size), ROUTING: (manifest.rows, *manifest.routing_shape)}
+    arrays = [open_array(path / name, FLOATING, shape, AGAIN, MANIFEST) for name, shape in shapes.items()]
+    _, rows = read_parquet_schema(path / RECORDS, AGAIN, RECORD_SCHEMA)
+    if rows != manifest.rows:
+        raise R2T2Error(f"{path / RECORDS} has {rows} rows, {MANIFEST} says {manifest.rows}; {AGAIN}")
+    for selection in _checked_rows(manifest, arrays, whole):
+        check_embeddings(str(path / EMBEDDINGS), np.asarray(arrays[0][selection]))
+        check_weights(str(path / ROUTING), np.asarray(arrays[1][selection]), manifest.spec)
+    return manifest, *arrays
 
 
-def _open(file: Path, shape: tuple[int, ...]) -> np.ndarray:
-    try:
-        array = np.load(file, mmap_mode="r")
-    except (OSError, ValueError) as error:
-        raise R2T2Error(f"{file} is damaged ({error}); build the bank again") from error
-    if array.shape != shape:
-        raise R2T2Error(f"{file} has shape {array.shape}, {MANIFEST} says {shape}: build the bank again")
-    return array
+def _checked_rows(manifest: Manifest, arrays: Sequence[np.ndarray], whole: bool) -> Iterator[slice]:
+    """The rows whose values are checked: all of a small bank, or some spread evenly over a large one."""
+    if whole or max(array.nbytes for array in arrays) <= WHOLE:
+        yield from (slice(first, first + ROWS_AT_A_TIME) for first in range(0, manifest.rows, ROWS_AT_A_TIME))
+    else:
+        yield slice(0, manifest.rows, max(1, manifest.rows // CHECKED_ROWS))
 
 
 def save_contents(path: Path, contents: BankContents) -> None:
@@ -242,11 +253,16 @@ def read_contents(path: Path, expected: Fingerprints) -> BankContents:
     manifest, embeddings, routing = open_files(path)
     manifest.fingerprints.check(str(path), expected)
     all_correct = manifest.correct == manifest.rows
+    correct = np.ones(manifest.rows, bool) if all_correct else read_correct(path / RECORDS)
+    if correct.sum() != manifest.correct:
+        raise R2T2Error(
+            f"{path / RECORDS} has {correct.sum()} correct rows, {MANIFEST} says {manifest.correct}; {AGAIN}"
+        )
     return BankContents(
         routing=routing,
         embeddings=embeddings,
         records=Records(path / RECORDS),
-        correct=np.ones(manifest.rows, bool) if all_correct else read_correct(path / RECORDS),
+        correct=correct,
         fingerprints=manifest.fingerprints,
         spec=manifest.spec,
         sources=manifest.sources,
@@ -267,7 +283,7 @@ def _open_own_atlas(path: Path) -> Atlas:
             raise R2T2Error(f"{path / ATLAS} was built for another bank; build it again with `r2t2 bank atlas {path}`")
         return atlas
     try:
-        return atlas.of(pq.read_table(path / RECORDS, columns=["id"])["id"].to_pylist())
+        return atlas.of(read_parquet(path / RECORDS, AGAIN, columns=["id"])["id"].to_pylist())
     except R2T2Error as error:
         raise R2T2Error(f"{path}: {error}") from error
 
@@ -294,8 +310,9 @@ def stored_samples(folder: Path, features: Features, answers: Answer) -> StoredS
     Raises:
         R2T2Error: the directory stores features of another model.
     """
-    stored = read_manifest(folder).stored
-    if not stored:
+    manifest = read_manifest(folder)
+    if not manifest.stored:
         return None
     trees = zip(STORED, (features, answers), strict=True)
-    return StoredSamples(*(open_leaves(folder, stored[name], like) for name, like in trees))
+    stored = {name: manifest.stored.get(name, ()) for name in STORED}
+    return StoredSamples(*(open_leaves(folder, stored[name], like, manifest.rows) for name, like in trees))

@@ -86,3 +86,24 @@ def check_routing(name: str, spec: RoutingSpec, routing: Any, support: Any | Non
             f"{name} gives weight to {spec.experts[expert]!r} in layer {layer} of row {row}, outside its support; "
             "set such weights to zero or widen the support"
         )
+
+
+def check_weights(name: str, routing: Any, spec: RoutingSpec | None) -> None:
+    """Refuse stored routing weights [rows, L, E] that are not finite or, of a known structure, no shares.
+
+    With a `spec`, weights are not negative, and those of each group sum to at most one and to more than zero in some
+    group: experts of a group compete, and a gate may keep only the largest shares without normalizing them again.
+    """
+    check_finite(name, routing)
+    if spec is None:
+        return
+    weights = np.asarray(routing, np.float32)
+    sums = np.stack([weights[..., list(group)].sum(axis=-1) for group in spec.groups], axis=-1)  # [rows, L, groups]
+    wrong = (weights < 0).any(axis=-1) | (sums > 1 + UNIT_TOLERANCE).any(axis=-1) | (sums.sum(axis=-1) <= 0)
+    if wrong.any():
+        row, layer = np.argwhere(wrong)[0]
+        shown = ", ".join(f"{value:.3g}" for value in weights[row, layer][:8])
+        raise R2T2Error(
+            f"{name} holds weights that are negative, all zero or sum to more than one: "
+            f"[{shown}] in row {row}, layer {layer}; build or import the bank again"
+        )

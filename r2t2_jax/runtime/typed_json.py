@@ -57,12 +57,23 @@ class Json:
         line = f":{lines.get(path, 1)}" if self.lines else ""
         return R2T2Error(f"{self.where}{line}: {problem}{'; ' if self.remedy else ''}{self.remedy}")
 
-    def as_type(self, kind: type[T], leave_out: Collection[str] = ()) -> T:
+    def member(self, name: str) -> Any:
+        """A field of the outermost object.
+
+        Raises:
+            R2T2Error: the content is no object, or lacks the field.
+        """
+        if name not in self.as_type(dict):
+            raise self.error(f"{name!r} is missing")
+        return self.content[name]
+
+    def as_type(self, kind: type[T], leave_out: Collection[str] = (), optional: Collection[str] | None = None) -> T:
         """The content as a value of the type `kind`: a builtin, a container type or a dataclass of such types.
 
         Args:
             kind: the type. Its dataclasses must have every field of the content; their `__post_init__` checks values.
             leave_out: keys of the outermost object that belong to no field of `kind`.
+            optional: names of the fields that may be absent; by default all that have a default value.
 
         Raises:
             R2T2Error: a field is missing, unknown or has another type or a bad value.
@@ -78,6 +89,10 @@ class Json:
         if kind not in (dict, list) and (unknown := _unknown_field(content, msgspec.to_builtins(value))):
             name = field_name(unknown)
             raise self.error(f"unknown field {name!r}; another version of r2t2-jax may have written it", unknown)
+        if optional is not None:
+            missing = _unknown_field(msgspec.to_builtins(value), content)
+            if missing and missing[-1] not in optional:
+                raise self.error(f"{field_name(missing)!r} is missing", missing)
         return value
 
 
