@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from r2t2_jax.bank.manifest import MANIFEST, Fingerprints, Source, read_manifest
+from r2t2_jax.bank.manifest import AS_RECORDED, MANIFEST, Fingerprints, Source, read_manifest
 from r2t2_jax.bank.reference_bank import ReferenceBank
 from r2t2_jax.bank.storage import check_replaceable
 from r2t2_jax.contract import Embedder
@@ -36,7 +36,7 @@ FIELDS: dict[str, type | tuple[type, ...]] = {
     "weights": dict,
 }
 SUM_TOLERANCE = 1e-3
-METRIC, UNNAMED = "as recorded", "unnamed, of "  # metric and start of the model fingerprint of an imported bank
+UNNAMED = "unnamed, of "  # start of the model fingerprint of an imported bank
 
 
 def check_import_target(folder: Path) -> None:
@@ -49,7 +49,7 @@ def check_import_target(folder: Path) -> None:
     if not (folder / MANIFEST).exists():
         return
     manifest = read_manifest(folder)
-    if manifest.metric != METRIC or not manifest.fingerprints.model.startswith(UNNAMED):
+    if manifest.metric != AS_RECORDED or not manifest.fingerprints.model.startswith(UNNAMED):
         raise R2T2Error(f"{folder} holds a bank of {manifest.fingerprints.model}, not an import; choose another folder")
 
 
@@ -88,7 +88,7 @@ def import_bank(path: Path, embedder: Embedder) -> ReferenceBank:
         correct=None if right.all() else right,
         spec=RoutingSpec(experts, 1, _groups(str(path), experts, routing[:, 0])),
         sources=(Source(path.name),),
-        metric=METRIC,
+        metric=AS_RECORDED,
     )
 
 
@@ -128,17 +128,18 @@ def _groups(path: str, experts: Sequence[str], routing: Float[np.ndarray, "N E"]
     """Groups of experts by the first part of their names if the weights of each sum to one; else a single group.
 
     Raises:
-        R2T2Error: neither sums to one; the first entry is named whose weights do not.
+        R2T2Error: the weights of an entry are all zero, or sum to more than the number of groups.
     """
     by_name: dict[str, list[int]] = {}
     for index, name in enumerate(experts):
         by_name.setdefault(name.split("_")[0], []).append(index)
     groups = tuple(tuple(indices) for indices in by_name.values())
-    sums = np.stack([routing[:, list(group)].sum(axis=1) for group in groups])
-    if np.abs(sums - 1).max() <= SUM_TOLERANCE:
-        return groups
-    wrong = np.flatnonzero(np.abs(routing.sum(axis=1) - 1) > SUM_TOLERANCE)
+    totals = routing.sum(axis=1)
+    most = len(groups) if len(groups) < len(experts) else 1  # names without a common part form no groups
+    wrong = np.flatnonzero((totals <= 0) | (totals > most + SUM_TOLERANCE))
     if len(wrong):
-        total = routing[wrong[0]].sum()
-        raise R2T2Error(f"{path}, entry {wrong[0]}: the weights sum to {total:.4g}; those of a softmax sum to one")
-    return ()
+        raise R2T2Error(
+            f"{path}, entry {wrong[0]}: the weights sum to {totals[wrong[0]]:.4g}, not to one in each group"
+        )
+    sums = np.stack([routing[:, list(group)].sum(axis=1) for group in groups])
+    return groups if np.abs(sums - 1).max() <= SUM_TOLERANCE else ()

@@ -133,6 +133,7 @@ def image_digest(image: np.ndarray) -> str:
 MANIFEST, RECORDS, EMBEDDINGS, ROUTING = "bank.json", "records.parquet", "embeddings.npy", "routing.npy"
 STORED = ("features", "answers")  # optional contents
 SCHEMA = 1
+AS_RECORDED = "as recorded"  # the metric of an imported bank
 
 
 @dataclass(frozen=True)

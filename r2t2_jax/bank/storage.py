@@ -21,6 +21,7 @@ from jaxtyping import Bool, Float
 from r2t2_jax.bank.atlas import ATLAS, Atlas, open_atlas
 from r2t2_jax.bank.manifest import (
     AGAIN,
+    AS_RECORDED,
     EMBEDDINGS,
     MANIFEST,
     RECORDS,
@@ -196,7 +197,9 @@ def open_files(path: Path, whole: bool = False) -> tuple[Manifest, np.ndarray, n
         raise R2T2Error(f"{path / RECORDS} has {rows} rows, {MANIFEST} says {manifest.rows}; {AGAIN}")
     for selection in _checked_rows(manifest, arrays, whole):
         check_embeddings(str(path / EMBEDDINGS), np.asarray(arrays[0][selection]))
-        check_weights(str(path / ROUTING), np.asarray(arrays[1][selection]), manifest.spec)
+        check_weights(
+            str(path / ROUTING), np.asarray(arrays[1][selection]), manifest.spec, manifest.metric == AS_RECORDED
+        )
     return manifest, *arrays
 
 

@@ -88,18 +88,21 @@ def check_routing(name: str, spec: RoutingSpec, routing: Any, support: Any | Non
         )
 
 
-def check_weights(name: str, routing: Any, spec: RoutingSpec | None) -> None:
+def check_weights(name: str, routing: Any, spec: RoutingSpec | None, as_recorded: bool = False) -> None:
     """Refuse stored routing weights [rows, L, E] that are not finite or, of a known structure, no shares.
 
-    With a `spec`, weights are not negative, and those of each group sum to at most one and to more than zero in some
-    group: experts of a group compete, and a gate may keep only the largest shares without normalizing them again.
+    With a `spec`, weights lie in 0..1, are not all zero, and those of a group sum to at most one: experts of a group
+    compete, and a gate may keep only the largest shares without normalizing them again. `as_recorded` permits groups
+    with larger sums, for weights whose groups are not known.
     """
     check_finite(name, routing)
     if spec is None:
         return
     weights = np.asarray(routing, np.float32)
     sums = np.stack([weights[..., list(group)].sum(axis=-1) for group in spec.groups], axis=-1)  # [rows, L, groups]
-    wrong = (weights < 0).any(axis=-1) | (sums > 1 + UNIT_TOLERANCE).any(axis=-1) | (sums.sum(axis=-1) <= 0)
+    wrong = (weights < 0).any(axis=-1) | (weights > 1 + UNIT_TOLERANCE).any(axis=-1) | (sums.sum(axis=-1) <= 0)
+    if not as_recorded:
+        wrong |= (sums > 1 + UNIT_TOLERANCE).any(axis=-1)
     if wrong.any():
         row, layer = np.argwhere(wrong)[0]
         shown = ", ".join(f"{value:.3g}" for value in weights[row, layer][:8])

@@ -86,8 +86,15 @@ def without(number, name):
         (changed(3, is_correct="yes"), "entry 3: 'is_correct' must not be 'yes'"),
         (changed(3, id=4), "id '4' occurs twice"),
         (changed(2, weights={"img_aux": 1.0}), r"entry 2 \(id 4\): weights name \['img_aux'\], the first entry"),
+        (changed(2, weights=dict.fromkeys(EXPERTS, -0.1)), "the weight of 'img_aux' is -0.1, not a number from 0 to 1"),
+        (changed(2, weights=dict.fromkeys(EXPERTS, 17.0)), "the weight of 'img_aux' is 17.0"),
+        (changed(2, weights=dict.fromkeys(EXPERTS, 0.0)), "entry 2: the weights sum to 0, not to one"),
+        (changed(2, weights=dict.fromkeys(EXPERTS, 0.9)), "entry 2: the weights sum to 4.5, not to one"),
         (changed(2, weights=dict.fromkeys(EXPERTS, "much")), "the weight of 'img_aux' is 'much', not a number"),
-        (changed(2, weights=dict.fromkeys(EXPERTS, float("nan"))), "the weight of 'img_aux' is nan"),
+        (
+            changed(2, weights=dict.fromkeys(EXPERTS, float("nan"))),
+            r"file\.json:1: not JSON: '\[2\]\.weights\.img_aux' is NaN",
+        ),
     ],
 )
 def test_malformed_files_are_named(content, cause, tmp_path):
