@@ -93,8 +93,10 @@ def test_hoisted_and_unhoisted_gradients_agree(features):
     hoisted = quick_jit(jax.grad(lambda r: model.answer_loss(params, features, Routing(r), answer)))
     whole = quick_jit(jax.grad(lambda r: model.answer_loss(params, model.encode(params, inputs), Routing(r), answer)))
     values = random_routing()
-    np.testing.assert_allclose(hoisted(values), whole(values), atol=1e-5)
-    assert (np.abs(np.asarray(hoisted(values))) > 0).all()
+    gradient, expected = np.asarray(hoisted(values)), np.asarray(whole(values))
+    # Two float32 programs that sum in another order: roundings of the largest entry.
+    np.testing.assert_allclose(gradient, expected, rtol=0, atol=3e-5 * np.abs(expected).max())
+    assert (np.abs(gradient) > 0).all()
 
 
 def test_padding_changes_nothing(features):
