@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
+import re
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,8 +49,9 @@ def load(name: str, mesh: Mesh | None = None) -> Port:
     Args:
         name: `port` or `port:variant` for a port registered in the entry-point group `r2t2.ports`, whose entry is a
             function `load(variant: str | None) -> Port`; the path of a model directory, whose port gets the path as
-            its variant (`./pocket` if the directory has the name of a port); or `module:attribute`, where the
-            attribute is a `Port` or a function without arguments that returns one.
+            its variant (`./pocket` if the directory has the name of a port), settings of the port behind it included
+            (`models/moai,dtype=bfloat16`); or `module:attribute`, where the attribute is a `Port` or a function
+            without arguments that returns one.
         mesh: devices along the axis `model`, over which a port whose `load` accepts a mesh shards its weights.
 
     Raises:
@@ -104,8 +106,9 @@ def load_shapes(name: str, question_tokens: int | None = None, answer_tokens: in
 def _split(name: str, group: str) -> tuple[str, str]:
     """A registered port and its variant (for a model directory, its path), or module and attribute."""
     head, _, tail = name.partition(":")
-    if head not in registered(group) and Path(name).is_dir():
-        return port_of(name), name
+    for directory in (name, re.split(r",(?=\w+=)", name)[0]):  # DIR, or DIR,dtype=float32
+        if head not in registered(group) and Path(directory).is_dir():
+            return port_of(directory), name
     return head, tail
 
 

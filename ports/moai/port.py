@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from ports.common.checkpoint.load import ModelDirectory, open_model_directory, restore
+from ports.common.checkpoint.load import ModelDirectory, open_model_directory, restore, split_variant
 from ports.common.sharding import placed, shardings_by
 from ports.moai.auxiliary.record import CachedRecords
 from ports.moai.batch import MoAIAnswer
@@ -66,8 +67,8 @@ def load(variant: str | None, mesh: Mesh | None = None) -> Port:
 
     Args:
         variant: the directory written by `r2t2 convert moai`, followed by comma-separated settings: `aux=FOLDER`
-            (records written by `r2t2 aux build`; without it the model runs without auxiliary inputs, with a warning),
-            `dtype`, `gates`, `pixels`, `plora`, `remat`.
+            (a store written by `r2t2 aux build`; several may be given; `none` for no auxiliary inputs, which is also
+            the default, with a warning), `dtype`, `gates`, `pixels`, `plora`, `remat`.
         mesh: devices along the axis `model`, over which the weights are sharded as they are read.
 
     Raises:
@@ -91,7 +92,7 @@ def load(variant: str | None, mesh: Mesh | None = None) -> Port:
         _, params = merge_plora(dataclasses.replace(config, merged_plora=False), params)
     aux = records.fingerprint if records else "none"
     return Port(
-        name=f"moai:{variant}",
+        name=f"moai:{variant}" if auxiliary else f"moai:{variant},aux=none",
         model=MoAIModel(config, abstract(config)[0]),
         params=params,
         processor=MoAIProcessor(config, tokenizer, records),
@@ -102,38 +103,37 @@ def load(variant: str | None, mesh: Mesh | None = None) -> Port:
     )
 
 
-def _records(folder: Path | None) -> CachedRecords | None:
-    if folder is None:
+def _records(folders: Sequence[str]) -> CachedRecords | None:
+    """The stores of records; `None`, with a warning unless `none` is given, if there are none."""
+    if not folders:
         warnings.warn(
-            "MoAI runs without auxiliary inputs (segments, detections, scene graph, text): it was trained with them; "
-            "make them with r2t2 aux build and load moai:DIR,aux=FOLDER",
+            "MoAI runs without auxiliary inputs (segments, detections, scene graph, text), and it was trained with "
+            "them: make them by r2t2 aux build and load moai:DIR,aux=FOLDER; aux=none runs without this warning",
             stacklevel=3,
         )
-        return None
-    return CachedRecords.open(folder)
+    return CachedRecords.open(*map(Path, folders)) if folders and tuple(folders) != ("none",) else None
 
 
-def _open(variant: str) -> tuple[ModelDirectory, MoAIConfig, Path | None]:
-    """The directory of a variant, its config under the variant's settings, and the folder of auxiliary records."""
+def _open(variant: str) -> tuple[ModelDirectory, MoAIConfig, list[str]]:
+    """The directory of a variant, its config under the variant's settings, and the stores of auxiliary records."""
     folder, settings, auxiliary = _settings(variant)
     directory = open_model_directory(folder, "moai")
     return directory, MoAIConfig.from_json({**directory.config, **settings}), auxiliary
 
 
-def _settings(variant: str) -> tuple[str, dict[str, Any], Path | None]:
-    """The directory or size that a variant names, its settings, and the folder of auxiliary records."""
-    head, *pairs = variant.split(",")
+def _settings(variant: str) -> tuple[str, dict[str, Any], list[str]]:
+    """The directory or size that a variant names, its settings, and the stores of auxiliary records."""
+    head, pairs = split_variant(variant)
     settings: dict[str, Any] = {}
-    auxiliary = None
-    for pair in pairs:
-        name, _, value = pair.partition("=")
+    auxiliary: list[str] = []
+    for name, value in pairs:
         if name == "aux" and value:
-            auxiliary = Path(value)
+            auxiliary.append(value)
             continue
         field, values = OPTIONS.get(name, ("", ()))
         if value not in values:
             known = "; ".join(f"{option}={'|'.join(allowed)}" for option, (_, allowed) in OPTIONS.items())
-            raise R2T2Error(f"moai has no setting {pair!r}; known settings: aux=FOLDER; {known}")
+            raise R2T2Error(f"moai has no setting '{name}={value}'; known settings: aux=FOLDER|none; {known}")
         settings[field] = value == "merged" if field == "merged_plora" else value
     return head, settings, auxiliary
 

@@ -196,7 +196,7 @@ class MoAIProcessor:
         )
 
     def _record(self, sample: Sample) -> AuxRecord:
-        empty = AuxRecord(image_key(sample.image))
+        empty = AuxRecord(image_key(sample.image), sample.id)
         return empty if self.auxiliary is None else self.auxiliary(sample.image, empty)
 
     def _map(self, record: AuxRecord) -> np.ndarray:

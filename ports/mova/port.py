@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from ports.common.checkpoint.load import ModelDirectory, open_model_directory, restore
+from ports.common.checkpoint.load import ModelDirectory, open_model_directory, restore, split_variant
 from ports.common.sharding import placed, shardings_by
 from ports.mova.batch import MovaAnswer
 from ports.mova.config import MovaConfig
@@ -92,13 +92,12 @@ def load(variant: str | None, mesh: Mesh | None = None) -> Port:
 
 def _open(variant: str) -> tuple[ModelDirectory, MovaConfig, Any]:
     """The directory of a variant, its config under the variant's settings, and which towers to run."""
-    folder, *pairs = variant.split(",")
+    folder, pairs = split_variant(variant)
     settings: dict[str, Any] = {}
-    for pair in pairs:
-        name, _, value = pair.partition("=")
+    for name, value in pairs:
         if value not in OPTIONS.get(name, ()):
             known = "; ".join(f"{option}={'|'.join(values)}" for option, values in OPTIONS.items())
-            raise R2T2Error(f"mova has no setting {pair!r}; known settings: {known}")
+            raise R2T2Error(f"mova has no setting '{name}={value}'; known settings: {known}")
         settings[name] = value
     directory = open_model_directory(folder, "mova")
     towers, dtype, remat = settings.pop("towers", "all"), settings.pop("dtype", None), settings.pop("remat", None)

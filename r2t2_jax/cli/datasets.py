@@ -73,26 +73,29 @@ def _lines(name: str, outcome: PrepareResult) -> list[str]:
 
 @dataclass(frozen=True)
 class AuxBuild:
-    """Run the auxiliary models of MoAI on every image of a question set and store their outputs.
+    """Run the auxiliary models of MoAI on the images of question sets and add their outputs to a store.
 
-    After an interruption the same command resumes the work. Load MoAI with the folder as moai:DIR,aux=FOLDER. The
-    models need the extra `aux` and download their weights on first use.
+    The store has one record per image, also if several sets have it; images that have a record are left out. After an
+    interruption the same command resumes the work. Load MoAI with the store as moai:DIR,aux=STORE. The models need the
+    extra `aux` and download their weights on first use.
 
     Example: r2t2 aux build --dataset questions.jsonl --out out/aux
     """
 
-    dataset: str
-    """Question set: name of a prepared set (r2t2 datasets list), or a .jsonl file."""
+    dataset: tuple[str, ...]
+    """Question sets: names of prepared sets (r2t2 datasets list), or .jsonl files."""
     out: Path
-    """Folder for the records."""
+    """Folder of the store, a new or an earlier one."""
     models: tuple[str, ...] = ("segments", "detections", "ocr")
     """Models to run: segments (Mask2Former), detections (OWLv2), ocr (RapidOCR)."""
     scene_graphs: Path | None = None
     """A .jsonl file of scene graphs from another program; ports/moai/README.md describes the format."""
     split: str = ""
-    """Split of the questions. Default: the first of the set."""
+    """Split of the questions; gqa=val,train is val for gqa and train for all others. Default: the first of each set."""
+    images: str = ""
+    """Image folder of the .jsonl files. Default: the folder of each file."""
     samples: int | None = None
-    """Number of questions. Default: the number of the set."""
+    """Number of questions from each set. Default: all."""
     seed: int = 0
     """Seed of the choice of questions."""
     port: str = "moai"
@@ -102,11 +105,17 @@ class AuxBuild:
 
     def run(self) -> None:
         """Compute the outputs and print their number."""
-        from r2t2_jax.datasets import load_dataset
+        from r2t2_jax.bank.manifest import Source
+        from r2t2_jax.evaluation.question_sets import load_source, settings_by_set
         from r2t2_jax.plugins import find
 
         build = find(GROUP, self.port, "port with auxiliary models")
-        samples = load_dataset(self.dataset, self.split, self.samples, self.seed)
+        splits = settings_by_set("--split", self.split, self.dataset)
+        sources = [
+            Source(name, splits[name] or "", self.samples, self.seed, self.images if name.endswith(".jsonl") else "")
+            for name in self.dataset
+        ]
+        samples = [sample for source in sources for sample in load_source(source)]
         options = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(self).items()}
         settings = {
             name: list(value) if isinstance(value, tuple) else value
@@ -114,8 +123,8 @@ class AuxBuild:
             if name not in ("out", "max_hours") and value is not None
         }
         counts = build(self.out, samples, self.models, self.scene_graphs, settings, self.max_hours)
-        parts = ", ".join(f"{name} {count:,}" for name, count in counts.items() if name != "images")
-        print(f"Wrote records of {counts['images']:,} images to {self.out}: {parts}.")
+        parts = ", ".join(f"{name} {count:,}" for name, count in counts.items() if name not in ("added", "images"))
+        print(f"Added records of {counts['added']:,} images to {self.out}; it has {counts['images']:,}: {parts}.")
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,6 +84,15 @@ def open_model_directory(path: str | Path, port: str) -> ModelDirectory:
     if problems:
         raise R2T2Error(f"{folder} is damaged: {'; '.join(problems)}; convert the model again")
     return directory
+
+
+def split_variant(variant: str) -> tuple[str, list[tuple[str, str]]]:
+    """The folder or size that a variant names, and its settings, as in `DIR,dtype=float32`; DIR may have commas."""
+    head, *settings = re.split(r",(?=\w+=)", variant)
+    if not Path(head).is_dir():
+        head, *settings = variant.split(",")
+    pairs = [setting.partition("=") for setting in settings]
+    return (variant, []) if Path(variant).is_dir() else (head, [(name, value) for name, _, value in pairs])
 
 
 def _check_schema(folder: Path, model: Mapping[str, Any]) -> None:

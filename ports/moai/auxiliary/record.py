@@ -1,4 +1,4 @@
-"""Auxiliary records: their parts, their rows and maps on disk, and the provider that reads stored ones."""
+"""Auxiliary records: their parts, their rows and maps on disk, and the provider that reads stored ones (`build.py`)."""
 
 from __future__ import annotations
 
@@ -17,9 +17,11 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from r2t2_jax.errors import R2T2Error
+from r2t2_jax.runs.folder import RUN, read_json
 
 PARTS = ("segments", "detections", "scene", "lines")
-TABLE, MAPS = "records.parquet", "maps"
+FORMER_PROVIDERS = {"mask2former": "segments", "owlv2": "detections", "rapidocr": "lines", "scenes": "scene"}
+STORE, TABLE, MAPS, SCHEMA = "store.json", "records.parquet", "maps", 1
 
 
 @dataclass(frozen=True)
@@ -167,50 +169,90 @@ def to_png(segment_map: UInt8[np.ndarray, "size size"]) -> bytes:
     return packed.getvalue()
 
 
+def read_makers(folder: Path) -> dict[str, str]:
+    """What made each part of a store's or a build's records, by part; empty for a folder that is neither."""
+    for file, field in ((folder / STORE, "made_by"), (folder / RUN, "providers")):
+        if not file.is_file():
+            continue
+        makers = read_json(file).get(field)
+        if isinstance(makers, list):  # of the former layout
+            makers = {FORMER_PROVIDERS.get(str(name).partition(":")[0], str(name)): name for name in makers}
+        if not isinstance(makers, dict) or not all(isinstance(maker, str) for maker in makers.values()):
+            raise R2T2Error(f"{file}: {field!r} must say what made each part of the records; run r2t2 aux build again")
+        return makers
+    return {}
+
+
 @dataclass(frozen=True)
 class CachedRecords:
-    """The provider that reads stored records, by the image's key."""
+    """The provider that reads the records of one or several stores, by the image's key.
 
-    folder: Path
+    Args:
+        folders: of the stores.
+        rows: their rows by key.
+        makers: what made each part of the records.
+    """
+
+    folders: tuple[Path, ...]
     rows: Mapping[str, Mapping[str, Any]]
-    fingerprint: str
+    makers: Mapping[str, str]
 
     @classmethod
-    def open(cls, folder: Path) -> CachedRecords:
-        """Open a folder of records; maps are read when they are needed.
+    def open(cls, *folders: Path) -> CachedRecords:
+        """Open stores of records; maps are read when they are needed.
 
         Raises:
-            R2T2Error: it contains no records, or its table is damaged.
+            R2T2Error: a folder contains no records, its table is damaged, or the stores were made by other providers.
         """
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        path = folder / TABLE
-        try:
-            digest = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
-            rows = {row["key"]: row for row in pq.read_table(path).to_pylist()}
-        except (OSError, pa.ArrowException, KeyError) as error:
-            raise R2T2Error(
-                f"{folder} contains no auxiliary records ({error}); make them with r2t2 aux build"
-            ) from error
-        return cls(folder, rows, digest)
+        rows: dict[str, Mapping[str, Any]] = {}
+        makers = read_makers(folders[0])
+        for folder in folders:
+            try:
+                stored = {row["key"]: {**row, "folder": folder} for row in pq.read_table(folder / TABLE).to_pylist()}
+            except (OSError, pa.ArrowException, KeyError) as error:
+                raise R2T2Error(
+                    f"{folder} contains no auxiliary records ({error}); make them with r2t2 aux build"
+                ) from error
+            rows = {**stored, **rows}
+            if read_makers(folder) != makers:
+                raise R2T2Error(
+                    f"the auxiliary records in {folders[0]} and {folder} were not made in the same way ({makers}; "
+                    f"{read_makers(folder)}); use stores made by the same models"
+                )
+        return cls(folders, rows, makers)
+
+    @property
+    def fingerprint(self) -> str:
+        """Eight hexadecimal digits of what made the records; independent of their images."""
+        return hashlib.sha256(json.dumps(self.makers, sort_keys=True).encode()).hexdigest()[:8]
 
     def __call__(self, image: UInt8[np.ndarray, "height width 3"], record: AuxRecord) -> AuxRecord:
         """The stored record of an image.
 
         Raises:
-            R2T2Error: there is no record of the image, or its map is damaged.
+            R2T2Error: there is no record of the image, it lacks a part, or its map is damaged.
         """
-        row = self.rows.get(record.key)
-        if row is None:
+        stored = self.rows.get(record.key)
+        lacking = [part for part in self.makers if part in PARTS and stored is not None and stored[part] is None]
+        absent = "record" if stored is None else ", ".join(part for part in lacking if part != "scene")
+        if absent:  # an image without relations has no scene graph
+            sample = f" of sample {record.id!r}" if record.id else ""
             raise R2T2Error(
-                f"no auxiliary record of image {record.key} among the {len(self.rows):,} in {self.folder}; "
-                "run r2t2 aux build on its question set"
+                f"no auxiliary {absent} of the image{sample} (digest {record.key}) among the {len(self.rows):,} images "
+                f"in {', '.join(map(str, self.folders))}; add it: r2t2 aux build --dataset SET --out {self.folders[0]}"
             )
-        return from_row(row, self._map(record.key) if row["segments"] is not None else None)
+        return self.read(record.key)
 
-    def _map(self, key: str) -> UInt8[np.ndarray, "size size"]:
-        path = self.folder / MAPS / f"{key}.png"
+    def read(self, key: str) -> AuxRecord:
+        """The stored record with this key, which exists."""
+        row = self.rows[key]
+        return from_row(row, self._map(row) if row["segments"] is not None else None)
+
+    def _map(self, row: Mapping[str, Any]) -> np.ndarray:
+        path = row["folder"] / MAPS / f"{row['key']}.png"
         try:
             with Image.open(path) as file:
                 return np.asarray(file.convert("L"))

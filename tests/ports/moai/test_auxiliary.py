@@ -2,10 +2,12 @@
 
 import dataclasses
 import json
+import re
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from ports.moai.auxiliary import build
 from ports.moai.auxiliary.build import build_records, load_providers
@@ -21,11 +23,14 @@ from ports.moai.auxiliary.record import (
     Segment,
     TextLine,
     image_key,
+    to_row,
 )
 from ports.moai.auxiliary.verbalize import describe_segments
 from r2t2_jax.cli.main import main
 from r2t2_jax.contract import Sample
 from r2t2_jax.errors import R2T2Error
+from r2t2_jax.runs.plan import Part, Plan
+from r2t2_jax.runs.run import Run
 
 SIZE = 10
 
@@ -67,33 +72,127 @@ def same(first, second):
     )
 
 
+FAKE = ("segments", "detections", "lines")
+
+
+def build_fake(out, samples, fake=None, **providers):
+    """A build whose fake provider makes all of its parts at once."""
+    fake = fake or FakeProvider()
+    return build_records(out, samples, dict.fromkeys(FAKE, fake) | providers, {})
+
+
+def expected(sample, id):
+    return FakeProvider()(sample.image, AuxRecord(image_key(sample.image), id))
+
+
 def test_stored_records_are_read_unchanged(tmp_path):
-    summary = build_records(tmp_path / "aux", samples(), [FakeProvider()], {})
-    assert summary == {"images": 12, "segments": 12, "detections": 12, "scene": 0, "lines": 12}
+    summary = build_fake(tmp_path / "aux", samples())
+    assert summary == {"added": 12, "images": 12, "segments": 12, "detections": 12, "scene": 0, "lines": 12}
     stored = CachedRecords.open(tmp_path / "aux")
     assert stored.missing_parts() == ["scene"]
+    assert sorted(path.name for path in (tmp_path / "aux").iterdir()) == ["maps", "records.parquet", "store.json"]
     for sample in samples():
-        key = image_key(sample.image)
-        expected = FakeProvider()(sample.image, AuxRecord(key, samples()[int(sample.id[1:]) % 12].id))
-        same(stored(sample.image, AuxRecord(key)), expected)
-    with pytest.raises(R2T2Error, match="r2t2 aux build"):
-        stored(np.zeros((3, 3, 3), np.uint8), AuxRecord(image_key(np.zeros((3, 3, 3), np.uint8))))
+        record = stored(sample.image, AuxRecord(image_key(sample.image)))
+        same(record, expected(sample, f"q{int(sample.id[1:]) % 12}"))
+    image = np.zeros((3, 3, 3), np.uint8)
+    command = f"r2t2 aux build --dataset SET --out {tmp_path / 'aux'}"
+    with pytest.raises(R2T2Error, match=re.escape(f"sample 'q99' (digest {image_key(image)}) among the 12 images")):
+        stored(image, AuxRecord(image_key(image), "q99"))
+    with pytest.raises(R2T2Error, match=f"{re.escape(command)}$"):
+        stored(image, AuxRecord(image_key(image), "q99"))
 
 
 def test_an_interrupted_build_resumes(tmp_path):
     first = FakeProvider(fuel=9)
     with pytest.raises(R2T2Error, match="out of fuel"):
-        build_records(tmp_path / "aux", samples(), [first], {})
+        build_fake(tmp_path / "aux", samples(), first)
     with pytest.raises(R2T2Error, match="no auxiliary records"):
         CachedRecords.open(tmp_path / "aux")
     second = FakeProvider()
-    build_records(tmp_path / "aux", samples(), [second], {})
-    assert second.calls == 4  # the first batch of eight was saved
-    assert len(CachedRecords.open(tmp_path / "aux").rows) == 12
+    assert build_fake(tmp_path / "aux", samples(), second)["added"] == 4  # the first batch of eight was saved
+    assert second.calls == 4 and len(CachedRecords.open(tmp_path / "aux").rows) == 12
     third = FakeProvider()
-    assert build_records(tmp_path / "aux", samples(), [third], {})["images"] == 12 and third.calls == 0
-    with pytest.raises(R2T2Error, match="aux"):
-        build_records(tmp_path / "aux", samples(), [FakeProvider(fingerprint="other")], {})
+    assert build_fake(tmp_path / "aux", samples(), third)["images"] == 12 and third.calls == 0
+    with pytest.raises(R2T2Error, match=r"segments .* were made by fake, this build makes them by other; choose"):
+        build_fake(tmp_path / "aux", samples(), FakeProvider(fingerprint="other"))
+    nothing = FakeProvider(fuel=0)
+    with pytest.raises(R2T2Error, match="out of fuel"):
+        build_fake(tmp_path / "new", samples(), nothing)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_store_grows_and_its_fingerprint_stays(tmp_path):
+    """The records of set A do not change, and those of set B are added, in one store or in two."""
+    first, second = samples(3), samples(12)[3:12]
+    build_fake(tmp_path / "aux", first)
+    alone = CachedRecords.open(tmp_path / "aux")
+    build_fake(tmp_path / "other", second)
+    grown = build_fake(tmp_path / "aux", [*first, *second])
+    assert (grown["added"], grown["images"]) == (9, 12)
+    stored, both = CachedRecords.open(tmp_path / "aux"), CachedRecords.open(tmp_path / "other", tmp_path / "aux")
+    assert alone.fingerprint == stored.fingerprint == both.fingerprint
+    assert len(alone.rows) == 3 and len(stored.rows) == len(both.rows) == 12
+    for sample in [*first[:3], *second]:
+        key = image_key(sample.image)
+        same(stored(sample.image, AuxRecord(key)), expected(sample, sample.id))
+        same(both(sample.image, AuxRecord(key)), expected(sample, sample.id))
+    build_fake(tmp_path / "third", first, FakeProvider(fingerprint="fake, version 2"))
+    third = CachedRecords.open(tmp_path / "third")
+    assert third.fingerprint != stored.fingerprint
+    with pytest.raises(R2T2Error, match="were not made in the same way"):
+        CachedRecords.open(tmp_path / "aux", tmp_path / "third")
+
+
+def test_a_later_build_adds_the_parts_that_records_lack(tmp_path):
+    fake, two = FakeProvider(), [samples(2)[0], samples(2)[1]]
+    build_fake(tmp_path / "aux", two, fake)
+    scenes = SceneGraphFile({"q1": SceneGraph((0,), ())})
+    build_fake(tmp_path / "aux", two, fake, scene=scenes)
+    assert fake.calls == 2
+    stored = CachedRecords.open(tmp_path / "aux")
+    records = [stored(sample.image, AuxRecord(image_key(sample.image))) for sample in two]
+    assert [record.scene for record in records] == [None, SceneGraph((0,), ())]
+    same(dataclasses.replace(records[1], scene=None), expected(two[1], "q1"))
+    with pytest.raises(R2T2Error, match="'q1' has another scene graph"):
+        build_fake(tmp_path / "aux", two, scene=SceneGraphFile({"q1": SceneGraph((1,), ())}))
+    readers = {"lines": lambda image, record: dataclasses.replace(record, lines=())}
+    readers["lines"].fingerprint = "reader"
+    build_records(tmp_path / "text", two[:1], readers, {})
+    build_records(tmp_path / "text", two[1:], {"segments": FakeProvider()}, {})
+    text = CachedRecords.open(tmp_path / "text")
+    with pytest.raises(R2T2Error, match="no auxiliary segments of the image of sample 'q0'"):
+        text(two[0].image, AuxRecord(image_key(two[0].image), "q0"))
+
+
+def test_a_folder_of_the_former_layout_becomes_a_store(tmp_path):
+    """A complete run with `records.parquet` is read as it is, and grows."""
+    first = samples(3)[:3]
+    build_fake(tmp_path / "store", first)
+    rows = CachedRecords.open(tmp_path / "store").rows
+    old = tmp_path / "aux"
+    plan = Plan([Part("records", 3, 8, "records")])
+    settings = {"dataset": "a.jsonl"}
+    with Run.open(old, "aux build", settings, plan, {"providers": ["mask2former:x", "rapidocr:1"]}) as run:
+        run.append(plan.batches[0], [to_row(expected(sample, sample.id)) for sample in first])
+        run.finish({"images": 3})
+    for name in ("records.parquet", "maps"):
+        (tmp_path / "store" / name).rename(old / name)
+    former = CachedRecords.open(old)
+    assert former.makers == {"segments": "mask2former:x", "lines": "rapidocr:1"} and set(former.rows) == set(rows)
+    reader = FakeProvider(fingerprint="rapidocr:1")
+    summary = build_records(old, samples(5)[:5], {"lines": reader}, {})
+    assert (summary["added"], summary["images"], reader.calls) == (2, 5, 2)
+    assert sorted(path.name for path in old.iterdir()) == ["maps", "records.parquet", "store.json"]
+    assert CachedRecords.open(old).fingerprint == former.fingerprint
+    with pytest.raises(R2T2Error, match="made by rapidocr:1, this build makes them by fake"):
+        build_records(old, first, {"lines": FakeProvider()}, {})
+
+
+def test_a_folder_with_other_files_is_refused(tmp_path):
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(R2T2Error, match=r"holds 'notes\.txt', which is not part of a store"):
+        build_fake(tmp_path, samples())
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
 def test_scene_graphs_are_read_from_a_file(tmp_path):
@@ -104,7 +203,7 @@ def test_scene_graphs_are_read_from_a_file(tmp_path):
     record = graphs(np.zeros((2, 2, 3), np.uint8), AuxRecord("k", "q1"))
     assert record.scene.objects == (0, 17) and len(record.scene.relations) == 2
     assert graphs(np.zeros((2, 2, 3), np.uint8), AuxRecord("k", "q2")).scene is None
-    build_records(tmp_path / "aux", samples(2), [graphs], {})
+    build_records(tmp_path / "aux", samples(2), {"scene": graphs}, {})
     stored = CachedRecords.open(tmp_path / "aux")
     scenes = [stored(s.image, AuxRecord(image_key(s.image))).scene for s in samples(2)[:2]]
     assert scenes[1] == record.scene and scenes[0] is None
@@ -115,11 +214,23 @@ def test_scene_graphs_are_read_from_a_file(tmp_path):
 
 
 def test_the_text_reader_returns_all_lines():
-    reader = TextReader(lambda image: SimpleNamespace(txts=("a", "b"), scores=(0.9, 0.5)))
+    reader = TextReader(lambda image: SimpleNamespace(txts=("a", "b"), scores=(0.9, 0.5)), SIZE)
     image = np.zeros((2, 2, 3), np.uint8)
     assert reader(image, AuxRecord("k")).lines == (TextLine("a", 0.9), TextLine("b", 0.5))
-    nothing = TextReader(lambda image: SimpleNamespace(txts=None, scores=None))
+    nothing = TextReader(lambda image: SimpleNamespace(txts=None, scores=None), SIZE)
     assert nothing(image, AuxRecord("k")).lines == ()  # the reader was run and found nothing
+
+
+def test_text_is_read_on_the_images_of_the_model_as_upstream_feeds_it():
+    """The resized image, 490 pixels a side, with red first, although the engine takes its channels for blue first."""
+    images = []
+    engine = lambda image: images.append(image) or SimpleNamespace(txts=None, scores=None)  # noqa: E731
+    image = np.random.default_rng(0).integers(0, 256, (30, 50, 3)).astype(np.uint8)
+    TextReader(engine)(image, AuxRecord("k"))
+    TextReader(engine, size=20)(image, AuxRecord("k"))
+    resized = [np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.BILINEAR)) for side in (490, 20)]
+    for seen, right in zip(images, resized, strict=True):
+        np.testing.assert_array_equal(seen, right)
 
 
 def test_a_missing_provider_names_its_extra(monkeypatch):
@@ -148,18 +259,25 @@ def test_a_relation_with_an_unknown_object_gives_an_empty_text():
 
 
 def test_the_command_builds_records(tmp_path, monkeypatch, capsys):
-    """`r2t2 aux build` from a question set to records; the command is registered under the name of the port."""
-    from PIL import Image
-
+    """`r2t2 aux build` from question sets to records; the command is registered under the name of the port."""
     import r2t2_jax.plugins as plugins
 
     monkeypatch.setattr(plugins, "find", lambda group, name, kind: build.command)
     monkeypatch.setitem(build.PROVIDERS, "segments", lambda size: FakeProvider())
-    Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / "a.png")
-    line = {"id": "q0", "image": "a.png", "question": "?", "answers": ["A"]}
-    (tmp_path / "set.jsonl").write_text(json.dumps(line) + "\n", encoding="utf-8")
-    arguments = ["aux", "build", "--dataset", str(tmp_path / "set.jsonl"), "--out", str(tmp_path / "aux")]
-    assert main([*arguments, "--models", "segments"]) == 0
-    assert "records of 1 images" in capsys.readouterr().out
-    assert main([*arguments, "--models", "weather"]) == 2
+    for number, name in enumerate(("first", "second")):
+        Image.fromarray(np.full((4, 4, 3), number, np.uint8)).save(tmp_path / f"{name}.png")
+        line = {"id": f"q{number}", "image": f"{name}.png", "question": "?", "answers": ["A"], "split": name}
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps(line) + "\n", encoding="utf-8")
+    sets = [str(tmp_path / f"{name}.jsonl") for name in ("first", "second")]
+    arguments = ["--out", str(tmp_path / "aux"), "--models", "segments"]
+    assert main(["aux", "build", "--dataset", sets[0], *arguments]) == 0
+    assert "Added records of 1 images" in capsys.readouterr().out
+    split = f"{sets[1]}=second"
+    assert main(["aux", "build", "--dataset", *sets, *arguments, "--split", split]) == 0
+    assert "Added records of 1 images" in (out := capsys.readouterr().out) and "it has 2: segments 2" in out
+    assert main(["aux", "build", "--dataset", *sets, *arguments]) == 0
+    assert "Added records of 0 images" in capsys.readouterr().out
+    assert main(["aux", "build", "--dataset", *sets, *arguments, "--models", "weather"]) == 2
     assert "weather" in capsys.readouterr().err
+    assert main(["aux", "build", "--dataset", *sets, *arguments, "--split", "third.jsonl=x"]) == 2
+    assert "--split 'third.jsonl=x' names 'third.jsonl'" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -11,11 +12,15 @@ from flax import nnx
 from jax.sharding import PartitionSpec
 
 from ports.common.checkpoint.mapping import check, from_manifest, named
+from ports.moai.auxiliary.build import build_records
+from ports.moai.auxiliary.providers.ocr import TextReader
 from ports.moai.config import MoAIConfig
 from ports.moai.modeling import abstract, count_parameters
 from ports.moai.params import IGNORED, converter, leaves, resize_grid, resize_positions
 from ports.moai.port import load, shapes, shardings
+from r2t2_jax.contract import Sample
 from r2t2_jax.errors import R2T2Error
+from r2t2_jax.plugins import load as load_port
 from r2t2_jax.routing import Routing
 from tests.compile_counts import quick_jit
 from tests.goldens import find_goldens
@@ -83,6 +88,7 @@ def test_a_converted_directory_loads(checkpoint, tmp_path):
     with pytest.warns(UserWarning, match="without auxiliary inputs"):
         port = load(f"{tmp_path / 'moai'},plora=merged")
     assert port.model.config.merged_plora and port.fingerprint.endswith("aux=none")
+    assert port.name == f"moai:{tmp_path / 'moai'},plora=merged,aux=none"
     params = named(port.params)
     assert {leaf.dtype for leaf in params.values()} == {jnp.dtype("float32")}
     np.testing.assert_array_equal(params["lm_head/kernel"], tensors["output.weight"].astype(np.float32).T)
@@ -93,6 +99,23 @@ def test_a_converted_directory_loads(checkpoint, tmp_path):
             load(str(tmp_path / variant))
     with pytest.raises(R2T2Error, match="r2t2 convert"):
         load(None)
+
+
+def test_the_fingerprint_says_what_made_the_auxiliary_records(checkpoint, tmp_path):
+    """A bank does not depend on which images a store has; `aux=none` is said in the name and needs no warning."""
+    converter.convert(str(checkpoint[0]), tmp_path / "a,b[1]", progress=False)
+    stores = [tmp_path / "one", tmp_path / "two, x"]
+    reader = TextReader(lambda image: SimpleNamespace(txts=None, scores=None))
+    for number, store in enumerate(stores):
+        image = np.full((4, 4, 3), number, np.uint8)
+        build_records(store, [Sample("q", image, "?", ("A",))], {"lines": reader}, {})
+    model = str(tmp_path / "a,b[1]")
+    first = load_port(f"{model},aux={stores[0]}")
+    both = load_port(f"moai:{model},aux={stores[1]},aux={stores[0]},dtype=float32")
+    assert first.fingerprint == both.fingerprint and first.name == f"moai:{model},aux={stores[0]}"
+    assert (len(first.processor.auxiliary.rows), len(both.processor.auxiliary.rows)) == (1, 2)
+    none = load_port(f"{model},aux=none")
+    assert none.fingerprint.endswith("aux=none") and none.fingerprint != first.fingerprint
 
 
 def test_conversion_resizes_the_position_embedding_of_a_plain_clip_tower(checkpoint, tmp_path):

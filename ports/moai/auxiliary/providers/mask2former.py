@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from ports.moai.auxiliary.providers.protocol import load_pretrained, require
+from ports.moai.auxiliary.providers.protocol import load_pretrained, package_version, require
 from ports.moai.auxiliary.record import AuxRecord, Segment, fit
 
 WEIGHTS = "facebook/mask2former-swin-base-coco-panoptic"
@@ -37,7 +37,8 @@ class Mask2Former:
         transformers = require("transformers", purpose)
         network = load_pretrained(transformers.Mask2FormerForUniversalSegmentation, weights, purpose)
         processor = load_pretrained(transformers.AutoImageProcessor, weights, purpose)
-        return cls(network.eval(), processor, size, f"mask2former:{weights}")
+        made_by = f"{weights}: transformers {package_version('transformers')}, {size} px"
+        return cls(network.eval(), processor, size, f"{made_by}, score {SCORE_THRESHOLD}, mask {MASK_THRESHOLD}")
 
     def __call__(self, image: UInt8[np.ndarray, "height width 3"], record: AuxRecord) -> AuxRecord:
         """The record with segments and their map; 0 in the map means no segment."""

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from ports.moai.auxiliary.providers.protocol import load_pretrained, require
+from ports.moai.auxiliary.providers.protocol import load_pretrained, package_version, require
 from ports.moai.auxiliary.record import AuxRecord, Detection, detection_queries, fit
 
 WEIGHTS = "google/owlv2-base-patch16-ensemble"
@@ -39,7 +39,8 @@ class Owlv2:
         transformers = require("transformers", purpose)
         network = load_pretrained(transformers.Owlv2ForObjectDetection, weights, purpose)
         processor = load_pretrained(transformers.Owlv2Processor, weights, purpose)
-        return cls(network.eval(), processor, size, fingerprint=f"owlv2:{weights}")
+        made_by = f"{weights}: transformers {package_version('transformers')}, {size} px, score {SCORE_THRESHOLD}"
+        return cls(network.eval(), processor, size, fingerprint=made_by)
 
     def __call__(self, image: UInt8[np.ndarray, "height width 3"], record: AuxRecord) -> AuxRecord:
         """The record with all detections of score 0.1 or more; the verbalization uses those of 0.5 or more."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Protocol
 
 import numpy as np
@@ -33,6 +34,14 @@ def require(module: str, purpose: str) -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         raise R2T2Error(f"{purpose} needs {module} ({error}): install r2t2-jax[aux]") from error
+
+
+def package_version(name: str) -> str:
+    """The installed version of a package; `unknown` if it has none."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "unknown"
 
 
 def load_pretrained(cls: Any, name: str, purpose: str) -> Any:

@@ -9,7 +9,6 @@ The file is JSONL with one line per sample, named by the sample's id; labels and
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,7 +27,7 @@ class SceneGraphFile:
     """The scene graphs of a file, by sample id."""
 
     scenes: Mapping[str, SceneGraph]
-    fingerprint: str
+    fingerprint: str = "a file of scene graphs"
 
     @classmethod
     def read(cls, path: Path) -> SceneGraphFile:
@@ -38,8 +37,7 @@ class SceneGraphFile:
             R2T2Error: it cannot be read, or a line is not a scene graph.
         """
         try:
-            content = path.read_bytes()
-            lines = content.decode("utf-8").splitlines()
+            lines = path.read_bytes().decode("utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise R2T2Error(f"cannot read scene graphs {path}: {error}") from error
         scenes = {}
@@ -49,7 +47,7 @@ class SceneGraphFile:
                 scenes[str(described["id"])] = _scene(described)
             except (ValueError, KeyError, TypeError, IndexError) as error:
                 raise R2T2Error(f"{path}, line {number} is not a scene graph: {error}") from error
-        return cls(scenes, f"scenes:{hashlib.sha256(content).hexdigest()[:8]}")
+        return cls(scenes)
 
     def __call__(self, image: UInt8[np.ndarray, "height width 3"], record: AuxRecord) -> AuxRecord:
         """The record with the sample's scene graph; without a line for the sample the part stays `None`."""
