@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -256,22 +256,39 @@ class NVEmbedTokenizer:
         return Tokens((*ids[: self.max_tokens - 1], self.end), skipped, cut=True)
 
 
-def load(path: str | None) -> TextEmbedder:
+@dataclass(frozen=True)
+class NVEmbedder(TextEmbedder):
+    """An `Embedder` whose instruction, the text before every question, can be chosen."""
+
+    @property
+    def instruction(self) -> str:
+        """The text before every question."""
+        return self.settings[0]
+
+    def with_instruction(self, instruction: str) -> NVEmbedder:
+        """The same embedder with another text before every question."""
+        assert isinstance(self.tokenize, NVEmbedTokenizer)
+        return replace(self, settings=(instruction,), tokenize=replace(self.tokenize, instruction=instruction))
+
+
+def load(path: str | None) -> NVEmbedder:
     """NV-Embed-v2. The license of the weights is logged.
 
     Args:
-        path: a model directory, the upstream folder, or a hub id.
+        path: a model directory, the upstream folder, or a hub id; `PATH,instruction=TEXT` puts this text before every
+            question, `PATH,instruction=similar` the published one for similar texts, which is the default.
 
     Raises:
         R2T2Error: no path is given, or the model is missing or damaged.
     """
     if path is None:
         raise R2T2Error(f"nv_embed needs its weights: nv_embed:PATH, made by r2t2 convert; {LICENSE}")
+    path, _, chosen = path.partition(",instruction=")
     opened = open_model(converter, NVEmbedConfig, path)
     logger.warning("nv_embed: %s", LICENSE)
     config, tokenizer = opened.config, read_tokenizer(opened.tokenizer)
-    instruction = instruct(SIMILAR_TEXT)
-    return TextEmbedder(
+    instruction = chosen if chosen not in ("", "similar") else instruct(SIMILAR_TEXT)
+    return NVEmbedder(
         name="nv-embed",
         digest=opened.digest,
         settings=(instruction,),

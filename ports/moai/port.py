@@ -58,7 +58,7 @@ OPTIONS: dict[str, tuple[str, tuple[str, ...]]] = {  # settings of a variant: th
     "remat": ("remat", ("none", "attention", "full")),
 }
 QUESTION_TOKENS, ANSWER_TOKENS = 64, 8  # typical lengths: the text of a prompt; an answer with its end
-MAX_NEW_TOKENS = 128  # of the published runs
+MAX_NEW_TOKENS, TOKEN_LIMITS = 128, {"mme": 5}  # of the published runs
 SIZES = {"7b": MoAIConfig.full_7b, "tiny": MoAIConfig.tiny}
 
 
@@ -100,6 +100,7 @@ def load(variant: str | None, mesh: Mesh | None = None) -> Port:
         fingerprint=f"moai@{directory.digest[:8]}:{config.dtype}:gates={config.gate_dtype}:aux={aux}",
         max_new_tokens=MAX_NEW_TOKENS,
         gate="mixed/mixer/gates",
+        token_limits=TOKEN_LIMITS,
     )
 
 

@@ -6,7 +6,6 @@ Axis letters: B samples, T text tokens, U verbalization tokens, A answer tokens.
 from __future__ import annotations
 
 import dataclasses
-import string
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,7 +21,7 @@ from ports.moai.auxiliary.record import AuxRecord, fit, image_key
 from ports.moai.auxiliary.verbalize import verbalize
 from ports.moai.batch import MoAIAnswer, MoAIInputs
 from ports.moai.config import MoAIConfig
-from r2t2_jax.contract import Sample
+from r2t2_jax.contract import Sample, options_by_letter
 from r2t2_jax.errors import R2T2Error
 
 IMAGE = "<image>"
@@ -34,25 +33,31 @@ _INSTRUCTIONS = {
     "word": "Answer the question using a single word or phrase.",
 }
 STYLES = (*_INSTRUCTIONS, "plain")
+BLANK_LINE = ("ai2d", "qbench")
+PROMPTS = 2  # version of `format_question`; 1 had the same form for every benchmark
 TOKENIZER_FILE = "tokenizer.model"
 TEXT_BUCKET, VERBALIZATION_BUCKET, ANSWER_BUCKET = 32, 64, 8
 
 
-def format_question(question: str, options: Sequence[str], style: str) -> str:
+def format_question(question: str, options: Sequence[str], style: str, dataset: str = "", context: str = "") -> str:
     """The question as the benchmarks write it: MMBench's lines of options, and the instruction of the style.
 
     Args:
         question: `<image>` is removed from it, as upstream's ScienceQA does: the prompt has one already.
         options: answer options, which are lettered.
         style: `letter`, `word` or `plain`.
+        dataset: name of the benchmark; those in `BLANK_LINE` have an empty line below the options.
+        context: lines below the question, such as TextVQA's OCR tokens.
 
     Raises:
         R2T2Error: there is no such style.
     """
     if style not in STYLES:
         raise R2T2Error(f"MoAI has no prompt style {style!r}; choose one of {', '.join(STYLES)}")
-    letters = [f"{letter}. {option}" for letter, option in zip(string.ascii_uppercase, options, strict=False)]
-    lines = [question.replace(IMAGE, "").strip(), *letters]
+    letters = [f"{letter}. {option}" for letter, option in options_by_letter(options).items()]
+    lines = [question.replace(IMAGE, "").strip(), *([context] if context else []), *letters]
+    if dataset in BLANK_LINE and letters and style == "letter":
+        lines.append("")
     return "\n".join([*lines, _INSTRUCTIONS[style]] if style in _INSTRUCTIONS else lines)
 
 
@@ -166,6 +171,11 @@ class MoAIProcessor:
     tokenizer: MoAITokenizer
     auxiliary: Provider | None = None
 
+    @property
+    def fingerprint(self) -> str:
+        """The name and the version of the prompts."""
+        return f"{__name__}.{type(self).__qualname__}:prompts={PROMPTS}"
+
     def prepare(self, params: Any, samples: Sequence[Sample]) -> MoAIInputs:
         """Images, segment maps, prompts and verbalizations; every leaf has a leading axis B.
 
@@ -174,7 +184,11 @@ class MoAIProcessor:
         """
         records = [self._record(sample) for sample in samples]
         prompts = [
-            self.tokenizer.prompt(user_turn(format_question(sample.question, sample.options, sample.style)))
+            self.tokenizer.prompt(
+                user_turn(
+                    format_question(sample.question, sample.options, sample.style, sample.dataset, sample.context)
+                )
+            )
             for sample in samples
         ]
         tokens, mask = pad_left([[*p.before, *p.after] for p in prompts], TEXT_BUCKET, self.config.pad_id)

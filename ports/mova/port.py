@@ -28,6 +28,9 @@ OPTIONS = {
 SIZES = {"8b": MovaConfig.full_8b, "vicuna-7b": MovaConfig.vicuna_7b, "tiny": MovaConfig.tiny}
 QUESTION_TOKENS, ANSWER_TOKENS = 96, 8  # a prompt is some 50 tokens of template and the question; an answer is short
 
+# Upstream's scripts for these allow 1024 tokens, 8 times as many as the others.
+LONG_ANSWERS, LONGER = ("mmbench", "scienceqa", "mathvista", "qbench"), 8
+
 _LAYERS = r"(clip|dinov2|pix2struct|deplot|biomedclip|bert|decoder)/layers|(vary/encoder|sam|codetr)/runs/\d+"
 _BLOCKS = r"adapter/blocks/\d+"
 
@@ -87,6 +90,7 @@ def load(variant: str | None, mesh: Mesh | None = None) -> Port:
         embedder=MovaEmbedder(model, params, words, f"{fingerprint}:bert"),
         fingerprint=fingerprint,
         max_new_tokens=config.answer_length,
+        token_limits=dict.fromkeys(LONG_ANSWERS, LONGER * config.answer_length),
     )
 
 

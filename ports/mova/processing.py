@@ -26,6 +26,7 @@ from ports.mova.batch import IMAGE, ImageViews, MovaAnswer, MovaInputs
 from ports.mova.config import CLIP_MEAN, CLIP_STD, EXPERTS, MovaConfig
 from ports.mova.model import MovaModel
 from ports.mova.tokens import (
+    PROMPTS,
     TEMPLATES,
     TextTokenizer,
     answer_message,
@@ -33,6 +34,7 @@ from ports.mova.tokens import (
     in_style,
     padded,
     routing_message,
+    routing_question,
     text_for_bert,
 )
 from r2t2_jax.contract import Sample
@@ -139,12 +141,22 @@ class MovaProcessor:
     words: Callable[[str], list[int]]
     towers: Towers = "all"
 
+    @property
+    def fingerprint(self) -> str:
+        """The name and the version of the prompts."""
+        return f"{__name__}.{type(self).__qualname__}:prompts={PROMPTS}"
+
     def prepare(self, params: Any, samples: Sequence[Sample]) -> MovaInputs:
         """First pass, towers, prompt and question; every leaf has a leading axis B and is a host array."""
         template = TEMPLATES[self.model.config.template]
-        questions = [in_style(sample.question, sample.options, sample.style) for sample in samples]
+        questions = [
+            in_style(sample.question, sample.options, sample.style, sample.dataset, sample.context)
+            for sample in samples
+        ]
         prompts = [self.tokenizer.prompt(template.prompt(answer_message(question))) for question in questions]
-        routing = [self.tokenizer.prompt(template.prompt(routing_message(question))) for question in questions]
+        routing = [
+            self.tokenizer.prompt(template.prompt(routing_message(routing_question(sample)))) for sample in samples
+        ]
         tokens, mask = padded(prompts, PROMPT_BUCKET)
         words, words_mask = padded([self.words(text_for_bert(question)) for question in questions], WORDS_BUCKET)
         images = self._encode_images(params, samples, *padded(routing, PROMPT_BUCKET))

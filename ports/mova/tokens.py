@@ -12,9 +12,12 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from ports.mova.batch import IMAGE
+from r2t2_jax.contract import Sample, options_by_letter
 from r2t2_jax.errors import R2T2Error
 
 IMAGE_MARK = "<image>"
+PROMPTS = 2  # version of the prompts; 1 had the same form for every benchmark
+_WORD = "Answer the question using a single word or phrase."
 
 MODEL_POOL = (
     "This model can effectively extract the accurate spatial and semantic information from natural images.",
@@ -34,8 +37,11 @@ ROUTING_PROMPT = (
     + "".join(f"{chr(ord('A') + number)}. {text}\n" for number, text in enumerate(MODEL_POOL))
     + "\nQuestion:\n"
 )
+# Requests of single benchmarks, from upstream's question files and scripts.
+YES_NO = f"\n{_WORD} Answer yes or no, and check carefully to make sure your answer is correct."
+ROUTED_WITHOUT_REQUEST = ("mmbench", "scienceqa")  # their scripts add the request to the answer's prompt only
 STYLES = {
-    "word": "\nAnswer the question using a single word or phrase.",
+    "word": f"\n{_WORD}",
     "letter": "\nAnswer with the option's letter from the given choices directly.",
     "plain": "",
 }
@@ -91,16 +97,31 @@ TEMPLATES = {
 }
 
 
-def in_style(question: str, options: Sequence[str], style: str) -> str:
+def in_style(question: str, options: Sequence[str], style: str, dataset: str = "", context: str = "") -> str:
     """The question with its lettered options and the instruction of the style; image marks in it are removed.
+
+    Args:
+        question: the text.
+        options: answer options; an empty one is left out, those after it keep their letters.
+        style: `letter`, `word` or `plain`.
+        dataset: name of the benchmark; MME has its own request.
+        context: lines below the question, such as TextVQA's OCR tokens.
 
     Raises:
         R2T2Error: there is no such style.
     """
     if style not in STYLES:
         raise R2T2Error(f"MoVA has no answer style {style!r}; choose one of {', '.join(STYLES)}")
-    listed = "".join(f"\n{chr(ord('A') + number)}. {option}" for number, option in enumerate(options))
-    return question.replace(f"{IMAGE_MARK}\n", "").replace(IMAGE_MARK, "") + listed + STYLES[style]
+    below = [context] if context else []
+    below += [f"{letter}. {option}" for letter, option in options_by_letter(options).items()]
+    request = YES_NO if dataset == "mme" and style == "word" else STYLES[style]
+    return "\n".join([question.replace(f"{IMAGE_MARK}\n", "").replace(IMAGE_MARK, ""), *below]) + request
+
+
+def routing_question(sample: Sample) -> str:
+    """The question of the first pass: that of the answer, on some benchmarks without its request."""
+    style = "plain" if sample.dataset in ROUTED_WITHOUT_REQUEST else sample.style
+    return in_style(sample.question, sample.options, style, sample.dataset, sample.context)
 
 
 def routing_message(question: str) -> str:

@@ -49,7 +49,7 @@ class Answer:
         if self.html:
             check_writable(self.html)
         prediction = answer(
-            with_decoding(open_port(self.model, self.embedder), self.beams),
+            with_decoding(open_port(self.model, self.embedder, self.preset), self.beams),
             self.image,
             self.question,
             strategy=self.strategy,

@@ -58,7 +58,7 @@ class Diagnose:
 
         if self.out:
             check_writable(self.out)
-        port = open_port(self.model, self.embedder)
+        port = open_port(self.model, self.embedder, self.preset)
         name = self.preset or own_preset(port.name, port.presets)
         preset = find_preset(name, port.presets)
         samples = open_questions(self.data, self.split, self.limit, self.seed)

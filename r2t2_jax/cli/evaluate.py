@@ -101,7 +101,7 @@ class Eval:
             names, self.split, self.limit, self.seed, self.images, self.metric, self.max_new_tokens
         )
         groups = device_groups("" if self.cluster.ray else self.mesh)
-        loaded = with_embedder(load_on(model, groups), self.embedder)
+        loaded = with_embedder(load_on(model, groups), self.embedder, self.preset)
         ports = [with_decoding(port, self.beams) for port in loaded]
         batch = None if self.batch_size == "auto" else self.batch_size
         vmap_size = None if self.vmap_size == "auto" else self.vmap_size

@@ -116,7 +116,7 @@ class Tune:
         from r2t2_jax.runs.folder import read_json
 
         budget, cluster = Budget.parse(self.budget), self.cluster.config()
-        port = open_port(local_model(self.model, self.cluster.model_uri), self.embedder)
+        port = open_port(local_model(self.model, self.cluster.model_uri), self.embedder, self.preset)
         refuse_test(self.split, ())
         base = find_preset(self.preset, port.presets)
         values = {path: getattr(self, option) for option, path in OPTIONS.items()}

@@ -86,6 +86,29 @@ def question_of_textvqa_prompt(prompt: str) -> str:
     return split_textvqa_prompt(prompt)[0].lower()
 
 
+def question_of_document(task: str, document: Any) -> str:
+    """The question of a document of lmms-eval as the reader of the same benchmark gives it; empty if there is none.
+
+    A hint precedes the question as in MMBench and ScienceQA, MathVista's question is its query, and MME's sentence that
+    asks for yes or no is removed.
+
+    Args:
+        task: name of the task.
+        document: a row of the task's dataset.
+    """
+    question = document.get("question") if isinstance(document, Mapping) else None
+    if not isinstance(question, str):
+        return ""
+    if task.startswith("mathvista") and isinstance(document.get("query"), str):
+        return str(document["query"])
+    if task.startswith("mme"):
+        return mme_question(question)
+    hint = document.get("hint")
+    if not isinstance(hint, str) or hint in ("", "nan"):
+        return question
+    return f"Context: {hint}\n{question}" if task.startswith("scienceqa") else f"{hint}\n{question}"
+
+
 def official_query(problem: Mapping[str, Any]) -> str:
     """The query of MathVista's `query.json`: hint, question, choices."""
     hint, *rest = (_hint(problem), _question(problem), *_choices(problem))

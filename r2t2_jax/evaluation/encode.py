@@ -50,8 +50,13 @@ class PreparedQuestions:
     embeddings: Float[np.ndarray, "B M"]
 
 
-def prepare_questions(port: Port, samples: Sequence[Sample]) -> PreparedQuestions:
+def prepare_questions(port: Port, samples: Sequence[Sample], texts: Sequence[str] | None = None) -> PreparedQuestions:
     """Compute the model's inputs and the question embeddings, on the host.
+
+    Args:
+        port: the model.
+        samples: at least one.
+        texts: to embed, one per sample; by default the samples' questions.
 
     Raises:
         R2T2Error: there is no sample, or the port cannot prepare one.
@@ -60,7 +65,8 @@ def prepare_questions(port: Port, samples: Sequence[Sample]) -> PreparedQuestion
         raise R2T2Error("there is no sample to encode")
     # All at once: the samples then share a length bucket, and their features can be stacked.
     inputs = port.processor.prepare(port.params, samples)
-    return PreparedQuestions(tuple(samples), inputs, port.embedder.embed([sample.question for sample in samples]))
+    embeddings = port.embedder.embed([sample.question for sample in samples] if texts is None else texts)
+    return PreparedQuestions(tuple(samples), inputs, embeddings)
 
 
 def encode_prepared(
@@ -88,13 +94,15 @@ def encode_prepared(
     return EncodedQuestions(samples, query, prepared.embeddings, seconds)
 
 
-def encode_questions(port: Port, samples: Sequence[Sample], batch_size: int = BATCH) -> EncodedQuestions:
-    """Prepare, embed and encode.
+def encode_questions(
+    port: Port, samples: Sequence[Sample], batch_size: int = BATCH, texts: Sequence[str] | None = None
+) -> EncodedQuestions:
+    """Prepare, embed (`texts`, by default the questions) and encode.
 
     Raises:
         R2T2Error: there is no sample, a feature is NaN, or a sample names an expert that the model does not have.
     """
-    prepared = prepare_questions(port, samples)
+    prepared = prepare_questions(port, samples, texts)
     with progress_bar(len(samples), f"{port.name}: encode") as progress:
         return encode_prepared(port, prepared, batch_size, progress, threads_at_a_time())
 

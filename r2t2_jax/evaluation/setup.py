@@ -20,7 +20,7 @@ from r2t2_jax.bank import ReferenceBank
 from r2t2_jax.bank.inspect import leaked_samples
 from r2t2_jax.bank.manifest import fingerprints_of, read_manifest
 from r2t2_jax.bank.storage import folder_digest
-from r2t2_jax.contract import BeamModel, Port, Sample
+from r2t2_jax.contract import BeamModel, Embedder, Port, Sample
 from r2t2_jax.datasets import load_dataset
 from r2t2_jax.datasets.catalog import DATASETS
 from r2t2_jax.datasets.registry import GROUP
@@ -30,6 +30,7 @@ from r2t2_jax.evaluation.devices import ReplicaGroup, device_groups, load_on
 from r2t2_jax.evaluation.feature_cache import with_samples
 from r2t2_jax.evaluation.question_sets import samples_digest
 from r2t2_jax.method.forward import encode_batch
+from r2t2_jax.methods import find_preset, own_preset
 from r2t2_jax.metrics import Metric, check_samples, get_metric
 from r2t2_jax.plugins import PORTS, load, registered
 from r2t2_jax.retrieval.hashed_bag_of_words import question_embedder
@@ -41,28 +42,49 @@ from r2t2_jax.runtime.compilation_cache import enable_compilation_cache
 VALIDATION = "validation"
 IDENTITY = ("id", "question", "answer", "answers", "options", "image_sha256", "score")  # of a reference
 DESCRIPTION = "model.json"  # of a model directory; it has the digests of all its files
+INSTRUCTION = ",instruction="  # in an embedder's name
 
 
-def open_port(model: str, embedder: str = "") -> Port:
+def open_port(model: str, embedder: str = "", preset: str | None = None) -> Port:
     """A model by its name, with the embedder of this name in place of its own if the name is not empty.
 
     Raises:
-        R2T2Error: as `load` and `question_embedder`.
+        R2T2Error: as `load` and `with_embedder`.
     """
-    (port,) = with_embedder([load(model)], embedder)
+    (port,) = with_embedder([load(model)], embedder, preset)
     return port
 
 
-def with_embedder(ports: Sequence[Port], name: str) -> list[Port]:
+def with_embedder(ports: Sequence[Port], name: str, preset: str | None = None) -> list[Port]:
     """The ports with the embedder of this name, loaded once for all; with their own if the name is empty.
+
+    Args:
+        ports: copies of a model.
+        name: of the embedder.
+        preset: its `embedding.instruction` is used; by default the model's own preset, else the paper's.
+
+    Raises:
+        R2T2Error: as `question_embedder` and `find_preset`.
+    """
+    if not name:
+        return list(ports)
+    first = ports[0]
+    settings = find_preset(preset or own_preset(first.name, first.presets), first.presets)
+    embedder = open_embedder(name, settings.embedding.instruction)
+    return [replace(port, embedder=embedder) for port in ports]
+
+
+def open_embedder(name: str, instruction: str | None) -> Embedder:
+    """An embedder by its name, with this instruction if it takes one and the name does not give another.
 
     Raises:
         R2T2Error: as `question_embedder`.
     """
-    if not name:
-        return list(ports)
     embedder = question_embedder(name)
-    return [replace(port, embedder=embedder) for port in ports]
+    instructed = getattr(embedder, "with_instruction", None)
+    if instructed is None or instruction is None or INSTRUCTION in name:
+        return embedder
+    return instructed(instruction)
 
 
 def with_decoding(port: Port, beams: int) -> Port:
@@ -208,6 +230,7 @@ class ModelSource:
         model: name of the model, or the path of its directory.
         uri: where the directory is fetched from if this host does not see the path; may be empty.
         embedder: name of the embedder of questions; empty for the model's own.
+        instruction: of the embedder, if it takes one.
         beams: of the decoding.
         mesh: the worker's devices, as `--mesh`.
         fingerprints: of the driver's model and embedder.
@@ -218,6 +241,7 @@ class ModelSource:
     model: str
     uri: str
     embedder: str
+    instruction: str | None
     beams: int
     mesh: str
     fingerprints: tuple[str, str]
@@ -232,6 +256,7 @@ class ModelSource:
             model=str(path.resolve()) if path.is_dir() and model not in registered(PORTS) else model,
             uri=workers.config.model_uri,
             embedder=embedder,
+            instruction=getattr(port.embedder, "instruction", None),
             beams=port.beams,
             mesh=mesh,
             fingerprints=(port.fingerprint, port.embedder.fingerprint),
@@ -258,8 +283,10 @@ class ModelSource:
                 "choose nodes of one kind by a custom resource in --worker-resources"
             )
         groups = device_groups(self.mesh)
-        loaded = with_embedder(load_on(local_model(self.model, self.uri), groups), self.embedder)
-        ports = [with_decoding(port, self.beams) for port in loaded]
+        ports = [with_decoding(port, self.beams) for port in load_on(local_model(self.model, self.uri), groups)]
+        if self.embedder:
+            embedder = open_embedder(self.embedder, self.instruction)
+            ports = [replace(port, embedder=embedder) for port in ports]
         own = (ports[0].fingerprint, ports[0].embedder.fingerprint)
         if own != tuple(self.fingerprints):
             raise R2T2Error(f"a worker loaded model and embedder {own}, the driver has {tuple(self.fingerprints)}")

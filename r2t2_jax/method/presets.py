@@ -47,6 +47,18 @@ class NeighborhoodSettings:
 
 
 @dataclass(frozen=True)
+class EmbeddingSettings:
+    """How questions are embedded.
+
+    Args:
+        instruction: text before every question, for an embedder that takes one (NV-Embed). It is that of the paper's
+            released code (evaluate.py). `None` for the embedder's own.
+    """
+
+    instruction: str | None = "Retrieve relevant questions: "
+
+
+@dataclass(frozen=True)
 class DescentSettings:
     """Gradient descent on the routing weights.
 
@@ -147,6 +159,7 @@ class Preset:
     them. `r2t2_jax.methods.preset_of` refuses blocks and settings that no strategy has.
     """
 
+    embedding: EmbeddingSettings = field(default_factory=EmbeddingSettings)
     neighborhood: NeighborhoodSettings = field(default_factory=NeighborhoodSettings)
     space: UpdateSpace = field(default_factory=UpdateSpace)
     descent: DescentSettings = field(default_factory=DescentSettings)

@@ -24,11 +24,12 @@ from r2t2_jax.errors import R2T2Error
 from r2t2_jax.evaluation.batch import PreparedBatch
 from r2t2_jax.evaluation.encode import EncodedQuestions
 from r2t2_jax.evaluation.evaluator import Evaluator
+from r2t2_jax.evaluation.setup import open_embedder
+from r2t2_jax.method.presets import PAPER
 from r2t2_jax.methods import Method
 from r2t2_jax.metrics import Metric
 from r2t2_jax.reproduction.spec import Condition
 from r2t2_jax.retrieval import build_index
-from r2t2_jax.retrieval.hashed_bag_of_words import question_embedder
 from r2t2_jax.retrieval.neighbors import Neighbors, select
 from r2t2_jax.routing import Routing, RoutingSpec, by_group, uniform
 
@@ -123,8 +124,8 @@ def create_evaluator(
 
 @cache
 def load_embedder(name: str) -> Embedder:
-    """An embedder by name, loaded once."""
-    return question_embedder(name)
+    """An embedder by name, loaded once, with the paper's instruction."""
+    return open_embedder(name, PAPER.embedding.instruction)
 
 
 def restrict_queries(spec: RoutingSpec, queries: Query, condition: Condition) -> Query:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from r2t2_jax.datasets.catalog import DATASETS
-from r2t2_jax.datasets.prompts import as_prompt
+from r2t2_jax.datasets.prompts import as_prompt, question_of_document
 from r2t2_jax.datasets.record import STYLES, Record
 from r2t2_jax.datasets.validate import read_split
 from r2t2_jax.metrics import METRICS, SET_SCORES
@@ -208,6 +208,32 @@ def test_textvqa_reads_the_ocr_tokens_of_llavas_prompts(tmp_path: Path) -> None:
     (tmp_path / "llava_textvqa_val_v051_ocr.jsonl").unlink()
     put(tmp_path / "llava_textvqa_val_v051_ocr.json", [row])
     assert first_of("textvqa", tmp_path).context == line
+
+
+@pytest.mark.parametrize(
+    ("task", "name", "document"),
+    [
+        ("mmbench_en_dev", "mmbench", {"question": "Which\none?", "hint": "Look.", "A": "x", "B": "y"}),
+        ("scienceqa_img", "scienceqa", {"question": "Which state?", "hint": "A map.", "choices": ["Maine", "Ohio"]}),
+        ("mme", "mme", {"question": "Is a here? Please answer yes or no.", "answer": "Yes"}),
+        (
+            "mathvista_testmini",
+            "mathvista",
+            {"question": "?", "query": "Hint: official\nQuestion: How long? (Unit: m)"},
+        ),
+        ("gqa", "gqa", {"question": "Is it overcast?", "answer": "no"}),
+        ("ai2d", "ai2d", {"question": "What?", "options": list("wxyz")}),
+    ],
+)
+def test_documents_of_lmms_eval_have_the_questions_of_the_readers(
+    task: str, name: str, document: dict[str, Any], tmp_path: Path
+) -> None:
+    assert question_of_document(task, document) == first(name, tmp_path).question
+
+
+def test_documents_without_a_question() -> None:
+    assert question_of_document("mmbench", {"question": "Which?", "hint": "nan"}) == "Which?"
+    assert question_of_document("task", {"query": "?"}) == question_of_document("task", object()) == ""
 
 
 def test_mathvista_builds_a_missing_query_and_answers_choices_by_letter(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import signal
 import time
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -20,11 +21,12 @@ from r2t2_jax.evaluation.build_bank import BankConfig, build_bank
 from r2t2_jax.evaluation.collect_bank import collect_bank
 from r2t2_jax.evaluation.feature_cache import with_samples
 from r2t2_jax.evaluation.question_sets import QuestionSet
+from r2t2_jax.evaluation.setup import with_decoding
 from r2t2_jax.metrics import get_metric
 from r2t2_jax.runs.batch_files import saved_batches
 from tests.evaluation import bank_worker
 from tests.evaluation.bank_worker import CONFIG, SETTINGS, build, sets
-from tests.toy_port import ToyEmbedder, make_samples, toy
+from tests.toy_port import END, WORDS, ToyEmbedder, ToyModel, make_samples, toy
 
 BATCHES = 15 + 5
 
@@ -179,11 +181,56 @@ def test_bad_routing_is_refused_and_its_samples_named(tmp_path):
         build_bank(tmp_path / "bank", port, sets(), CONFIG, SETTINGS)
 
 
+@pytest.mark.parametrize("keep", ["all", "correct"])
+def test_few_correct_answers_are_reported_with_answers_and_truths(keep, tmp_path):
+    samples = make_samples(41, seed=1, hinted=1)
+    few = [sample if i < 2 else dataclasses.replace(sample, answers=("gray",)) for i, sample in enumerate(samples)]
+    source = sets()["many"].source
+    question_sets = {
+        "few": QuestionSet(source, few, "exact_match"),
+        "many": QuestionSet(source, samples[:9], "exact_match"),
+    }
+    warnings = []
+    config = BankConfig(batch=10, keep=keep)
+    summary = build_bank(tmp_path / "bank", toy(), question_sets, config, SETTINGS, log=warnings.append)
+    right = summary["sources"]["few"]["correct"]
+    assert right <= 2 and summary["sources"]["few"]["answered"] == 41
+    assert summary["sources"]["few"]["rows"] == (41 if keep == "all" else right)
+    (warning,) = warnings
+    assert warning.startswith(f"few: only {right} of 41 answers are correct") and warning.count(" for 'gray'") == 5
+
+
+class Beams(ToyModel):
+    """Beam search answers `red`, greedy search as the toy does."""
+
+    def generate_beams(self, params, features, routing, max_new_tokens, num_beams):
+        return jnp.full(max_new_tokens, END).at[0].set(WORDS.index("red"))
+
+
+def test_answers_of_a_bank_are_decoded_as_the_port_says(tmp_path):
+    samples = make_samples(12, seed=1, hinted=1)
+    question_sets = {"set": QuestionSet(sets()["many"].source, samples, "exact_match")}
+    port = with_decoding(dataclasses.replace(toy(), model=Beams()), 3)
+    build_bank(tmp_path / "bank", port, question_sets, BankConfig(batch=6), SETTINGS)
+    assert {record["prediction"] for record in ReferenceBank.open(tmp_path / "bank").records} == {"red"}
+    depends = json.loads((tmp_path / "bank" / "run.json").read_text())
+    assert depends["decoding"] == {"beams": 3, "max_new_tokens": {"set": 2}}
+    with pytest.raises(R2T2Error, match="toy has no beam search: leave out --beams 3"):
+        with_decoding(toy(), 3)
+    with pytest.raises(R2T2Error, match="0 beams"):
+        with_decoding(port, 0)
+
+
 def test_a_model_without_correct_answers_gives_no_bank(tmp_path):
     wrong = [dataclasses.replace(sample, answers=("gray",)) for sample in make_samples(6, seed=1, hinted=1)]
     question_sets = {"set": QuestionSet(sets()["many"].source, wrong, "exact_match")}
-    config = BankConfig(batch=3)
+    config, warnings = BankConfig(batch=3), []
     with pytest.raises(R2T2Error, match="toy answered none of the questions correctly"):
-        build_bank(tmp_path / "bank", toy(), question_sets, config, SETTINGS)
+        build_bank(tmp_path / "bank", toy(), question_sets, config, SETTINGS, log=warnings.append)
+    (warning,) = warnings
+    assert warning.startswith(
+        "set: only 0 of 6 answers are correct by the metric exact_match; check metric and prompt."
+    )
+    assert warning.count("' for 'gray'") == 5
     with pytest.raises(R2T2Error, match="a limit of 0"):
         BankConfig(limit=0)

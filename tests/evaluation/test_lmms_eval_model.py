@@ -2,6 +2,8 @@
 
 from types import SimpleNamespace
 
+import jax
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -61,6 +63,47 @@ def test_the_registered_model_answers_like_the_evaluation(adapter):
         toy(), bank, encode_questions(toy(), samples), {"ngd": strategy("ngd", preset)}, get_metric("exact_match")
     )
     assert answers == expected.predictions
+
+
+def test_neighbors_are_those_of_the_evaluation(adapter):
+    from r2t2_jax.evaluation.evaluator import Evaluator
+
+    samples = make_samples(10, seed=1, hinted=0.4)
+    adapter.task_dict, instances = requests(samples)
+    adapter.task_dict["task"]["test"] = [{"question": sample.question, "sample": sample} for sample in samples]
+    for instance, sample in zip(instances, samples, strict=True):
+        prompt = f"Choose one.\nA. right\nB. left\n{sample.question}"  # the toy reads the last word
+        visuals = [lambda document: [Image.fromarray(document["sample"].image), None]]
+        instance.arguments = (prompt, {"until": None}, *visuals, *instance.args[3:])
+    embedded, read, encode = [], [], encode_questions
+
+    def recording(port, batch, size, texts):
+        questions = encode(port, batch, size, texts)
+        embedded.append(questions.embeddings)
+        read.extend(texts)
+        return questions
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("r2t2_jax.evaluation.lmms_eval_model.encode_questions", recording)
+        adapter.generate_until(instances)
+    assert read[: len(samples)] == [sample.question for sample in samples]
+    preset = Preset.from_mapping(toy().presets["toy"])
+    bank = collect_bank(toy(), REFERENCES, get_metric("exact_match"), keep_wrong=True)
+    index = Evaluator.create(toy(), bank, {"ngd": strategy("ngd", preset)}, None).index
+    keys = jax.random.split(jax.random.key(0), len(samples))
+    ours = index.retrieve({"ngd": strategy("ngd", preset)}, encode(toy(), samples).embeddings, keys, None)
+    theirs = index.retrieve({"ngd": strategy("ngd", preset)}, np.concatenate(embedded)[: len(samples)], keys, None)
+    rows = np.arange(len(samples))
+    np.testing.assert_array_equal(ours.indices("ngd", rows), theirs.indices("ngd", rows))
+
+
+@pytest.mark.parametrize(("size", "batch"), [("auto", 16), ("3", 3), (2, 2)])
+def test_batch_sizes(size, batch):
+    from r2t2_jax.evaluation.lmms_eval_model import _batch_size
+
+    assert _batch_size(size) == batch
+    with pytest.raises(R2T2Error, match="batch_size=0 is not a number of questions"):
+        _batch_size("0")
 
 
 def test_unsupported_requests_are_refused(adapter):

@@ -1,13 +1,18 @@
 """NV-Embed-v2: full sizes, pooling, the license."""
 
 import logging
+from dataclasses import replace
 
 import jax
+import numpy as np
 import pytest
 
 from ports.embedders.nv_embed import NVEmbedConfig, abstract_params, load
 from r2t2_jax.errors import R2T2Error
+from r2t2_jax.evaluation.setup import open_embedder, with_embedder
+from r2t2_jax.method.presets import PAPER, Preset
 from tests.ports.common.embedder_folders import NV, write_nv_embed
+from tests.toy_port import toy
 
 
 def test_full_size_is_mistral_and_the_latent_block():
@@ -16,6 +21,23 @@ def test_full_size_is_mistral_and_the_latent_block():
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) - latent == 7_241_732_096 - 32000 * 4096  # no head
     heads, width = 8 * 4096, 4096
     assert latent == 512 * width + 4 * heads * width + (heads + 1) * width + 4 * width * width + heads + 6 * width
+
+
+def test_the_instruction_can_be_chosen(tmp_path):
+    folder = str(write_nv_embed(tmp_path / "nv"))
+    embedder = load(folder)
+    paper = open_embedder(f"nv_embed:{folder}", PAPER.embedding.instruction)
+    assert paper.instruction == "Retrieve relevant questions: " and paper.fingerprint != embedder.fingerprint
+    assert len(paper.tokenize(["ab?"])[0].ids) == 2 + len("Retrieve relevant questions: ab?")
+    assert np.abs(paper.embed(["ab?"]) - embedder.embed(["ab?"])).max() > 1e-4
+    named = open_embedder(f"nv_embed:{folder},instruction=ask: ", PAPER.embedding.instruction)
+    assert named.instruction == "ask: " and named.fingerprint == embedder.with_instruction("ask: ").fingerprint
+    assert open_embedder(f"nv_embed:{folder}", None).fingerprint == embedder.fingerprint
+    assert open_embedder(f"nv_embed:{folder},instruction=similar", "other").fingerprint == embedder.fingerprint
+    preset = Preset.from_mapping({"embedding.instruction": "ask: "})
+    port = replace(toy(), presets={"toy": preset})
+    (own,), (papers,) = (with_embedder([port], f"nv_embed:{folder}", name) for name in (None, "paper"))
+    assert (own.embedder.instruction, papers.embedder.instruction) == ("ask: ", "Retrieve relevant questions: ")
 
 
 def test_the_beginning_of_the_instruction_is_not_pooled(tmp_path):

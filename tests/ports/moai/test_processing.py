@@ -10,6 +10,7 @@ from PIL import Image
 from ports.moai.auxiliary.record import AuxRecord, TextLine
 from ports.moai.auxiliary.verbalize import verbalize
 from ports.moai.config import MoAIConfig
+from ports.moai.port import MAX_NEW_TOKENS, TOKEN_LIMITS
 from ports.moai.processing import TEXT_BUCKET, MoAIProcessor, MoAITokenizer, format_question, user_turn
 from r2t2_jax.contract import Sample
 from r2t2_jax.errors import R2T2Error
@@ -44,6 +45,22 @@ def test_styles_add_options_and_instructions():
     assert user_turn("Q") == " [UNUSED_TOKEN_146]user\nQ[UNUSED_TOKEN_145]\n[UNUSED_TOKEN_146]assistant\n"
     with pytest.raises(R2T2Error, match="essay"):
         format_question("Which?", (), "essay")
+
+
+def test_benchmarks_have_their_own_prompts(processor, tokenizer):
+    options, request = ("red", "", "blue"), "Answer with the option's letter from the given choices directly."
+    assert format_question("Which?", options, "letter", "ai2d") == f"Which?\nA. red\nC. blue\n\n{request}"
+    assert format_question("Which?", options, "letter", "mmbench") == f"Which?\nA. red\nC. blue\n{request}"
+    tokens = "Reference OCR token: DAKOTA, DIGITAL"
+    text = f"What brand?\n{tokens}\nAnswer the question using a single word or phrase."
+    assert format_question("What brand?", (), "word", "textvqa", tokens) == text
+    inputs = processor.prepare(None, [sample("What brand?", style="word", dataset="textvqa", context=tokens)])
+    row = np.asarray(inputs.tokens[0])[np.asarray(inputs.mask[0]) & ~np.asarray(inputs.before_image[0])]
+    assert row.tolist() == tokenizer.prompt(user_turn(text)).after
+
+
+def test_the_published_answers_to_mme_have_five_tokens():
+    assert (MAX_NEW_TOKENS, TOKEN_LIMITS) == (128, {"mme": 5})
 
 
 def test_prompts_surround_the_image_and_are_padded_on_the_left(processor, tokenizer):

@@ -18,8 +18,10 @@ from ports.mova.tokens import (
     prompt_ids,
     read_wordpiece,
     routing_message,
+    routing_question,
     text_for_bert,
 )
+from r2t2_jax.contract import Sample
 from tests.goldens import find_goldens
 from tests.ports.mova.recorded import FEATURES, Recorded
 
@@ -149,6 +151,25 @@ def test_styles_make_the_recorded_questions(path):
     assert in_style("What is the color of the car?", (), "word") in questions
     assert in_style("<image>\nWhich chart has the highest bar?", (), "plain") in questions
     assert in_style("Is there a tumor?", ("Yes", "No"), "letter") in questions
+
+
+REQUEST = "\nAnswer with the option's letter from the given choices directly."
+
+
+@pytest.mark.parametrize(("dataset", "routed"), [("mmbench", ""), ("scienceqa", ""), ("ai2d", REQUEST), ("", REQUEST)])
+def test_the_first_pass_of_some_benchmarks_has_no_request(dataset, routed):
+    image = np.zeros((1, 1, 3), np.uint8)
+    sample = Sample("1", image, "Which?", ("A",), ("red", "", "blue"), "letter", dataset=dataset)
+    assert routing_question(sample) == "Which?\nA. red\nC. blue" + routed
+    assert in_style(sample.question, sample.options, "letter", dataset) == f"Which?\nA. red\nC. blue{REQUEST}"
+
+
+def test_mme_and_textvqa_have_the_prompts_of_upstreams_files():
+    request = "\nAnswer the question using a single word or phrase."
+    careful = f"{request} Answer yes or no, and check carefully to make sure your answer is correct."
+    assert in_style("Is it red?", (), "word", "mme") == f"Is it red?{careful}"
+    tokens = "Reference OCR token: DAKOTA, DIGITAL"
+    assert in_style("What brand?", (), "word", "textvqa", tokens) == f"What brand?\n{tokens}{request}"
 
 
 @pytest.mark.parametrize("path", PROMPTS)
