@@ -63,7 +63,8 @@ class BankBuild:
         """Build the bank and print its numbers."""
         from r2t2_jax.evaluation.build_bank import BankConfig, bank_plan, build_bank
         from r2t2_jax.evaluation.question_sets import read_sets
-        from r2t2_jax.evaluation.setup import ModelSource, local_model, open_port, with_decoding
+        from r2t2_jax.evaluation.setup import ModelSource, local_model, with_decoding, with_embedder
+        from r2t2_jax.plugins import load
         from r2t2_jax.runs.cluster import connect
 
         config = BankConfig(self.limit, self.keep, self.features, self.batch_size)
@@ -72,7 +73,8 @@ class BankBuild:
         )
         cluster, model = self.cluster.config(), local_model(self.model, self.cluster.model_uri)
         with connect(None if self.dry_run else cluster, log) as workers:
-            port = with_decoding(open_port(model, self.embedder), self.beams)
+            (loaded,) = with_embedder([load(model)], self.embedder)
+            port = with_decoding(loaded, self.beams)
             if self.dry_run:
                 print_plan(port, bank_plan(sets, config), "questions", cluster)
                 return

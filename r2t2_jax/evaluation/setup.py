@@ -16,7 +16,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from r2t2_jax import plugins
 from r2t2_jax.bank import ReferenceBank
 from r2t2_jax.bank.inspect import leaked_samples
 from r2t2_jax.bank.manifest import fingerprints_of, read_manifest
@@ -33,7 +32,7 @@ from r2t2_jax.evaluation.question_sets import samples_digest
 from r2t2_jax.method.forward import encode_batch
 from r2t2_jax.methods import find_preset, own_preset
 from r2t2_jax.metrics import Metric, check_samples, get_metric
-from r2t2_jax.plugins import PORTS, registered
+from r2t2_jax.plugins import PORTS, load, registered
 from r2t2_jax.retrieval.hashed_bag_of_words import question_embedder
 from r2t2_jax.runs.atomic_io import atomic_folder
 from r2t2_jax.runs.cluster import Workers
@@ -52,7 +51,7 @@ def open_port(model: str, embedder: str = "", preset: str | None = None) -> Port
     Raises:
         R2T2Error: as `load` and `with_embedder`.
     """
-    (port,) = with_embedder([plugins.load(model)], embedder, preset)
+    (port,) = with_embedder([load(model)], embedder, preset)
     return port
 
 
@@ -217,8 +216,8 @@ def check_no_overlap(bank: ReferenceBank, questions: Sequence[Sample], allow: bo
     if leaked and not allow:
         raise R2T2Error(
             f"{len(leaked)} of {len(questions)} questions are also references in the bank, by id and question or by "
-            f"image and question, first {leaked[0].id!r}: choose other questions, build the bank from other samples, or "
-            "pass --allow-leakage"
+            f"image and question, first {leaked[0].id!r}: choose other questions, build the bank from other samples, "
+            "or pass --allow-leakage"
         )
     return leaked
 
