@@ -25,6 +25,7 @@ from r2t2_jax.retrieval.exact import ExactIndex
 from r2t2_jax.retrieval.neighbors import sample_keys, select
 from r2t2_jax.routing import Routing, RoutingSpec
 from r2t2_jax.runtime.checks import check_embeddings, check_finite, check_routing, check_rows
+from r2t2_jax.runtime.pytrees import tree_bytes
 
 Loss = Callable[[Params, Features, Float[Array, "L E"], Answer], Float[Array, ""]]
 
@@ -82,7 +83,8 @@ def reroute(
     keys = sample_keys(seed, np.arange(len(routing)))
     neighbors = None
     if strategy.selector is not None:
-        neighbors = select(strategy.selector, ExactIndex.build(bank.embeddings), embeddings, keys)
+        size = tree_bytes(features) // len(routing) if strategy.reads_neighbor_features else 0
+        neighbors = select(strategy.selector, ExactIndex.build(bank.embeddings), embeddings, keys, size)
     references = bank.references(neighbors, strategy.kernel, strategy.reads_neighbor_features)
     return reroute_batch(strategy, model, params, queries, references, keys, mesh)
 

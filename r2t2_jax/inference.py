@@ -230,7 +230,8 @@ def _answer(
         questions = _with_weights(questions, weights)
     batch = evaluator.prepare_batch(questions)
     before, after = (evaluate_batch(batch, [key])[0] for key in (BASE, name))
-    records = [batch.neighbors.records[j] for j in after.neighbors[0].tolist()]
+    own = after.neighbors_of(0)
+    records = [batch.neighbors.records[j] for j in after.neighbors[0, own].tolist()]
     return Prediction(
         model=port.name,
         strategy=name,
@@ -239,7 +240,7 @@ def _answer(
         image=sample.image,
         before=before.predictions[0],
         after=after.predictions[0],
-        neighbors=neighbors_of(records, after.kernel_weights[0]),
+        neighbors=neighbors_of(records, after.kernel_weights[0, own]),
         experts=spec.experts,
         layers=spec.layer_names,
         router_weights=after.router_weights[0],

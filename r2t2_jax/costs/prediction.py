@@ -26,7 +26,7 @@ from r2t2_jax.errors import R2T2Error
 from r2t2_jax.method.rerouting import lower_batch, reroute_batch
 from r2t2_jax.method.search.mode_finding import ModeFinding
 from r2t2_jax.method.strategies import Strategy
-from r2t2_jax.retrieval.neighbors import sample_keys
+from r2t2_jax.retrieval.neighbors import SMALLEST_BALL, sample_keys
 from r2t2_jax.runtime.pytrees import tree_bytes
 
 REFERENCES = 5000  # N, of an abstract batch whose strategy reads the whole bank
@@ -155,7 +155,8 @@ def abstract_batch(
 
     Args:
         shapes: of the model.
-        strategy: whose `k` is the default number of neighbors; without a selector there are none.
+        strategy: whose `k` is the default number of neighbors, 16 for a ball without a cap; without a selector there are
+            none.
         samples: B.
         neighbors: K.
         points: G, of the loss atlas; 0 for a bank without one.
@@ -171,7 +172,7 @@ def abstract_batch(
     bank = floats(REFERENCES, *spec) if isinstance(strategy.search, ModeFinding) else None
     if strategy.selector is None:
         return BatchInputs(queries, References(bank), keys)
-    near = samples, getattr(strategy.selector, "k", 0) if neighbors is None else neighbors
+    near = samples, (strategy.selector.k or SMALLEST_BALL) if neighbors is None else neighbors
     features, answers = None, None
     if strategy.reads_neighbor_features:
         features, answers = stack_shapes((shapes.features, shapes.answer), *near)

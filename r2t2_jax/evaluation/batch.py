@@ -180,6 +180,7 @@ class PreparedBatch:
             ),
             own_losses=np.asarray(outputs.get("own_losses", np.zeros((n, 0), np.float32))),
             neighbors=self.neighbors.indices(name, rows),
+            num_neighbors=self.neighbors.counts(name, rows),
             similarities=self.neighbors.similarities(name, rows),
             evaluations=int(outputs["evaluations"][0]),
             seconds_per_sample=seconds,

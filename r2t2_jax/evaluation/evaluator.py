@@ -34,6 +34,7 @@ from r2t2_jax.retrieval.neighbors import sample_keys
 from r2t2_jax.rivals.knn_moe import hidden_keys, open_memory
 from r2t2_jax.rivals.trained import route_by, train_gate
 from r2t2_jax.runtime.batching import progress_bar, threads_at_a_time, worker_threads
+from r2t2_jax.runtime.pytrees import tree_bytes
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,8 @@ class Evaluator:
         neighbors = BatchNeighbors.none(self.strategies)
         if self.index is not None:
             hidden = None if self.index.memory is None else hidden_keys(self.port, queries.features)
-            neighbors = self.index.retrieve(self.strategies, questions.embeddings, keys, hidden)
+            size = tree_bytes(queries.features) // len(questions.samples)
+            neighbors = self.index.retrieve(self.strategies, questions.embeddings, keys, hidden, size)
         if self.finetuned_params is not None:
             finetuned = route_by(self.finetuned_params, queries.features, model=self.port.model)
             queries = replace(queries, finetuned_routing=jnp.asarray(finetuned))

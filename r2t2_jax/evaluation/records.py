@@ -34,6 +34,7 @@ class BatchResult:
         seconds_per_sample: measured.
         step_predictions, step_scores: the answers generated at each point of the path; P = 0 if they were not wanted.
         own_losses: the loss of each sample's own label at each point of the path, for reports only.
+        num_neighbors: of each sample; the further ones of a ball without a cap are padding. `None` for K.
     """
 
     name: str
@@ -53,6 +54,11 @@ class BatchResult:
     step_predictions: list[list[str]]
     step_scores: Float[np.ndarray, "B P"]
     own_losses: Float[np.ndarray, "B P"]
+    num_neighbors: Int[np.ndarray, "B"] | None = None
+
+    def neighbors_of(self, i: int) -> slice:
+        """The columns of `neighbors`, `similarities` and `kernel_weights` that sample i has."""
+        return slice(None if self.num_neighbors is None else int(self.num_neighbors[i]))
 
     @property
     def right(self) -> Bool[np.ndarray, "B"]:
@@ -88,9 +94,9 @@ def result_rows(result: BatchResult, model: str, references: Sequence[Mapping[st
             "step_predictions": result.step_predictions[i],
             "step_right": result.step_scores[i] >= CORRECT,
             "own_losses": _flat(result.own_losses[i]),
-            "neighbors": [references[j]["id"] for j in result.neighbors[i]],
-            "similarities": _flat(result.similarities[i]),
-            "kernel_weights": _flat(result.kernel_weights[i]),
+            "neighbors": [references[j]["id"] for j in result.neighbors[i, result.neighbors_of(i)]],
+            "similarities": _flat(result.similarities[i, result.neighbors_of(i)]),
+            "kernel_weights": _flat(result.kernel_weights[i, result.neighbors_of(i)]),
             "used_fallback": bool(result.used_fallback[i]),
             "evaluations": result.evaluations,
         }

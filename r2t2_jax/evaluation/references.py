@@ -24,7 +24,7 @@ from r2t2_jax.method.search.atlas_points import DEQUANTIZE, AtlasLoss
 from r2t2_jax.method.strategies import Strategy
 from r2t2_jax.methods import Method
 from r2t2_jax.metrics import Metric
-from r2t2_jax.retrieval.neighbors import Neighbors, select
+from r2t2_jax.retrieval.neighbors import EpsilonBall, Neighbors, select
 from r2t2_jax.retrieval.protocol import Index
 from r2t2_jax.rivals.knn_moe import HiddenStateMemory
 from r2t2_jax.rivals.trained import Network, fit_predictor, predict_losses
@@ -112,6 +112,15 @@ class BatchNeighbors:
         indices = np.asarray(neighbors.indices)[rows]
         return indices if self.strategies[name].atlas is not None else self.index.correct_rows[indices]
 
+    def counts(self, name: str, rows: Rows) -> Int[np.ndarray, "n"]:
+        """The number of neighbors of some samples: K, or for a ball without a cap the number of references in it."""
+        neighbors, selector = self.neighborhoods[name], self.strategies[name].selector
+        if neighbors is None:
+            return np.zeros(len(rows), int)
+        if isinstance(selector, EpsilonBall) and selector.k is None:
+            return np.asarray(neighbors.mask)[rows].sum(axis=1)
+        return np.full(len(rows), neighbors.mask.shape[1])
+
     def similarities(self, name: str, rows: Rows) -> Float[np.ndarray, "n K"]:
         """Dot products of the samples' embeddings with those of their neighbors."""
         neighbors = self.neighborhoods[name]
@@ -148,6 +157,7 @@ class RetrievalIndex:
         embeddings: Float[np.ndarray, "B M"],
         keys: Key[Array, "B"],
         hidden: Float[np.ndarray, "B H"] | None = None,
+        feature_bytes: int = 0,
     ) -> BatchNeighbors:
         """Retrieve the neighbors of a batch for every strategy.
 
@@ -156,6 +166,7 @@ class RetrievalIndex:
             embeddings: of the questions.
             keys: for selectors that draw neighbors at random.
             hidden: input of the gate, for strategies with a hidden-state memory.
+            feature_bytes: size of the features of one sample, which bounds balls without a cap.
 
         Raises:
             R2T2Error: a strategy needs more neighbors than there are references.
@@ -165,9 +176,10 @@ class RetrievalIndex:
             index, vectors = (self.correct_index if strategy.atlas is None else self.full_index), embeddings
             if self.memory is not None and hidden is not None and name in self.memory.routing:
                 index, vectors = self.memory.index, hidden
-            return (
-                None if strategy.selector is None or index is None else select(strategy.selector, index, vectors, keys)
-            )
+            if strategy.selector is None or index is None:
+                return None
+            reads = isinstance(strategy, Strategy) and strategy.reads_neighbor_features
+            return select(strategy.selector, index, vectors, keys, feature_bytes if reads else 0)
 
         neighborhoods = {name: neighbors_of(name, strategy) for name, strategy in strategies.items()}
         predicted = {loss: predict_losses(network, embeddings) for loss, network in self.networks.items()}

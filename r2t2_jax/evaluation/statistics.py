@@ -172,7 +172,8 @@ def summarize_benchmark(table: pa.Table, samples: Sequence[Sample], set_score: S
     for name in dict.fromkeys(names.tolist()):
         mine = names == name
         right[name] = table["right"].to_numpy(zero_copy_only=False)[mine]
-        evaluations[name] = table["evaluations"].to_numpy()[mine][0].item()
+        counts = table["evaluations"].to_numpy()[mine]  # equal, unless balls of batches differ in size
+        evaluations[name] = counts[0].item() if (counts == counts[0]).all() else round(float(counts.mean()), 1)
         official = set_score(table["score"].to_numpy()[mine].tolist(), samples)
         scores[name] = {key: round(number, DIGITS) for key, number in official.items()}
     summary = summarize(right, evaluations, [sample.category for sample in samples])

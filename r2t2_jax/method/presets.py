@@ -30,7 +30,9 @@ class NeighborhoodSettings:
 
     Args:
         k: number of neighbors.
-        epsilon: radius of a ball that replaces the k nearest; k is then the largest number. `None` for no ball.
+        epsilon: radius of a ball that replaces the k nearest (R2-T2, equation 10). `None` for no ball.
+        max_in_ball: largest number of references in a ball, the nearest. `None` for all references in it, of which
+            features of up to 4 GiB are used; then a k that is not the default is the largest number.
         kernel: kernel of the distances.
         bandwidth: of the Gaussian and the Matern kernel; `None` for the median of the positive distances.
         nu: smoothness of the Matern kernel.
@@ -39,6 +41,7 @@ class NeighborhoodSettings:
 
     k: int = 5
     epsilon: float | None = None
+    max_in_ball: int | None = None
     kernel: Literal["gaussian", "matern", "polynomial", "linear"] = "gaussian"
     bandwidth: float | None = None
     nu: float = 1.5

@@ -131,10 +131,13 @@ def kernel_of(neighborhood: NeighborhoodSettings) -> Kernel:
 
 
 def selector_of(neighborhood: NeighborhoodSettings) -> Selector:
-    """The k nearest references, or those in a ball."""
+    """The k nearest references, or those in a ball; another k than the default caps the ball as `max_in_ball` does."""
     if neighborhood.epsilon is None:
         return NearestNeighbors(neighborhood.k)
-    return EpsilonBall(neighborhood.epsilon, neighborhood.k)
+    largest = neighborhood.max_in_ball
+    if largest is None and neighborhood.k != NeighborhoodSettings.k:
+        largest = neighborhood.k
+    return EpsilonBall(neighborhood.epsilon, largest)
 
 
 def schedule_of(descent: DescentSettings) -> Schedule:

@@ -5,7 +5,7 @@ Axis letters: B test samples, K neighbors, S steps, L routed layers, E experts, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -152,11 +152,24 @@ def _shape(run: Mapping[str, Any], rows: pa.Table) -> tuple[int, int]:
     return 1, _matrix(rows, "router_weights").shape[1]
 
 
+# Columns whose rows differ in length where neighbors are those in a ball, and the padding of a row: it changes neither
+# the mean and the largest similarity nor the sum of the weights.
+RAGGED: dict[str, Callable[[list[float]], float]] = {
+    "similarities": lambda row: float(np.mean(row)) if row else 0.0,
+    "kernel_weights": lambda row: 0.0,
+}
+
+
 def _matrix(rows: pa.Table, column: str) -> np.ndarray:
     """A column of lists as an array [B, n]; [B, 0] if it is absent or a strategy left it empty."""
     if column not in rows.column_names or rows.column(column).null_count:
         return np.zeros((rows.num_rows, 0))
-    return stack(rows.column(column))
+    values = rows.column(column).to_pylist() if column in RAGGED else []
+    longest = max(map(len, values), default=0)
+    if all(len(row) == longest for row in values):
+        return stack(rows.column(column))
+    fill = RAGGED[column]
+    return np.array([[*row, *[fill(row)] * (longest - len(row))] for row in values], np.float32)
 
 
 def _strategy(name: str, rows: pa.Table, shape: tuple[int, int]) -> StrategyRows:

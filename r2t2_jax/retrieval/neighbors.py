@@ -13,7 +13,8 @@ Axis letters: B test samples, K neighbors, N bank size, M embedding size.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+import warnings
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import jax
@@ -25,6 +26,10 @@ from r2t2_jax.errors import R2T2Error
 from r2t2_jax.retrieval.exact import ExactIndex
 from r2t2_jax.retrieval.protocol import NOISE, Index, check_search
 from r2t2_jax.runtime.pytrees import register_pytree_dataclass
+
+
+BALL_BYTES = 4 << 30  # of the features in one ball without a cap
+SMALLEST_BALL = 16  # padded size of small balls
 
 
 @jax.tree_util.register_dataclass
@@ -72,13 +77,14 @@ class NearestNeighbors:
 @register_pytree_dataclass
 @dataclass(frozen=True)
 class EpsilonBall:
-    """References at an L2 distance of at most epsilon (R2-T2, equation 10), at most the k nearest."""
+    """References at an L2 distance of at most epsilon (R2-T2, equation 10): all, or with `k` at most the k nearest."""
 
     epsilon: float
-    k: int = field(default=5, metadata={"static": True})
+    k: int | None = field(default=None, metadata={"static": True})
 
     def __post_init__(self) -> None:
-        _check_k(self.k)
+        if self.k is not None:
+            _check_k(self.k)
         if isinstance(self.epsilon, int | float) and not (self.epsilon >= 0 and math.isfinite(self.epsilon)):
             raise R2T2Error(f"epsilon {self.epsilon} must not be negative; unit vectors lie at most 2 apart")
 
@@ -181,18 +187,26 @@ def select(
     index: Index,
     queries: Float[np.ndarray, "B M"] | Float[Array, "B M"],
     keys: Key[Array, "B"],
+    feature_bytes: int = 0,
 ) -> Neighbors:
     """Neighborhoods of a batch of queries, padded to the selector's K.
+
+    A ball without a cap is padded to a power of two that holds the largest ball of the batch. The features of one ball
+    take at most `BALL_BYTES`; a warning says if the nearest references only were kept for this reason.
 
     Args:
         selector: how references are chosen.
         index: the bank's unit embeddings.
         queries: unit embeddings of the test samples.
         keys: one per sample, from `sample_keys`; only the random selector reads them.
+        feature_bytes: of what is read of a neighbor, for balls without a cap.
 
     Raises:
         R2T2Error: k exceeds the bank, or a query is not a finite unit vector of the bank's size.
     """
+    if isinstance(selector, EpsilonBall) and selector.k is None:
+        return _select_ball(selector, index, queries, keys, feature_bytes)
+    assert selector.k is not None
     check_search(index, queries, selector.k)
     if isinstance(index, ExactIndex):
         return _select(selector, index, jnp.asarray(queries), keys)
@@ -200,3 +214,29 @@ def select(
     choices = _choose(selector, nearest, keys, n=len(index))
     compared = jnp.asarray(index.embeddings[np.asarray(choices.compared)])  # a bank this large stays on the host
     return _compare_all(selector, choices, jnp.asarray(queries), compared)
+
+
+def _select_ball(
+    ball: EpsilonBall,
+    index: Index,
+    queries: Float[np.ndarray, "B M"] | Float[Array, "B M"],
+    keys: Key[Array, "B"],
+    feature_bytes: int,
+) -> Neighbors:
+    """The whole balls of a batch, or the nearest references of each that the memory bound allows."""
+    largest = len(index)
+    if feature_bytes:
+        largest = max(1, min(largest, BALL_BYTES // feature_bytes))
+    k = min(SMALLEST_BALL, largest)
+    while True:
+        neighbors = select(replace(ball, k=k), index, queries, keys)
+        if k == largest or not neighbors.mask[:, -1].any():
+            break
+        k = min(2 * k, largest)
+    if k < len(index) and neighbors.mask[:, -1].any():
+        warnings.warn(
+            f"some balls of radius {ball.epsilon:g} hold more than {k} references: the {k} nearest are used, since the "
+            f"features of a ball may take {BALL_BYTES >> 30} GiB; choose a smaller epsilon, or set neighborhood.max_in_ball",
+            stacklevel=3,
+        )
+    return neighbors

@@ -193,3 +193,16 @@ def test_x64_mode_writes_rows_of_one_dtype(port, bank, evaluated) -> None:
     for result in results[:2]:
         assert result.predictions == expected[result.name].predictions[:2]
         np.testing.assert_allclose(result.weights, expected[result.name].weights[:2], atol=1e-5)
+
+
+def test_a_ball_is_not_capped_and_rows_have_the_references_inside(port, bank) -> None:
+    questions = encode_questions(port, make_samples(2, seed=2, hinted=0.2))
+    preset = find_preset("toy", port.presets).with_settings({"neighborhood.epsilon": 0.5})
+    same = [sum(record["question"] == sample.question for record in bank.records) for sample in questions.samples]
+    assert min(same) > 5
+    (result,) = evaluate(port, bank, questions, {"kernel_regression": strategy("kernel_regression", preset)}, METRIC)
+    rows = result_rows(result, "toy", bank.records)
+    assert [len(row["neighbors"]) for row in rows] == [len(row["kernel_weights"]) for row in rows] == same
+    for settings in ({"neighborhood.max_in_ball": 5}, {"neighborhood.k": 7}):
+        selector = strategy("ngd", preset.with_settings(settings)).selector
+        assert selector.k == next(iter(settings.values()))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from r2t2_jax.errors import R2T2Error
+from r2t2_jax.retrieval import neighbors as neighborhoods
 from r2t2_jax.retrieval.exact import ExactIndex
 from r2t2_jax.retrieval.neighbors import (
     EpsilonBall,
@@ -151,3 +152,21 @@ def test_bad_queries_are_refused():
         select(NearestNeighbors(4), INDEX, nan, KEYS)
     with pytest.raises(R2T2Error, match="size 4, the bank's 6"):
         select(NearestNeighbors(4), INDEX, jnp.eye(4), KEYS[:4])
+
+
+def test_a_ball_without_a_cap_holds_every_reference_in_it(monkeypatch):
+    apart = np.linalg.norm(BANK[None] - QUERIES[:, None], axis=-1)
+    for epsilon in (0.9, 1.5):
+        result = select(EpsilonBall(epsilon), INDEX, QUERIES, KEYS)
+        for row, distances in enumerate(apart):
+            inside = np.asarray(result.indices)[row][np.asarray(result.mask)[row]]
+            assert set(inside.tolist()) == set(np.flatnonzero(distances <= epsilon).tolist())
+    assert (apart <= 1.5).sum(axis=1).max() > 16  # more than the smallest padded size
+
+    monkeypatch.setattr(neighborhoods, "BALL_BYTES", 10 * 100)
+    with pytest.warns(UserWarning, match=r"balls of radius 1\.5 hold more than 10 references: the 10 nearest are used"):
+        bounded = select(EpsilonBall(1.5), INDEX, QUERIES, KEYS, feature_bytes=100)
+    capped = select(EpsilonBall(1.5, 10), INDEX, QUERIES, KEYS)
+    for one, other in zip(jax.tree.leaves(bounded), jax.tree.leaves(capped), strict=True):
+        np.testing.assert_array_equal(one, other)
+    select(EpsilonBall(0.1), INDEX, QUERIES, KEYS, feature_bytes=100)  # nothing is cut: no warning
