@@ -159,6 +159,18 @@ def uniform(spec: RoutingSpec, support: Bool[Array, "L E"]) -> Float[Array, "L E
     return group_softmax(spec, jnp.zeros(support.shape), support)
 
 
+def leading_experts(
+    spec: RoutingSpec, routing: Float[Array, "*B L E"], support: Bool[Array, "*B L E"], count: int
+) -> Bool[Array, "*B L E"]:
+    """The mask of the `count` supported experts per group with the largest weights."""
+
+    def largest(weights: Array, mask: Array) -> Array:
+        ranks = jnp.argsort(jnp.argsort(-jnp.where(mask, weights, -jnp.inf), axis=-1), axis=-1)
+        return mask & (ranks < count)
+
+    return by_group(spec, largest, routing, support)
+
+
 @dataclass(frozen=True)
 class UpdateSpace:
     """Coordinates z in which a search moves the routing weights.
@@ -168,15 +180,34 @@ class UpdateSpace:
     - `logit`: r = softmax(z) in each group.
     - `shift`: z is added to the gate's logits; z = 0 is the base model.
 
-    `tied` shares one row of coordinates among all layers; its start is the mean over layers.
+    Args:
+        kind: one of these.
+        tied: share one row of coordinates among all layers; its start is the mean over layers.
+        last_layers: number of last layers that move; the others keep the router's weights. C3PO (Li et al. 2025,
+            arXiv 2504.07964) moves the last 5 of 16. `None` for all.
+        core_experts: number of experts per group that may have weight, those with the largest router weights. C3PO
+            moves 20 of 64. `None` for all.
     """
 
     kind: Literal["free", "simplex", "logit", "shift"] = "free"
     tied: bool = False
+    last_layers: int | None = None
+    core_experts: int | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in SPACES:
             raise R2T2Error(f"unknown update space {self.kind!r}; choose one of {', '.join(SPACES)}")
+        for name in ("last_layers", "core_experts"):
+            if (number := getattr(self, name)) is not None and number < 1:
+                raise R2T2Error(f"space.{name} {number}; it must be at least 1")
+        if self.tied and self.last_layers is not None:
+            raise R2T2Error("space.tied moves all layers together: it cannot have space.last_layers")
+
+    def core_support(
+        self, spec: RoutingSpec, routing: Float[Array, "*B L E"], support: Bool[Array, "*B L E"]
+    ) -> Bool[Array, "*B L E"]:
+        """The support, of which only the core experts are left."""
+        return support if self.core_experts is None else leading_experts(spec, routing, support, self.core_experts)
 
     def start(
         self, spec: RoutingSpec, routing: Float[Array, "L E"], support: Bool[Array, "L E"]

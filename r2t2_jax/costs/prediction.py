@@ -155,7 +155,7 @@ def abstract_batch(
 
     Args:
         shapes: of the model.
-        strategy: whose `k` is the default number of neighbors, 16 for a ball without a cap; without a selector there are
+        strategy: its `k` is the default number of neighbors, 16 for a ball without a cap; without a selector there are
             none.
         samples: B.
         neighbors: K.

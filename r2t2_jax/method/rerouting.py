@@ -52,6 +52,8 @@ def reroute_sample(
     if strategy.search is None:
         own = query.routing
         return Rerouted(None, own, own[None], jnp.zeros(0), jnp.asarray(False), {}, evaluations=1)
+    support = strategy.space.core_support(model.spec, query.routing, query.support)
+    query = dataclasses.replace(query, support=support)
     problem, before = make_problem(strategy, model, params, query, references)
     result = strategy.search(problem, key)
 

@@ -162,7 +162,7 @@ def descent_of(descent: DescentSettings) -> GradientDescent:
 
 def free_space(space: UpdateSpace) -> UpdateSpace:
     """The free space: means and mixtures of routing weights need no other coordinates."""
-    return UpdateSpace("free", space.tied)
+    return dataclasses.replace(space, kind="free")
 
 
 # The paper's strategies and their controls.
@@ -277,7 +277,7 @@ def _on_neighbors(
         NearestNeighbors(atlas.k),
         kernel_of(neighborhood),
         search=search,
-        space=UpdateSpace("simplex", space.tied),
+        space=dataclasses.replace(space, kind="simplex"),
         atlas=AtlasConfig("neighbors", atlas.loss),
     )
 
@@ -315,13 +315,13 @@ def atlas_taylor(
 
 def atlas_mlp(atlas: AtlasSettings, space: UpdateSpace) -> Strategy:
     """Control: as atlas, with losses predicted by a small network."""
-    space = UpdateSpace("simplex", space.tied)
+    space = dataclasses.replace(space, kind="simplex")
     return Strategy("atlas_mlp", search=_softmin(atlas), space=space, atlas=AtlasConfig("mlp", atlas.loss))
 
 
 def best_fixed(atlas: AtlasSettings, space: UpdateSpace) -> Strategy:
     """Control: the one point of the loss atlas with the lowest mean loss over all references."""
-    space = UpdateSpace("simplex", space.tied)
+    space = dataclasses.replace(space, kind="simplex")
     return Strategy("best_fixed", search=AtlasArgmin(), space=space, atlas=AtlasConfig("mean", atlas.loss))
 
 

@@ -31,7 +31,7 @@ from r2t2_jax.metrics import Metric
 from r2t2_jax.reproduction.spec import Condition
 from r2t2_jax.retrieval import build_index
 from r2t2_jax.retrieval.neighbors import Neighbors, select
-from r2t2_jax.routing import Routing, RoutingSpec, by_group, uniform
+from r2t2_jax.routing import Routing, RoutingSpec, leading_experts, uniform
 
 
 @dataclass(frozen=True)
@@ -134,18 +134,9 @@ def restrict_queries(spec: RoutingSpec, queries: Query, condition: Condition) ->
         weights = jax.vmap(lambda support: uniform(spec, support))(queries.support)
         queries = replace(queries, routing=weights.astype(queries.routing.dtype))
     if condition.core_experts is not None:
-        queries = replace(queries, support=_core_experts(spec, queries, condition.core_experts))
+        support = leading_experts(spec, queries.routing, queries.support, condition.core_experts)
+        queries = replace(queries, support=support)
     return queries
-
-
-def _core_experts(spec: RoutingSpec, queries: Query, count: int) -> Bool[Array, "B L E"]:
-    """The mask of the `count` available experts per group with the largest router weights."""
-
-    def largest(weights: Array, support: Array) -> Array:
-        ranks = jnp.argsort(jnp.argsort(-jnp.where(support, weights, -jnp.inf), axis=-1), axis=-1)
-        return support & (ranks < count)
-
-    return by_group(spec, largest, queries.routing, queries.support)
 
 
 def _with_neighbors_of_other_families(batch: PreparedBatch) -> PreparedBatch:

@@ -27,7 +27,6 @@ from r2t2_jax.retrieval.exact import ExactIndex
 from r2t2_jax.retrieval.protocol import NOISE, Index, check_search
 from r2t2_jax.runtime.pytrees import register_pytree_dataclass
 
-
 BALL_BYTES = 4 << 30  # of the features in one ball without a cap
 SMALLEST_BALL = 16  # padded size of small balls
 
@@ -236,7 +235,8 @@ def _select_ball(
     if k < len(index) and neighbors.mask[:, -1].any():
         warnings.warn(
             f"some balls of radius {ball.epsilon:g} hold more than {k} references: the {k} nearest are used, since the "
-            f"features of a ball may take {BALL_BYTES >> 30} GiB; choose a smaller epsilon, or set neighborhood.max_in_ball",
+            f"features of a ball may take {BALL_BYTES / 2**30:.3g} GiB; choose a smaller epsilon, or set "
+            "neighborhood.max_in_ball",
             stacklevel=3,
         )
     return neighbors

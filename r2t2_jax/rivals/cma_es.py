@@ -6,7 +6,7 @@ Axis letters: G generations, C candidates per generation, P parents, n coordinat
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import jax
@@ -176,5 +176,5 @@ def cma_es(generation: GenerationSettings, cma_es: CmaEsSettings, space: UpdateS
         "cma_es",
         objective=SelfConfidence(generation.max_new_tokens),
         search=CmaEs(cma_es.sigma, cma_es.generations),
-        space=UpdateSpace("logit", space.tied),
+        space=replace(space, kind="logit"),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from r2t2_jax.contract import Params, Query, References, RoutedLoss
 from r2t2_jax.method.needs import Need
@@ -54,5 +54,5 @@ def rewiring(
         "rewiring",
         objective=SelfCrossEntropy(generation.max_new_tokens),
         search=GradientDescent(Fixed(rewiring.learning_rate), descent.optimizer, rewiring.steps),
-        space=UpdateSpace("shift", space.tied),
+        space=replace(space, kind="shift"),
     )

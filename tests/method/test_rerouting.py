@@ -268,6 +268,35 @@ def test_numbers_are_traced_and_shapes_compile_once():
     assert _reroute_samples._cache_size() == programs + 1
 
 
+@pytest.mark.parametrize(("name", "preset"), [("ngd", SHIFT), ("kernel_regression", ADAM)])
+def test_only_the_last_layers_move(name, preset):
+    last = run(strategy(name, preset.with_settings({"space.last_layers": 1})))
+    queries, _ = toy_queries()
+    np.testing.assert_allclose(last.path[:, :, 0], np.broadcast_to(queries.routing[:, None, 0], last.path[:, :, 0].shape))
+    assert jnp.abs(last.weights[:, 1] - queries.routing[:, 1]).max() > 1e-3
+
+
+@pytest.mark.parametrize("name", ["ngd", "kernel_regression"])
+def test_only_the_core_experts_have_weight(name):
+    queries, _ = toy_queries()
+    result = run(strategy(name, ADAM.with_settings({"space.core_experts": 2})))
+    largest = np.argsort(-np.asarray(queries.routing), axis=-1)[..., :2]
+    core = np.zeros((5, L, E), bool)
+    np.put_along_axis(core, largest, True, axis=-1)
+    assert not np.asarray(result.weights)[~core].any()
+    np.testing.assert_allclose(result.weights.sum(axis=-1), 1, atol=1e-5)
+
+
+def test_bad_masks_are_refused():
+    for settings, cause in (
+        ({"space.last_layers": 0}, "space.last_layers 0"),
+        ({"space.core_experts": -1}, "space.core_experts -1"),
+        ({"space.last_layers": 1, "space.tied": True}, "moves all layers together"),
+    ):
+        with pytest.raises(R2T2Error, match=cause):
+            Preset.from_mapping(settings)
+
+
 def loss_only(params, features, weights, answer):
     return jnp.square(weights).sum()
 

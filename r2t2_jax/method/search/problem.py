@@ -6,7 +6,7 @@ Axis letters: L routed layers, E experts, Z = L or 1 (tied) rows of coordinates,
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Protocol
 
 import jax.numpy as jnp
@@ -50,7 +50,14 @@ class RoutingProblem:
         return self.space.retract(self.spec, coordinates, self.query.support)
 
     def routing(self, coordinates: Float[Array, "Z E"]) -> Routing:
-        return self.space.routing(self.spec, coordinates, self.query.support)
+        """The routing of these coordinates; layers that do not move have the start's."""
+        routing = self.space.routing(self.spec, coordinates, self.query.support)
+        if self.space.last_layers is None:
+            return routing
+        start = self.space.routing(self.spec, self.start(), self.query.support)
+        layers = self.spec.num_layers
+        moved = jnp.arange(layers) >= layers - self.space.last_layers  # [L]
+        return replace(routing, values=jnp.where(moved[:, None], routing.values, start.values))
 
     def value(self, coordinates: Float[Array, "Z E"]) -> Float[Array, ""]:
         """The loss at these coordinates."""
