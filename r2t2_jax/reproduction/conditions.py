@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from r2t2_jax.bank import ReferenceBank
 from r2t2_jax.contract import Answer, Embedder, Features, Params, Port, Query, RoutedModel
