@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -34,6 +34,9 @@ class Eval:
     """Bank directory. By default the references registered with the model are collected."""
     strategy: str = "base,ngd"
     """Strategies, separated by commas. base, the model without re-routing, is always among them."""
+    answer_steps: str = ""
+    """Strategies, separated by commas, whose answer is generated after every step too: for the flow of answers from step
+    to step in the report (figure 5 of the paper)."""
     preset: str | None = None
     """Settings of the strategies: a name, or a file from r2t2 tune. By default the model's own, else the paper's."""
     embedder: str = ""
@@ -106,7 +109,7 @@ class Eval:
         batch = None if self.batch_size == "auto" else self.batch_size
         vmap_size = None if self.vmap_size == "auto" else self.vmap_size
         strategies = listed("--strategy", self.strategy)
-        return open_job(
+        job = open_job(
             ports,
             groups,
             self.bank,
@@ -119,6 +122,8 @@ class Eval:
             self.allow_leakage,
             workers,
         )
+        steps = listed("--answer-steps", self.answer_steps) if self.answer_steps else []
+        return replace(job, answered_steps=steps)
 
     def _compute(self, job: Job, workers: Workers | None) -> None:
         """Compute and save what is missing, in this process or on workers, and write the summary."""

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 CONFIG_FLAG = "--config"
 CLUSTER = "cluster"  # field of `ClusterOptions`
-LEAKAGE = "allow_leakage"  # recorded only if it is set, so that earlier runs continue
+UNRECORDED = ("allow_leakage", "answer_steps")  # recorded only if they are set, so that earlier runs continue
 PROGRAM = "r2t2"
 ABOUT = "Test-time re-routing of multimodal mixture-of-experts models."
 BEGIN = "Begin with: r2t2 demo --out out/demo"
@@ -85,7 +85,7 @@ def command_settings(command: Command, excluded: Sequence[str] = ()) -> dict[str
         field.name: value
         for field in dataclasses.fields(command)  # type: ignore[arg-type]
         if (value := getattr(command, field.name)) is not None
-        and not (field.name == LEAKAGE and value is False)
+        and not (field.name in UNRECORDED and not value)
         and field.name not in ("out", "max_hours", "dry_run", CLUSTER, *excluded)
     }
 

@@ -149,6 +149,7 @@ class BenchmarkEvaluator:
         batch_size: samples per batch; a smaller batch is padded, so that one compiled program serves every batch.
         chunk_size: samples that a device takes at a time.
         on_timing: called with (stage, samples, seconds).
+        at_path: strategies for which the answer at each point of the path is generated as well.
     """
 
     def __init__(
@@ -160,8 +161,9 @@ class BenchmarkEvaluator:
         batch_size: int,
         chunk_size: AdaptiveBatchSize,
         on_timing: Callable[[str, int, float], None],
+        at_path: Collection[str] = (),
     ) -> None:
-        self._replicas, self._title, self._benchmark = replicas, title, benchmark
+        self._replicas, self._title, self._benchmark, self._at_path = replicas, title, benchmark, at_path
         self._samples, self._batch_size = samples, batch_size
         self._chunk_size, self._on_timing = chunk_size, on_timing
         self._compiled: dict[Any, threading.Lock | None] = {}
@@ -203,7 +205,7 @@ class BenchmarkEvaluator:
             self._on_timing(part_name(self._title, ENCODE), len(batch), time.perf_counter() - start)
             indices = np.minimum(np.arange(batch.start, batch.start + self._batch_size), batch.stop - 1)
             samples = evaluator.prepare_batch(questions, indices)
-            results = evaluate_batch(samples, stop=len(batch), chunk_size=chunk_size)
+            results = evaluate_batch(samples, stop=len(batch), chunk_size=chunk_size, at_path=self._at_path)
         return [row for result in results for row in self._result_rows(result)]
 
     def _result_rows(self, result: BatchResult) -> Iterator[dict[str, Any]]:

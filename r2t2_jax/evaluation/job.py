@@ -62,6 +62,7 @@ class Job:
             a time on a device without its own memory.
         leaked: if leakage is allowed, the number of questions of each benchmark that are also references.
         workers: the Ray workers that compute; `None` for this process.
+        answered_steps: strategies whose answer is generated after every step as well.
     """
 
     ports: Sequence[Port]
@@ -76,6 +77,12 @@ class Job:
     vmap_size: int | None = None
     leaked: Mapping[str, int] = field(default_factory=dict)
     workers: Workers | None = None
+    answered_steps: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.answered_steps if name not in self.strategies]
+        if unknown:
+            raise R2T2Error(f"--answer-steps {', '.join(unknown)}: choose among {', '.join(self.strategies)}")
 
     @property
     def port(self) -> Port:
@@ -182,6 +189,7 @@ class Job:
             "batch": self.batch,
             "fitted": self.fitted,
             "vmap_size": self.vmap_size,
+            "answered_steps": self.answered_steps,
         }
         samples = {name: questions.samples for name, questions in self.benchmarks.items()}
         with open_pool(workers, WorkerProgram("r2t2_jax.evaluation.worker:open_worker", arguments)) as pool:
@@ -223,7 +231,7 @@ class Job:
             return replace(evaluator, metric=metric, port=port)
 
         scoring = [replace(replica, evaluator=answering(replica.evaluator)) for replica in replicas]
-        return BenchmarkEvaluator(scoring, title, name, samples, self.batch, chunk_size, on_timing)
+        return BenchmarkEvaluator(scoring, title, name, samples, self.batch, chunk_size, on_timing, self.answered_steps)
 
     def _device_batch(self, log: Callable[[str], None]) -> tuple[int, int]:
         """Samples that a device takes at a time, and how many of these it computes together.

@@ -18,7 +18,7 @@ from r2t2_jax.errors import R2T2Error
 from r2t2_jax.evaluation.statistics import Comparison, paired_gain
 from r2t2_jax.reporting.examples import Example, SelectedExample, make_example, select_examples
 from r2t2_jax.reporting.failure_causes import CAUSES, count_causes, failure_causes, first_of_each_cause
-from r2t2_jax.reporting.figures.accuracy import accuracy_figure
+from r2t2_jax.reporting.figures.accuracy import accuracy_figure, radar_figure
 from r2t2_jax.reporting.figures.cost import cost_figure
 from r2t2_jax.reporting.figures.experts import experts_figure
 from r2t2_jax.reporting.figures.families import families_figure
@@ -45,7 +45,7 @@ FILE_NAME = rf".*-((methods|causes)\.csv|({'|'.join(FIGURES)})\.(png|csv))"  # o
 COMPARED_WITH = (BASE, "uniform", "random_neighbors", "kernel_regression")
 MISSING_FIGURES = {  # by the figure's name: what is missing, and why a run may have no data for it
     "families": "accuracy by family (all questions belong to one family, or no strategy re-routed)",
-    "flow": "answers from step to step (the run did not answer after every step)",
+    "flow": "answers from step to step (the run did not answer after every step: r2t2 eval --answer-steps)",
     "experts": "the leading expert (no strategy re-routed, or the model has only one expert)",
     "paths": "single samples step by step (no strategy of this run takes steps)",
     "surrogate": "whether the neighbors' loss predicts the question's own (the run did not record it along the path)",
@@ -95,15 +95,21 @@ def render_report(saved: SavedRun) -> tuple[str, dict[str, bytes]]:
     images = find_images(saved, ids)
     with shared_style():
         sections = [_model_section(model, selected[model.name], images) for model in results]
+        radar = radar_figure(results)
+        overview = {} if radar is None else {radar.name: Figure(radar, render_figure(radar))}
     page = render_template(
         "report.html.j2",
         title=f"Re-routing report: {join_names([model.name for model in results])}",
         command=saved.run.get("command", "run"),
+        overview=overview,
         models=sections,
         settings=settings_line(saved.settings),
         versions=saved.run.get("versions", {}),
     )
-    return page, {name: content for section in sections for name, content in section.files().items()}
+    files = {name: content for section in sections for name, content in section.files().items()}
+    for name, figure in overview.items():
+        files |= {f"{name}.png": figure.drawing.png, f"{name}.csv": _csv(figure.spec.rows)}
+    return page, files
 
 
 @dataclass(frozen=True)

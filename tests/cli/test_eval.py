@@ -21,6 +21,8 @@ from r2t2_jax.method import rerouting
 from r2t2_jax.method.presets import Preset
 from r2t2_jax.methods import strategy
 from r2t2_jax.metrics import get_metric
+from r2t2_jax.reporting.figures.flow import flow_figure
+from r2t2_jax.reporting.results import read_results
 from r2t2_jax.runs.reading import open_run
 from r2t2_jax.runtime.batching import map_in_chunks
 from tests.evaluation.toy_files import MODEL, arguments, write_questions
@@ -220,3 +222,19 @@ def test_references_under_other_ids_are_refused_unless_leakage_is_allowed(
     assert run["settings"]["allow_leakage"] is True
     assert run["data"][str(leaky)]["leaked"] == 3
     leaky.unlink()
+
+
+def test_answers_after_every_step_give_the_flow_of_the_report(
+    files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = [*arguments(files, tmp_path / "run"), "--strategy", "base,ngd", "--benchmark", str(files / "two.jsonl")]
+    assert main([*command, "--answer-steps", "ngd,oracle"]) == 2
+    assert "--answer-steps oracle: choose among base, ngd" in capsys.readouterr().err
+    assert main([*command, "--answer-steps", "ngd"]) == 0
+    (results,) = read_results(open_run(tmp_path / "run"))
+    steps = results.strategies["ngd"].step_right
+    assert steps.shape == (7, 11)
+    np.testing.assert_array_equal(steps[:, 0], results.base.right)
+    np.testing.assert_array_equal(steps[:, -1], results.strategies["ngd"].right)
+    flow = flow_figure(results)
+    assert [row["right"] for row in flow.rows] == steps.sum(axis=0).tolist()

@@ -14,7 +14,10 @@ from PIL import Image
 
 from r2t2_jax.cli.main import main
 from r2t2_jax.errors import R2T2Error
+from r2t2_jax.reporting import report
 from r2t2_jax.reporting.failure_causes import CAUSES
+from r2t2_jax.reporting.figures.accuracy import accuracy_figure, axis_names, radar_figure
+from r2t2_jax.reporting.figures.cost import cost_figure
 from r2t2_jax.reporting.report import write_report
 from r2t2_jax.reporting.results import read_results
 from r2t2_jax.runs.reading import open_run
@@ -186,3 +189,21 @@ def test_an_unfinished_run_has_no_report(tmp_path: Path, capsys: pytest.CaptureF
         assert cause in error
         assert error.count("\n") == 1
     assert not (folder / "report.html").exists()
+
+
+def test_three_benchmarks_are_shown_in_one_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = make_run(tmp_path, ("toy on one", "toy on two", "toy on three"), ("base", "ngd", "uniform"), images=False)
+    models = read_results(open_run(folder))
+    monkeypatch.setattr(report, "_figure_specs", lambda results, _: [accuracy_figure(results), cost_figure(results)])
+    page, files = report.render_report(open_run(folder))
+    assert page.index("All benchmarks") < page.index('<section id="')
+    rows = list(csv.DictReader(files["radar.csv"].decode().splitlines()))
+    assert list(rows[0]) == ["benchmark", "base", "ngd"]  # controls are left out
+    for row, model in zip(rows, models, strict=True):
+        assert row["benchmark"] == model.name
+        for name in ("base", "ngd"):
+            assert float(row[name]) == pytest.approx(model.strategies[name].right.mean())
+    assert Image.open(BytesIO(files["radar.png"])).format == "PNG"
+    assert radar_figure(models[:2]) is None
+    assert axis_names(["toy on one", "toy on two"]) == ["one", "two"]
+    assert axis_names(["toy:a", "toy:b"]) == ["toy:a", "toy:b"]

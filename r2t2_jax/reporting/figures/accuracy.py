@@ -1,13 +1,16 @@
-"""Accuracy of every strategy with its 95 % interval, compared with the unmodified model."""
+"""Accuracy of every strategy with its 95 % interval, and of all benchmarks of a run in one figure."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from r2t2_jax.reporting.formatting import percent
+import numpy as np
+
+from r2t2_jax.reporting.formatting import join_names, percent
 from r2t2_jax.reporting.results import BASE, ModelResults
 from r2t2_jax.reporting.roles import BOUND, CONTROL, METHOD, role
-from r2t2_jax.reporting.style import BLACK, BLUE, GRAY, ORANGE, FigureSpec, new_figure
+from r2t2_jax.reporting.style import BLACK, BLUE, GRAY, MARKERS, ORANGE, SERIES, FigureSpec, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -74,3 +77,56 @@ def role_legend(figure: Figure, axes: Axes, present: set[str]) -> None:
             marker, face, edge = ROLE_MARKERS[key]
             axes.plot([], [], marker, markerfacecolor=face, markeredgecolor=edge, label=label)
     figure.legend(loc="outside upper right", ncols=3, handletextpad=0.2, columnspacing=1.2)
+
+
+AXES = 3  # fewer benchmarks make no polygon
+LINES = 5  # strategies at most, `base` among them
+
+
+def radar_figure(results: Sequence[ModelResults]) -> FigureSpec | None:
+    """Accuracy on all benchmarks of a run, one axis each and one polygon per strategy (R2-T2, figure 1)."""
+    if len(results) < AXES:
+        return None
+    shared = [name for name in results[0].strategies if all(name in model.strategies for model in results)]
+    names = [BASE, *(name for name in shared if name != BASE and role(name) == METHOD)][:LINES]
+    if len(names) < 2:
+        return None
+    labels = axis_names([model.name for model in results])
+    shares = {name: [model.summary["strategies"][name]["accuracy"] for model in results] for name in names}
+    better = {name: sum(a > b for a, b in zip(shares[name], shares[BASE], strict=True)) for name in names[1:]}
+    text = "One axis per benchmark, from 0 % at the center to 100 % of the questions answered correctly. " + " ".join(
+        f"{name} is above {BASE} on {count} of {len(results)} benchmarks." for name, count in better.items()
+    )
+    return FigureSpec(
+        "radar",
+        "All benchmarks",
+        f"Accuracy of {join_names(names)} on {len(results)} benchmarks: "
+        + "; ".join(f"{label} {percent(shares[BASE][i])} % {BASE}" for i, label in enumerate(labels)),
+        text,
+        lambda narrow: _draw_radar(labels, shares, narrow),
+        [{"benchmark": model.name, **{name: shares[name][i] for name in names}} for i, model in enumerate(results)],
+    )
+
+
+def axis_names(titles: Sequence[str]) -> list[str]:
+    """The titles without what all have in front: the benchmarks of one model, else the titles."""
+    models = {title.partition(" on ")[0] for title in titles}
+    return [title.partition(" on ")[2] or title for title in titles] if len(models) == 1 else list(titles)
+
+
+def _draw_radar(labels: Sequence[str], shares: dict[str, list[float]], narrow: bool) -> Figure:
+    figure = new_figure(narrow, 4.6, 4.0)
+    axes = figure.add_subplot(projection="polar")
+    angles = np.linspace(0, 2 * np.pi, len(labels), endpoint=False)
+    closed = np.append(angles, angles[0])
+    for name, color, marker in zip(shares, (BLACK, *SERIES), ("x", *MARKERS), strict=False):
+        values = 100 * np.append(shares[name], shares[name][0])
+        axes.plot(closed, values, color=color, marker=marker, label=name, linewidth=1.4, markersize=4)
+        axes.fill(closed, values, color=color, alpha=0.06, linewidth=0)
+    axes.set_theta_zero_location("N")
+    axes.set_theta_direction(-1)
+    axes.set_xticks(angles, labels)
+    axes.set_ylim(0, 100)
+    axes.set_yticks([20, 40, 60, 80, 100])
+    figure.legend(loc="outside lower center", ncols=2 if narrow else 5, handletextpad=0.3, columnspacing=1.2)
+    return figure
