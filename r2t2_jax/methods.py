@@ -8,7 +8,6 @@ first line of the function's docstring; `Control: ` or `Upper bound: ` before it
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from pathlib import Path
@@ -19,6 +18,7 @@ from r2t2_jax.method.presets import BLOCKS, PAPER, Preset, changed_block, paths_
 from r2t2_jax.method.strategies import ATLAS_STRATEGIES, PAPER_STRATEGIES, Strategy, StrategyFactory
 from r2t2_jax.rivals.base import Baseline
 from r2t2_jax.rivals.table import BASELINES, RIVAL_STRATEGIES
+from r2t2_jax.runtime.typed_json import open_json
 
 Method = Strategy | Baseline
 
@@ -164,8 +164,8 @@ def read_preset(path: Path) -> Preset:
         R2T2Error: it cannot be read or holds no such object, or a setting is unknown.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        content = open_json(path).content
+    except R2T2Error as error:
         raise R2T2Error(f"cannot read preset {path}: {error}") from error
     if not isinstance(content, dict) or not isinstance(content.get("settings"), dict):
         raise R2T2Error(f"{path} holds no preset: r2t2 tune writes one, an object with 'settings'")

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import json
 import re
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from r2t2_jax.contract import Embedder, ModelShapes, Port
 from r2t2_jax.errors import R2T2Error
+from r2t2_jax.runtime.typed_json import open_json
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
@@ -119,12 +119,12 @@ def port_of(directory: str | Path) -> str:
         R2T2Error: the folder is not a model directory.
     """
     try:
-        model = json.loads((Path(directory) / "model.json").read_text(encoding="utf-8"))
-        return str(model["port"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise R2T2Error(
-            f"folder {directory} is not a model directory (model.json: {error}); make one with r2t2 convert"
-        ) from error
+        port = open_json(Path(directory) / "model.json").member("port")
+    except R2T2Error as error:
+        raise R2T2Error(f"folder {directory} is not a model directory ({error}); make one with r2t2 convert") from error
+    if not isinstance(port, str) or not port.isidentifier():
+        raise R2T2Error(f"folder {directory} is not a model directory (port {port!r}); make one with r2t2 convert")
+    return port
 
 
 def _attribute(module: str, attribute: str) -> object:

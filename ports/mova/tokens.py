@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from jaxtyping import Bool, Int
 from ports.mova.batch import IMAGE
 from r2t2_jax.contract import Sample, options_by_letter
 from r2t2_jax.errors import R2T2Error
+from r2t2_jax.runtime.typed_json import read_json
 
 IMAGE_MARK = "<image>"
 PROMPTS = 2  # version of the prompts; 1 had the same form for every benchmark
@@ -204,13 +204,13 @@ def _fast(folder: Path) -> TextTokenizer:
 
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     settings = folder / "tokenizer_config.json"
-    named: Any = json.loads(settings.read_text(encoding="utf-8")).get("bos_token") if settings.is_file() else None
+    named: Any = read_json(settings, dict).get("bos_token") if settings.is_file() else None
     named = named.get("content") if isinstance(named, dict) else named
     return TextTokenizer(
         ids=lambda text: tokenizer.encode(text).ids,
         plain=lambda text: tokenizer.encode(text, add_special_tokens=False).ids,
         text=lambda ids: tokenizer.decode(ids, skip_special_tokens=True),
-        begin=tokenizer.token_to_id(named or "<|begin_of_text|>"),
+        begin=tokenizer.token_to_id(str(named or "<|begin_of_text|>")),
     )
 
 

@@ -23,6 +23,7 @@ from jaxtyping import Float
 from ports.common.checkpoint.mapping import path_name
 from ports.pocket.config import PocketConfig
 from r2t2_jax.errors import R2T2Error
+from r2t2_jax.runtime.typed_json import read_json
 
 GATES = ("narrow", "balanced")
 FOLDER = Path(__file__).parent / "weights"
@@ -76,7 +77,7 @@ def read_weights(folder: Path = FOLDER) -> Weights:
         R2T2Error: a file is missing or damaged.
     """
     try:
-        described = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+        described = _read_object(folder / "model.json")
         packed = (folder / "weights.npz").read_bytes()
         digest = hashlib.sha256(packed).hexdigest()
         if digest != described["sha256"]:
@@ -92,7 +93,7 @@ def read_weights(folder: Path = FOLDER) -> Weights:
             embedding_layer=int(described["embedding"]["layer"]),
             embedding_mean=arrays.pop("embedding/mean"),
             embedding_spread=arrays.pop("embedding/spread"),
-            presets=json.loads((folder / "presets.json").read_text(encoding="utf-8")),
+            presets=_read_object(folder / "presets.json"),
             arrays=arrays,
             fingerprint=described["fingerprint"],
         )
@@ -100,6 +101,13 @@ def read_weights(folder: Path = FOLDER) -> Weights:
         raise
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise R2T2Error(f"pocket weights in {folder} cannot be read ({error}); {_REBUILD}") from error
+
+
+def _read_object(file: Path) -> dict[str, Any]:
+    try:
+        return read_json(file, dict)
+    except R2T2Error as error:
+        raise R2T2Error(f"pocket weights cannot be read ({error}); {_REBUILD}") from error
 
 
 def write_weights(

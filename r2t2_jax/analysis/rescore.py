@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from r2t2_jax.errors import R2T2Error
 from r2t2_jax.evaluation.records import CORRECT
 from r2t2_jax.evaluation.statistics import summarize_benchmark
 from r2t2_jax.metrics import check_samples, get_metric, get_set_score
-from r2t2_jax.runs.reading import SavedRun
+from r2t2_jax.runs.reading import SavedRun, refuse_damaged
 
 NO_IMAGE = np.zeros((1, 1, 3), np.uint8)  # no metric looks at the image
 COLUMNS = ("id", "question", "answers", "category")
@@ -30,6 +30,11 @@ def rescore(saved: SavedRun, metric: str) -> dict[str, Any]:
     score = get_metric(metric)
     if not saved.complete:
         raise R2T2Error(f"the run in {saved.folder} is not complete; repeat the command that began it to continue")
+    with refuse_damaged(saved.folder):
+        return _rescore(saved, metric, score)
+
+
+def _rescore(saved: SavedRun, metric: str, score: Callable[[str, Sample], float]) -> dict[str, Any]:
     data = saved.run.get("data", {})
     numbers = {}
     for title, table in _by_model(saved.rows):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,11 +73,17 @@ def read_routing(text: str) -> Any:
         R2T2Error: the file cannot be read, or the text is not JSON.
     """
     from r2t2_jax.errors import R2T2Error
+    from r2t2_jax.runtime.typed_files import read_text
+    from r2t2_jax.runtime.typed_json import parse_json
 
+    if text.startswith("@"):
+        try:
+            text, where = read_text(Path(text[1:])), text[1:]
+        except R2T2Error as error:
+            raise R2T2Error(f"cannot read the routing weights {text[1:]}: {error}") from error
+    else:
+        where = "--routing"
     try:
-        content = Path(text[1:]).read_text(encoding="utf-8") if text.startswith("@") else text
-        return json.loads(content)
-    except (OSError, UnicodeDecodeError) as error:
-        raise R2T2Error(f"cannot read the routing weights {text[1:]}: {error}") from error
-    except ValueError as error:
+        return parse_json(text, where, lines=where != "--routing").content
+    except R2T2Error as error:
         raise R2T2Error(f"--routing is not JSON ({error}); give [[...], ...] or @FILE") from error

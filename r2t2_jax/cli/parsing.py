@@ -8,7 +8,6 @@ import difflib
 import functools
 import inspect
 import io
-import json
 import operator
 import os
 import re
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol
 import tyro
 
 from r2t2_jax.errors import R2T2Error
+from r2t2_jax.runtime.typed_json import open_json
 
 if TYPE_CHECKING:
     from r2t2_jax.contract import Port
@@ -105,8 +105,8 @@ def saved_arguments(name: str, command: type, options: Sequence[str]) -> list[st
     if path is None:
         return list(options)
     try:
-        saved = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        saved = open_json(Path(path)).content
+    except R2T2Error as error:
         raise R2T2Error(f"cannot read {CONFIG_FLAG} {path}: {error}") from error
     if not isinstance(saved, dict) or not isinstance(saved.get("settings"), dict):
         raise R2T2Error(f'{path} has no settings; give a run.json, or a file with {{"settings": {{...}}}}')

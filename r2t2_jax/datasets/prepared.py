@@ -5,11 +5,10 @@ The data folder is the environment variable R2T2_DATA, or by default that of Ten
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from r2t2_jax.datasets.record import DatasetSpec
 from r2t2_jax.datasets.samples import StoredSample
 from r2t2_jax.datasets.validate import choose_rows
 from r2t2_jax.errors import R2T2Error
+from r2t2_jax.runtime.typed_json import open_json
 
 VERSION = "1.0.0"  # of the stored fields
 DATA_VARIABLE = "R2T2_DATA"
@@ -156,9 +156,10 @@ def _sample(example: Mapping[str, Any], dataset: str) -> StoredSample:
     return StoredSample(example["image"], **fields)
 
 
-def _metadata(path: Path) -> dict[str, Any]:
+def _metadata(path: Path) -> dict[str, list[str]]:
     try:
-        content = json.loads((path / "metadata.json").read_text(encoding="utf-8"))
-        return {"ids": list(content["ids"]), "skipped": list(content["skipped"])}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        document = open_json(path / "metadata.json")
+        content = {name: document.member(name) for name in ("ids", "skipped")}
+        return replace(document, content=content).as_type(dict[str, list[str]])
+    except R2T2Error as error:
         raise R2T2Error(f"cannot read the prepared set {path}: {error}; remove that folder and prepare it") from error

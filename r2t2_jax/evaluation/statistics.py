@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 import numpy as np
@@ -20,6 +20,7 @@ from r2t2_jax.contract import Sample
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.metrics import SetScore
 from r2t2_jax.runs.run import Run
+from r2t2_jax.runtime.typed_json import Json
 
 NORMAL_95 = 1.959963984540054  # two-sided 95 % quantile of the normal distribution
 DIGITS = 6
@@ -54,7 +55,46 @@ def models_of(summary: Mapping[str, Any], where: object) -> Mapping[str, Mapping
         models = {f"pocket:{gate}": numbers for gate, numbers in summary["gates"].items()}
     if models is None:
         raise R2T2Error(f"{where} has a summary without accuracies of models: give a run of demo, eval or reproduce")
-    return {title: _renamed(numbers) for title, numbers in models.items()} if schema == 1 else models
+    document = Json(f"the summary of {where}", "", models, "run it again in another folder", lines=False)
+    renamed = {title: _renamed(numbers) for title, numbers in document.as_type(dict[str, dict[str, Any]]).items()}
+    numbers = renamed if schema == 1 else models
+    for title, content in numbers.items():
+        others = set(content) - {entry.name for entry in fields(_ModelNumbers)}
+        part = Json(f"the summary of {where}, {title}", "", content, document.remedy, lines=False)
+        _check_numbers(part, part.as_type(_ModelNumbers, leave_out=others, lenient=True))
+    return numbers
+
+
+@dataclass(frozen=True)
+class _StrategyNumbers:
+    """The numbers of a strategy on which tables and figures rely."""
+
+    accuracy: float
+    ci95: tuple[float, float]
+    wrong_to_right: int
+    right_to_wrong: int
+    evaluations_per_sample: float
+    gap_recovered: float | None = None
+
+
+@dataclass(frozen=True)
+class _FamilyNumbers:
+    n: int
+    accuracy: dict[str, float]
+
+
+@dataclass(frozen=True)
+class _ModelNumbers:
+    n: int
+    strategies: dict[str, _StrategyNumbers]
+    families: dict[str, _FamilyNumbers] = field(default_factory=dict)
+
+
+def _check_numbers(part: Json, numbers: _ModelNumbers) -> None:
+    """Refuse accuracies that are no shares, and negative counts."""
+    for name, row in numbers.strategies.items():
+        if not all(0 <= share <= 1 for share in (row.accuracy, *row.ci95)) or min(numbers.n, row.wrong_to_right) < 0:
+            raise part.error(f"the numbers of {name!r} cannot be: {row}")
 
 
 SCHEMA_1_NAMES = {"evaluations_per_case": "evaluations_per_sample", "asked": "candidates", "kept": "correct"}

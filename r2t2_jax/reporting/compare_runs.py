@@ -14,6 +14,7 @@ from jaxtyping import Bool
 
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.evaluation.statistics import Comparison, mean_interval, models_of
+from r2t2_jax.runs.reading import refuse_damaged
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -69,6 +70,11 @@ def _names(runs: Sequence[SavedRun]) -> list[str]:
 
 
 def _entries(saved: SavedRun, run: str) -> list[ResultEntry]:
+    with refuse_damaged(saved.folder):
+        return _entries_of_rows(saved, run)
+
+
+def _entries_of_rows(saved: SavedRun, run: str) -> list[ResultEntry]:
     models = models_of(saved.summary, saved.folder)
     tables = _by_title(saved.rows) if models else {}
     entries = []

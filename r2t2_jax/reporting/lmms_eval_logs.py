@@ -26,7 +26,7 @@ from r2t2_jax.errors import R2T2Error
 from r2t2_jax.evaluation.statistics import models_of
 from r2t2_jax.runs.atomic_io import atomic_folder
 from r2t2_jax.runs.folder import SUMMARY
-from r2t2_jax.runs.reading import SavedRun
+from r2t2_jax.runs.reading import SavedRun, refuse_damaged
 
 COLUMNS = ("model", "strategy", "id", "question", "answers", "prediction", "score", "benchmark")
 
@@ -48,8 +48,8 @@ def export_lmms_eval(saved: SavedRun, out: Path) -> list[Path]:
         raise R2T2Error(f"{saved.folder} is a run of r2t2 {saved.run['command']}; give one of r2t2 eval")
     if out.exists():
         raise R2T2Error(f"{out} exists; choose another folder")
-    models = models_of(saved.summary, saved.folder)
-    files = dict(_files(saved, models))
+    with refuse_damaged(saved.folder):
+        files = dict(_files(saved, models_of(saved.summary, saved.folder)))
 
     def write(draft: Path) -> None:
         for name, content in files.items():

@@ -17,6 +17,7 @@ from r2t2_jax.errors import R2T2Error
 from r2t2_jax.evaluation.benchmark import ANSWER, ENCODE, part_name
 from r2t2_jax.evaluation.statistics import models_of
 from r2t2_jax.runs.batch_files import stack
+from r2t2_jax.runs.reading import refuse_damaged
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -104,6 +105,11 @@ def read_results(saved: SavedRun) -> list[ModelResults]:
     Raises:
         R2T2Error: the run is not complete, has no rows, lacks `base`, or an earlier version wrote its rows.
     """
+    with refuse_damaged(saved.folder):
+        return _models(saved)
+
+
+def _models(saved: SavedRun) -> list[ModelResults]:
     rows = saved.rows
     missing = [column for column in COLUMNS if column not in rows.column_names]
     if missing:

@@ -20,7 +20,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.retrieval.protocol import Hits, Metric, check_search, check_vectors
+from r2t2_jax.retrieval.protocol import METRICS, Hits, Metric, check_search, check_vectors
+from r2t2_jax.runtime.typed_json import open_json
 
 if TYPE_CHECKING:
     from r2t2_jax.retrieval.protocol import Index
@@ -55,15 +56,16 @@ def matches(path: Path, embeddings: Float[np.ndarray, "N M"] | Float[Array, "N M
 
 def _read(path: Path) -> dict[str, Any]:
     file = path / FILE
+    if not file.exists():
+        raise R2T2Error(f"{path} holds no complete index: it has no {FILE}; build it again")
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        known = {"kind", "metric", "embeddings"} <= set(content)
-    except FileNotFoundError:
-        raise R2T2Error(f"{path} holds no complete index: it has no {FILE}; build it again") from None
-    except (OSError, ValueError, TypeError) as error:
+        document = open_json(file)
+        texts = [document.member(name) for name in ("kind", "metric", "embeddings")]
+    except R2T2Error as error:
         raise R2T2Error(f"{file} is damaged ({error}); build the index again") from error
-    if not known:
-        raise R2T2Error(f"{file} is damaged: keys are missing; build the index again")
+    if not all(isinstance(text, str) for text in texts) or document.content["metric"] not in METRICS:
+        raise R2T2Error(f"{file} is damaged: 'kind', 'metric' or 'embeddings' cannot be; build the index again")
+    content: dict[str, Any] = document.content
     return content
 
 

@@ -16,6 +16,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from jaxtyping import Float, Int
 
@@ -148,8 +149,9 @@ class ScannIndex:
         with _quiet():
             try:
                 searcher = _scann().load_searcher(str(path))
-                parameters = ScannParameters(**content["parameters"])
-                return cls(embeddings, content["metric"], parameters, content["recall"], searcher)
+                parameters = msgspec.convert(content["parameters"], ScannParameters)
+                recall = msgspec.convert(content["recall"], float)
+                return cls(embeddings, content["metric"], parameters, recall, searcher)
             except (KeyError, TypeError, RuntimeError, ValueError, OSError) as error:
                 raise R2T2Error(f"the index in {path} is damaged ({error}); build it again") from error
 

@@ -15,11 +15,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from r2t2_jax.errors import R2T2Error
 from r2t2_jax.runs.atomic_io import atomic_write, remove_drafts, sync
 from r2t2_jax.runs.plan import Plan
+from r2t2_jax.runtime.typed_files import read_parquet, read_parquet_schema
 
 BATCHES = "batches"
+AGAIN = "delete the file to compute its batch again"
 ROW_GROUP = 4096  # rows of a group in an exported table
 
 Row = Mapping[str, Any]
@@ -79,11 +80,7 @@ def read_batch(path: Path) -> pa.Table:
     Raises:
         R2T2Error: the file is damaged or cannot be read.
     """
-    try:
-        return pq.ParquetFile(path, page_checksum_verification=True).read()
-    except (pa.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise R2T2Error(f"cannot read {path} ({reason}); delete the file to compute its batch again") from error
+    return read_parquet(path, AGAIN, checksums=True)
 
 
 def read_table(saved: Mapping[int, Path], plan: Plan, parts: Collection[str]) -> pa.Table:
@@ -112,11 +109,7 @@ def export_table(path: Path, saved: Mapping[int, Path], plan: Plan, parts: Colle
 
 def read_batch_schema(path: Path) -> pa.Schema:
     """The columns of a batch file; raises as `read_batch`."""
-    try:
-        return pq.read_schema(path)
-    except (pa.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise R2T2Error(f"cannot read {path} ({reason}); delete the file to compute its batch again") from error
+    return read_parquet_schema(path, AGAIN)[0]
 
 
 def _groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:

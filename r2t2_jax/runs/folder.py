@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import socket
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
@@ -13,6 +14,8 @@ from typing import Any
 
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.runs.atomic_io import DRAFT, is_at
+from r2t2_jax.runtime import typed_json
+from r2t2_jax.runtime.typed_files import read_text
 
 RUN, SUMMARY, LOCK = "run.json", "summary.json", "lock"
 TIMINGS = "timings.jsonl"  # durations of batches, apart from the rows, since they differ between equal runs
@@ -58,12 +61,9 @@ def read_json(path: Path) -> dict[str, Any]:
         R2T2Error: the file cannot be read, or does not hold an object.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        return typed_json.read_json(path, dict)
+    except R2T2Error as error:
         raise R2T2Error(f"cannot read {path}: {error}") from error
-    if not isinstance(content, dict):
-        raise R2T2Error(f"cannot read {path}: it holds a {type(content).__name__}, not an object")
-    return content
 
 
 class FolderLock:
@@ -137,17 +137,27 @@ class Timings:
             file.write(text)
 
 
+@dataclass(frozen=True)
+class _Timing:
+    part: str
+    samples: int
+    seconds: float
+    first: bool
+
+
 def seconds_per_sample(folder: Path) -> dict[str, float]:
-    """The median seconds per sample of each part; first batches count only where a part has no others."""
+    """The median seconds per sample of each part; first batches count only where a part has no others.
+
+    Raises:
+        R2T2Error: a line is complete, but no duration.
+    """
     later: dict[str, list[float]] = {}
     first: dict[str, list[float]] = {}
     path = folder / TIMINGS
-    for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-        try:
-            line = json.loads(text)
-        except ValueError:  # incomplete, since a process was killed
+    for number, text in enumerate(read_text(path).split("\n") if path.exists() else (), start=1):
+        if not text.endswith("}"):  # incomplete, since a process was killed
             continue
-        if isinstance(line, dict):
-            times = first if line["first"] else later
-            times.setdefault(line["part"], []).append(line["seconds"] / line["samples"])
+        line = typed_json.parse_json(text, f"{path}:{number}", "delete the file", lines=False).as_type(_Timing)
+        times = first if line.first else later
+        times.setdefault(line.part, []).append(line.seconds / max(1, line.samples))
     return {part: median(times) for part, times in (first | later).items()}

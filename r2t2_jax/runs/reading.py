@@ -10,7 +10,9 @@ saved.summary["models"]["narrow"]["strategies"]["ngd"]["accuracy"]
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.runs.batch_files import read_table, saved_batches
 from r2t2_jax.runs.folder import RUN, SUMMARY, check_format, read_json, seconds_per_sample
-from r2t2_jax.runs.plan import Plan
+from r2t2_jax.runs.plan import Part, Plan
+from r2t2_jax.runtime.typed_json import open_json
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -101,4 +104,31 @@ def open_run(folder: Path | str) -> SavedRun:
     run = read_json(folder / RUN)
     if missing := [key for key in ("command", "settings", "plan") if key not in run]:
         raise R2T2Error(f"{folder / RUN} lacks {', '.join(missing)}; it is not the {RUN} of a run")
+    others = set(run) - {entry.name for entry in fields(_Content)}
+    open_json(folder / RUN, f"it is not the {RUN} of a run").as_type(_Content, leave_out=others)
     return SavedRun(folder, run)
+
+
+@dataclass(frozen=True)
+class _Content:
+    """The fields of `run.json` that readers of runs rely on; commands add others."""
+
+    command: str
+    settings: dict[str, Any]
+    plan: list[Part]
+    models: dict[str, dict[str, Any]] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    data: dict[str, Any] | list[Any] | str | None = None
+
+
+@contextmanager
+def refuse_damaged(folder: Path) -> Iterator[None]:
+    """Raise an `R2T2Error` that names the run where its rows or its numbers do not have the shape of a run's."""
+    try:
+        yield
+    except R2T2Error:
+        raise
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError, ArithmeticError) as error:
+        reason = " ".join(str(error).split())[:200]
+        cause = f"its rows or numbers cannot be those of a run: {type(error).__name__} {reason}"
+        raise R2T2Error(f"{folder} is damaged ({cause}); run it again in another folder") from error

@@ -159,6 +159,15 @@ def check_columns(path: Path, columns: pa.Schema, wanted: pa.Schema | None, reme
             raise R2T2Error(f"{path}: column {field.name!r} has type {kind}, not {field.type}; {remedy}")
 
 
+def check_text_columns(path: Path, columns: pa.Schema, wanted: Collection[str], remedy: str) -> None:
+    """Check that a table has columns of text, or of nothing but empty cells; raises as `check_columns`."""
+    import pyarrow as pa
+
+    kinds = {name: columns.field(name).type for name in wanted if columns.names.count(name) == 1}
+    texts = {name: pa.null() if pa.types.is_null(kind) else pa.string() for name, kind in kinds.items()}
+    check_columns(path, columns, pa.schema([(name, texts.get(name, pa.string())) for name in wanted]), remedy)
+
+
 def _parquet(path: Path, remedy: str, read: Callable[[], T]) -> T:
     import pyarrow as pa
 

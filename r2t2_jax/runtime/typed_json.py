@@ -67,13 +67,20 @@ class Json:
             raise self.error(f"{name!r} is missing")
         return self.content[name]
 
-    def as_type(self, kind: type[T], leave_out: Collection[str] = (), optional: Collection[str] | None = None) -> T:
+    def as_type(
+        self,
+        kind: type[T],
+        leave_out: Collection[str] = (),
+        optional: Collection[str] | None = None,
+        lenient: bool = False,
+    ) -> T:
         """The content as a value of the type `kind`: a builtin, a container type or a dataclass of such types.
 
         Args:
             kind: the type. Its dataclasses must have every field of the content; their `__post_init__` checks values.
             leave_out: keys of the outermost object that belong to no field of `kind`.
             optional: names of the fields that may be absent; by default all that have a default value.
+            lenient: permit fields that no dataclass declares.
 
         Raises:
             R2T2Error: a field is missing, unknown or has another type or a bad value.
@@ -86,7 +93,11 @@ class Json:
         except msgspec.ValidationError as error:
             problem, path = _problem(str(error), content)
             raise self.error(problem, path) from error
-        if kind not in (dict, list) and (unknown := _unknown_field(content, msgspec.to_builtins(value))):
+        if (
+            kind not in (dict, list)
+            and not lenient
+            and (unknown := _unknown_field(content, msgspec.to_builtins(value)))
+        ):
             name = field_name(unknown)
             raise self.error(f"unknown field {name!r}; another version of r2t2-jax may have written it", unknown)
         if optional is not None:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -28,8 +27,37 @@ from ports.common.checkpoint.mapping import assemble, named
 from ports.common.checkpoint.orbax_writer import plain_path, single_error_report
 from ports.common.configs import config_from_json
 from r2t2_jax.errors import R2T2Error
+from r2t2_jax.runtime.typed_files import path_below
+from r2t2_jax.runtime.typed_json import open_json
 
 GROUP_BYTES = 2**30
+
+
+@dataclass(frozen=True)
+class StoredParameter:
+    """One entry of `parameters` in `model.json`: shape and dtype of a parameter, and the crc32 of its pieces."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    pieces: list[int]
+
+
+@dataclass(frozen=True)
+class _Description:
+    """The content of `model.json` (`directory.py`)."""
+
+    schema: int
+    port: str
+    config: dict[str, Any]
+    source: str
+    dtype: list[str]
+    digest: str
+    inputs: dict[str, str]
+    tokenizer: dict[str, str]
+    report: dict[str, Any]
+    parameters: dict[str, StoredParameter]
+    checkpoint: dict[str, int]
+    unknown_fields: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -40,7 +68,7 @@ class ModelDirectory:
     port: str
     config: Mapping[str, Any]
     digest: str
-    parameters: Mapping[str, Mapping[str, Any]]
+    parameters: Mapping[str, StoredParameter]
 
     @property
     def tokenizer(self) -> Path:
@@ -57,28 +85,17 @@ def open_model_directory(path: str | Path, port: str) -> ModelDirectory:
         R2T2Error: not a model directory, another port's, or damaged.
     """
     folder = Path(path)
-    try:
-        model = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
-        _check_schema(folder, model)
-        directory = ModelDirectory(folder, model["port"], model["config"], model["digest"], model["parameters"])
-        sizes, sums = dict(model["checkpoint"]), dict(model["tokenizer"])
-    except OSError as error:
-        raise R2T2Error(
-            f"{folder} is no model directory ({error.strerror}: {DESCRIPTION}); make one with r2t2 convert"
-        ) from error
-    except (ValueError, KeyError, TypeError) as error:
-        if isinstance(error, R2T2Error):
-            raise
-        raise R2T2Error(f"{folder / DESCRIPTION} is damaged ({error}); convert the model again") from error
+    model = _read_description(folder)
+    directory = ModelDirectory(folder, model.port, model.config, model.digest, model.parameters)
     if directory.port != port:
         raise R2T2Error(f"{folder} holds a model of port {directory.port!r}, not {port!r}")
     problems = [
         f"{name} is {'not there' if actual is None else f'{actual} bytes instead of {size}'}"
-        for name, size in sizes.items()
-        if (actual := _size(folder / CHECKPOINT / name)) != size
+        for name, size in model.checkpoint.items()
+        if (actual := _size(path_below(folder / CHECKPOINT, name, str(folder / DESCRIPTION)))) != size
     ]
-    for name, digest in sums.items():
-        file = directory.tokenizer / name
+    for name, digest in model.tokenizer.items():
+        file = path_below(directory.tokenizer, name, str(folder / DESCRIPTION))
         if _size(file) is None or sha256_of(file) != digest:
             problems.append(f"{TOKENIZER}/{name} is not the file that was converted")
     if problems:
@@ -95,12 +112,25 @@ def split_variant(variant: str) -> tuple[str, list[tuple[str, str]]]:
     return (variant, []) if Path(variant).is_dir() else (head, [(name, value) for name, _, value in pairs])
 
 
-def _check_schema(folder: Path, model: Mapping[str, Any]) -> None:
-    """Refuse a directory of another schema in one line with the command that converts the model again."""
-    schema = model["schema"]
+def _read_description(folder: Path) -> _Description:
+    """The content of `model.json`; another schema is refused with the command that converts the model again."""
+    file = folder / DESCRIPTION
+    if not file.is_file():
+        raise R2T2Error(f"{folder} is no model directory (it has no {DESCRIPTION}); make one with r2t2 convert")
+    try:
+        document = open_json(file)
+        schema = document.member("schema")
+        port, source = document.member("port"), document.member("source")
+        if schema == SCHEMA:
+            model = document.as_type(_Description)
+    except R2T2Error as error:
+        raise R2T2Error(f"{file} is damaged ({error}); convert the model again") from error
     if schema != SCHEMA:
-        again = f"remove it and convert again: r2t2 convert {model['port']} {model['source']} {folder}"
+        again = f"remove it and convert again: r2t2 convert {port} {source} {folder}"
         raise R2T2Error(f"{folder} has schema {schema}, this version of r2t2-jax reads {SCHEMA}; {again}")
+    if not model.parameters or any(size < 0 for entry in model.parameters.values() for size in entry.shape):
+        raise R2T2Error(f"{file} is damaged ('parameters' cannot be); convert the model again")
+    return model
 
 
 def _size(file: Path) -> int | None:
@@ -123,9 +153,9 @@ def restore(directory: ModelDirectory, abstract: Any) -> Any:
         *(f"no parameter {path}" for path in wanted if path not in directory.parameters),
         *(f"unknown parameter {path}" for path in directory.parameters if path not in wanted),
         *(
-            f"{path} has shape {tuple(directory.parameters[path]['shape'])}, not {tuple(leaf.shape)}"
+            f"{path} has shape {directory.parameters[path].shape}, not {tuple(leaf.shape)}"
             for path, leaf in wanted.items()
-            if path in directory.parameters and tuple(directory.parameters[path]["shape"]) != tuple(leaf.shape)
+            if path in directory.parameters and directory.parameters[path].shape != tuple(leaf.shape)
         ),
     ]
     if problems:
@@ -168,9 +198,7 @@ def _load(directory: ModelDirectory, paths: list[str]) -> dict[str, list[np.ndar
         reason = " ".join(str(error).split())[:200]
         raise R2T2Error(f"{source} cannot be read ({reason}); convert the model again") from error
     pieces = {path: [loaded[path][str(i)] for i in range(len(loaded[path]))] for path in paths}
-    damaged = [
-        path for path in paths if [crc32_of(part) for part in pieces[path]] != directory.parameters[path]["pieces"]
-    ]
+    damaged = [path for path in paths if [crc32_of(part) for part in pieces[path]] != directory.parameters[path].pieces]
     if damaged:
         raise R2T2Error(f"{source} is damaged (checksums of {', '.join(damaged)}); convert the model again")
     return pieces
@@ -203,7 +231,7 @@ def open_model(converter: Converter, kind: type[Config], path: str | Path, dtype
     """
     if (Path(path) / DESCRIPTION).is_file():
         directory = open_model_directory(path, converter.port)
-        first = next(iter(directory.parameters.values()))["dtype"]
+        first = next(iter(directory.parameters.values())).dtype
         config = config_from_json(kind, {**directory.config, "dtype": dtype or first})
         params = restore(directory, converter.abstract_params(config))
         return Opened(config, params, directory.digest, directory.tokenizer)

@@ -18,6 +18,8 @@ from PIL import Image
 
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.runs.folder import RUN, read_json
+from r2t2_jax.runtime.typed_files import check_text_columns, path_below, read_parquet
+from r2t2_jax.runtime.typed_json import parse_json
 
 PARTS = ("segments", "detections", "scene", "lines")
 FORMER_PROVIDERS = {"mask2former": "segments", "owlv2": "detections", "rapidocr": "lines", "scenes": "scene"}
@@ -143,23 +145,20 @@ def _plain(part: Any) -> Any:
 
 def from_row(row: Mapping[str, Any], segment_map: UInt8[np.ndarray, "size size"] | None) -> AuxRecord:
     """The record that `to_row` wrote."""
-    parts = {name: None if row[name] is None else json.loads(row[name]) for name in PARTS}
-    scene = parts["scene"]
-    return AuxRecord(
-        key=row["key"],
-        id=row["id"],
-        map=segment_map,
-        segments=_all(Segment, parts["segments"]),
-        detections=_all(Detection, parts["detections"]),
-        scene=scene and SceneGraph(tuple(scene["objects"]), _all(Relation, scene["relations"]) or ()),
-        lines=_all(TextLine, parts["lines"]),
-    )
-
-
-def _all(kind: Any, entries: list[dict[str, Any]] | None) -> Any:
-    if entries is None:
-        return None
-    return tuple(kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in entry.items()}) for entry in entries)
+    kinds = {
+        "segments": tuple[Segment, ...],
+        "detections": tuple[Detection, ...],
+        "scene": SceneGraph,
+        "lines": tuple[TextLine, ...],
+    }
+    where = f"auxiliary record of image {row['key']}"
+    parts: dict[str, Any] = {
+        name: None
+        if row[name] is None
+        else parse_json(row[name], f"{where}, {name}", "run r2t2 aux build again", lines=False).as_type(kind)
+        for name, kind in kinds.items()
+    }
+    return AuxRecord(key=row["key"], id=row["id"], map=segment_map, **parts)
 
 
 def to_png(segment_map: UInt8[np.ndarray, "size size"]) -> bytes:
@@ -183,6 +182,14 @@ def read_makers(folder: Path) -> dict[str, str]:
     return {}
 
 
+def _read_rows(path: Path) -> list[dict[str, Any]]:
+    columns = ("key", "id", *PARTS)
+    table = read_parquet(path, "run r2t2 aux build again")
+    check_text_columns(path, table.schema, columns, "run r2t2 aux build again")
+    rows: list[dict[str, Any]] = table.select(columns).to_pylist()
+    return rows
+
+
 @dataclass(frozen=True)
 class CachedRecords:
     """The provider that reads the records of one or several stores, by the image's key.
@@ -204,15 +211,12 @@ class CachedRecords:
         Raises:
             R2T2Error: a folder contains no records, its table is damaged, or the stores were made by other providers.
         """
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
         rows: dict[str, Mapping[str, Any]] = {}
         makers = read_makers(folders[0])
         for folder in folders:
             try:
-                stored = {row["key"]: {**row, "folder": folder} for row in pq.read_table(folder / TABLE).to_pylist()}
-            except (OSError, pa.ArrowException, KeyError) as error:
+                stored = {row["key"]: {**row, "folder": folder} for row in _read_rows(folder / TABLE)}
+            except R2T2Error as error:
                 raise R2T2Error(
                     f"{folder} contains no auxiliary records ({error}); make them with r2t2 aux build"
                 ) from error
@@ -252,11 +256,11 @@ class CachedRecords:
         return from_row(row, self._map(row) if row["segments"] is not None else None)
 
     def _map(self, row: Mapping[str, Any]) -> np.ndarray:
-        path = row["folder"] / MAPS / f"{row['key']}.png"
+        path = path_below(row["folder"] / MAPS, f"{row['key']}.png", str(row["folder"] / TABLE))
         try:
-            with Image.open(path) as file:
+            with Image.open(path, formats=("PNG",)) as file:
                 return np.asarray(file.convert("L"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             raise R2T2Error(f"{path} cannot be read ({error}); run r2t2 aux build again") from error
 
     def missing_parts(self) -> list[str]:

@@ -9,7 +9,6 @@ The file is JSONL with one line per sample, named by the sample's id; labels and
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,8 @@ from jaxtyping import UInt8
 
 from ports.moai.auxiliary.record import AuxRecord, Relation, SceneGraph, panoptic_classes, predicates
 from r2t2_jax.errors import R2T2Error
+from r2t2_jax.runtime.typed_files import read_text
+from r2t2_jax.runtime.typed_json import parse_json
 
 
 @dataclass(frozen=True)
@@ -36,14 +37,12 @@ class SceneGraphFile:
         Raises:
             R2T2Error: it cannot be read, or a line is not a scene graph.
         """
-        try:
-            lines = path.read_bytes().decode("utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise R2T2Error(f"cannot read scene graphs {path}: {error}") from error
         scenes = {}
-        for number, line in enumerate(lines, start=1):
+        for number, line in enumerate(read_text(path).split("\n"), start=1):
+            if not line.strip():
+                continue
             try:
-                described = json.loads(line)
+                described = parse_json(line, "a line", lines=False).as_type(dict)
                 scenes[str(described["id"])] = _scene(described)
             except (ValueError, KeyError, TypeError, IndexError) as error:
                 raise R2T2Error(f"{path}, line {number} is not a scene graph: {error}") from error
