@@ -31,18 +31,18 @@ Answer = Any
 
 @dataclass(frozen=True)
 class Sample:
-    """One question about one image, as every dataset yields it.
+    """One question about one image, or about none, as every dataset yields it.
 
-    `image` is uint8 [height, width, 3]. `answers` lists every accepted ground truth, the most common first.
-    The port turns `style` (`letter`, `word`, `plain`) into a prompt; an empty text in `options` is a letter that is not
-    offered. `experts` are the names of the experts that a person would choose for the question, if known; only
-    `task_routing` reads them. `dataset` is the name of the dataset, by which a port chooses the published prompt of a
-    benchmark. `context` are lines that this prompt has below the question, such as OCR tokens; embedders do not read
-    them.
+    `image` is uint8 [height, width, 3], or `None` for a question of text only. `answers` lists every accepted ground
+    truth, the most common first. The port turns `style` (`letter`, `word`, `plain`) into a prompt; an empty text in
+    `options` is a letter that is not offered. `experts` are the names of the experts that a person would choose for the
+    question, if known; only `task_routing` reads them. `dataset` is the name of the dataset, by which a port chooses the
+    published prompt of a benchmark. `context` are lines that this prompt has below the question, such as OCR tokens;
+    embedders do not read them.
     """
 
     id: str
-    image: np.ndarray
+    image: np.ndarray | None
     question: str
     answers: tuple[str, ...]
     options: tuple[str, ...] = ()
@@ -52,6 +52,19 @@ class Sample:
     experts: tuple[str, ...] = ()
     dataset: str = ""
     context: str = ""
+
+    def pixels(self) -> np.ndarray:
+        """The image of a sample that must have one.
+
+        Raises:
+            R2T2Error: there is none, or it has no pixels.
+        """
+        image = self.image
+        if image is None:
+            raise R2T2Error(f"sample {self.id!r} has no image, and this model needs one: give its image")
+        if image.size == 0:
+            raise R2T2Error(f"sample {self.id!r}: its image has no pixels (shape {image.shape})")
+        return image
 
 
 def options_by_letter(options: Sequence[str]) -> dict[str, str]:
@@ -71,8 +84,10 @@ class RoutedModel(Protocol):
 
     A model whose samples differ in their supported experts also has `support(features) -> Bool[Array, "*B L E"]`, which
     takes one sample's features or a batch's. One whose gate reads a vector may have `gate_input(params, features) ->
-    Float[Array, "H"]`, which `knn_moe` uses to find neighbors. `LogprobModel` is the protocol of models for entropy
-    objectives.
+    Float[Array, "H"]`, which `knn_moe` uses to find neighbors. One in which part of the work on a (sample, answer) pair
+    does not depend on r may have `condition(params, features, answer) -> Features`: what `answer_loss` takes in place of
+    the features for this answer, with the same loss. It returns its own result unchanged, so conditioned features may be
+    stored. `LogprobModel` is the protocol of models for entropy objectives.
     """
 
     @property
@@ -150,6 +165,14 @@ class LossModel:
         if routing is None or routing.mode != "replace":
             raise TypeError("a LossModel takes replaced routing weights only; use another update space than shift")
         return self.loss(params, features, routing.values, answer)
+
+
+def condition(model: RoutedLoss, params: Params, features: Features, answer: Answer) -> Features:
+    """The features of a sample whose answer is known, with the work that does not depend on r done, as far as the model
+    can tell it apart.
+    """
+    function = getattr(model, "condition", None)
+    return features if function is None else function(params, features, answer)
 
 
 class RoutedLoss(Protocol):

@@ -66,7 +66,7 @@ class Prediction:
     strategy: str
     preset: str
     question: str
-    image: UInt8[np.ndarray, "height width 3"]
+    image: UInt8[np.ndarray, "height width 3"] | None
     before: str
     after: str
     neighbors: tuple[Neighbor, ...]
@@ -99,8 +99,8 @@ def answer(
 
     Args:
         port: the model.
-        image: a path, a PIL image or uint8 pixels [height, width, 3]; for several questions a list of images, or one
-            image for all of them.
+        image: a path, a PIL image or uint8 pixels [height, width, 3], or `None` for a model that reads text only; for
+            several questions a list of images, or one image for all of them.
         question: a text, or a list of texts.
         strategy: a name of `methods.py`; `ngd` by default.
         preset: its settings; by default the port's own, else the paper's.
@@ -163,7 +163,9 @@ def _samples(images: Sequence[Any], questions: Sequence[str]) -> list[Sample]:
     ]
 
 
-def _pixels(image: Any) -> UInt8[np.ndarray, "height width 3"]:
+def _pixels(image: Any) -> UInt8[np.ndarray, "height width 3"] | None:
+    if image is None:
+        return None
     if isinstance(image, str | Path):
         return decode_image(encoded_image(Path(image), "cannot answer"), on_white=True)
     array = rgb_pixels(image, on_white=True) if isinstance(image, Image.Image) else np.asarray(image)

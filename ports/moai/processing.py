@@ -199,7 +199,7 @@ class MoAIProcessor:
         texts = [self.tokenizer.verbalization(verbalize(record, self.config.image_size)) for record in records]
         verbalization, verbalization_mask = pad_left(texts, VERBALIZATION_BUCKET, self.config.pad_id)
         return MoAIInputs(
-            image=jnp.asarray(np.stack([fit(sample.image, self.config.image_size) for sample in samples])),
+            image=jnp.asarray(np.stack([fit(sample.pixels(), self.config.image_size) for sample in samples])),
             segments=jnp.asarray(np.stack([self._map(record) for record in records])),
             tokens=jnp.asarray(tokens),
             mask=jnp.asarray(mask),
@@ -210,8 +210,8 @@ class MoAIProcessor:
         )
 
     def _record(self, sample: Sample) -> AuxRecord:
-        empty = AuxRecord(image_key(sample.image), sample.id)
-        return empty if self.auxiliary is None else self.auxiliary(sample.image, empty)
+        empty = AuxRecord(image_key(sample.pixels()), sample.id)
+        return empty if self.auxiliary is None else self.auxiliary(sample.pixels(), empty)
 
     def _map(self, record: AuxRecord) -> np.ndarray:
         size = (self.config.image_size, self.config.image_size)

@@ -174,7 +174,7 @@ class MovaProcessor:
         coarse = np.zeros((len(samples), len(EXPERTS)), bool)
         for start in range(0, len(samples), CHUNK):
             rows = range(start, min(start + CHUNK, len(samples)))
-            views = {row: views_of(samples[row].image, config) for row in rows}
+            views = {row: views_of(samples[row].pixels(), config) for row in rows}
             for row in rows:
                 tokens_of_base, answer = first_pass(params, views[row], tokens[row], mask[row], model=self.model)
                 base[row] = tokens_of_base

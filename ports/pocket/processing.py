@@ -31,7 +31,7 @@ class PocketProcessor:
     def prepare(self, params: Any, samples: Sequence[Sample]) -> PocketInputs:
         """Images at 96 x 96 and question tokens; every leaf has a leading axis B."""
         tokens, mask = self.tokenizer.pad([sample.question for sample in samples], self.config.question_length)
-        images = np.stack([_fit(sample.image) for sample in samples])
+        images = np.stack([_fit(sample.pixels()) for sample in samples])
         return PocketInputs(jnp.asarray(images), jnp.asarray(tokens), jnp.asarray(mask))
 
     def fits(self, question: str) -> bool:

@@ -22,7 +22,7 @@ from r2t2_jax.bank import ReferenceBank
 from r2t2_jax.bank.atlas import Atlas, check_atlas_folder, quantize, save_atlas
 from r2t2_jax.bank.reference_bank import kernel_weights
 from r2t2_jax.bank.storage import manifest_digest
-from r2t2_jax.contract import Answer, Features, Params, RoutedLoss
+from r2t2_jax.contract import Answer, Features, Params, RoutedLoss, condition
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.method.kernels import Gaussian
 from r2t2_jax.method.search.atlas_points import bounded, candidate_points, choose_points
@@ -78,6 +78,7 @@ def losses_at(
 
     def sample(reference: tuple[Features, Answer]) -> Float[Array, "P"]:
         features, answer = reference
+        features = condition(model, params, features, answer)
         return jax.lax.map(lambda point: model.answer_loss(params, features, Routing(point), answer), points)
 
     return bounded(jax.lax.map(sample, (features, answers)))

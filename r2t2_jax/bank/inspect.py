@@ -245,7 +245,8 @@ def find_leakage(bank: ReferenceBank, samples: Sequence[Sample]) -> Leakage:
         rows = by_image.get(image_digest(sample.image), []) if by_image else []
         same_image += bool(rows)
         leaked = rows and (references[rows] @ vector).max() >= SIMILAR
-        if leaked or (not by_image and (sample.id, _normalize(sample.question)) in by_id):
+        by_text = not by_image or sample.image is None
+        if leaked or (by_text and (sample.id, _normalize(sample.question)) in by_id):
             leaks.append(sample.id)
     return Leakage(
         questions=len(samples),

@@ -124,8 +124,10 @@ def processing_fingerprint(port: Port) -> str:
     return f"{own}/{port.max_new_tokens}"
 
 
-def image_digest(image: np.ndarray) -> str:
-    """SHA-256 of an image's pixels and shape, independent of its file format."""
+def image_digest(image: np.ndarray | None) -> str:
+    """SHA-256 of an image's pixels and shape, independent of its file format; empty without an image."""
+    if image is None:
+        return ""
     pixels = np.ascontiguousarray(image)
     return hashlib.sha256(f"{pixels.dtype}{pixels.shape}".encode() + pixels.tobytes()).hexdigest()
 

@@ -17,10 +17,10 @@ class Answer:
 
     model: str
     """The model: a port such as pocket:narrow, or module:attribute of your own."""
-    image: Path
-    """The image."""
     question: str
     """The question about the image."""
+    image: Path | None = None
+    """The image; leave it out for a model that reads text only."""
     strategy: str | None = None
     """Strategy; ngd by default. The error for an unknown name lists all strategies."""
     preset: str | None = None

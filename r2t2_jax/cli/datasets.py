@@ -245,7 +245,7 @@ class PocketScene:
             raise R2T2Error(f"the image is written as PNG: {self.out} must end in .png")
         check_writable(self.out)
         samples = load_dataset("pocket", "scene", self.questions, self.seed)
-        atomic_write(self.out, lambda draft: draft.write_bytes(as_png(samples[0].image)))
+        atomic_write(self.out, lambda draft: draft.write_bytes(as_png(samples[0].pixels())))
         print(f"Wrote {self.out}. Questions to try, with their answers:\n")
         width = max(len(sample.question) for sample in samples)
         for sample in samples:

@@ -14,7 +14,7 @@ import jax
 from jax.extend import core
 from jax.extend.source_info_util import new_name_stack
 
-PRODUCTS = ("dot_general", "conv_general_dilated")
+PRODUCTS = ("dot_general", "conv_general_dilated", "ragged_dot_general")
 
 
 Scopes = tuple[str, ...]
@@ -126,6 +126,12 @@ def _product_flops(equation: core.JaxprEqn) -> int:
     if equation.primitive.name == "dot_general":
         (contracted, _), _ = equation.params["dimension_numbers"]
         return 2 * out * math.prod(left[axis] for axis in contracted)
+    if equation.primitive.name == "ragged_dot_general":  # each row meets the matrix of its own group only
+        numbers = equation.params["ragged_dot_dimension_numbers"]
+        (contracted, _), _ = numbers.dot_dimension_numbers
+        flops = 2 * out * math.prod(left[axis] for axis in contracted)
+        groups = _shape(equation.invars[2])[-1]
+        return flops // groups if set(numbers.lhs_ragged_dimensions) & set(contracted) else flops
     _, per_group, *window = equation.params["dimension_numbers"].rhs_spec  # out channels, channels per group, space
     # The gradient of a strided convolution dilates its input with zeros; products with these zeros are not counted.
     _, _, *space = equation.params["dimension_numbers"].lhs_spec

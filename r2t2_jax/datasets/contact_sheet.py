@@ -41,7 +41,7 @@ def contact_sheet(title: str, notes: Sequence[str], samples: Sequence[Sample], i
 
 
 def _figure(sample: Sample, images: bool) -> str:
-    if images:
+    if images and sample.image is not None:
         image = f'<img alt="image of question {escape(sample.id)}" src="data:image/jpeg;base64,{_thumbnail(sample)}">'
     else:
         image = '<div class="none">no image available</div>'
@@ -56,7 +56,7 @@ def _figure(sample: Sample, images: bool) -> str:
 
 
 def _thumbnail(sample: Sample) -> str:
-    image = Image.fromarray(sample.image)
+    image = Image.fromarray(sample.pixels())
     image.thumbnail((2 * WIDTH, 4 * WIDTH))  # twice the width on the page, for high-resolution screens
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=85)

@@ -12,6 +12,7 @@ import threading
 import warnings
 from functools import lru_cache
 from pathlib import Path
+from typing import overload
 
 import numpy as np
 from jaxtyping import UInt8
@@ -28,16 +29,22 @@ _HEADER_LOCK = threading.Lock()  # `catch_warnings` is not safe in threads
 _CACHE_SIZE = 64  # consecutive questions are often about the same image
 
 
-def encoded_image(image: Path | bytes, where: str) -> bytes:
-    """The encoded bytes of an image that decodes without error.
+@overload
+def encoded_image(image: None, where: str) -> None: ...
+@overload
+def encoded_image(image: Path | bytes, where: str) -> bytes: ...
+def encoded_image(image: Path | bytes | None, where: str) -> bytes | None:
+    """The encoded bytes of an image that decodes without error; `None` for no image.
 
     Args:
-        image: path of the file, or its bytes.
+        image: path of the file, its bytes, or `None`.
         where: position of the record that refers to the image, for errors.
 
     Raises:
         R2T2Error: the file is missing, is not an image, or is damaged.
     """
+    if image is None:
+        return None
     name = str(image) if isinstance(image, Path) else "embedded in the file"
     try:
         return _checked_file(image) if isinstance(image, Path) else _checked(image)

@@ -18,7 +18,7 @@ class Record:
 
     Args:
         id: the official id.
-        image: the image file, or the encoded image where the official file contains it.
+        image: the image file, or the encoded image where the official file contains it; `None` for text only.
         question: the text.
         answers: accepted answers in order of preference, with repeats where scoring counts them; letters with style
             `letter`.
@@ -35,7 +35,7 @@ class Record:
     """
 
     id: str
-    image: Path | bytes
+    image: Path | bytes | None
     question: str
     answers: tuple[str, ...]
     where: str

@@ -17,14 +17,14 @@ OWN = ("", "jsonl")  # datasets whose images are decoded as a viewer shows them,
 
 
 class StoredSample(Sample):
-    """A `Sample` that decodes its image on each access to `image`."""
+    """A `Sample` that decodes its image on each access to `image`; without an encoded image it has none."""
 
-    def __init__(self, encoded: bytes = b"", image: np.ndarray | None = None, **fields: Any) -> None:
+    def __init__(self, encoded: bytes | None = None, image: np.ndarray | None = None, **fields: Any) -> None:
         """`image` replaces `encoded` where pixels are passed, as `dataclasses.replace` does."""
-        super().__init__(image=np.zeros((0, 0, 3), np.uint8) if image is None else image, **fields)
+        super().__init__(image=image, **fields)
         attributes = self.__dict__  # a frozen dataclass allows no assignment
         attributes["encoded"] = encoded
-        if image is None:
+        if image is None and encoded is not None:
             del attributes["image"]
 
     def __getattr__(self, name: str) -> np.ndarray:
@@ -36,14 +36,19 @@ class StoredSample(Sample):
 
 
 def image_bytes(sample: Sample) -> bytes:
-    """Bytes that identify the image of a sample: as encoded where it is stored so, else shape and pixels."""
+    """Bytes that identify the image of a sample: as encoded where it is stored so, else shape and pixels.
+
+    A sample without an image has none.
+    """
     if isinstance(sample, StoredSample) and "image" not in sample.__dict__:
         return bytes(sample.__dict__["encoded"])
+    if sample.image is None:
+        return b""
     return repr(sample.image.shape).encode() + np.ascontiguousarray(sample.image).tobytes()
 
 
-def to_sample(record: Record, encoded: bytes, dataset: str = "") -> Sample:
-    """The record of a dataset as a sample with the given encoded image."""
+def to_sample(record: Record, encoded: bytes | None, dataset: str = "") -> Sample:
+    """The record of a dataset as a sample with the given encoded image, or with none."""
     return StoredSample(
         encoded,
         id=record.id,

@@ -69,6 +69,8 @@ class SplitBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # 
         title = f"{self.dataset.name} {self.selection.name}"
         for record in tqdm(self.records, desc=title, unit="question", leave=False):
             try:
+                if record.image is None:
+                    raise R2T2Error(f"{record.where}: no image; evaluate text-only questions from their .jsonl file")
                 image = encoded_image(record.image, record.where)
             except R2T2Error as error:
                 if not self.skip_bad:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from r2t2_jax.contract import Answer, BeamModel, Features, Inputs, Params, Port, RoutedLoss, RoutedModel
+from r2t2_jax.contract import Answer, BeamModel, Features, Inputs, Params, Port, RoutedLoss, RoutedModel, condition
 from r2t2_jax.routing import Routing
 from r2t2_jax.runtime.batching import map_in_chunks
 
@@ -92,6 +92,7 @@ def losses_at_path(
 
     def losses(sample: tuple[Features, Answer, Float[Array, "P L E"]]) -> Float[Array, "P"]:
         features, answer, path = sample
+        features = condition(model, params, features, answer)
         return jax.lax.map(lambda weights: model.answer_loss(params, features, Routing(weights), answer), path)
 
     return jax.lax.map(losses, (features, answers, path))

@@ -8,13 +8,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import ClassVar, Literal, cast
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from r2t2_jax.contract import Answer, Features, Params, Query, References, RoutedLoss, RoutedModel
+from r2t2_jax.contract import Answer, Features, Params, Query, References, RoutedLoss, RoutedModel, condition
 from r2t2_jax.method.needs import NOTHING, Need
 from r2t2_jax.routing import Routing
 from r2t2_jax.runtime.pytrees import register_pytree_dataclass
@@ -72,12 +73,13 @@ class Neighborhood(Objective):
         assert references is not None
         assert references.weights is not None
         weights = references.weights
+        prepared = jax.vmap(partial(condition, model, params))(references.features, references.answers)
 
         def loss(routing: Routing | None) -> Float[Array, ""]:
             def neighbor_loss(features: Features, answer: Answer) -> Float[Array, ""]:
                 return model.answer_loss(params, features, routing, answer)
 
-            losses = jax.vmap(neighbor_loss)(references.features, references.answers)  # [K]
+            losses = jax.vmap(neighbor_loss)(prepared, references.answers)  # [K]
             total = weights.sum()
             # A neighbor of weight zero is left out, not multiplied by zero: its loss may be infinite.
             weighted = jnp.where(weights > 0, weights * losses, 0.0).sum()
@@ -136,7 +138,8 @@ class Oracle(Objective):
     needs = frozenset({Need.ANSWERS})
 
     def prepare(self, model: RoutedLoss, params: Params, query: Query, references: References | None) -> Loss:
-        return lambda routing: model.answer_loss(params, query.features, routing, query.answer)
+        features = condition(model, params, query.features, query.answer)
+        return lambda routing: model.answer_loss(params, features, routing, query.answer)
 
     def forwards(self, references: References | None) -> int:
         return 1

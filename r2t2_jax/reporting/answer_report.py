@@ -119,7 +119,7 @@ def _example(prediction: Prediction) -> Example:
         layers=prediction.layers,
         weights_before=prediction.router_weights,
         weights_after=prediction.weights,
-        image=as_png(prediction.image),
+        image=None if prediction.image is None else as_png(prediction.image),
         note=" ".join(_notes(prediction)),
     )
 

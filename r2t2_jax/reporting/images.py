@@ -44,7 +44,7 @@ def find_images(saved: SavedRun, ids: Collection[str]) -> Images:
         except R2T2Error as error:
             reason = f"No image: the set could not be loaded ({error})."
             continue
-        images |= {sample.id: sample.image for sample in samples if sample.id in ids}
+        images |= {sample.id: image for sample in samples if sample.id in ids and (image := sample.image) is not None}
         reason = f"No image: the sample is not in the set {source['name']!r} as it is now."
     return Images(images, reason)
 

@@ -79,7 +79,8 @@ def encode_augmentations(
     augmented = []
     for sample, number in zip(samples, numbers.tolist(), strict=True):
         rng = np.random.default_rng((seed, number))
-        copies = views(sample.image, count, rng) if which == "views" else [shuffled(sample.image, rng)]
+        image = sample.pixels()
+        copies = views(image, count, rng) if which == "views" else [shuffled(image, rng)]
         augmented += [dataclasses.replace(sample, image=copy) for copy in copies]
     features, _ = encode_batch(port.params, port.processor.prepare(port.params, augmented), model=port.model)
     if which == "shuffled":

@@ -83,7 +83,7 @@ class Warmup:
             )
 
         prepare = partial(port.processor.prepare, port.params)
-        gray = dataclasses.replace(batch.samples[0], image=np.full_like(batch.samples[0].image, GRAY))
+        gray = dataclasses.replace(batch.samples[0], image=np.full_like(batch.samples[0].pixels(), GRAY))
         prompted = [
             dataclasses.replace(sample, question=prompt)
             for sample in (*batch.samples, gray)

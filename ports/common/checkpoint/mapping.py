@@ -40,13 +40,21 @@ class Leaf:
 
     Args:
         names: the tensor it is read from; with `stacked`, one tensor for each entry of the leading axis.
-        change: applied to each tensor before stacking; returns a view (transposition, slice), never a copy.
+        change: applied to each tensor before stacking; a view (transposition, slice) where one tensor makes an entry.
         stacked: the parameter has a leading axis over `names`, like the layers of a scanned stack.
+        group: number of consecutive names whose tensors make one entry, as `change(*tensors)`.
+        dtype: of the parameter on disk; `None` for that of its tensors.
     """
 
     names: tuple[str, ...]
-    change: Callable[[np.ndarray], np.ndarray] = as_is
+    change: Callable[..., np.ndarray] = as_is
     stacked: bool = False
+    group: int = 1
+    dtype: str | None = None
+
+    def entries(self) -> list[tuple[str, ...]]:
+        """The names of the tensors of each entry."""
+        return [self.names[start : start + self.group] for start in range(0, len(self.names), self.group)]
 
 
 Layers = int | Sequence[int] | None  # number of layers, or their indices; None: a single module
@@ -94,7 +102,7 @@ def assemble(leaves: Mapping[str, Leaf], read: Callable[[str], np.ndarray], abst
 
     def put(path: tuple, shape: jax.ShapeDtypeStruct) -> jax.Array:
         leaf = leaves[path_name(path)]
-        parts = [leaf.change(read(name)) for name in leaf.names]
+        parts = [leaf.change(*map(read, names)) for names in leaf.entries()]
         return jnp.asarray(np.stack(parts) if leaf.stacked else parts[0], shape.dtype)
 
     return jax.tree_util.tree_map_with_path(put, abstract)
@@ -174,33 +182,36 @@ def _misshaped(
         if path not in wanted or any(name not in tensors for name in leaf.names):
             continue
         expected = wanted[path][1:] if leaf.stacked else wanted[path]
-        if leaf.stacked and wanted[path][:1] != (len(leaf.names),):
-            problems.append(f"{path}: {len(leaf.names)} tensors to stack, its shape is {wanted[path]}")
-        for name in leaf.names:
+        if leaf.stacked and wanted[path][:1] != (len(leaf.entries()),):
+            problems.append(f"{path}: {len(leaf.entries())} tensors to stack, its shape is {wanted[path]}")
+        for names in leaf.entries():
+            name, shapes = names[0], [tensors[name].shape for name in names]
+            has = f"{name}: shape {shapes[0]}" if len(names) == 1 else f"{name} and its group: shapes {set(shapes)}"
             try:
-                shape = changed_shape(leaf, tensors[name])
+                shape = changed_shape(leaf, *shapes)
             except (ValueError, IndexError) as error:
-                problems.append(f"{name}: shape {tensors[name].shape} cannot become {path} ({error})")
+                problems.append(f"{has} cannot become {path} ({error})")
                 continue
             if shape != expected:
-                problems.append(f"{name}: shape {tensors[name].shape} gives {shape}, {path} needs {expected}")
+                problems.append(f"{has} gives {shape}, {path} needs {expected}")
         kinds = {tensors[name].dtype for name in leaf.names}
-        if len(kinds) > 1:
+        if len(kinds) > 1 and leaf.dtype is None:
             problems.append(f"{path}: tensors of different dtypes to stack ({', '.join(sorted(kinds))})")
     return problems
 
 
-def changed_shape(leaf: Leaf, tensor: Tensor) -> tuple[int, ...]:
-    """The shape after `leaf.change`, tried on a view of one zero."""
-    return leaf.change(np.broadcast_to(np.zeros((), np.float32), tensor.shape)).shape
+def changed_shape(leaf: Leaf, *shapes: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape after `leaf.change`, tried on views of one zero."""
+    return leaf.change(*(np.broadcast_to(np.zeros((), np.float32), shape) for shape in shapes)).shape
 
 
 def stored(leaves: Mapping[str, Leaf], tensors: Mapping[str, Tensor]) -> dict[str, tuple[Leaf, jax.ShapeDtypeStruct]]:
     """Every parameter's leaf with its shape and dtype on disk, which is the source's dtype."""
     parameters = {}
     for path, leaf in leaves.items():
-        first = tensors[leaf.names[0]]
-        shape = changed_shape(leaf, first)
-        shape = (len(leaf.names), *shape) if leaf.stacked else shape
-        parameters[path] = (leaf, jax.ShapeDtypeStruct(shape, jax.numpy.dtype(first.dtype)))
+        entries = leaf.entries()
+        shape = changed_shape(leaf, *(tensors[name].shape for name in entries[0]))
+        shape = (len(entries), *shape) if leaf.stacked else shape
+        dtype = leaf.dtype or tensors[leaf.names[0]].dtype
+        parameters[path] = (leaf, jax.ShapeDtypeStruct(shape, jax.numpy.dtype(dtype)))
     return parameters

@@ -1,4 +1,4 @@
-"""Rotary position embeddings in the half-split layout of Llama, Qwen2, Mistral and InternLM2.
+"""Rotary position embeddings in the half-split layout of Llama, Qwen, Mistral and InternLM2.
 
 Axis letters: T tokens, H heads, d head width.
 """
@@ -7,6 +7,12 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
+
+
+def frequencies(width: int, theta: float) -> Float[Array, "d/2"]:
+    """theta^(-2 j / d) for j = 0 ... d/2 - 1, with d = `width`."""
+    half = width // 2
+    return theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
 
 
 def rotate(x: Float[Array, "T H d"], positions: Int[Array, "T"], theta: float) -> Float[Array, "T H d"]:
@@ -20,10 +26,13 @@ def rotate(x: Float[Array, "T H d"], positions: Int[Array, "T"], theta: float) -
     Returns:
         The rotated vectors in the dtype of `x`.
     """
+    return rotate_by(x, positions.astype(jnp.float32)[:, None] * frequencies(x.shape[-1], theta)[None])
+
+
+def rotate_by(x: Float[Array, "T H d"], angles: Float[Array, "T d/2"]) -> Float[Array, "T H d"]:
+    """Rotate the pair (x_j, x_{j + d/2}) by `angles[:, j]`, in float32; the result has the dtype of `x`."""
     half = x.shape[-1] // 2
-    frequencies = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)  # [d/2]
-    angles = positions.astype(jnp.float32)[:, None, None] * frequencies[None, None]  # [T, 1, d/2]
-    cos, sin = jnp.cos(angles), jnp.sin(angles)
+    cos, sin = jnp.cos(angles)[:, None], jnp.sin(angles)[:, None]  # [T, 1, d/2]
     first, second = x[..., :half].astype(jnp.float32), x[..., half:].astype(jnp.float32)
     rotated = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
     return rotated.astype(x.dtype)

@@ -115,7 +115,7 @@ def build_records(
     try:
         makers = _check_makers(out, providers)
         rows = _absorb(out, makers)
-        images = {image_key(sample.image): sample for sample in reversed(samples)}  # the first sample with this image
+        images = {image_key(sample.pixels()): sample for sample in reversed(samples)}  # the first sample with this image
         _check_scenes(out, providers, rows, images)
         keys = [key for key in sorted(images) if any(rows.get(key, {}).get(part) is None for part in providers)]
         if keys:
@@ -149,7 +149,7 @@ def _compute(
             record = store.read(key) if key in rows else AuxRecord(key, images[key].id)
             for part, provider in providers.items():
                 if getattr(record, part) is None:
-                    record = provider(images[key].image, record)
+                    record = provider(images[key].pixels(), record)
             computed.append(to_row(record))
         return computed
 

@@ -1,10 +1,10 @@
 """Your own dataset: a JSONL file of questions next to a folder of images.
 
-Each line is an object with `image` (path relative to the image folder), `question`, `answer`, and optionally `answers`
-(all accepted answers, the most common first, with repeats), `id`, `options`, `style`, `category` and `split`. If
-`answer` is one of `answers`, it is the first and is not counted again. With style `letter` an answer is the letter or
-the text of an option; the prompt requests the letter. An answer that is the letter of one option and the text of
-another, or the text of two, is refused. An empty option is a letter without an option.
+Each line is an object with `question`, `answer`, and optionally `image` (path relative to the image folder; left out for
+questions of text only), `answers` (all accepted answers, the most common first, with repeats), `id`, `options`, `style`,
+`category` and `split`. If `answer` is one of `answers`, it is the first and is not counted again. With style `letter` an
+answer is the letter or the text of an option; the prompt requests the letter. An answer that is the letter of one option
+and the text of another, or the text of two, is refused. An empty option is a letter without an option.
 
 `r2t2 datasets prepare jsonl` reads questions.jsonl, or the only .jsonl file of the folder; `load_dataset` also accepts
 the path of such a file.
@@ -56,9 +56,10 @@ def _parse(line: str, where: str) -> dict[str, Any]:
             raise R2T2Error(f"{where}: {name!r} must be a list of strings, not {value!r}")
         if name not in TEXT_FIELDS + LIST_FIELDS:
             raise R2T2Error(f"{where}: unknown field {name!r}; known: {', '.join(TEXT_FIELDS + LIST_FIELDS)}")
-    for name in ("image", "question"):
-        if not fields.get(name):
-            raise R2T2Error(f"{where}: {name!r} is missing")
+    if not fields.get("question"):
+        raise R2T2Error(f"{where}: 'question' is missing")
+    if fields.get("image") == "":
+        raise R2T2Error(f"{where}: 'image' is empty; leave it out for a question of text only")
     if not fields.get("answer") and not fields.get("answers"):
         raise R2T2Error(f"{where}: 'answer' is missing")
     if fields.get("style", "plain") not in STYLES:
@@ -69,7 +70,7 @@ def _parse(line: str, where: str) -> dict[str, Any]:
 def _record(fields: dict[str, Any], images: Path, where: str) -> Record:
     return Record(
         id=fields["id"],
-        image=images / fields["image"],
+        image=images / fields["image"] if "image" in fields else None,
         question=fields["question"],
         answers=_answers(fields, where),
         options=tuple(fields.get("options", ())),

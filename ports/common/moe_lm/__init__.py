@@ -1,0 +1,1 @@
+"""Language models whose every layer is a mixture of experts, with routing as an input: what their ports share."""

@@ -1,0 +1,149 @@
+"""Configs of routed language models: sizes from upstream's `config.json`, and which layers and tokens are re-routed.
+
+Axis letters: L routed layers, E experts.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ports.common.configs import take
+from ports.common.layers.moe_decoder import MoEDecoderConfig
+from r2t2_jax.errors import R2T2Error
+from r2t2_jax.routing import RoutingSpec
+
+SCOPES = ("last_prompt", "prompt", "image", "text", "all")
+LAYERS = re.compile(r"all|last\d+|\d+(-\d+)?(,\d+(-\d+)?)*")
+
+TAKEN = {
+    "vocab_size": "vocab_size",
+    "hidden_size": "width",
+    "num_hidden_layers": "layers",
+    "num_attention_heads": "heads",
+    "num_key_value_heads": "kv_heads",
+    "head_dim": "head_width",
+    "num_experts": "experts",
+    "num_experts_per_tok": "top_k",
+    "moe_intermediate_size": "hidden",
+    "rope_theta": "theta",
+    "rms_norm_eps": "eps",
+    "norm_topk_prob": "normalize",
+    "max_position_embeddings": "max_positions",
+}
+FIXED: dict[str, tuple[Any, ...]] = {
+    "attention_bias": (False,),
+    "clip_qkv": (None,),
+    "decoder_sparse_step": (1,),
+    "hidden_act": ("silu",),
+    "mlp_only_layers": ([], None),
+    "rope_scaling": (None,),
+    "tie_word_embeddings": (False,),
+    "use_sliding_window": (False,),
+}
+IGNORED = {  # of the training loss, of dense layers that no release has, and of a window that is off
+    "attention_dropout", "intermediate_size", "max_window_layers", "output_router_logits", "router_aux_loss_coef",
+    "sliding_window",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class RoutingScope:
+    """What is re-routed: settings of a port, and part of its fingerprint.
+
+    Args:
+        layers: indices of the routed layers, ascending.
+        scope: the tokens whose routing is imposed: the last token of the prompt, all of the prompt, its image tokens,
+            the other tokens of prompt and answer, or all of both.
+        core_experts: number of experts per layer that a sample supports, the most probable by its router.
+    """
+
+    layers: tuple[int, ...]
+    scope: str
+    core_experts: int
+
+    @property
+    def answers(self) -> bool:
+        """Whether tokens of the answer are re-routed too."""
+        return self.scope in ("text", "all")
+
+    @property
+    def single(self) -> bool:
+        """Whether only the prompt's last token is re-routed, so that no other token of it depends on r."""
+        return self.scope == "last_prompt"
+
+    def spec(self, experts: int) -> RoutingSpec:
+        """Names and structure of the routing weights [L, E]."""
+        return RoutingSpec(tuple(f"expert {e}" for e in range(experts)), tuple(f"layer {i}" for i in self.layers))
+
+
+def routing_scope(decoder: MoEDecoderConfig, settings: Mapping[str, str]) -> RoutingScope:
+    """The scope of a variant's settings `layers`, `scope` and `core_experts`; the defaults are C3PO's.
+
+    Raises:
+        R2T2Error: a setting is not known, or names layers or experts that the model does not have.
+    """
+    layers = routed_layers(settings.get("layers", f"last{min(5, decoder.layers)}"), decoder.layers)
+    scope, core = settings.get("scope", "last_prompt"), settings.get("core_experts", "all")
+    if scope not in SCOPES:
+        raise R2T2Error(f"there is no scope {scope!r}; choose one of {', '.join(SCOPES)}")
+    if core != "all" and not (core.isdecimal() and decoder.top_k <= int(core) <= decoder.experts):
+        raise R2T2Error(
+            f"core_experts={core} of a model with {decoder.experts} experts, {decoder.top_k} a token: "
+            f"give a number from {decoder.top_k} to {decoder.experts}, or all"
+        )
+    return RoutingScope(layers, scope, decoder.experts if core == "all" else int(core))
+
+
+def routed_layers(text: str, number: int) -> tuple[int, ...]:
+    """The indices that `all`, `last5`, `8-20` or `43,45` names, counted from 0.
+
+    Raises:
+        R2T2Error: it is none of these, or a layer does not exist.
+    """
+    if not LAYERS.fullmatch(text):
+        raise R2T2Error(f"layers={text} is not all, last5, 8-20 or 43,45")
+    if text == "all":
+        return tuple(range(number))
+    if text.startswith("last"):
+        count = int(text.removeprefix("last"))
+        if not 1 <= count <= number:
+            raise R2T2Error(f"layers={text} of a model with {number} layers")
+        return tuple(range(number - count, number))
+    chosen: set[int] = set()
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        chosen |= set(range(int(first), int(last or first) + 1))
+    if not chosen or max(chosen) >= number:
+        raise R2T2Error(f"layers={text} of a model with layers 0 to {number - 1}")
+    return tuple(sorted(chosen))
+
+
+def decoder_config(described: Mapping[str, Any], where: str, **rules: Any) -> MoEDecoderConfig:
+    """The decoder's config from upstream's fields, in the spelling of the releases or of transformers 5.
+
+    Args:
+        described: the fields, without those of a multimodal model around the decoder.
+        where: name of the file, for errors.
+        rules: fields of `MoEDecoderConfig` that the family fixes; those that `TAKEN` also names may be absent.
+
+    Raises:
+        R2T2Error: a field is unknown, missing, or has a value that is not implemented.
+    """
+    fields = dict(described)
+    rope = fields.pop("rope_parameters", None)
+    if rope is not None:
+        fields.setdefault("rope_theta", rope.get("rope_theta"))
+        if rope.get("rope_type", "default") != "default":
+            raise R2T2Error(f"{where}: rope_type = {rope['rope_type']!r}, only 'default' is implemented")
+    if "num_local_experts" in fields:
+        fields.setdefault("num_experts", fields.pop("num_local_experts"))
+    if "head_dim" not in fields and fields.get("num_attention_heads"):
+        fields["head_dim"] = fields.get("hidden_size", 0) // fields["num_attention_heads"]
+    for theirs, ours in TAKEN.items():
+        if ours in rules:
+            fields.setdefault(theirs, rules[ours])
+    taken = take(fields, TAKEN, FIXED, IGNORED, where)
+    return MoEDecoderConfig(**{**rules, **taken})

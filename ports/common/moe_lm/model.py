@@ -1,0 +1,349 @@
+"""Routed language models: the functions of `r2t2_jax.contract.RoutedModel` over `MoEDecoder`.
+
+Only what depends on r is computed again. `encode` runs the prompt once. With the scope `last_prompt` no other token of
+the prompt depends on r, so it keeps the keys and values of these tokens and the state of the last one in front of the
+first routed layer; with wider scopes it keeps all states in front of that layer. `condition` adds the answer's tokens
+up to that layer. An evaluation then runs the kept states and the answer's through the remaining layers.
+
+Prompts are padded on the left, so the last token of every prompt has the same place; answers on the right.
+
+Axis letters: T prompt tokens, R states that are kept (1 or T), A answer tokens, C candidates, N layers, L routed
+layers, E experts, k chosen experts, G key-value heads, d head width, D width, V vocabulary, J levels of DeepStack.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from ports.common.layers.attention import causal_mask
+from ports.common.layers.decoder import KVCache
+from ports.common.layers.moe_decoder import LayerOutput, MoEDecoder, MoEDecoderConfig, RoutedRows
+from ports.common.moe_lm.config import RoutingScope
+from r2t2_jax.routing import Routing, RoutingSpec
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt, padded on the left.
+
+    `positions` are those of time, height and width; `next_position` that of the first answer token. `visual` marks the
+    tokens that stand for image patches.
+    """
+
+    tokens: Int[Array, "T"]
+    mask: Bool[Array, "T"]
+    positions: Int[Array, "3 T"]
+    visual: Bool[Array, "T"]
+    next_position: Int[Array, ""]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class LMAnswer:
+    """Answer tokens, end of turn included, padded on the right."""
+
+    tokens: Int[Array, "A"]
+    mask: Bool[Array, "A"]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class LMFeatures:
+    """What `encode` computes of a prompt.
+
+    Args:
+        states: in front of the first routed layer: of the last token, or of all tokens.
+        rows: which of these are re-routed.
+        early: keys and values of all tokens in the layers before the first routed one; `None` if there are none.
+        late: those of the tokens before `states` in the other layers; `None` if `states` are all tokens.
+        mask: the prompt's.
+        positions: of `states`.
+        next_position: of the first answer token.
+        added: what DeepStack adds to the states after the first of these layers; `None` for nothing.
+        core: the experts that the sample supports.
+    """
+
+    states: Float[Array, "R D"]
+    rows: Bool[Array, "R"]
+    early: KVCache | None
+    late: KVCache | None
+    mask: Bool[Array, "T"]
+    positions: Int[Array, "3 R"]
+    next_position: Int[Array, ""]
+    added: Float[Array, "J R D"] | None
+    core: Bool[Array, "L E"]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class LMConditioned:
+    """What does not depend on r of a prompt and its answer: as `LMFeatures`, with the answer's tokens but the last.
+
+    `mask` is that of prompt and answer, which an evaluation attends to.
+    """
+
+    states: Float[Array, "R+A-1 D"]
+    rows: Bool[Array, "R+A-1"]
+    late: KVCache | None
+    mask: Bool[Array, "T+A-1"]
+    positions: Int[Array, "3 R+A-1"]
+    added: Float[Array, "J R+A-1 D"] | None
+
+
+@dataclass(frozen=True)
+class RoutedLM:
+    """The contract's functions on one traced sample. `graph` is the structure of the NNX modules.
+
+    A port with images overrides `decoder` and `embed`.
+    """
+
+    config: MoEDecoderConfig
+    scope: RoutingScope
+    stop_ids: tuple[int, ...]
+    graph: Any
+
+    @property
+    def spec(self) -> RoutingSpec:
+        return self.scope.spec(self.config.experts)
+
+    @property
+    def first(self) -> int:
+        """The first routed layer."""
+        return self.scope.layers[0]
+
+    def decoder(self, params: Any) -> MoEDecoder:
+        """The decoder with its parameters."""
+        return nnx.merge(self.graph, params)
+
+    def embed(self, params: Any, inputs: Any) -> tuple[Prompt, Float[Array, "T D"], Float[Array, "J T D"] | None]:
+        """The prompt, the states in front of layer 0, and what DeepStack adds after the first layers."""
+        return inputs, self.decoder(params).embed(inputs.tokens), None
+
+    def encode(self, params: Any, inputs: Any) -> LMFeatures:
+        """Everything in front of the first routed layer; with `last_prompt` also the other tokens behind it."""
+        net, first, late = self.decoder(params), self.first, None
+        prompt, x, added = self.embed(params, inputs)
+        mask, positions, early = causal_mask(prompt.mask), prompt.positions, None
+        if first > 0:
+            x, out = net.run(x, positions, mask, stop=first, added=None if added is None else added[:first])
+            early = out.cache
+        added = added[first:] if added is not None and len(added) > first else None
+        rows = self._rows(prompt)
+        if self.scope.single:
+            before = None if added is None else added[:, :-1]
+            _, out = net.run(x[:-1], positions[:, :-1], mask[:-1, :-1], start=first, added=before)
+            late, x, rows, positions = out.cache, x[-1:], rows[-1:], positions[:, -1:]
+            added = None if added is None else added[:, -1:]
+        core = jnp.ones(self.spec.shape, bool)
+        features = LMFeatures(x, rows, early, late, prompt.mask, positions, prompt.next_position, added, core)
+        if self.scope.core_experts == self.config.experts:
+            return features
+        _, out = self._run_prompt(net, features, None)
+        probabilities = _mean(jax.nn.softmax(self._routed(out.choice.logits).astype(jnp.float32)), rows)
+        _, ids = jax.lax.top_k(probabilities, self.scope.core_experts)  # [L, core]
+        core = (ids[..., None] == jnp.arange(self.config.experts)[None, None]).any(axis=1)
+        return dataclasses.replace(features, core=core)
+
+    def _rows(self, prompt: Prompt) -> Bool[Array, "T"]:
+        """The prompt's re-routed tokens."""
+        if self.scope.scope == "image":
+            return prompt.mask & prompt.visual
+        return prompt.mask & ~prompt.visual if self.scope.scope == "text" else prompt.mask
+
+    def support(self, features: LMFeatures) -> Bool[Array, "*B L E"]:
+        """The sample's core experts."""
+        return features.core
+
+    def route(self, params: Any, features: LMFeatures, routing: Routing | None = None) -> Float[Array, "L E"]:
+        """The combine weights in effect: those of the prompt's last token, or their mean over the re-routed tokens.
+
+        Only with `last_prompt` does replacing them by themselves leave the model unchanged.
+        """
+        if routing is not None and routing.mode == "replace":
+            return routing.values
+        _, out = self._run_prompt(self.decoder(params), features, routing)
+        return _mean(self._routed(out.weights), features.rows)
+
+    def _routed(self, leaf: Float[Array, "layers T E"]) -> Float[Array, "L T E"]:
+        """The entries of the routed layers among those from the first one on."""
+        return leaf[jnp.asarray([layer - self.first for layer in self.scope.layers])]
+
+    def _imposed(self, routing: Routing | None, rows: Bool[Array, "span"] | None, span: int) -> RoutedRows | None:
+        if routing is None or span == 0:
+            return None
+        return RoutedRows(routing.values, rows, routing.mode, self.scope.layers, span)
+
+    def whole_routing(
+        self, routing: Routing | None, prompt: Prompt, answer: Bool[Array, "A-1"]
+    ) -> RoutedRows | None:
+        """The imposed routing of a plain forward pass over prompt and answer; `answer` masks the answer's rows."""
+        length = len(prompt.tokens)
+        if self.scope.single:
+            imposed = self._imposed(routing, None, 1)
+            return None if imposed is None else dataclasses.replace(imposed, start=length - 1)
+        rows = jnp.concatenate([self._rows(prompt), answer & self.scope.answers])
+        span = len(rows) if self.scope.answers else length
+        return self._imposed(routing, rows[:span], span)
+
+    def _run_prompt(
+        self, net: MoEDecoder, features: LMFeatures, routing: Routing | None
+    ) -> tuple[Float[Array, "R D"], LayerOutput]:
+        kept = len(features.states)
+        imposed = self._imposed(routing, None if self.scope.single else features.rows, kept)
+        return net.run(
+            features.states, features.positions, causal_mask(features.mask)[-kept:], start=self.first,
+            past=features.late, routed=imposed, added=features.added,
+        )  # fmt: skip
+
+    def condition(self, params: Any, features: LMFeatures | LMConditioned, answer: LMAnswer) -> LMConditioned:
+        """What does not depend on r of a prompt and its answer; `answer_loss` takes it in place of the features.
+
+        Conditioned features are returned as they are.
+        """
+        if isinstance(features, LMConditioned):
+            return features
+        net, tokens, valid = self.decoder(params), answer.tokens[:-1], answer.mask[:-1]
+        x, positions = net.embed(tokens), _answer_positions(features, len(tokens))
+        mask = jnp.concatenate([features.mask, valid])
+        if features.early is not None and len(tokens):
+            visible = causal_mask(mask)[len(features.mask) :]
+            x, _ = net.run(x, positions, visible, stop=self.first, past=features.early)
+        added = features.added
+        return LMConditioned(
+            states=jnp.concatenate([features.states, x]),
+            rows=jnp.concatenate([features.rows, valid & self.scope.answers]),
+            late=features.late,
+            mask=mask,
+            positions=jnp.concatenate([features.positions, positions], axis=1),
+            added=None if added is None else jnp.pad(added, ((0, 0), (0, len(tokens)), (0, 0))),
+        )
+
+    def answer_loss(
+        self, params: Any, features: LMFeatures | LMConditioned, routing: Routing | None, answer: LMAnswer
+    ) -> Float[Array, ""]:
+        """Mean cross-entropy of the answer's tokens, end of turn included."""
+        net, kept = self.decoder(params), self.condition(params, features, answer)
+        total, prompt = len(kept.states), len(kept.states) - len(answer.tokens) + 1
+        span = 1 if self.scope.single else total if self.scope.answers else prompt
+        imposed = self._imposed(routing, None if self.scope.single else kept.rows[:span], span)
+        x, _ = net.run(
+            kept.states, kept.positions, causal_mask(kept.mask)[-total:], start=self.first, past=kept.late,
+            routed=imposed, added=kept.added,
+        )  # fmt: skip
+        return mean_loss(net.logits(x[prompt - 1 :]), answer)
+
+    def _prefill(
+        self, net: MoEDecoder, features: LMFeatures, routing: Routing | None
+    ) -> tuple[Float[Array, "D"], KVCache]:
+        """The last token's state after the last layer, and keys and values of the prompt in all layers."""
+        x, out = self._run_prompt(net, features, routing)
+        late = out.cache if features.late is None else _join(features.late, out.cache, axis=1)
+        return x[-1], late if features.early is None else _join(features.early, late, axis=0)
+
+    def _continue(
+        self, net: MoEDecoder, last: Array, cache: KVCache, features: LMFeatures, routing: Routing | None,
+        answer: LMAnswer,
+    ) -> Float[Array, "A V"]:  # fmt: skip
+        """Log-probabilities at each place of an answer after a prompt that was run already."""
+        tokens, valid = answer.tokens[:-1], answer.mask[:-1]
+        states = last[None]
+        if len(tokens):
+            imposed = self._imposed(routing if self.scope.answers else None, valid, len(tokens))
+            mask = causal_mask(jnp.concatenate([features.mask, valid]))[-len(tokens) :]
+            positions = _answer_positions(features, len(tokens))
+            x, _ = net.run(net.embed(tokens), positions, mask, past=cache, routed=imposed)
+            states = jnp.concatenate([states, x])
+        return jax.nn.log_softmax(net.logits(states))
+
+    def answer_logprobs(
+        self, params: Any, features: LMFeatures, routing: Routing | None, candidates: LMAnswer
+    ) -> Float[Array, "C"]:
+        """Total log-probability of each candidate; the prompt is run once."""
+        net = self.decoder(params)
+        last, cache = self._prefill(net, features, routing)
+
+        def total(answer: LMAnswer) -> Float[Array, ""]:
+            return _picked(self._continue(net, last, cache, features, routing, answer), answer).sum()
+
+        return jax.vmap(total)(candidates)
+
+    def token_logprobs(
+        self, params: Any, features: LMFeatures, routing: Routing | None, answer: LMAnswer
+    ) -> tuple[Float[Array, "A V"], Bool[Array, "A"]]:
+        """Log-probability of every token of the vocabulary at each place of the answer, and the answer's mask."""
+        net = self.decoder(params)
+        last, cache = self._prefill(net, features, routing)
+        return self._continue(net, last, cache, features, routing, answer), answer.mask
+
+    def generate(
+        self, params: Any, features: LMFeatures, routing: Routing | None, max_new_tokens: int
+    ) -> Int[Array, "A"]:
+        """Greedy answer tokens, padded with a stop token after the end of the turn."""
+        return self.greedy(params, features, routing, max_new_tokens)[0]
+
+    def greedy(
+        self, params: Any, features: LMFeatures, routing: Routing | None, max_new_tokens: int
+    ) -> tuple[Int[Array, "A"], Float[Array, "A V"]]:
+        """Greedy answer tokens and the logits they were chosen by, which are zero after the end of the turn."""
+        net, length = self.decoder(params), len(features.mask)
+        last, cache = self._prefill(net, features, routing)
+        cache, stops = cache.padded(length + max_new_tokens), jnp.asarray(self.stop_ids, jnp.int32)
+        imposed = self._imposed(routing if self.scope.answers else None, None, 1)
+
+        def unfinished(carry: tuple[Array, ...]) -> Array:
+            return (carry[0] < max_new_tokens) & ~carry[1]
+
+        def step(carry: Any) -> Any:
+            number, _, state, tokens, logits, cache = carry
+            scores = net.logits(state[None])[0]
+            token = scores.argmax().astype(jnp.int32)
+            tokens, logits = tokens.at[number].set(token), logits.at[number].set(scores)
+            valid = jnp.concatenate([features.mask, jnp.arange(max_new_tokens) <= number])
+            positions = jnp.full((3, 1), features.next_position + number)
+            x, out = net.run(
+                net.embed(token[None]), positions, valid[None], past=cache, slot=length + number, routed=imposed
+            )  # fmt: skip
+            return number + 1, (token == stops).any(), x[0], tokens, logits, out.cache
+
+        tokens = jnp.full(max_new_tokens, self.stop_ids[0], jnp.int32)
+        logits = jnp.zeros((max_new_tokens, self.config.vocab_size), jnp.float32)
+        start = (jnp.asarray(0), jnp.asarray(False), last, tokens, logits, cache)
+        _, _, _, tokens, logits, _ = jax.lax.while_loop(unfinished, step, start)
+        return tokens, logits
+
+    def as_answer(self, tokens: Int[Array, "A"]) -> LMAnswer:
+        """Generated tokens as an answer: up to the first that ends the turn, which is included."""
+        ended = (tokens[:, None] == jnp.asarray(self.stop_ids)[None]).any(axis=1)
+        return LMAnswer(tokens, jnp.cumsum(ended) - ended == 0)
+
+
+def _mean(values: Float[Array, "L R E"], rows: Bool[Array, "R"]) -> Float[Array, "L E"]:
+    """The mean over the re-routed rows."""
+    return jnp.where(rows[None, :, None], values, 0.0).sum(axis=1) / jnp.maximum(rows.sum(), 1)
+
+
+def mean_loss(logits: Float[Array, "A V"], answer: LMAnswer) -> Float[Array, ""]:
+    """Mean cross-entropy of the answer's tokens."""
+    return -_picked(jax.nn.log_softmax(logits), answer).sum() / jnp.maximum(answer.mask.sum(), 1)
+
+
+def _picked(logprobs: Float[Array, "A V"], answer: LMAnswer) -> Float[Array, "A"]:
+    """Log-probability of each answer token, zero where padded."""
+    picked = jnp.take_along_axis(logprobs, answer.tokens[:, None], axis=1)[:, 0]
+    return jnp.where(answer.mask, picked, 0.0)
+
+
+def _answer_positions(features: LMFeatures, tokens: int) -> Int[Array, "3 tokens"]:
+    return jnp.broadcast_to(features.next_position + jnp.arange(tokens), (3, tokens))
+
+
+def _join(first: KVCache, second: KVCache, axis: int) -> KVCache:
+    return jax.tree.map(lambda a, b: jnp.concatenate([a, b], axis=axis), first, second)

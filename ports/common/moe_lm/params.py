@@ -1,0 +1,95 @@
+"""Parameters of `MoEDecoder` from checkpoints: fused or per-expert names, either layout of fused experts.
+
+Axis letters: E experts, D width, F width of an expert.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+
+from ports.common.checkpoint.mapping import Leaf, layer_names, linear_leaves, norm_leaves
+from ports.common.layers.moe_decoder import MoEDecoderConfig
+
+
+def moe_decoder_leaves(
+    ours: str, theirs: str, head: str, config: MoEDecoderConfig, separate_experts: bool = True
+) -> dict[str, Leaf]:
+    """Parameters of `MoEDecoder` at path `ours` ("" or "decoder/").
+
+    Args:
+        ours: prefix of the paths.
+        theirs: prefix of the tensors' names, before `layers.{i}`.
+        head: prefix of the output head's name.
+        config: sizes.
+        separate_experts: one tensor per expert and matrix, [out, in]; else all experts of a layer in `gate_up_proj`
+            and `down_proj`.
+    """
+    layer = f"{theirs}layers.{{}}"
+    leaves = {f"{ours}embed_tokens": Leaf((f"{theirs}embed_tokens.weight",))}
+    leaves |= norm_leaves(f"{ours}norm", f"{theirs}norm", bias=False)
+    leaves |= linear_leaves(f"{ours}lm_head", f"{head}lm_head", bias=False)
+    for name in ("input_layernorm", "post_attention_layernorm"):
+        leaves |= norm_leaves(f"{ours}layers/{name}", f"{layer}.{name}", config.layers, bias=False)
+    for name in ("q_norm", "k_norm"):
+        leaves |= norm_leaves(f"{ours}layers/{name}", f"{layer}.self_attn.{name}", config.layers, bias=False)
+    for name in ("q_proj", "k_proj", "v_proj", "o_proj"):
+        leaves |= linear_leaves(
+            f"{ours}layers/{name}", f"{layer}.self_attn.{name}", bias=False, layers=config.layers
+        )  # fmt: skip
+    leaves |= linear_leaves(f"{ours}layers/gate", f"{layer}.mlp.gate", bias=False, layers=config.layers)
+    experts = f"{ours}layers/experts"
+    return leaves | (_separate if separate_experts else _fused)(experts, layer, config)
+
+
+def _separate(ours: str, layer: str, config: MoEDecoderConfig) -> dict[str, Leaf]:
+    def names(*parts: str) -> tuple[str, ...]:
+        return tuple(
+            f"{layer.format(i)}.mlp.experts.{expert}.{part}.weight"
+            for i in range(config.layers)
+            for expert in range(config.experts)
+            for part in parts
+        )
+
+    return {
+        f"{ours}/gate_up": Leaf(names("gate_proj", "up_proj"), join_gate_up, True, 2 * config.experts),
+        f"{ours}/down": Leaf(names("down_proj"), stack_experts, True, config.experts),
+    }
+
+
+def _fused(ours: str, layer: str, config: MoEDecoderConfig) -> dict[str, Leaf]:
+    def leaf(name: str, inside: int, outside: int) -> Leaf:
+        change = partial(inputs_first, inside=inside, outside=outside)
+        return Leaf(layer_names(f"{layer}.mlp.experts.{name}", config.layers), change, True)
+
+    return {
+        f"{ours}/gate_up": leaf("gate_up_proj", config.width, 2 * config.hidden),
+        f"{ours}/down": leaf("down_proj", config.hidden, config.width),
+    }
+
+
+def join_gate_up(*tensors: np.ndarray) -> np.ndarray:
+    """Alternating [F, D] weights of gate and up, expert by expert, as [E, D, 2F]."""
+    pairs = zip(tensors[::2], tensors[1::2], strict=True)
+    return np.stack([np.concatenate([gate, up]).T for gate, up in pairs])
+
+
+def stack_experts(*tensors: np.ndarray) -> np.ndarray:
+    """[out, in] weights of all experts as [E, in, out]."""
+    return np.stack([tensor.T for tensor in tensors])
+
+
+def inputs_first(tensor: np.ndarray, inside: int, outside: int) -> np.ndarray:
+    """Fused experts as [E, in, out], from that layout (the hub's) or from [E, out, in] (transformers' memory).
+
+    Raises:
+        ValueError: the shape is neither, or both layouts have the same shape.
+    """
+    if inside == outside:
+        raise ValueError(f"experts of {inside} x {outside} have the same shape in both layouts of the file")
+    if tensor.shape[1:] == (inside, outside):
+        return tensor
+    if tensor.shape[1:] == (outside, inside):
+        return tensor.transpose(0, 2, 1)
+    raise ValueError(f"experts need {inside} x {outside}")

@@ -1,0 +1,209 @@
+"""Ports of routed language models: settings of a variant, weights of a model directory, shapes, sharding, conversion.
+
+A variant is `DIR` or the name of a size, followed by settings: `layers=last5|all|8-20|43,45`,
+`scope=last_prompt|prompt|image|text|all`, `core_experts=20|all`, `dtype=float32|bfloat16`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from ports.common.checkpoint.convert import Converter
+from ports.common.checkpoint.formats import open_checkpoint
+from ports.common.checkpoint.load import ModelDirectory, open_model_directory, restore
+from ports.common.configs import config_from_json, read_json
+from ports.common.layers.moe_decoder import MoEDecoderConfig, abstract
+from ports.common.moe_lm.chat import ChatTokenizer, TextProcessor, chat_files, read_chat
+from ports.common.moe_lm.config import RoutingScope, routing_scope
+from ports.common.moe_lm.costs import costs
+from ports.common.moe_lm.model import LMAnswer, Prompt, RoutedLM
+from ports.common.moe_lm.params import moe_decoder_leaves
+from ports.common.sharding import placed, shardings_by
+from r2t2_jax.contract import ModelShapes, Port
+from r2t2_jax.errors import R2T2Error
+
+SETTINGS = {
+    "layers": "last5|all|8-20|43,45",
+    "scope": "last_prompt|prompt|image|text|all",
+    "core_experts": "20|all",
+    "dtype": "float32|bfloat16",
+}
+QUESTION_TOKENS, ANSWER_TOKENS, MAX_NEW_TOKENS = 256, 2, 16
+RULES = (  # of the decoder: whole paths, and which axis of the leaf is sharded, counted from the end
+    (r"(decoder/)?layers/experts/(gate_up|down)", -3),  # the experts
+    (r"(decoder/)?layers/(q_proj|k_proj|v_proj)/kernel", -1),
+    (r"(decoder/)?layers/o_proj/kernel", -2),
+    (r"(decoder/)?lm_head/kernel", -1),
+    (r"(decoder/)?embed_tokens", -1),
+)
+
+
+@dataclass(frozen=True)
+class LMConfig:
+    """A text model as a model directory describes it.
+
+    Args:
+        decoder: sizes.
+        stop_ids: tokens that end a turn.
+        separate_experts: the checkpoint has one tensor per expert and matrix.
+    """
+
+    decoder: MoEDecoderConfig
+    stop_ids: tuple[int, ...]
+    separate_experts: bool = True
+
+
+@dataclass(frozen=True)
+class Family:
+    """One family of text models.
+
+    Args:
+        name: of the port.
+        config: the decoder's config from upstream's fields.
+        sizes: configs by name, for shapes without weights.
+    """
+
+    name: str
+    config: Callable[[Mapping[str, Any], str], MoEDecoderConfig]
+    sizes: Mapping[str, Callable[[], MoEDecoderConfig]]
+
+    def load(self, variant: str | None, mesh: Mesh | None = None) -> Port:
+        """The model with converted weights; see `load` of a port."""
+        from r2t2_jax.retrieval.hashed_bag_of_words import default_embedder
+
+        if not variant:
+            raise R2T2Error(f"{self.name} comes without weights: convert a checkpoint, then load {self.name}:DIR")
+        folder, settings = parse_variant(self.name, variant)
+        directory = open_model_directory(folder, self.name)
+        config = config_from_json(LMConfig, directory.config)
+        decoder = with_dtype(config.decoder, settings, directory)
+        scope = routing_scope(decoder, settings)
+        refuse_images(self.name, scope)
+        graph, shapes = abstract(decoder)
+        params = restore(directory, shapes if mesh is None else placed(shapes, shardings_by(RULES, shapes, mesh)))
+        tokenizer = ChatTokenizer.open(directory.tokenizer, config.stop_ids)
+        return Port(
+            name=f"{self.name}:{variant}",
+            model=RoutedLM(decoder, scope, config.stop_ids, graph),
+            params=params,
+            processor=TextProcessor(decoder, tokenizer),
+            embedder=default_embedder(),
+            fingerprint=fingerprint(self.name, directory, decoder, scope),
+            max_new_tokens=MAX_NEW_TOKENS,
+            gate="layers/gate",
+        )
+
+    def shapes(self, variant: str | None, question_tokens: int | None, answer_tokens: int | None) -> ModelShapes:
+        """The model without weights; see `shapes` of a port."""
+        head, settings = parse_variant(self.name, variant or next(iter(self.sizes)))
+        if head in self.sizes:
+            decoder = dataclasses.replace(self.sizes[head](), **dtype_of(settings))
+        else:
+            directory = open_model_directory(head, self.name)
+            decoder = with_dtype(config_from_json(LMConfig, directory.config).decoder, settings, directory)
+        scope = routing_scope(decoder, settings)
+        refuse_images(self.name, scope)
+        graph, params = abstract(decoder)
+        model = RoutedLM(decoder, scope, (0,), graph)
+        length = question_tokens or QUESTION_TOKENS
+        inputs = jax.eval_shape(lambda: fake_prompt(length))
+        return model_shapes(f"{self.name}:{variant or head}", model, params, inputs, answer_tokens)
+
+    def converter(self) -> Converter:
+        """The description of upstream's checkpoint."""
+        return Converter(
+            port=self.name,
+            config_from=self._config_from,
+            leaves=lambda config: moe_decoder_leaves("", "model.", "", config.decoder, config.separate_experts),
+            ignored=lambda config: (r".*\.rotary_emb\.inv_freq",),
+            abstract_params=lambda config: abstract(config.decoder)[1],
+            tokenizer=chat_files,
+        )
+
+    def _config_from(self, folder: Path) -> LMConfig:
+        file = folder / "config.json"
+        decoder = self.config(read_json(file), str(file))
+        names = open_checkpoint(folder)
+        separate = any(".mlp.experts.0." in name for name in names)
+        return LMConfig(decoder, read_chat(folder).stop_ids, separate)
+
+
+def parse_variant(port: str, variant: str) -> tuple[str, dict[str, str]]:
+    """The directory or size that a variant names, and its settings; a list of layers may contain commas.
+
+    Raises:
+        R2T2Error: a setting is unknown or has no value.
+    """
+    head, *pieces = variant.split(",")
+    settings: dict[str, str] = {}
+    name = ""
+    for piece in pieces:
+        if name == "layers" and "=" not in piece:
+            settings[name] += f",{piece}"
+            continue
+        name, _, value = piece.partition("=")
+        if name not in SETTINGS or not value:
+            known = "; ".join(f"{option}={values}" for option, values in SETTINGS.items())
+            raise R2T2Error(f"{port} has no setting {piece!r}; known settings: {known}")
+        settings[name] = value
+    return head, settings
+
+
+def dtype_of(settings: Mapping[str, str]) -> dict[str, str]:
+    """The setting `dtype` as a change of a config.
+
+    Raises:
+        R2T2Error: it is not one of the two dtypes.
+    """
+    if settings.get("dtype", "float32") not in ("float32", "bfloat16"):
+        raise R2T2Error(f"dtype={settings['dtype']}: choose float32 or bfloat16")
+    return {"dtype": settings["dtype"]} if "dtype" in settings else {}
+
+
+def with_dtype(
+    config: MoEDecoderConfig, settings: Mapping[str, str], directory: ModelDirectory
+) -> MoEDecoderConfig:
+    """The config in the dtype of the setting, or else of the directory's first parameter."""
+    first = next(iter(directory.parameters.values()))["dtype"]
+    return dataclasses.replace(config, **({"dtype": first} | dtype_of(settings)))
+
+
+def refuse_images(name: str, scope: RoutingScope) -> None:
+    """Refuse the scope `image` of a model without images.
+
+    Raises:
+        R2T2Error: it is asked for.
+    """
+    if scope.scope == "image":
+        raise R2T2Error(f"{name} reads no images: choose another scope than image")
+
+
+def fingerprint(name: str, directory: ModelDirectory, config: MoEDecoderConfig, scope: RoutingScope) -> str:
+    """What results depend on: weights, dtype, and what is re-routed."""
+    layers = "+".join(map(str, scope.layers))
+    return f"{name}@{directory.digest[:8]}:{config.dtype}:layers={layers}:{scope.scope}:core={scope.core_experts}"
+
+
+def fake_prompt(length: int) -> Prompt:
+    """A prompt of zeros."""
+    tokens = jnp.zeros(length, jnp.int32)
+    positions = jnp.zeros((3, length), jnp.int32)
+    return Prompt(tokens, jnp.ones(length, bool), positions, jnp.zeros(length, bool), jnp.asarray(length))
+
+
+def model_shapes(
+    name: str, model: RoutedLM, params: Any, inputs: Any, answer_tokens: int | None
+) -> ModelShapes:
+    """`ModelShapes` of a model and one sample's inputs."""
+    features = jax.eval_shape(model.encode, params, inputs)
+    length = answer_tokens or ANSWER_TOKENS
+    answer = jax.eval_shape(lambda: LMAnswer(jnp.zeros(length, jnp.int32), jnp.ones(length, bool)))
+    return ModelShapes(name, model, params, features, answer, costs(model, params, inputs, length))

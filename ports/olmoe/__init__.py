@@ -1,0 +1,1 @@
+"""OLMoE (1B-7B), the model of C3PO."""

@@ -1,0 +1,101 @@
+"""Cached evaluation of a routed language model: equal to the plain whole forward pass for every scope and mode."""
+
+import dataclasses
+from functools import cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from ports.common.layers.moe_decoder import MoEDecoder, MoEDecoderConfig, RoutedRows
+from ports.common.moe_lm.config import RoutingScope
+from ports.common.moe_lm.model import LMAnswer, Prompt, RoutedLM
+from r2t2_jax.costs.jaxpr import weight_gradients
+from r2t2_jax.routing import Routing
+from tests.ports.common.moe_lm.recorded import Batch, whole_forward
+
+CONFIG = MoEDecoderConfig(61, 20, 4, 4, 2, 6, experts=5, top_k=2, hidden=14, theta=1e4, sections=(1, 1, 1))
+LENGTH, PROMPT, ANSWER = 9, 7, 3
+SCOPES = ("last_prompt", "prompt", "image", "text", "all")
+
+
+@cache
+def model(scope="last_prompt", layers=(2, 3), core=CONFIG.experts):
+    graph, params = nnx.split(MoEDecoder(CONFIG, nnx.Rngs(0)))
+    for leaf in (params["layers"]["experts"]["gate_up"], params["layers"]["experts"]["down"]):
+        leaf[...] = 12 * leaf[...]  # so that routing matters
+    return RoutedLM(CONFIG, RoutingScope(layers, scope, core), (60,), graph), params
+
+
+@cache
+def sample():
+    draw = np.random.default_rng(0)
+    pad = LENGTH - PROMPT
+    tokens = np.concatenate([np.zeros(pad, int), draw.integers(1, 60, PROMPT)])
+    real = np.arange(LENGTH) >= pad
+    axes = np.stack([np.arange(PROMPT), draw.integers(0, 4, PROMPT), draw.integers(0, 4, PROMPT)])
+    positions = np.concatenate([np.zeros((3, pad), int), axes], axis=1)
+    visual = np.isin(np.arange(LENGTH), [pad + 1, pad + 2, pad + 3])
+    prompt = Prompt(*map(jnp.asarray, (tokens, real, positions, visual, np.asarray(PROMPT))))
+    answer = LMAnswer(jnp.asarray([5, 9, 60, 0]), jnp.asarray([True, True, True, False]))
+    return prompt, answer
+
+
+def whole_batch(prompt, answer):
+    """Prompt and answer as one sequence, without padding between them."""
+    tokens = jnp.concatenate([prompt.tokens, answer.tokens])[None]
+    mask = jnp.concatenate([prompt.mask, answer.mask])[None].astype(int)
+    labels = jnp.concatenate([jnp.full(LENGTH, -100), jnp.where(answer.mask, answer.tokens, -100)])[None]
+    more = jnp.broadcast_to(PROMPT + jnp.arange(len(answer.tokens)), (3, len(answer.tokens)))
+    positions = jnp.concatenate([prompt.positions, more], axis=1)[None]
+    return Batch(tokens, mask, labels, jnp.zeros(1, int), positions)
+
+
+def scope_rows(scope, prompt, answer):
+    visual, answers = prompt.visual & prompt.mask, answer.mask
+    none = jnp.zeros_like(answers)
+    prompt_rows = {
+        "last_prompt": jnp.arange(LENGTH) == LENGTH - 1,
+        "prompt": prompt.mask,
+        "image": visual,
+        "text": prompt.mask & ~visual,
+        "all": prompt.mask,
+    }[scope]
+    return jnp.concatenate([prompt_rows, answers if scope in ("text", "all") else none])
+
+
+def routings(shape):
+    draw = np.random.default_rng(1)
+    ids = np.stack([draw.permutation(CONFIG.experts)[: CONFIG.top_k] for _ in range(shape[0])])
+    free = draw.normal(size=shape).astype(np.float32)
+    return {"replace": free, "shift": 2 * free, "select": ids}
+
+
+@pytest.mark.parametrize("mode", ["replace", "shift", "select"])
+@pytest.mark.parametrize("scope", SCOPES)
+def test_the_cached_loss_and_gradient_are_those_of_the_whole_forward_pass(scope, mode):
+    routed, params = model(scope)
+    prompt, answer = sample()
+    values = jnp.asarray(routings(routed.spec.shape)[mode])
+    rows = scope_rows(scope, prompt, answer)
+    span = len(rows)
+    batch = whole_batch(prompt, answer)
+
+    def whole(params, values):
+        imposed = RoutedRows(values[None], rows[None], mode, routed.scope.layers, span)
+        return whole_forward(nnx.merge(routed.graph, params), batch, imposed).loss[0]
+
+    def cached(params, values):
+        features = routed.encode(params, prompt)
+        return routed.answer_loss(params, features, Routing(values, mode), answer)
+
+    if mode == "select":
+        np.testing.assert_allclose(jax.jit(cached)(params, values), jax.jit(whole)(params, values), atol=1e-5)
+        return
+    expected, gradient = jax.jit(jax.value_and_grad(whole, argnums=1))(params, values)
+    actual, own = jax.jit(jax.value_and_grad(cached, argnums=1))(params, values)
+    np.testing.assert_allclose(actual, expected, atol=1e-5)
+    np.testing.assert_allclose(own, gradient, atol=1e-5 * max(1, np.abs(gradient).max()))
+    assert np.abs(gradient).max() > 1e-3
