@@ -36,9 +36,9 @@ class Sample:
     `image` is uint8 [height, width, 3], or `None` for a question of text only. `answers` lists every accepted ground
     truth, the most common first. The port turns `style` (`letter`, `word`, `plain`) into a prompt; an empty text in
     `options` is a letter that is not offered. `experts` are the names of the experts that a person would choose for the
-    question, if known; only `task_routing` reads them. `dataset` is the name of the dataset, by which a port chooses the
-    published prompt of a benchmark. `context` are lines that this prompt has below the question, such as OCR tokens;
-    embedders do not read them.
+    question, if known; only `task_routing` reads them. `dataset` is the name of the dataset, by which a port chooses
+    the published prompt of a benchmark. `context` are lines that this prompt has below the question, such as OCR
+    tokens; embedders do not read them.
     """
 
     id: str
@@ -85,9 +85,9 @@ class RoutedModel(Protocol):
     A model whose samples differ in their supported experts also has `support(features) -> Bool[Array, "*B L E"]`, which
     takes one sample's features or a batch's. One whose gate reads a vector may have `gate_input(params, features) ->
     Float[Array, "H"]`, which `knn_moe` uses to find neighbors. One in which part of the work on a (sample, answer) pair
-    does not depend on r may have `condition(params, features, answer) -> Features`: what `answer_loss` takes in place of
-    the features for this answer, with the same loss. It returns its own result unchanged, so conditioned features may be
-    stored. `LogprobModel` is the protocol of models for entropy objectives.
+    does not depend on r may have `condition(params, features, answer) -> Features`: what `answer_loss` takes in place
+    of the features for this answer, with the same loss. It returns its own result unchanged, so conditioned features
+    may be stored. `LogprobModel` is the protocol of models for entropy objectives.
     """
 
     @property

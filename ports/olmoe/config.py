@@ -8,15 +8,17 @@ from typing import Any
 from ports.common.layers.moe_decoder import MoEDecoderConfig
 from ports.common.moe_lm.config import decoder_config
 
+DEFAULTS = {"norm_topk_prob": False, "rope_theta": 10_000.0}  # the library's
+
 
 def from_upstream(described: Mapping[str, Any], where: str = "config.json") -> MoEDecoderConfig:
-    """The config from upstream's fields; `intermediate_size` is the width of an expert.
+    """The config from upstream's fields, which give an expert's width as `intermediate_size`.
 
     Raises:
-        R2T2Error: a field is unknown, missing, or has a value that is not implemented.
+        R2T2Error: a field is missing, or has a value that is not implemented.
     """
-    fields = {"moe_intermediate_size": described.get("intermediate_size"), "rope_theta": 10_000.0, **described}
-    return decoder_config(fields, where, normalize=False, qk_norm="whole", eps=1e-5)
+    fields = {"moe_intermediate_size": described.get("intermediate_size"), **described}
+    return decoder_config(fields, where, DEFAULTS, qk_norm="whole")
 
 
 def full_1b_7b() -> MoEDecoderConfig:

@@ -8,14 +8,16 @@ from typing import Any
 from ports.common.layers.moe_decoder import MoEDecoderConfig
 from ports.common.moe_lm.config import decoder_config
 
+DEFAULTS = {"norm_topk_prob": False}  # the library's default; the releases say true
+
 
 def from_upstream(described: Mapping[str, Any], where: str = "config.json") -> MoEDecoderConfig:
     """The config from upstream's fields.
 
     Raises:
-        R2T2Error: a field is unknown, missing, or has a value that is not implemented.
+        R2T2Error: a field is missing, or has a value that is not implemented.
     """
-    return decoder_config(described, where, normalize=False, qk_norm="head")
+    return decoder_config(described, where, DEFAULTS, qk_norm="head")
 
 
 def full_30b_a3b() -> MoEDecoderConfig:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ports.common.configs import take
+from ports.common.configs import ConfigFields
 from ports.common.layers.moe_decoder import MoEDecoderConfig
 from ports.common.moe_lm.config import decoder_config
 from r2t2_jax.errors import R2T2Error
@@ -59,6 +59,7 @@ class Qwen3VLMoEConfig:
         stop_ids: tokens that end a turn.
         separate_experts: the checkpoint has one tensor per expert and matrix.
         fp8_block: side of the blocks of an FP8 checkpoint; 0 for other checkpoints.
+        fp8_leaves: paths of the parameters that it quantizes.
     """
 
     decoder: MoEDecoderConfig
@@ -68,6 +69,7 @@ class Qwen3VLMoEConfig:
     stop_ids: tuple[int, ...]
     separate_experts: bool = False
     fp8_block: int = 0
+    fp8_leaves: tuple[str, ...] = ()
 
 
 VISION = {
@@ -88,7 +90,7 @@ def text_config(described: Mapping[str, Any], where: str = "config.json") -> MoE
     """The decoder's config from `text_config`; the weights of the chosen experts are always divided by their sum.
 
     Raises:
-        R2T2Error: a field is unknown, missing, or has a value that is not implemented.
+        R2T2Error: a field is missing, or has a value that is not implemented.
     """
     fields = dict(described)
     rope = {**(fields.pop("rope_scaling", None) or {}), **(fields.pop("rope_parameters", None) or {})}
@@ -99,17 +101,23 @@ def text_config(described: Mapping[str, Any], where: str = "config.json") -> MoE
     fields["rope_theta"] = fields.get("rope_theta", rope.get("rope_theta"))
     fields.pop("tie_word_embeddings", None)  # the model's own field counts
     sections = tuple(rope["mrope_section"])
-    return decoder_config(fields, where, normalize=True, qk_norm="head", sections=sections)
+    return decoder_config(fields, where, {"norm_topk_prob": True}, qk_norm="head", sections=sections)
+
+
+def vision_fields(where: str) -> ConfigFields:
+    """What the port knows about the fields of `vision_config`."""
+    return ConfigFields(
+        where, taken=VISION, fixed={"hidden_act": ("gelu_pytorch_tanh",), "in_channels": (3,)}, inert=("model_type",)
+    )
 
 
 def vision_config(described: Mapping[str, Any], where: str = "config.json") -> VisionConfig:
     """The tower's config from `vision_config`.
 
     Raises:
-        R2T2Error: a field is unknown, missing, or has a value that is not implemented.
+        R2T2Error: a field is missing, or has a value that is not implemented.
     """
-    fixed = {"hidden_act": ("gelu_pytorch_tanh",), "in_channels": (3,)}
-    taken = take(described, VISION, fixed, (), where)
+    taken = vision_fields(where).read(described)
     return VisionConfig(**{**taken, "deepstack": tuple(taken["deepstack"])})
 
 

@@ -45,9 +45,7 @@ class Qwen3VLMoEModel(RoutedLM):
         """The decoder with its parameters."""
         return nnx.merge(self.graph, params).decoder
 
-    def embed(
-        self, params: Any, inputs: VLInputs
-    ) -> tuple[Prompt, Float[Array, "T D"], Float[Array, "J T D"] | None]:
+    def embed(self, params: Any, inputs: VLInputs) -> tuple[Prompt, Float[Array, "T D"], Float[Array, "J T D"] | None]:
         """Token embeddings, replaced by the tower's features at image tokens; DeepStack adds only there."""
         net: Qwen3VLMoE = nnx.merge(self.graph, params)
         prompt = inputs.prompt

@@ -79,7 +79,7 @@ class PatchMerger(nnx.Module):
 
 
 class VisionTower(nnx.Module):
-    """Patch embedding, learned positions, the blocks as a scanned stack, the merger, and a merger per DeepStack level."""
+    """Patch embedding, learned positions, the blocks as a scanned stack, a merger, and one per DeepStack level."""
 
     def __init__(self, config: VisionConfig, rngs: nnx.Rngs):
         self.config = config

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Key
 
-from r2t2_jax.contract import ModelShapes, Params, Query, References, RoutedLoss
+from r2t2_jax.contract import ModelShapes, Params, Query, References, RoutedLoss, condition
 from r2t2_jax.costs.jaxpr import count_flops
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.method.rerouting import lower_batch, reroute_batch
@@ -175,7 +175,8 @@ def abstract_batch(
     near = samples, (strategy.selector.k or SMALLEST_BALL) if neighbors is None else neighbors
     features, answers = None, None
     if strategy.reads_neighbor_features:
-        features, answers = stack_shapes((shapes.features, shapes.answer), *near)
+        conditioned = jax.eval_shape(partial(condition, shapes.model), shapes.params, shapes.features, shapes.answer)
+    features, answers = stack_shapes((conditioned, shapes.answer), *near)
     references = References(bank, features, answers, floats(*near, *spec), floats(*near))
     if points:
         atlas = {"points": floats(points, *spec), "point_losses": floats(*near, points)}

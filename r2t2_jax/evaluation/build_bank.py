@@ -26,7 +26,7 @@ from r2t2_jax.evaluation.collect_bank import collect_references, labels
 from r2t2_jax.evaluation.encode import prepare_questions
 from r2t2_jax.evaluation.question_sets import QuestionSet, sample_names
 from r2t2_jax.evaluation.setup import ModelSource
-from r2t2_jax.method.forward import encode_batch
+from r2t2_jax.method.forward import stored_features
 from r2t2_jax.metrics import get_metric
 from r2t2_jax.runs import batch_files
 from r2t2_jax.runs.atomic_io import DRAFT, remove
@@ -290,10 +290,8 @@ def _manifest(port: Port, sets: Mapping[str, QuestionSet], config: BankConfig, s
 def _stored_leaves(port: Port, samples: Sequence[Sample]) -> Mapping[str, Sequence[StoredLeaf]]:
     """How features and answers are stored, from the shapes of a few samples; runs no model."""
     inputs = port.processor.prepare(port.params, samples)
-    features, _ = jax.eval_shape(
-        lambda params, inputs: encode_batch(params, inputs, model=port.model), port.params, inputs
-    )
-    trees = {"features": features, "answers": labels(port, samples)}
+    answers = labels(port, samples)
+    trees = {"features": stored_features(port, inputs, answers), "answers": answers}
     return {name: stored_leaves(name, tree) for name, tree in trees.items()}
 
 

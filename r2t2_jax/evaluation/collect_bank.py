@@ -21,7 +21,7 @@ from r2t2_jax.contract import Answer, Features, Inputs, Port, Sample
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.evaluation.encode import BATCH, prepare_questions
 from r2t2_jax.evaluation.records import CORRECT
-from r2t2_jax.method.forward import encode_batch, generate_batch
+from r2t2_jax.method.forward import condition_batch, encode_batch, generate_batch
 from r2t2_jax.metrics import Metric
 from r2t2_jax.runtime.batching import Rows, prefetch, progress_bar, run_batch, take, threads_at_a_time
 from r2t2_jax.runtime.checks import UNIT_TOLERANCE
@@ -50,6 +50,7 @@ def collect_references(
     metric: Metric,
     size: int,
     keep_features: bool = True,
+    answers: Answer | None = None,
 ) -> ReferenceBatch:
     """Encode, answer and score the samples of one batch with the untouched model.
 
@@ -60,17 +61,19 @@ def collect_references(
         embeddings: of their questions.
         metric: scores an answer.
         size: the batch is padded to this number of samples, so that all batches share one compiled program.
-        keep_features: whether to return features.
+        keep_features: whether to return features, conditioned on the answers if the model can do so.
+        answers: of the samples, as `labels` returns them; by default computed here, if they are needed.
 
     Raises:
         R2T2Error: a feature, a routing weight or an embedding is not finite, or an embedding is not a unit vector; the
             message names the samples.
     """
+    known = labels(port, samples) if keep_features and answers is None else answers
 
     def answer(rows: Rows) -> tuple[Features | None, Float[Array, "size L E"], Int[Array, "size A"]]:
         features, routing = encode_batch(port.params, take(inputs, rows), model=port.model)
         tokens = generate_batch(port, features, None)
-        return features if keep_features else None, routing, tokens
+        return condition_batch(port, features, take(known, rows)) if keep_features else None, routing, tokens
 
     features, routing, tokens = run_batch(answer, 0, len(samples), size)
     _check(f"{port.name}: routing", samples, ~np.isfinite(routing).all(axis=(1, 2)), "NaN or infinite")
@@ -129,12 +132,14 @@ def collect_bank(
         R2T2Error: there is no sample, the model answers none of them correctly, or as `collect_references`.
     """
     prepared, n = prepare_questions(port, samples), len(samples)
-    size = min(batch_size, n)
+    size, answers = min(batch_size, n), labels(port, samples)
 
     def collect(start: int) -> ReferenceBatch:
         span = slice(start, min(start + size, n))
-        inputs, embeddings = jax.tree.map(lambda leaf: leaf[span], (prepared.inputs, prepared.embeddings))
-        batch = collect_references(port, samples[span], inputs, embeddings, metric, size)
+        inputs, embeddings, known = jax.tree.map(
+            lambda leaf: leaf[span], (prepared.inputs, prepared.embeddings, answers)
+        )
+        batch = collect_references(port, samples[span], inputs, embeddings, metric, size, answers=known)
         progress.update(len(batch.records))
         return batch
 
@@ -150,7 +155,7 @@ def collect_bank(
     features, routing, embeddings = jax.tree.map(lambda *leaves: np.concatenate(leaves)[rows], *arrays)
     return ReferenceBank(
         features=features,
-        answers=labels(port, [samples[i] for i in rows.tolist()]),
+        answers=jax.tree.map(lambda leaf: leaf[rows], answers),
         routing=routing,
         embeddings=embeddings,
         records=[records[i] for i in rows.tolist()],

@@ -29,7 +29,7 @@ from r2t2_jax.contract import Answer, Features, Port, Sample
 from r2t2_jax.costs.memory import format_size, host_memory
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.evaluation.question_sets import load_source
-from r2t2_jax.method.forward import encode_batch
+from r2t2_jax.method.forward import condition_batch, encode_batch
 from r2t2_jax.retrieval import INDEX
 from r2t2_jax.runtime.pytrees import tree_bytes
 
@@ -154,9 +154,19 @@ class FeatureCache:
         distinct, back = np.unique(rows, return_inverse=True)
         with self._lock:
             features_of = dict(zip(distinct.tolist(), self._look_up(distinct.tolist()), strict=True))
-        answers = self._port.processor.answer_ids([self._sample(row).answers[0] for row in distinct.tolist()])
         features = jax.tree.map(lambda *leaves: np.stack(leaves), *(features_of[row] for row in distinct.tolist()))
+        if self._conditions:  # the answers that the features were made with, of the same length
+            features, answers = features
+        else:
+            answers = self._answers([self._sample(row) for row in distinct.tolist()])
         return jax.tree.map(lambda leaf: np.asarray(leaf)[back.ravel()], (features, answers))
+
+    @property
+    def _conditions(self) -> bool:
+        return hasattr(self._port.model, "condition")
+
+    def _answers(self, samples: Sequence[Sample]) -> Answer:
+        return self._port.processor.answer_ids([sample.answers[0] for sample in samples])
 
     def _sample(self, row: int) -> Sample:
         sample = self.samples[self._keys[row]]
@@ -176,14 +186,21 @@ class FeatureCache:
         return features
 
     def _encode(self, rows: list[int]) -> list[Any]:
-        """Features of each row; all rows are prepared together, so that they share a length bucket."""
+        """Features of each row, with its answer if the model conditions on it.
+
+        All rows are prepared together, so that they share a length bucket.
+        """
         size = -(-len(rows) // BATCH) * BATCH  # whole batches, so that another number of rows needs no compilation
         samples = [self._sample(row) for row in rows]
-        inputs = self._port.processor.prepare(self._port.params, samples + samples[-1:] * (size - len(rows)))
+        samples += samples[-1:] * (size - len(rows))
+        inputs = self._port.processor.prepare(self._port.params, samples)
+        answers = self._answers(samples) if self._conditions else None
         features: list[Any] = []
         for first in range(0, size, BATCH):
-            batch = jax.tree.map(lambda leaf, first=first: leaf[first : first + BATCH], inputs)  # [B, ...]
+            batch, labels = jax.tree.map(lambda leaf, first=first: leaf[first : first + BATCH], (inputs, answers))
             encoded, _ = encode_batch(self._port.params, batch, model=self._port.model)
+            if self._conditions:
+                encoded = condition_batch(self._port, encoded, labels), labels
             encoded = jax.tree.map(np.asarray, encoded)
             features += [jax.tree.map(lambda leaf, i=i: leaf[i], encoded) for i in range(BATCH)]
         return features[: len(rows)]

@@ -29,7 +29,7 @@ from r2t2_jax.evaluation.collect_bank import collect_bank, with_shipped_atlas
 from r2t2_jax.evaluation.devices import ReplicaGroup, device_groups, load_on
 from r2t2_jax.evaluation.feature_cache import with_samples
 from r2t2_jax.evaluation.question_sets import samples_digest
-from r2t2_jax.method.forward import encode_batch
+from r2t2_jax.method.forward import stored_features
 from r2t2_jax.methods import find_preset, own_preset
 from r2t2_jax.metrics import Metric, check_samples, get_metric
 from r2t2_jax.plugins import PORTS, load, registered
@@ -196,9 +196,8 @@ def _with_features(bank: ReferenceBank, port: Port, questions: Sequence[Sample])
     if bank.folder is None or not questions or not read_manifest(bank.folder).stored:
         return with_samples(bank, port)
     inputs = port.processor.prepare(port.params, questions[:1])
-    features, _ = jax.eval_shape(partial(encode_batch, model=port.model), port.params, inputs)
     answers = port.processor.answer_ids([str(bank.records[0]["answer"])])
-    return bank.with_stored_samples(features, answers)
+    return bank.with_stored_samples(stored_features(port, inputs, answers), answers)
 
 
 def check_no_overlap(bank: ReferenceBank, questions: Sequence[Sample], allow: bool = False) -> list[Sample]:

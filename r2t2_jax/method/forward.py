@@ -33,6 +33,24 @@ def encode_batch(
     return map_in_chunks(encode_sample, inputs, vmap_size)
 
 
+def condition_batch(port: Port, features: Features, answers: Answer) -> Features:
+    """The features of a batch of samples whose answers are known, conditioned on them if the model can do so."""
+    if not hasattr(port.model, "condition"):
+        return features
+    return _condition(port.params, features, answers, model=port.model)
+
+
+def stored_features(port: Port, inputs: Inputs, answers: Answer) -> Features:
+    """The features of references as a bank stores them, as shapes; runs no model."""
+    features, _ = jax.eval_shape(partial(encode_batch, model=port.model), port.params, inputs)
+    return jax.eval_shape(partial(condition_batch, port), features, jax.tree.map(jnp.asarray, answers))
+
+
+@partial(jax.jit, static_argnames="model")
+def _condition(params: Params, features: Features, answers: Answer, *, model: RoutedModel) -> Features:
+    return jax.lax.map(lambda sample: condition(model, params, *sample), (features, answers))
+
+
 def generate_batch(port: Port, features: Features, routing: Routing | None, vmap_size: int = 1) -> Int[Array, "B A"]:
     """Answers, decoded as the port says; `routing` has a leading axis B, or is `None` for the untouched model."""
     return generate_tokens(

@@ -85,9 +85,9 @@ def _download(name: str, **patterns: list[str]) -> Path:
         raise R2T2Error(f"no folder {name}, and the hub does not give a model of that id: {reason}") from error
 
 
-def tokenizer_files(folder: Path) -> tuple[Path, ...]:
-    """The tokenizer files that a folder contains, in a fixed order."""
-    return tuple(folder / name for name in TOKENIZER if (folder / name).is_file())
+def tokenizer_files(folder: Path, names: Sequence[str] = TOKENIZER) -> tuple[Path, ...]:
+    """The files of these names that a folder contains, in a fixed order; by default those of a tokenizer."""
+    return tuple(folder / name for name in names if (folder / name).is_file())
 
 
 @dataclass(frozen=True)
@@ -136,6 +136,7 @@ class Converter:
         check_files: called with the config and the tokenizer's files by name; raises an R2T2Error for a wrong one.
         tied: pairs (kept, dropped) of upstream names whose tensors must be equal if both exist.
         folders: the folders with weights inside the upstream folder, each with its own index.
+        copied: names of the files that are copied with the tokenizer.
         known: what the port knows about the fields of the upstream folder's JSON files, by file or pattern.
     """
 
@@ -149,6 +150,7 @@ class Converter:
     check_files: Callable[[Any, Mapping[str, Path]], None] = lambda config, files: None
     tied: Callable[[Any], tuple[tuple[str, str], ...]] = lambda config: ()
     folders: tuple[str, ...] = (".",)
+    copied: tuple[str, ...] = TOKENIZER
     known: Mapping[str, ConfigFields] = field(default_factory=dict)
 
     def convert(
@@ -240,7 +242,7 @@ class Converter:
 
     def _tokenizer_files(self, folder: Path, tokenizer: Path | None, vocabulary: Path | None) -> dict[str, Path]:
         """The tokenizer's files by name: of the source, unless others are given."""
-        files = tokenizer_files(folder)
+        files = tokenizer_files(folder, self.copied)
         if tokenizer is not None:
             others = tokenizer_files(tokenizer)
             if not others:

@@ -10,6 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import jax
@@ -202,7 +203,12 @@ def _misshaped(
 
 def changed_shape(leaf: Leaf, *shapes: tuple[int, ...]) -> tuple[int, ...]:
     """The shape after `leaf.change`, tried on views of one zero."""
-    return leaf.change(*(np.broadcast_to(np.zeros((), np.float32), shape) for shape in shapes)).shape
+    return _changed_shape(leaf.change, shapes)
+
+
+@lru_cache(maxsize=1024)  # the layers of a stack have the same shapes
+def _changed_shape(change: Callable[..., np.ndarray], shapes: tuple[tuple[int, ...], ...]) -> tuple[int, ...]:
+    return change(*(np.broadcast_to(np.zeros((), np.int8), shape) for shape in shapes)).shape
 
 
 def stored(leaves: Mapping[str, Leaf], tensors: Mapping[str, Tensor]) -> dict[str, tuple[Leaf, jax.ShapeDtypeStruct]]:

@@ -22,7 +22,7 @@ from jaxtyping import Array, Float, Int
 from ports.common.layers.linear import normal
 
 
-class Choice(NamedTuple):
+class ExpertChoice(NamedTuple):
     """The experts of each row: the gate's logits, the ids, largest weight first, and their combine weights."""
 
     logits: Float[Array, "*T E"]
@@ -35,7 +35,7 @@ class Choice(NamedTuple):
         return jnp.where(hot, self.weights.astype(jnp.float32)[..., None], 0.0).sum(axis=-2)
 
 
-def select(logits: Float[Array, "T E"], k: int, normalize: bool) -> Choice:
+def select(logits: Float[Array, "T E"], k: int, normalize: bool) -> ExpertChoice:
     """The k most probable experts of each row; with `normalize` their weights sum to one.
 
     The softmax runs over all experts in float32. A gradient holds the chosen set fixed.
@@ -45,13 +45,13 @@ def select(logits: Float[Array, "T E"], k: int, normalize: bool) -> Choice:
     return weights_at(logits, ids, normalize)
 
 
-def weights_at(logits: Float[Array, "T E"], ids: Int[Array, "T k"], normalize: bool) -> Choice:
+def weights_at(logits: Float[Array, "T E"], ids: Int[Array, "T k"], normalize: bool) -> ExpertChoice:
     """The combine weights that the gate gives to these experts, whichever it would choose itself."""
     probabilities = jax.nn.softmax(logits.astype(jnp.float32), axis=-1)
     weights = jnp.take_along_axis(probabilities, ids, axis=-1)
     if normalize:
         weights = weights / weights.sum(axis=-1, keepdims=True)
-    return Choice(logits, ids, weights.astype(logits.dtype))
+    return ExpertChoice(logits, ids, weights.astype(logits.dtype))
 
 
 class Experts(nnx.Module):
@@ -61,7 +61,7 @@ class Experts(nnx.Module):
         self.gate_up = normal(rngs, (experts, width, 2 * hidden), dtype)
         self.down = normal(rngs, (experts, hidden, width), dtype)
 
-    def chosen(self, x: Float[Array, "T D"], choice: Choice) -> Float[Array, "T D"]:
+    def chosen(self, x: Float[Array, "T D"], choice: ExpertChoice) -> Float[Array, "T D"]:
         """sum_k w_k f_k(x) over the chosen experts, grouped by expert."""
         with jax.named_scope("grouped_experts"):
             outputs = grouped(x, choice.ids, self.gate_up[...], self.down[...])  # [T, k, D]

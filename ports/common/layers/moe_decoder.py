@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -21,7 +22,7 @@ from jaxtyping import Array, Bool, Float, Int
 from ports.common.layers.attention import BLOCK, attend_causal, join_heads, split_heads
 from ports.common.layers.decoder import KVCache
 from ports.common.layers.linear import RMSNorm, linear, normal
-from ports.common.layers.moe import Choice, Experts, select, weights_at
+from ports.common.layers.moe import ExpertChoice, Experts, select, weights_at
 from ports.common.layers.rotary import frequencies, rotate_by
 from ports.common.layers.stack import scan_layers, stack, traced_keys
 
@@ -109,7 +110,7 @@ class LayerOutput(NamedTuple):
     """
 
     cache: KVCache
-    choice: Choice
+    choice: ExpertChoice
     weights: Float[Array, "*N T E"]
     state: Float[Array, "*N T D"] | None
     before: Float[Array, "*N T D"] | None
@@ -156,7 +157,7 @@ class MoEDecoderLayer(nnx.Module):
 
     def mix(
         self, h: Float[Array, "T D"], values: Array | None, routed: RoutedRows | None
-    ) -> tuple[Float[Array, "T D"], Choice, Float[Array, "T E"]]:
+    ) -> tuple[Float[Array, "T D"], ExpertChoice, Float[Array, "T E"]]:
         """The experts' mixture, the gate's choice, and the combine weights in effect.
 
         Args:
@@ -185,7 +186,7 @@ class MoEDecoderLayer(nnx.Module):
 
     def _replaced(
         self, h: Array, logits: Array, values: Array, routed: RoutedRows
-    ) -> tuple[Float[Array, "T D"], Choice, Float[Array, "T E"]]:
+    ) -> tuple[Float[Array, "T D"], ExpertChoice, Float[Array, "T E"]]:
         """Given combine weights in the re-routed rows; rows that the router keeps run the chosen experts only."""
         choice, span = select(logits, self.config.top_k, self.config.normalize), routed.span
         before, after = slice(routed.start), slice(routed.start + span, None)
@@ -193,7 +194,7 @@ class MoEDecoderLayer(nnx.Module):
         weights, own = jnp.broadcast_to(values[None], (span, self.config.experts)), choice.dense()
         imposed = self.experts.all(h[inside], weights)
         if routed.rows is None:  # no row of the span is the router's
-            kept = Choice(*(jnp.concatenate([leaf[before], leaf[after]]) for leaf in choice))
+            kept = ExpertChoice(*(jnp.concatenate([leaf[before], leaf[after]]) for leaf in choice))
             rest = jnp.concatenate([h[before], h[after]])
             chosen = self.experts.chosen(rest, kept) if len(rest) else rest
             parts = (chosen[before], imposed, chosen[routed.start :])
@@ -293,7 +294,7 @@ def _segments(start: int, stop: int, routed: Sequence[int], added: int) -> list[
     kinds = [(layer in routed, layer - start < added) for layer in range(start, stop)]
     cuts = [i for i in range(1, len(kinds)) if kinds[i] != kinds[i - 1]]
     edges = [0, *cuts, len(kinds)]
-    return [(start + first, start + last) for first, last in zip(edges, edges[1:], strict=False)]
+    return [(start + first, start + last) for first, last in pairwise(edges)]
 
 
 def _extend(past: KVCache | None, new: KVCache, slot: Array | None) -> tuple[KVCache, KVCache]:

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Int
 
-from ports.common.checkpoint.convert import tokenizer_files
+from ports.common.checkpoint.convert import TOKENIZER
 from ports.common.configs import read_json
 from ports.common.layers.moe_decoder import MoEDecoderConfig
 from ports.common.moe_lm.model import LMAnswer, Prompt
@@ -28,6 +28,9 @@ from r2t2_jax.contract import Sample
 from r2t2_jax.errors import R2T2Error
 
 TEMPLATES = ("chat_template.jinja", "chat_template.json", "tokenizer_config.json")  # the first that has one
+CHAT_FILES = (  # that prompts and answers depend on
+    *TOKENIZER, "chat_template.jinja", "chat_template.json", "generation_config.json", "preprocessor_config.json",
+)  # fmt: skip
 INSTRUCTIONS = {
     "letter": "Answer with the option's letter from the given choices directly.",
     "word": "Answer the question using a single word or phrase.",
@@ -43,12 +46,6 @@ class Chat:
 
     template: str | None
     stop_ids: tuple[int, ...]
-
-
-def chat_files(folder: Path) -> tuple[Path, ...]:
-    """The files of a checkpoint that prompts depend on."""
-    names = ("chat_template.jinja", "chat_template.json", "generation_config.json", "preprocessor_config.json")
-    return (*tokenizer_files(folder), *(folder / name for name in names if (folder / name).is_file()))
 
 
 def read_chat(folder: Path) -> Chat:
@@ -91,7 +88,7 @@ class ChatTokenizer:
     """A checkpoint's tokenizer and template.
 
     Args:
-        folder: with `tokenizer.json` and the other files of `chat_files`.
+        folder: with `tokenizer.json` and the other files of `CHAT_FILES`.
         chat: of the checkpoint.
     """
 
@@ -152,7 +149,7 @@ class ChatTokenizer:
         if not tail[1] or END_OF_THINKING in tail[2] or tail[2].strip():
             return text
         if self.tokenizer.token_to_id(END_OF_THINKING) is None:
-            raise R2T2Error(f"the chat template of {self.folder} opens {THINK} and its tokenizer has no token to end it")
+            raise R2T2Error(f"the chat template of {self.folder} opens {THINK}, which its tokenizer cannot end")
         return f"{text.rstrip()}\n\n{END_OF_THINKING}\n\n"
 
     def _special(self, name: str) -> str:
@@ -238,9 +235,7 @@ def pad_answers(rows: Sequence[Sequence[int]]) -> LMAnswer:
     return LMAnswer(jnp.asarray(tokens), jnp.asarray(mask))
 
 
-def pad_left(
-    rows: Sequence[Sequence[int]], step: int
-) -> tuple[Int[np.ndarray, "B T"], Bool[np.ndarray, "B T"]]:
+def pad_left(rows: Sequence[Sequence[int]], step: int) -> tuple[Int[np.ndarray, "B T"], Bool[np.ndarray, "B T"]]:
     """Rows of token ids as one array, padded on the left to a multiple of `step`, and the mask of the tokens."""
     length = -(-max(map(len, rows)) // step) * step
     tokens = np.zeros((len(rows), length), np.int32)
@@ -257,4 +252,6 @@ def check_length(samples: Sequence[Sample], rows: Sequence[Sequence[int]], limit
     """
     for sample, row in zip(samples, rows, strict=True):
         if not 0 < len(row) < limit:
-            raise R2T2Error(f"sample {sample.id!r}: a prompt of {len(row):,} tokens; this model takes 1 to {limit - 1:,}")
+            raise R2T2Error(
+                f"sample {sample.id!r}: a prompt of {len(row):,} tokens; this model takes 1 to {limit - 1:,}"
+            )

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ports.common.configs import take
+from ports.common.configs import ConfigFields
 from ports.common.layers.moe_decoder import MoEDecoderConfig
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.routing import RoutingSpec
@@ -39,14 +39,18 @@ FIXED: dict[str, tuple[Any, ...]] = {
     "decoder_sparse_step": (1,),
     "hidden_act": ("silu",),
     "mlp_only_layers": ([], None),
-    "rope_scaling": (None,),
     "tie_word_embeddings": (False,),
     "use_sliding_window": (False,),
 }
-IGNORED = {  # of the training loss, of dense layers that no release has, and of a window that is off
+INERT = (  # of the training loss, of dense layers that no release has, of a window that is off; and read by code
     "attention_dropout", "intermediate_size", "max_window_layers", "output_router_logits", "router_aux_loss_coef",
-    "sliding_window",
-}  # fmt: skip
+    "sliding_window", "rope_parameters", "num_local_experts",
+)  # fmt: skip
+
+
+def text_fields(where: str, defaults: Mapping[str, Any], inert: tuple[str, ...] = ()) -> ConfigFields:
+    """What a port of this decoder knows about its config's fields."""
+    return ConfigFields(where, taken=TAKEN, defaults=defaults, fixed=FIXED, inert=(*INERT, *inert))
 
 
 @dataclass(frozen=True)
@@ -121,16 +125,19 @@ def routed_layers(text: str, number: int) -> tuple[int, ...]:
     return tuple(sorted(chosen))
 
 
-def decoder_config(described: Mapping[str, Any], where: str, **rules: Any) -> MoEDecoderConfig:
+def decoder_config(
+    described: Mapping[str, Any], where: str, defaults: Mapping[str, Any], **rules: Any
+) -> MoEDecoderConfig:
     """The decoder's config from upstream's fields, in the spelling of the releases or of transformers 5.
 
     Args:
         described: the fields, without those of a multimodal model around the decoder.
         where: name of the file, for errors.
-        rules: fields of `MoEDecoderConfig` that the family fixes; those that `TAKEN` also names may be absent.
+        defaults: values of fields that may be absent, by upstream's name.
+        rules: fields of `MoEDecoderConfig` that the family fixes.
 
     Raises:
-        R2T2Error: a field is unknown, missing, or has a value that is not implemented.
+        R2T2Error: a field is missing, or has a value that is not implemented.
     """
     fields = dict(described)
     rope = fields.pop("rope_parameters", None)
@@ -142,8 +149,5 @@ def decoder_config(described: Mapping[str, Any], where: str, **rules: Any) -> Mo
         fields.setdefault("num_experts", fields.pop("num_local_experts"))
     if "head_dim" not in fields and fields.get("num_attention_heads"):
         fields["head_dim"] = fields.get("hidden_size", 0) // fields["num_attention_heads"]
-    for theirs, ours in TAKEN.items():
-        if ours in rules:
-            fields.setdefault(theirs, rules[ours])
-    taken = take(fields, TAKEN, FIXED, IGNORED, where)
-    return MoEDecoderConfig(**{**rules, **taken})
+    taken = text_fields(where, defaults).read(fields)
+    return MoEDecoderConfig(**{**taken, **rules})

@@ -14,7 +14,7 @@ layers, E experts, k chosen experts, G key-value heads, d head width, D width, V
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -87,7 +87,7 @@ class LMFeatures:
 class LMConditioned:
     """What does not depend on r of a prompt and its answer: as `LMFeatures`, with the answer's tokens but the last.
 
-    `mask` is that of prompt and answer, which an evaluation attends to.
+    `mask` is that of prompt and answer, which an evaluation attends to; `prompt` the number R of the prompt's states.
     """
 
     states: Float[Array, "R+A-1 D"]
@@ -96,6 +96,7 @@ class LMConditioned:
     mask: Bool[Array, "T+A-1"]
     positions: Int[Array, "3 R+A-1"]
     added: Float[Array, "J R+A-1 D"] | None
+    prompt: int = field(metadata={"static": True})
 
 
 @dataclass(frozen=True)
@@ -181,9 +182,7 @@ class RoutedLM:
             return None
         return RoutedRows(routing.values, rows, routing.mode, self.scope.layers, span)
 
-    def whole_routing(
-        self, routing: Routing | None, prompt: Prompt, answer: Bool[Array, "A-1"]
-    ) -> RoutedRows | None:
+    def whole_routing(self, routing: Routing | None, prompt: Prompt, answer: Bool[Array, "A-1"]) -> RoutedRows | None:
         """The imposed routing of a plain forward pass over prompt and answer; `answer` masks the answer's rows."""
         length = len(prompt.tokens)
         if self.scope.single:
@@ -224,6 +223,7 @@ class RoutedLM:
             mask=mask,
             positions=jnp.concatenate([features.positions, positions], axis=1),
             added=None if added is None else jnp.pad(added, ((0, 0), (0, len(tokens)), (0, 0))),
+            prompt=len(features.states),
         )
 
     def answer_loss(
@@ -231,7 +231,11 @@ class RoutedLM:
     ) -> Float[Array, ""]:
         """Mean cross-entropy of the answer's tokens, end of turn included."""
         net, kept = self.decoder(params), self.condition(params, features, answer)
-        total, prompt = len(kept.states), len(kept.states) - len(answer.tokens) + 1
+        total, prompt = len(kept.states), kept.prompt
+        if total - prompt + 1 != len(answer.tokens):
+            raise ValueError(
+                f"features of an answer of {total - prompt + 1} tokens, the answer has {len(answer.tokens)}"
+            )
         span = 1 if self.scope.single else total if self.scope.answers else prompt
         imposed = self._imposed(routing, None if self.scope.single else kept.rows[:span], span)
         x, _ = net.run(

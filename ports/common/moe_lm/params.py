@@ -5,8 +5,10 @@ Axis letters: E experts, D width, F width of an expert.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
+import ml_dtypes
 import numpy as np
 
 from ports.common.checkpoint.mapping import Leaf, layer_names, linear_leaves, norm_leaves
@@ -71,8 +73,11 @@ def _fused(ours: str, layer: str, config: MoEDecoderConfig) -> dict[str, Leaf]:
 
 def join_gate_up(*tensors: np.ndarray) -> np.ndarray:
     """Alternating [F, D] weights of gate and up, expert by expert, as [E, D, 2F]."""
-    pairs = zip(tensors[::2], tensors[1::2], strict=True)
-    return np.stack([np.concatenate([gate, up]).T for gate, up in pairs])
+    hidden, width = tensors[0].shape
+    joined = np.empty((len(tensors) // 2, width, 2 * hidden), tensors[0].dtype)
+    for expert, (gate, up) in enumerate(zip(tensors[::2], tensors[1::2], strict=True)):
+        joined[expert, :, :hidden], joined[expert, :, hidden:] = gate.T, up.T
+    return joined
 
 
 def stack_experts(*tensors: np.ndarray) -> np.ndarray:
@@ -93,3 +98,33 @@ def inputs_first(tensor: np.ndarray, inside: int, outside: int) -> np.ndarray:
     if tensor.shape[1:] == (outside, inside):
         return tensor.transpose(0, 2, 1)
     raise ValueError(f"experts need {inside} x {outside}")
+
+
+SCALE = "_scale_inv"  # what the name of a tensor's block scales adds to the tensor's
+
+
+def from_fp8(leaf: Leaf, block: int) -> Leaf:
+    """The parameter from FP8 tensors and their block scales, in bfloat16."""
+    names = tuple(part for name in leaf.names for part in (name, f"{name}{SCALE}"))
+    return Leaf(names, partial(_dequantized, leaf.change, block), leaf.stacked, 2 * leaf.group, "bfloat16")
+
+
+def _dequantized(change: Callable[..., np.ndarray], block: int, *tensors: np.ndarray) -> np.ndarray:
+    return change(*(dequantize(*pair, block) for pair in zip(tensors[::2], tensors[1::2], strict=True)))
+
+
+def dequantize(tensor: np.ndarray, scales: np.ndarray, block: int) -> np.ndarray:
+    """Values times the scale of their block of `block` x `block` in the last two axes, rounded to bfloat16.
+
+    Raises:
+        ValueError: there is not one scale per block.
+    """
+    blocks = tuple(-(-size // block) for size in tensor.shape[-2:])
+    if scales.shape != (*tensor.shape[:-2], *blocks):
+        raise ValueError(f"scales of shape {scales.shape} for blocks of {block} in {tensor.shape}")
+    out = np.empty(tensor.shape, ml_dtypes.bfloat16)
+    for row in range(blocks[0]):  # one row of blocks at a time, in float32
+        rows = slice(row * block, (row + 1) * block)
+        scale = np.repeat(scales[..., row, :].astype(np.float32), block, axis=-1)[..., : tensor.shape[-1]]
+        out[..., rows, :] = tensor[..., rows, :].astype(np.float32) * scale[..., None, :]
+    return out

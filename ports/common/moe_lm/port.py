@@ -7,7 +7,7 @@ A variant is `DIR` or the name of a size, followed by settings: `layers=last5|al
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,12 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from ports.common.checkpoint.convert import Converter
-from ports.common.checkpoint.formats import open_checkpoint
+from ports.common.checkpoint.convert import CONFIG_FILE, TOKENIZER_JSON, Converter
 from ports.common.checkpoint.load import ModelDirectory, open_model_directory, restore
 from ports.common.configs import config_from_json, read_json
 from ports.common.layers.moe_decoder import MoEDecoderConfig, abstract
-from ports.common.moe_lm.chat import ChatTokenizer, TextProcessor, chat_files, read_chat
-from ports.common.moe_lm.config import RoutingScope, routing_scope
+from ports.common.moe_lm.chat import CHAT_FILES, ChatTokenizer, TextProcessor, read_chat
+from ports.common.moe_lm.config import RoutingScope, routing_scope, text_fields
 from ports.common.moe_lm.costs import costs
 from ports.common.moe_lm.model import LMAnswer, Prompt, RoutedLM
 from ports.common.moe_lm.params import moe_decoder_leaves
@@ -125,15 +124,20 @@ class Family:
             leaves=lambda config: moe_decoder_leaves("", "model.", "", config.decoder, config.separate_experts),
             ignored=lambda config: (r".*\.rotary_emb\.inv_freq",),
             abstract_params=lambda config: abstract(config.decoder)[1],
-            tokenizer=chat_files,
+            side_files=(CONFIG_FILE, TOKENIZER_JSON),
+            adapt=lambda config, names: dataclasses.replace(config, separate_experts=has_separate_experts(names)),
+            copied=CHAT_FILES,
+            known={"config.json": text_fields("config.json", {})},
         )
 
     def _config_from(self, folder: Path) -> LMConfig:
         file = folder / "config.json"
-        decoder = self.config(read_json(file), str(file))
-        names = open_checkpoint(folder)
-        separate = any(".mlp.experts.0." in name for name in names)
-        return LMConfig(decoder, read_chat(folder).stop_ids, separate)
+        return LMConfig(self.config(read_json(file), str(file)), read_chat(folder).stop_ids)
+
+
+def has_separate_experts(names: Collection[str]) -> bool:
+    """Whether a checkpoint has one tensor per expert and matrix."""
+    return any(".mlp.experts.0." in name for name in names)
 
 
 def parse_variant(port: str, variant: str) -> tuple[str, dict[str, str]]:
@@ -168,9 +172,7 @@ def dtype_of(settings: Mapping[str, str]) -> dict[str, str]:
     return {"dtype": settings["dtype"]} if "dtype" in settings else {}
 
 
-def with_dtype(
-    config: MoEDecoderConfig, settings: Mapping[str, str], directory: ModelDirectory
-) -> MoEDecoderConfig:
+def with_dtype(config: MoEDecoderConfig, settings: Mapping[str, str], directory: ModelDirectory) -> MoEDecoderConfig:
     """The config in the dtype of the setting, or else of the directory's first parameter."""
     first = next(iter(directory.parameters.values()))["dtype"]
     return dataclasses.replace(config, **({"dtype": first} | dtype_of(settings)))
@@ -199,9 +201,7 @@ def fake_prompt(length: int) -> Prompt:
     return Prompt(tokens, jnp.ones(length, bool), positions, jnp.zeros(length, bool), jnp.asarray(length))
 
 
-def model_shapes(
-    name: str, model: RoutedLM, params: Any, inputs: Any, answer_tokens: int | None
-) -> ModelShapes:
+def model_shapes(name: str, model: RoutedLM, params: Any, inputs: Any, answer_tokens: int | None) -> ModelShapes:
     """`ModelShapes` of a model and one sample's inputs."""
     features = jax.eval_shape(model.encode, params, inputs)
     length = answer_tokens or ANSWER_TOKENS

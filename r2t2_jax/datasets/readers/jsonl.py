@@ -1,10 +1,10 @@
 """Your own dataset: a JSONL file of questions next to a folder of images.
 
-Each line is an object with `question`, `answer`, and optionally `image` (path relative to the image folder; left out for
-questions of text only), `answers` (all accepted answers, the most common first, with repeats), `id`, `options`, `style`,
-`category` and `split`. If `answer` is one of `answers`, it is the first and is not counted again. With style `letter` an
-answer is the letter or the text of an option; the prompt requests the letter. An answer that is the letter of one option
-and the text of another, or the text of two, is refused. An empty option is a letter without an option.
+Each line is an object with `question`, `answer`, and optionally `image` (path relative to the image folder; left out
+for questions of text only), `answers` (all accepted answers, the most common first, with repeats), `id`, `options`,
+`style`, `category` and `split`. If `answer` is one of `answers`, it is the first and is not counted again. With style
+`letter` an answer is the letter or the text of an option; the prompt requests the letter. An answer that is the letter
+of one option and the text of another, or the text of two, is refused. An empty option is a letter without an option.
 
 `r2t2 datasets prepare jsonl` reads questions.jsonl, or the only .jsonl file of the folder; `load_dataset` also accepts
 the path of such a file.

@@ -43,9 +43,12 @@ def recorded(path):
         arrays = {name: stored[name] for name in stored.files}
     ids = described["token_ids"]
     config = Qwen3VLMoEConfig(
-        text_config(described["text_config"]), vision_config({"hidden_act": "gelu_pytorch_tanh", **described["vision_config"]}),
-        ids["image_token_id"], ids["video_token_id"], (98, 96),
-    )  # fmt: skip
+        text_config(described["text_config"]),
+        vision_config(described["vision_config"]),
+        ids["image_token_id"],
+        ids["video_token_id"],
+        (98, 96),
+    )
     weights = {name[2:]: leaf for name, leaf in arrays.items() if name.startswith("w/")}
     graph, shapes = abstract(config)
     mapping = leaves(config)
@@ -93,9 +96,15 @@ def rows_of(golden, name):
         pixels = np.concatenate([entry[2] for entry in order] or [np.zeros((0, width), np.float32)])
         rows.append(
             Row(
-                tokens, kinds, arrays[f"{name}/position_ids"][:, row, real], int(real[0]),
-                [grid for grid, _ in used[1]], [grid for grid, _ in used[2]], pixels, [entry[1] for entry in order],
-            )  # fmt: skip
+                tokens,
+                kinds,
+                arrays[f"{name}/position_ids"][:, row, real],
+                int(real[0]),
+                [grid for grid, _ in used[1]],
+                [grid for grid, _ in used[2]],
+                pixels,
+                [entry[1] for entry in order],
+            )
         )
     return rows
 

@@ -19,7 +19,7 @@ from tests.ports.qwen3_vl_moe.recorded import (
     stacked,
 )
 
-GOLDENS = [entry for entry in find_goldens("qwen3_vl_moe_?.npz")]
+GOLDENS = find_goldens("qwen3_vl_moe_?.npz")
 VISION, HIDDEN, WEIGHTS, LOGITS, LOSS = 3e-5, 5e-5, 2e-5, 1e-4, 3e-5
 
 

@@ -67,7 +67,7 @@ def batch_of(golden, runs, mode, prefixes):
     layers, top_k = golden.config.decoder.layers, golden.config.decoder.top_k
     samples, places = [], []
     for prefix in prefixes:
-        name, _, layer_set, scope, kind = prefix.split("/")
+        name, _, layer_set, scope, _ = prefix.split("/")
         imposed = golden.described["layer_sets"][layer_set]
         for number, row in enumerate(every[name]):
             n = len(row.tokens)

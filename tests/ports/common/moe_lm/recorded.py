@@ -24,7 +24,6 @@ class Batch(NamedTuple):
         positions = np.broadcast_to(np.arange(tokens.shape[1]), (len(tokens), 3, tokens.shape[1]))
         return cls(tokens, mask, arrays[f"{name}/labels"], arrays[f"{name}/next_target"], positions)
 
-
     def padded(self, size, length):
         """The same rows in a batch of another shape, so that batches share a compiled program."""
         labels = pad_rows(self.labels, size, length, -100)

@@ -1,6 +1,5 @@
 """Cached evaluation of a routed language model: equal to the plain whole forward pass for every scope and mode."""
 
-import dataclasses
 from functools import cache
 
 import jax
@@ -12,7 +11,7 @@ from flax import nnx
 from ports.common.layers.moe_decoder import MoEDecoder, MoEDecoderConfig, RoutedRows
 from ports.common.moe_lm.config import RoutingScope
 from ports.common.moe_lm.model import LMAnswer, Prompt, RoutedLM
-from r2t2_jax.costs.jaxpr import weight_gradients
+from r2t2_jax.costs.jaxpr import _all_equations, weight_gradients
 from r2t2_jax.routing import Routing
 from tests.ports.common.moe_lm.recorded import Batch, whole_forward
 
@@ -73,29 +72,105 @@ def routings(shape):
     return {"replace": free, "shift": 2 * free, "select": ids}
 
 
-@pytest.mark.parametrize("mode", ["replace", "shift", "select"])
-@pytest.mark.parametrize("scope", SCOPES)
+FAST = {("last_prompt", "replace"), ("image", "replace"), ("all", "shift"), ("last_prompt", "select")}
+CASES = [
+    pytest.param(scope, mode, marks=() if (scope, mode) in FAST else pytest.mark.slow)
+    for scope in SCOPES
+    for mode in ("replace", "shift", "select")
+]
+
+
+@pytest.mark.parametrize(("scope", "mode"), CASES)
 def test_the_cached_loss_and_gradient_are_those_of_the_whole_forward_pass(scope, mode):
     routed, params = model(scope)
     prompt, answer = sample()
     values = jnp.asarray(routings(routed.spec.shape)[mode])
     rows = scope_rows(scope, prompt, answer)
-    span = len(rows)
     batch = whole_batch(prompt, answer)
 
     def whole(params, values):
-        imposed = RoutedRows(values[None], rows[None], mode, routed.scope.layers, span)
+        imposed = RoutedRows(values[None], rows[None], mode, routed.scope.layers, len(rows))
         return whole_forward(nnx.merge(routed.graph, params), batch, imposed).loss[0]
 
     def cached(params, values):
         features = routed.encode(params, prompt)
-        return routed.answer_loss(params, features, Routing(values, mode), answer)
+        kept = routed.condition(params, features, answer)
+        return routed.answer_loss(params, kept, Routing(values, mode), answer)
 
+    untouched = jax.jit(lambda params: routed.answer_loss(params, routed.encode(params, prompt), None, answer))(params)
     if mode == "select":
-        np.testing.assert_allclose(jax.jit(cached)(params, values), jax.jit(whole)(params, values), atol=1e-5)
-        return
-    expected, gradient = jax.jit(jax.value_and_grad(whole, argnums=1))(params, values)
-    actual, own = jax.jit(jax.value_and_grad(cached, argnums=1))(params, values)
-    np.testing.assert_allclose(actual, expected, atol=1e-5)
-    np.testing.assert_allclose(own, gradient, atol=1e-5 * max(1, np.abs(gradient).max()))
-    assert np.abs(gradient).max() > 1e-3
+        actual = jax.jit(cached)(params, values)
+        np.testing.assert_allclose(actual, jax.jit(whole)(params, values), atol=1e-5)
+    else:
+        expected, gradient = jax.jit(jax.value_and_grad(whole, argnums=1))(params, values)
+        actual, own = jax.jit(jax.value_and_grad(cached, argnums=1))(params, values)
+        np.testing.assert_allclose(actual, expected, atol=1e-5)
+        np.testing.assert_allclose(own, gradient, atol=1e-5 * max(1, np.abs(gradient).max()))
+        assert np.abs(gradient).max() > 1e-3
+    assert abs(actual - untouched) > 1e-3
+
+
+@cache
+def features_and_routing():
+    routed, params = model(core=3)
+
+    @jax.jit
+    def run(params, prompt):
+        features = routed.encode(params, prompt)
+        return features, routed.route(params, features)
+
+    return routed, params, *run(params, sample()[0])
+
+
+def test_the_routers_own_weights_at_the_last_prompt_token_leave_the_model_unchanged():
+    routed, params, features, own = features_and_routing()
+    _, answer = sample()
+    loss = jax.jit(lambda routing: routed.answer_loss(params, features, routing, answer))
+    np.testing.assert_allclose(loss(Routing(own)), loss(None), atol=1e-5)
+    np.testing.assert_allclose(loss(Routing(jnp.zeros_like(own), "shift")), loss(None), atol=1e-6)
+
+
+def test_the_core_experts_are_the_most_probable_and_contain_the_chosen_ones():
+    routed, _, features, own = features_and_routing()
+    core = np.asarray(routed.support(features))
+    assert core.sum(axis=1).tolist() == [3, 3]
+    assert (core | (np.asarray(own) == 0)).all()
+    np.testing.assert_allclose(own.sum(axis=1), 1, atol=1e-6)
+
+
+def test_candidates_token_log_probabilities_and_the_loss_agree():
+    routed, params, features, own = features_and_routing()
+    _, answer = sample()
+
+    @jax.jit
+    def run(params, features, own, answer):
+        routing = Routing(own[:, ::-1])
+        candidates = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), answer)
+        total = routed.answer_logprobs(params, features, routing, candidates)
+        logprobs, mask = routed.token_logprobs(params, features, routing, answer)
+        return total, logprobs, mask, routed.answer_loss(params, features, routing, answer)
+
+    total, logprobs, mask, loss = run(params, features, own, answer)
+    np.testing.assert_allclose(total, -3 * loss, atol=2e-5)
+    picked = np.asarray(logprobs)[np.arange(4), np.asarray(answer.tokens)]
+    np.testing.assert_allclose(picked[np.asarray(mask)].sum(), total[0], atol=2e-5)
+
+
+def test_samples_become_rows_of_one_batch_and_no_weight_has_a_gradient():
+    routed, params = model()
+    prompt, answer = sample()
+    batch = jax.tree.map(lambda leaf: jnp.stack([leaf] * 7), (prompt, answer))
+
+    def losses(values, params, batch):
+        def loss(values, prompt, answer):
+            return routed.answer_loss(params, routed.encode(params, prompt), Routing(values), answer)
+
+        return jax.vmap(loss)(values, *batch).sum()
+
+    values = jnp.ones((7, *routed.spec.shape))
+    program = jax.make_jaxpr(jax.grad(losses))(values, params, batch)
+    assert weight_gradients(program, params["layers"]["experts"]) == []
+    products = [equation for equation in _all_equations(program) if equation.primitive.name == "ragged_dot_general"]
+    assert products
+    assert all(equation.invars[0].aval.ndim == 2 for equation in products)  # rows, not a batch of them
+    assert all(equation.invars[1].aval.ndim == 3 for equation in products)

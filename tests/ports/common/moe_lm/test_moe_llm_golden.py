@@ -92,9 +92,14 @@ def test_every_imposed_routing_gives_the_recorded_loss_and_gradient(path):
         count, tokens = rows.tokens.shape
         imposed, mask = tuple(described["layer_sets"][layers]), arrays[f"{name}/scope/{scope}"]
         gradient, (logits, loss, next_loss) = loss_and_gradient(
-            params, rows.padded(size, length), pad_rows(mask, size, length), pad_rows(arrays[f"{prefix}/weights"], size),
-            scope == "last", graph=graph, layers=imposed,
-        )  # fmt: skip
+            params,
+            rows.padded(size, length),
+            pad_rows(mask, size, length),
+            pad_rows(arrays[f"{prefix}/weights"], size),
+            scope == "last",
+            graph=graph,
+            layers=imposed,
+        )
         real = rows.mask[..., None] > 0
         close = partial(np.testing.assert_allclose, rtol=0, err_msg=prefix)
         close(np.where(real, logits[:count, :tokens], 0), arrays[f"{prefix}/logits"], atol=LOGITS)
