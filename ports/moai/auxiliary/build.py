@@ -115,7 +115,9 @@ def build_records(
     try:
         makers = _check_makers(out, providers)
         rows = _absorb(out, makers)
-        images = {image_key(sample.pixels()): sample for sample in reversed(samples)}  # the first sample with this image
+        images = {
+            image_key(sample.pixels()): sample for sample in reversed(samples)
+        }  # the first sample with this image
         _check_scenes(out, providers, rows, images)
         keys = [key for key in sorted(images) if any(rows.get(key, {}).get(part) is None for part in providers)]
         if keys:
