@@ -53,6 +53,11 @@ def title_of(model: str, benchmark: str) -> str:
     return f"{model} on {Path(benchmark).name}"
 
 
+def model_of(title: str, benchmark: str) -> str:
+    """The model of a title that `title_of` returns for the benchmark."""
+    return title.removesuffix(f" on {Path(benchmark).name}")
+
+
 def benchmark_parts(benchmarks: Mapping[str, QuestionSet], references: int, batch: int) -> list[Part]:
     """The plan of `run_benchmarks`: the bank's records, then a part per benchmark."""
     parts = [Part(name, len(questions.samples), batch) for name, questions in benchmarks.items()]

@@ -212,9 +212,9 @@ def check_no_overlap(bank: ReferenceBank, questions: Sequence[Sample], allow: bo
     leaked = leaked_samples(bank, questions)
     if leaked and not allow:
         raise R2T2Error(
-            f"{len(leaked)} of {len(questions)} questions are also references in the bank, by id and question or by "
-            f"image and question, first {leaked[0].id!r}: choose other questions, build the bank from other samples, "
-            "or pass --allow-leakage"
+            f"{len(leaked)} of {len(questions)} questions are also references in the bank, first {leaked[0].id!r}: "
+            "choose other questions, build the bank from other samples, or pass --allow-leakage (compared by id and "
+            "question, and by image and question)"
         )
     return leaked
 

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Bool
 
 from r2t2_jax.errors import R2T2Error
+from r2t2_jax.evaluation.benchmark import model_of
 from r2t2_jax.evaluation.statistics import Comparison, mean_interval, models_of
 from r2t2_jax.runs.reading import refuse_damaged
 
@@ -80,7 +82,9 @@ def _entries_of_rows(saved: SavedRun, run: str) -> list[ResultEntry]:
     entries = []
     for title, rows in tables.items():
         summary = models[title]
-        model, _, benchmark = title.rpartition(" on ") if "benchmark" in summary else (title, "", saved.run["command"])
+        model, benchmark = title, str(saved.run["command"])
+        if "benchmark" in summary:
+            model, benchmark = model_of(title, summary["benchmark"]), Path(summary["benchmark"]).name
         right = {name: dict(_right(rows, name)) for name in summary["strategies"]}
         for name, entry in summary["strategies"].items():
             own = entry.get("score") or {"accuracy": 100 * entry["accuracy"]}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 
@@ -54,6 +54,18 @@ def join_names(names: Sequence[str]) -> str:
 def shorten(text: str, length: int) -> str:
     """At most `length` characters, with an ellipsis if the text is longer."""
     return text if len(text) <= length else text[: length - 1].rstrip() + "…"
+
+
+def distinct_names(names: Sequence[str], short: Callable[[str], str], separator: str) -> dict[str, str]:
+    """The short form of each name; a number is appended where two would be equal, also without regard to case."""
+    distinct: dict[str, str] = {}
+    used: set[str] = set()
+    for name in names:
+        plain = short(name)
+        candidates = (plain, *(f"{plain}{separator}{number}" for number in range(2, len(names) + 2)))
+        distinct[name] = next(candidate for candidate in candidates if candidate.casefold() not in used)
+        used.add(distinct[name].casefold())
+    return distinct
 
 
 def settings_line(settings: Mapping[str, Any]) -> str:

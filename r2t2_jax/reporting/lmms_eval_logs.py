@@ -3,9 +3,10 @@
     <model>__<strategy>/<date>_results.json             mean scores by task, for lmms-eval's tables
     <model>__<strategy>/<date>_samples_<task>.jsonl     one line per question
 
-Tasks keep the names of this project, since prompts may differ from lmms-eval's. `doc_id` counts the questions in the
-order of the run, `question_id` is the official id, and `doc_hash` hashes id, question and answers. The date is the time
-at which the run ended, so that the same run gives the same bytes.
+Tasks keep the names of this project, since prompts may differ from lmms-eval's; a number is added where two names would
+be equal, also on file systems that ignore case. `doc_id` counts the questions in the order of the run, `question_id` is
+the official id, and `doc_hash` hashes id, question and answers. The date is the time at which the run ended, so that
+the same run gives the same bytes.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ from typing import Any
 import numpy as np
 
 from r2t2_jax.errors import R2T2Error
+from r2t2_jax.evaluation.benchmark import model_of
 from r2t2_jax.evaluation.statistics import models_of
+from r2t2_jax.reporting.formatting import distinct_names
 from r2t2_jax.runs.atomic_io import atomic_folder
 from r2t2_jax.runs.folder import SUMMARY
 from r2t2_jax.runs.reading import SavedRun, refuse_damaged
@@ -66,14 +69,17 @@ def export_lmms_eval(saved: SavedRun, out: Path) -> list[Path]:
 def _files(saved: SavedRun, models: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
     ended = datetime.fromtimestamp((saved.folder / SUMMARY).stat().st_mtime, UTC).strftime("%Y%m%d_%H%M%S")
     by_strategy: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    benchmarks = saved.rows["benchmark"].unique().to_pylist()
+    tasks = distinct_names(benchmarks, lambda name: re.sub(r"\W+", "_", Path(name).stem), "_")
     for row in saved.rows.select(COLUMNS).to_pylist():
         by_strategy.setdefault(row["strategy"], {}).setdefault(row["model"], []).append(row)
     for strategy, by_title in by_strategy.items():
-        model = f"{next(iter(by_title)).rpartition(' on ')[0]}/{strategy}"
+        title, rows = next(iter(by_title.items()))
+        model = f"{model_of(title, rows[0]['benchmark'])}/{strategy}"
         folder = re.sub(r"[^\w.,=-]+", "__", model)
         results: dict[str, Any] = {}
         for title, rows in by_title.items():
-            task, metric = re.sub(r"\W+", "_", Path(rows[0]["benchmark"]).stem), models[title]["metric"]
+            task, metric = tasks[rows[0]["benchmark"]], models[title]["metric"]
             lines = [_line(number, row, metric) for number, row in enumerate(rows)]
             text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
             yield f"{folder}/{ended}_samples_{task}.jsonl", text

@@ -26,7 +26,7 @@ from r2t2_jax.reporting.figures.flow import flow_figure
 from r2t2_jax.reporting.figures.paths import paths_figure
 from r2t2_jax.reporting.figures.similarity import similarity_figure
 from r2t2_jax.reporting.figures.surrogate import surrogate_figure
-from r2t2_jax.reporting.formatting import join_names, settings_line
+from r2t2_jax.reporting.formatting import distinct_names, join_names, settings_line
 from r2t2_jax.reporting.images import Images, find_images
 from r2t2_jax.reporting.page import anchor, render_template
 from r2t2_jax.reporting.results import BASE, ModelResults, read_results
@@ -94,7 +94,8 @@ def render_report(saved: SavedRun) -> tuple[str, dict[str, bytes]]:
     ids = {model.ids[example.row] for model in results for example in selected[model.name]}
     images = find_images(saved, ids)
     with shared_style():
-        sections = [_model_section(model, selected[model.name], images) for model in results]
+        anchors = distinct_names([model.name for model in results], anchor, "-")
+        sections = [_model_section(model, anchors[model.name], selected[model.name], images) for model in results]
         radar = radar_figure(results)
         overview = {} if radar is None else {radar.name: Figure(radar, render_figure(radar))}
     page = render_template(
@@ -138,6 +139,7 @@ class ModelSection:
 
     Args:
         name, n, base_accuracy: the model, its number of questions, and its accuracy without re-routing.
+        anchor: its name as a file name and an HTML id, different for every model of the report.
         headline: `None` if no strategy re-routed.
         comparisons: gain in points of the explained strategy over each of `COMPARED_WITH` that the run has.
         methods: a row for each strategy.
@@ -151,6 +153,7 @@ class ModelSection:
     """
 
     name: str
+    anchor: str
     n: int
     base_accuracy: float
     headline: Headline | None
@@ -174,15 +177,16 @@ class ModelSection:
             files |= {f"{name}.png": figure.drawing.png, f"{name}.csv": _csv(figure.spec.rows)}
         if self.failures:
             files["causes.csv"] = _csv(self.failures)
-        return {f"{anchor(self.name)}-{name}": content for name, content in files.items()}
+        return {f"{self.anchor}-{name}": content for name, content in files.items()}
 
 
-def _model_section(results: ModelResults, selected: list[SelectedExample], images: Images) -> ModelSection:
+def _model_section(results: ModelResults, anchor: str, selected: list[SelectedExample], images: Images) -> ModelSection:
     strategies, families = results.summary["strategies"], results.summary["families"]
     specs = _figure_specs(results, selected)
     failures = failure_causes(results)
     return ModelSection(
         name=results.name,
+        anchor=anchor,
         n=len(results.ids),
         base_accuracy=float(results.base.right.mean()),
         headline=_headline(results),

@@ -3,8 +3,10 @@
 import pytest
 from jinja2 import UndefinedError
 
+from r2t2_jax.evaluation.benchmark import model_of, title_of
 from r2t2_jax.reporting.formatting import (
     decimal,
+    distinct_names,
     duration,
     join_names,
     percent,
@@ -33,6 +35,18 @@ def test_lists_and_counts_read_as_english() -> None:
 def test_long_texts_end_in_an_ellipsis() -> None:
     assert shorten("short", 5) == "short"
     assert shorten("one two three", 9) == "one two…"
+
+
+def test_short_names_never_collide() -> None:
+    names = ["a.b", "a-b", "A b", "a-b-2", "c"]
+    short = distinct_names(names, anchor, "-")
+    assert short == {"a.b": "a-b", "a-b": "a-b-2", "A b": "A-b-3", "a-b-2": "a-b-2-2", "c": "c"}
+    assert len({name.casefold() for name in short.values()}) == len(names)
+
+
+def test_the_model_of_a_title() -> None:
+    for benchmark in ("gqa", "sets/cats on mats.jsonl", "on on on.jsonl"):
+        assert model_of(title_of("pocket:narrow on trial", benchmark), benchmark) == "pocket:narrow on trial"
 
 
 def test_anchors_and_bars_accept_any_name_and_share() -> None:
