@@ -117,7 +117,7 @@ class _Content:
     settings: dict[str, Any]
     plan: list[Part]
     models: dict[str, dict[str, Any]] = field(default_factory=dict)
-    versions: dict[str, str] = field(default_factory=dict)
+    versions: dict[str, Any] = field(default_factory=dict)
     data: dict[str, Any] | list[Any] | str | None = None
 
 
