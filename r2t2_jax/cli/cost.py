@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import tyro
 
+from r2t2_jax.reporting.formatting import plain_console
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -98,11 +100,10 @@ class Cost:
             self.figure.write_bytes(render_figure(cost_table_figure(table, accuracies)).png)
 
     def _print(self, table: CostTable) -> None:
-        from rich.console import Console
 
         from r2t2_jax.reporting.costs import cost_notes, method_table, paper_lines, variant_lines
 
-        console = Console()
+        console = plain_console()
         console.print(method_table(table))
         for title, lines in (("", cost_notes(table)), ("ngd:", variant_lines(table)), ("the paper:", paper_lines())):
             for line in filter(None, (title, *lines)):
@@ -139,7 +140,6 @@ class FitMemory:
     def run(self) -> None:
         """Compile and print what fits; write the file that was requested."""
         import jax
-        from rich.console import Console
 
         from r2t2_jax.cli.parsing import check_writable
         from r2t2_jax.costs.memory import MemoryEstimator, format_size, largest_sizes, parse_size
@@ -152,7 +152,7 @@ class FitMemory:
         if self.out:
             check_writable(self.out)
         shapes = load_shapes(self.model, self.question_tokens, self.answer_tokens)
-        console = Console()
+        console = plain_console()
         with console.status("") as status:
             estimator = MemoryEstimator(shapes, strategy("ngd", preset), status.update)
             sizes = largest_sizes(estimator, available, preset.neighborhood.k)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from r2t2_jax.reporting.formatting import plain_console
+
 if TYPE_CHECKING:  # the command line must start fast
     from r2t2_jax.contract import Sample
     from r2t2_jax.datasets.prepare import PrepareResult
@@ -141,7 +143,6 @@ class ListDatasets:
 
     def run(self) -> None:
         """Print the table."""
-        from rich.console import Console
         from rich.table import Table
 
         from r2t2_jax.datasets.catalog import DATASETS
@@ -158,7 +159,7 @@ class ListDatasets:
                 continue
             units = ", ".join(f"{unit.name} ({unit.count:,})" for unit in list_prepared_splits(source, folder))
             table.add_row(source.name, ", ".join(source.splits) or "any", source.role, source.metric, units)
-        Console().print(table)
+        plain_console().print(table)
 
 
 @dataclass(frozen=True)

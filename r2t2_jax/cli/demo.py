@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from r2t2_jax.reporting.formatting import plain_console
+
 if TYPE_CHECKING:  # so that the parser starts fast
     from collections.abc import Mapping
 
@@ -73,8 +75,6 @@ class Demo:
 
         check_folder(self.out)  # before anything heavy is imported
 
-        from rich.console import Console
-
         from r2t2_jax.datasets import load_dataset
         from r2t2_jax.evaluation.setup import with_embedder
         from r2t2_jax.evaluation.statistics import models_of, summary_content
@@ -96,7 +96,7 @@ class Demo:
             report = self.out / REPORT
             if not report.exists():
                 write_report(self.out)
-        console, saved = Console(), open_run(self.out)
+        console, saved = plain_console(), open_run(self.out)
         for model, summary in models_of(saved.summary, self.out).items():
             _print_model(console, saved, model, summary)
         console.print(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from r2t2_jax.cli.parsing import NO_CLUSTER, Cluster, command_settings, log
 from r2t2_jax.errors import R2T2Error
+from r2t2_jax.reporting.formatting import plain_console
 
 if TYPE_CHECKING:  # so that the parser starts fast
     from r2t2_jax.evaluation.job import Job
@@ -156,11 +157,9 @@ def listed(option: str, text: str) -> list[str]:
 
 def print_dry_run(job: Job) -> None:
     """Print the plan of an evaluation and its cost."""
-    from rich.console import Console
-
     from r2t2_jax.reporting.costs import dry_run_table, memory_line, plan_lines
 
-    console = Console()
+    console = plain_console()
     for line in plan_lines(job):
         console.print(line, highlight=False, soft_wrap=True)
     dry_run = job.dry_run()
@@ -170,14 +169,12 @@ def print_dry_run(job: Job) -> None:
 
 def show(folder: Path) -> None:
     """Print a complete run's tables."""
-    from rich.console import Console
-
     from r2t2_jax.evaluation.benchmark import seconds_by_strategy
     from r2t2_jax.evaluation.statistics import models_of
     from r2t2_jax.reporting.tables import strategy_table
     from r2t2_jax.runs.reading import open_run
 
-    console, saved = Console(), open_run(folder)
+    console, saved = plain_console(), open_run(folder)
     for title, summary in models_of(saved.summary, folder).items():
         seconds = seconds_by_strategy(saved.seconds_per_sample, title, list(summary["strategies"]))
         console.print(strategy_table(f"{title}: {summary['n']:,} questions", summary, seconds))

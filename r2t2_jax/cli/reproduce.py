@@ -10,6 +10,7 @@ import tyro
 
 from r2t2_jax.cli.parsing import CLUSTER, NO_CLUSTER, Cluster, log
 from r2t2_jax.errors import R2T2Error
+from r2t2_jax.reporting.formatting import plain_console
 
 if TYPE_CHECKING:  # building the parser must be fast
     from collections.abc import Sequence
@@ -71,8 +72,6 @@ class Reproduce:
             return
         check_folder(self.out)  # before anything heavy is loaded
         enable_compilation_cache()
-
-        from rich.console import Console
         from rich.markdown import Markdown
 
         from r2t2_jax.evaluation.setup import ModelSource, local_model
@@ -101,13 +100,12 @@ class Reproduce:
             report = self.out / REPORT
             if any(plan.detailed for plan in plans) and not report.exists():
                 write_report(self.out)
-        console = Console()
+        console = plain_console()
         for table in tables:
             console.print(Markdown(markdown(read_table(self.out, table.name))))
         console.print(f"Wrote {len(tables)} tables to {self.out}, each as .md, .csv and .json.", soft_wrap=True)
 
     def _print_dry_run(self) -> None:
-        from rich.console import Console
         from rich.markdown import Markdown
 
         from r2t2_jax.plugins import load_shapes
@@ -121,7 +119,7 @@ class Reproduce:
         if unknown := [name for name, size in known.items() if not size and not self.samples]:
             raise R2T2Error(f"the number of questions of {', '.join(unknown)} is unknown: pass --samples")
         estimated = estimate(shapes, tables, questions)
-        Console().print(Markdown(estimate_markdown(shapes.name, estimated, tables)))
+        plain_console().print(Markdown(estimate_markdown(shapes.name, estimated, tables)))
 
     def _open(self, targets: Sequence[EvalTarget], plans: Sequence[TargetPlan], workers: Workers | None) -> Run:
         from r2t2_jax.bank.manifest import full_digest

@@ -9,6 +9,7 @@ from typing import Literal
 import tyro
 
 from r2t2_jax.errors import R2T2Error
+from r2t2_jax.reporting.formatting import plain_console
 
 
 @dataclass(frozen=True)
@@ -104,8 +105,6 @@ class Score:
 
     def run(self) -> None:
         """Score, print the tables and, with --out, write the numbers."""
-        from rich.console import Console
-
         from r2t2_jax.analysis.rescore import rescore
         from r2t2_jax.cli.parsing import check_writable
         from r2t2_jax.reporting.tables import strategy_table
@@ -115,7 +114,7 @@ class Score:
         if self.out:
             check_writable(self.out)
         models = rescore(open_run(self.run_folder), self.metric)
-        console = Console()
+        console = plain_console()
         for title, summary in models.items():
             console.print(strategy_table(f"{title}: {summary['n']:,} questions, metric {self.metric}", summary))
         if self.out:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from r2t2_jax.cli.parsing import CLUSTER, NO_CLUSTER, Cluster, log
+from r2t2_jax.reporting.formatting import plain_console
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -98,8 +99,6 @@ class Tune:
 
     def run(self) -> None:
         """Run the search, print the best settings and write the preset."""
-        from rich.console import Console
-
         from r2t2_jax.evaluation.setup import local_model, metric_for, open_port, open_questions
         from r2t2_jax.evaluation.tune import refuse_test
         from r2t2_jax.evaluation.tuning_grid import (
@@ -126,7 +125,7 @@ class Tune:
         refuse_test(self.split, samples)
         metric_for(self.data, self.metric or "", samples)  # refuses a metric that cannot score them
         rounds = halving_rounds(len(presets), len(samples))
-        console = Console()
+        console = plain_console()
         console.print(describe_plan(len(grid), len(presets), rounds, budget), highlight=False)
         if self.dry_run:
             if cluster:

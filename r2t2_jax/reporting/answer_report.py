@@ -14,12 +14,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
 from r2t2_jax.inference import Prediction
 from r2t2_jax.reporting.examples import USED_FALLBACK, Example
-from r2t2_jax.reporting.formatting import duration, percent, plural
+from r2t2_jax.reporting.formatting import duration, percent, plain_console, plural
 from r2t2_jax.reporting.images import as_png
 from r2t2_jax.reporting.page import render_template
 
@@ -32,7 +31,7 @@ def as_text(prediction: Prediction) -> str:
     """The prediction at 80 columns: both answers, neighbors, routing weights and cost."""
     example = _example(prediction)
     out = io.StringIO()
-    console = Console(file=out, width=WIDTH, color_system=None, highlight=False, markup=False, emoji=False)
+    console = plain_console(file=out, width=WIDTH, color_system=None, highlight=False)
     width = max(len(ROUTER), len(prediction.strategy))
     console.print(f"{prediction.model}: {prediction.question}\n")
     console.print(f"  {ROUTER:{width}}  {prediction.before or NO_ANSWER}")

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 def percent(share: float | None) -> str:
@@ -72,3 +75,10 @@ def settings_line(settings: Mapping[str, Any]) -> str:
     """`seed 0, samples 1000`: the scalar settings of a run in one line."""
     shown = {key: value for key, value in settings.items() if isinstance(value, str | int | float) and key != "out"}
     return ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in shown.items())
+
+
+def plain_console(**options: Any) -> Console:
+    """A console of rich that prints texts as they are: `[red]` and `:smile:` in the data are no markup."""
+    from rich.console import Console
+
+    return Console(markup=False, emoji=False, **options)

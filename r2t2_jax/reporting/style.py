@@ -6,6 +6,7 @@ or a label.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -81,10 +82,12 @@ class FigureDrawing:
 
 
 def render_figure(spec: FigureSpec) -> FigureDrawing:
-    """Render a figure; call it inside `shared_style`."""
-    figure = spec.draw(False)
-    wide = _svg(figure)
-    return FigureDrawing(wide, _svg(spec.draw(True)), _png(figure))
+    """Render a figure; call it inside `shared_style`. Letters that the font lacks are drawn as boxes."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
+        figure = spec.draw(False)
+        wide = _svg(figure)
+        return FigureDrawing(wide, _svg(spec.draw(True)), _png(figure))
 
 
 def _svg(figure: Figure) -> bytes:

@@ -19,7 +19,11 @@ from rich.table import Table
 from r2t2_jax.evaluation.statistics import paired_gain
 from r2t2_jax.reporting.formatting import percent
 
-LATEX_SPECIAL = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+LATEX_SPECIAL = {
+    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+    "[": "{[}", "]": "{]}", "*": "{*}",  # after the end of a row these are an option of it
+}  # fmt: skip
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # first letters of cells that spreadsheets compute
 NUMBER = re.compile(r"[-+]?[\d.,]*( to [-+]?[\d.]+)?")
 SHOWN_SETTINGS = 10
 MEASURES = ("n", "accuracy", "ci95", "evaluations_per_sample")  # of a row of tuning; the other columns are settings
@@ -146,7 +150,12 @@ def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]], align_rig
 
 
 def _escape_pipes(cells: Sequence[str]) -> list[str]:
-    return [cell.replace("|", r"\|") for cell in cells]
+    """The cells in one line each, without markup: bars, HTML tags and links of Markdown."""
+    return [re.sub(r"<(?=[\w/!?])|[|\[\]]", _markdown_escape, " ".join(cell.split())) for cell in cells]
+
+
+def _markdown_escape(match: re.Match[str]) -> str:
+    return "&lt;" if match[0] == "<" else f"\\{match[0]}"
 
 
 def latex_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -161,16 +170,26 @@ def _latex_row(cells: Sequence[str]) -> str:
 
 
 def _escape_latex(text: str) -> str:
-    return re.sub(r"[\\~^&%$#_{}]", lambda match: LATEX_SPECIAL.get(match[0], "\\" + match[0]), text)
+    text = "".join(letter for letter in " ".join(text.split()) if letter.isprintable())
+    return re.sub(r"[\\~^&%$#_{}\[\]*]", lambda match: LATEX_SPECIAL.get(match[0], "\\" + match[0]), text)
 
 
 def csv_table(records: Sequence[Mapping[str, object]]) -> str:
-    """Comma-separated values (RFC 4180, lines ending in a newline); the first record names the columns."""
+    """Comma-separated values (RFC 4180, lines ending in a newline); the first record names the columns.
+
+    Texts that a spreadsheet would compute, such as `=1+1`, begin with an apostrophe.
+    """
     out = io.StringIO()
-    writer = csv.DictWriter(out, list(records[0]) if records else [], lineterminator="\n")
+    writer = csv.DictWriter(out, [_inert(name) for name in records[0]] if records else [], lineterminator="\n")
     writer.writeheader()
-    writer.writerows(records)
+    writer.writerows({_inert(name): _inert(value) for name, value in record.items()} for record in records)
     return out.getvalue()
+
+
+def _inert(value: Any) -> Any:
+    """The value of a cell; a text that begins like a formula and is no number gets an apostrophe before it."""
+    is_formula = isinstance(value, str) and value.startswith(FORMULA) and not NUMBER.fullmatch(value)
+    return f"'{value}" if is_formula else value
 
 
 def _is_numeric(rows: Sequence[Sequence[str]], column: int) -> bool:

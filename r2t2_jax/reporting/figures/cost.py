@@ -178,6 +178,7 @@ def _bars(table: CostTable, narrow: bool) -> Figure:
     for place, cost in enumerate(costs):
         axes.annotate(f"{cost:.3g}", (cost, place), (3, 0), textcoords="offset points", va="center", fontsize=8)
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:g}")  # the default writes powers as mathematics
     axes.set_xlim(min(costs) / 2, max(costs) * 3)
     axes.set_xlabel("x base (logarithmic)" if narrow else X_AXIS)
     return figure
