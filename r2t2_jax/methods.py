@@ -132,7 +132,7 @@ def preset_of(settings: Mapping[str, Any], where: str = "a preset", base: Preset
 
 
 def _correction(name: str) -> str:
-    """How to write a setting of a flat preset."""
+    """The correct form of a setting of a flat preset."""
     if name in FLAT_SETTINGS:
         return f"write {name!r} as {FLAT_SETTINGS[name]!r}"
     if name in {*BLOCKS, *all_blocks()}:

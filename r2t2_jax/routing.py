@@ -94,7 +94,7 @@ class RoutingSpec:
 
 
 def by_group(spec: RoutingSpec, function: Callable[..., Array], *arrays: Array) -> Array:
-    """Apply `function` to each group's columns [..., n] and put the results back in expert order."""
+    """The results of `function` on each group's columns [..., n], concatenated and in the order of the experts."""
     columns = [list(group) for group in spec.groups]
     parts = [function(*(array[..., group] for array in arrays)) for group in columns]
     order = jnp.argsort(jnp.asarray([e for group in columns for e in group]))
@@ -225,7 +225,7 @@ class UpdateSpace:
     def retract(
         self, spec: RoutingSpec, coordinates: Float[Array, "Z E"], support: Bool[Array, "L E"]
     ) -> Float[Array, "Z E"]:
-        """Bring coordinates back into the space after a step."""
+        """Coordinates after a step, brought back into the space: projected to the simplex, or zero off the support."""
         mask = support.any(axis=0, keepdims=True) if self.tied else support
         if self.kind == "simplex":
             return project_simplex(spec, coordinates, mask)

@@ -28,6 +28,7 @@ HERE = Path(__file__).parent
 RESULTS, TEMPLATE = HERE / "results", HERE / "findings.template.md"
 FINDINGS = HERE.parent.parent / "docs" / "findings.md"
 NUMBER = re.compile(r"\{\{(.+?)\}\}")
+NOTE = re.compile(r"\A<!-- Template .*? -->\n")  # for readers of the template
 CLAIM = re.compile(r" ?<!-- claim: (.+?) -->")
 MARK = r"(?:\d+\.|-) "  # of a list item
 ITEM = re.compile(rf"^(?={MARK})", re.MULTILINE)
@@ -71,7 +72,7 @@ def findings(numbers: Numbers, template: str, command: str, where: str) -> tuple
         R2T2Error: the template refers to an unknown number.
     """
     refuted = [claim for claim in CLAIM.findall(template) if not numbers.holds(claim)]
-    page = CLAIM.sub("", template).replace("{{command}}", command).replace("{{where}}", where)
+    page = CLAIM.sub("", NOTE.sub("", template)).replace("{{command}}", command).replace("{{where}}", where)
     return wrapped(NUMBER.sub(lambda match: numbers.text(match[1]), page)), refuted
 
 

@@ -1,1 +1,1 @@
-"""What several ports share: layers, and the way from PyTorch checkpoints to model directories."""
+"""Code that several ports share: layers, and the conversion of PyTorch checkpoints to model directories."""

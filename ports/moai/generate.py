@@ -81,7 +81,10 @@ def run_token(
     slot: Int[Array, ""],
     visible: Bool[Array, "S"],
 ) -> tuple[Float[Array, "1 D"], LayerCaches]:
-    """Run one token and write its keys and values into `slot` of a padded cache; `visible` includes that slot."""
+    """The residual stream after the last layer, and the cache with the token's keys and values in `slot`.
+
+    The cache is padded; `visible`, the slots that the token attends to, includes `slot`.
+    """
 
     def run(layer: InternLM2Layer, x: Array, past: KVCache) -> tuple[Array, KVCache]:
         query, new = layer.project(layer.input_layernorm(x), position[None], images=0)

@@ -140,6 +140,9 @@ class MovaNet(nnx.Module):
             image_position: index of IMAGE in the prompt.
             image: image tokens.
             past: keys and values of the prefix, if they are already computed.
+
+        Returns:
+            The state after the last prompt token, and the cache of the whole prompt.
         """
         x, valid = merge_image(embeddings, mask, image_position, image)
         if self.config.max_length is not None:

@@ -73,7 +73,7 @@ class AtlasInspection:
 
 
 def inspect_atlas(bank: ReferenceBank, k: int = 20) -> AtlasInspection:
-    """Compute the statistics of a bank's atlas.
+    """Statistics of a bank's atlas.
 
     Args:
         bank: a bank with an atlas.

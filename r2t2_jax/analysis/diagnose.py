@@ -39,7 +39,7 @@ def strategies_to_compare(preset: Preset) -> dict[str, Strategy]:
 def port_evidence(
     port: Port, bank: ReferenceBank, questions: EncodedQuestions, preset: Preset, metric: Metric, seed: int = 0
 ) -> Evidence:
-    """Evaluate every row on the questions and compute losses at candidate routings; `values` flag correct answers.
+    """The evidence on a port: which rows answer which questions correctly, and losses at candidate routings.
 
     Args:
         port: the model.

@@ -135,6 +135,9 @@ def diagnose_evidence(evidence: Evidence, worthwhile: float = WORTHWHILE) -> Dia
         evidence: the measurements.
         worthwhile: the smallest relevant gain, as a share of all answers or of the router's own mean loss.
 
+    Returns:
+        The findings, one per question, and the verdict with the finding that decides it.
+
     Raises:
         R2T2Error: `worthwhile` is not between 0 and 1.
     """

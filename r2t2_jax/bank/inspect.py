@@ -28,7 +28,7 @@ SIMILAR = 0.9  # cosine of hashed words and word pairs from which questions coun
 
 
 @dataclass(frozen=True)
-class Knowledge:
+class RoutingPredictability:
     """R^2 of predicting a reference's routing from the routing of its neighbors.
 
     `null` is the mean R^2 with permuted weights; `p` is the share of permutations, including the observed assignment,
@@ -48,10 +48,10 @@ class Knowledge:
         return self.p <= SIGNIFICANT
 
 
-def routing_knowledge(
+def routing_predictability(
     routing: Float[np.ndarray, "N L E"], embeddings: Float[np.ndarray, "N M"], k: int = 5, seed: int = 0
-) -> Knowledge | None:
-    """Test whether similar questions have similar weights; `None` if all references have the same weights.
+) -> RoutingPredictability | None:
+    """Whether similar questions have similar weights, by a permutation test; `None` if all weights are equal.
 
     Raises:
         R2T2Error: there are too few references.
@@ -72,7 +72,7 @@ def routing_knowledge(
     own = np.arange(len(weights))
     observed = _r2(products, own, neighbors)
     null = np.array([_r2(products, rng.permutation(own), neighbors) for _ in range(PERMUTATIONS)])
-    return Knowledge(
+    return RoutingPredictability(
         n=len(weights),
         k=k,
         r2=observed,
@@ -114,12 +114,14 @@ class SourceCount:
 
 @dataclass(frozen=True)
 class ExpertUse:
-    """Weight of an expert over references and layers: mean, deviation, and how often it is the largest of its group."""
+    """Weight of an expert over references and layers: mean, standard deviation, and share in which it is the largest
+    of its group.
+    """
 
     name: str
-    weight: float
-    spread: float
-    first: float
+    mean: float
+    std: float
+    largest: float
 
 
 @dataclass(frozen=True)
@@ -145,11 +147,11 @@ class Inspection:
     entropy: float | None
     repeated_questions: int
     repeated_rows: int
-    knowledge: Knowledge | None
+    predictability: RoutingPredictability | None
 
 
 def inspect_bank(bank: ReferenceBank, k: int = 5, seed: int = 0) -> Inspection:
-    """Compute statistics of a bank.
+    """Statistics of a bank.
 
     Args:
         bank: all references, answered correctly or not.
@@ -180,7 +182,7 @@ def inspect_bank(bank: ReferenceBank, k: int = 5, seed: int = 0) -> Inspection:
         entropy=_entropy(spec, routing),
         repeated_questions=len(texts) - len(set(texts)),
         repeated_rows=len(texts) - len(set(zip(texts, images, strict=True))),
-        knowledge=routing_knowledge(routing, np.asarray(bank.embeddings), k, seed),
+        predictability=routing_predictability(routing, np.asarray(bank.embeddings), k, seed),
     )
 
 
@@ -190,13 +192,13 @@ def _by_source(sources: list[str], right: Bool[np.ndarray, "N"]) -> tuple[Source
 
 
 def _expert_use(spec: RoutingSpec, routing: Float[np.ndarray, "N L E"]) -> tuple[ExpertUse, ...]:
-    first = np.zeros(spec.num_experts)
+    largest_share = np.zeros(spec.num_experts)
     for group in spec.groups:
         largest = np.asarray(group)[routing[..., list(group)].argmax(axis=-1)]  # [N, L]
-        first += np.bincount(largest.ravel(), minlength=spec.num_experts) / largest.size
-    weight, spread = routing.mean(axis=(0, 1)), routing.std(axis=(0, 1))
+        largest_share += np.bincount(largest.ravel(), minlength=spec.num_experts) / largest.size
+    mean, std = routing.mean(axis=(0, 1)), routing.std(axis=(0, 1))
     return tuple(
-        ExpertUse(name, float(weight[e]), float(spread[e]), float(first[e])) for e, name in enumerate(spec.experts)
+        ExpertUse(name, float(mean[e]), float(std[e]), float(largest_share[e])) for e, name in enumerate(spec.experts)
     )
 
 
@@ -227,7 +229,7 @@ class Leakage:
 
 
 def find_leakage(bank: ReferenceBank, samples: Sequence[Sample]) -> Leakage:
-    """Detect test samples that are also references; in a bank without images they are matched by id and question."""
+    """The test samples that are also references; in a bank without images they are matched by id and question."""
     records = list(bank.records)
     texts = [_normalize(record["question"]) for record in records]
     by_image: dict[str, list[int]] = defaultdict(list)

@@ -34,7 +34,7 @@ SHARED = ("bank_routing", "points")  # fields of `References` without the axis B
 
 
 class BatchInputs(NamedTuple):
-    """What one program re-routes: arrays or `jax.ShapeDtypeStruct`s with a leading axis B."""
+    """The inputs of one program: arrays or `jax.ShapeDtypeStruct`s with a leading axis B."""
 
     queries: Query
     references: References | None

@@ -48,7 +48,7 @@ class PreparedBatch:
         keys: one PRNG key per sample.
         neighbors: of every sample, by strategy.
         dataset_indices: positions of the samples in their test set.
-        seed: of everything drawn.
+        seed: of all random draws.
         vmap_size: samples that the device computes together.
     """
 
@@ -162,7 +162,10 @@ class PreparedBatch:
             name: of the strategy.
             outputs: of `answer`, and of `answer_at_path` if the path was answered, as numpy arrays.
             start: row of the first sample.
-            seconds: that one sample took.
+            seconds: time per sample.
+
+        Returns:
+            Predictions, scores, neighbors and paths of the n samples that `outputs` covers; a score is in [0, 1].
         """
         decode, n = self.port.processor.decode, len(outputs["weights"])
         samples, rows = self.questions.samples[start : start + n], np.arange(start, start + n)

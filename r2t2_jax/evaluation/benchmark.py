@@ -95,7 +95,7 @@ def run_strategies(
         tests: the test set.
         strategies: by name.
         metric: scores an answer.
-        seed: of everything drawn.
+        seed: of all random draws.
         at_path: strategies for which the answer at each point of the path is generated as well.
 
     Raises:

@@ -48,7 +48,7 @@ logger = logging.getLogger("r2t2")
 
 @dataclass(frozen=True)
 class BankConfig:
-    """Which references are stored.
+    """The references that are stored, and the size of batches.
 
     Args:
         limit: number of correctly answered references after which the rest of a set is skipped.
@@ -288,7 +288,7 @@ def _manifest(port: Port, sets: Mapping[str, QuestionSet], config: BankConfig, s
 
 
 def _stored_leaves(port: Port, samples: Sequence[Sample]) -> Mapping[str, Sequence[StoredLeaf]]:
-    """How features and answers are stored, from the shapes of a few samples; runs no model."""
+    """The files and dtypes of features and answers, from the shapes of a few samples; runs no model."""
     inputs = port.processor.prepare(port.params, samples)
     answers = labels(port, samples)
     trees = {"features": stored_features(port, inputs, answers), "answers": answers}

@@ -72,7 +72,7 @@ def prepare_questions(port: Port, samples: Sequence[Sample], texts: Sequence[str
 def encode_prepared(
     port: Port, prepared: PreparedQuestions, batch_size: int, progress: tqdm, threads: int = 1, vmap_size: int = 1
 ) -> EncodedQuestions:
-    """Encode in batches, `threads` batches at a time; the device computes `vmap_size` samples together.
+    """The questions with features and router weights, `threads` batches at a time, `vmap_size` samples per program.
 
     Raises:
         R2T2Error: a feature is NaN, or a sample names an expert that the model does not have.

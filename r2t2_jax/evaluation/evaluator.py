@@ -46,7 +46,7 @@ class Evaluator:
         strategies: by the name under which they are reported.
         index: the references, ready for retrieval; `None` without a bank.
         metric: scores an answer; `None` where the answers are not known, every score is then NaN.
-        seed: of everything drawn.
+        seed: of all random draws.
         finetuned_params: the model's parameters with its gate fine-tuned on the bank, if a strategy needs them.
         vmap_size: samples that the device computes together.
     """
@@ -77,7 +77,7 @@ class Evaluator:
                 strategy reads references.
             strategies: by the name under which they are reported.
             metric: scores an answer; `None` where the answers are not known.
-            seed: of everything drawn.
+            seed: of all random draws.
             vmap_size: samples that the device computes together.
 
         Returns:

@@ -1,4 +1,4 @@
-"""What `r2t2 eval` runs: a model, a bank, benchmarks and strategies that were opened and checked against each other."""
+"""The job of `r2t2 eval`: model, bank, benchmarks and strategies, opened and checked against each other."""
 
 from __future__ import annotations
 
@@ -55,9 +55,9 @@ class Job:
         benchmarks: by name.
         strategies: by name; the untouched model is among them, since gains are relative to it.
         preset: the strategies' settings.
-        seed: of everything drawn.
+        seed: of all random draws.
         batch: samples per batch of the plan.
-        fitted: whether a device with its own memory takes fewer samples at a time, as many as fit.
+        fitted: whether the samples at a time are reduced to what fits, on a device with its own memory.
         vmap_size: samples that a device computes together. `None` for as many as fit in its own memory, and for one at
             a time on a device without its own memory.
         leaked: if leakage is allowed, the number of questions of each benchmark that are also references.
@@ -96,7 +96,7 @@ class Job:
 
     @property
     def depends(self) -> dict[str, Any]:
-        """What the results depend on besides the command's options."""
+        """Identities of samples, model and bank, on which results depend besides the command's options."""
         data = {
             name: {
                 "name": questions.source.name,
@@ -282,7 +282,7 @@ def open_job(
         benchmarks: by name.
         strategies: names; `base` is put in front if it is missing.
         preset: a name or a file; `None` for the model's own, else the paper's.
-        seed: of everything drawn.
+        seed: of all random draws.
         batch: largest number of samples per batch; `None` for `PLAN_BATCH`, of which a device takes as many as fit.
         vmap_size: samples that a device computes together; `None` for as many as fit in its own memory.
         allow_leakage: accept questions that are also references.

@@ -19,7 +19,7 @@ CORRECT = 0.5  # smallest score of a correct answer
 
 @dataclass(frozen=True)
 class BatchResult:
-    """What one strategy did to the samples of a batch, or of a whole test set.
+    """The results of one strategy on a batch or on a whole test set.
 
     Args:
         name: of the strategy.
@@ -62,7 +62,7 @@ class BatchResult:
 
     @property
     def right(self) -> Bool[np.ndarray, "B"]:
-        """Which samples were answered correctly."""
+        """True for samples that were answered correctly."""
         return self.scores >= CORRECT
 
 
@@ -118,7 +118,7 @@ def _flat(array: np.ndarray) -> Float[np.ndarray, "n"]:
 
 @dataclass(frozen=True)
 class Neighbor:
-    """A reference of a test sample. `share` is its part of all kernel weights; texts are `None` where not stored."""
+    """A reference of a test sample. `share` is its fraction of the kernel weights; missing texts are `None`."""
 
     id: str
     question: str | None

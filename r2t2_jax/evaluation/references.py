@@ -238,7 +238,7 @@ def neighbor_quality(share: Float[np.ndarray, "B"], right: Bool[np.ndarray, "B"]
 def right_without_image(
     embedder: Embedder, references: Sequence[Sample], samples: Sequence[Sample], metric: Metric
 ) -> Bool[np.ndarray, "B"]:
-    """Which samples are answered correctly by the most frequent answer to the nearest reference questions.
+    """True for samples that are answered correctly by the most frequent answer to the nearest reference questions.
 
     All reference questions count, also those that the model answers wrongly. Of equally frequent answers the one of the
     nearer reference is taken.

@@ -70,7 +70,7 @@ def prepare_tuning(
     seed: int = 0,
     method: str = "ngd",
 ) -> PreparedBatch:
-    """Prepare the questions for every preset of a strategy, under the name of its index, and for `CONTROLS`.
+    """The questions prepared for `CONTROLS` and for every preset of a strategy, which is named by its index.
 
     Raises:
         R2T2Error: as `Evaluator.create`; or the strategy reads an atlas, and the bank has none.

@@ -6,8 +6,8 @@ losses needs non-negative weights); padded entries have weight zero. The weights
 
 Bandwidths and offsets are traced: changing one never recompiles. The paper gives no bandwidth. `bandwidth=None` is the
 median of the positive distances of the neighborhood: references with the question's own text (the rule in VQA v2, GQA,
-and CLEVR) lie at distance zero and say nothing about the scale. Distances of at most `NOISE` count as zero, and if all
-are zero, all references have weight one. Kernels compute in float32, also for half-precision distances.
+and CLEVR) lie at distance zero and carry no information on the scale. Distances of at most `NOISE` count as zero, and
+if all are zero, all references have weight one. Kernels compute in float32, also for half-precision distances.
 
 Axis letters: K neighbors.
 """
@@ -51,7 +51,7 @@ def _clip(values: Float[Array, "K"], mask: Bool[Array, "K"]) -> Float[Array, "K"
 
 
 def _check_bandwidth(bandwidth: object) -> None:
-    """Refuse a concrete bandwidth that is not a positive number; a traced one was concrete before."""
+    """Refuse a bandwidth that is not a positive number; traced values are not checked."""
     if isinstance(bandwidth, int | float) and not (bandwidth > 0 and math.isfinite(bandwidth)):
         raise R2T2Error(
             f"bandwidth {bandwidth} must be positive; leave it out for the median of the positive distances"

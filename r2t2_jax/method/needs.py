@@ -1,4 +1,4 @@
-"""What a strategy needs of a model, the queries, and the references, and one function that checks it."""
+"""Needs of a strategy: what it reads of the model, the queries, and the references, and the check of them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ REFERENCE_NEEDS = frozenset({Need.NEIGHBORS, Need.ATLAS, Need.BANK_ROUTING, Need
 
 @dataclass(frozen=True)
 class Requirement:
-    """How a need is checked, and the end of the error message where it is not met."""
+    """The check of a need, and the end of the error message where it is not met."""
 
     is_met: Callable[[RoutedLoss, Query, References], bool]
     message: str

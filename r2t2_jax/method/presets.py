@@ -26,7 +26,7 @@ Block = TypeVar("Block")
 
 @dataclass(frozen=True)
 class NeighborhoodSettings:
-    """Which references are neighbors, and their kernel weights.
+    """The choice of neighbors, and their kernel weights.
 
     Args:
         k: number of neighbors.
@@ -70,7 +70,7 @@ class DescentSettings:
         schedule: of the learning rate.
         learning_rate: of the first step.
         final_learning_rate: of the cosine schedule.
-        decay_factor, decay_every: of the step schedule: the rate is multiplied by the factor after so many steps.
+        decay_factor, decay_every: of the step schedule: the rate is multiplied by the first every `decay_every` steps.
         steps: number of steps.
     """
 
@@ -156,7 +156,7 @@ Values = tuple[tuple[str, Any], ...]
 
 @dataclass(frozen=True)
 class Preset:
-    """Settings of all strategies, one block each for what strategies share and for what one of them has.
+    """Settings of all strategies, in blocks: some are read by several strategies, the others by one.
 
     `others` are the blocks of strategies that are defined elsewhere, as (name, ((setting, value), ...)); `block` reads
     them. `r2t2_jax.methods.preset_of` refuses blocks and settings that no strategy has.

@@ -164,8 +164,8 @@ def reroute_batch(
         references: from `ReferenceBank.references`, or `None` for strategies that read none.
         keys: one per sample, from `sample_keys`.
         mesh: devices among which the batch is split, over the axis `data`; no device waits for another.
-        vmap_size: number of samples that a device computes together. More than one fill an accelerator, take so many
-            times the memory of one, and change results by rounding.
+        vmap_size: number of samples that a device computes together. A larger number uses an accelerator better, takes
+            memory in proportion, and changes results by rounding.
 
     Returns:
         `Rerouted` with a leading axis B on every leaf.

@@ -41,7 +41,7 @@ from r2t2_jax.runtime.pytrees import register_pytree_dataclass
 @register_pytree_dataclass
 @dataclass(frozen=True)
 class AtlasConfig:
-    """How a strategy reads the loss atlas.
+    """Configuration of reading the loss atlas.
 
     Args:
         source: of the losses at the atlas's points: the rows of the `neighbors`, including references answered
@@ -87,7 +87,7 @@ class Strategy:
 
     @property
     def needs(self) -> frozenset[Need]:
-        """What it needs of the model, the queries, and the references."""
+        """The needs of objective, search, and space: what they read of the model, the queries, and the references."""
         needs = set[Need]()
         if self.objective is not None:
             needs |= self.objective.needs

@@ -55,7 +55,7 @@ def inspection_page(
 
 def routing_verdict(inspection: Inspection) -> str:
     """Whether the stored routing weights depend on the question, with the numbers of the permutation test."""
-    test = inspection.knowledge
+    test = inspection.predictability
     if test is None:
         return "All references have the same routing weights, so the weights do not depend on the question."
     numbers = (
@@ -80,7 +80,7 @@ def routing_verdict(inspection: Inspection) -> str:
 
 
 def leakage_text(leakage: Leakage) -> str:
-    """How many questions of an evaluation set are also in the bank."""
+    """The number of questions of an evaluation set that are also in the bank."""
     questions = f"of {leakage.questions:,} questions"
     if leakage.leaks:
         names = ", ".join(leakage.leaks[:SHOWN_LEAKS]) + (" and more" if len(leakage.leaks) > SHOWN_LEAKS else "")
@@ -98,7 +98,7 @@ def leakage_text(leakage: Leakage) -> str:
 
 
 def atlas_sentences(atlas: AtlasInspection) -> list[str]:
-    """What the atlas holds, whether neighbors rank routings as a reference's own losses do, and the effect of that."""
+    """The size of the atlas, whether neighbors rank routings as a reference's own losses do, and the effect of that."""
     chosen = atlas.by_points[-1]
     used = f"{atlas.looked_at:,} references" + ("" if atlas.looked_at == atlas.rows else f" of {atlas.rows:,}")
     return [
@@ -185,10 +185,8 @@ def _source_table(inspection: Inspection) -> Table:
 
 
 def _expert_table(inspection: Inspection) -> Table:
-    rows = [
-        (use.name, f"{use.weight:.3f}", f"{use.spread:.3f}", f"{100 * use.first:.1f}") for use in inspection.experts
-    ]
-    return ("expert", "mean weight", "spread", "largest %"), rows
+    rows = [(use.name, f"{use.mean:.3f}", f"{use.std:.3f}", f"{100 * use.largest:.1f}") for use in inspection.experts]
+    return ("expert", "mean weight", "std", "largest %"), rows
 
 
 def _table_lines(table: Table) -> list[str]:

@@ -164,7 +164,7 @@ def part_shares(table: CostTable) -> list[tuple[str, float]]:
 
 
 def variant_lines(table: CostTable) -> list[str]:
-    """What each variant of NGD saves."""
+    """The savings of each variant of NGD."""
     return [f"{variant.method}: {variant.about}" for variant in table.variants]
 
 

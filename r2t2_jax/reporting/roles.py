@@ -1,4 +1,4 @@
-"""What a strategy is for in a comparison, and its description: both from the docstring of its function.
+"""The role of a strategy in a comparison, and its description: both from the docstring of its function.
 
 The first line of the docstring describes the strategy; `Control: ` or `Upper bound: ` before it is the role.
 """

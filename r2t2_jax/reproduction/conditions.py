@@ -75,7 +75,7 @@ class ConditionEvaluator:
     condition: Condition
 
     def prepare_batch(self, questions: EncodedQuestions, dataset_indices: Int[np.ndarray, "B"]) -> PreparedBatch:
-        """Apply the condition to some questions and retrieve their neighbors.
+        """The questions under the condition, with their neighbors.
 
         Args:
             questions: a block of a test set, encoded and embedded by the model's own embedder.

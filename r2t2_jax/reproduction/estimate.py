@@ -100,7 +100,7 @@ def estimate(shapes: ModelShapes, tables: Sequence[Table], questions: int) -> Es
 
 
 def _program_of(measurement: Measurement) -> Any:
-    """What decides the cost: the structure of the program and the number of neighbors."""
+    """A key that measurements of the same cost share: the structure of the program and the number of neighbors."""
     method = measurement.method
     if not isinstance(method, Strategy):
         return measurement.label

@@ -75,7 +75,7 @@ class TargetRows:
         return self.tables[BASE]["category"].to_pylist()
 
     def right(self, name: str) -> Bool[np.ndarray, "B"]:
-        """Which questions a row answers correctly."""
+        """True for questions that a row answers correctly."""
         return self.tables[name]["right"].to_numpy()
 
     def weights(self, name: str) -> tuple[Float[np.ndarray, "B L E"], Float[np.ndarray, "B L E"]]:
@@ -128,7 +128,7 @@ class TableData:
         return {name: average(row) for name, row in rows.items() if row is not None}
 
     def right(self, name: str) -> Bool[np.ndarray, "B"]:
-        """Which questions a row answers correctly, over all datasets."""
+        """True for questions that a row answers correctly, over all datasets."""
         return np.concatenate([target.right(name) for target in self.targets])
 
     def first_value(self, name: str, column: str) -> Any:
@@ -151,6 +151,9 @@ def gather_table(
         members: the targets of one model with their plans.
         rows: the stored rows of the run.
         samples: number of questions of each dataset; by default the table's own.
+
+    Returns:
+        The planned rows, without a label where a target was not measured, and the measured rows of each dataset.
     """
     planned = members[0][1].rows[table.name, setting]
     planned = [

@@ -33,8 +33,9 @@ class AtlasEnsemble:
     """The candidate with the highest probability, averaged over the atlas's `members` best points.
 
     The candidates are the members' own greedy answers. Points are ranked as in the strategy `atlas`, by L(r_g) +
-    lambda |r_g - r0|^2, and have the same softmax weights in the average: an even average over eight of G = 16 points
-    would include half of them equally. Each member generates once and scores all candidates once: two evaluations.
+    lambda |r_g - r0|^2, and have the same softmax weights in the average: an average with equal weights over eight of
+    G = 16 points would hardly depend on the losses. Each member generates once and scores all candidates once: two
+    evaluations.
     """
 
     name: str = field(default="atlas_top8", metadata={"static": True})

@@ -71,8 +71,8 @@ class T3Interpolation:
     """r = alpha r0 + (1 - alpha) r_hat, alpha = low + (high - low) sigmoid(gamma L(r_hat)).
 
     With the Jensen-Shannon divergence for L this is T3's coefficient (Imam et al. 2025, arXiv 2510.27265; default gamma
-    0.5). T3 mixes the weights of a general model and a specialist, with a larger share of the general one the more they
-    disagree. Here the router is the general model, the neighbors are the specialist, and the routing is mixed. A
+    0.5). T3 mixes the weights of a general model and a specialist; the more they disagree, the larger is the share of
+    the general one. Here the router is the general model, the neighbors are the specialist, and the routing is mixed. A
     divergence lies between 0 and ln 2, so with these numbers alpha lies between 0.50 and 0.59.
     """
 

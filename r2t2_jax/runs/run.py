@@ -240,7 +240,7 @@ class Run:
         return seconds_per_sample(self.folder)
 
     def export(self, name: str = "rows") -> Path:
-        """Write a table as `<name>.parquet`, for readers other than this package."""
+        """Write a table as `<name>.parquet`, for readers other than this package, and return the file's path."""
         path = self.folder / f"{name}.parquet"
         with reraise_oserror(f"cannot write {path}"):
             export_table(path, self._batches.saved, self.plan, self.plan.of_table(name))

@@ -123,7 +123,7 @@ class AdaptiveBatchSize:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def fit(self, work: Callable[[int], T]) -> T:
-        """Call `work` with the number of samples, smaller ones until it fits in memory.
+        """The result of `work(size)`; the size is halved until the device's memory suffices.
 
         Raises:
             R2T2Error: a single sample does not fit.

@@ -16,7 +16,7 @@ Params = Any  # a pytree of arrays
 
 
 def register_pytree_dataclass(cls: type[T]) -> type[T]:
-    """Register a dataclass as a pytree: fields marked `metadata={"static": True}` are structure, the others are traced.
+    """The dataclass, registered as a pytree: fields with `metadata={"static": True}` are structure, others are traced.
 
     As `jax.tree_util.register_dataclass`, except that structures also compare by class. In jaxlib 0.10 the structures
     of two classes with equal static fields compare equal, `NearestNeighbors(5)` and `RandomNeighbors(5)` for instance,

@@ -10,7 +10,7 @@ import pytest
 
 from r2t2_jax.bank import ReferenceBank
 from r2t2_jax.bank.importing import import_bank
-from r2t2_jax.bank.inspect import routing_knowledge
+from r2t2_jax.bank.inspect import routing_predictability
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.retrieval.hashed_bag_of_words import HashedBagOfWords
 
@@ -112,6 +112,6 @@ def test_the_released_weights_do_not_depend_on_the_question():
     bank = import_bank(RELEASED, HashedBagOfWords())
     assert len(bank) == 3887 and bank.right.all()
     assert bank.spec.groups == ((0, 1, 2), (3, 4, 5))
-    knowledge = routing_knowledge(bank.routing, bank.embeddings)
-    assert -0.23 < knowledge.r2 < -0.17
-    assert knowledge.p > 0.05 and not knowledge.informative
+    predictability = routing_predictability(bank.routing, bank.embeddings)
+    assert -0.23 < predictability.r2 < -0.17
+    assert predictability.p > 0.05 and not predictability.informative

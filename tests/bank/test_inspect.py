@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from r2t2_jax.bank import ReferenceBank
-from r2t2_jax.bank.inspect import find_leakage, inspect_bank, other_neighbors, routing_knowledge
+from r2t2_jax.bank.inspect import find_leakage, inspect_bank, other_neighbors, routing_predictability
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.reporting.bank_report import inspection_page, inspection_text
 from r2t2_jax.retrieval.hashed_bag_of_words import HashedBagOfWords
@@ -41,19 +41,19 @@ def test_r2_is_that_of_predicting_each_by_the_mean_of_its_neighbors():
     flat = routing.reshape(60, -1)
     errors = np.square(flat - flat[neighbors].mean(axis=1)).sum()
     expected = 1 - errors / np.square(flat - flat.mean(axis=0)).sum()
-    assert routing_knowledge(routing, embeddings).r2 == pytest.approx(expected, abs=1e-12)
+    assert routing_predictability(routing, embeddings).r2 == pytest.approx(expected, abs=1e-12)
 
 
 def test_independent_weights_are_not_informative_and_give_minus_one_over_k():
     for k in (2, 5):
-        result = routing_knowledge(RNG.dirichlet(np.ones(6), (1500, 1)), unit(1500), k)
+        result = routing_predictability(RNG.dirichlet(np.ones(6), (1500, 1)), unit(1500), k)
         assert not result.informative
         assert result.r2 == pytest.approx(-1 / k, abs=0.05) == pytest.approx(result.null, abs=0.05)
 
 
 def test_p_is_uniform_for_independent_weights():
     # 60 banks of independent weights: about 3 below 0.05; 12 or more have probability 1e-4.
-    values = [routing_knowledge(RNG.dirichlet(np.ones(3), (40, 1)), unit(40)).p for _ in range(60)]
+    values = [routing_predictability(RNG.dirichlet(np.ones(3), (40, 1)), unit(40)).p for _ in range(60)]
     assert sum(p <= 0.05 for p in values) < 12
     assert sum(p <= 0.5 for p in values) in range(15, 46)
 
@@ -61,15 +61,15 @@ def test_p_is_uniform_for_independent_weights():
 def test_weights_that_depend_on_the_question_are_informative():
     embeddings = unit(400, 3)
     routing = np.abs(embeddings)[:, None] + 0.02 * RNG.random((400, 1, 3))
-    result = routing_knowledge(routing, embeddings)
+    result = routing_predictability(routing, embeddings)
     assert result.informative and result.r2 > 0.8
     assert result.p == pytest.approx(1 / 1000)
 
 
 def test_equal_weights_give_no_result_and_few_references_are_refused():
-    assert routing_knowledge(np.full((30, 1, 3), 1 / 3), unit(30)) is None
+    assert routing_predictability(np.full((30, 1, 3), 1 / 3), unit(30)) is None
     with pytest.raises(R2T2Error, match="6 references are too few for 5 neighbors"):
-        routing_knowledge(RNG.random((6, 1, 3)), unit(6))
+        routing_predictability(RNG.random((6, 1, 3)), unit(6))
 
 
 def small_bank():
@@ -102,8 +102,8 @@ def test_statistics_equal_those_computed_by_hand():
     assert result.repeated_questions == 12 - 5  # "what is it?", "which?", and three different "who"
     assert result.repeated_rows == 1  # rows 0 and 1 share question and image
     assert [use.name for use in result.experts] == ["x", "y", "z"]
-    assert [use.first for use in result.experts] == pytest.approx([0.75, 0.25, 1.0])  # a tie counts for the first
-    assert [use.weight for use in result.experts] == pytest.approx([0.575, 0.425, 1.0])
+    assert [use.largest for use in result.experts] == pytest.approx([0.75, 0.25, 1.0])  # a tie counts for the first
+    assert [use.mean for use in result.experts] == pytest.approx([0.575, 0.425, 1.0])
     shares = np.array([0.7, 0.2, 0.5, 0.9])
     entropy = -(shares * np.log2(shares) + (1 - shares) * np.log2(1 - shares)).mean()
     assert result.entropy == pytest.approx(entropy)

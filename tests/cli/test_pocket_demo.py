@@ -14,7 +14,7 @@ from r2t2_jax.runs.reading import open_run
 
 
 def test_the_narrow_gate_gains_and_the_balanced_gate_loses_nothing(tmp_path: Path) -> None:
-    assert main(["demo", "--out", str(tmp_path / "run"), "--quick", "--samples", "80", "--seed", "1"]) == 0
+    assert main(["demo", "--out", str(tmp_path / "run"), "--quick", "--samples", "40", "--seed", "1"]) == 0
     rows = open_run(tmp_path / "run").rows
     assert not any(rows["step_predictions"].to_pylist() + rows["own_losses"].to_pylist())  # too slow for --quick
     models = json.loads((tmp_path / "run" / "summary.json").read_text())["models"]

@@ -271,6 +271,7 @@ def jsonl(folder: Path) -> None:
     put(folder / "a.png", png())
 
 
+# A dataset that is not here has a test file of its own, `test_<name>.py`.
 OFFICIAL: dict[str, Callable[[Path], None]] = {
     "vqav2": vqav2,
     "visual7w": visual7w,
@@ -294,3 +295,7 @@ OFFICIAL: dict[str, Callable[[Path], None]] = {
     "easy_vqa": easy_vqa,
     "jsonl": jsonl,
 }
+
+
+def has_test_file(name: str) -> bool:
+    return (Path(__file__).parent / f"test_{name}.py").exists()

@@ -271,7 +271,7 @@ class Converter:
             logger.warning("%s lacks %s: %s is assumed; %s", source, file.description, file.assumed, file.origin)
 
     def check(self, config: Any, checkpoint: Checkpoint) -> ConversionReport:
-        """Check that the mapping covers this checkpoint; see `mapping.check`."""
+        """The mapped, ignored and tied names of a checkpoint; raises as `mapping.check`."""
         leaves, abstract = self.leaves(config), self.abstract_params(config)
         return check(leaves, tensors_of(checkpoint), abstract, self.ignored(config), self.tied(config))
 

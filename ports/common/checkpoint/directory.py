@@ -140,20 +140,15 @@ def write_model_directory(
         for name, file in tokenizer.items():
             shutil.copyfile(file, folder / TOKENIZER / name)
         content.update(
-            {
-                "schema": SCHEMA,
-                **described,
-                "dtype": sorted({str(shape.dtype) for _, shape in parameters.values()}),
-                "digest": digest_of(sums),
-                "inputs": sums,
-                "tokenizer": {name: sums[name] for name in tokenizer},
-                "report": dict(report),
-                "parameters": {
-                    path: {"shape": list(shape.shape), "dtype": str(shape.dtype), "pieces": pieces[path]}
-                    for path, (_, shape) in parameters.items()
-                },
-                "checkpoint": _sizes(folder / CHECKPOINT),
-            }
+            schema=SCHEMA,
+            **described,
+            dtype=sorted({str(shape.dtype) for _, shape in parameters.values()}),
+            digest=digest_of(sums),
+            inputs=sums,
+            tokenizer={name: sums[name] for name in tokenizer},
+            report=dict(report),
+            parameters=_described(parameters, pieces),
+            checkpoint=_sizes(folder / CHECKPOINT),
         )
         (folder / DESCRIPTION).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
@@ -215,6 +210,13 @@ def _raise_write_error(error: Exception, destination: Path) -> None:
 
 def _bytes(shape: jax.ShapeDtypeStruct) -> int:
     return int(shape.size) * shape.dtype.itemsize
+
+
+def _described(parameters: Stored, pieces: Mapping[str, list[int]]) -> dict[str, dict[str, Any]]:
+    return {
+        path: {"shape": list(shape.shape), "dtype": str(shape.dtype), "pieces": pieces[path]}
+        for path, (_, shape) in parameters.items()
+    }
 
 
 def _sizes(folder: Path) -> dict[str, int]:

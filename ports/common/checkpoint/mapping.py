@@ -37,7 +37,7 @@ def convolution(tensor: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Leaf:
-    """How one parameter is made of PyTorch tensors.
+    """The PyTorch tensors that make one parameter, and the change of each.
 
     Args:
         names: the tensor it is read from; with `stacked`, one tensor for each entry of the leading axis.
@@ -150,6 +150,9 @@ def check(
         params: the parameters as shapes.
         ignored: regular expressions that match whole names.
         tied: pairs (kept, dropped) of names.
+
+    Returns:
+        The mapped and the ignored names, and the tied pairs of which the checkpoint holds both.
 
     Raises:
         R2T2Error: something does not fit; the message lists every problem.

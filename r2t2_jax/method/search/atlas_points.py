@@ -5,8 +5,8 @@ fixed routing points. At test time the neighborhood's loss at these points is a 
 model pass.
 
 Losses in the table are bounded, 1 - exp(-l) with l the mean cross-entropy of the answer's tokens: one minus the
-geometric mean of their probabilities. A reference that no routing helps then has the same weight as one that is wrong.
-`cross_entropy` reads l from the table instead, row by row, before any mean.
+geometric mean of their probabilities. A reference that no routing answers correctly then adds at most 1, so it
+cannot dominate a mean. `cross_entropy` reads l from the table instead, row by row, before any mean.
 
 Axis letters: N references, n of them, K neighbors, P candidate points, G chosen points, L routed layers, E experts.
 """

@@ -28,10 +28,9 @@ class LineSearch:
     """alpha in [0, 1] that minimizes L(alpha r0 + (1 - alpha) r_hat) (R2-T2, equations 5 and 6).
 
     The paper says binary search. Bisection needs the sign of the derivative, a value and gradient at every point; the
-    golden
-    section (Kiefer 1953) compares values only: half the cost per point, and no backward pass in memory. Both find a
-    minimum only of a unimodal loss, so both ends are evaluated too and the best *evaluated* point is the result. Ties
-    go to the router (alpha = 1).
+    golden section (Kiefer 1953) compares values only: half the cost per point, and no backward pass in memory. Neither
+    is sure to find the minimum unless the loss is unimodal, so both ends are evaluated too, and the result is the best
+    *evaluated* point. Ties go to the router (alpha = 1).
     """
 
     evaluations: int = field(default=10, metadata={"static": True})

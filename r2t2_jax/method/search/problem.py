@@ -69,7 +69,7 @@ class SearchResult(NamedTuple):
 
     `path[0]` is the start, `path[-1]` the result, `losses[s]` the loss at `path[s]` as far as the search computed it.
     `evaluations` counts the search only, without the router's own pass and the final answer. `used_fallback` is true if
-    the search had no reference of any weight and stayed at its start.
+    no reference had a positive weight and the search stayed at its start.
     """
 
     path: Float[Array, "P Z E"]

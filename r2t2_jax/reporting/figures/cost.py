@@ -159,7 +159,7 @@ def _by_strategy(table: CostTable) -> dict[str, MethodCost]:
 
 def _figure_spec(table: CostTable, rows: list[MethodCost], text: str, draw: Callable[[bool], Figure]) -> FigureSpec:
     return FigureSpec(
-        "ledger",
+        "costs",
         "Cost of every method",
         text + " " + "; ".join(f"{row.method} {table.times_base(row):.3g} x base" for row in rows),
         text,

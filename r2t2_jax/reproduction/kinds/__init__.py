@@ -1,4 +1,4 @@
-"""What a kind of table adds to its rows: further columns, tables and notes.
+"""Kinds of tables, each of which adds to its rows further columns, tables and notes.
 
 A kind is a function of the measured rows. It returns any of
 

@@ -25,7 +25,7 @@ class Provider(Protocol):
 
 
 def require(module: str, purpose: str) -> Any:
-    """Import a module of the extra `aux`; `purpose` is named in the error.
+    """A module of the extra `aux`, imported; the error names `purpose`.
 
     Raises:
         R2T2Error: it is not installed.
