@@ -1,8 +1,9 @@
 """Cost and memory of an evaluation before it starts: the input of `--dry-run` and of the automatic batch size.
 
 The longest question is prepared, encoded and given its neighbors. Every strategy is then traced for it, and the most
-expensive one compiled (`costs.prediction`). No question is answered. Where the bank stores no features, the cost includes
-the encoding of all neighbors that a strategy runs the model on: an upper bound, since cached neighbors cost nothing.
+expensive one compiled (`costs.prediction`). No question is answered. Where the bank stores no features, the cost
+includes the encoding of all neighbors that a strategy runs the model on: an upper bound, since cached neighbors cost
+nothing.
 
 Axis letters: B samples of a batch.
 """

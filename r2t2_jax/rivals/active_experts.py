@@ -31,7 +31,7 @@ class ActiveExperts:
     """The best of r = renorm(top-k(r0)) over k = E, ..., 1 active experts in each group of each layer.
 
     Dynamic Experts Search (Han et al. 2025, arXiv 2509.22572) runs one solution for each k and lets a verifier choose.
-    Departures: the strategy's objective is the verifier, and every expert runs whatever k is, so that the cost of a
+    Departures: the strategy's objective is the verifier, and every expert runs for any k, so that the cost of a
     pass does not depend on k.
     """
 
