@@ -129,6 +129,8 @@ def answer(
     if routing is not None:
         if strategy is not None:
             raise R2T2Error("routing weights given by hand take the place of a strategy: give one or the other")
+        if preset is not None or bank is not None:
+            raise R2T2Error("routing weights given by hand read neither a preset nor a bank: leave these out")
         weights, preset_name = _check_weights(port, routing), ""
         method, references, seconds = Strategy(BY_HAND, search=FixedRouting("task")), None, 0.0
     else:

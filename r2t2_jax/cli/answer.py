@@ -40,13 +40,25 @@ class Answer:
 
     def run(self) -> None:
         """Answer, print and, with `--html`, write the page."""
+        from r2t2_jax.bank.manifest import read_manifest
         from r2t2_jax.cli.parsing import check_writable
+        from r2t2_jax.datasets.images import encoded_image
+        from r2t2_jax.errors import R2T2Error
         from r2t2_jax.evaluation.setup import open_port, with_decoding
         from r2t2_jax.inference import Prediction, answer
+        from r2t2_jax.methods import method_of
         from r2t2_jax.reporting.answer_report import as_page, as_text
 
         if self.html:
             check_writable(self.html)
+        routing = None if self.routing is None else read_routing(self.routing)
+        if not self.question.strip():
+            raise R2T2Error("--question is empty: ask something")
+        encoded_image(self.image, "cannot answer")
+        if self.strategy is not None:
+            method_of(self.strategy)
+        if self.bank is not None:
+            read_manifest(self.bank)
         prediction = answer(
             with_decoding(open_port(self.model, self.embedder, self.preset), self.beams),
             self.image,
@@ -54,7 +66,7 @@ class Answer:
             strategy=self.strategy,
             preset=self.preset,
             bank=self.bank,
-            routing=None if self.routing is None else read_routing(self.routing),
+            routing=routing,
             max_new_tokens=self.max_new_tokens,
         )
         assert isinstance(prediction, Prediction)  # one question, one answer
@@ -70,7 +82,7 @@ def read_routing(text: str) -> Any:
     """The value of a JSON text, or of the JSON file after an `@`.
 
     Raises:
-        R2T2Error: the file cannot be read, or the text is not JSON.
+        R2T2Error: the file cannot be read, or the text is not JSON or holds no lists of numbers.
     """
     from r2t2_jax.errors import R2T2Error
     from r2t2_jax.runtime.typed_files import read_text
@@ -84,6 +96,20 @@ def read_routing(text: str) -> Any:
     else:
         where = "--routing"
     try:
-        return parse_json(text, where, lines=where != "--routing").content
+        weights = parse_json(text, where, lines=where != "--routing").content
     except R2T2Error as error:
         raise R2T2Error(f"--routing is not JSON ({error}); give [[...], ...] or @FILE") from error
+    if not _is_weights(weights):
+        raise R2T2Error(
+            "--routing holds no routing weights: give numbers by expert, [0.5, 0.5], or by layer and expert, "
+            "[[0.5, 0.5], ...]"
+        )
+    return weights
+
+
+def _is_weights(weights: Any) -> bool:
+    rows = weights if isinstance(weights, list) and weights and isinstance(weights[0], list) else [weights]
+    return all(
+        isinstance(row, list) and row and all(isinstance(x, int | float) and not isinstance(x, bool) for x in row)
+        for row in rows
+    )

@@ -260,11 +260,14 @@ class BankInspect:
         from r2t2_jax.bank.storage import open_files
         from r2t2_jax.cli.parsing import check_writable
         from r2t2_jax.datasets import load_dataset
+        from r2t2_jax.errors import R2T2Error
         from r2t2_jax.reporting.bank_report import inspection_page, inspection_text
         from r2t2_jax.runs.atomic_io import atomic_write
 
         if self.html:
             check_writable(self.html)
+        if self.split and not self.against:
+            raise R2T2Error("--split is that of the evaluation set: name one with --against")
         if self.verify:
             open_files(self.bank, whole=True)
             print("All files match their checksums.\n")

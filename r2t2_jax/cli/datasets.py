@@ -147,8 +147,11 @@ class ListDatasets:
 
         from r2t2_jax.datasets.catalog import DATASETS
         from r2t2_jax.datasets.prepared import data_folder, list_prepared_splits
+        from r2t2_jax.errors import R2T2Error
 
         folder = data_folder(self.data_dir)
+        if self.data_dir is not None and not folder.is_dir():
+            raise R2T2Error(f"--data-dir {self.data_dir} is no folder")
         table = Table(title=f"Datasets (prepared sets are in {folder})", title_justify="left", show_lines=self.files)
         columns = ("license", "official files", "home") if self.files else ("splits", "role", "metric", "prepared")
         for column in ("name", *columns):
@@ -184,19 +187,22 @@ class ShowDataset:
 
     def run(self) -> None:
         """Write the page and print its path."""
+        from r2t2_jax.cli.parsing import check_writable
         from r2t2_jax.datasets.catalog import DATASETS
         from r2t2_jax.datasets.contact_sheet import contact_sheet
         from r2t2_jax.errors import R2T2Error
+        from r2t2_jax.runs.atomic_io import atomic_write
 
+        out = self.out or Path(f"{Path(self.name).stem}.html")
+        check_writable(out)
         samples, images = self._samples()
         source = DATASETS.get(self.name)
         notes = [f"{len(samples)} questions, seed {self.seed}"]
         if source is not None:
             notes.append(f"{source.title}. License: {source.license}. {source.home}")
-        out = self.out or Path(f"{Path(self.name).stem}.html")
+        page = contact_sheet(self.name, notes, samples, images)
         try:
-            out.parent.mkdir(parents=True, exist_ok=True)
-            out.write_text(contact_sheet(self.name, notes, samples, images), encoding="utf-8")
+            atomic_write(out, lambda draft: draft.write_text(page, encoding="utf-8"))
         except OSError as error:
             raise R2T2Error(f"cannot write {out}: {error.strerror}") from error
         print(f"Wrote {out}.")

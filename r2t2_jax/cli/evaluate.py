@@ -133,6 +133,8 @@ class Eval:
 
         with Run.open(self.out, "eval", command_settings(self), job.plan, job.depends, self.max_hours) as run:
             if run.complete:
+                if not (self.out / "rows.parquet").exists():
+                    run.export()
                 return
             if workers is None:
                 job.compute(run, log)

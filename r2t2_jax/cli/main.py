@@ -1,10 +1,21 @@
-"""`r2t2`: parses the arguments, runs the command, and reports every error as one line and an exit code."""
+"""`r2t2`: parses the arguments, runs the command, and reports every error as one line and an exit code.
+
+Its output can be printed anywhere: with any encoding, to a closed stream, and without terminal escapes of the data.
+"""
 
 from __future__ import annotations
 
+import io
 import os
+import re
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
 
 from r2t2_jax.cli.answer import Answer
 from r2t2_jax.cli.bank import BankAtlas, BankBuild, BankImport, BankIndex, BankInspect
@@ -14,6 +25,7 @@ from r2t2_jax.cli.datasets import AuxBuild, ListDatasets, PocketScene, PrepareDa
 from r2t2_jax.cli.demo import Demo
 from r2t2_jax.cli.diagnose import Diagnose
 from r2t2_jax.cli.evaluate import Eval
+from r2t2_jax.cli.options import check_ranges
 from r2t2_jax.cli.parsing import Command, parse
 from r2t2_jax.cli.reproduce import Reproduce
 from r2t2_jax.cli.runs import Export, Report, Results, Score
@@ -21,7 +33,22 @@ from r2t2_jax.cli.tune import Tune
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.runs.interrupt import RunInterrupted
 
-FAILED, INTERRUPTED, PIPE_CLOSED = 2, 130, 141  # the last two are the codes of shells for SIGINT and SIGPIPE
+FAILED, INTERRUPTED, PIPE_CLOSED, TERMINATED = 2, 130, 141, 143  # the codes of shells for SIGINT, SIGPIPE, SIGTERM
+
+
+ASCII = str.maketrans(
+    {"→": "->", "←": "<-", "−": "-", "–": "-", "±": "+-", "×": "x", "·": ".", "…": "...", "≥": ">=", "≤": "<="}
+)
+OWN_ESCAPE = r"\x1b\[(?:[\d;]*m|\d*[ABCDGK]|\?25[hl])"  # colors, and the cursor of progress bars
+CONTROL = re.compile(rf"({OWN_ESCAPE})|([\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069])")
+
+
+class Terminated(BaseException):
+    """SIGTERM was received. Raised so that unfinished files are removed, as after an error."""
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise Terminated
 
 
 def explain(error: BaseException) -> tuple[str, int]:
@@ -32,6 +59,8 @@ def explain(error: BaseException) -> tuple[str, int]:
         return str(error), 0
     if isinstance(error, KeyboardInterrupt):
         return "interrupted", INTERRUPTED
+    if isinstance(error, Terminated):
+        return "terminated", TERMINATED
     if isinstance(error, BrokenPipeError):
         return "", PIPE_CLOSED
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
@@ -59,6 +88,80 @@ def discard_output() -> None:
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, sys.stdout.fileno())
         os.close(null)
+
+
+def inert(text: str, terminal: bool) -> str:
+    r"""The text with control characters written as `\x1b`; on a terminal, colors and progress bars keep theirs."""
+    return CONTROL.sub(lambda match: match[0] if match[1] and terminal else _escaped(match[0]), text)
+
+
+def _escaped(text: str) -> str:
+    code = ord(text[0])
+    return (f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}") + text[1:]
+
+
+class PrintableStream(io.TextIOBase):
+    """A text stream that writes `inert` text to another one, in letters that its encoding has."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self._terminal = bool(stream.isatty())
+        self._encoding = getattr(stream, "encoding", None) or "utf-8"
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        """The encoding of the stream."""
+        return self._encoding
+
+    @property
+    def buffer(self) -> Any:
+        """The bytes below the stream."""
+        return self._stream.buffer
+
+    def write(self, text: str) -> int:
+        """Write a text; returns its length."""
+        plain = inert(text, self._terminal)
+        try:
+            plain.encode(self._encoding)
+        except UnicodeEncodeError:
+            plain = "".join(map(self._writable, plain))
+        self._stream.write(plain)
+        return len(text)
+
+    def _writable(self, letter: str) -> str:
+        try:
+            letter.encode(self._encoding)
+        except UnicodeEncodeError:
+            return letter.translate(ASCII).encode("ascii", "backslashreplace").decode()
+        return letter
+
+    def flush(self) -> None:
+        """Flush the stream."""
+        self._stream.flush()
+
+    def isatty(self) -> bool:
+        """Whether the stream is a terminal."""
+        return self._terminal
+
+    def fileno(self) -> int:
+        """The descriptor of the stream."""
+        return int(self._stream.fileno())
+
+    def writable(self) -> bool:
+        """Whether the stream can be written: always."""
+        return True
+
+
+@contextmanager
+def printable_output() -> Iterator[None]:
+    """Replace standard output and standard error by `PrintableStream`; closed ones by the null device."""
+    earlier = sys.stdout, sys.stderr
+    with open(os.devnull, "w", encoding="utf-8") as null:
+        sys.stdout, sys.stderr = (PrintableStream(null if stream is None else stream) for stream in earlier)
+        try:
+            yield
+        finally:
+            sys.stdout, sys.stderr = earlier
 
 
 # To add a command, add a row: the words that a user types ("bank build" is `build` in the group `bank`) and a class.
@@ -97,21 +200,44 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         0; 1 if the command found problems; 2 after an error, which is printed in one line, or raised with
-        `R2T2_DEBUG=1`; 130 after an interruption. For invalid options the parser itself exits with 2.
+        `R2T2_DEBUG=1`; 130 after an interruption, 143 after SIGTERM.
+
+    Raises:
+        SystemExit: with 2, after printing the line, if the options cannot be parsed.
     """
-    try:
+    words = sys.argv[1:] if arguments is None else arguments
+    debug = os.environ.get("R2T2_DEBUG") == "1"
+    with printable_output(), _sigterm_as_exception(), warnings.catch_warnings():
+        if not debug and not sys.warnoptions:
+            warnings.simplefilter("ignore")  # of libraries, about their own code
         try:
-            return parse(COMMANDS, sys.argv[1:] if arguments is None else arguments).run() or 0
-        finally:
-            sys.stdout.flush()  # a full disk or a closed pipe raises here, not when the interpreter exits
-    except (Exception, KeyboardInterrupt) as error:
-        line, code = explain(error)
-        if code and os.environ.get("R2T2_DEBUG") == "1":
-            raise
-        discard_output()
-        if line:
-            print(f"r2t2: {' '.join(line.split())}", file=sys.stderr)
-        return code
+            try:
+                command = parse(COMMANDS, words)
+                check_ranges(command)
+                return command.run() or 0
+            finally:
+                sys.stdout.flush()  # a full disk or a closed pipe raises here, not when the interpreter exits
+        except (Exception, KeyboardInterrupt, Terminated) as error:
+            line, code = explain(error)
+            if code and debug:
+                raise
+            discard_output()
+            if line:
+                print(f"r2t2: {' '.join(line.split())}", file=sys.stderr)
+            return code
+
+
+@contextmanager
+def _sigterm_as_exception() -> Iterator[None]:
+    """Raise `Terminated` on SIGTERM, so that `finally` blocks run; only the main thread may set handlers."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    earlier = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, earlier)
 
 
 if __name__ == "__main__":

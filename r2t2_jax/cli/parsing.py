@@ -9,19 +9,19 @@ import functools
 import inspect
 import io
 import operator
-import os
 import re
 import sys
-import tempfile
 import textwrap
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Protocol, get_type_hints
 
 import tyro
 
+from r2t2_jax.cli.options import RANGES, UsageError, check_words, one_line
 from r2t2_jax.errors import R2T2Error
+from r2t2_jax.runs.atomic_io import check_can_create
 from r2t2_jax.runtime.typed_json import open_json
 
 if TYPE_CHECKING:
@@ -169,8 +169,8 @@ def parse(commands: Commands, arguments: Sequence[str]) -> Command:
         arguments: of the process.
 
     Raises:
-        SystemExit: with 0 after printing help, a version or a completion script; with 2 after printing why an option
-            is invalid.
+        SystemExit: with 0 after printing help, a version or a completion script; with 2 after printing in one line why
+            an option is unknown, missing or invalid, or the overview where a command is missing.
         R2T2Error: there is no such command, or the `--config` file does not fit the command.
     """
     if arguments and arguments[0] in COMPLETION:
@@ -186,17 +186,32 @@ def parse(commands: Commands, arguments: Sequence[str]) -> Command:
         print(_overview(commands, name), file=sys.stdout if help_requested else sys.stderr)
         sys.exit(0 if help_requested else 2)
     command = commands[name]
-    with_config = _read_options(name, command, saved_arguments(name, command, options))
+    try:
+        if not {"-h", "--help"} & set(options):
+            switches = [name for name, kind in get_type_hints(command).items() if kind is bool]
+            check_words(name, options, {*_option_names(command), "config"}, switches)
+        with_config = _read_options(name, command, saved_arguments(name, command, options))
+    except UsageError as error:
+        print(f"{PROGRAM}: {error}", file=sys.stderr)
+        sys.exit(2)
     values = {field.name: getattr(with_config, field.name) for field in dataclasses.fields(command)}  # type: ignore[arg-type]
     return command(**values)
 
 
 def _read_options(name: str, command: type[Command], options: Sequence[str]) -> Command:
-    """Parse the options with tyro, wrapping the usage and the description of its help, which tyro does not wrap."""
-    output = io.StringIO()
+    """Parse the options with tyro, wrapping the usage and the description of its help, which tyro does not wrap.
+
+    Raises:
+        UsageError: an option is missing or invalid.
+    """
+    output, errors = io.StringIO(), io.StringIO()
     try:
-        with contextlib.redirect_stdout(output):
+        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
             return tyro.cli(_with_config(command), prog=f"{PROGRAM} {name}", args=options)
+    except SystemExit as stop:
+        if stop.code:
+            raise UsageError(one_line(name, errors.getvalue())) from None
+        raise
     finally:
         for line in _without_empty_defaults(output.getvalue()).splitlines():
             indent = "  " if line.startswith("usage:") else ""
@@ -205,7 +220,7 @@ def _read_options(name: str, command: type[Command], options: Sequence[str]) -> 
 
 def _without_empty_defaults(text: str) -> str:
     """The help without `None` and empty strings as defaults; columns stay aligned."""
-    text = re.sub(r"\s+\(default:\s+(None|'')\)", "", text)
+    text = re.sub(r"\s+\(default:\s+(None|'')\)|;\s+default:\s+None(?=\))", "", text)
     text = re.sub(r"\{None\}\|(\S+)(?= {2})", r"\1       ", text)
     return text.replace("{None}|", "")
 
@@ -253,11 +268,23 @@ def _paragraphs(command: type[Command]) -> list[str]:
 
 
 def _with_config(command: type[Command]) -> type[Command]:
-    """The command with the option `--config`, for its help; `saved_arguments` reads the file before."""
+    """The command with the option `--config` and the ranges of its numbers, for its help.
+
+    `saved_arguments` reads the file before, and `options.check_ranges` checks the numbers.
+    """
     argument = tyro.conf.arg(help="JSON file with defaults for these options, such as a run.json.", metavar="FILE")
-    field = ("config", Annotated[Path | None, argument], dataclasses.field(default=None))
+    added: list[Any] = [("config", Annotated[Path | None, argument], dataclasses.field(default=None))]
+    kinds = get_type_hints(command, include_extras=True)
+    for field in dataclasses.fields(command):  # type: ignore[arg-type]
+        if field.name in RANGES:
+            hint = tyro.conf.arg(help_behavior_hint=functools.partial(_range_hint, str(RANGES[field.name])))
+            added.append((field.name, Annotated[kinds[field.name], hint], dataclasses.field(default=field.default)))
     name, about = command.__name__, {"__doc__": inspect.getdoc(command)}
-    return dataclasses.make_dataclass(name, [field], bases=(command,), namespace=about, frozen=True)
+    return dataclasses.make_dataclass(name, added, bases=(command,), namespace=about, frozen=True)
+
+
+def _range_hint(values: str, default: str) -> str:
+    return f"({values}; default: {default})"
 
 
 def _tree(commands: Commands) -> Any:
@@ -283,17 +310,13 @@ def check_writable(path: Path) -> None:
     """Check, before any work is done, that a file can be written.
 
     Raises:
-        R2T2Error: its folder cannot be created or written, or the path is a folder.
+        R2T2Error: its folder cannot be created or written, or the path is a folder or a device.
     """
     if path.is_dir():
         raise R2T2Error(f"cannot write {path}: it is a folder; name a file")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, draft = tempfile.mkstemp(dir=path.parent)
-        os.close(descriptor)
-        Path(draft).unlink()
-    except OSError as error:
-        raise R2T2Error(f"cannot write {path}: {error.strerror}") from error
+    if path.exists() and not path.is_file():
+        raise R2T2Error(f"cannot write {path}: it is no regular file; name another")
+    check_can_create(path)
 
 
 def log(line: str) -> None:

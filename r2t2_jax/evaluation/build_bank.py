@@ -114,12 +114,13 @@ def build_bank(
         "decoding": decoding,
     }
     with Run.open(out, COMMAND, settings, plan, depends, max_hours) as run:
-        if not run.complete:
+        if not (out / SUMMARY).exists():
             _collect_missing(run, port, sets, config, workers, source)
             summary = _summarize(run, sets, config)
             for warning in _warnings(run, sets, summary):
                 log(warning)
             if not summary["correct"]:
+                run.discard()
                 raise R2T2Error(f"{port.name} answered none of the questions correctly: there is no bank")
             manifest = _manifest(port, sets, config, summary)
             files = [EMBEDDINGS, ROUTING, *(leaf.file for leaves in manifest.stored.values() for leaf in leaves)]

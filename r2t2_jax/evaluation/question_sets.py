@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 
@@ -88,6 +89,7 @@ def read_sets(
     Raises:
         R2T2Error: a set is named twice or cannot be read, or the metric is unknown or cannot score the set.
     """
+    _check_images(names, images)
     sets = {}
     for name, settings in _settings(names, split, metric, max_new_tokens).items():
         read = _read(name, _split(name, settings.split, REFERENCES), n, seed, images, settings)
@@ -110,6 +112,7 @@ def read_benchmarks(
     With this order batches need little padding, there are few lengths to compile, and a lack of memory shows at once.
     Arguments and errors are those of `read_sets`; by default the split of generated sets is `test`.
     """
+    _check_images(names, images)
     sets = {}
     for name, settings in _settings(names, split, metric, max_new_tokens).items():
         read = _read(name, _split(name, settings.split, TEST), n, seed, images, settings)
@@ -158,6 +161,13 @@ def settings_by_set(option: str, text: str, names: Sequence[str]) -> dict[str, s
             raise R2T2Error(f"{option} {text!r} has two values for {name or 'all sets'}; give one")
         values[name] = value
     return {name: values.get(name, values.get("")) for name in names}
+
+
+def _check_images(names: Sequence[str], images: str) -> None:
+    if images and not any(name.endswith(".jsonl") for name in names):
+        raise R2T2Error("--images is the image folder of .jsonl files, and no set is one: leave it out")
+    if images and not Path(images).is_dir():
+        raise R2T2Error(f"--images {images} is no folder")
 
 
 @dataclass(frozen=True)

@@ -79,6 +79,9 @@ def _entries(saved: SavedRun, run: str) -> list[ResultEntry]:
 def _entries_of_rows(saved: SavedRun, run: str) -> list[ResultEntry]:
     models = models_of(saved.summary, saved.folder)
     tables = _by_title(saved.rows) if models else {}
+    if set(tables) != set(models):
+        different = ", ".join(sorted(set(tables) ^ set(models)))
+        raise R2T2Error(f"{saved.folder} is damaged: its summary and its rows name other models ({different})")
     entries = []
     for title, rows in tables.items():
         summary = models[title]
@@ -86,6 +89,8 @@ def _entries_of_rows(saved: SavedRun, run: str) -> list[ResultEntry]:
         if "benchmark" in summary:
             model, benchmark = model_of(title, summary["benchmark"]), Path(summary["benchmark"]).name
         right = {name: dict(_right(rows, name)) for name in summary["strategies"]}
+        if without := [name for name in (BASE, *right) if not right.get(name)]:
+            raise R2T2Error(f"{saved.folder} is damaged: it has no rows of strategy {without[0]} for {title}")
         for name, entry in summary["strategies"].items():
             own = entry.get("score") or {"accuracy": 100 * entry["accuracy"]}
             score_name, score = next(iter(own.items()))

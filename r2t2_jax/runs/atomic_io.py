@@ -25,6 +25,7 @@ from r2t2_jax.errors import R2T2Error
 DRAFT = ".draft-"
 OWN = f"{DRAFT}r2t2-"  # drafts that may be removed from any folder: no other program uses this name
 EARLIER = "-earlier"
+LONGEST_PART = 255  # bytes of a name, on all usual file systems
 LONGEST_NAME = 200  # bytes of a target's name that its draft's name repeats
 AT_FDCWD, RENAME_EXCHANGE = -100, 2
 NO_EXCHANGE = (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP)  # the kernel or the file system cannot exchange names
@@ -97,6 +98,35 @@ def check_foreign(folder: Path, own: Callable[[str], bool], content: str) -> Non
     foreign = sorted(entry.name for entry in folder.iterdir() if not own(entry.name) and not is_draft(entry.name))
     if foreign:
         raise R2T2Error(f"{folder} holds {foreign[0]!r}, which is not part of {content}; choose another name")
+
+
+def check_can_create(path: Path) -> None:
+    """Check, before any work is done, that a file or folder can be created, without creating anything.
+
+    Raises:
+        R2T2Error: a part of the path is a file, its name is too long, or the nearest existing folder is not writable.
+    """
+    absolute = Path(os.path.abspath(path))
+    try:
+        existing = next(parent for parent in (absolute, *absolute.parents) if _exists(parent))
+    except OSError as error:
+        raise R2T2Error(f"cannot write {path}: {error.strerror}") from error
+    folder = existing if existing.is_dir() else existing.parent
+    if existing != absolute and not existing.is_dir():
+        raise R2T2Error(f"cannot write {path}: {existing} is a file, not a folder")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise R2T2Error(f"cannot write {path}: permission denied")
+    if existing != absolute and any(len(os.fsencode(part)) > LONGEST_PART for part in absolute.parts):
+        raise R2T2Error(f"cannot write {path}: {os.strerror(errno.ENAMETOOLONG)}")
+
+
+def _exists(path: Path) -> bool:
+    """As `Path.exists`, which is false for names that are too long; raises `OSError` there."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 def is_draft(name: str) -> bool:

@@ -83,6 +83,19 @@ def read_batch(path: Path) -> pa.Table:
     return read_parquet(path, AGAIN, checksums=True)
 
 
+def row_count(path: Path) -> int:
+    """The number of rows of a Parquet file, from its footer.
+
+    Raises:
+        R2T2Error: the file is damaged or cannot be read.
+    """
+    try:
+        return pq.read_metadata(path).num_rows
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise R2T2Error(f"{path} is damaged ({reason}); delete it, and repeat the command that wrote it") from error
+
+
 def read_table(saved: Mapping[int, Path], plan: Plan, parts: Collection[str]) -> pa.Table:
     """The saved rows of the given parts, in the order of the plan."""
     numbers = [batch.number for batch in plan.batches if batch.part in parts and batch.number in saved]

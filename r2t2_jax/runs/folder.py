@@ -13,7 +13,7 @@ from statistics import median
 from typing import Any
 
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.runs.atomic_io import DRAFT, is_at
+from r2t2_jax.runs.atomic_io import DRAFT, check_can_create, is_at
 from r2t2_jax.runtime import typed_json
 from r2t2_jax.runtime.typed_files import read_text
 
@@ -28,14 +28,11 @@ def check_folder(out: Path) -> None:
         R2T2Error: the folder cannot be written, holds another file (named), or a run in the former format.
     """
     check_format(out)
+    check_can_create(out)
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        existing = out if out.exists() else out.parent
-        names = sorted(entry.name for entry in out.iterdir()) if existing is out else []
+        names = sorted(entry.name for entry in out.iterdir()) if out.exists() else []
     except OSError as error:
         raise R2T2Error(f"cannot write {out}: {error.strerror}") from error
-    if not os.access(existing, os.W_OK):
-        raise R2T2Error(f"cannot write {out}: permission denied")
     foreign = [name for name in names if not name.startswith((DRAFT, LOCK))]
     if foreign and RUN not in names:
         raise R2T2Error(f"{out} holds {foreign[0]!r}, which is not part of a run; choose another folder")

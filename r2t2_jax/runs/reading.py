@@ -18,13 +18,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.runs.batch_files import read_table, saved_batches
+from r2t2_jax.runs.batch_files import read_table, row_count, saved_batches
 from r2t2_jax.runs.folder import RUN, SUMMARY, check_format, read_json, seconds_per_sample
 from r2t2_jax.runs.plan import Part, Plan
 from r2t2_jax.runtime.typed_json import open_json
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+
+BANK_BUILD = "bank build"  # its rows become the files of the bank
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ class SavedRun:
 
     @property
     def complete(self) -> bool:
-        """Whether the run is complete."""
+        """Whether the summary has been written."""
         return (self.folder / SUMMARY).exists()
 
     @cached_property
@@ -54,10 +57,11 @@ class SavedRun:
         """The numbers of `summary.json`.
 
         Raises:
-            R2T2Error: the run is not complete.
+            R2T2Error: the run is not complete, or files of it are missing or damaged.
         """
         if not self.complete:
             raise R2T2Error(f"the run in {self.folder} is not complete; repeat the command that began it to continue")
+        self._check_files()
         return read_json(self.folder / SUMMARY)
 
     @cached_property
@@ -80,9 +84,38 @@ class SavedRun:
 
     @cached_property
     def _plan(self) -> Plan:
-        return Plan.from_json(self.run["plan"])
+        try:
+            return Plan.from_json(self.run["plan"])
+        except (TypeError, AttributeError, KeyError) as error:
+            raise R2T2Error(f"{self.folder / RUN} is damaged: its plan is not a list of parts ({error})") from error
+
+    def _check_files(self) -> None:
+        """Compare the files of a complete run with its plan; a run that goes on may have any part of its batches.
+
+        Raises:
+            R2T2Error: batches are missing, or an exported table lacks rows.
+        """
+        saved, batches = saved_batches(self.folder), self._plan.batches
+        missing = [batch.number for batch in batches if batch.number not in saved]
+        command = f"repeat the command that began it ({self.run['command']} ... --out {self.folder})"
+        if missing and self.run["command"] == BANK_BUILD:
+            raise R2T2Error(f"{self.folder} holds a bank, not a run with rows: see r2t2 bank inspect {self.folder}")
+        if missing:
+            raise R2T2Error(
+                f"{self.folder} is damaged: {len(missing)} of {len(batches)} batches are missing, the first is "
+                f"{missing[0]}; {command} to compute them again"
+            )
+        for table in dict.fromkeys(part.table for part in self._plan.parts):
+            exported = self.folder / f"{table}.parquet"
+            if exported.exists():
+                parts = self._plan.of_table(table)
+                rows = sum(row_count(saved[batch.number]) for batch in batches if batch.part in parts)
+                if row_count(exported) != rows:
+                    raise R2T2Error(f"{exported} does not have the {rows} rows of the run; delete it, and {command}")
 
     def _read(self, parts: list[str]) -> pa.Table:
+        if self.complete:
+            self._check_files()
         return read_table(saved_batches(self.folder), self._plan, parts)
 
     @cached_property

@@ -60,9 +60,10 @@ class Run:
         plan: Plan,
         stop: StopRequest,
         lock: FolderLock,
+        new_folders: Sequence[Path] = (),
     ) -> None:
         self.folder, self.plan = folder, plan
-        self._command, self._stop, self._lock = run["command"], stop, lock
+        self._command, self._stop, self._lock, self._new_folders = run["command"], stop, lock, new_folders
         self._batches = BatchFiles(folder)
         self._timings = Timings(folder)
         self.note = ""  # shown by the progress bar of `missing` after its counts
@@ -97,7 +98,10 @@ class Run:
             stop = StopRequest(max_hours)
             undo.callback(stop.close)
             check_folder(out)
-            out.mkdir(exist_ok=True)
+            own = (out / RUN).exists()
+            new_folders = [folder for folder in (out, *out.parents) if not folder.exists() or (own and folder == out)]
+            undo.callback(remove_empty, new_folders)
+            out.mkdir(parents=True, exist_ok=True)
             lock = FolderLock(out)
             undo.callback(lock.release)
             remove_drafts(out)
@@ -105,7 +109,7 @@ class Run:
                 check_fingerprint(read_json(out / RUN), run, str(out))
             else:
                 publish_json(out / RUN, run)
-            opened = cls(out, run, plan, stop, lock)
+            opened = cls(out, run, plan, stop, lock, new_folders)
             undo.pop_all()
         return opened
 
@@ -113,22 +117,21 @@ class Run:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Restore signal handlers and release the lock; delete the folder if nothing was saved in it."""
+        """Restore signal handlers and release the lock; delete the folders that `open` made if nothing was saved."""
         self._stop.close()
-        empty = not self._batches.saved and not self.complete
+        empty = not self._batches.saved and not (self.folder / SUMMARY).exists()
         if empty:
             self._batches.remove()
             for path in (self.folder / RUN, self.folder / TIMINGS):
                 remove(path)
         self._lock.release()
         if empty:
-            with suppress(OSError):  # the folder holds other files
-                self.folder.rmdir()
+            remove_empty(self._new_folders)
 
     @property
     def complete(self) -> bool:
-        """Whether the summary has been written."""
-        return (self.folder / SUMMARY).exists()
+        """Whether the summary is written and every batch has its file; a deleted batch is computed again."""
+        return (self.folder / SUMMARY).exists() and len(self._batches.saved) == len(self.plan.batches)
 
     @property
     def resume(self) -> str:
@@ -257,6 +260,10 @@ class Run:
         with reraise_oserror(f"cannot write {self.folder}"):
             publish_json(self.folder / SUMMARY, summary)
 
+    def discard(self) -> None:
+        """Remove all saved rows: the run cannot be completed."""
+        self._batches.remove()
+
     def progress(self, parts: Collection[str], title: str) -> tqdm:
         """A progress bar that includes the samples of earlier processes; rate and remaining time are this process's."""
         total = sum(map(len, self._of(parts)))
@@ -265,6 +272,13 @@ class Run:
 
     def _done(self) -> str:
         return f"{len(self._batches.saved)} of {len(self.plan.batches)} batches"
+
+
+def remove_empty(folders: Sequence[Path]) -> None:
+    """Remove folders that are empty, in the given order."""
+    for folder in folders:
+        with suppress(OSError):
+            folder.rmdir()
 
 
 @contextmanager
