@@ -19,8 +19,7 @@ from typing import Any
 
 from r2t2_jax.cli.answer import Answer
 from r2t2_jax.cli.bank import BankAtlas, BankBuild, BankImport, BankIndex, BankInspect
-from r2t2_jax.cli.convert import Convert
-from r2t2_jax.cli.cost import Cost, FitMemory
+from r2t2_jax.cli.cost import Convert, Cost, FitMemory
 from r2t2_jax.cli.datasets import AuxBuild, ListDatasets, PocketScene, PrepareDataset, ShowDataset
 from r2t2_jax.cli.demo import Demo
 from r2t2_jax.cli.diagnose import Diagnose

@@ -118,7 +118,7 @@ def check_words(name: str, words: Sequence[str], known: Collection[str], switche
             guess = f"; did you mean {matches[0]}?" if matches else ""
             raise UsageError(f"unknown option {option}{guess} {_see(name)}")
         text = value if is_option else word
-        if (equals or not is_option) and not text.strip():
+        if (equals or not is_option) and not text:
             raise UsageError(f"{option if is_option else last} has an empty value; leave it out, or give one")
         if "\0" in text or any(0xD800 <= ord(letter) <= 0xDFFF for letter in text):
             raise UsageError(f"{option if is_option else last} is not text in UTF-8: {text!r}")

@@ -22,7 +22,6 @@ import tyro
 from r2t2_jax.cli.options import RANGES, UsageError, check_words, one_line
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.runs.atomic_io import check_can_create
-from r2t2_jax.runtime.typed_json import open_json
 
 if TYPE_CHECKING:
     from r2t2_jax.contract import Port
@@ -104,6 +103,8 @@ def saved_arguments(name: str, command: type, options: Sequence[str]) -> list[st
     path, rest = _take(options)
     if path is None:
         return list(options)
+    from r2t2_jax.runtime.typed_json import open_json  # imports numpy, which help does not need
+
     try:
         saved = open_json(Path(path)).content
     except R2T2Error as error:
