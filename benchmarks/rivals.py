@@ -1,7 +1,8 @@
 """Compares re-routing with other test-time methods: `python -m benchmarks.rivals`.
 
 Every rival runs on both gates of the pocket model with the same test questions, the same references and the preset
-`pocket`. The numbers go to `benchmarks/results/rivals.json` and, as a table, to `docs/rivals.md`.
+`pocket`. The numbers go to `benchmarks/results/rivals.json` and, as a table, to `docs/rivals.md`. `--only cotta lame`
+computes these rows, next to `base` and `ngd`, and keeps the recorded others; such a row has its own date.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import datetime
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,16 +43,24 @@ MOVED = 1e-3  # total change of a sample's weights from which they count as move
 FAST = 1e-3  # learning rate at which the warm-up changes this small model; the source's rate changes a weight by 4e-6
 
 
-def methods(port: Port) -> list[dict[str, Method]]:
-    """Groups of methods: all strategies, then each baseline separately, because a model may not support it."""
+def methods(port: Port, only: Sequence[str] = ()) -> list[dict[str, Method]]:
+    """Groups of methods: all strategies, then each baseline separately, because a model may not support it.
+
+    Args:
+        port: the model.
+        only: names of those to run besides `base` and `ngd`; all by default.
+    """
     preset = find_preset("pocket", port.presets)
     baselines: dict[str, Method] = {name: baseline(name, preset) for name in BASELINES}
     baselines["warmup_fast"] = Warmup(FAST)
     strategies: dict[str, Method] = {name: strategy(name, preset) for name in (*OURS, *RIVALS)}
+    if only:
+        strategies = {name: method for name, method in strategies.items() if name in ("base", "ngd", *only)}
+        baselines = {name: method for name, method in baselines.items() if name in only}
     return [strategies, *({name: method} for name, method in baselines.items())]
 
 
-def compare_on(port: Port, n: int) -> dict[str, Any]:
+def compare_on(port: Port, n: int, only: Sequence[str] = ()) -> dict[str, Any]:
     """The numbers of one gate, and the errors of methods that could not run."""
     metric = get_metric("exact_match")
     tests, references = load_dataset("pocket", "test", n), load_dataset("pocket", "reference")
@@ -59,7 +68,7 @@ def compare_on(port: Port, n: int) -> dict[str, Any]:
     questions = encode_questions(port, tests)
     results: dict[str, BatchResult] = {}
     refused: dict[str, str] = {}
-    for group in methods(port):
+    for group in methods(port, only):
         try:
             evaluated = evaluate(port, bank, questions, group, metric)
         except R2T2Error as error:
@@ -86,15 +95,31 @@ def page_table(recorded: Mapping[str, Any]) -> str:
     n = next(iter(recorded["gates"].values()))["n"]
     where = f"`{recorded['command']}`, n = {n:,} test questions per gate, {recorded['machine']}, {recorded['date']}."
     models = {f"pocket:{gate}": numbers for gate, numbers in recorded["gates"].items()}
+    rows = next(iter(recorded["gates"].values()))["strategies"]
+    for name, row in rows.items():
+        if "date" in row:
+            where += f" Row `{name}`: {row['date']}."
     return f"{where}\n\n{results_table({'models': models})}\n"
 
 
-def main(samples: int = 300, machine: str = "2 CPU cores") -> None:
-    """Run every method on both gates."""
+def with_rows(recorded: dict[str, Any], gates: Mapping[str, Any], only: Sequence[str], date: str) -> dict[str, Any]:
+    """The recorded numbers with new rows, in the order of `methods`."""
+    order = [*OURS, *RIVALS, *BASELINES, "warmup_fast"]
+    for gate, numbers in gates.items():
+        rows = recorded["gates"][gate]["strategies"]
+        rows |= {name: numbers["strategies"][name] | {"date": date} for name in only}
+        recorded["gates"][gate]["strategies"] = {name: rows[name] for name in sorted(rows, key=order.index)}
+    return recorded
+
+
+def main(samples: int = 300, machine: str = "2 CPU cores", only: tuple[str, ...] = ()) -> None:
+    """Run every method on both gates, or only some."""
     start = time.perf_counter()
-    gates = {gate: compare_on(load(f"pocket:{gate}"), samples) for gate in GATES}
+    gates = {gate: compare_on(load(f"pocket:{gate}"), samples, only) for gate in GATES}
     date = datetime.date.today().isoformat()
     recorded = {"command": "python -m benchmarks.rivals", "machine": machine, "date": date, "gates": gates}
+    if only:
+        recorded = with_rows(json.loads(RESULTS.read_text(encoding="utf-8")), gates, only, date)
     RESULTS.write_text(json.dumps(recorded, indent=1) + "\n", encoding="utf-8")
     write_results(PAGE, page_table(recorded))
     print(page_table(recorded))

@@ -214,6 +214,21 @@ class Embedder(Protocol):
     def embed(self, texts: Sequence[str]) -> Float[np.ndarray, "B M"]: ...
 
 
+GRAY = 127  # of 255: every pixel of the image without content with which Test-Time Warmup compares
+CAPTION_PROMPTS = (  # for models that describe photographs; Test-Time Warmup asks for ten captions of an image
+    "Describe this image.",
+    "What does this image show?",
+    "Describe the objects in this image and where they are.",
+    "Describe the people, animals or things in the foreground.",
+    "Describe the background of this image.",
+    "Which colors, shapes and materials does this image show?",
+    "What is happening in this image?",
+    "Describe any text, numbers or symbols in this image.",
+    "How are the objects in this image related to each other?",
+    "Summarize this image in one sentence.",
+)
+
+
 @dataclass(frozen=True)
 class CaptionModel:
     """Prompts and trained parameters of the rival `warmup`.

@@ -20,7 +20,7 @@ from ports.moai.config import MoAIConfig
 from ports.moai.costs import costs
 from ports.moai.model import MoAIModel
 from ports.moai.modeling import abstract, fake_inputs
-from r2t2_jax.contract import ModelShapes, Port
+from r2t2_jax.contract import CAPTION_PROMPTS, CaptionModel, ModelShapes, Port
 from r2t2_jax.errors import R2T2Error
 
 RULES = (  # whole paths, and which axis of the leaf is sharded, counted from the end
@@ -58,6 +58,8 @@ OPTIONS: dict[str, tuple[str, tuple[str, ...]]] = {  # settings of a variant: th
     "remat": ("remat", ("none", "attention", "full")),
 }
 QUESTION_TOKENS, ANSWER_TOKENS = 64, 8  # typical lengths: the text of a prompt; an answer with its end
+# Connectors and language model, which warmup trains; the vision tower stays.
+ADAPTED = ("vision/fc1", "vision/fc2", "compressor", "plain", "mixed", "norm", "embed_tokens", "lm_head")
 MAX_NEW_TOKENS, TOKEN_LIMITS = 128, {"mme": 5}  # of the published runs
 SIZES = {"7b": MoAIConfig.full_7b, "tiny": MoAIConfig.tiny}
 
@@ -100,6 +102,7 @@ def load(variant: str | None, mesh: Mesh | None = None) -> Port:
         fingerprint=f"moai@{directory.digest[:8]}:{config.dtype}:gates={config.gate_dtype}:aux={aux}",
         max_new_tokens=MAX_NEW_TOKENS,
         gate="mixed/mixer/gates",
+        captioning=CaptionModel(CAPTION_PROMPTS, ADAPTED),
         token_limits=TOKEN_LIMITS,
     )
 

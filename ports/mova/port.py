@@ -15,7 +15,7 @@ from ports.mova.config import MovaConfig
 from ports.mova.costs import costs
 from ports.mova.model import MovaModel
 from ports.mova.modeling import abstract, fake_inputs
-from r2t2_jax.contract import ModelShapes, Port
+from r2t2_jax.contract import CAPTION_PROMPTS, CaptionModel, ModelShapes, Port
 from r2t2_jax.errors import R2T2Error
 
 OPTIONS = {
@@ -30,6 +30,8 @@ QUESTION_TOKENS, ANSWER_TOKENS = 96, 8  # a prompt is some 50 tokens of template
 
 # Upstream's scripts for these allow 1024 tokens, 8 times as many as the others.
 LONG_ANSWERS, LONGER = ("mmbench", "scienceqa", "mathvista", "qbench"), 8
+
+ADAPTED = ("adapter", "decoder", "embed_tokens", "lm_head")  # connector and language model, which warmup trains
 
 _LAYERS = r"(clip|dinov2|pix2struct|deplot|biomedclip|bert|decoder)/layers|(vary/encoder|sam|codetr)/runs/\d+"
 _BLOCKS = r"adapter/blocks/\d+"
@@ -90,6 +92,7 @@ def load(variant: str | None, mesh: Mesh | None = None) -> Port:
         embedder=MovaEmbedder(model, params, words, f"{fingerprint}:bert"),
         fingerprint=fingerprint,
         max_new_tokens=config.answer_length,
+        captioning=CaptionModel(CAPTION_PROMPTS, ADAPTED),
         token_limits=dict.fromkeys(LONG_ANSWERS, LONGER * config.answer_length),
     )
 

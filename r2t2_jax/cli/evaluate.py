@@ -36,8 +36,8 @@ class Eval:
     strategy: str = "base,ngd"
     """Strategies, separated by commas. base, the model without re-routing, is always among them."""
     answer_steps: str = ""
-    """Strategies, separated by commas, whose answer is generated after every step too: for the flow of answers from step
-    to step in the report (figure 5 of the paper)."""
+    """Strategies, separated by commas, whose answer is generated after every step too, for the flow of answers in the
+    report (figure 5 of the paper)."""
     preset: str | None = None
     """Settings of the strategies: a name, or a file from r2t2 tune. By default the model's own, else the paper's."""
     embedder: str = ""

@@ -17,8 +17,7 @@ READERS = (
     "aokvqa",
     "tqa",
     "mathvista",
-    "stvqa",
-    "docvqa",
+    "robust_reading",
     # evaluation sets of the paper
     "mmbench",
     "mme",
@@ -28,6 +27,8 @@ READERS = (
     "ai2d",
     "textvqa",
     "physbench",
+    # its tuning set
+    "qbench",
     # other
     "easy_vqa",
     "jsonl",

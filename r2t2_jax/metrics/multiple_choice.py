@@ -86,6 +86,17 @@ def physbench(prediction: str, sample: Sample) -> float:
     return float(prediction.startswith(sample.answers[0]))
 
 
+def qbench_moai(prediction: str, sample: Sample) -> float:
+    """MoAI's evaluate_qbench.py: the position of the whole answer in ABCD; any other answer is the last option.
+
+    The empty answer is option A, and `B.` the last option. The text of the option counts, without case.
+    """
+    position = "ABCD".find(prediction.strip())
+    if position >= len(sample.options):
+        return 0.0  # the script ends with an error
+    return float(sample.options[position].lower() == correct_option(sample).lower())
+
+
 def scienceqa(prediction: str, sample: Sample) -> float:
     """LLaVA: `parse_letter` returns the answer, and there is an option with that letter."""
     letter = parse_letter(prediction)

@@ -71,6 +71,8 @@ METRICS: dict[str, Metric] = {
     "ai2d_lmms_eval": multiple_choice.ai2d_lmms_eval,
     "ai2d_cambrian": multiple_choice.ai2d_cambrian,
     "physbench": multiple_choice.physbench,
+    "qbench": mmbench.mmbench,
+    "qbench_moai": multiple_choice.qbench_moai,
 }
 
 SET_SCORES: dict[str, SetScore] = {
@@ -78,6 +80,7 @@ SET_SCORES: dict[str, SetScore] = {
     "mme": sets.mme,
     "mmbench": sets.mmbench,
     "cvbench": sets.cvbench,
+    "qbench": sets.qbench,
 }
 
 ANSWERS = 10  # human answers of a question of VQA v2, TextVQA and A-OKVQA
@@ -86,7 +89,7 @@ _LETTERS = frozenset(  # metrics of questions whose answer is the letter of an o
         *("visual7w", "visual7w_letter", "aokvqa", "aokvqa_letter", "tqa", "mmbench", "mmbench_lmms_eval"),
         *("mcq_lmms_eval", "cvbench2d", "cvbench3d", "cvbench_lmms_eval", "scienceqa", "scienceqa_moai"),
         *("scienceqa_lmms_eval", "scienceqa_cambrian", "ai2d", "ai2d_moai", "ai2d_lmms_eval", "ai2d_cambrian"),
-        "physbench",
+        *("physbench", "qbench", "qbench_moai"),
     )
 )
 _HUMAN_ANSWERS = frozenset(  # metrics that compare with several human answers

@@ -89,6 +89,16 @@ def cvbench(scores: Sequence[float], samples: Sequence[Sample]) -> dict[str, flo
     )
 
 
+def qbench(scores: Sequence[float], samples: Sequence[Sample]) -> dict[str, float]:
+    """Q-Bench: accuracy, then that of each kind of question and of each concern; a category is `kind, concern`."""
+    parts = [sample.category.partition(", ") for sample in samples]
+    return (
+        {"accuracy": _percent(scores)}
+        | _means_by(scores, [kind for kind, _, _ in parts])
+        | _means_by(scores, [concern for _, _, concern in parts])
+    )
+
+
 def mme_image(identifier: str) -> str:
     """The official id that the two questions about an image share: `scene/1.jpg` for `scene/1.jpg#2`."""
     return identifier.rpartition("#")[0] or identifier

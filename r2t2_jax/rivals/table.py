@@ -17,8 +17,8 @@ from r2t2_jax.rivals.deyo import deyo
 from r2t2_jax.rivals.eata import eata
 from r2t2_jax.rivals.in_context import in_context
 from r2t2_jax.rivals.knn_moe import knn_moe
-from r2t2_jax.rivals.memo import memo, tpt
-from r2t2_jax.rivals.neighbor_vote import neighbor_vote
+from r2t2_jax.rivals.memo import cotta, memo, tpt
+from r2t2_jax.rivals.neighbor_vote import lame, neighbor_vote
 from r2t2_jax.rivals.rewiring import rewiring
 from r2t2_jax.rivals.roma import manifold_pull
 from r2t2_jax.rivals.sar import sar
@@ -33,6 +33,7 @@ RIVAL_STRATEGIES: dict[str, StrategyFactory] = {
     "memo": memo,
     "tpt": tpt,
     "deyo": deyo,
+    "cotta": cotta,
     "rewiring": rewiring,
     "cma_es": cma_es,
     "active_experts": active_experts,
@@ -44,6 +45,7 @@ RIVAL_STRATEGIES: dict[str, StrategyFactory] = {
 BASELINES: dict[str, Callable[..., Baseline]] = {
     "atlas_top8": atlas_ensemble,
     "neighbor_vote": neighbor_vote,
+    "lame": lame,
     "warmup": warmup,
     "in_context": in_context,
 }
@@ -56,6 +58,7 @@ RIVALS = (
     "memo",
     "tpt",
     "deyo",
+    "cotta",
     "rewiring",
     "cma_es",
     "best_of_n",

@@ -17,13 +17,12 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, Key
 
-from r2t2_jax.contract import Answer, Features, Inputs, LogprobModel, Params, RoutedModel
+from r2t2_jax.contract import GRAY, Answer, Features, Inputs, LogprobModel, Params, RoutedModel
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.method.forward import generate_answer
 from r2t2_jax.rivals.base import BaselineBatch, baseline_result
 from r2t2_jax.runtime.pytrees import Join, partition, register_pytree_dataclass, select_params
 
-GRAY = 127  # of 255: an image without content
 DECAY = 0.01  # of AdamW, as PyTorch has it
 
 
@@ -85,7 +84,7 @@ class Warmup:
         prepare = partial(port.processor.prepare, port.params)
         gray = dataclasses.replace(batch.samples[0], image=np.full_like(batch.samples[0].pixels(), GRAY))
         prompted = [
-            dataclasses.replace(sample, question=prompt)
+            dataclasses.replace(sample, question=prompt, options=(), style="plain", dataset="", context="")
             for sample in (*batch.samples, gray)
             for prompt in captioning.prompts
         ]

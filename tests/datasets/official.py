@@ -258,6 +258,16 @@ def physbench(folder: Path) -> None:
     put(folder / "image/a.jpg", jpg())
 
 
+def qbench(folder: Path) -> None:
+    row = {"img_path": "00218.jpg", "question": "How sharp is the dog?", "type": 1, "concern": 2}
+    rows = [
+        row | {"candidates": ["Sharp", "Blurry", "Medium"], "correct_ans": "Blurry"},
+        row | {"question": "Is it noisy?", "type": 0, "concern": 0, "candidates": ["Yes", "No"], "correct_ans": "No"},
+    ]
+    put(folder / "llvisionqa_dev.json", rows)
+    put(folder / "images/00218.jpg", jpg())
+
+
 def easy_vqa(folder: Path) -> None:
     rows = [["what is the red shape?", "circle", 0], ["is there a blue shape?", "no", 0], ["what color?", "red", 1]]
     put(folder / "test/questions.json", rows)
@@ -292,6 +302,7 @@ OFFICIAL: dict[str, Callable[[Path], None]] = {
     "ai2d": ai2d,
     "textvqa": textvqa,
     "physbench": physbench,
+    "qbench": qbench,
     "easy_vqa": easy_vqa,
     "jsonl": jsonl,
 }

@@ -80,6 +80,14 @@ EXPECTED: dict[str, dict[str, Any]] = {
         "answers": ("A",),
         "category": "dynamics",
     },
+    "qbench": {
+        "id": "00218.jpg#1",
+        "question": "How sharp is the dog?",
+        "options": ("Sharp", "Blurry", "Medium"),
+        "answers": ("B",),
+        "style": "letter",
+        "category": "how, local distortion",
+    },
     "easy_vqa": {"id": "test/0", "question": "what is the red shape?", "answers": ("circle",), "category": "shape"},
     "jsonl": {"id": "q1", "question": "What color?", "answers": ("red",), "split": "test"},
 }

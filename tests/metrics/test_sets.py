@@ -5,7 +5,7 @@ import pytest
 
 from r2t2_jax.contract import Sample
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.metrics import get_set_score
+from r2t2_jax.metrics import get_metric, get_set_score
 
 
 def samples(*pairs: tuple[str, str]) -> list[Sample]:
@@ -50,3 +50,30 @@ def test_cvbench_is_a_mean_over_sources_not_over_questions() -> None:
 def test_an_unknown_set_score_lists_the_known_ones() -> None:
     with pytest.raises(R2T2Error, match="unknown set score 'f1'; choose one of accuracy, mme, mmbench, cvbench"):
         get_set_score("f1")
+
+
+def test_qbench_is_the_accuracy_then_that_of_kinds_and_concerns():
+    categories = ("how, local distortion", "how, global other", "yes or no, local distortion")
+    rows = samples(*((str(i), category) for i, category in enumerate(categories)))
+    assert get_set_score("qbench")([1.0, 0.0, 1.0], rows) == {
+        "accuracy": pytest.approx(200 / 3),
+        "how": 50.0,
+        "yes or no": 100.0,
+        "global other": 0.0,
+        "local distortion": 100.0,
+    }
+
+
+@pytest.mark.parametrize(
+    ("prediction", "moai", "matched"),
+    [("B", 1, 1), ("B.", 0, 1), ("Blurry", 0, 1), ("A", 0, 0), ("", 0, 0), ("C", 0, 0), ("unsure", 0, 0), ("D", 0, 0)],
+)
+def test_answers_to_qbench_are_read_as_letters(prediction, moai, matched):
+    blurry = Sample("1", np.zeros((1, 1, 3), np.uint8), "?", ("B",), ("Sharp", "Blurry", "Medium"))
+    assert get_metric("qbench_moai")(prediction, blurry) == moai
+    assert get_metric("qbench")(prediction, blurry) == matched
+
+
+def test_moais_script_takes_an_unreadable_answer_for_the_last_option():
+    last = Sample("1", np.zeros((1, 1, 3), np.uint8), "?", ("C",), ("Sharp", "Blurry", "Medium"))
+    assert get_metric("qbench_moai")("unsure", last) == 1

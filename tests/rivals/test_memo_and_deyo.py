@@ -1,14 +1,18 @@
 """Objectives of augmented images: by hand from the toy model's probabilities."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from r2t2_jax.errors import R2T2Error
+from r2t2_jax.method.search.gradient_descent import Fixed, GradientDescent
+from r2t2_jax.method.search.problem import RoutingProblem
 from r2t2_jax.rivals.deyo import DeYOEntropy
-from r2t2_jax.rivals.memo import MarginalEntropy
+from r2t2_jax.rivals.memo import MarginalEntropy, RestoringDescent, TeacherCrossEntropy
+from r2t2_jax.routing import UpdateSpace
 from tests.method.cases import ROUTING, mean_entropy, one_case, own_answer, probabilities, value_of
-from tests.toy import A
+from tests.toy import MODEL, A, toy_queries
 
 
 def view(query, number):
@@ -61,3 +65,36 @@ def test_numbers_of_views_out_of_range_are_refused():
         MarginalEntropy(A, 3, 4)
     with pytest.raises(R2T2Error, match="0 views selected of 0"):
         MarginalEntropy(A, 0)
+
+
+def test_cotta_is_the_cross_entropy_with_the_mean_over_views_of_the_untouched_model():
+    query, _ = case = one_case()
+    answer = own_answer(query)
+    views = [probabilities(view(query, i), None, answer) for i in range(3)]
+    teacher, mask = np.mean([p for p, _ in views], axis=0), views[0][1]
+    student, _ = probabilities(query.features, ROUTING, answer)
+    expected = np.mean(-(teacher * np.log(student)).sum(axis=-1)[mask])
+    objective = TeacherCrossEntropy(A, 3)
+    np.testing.assert_allclose(value_of(objective, case), expected, rtol=1e-5)
+    assert (objective.prepare_forwards, objective.forwards(None)) == (4, 1)
+
+
+def quadratic_problem():
+    query = jax.tree.map(lambda leaf: leaf[0], toy_queries()[0])
+    target = jnp.full(MODEL.spec.shape, 0.25)
+    return RoutingProblem(
+        MODEL.spec, UpdateSpace("free"), query, None, lambda routing: jnp.square(routing.values - target).sum(), 1
+    )
+
+
+def test_restoring_returns_weights_to_the_router():
+    problem, descent = quadratic_problem(), GradientDescent(Fixed(0.1), steps=6)
+    plain = descent(problem, jax.random.key(0))
+    never, always, half = (RestoringDescent(descent, p)(problem, jax.random.key(1)) for p in (0.0, 1.0, 0.5))
+    np.testing.assert_array_equal(never.path, plain.path)
+    np.testing.assert_array_equal(always.path, np.broadcast_to(problem.start(), always.path.shape))
+    restored = np.asarray(half.path[1:] == problem.start()[None])  # a coordinate at its start was just restored
+    assert 0.3 < restored.mean() < 0.7
+    assert half.evaluations == plain.evaluations == 12
+    with pytest.raises(R2T2Error, match=r"cotta\.restore 1\.5"):
+        RestoringDescent(descent, 1.5)

@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from r2t2_jax.contract import GRAY
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.runs.folder import RUN, read_json
 from r2t2_jax.runtime.typed_files import check_text_columns, path_below, read_parquet
@@ -234,11 +235,14 @@ class CachedRecords:
         return hashlib.sha256(json.dumps(self.makers, sort_keys=True).encode()).hexdigest()[:8]
 
     def __call__(self, image: UInt8[np.ndarray, "height width 3"], record: AuxRecord) -> AuxRecord:
-        """The stored record of an image.
+        """The stored record of an image; an empty one of the gray image without content, which no set has.
 
         Raises:
             R2T2Error: there is no record of the image, it lacks a part, or its map is damaged.
         """
+        if (image == GRAY).all():
+            empty = {part: () for part in PARTS if part in self.makers and part != "scene"}
+            return dataclasses.replace(record, **empty)
         stored = self.rows.get(record.key)
         lacking = [part for part in self.makers if part in PARTS and stored is not None and stored[part] is None]
         absent = "record" if stored is None else ", ".join(part for part in lacking if part != "scene")

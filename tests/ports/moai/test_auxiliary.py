@@ -27,7 +27,7 @@ from ports.moai.auxiliary.record import (
 )
 from ports.moai.auxiliary.verbalize import describe_segments
 from r2t2_jax.cli.main import main
-from r2t2_jax.contract import Sample
+from r2t2_jax.contract import GRAY, Sample
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.runs.plan import Part, Plan
 from r2t2_jax.runs.run import Run
@@ -100,6 +100,8 @@ def test_stored_records_are_read_unchanged(tmp_path):
         stored(image, AuxRecord(image_key(image), "q99"))
     with pytest.raises(R2T2Error, match=f"{re.escape(command)}$"):
         stored(image, AuxRecord(image_key(image), "q99"))
+    gray = np.full_like(image, GRAY)  # which warmup compares with: nothing is in it
+    assert stored(gray, AuxRecord(image_key(gray))).segments == ()
 
 
 def test_an_interrupted_build_resumes(tmp_path):
