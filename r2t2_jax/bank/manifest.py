@@ -196,7 +196,7 @@ def read_manifest(folder: Path) -> Manifest:
         raise R2T2Error(f"{path} has schema version {schema}, this program reads {SCHEMA}: build the bank again")
     if checksum != _checksum({key: value for key, value in document.content.items() if key != "checksum"}):
         raise R2T2Error(f"{path} is damaged or was edited: its checksum does not match its contents")
-    manifest = document.as_type(Manifest, leave_out=("schema", "checksum"), optional=())
+    manifest = document.as_type(Manifest, leave_out=("schema", "checksum"), required=True)
     _check_manifest(path, manifest)
     return manifest
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import re
@@ -68,18 +69,14 @@ class Json:
         return self.content[name]
 
     def as_type(
-        self,
-        kind: type[T],
-        leave_out: Collection[str] = (),
-        optional: Collection[str] | None = None,
-        lenient: bool = False,
+        self, kind: type[T], leave_out: Collection[str] = (), required: bool = False, lenient: bool = False
     ) -> T:
         """The content as a value of the type `kind`: a builtin, a container type or a dataclass of such types.
 
         Args:
             kind: the type. Its dataclasses must have every field of the content; their `__post_init__` checks values.
             leave_out: keys of the outermost object that belong to no field of `kind`.
-            optional: names of the fields that may be absent; by default all that have a default value.
+            required: refuse content that lacks a field, also one with a default value.
             lenient: permit fields that no dataclass declares.
 
         Raises:
@@ -93,18 +90,16 @@ class Json:
         except msgspec.ValidationError as error:
             problem, path = _problem(str(error), content)
             raise self.error(problem, path) from error
-        if (
-            kind not in (dict, list)
-            and not lenient
-            and (unknown := _unknown_field(content, msgspec.to_builtins(value)))
-        ):
+        known = content if lenient or kind in (dict, list) else msgspec.to_builtins(value)
+        if unknown := _unknown_field(content, known):
             name = field_name(unknown)
             raise self.error(f"unknown field {name!r}; another version of r2t2-jax may have written it", unknown)
-        if optional is not None:
-            missing = _unknown_field(msgspec.to_builtins(value), content)
-            if missing and missing[-1] not in optional:
-                raise self.error(f"{field_name(missing)!r} is missing", missing)
-        return value
+        if not dataclasses.is_dataclass(value):
+            return value
+        complete = dataclasses.replace(value)  # type: ignore[type-var]  # msgspec leaves default values to the class
+        if required and (missing := _unknown_field(dataclasses.asdict(complete), content)):
+            raise self.error(f"{field_name(missing)!r} is missing", missing)
+        return complete
 
 
 def parse_json(text: str, where: str, remedy: str = "", lines: bool = True) -> Json:
@@ -233,7 +228,7 @@ def _unknown_field(content: Any, known: Any, path: JsonPath = ()) -> JsonPath:
                 return (*path, key)
             if unknown := _unknown_field(value, known[key], (*path, key)):
                 return unknown
-    elif isinstance(content, list) and isinstance(known, list):
+    elif isinstance(content, list | tuple) and isinstance(known, list | tuple):
         for index, (value, other) in enumerate(zip(content, known, strict=False)):
             if unknown := _unknown_field(value, other, (*path, index)):
                 return unknown
@@ -245,12 +240,13 @@ def _problem(message: str, content: Any) -> tuple[str, JsonPath]:
     cause, _, place = message.partition(" - at ")
     steps: list[str | int] = [int(index) if index else name or key for name, index, key in _STEP.findall(place)]
     mismatch = re.fullmatch(r"Expected `(.+?)`, got `(.+?)`", cause)
-    path = _path_of(content, steps, mismatch[2] if mismatch else "")
+    missing = re.fullmatch(r"Object missing required field `(.+)`", cause)
+    path = _path_of(content, steps, mismatch[2] if mismatch else "", missing[1] if missing else "")
     name = repr(field_name(path)) if path else "the content"
     if mismatch:
         expected, actual = (_nouns(kinds) for kinds in mismatch.groups())
         return f"{name} must be {expected}, not {actual}", path
-    if missing := re.fullmatch(r"Object missing required field `(.+)`", cause):
+    if missing:
         return f"{field_name((*path, missing[1]))!r} is missing", path
     return (f"{name}: {cause}" if path else cause).replace("`", ""), path
 
@@ -259,17 +255,17 @@ def _nouns(kinds: str) -> str:
     return " or ".join(NOUNS.get(kind, kind) for kind in kinds.split(" | "))
 
 
-def _path_of(content: Any, steps: list[str | int], actual: str) -> JsonPath:
-    """The steps with the key of a mapping in place of `...`: the first whose value has the type `actual`."""
+def _path_of(content: Any, steps: list[str | int], actual: str, missing: str) -> JsonPath:
+    """The steps with the key of a mapping in place of `...`: the first whose value has the type, or lacks the field."""
 
     def follow(value: Any, rest: list[str | int]) -> JsonPath | None:
         if not rest:
-            return () if not actual or _type_name(value) == actual else None
+            return () if _type_name(value) == actual or (missing and missing not in value) else None
         keys = list(value) if rest[0] == "..." else [rest[0]]
         return next(((key, *end) for key in keys if (end := follow(value[key], rest[1:])) is not None), None)
 
-    if not actual and "..." in steps:
-        steps = steps[: steps.index("...")]
+    if not actual and not missing:
+        return tuple(steps[: steps.index("...")] if "..." in steps else steps)
     try:
         return follow(content, steps) or ()
     except (KeyError, IndexError, TypeError):
