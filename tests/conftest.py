@@ -34,5 +34,6 @@ QUICK_COMPILATION = (
 
 def pytest_configure(config: pytest.Config) -> None:
     # XLA ends the process at a flag that it does not know, so only the jaxlib versions that were tried get these.
-    if config.option.markexpr == "not slow" and version("jaxlib").startswith("0.10."):
-        os.environ["XLA_FLAGS"] = QUICK_COMPILATION + os.environ["XLA_FLAGS"]
+    flags, quick = os.environ["XLA_FLAGS"], config.option.markexpr == "not slow"
+    if quick and version("jaxlib").startswith("0.10.") and QUICK_COMPILATION not in flags:  # workers inherit them
+        os.environ["XLA_FLAGS"] = QUICK_COMPILATION + flags
