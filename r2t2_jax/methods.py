@@ -143,14 +143,14 @@ def _correction(name: str) -> str:
 
 
 def find_preset(name: str, offered: Mapping[str, Any] | None = None) -> Preset:
-    """The preset of this name: `paper`, one that a port offers as settings (`Port.presets`), or a file of `r2t2 tune`.
+    """The preset of this name: `paper`, `c3po`, one that a port offers (`Port.presets`), or a file of `r2t2 tune`.
 
     Raises:
         R2T2Error: there is no preset of this name, or the file (`*.json`) holds none.
     """
     if name.endswith(".json"):
         return read_preset(Path(name))
-    presets: dict[str, Any] = {"paper": PAPER, **(offered or {})}
+    presets: dict[str, Any] = {"paper": PAPER, "c3po": C3PO, **(offered or {})}
     if name not in presets:
         raise R2T2Error(f"unknown preset {name!r}; choose one of {', '.join(presets)}, or a file that r2t2 tune wrote")
     chosen = presets[name]

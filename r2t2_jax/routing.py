@@ -12,11 +12,11 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from r2t2_jax.errors import R2T2Error
 
-Mode = Literal["replace", "shift"]
+Mode = Literal["replace", "shift", "select"]
 SPACES = ("free", "simplex", "logit", "shift")
 TINY = 1e-6  # floor of a weight before its logarithm: logit space can leave a vertex of the simplex again
 
@@ -24,9 +24,13 @@ TINY = 1e-6  # floor of a weight before its logarithm: logit space can leave a v
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Routing:
-    """Routing of a model: `replace` replaces the gate's weights with `values`, `shift` adds `values` to its logits."""
+    """Routing of a model: `replace` replaces the gate's weights with `values`, `shift` adds `values` to its logits.
 
-    values: Float[Array, "L E"]
+    `select` gives the ids of the chosen experts [L, k], whose weights are the gate's; models with few experts that are
+    all mixed do not take it.
+    """
+
+    values: Float[Array, "L E"] | Int[Array, "L k"]
     mode: Mode = field(default="replace", metadata={"static": True})
 
 

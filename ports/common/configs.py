@@ -90,8 +90,10 @@ def read_json(file: Path) -> dict[str, Any]:
         raise R2T2Error(f"{file} cannot be read ({error}); fetch the checkpoint again") from error
 
 
-def transformers_4(described: Mapping[str, Any], where: str) -> dict[str, Any]:
+def transformers_4(described: Mapping[str, Any], where: str, kept: Collection[str] = ()) -> dict[str, Any]:
     """A config with the names of transformers 4: `rope_theta` for `rope_parameters`, `torch_dtype` for `dtype`.
+
+    `rope_parameters` stays as it is if `kept` names it.
 
     Raises:
         R2T2Error: it is no object, has other rotary embeddings or layer types, or states both names with two values.
@@ -99,7 +101,7 @@ def transformers_4(described: Mapping[str, Any], where: str) -> dict[str, Any]:
     if not isinstance(described, Mapping):
         raise R2T2Error(f"{where} must be an object, not {described!r}")
     config = dict(described)
-    rotary = config.pop("rope_parameters", None)
+    rotary = None if "rope_parameters" in kept else config.pop("rope_parameters", None)
     if rotary is not None:
         others = set(rotary) - {"rope_theta", "rope_type"} if isinstance(rotary, Mapping) else {"rope_parameters"}
         if others or rotary.get("rope_type", "default") != "default":
@@ -201,7 +203,7 @@ class ConfigFields:
             R2T2Error: a field is missing or has a value that is not implemented; the error lists all of them. Or a
                 value has another type, or cannot be a size.
         """
-        described = transformers_4(described, self.where)
+        described = transformers_4(described, self.where, self.inert)
         values = {**self.defaults, **{name: described[name] for name in self.taken if name in described}}
         problems = [
             *(f"no field {name}" for name in self.taken if name not in values),
@@ -228,7 +230,7 @@ class ConfigFields:
 
     def unknown(self, described: Mapping[str, Any]) -> dict[str, Any]:
         """The unknown fields with their values; those of nested configs as `text_config.name`."""
-        described = transformers_4(described, self.where)
+        described = transformers_4(described, self.where, self.inert)
         known = {*self.taken, *self.fixed, *self.inert, *self.nested, *INERT, *NEUTRAL}
         fields = {name: value for name, value in described.items() if name not in known}
         for name, nested in self.nested.items():

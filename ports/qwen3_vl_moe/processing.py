@@ -182,13 +182,15 @@ class Qwen3VLMoEProcessor:
         check_length(samples, rows, self.config.decoder.max_positions)
         return VLInputs(self._prompt(rows, grids), self._patches(patches, grids))
 
-    def tokens(self, messages: Sequence[Mapping[str, Any]], grids: Sequence[Grid]) -> list[int]:
+    def tokens(self, messages: Sequence[Mapping[str, Any]], grids: Sequence[Grid], **settings: Any) -> list[int]:
         """Token ids of a conversation, each image's token repeated for every merged block of its patches.
+
+        `settings` go to the chat template.
 
         Raises:
             R2T2Error: the text itself contains image tokens, or the template writes another number of them.
         """
-        ids, merge = self.tokenizer.encode(self.tokenizer.render(messages)), self.config.vision.merge
+        ids, merge = self.tokenizer.encode(self.tokenizer.render(messages, **settings)), self.config.vision.merge
         count = ids.count(self.config.image_token)
         if count != len(grids):
             raise R2T2Error(f"the prompt has {count} image tokens for {len(grids)} images; remove them from the text")

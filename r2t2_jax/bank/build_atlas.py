@@ -25,10 +25,16 @@ from r2t2_jax.bank.storage import manifest_digest
 from r2t2_jax.contract import Answer, Features, Params, RoutedLoss, condition
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.method.kernels import Gaussian
-from r2t2_jax.method.search.atlas_points import bounded, candidate_points, choose_points
+from r2t2_jax.method.search.atlas_points import (
+    bounded,
+    candidate_points,
+    choose_points,
+    points_mode,
+    reference_shifts,
+)
 from r2t2_jax.retrieval.exact import ExactIndex
 from r2t2_jax.retrieval.neighbors import NearestNeighbors, sample_keys, select
-from r2t2_jax.routing import Routing
+from r2t2_jax.routing import Mode, Routing, RoutingSpec
 from r2t2_jax.runs.atomic_io import remove
 from r2t2_jax.runs.batch_files import stack as stack_rows
 from r2t2_jax.runs.cluster import Workers, devices_of
@@ -70,29 +76,41 @@ class AtlasPlan:
                 raise R2T2Error(f"{name} of an atlas must be at least 1, not {getattr(self, name)}")
 
 
-@partial(jax.jit, static_argnames="model")
+@partial(jax.jit, static_argnames=("model", "mode"))
 def losses_at(
-    params: Params, features: Features, answers: Answer, points: Float[Array, "P L E"], *, model: RoutedLoss
+    params: Params,
+    features: Features,
+    answers: Answer,
+    points: Float[Array, "P L E"],
+    *,
+    model: RoutedLoss,
+    mode: Mode = "replace",
 ) -> Float[Array, "B P"]:
     """Bounded losses of a batch of references at every point: one forward pass each."""
 
     def sample(reference: tuple[Features, Answer]) -> Float[Array, "P"]:
         features, answer = reference
         features = condition(model, params, features, answer)
-        return jax.lax.map(lambda point: model.answer_loss(params, features, Routing(point), answer), points)
+        return jax.lax.map(lambda point: model.answer_loss(params, features, Routing(point, mode), answer), points)
 
     return bounded(jax.lax.map(sample, (features, answers)))
 
 
-@partial(jax.jit, static_argnames="model")
+@partial(jax.jit, static_argnames=("model", "mode"))
 def slopes_at(
-    params: Params, features: Features, answers: Answer, routing: Float[Array, "B L E"], *, model: RoutedLoss
+    params: Params,
+    features: Features,
+    answers: Answer,
+    routing: Float[Array, "B L E"],
+    *,
+    model: RoutedLoss,
+    mode: Mode = "replace",
 ) -> Float[Array, "B L E"]:
-    """Gradients of the bounded losses with respect to r, at each reference's own routing."""
+    """Gradients of the bounded losses with respect to r, at each reference's own routing (a shift of zero)."""
 
     def sample(reference: tuple[Features, Answer, Float[Array, "L E"]]) -> Float[Array, "L E"]:
         features, answer, own = reference
-        return jax.grad(lambda r: bounded(model.answer_loss(params, features, Routing(r), answer)))(own)
+        return jax.grad(lambda r: bounded(model.answer_loss(params, features, Routing(r, mode), answer)))(own)
 
     return jax.lax.map(sample, (features, answers, routing))
 
@@ -148,12 +166,15 @@ class AtlasWork:
         rows = self.choosing[batch.start : batch.stop] if chosen else np.arange(batch.start, batch.stop)
         ids = [str(self.bank.records[i]["id"]) for i in rows.tolist()]
         arrays = self.bank.samples(_pad(rows, self.plan.batch))
-        losses = np.asarray(losses_at(self.params, *arrays, points, model=self.model))[: len(rows)]
+        mode = points_mode(self.model.spec)
+        losses = np.asarray(losses_at(self.params, *arrays, points, model=self.model, mode=mode))[: len(rows)]
         table = quantize(losses, ids)  # raises on NaN
         if chosen:
             return [{"losses": row} for row in losses]
         routing = self.bank.routing[_pad(rows, self.plan.batch)]
-        slopes = np.asarray(slopes_at(self.params, *arrays, routing, model=self.model), np.float16)[: len(rows)]
+        routing = np.zeros_like(routing) if mode == "shift" else routing
+        slopes = slopes_at(self.params, *arrays, routing, model=self.model, mode=mode)
+        slopes = np.asarray(slopes, np.float16)[: len(rows)]
         return [{"losses": row, "slopes": slope} for row, slope in zip(table, slopes, strict=True)]
 
     def __call__(self, batch: Batch, points: Float[np.ndarray, "P L E"]) -> tuple[Rows, list[Timing]]:
@@ -201,7 +222,7 @@ def build_atlas(
         RunInterrupted: a signal was received or the time limit is reached.
     """
     check_atlas_folder(folder)
-    candidates = candidate_points(model.spec, plan.drawn, plan.seed)
+    candidates = candidates_of(model.spec, bank, plan)
     ids = [str(record["id"]) for record in bank.records]
     built_for = "" if bank.folder is None else manifest_digest(bank.folder)
     depends = {
@@ -243,12 +264,22 @@ def build_atlas(
             model_fingerprint=bank.model_fingerprint,
             experts=model.spec.experts,
             ids=tuple(ids),
+            mode=points_mode(model.spec),
             bank=built_for,
         )
         save_atlas(atlas, folder, asdict(plan))
         run.finish({"points": len(points), "references": len(ids)})
     remove(folder_of_run)
     return atlas
+
+
+def candidates_of(spec: RoutingSpec, bank: ReferenceBank, plan: AtlasPlan) -> Float[np.ndarray, "P L E"]:
+    """The candidate points: of the routing space, or with many experts shifts that the correct references give."""
+    if points_mode(spec) == "replace":
+        return candidate_points(spec, plan.drawn, plan.seed)
+    correct = bank.only_correct()
+    categories = [str(record.get("category") or "") for record in correct.records]
+    return reference_shifts(np.asarray(correct.routing), categories, plan.seed)
 
 
 def _pad(rows: Int[np.ndarray, "n"], size: int) -> Int[np.ndarray, "size"]:

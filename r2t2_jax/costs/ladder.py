@@ -278,10 +278,10 @@ def _building(
     shapes: ModelShapes, settings: CostSettings, passes: PassFlops, traces: VariantTraces, saved: int
 ) -> AtlasBuildCost:
     """The cost of the atlas; `saved` FLOPs per sample pay it back. NGD's features are also encoded in advance."""
-    from r2t2_jax.method.search.atlas_points import candidate_points
+    from r2t2_jax.method.search.atlas_points import max_candidates
 
     plan, cheapest = AtlasPlan(), _costs(shapes).variants[-1]
-    candidates = len(candidate_points(shapes.model.spec, plan.drawn, plan.seed))
+    candidates = max_candidates(shapes.model.spec, plan.drawn, plan.seed)
     per_reference = passes.own + settings.points * passes.rerouted_loss + traces.step_flops(cheapest)
     choosing = min(plan.choosing, settings.references) * candidates * passes.rerouted_loss
     once = traces.once_flops(cheapest) if cheapest.stored else 0

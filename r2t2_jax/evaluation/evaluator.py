@@ -33,6 +33,7 @@ from r2t2_jax.metrics import Metric
 from r2t2_jax.retrieval.neighbors import sample_keys
 from r2t2_jax.rivals.knn_moe import hidden_keys, open_memory
 from r2t2_jax.rivals.trained import route_by, train_gate
+from r2t2_jax.routing import UpdateSpace
 from r2t2_jax.runtime.batching import progress_bar, threads_at_a_time, worker_threads
 from r2t2_jax.runtime.pytrees import tree_bytes
 
@@ -91,6 +92,7 @@ class Evaluator:
             _check_no_references(strategies)
             return cls(port, strategies, None, metric, seed, None, vmap_size)
         _check_fingerprints(port, bank)
+        strategies = in_space_of_atlas(strategies, bank)
         index = build_retrieval_index(bank, strategies, seed)
         index = replace(index, memory=open_memory(port, index.correct, strategies, seed))
         needs = [strategy.needs for strategy in strategies.values() if isinstance(strategy, Strategy)]
@@ -201,6 +203,24 @@ def _check_fingerprints(port: Port, bank: ReferenceBank) -> None:
             raise R2T2Error(f"the bank was made with {what} {made_with!r}, this is {what} {ours!r}: collect it again")
     if bank.atlas is not None:
         bank.atlas.check(port.fingerprint, port.model.spec)
+
+
+def in_space_of_atlas(strategies: Mapping[str, Method], bank: ReferenceBank) -> dict[str, Method]:
+    """The strategies; those that read an atlas of shifts move in the shift space.
+
+    Raises:
+        R2T2Error: a baseline sets the atlas's points as routing weights, and they are shifts.
+    """
+    if bank.atlas is None or bank.atlas.mode == "replace":
+        return dict(strategies)
+    adapted = dict(strategies)
+    for name, strategy in strategies.items():
+        if strategy.atlas is None:
+            continue
+        if not isinstance(strategy, Strategy):
+            raise R2T2Error(f"{name} sets points of the loss atlas as routing weights; those of this bank are shifts")
+        adapted[name] = replace(strategy, space=UpdateSpace("shift", strategy.space.tied))
+    return adapted
 
 
 def _check_no_references(strategies: Mapping[str, Method]) -> None:

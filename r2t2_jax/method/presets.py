@@ -280,3 +280,7 @@ def _check_type(path: str, value: Any, expected: Any) -> None:
 
 
 PAPER = Preset()
+# arXiv 2504.07964. Its layers, tokens and core experts are settings of a port.
+C3PO = PAPER.with_settings(
+    {"neighborhood.k": 3, "descent.steps": 10, "descent.learning_rate": 1e-2, "descent.final_learning_rate": 1e-5}
+)

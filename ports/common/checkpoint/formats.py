@@ -10,6 +10,7 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ FORMATS = (
 DTYPES = {
     "F64": np.dtype("f8"), "F32": np.dtype("f4"), "F16": np.dtype("f2"), "BF16": np.dtype(ml_dtypes.bfloat16),
     "I64": np.dtype("i8"), "I32": np.dtype("i4"), "I16": np.dtype("i2"), "I8": np.dtype("i1"),
-    "U8": np.dtype("u1"), "BOOL": np.dtype("?"),
+    "U8": np.dtype("u1"), "BOOL": np.dtype("?"), "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
 }  # fmt: skip
 REOPEN_AFTER = 512 * 2**20
 CHECKED_AT_A_TIME = 2**24  # values
@@ -161,7 +162,8 @@ def _open_safetensors(file: Path) -> dict[str, Entry]:
     for name, (kind, shape) in described.items():
         if kind not in DTYPES:
             raise R2T2Error(f"{file}: {name} has dtype {kind}; known: {', '.join(DTYPES)}")
-        entries[name] = Entry(file, tuple(shape), DTYPES[kind], _FromSafetensors(file, name))
+        read = (_Float8 if kind == "F8_E4M3" else _FromSafetensors)(file, name)
+        entries[name] = Entry(file, tuple(shape), DTYPES[kind], read)
     return entries
 
 
@@ -174,6 +176,29 @@ class _FromSafetensors:
         """The tensor in host memory. The file is mapped only for this read, so its pages do not stay in memory."""
         with safe_open(self.file, framework="numpy") as tensors:
             return tensors.get_tensor(self.name)
+
+
+@dataclass(frozen=True)
+class _Float8:
+    """Reads a tensor that the NumPy side of safetensors does not know."""
+
+    file: Path
+    name: str
+
+    def __call__(self) -> np.ndarray:
+        start, header = _header(self.file)
+        first, last = header[self.name]["data_offsets"]
+        with self.file.open("rb") as stream:
+            stream.seek(start + first)
+            return np.frombuffer(stream.read(last - first), DTYPES["F8_E4M3"]).reshape(header[self.name]["shape"])
+
+
+@lru_cache(maxsize=4)
+def _header(file: Path) -> tuple[int, dict[str, Any]]:
+    """Where the data of a safetensors file begin, and its header, which was validated when the file was opened."""
+    with file.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        return 8 + length, json.loads(stream.read(length))
 
 
 def _check_head(file: Path) -> None:

@@ -149,5 +149,5 @@ def decoder_config(
         fields.setdefault("num_experts", fields.pop("num_local_experts"))
     if "head_dim" not in fields and fields.get("num_attention_heads"):
         fields["head_dim"] = fields.get("hidden_size", 0) // fields["num_attention_heads"]
-    taken = text_fields(where, defaults).read(fields)
+    taken = text_fields(where, defaults).read(fields, MoEDecoderConfig)
     return MoEDecoderConfig(**{**taken, **rules})

@@ -174,7 +174,7 @@ def dtype_of(settings: Mapping[str, str]) -> dict[str, str]:
 
 def with_dtype(config: MoEDecoderConfig, settings: Mapping[str, str], directory: ModelDirectory) -> MoEDecoderConfig:
     """The config in the dtype of the setting, or else of the directory's first parameter."""
-    first = next(iter(directory.parameters.values()))["dtype"]
+    first = next(iter(directory.parameters.values())).dtype
     return dataclasses.replace(config, **({"dtype": first} | dtype_of(settings)))
 
 

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Key
 
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.method.needs import Need
-from r2t2_jax.method.search.atlas_points import interpolate, neighborhood_losses, squared_distance
+from r2t2_jax.method.search.atlas_points import SIZES, interpolate, neighborhood_losses, squared_distance
 from r2t2_jax.method.search.kernel_regression import weighted_mean
 from r2t2_jax.method.search.problem import RoutingProblem, SearchResult
 from r2t2_jax.runtime.pytrees import register_pytree_dataclass
@@ -28,7 +28,7 @@ def atlas_losses_for(problem: RoutingProblem) -> Table:
     assert references.points is not None
     assert references.point_losses is not None
     assert references.weights is not None
-    points = jax.vmap(lambda point: problem.routing(problem.coordinates(point)).values)(references.points)
+    points = jax.vmap(lambda point: problem.routing(problem.point(point)).values)(references.points)
     # Nothing is fused across this line, so that a batch of one, whose loop is unrolled, computes the same bits.
     return jax.lax.optimization_barrier((points, neighborhood_losses(references.weights, references.point_losses)))
 
@@ -40,7 +40,8 @@ class AtlasSoftmin:
 
     With `hard`, the result is the point of lowest L(r_g) + lambda |r_g - r0|^2, the first of equal ones. With
     `min_gain`, r0 is kept if the predicted loss at r is not lower than that at r0 by at least so much; both are
-    interpolated between the points with `bandwidth`. |.|^2 is a sum over experts and a mean over layers.
+    interpolated between the points with `bandwidth`. |.|^2 is a sum over experts and a mean over layers. In the shift
+    space r and r_g are shifts, r0 is zero.
     """
 
     temperature: float = 0.02
@@ -61,7 +62,8 @@ class AtlasSoftmin:
     def __call__(self, problem: RoutingProblem, key: Key[Array, ""]) -> SearchResult:
         points, losses = atlas_losses_for(problem)
         router = problem.routing(problem.start()).values
-        costs = losses + self.proximal_weight * squared_distance(points, router[None])  # [G]
+        unit = SIZES[-1] if problem.space.kind == "shift" else 1.0  # a shift counts in units of the largest size
+        costs = losses + self.proximal_weight * squared_distance(points / unit, router[None] / unit)  # [G]
         if self.hard:
             shares = jax.nn.one_hot(jnp.argmin(costs), costs.shape[0], dtype=costs.dtype)
         else:
@@ -76,7 +78,7 @@ class AtlasSoftmin:
             )
             info["kept_router"] = gain < self.min_gain
             weights = jnp.where(info["kept_router"], router, weights)
-        path = jnp.stack([problem.start(), problem.coordinates(weights)])  # [2, Z, E]
+        path = jnp.stack([problem.start(), problem.point(weights)])  # [2, Z, E]
         return SearchResult(path, jnp.zeros(0), info, evaluations=0)
 
 
@@ -91,7 +93,7 @@ class AtlasArgmin:
     def __call__(self, problem: RoutingProblem, key: Key[Array, ""]) -> SearchResult:
         points, losses = atlas_losses_for(problem)
         best = jnp.argmin(losses)
-        return SearchResult(problem.coordinates(points[best])[None], losses[best][None], {"point": best}, evaluations=0)
+        return SearchResult(problem.point(points[best])[None], losses[best][None], {"point": best}, evaluations=0)
 
 
 @register_pytree_dataclass

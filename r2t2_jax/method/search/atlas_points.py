@@ -8,6 +8,9 @@ Losses in the table are bounded, 1 - exp(-l) with l the mean cross-entropy of th
 geometric mean of their probabilities. A reference that no routing answers correctly then adds at most 1, so it
 cannot dominate a mean. `cross_entropy` reads l from the table instead, row by row, before any mean.
 
+With many experts, corners and random points of a simplex are far from everything the model was trained with. Points are
+then shifts of a sample's own logits, along directions that the references' routing gives (`reference_shifts`).
+
 Axis letters: N references, n of them, K neighbors, P candidate points, G chosen points, L routed layers, E experts.
 """
 
@@ -15,7 +18,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import jax
@@ -23,8 +26,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from r2t2_jax.routing import RoutingSpec, restrict
+from r2t2_jax.routing import Mode, RoutingSpec, restrict
 
+LARGE = 16  # experts from which on points are shifts
+SIZES = (1.0, 3.0)  # of a shift: its largest entry, in logits
+CLUSTERS, DIRECTIONS = 16, 8
 LEVELS = 255  # a loss in [0, 1] is stored in steps of 1/255
 
 AtlasLoss = Literal["bounded", "cross_entropy"]
@@ -67,6 +73,51 @@ def candidate_points(spec: RoutingSpec, drawn: int = 106, seed: int = 0) -> Floa
     tied = np.asarray(rows, np.float32)[:, None]  # [P, 1, E]
     points = jnp.broadcast_to(tied, (len(rows), *spec.shape))  # [P, L, E]
     return np.asarray(restrict(spec, points, spec.support_mask()))
+
+
+def points_mode(spec: RoutingSpec) -> Mode:
+    """What points are: routing weights, or shifts of a sample's own logits where there are many experts."""
+    return "shift" if spec.num_experts > LARGE else "replace"
+
+
+def reference_shifts(
+    routing: Float[np.ndarray, "N L E"], categories: Sequence[str], seed: int = 0
+) -> Float[np.ndarray, "P L E"]:
+    """Shifts of the logits along directions of the references' routing; the first is zero, the untouched model.
+
+    Directions are the differences from the mean routing of (a) k-means centroids over [L, E], (b) the mean of each
+    category, the boost of Routing Distraction (arXiv 2604.08541), and (c) the first principal directions with both
+    signs. Each is scaled so that its largest entry is 1, and taken at every size in `SIZES`.
+
+    Args:
+        routing: of the references that the model answers correctly.
+        categories: of these references; empty names are no category.
+        seed: of the first centroids.
+    """
+    from scipy.cluster.vq import kmeans2
+
+    flat = np.asarray(routing, np.float64).reshape(len(routing), -1)  # [N, L * E]
+    centered = flat - flat.mean(axis=0)
+    clusters = min(CLUSTERS, len(flat))
+    _, labels = kmeans2(centered, clusters, minit="++", seed=seed, missing="warn") if clusters > 1 else (None, [0])
+    groups = [np.asarray(labels) == label for label in np.unique(labels)]
+    names = np.array(list(categories))
+    groups += [names == name for name in np.unique(names) if name]
+    directions = [centered[group].mean(axis=0) for group in groups]
+    _, values, principal = np.linalg.svd(centered, full_matrices=False)
+    for value, direction in list(zip(values, principal, strict=True))[:DIRECTIONS]:
+        if value > 1e-6 * values[0]:
+            directions += [direction, -direction]
+    scaled = [d / np.abs(d).max() for d in directions if np.abs(d).max() > 1e-9]
+    shifts = [np.zeros(flat.shape[1]), *(size * direction for size in SIZES for direction in scaled)]
+    return np.asarray(shifts, np.float32).reshape(len(shifts), *routing.shape[1:])
+
+
+def max_candidates(spec: RoutingSpec, drawn: int, seed: int) -> int:
+    """The number of candidate points, at most: categories count as many as clusters."""
+    if points_mode(spec) == "shift":
+        return 1 + len(SIZES) * 2 * (CLUSTERS + DIRECTIONS)
+    return len(candidate_points(spec, drawn, seed))
 
 
 def _structured(size: int) -> Iterator[np.ndarray]:

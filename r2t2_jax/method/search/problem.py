@@ -46,6 +46,12 @@ class RoutingProblem:
         """Coordinates of any weights, brought onto the sample's support."""
         return self.space.start(self.spec, weights, self.query.support)
 
+    def point(self, values: Float[Array, "L E"]) -> Float[Array, "Z E"]:
+        """Coordinates of a point of the loss atlas: of routing weights, or of a shift in the shift space."""
+        if self.space.kind != "shift":
+            return self.coordinates(values)
+        return self.retract(values.mean(axis=0, keepdims=True) if self.space.tied else values)
+
     def retract(self, coordinates: Float[Array, "Z E"]) -> Float[Array, "Z E"]:
         return self.space.retract(self.spec, coordinates, self.query.support)
 

@@ -1,0 +1,221 @@
+"""The Qwen3-VL-MoE port: full sizes, checkpoints in every spelling, settings, bad input, and the way to an answer."""
+
+import dataclasses
+import json
+import shutil
+from functools import cache
+from itertools import product
+
+import jax
+import ml_dtypes
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from ports.common.checkpoint.mapping import Tensor, check
+from ports.common.moe_lm.params import dequantize, inputs_first
+from ports.qwen3_vl_moe.config import full_30b_a3b, text_config, vision_config
+from ports.qwen3_vl_moe.model import abstract
+from ports.qwen3_vl_moe.params import FIELDS, adapt, config_from, converter, leaves
+from ports.qwen3_vl_moe.port import load, shapes
+from r2t2_jax.contract import Sample
+from r2t2_jax.costs.ladder import VariantTraces, count_passes
+from r2t2_jax.errors import R2T2Error
+from tests.goldens import HERE
+from tests.ports.qwen3_vl_moe.recorded import recorded
+
+GOLDEN = HERE / "qwen3_vl_moe"
+TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.content is string %}{{ m.content }}{% else %}"
+    "{% for c in m.content %}{% if c.type == 'image' %}<|vision_start|><|image_pad|><|vision_end|>{% else %}"
+    "{{ c.text }}{% endif %}{% endfor %}{% endif %}<|im_end|>\n{% endfor %}<|im_start|>assistant\n"
+)
+
+
+def upstream_config(golden):
+    ids = golden.described["token_ids"]
+    text = {**golden.described["text_config"], "hidden_act": "silu", "norm_topk_prob": True}
+    vision = {**golden.described["vision_config"], "hidden_act": "gelu_pytorch_tanh"}
+    return {"model_type": "qwen3_vl_moe", "text_config": text, "vision_config": vision, **ids}
+
+
+@cache
+def golden():
+    return recorded(GOLDEN / "qwen3_vl_moe_a.npz")
+
+
+def write_source(folder, tensors, **config):
+    """A hub folder of the recorded model with a template and a tokenizer of our own."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    folder.mkdir()
+    save_file(tensors, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(upstream_config(golden()) | config))
+    (folder / "generation_config.json").write_text('{"eos_token_id": [98, 96]}')
+    (folder / "chat_template.jinja").write_text(TEMPLATE)
+    preprocessor = {**golden().described["preprocessor"], "do_resize": True}
+    (folder / "preprocessor_config.json").write_text(json.dumps(preprocessor))
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    plain = [letter for letter in letters if len(letter.encode()) == 1 or letter in "ĠĊ"][:96]
+    names = ("endoftext", "im_start", "im_end", "vision_start", "vision_end", "image_pad", "video_pad")
+    tokenizer = Tokenizer(models.BPE({letter: i for i, letter in enumerate(plain)}, []))
+    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    tokenizer.add_special_tokens([f"<|{name}|>" for name in names])
+    assert tokenizer.token_to_id("<|image_pad|>") == 101
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return folder
+
+
+def tensors():
+    return {name[2:]: leaf for name, leaf in golden().arrays.items() if name.startswith("w/")}
+
+
+@cache
+def manifest():
+    return json.loads((GOLDEN / "manifest_qwen3_vl_30b_a3b.json").read_text())
+
+
+def test_the_full_size_is_that_of_the_manifest():
+    config = full_30b_a3b()
+    described = manifest()["config"]
+    assert text_config(described["text_config"]) == dataclasses.replace(config.decoder, dtype="float32")
+    assert vision_config(described["vision_config"]) == dataclasses.replace(config.vision, dtype="float32")
+    FIELDS.read(described)
+    assert FIELDS.unknown(described) == {}
+    _, params = abstract(config)
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == manifest()["total_parameters"]
+
+
+def test_every_name_of_the_full_checkpoint_is_met():
+    names = {name: Tensor(tuple(e["shape"]), "bfloat16") for name, e in manifest()["tensors"].items()}
+    config = adapt(full_30b_a3b(), names)
+    check(leaves(config), names, abstract(config)[1])
+
+
+def test_every_name_of_the_fp8_checkpoint_is_met():
+    folded = json.loads((GOLDEN / "manifest_fp8_per_expert.json").read_text())["qwen3_vl_30b_a3b_fp8"]
+    names = {}
+    for entry in folded:
+        parts = entry["pattern"].split("#")
+        for numbers in product(*entry["indices"]):
+            name = parts[0] + "".join(f"{number}{part}" for number, part in zip(numbers, parts[1:], strict=True))
+            names[name] = Tensor(tuple(entry["shape"]), "float8" if entry["dtype"] == "F8_E4M3" else "bfloat16")
+    config = adapt(dataclasses.replace(full_30b_a3b(), fp8_block=128), names)
+    assert config.separate_experts
+    assert "decoder/layers/experts/gate_up" in config.fp8_leaves
+    check(leaves(config), names, abstract(config)[1])
+
+
+def test_blocks_are_scaled_by_their_own_scale():
+    values = np.ones((3, 5), ml_dtypes.float8_e4m3fn)
+    scales = np.array([[1, 2, 3], [4, 5, 6]], np.float32)
+    expected = np.repeat(np.repeat(scales, 2, axis=0), 2, axis=1)[:3, :5]
+    np.testing.assert_array_equal(dequantize(values, scales, 2).astype(np.float32), expected)
+    with pytest.raises(ValueError, match="scales of shape"):
+        dequantize(values, scales[:1], 2)
+
+
+def test_fused_experts_in_the_layout_of_memory_are_transposed_and_ambiguous_ones_refused():
+    weights = np.arange(24).reshape(2, 3, 4)
+    np.testing.assert_array_equal(inputs_first(weights, 3, 4), weights)
+    np.testing.assert_array_equal(inputs_first(weights, 4, 3), weights.transpose(0, 2, 1))
+    with pytest.raises(ValueError, match="same shape in both layouts"):
+        inputs_first(np.zeros((2, 4, 4)), 4, 4)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"tie_word_embeddings": True}, "tie_word_embeddings = True"),
+        ({"quantization_config": {"quant_method": "awq"}}, "only FP8 in square blocks is read"),
+    ],
+)
+def test_configs_that_change_the_computation_are_refused(tmp_path, change, message):
+    source = write_source(tmp_path / "source", {}, **change)
+    with pytest.raises(R2T2Error, match=message):
+        config_from(source)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("layers=9", "layers=9 of a model with layers 0 to 3"),
+        ("layers=last7", "layers=last7 of a model with 4 layers"),
+        ("layers=some", "layers=some is not all, last5, 8-20 or 43,45"),
+        ("core_experts=7", "core_experts=7 of a model with 6 experts"),
+        ("scope=mine", "there is no scope 'mine'"),
+        ("dtype=int8", "choose float32 or bfloat16"),
+        ("colour=1", "qwen3_vl_moe has no setting 'colour=1'; known settings: layers="),
+    ],
+)
+def test_settings_that_the_model_does_not_have_are_refused_in_one_line(setting, message):
+    with pytest.raises(R2T2Error, match=message):
+        shapes(f"tiny,{setting}", 40, 2)
+
+
+def test_the_fingerprint_says_what_is_re_routed_and_a_list_of_layers_may_have_commas():
+    model = shapes("tiny,layers=1,3,scope=prompt", 40, 2).model
+    assert model.scope.layers == (1, 3)
+    assert model.spec.layer_names == ("layer 1", "layer 3")
+
+
+def test_costs_at_c3pos_scope_are_a_fraction_of_a_prefill():
+    costs = shapes("30b-a3b", None, None)
+    traces, passes = VariantTraces(costs), count_passes(costs)
+    conditioned = costs.costs.variants[-1]
+    assert 5 * 10 * traces.step_flops(conditioned) <= 0.3 * passes.encode
+    assert 16 * passes.rerouted_loss <= 0.05 * traces.once_flops(conditioned)
+    assert traces.kept_bytes(conditioned) < 15e6  # bytes of a reference
+
+
+@cache
+def converted(folder):
+    source = write_source(folder / "source", tensors())
+    converter.convert(str(source), folder / "model", progress=False)
+    return folder / "model"
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("qwen3_vl_moe")
+    yield converted(folder)
+    shutil.rmtree(folder)
+
+
+def drawn(number, side=24):
+    return np.random.default_rng(number).integers(0, 256, (side, side, 3), np.uint8)
+
+
+def test_a_converted_model_has_the_recorded_weights_and_prepares_samples(directory):
+    port = load(f"{directory},layers=last2")
+    for own, reference in zip(jax.tree.leaves(port.params), jax.tree.leaves(golden().params), strict=True):
+        np.testing.assert_array_equal(own, reference)
+    samples = [
+        Sample("a", drawn(0), "What?", ("Cat.",)),
+        Sample("b", None, "What is it?", ("Dog",), ("x", "y"), "letter"),
+    ]
+    inputs = port.processor.prepare(port.params, samples)
+    text = port.processor.tokenizer.encode("<|im_start|>user\n")
+    first = np.asarray(inputs.prompt.tokens[0])[np.asarray(inputs.prompt.mask[0])]
+    assert first[: len(text)].tolist() == text
+    assert int(inputs.prompt.visual[0].sum()) * 4 == int((inputs.patches.frame[0] >= 0).sum())
+    assert int(inputs.prompt.visual[1].sum()) == 0
+    answer = port.processor.answer_ids(["Cat."])
+    assert port.processor.decode(np.asarray(answer.tokens)) == ["Cat."]
+
+
+def test_bad_samples_give_one_line(directory):
+    port = load(f"{directory},layers=last2,scope=image")
+    for image, message in (
+        (None, "sample 'x' has no image"),
+        (np.zeros((0, 4, 3), np.uint8), "its image has no pixels"),
+        (np.zeros((1, 300, 3), np.uint8), "more than 200 times the other"),
+    ):
+        with pytest.raises(R2T2Error, match=message) as raised:
+            port.processor.prepare(port.params, [Sample("x", image, "What?", ())])
+        assert "\n" not in str(raised.value)
+    long = Sample("x", drawn(0), "What? " * 800, ())
+    with pytest.raises(R2T2Error, match=r"sample 'x': a prompt of [\d,]+ tokens; this model takes 1 to 4,095"):
+        port.processor.prepare(port.params, [long])
+    with pytest.raises(R2T2Error, match="2 image tokens for 1 images"):
+        port.processor.prepare(port.params, [Sample("x", drawn(0), "<|image_pad|>", ())])
