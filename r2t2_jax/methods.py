@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.method.presets import BLOCKS, PAPER, Preset, changed_block, paths_of
+from r2t2_jax.method.presets import BLOCKS, C3PO, PAPER, Preset, changed_block, paths_of
 from r2t2_jax.method.strategies import ATLAS_STRATEGIES, PAPER_STRATEGIES, Strategy, StrategyFactory
 from r2t2_jax.rivals.base import Baseline
 from r2t2_jax.rivals.table import BASELINES, RIVAL_STRATEGIES

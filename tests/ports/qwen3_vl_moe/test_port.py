@@ -145,7 +145,7 @@ def test_configs_that_change_the_computation_are_refused(tmp_path, change, messa
         ("core_experts=7", "core_experts=7 of a model with 6 experts"),
         ("scope=mine", "there is no scope 'mine'"),
         ("dtype=int8", "choose float32 or bfloat16"),
-        ("colour=1", "qwen3_vl_moe has no setting 'colour=1'; known settings: layers="),
+        ("shade=1", "qwen3_vl_moe has no setting 'shade=1'; known settings: layers="),
     ],
 )
 def test_settings_that_the_model_does_not_have_are_refused_in_one_line(setting, message):
