@@ -5,7 +5,12 @@ bare loop that prepares, encodes, retrieves, re-routes and generates, and discar
 which also scores the answers, converts them to rows and saves them. Both compute one batch at a time and alternate,
 after everything is compiled. CPU time is recorded in addition to wall time, because it depends less on other
 processes. The programs that a process compiles and those that the next process finds in the cache are counted
-separately. The results go to `benchmarks/results/throughput.json`.
+separately.
+
+The second part compares `r2t2 eval --ray local --workers 1` with `r2t2 eval` on the same questions, as commands
+whose programs are compiled. CPU time is that of all processes from start to end: driver, worker and Ray's own
+(`process_tree.py`). Weak scaling is one worker against two workers on twice as many questions.
+`--part ray` repeats only this part. The results go to `benchmarks/results/throughput.json`.
 """
 
 from __future__ import annotations
@@ -17,12 +22,15 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import tyro
 
+from benchmarks.process_tree import TreeTimes, run_and_measure
 from r2t2_jax.datasets import load_dataset
 from r2t2_jax.evaluation.benchmark import PLAN_BATCH, record_references, run_benchmarks
 from r2t2_jax.evaluation.collect_bank import collect_bank
@@ -40,6 +48,7 @@ from r2t2_jax.runtime.compilation_cache import FOLDER, CompileCounter, enable_co
 RESULTS = Path(__file__).parent / "results" / "throughput.json"
 BENCHMARK, STRATEGIES = "pocket", ("base", "ngd")
 ONCE = "--compile-only"
+MODEL, R2T2 = "pocket:narrow", (sys.executable, "-m", "r2t2_jax.cli.main")
 
 
 def main(
@@ -48,12 +57,29 @@ def main(
     repeats: int = 5,
     machine: str = "2 CPU cores",
     compile_only: bool = False,
+    part: Literal["all", "loop", "ray"] = "all",
+    ray_samples: int = 1000,
+    ray_repeats: int = 3,
+    scaling_samples: int = 250,
 ) -> None:
     """Measure, or with `compile_only` print the programs that this process compiles for one batch."""
+    results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+    if part != "ray":
+        results |= compare_with_loop(samples, references, repeats, machine, compile_only)
+    if compile_only:
+        return
+    if part != "loop":
+        results["ray"] = compare_with_workers(ray_samples, scaling_samples, references, ray_repeats, machine)
+    RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(results, indent=1))
+
+
+def compare_with_loop(samples: int, references: int, repeats: int, machine: str, compile_only: bool) -> dict[str, Any]:
+    """The overhead over a bare loop; with `compile_only` nothing, after printing the programs."""
     job = open_pocket(PLAN_BATCH if compile_only else samples, references)
     if compile_only:
         print(json.dumps(count_programs(job)))
-        return
+        return {}
     run_bare_loop(job)  # compiles
     pairs = []
     for _ in range(repeats):
@@ -62,7 +88,7 @@ def main(
     (loop, loop_cpu), (whole, whole_cpu) = (np.median(pair, axis=0).tolist() for pair in zip(*pairs, strict=True))
     with tempfile.TemporaryDirectory() as cache:
         first, second = (count_in_subprocess(cache, references) for _ in range(2))
-    results = {
+    return {
         "machine": machine,
         "date": datetime.date.today().isoformat(),
         "model": job.port.name,
@@ -76,13 +102,72 @@ def main(
         "first_process": first,
         "next_process": second,
     }
-    RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    print(json.dumps(results, indent=1))
+
+
+def compare_with_workers(
+    samples: int, scaling_samples: int, references: int, repeats: int, machine: str
+) -> dict[str, Any]:
+    """CPU time with one Ray worker against one process, and weak scaling to two workers; medians of the repeats."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        build = ["bank", "build", "--model", MODEL, "--dataset", BENCHMARK, "--samples", str(references)]
+        subprocess.run([*R2T2, *build, "--out", str(folder / "bank")], check=True, capture_output=True)
+        evaluate_in(folder, "warm", PLAN_BATCH)  # compiles
+        times: dict[str, list[TreeTimes]] = {"in_process": [], "one": [], "half": [], "two": []}
+        for i in range(repeats):
+            times["in_process"].append(evaluate_in(folder, f"in-process-{i}", samples))
+            times["one"].append(evaluate_in(folder, f"one-{i}", samples, workers=1))
+            times["half"].append(evaluate_in(folder, f"half-{i}", scaling_samples, workers=1))
+            times["two"].append(evaluate_in(folder, f"two-{i}", 2 * scaling_samples, workers=2))
+        runs = [folder / f"{kind}-{i}" for kind in ("in-process", "one") for i in range(repeats)]
+        assert len({(run / "summary.json").read_bytes() for run in runs}) == 1  # the same numbers
+    one, both = times["one"], [*zip(times["in_process"], times["one"], strict=True)]
+    return {
+        "machine": machine,
+        "date": datetime.date.today().isoformat(),
+        "load": round(os.getloadavg()[1], 1),
+        "samples": samples,
+        "repeats": repeats,
+        "counted": "user and system time of all processes from start to end: driver, workers, Ray's own",
+        "cpu_seconds": {
+            "in_process": median(run.total for run in times["in_process"]),
+            "one_worker": median(run.total for run in one),
+            "one_worker_by_role": {role: median(run.cpu.get(role, 0.0) for run in one) for role in sorted(one[0].cpu)},
+        },
+        "overhead_percent_of_cpu_time": median(100 * (after.total / before.total - 1) for before, after in both),
+        "overhead_percent_each": [round(100 * (after.total / before.total - 1), 1) for before, after in both],
+        "weak_scaling": {
+            "one_worker": scaling(times["half"], scaling_samples),
+            "two_workers": scaling(times["two"], 2 * scaling_samples),
+        },
+    }
+
+
+def scaling(runs: Sequence[TreeTimes], samples: int) -> dict[str, float]:
+    """Questions, wall seconds, and CPU seconds of the workers for a thousand questions."""
+    return {
+        "samples": samples,
+        "wall_seconds": median(run.wall for run in runs),
+        "worker_cpu_seconds_per_1000": median(1000 * run.cpu.get("worker", 0.0) / samples for run in runs),
+    }
+
+
+def median(values: Iterable[float]) -> float:
+    """The median, rounded."""
+    return round(float(np.median(list(values))), 1)
+
+
+def evaluate_in(folder: Path, name: str, samples: int, workers: int = 0) -> TreeTimes:
+    """Times of `r2t2 eval` as a command, in one process or on workers of a local cluster."""
+    options = ["--bank", str(folder / "bank"), "--benchmark", BENCHMARK, "--limit", str(samples)]
+    options += ["--strategy", ",".join(STRATEGIES), "--out", str(folder / name)]
+    options += ["--ray", "local", "--workers", str(workers)] if workers else []
+    return run_and_measure([*R2T2, "eval", "--model", MODEL, *options], os.environ)
 
 
 def open_pocket(samples: int, references: int) -> Job:
     """The pocket model on its own test set."""
-    port = load("pocket:narrow")
+    port = load(MODEL)
     bank = collect_bank(port, load_dataset(BENCHMARK, "reference", references), get_metric("exact_match"))
     preset = find_preset("pocket", port.presets)
     strategies = {name: method_of(name, preset) for name in STRATEGIES}

@@ -62,8 +62,9 @@ class BankBuild:
     def run(self) -> None:
         """Build the bank and print its numbers."""
         from r2t2_jax.evaluation.build_bank import BankConfig, bank_plan, build_bank
+        from r2t2_jax.evaluation.devices import local_model
         from r2t2_jax.evaluation.question_sets import read_sets
-        from r2t2_jax.evaluation.setup import ModelSource, local_model, with_decoding, with_embedder
+        from r2t2_jax.evaluation.setup import ModelSource, with_decoding, with_embedder
         from r2t2_jax.plugins import load
         from r2t2_jax.runs.cluster import connect
 
@@ -128,8 +129,9 @@ class BankAtlas:
         from r2t2_jax.bank import ReferenceBank
         from r2t2_jax.bank.atlas import ATLAS
         from r2t2_jax.bank.build_atlas import AtlasPlan, atlas_parts, build_atlas
+        from r2t2_jax.evaluation.devices import local_model
         from r2t2_jax.evaluation.feature_cache import BankArrays, with_samples
-        from r2t2_jax.evaluation.setup import ModelSource, local_model
+        from r2t2_jax.evaluation.setup import ModelSource
         from r2t2_jax.plugins import load
         from r2t2_jax.runs.cluster import connect
         from r2t2_jax.runs.plan import Plan
@@ -146,7 +148,8 @@ class BankAtlas:
             program = None
             if workers:
                 source = ModelSource.of(workers, port, self.model)
-                arguments = {"source": source, "bank": BankArrays.of(bank), "plan": plan}
+                bank_arrays = BankArrays.of(bank, workers.per_node)
+                arguments = {"source": source, "bank": bank_arrays, "plan": plan}
                 program = WorkerProgram("r2t2_jax.evaluation.worker:open_atlas", arguments)
             folder = self.bank / ATLAS
             atlas = build_atlas(port.model, port.params, bank, folder, plan, self.max_hours, workers, program)

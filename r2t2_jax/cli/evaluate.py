@@ -81,7 +81,7 @@ class Eval:
         check_folder(self.out)  # before anything heavy is imported
         enable_compilation_cache()
 
-        from r2t2_jax.evaluation.setup import local_model
+        from r2t2_jax.evaluation.devices import local_model
         from r2t2_jax.runs.cluster import connect
 
         config, model = self.cluster.config(), local_model(self.model, self.cluster.model_uri)

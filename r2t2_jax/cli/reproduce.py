@@ -74,7 +74,8 @@ class Reproduce:
         enable_compilation_cache()
         from rich.markdown import Markdown
 
-        from r2t2_jax.evaluation.setup import ModelSource, local_model
+        from r2t2_jax.evaluation.devices import local_model
+        from r2t2_jax.evaluation.setup import ModelSource
         from r2t2_jax.reporting.report import REPORT, write_report
         from r2t2_jax.reproduction.export import markdown, read_table
         from r2t2_jax.reproduction.measure import measure

@@ -99,7 +99,8 @@ class Tune:
 
     def run(self) -> None:
         """Run the search, print the best settings and write the preset."""
-        from r2t2_jax.evaluation.setup import local_model, metric_for, open_port, open_questions
+        from r2t2_jax.evaluation.devices import local_model
+        from r2t2_jax.evaluation.setup import metric_for, open_port, open_questions
         from r2t2_jax.evaluation.tune import refuse_test
         from r2t2_jax.evaluation.tuning_grid import (
             VARIED,
@@ -200,7 +201,7 @@ class Tune:
             if workers:
                 arguments = {
                     "source": ModelSource.of(workers, port, self.model, self.embedder),
-                    "bank": BankArrays.of(bank),
+                    "bank": BankArrays.of(bank, workers.per_node),
                     "samples": samples,
                     "presets": presets,
                     "metric": metric,

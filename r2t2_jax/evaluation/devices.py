@@ -1,4 +1,4 @@
-"""Devices of an evaluation: groups of devices that hold one copy of the weights each.
+"""Devices of an evaluation: groups of devices that hold one copy of the weights each; fetching the weights.
 
 Groups take whole batches, so no group waits for another, and the result of a sample does not depend on how many groups
 there are. Within a group the weights are sharded.
@@ -6,11 +6,18 @@ there are. Within a group the weights are sharded.
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
+import json
+import os
 import re
+import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -18,9 +25,11 @@ from jax.sharding import Mesh
 
 from r2t2_jax.contract import Port
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.plugins import load
+from r2t2_jax.plugins import PORTS, load, registered
+from r2t2_jax.runs.atomic_io import atomic_folder
 
 DATA, MODEL = "data", "model"
+DESCRIPTION = "model.json"  # of a model directory; it has the digests of all its files
 
 
 @dataclass(frozen=True)
@@ -88,3 +97,78 @@ def load_on(model: str, groups: Sequence[ReplicaGroup]) -> list[Port]:
     if len(groups) == 1:
         return [port]
     return [replace(port, params=jax.device_put(port.params, group.devices[0])) for group in groups]
+
+
+def local_model(model: str, uri: str) -> str:
+    """The model's name or path, or the path of a copy fetched from `uri` if this host does not see the path.
+
+    The copy is made once per host, in the folder for temporary files.
+
+    Raises:
+        R2T2Error: the model is no directory, cannot be fetched, or the URI holds another model than the path.
+    """
+    if not uri:
+        return model
+    if model.partition(":")[0] in registered(PORTS) or (":" in model and not Path(model).is_dir()):
+        raise R2T2Error(f"--model-uri is for model directories; {model} is loaded by name")
+    description = _read_description(uri)
+    if Path(model).is_dir():
+        own = (Path(model) / DESCRIPTION).read_bytes() if (Path(model) / DESCRIPTION).is_file() else b"{}"
+        if _digest(own) != _digest(description):
+            raise R2T2Error(
+                f"--model-uri {uri} holds another model than {model}: {DESCRIPTION} has digest {_digest(description)}, "
+                f"not {_digest(own)}"
+            )
+        return model
+    folder = Path(tempfile.gettempdir()) / f"r2t2-model-{os.getuid()}-{_digest(description)}"
+    lock = os.open(folder.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the workers of a host fetch once
+        if not folder.exists():
+            atomic_folder(folder, lambda draft: _fetch(uri, draft))
+    finally:
+        os.close(lock)
+    return str(folder)
+
+
+def _digest(description: bytes) -> str:
+    """Of the content of a `model.json`, which has the digests of all files of the model."""
+    try:
+        content = json.dumps(json.loads(description), sort_keys=True)
+    except ValueError as error:
+        raise R2T2Error(f"--model-uri: {DESCRIPTION} is not JSON ({error})") from error
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+def _read_description(uri: str) -> bytes:
+    filesystem, path = _file_system(uri)
+    try:
+        return filesystem.cat_file(f"{path}/{DESCRIPTION}")
+    except Exception as error:  # every file system has exceptions of its own
+        raise R2T2Error(
+            f"cannot read {DESCRIPTION} of a model directory from --model-uri {uri} ({_one_line(error)})"
+        ) from error
+
+
+def _fetch(uri: str, folder: Path) -> None:
+    filesystem, path = _file_system(uri)
+    try:
+        filesystem.get(f"{path}/", f"{folder}/", recursive=True)
+    except Exception as error:
+        raise R2T2Error(f"cannot fetch the model from --model-uri {uri}: {_one_line(error)}") from error
+
+
+def _file_system(uri: str) -> tuple[Any, str]:
+    try:
+        import fsspec
+    except ImportError as error:
+        raise R2T2Error("--model-uri needs fsspec: pip install 'r2t2-jax[ray]'") from error
+    try:
+        filesystem, path = fsspec.core.url_to_fs(uri)
+    except Exception as error:
+        raise R2T2Error(f"cannot open --model-uri {uri}: {_one_line(error)}") from error
+    return filesystem, path.rstrip("/")
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -214,14 +214,16 @@ class BankArrays:
         bank: with all arrays in host memory and without a reader.
         samples: of the references, if the worker computes their features again; `None` if the bank has features.
         index: files of the bank's search index, by relative path; empty if none is saved.
+        workers: that share the memory of a host.
     """
 
     bank: ReferenceBank
     samples: Mapping[tuple[str, str], Sample] | None
     index: Mapping[str, bytes]
+    workers: int = 1
 
     @classmethod
-    def of(cls, bank: ReferenceBank) -> BankArrays:
+    def of(cls, bank: ReferenceBank, workers: int = 1) -> BankArrays:
         """The arrays of a bank; stored features are read into memory."""
         features, answers, samples = bank.features, bank.answers, None
         if isinstance(bank.reader, FeatureCache):
@@ -245,7 +247,8 @@ class BankArrays:
             origin=None,
             atlas=atlas,
         )
-        return cls(plain, samples, {str(path.relative_to(folder)): path.read_bytes() for path in files if folder})
+        saved = {str(path.relative_to(folder)): path.read_bytes() for path in files if folder}
+        return cls(plain, samples, saved, workers)
 
     def open(self, port: Port) -> ReferenceBank:
         """The bank, for a model on this process's devices."""
@@ -259,4 +262,6 @@ class BankArrays:
             bank = replace(bank, origin=folder)
         if self.samples is None:
             return bank
-        return replace(bank, reader=FeatureCache(port, bank.records, self.samples))
+        reader = FeatureCache(port, bank.records, self.samples)
+        reader.cached.limit = max(CACHE_BYTES, reader.cached.limit // self.workers)
+        return replace(bank, reader=reader)

@@ -181,7 +181,7 @@ class Job:
         }
         arguments = {
             "source": source,
-            "bank": BankArrays.of(self.bank),
+            "bank": BankArrays.of(self.bank, workers.per_node),
             "benchmarks": longest,
             "strategies": dict(self.strategies),
             "preset": self.preset,

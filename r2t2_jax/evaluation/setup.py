@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
-import json
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -24,7 +19,7 @@ from r2t2_jax.datasets.catalog import DATASETS
 from r2t2_jax.datasets.registry import GROUP
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.evaluation.collect_bank import collect_bank, with_shipped_atlas
-from r2t2_jax.evaluation.devices import ReplicaGroup, device_groups, load_on
+from r2t2_jax.evaluation.devices import ReplicaGroup, device_groups, load_on, local_model
 from r2t2_jax.evaluation.feature_cache import with_samples
 from r2t2_jax.evaluation.question_sets import samples_digest
 from r2t2_jax.method.forward import stored_features
@@ -32,14 +27,12 @@ from r2t2_jax.methods import find_preset, own_preset
 from r2t2_jax.metrics import Metric, check_samples, get_metric
 from r2t2_jax.plugins import PORTS, load, registered
 from r2t2_jax.retrieval.hashed_bag_of_words import question_embedder
-from r2t2_jax.runs.atomic_io import atomic_folder
 from r2t2_jax.runs.cluster import Workers
 from r2t2_jax.runs.fingerprint import local_devices, numerics, package_versions
 from r2t2_jax.runtime.compilation_cache import enable_compilation_cache
 
 VALIDATION = "validation"
 IDENTITY = ("id", "question", "answer", "answers", "options", "image_sha256", "score")  # of a reference
-DESCRIPTION = "model.json"  # of a model directory; it has the digests of all its files
 INSTRUCTION = ",instruction="  # in an embedder's name
 
 
@@ -288,78 +281,3 @@ class ModelSource:
         if own != tuple(self.fingerprints):
             raise R2T2Error(f"a worker loaded model and embedder {own}, the driver has {tuple(self.fingerprints)}")
         return ports, groups
-
-
-def local_model(model: str, uri: str) -> str:
-    """The model's name or path, or the path of a copy fetched from `uri` if this host does not see the path.
-
-    The copy is made once per host, in the folder for temporary files.
-
-    Raises:
-        R2T2Error: the model is no directory, cannot be fetched, or the URI holds another model than the path.
-    """
-    if not uri:
-        return model
-    if model.partition(":")[0] in registered(PORTS) or (":" in model and not Path(model).is_dir()):
-        raise R2T2Error(f"--model-uri is for model directories; {model} is loaded by name")
-    description = _read_description(uri)
-    if Path(model).is_dir():
-        own = (Path(model) / DESCRIPTION).read_bytes() if (Path(model) / DESCRIPTION).is_file() else b"{}"
-        if _digest(own) != _digest(description):
-            raise R2T2Error(
-                f"--model-uri {uri} holds another model than {model}: {DESCRIPTION} has digest {_digest(description)}, "
-                f"not {_digest(own)}"
-            )
-        return model
-    folder = Path(tempfile.gettempdir()) / f"r2t2-model-{os.getuid()}-{_digest(description)}"
-    lock = os.open(folder.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # the workers of a host fetch once
-        if not folder.exists():
-            atomic_folder(folder, lambda draft: _fetch(uri, draft))
-    finally:
-        os.close(lock)
-    return str(folder)
-
-
-def _digest(description: bytes) -> str:
-    """Of the content of a `model.json`, which has the digests of all files of the model."""
-    try:
-        content = json.dumps(json.loads(description), sort_keys=True)
-    except ValueError as error:
-        raise R2T2Error(f"--model-uri: {DESCRIPTION} is not JSON ({error})") from error
-    return hashlib.sha256(content.encode()).hexdigest()[:16]
-
-
-def _read_description(uri: str) -> bytes:
-    filesystem, path = _file_system(uri)
-    try:
-        return filesystem.cat_file(f"{path}/{DESCRIPTION}")
-    except Exception as error:  # every file system has exceptions of its own
-        raise R2T2Error(
-            f"cannot read {DESCRIPTION} of a model directory from --model-uri {uri} ({_one_line(error)})"
-        ) from error
-
-
-def _fetch(uri: str, folder: Path) -> None:
-    filesystem, path = _file_system(uri)
-    try:
-        filesystem.get(f"{path}/", f"{folder}/", recursive=True)
-    except Exception as error:
-        raise R2T2Error(f"cannot fetch the model from --model-uri {uri}: {_one_line(error)}") from error
-
-
-def _file_system(uri: str) -> tuple[Any, str]:
-    try:
-        import fsspec
-    except ImportError as error:
-        raise R2T2Error("--model-uri needs fsspec: pip install 'r2t2-jax[ray]'") from error
-    try:
-        filesystem, path = fsspec.core.url_to_fs(uri)
-    except Exception as error:
-        raise R2T2Error(f"cannot open --model-uri {uri}: {_one_line(error)}") from error
-    return filesystem, path.rstrip("/")
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -103,7 +103,7 @@ def _measure_on_workers(
     blocks = {block.part: (target, block) for target, plan in group for block in plan.blocks(block_size)}
     arguments = {
         "source": source,
-        "bank": BankArrays.of(references),
+        "bank": BankArrays.of(references, workers.per_node),
         "targets": [((target.name, target.model, target.data, target.metric), plan) for target, plan in group],
         "seed": seed,
         "block_size": block_size,

@@ -241,6 +241,12 @@ class Workers:
     log: Log
     devices: str | None = None
 
+    @property
+    def per_node(self) -> int:
+        """The largest number of workers that share a node."""
+        room = max((self.config.room([node]) for node in alive_nodes(self.ray)), default=1)
+        return max(1, room if self.config.workers is None else min(room, self.config.workers))
+
 
 def devices_of(workers: Workers | None) -> str | None:
     """The devices that compute, for `fingerprint.versions`; `None` for those of this process."""

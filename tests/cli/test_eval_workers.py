@@ -2,10 +2,11 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
-import threading
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +18,8 @@ from PIL import Image
 from ports.pocket.dataset import load as pocket_questions
 from r2t2_jax.bank import ReferenceBank
 from r2t2_jax.cli.main import main
+from r2t2_jax.errors import R2T2Error
+from r2t2_jax.evaluation.devices import local_model
 from r2t2_jax.runs.batch_files import saved_batches
 from tests.evaluation.toy_files import MODEL, arguments
 from tests.ray_nodes import two_nodes
@@ -24,6 +27,7 @@ from tests.ray_nodes import two_nodes
 pytest.importorskip("ray")
 pytestmark = pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")  # a node starts as another program at once
 
+POCKET = "tests.evaluation.faulty_pocket:faulty"
 RESULTS = ("summary.json", "rows.parquet")
 FEW = ["--space", "simplex", "--optimizer", "adam", "--learning-rate", "0.1", "0.5", "--k", "2", "--kernel", "linear"]
 
@@ -85,64 +89,54 @@ def test_tune_and_reproduce(address: str, files: Path, tmp_path: Path) -> None:
 def pocket(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bank, questions, and the run on them in one process."""
     folder = tmp_path_factory.mktemp("pocket")
-    build = ["bank", "build", "--model", "pocket:narrow", "--dataset", "pocket", "--samples", "100"]
+    build = ["bank", "build", "--model", POCKET, "--dataset", "pocket", "--samples", "100"]
     assert main([*build, "--out", str(folder / "bank")]) == 0
-    write_questions(folder / "questions.jsonl")
-    assert main(evaluate(folder, folder / "questions.jsonl", folder / "whole", model="pocket:narrow")) == 0
+    assert main(evaluate(folder, write_questions(folder), folder / "whole")) == 0
     return folder
 
 
-def write_questions(path: Path, category: str = "", fatal: int = -1) -> Path:
-    """30 questions; with a category they are slow, and the one at `fatal` kills its worker."""
-    lines = []
-    for i, sample in enumerate(pocket_questions("test", 30)):
-        Image.fromarray(sample.image).save(path.parent / f"{i}.png")
+def write_questions(folder: Path, fatal: int = -1) -> Path:
+    """30 slow questions, for which workers note themselves in the folder `pids`; the one at `fatal` kills its worker."""
+    path, pids, lines = folder / "questions.jsonl", folder / "pids", []
+    shutil.rmtree(pids, ignore_errors=True)
+    pids.mkdir()
+    for i, sample in enumerate(pocket_questions("test", 30, seed=0)):
+        Image.fromarray(sample.image).save(folder / f"{i}.png")
         name = f"fatal-{i}" if i == fatal else f"question-{i}"
         line = {"id": name, "image": f"{i}.png", "question": sample.question, "answer": sample.answers[0]}
-        lines.append(line | ({"category": category} if category else {}))
+        lines.append(line | {"category": str(pids)})
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return path
 
 
-def evaluate(folder: Path, questions: Path, out: Path, *more: str, model: str = "") -> list[str]:
+def evaluate(folder: Path, questions: Path, out: Path, *more: str) -> list[str]:
     options = ["--bank", str(folder / "bank"), "--benchmark", str(questions), "--strategy", "base,kernel_regression"]
-    model = model or "tests.evaluation.faulty_pocket:faulty"
-    return ["eval", "--model", model, *options, "--batch-size", "3", "--out", str(out), *more]
+    return ["eval", "--model", POCKET, *options, "--batch-size", "3", "--out", str(out), *more]
 
 
-def evaluate_slowly(pocket: Path, place: Path, act: Callable[[set[int]], bool], *more: str) -> tuple[Path, set[int]]:
-    """A run whose worker processes are passed to `act` in a thread until it returns true; folder and processes."""
-    pids = place / "pids"
-    pids.mkdir()
-    stop = threading.Event()
+def evaluate_slowly(
+    pocket: Path, place: Path, options: list[str], act: Callable[[set[int]], bool]
+) -> tuple[set[int], str]:
+    """Run the command in another process, and call `act` with the workers' processes until it returns true.
 
-    def workers() -> set[int]:
-        return {int(path.name) for path in pids.iterdir()}
-
-    def watch() -> None:
-        while not stop.is_set() and not act(workers()):
+    Returns all processes that were workers, and the standard error of the command, after it succeeded.
+    """
+    questions, pids, acted = write_questions(pocket), pocket / "pids", False
+    command = [sys.executable, "-m", "r2t2_jax.cli.main", *evaluate(pocket, questions, place / "run", *options)]
+    with (place / "errors").open("w+") as errors, subprocess.Popen(command, stderr=errors) as driver:
+        while driver.poll() is None:
+            acted = acted or act({int(path.name) for path in pids.iterdir()})
             time.sleep(0.1)
-
-    thread = threading.Thread(target=watch)
-    thread.start()
-    try:
-        questions = write_questions(place / "questions.jsonl", category=str(pids))
-        assert main(evaluate(pocket, questions, place / "run", *more)) == 0
-    finally:
-        stop.set()
-        thread.join()
-    return place / "run", workers()
-
-
-def same_numbers(run: Path, pocket: Path) -> bool:
-    """Whether a run has the numbers of the one in a single process; `category`, which differs, is in no number."""
-    return (run / "summary.json").read_bytes() == (pocket / "whole" / "summary.json").read_bytes()
+        errors.seek(0)
+        text = errors.read()
+    assert driver.returncode == 0, text
+    assert acted
+    assert contents(place / "run", ("summary.json",)) == contents(pocket / "whole", ("summary.json",))
+    return {int(path.name) for path in pids.iterdir()}, text
 
 
 @pytest.mark.slow
-def test_a_worker_killed_in_a_batch(
-    address: str, pocket: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_worker_killed_in_a_batch(address: str, pocket: Path, tmp_path: Path) -> None:
     def kill(workers: set[int]) -> bool:
         if workers:
             time.sleep(0.3)  # in the middle of its first batch
@@ -150,14 +144,13 @@ def test_a_worker_killed_in_a_batch(
             return True
         return False
 
-    run, workers = evaluate_slowly(pocket, tmp_path, kill, "--ray", address, "--workers", "2")
-    assert same_numbers(run, pocket)
+    workers, errors = evaluate_slowly(pocket, tmp_path, ["--ray", address, "--workers", "2"], kill)
     assert len(workers) == 3
-    assert "its batch goes to another worker" in capsys.readouterr().err
+    assert "its batch goes to another worker" in errors
 
 
 @pytest.mark.slow
-def test_a_removed_node(nodes: Any, pocket: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_removed_node(nodes: Any, pocket: Path, tmp_path: Path) -> None:
     extra = nodes.add_node(num_cpus=1)
 
     def remove(workers: set[int]) -> bool:
@@ -165,9 +158,8 @@ def test_a_removed_node(nodes: Any, pocket: Path, tmp_path: Path, capsys: pytest
             nodes.remove_node(extra, allow_graceful=False)
         return len(workers) == 3
 
-    run, _ = evaluate_slowly(pocket, tmp_path, remove, "--ray", nodes.address, "--workers", "3")
-    assert same_numbers(run, pocket)
-    assert "its batch goes to another worker" in capsys.readouterr().err
+    _, errors = evaluate_slowly(pocket, tmp_path, ["--ray", nodes.address, "--workers", "3"], remove)
+    assert "its batch goes to another worker" in errors
 
 
 @pytest.mark.slow
@@ -179,9 +171,8 @@ def test_a_node_that_joins_late_computes_too(nodes: Any, pocket: Path, tmp_path:
             late.append(nodes.add_node(num_cpus=1))
         return bool(workers)
 
-    run, workers = evaluate_slowly(pocket, tmp_path, join, "--ray", nodes.address)
+    workers, _ = evaluate_slowly(pocket, tmp_path, ["--ray", nodes.address], join)
     nodes.remove_node(late[0])
-    assert same_numbers(run, pocket)
     assert len(workers) == 3
 
 
@@ -189,7 +180,7 @@ def test_a_node_that_joins_late_computes_too(nodes: Any, pocket: Path, tmp_path:
 def test_a_question_that_kills_its_worker_is_named_and_all_others_are_saved(
     address: str, pocket: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    questions = write_questions(tmp_path / "questions.jsonl", fatal=13)
+    questions = write_questions(pocket, fatal=13)
     assert main(evaluate(pocket, questions, tmp_path / "run", "--ray", address)) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert "'fatal-13'" in error and "killed 3 workers" in error
@@ -198,8 +189,7 @@ def test_a_question_that_kills_its_worker_is_named_and_all_others_are_saved(
 
 @pytest.mark.slow
 def test_a_killed_driver_resumes_to_the_same_bytes(address: str, pocket: Path, tmp_path: Path) -> None:
-    (tmp_path / "pids").mkdir()
-    questions = write_questions(tmp_path / "questions.jsonl", category=str(tmp_path / "pids"))
+    questions = write_questions(pocket)
     options = evaluate(pocket, questions, tmp_path / "run", "--ray", address)
     with subprocess.Popen([sys.executable, "-m", "r2t2_jax.cli.main", *options, "--workers", "1"]) as driver:
         while len(saved_batches(tmp_path / "run")) < 2:
@@ -208,7 +198,7 @@ def test_a_killed_driver_resumes_to_the_same_bytes(address: str, pocket: Path, t
         driver.kill()
     assert 2 <= len(saved_batches(tmp_path / "run")) < 10
     assert main(options) == 0
-    assert same_numbers(tmp_path / "run", pocket)
+    assert contents(tmp_path / "run", ("summary.json",)) == contents(pocket / "whole", ("summary.json",))
 
 
 # Bad options, before anything is computed or written.
@@ -258,6 +248,38 @@ def test_bad_options_are_one_line(
     (error,) = capsys.readouterr().err.strip().splitlines()
     assert message in error
     assert not (tmp_path / "run").exists()
+
+
+def model_directory(folder: Path, digest: str) -> Path:
+    folder.mkdir()
+    (folder / "model.json").write_text(json.dumps({"port": "pocket", "sha256": digest}))
+    (folder / "weights").write_bytes(b"weights")
+    return folder
+
+
+def test_a_model_that_a_host_does_not_see_is_fetched_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    source = model_directory(tmp_path / "source", "1")
+    copy = local_model("models/pocket-1", f"file://{source}")
+    assert all_contents(Path(copy)) == all_contents(source)
+    (source / "weights").unlink()
+    assert local_model("models/pocket-1", f"file://{source}") == copy
+    assert local_model(str(source), f"file://{source}") == str(source)
+
+
+@pytest.mark.parametrize(
+    ("uri", "message"),
+    [
+        ("file://{}/other", "holds another model than .*: model.json has digest"),
+        ("file://{}/missing", "cannot read model.json of a model directory from --model-uri"),
+        ("nosuch://bucket/model", "cannot open --model-uri nosuch://bucket/model"),
+    ],
+)
+def test_a_model_uri_must_hold_the_model(uri: str, message: str, tmp_path: Path) -> None:
+    source = model_directory(tmp_path / "source", "1")
+    model_directory(tmp_path / "other", "2")
+    with pytest.raises(R2T2Error, match=message):
+        local_model(str(source), uri.format(tmp_path))
 
 
 def test_resources_that_the_cluster_lacks_are_refused(
