@@ -96,7 +96,7 @@ def pocket(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def write_questions(folder: Path, fatal: int = -1) -> Path:
-    """30 slow questions, for which workers note themselves in the folder `pids`; the one at `fatal` kills its worker."""
+    """30 slow questions; workers note themselves in the folder `pids`, and the one at `fatal` kills its worker."""
     path, pids, lines = folder / "questions.jsonl", folder / "pids", []
     shutil.rmtree(pids, ignore_errors=True)
     pids.mkdir()
