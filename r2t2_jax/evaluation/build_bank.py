@@ -158,6 +158,9 @@ def _collect_missing(
     def candidates(batch: Batch) -> Sequence[Sample]:
         return () if limit.reached(batch.part) else questions_of(batch)
 
+    def sample_names_of(batch: Batch) -> str:
+        return sample_names(questions_of(batch))
+
     def save(results: Iterable[tuple[Batch, list[dict[str, Any]]]]) -> None:
         for batch, rows in results:
             run.append(batch, limit.choose(batch.part, rows))
@@ -170,7 +173,9 @@ def _collect_missing(
         return
     arguments = {"source": source, "sets": settings, "config": config}
     with open_pool(workers, WorkerProgram("r2t2_jax.evaluation.build_bank:open_worker", arguments)) as pool:
-        results = pool.results(run, names, candidates, lambda batch: sample_names(questions_of(batch)), COMMAND)
+        results = pool.results(
+            run, names, candidates, sample_names_of, COMMAND, max_fatal=1
+        )  # in order: no later batch is saved
         save(in_order(results, todo))
 
 

@@ -25,7 +25,7 @@ from r2t2_jax.runs.plan import Batch
 from r2t2_jax.runs.run import Run
 
 MAX_DEATHS = 3  # actors that a batch may kill
-MAX_FATAL = 3  # batches that may kill `MAX_DEATHS` actors each before the run ends at once
+MAX_FATAL = 3  # batches that kill `MAX_DEATHS` actors each, at which a run ends without computing the others
 MAX_SLOTS = 16  # batches that an actor computes at a time
 POLL = 1.0  # seconds between two looks for room for another actor
 Timing = tuple[str, int, float]  # part or stage, samples, seconds
@@ -119,6 +119,7 @@ class WorkerPool:
         payload: Callable[[Batch], Any],
         names: Callable[[Batch], str],
         title: str = "",
+        max_fatal: int = MAX_FATAL,
     ) -> Iterator[tuple[Batch, Any]]:
         """The rows of the missing batches of a run, in the order in which they finish, with a progress bar.
 
@@ -127,7 +128,7 @@ class WorkerPool:
         Args:
             run: the caller appends the rows to it.
             parts: of its plan.
-            payload, names: as for `map`.
+            payload, names, max_fatal: as for `map`.
             title: of the progress bar.
 
         Raises:
@@ -141,7 +142,7 @@ class WorkerPool:
                 bar.set_postfix_str(f"{self}{', ' if run.note else ''}{run.note}", refresh=False)
                 bar.refresh()
 
-            for batch, (rows, timings), seconds in self.map(run.todo(parts), payload, names, check):
+            for batch, (rows, timings), seconds in self.map(run.todo(parts), payload, names, check, max_fatal):
                 for timing in [*timings, (batch.part, len(batch), seconds)]:
                     run.time(*timing)
                 yield batch, rows
@@ -166,6 +167,7 @@ class WorkerPool:
         payload: Callable[[Batch], Any],
         names: Callable[[Batch], str],
         check: Callable[[], None] = lambda: None,
+        max_fatal: int = MAX_FATAL,
     ) -> Iterator[tuple[Batch, Any, float]]:
         """The result and seconds of every batch, in the order in which they finish.
 
@@ -174,6 +176,7 @@ class WorkerPool:
             payload: what an actor needs to compute a batch, made when the batch is sent.
             names: the sample ids of a batch, for errors.
             check: called between two looks at the actors; raises to end the run.
+            max_fatal: number of batches that kill `MAX_DEATHS` actors each, at which the others are not computed.
 
         Raises:
             R2T2Error: the work raised one, a batch killed `MAX_DEATHS` actors, or no actor could start.
@@ -195,6 +198,8 @@ class WorkerPool:
                     yield batch, *result
                 elif self._deaths[batch.number] < MAX_DEATHS:
                     waiting.appendleft(batch)
+                else:
+                    self._check_fatal(max_fatal)
         self._check_fatal(1)
 
     def _check_fatal(self, least: int) -> None:
@@ -274,7 +279,6 @@ class WorkerPool:
                 return None
             self._fatal.append(f"{batch.part}: {names(batch)}")
             self._log(f"{self._fatal[-1]} killed {MAX_DEATHS} workers ({_one_line(error)}) and is left out")
-            self._check_fatal(MAX_FATAL)
             return None
 
     def _kill(self, actor: _Actor) -> None:
