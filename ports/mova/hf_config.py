@@ -178,7 +178,7 @@ def check_vocabulary(config: MovaConfig, files: Mapping[str, Path]) -> None:
     """
     file = files[VOCABULARY]
     try:
-        words = len(file.read_text(encoding="utf-8").splitlines())
+        words = len(file.read_text(encoding="utf-8").removesuffix("\n").split("\n"))
     except (OSError, UnicodeDecodeError) as error:
         raise R2T2Error(f"{file} cannot be read ({error})") from error
     if words > config.bert.vocab_size:

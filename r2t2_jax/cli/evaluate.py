@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -170,8 +171,9 @@ def print_dry_run(job: Job) -> None:
 
 
 def show(folder: Path) -> None:
-    """Print a complete run's tables."""
+    """Print a complete run's tables, and a warning where the untouched model answers hardly any question correctly."""
     from r2t2_jax.evaluation.benchmark import seconds_by_strategy
+    from r2t2_jax.evaluation.records import SHOWN, hardly_any, low_score_warning
     from r2t2_jax.evaluation.statistics import models_of
     from r2t2_jax.reporting.tables import strategy_table
     from r2t2_jax.runs.reading import open_run
@@ -180,4 +182,10 @@ def show(folder: Path) -> None:
     for title, summary in models_of(saved.summary, folder).items():
         seconds = seconds_by_strategy(saved.seconds_per_sample, title, list(summary["strategies"]))
         console.print(strategy_table(f"{title}: {summary['n']:,} questions", summary, seconds))
+        n, correct = summary["n"], round(summary["strategies"]["base"]["accuracy"] * summary["n"])
+        if hardly_any(correct, n):
+            rows = saved.rows.select(("model", "strategy", "prediction", "answers", "right")).to_pylist()
+            base = (row for row in rows if (row["model"], row["strategy"], row["right"]) == (title, "base", False))
+            wrong = [(row["prediction"], (row["answers"] or [""])[0]) for row in islice(base, SHOWN)]
+            log(low_score_warning(title, summary["metric"], correct, n, wrong))
     console.print(f"Wrote run.json, summary.json and rows.parquet to {folder}.", soft_wrap=True)

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import jax
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from r2t2_jax.bank.manifest import EMBEDDINGS, ROUTING, Manifest, fingerprints_of
 from r2t2_jax.bank.records import Records, StoredLeaf, as_stored, as_table, stored_leaves
@@ -25,6 +26,7 @@ from r2t2_jax.errors import R2T2Error
 from r2t2_jax.evaluation.collect_bank import collect_references, labels
 from r2t2_jax.evaluation.encode import prepare_questions
 from r2t2_jax.evaluation.question_sets import QuestionSet, sample_names
+from r2t2_jax.evaluation.records import SHOWN, hardly_any, low_score_warning
 from r2t2_jax.evaluation.setup import ModelSource
 from r2t2_jax.method.forward import stored_features
 from r2t2_jax.metrics import get_metric
@@ -40,8 +42,6 @@ from r2t2_jax.runtime.batching import prefetch
 
 COMMAND = "bank build"
 ROW_GROUP = 1 << 12  # rows of a row group of the Parquet file
-FEW = 0.05  # share of correct answers below which a wrong metric or prompt is likely
-SHOWN, SHOWN_LETTERS = 5, 60  # answers in the warning, and their length
 
 logger = logging.getLogger("r2t2")
 
@@ -325,24 +325,16 @@ def _summarize(run: Run, sets: Mapping[str, QuestionSet], config: BankConfig) ->
 
 
 def _warnings(run: Run, sets: Mapping[str, QuestionSet], summary: Mapping[str, Any]) -> Iterator[str]:
-    """A warning for each set of which fewer than `FEW` of the answers are correct, with some answers and truths."""
+    """A warning for each set of which hardly any answer is correct, with some answers and truths."""
     for name, counts in summary["sources"].items():
-        if not counts["answered"] or counts["correct"] >= FEW * counts["answered"]:
+        if not hardly_any(counts["correct"], counts["answered"]):
             continue
-        rows: list[dict[str, Any]] = []
+        wrong: list[tuple[str, str]] = []
         for batch, table in run.tables():
-            if batch.part == name and table.num_rows and len(rows) < SHOWN:
-                rows += table.select(["prediction", "answer", "correct"]).to_pylist()
-        wrong = [row for row in rows if not row["correct"]][:SHOWN]
-        pairs = "; ".join(f"{_shown(row['prediction'])} for {_shown(row['answer'])}" for row in wrong)
-        yield (
-            f"{name}: only {counts['correct']:,} of {counts['answered']:,} answers are correct by the metric "
-            f"{sets[name].metric}; check metric and prompt. Answers and right answers: {pairs}"
-        )
-
-
-def _shown(text: str) -> str:
-    return repr(text if len(text) <= SHOWN_LETTERS else f"{text[: SHOWN_LETTERS - 3]}...")
+            if batch.part == name and table.num_rows and len(wrong) < SHOWN:
+                rows = table.filter(pc.invert(table["correct"]))
+                wrong += zip(rows["prediction"].to_pylist(), rows["answer"].to_pylist(), strict=True)
+        yield low_score_warning(name, sets[name].metric, counts["correct"], counts["answered"], wrong)
 
 
 def _bank_rows(run: Run, files: Sequence[str], config: BankConfig) -> Iterator[BankRows]:

@@ -15,6 +15,33 @@ from jaxtyping import Bool, Float, Int
 from r2t2_jax.contract import Sample
 
 CORRECT = 0.5  # smallest score of a correct answer
+FEW = 0.05  # share of correct answers below which a wrong metric or prompt is likely
+SHOWN, SHOWN_LETTERS = 5, 60  # answers in a warning about few correct ones, and their length
+
+
+def hardly_any(correct: int, answered: int) -> bool:
+    """Whether so few answers are correct that metric or prompt are probably wrong."""
+    return correct < FEW * answered
+
+
+def low_score_warning(name: str, metric: str, correct: int, answered: int, wrong: Sequence[tuple[str, str]]) -> str:
+    """One line that says how few answers to a question set are correct, with some of them.
+
+    Args:
+        name: of the set.
+        metric: its name.
+        correct, answered: numbers of answers.
+        wrong: wrong answers with the right ones.
+    """
+
+    def shown(text: str) -> str:
+        return repr(text if len(text) <= SHOWN_LETTERS else f"{text[: SHOWN_LETTERS - 3]}...")
+
+    pairs = "; ".join(f"{shown(prediction)} for {shown(answer)}" for prediction, answer in wrong[:SHOWN])
+    return (
+        f"{name}: only {correct:,} of {answered:,} answers are correct by the metric {metric}; check metric and "
+        f"prompt. Answers and right answers: {pairs}"
+    )
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ the question, as in the published evaluations.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -30,6 +31,8 @@ from r2t2_jax.errors import R2T2Error
 from r2t2_jax.runtime.typed_json import parse_json
 
 VERSION = "0.5.1"
+
+logger = logging.getLogger("r2t2")
 
 
 def read(folder: Path, split: str) -> Records:
@@ -65,6 +68,8 @@ def _prompts(folder: Path, split: str) -> Mapping[tuple[str, str], tuple[str, st
     name = f"llava_textvqa_{split}_v051_ocr"
     path = next((path for ending in ("jsonl", "json") if (path := folder / f"{name}.{ending}").is_file()), None)
     if path is None:
+        if split == "val":  # the split of the published numbers
+            logger.warning("textvqa: %s has no %s.jsonl; the published prompts have its OCR tokens", folder, name)
         return {}
     if path.suffix == ".json":
         rows = list(numbered(read_json(path, list), "prompt"))
