@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from r2t2_jax.errors import R2T2Error
 from r2t2_jax.runs.atomic_io import atomic_write, remove_drafts, sync
 from r2t2_jax.runs.plan import Plan
 from r2t2_jax.runtime.typed_files import read_parquet, read_parquet_schema
