@@ -7,6 +7,7 @@ before 1.6. Its tensors may be nested under one key, such as `state_dict`.
 
 from __future__ import annotations
 
+import json
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
