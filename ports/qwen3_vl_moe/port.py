@@ -97,7 +97,7 @@ def shapes(variant: str | None, question_tokens: int | None, answer_tokens: int 
     head, settings = parse_variant(NAME, variant or "30b-a3b")
     if head in SIZES:
         config = SIZES[head]()
-        config = in_dtype(config, dtype_of(settings).get("dtype", config.decoder.dtype))
+        config = in_dtype(config, dtype_of(settings, config.decoder.dtype))
     else:
         directory = open_model_directory(head, NAME)
         config = config_from_json(Qwen3VLMoEConfig, directory.config)

@@ -64,7 +64,7 @@ class ImageLimits:
         fewest = size.get("shortest_edge", described.get("min_pixels"))
         most = size.get("longest_edge", described.get("max_pixels"))
         wanted = {"patch_size": vision.patch, "merge_size": vision.merge, "temporal_patch_size": vision.frames}
-        steps = dict.fromkeys(("do_resize", "do_rescale", "do_normalize", "do_convert_rgb"), True)
+        steps: dict[str, Any] = dict.fromkeys(("do_resize", "do_rescale", "do_normalize", "do_convert_rgb"), True)
         steps |= {"rescale_factor": 1 / 255, "resample": 3}
         problems = [
             *(f"{name} = {described.get(name)!r}, not {value}" for name, value in wanted.items()
@@ -103,7 +103,8 @@ def smart_resize(height: int, width: int, limits: ImageLimits) -> tuple[int, int
 
 def resize(image: UInt8[np.ndarray, "height width 3"], limits: ImageLimits) -> UInt8[np.ndarray, "rows columns 3"]:
     """The image at the size of `smart_resize`, by PIL's bicubic filter."""
-    rows, columns = smart_resize(*image.shape[:2], limits)
+    height, width, _ = image.shape
+    rows, columns = smart_resize(height, width, limits)
     return np.asarray(Image.fromarray(image).resize((columns, rows), Image.Resampling.BICUBIC))
 
 
@@ -216,7 +217,7 @@ class Qwen3VLMoEProcessor:
             pad_patches(self.config, np.concatenate(own) if own else None, own_grids, length)
             for own, own_grids in zip(patches, grids, strict=True)
         ]
-        return jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *rows)
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *rows)
 
     def answer_ids(self, answers: Sequence[str]) -> LMAnswer:
         """Answer tokens, end of turn included, padded on the right; every leaf has a leading axis B."""
@@ -241,4 +242,4 @@ def pad_patches(
     free = length - len(values)
     frame, *rest = (np.pad(leaf, [(0, free)] + [(0, 0)] * (leaf.ndim - 1)) for leaf in places)
     frame[len(values) :] = -1
-    return Patches(np.pad(values, [(0, free), (0, 0)]), frame, *rest)
+    return Patches(*map(jnp.asarray, (np.pad(values, [(0, free), (0, 0)]), frame, *rest)))

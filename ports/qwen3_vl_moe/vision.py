@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
@@ -155,6 +156,6 @@ def vision_leaves(ours: str, theirs: str, config: VisionConfig) -> dict[str, Lea
     return leaves
 
 
-def _flat_patch(tensor: Array) -> Array:
+def _flat_patch(tensor: np.ndarray) -> np.ndarray:
     """PyTorch's [D, 3, frames, patch, patch] weight as a kernel [patch values, D]."""
     return tensor.reshape(tensor.shape[0], -1).T

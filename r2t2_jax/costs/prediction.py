@@ -176,7 +176,7 @@ def abstract_batch(
     features, answers = None, None
     if strategy.reads_neighbor_features:
         conditioned = jax.eval_shape(partial(condition, shapes.model), shapes.params, shapes.features, shapes.answer)
-    features, answers = stack_shapes((conditioned, shapes.answer), *near)
+        features, answers = stack_shapes((conditioned, shapes.answer), *near)
     references = References(bank, features, answers, floats(*near, *spec), floats(*near))
     if points:
         atlas = {"points": floats(points, *spec), "point_losses": floats(*near, points)}

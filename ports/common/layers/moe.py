@@ -3,7 +3,7 @@
 Choosing and mixing are separate functions: `select` and `weights_at` return expert ids and combine weights, `grouped`
 and `dense` mix the experts' outputs by weights from anywhere. Tokens are rows of a matrix. Under `jax.vmap` the batch
 axes of `grouped` become more rows of the same matrix, so an expert's weights are read once for all samples, and no
-product has a batch of weights. Experts are frozen: no gradient with respect to their weights exists.
+product has a batch of weights. Experts are frozen: `grouped` has no gradient with respect to their weights.
 
 Axis letters: T rows, k chosen experts a row, E experts, D width, F width of an expert, n mapped samples.
 """
@@ -80,7 +80,6 @@ def dense(
 
     The weights scale the experts' hidden states, so that the gradient with respect to them needs no [T, E, D].
     """
-    gate_up, down = jax.lax.stop_gradient((gate_up, down))
     hidden = _activate(jnp.einsum("td,edf->tef", x, gate_up))  # [T, E, F]
     return jnp.einsum("tef,efd->td", hidden * weights.astype(hidden.dtype)[..., None], down)
 
@@ -91,10 +90,6 @@ def _activate(gate_up: Float[Array, "*T 2F"]) -> Float[Array, "*T F"]:
 
 
 @jax.custom_vjp
-def _grouped(x: Array, ids: Array, gate_up: Array, down: Array) -> Array:
-    return _forward(x, ids, gate_up, down)[0]
-
-
 def grouped(
     x: Float[Array, "T D"], ids: Int[Array, "T k"], gate_up: Float[Array, "E D 2F"], down: Float[Array, "E F D"]
 ) -> Float[Array, "T k D"]:
@@ -102,7 +97,7 @@ def grouped(
 
     Differentiable with respect to `x` only; `jax.vmap` over rows and ids adds rows.
     """
-    return _grouped(x, ids, *jax.lax.stop_gradient((gate_up, down)))
+    return _forward(x, ids, gate_up, down)[0]
 
 
 def _forward_vjp(x: Array, ids: Array, gate_up: Array, down: Array) -> tuple[Array, tuple[Array, ...]]:
@@ -115,7 +110,7 @@ def _backward_vjp(kept: tuple[Array, ...], gradient: Array) -> tuple[Array, None
     return _backward(gradient, hidden, ids, gate_up, down), None, None, None
 
 
-_grouped.defvjp(_forward_vjp, _backward_vjp)
+grouped.defvjp(_forward_vjp, _backward_vjp)
 
 
 def _as_rows(function: Any) -> Any:
@@ -162,7 +157,8 @@ def _forward(x: Array, ids: Array, gate_up: Array, down: Array) -> tuple[Array, 
     by_expert, k = _sort(ids, len(gate_up)), ids.shape[1]
     hidden = grouped_matmul(x[by_expert.order // k], gate_up, by_expert.sizes)  # [T * k, 2F]
     outputs = grouped_matmul(_activate(hidden), down, by_expert.sizes)
-    return tuple(leaf[by_expert.place].reshape(*ids.shape, -1) for leaf in (outputs, hidden))
+    outputs, hidden = (leaf[by_expert.place].reshape(*ids.shape, -1) for leaf in (outputs, hidden))
+    return outputs, hidden
 
 
 @_as_rows

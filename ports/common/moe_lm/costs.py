@@ -5,9 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
 from ports.common.layers.attention import causal_mask
@@ -56,10 +54,9 @@ def _unchanged(params: Any, inputs: Any) -> Any:
 
 @cache
 def _condition(model: RoutedLM, length: int) -> Any:
-    answer = LMAnswer(np.zeros(length, np.int32), np.ones(length, bool))  # which tokens does not change the cost
-
     def condition(params: Any, inputs: Any) -> LMConditioned:
-        return model.condition(params, model.encode(params, inputs), jax.tree.map(jnp.asarray, answer))
+        answer = LMAnswer(jnp.zeros(length, jnp.int32), jnp.ones(length, bool))  # which tokens does not change the cost
+        return model.condition(params, model.encode(params, inputs), answer)
 
     return condition
 

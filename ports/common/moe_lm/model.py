@@ -302,7 +302,7 @@ class RoutedLM:
         cache, stops = cache.padded(length + max_new_tokens), jnp.asarray(self.stop_ids, jnp.int32)
         imposed = self._imposed(routing if self.scope.answers else None, None, 1)
 
-        def unfinished(carry: tuple[Array, ...]) -> Array:
+        def unfinished(carry: Any) -> Array:
             return (carry[0] < max_new_tokens) & ~carry[1]
 
         def step(carry: Any) -> Any:

@@ -104,7 +104,8 @@ class Family:
         """The model without weights; see `shapes` of a port."""
         head, settings = parse_variant(self.name, variant or next(iter(self.sizes)))
         if head in self.sizes:
-            decoder = dataclasses.replace(self.sizes[head](), **dtype_of(settings))
+            decoder = self.sizes[head]()
+            decoder = dataclasses.replace(decoder, dtype=dtype_of(settings, decoder.dtype))
         else:
             directory = open_model_directory(head, self.name)
             decoder = with_dtype(config_from_json(LMConfig, directory.config).decoder, settings, directory)
@@ -161,21 +162,21 @@ def parse_variant(port: str, variant: str) -> tuple[str, dict[str, str]]:
     return head, settings
 
 
-def dtype_of(settings: Mapping[str, str]) -> dict[str, str]:
-    """The setting `dtype` as a change of a config.
+def dtype_of(settings: Mapping[str, str], default: str) -> str:
+    """The setting `dtype`, or the default.
 
     Raises:
         R2T2Error: it is not one of the two dtypes.
     """
     if settings.get("dtype", "float32") not in ("float32", "bfloat16"):
         raise R2T2Error(f"dtype={settings['dtype']}: choose float32 or bfloat16")
-    return {"dtype": settings["dtype"]} if "dtype" in settings else {}
+    return settings.get("dtype", default)
 
 
 def with_dtype(config: MoEDecoderConfig, settings: Mapping[str, str], directory: ModelDirectory) -> MoEDecoderConfig:
     """The config in the dtype of the setting, or else of the directory's first parameter."""
     first = next(iter(directory.parameters.values())).dtype
-    return dataclasses.replace(config, **({"dtype": first} | dtype_of(settings)))
+    return dataclasses.replace(config, dtype=dtype_of(settings, first))
 
 
 def refuse_images(name: str, scope: RoutingScope) -> None:

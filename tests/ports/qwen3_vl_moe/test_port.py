@@ -166,6 +166,7 @@ def test_costs_at_c3pos_scope_are_a_fraction_of_a_prefill():
     assert 5 * 10 * traces.step_flops(conditioned) <= 0.3 * passes.encode
     assert 16 * passes.rerouted_loss <= 0.05 * traces.once_flops(conditioned)
     assert traces.kept_bytes(conditioned) < 15e6  # bytes of a reference
+    assert traces.backward_bytes(conditioned) < 50e6  # no copy of an expert's weights
 
 
 @cache
