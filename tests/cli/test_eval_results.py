@@ -57,6 +57,11 @@ def test_another_metric_reads_question_options_and_answers(
     assert all(sample.question.startswith("What is") and len(sample.answers) == 1 for sample in samples)
 
 
+def test_a_run_records_how_answers_were_decoded(whole: Path) -> None:
+    models = json.loads((whole / "run.json").read_text())["models"]
+    assert {(model["beams"], model["max_new_tokens"]) for model in models.values()} == {(1, 2)}
+
+
 def table_of(text: str, delimiter: str = ",") -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(text), delimiter=delimiter))
 
