@@ -45,11 +45,11 @@ class QuestionSet:
 
 
 def samples_digest(samples: Sequence[Sample]) -> str:
-    """A hash of ids, questions, options, answers, categories, experts and images, in the order of the samples."""
+    """A hash of ids, questions, contexts, options, answers, categories, experts and images, in the samples' order."""
     digest = hashlib.sha256()
     for sample in samples:
         texts = (sample.id, sample.question, sample.answers, sample.options, sample.style, sample.category)
-        digest.update(repr((*texts, sample.experts)).encode())
+        digest.update(repr((*texts, sample.experts)).encode() + sample.context.encode())
         digest.update(hashlib.sha256(image_bytes(sample)).digest())
     return digest.hexdigest()[:16]
 
@@ -121,8 +121,8 @@ def read_benchmarks(
 
 
 def length(sample: Sample) -> int:
-    """Number of characters of a question and its options; benchmarks are ordered by it."""
-    return len(sample.question) + sum(map(len, sample.options))
+    """Number of characters of a question, its context and its options; benchmarks are ordered by it."""
+    return len(sample.question) + len(sample.context) + sum(map(len, sample.options))
 
 
 def _distinct(names: Sequence[str]) -> Sequence[str]:
@@ -148,7 +148,8 @@ def settings_by_set(option: str, text: str, names: Sequence[str]) -> dict[str, s
         names: of the sets.
 
     Raises:
-        R2T2Error: a value is empty, a set is unknown or named twice, or there are two values for all sets.
+        R2T2Error: a value is empty or used by no set, a set is unknown or named twice, or there are two values for all
+            sets.
     """
     values: dict[str, str] = {}
     for entry in text.split(",") if text else ():
@@ -160,6 +161,8 @@ def settings_by_set(option: str, text: str, names: Sequence[str]) -> dict[str, s
         if name in values:
             raise R2T2Error(f"{option} {text!r} has two values for {name or 'all sets'}; give one")
         values[name] = value
+    if "" in values and all(name in values for name in names):
+        raise R2T2Error(f"{option} {text!r} gives every set its own value, so {values['']!r} is for none: leave it out")
     return {name: values.get(name, values.get("")) for name in names}
 
 
@@ -184,7 +187,7 @@ def _settings(names: Sequence[str], split: str | None, metric: str, max_new_toke
     metrics = settings_by_set("--metric", metric, names)
     limits = settings_by_set("--max-new-tokens", max_new_tokens, names)
     for limit in limits.values():
-        if limit is not None and not (limit.isdecimal() and 0 < int(limit) <= LONGEST_ANSWER):
+        if limit is not None and not (limit.isdecimal() and len(limit) < 9 and 0 < int(limit) <= LONGEST_ANSWER):
             raise R2T2Error(f"--max-new-tokens {limit!r} is not a number from 1 to {LONGEST_ANSWER:,}")
     settings = {}
     for name in names:

@@ -29,6 +29,7 @@ def test_a_setting_of_all_sets_or_of_one() -> None:
         ("a,,b", "has an empty value"),
         ("a,b", "has two values for all sets"),
         ("gqa=a,gqa=b", "has two values for gqa"),
+        ("gqa=a,mme=b,own=1.jsonl=c,d", "gives every set its own value, so 'd' is for none"),
     ],
 )
 def test_settings_that_fit_no_set_are_refused(text: str, cause: str) -> None:
@@ -64,7 +65,7 @@ def test_answers_are_as_long_as_the_option_the_benchmark_or_the_port_says(files)
     assert questions.answering_port(port).max_new_tokens == 128
     assert mme.answering_port(port).max_new_tokens == 5
     assert replace(mme, max_new_tokens=7).answering_port(port).max_new_tokens == 7
-    for text in ("0", "-1", "five", "1e3", "100001"):
+    for text in ("0", "-1", "five", "1e3", "100001", "9" * 5000):
         with pytest.raises(R2T2Error, match=r"--max-new-tokens .* is not a number from 1 to 100,000"):
             read_sets(files, None, None, 0, "", "", text)
 
