@@ -13,12 +13,14 @@ import subprocess
 import threading
 import time
 import uuid
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 MARK = "R2T2_PROCESS_TREE"
 INTERVAL = 0.1  # seconds
+LOOKS = 20  # after which a process has no mark; one that has just forked has the environment of its parent
 TICKS = os.sysconf("SC_CLK_TCK")
 ROLES = (("ray::_Worker", "worker"), ("ray::", "idle Ray worker"), ("r2t2_jax.cli.main", "driver"))
 
@@ -45,13 +47,13 @@ def run_and_measure(command: Sequence[str], environment: Mapping[str, str]) -> T
     mark, seconds, stop = uuid.uuid4().hex, dict[int, tuple[str, float]](), threading.Event()
 
     def watch() -> None:
-        skipped: set[int] = set()
+        unmarked: Counter[int] = Counter()  # looks at a process without the mark
         while not stop.is_set():
             for entry in Path("/proc").iterdir():
-                if entry.name.isdigit() and (pid := int(entry.name)) not in skipped:
+                if entry.name.isdigit() and unmarked[pid := int(entry.name)] < LOOKS:
                     try:
                         if pid not in seconds and mark.encode() not in (entry / "environ").read_bytes():
-                            skipped.add(pid)
+                            unmarked[pid] += 1
                         else:
                             name = role(entry) or seconds.get(pid, ("", 0.0))[0]  # one that has ended has no name
                             seconds[pid] = name, cpu_seconds(entry)

@@ -163,7 +163,8 @@ def cluster(config: WorkerConfig) -> Iterator[Any]:
                     include_dashboard=False if config.address == LOCAL else None,
                     log_to_driver=False,
                     logging_level=logging.ERROR,
-                )
+                    _system_config={"prestart_worker_first_driver": False} if config.address == LOCAL else None,
+                )  # without prestarted processes, which actors would not use all of
         except (ConnectionError, RuntimeError, ValueError, TimeoutError, OSError) as error:
             message = " ".join(str(error).split())[:300]
             raise R2T2Error(f"cannot reach the Ray cluster {config.address!r}: {message}") from error
