@@ -143,10 +143,10 @@ def _read(path: Path, rows: list[int], dataset: str) -> list[Sample]:
         builder = tfds.builder_from_directory(path)
         (name,) = builder.info.splits
         source = builder.as_data_source(name, decoders={"image": tfds.decode.SkipDecoding()})
-        examples = source.__getitems__(rows)
-    except (OSError, ValueError, KeyError, IndexError, RuntimeError) as error:
-        raise R2T2Error(f"cannot read the prepared set {path}: {error}; remove that folder and prepare it") from error
-    return [_sample(example, dataset) for example in examples]
+        return [_sample(example, dataset) for example in source.__getitems__(rows)]
+    except Exception as error:  # TFDS, protobuf and the record files raise many types
+        reason = " ".join(str(error).split())[:200]
+        raise R2T2Error(f"cannot read the prepared set {path}: {reason}; remove that folder and prepare it") from error
 
 
 def _sample(example: Mapping[str, Any], dataset: str) -> StoredSample:

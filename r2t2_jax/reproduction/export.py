@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from r2t2_jax.reporting.formatting import signed, signed_interval
 from r2t2_jax.reporting.tables import csv_table, markdown_table
 from r2t2_jax.runs.atomic_io import atomic_write, publish_json
+from r2t2_jax.runtime.typed_json import read_json
 
 SETTINGS = {"own": "the model's own settings", "paper": "the paper's settings"}
 VERDICTS = {
@@ -36,7 +36,7 @@ def _write(text: str, draft: Path) -> None:
 
 def read_table(folder: Path, name: str) -> dict[str, Any]:
     """The result that `write_table` wrote."""
-    return json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+    return read_json(folder / f"{name}.json", dict)
 
 
 def markdown(result: Mapping[str, Any]) -> str:

@@ -61,7 +61,7 @@ def _rows(path: Path) -> Iterator[tuple[str, Any]]:
             for row in batch.to_pylist():
                 number += 1
                 yield f"row {number}", row
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise R2T2Error(f"{path}: not a Parquet file, perhaps cut off: {error}") from error
 
 
