@@ -200,7 +200,7 @@ def open_files(path: Path, whole: bool = False) -> tuple[Manifest, np.ndarray, n
         check_weights(
             str(path / ROUTING), np.asarray(arrays[1][selection]), manifest.spec, manifest.metric == AS_RECORDED
         )
-    return manifest, *arrays
+    return manifest, arrays[0], arrays[1]
 
 
 def _checked_rows(manifest: Manifest, arrays: Sequence[np.ndarray], whole: bool) -> Iterator[slice]:
