@@ -130,6 +130,42 @@ class AuxBuild:
 
 
 @dataclass(frozen=True)
+class AuxImport:
+    """Add scene graphs from a file of another program to a store of auxiliary records of MoAI.
+
+    The file has one line per sample, with names or with the fields of a result of PSGTr; ports/moai/README.md describes
+    both. No model runs. Records that the store has get the part they lack.
+
+    Example: r2t2 aux import --scene-graphs psgtr.jsonl --dataset questions.jsonl --out out/aux
+    """
+
+    scene_graphs: Path
+    """The .jsonl file of scene graphs."""
+    dataset: tuple[str, ...]
+    """Question sets whose samples the file names: prepared sets (r2t2 datasets list), or .jsonl files."""
+    out: Path
+    """Folder of the store, a new or an earlier one."""
+    split: str = ""
+    """Split of the questions; gqa=val,train is val for gqa and train for all others. Default: the first of each set."""
+    images: str = ""
+    """Image folder of the .jsonl files. Default: the folder of each file."""
+    port: str = "moai"
+    """Port whose store it is."""
+
+    def run(self) -> None:
+        """Add the scene graphs and print their number."""
+        AuxBuild(
+            self.dataset,
+            self.out,
+            models=(),
+            scene_graphs=self.scene_graphs,
+            split=self.split,
+            images=self.images,
+            port=self.port,
+        ).run()
+
+
+@dataclass(frozen=True)
 class ListDatasets:
     """List the reference sets and benchmarks with their splits, metrics and prepared data.
 

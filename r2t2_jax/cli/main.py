@@ -20,7 +20,7 @@ from typing import Any
 from r2t2_jax.cli.answer import Answer
 from r2t2_jax.cli.bank import BankAtlas, BankBuild, BankImport, BankIndex, BankInspect
 from r2t2_jax.cli.cost import Convert, Cost, FitMemory
-from r2t2_jax.cli.datasets import AuxBuild, ListDatasets, PocketScene, PrepareDataset, ShowDataset
+from r2t2_jax.cli.datasets import AuxBuild, AuxImport, ListDatasets, PocketScene, PrepareDataset, ShowDataset
 from r2t2_jax.cli.demo import Demo
 from r2t2_jax.cli.diagnose import Diagnose
 from r2t2_jax.cli.evaluate import Eval
@@ -171,6 +171,7 @@ COMMANDS: dict[str, type[Command]] = {
     "demo": Demo,  # first, since new users begin with it; the others are sorted
     "answer": Answer,
     "aux build": AuxBuild,
+    "aux import": AuxImport,
     "bank atlas": BankAtlas,
     "bank build": BankBuild,
     "bank import": BankImport,

@@ -23,6 +23,7 @@ from ports.moai.auxiliary.record import (
     Segment,
     TextLine,
     image_key,
+    predicates,
     to_row,
 )
 from ports.moai.auxiliary.verbalize import describe_segments
@@ -213,6 +214,54 @@ def test_scene_graphs_are_read_from_a_file(tmp_path):
         path.write_text(json.dumps(line | wrong), encoding="utf-8")
         with pytest.raises(R2T2Error, match="line 1"):
             SceneGraphFile.read(path)
+
+
+def psgtr_line(**changes):
+    """A result of PSGTr: two relations among a person and a horse, as in the test above."""
+    distributions = np.full((2, 57), 0.001)
+    distributions[0, 1 + predicates().index("riding")] = 0.9
+    distributions[1, [0, 1 + predicates().index("beside")]] = 0.7, 0.2  # most likely no relation: not read
+    line = {"id": "q1", "labels": [1, 18], "rel_pair_idxes": [[0, 1], [1, 0]], "rel_dists": distributions.tolist()}
+    return line | changes
+
+
+def test_results_of_psgtr_are_read_as_upstream_reads_them(tmp_path):
+    path = tmp_path / "psgtr.jsonl"
+    path.write_text(json.dumps(psgtr_line()), encoding="utf-8")
+    riding, beside = (predicates().index(name) for name in ("riding", "beside"))
+    relations = (Relation(0, 1, riding, 0.9), Relation(1, 0, beside, 0.2))
+    assert SceneGraphFile.read(path).scenes["q1"] == SceneGraph((0, 17), relations)
+    path.write_text(json.dumps(psgtr_line(rel_pair_idxes=[], rel_dists=[])), encoding="utf-8")
+    assert SceneGraphFile.read(path).scenes["q1"] == SceneGraph((0, 17), ())
+    for changes, cause in (
+        ({"labels": [0, 18]}, "'labels' must be classes from 1 to 133"),
+        ({"labels": [1, 134]}, "'labels' must be classes from 1 to 133"),
+        ({"rel_pair_idxes": [[0, 2], [1, 0]]}, "an object that is not among the 2"),
+        ({"rel_pair_idxes": [[0], [1]]}, "must be pairs"),
+        ({"rel_dists": [[0.5] * 56] * 2}, "'rel_dists' must be 2 lists of 57 finite numbers"),
+        ({"rel_dists": [["x"] * 57] * 2}, "line 1 is not a scene graph"),
+        ({"labels": {"a": 1}}, "line 1 is not a scene graph"),
+    ):
+        path.write_text(json.dumps(psgtr_line(**changes)), encoding="utf-8")
+        with pytest.raises(R2T2Error, match=cause):
+            SceneGraphFile.read(path)
+
+
+def test_import_adds_scene_graphs_to_a_store(tmp_path, monkeypatch, capsys):
+    import r2t2_jax.plugins as plugins
+
+    monkeypatch.setattr(plugins, "find", lambda group, name, kind: build.command)
+    image = np.full((4, 4, 3), 9, np.uint8)
+    Image.fromarray(image).save(tmp_path / "a.png")
+    line = {"id": "q1", "image": "a.png", "question": "?", "answers": ["A"]}
+    (tmp_path / "set.jsonl").write_text(json.dumps(line) + "\n", encoding="utf-8")
+    (tmp_path / "psgtr.jsonl").write_text(json.dumps(psgtr_line()) + "\n", encoding="utf-8")
+    arguments = ["--dataset", str(tmp_path / "set.jsonl"), "--out", str(tmp_path / "aux")]
+    assert main(["aux", "import", "--scene-graphs", str(tmp_path / "psgtr.jsonl"), *arguments]) == 0
+    assert "it has 1: segments 0, detections 0, scene 1, lines 0" in capsys.readouterr().out
+    assert CachedRecords.open(tmp_path / "aux")(image, AuxRecord(image_key(image))).scene.objects == (0, 17)
+    assert main(["aux", "import", "--scene-graphs", str(tmp_path / "set.jsonl"), *arguments]) == 2
+    assert "line 1 is not a scene graph" in capsys.readouterr().err
 
 
 def test_the_text_reader_returns_all_lines():
