@@ -110,7 +110,7 @@ def check_samples(name: str, samples: Iterable[Sample], dataset: str) -> None:
     for sample in samples:
         fault = _fault(name, sample)
         if fault:
-            raise R2T2Error(f"metric {name} {fault}: choose another metric for {dataset}, in which {sample.id!r} is so")
+            raise R2T2Error(f"metric {name} {fault}, unlike {sample.id!r} of {dataset}: choose another metric")
 
 
 def _fault(name: str, sample: Sample) -> str:

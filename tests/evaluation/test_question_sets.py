@@ -71,7 +71,7 @@ def test_answers_are_as_long_as_the_option_the_benchmark_or_the_port_says(files)
 
 
 def test_a_metric_that_cannot_score_a_set_is_refused(files) -> None:
-    with pytest.raises(R2T2Error, match=r"metric visual7w needs .* choose another metric for .*one\.jsonl"):
+    with pytest.raises(R2T2Error, match=r"metric visual7w needs .*, unlike 'x' of .*one\.jsonl: choose another"):
         read_benchmarks(files, None, None, 0, "", "visual7w")
     with pytest.raises(R2T2Error, match="metric vqa needs 10 human answers"):
         read_sets(files, None, None, 0, "", f"{files[1]}=vqa")
