@@ -110,7 +110,6 @@ def pad_to_multiple(samples: Any, divisor: int) -> Any:
     return jax.tree.map(lambda leaf: jnp.concatenate([leaf, jnp.repeat(leaf[:1], missing, axis=0)]), samples)
 
 
-T = TypeVar("T")
 EXHAUSTED = "RESOURCE_EXHAUSTED"
 
 

@@ -96,10 +96,11 @@ class Json:
             raise self.error(f"unknown field {name!r}; another version of r2t2-jax may have written it", unknown)
         if not dataclasses.is_dataclass(value):
             return value
-        complete = dataclasses.replace(value)  # type: ignore[type-var]  # msgspec leaves default values to the class
+        complete: Any = dataclasses.replace(value)  # type: ignore[type-var]  # msgspec leaves defaults to the class
         if required and (missing := _unknown_field(dataclasses.asdict(complete), content)):
             raise self.error(f"{field_name(missing)!r} is missing", missing)
-        return complete
+        result: T = complete
+        return result
 
 
 def parse_json(text: str, where: str, remedy: str = "", lines: bool = True) -> Json:
@@ -179,14 +180,15 @@ def _tokens(text: str) -> Iterator[tuple[JsonPath, str, int, bool]]:
         token = match[0]
         line += text.count("\n", position, match.start())
         position = match.start()
-        path = tuple(entry[1] for entry in opened)
+        path: JsonPath = tuple(entry[1] for entry in opened)
         if token == "," and opened:
             opened[-1][1] = None if opened[-1][0] == "{" else opened[-1][1] + 1
         elif token in "}]":
             del opened[-1:]
         elif opened and opened[-1][1] is None and token[0] == '"':
-            opened[-1][1] = json.loads(token, strict=False)
-            yield (*path[:-1], opened[-1][1]), token, line, True
+            key: str = json.loads(token, strict=False)
+            opened[-1][1] = key
+            yield (*path[:-1], key), token, line, True
         elif token not in ":,":
             yield path, token, line, False
             if token in "{[":

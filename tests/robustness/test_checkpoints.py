@@ -50,6 +50,7 @@ def test_torch_files_in_every_layout_are_read(tmp_path: Path) -> None:
         "parameters": ({"w": torch.nn.Parameter(tensor)}, {}),
         "state_dict": ({"state_dict": {"w": tensor}, "epoch": 3}, {}),
         "model": ({"model": {"w": tensor}, "optimizer": {"lr": 0.1}}, {}),
+        "float8": ({"w": tensor.to(torch.float8_e4m3fn)}, {}),
         "transposed": ({"w": torch.from_numpy(VALUES.T.copy()).T}, {}),
     }
     for name, (content, options) in layouts.items():
@@ -57,7 +58,7 @@ def test_torch_files_in_every_layout_are_read(tmp_path: Path) -> None:
         torch.save(content, tmp_path / name / "pytorch_model.bin", **options)
         checkpoint = open_checkpoint(tmp_path / name)
         assert list(checkpoint) == ["w"]
-        np.testing.assert_array_equal(checkpoint.values("w"), VALUES)
+        np.testing.assert_array_equal(np.asarray(checkpoint.weights("w"), np.float32), VALUES)
 
 
 def test_other_torch_contents_are_named(tmp_path: Path) -> None:
@@ -71,7 +72,7 @@ def test_other_torch_contents_are_named(tmp_path: Path) -> None:
         "several state dictionaries (state_dict, model)": {"state_dict": {"w": tensor}, "model": {"w": tensor}},
         "holds no tensors": {},
         "tensor 'w' is torch.sparse_coo": {"w": tensor.to_sparse()},
-        "tensor 'w' has dtype torch.float8_e4m3fn": {"w": tensor.to(torch.float8_e4m3fn)},
+        "tensor 'w' has dtype torch.float8_e5m2": {"w": tensor.to(torch.float8_e5m2)},
         "tensor 'w' has dtype torch.complex64": {"w": tensor.to(torch.complex64)},
         "tensor 'w' is on the meta device": {"w": torch.empty(2, device="meta")},
     }
@@ -140,7 +141,7 @@ def test_weights_are_finite_numbers(tmp_path: Path) -> None:
     for content, cause in ((VALUES * np.float32("nan"), "NaN or infinity"), (VALUES.astype(np.int32), "dtype int32")):
         save_file({"w": content}, tmp_path / "model.safetensors")
         with pytest.raises(R2T2Error, match=cause):
-            open_checkpoint(tmp_path).values("w")
+            open_checkpoint(tmp_path).weights("w")
 
 
 def test_configs_of_transformers_5_are_read() -> None:

@@ -246,7 +246,7 @@ def _write_checkpoint(folder: Path, parameters: Stored, checkpoint: Checkpoint, 
 def _pieces(leaf: Leaf, checkpoint: Checkpoint) -> Iterator[np.ndarray]:
     """Slices of a parameter along its first axis: a layer of a stack, or as many rows as fit into a piece."""
     for names in leaf.entries():
-        tensor = leaf.change(*(checkpoint.values(name) for name in names))
+        tensor = leaf.change(*(checkpoint.weights(name) for name in names))
         if leaf.stacked:
             tensor = tensor[None]
         elif not tensor.ndim:

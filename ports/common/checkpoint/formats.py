@@ -65,7 +65,7 @@ class Checkpoint(Mapping[str, Entry]):
     def __len__(self) -> int:
         return len(self.entries)
 
-    def values(self, name: str) -> np.ndarray:
+    def weights(self, name: str) -> np.ndarray:
         """The values of a tensor.
 
         Raises:
@@ -295,10 +295,12 @@ class _OfTorch:
 
 
 def _as_numpy(tensor: Any) -> np.ndarray:
-    """A view; NumPy has no bfloat16 of its own, and PyTorch gives it no parameters and no lazily negated views."""
+    """A view; NumPy has no bfloat16 and float8 of its own, and takes no parameters and no lazily negated views."""
     import torch
 
     tensor = tensor.detach().resolve_neg()
     if tensor.dtype == torch.bfloat16:
         return tensor.view(torch.uint16).numpy().view(ml_dtypes.bfloat16)
+    if tensor.dtype == torch.float8_e4m3fn:
+        return tensor.view(torch.uint8).numpy().view(ml_dtypes.float8_e4m3fn)
     return tensor.numpy()

@@ -241,7 +241,7 @@ def open_model(converter: Converter, kind: type[Config], path: str | Path, dtype
     leaves = converter.leaves(config)
     first = str(checkpoint[next(iter(leaves.values())).names[0]].dtype)
     config = dataclasses.replace(config, dtype=dtype or first)
-    params = assemble(leaves, checkpoint.values, converter.abstract_params(config))
+    params = assemble(leaves, checkpoint.weights, converter.abstract_params(config))
     inputs = input_files(checkpoint, described.tokenizer)
     digest = digest_of({name: sha256_of(file) for name, file in inputs.items()})
     return Opened(config, params, digest, described.folder)
