@@ -67,7 +67,9 @@ class BankBuild:
         from r2t2_jax.evaluation.setup import ModelSource, with_decoding, with_embedder
         from r2t2_jax.plugins import load
         from r2t2_jax.runs.cluster import connect
+        from r2t2_jax.runs.folder import check_folder
 
+        check_folder(self.out)
         config = BankConfig(self.limit, self.keep, self.features, self.batch_size)
         sets = read_sets(
             self.dataset, self.split, self.samples, self.seed, self.images, self.metric, self.max_new_tokens

@@ -110,7 +110,9 @@ class AuxBuild:
         from r2t2_jax.bank.manifest import Source
         from r2t2_jax.evaluation.question_sets import load_source, settings_by_set
         from r2t2_jax.plugins import find
+        from r2t2_jax.runs.atomic_io import check_can_create
 
+        check_can_create(self.out)
         build = find(GROUP, self.port, "port with auxiliary models")
         splits = settings_by_set("--split", self.split, self.dataset)
         sources = [

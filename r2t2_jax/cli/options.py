@@ -73,7 +73,7 @@ RANGES: Mapping[str, Range] = {  # by the name of the option, in every command
     "atlas_temperature": Range(0, 1e6, above=True),
     "atlas_proximal_weight": Range(0, 1e6),
 }
-OWN_CHECKS = {"Cost": ("k", "steps", "points", "references", "embedding")}  # `CostSettings` checks them
+OWN_CHECKS = {"Cost": ("k", "steps", "points", "references", "embedding")}  # too low ones: `CostSettings`
 
 
 def check_ranges(command: Any) -> None:
@@ -83,11 +83,11 @@ def check_ranges(command: Any) -> None:
         R2T2Error: a number is out of its range.
     """
     for field in dataclasses.fields(command):
-        if field.name not in RANGES or field.name in OWN_CHECKS.get(type(command).__name__, ()):
+        if field.name not in RANGES:
             continue
-        value = getattr(command, field.name)
+        value, checked = getattr(command, field.name), field.name in OWN_CHECKS.get(type(command).__name__, ())
         for number in value if isinstance(value, tuple) else (value,):
-            if isinstance(number, int | float):
+            if isinstance(number, int | float) and not (checked and number < RANGES[field.name].low):
                 RANGES[field.name].check(flag(field.name), number)
 
 

@@ -61,16 +61,21 @@ class Reproduce:
 
     def run(self) -> None:
         """Compute the missing measurements, then write and print the tables."""
+        from r2t2_jax.bank.manifest import read_manifest
         from r2t2_jax.runs.folder import check_folder
         from r2t2_jax.runtime.compilation_cache import enable_compilation_cache
 
+        check_folder(self.out)  # before anything heavy is loaded
+        if self.bank is not None:
+            read_manifest(self.bank)
+        if self.embedders is not None and not self.embedders.is_dir():
+            raise R2T2Error(f"--embedders {self.embedders} is no folder")
         config = self.cluster.config()
         if self.dry_run:
             self._print_dry_run()
             if config:
                 print(config.describe())
             return
-        check_folder(self.out)  # before anything heavy is loaded
         enable_compilation_cache()
         from rich.markdown import Markdown
 

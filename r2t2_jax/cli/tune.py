@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from r2t2_jax.cli.parsing import CLUSTER, NO_CLUSTER, Cluster, log
+from r2t2_jax.errors import R2T2Error
 from r2t2_jax.reporting.formatting import plain_console
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from r2t2_jax.contract import Port, Sample
     from r2t2_jax.evaluation.tuning_grid import Budget, HalvingRound
@@ -99,6 +100,7 @@ class Tune:
 
     def run(self) -> None:
         """Run the search, print the best settings and write the preset."""
+        from r2t2_jax.bank.manifest import read_manifest
         from r2t2_jax.evaluation.devices import local_model
         from r2t2_jax.evaluation.setup import metric_for, open_port, open_questions
         from r2t2_jax.evaluation.tune import refuse_test
@@ -113,8 +115,12 @@ class Tune:
         from r2t2_jax.methods import find_preset
         from r2t2_jax.reporting.tables import preset_lines, settings_table
         from r2t2_jax.runs.cluster import connect
-        from r2t2_jax.runs.folder import read_json
+        from r2t2_jax.runs.folder import check_folder, read_json
 
+        check_folder(self.out)
+        self._check_used(VARIED[self.strategy])
+        if self.bank is not None:
+            read_manifest(self.bank)
         budget, cluster = Budget.parse(self.budget), self.cluster.config()
         port = open_port(local_model(self.model, self.cluster.model_uri), self.embedder, self.preset)
         refuse_test(self.split, ())
@@ -142,6 +148,14 @@ class Tune:
         console.print(
             f"Wrote {self.out / 'preset.json'}: use it as --preset {self.out / 'preset.json'}", soft_wrap=True
         )
+
+    def _check_used(self, varied: Collection[str]) -> None:
+        """Refuse values of settings that the strategy does not read."""
+        for field in fields(self):
+            path = OPTIONS.get(field.name)
+            if path is not None and path not in varied and getattr(self, field.name) != field.default:
+                option = field.name.replace("_", "-")
+                raise R2T2Error(f"--strategy {self.strategy} does not read --{option}: leave it out")
 
     def _settings(self) -> dict[str, Any]:
         excluded = ("out", "max_hours", "dry_run", CLUSTER)

@@ -15,7 +15,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from r2t2_jax.errors import R2T2Error
 from r2t2_jax.runs.atomic_io import atomic_write, remove_drafts, sync
 from r2t2_jax.runs.plan import Plan
 from r2t2_jax.runtime.typed_files import read_parquet, read_parquet_schema
@@ -90,11 +89,7 @@ def row_count(path: Path) -> int:
     Raises:
         R2T2Error: the file is damaged or cannot be read.
     """
-    try:
-        return pq.read_metadata(path).num_rows
-    except (pa.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise R2T2Error(f"{path} is damaged ({reason}); delete it, and repeat the command that wrote it") from error
+    return read_parquet_schema(path, "delete the file, and repeat the command that wrote it")[1]
 
 
 def read_table(saved: Mapping[int, Path], plan: Plan, parts: Collection[str]) -> pa.Table:
