@@ -287,7 +287,7 @@ def _identities(bank: ReferenceBank) -> Iterator[tuple[str, str | None, str | No
     if isinstance(bank.records, Records):
         yield from zip(*map(bank.records.column, columns), strict=True)
     else:
-        yield from ((record.get("id"), record.get("question"), record.get("image_sha256")) for record in bank.records)
+        yield from ((record["id"], record.get("question"), record.get("image_sha256")) for record in bank.records)
 
 
 def _normalize(question: str) -> str:

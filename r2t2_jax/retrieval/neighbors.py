@@ -163,6 +163,7 @@ def _compare(selector: Selector, choice: Choice, query: Float[Array, "M"], compa
 def _select(selector: Selector, index: ExactIndex, queries: Float[Array, "B M"], keys: Key[Array, "B"]) -> Neighbors:
     def one(sample: tuple[Array, Array]) -> Neighbors:
         query, key = sample
+        assert selector.k is not None  # `select` gives every ball a size
         choice = selector.choose(index.nearest(query, selector.k), len(index), key)
         return _compare(selector, choice, query, index.embeddings[choice.compared])
 

@@ -241,7 +241,7 @@ class CachedRecords:
             R2T2Error: there is no record of the image, it lacks a part, or its map is damaged.
         """
         if (image == GRAY).all():
-            empty = {part: () for part in PARTS if part in self.makers and part != "scene"}
+            empty: dict[str, Any] = {part: () for part in PARTS if part in self.makers and part != "scene"}
             return dataclasses.replace(record, **empty)
         stored = self.rows.get(record.key)
         lacking = [part for part in self.makers if part in PARTS and stored is not None and stored[part] is None]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -116,7 +116,7 @@ def axis_names(titles: Sequence[str]) -> list[str]:
 
 def _draw_radar(labels: Sequence[str], shares: dict[str, list[float]], narrow: bool) -> Figure:
     figure = new_figure(narrow, 4.6, 4.0)
-    axes = figure.add_subplot(projection="polar")
+    axes: Any = figure.add_subplot(projection="polar")
     angles = np.linspace(0, 2 * np.pi, len(labels), endpoint=False)
     closed = np.append(angles, angles[0])
     for name, color, marker in zip(shares, (BLACK, *SERIES), ("x", *MARKERS), strict=False):

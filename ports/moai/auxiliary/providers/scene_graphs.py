@@ -82,7 +82,7 @@ def _psgtr_scene(result: Mapping[str, Any]) -> SceneGraph:
         raise ValueError(f"'rel_dists' must be {len(pairs)} lists of {len(predicates()) + 1} finite numbers")
     scores = distributions[:, 1:]
     relations = zip(pairs.tolist(), scores.argmax(axis=1).tolist(), scores.max(axis=1).tolist(), strict=True)
-    likeliest = tuple(Relation(*pair, predicate, score) for pair, predicate, score in relations)
+    likeliest = tuple(Relation(subject, object, predicate, score) for (subject, object), predicate, score in relations)
     return _checked(SceneGraph(tuple((labels - 1).tolist()), likeliest))
 
 
