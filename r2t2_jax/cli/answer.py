@@ -54,7 +54,8 @@ class Answer:
         routing = None if self.routing is None else read_routing(self.routing)
         if not self.question.strip():
             raise R2T2Error("--question is empty: ask something")
-        encoded_image(self.image, "cannot answer")
+        if self.image is not None:
+            encoded_image(self.image, "cannot answer")
         if self.strategy is not None:
             method_of(self.strategy)
         if self.bank is not None:
