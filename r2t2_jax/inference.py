@@ -129,9 +129,9 @@ def answer(
     if routing is not None:
         if strategy is not None:
             raise R2T2Error("routing weights given by hand take the place of a strategy: give one or the other")
+        weights, preset_name = _check_weights(port, routing), ""
         if preset is not None or bank is not None:
             raise R2T2Error("routing weights given by hand read neither a preset nor a bank: leave these out")
-        weights, preset_name = _check_weights(port, routing), ""
         method, references, seconds = Strategy(BY_HAND, search=FixedRouting("task")), None, 0.0
     else:
         weights, preset_name = None, preset or own_preset(port.name, port.presets)
