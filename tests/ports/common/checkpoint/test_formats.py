@@ -77,7 +77,7 @@ def refusal(source) -> str:
         {"a": {"dtype": "F32", "shape": [3], "data_offsets": [0, 8]}},  # 12 bytes
         {"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8000]}},
         {"a": {"dtype": "F32", "shape": [2**62, 2**62], "data_offsets": [0, 8]}},
-        {"a": {"dtype": "F8_E4M3", "shape": [8], "data_offsets": [0, 8]}},
+        {"a": {"dtype": "F8_E5M2", "shape": [8], "data_offsets": [0, 8]}},
         {"a": {"dtype": "X\n9", "shape": [8], "data_offsets": [0, 8]}},
     ],
 )
