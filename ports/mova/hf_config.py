@@ -23,6 +23,7 @@ from ports.common.configs import (
 from ports.common.layers.decoder import DecoderConfig
 from ports.mova.config import MovaConfig
 from r2t2_jax.errors import R2T2Error
+from r2t2_jax.runtime.typed_files import read_text
 
 OURS, TEXT_ENCODER = "r2t2", "bert-large-uncased"
 FIELDS = ConfigFields(
@@ -178,8 +179,8 @@ def check_vocabulary(config: MovaConfig, files: Mapping[str, Path]) -> None:
     """
     file = files[VOCABULARY]
     try:
-        words = len(file.read_text(encoding="utf-8").removesuffix("\n").split("\n"))
-    except (OSError, UnicodeDecodeError) as error:
+        words = len(read_text(file).removesuffix("\n").split("\n"))
+    except R2T2Error as error:
         raise R2T2Error(f"{file} cannot be read ({error})") from error
     if words > config.bert.vocab_size:
         raise R2T2Error(

@@ -27,6 +27,7 @@ from r2t2_jax.contract import Port
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.plugins import PORTS, load, registered
 from r2t2_jax.runs.atomic_io import atomic_folder
+from r2t2_jax.runtime.typed_json import parse_json
 
 DATA, MODEL = "data", "model"
 DESCRIPTION = "model.json"  # of a model directory; it has the digests of all its files
@@ -134,7 +135,8 @@ def local_model(model: str, uri: str) -> str:
 def _digest(description: bytes) -> str:
     """Of the content of a `model.json`, which has the digests of all files of the model."""
     try:
-        content = json.dumps(json.loads(description), sort_keys=True)
+        text = description.decode("utf-8-sig")
+        content = json.dumps(parse_json(text, DESCRIPTION).content, sort_keys=True)
     except ValueError as error:
         raise R2T2Error(f"--model-uri: {DESCRIPTION} is not JSON ({error})") from error
     return hashlib.sha256(content.encode()).hexdigest()[:16]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import os
@@ -21,6 +20,7 @@ from typing import Any
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.runs.fingerprint import local_devices
 from r2t2_jax.runs.interrupt import SIGNALS
+from r2t2_jax.runtime.typed_json import parse_json
 
 Log = Callable[[str], None]
 LOCAL, AUTO = "local", "auto"
@@ -74,8 +74,8 @@ class WorkerConfig:
         if workers != "auto" and not re.fullmatch(r"-?\d+", workers):
             raise R2T2Error(f"--workers {workers!r} is neither a number nor auto")
         try:
-            amounts = json.loads(resources) if resources else {"CPU": 1}
-        except ValueError as error:
+            amounts = parse_json(resources, "the text", lines=False).content if resources else {"CPU": 1}
+        except R2T2Error as error:
             raise R2T2Error(f"--worker-resources is not JSON ({error}); write for example '{{\"GPU\": 1}}'") from error
         if not isinstance(amounts, dict) or not amounts or "" in amounts:
             raise R2T2Error("--worker-resources must be a JSON object such as '{\"GPU\": 1}'")

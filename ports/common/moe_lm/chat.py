@@ -21,11 +21,12 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from ports.common.checkpoint.convert import TOKENIZER
-from ports.common.configs import read_json
+from ports.common.configs import checked_value, read_json
 from ports.common.layers.moe_decoder import MoEDecoderConfig
 from ports.common.moe_lm.model import LMAnswer, Prompt
 from r2t2_jax.contract import Sample
 from r2t2_jax.errors import R2T2Error
+from r2t2_jax.runtime.typed_files import read_text
 
 TEMPLATES = ("chat_template.jinja", "chat_template.json", "tokenizer_config.json")  # the first that has one
 CHAT_FILES = (  # that prompts and answers depend on
@@ -54,20 +55,30 @@ def read_chat(folder: Path) -> Chat:
     Raises:
         R2T2Error: no file names the token that ends a turn, or a file is damaged.
     """
-    template = None
-    for name in TEMPLATES:
-        file = folder / name
-        if template is None and file.is_file():
-            template = file.read_text("utf-8") if name.endswith(".jinja") else read_json(file).get("chat_template")
-    if isinstance(template, list):  # several by name
-        template = {entry["name"]: entry["template"] for entry in template}.get("default")
+    files = [folder / name for name in TEMPLATES if (folder / name).is_file()]
+    template = next((text for file in files if (text := _read_template(file)) is not None), None)
     for name in ("generation_config.json", "config.json"):
         if (folder / name).is_file():
             described = read_json(folder / name)
-            ids = described.get("eos_token_id", described.get("text_config", {}).get("eos_token_id"))
-            if ids is not None:
+            text_config = described.get("text_config")
+            inner = text_config.get("eos_token_id") if isinstance(text_config, dict) else None
+            ids = checked_value(name, "eos_token_id", described.get("eos_token_id", inner), int | list[int] | None)
+            if ids is not None and ids != []:
                 return Chat(template, tuple(ids) if isinstance(ids, list) else (ids,))
     raise R2T2Error(f"{folder} names no eos_token_id in generation_config.json or config.json: no answer would end")
+
+
+def _read_template(file: Path) -> str | None:
+    """The default template in a file, if it has one."""
+    if file.suffix == ".jinja":
+        return read_text(file)
+    template = read_json(file).get("chat_template")
+    if isinstance(template, list):  # several by name
+        named = [entry for entry in template if isinstance(entry, dict) and entry.get("name") == "default"]
+        template = named[0].get("template") if named else None
+    if template is not None and not isinstance(template, str):
+        raise R2T2Error(f"{file}: 'chat_template' must be a string or a list of named strings")
+    return template
 
 
 def format_question(question: str, options: Sequence[str], style: str) -> str:
@@ -134,13 +145,11 @@ class ChatTokenizer:
             R2T2Error: the template refuses the conversation, is damaged, or opens a think block that the tokenizer
                 cannot close.
         """
-        from jinja2 import TemplateError
-
         known = {"messages": messages, "add_generation_prompt": True, "enable_thinking": False, "tools": None}
         special = {f"{name}_token": self._special(f"{name}_token") for name in ("bos", "eos", "pad", "unk")}
         try:
             text = str(self._template.render({**special, **known, **settings}))
-        except (TemplateError, TypeError, ValueError) as error:
+        except Exception as error:  # a template raises what its expressions raise
             raise R2T2Error(f"the chat template of {self.folder} fails: {' '.join(str(error).split())}") from error
         return self._without_thinking(text)
 
@@ -155,7 +164,7 @@ class ChatTokenizer:
     def _special(self, name: str) -> str:
         file = self.folder / "tokenizer_config.json"
         value = read_json(file).get(name) if file.is_file() else None
-        return value.get("content", "") if isinstance(value, dict) else value or ""
+        return str(value.get("content", "") if isinstance(value, dict) else value or "")
 
     def prompt(self, content: str | list[dict[str, Any]]) -> str:
         """The text of a prompt with one user's turn."""
