@@ -11,9 +11,16 @@ from r2t2_jax.bank import build_atlas as build_atlas_module
 from r2t2_jax.bank.atlas import open_atlas
 from r2t2_jax.bank.build_atlas import AtlasPlan, build_atlas, leave_one_out
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.method.search.atlas_points import bounded
+from r2t2_jax.evaluation.collect_bank import collect_bank
+from r2t2_jax.evaluation.encode import encode_questions
+from r2t2_jax.evaluation.evaluator import evaluate
+from r2t2_jax.method.search import atlas_points
+from r2t2_jax.method.search.atlas_points import bounded, reference_shifts
+from r2t2_jax.methods import method_of
+from r2t2_jax.metrics import get_metric
 from r2t2_jax.routing import Routing
 from tests.toy import MODEL, toy_bank, toy_params, unit_vectors
+from tests.toy_port import make_samples, toy
 
 PLAN = AtlasPlan(points=5, drawn=3, choosing=20, k=3, batch=8)
 PARAMS = toy_params()
@@ -95,3 +102,39 @@ def test_nan_and_settings_below_one_are_refused(tmp_path):
 def test_more_points_than_candidates_give_all_candidates(tmp_path):
     atlas = build_atlas(MODEL, PARAMS, bank(), tmp_path / "atlas", dataclasses.replace(PLAN, points=500))
     assert len(atlas.points) == 4 + 1 + 6 + 3
+
+
+def test_shifts_follow_the_routing_of_the_references():
+    draw = np.random.default_rng(0)
+    groups = np.repeat([[[0.7, 0.2, 0.1]], [[0.1, 0.2, 0.7]]], 10, axis=0) + 0.01 * draw.normal(size=(20, 1, 3))
+    shifts = reference_shifts(groups, ["left"] * 10 + ["right"] * 10)
+    assert not shifts[0].any()
+    largest = np.abs(shifts[1:]).max(axis=(1, 2))
+    np.testing.assert_allclose(np.sort(np.unique(largest.round(4))), [1, 3])
+    boost = shifts[np.abs(shifts - np.array([[[1, 0, -1]]])).max(axis=(1, 2)).argmin()]
+    np.testing.assert_allclose(boost, [[1, 0, -1]], atol=0.1)  # of `left`, or the first principal direction
+    assert np.isfinite(reference_shifts(np.ones((2, 1, 3)) / 3, ["", ""])).all()  # all alike: only the untouched model
+
+
+def test_with_many_experts_strategies_move_by_shifts_of_the_samples_own_logits(tmp_path, monkeypatch):
+    monkeypatch.setattr(atlas_points, "LARGE", 2)
+    port, metric = toy(), get_metric("exact_match")
+    references = collect_bank(port, make_samples(60, seed=0, hinted=0.5), metric, keep_wrong=True)
+    atlas = build_atlas(port.model, port.params, references, tmp_path / "atlas", AtlasPlan(points=6, k=5, batch=20))
+    assert atlas.mode == open_atlas(tmp_path / "atlas").mode == "shift"
+    assert np.abs(atlas.points).max() > 1
+
+    def loss(shift):
+        features, answer = jax.tree.map(lambda leaf: jnp.asarray(leaf[3]), (references.features, references.answers))
+        return bounded(port.model.answer_loss(port.params, features, Routing(shift, "shift"), answer))
+
+    expected = [loss(jnp.asarray(point)) for point in atlas.points]
+    np.testing.assert_allclose(atlas.rows(np.array([3]))[0], expected, atol=0.5 / 255 + 1e-5)
+    references = dataclasses.replace(references, atlas=atlas)
+    questions = encode_questions(port, make_samples(30, seed=1, hinted=0.0))
+    chosen = {name: method_of(name) for name in ("base", "atlas", "best_fixed")}
+    base, by_neighbors, fixed = evaluate(port, references, questions, chosen, metric)
+    np.testing.assert_allclose(by_neighbors.weights.sum(axis=-1), 1, atol=1e-5)  # weights of the shifted gate
+    assert np.mean(by_neighbors.scores) > max(np.mean(base.scores), np.mean(fixed.scores))
+    with pytest.raises(R2T2Error, match="those of this bank are shifts"):
+        evaluate(port, references, questions, {"atlas_top8": method_of("atlas_top8")}, metric)

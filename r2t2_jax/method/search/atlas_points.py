@@ -94,16 +94,16 @@ def reference_shifts(
         categories: of these references; empty names are no category.
         seed: of the first centroids.
     """
-    from scipy.cluster.vq import kmeans2
+    from scipy.cluster.vq import kmeans  # slow to import, and needed only offline
 
     flat = np.asarray(routing, np.float64).reshape(len(routing), -1)  # [N, L * E]
     centered = flat - flat.mean(axis=0)
-    clusters = min(CLUSTERS, len(flat))
-    _, labels = kmeans2(centered, clusters, minit="++", seed=seed, missing="warn") if clusters > 1 else (None, [0])
-    groups = [np.asarray(labels) == label for label in np.unique(labels)]
+    distinct = np.unique(centered.round(9), axis=0)
+    starts = np.random.default_rng(seed).permutation(len(distinct))[:CLUSTERS]
+    centroids, _ = kmeans(centered, distinct[starts])  # clusters without members are dropped
     names = np.array(list(categories))
-    groups += [names == name for name in np.unique(names) if name]
-    directions = [centered[group].mean(axis=0) for group in groups]
+    means = [centered[names == name].mean(axis=0) for name in np.unique(names) if name]
+    directions = [*centroids, *means]
     _, values, principal = np.linalg.svd(centered, full_matrices=False)
     for value, direction in list(zip(values, principal, strict=True))[:DIRECTIONS]:
         if value > 1e-6 * values[0]:
