@@ -58,6 +58,7 @@ class AtlasInspection:
     """
 
     experts: tuple[str, ...]
+    mode: str
     points: int
     rows: int
     looked_at: int
@@ -97,6 +98,7 @@ def inspect_atlas(bank: ReferenceBank, k: int = 20) -> AtlasInspection:
 
     return AtlasInspection(
         experts=atlas.experts,
+        mode=atlas.mode,
         points=count,
         rows=len(bank),
         looked_at=len(rows),

@@ -126,7 +126,8 @@ def atlas_tables(atlas: AtlasInspection) -> list[tuple[str, Table]]:
         )
         for source in atlas.sources
     ]
-    header = ("source", "rows", "best weights, %", "its loss there", "of others")
+    unit = "largest shifts, % of a logit" if atlas.mode == "shift" else "best weights, %"
+    header = ("source", "rows", unit, "its loss there", "of others")
     return [
         ("Best routing by source", (header, sources)),
         ("By number of points", _accuracy_table("points G", atlas.by_points, "points")),

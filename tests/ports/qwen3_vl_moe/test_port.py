@@ -220,3 +220,83 @@ def test_bad_samples_give_one_line(directory):
         port.processor.prepare(port.params, [long])
     with pytest.raises(R2T2Error, match="2 image tokens for 1 images"):
         port.processor.prepare(port.params, [Sample("x", drawn(0), "<|image_pad|>", ())])
+
+
+def write_fp8(path, arrays):
+    """A safetensors file with FP8 tensors, which the NumPy side of safetensors does not write."""
+    kinds = {"float8_e4m3fn": "F8_E4M3", "float32": "F32", "bfloat16": "BF16"}
+    header, data = {}, b""
+    for name, leaf in arrays.items():
+        raw = np.ascontiguousarray(leaf).tobytes()
+        offsets = [len(data), len(data) + len(raw)]
+        header[name] = {"dtype": kinds[str(leaf.dtype)], "shape": list(leaf.shape), "data_offsets": offsets}
+        data += raw
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data)
+
+
+def test_per_expert_fp8_tensors_are_converted_to_their_scaled_values(tmp_path):
+    block, arrays, expected = 16, {}, {}
+    for name, leaf in tensors().items():
+        if ".mlp.experts." not in name:
+            arrays[name] = leaf.astype(ml_dtypes.bfloat16)
+            continue
+        both = np.split(leaf, 2, axis=2) if "gate_up" in name else [leaf]
+        parts = ("gate_proj", "up_proj") if "gate_up" in name else ("down_proj",)
+        layer, made = name.rsplit(".", 1)[0], []
+        for part, weights in zip(parts, both, strict=True):
+            rows = []
+            for number, weight in enumerate(weights.transpose(0, 2, 1)):  # [out, in]
+                shape = tuple(-(-size // block) for size in weight.shape)
+                scales = np.random.default_rng(number).uniform(0.5, 2, shape).astype(np.float32)
+                eight = weight.astype(ml_dtypes.float8_e4m3fn)
+                arrays[f"{layer}.{number}.{part}.weight"] = eight
+                arrays[f"{layer}.{number}.{part}.weight_scale_inv"] = scales
+                rows.append(dequantize(eight, scales, block).T)
+            made.append(np.stack(rows))
+        expected[name] = np.concatenate(made, axis=2)
+    quantized = {"quant_method": "fp8", "weight_block_size": [block, block]}
+    source = write_source(tmp_path / "source", {}, quantization_config=quantized)
+    write_fp8(source / "model.safetensors", arrays)
+    written = converter.convert(str(source), tmp_path / "model", progress=False)
+    assert written["config"]["fp8_block"] == block
+    port = load(f"{tmp_path / 'model'},layers=last2,dtype=bfloat16")
+    experts = port.params["decoder"]["layers"]["experts"]
+    for layer in range(4):
+        for own, name in (("gate_up", "gate_up_proj"), ("down", "down_proj")):
+            recorded_name = f"model.language_model.layers.{layer}.mlp.experts.{name}"
+            np.testing.assert_array_equal(np.asarray(experts[own][...])[layer], expected[recorded_name])
+
+
+@pytest.mark.slow
+def test_from_a_checkpoint_to_a_report(directory, tmp_path):
+    from PIL import Image
+
+    from r2t2_jax.cli.main import main
+    from r2t2_jax.evaluation.encode import encode_questions
+    from r2t2_jax.method.forward import generate_batch
+
+    name = f"qwen3_vl_moe:{directory},layers=last2"
+    port = load(f"{directory},layers=last2")
+    words = ("here", "there", "left", "right")
+    samples = [Sample(str(i), drawn(i), f"What is {words[i % 4]} {i % 7}?", ("?",)) for i in range(24)]
+    features = jax.tree.map(jax.numpy.asarray, encode_questions(port, samples).queries.features)
+    answers = port.processor.decode(np.asarray(generate_batch(port, features, None)))
+    lines = []
+    for i, (sample, answer) in enumerate(zip(samples, answers, strict=True)):
+        Image.fromarray(sample.image).save(tmp_path / f"{i}.png")
+        split, right = ("reference" if i < 18 else "test"), i % 3 and answer
+        line = {"id": str(i), "image": f"{i}.png", "question": sample.question, "split": split}
+        lines.append(json.dumps(line | {"answer": answer if right else "none"}))
+    questions, bank, run = tmp_path / "questions.jsonl", tmp_path / "bank", tmp_path / "run"
+    questions.write_text("\n".join(lines) + "\n")
+    for command in (
+        ["bank", "build", "--model", name, "--dataset", questions, "--split", "reference", "--features", "--out", bank],
+        ["bank", "atlas", bank, "--model", name, "--k", "4", "--points", "4"],
+        ["eval", "--model", name, "--bank", bank, "--benchmark", questions, "--split", "test",
+         "--strategy", "ngd,atlas,best_fixed", "--preset", "c3po", "--out", run],
+        ["report", run],
+    ):  # fmt: skip
+        assert main([str(part) for part in command]) in (0, None)
+    assert (run / "report.html").is_file()
