@@ -79,7 +79,7 @@ def load(variant: str | None, mesh: Mesh | None = None) -> Port:
 
 def in_dtype(config: Qwen3VLMoEConfig, dtype: str) -> Qwen3VLMoEConfig:
     """The config with parameters and activations of tower and decoder in one dtype."""
-    decoder, vision = (dataclasses.replace(part, dtype=dtype) for part in (config.decoder, config.vision))
+    decoder, vision = dataclasses.replace(config.decoder, dtype=dtype), dataclasses.replace(config.vision, dtype=dtype)
     return dataclasses.replace(config, decoder=decoder, vision=vision)
 
 
