@@ -23,8 +23,8 @@ from r2t2_jax.bank.storage import check_replaceable
 from r2t2_jax.contract import Embedder
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.routing import RoutingSpec
-from r2t2_jax.runtime.typed_files import read_bytes
-from r2t2_jax.runtime.typed_json import open_json
+from r2t2_jax.runtime.typed_files import decode_text, read_bytes
+from r2t2_jax.runtime.typed_json import parse_json
 
 FIELDS: dict[str, type | tuple[type, ...]] = {
     "id": (int, str),
@@ -61,7 +61,7 @@ def import_bank(path: Path, embedder: Embedder) -> ReferenceBank:
     """
     content = read_bytes(path)
     try:
-        entries = open_json(path).content
+        entries = parse_json(decode_text(content, str(path)), str(path)).content
     except R2T2Error as error:
         raise R2T2Error(f"{path} is not JSON: {error}") from error
     if not isinstance(entries, list) or not entries:

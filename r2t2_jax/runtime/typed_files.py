@@ -6,6 +6,7 @@ is data: nothing in it is executed, and paths in it stay below their folder (`pa
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Callable, Collection
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, TypeVar
@@ -41,26 +42,41 @@ def read_bytes(path: Path) -> bytes:
         R2T2Error: the file cannot be read.
     """
     try:
+        if not path.is_relative_to("/dev"):  # where a shell's `<(command)` is
+            check_regular(path)
         return path.read_bytes()
+    except R2T2Error:
+        raise
     except (OSError, ValueError) as error:  # ValueError: a NUL character in the name
         raise R2T2Error(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
 
 
+def check_regular(path: Path) -> None:
+    """Refuse a pipe or a device, which may block its reader for ever; raises `OSError` if there is no file."""
+    mode = path.stat().st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise R2T2Error(f"cannot read {path}: it is no regular file")
+
+
 def read_text(path: Path) -> str:
-    """The content of a UTF-8 file, without a byte order mark.
+    """The content of a UTF-8 file, without a byte order mark; raises as `read_bytes` and `decode_text`."""
+    return decode_text(read_bytes(path), str(path))
+
+
+def decode_text(content: bytes, where: str) -> str:
+    """UTF-8 text without a byte order mark.
 
     Raises:
-        R2T2Error: the file cannot be read, or is not UTF-8 text.
+        R2T2Error: the content is not UTF-8 text; the message begins with `where`.
     """
-    content = read_bytes(path)
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         if kind := content_kind(content):
-            raise R2T2Error(f"{path} is {kind}") from error
+            raise R2T2Error(f"{where} is {kind}") from error
         guess = ", perhaps UTF-16" if content.startswith((b"\xff\xfe", b"\xfe\xff")) else ""
         line = content.count(b"\n", 0, error.start) + 1
-        raise R2T2Error(f"{path}: not UTF-8 text{guess} (line {line}: {error.reason}); save it as UTF-8") from error
+        raise R2T2Error(f"{where}: not UTF-8 text{guess} (line {line}: {error.reason}); save it as UTF-8") from error
 
 
 def path_below(folder: Path, name: str, where: str) -> Path:
@@ -91,6 +107,7 @@ def open_array(
         R2T2Error: the file is missing or damaged, or has another dtype or shape.
     """
     try:
+        check_regular(path)
         array = np.lib.format.open_memmap(path, mode="r")
     except FileNotFoundError:
         raise R2T2Error(f"{path} is missing; {remedy}") from None
@@ -172,6 +189,7 @@ def _parquet(path: Path, remedy: str, read: Callable[[], T]) -> T:
     import pyarrow as pa
 
     try:
+        check_regular(path)
         return read()
     except FileNotFoundError:
         raise R2T2Error(f"{path} is missing; {remedy}") from None

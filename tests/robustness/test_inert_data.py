@@ -21,6 +21,7 @@ from r2t2_jax.reporting.formatting import plain_console
 from r2t2_jax.reporting.page import anchor, render_template
 from r2t2_jax.reporting.style import FigureSpec, new_figure, render_figure, shared_style
 from r2t2_jax.reporting.tables import csv_table, latex_table, markdown_table
+from r2t2_jax.runtime.typed_files import open_array, read_parquet, read_text
 
 POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 100 100\n(hello) print\n"
 SCRIPT = '"><script>alert(1)</script>'
@@ -68,6 +69,17 @@ def test_only_regular_files_are_opened(tmp_path: Path) -> None:
     assert "no regular file" in refusal(tmp_path)
     assert "cannot read image" in refusal(tmp_path / "a\0b.png")
     assert "it does not exist" in refusal(tmp_path / "none.png")
+
+
+def test_pipes_in_place_of_other_files_are_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for read in (
+        read_text,
+        lambda path: open_array(path, ("float32",), (3,), "make it again"),
+        lambda path: read_parquet(path, "make it again"),
+    ):
+        with pytest.raises(R2T2Error, match="no regular file"):
+            read(tmp_path / "pipe")
 
 
 def test_sizes_are_known_before_anything_is_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
