@@ -161,10 +161,11 @@ def _compare(selector: Selector, choice: Choice, query: Float[Array, "M"], compa
 # A matrix product over the batch may round a row differently with the number of rows; lax.map does not.
 @jax.jit
 def _select(selector: Selector, index: ExactIndex, queries: Float[Array, "B M"], keys: Key[Array, "B"]) -> Neighbors:
+    size = selector.k or min(SMALLEST_BALL, len(index))  # `select` gives every ball a size
+
     def one(sample: tuple[Array, Array]) -> Neighbors:
         query, key = sample
-        assert selector.k is not None  # `select` gives every ball a size
-        choice = selector.choose(index.nearest(query, selector.k), len(index), key)
+        choice = selector.choose(index.nearest(query, size), len(index), key)
         return _compare(selector, choice, query, index.embeddings[choice.compared])
 
     return jax.lax.map(one, (queries, keys))
