@@ -49,14 +49,22 @@ class Chat:
     stop_ids: tuple[int, ...]
 
 
+def read_template(folder: Path) -> str | None:
+    """The chat template of a checkpoint's folder, if it has one.
+
+    Raises:
+        R2T2Error: a file is damaged.
+    """
+    files = [folder / name for name in TEMPLATES if (folder / name).is_file()]
+    return next((text for file in files if (text := _read_template(file)) is not None), None)
+
+
 def read_chat(folder: Path) -> Chat:
     """Template and stop tokens of a checkpoint's folder.
 
     Raises:
         R2T2Error: no file names the token that ends a turn, or a file is damaged.
     """
-    files = [folder / name for name in TEMPLATES if (folder / name).is_file()]
-    template = next((text for file in files if (text := _read_template(file)) is not None), None)
     for name in ("generation_config.json", "config.json"):
         if (folder / name).is_file():
             described = read_json(folder / name)
@@ -64,7 +72,7 @@ def read_chat(folder: Path) -> Chat:
             inner = text_config.get("eos_token_id") if isinstance(text_config, dict) else None
             ids = checked_value(name, "eos_token_id", described.get("eos_token_id", inner), int | list[int] | None)
             if ids is not None and ids != []:
-                return Chat(template, tuple(ids) if isinstance(ids, list) else (ids,))
+                return Chat(read_template(folder), tuple(ids) if isinstance(ids, list) else (ids,))
     raise R2T2Error(f"{folder} names no eos_token_id in generation_config.json or config.json: no answer would end")
 
 
@@ -115,7 +123,7 @@ class ChatTokenizer:
         """
         if not (folder / "tokenizer.json").is_file():
             raise R2T2Error(f"{folder} has no tokenizer.json; convert the model again from a folder that has one")
-        return cls(folder, Chat(read_chat(folder).template, stop_ids))
+        return cls(folder, Chat(read_template(folder), stop_ids))
 
     @cached_property
     def tokenizer(self) -> Any:
