@@ -71,7 +71,7 @@ def fetch_weights(source: str | Path, folders: Sequence[str] = (".",)) -> None:
             return
 
 
-def _download(name: str, **patterns: list[str]) -> Path:
+def _download(name: str, allow_patterns: list[str], ignore_patterns: list[str] | None = None) -> Path:
     try:
         from huggingface_hub import snapshot_download
     except ImportError as error:
@@ -79,7 +79,7 @@ def _download(name: str, **patterns: list[str]) -> Path:
             f"no folder {name}; to fetch it as a hub id install the extra: pip install 'r2t2-jax[convert]'"
         ) from error
     try:
-        return Path(snapshot_download(name, **patterns))
+        return Path(snapshot_download(name, allow_patterns=allow_patterns, ignore_patterns=ignore_patterns))
     except (OSError, ValueError, RuntimeError) as error:  # what the hub's client raises descends from these
         reason = str(error).strip().partition("\n")[0]
         raise R2T2Error(f"no folder {name}, and the hub does not give a model of that id: {reason}") from error
