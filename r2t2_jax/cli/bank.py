@@ -63,6 +63,7 @@ class BankBuild:
         """Build the bank and print its numbers."""
         from r2t2_jax.evaluation.build_bank import BankConfig, bank_plan, build_bank
         from r2t2_jax.evaluation.devices import local_model
+        from r2t2_jax.evaluation.encode import note_of_long_questions
         from r2t2_jax.evaluation.question_sets import read_sets
         from r2t2_jax.evaluation.setup import ModelSource, with_decoding, with_embedder
         from r2t2_jax.plugins import load
@@ -81,6 +82,9 @@ class BankBuild:
             if self.dry_run:
                 print_plan(port, bank_plan(sets, config), "questions", cluster)
                 return
+            for questions in sets.values():
+                if note := note_of_long_questions(port, questions.samples):
+                    log(note)
             source = ModelSource.of(workers, port, self.model, self.embedder) if workers else None
             settings = command_settings(self)
             summary = build_bank(self.out, port, sets, config, settings, self.max_hours, log, workers, source)

@@ -129,9 +129,13 @@ class Eval:
 
     def _compute(self, job: Job, workers: Workers | None) -> None:
         """Compute and save what is missing, in this process or on workers, and write the summary."""
+        from r2t2_jax.evaluation.encode import note_of_long_questions
         from r2t2_jax.evaluation.setup import ModelSource
         from r2t2_jax.runs.run import Run
 
+        for questions in job.benchmarks.values():
+            if note := note_of_long_questions(job.port, questions.samples):
+                log(note)
         with Run.open(self.out, "eval", command_settings(self), job.plan, job.depends, self.max_hours) as run:
             if run.complete:
                 if not (self.out / "rows.parquet").exists():

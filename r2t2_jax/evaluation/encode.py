@@ -69,6 +69,15 @@ def prepare_questions(port: Port, samples: Sequence[Sample], texts: Sequence[str
     return PreparedQuestions(tuple(samples), inputs, embeddings)
 
 
+def note_of_long_questions(port: Port, samples: Sequence[Sample]) -> str:
+    """A line about questions that the model's processor truncates; empty if all fit, or if it cannot tell (`fits`)."""
+    fits = getattr(port.processor, "fits", lambda question: True)
+    long = [sample.id for sample in samples if not fits(sample.question)]
+    if not long:
+        return ""
+    return f"{len(long):,} of {len(samples):,} questions are too long for {port.name} and are cut, first {long[0]!r}"
+
+
 def encode_prepared(
     port: Port, prepared: PreparedQuestions, batch_size: int, progress: tqdm, threads: int = 1, vmap_size: int = 1
 ) -> EncodedQuestions:

@@ -1,5 +1,6 @@
 """Standard output and errors that print anywhere, SIGTERM, complete runs that were damaged, and full disks."""
 
+import dataclasses
 import os
 import resource
 import shutil
@@ -159,3 +160,17 @@ def can_mount() -> bool:
 @pytest.mark.parametrize("name", ["bank", "atlas"])
 def test_a_full_disk_of_any_size_leaves_nothing_and_names_the_target(name: str, tmp_path: Path) -> None:
     assert 1 <= fill(["unshare", "-rm"], name, tmp_path, "disk") < 100
+
+
+def test_questions_that_the_model_truncates_are_counted() -> None:
+    from r2t2_jax.evaluation.encode import note_of_long_questions
+    from r2t2_jax.plugins import load
+    from tests.toy_port import make_samples
+
+    samples = make_samples(3, seed=0, hinted=0.5)
+    assert note_of_long_questions(load("tests.toy_port:toy"), samples) == ""  # its processor cannot tell
+    port = load("pocket:narrow")
+    long = dataclasses.replace(samples[1], id="long", question="what color is the circle ? " * 500)
+    short = dataclasses.replace(samples[0], question="what color is the circle ?")
+    note = note_of_long_questions(port, [short, long])
+    assert note == "1 of 2 questions are too long for pocket:narrow and are cut, first 'long'"
