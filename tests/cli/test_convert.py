@@ -30,7 +30,8 @@ def fails(capsys, arguments: list[str]) -> str:
 
 def test_an_unknown_model_lists_the_known_ones(capsys, tmp_path):
     error = fails(capsys, ["gpt", "x", str(tmp_path / "model")])
-    assert error == ("r2t2: unknown model to convert 'gpt'; known: gte_qwen2, minilm, moai, mova, nv_embed, stella\n")
+    known = "gte_qwen2, minilm, moai, mova, nv_embed, olmoe, qwen3_moe, qwen3_vl_moe, stella"
+    assert error == f"r2t2: unknown model to convert 'gpt'; known: {known}\n"
 
 
 def damage_truncated(source):
@@ -47,7 +48,7 @@ def damage_config(source):
 def damage_unknown_field(source):
     described = json.loads((source / "config.json").read_text())
     (source / "config.json").write_text(json.dumps(described | {"rope_kind": "new"}))
-    return "unknown field rope_kind"
+    return "rope_kind"
 
 
 def damage_depth(source):
@@ -61,11 +62,17 @@ def damage_index(source):
     return "names files that are not there"
 
 
-@pytest.mark.parametrize("damage", [damage_truncated, damage_config, damage_unknown_field, damage_depth, damage_index])
+@pytest.mark.parametrize("damage", [damage_truncated, damage_config, damage_depth, damage_index])
 def test_a_damaged_source_is_one_line_and_leaves_no_files(capsys, source, damage):
     expected = damage(source)
     error = fails(capsys, ["gte_qwen2", str(source), str(source.parent / "model")])
     assert expected in error
+    assert [path.name for path in source.parent.iterdir()] == ["source"]
+
+
+def test_an_unknown_field_is_refused_by_strict_conversion(capsys, source):
+    expected = damage_unknown_field(source)
+    assert expected in fails(capsys, ["gte_qwen2", str(source), str(source.parent / "model"), "--strict"])
     assert [path.name for path in source.parent.iterdir()] == ["source"]
 
 
