@@ -219,7 +219,7 @@ def test_a_killed_driver_resumes_to_the_same_bytes(address: str, pocket: Path, t
         (["--ray", "local", "--worker-resources", "{}"], "--worker-resources must be a JSON object"),
         (["--ray", "local", "--worker-resources", '{"GPU": 0}'], "GPU must be a positive number, not 0"),
         (["--ray", "local", "--worker-resources", '{"GPU": "1"}'], "GPU must be a positive number, not '1'"),
-        (["--ray", "local", "--worker-resources", '{"GPU": NaN}'], "GPU must be a positive number, not nan"),
+        (["--ray", "local", "--worker-resources", '{"GPU": NaN}'], "'GPU' is NaN"),
         (["--ray", "local", "--worker-resources", '{"GPU": 1.5}'], "GPU above 1 must be a whole number, not 1.5"),
         (["--ray", "127.0.0.1:1"], "cannot reach the Ray cluster '127.0.0.1:1': Connection refused"),
         (["--ray", "locall"], "--ray 'locall' is no address: give local, auto, or HOST:PORT"),

@@ -40,6 +40,7 @@ NAMES = [
     "memo",
     "tpt",
     "deyo",
+    "cotta",
     "rewiring",
     "cma_es",
     "active_experts",
