@@ -73,7 +73,10 @@ RANGES: Mapping[str, Range] = {  # by the name of the option, in every command
     "atlas_temperature": Range(0, 1e6, above=True),
     "atlas_proximal_weight": Range(0, 1e6),
 }
-OWN_CHECKS = {"Cost": ("k", "steps", "points", "references", "embedding")}  # too low ones: `CostSettings`
+OWN_CHECKS = {  # by command: options whose smallest value its settings check, before a model is loaded
+    "Cost": ("k", "steps", "points", "references", "embedding"),
+    "BankBuild": ("limit",),
+}
 
 
 def check_ranges(command: Any) -> None:
