@@ -21,7 +21,7 @@ from ports.moai.costs import costs
 from ports.moai.model import MoAIModel
 from ports.moai.modeling import abstract, fake_inputs
 from r2t2_jax.contract import CAPTION_PROMPTS, CaptionModel, ModelShapes, Port
-from r2t2_jax.errors import R2T2Error
+from r2t2_jax.errors import R2T2Error, R2T2Warning
 
 RULES = (  # whole paths, and which axis of the leaf is sharded, counted from the end
     (r"(plain|mixed)/(qkv_proj|gate_proj|up_proj)/(main|image|lora_b)/kernel", -1),
@@ -113,6 +113,7 @@ def _records(folders: Sequence[str]) -> CachedRecords | None:
         warnings.warn(
             "MoAI runs without auxiliary inputs (segments, detections, scene graph, text), and it was trained with "
             "them: make them by r2t2 aux build and load moai:DIR,aux=FOLDER; aux=none runs without this warning",
+            R2T2Warning,
             stacklevel=3,
         )
     return CachedRecords.open(*map(Path, folders)) if folders and tuple(folders) != ("none",) else None

@@ -29,7 +29,7 @@ from r2t2_jax.cli.parsing import Command, parse
 from r2t2_jax.cli.reproduce import Reproduce
 from r2t2_jax.cli.runs import Export, Report, Results, Score
 from r2t2_jax.cli.tune import Tune
-from r2t2_jax.errors import R2T2Error
+from r2t2_jax.errors import R2T2Error, R2T2Warning
 from r2t2_jax.runs.interrupt import RunInterrupted
 
 FAILED, INTERRUPTED, PIPE_CLOSED, TERMINATED = 2, 130, 141, 143  # the codes of shells for SIGINT, SIGPIPE, SIGTERM
@@ -210,6 +210,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with printable_output(), _sigterm_as_exception(), warnings.catch_warnings():
         if not debug and not sys.warnoptions:
             warnings.simplefilter("ignore")  # of libraries, about their own code
+            warnings.filterwarnings("default", category=R2T2Warning)
+            warnings.showwarning = lambda message, *_: print(f"r2t2: {message}", file=sys.stderr)
         try:
             try:
                 command = parse(COMMANDS, words)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from jax.sharding import PartitionSpec
+from PIL import Image
 
 from ports.common.checkpoint.mapping import check, from_manifest, named
 from ports.moai.auxiliary.build import build_records
@@ -18,6 +19,7 @@ from ports.moai.config import MoAIConfig
 from ports.moai.modeling import abstract, count_parameters
 from ports.moai.params import IGNORED, converter, leaves, resize_grid, resize_positions
 from ports.moai.port import load, shapes, shardings
+from r2t2_jax.cli.main import main
 from r2t2_jax.contract import Sample
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.plugins import load as load_port
@@ -158,3 +160,14 @@ def test_shapes_of_the_full_model_need_no_memory():
     assert model_shapes.features.stream.shape == (1225 + 40, 4096) and model_shapes.answer.tokens.shape == (3,)
     assert nnx.merge(model_shapes.model.graph, model_shapes.params).embed_tokens.shape == (92545, 4096)
     assert shapes("tiny", None, None).model.config == dataclasses.replace(CONFIG, remat="attention")
+
+
+def test_the_command_line_prints_the_warning_once_in_one_line(checkpoint, tmp_path, capsys):
+    """A warning of ours is shown where those of libraries are not."""
+    converter.convert(str(checkpoint[0]), tmp_path / "moai", progress=False)
+    (tmp_path / "a.jsonl").write_text('{"id": "1", "image": "a.png", "question": "?", "answer": "x"}\n')
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+    words = ["eval", "--model", str(tmp_path / "moai"), "--benchmark", str(tmp_path / "a.jsonl"), "--strategy", "ngd"]
+    assert main([*words, "--out", str(tmp_path / "run")]) == 2  # it needs a bank
+    lines = [line for line in capsys.readouterr().err.splitlines() if "without auxiliary inputs" in line]
+    assert len(lines) == 1 and lines[0].startswith("r2t2: MoAI runs without auxiliary inputs")
