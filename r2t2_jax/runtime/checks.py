@@ -91,16 +91,18 @@ def check_routing(name: str, spec: RoutingSpec, routing: Any, support: Any | Non
 def check_weights(name: str, routing: Any, spec: RoutingSpec | None, as_recorded: bool = False) -> None:
     """Refuse stored routing weights [rows, L, E] that are not finite or, of a known structure, no shares.
 
-    With a `spec`, weights lie in 0..1, are not all zero, and those of a group sum to at most one: experts of a group
-    compete, and a gate may keep only the largest shares without normalizing them again. `as_recorded` permits groups
-    with larger sums, for weights whose groups are not known.
+    With a `spec`, weights lie in 0..1, are not all zero in a single layer, and those of a group sum to at most one:
+    experts of a group compete, and a gate may keep only the largest shares without normalizing them again. A row of
+    zeros in every layer is a sample for which the model chose no expert, as MoVA may. `as_recorded` permits groups with
+    larger sums, for weights whose groups are not known.
     """
     check_finite(name, routing)
     if spec is None:
         return
     weights = np.asarray(routing, np.float32)
     sums = np.stack([weights[..., list(group)].sum(axis=-1) for group in spec.groups], axis=-1)  # [rows, L, groups]
-    wrong = (weights < 0).any(axis=-1) | (weights > 1 + UNIT_TOLERANCE).any(axis=-1) | (sums.sum(axis=-1) <= 0)
+    chosen = weights.any(axis=(1, 2))[:, None]  # [rows, 1]
+    wrong = (weights < 0).any(axis=-1) | (weights > 1 + UNIT_TOLERANCE).any(axis=-1) | (chosen & (sums.sum(-1) <= 0))
     if not as_recorded:
         wrong |= (sums > 1 + UNIT_TOLERANCE).any(axis=-1)
     if wrong.any():

@@ -18,6 +18,8 @@ from r2t2_jax.bank.storage import open_files
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.method.kernels import Gaussian
 from r2t2_jax.retrieval.neighbors import Neighbors
+from r2t2_jax.routing import RoutingSpec
+from r2t2_jax.runtime.checks import check_weights
 from tests.toy import MODEL, toy_bank
 
 RIGHT = np.arange(12) % 3 != 1
@@ -227,3 +229,11 @@ def test_a_failed_save_leaves_the_earlier_bank(path, monkeypatch):
         described(7, seed=2).save(path)
     assert len(ReferenceBank.open(path)) == 12
     assert [file.name for file in path.parent.iterdir()] == ["bank"]
+
+
+def test_a_sample_without_a_chosen_expert_has_weights_of_zero() -> None:
+    """In every layer; zeros in a single layer are no weights of a model."""
+    spec = RoutingSpec(("left", "right"), 2)
+    check_weights("routing.npy", np.zeros((1, 2, 2)), spec)
+    with pytest.raises(R2T2Error, match="all zero .* in row 1, layer 0"):
+        check_weights("routing.npy", np.array([np.zeros((2, 2)), [[0, 0], [0.5, 0.5]]]), spec)
