@@ -235,5 +235,5 @@ def test_a_sample_without_a_chosen_expert_has_weights_of_zero() -> None:
     """In every layer; zeros in a single layer are no weights of a model."""
     spec = RoutingSpec(("left", "right"), 2)
     check_weights("routing.npy", np.zeros((1, 2, 2)), spec)
-    with pytest.raises(R2T2Error, match="all zero .* in row 1, layer 0"):
+    with pytest.raises(R2T2Error, match=r"all zero .* in row 1, layer 0"):
         check_weights("routing.npy", np.array([np.zeros((2, 2)), [[0, 0], [0.5, 0.5]]]), spec)
