@@ -16,6 +16,7 @@ from ports.common.moe_lm.config import routing_scope
 from ports.common.moe_lm.port import (
     MAX_NEW_TOKENS,
     RULES,
+    buckets,
     dtype_of,
     fake_prompt,
     fingerprint,
@@ -69,7 +70,7 @@ def load(variant: str | None, mesh: Mesh | None = None) -> Port:
         name=f"{NAME}:{variant}",
         model=Qwen3VLMoEModel(config.decoder, scope, config.stop_ids, graph),
         params=restore(directory, abstract_params),
-        processor=Qwen3VLMoEProcessor(config, tokenizer, limits, needs_image=scope.scope == "image"),
+        processor=Qwen3VLMoEProcessor(config, tokenizer, limits, *buckets(settings), scope.scope == "image"),
         embedder=default_embedder(),
         fingerprint=fingerprint(NAME, directory, config.decoder, scope),
         max_new_tokens=MAX_NEW_TOKENS,

@@ -32,7 +32,7 @@ from r2t2_jax.contract import Sample
 from r2t2_jax.errors import R2T2Error
 
 MAX_RATIO = 200  # of the sides of an image
-TOKEN_BUCKET, PATCH_BUCKET = 64, 256
+PATCH_BUCKET = 256
 FILE = "preprocessor_config.json"
 
 
@@ -130,11 +130,15 @@ class Qwen3VLMoEProcessor:
         config: of the model.
         tokenizer: with the checkpoint's chat template.
         limits: of images.
+        prompt_bucket, answer_bucket: prompts and answers are padded to multiples of these numbers of tokens.
+        needs_image: refuse samples without an image.
     """
 
     config: Qwen3VLMoEConfig
     tokenizer: ChatTokenizer
     limits: ImageLimits
+    prompt_bucket: int = 64
+    answer_bucket: int = 4
     needs_image: bool = False
 
     @property
@@ -202,7 +206,7 @@ class Qwen3VLMoEProcessor:
         return expanded
 
     def _prompt(self, rows: Sequence[list[int]], grids: Sequence[Sequence[Grid]]) -> Prompt:
-        tokens, mask = pad_left(rows, TOKEN_BUCKET)
+        tokens, mask = pad_left(rows, self.prompt_bucket)
         positions, following = np.zeros((len(rows), 3, tokens.shape[1]), np.int32), np.zeros(len(rows), np.int32)
         visual = (tokens == self.config.image_token) & mask
         for row, own in enumerate(grids):
@@ -221,7 +225,7 @@ class Qwen3VLMoEProcessor:
 
     def answer_ids(self, answers: Sequence[str]) -> LMAnswer:
         """Answer tokens, end of turn included, padded on the right; every leaf has a leading axis B."""
-        return pad_answers([self.tokenizer.answer(answer) for answer in answers])
+        return pad_answers([self.tokenizer.answer(answer) for answer in answers], self.answer_bucket)
 
     def decode(self, tokens: Int[np.ndarray, "B A"]) -> list[str]:
         """Generated tokens to text."""

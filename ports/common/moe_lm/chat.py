@@ -38,7 +38,6 @@ INSTRUCTIONS = {
     "plain": "",
 }
 THINK, END_OF_THINKING = "<think>", "</think>"
-TEXT_BUCKET, ANSWER_BUCKET = 32, 4
 
 
 @dataclass(frozen=True)
@@ -207,10 +206,15 @@ def _refuse(message: str) -> None:
 
 @dataclass(frozen=True)
 class TextProcessor:
-    """Text-only samples to inputs, answers to tokens, and tokens to answers."""
+    """Text-only samples to inputs, answers to tokens, and tokens to answers.
+
+    Prompts and answers are padded to multiples of `prompt_bucket` and `answer_bucket` tokens.
+    """
 
     config: MoEDecoderConfig
     tokenizer: ChatTokenizer
+    prompt_bucket: int
+    answer_bucket: int
 
     def prepare(self, params: Any, samples: Sequence[Sample]) -> Prompt:
         """Prompts, padded on the left; every leaf has a leading axis B.
@@ -226,7 +230,7 @@ class TextProcessor:
             for s in samples
         ]
         check_length(samples, rows, self.config.max_positions)
-        tokens, mask = pad_left(rows, TEXT_BUCKET)
+        tokens, mask = pad_left(rows, self.prompt_bucket)
         own = np.maximum(np.cumsum(mask, axis=1) - 1, 0)  # [B, T]
         positions = np.broadcast_to(own[:, None], (len(rows), 3, own.shape[1]))
         lengths = np.array([len(row) for row in rows], np.int32)
@@ -235,16 +239,16 @@ class TextProcessor:
 
     def answer_ids(self, answers: Sequence[str]) -> LMAnswer:
         """Answer tokens, end of turn included, padded on the right; every leaf has a leading axis B."""
-        return pad_answers([self.tokenizer.answer(answer) for answer in answers])
+        return pad_answers([self.tokenizer.answer(answer) for answer in answers], self.answer_bucket)
 
     def decode(self, tokens: Int[np.ndarray, "B A"]) -> list[str]:
         """Generated tokens to text."""
         return [self.tokenizer.decode(row) for row in np.asarray(tokens).tolist()]
 
 
-def pad_answers(rows: Sequence[Sequence[int]]) -> LMAnswer:
-    """Answer tokens padded on the right to a multiple of `ANSWER_BUCKET`."""
-    length = -(-max(map(len, rows)) // ANSWER_BUCKET) * ANSWER_BUCKET
+def pad_answers(rows: Sequence[Sequence[int]], step: int) -> LMAnswer:
+    """Answer tokens padded on the right to a multiple of `step`."""
+    length = -(-max(map(len, rows)) // step) * step
     tokens = np.zeros((len(rows), length), np.int32)
     for row, ids in zip(tokens, rows, strict=True):
         row[: len(ids)] = ids

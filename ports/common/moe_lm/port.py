@@ -1,7 +1,9 @@
 """Ports of routed language models: settings of a variant, weights of a model directory, shapes, sharding, conversion.
 
 A variant is `DIR` or the name of a size, followed by settings: `layers=last5|all|8-20|43,45`,
-`scope=last_prompt|prompt|image|text|all`, `core_experts=20|all`, `dtype=float32|bfloat16`.
+`scope=last_prompt|prompt|image|text|all`, `core_experts=20|all`, `dtype=float32|bfloat16`, `prompt_bucket=64`,
+`answer_bucket=4`. Buckets change no result; one that is as long as the longest prompt gives all features one shape,
+which a bank needs to store them.
 """
 
 from __future__ import annotations
@@ -34,7 +36,10 @@ SETTINGS = {
     "scope": "last_prompt|prompt|image|text|all",
     "core_experts": "20|all",
     "dtype": "float32|bfloat16",
+    "prompt_bucket": "64",
+    "answer_bucket": "4",
 }
+BUCKETS = {"prompt_bucket": 64, "answer_bucket": 4}
 QUESTION_TOKENS, ANSWER_TOKENS, MAX_NEW_TOKENS = 256, 2, 16
 RULES = (  # of the decoder: whole paths, and which axis of the leaf is sharded, counted from the end
     (r"(decoder/)?layers/experts/(gate_up|down)", -3),  # the experts
@@ -93,7 +98,7 @@ class Family:
             name=f"{self.name}:{variant}",
             model=RoutedLM(decoder, scope, config.stop_ids, graph),
             params=params,
-            processor=TextProcessor(decoder, tokenizer),
+            processor=TextProcessor(decoder, tokenizer, *buckets(settings)),
             embedder=default_embedder(),
             fingerprint=fingerprint(self.name, directory, decoder, scope),
             max_new_tokens=MAX_NEW_TOKENS,
@@ -160,6 +165,20 @@ def parse_variant(port: str, variant: str) -> tuple[str, dict[str, str]]:
             raise R2T2Error(f"{port} has no setting {piece!r}; known settings: {known}")
         settings[name] = value
     return head, settings
+
+
+def buckets(settings: Mapping[str, str]) -> tuple[int, int]:
+    """The multiples of tokens to which prompts and answers are padded: settings `prompt_bucket` and `answer_bucket`.
+
+    Raises:
+        R2T2Error: one is no positive number.
+    """
+    chosen = {name: settings.get(name, str(size)) for name, size in BUCKETS.items()}
+    for name, value in chosen.items():
+        if not (value.isdecimal() and int(value)):
+            raise R2T2Error(f"{name}={value} is no number of tokens; give a positive one, such as {BUCKETS[name]}")
+    prompt, answer = (int(value) for value in chosen.values())
+    return prompt, answer
 
 
 def dtype_of(settings: Mapping[str, str], default: str) -> str:

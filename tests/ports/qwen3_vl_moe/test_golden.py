@@ -8,6 +8,7 @@ from flax import nnx
 
 from ports.common.layers.attention import causal_mask
 from ports.qwen3_vl_moe.geometry import mrope_positions, patch_places
+from tests.compile_counts import quick_jit
 from tests.goldens import find_goldens
 from tests.ports.qwen3_vl_moe.recorded import (
     patches_of,
@@ -61,7 +62,7 @@ def test_the_tower_gives_the_recorded_states(path):
     length, merge = max(len(pixels) for _, pixels, _ in cases), golden.config.vision.merge**2
     batch = stacked([patches_of(golden, pixels, grids, length) for _, pixels, grids in cases])
 
-    @jax.jit
+    @quick_jit
     def run(params, batch):
         tower = nnx.merge(golden.graph, params).visual
         return jax.vmap(lambda patches: (tower.embed(patches), *tower.run(patches, record=True)))(batch)
@@ -98,7 +99,7 @@ def test_states_router_and_logits_are_the_recorded_ones(path):
         ]
     )
 
-    @jax.jit
+    @quick_jit
     def run(params, batch):
         def sample(inputs):
             prompt, x, added = model.embed(params, inputs)
@@ -143,7 +144,7 @@ def test_the_prompt_state_and_greedy_tokens_are_the_recorded_ones(path):
     inputs = prompt_inputs(golden, sets, max(lengths), pixels)
     count = arrays[f"{sets[0]}/generate/tokens"].shape[1]
 
-    @jax.jit
+    @quick_jit
     def run(params, inputs):
         def sample(inputs):
             features = model.encode(params, inputs)

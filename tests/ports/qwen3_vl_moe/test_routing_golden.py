@@ -11,6 +11,7 @@ from ports.common.layers.attention import causal_mask
 from ports.common.layers.moe_decoder import RoutedRows
 from ports.qwen3_vl_moe.model import VLInputs
 from r2t2_jax.routing import Routing
+from tests.compile_counts import quick_jit
 from tests.goldens import find_goldens
 from tests.ports.qwen3_vl_moe.recorded import patches_of, prompt_inputs, prompt_of, prompts, recorded, rows_of, stacked
 
@@ -28,7 +29,7 @@ def cases_of(runs, mode):
     return sorted({key.rsplit("/", 1)[0] for key in runs if key.split("/")[1] == mode})
 
 
-@partial(jax.jit, static_argnames=("model", "mode", "layers"))
+@partial(quick_jit, static_argnames=("model", "mode", "layers"))
 def forward(params, batch, *, model, mode, layers):
     """Loss, next loss, logits, weights and the gradient of the loss that counts, for a batch of rows."""
 
@@ -160,7 +161,7 @@ def test_generation_under_imposed_weights_gives_the_recorded_tokens(path):
     values = jnp.asarray(np.concatenate([runs[f"{prefix}/weights"] for prefix in cases]))
     count = runs[f"{cases[0]}/tokens"].shape[1]
 
-    @jax.jit
+    @quick_jit
     def run(params, inputs, values):
         def sample(inputs, values):
             return model.greedy(params, model.encode(params, inputs), Routing(values), count)

@@ -13,6 +13,7 @@ from ports.common.moe_lm.config import RoutingScope
 from ports.common.moe_lm.model import LMAnswer, Prompt, RoutedLM
 from r2t2_jax.costs.jaxpr import _all_equations, weight_gradients
 from r2t2_jax.routing import Routing
+from tests.compile_counts import quick_jit
 from tests.ports.common.moe_lm.recorded import Batch, whole_forward
 
 CONFIG = MoEDecoderConfig(61, 20, 4, 4, 2, 6, experts=5, top_k=2, hidden=14, theta=1e4, sections=(1, 1, 1))
@@ -97,15 +98,17 @@ def test_the_cached_loss_and_gradient_are_those_of_the_whole_forward_pass(scope,
         kept = routed.condition(params, features, answer)
         return routed.answer_loss(params, kept, Routing(values, mode), answer)
 
-    untouched = jax.jit(lambda params: routed.answer_loss(params, routed.encode(params, prompt), None, answer))(params)
+    untouched = quick_jit(lambda params: routed.answer_loss(params, routed.encode(params, prompt), None, answer))(
+        params
+    )
     if mode == "select":
-        actual = jax.jit(cached)(params, values)
-        np.testing.assert_allclose(actual, jax.jit(whole)(params, values), atol=1e-5)
+        actual = quick_jit(cached)(params, values)
+        np.testing.assert_allclose(actual, quick_jit(whole)(params, values), atol=1e-5)
     else:
-        expected, gradient = jax.jit(jax.value_and_grad(whole, argnums=1))(params, values)
-        actual, own = jax.jit(jax.value_and_grad(cached, argnums=1))(params, values)
+        expected, gradient = quick_jit(jax.value_and_grad(whole, argnums=1))(params, values)
+        actual, slope = quick_jit(jax.value_and_grad(cached, argnums=1))(params, values)
         np.testing.assert_allclose(actual, expected, atol=1e-5)
-        np.testing.assert_allclose(own, gradient, atol=1e-5 * max(1, np.abs(gradient).max()))
+        np.testing.assert_allclose(slope, gradient, atol=1e-5 * max(1, np.abs(gradient).max()))
         assert np.abs(gradient).max() > 1e-3
     assert abs(actual - untouched) > 1e-3
 
@@ -114,7 +117,7 @@ def test_the_cached_loss_and_gradient_are_those_of_the_whole_forward_pass(scope,
 def features_and_routing():
     routed, params = model(core=3)
 
-    @jax.jit
+    @quick_jit
     def run(params, prompt):
         features = routed.encode(params, prompt)
         return features, routed.route(params, features)
@@ -125,7 +128,7 @@ def features_and_routing():
 def test_the_routers_own_weights_at_the_last_prompt_token_leave_the_model_unchanged():
     routed, params, features, own = features_and_routing()
     _, answer = sample()
-    loss = jax.jit(lambda routing: routed.answer_loss(params, features, routing, answer))
+    loss = quick_jit(lambda routing: routed.answer_loss(params, features, routing, answer))
     np.testing.assert_allclose(loss(Routing(own)), loss(None), atol=1e-5)
     np.testing.assert_allclose(loss(Routing(jnp.zeros_like(own), "shift")), loss(None), atol=1e-6)
 
@@ -142,7 +145,7 @@ def test_candidates_token_log_probabilities_and_the_loss_agree():
     routed, params, features, own = features_and_routing()
     _, answer = sample()
 
-    @jax.jit
+    @quick_jit
     def run(params, features, own, answer):
         routing = Routing(own[:, ::-1])
         candidates = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), answer)

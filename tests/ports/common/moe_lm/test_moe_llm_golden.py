@@ -14,6 +14,7 @@ from ports.common.layers.moe_decoder import RoutedRows, abstract
 from ports.common.moe_lm.params import moe_decoder_leaves
 from ports.olmoe import config as olmoe
 from ports.qwen3_moe import config as qwen3_moe
+from tests.compile_counts import quick_jit
 from tests.goldens import find_goldens
 from tests.ports.common.moe_lm.recorded import Batch, pad_rows, whole_forward
 
@@ -70,7 +71,7 @@ def overrides(path):
     )
 
 
-@partial(jax.jit, static_argnames=("graph", "layers"))
+@partial(quick_jit, static_argnames=("graph", "layers"))
 def loss_and_gradient(params, rows, mask, values, of_next, *, graph, layers):
     def loss(values):
         routed = RoutedRows(values, mask, "replace", layers, mask.shape[1])

@@ -46,13 +46,16 @@ def test_a_text_model_answers_from_a_checkpoint(tmp_path, family):
         str(write_source(tmp_path / "source", family)), tmp_path / "model", progress=False
     )
     assert written["unknown_fields"] == {}
-    port = module.load(f"{tmp_path / 'model'},layers=1,2,core_experts=4")
+    port = module.load(f"{tmp_path / 'model'},layers=1,2,core_experts=4,prompt_bucket=80")
+    with pytest.raises(R2T2Error, match="answer_bucket=0 is no number of tokens"):
+        module.load(f"{tmp_path / 'model'},answer_bucket=0")
     assert port.model.scope.layers == (1, 2)
     assert "layers=1+2:last_prompt:core=4" in port.fingerprint
     samples = [Sample("a", None, "Why?", ("Yes",)), Sample("b", None, "Is it so?", ("No",), ("Yes", "No"), "letter")]
     inputs = port.processor.prepare(port.params, samples)
     text = port.processor.tokenizer.tokenizer.decode(np.asarray(inputs.tokens[0])[np.asarray(inputs.mask[0])].tolist())
     assert text == ("<user>Why?<end><assistant>" if family == "qwen3_moe" else "Why?\nAnswer:")
+    assert inputs.tokens.shape[1] % 80 == 0
     features, own = encode_batch(port.params, inputs, model=port.model)
     assert own.shape == (2, 2, 8)
     assert np.asarray(port.model.support(features)).sum(axis=-1).tolist() == [[4, 4], [4, 4]]
