@@ -67,7 +67,7 @@ def test_a_preset_is_read_from_a_file(tmp_path: Path) -> None:
             '{"settings": {"descent": {"learning_rate": null}}}',
             "descent.learning_rate must be a finite number, not None",
         ),
-        ('{"settings": {"neighborhood": {"bandwidth": NaN}}}', "bandwidth must be a finite number or null, not nan"),
+        ('{"settings": {"neighborhood": {"bandwidth": NaN}}}', "'settings.neighborhood.bandwidth' is NaN"),
         ('{"settings": {"space": {"tied": 1}}}', "setting space.tied must be true or false, not 1"),
         ('{"settings": {"sar": {"radius": "wide"}}}', "setting sar.radius must be a finite number, not 'wide'"),
         ('{"settings": {"spice": {"heat": 1}}}', r"unknown block 'spice' in preset .*known blocks are"),

@@ -23,6 +23,7 @@ REQUIRED = {  # the shortest command line of each command
     "demo": ["--out", "run"],
     "answer": [*MODEL, "--image", "image.png", "--question", "what color ?"],
     "aux build": ["--dataset", "questions.jsonl", "--out", "aux"],
+    "aux import": ["--scene-graphs", "scene_graphs.jsonl", "--dataset", "questions.jsonl", "--out", "aux"],
     "bank atlas": ["bank", *MODEL],
     "bank build": [*RUN, "--dataset", "questions.jsonl"],
     "bank import": ["references.json", "--out", "bank"],
@@ -94,6 +95,7 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     Image.new("RGB", (8, 8)).save(tmp_path / "image.png")
     question = {"id": "a", "image": "image.png", "question": "what color ?", "answer": "red"}
     (tmp_path / "questions.jsonl").write_text(json.dumps(question) + "\n")
+    (tmp_path / "scene_graphs.jsonl").write_text(json.dumps({"id": "a", "objects": [], "relations": []}) + "\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(plugins, "load", _refuse)
     return tmp_path
