@@ -280,13 +280,13 @@ def test_from_a_checkpoint_to_a_report(directory, tmp_path):
     name = f"qwen3_vl_moe:{directory},layers=last2"
     port = load(f"{directory},layers=last2")
     words = ("here", "there", "left", "right")
-    samples = [Sample(str(i), drawn(i), f"What is {words[i % 4]} {i % 7}?", ("?",)) for i in range(24)]
+    samples = [Sample(str(i), drawn(i), f"What is {words[i % 4]} {i % 7}?", ("?",)) for i in range(36)]
     features = jax.tree.map(jax.numpy.asarray, encode_questions(port, samples).queries.features)
     answers = port.processor.decode(np.asarray(generate_batch(port, features, None)))
     lines = []
     for i, (sample, answer) in enumerate(zip(samples, answers, strict=True)):
         Image.fromarray(sample.image).save(tmp_path / f"{i}.png")
-        split, right = ("reference" if i < 18 else "test"), i % 3 and answer
+        split, right = ("reference" if i < 27 else "test"), i % 3 and answer
         line = {"id": str(i), "image": f"{i}.png", "question": sample.question, "split": split}
         lines.append(json.dumps(line | {"answer": answer if right else "none"}))
     questions, bank, run = tmp_path / "questions.jsonl", tmp_path / "bank", tmp_path / "run"

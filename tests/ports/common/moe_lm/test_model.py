@@ -73,7 +73,7 @@ def routings(shape):
     return {"replace": free, "shift": 2 * free, "select": ids}
 
 
-FAST = {("last_prompt", "replace"), ("image", "replace"), ("all", "shift"), ("last_prompt", "select")}
+FAST = {("last_prompt", "replace"), ("all", "shift"), ("last_prompt", "select")}
 CASES = [
     pytest.param(scope, mode, marks=() if (scope, mode) in FAST else pytest.mark.slow)
     for scope in SCOPES
