@@ -101,7 +101,7 @@ def check_weights(name: str, routing: Any, spec: RoutingSpec | None, as_recorded
         return
     weights = np.asarray(routing, np.float32)
     sums = np.stack([weights[..., list(group)].sum(axis=-1) for group in spec.groups], axis=-1)  # [rows, L, groups]
-    chosen = weights.any(axis=(1, 2))[:, None]  # [rows, 1]
+    chosen = np.asarray(weights.any(axis=(1, 2)))[:, None]  # [rows, 1]
     wrong = (weights < 0).any(axis=-1) | (weights > 1 + UNIT_TOLERANCE).any(axis=-1) | (chosen & (sums.sum(-1) <= 0))
     if not as_recorded:
         wrong |= (sums > 1 + UNIT_TOLERANCE).any(axis=-1)

@@ -88,21 +88,26 @@ def test_families_weighted_by_n_give_the_accuracy() -> None:
     assert all(family["same"] == family["accuracy"]["base"] for family in families.values())
 
 
+ROW = {"accuracy": 0.5, "ci95": [0.2, 0.8], "wrong_to_right": 1, "right_to_wrong": 0}
+
+
 def test_the_content_of_a_summary_is_read_back() -> None:
-    numbers = {"toy": {"n": 5, "strategies": {"ngd": {"evaluations_per_sample": 100}}}}
+    numbers = {"toy": {"n": 5, "strategies": {"ngd": {**ROW, "evaluations_per_sample": 100}}}}
     assert summary_content(numbers)["schema"] == 2
     assert models_of(summary_content(numbers), "run") == numbers
 
 
 def test_a_summary_of_an_earlier_demo_is_read_under_the_names_of_today() -> None:
     gate = {
-        "strategies": {"ngd": {"accuracy": 0.5, "evaluations_per_case": 100}},
-        "families": {"kept": {"n": 1}},
+        "n": 2,
+        "strategies": {"ngd": {**ROW, "evaluations_per_case": 100}},
+        "families": {"kept": {"n": 1, "accuracy": {"ngd": 0.5}}},
         "references": {"asked": 3, "kept": 2},
     }
     expected = {
-        "strategies": {"ngd": {"accuracy": 0.5, "evaluations_per_sample": 100}},
-        "families": {"kept": {"n": 1}},
+        "n": 2,
+        "strategies": {"ngd": {**ROW, "evaluations_per_sample": 100}},
+        "families": {"kept": {"n": 1, "accuracy": {"ngd": 0.5}}},
         "references": {"candidates": 3, "correct": 2},
     }
     assert models_of({"gates": {"narrow": gate}}, "run") == {"pocket:narrow": expected}
