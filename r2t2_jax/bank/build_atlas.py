@@ -41,7 +41,7 @@ from r2t2_jax.runs.cluster import Workers, devices_of
 from r2t2_jax.runs.fingerprint import versions
 from r2t2_jax.runs.plan import Batch, Part, Plan
 from r2t2_jax.runs.run import Rows, Run
-from r2t2_jax.runs.workers import Timing, WorkerProgram, open_pool
+from r2t2_jax.runs.workers import Timing, WorkerPool, WorkerProgram, open_pool
 
 COMMAND = "bank atlas"
 CHOOSING, TABULATING = "candidates", "references"
@@ -223,7 +223,6 @@ def build_atlas(
     """
     check_atlas_folder(folder)
     candidates = candidates_of(model.spec, bank, plan)
-    ids = [str(record["id"]) for record in bank.records]
     built_for = "" if bank.folder is None else manifest_digest(bank.folder)
     depends = {
         "model": bank.model_fingerprint,
@@ -240,22 +239,11 @@ def build_atlas(
         run = stack.enter_context(opened)
         pool = stack.enter_context(open_pool(workers, program)) if workers and program else None
 
-        def compute(part: str, points: Float[np.ndarray, "P L E"], title: str) -> None:
-            if pool is None:
-                run.compute(lambda batch: work.rows(batch, points), [part], title=title)
-                return
-            rows = work.choosing if part == CHOOSING else np.arange(len(bank))
-
-            def names(batch: Batch) -> str:
-                return "references " + ", ".join(repr(ids[i]) for i in rows[batch.start : batch.stop].tolist())
-
-            pool.compute(run, [part], lambda batch: points, names, title)
-
-        compute(CHOOSING, candidates, "choose points")
+        _compute_part(run, pool, work, CHOOSING, candidates, "choose points")
         own = stack_rows(run.table(CHOOSING)["losses"])
         neighborhood = leave_one_out(own, np.asarray(bank.embeddings[work.choosing]), plan.k)
         points = candidates[choose_points(own, neighborhood, plan.points)]
-        compute(TABULATING, points, "loss atlas")
+        _compute_part(run, pool, work, TABULATING, points, "loss atlas")
         table = run.table(TABULATING)
         atlas = Atlas(
             points=points,
@@ -263,14 +251,32 @@ def build_atlas(
             slopes=stack_rows(table["slopes"]),
             model_fingerprint=bank.model_fingerprint,
             experts=model.spec.experts,
-            ids=tuple(ids),
+            ids=tuple(str(record["id"]) for record in bank.records),
             mode=points_mode(model.spec),
             bank=built_for,
         )
         save_atlas(atlas, folder, asdict(plan))
-        run.finish({"points": len(points), "references": len(ids)})
+        run.finish({"points": len(points), "references": len(bank)})
     remove(folder_of_run)
     return atlas
+
+
+def _compute_part(
+    run: Run, pool: WorkerPool | None, work: AtlasWork, part: str, points: Float[np.ndarray, "P L E"], title: str
+) -> None:
+    """Compute the missing batches of a part, the losses at `points`, on the workers of `pool` or in this process."""
+    if pool is None:
+        run.compute(lambda batch: work.rows(batch, points), [part], title=title)
+        return
+    bank = work.bank
+    rows = work.choosing if part == CHOOSING else np.arange(len(bank))
+
+    def names(batch: Batch) -> str:
+        return "references " + ", ".join(
+            repr(str(bank.records[i]["id"])) for i in rows[batch.start : batch.stop].tolist()
+        )
+
+    pool.compute(run, [part], lambda batch: points, names, title)
 
 
 def candidates_of(spec: RoutingSpec, bank: ReferenceBank, plan: AtlasPlan) -> Float[np.ndarray, "P L E"]:
