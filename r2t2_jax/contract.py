@@ -302,7 +302,7 @@ class Costs:
         prepare: raw sample to the inputs of `encode`, for a port whose processor runs parts of the model; `None` if raw
             samples are those inputs. A pass that only test samples need, such as one that chooses experts, is traced
             under `jax.named_scope(FIRST_PASS)`.
-        variants: ways to compute a neighbor's loss and gradient, from the literal one, whose loss alone is the naive
+        variants: ways to compute a neighbor's loss and gradient, from the literal one, whose loss is the naive
             forward pass, to the cheapest, which the port uses.
     """
 

@@ -264,7 +264,7 @@ def leaked_samples(bank: ReferenceBank, samples: Sequence[Sample]) -> list[Sampl
     """Test samples that are references: of the same id and question, or, under any id, of the same image and question.
 
     Images are compared by their pixels, questions without case, repeated spaces and final punctuation. Only images of
-    questions that are also asked of a reference are decoded.
+    questions that some reference has too are decoded.
     """
     ids, images = set[tuple[str, str]](), defaultdict[str, set[str]](set)
     for name, question, digest in _identities(bank):

@@ -91,8 +91,8 @@ class BankBuild:
         for name, counts in summary["sources"].items():
             share = f" ({100 * counts['correct'] / counts['answered']:.1f} %)" if counts["answered"] else ""
             print(
-                f"{name}: {counts['answered']:,} of {counts['questions']:,} questions asked, "
-                f"{counts['correct']:,} answered correctly{share}, {counts['rows']:,} stored"
+                f"{name}: {counts['answered']:,} of {counts['questions']:,} questions answered, "
+                f"{counts['correct']:,} correctly{share}, {counts['rows']:,} stored"
             )
         print(f"Wrote a bank of {summary['rows']:,} references to {self.out}.")
 

@@ -291,7 +291,7 @@ def run_on_workers(run: Run, pool: WorkerPool, benchmarks: Mapping[str, Sequence
         title: of the progress bar.
 
     Raises:
-        RunInterrupted: the run was asked to stop.
+        RunInterrupted: a signal was received or the time limit is reached.
         R2T2Error: as `WorkerPool.map`.
     """
     accuracy = _RunningAccuracy(run)

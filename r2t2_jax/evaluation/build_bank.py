@@ -216,7 +216,7 @@ def in_order(results: Iterable[tuple[Batch, Any]], batches: Iterable[Batch]) -> 
             finished, rows = next(arriving)
             early[finished.number] = rows
         yield batch, early.pop(batch.number)
-    next(arriving, None)  # ends the progress bar, and raises if the run was asked to stop
+    next(arriving, None)  # ends the progress bar, and raises if the run was interrupted
 
 
 def _replicas(port: Port) -> list[tuple[Port, jax.Device]]:

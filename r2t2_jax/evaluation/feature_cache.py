@@ -99,7 +99,7 @@ class CachedFeatures:
     """Features by row of the bank, at most `limit` bytes; the least recently used rows are dropped."""
 
     limit: int
-    read: int = 0  # rows asked for so far
+    read: int = 0  # rows requested so far
     encoded: int = 0  # of these, rows that were not in the cache
     _rows: dict[int, Any] = field(default_factory=dict)
     _bytes: int = 0

@@ -173,7 +173,7 @@ class Job:
             source: how a worker opens the model.
 
         Raises:
-            RunInterrupted: the run was asked to stop.
+            RunInterrupted: a signal was received or the time limit is reached.
             R2T2Error: as `WorkerPool.map`.
         """
         longest = {

@@ -156,6 +156,6 @@ def test_the_strategies_of_a_batch_encode_its_neighbors_once(opened, counted):
     shared = evaluate_batch(batch, chunk_size=1)
     assert cache.read == cache.encoded == 5 + 5  # of two strategies that read the same five neighbors of each sample
     for result, name in zip(shared, NAMES, strict=True):
-        (alone,) = evaluate_batch(batch, [name], chunk_size=1)
-        np.testing.assert_array_equal(result.weights, alone.weights)
-        assert result.predictions == alone.predictions
+        (single,) = evaluate_batch(batch, [name], chunk_size=1)
+        np.testing.assert_array_equal(result.weights, single.weights)
+        assert result.predictions == single.predictions

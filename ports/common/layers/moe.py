@@ -121,7 +121,7 @@ def _as_rows(function: Any) -> Any:
     def rule(n: int, mapped: list[bool], *arguments: Array) -> tuple[Any, Any]:
         *rows, gate_up, down = arguments
         if mapped[-1] or mapped[-2]:
-            raise NotImplementedError("experts with a batch of weights: map over samples, not over parameters")
+            raise ValueError("experts with a batch of weights: map over samples, not over parameters")
         rows = [
             leaf if is_mapped else jnp.broadcast_to(leaf[None], (n, *leaf.shape))
             for leaf, is_mapped in zip(rows, mapped[:-2], strict=True)

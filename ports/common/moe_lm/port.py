@@ -202,7 +202,7 @@ def refuse_images(name: str, scope: RoutingScope) -> None:
     """Refuse the scope `image` of a model without images.
 
     Raises:
-        R2T2Error: it is asked for.
+        R2T2Error: the scope is `image`.
     """
     if scope.scope == "image":
         raise R2T2Error(f"{name} reads no images: choose another scope than image")
