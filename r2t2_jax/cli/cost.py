@@ -30,8 +30,8 @@ class Convert:
     """
 
     model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
-    """Model to convert: mova, moai, or an embedder (minilm, stella, gte_qwen2, nv_embed). The weights of nv_embed are
-    for non-commercial use only (CC-BY-NC-4.0)."""
+    """Model to convert: mova, moai, qwen3_vl_moe, qwen3_moe, olmoe, or an embedder (minilm, stella, gte_qwen2,
+    nv_embed). The weights of nv_embed are for non-commercial use only (CC-BY-NC-4.0)."""
     source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SRC")]
     """Folder with config.json and safetensors or .bin weights; or a hub id (owner/name), with the extra `convert`."""
     destination: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DST")]

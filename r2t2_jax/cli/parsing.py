@@ -40,7 +40,8 @@ FOOTER = """
 r2t2 COMMAND --help lists a command's options. With --config FILE, the run.json
 of an earlier run gives their defaults; options on the command line override it.
 Shell completion: eval "$(r2t2 --tyro-print-completion bash)" (or zsh, tcsh).
-Exit codes: 0 success, 1 problems found, 2 bad usage or input, 130 interrupted.
+Exit codes: 0 success, 1 problems found, 2 bad usage or input, 130 interrupted,
+143 terminated.
 R2T2_DEBUG=1 shows the traceback of an error."""
 
 

@@ -87,7 +87,7 @@ class Tune:
     atlas_proximal_weight: tuple[float, ...] | None = None
     """Proximal weights to try, in units of the loss. Default: three values for each loss."""
     metric: str | None = None
-    """Metric that decides which answers are correct. Default: the official metric of the set."""
+    """Metric that decides which answers are correct. Default: that of the set."""
     seed: int = 0
     """Seed of the choice of questions and of the order of the settings."""
     allow_leakage: bool = False
