@@ -92,7 +92,7 @@ class BankBuild:
             share = f" ({100 * counts['correct'] / counts['answered']:.1f} %)" if counts["answered"] else ""
             print(
                 f"{name}: {counts['answered']:,} of {counts['questions']:,} questions answered, "
-                f"{counts['correct']:,} correctly{share}, {counts['rows']:,} stored"
+                f"{counts['correct']:,} answered correctly{share}, {counts['rows']:,} stored"
             )
         print(f"Wrote a bank of {summary['rows']:,} references to {self.out}.")
 
