@@ -134,4 +134,4 @@ def test_a_researcher_gets_a_table_from_the_released_folders(
     assert main([*evaluate, "--model", "models/moai", "--bank", "banks/moai", "--out", "out/none"]) == 2
     error = capsys.readouterr().err
     assert error.count("MoAI runs without auxiliary inputs") == 1
-    assert "aux=none: build it again" in error and not Path("out/none").exists()
+    assert "aux=none': build it again" in error and not Path("out/none").exists()
