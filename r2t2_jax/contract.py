@@ -38,7 +38,8 @@ class Sample:
     `options` is a letter that is not offered. `experts` are the names of the experts that a person would choose for the
     question, if known; only `task_routing` reads them. `dataset` is the name of the dataset, by which a port chooses
     the published prompt of a benchmark. `context` are lines that this prompt has below the question, such as OCR
-    tokens; embedders do not read them.
+    tokens; embedders do not read them. `original` is the image of which `image` is an augmented copy; a port reads
+    what is stored for an image, such as MoAI's auxiliary records, for the original.
     """
 
     id: str
@@ -52,6 +53,7 @@ class Sample:
     experts: tuple[str, ...] = ()
     dataset: str = ""
     context: str = ""
+    original: np.ndarray | None = None
 
     def pixels(self) -> np.ndarray:
         """The image of a sample that must have one.

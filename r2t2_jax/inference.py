@@ -33,13 +33,11 @@ from r2t2_jax.method.search.kernel_regression import FixedRouting
 from r2t2_jax.method.strategies import Strategy
 from r2t2_jax.methods import find_preset, own_preset
 from r2t2_jax.methods import strategy as named_strategy
-from r2t2_jax.metrics import get_metric
 from r2t2_jax.runtime.checks import check_routing
 
 BASE = "base"
 BY_HAND = "by hand"
 MIN_REPORTED_SECONDS = 1e-3  # opening references that are in memory already is not reported
-METRIC = "exact_match"  # decides which of a port's own references count as answered correctly
 
 _BANKS: dict[tuple[str, str], ReferenceBank] = {}  # ports' own references, by the fingerprints of model and embedder
 
@@ -182,10 +180,10 @@ def _references(port: Port, bank: ReferenceBank | str | Path | None) -> Referenc
     if isinstance(bank, ReferenceBank):
         return bank
     if bank is not None:
-        return open_bank(port, Path(bank), get_metric(METRIC), [], keep_wrong=True)
+        return open_bank(port, Path(bank), {}, [], keep_wrong=True)
     key = (port.fingerprint, port.embedder.fingerprint)
     if key not in _BANKS:
-        _BANKS[key] = open_bank(port, None, get_metric(METRIC), [], keep_wrong=True)
+        _BANKS[key] = open_bank(port, None, {}, [], keep_wrong=True)
     return _BANKS[key]
 
 

@@ -193,25 +193,21 @@ class ConfigFields:
     nested: Mapping[str, ConfigFields] = field(default_factory=dict)
 
     def read(self, described: Mapping[str, Any], kind: type | None = None) -> dict[str, Any]:
-        """The values of the taken fields, by the port's names; nested configs are read by themselves.
+        """The values of the taken fields, by the port's names; the values of nested configs are read by themselves.
 
         Args:
             described: the JSON, with the names of transformers 4 or 5.
             kind: the dataclass whose fields have the port's names, which says their types.
 
         Raises:
-            R2T2Error: a field is missing or has a value that is not implemented; the error lists all of them. Or a
-                value has another type, or cannot be a size.
+            R2T2Error: a field is missing or has a value that is not implemented; the error lists all of them,
+                with the refused fields of nested configs. Or a value has another type, or cannot be a size.
         """
         described = transformers_4(described, self.where, self.inert)
         values = {**self.defaults, **{name: described[name] for name in self.taken if name in described}}
         problems = [
             *(f"no field {name}" for name in self.taken if name not in values),
-            *(
-                f"{name} = {value!r}, only {' or '.join(map(repr, allowed))} is implemented"
-                for name, value in described.items()
-                if (allowed := self._implemented(name)) and value not in allowed
-            ),
+            *self._refused(described),
         ]
         if problems:
             raise R2T2Error(f"{self.where}: {'; '.join(problems)}")
@@ -220,6 +216,19 @@ class ConfigFields:
             ours: checked_value(self.where, theirs, values[theirs], kinds.get(ours, Any))
             for theirs, ours in self.taken.items()
         }
+
+    def _refused(self, described: Mapping[str, Any]) -> list[str]:
+        """A text for each field whose value is not implemented; those of nested configs as `text_config.name`."""
+        refused = [
+            f"{name} = {value!r}, only {' or '.join(map(repr, allowed))} is implemented"
+            for name, value in described.items()
+            if (allowed := self._implemented(name)) and value not in allowed
+        ]
+        for name, nested in self.nested.items():
+            if isinstance(described.get(name), Mapping):
+                inner = transformers_4(described[name], f"{self.where}: {name}", nested.inert)
+                refused += [f"{name}.{text}" for text in nested._refused(inner)]
+        return refused
 
     def _implemented(self, name: str) -> tuple[Any, ...]:
         """The values of a field that are implemented; empty for a field that may have any value."""

@@ -210,8 +210,10 @@ class MoAIProcessor:
         )
 
     def _record(self, sample: Sample) -> AuxRecord:
-        empty = AuxRecord(image_key(sample.pixels()), sample.id)
-        return empty if self.auxiliary is None else self.auxiliary(sample.pixels(), empty)
+        """The record of the sample's image; an augmented copy has the record of its original."""
+        image = sample.pixels() if sample.original is None else sample.original
+        empty = AuxRecord(image_key(image), sample.id)
+        return empty if self.auxiliary is None else self.auxiliary(image, empty)
 
     def _map(self, record: AuxRecord) -> np.ndarray:
         size = (self.config.image_size, self.config.image_size)

@@ -18,13 +18,15 @@ from ports.qwen3_vl_moe.model import abstract
 from ports.qwen3_vl_moe.vision import vision_leaves
 from r2t2_jax.errors import R2T2Error
 
+TIED = "tie_word_embeddings"  # the model's own field counts, not that of text_config
+TEXT = text_fields("config.json", {}, ("rope_scaling", "norm_topk_prob"))
 FIELDS = ConfigFields(
     "config.json",
     taken={"text_config": "text", "vision_config": "vision", "image_token_id": "image", "video_token_id": "video"},
-    fixed={"model_type": ("qwen3_vl_moe",), "tie_word_embeddings": (False,)},
+    fixed={"model_type": ("qwen3_vl_moe",), TIED: (False,)},
     inert=("vision_start_token_id", "vision_end_token_id", "quantization_config"),
     nested={
-        "text_config": text_fields("config.json", {}, ("rope_scaling", "norm_topk_prob")),
+        "text_config": dataclasses.replace(TEXT, fixed={name: TEXT.fixed[name] for name in TEXT.fixed if name != TIED}),
         "vision_config": vision_fields("config.json"),
     },
 )

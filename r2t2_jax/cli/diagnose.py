@@ -64,7 +64,7 @@ class Diagnose:
         samples = open_questions(self.data, self.split, self.limit, self.seed)
         check_enough(len(samples))
         metric = metric_for(self.data, self.metric or "", samples)
-        bank = open_bank(port, self.bank, metric, samples, allow_leakage=self.allow_leakage)
+        bank = open_bank(port, self.bank, {self.data: metric}, samples, allow_leakage=self.allow_leakage)
         evidence = port_evidence(port, bank, encode_questions(port, samples), preset, metric, self.seed)
         diagnosis = diagnose_evidence(evidence, self.worthwhile)
         print(f"{port.name} on {self.data}: {len(samples):,} questions, {len(bank):,} references, preset {name}\n")

@@ -49,6 +49,10 @@ class Reproduce:
     """Embedder of the questions, that of the bank (nv_embed:DIR); default: the model's own."""
     embedders: Path | None = None
     """Folder with the model directories stella, gte_qwen2 and nv_embed, for the table of embedders."""
+    beams: int = 1
+    """Beams of the search for an answer, for models that have one; 1 is greedy, 3 the setting of the published MoAI."""
+    max_new_tokens: str = ""
+    """Longest answer in tokens, also by dataset: 64,mme=5. By default the number of each published evaluation."""
     seed: int = 0
     """Seed of all random choices."""
     block: int = 50
@@ -91,7 +95,7 @@ class Reproduce:
         tables = choose_tables(self.table)
         samples = self.samples or max(table.samples for table in tables)
         model = local_model(self.model, self.cluster.model_uri)
-        targets = open_targets(model, self.data, samples, self.seed, self.embedder)
+        targets = open_targets(model, self.data, samples, self.seed, self.embedder, self.beams, self.max_new_tokens)
         plans = [plan_target(target, tables, self.samples, self.embedders) for target in targets]
         with connect(config, log) as workers, self._open(targets, plans, workers) as run:
             if not run.complete:
@@ -151,6 +155,7 @@ class Reproduce:
                 "presets": {name: preset.to_mapping() for name, preset in presets_of(target.port).items()},
                 "references": references_digest(target.port, self.bank),
                 "data": target.data,
+                "decoding": {"beams": target.port.beams, "max_new_tokens": target.port.max_new_tokens},
             }
             for target in targets
         }

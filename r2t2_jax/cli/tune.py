@@ -209,7 +209,7 @@ class Tune:
         from r2t2_jax.runs.workers import WorkerProgram, open_pool
 
         metric = metric_for(self.data, self.metric or "")
-        bank = open_bank(port, self.bank, metric, samples, self.strategy == "atlas", self.allow_leakage)
+        bank = open_bank(port, self.bank, {self.data: metric}, samples, self.strategy == "atlas", self.allow_leakage)
         with ExitStack() as stack:
             batch = pool = None
             if workers:

@@ -306,8 +306,8 @@ def open_job(
     settings = find_preset(preset or own_preset(port.name, port.presets), port.presets)
     methods = {name: method_of(name, settings) for name in dict.fromkeys((BASE, *strategies))}
     samples = [sample for questions in benchmarks.values() for sample in questions.samples]
-    metric = get_metric(next(iter(benchmarks.values())).metric)
-    references = open_bank(port, bank, metric, samples, keep_wrong=True, allow_leakage=allow_leakage)
+    metrics = {name: get_metric(questions.metric) for name, questions in benchmarks.items()}
+    references = open_bank(port, bank, metrics, samples, keep_wrong=True, allow_leakage=allow_leakage)
     leaked = {}
     if allow_leakage:
         leaked = {

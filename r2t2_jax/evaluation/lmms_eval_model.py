@@ -32,7 +32,6 @@ from r2t2_jax.evaluation.encode import EncodedQuestions, encode_questions
 from r2t2_jax.evaluation.evaluator import Evaluator
 from r2t2_jax.evaluation.setup import check_no_overlap, open_bank, open_port, with_decoding
 from r2t2_jax.methods import find_preset, method_of, own_preset
-from r2t2_jax.metrics import get_metric
 
 BATCH = 16  # questions at a time
 
@@ -77,8 +76,7 @@ class ReroutedModel(lmms):
         self._batch_size = _batch_size(batch_size)
         port = open_port(model, embedder, preset or None)
         settings = find_preset(preset or own_preset(port.name, port.presets), port.presets)
-        metric = get_metric("exact_match")  # of the references, if they are collected; lmms-eval scores the answers
-        references = open_bank(port, Path(bank) if bank else None, metric, [], keep_wrong=True)
+        references = open_bank(port, Path(bank) if bank else None, {}, [], keep_wrong=True)
         self._allow_leakage, self._references = str(allow_leakage).lower() == "true", references
         port = with_decoding(port, int(beams))
         if max_new_tokens is not None:

@@ -166,6 +166,19 @@ def settings_by_set(option: str, text: str, names: Sequence[str]) -> dict[str, s
     return {name: values.get(name, values.get("")) for name in names}
 
 
+def limits_by_set(text: str, names: Sequence[str]) -> dict[str, int | None]:
+    """The longest answer in tokens of each set; `None` where the text gives none.
+
+    Raises:
+        R2T2Error: as `settings_by_set`, or a value is not a number from 1 to `LONGEST_ANSWER`.
+    """
+    limits = settings_by_set("--max-new-tokens", text, names)
+    for limit in limits.values():
+        if limit is not None and not (limit.isdecimal() and len(limit) < 9 and 0 < int(limit) <= LONGEST_ANSWER):
+            raise R2T2Error(f"--max-new-tokens {limit!r} is not a number from 1 to {LONGEST_ANSWER:,}")
+    return {name: None if limit is None else int(limit) for name, limit in limits.items()}
+
+
 def _check_images(names: Sequence[str], images: str) -> None:
     if images and not any(name.endswith(".jsonl") for name in names):
         raise R2T2Error("--images is the image folder of .jsonl files, and no set is one: leave it out")
@@ -185,15 +198,11 @@ def _settings(names: Sequence[str], split: str | None, metric: str, max_new_toke
     names = _distinct(names)
     splits = dict.fromkeys(names, split) if not split else settings_by_set("--split", split, names)
     metrics = settings_by_set("--metric", metric, names)
-    limits = settings_by_set("--max-new-tokens", max_new_tokens, names)
-    for limit in limits.values():
-        if limit is not None and not (limit.isdecimal() and len(limit) < 9 and 0 < int(limit) <= LONGEST_ANSWER):
-            raise R2T2Error(f"--max-new-tokens {limit!r} is not a number from 1 to {LONGEST_ANSWER:,}")
+    limits = limits_by_set(max_new_tokens, names)
     settings = {}
     for name in names:
         official = DATASETS[name].metric if name in DATASETS else "exact_match"
-        limit = limits[name]
-        settings[name] = _Settings(splits[name], metrics[name] or official, None if limit is None else int(limit))
+        settings[name] = _Settings(splits[name], metrics[name] or official, limits[name])
         get_metric(settings[name].metric)  # raises if it is unknown
     return settings
 

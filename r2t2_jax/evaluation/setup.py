@@ -122,7 +122,7 @@ def metric_for(data: str, name: str, samples: Sequence[Sample] = ()) -> Metric:
 def open_bank(
     port: Port,
     path: Path | None,
-    metric: Metric,
+    metrics: Mapping[str, Metric],
     questions: Sequence[Sample],
     keep_wrong: bool = False,
     allow_leakage: bool = False,
@@ -132,7 +132,7 @@ def open_bank(
     Args:
         port: the model.
         path: the bank's directory; `None` to collect.
-        metric: decides which collected references are correct.
+        metrics: by set; decides which collected references are correct, by default the set's own metric.
         questions: to be answered; none of them may be a reference.
         keep_wrong: return all references, with the loss atlas if there is one, instead of the correct ones only.
         allow_leakage: accept questions that are also references.
@@ -145,7 +145,10 @@ def open_bank(
         bank = _with_features(ReferenceBank.open(path, fingerprints_of(port)), port, questions)
         bank = bank if keep_wrong else bank.only_correct()
     else:
-        bank = collect_bank(port, load_dataset(_reference_set(port), "reference"), metric, keep_wrong=keep_wrong)
+        name = _reference_set(port)
+        samples = load_dataset(name, "reference")
+        metric = metrics[name] if name in metrics else metric_for(name, "", samples)
+        bank = collect_bank(port, samples, metric, keep_wrong=keep_wrong)
         bank = with_shipped_atlas(bank, port) if keep_wrong else bank
     check_no_overlap(bank, questions, allow_leakage)
     return bank

@@ -74,7 +74,8 @@ def measure(
     for name, group in groups.items():  # the bank of one model at a time
         target = group[0][0]
         samples = [sample for other, _ in group for sample in other.samples]
-        references = open_bank(target.port, bank, target.metric, samples, keep_wrong=True)
+        metrics = {other.data: other.metric for other, _ in group}
+        references = open_bank(target.port, bank, metrics, samples, keep_wrong=True)
         run.check()
         for target, plan in group:
             for batch in run.todo([plan.references]):
@@ -104,7 +105,10 @@ def _measure_on_workers(
     arguments = {
         "source": source,
         "bank": BankArrays.of(references, workers.per_node),
-        "targets": [((target.name, target.model, target.data, target.metric), plan) for target, plan in group],
+        "targets": [
+            ((target.name, target.model, target.data, target.metric), target.port.max_new_tokens, plan)
+            for target, plan in group
+        ],
         "seed": seed,
         "block_size": block_size,
     }
@@ -124,23 +128,26 @@ def _measure_on_workers(
 def open_worker(
     source: ModelSource,
     bank: BankArrays,
-    targets: Sequence[tuple[tuple[str, str, str, Metric], TargetPlan]],
+    targets: Sequence[tuple[tuple[str, str, str, Metric], int, TargetPlan]],
     seed: int,
     block_size: int,
 ) -> Callable[[Batch, Sequence[Sample]], tuple[list[dict[str, Any]], list[Timing]]]:
-    """The work of a Ray worker on one model's targets (name, model, data, metric); raises as `ModelSource.open`."""
+    """The work of a Ray worker on one model's targets; raises as `ModelSource.open`.
+
+    Each target has its name, model, data and metric, the longest answer in tokens, and its plan.
+    """
     (port, *_), _ = source.open()
     references, timings = share_features(bank.open(port)), list[Timing]()
 
     def record(stage: str, samples: int, seconds: float) -> None:
         timings.append((stage, samples, seconds))
 
-    place = {block.part: i for i, (_, plan) in enumerate(targets) for block in plan.blocks(block_size)}
+    place = {block.part: i for i, (_, _, plan) in enumerate(targets) for block in plan.blocks(block_size)}
 
     @lru_cache(maxsize=1)  # targets come one after the other
     def evaluator(number: int) -> BlockEvaluator:
-        (name, model, data, metric), plan = targets[number]
-        target = EvalTarget(name, model, port, data, (), metric)
+        (name, model, data, metric), longest, plan = targets[number]
+        target = EvalTarget(name, model, replace(port, max_new_tokens=longest), data, (), metric)
         return BlockEvaluator(target, plan, references, seed, block_size, record)
 
     def work(batch: Batch, samples: Sequence[Sample]) -> tuple[list[dict[str, Any]], list[Timing]]:

@@ -21,7 +21,8 @@ from r2t2_jax.datasets.registry import GROUP
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.evaluation.benchmark import REFERENCES, part_name, title_of
 from r2t2_jax.evaluation.evaluator import order_by_program
-from r2t2_jax.evaluation.setup import metric_for, with_embedder
+from r2t2_jax.evaluation.question_sets import limits_by_set
+from r2t2_jax.evaluation.setup import metric_for, with_decoding, with_embedder
 from r2t2_jax.method.presets import PAPER as PAPER_PRESET
 from r2t2_jax.method.presets import Preset
 from r2t2_jax.methods import Method, find_preset, method_of, own_preset
@@ -163,7 +164,15 @@ def model_names(model: str) -> tuple[str, ...]:
     return MODEL_VARIANTS.get(model, (model,))
 
 
-def open_targets(model: str, data: Sequence[str], n: int | None, seed: int, embedder: str = "") -> list[EvalTarget]:
+def open_targets(
+    model: str,
+    data: Sequence[str],
+    n: int | None,
+    seed: int,
+    embedder: str = "",
+    beams: int = 1,
+    max_new_tokens: str = "",
+) -> list[EvalTarget]:
     """Every model that a name refers to, on every dataset.
 
     Args:
@@ -172,19 +181,26 @@ def open_targets(model: str, data: Sequence[str], n: int | None, seed: int, embe
         n: number of questions of each dataset; `None` for all.
         seed: seed of the choice of questions.
         embedder: embedder of the questions; empty for the model's own.
+        beams: of the decoding; 1 is greedy.
+        max_new_tokens: longest answer, also by dataset; empty for the port's number for each dataset.
 
     Raises:
-        R2T2Error: unknown model or dataset, or no dataset is registered for the model.
+        R2T2Error: unknown model or dataset, no dataset is registered for the model, or as `with_decoding` and
+            `limits_by_set`.
     """
     names = model_names(model)
-    ports = dict(zip(names, with_embedder([load(name) for name in names], embedder), strict=True))
+    loaded = [with_decoding(load(name), beams) for name in names]
+    ports = dict(zip(names, with_embedder(loaded, embedder), strict=True))
     datasets = list(data) or [_own_dataset(next(iter(ports.values())))]
+    limits = limits_by_set(max_new_tokens, datasets)
     samples = {name: tuple(load_dataset(**dataset_source(name, n, seed))) for name in datasets}
     targets = []
     for model_name, port in ports.items():
         for name in samples:
             title = port.name if len(datasets) == 1 else title_of(port.name, name)
-            targets.append(EvalTarget(title, model_name, port, name, samples[name], metric_for(name, "")))
+            longest = limits[name] or port.token_limits.get(name, port.max_new_tokens)
+            answering = dataclasses.replace(port, max_new_tokens=longest)
+            targets.append(EvalTarget(title, model_name, answering, name, samples[name], metric_for(name, "")))
     return targets
 
 

@@ -81,7 +81,7 @@ def encode_augmentations(
         rng = np.random.default_rng((seed, number))
         image = sample.pixels()
         copies = views(image, count, rng) if which == "views" else [shuffled(image, rng)]
-        augmented += [dataclasses.replace(sample, image=copy) for copy in copies]
+        augmented += [dataclasses.replace(sample, image=copy, original=image) for copy in copies]
     features, _ = encode_batch(port.params, port.processor.prepare(port.params, augmented), model=port.model)
     if which == "shuffled":
         return features

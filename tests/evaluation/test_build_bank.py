@@ -196,6 +196,7 @@ def test_few_correct_answers_are_reported_with_answers_and_truths(keep, tmp_path
     right = summary["sources"]["few"]["correct"]
     assert right <= 2 and summary["sources"]["few"]["answered"] == 41
     assert summary["sources"]["few"]["rows"] == (41 if keep == "all" else right)
+    assert not (tmp_path / "bank").exists()
     (warning,) = warnings
     assert warning.startswith(f"few: only {right} of 41 answers are correct") and warning.count(" for 'gray'") == 5
 
@@ -227,6 +228,7 @@ def test_a_model_without_correct_answers_gives_no_bank(tmp_path):
     config, warnings = BankConfig(batch=3), []
     with pytest.raises(R2T2Error, match="toy answered none of the questions correctly"):
         build_bank(tmp_path / "bank", toy(), question_sets, config, SETTINGS, log=warnings.append)
+    assert not (tmp_path / "bank").exists()
     (warning,) = warnings
     assert warning.startswith(
         "set: only 0 of 6 answers are correct by the metric exact_match; check metric and prompt."

@@ -12,6 +12,7 @@ from PIL import Image
 import r2t2_jax.plugins
 from r2t2_jax.cli.main import main
 from r2t2_jax.errors import R2T2Error
+from r2t2_jax.evaluation import setup
 from r2t2_jax.evaluation.collect_bank import collect_bank
 from r2t2_jax.evaluation.setup import check_no_overlap, metric_for, open_bank, open_questions
 from r2t2_jax.metrics import get_metric
@@ -45,12 +46,22 @@ def test_the_default_metric_is_the_official_one() -> None:
     assert metric_for("aokvqa", "exact_match") is METRIC
 
 
+def test_collected_references_are_judged_by_the_metric_of_their_own_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    samples = make_samples(12, seed=1, hinted=0.6)
+    monkeypatch.setattr(setup, "_reference_set", lambda port: "toy")
+    monkeypatch.setattr(setup, "load_dataset", lambda name, split: samples)
+    own, others = collect_bank(toy(), samples, METRIC, keep_wrong=True), {"gqa": lambda prediction, sample: 0.0}
+    assert 0 < own.right.sum() < len(own)
+    np.testing.assert_array_equal(open_bank(toy(), None, others, [], keep_wrong=True).right, own.right)
+    assert open_bank(toy(), None, {"toy": lambda prediction, sample: 1.0}, [], keep_wrong=True).right.all()
+
+
 def test_a_bank_on_disk_equals_one_in_memory(questions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(r2t2_jax.plugins, "load", lambda _: toy())
     build = ["bank", "build", "--model", "toy", "--dataset", str(questions), "--split", "rest"]
     assert main([*build, "--out", str(tmp_path / "bank")]) == 0
     questions_of_split = open_questions(str(questions), "validation", None, 0)
-    bank = open_bank(toy(), tmp_path / "bank", METRIC, questions_of_split)
+    bank = open_bank(toy(), tmp_path / "bank", {}, questions_of_split)
     memory = collect_bank(toy(), open_questions(str(questions), "rest", None, 0), METRIC)
     assert len(bank) == len(memory) < 24  # without the wrongly answered
 
@@ -61,7 +72,7 @@ def test_a_bank_on_disk_equals_one_in_memory(questions: Path, tmp_path: Path, mo
     np.testing.assert_array_equal(bank.routing, np.asarray(memory.routing)[order])
 
     with pytest.raises(R2T2Error, match=f"{len(bank)} of 30 questions are also references in the bank"):
-        open_bank(toy(), tmp_path / "bank", METRIC, open_questions(str(questions), None, None, 0))
+        open_bank(toy(), tmp_path / "bank", {}, open_questions(str(questions), None, None, 0))
 
 
 def test_a_reference_under_another_id_is_found_by_its_image_and_question() -> None:

@@ -1,7 +1,14 @@
 """The plan of tables: each row is measured once, blocks cover every question, settings follow the model."""
 
+from dataclasses import replace
+
+import pytest
+
+from r2t2_jax.errors import R2T2Error
 from r2t2_jax.method.presets import PAPER, Preset
-from r2t2_jax.reproduction.plan import embedder_path, plan_rows
+from r2t2_jax.plugins import load
+from r2t2_jax.reproduction import plan as planning
+from r2t2_jax.reproduction.plan import embedder_path, open_targets, plan_rows
 from r2t2_jax.reproduction.spec import choose_tables, load_tables
 
 OWN = Preset.from_mapping({"space.kind": "simplex", "descent.optimizer": "adam", "descent.learning_rate": 0.3})
@@ -55,3 +62,16 @@ def test_a_row_with_a_missing_embedder_is_not_run() -> None:
     rows = {row.name: row for row in plan.rows["table7", "own"]}
     assert "weights" in rows["NV-Embed-v2"].not_run and not rows["NV-Embed-v2"].label
     assert rows["hashed words"].label == "table7/own/hashed words"
+
+
+def test_targets_decode_as_the_port_says_for_their_dataset(monkeypatch) -> None:
+    port = replace(load("pocket:narrow"), token_limits={"pocket": 3})
+    monkeypatch.setattr(planning, "load", lambda name: port)
+    (target,) = open_targets("pocket:narrow", (), 2, 0)
+    assert (target.port.beams, target.port.max_new_tokens) == (1, 3)
+    (target,) = open_targets("pocket:narrow", (), 2, 0, max_new_tokens="pocket=7")
+    assert target.port.max_new_tokens == 7
+    with pytest.raises(R2T2Error, match=r"pocket.* has no beam search: leave out --beams 3"):
+        open_targets("pocket:narrow", (), 2, 0, beams=3)
+    with pytest.raises(R2T2Error, match="--max-new-tokens 'many' is not a number"):
+        open_targets("pocket:narrow", (), 2, 0, max_new_tokens="many")

@@ -62,8 +62,14 @@ def test_unsupported_fields_are_refused():
     with pytest.raises(R2T2Error, match="is_mask_instruction = False"):
         NVEmbedConfig.from_hf(NV | {"is_mask_instruction": False})
     latent = NV["latent_attention_config"] | {"output_normalize": False}
-    with pytest.raises(R2T2Error, match="latent_attention_config: output_normalize = False"):
+    with pytest.raises(R2T2Error, match=r"latent_attention_config\.output_normalize = False"):
         NVEmbedConfig.from_hf(NV | {"latent_attention_config": latent})
+    text = NV["text_config"] | {"hidden_act": "gelu"}
+    every = NV | {"is_mask_instruction": False, "latent_attention_config": latent, "text_config": text}
+    with pytest.raises(R2T2Error) as refused:
+        NVEmbedConfig.from_hf(every)
+    names = ("is_mask_instruction", "latent_attention_config.output_normalize", "text_config.hidden_act")
+    assert all(f"{name} = " in str(refused.value) for name in names)
 
 
 @pytest.mark.parametrize("nested", [{}, {"text_config": None}, {"text_config": {"model_type": "bidir_mistral"}}])

@@ -5,6 +5,7 @@ import json
 import re
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -27,11 +28,15 @@ from ports.moai.auxiliary.record import (
     to_row,
 )
 from ports.moai.auxiliary.verbalize import describe_segments
+from ports.moai.config import MoAIConfig
+from ports.moai.processing import MoAIProcessor, MoAITokenizer
 from r2t2_jax.cli.main import main
 from r2t2_jax.contract import GRAY, Sample
 from r2t2_jax.errors import R2T2Error
+from r2t2_jax.rivals import augmentations
 from r2t2_jax.runs.plan import Part, Plan
 from r2t2_jax.runs.run import Run
+from tests.ports.moai.sentences import train_tokenizer
 
 SIZE = 10
 
@@ -144,6 +149,27 @@ def test_a_store_grows_and_its_fingerprint_stays(tmp_path):
     assert third.fingerprint != stored.fingerprint
     with pytest.raises(R2T2Error, match="were not made in the same way"):
         CachedRecords.open(tmp_path / "aux", tmp_path / "third")
+
+
+@pytest.mark.parametrize("which", ["views", "shuffled"])
+def test_augmented_copies_have_the_record_of_their_original(which, tmp_path, monkeypatch):
+    """The augmented images of MEMO, TPT, CoTTA and DeYO are in no store."""
+    path = tmp_path / "tokenizer.model"
+    train_tokenizer(path, 128)
+    config = dataclasses.replace(MoAIConfig.tiny(), vocab_size=128, image_id=128, image_size=SIZE)
+    build_fake(tmp_path / "store", samples())
+    processor = MoAIProcessor(config, MoAITokenizer(path, config).adjusted(), CachedRecords.open(tmp_path / "store"))
+    monkeypatch.setattr(augmentations, "encode_batch", lambda params, inputs, model: (inputs, None))
+    port = SimpleNamespace(params=None, processor=processor, model=None)
+    own = processor.prepare(None, samples()[:3])
+    inputs = augmentations.encode_augmentations(port, samples()[:3], np.arange(3), which, 2, seed=0)
+    copies = jax.tree.map(lambda leaf: leaf[:, -1], inputs) if which == "views" else inputs
+    for name in ("verbalization", "segments"):
+        np.testing.assert_array_equal(getattr(copies, name), getattr(own, name))
+    assert (np.asarray(copies.image) != np.asarray(own.image)).any(axis=(1, 2, 3)).all()
+    copy = dataclasses.replace(samples()[0], image=samples()[0].image ^ 1)
+    with pytest.raises(R2T2Error, match="no auxiliary record of the image of sample 'q0'"):
+        processor.prepare(None, [copy])
 
 
 def test_a_later_build_adds_the_parts_that_records_lack(tmp_path):
