@@ -9,6 +9,7 @@ from ports.common.checkpoint.convert import fetch_descriptions, fetch_weights
 from ports.common.checkpoint.directory import sha256_of
 from r2t2_jax.errors import R2T2Error
 from tests.ports.common.embedder_folders import WRITERS
+from tests.ports.moai import checkpoint as moai
 from tests.ports.mova.checkpoint import write_checkpoint
 
 
@@ -113,12 +114,13 @@ def test_a_hub_id_gives_the_model_directory_of_the_folder(hub, tmp_path, name):
         ("nv_embed", "tokenizer.json", "the tokenizer"),
         ("stella", "2_Dense_1024/config.json", "the dense layer"),
         ("gte_qwen2", "config.json", "the sizes of the model"),
+        ("moai", "tokenizer.model", "the sentencepiece tokenizer"),
     ],
 )
 def test_missing_files_are_named_before_weights_are_fetched(hub, tmp_path, source, name, missing, content):
     from r2t2_jax.plugins import find
 
-    WRITERS[name](hub.stored)
+    (WRITERS | {"moai": moai.write_checkpoint})[name](hub.stored)
     (hub.stored / missing).unlink()
     place = "stored" if source == "stored" else "a folder into which you download the model"
     with pytest.raises(R2T2Error, match=rf"^{source} lacks {missing} \({content}.*Put what is missing into {place}"):
