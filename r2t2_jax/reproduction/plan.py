@@ -188,6 +188,7 @@ def open_targets(
         R2T2Error: unknown model or dataset, no dataset is registered for the model, or as `with_decoding` and
             `limits_by_set`.
     """
+    limits_by_set(max_new_tokens, list(data) or [model.partition(":")[0]])  # before a model is loaded
     names = model_names(model)
     loaded = [with_decoding(load(name), beams) for name in names]
     ports = dict(zip(names, with_embedder(loaded, embedder), strict=True))
