@@ -144,10 +144,11 @@ class BankAtlas:
         from r2t2_jax.runs.workers import WorkerProgram
 
         plan = AtlasPlan(self.points, self.candidates, self.choosing, self.k, self.batch_size, self.seed)
+        stored = ReferenceBank.open(self.bank)
         cluster, model = self.cluster.config(), local_model(self.model, self.cluster.model_uri)
         with connect(None if self.dry_run else cluster, log) as workers:
             port = load(model)
-            bank = with_samples(ReferenceBank.open(self.bank), port)
+            bank = with_samples(stored, port)
             if self.dry_run:
                 print_plan(port, Plan(atlas_parts(len(bank), plan)), "references", cluster)
                 return

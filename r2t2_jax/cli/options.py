@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import os
 import math
 import re
 from collections.abc import Collection, Mapping, Sequence
@@ -109,8 +110,10 @@ def check_words(name: str, words: Sequence[str], known: Collection[str], switche
         switches: names of those without a value.
 
     Raises:
-        UsageError: an option is unknown, or a value is empty or no text.
+        UsageError: an option is unknown, a switch has a value, or a value is empty, no text, or a folder that is a
+            file.
     """
+    without_value = {flag(prefix + option) for option in switches for prefix in ("", "no_")}
     flags = {flag(option) for option in known} | {flag(f"no_{option}") for option in switches}
     last = "an argument"
     for word in words:
@@ -118,13 +121,17 @@ def check_words(name: str, words: Sequence[str], known: Collection[str], switche
         is_option = word.startswith("--") and len(word) > 2
         if is_option and option.replace("_", "-") not in flags:
             matches = difflib.get_close_matches(option, sorted(flags), n=1)
-            guess = f"; did you mean {matches[0]}?" if matches else ""
+            guess = f"; did you mean {matches[0]}?" if matches else ";"
             raise UsageError(f"unknown option {option}{guess} {_see(name)}")
+        if equals and option.replace("_", "-") in without_value:
+            raise UsageError(f"{option} takes no value; {_see(name)}")
         text = value if is_option else word
         if (equals or not is_option) and not text:
             raise UsageError(f"{option if is_option else last} has an empty value; leave it out, or give one")
         if "\0" in text or any(0xD800 <= ord(letter) <= 0xDFFF for letter in text):
             raise UsageError(f"{option if is_option else last} is not text in UTF-8: {text!r}")
+        if text.endswith("/") and os.path.isfile(text.rstrip("/")):
+            raise UsageError(f"{option if is_option else last} ends in a slash, and {text.rstrip('/')} is a file")
         last = option if is_option else last
 
 

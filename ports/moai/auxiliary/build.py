@@ -251,5 +251,6 @@ def command(
     max_hours: float | None,
 ) -> dict[str, Any]:
     """The implementation of `r2t2 aux build`, registered in the entry-point group `r2t2.auxiliary`."""
+    _check_store(out)
     providers = load_providers(models, scene_graphs, MoAIConfig.full_7b().image_size)
     return build_records(out, samples, providers, settings, max_hours)
