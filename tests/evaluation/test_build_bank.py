@@ -196,7 +196,6 @@ def test_few_correct_answers_are_reported_with_answers_and_truths(keep, tmp_path
     right = summary["sources"]["few"]["correct"]
     assert right <= 2 and summary["sources"]["few"]["answered"] == 41
     assert summary["sources"]["few"]["rows"] == (41 if keep == "all" else right)
-    assert not (tmp_path / "bank").exists()
     (warning,) = warnings
     assert warning.startswith(f"few: only {right} of 41 answers are correct") and warning.count(" for 'gray'") == 5
 
