@@ -47,11 +47,11 @@ REQUIRED = {  # the shortest command line of each command
 }
 TEXTS = ["abc", "", "1,5", "0x1", "--1", "1e", "1 2", "١٢x"]  # no numbers, and a second value where one is wanted
 PATHS = ["", "file/below", "n" * 300, "a\0b", "\udcff", "folder", "file/", "pipe/x", "file/../file/x", "./file/x/y"]
-NAMES = ["", "a\0b", "\udcff"]
+NAMES = ["", "a\0b", "\udcff", "\0", "\0a", "a\0", "\ud800", "a\udfffb", "\udc80x", "\udcff\0"]
 
 
 def bad_values(name: str, kind: Any) -> Iterator[str]:
-    """Ten bad values of an option, fewer for texts."""
+    """Ten bad values of an option or more."""
     text = str(kind)
     if name in RANGES:
         values: Range = RANGES[name]
