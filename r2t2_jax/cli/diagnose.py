@@ -48,6 +48,7 @@ class Diagnose:
         """Measure, print the diagnosis and, with `--out`, write it."""
         from r2t2_jax.analysis.diagnose import port_evidence
         from r2t2_jax.analysis.diagnosis import check_enough, diagnose_evidence
+        from r2t2_jax.bank import ReferenceBank
         from r2t2_jax.cli.parsing import check_writable
         from r2t2_jax.evaluation.encode import encode_questions
         from r2t2_jax.evaluation.setup import metric_for, open_bank, open_port, open_questions
@@ -58,6 +59,8 @@ class Diagnose:
 
         if self.out:
             check_writable(self.out)
+        if self.bank is not None:
+            ReferenceBank.open(self.bank)  # refused before a model is loaded
         port = open_port(self.model, self.embedder, self.preset)
         name = self.preset or own_preset(port.name, port.presets)
         preset = find_preset(name, port.presets)

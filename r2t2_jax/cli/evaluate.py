@@ -96,6 +96,7 @@ class Eval:
         show(self.out)
 
     def _job(self, model: str, workers: Workers | None) -> Job:
+        from r2t2_jax.bank import ReferenceBank
         from r2t2_jax.evaluation.devices import device_groups, load_on
         from r2t2_jax.evaluation.job import open_job
         from r2t2_jax.evaluation.question_sets import read_benchmarks
@@ -105,6 +106,8 @@ class Eval:
         benchmarks = read_benchmarks(
             names, self.split, self.limit, self.seed, self.images, self.metric, self.max_new_tokens
         )
+        if self.bank is not None:
+            ReferenceBank.open(self.bank)  # refused before a model is loaded
         groups = device_groups("" if self.cluster.ray else self.mesh)
         loaded = with_embedder(load_on(model, groups), self.embedder, self.preset)
         ports = [with_decoding(port, self.beams) for port in loaded]
