@@ -200,7 +200,7 @@ def cotta(
     cotta: CottaSettings,
     space: UpdateSpace,
 ) -> Strategy:
-    """Descent toward the mean answer over image augmentations, with stochastic restoration of the router's weights."""
+    """Descent toward the mean answer over image augmentations, with random restoration of router weights."""
     objective = TeacherCrossEntropy(generation.max_new_tokens, augmentation.views)
     return Strategy(
         "cotta", objective=objective, search=RestoringDescent(descent_of(descent), cotta.restore), space=space

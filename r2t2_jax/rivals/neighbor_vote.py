@@ -100,7 +100,7 @@ class Lame(NeighborBaseline):
 
 
 def lame(neighborhood: NeighborhoodSettings) -> Lame:
-    """The model's probabilities of its own answer and the neighbors' answers, corrected by the neighbors' labels."""
+    """The model's probabilities of its own and the neighbors' answers, corrected by the neighbors' labels."""
     return Lame(selector=NearestNeighbors(neighborhood.k), kernel=kernel_of(neighborhood))
 
 
