@@ -16,14 +16,15 @@ def create(
 ) -> Callable[..., Any]:
     """A function that raises numbers to a power.
 
-    `poison` kills its process, `refuse` is bad input, `processes` is how many processes must run before any computes.
+    `poison` kills its process, `refuse` is bad input. A process that has a batch writes its id into the folder `pids`,
+    and computes when `processes` of them have one.
     """
     if power < 0:
         raise R2T2Error("the power must not be negative")
-    if pids:
-        (Path(pids) / str(os.getpid())).touch()
 
     def work(batch: Batch, payload: list[int]) -> list[dict[str, int]]:
+        if pids:
+            (Path(pids) / str(os.getpid())).touch()
         time.sleep(seconds)
         while pids and len(list(Path(pids).iterdir())) < processes:
             time.sleep(0.05)
