@@ -3,8 +3,10 @@
 Public names are imported when first used, so `import r2t2_jax` stays light.
 """
 
-from importlib import import_module
+from importlib import import_module, metadata
 from typing import TYPE_CHECKING, Any
+
+__version__: str
 
 if TYPE_CHECKING:
     from r2t2_jax.analysis.diagnose import diagnose as diagnose
@@ -56,10 +58,12 @@ __all__ = sorted(_MODULES)
 
 def __getattr__(name: str) -> Any:
     """Import a public name from its module (PEP 562)."""
+    if name == "__version__":
+        return metadata.version("r2t2-jax")
     if name not in _MODULES:
         raise AttributeError(f"module 'r2t2_jax' has no attribute {name!r}")
     return getattr(import_module(f"r2t2_jax.{_MODULES[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    return __all__
+    return [*__all__, "__version__"]

@@ -242,7 +242,7 @@ class CaptionModel:
     adapted: tuple[str, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Port:
     """A model ready to use, as `r2t2_jax.load("pocket:narrow")` returns it.
 
@@ -265,6 +265,49 @@ class Port:
     captioning: CaptionModel | None = None
     beams: int = 1
     token_limits: Mapping[str, int] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        """One line without the weights."""
+        layers, experts = self.model.spec.shape
+        return f"Port({self.name!r}, {layers} x {experts} routing weights, fingerprint={self.fingerprint!r})"
+
+
+METHODS = {  # of the parts of a port; `as_answer` and others are optional for some strategies, these are not
+    "model": ("encode", "route", "answer_loss", "generate", "answer_logprobs", "as_answer"),
+    "processor": ("prepare", "answer_ids", "decode"),
+    "embedder": ("embed",),
+}
+
+
+def check_methods(port: Port) -> None:
+    """Check that the parts of a port have the methods of the contract.
+
+    Raises:
+        R2T2Error: a method is missing (all missing ones are named), or the spec, a name or a fingerprint.
+    """
+    for part, names in METHODS.items():
+        owner = getattr(port, part)
+        missing = [name for name in names if not callable(getattr(owner, name, None))]
+        if missing:
+            raise R2T2Error(
+                f"the {part} of port {port.name!r} ({type(owner).__name__}) has no method "
+                f"{', '.join(missing)}; r2t2_jax.contract describes each"
+            )
+    if not isinstance(getattr(port.model, "spec", None), RoutingSpec):
+        raise R2T2Error(f"the model of port {port.name!r} has no spec, a r2t2_jax.RoutingSpec")
+    named = {"name": port.name, "fingerprint": port.fingerprint}
+    for what, text in (named | {"embedder.fingerprint": getattr(port.embedder, "fingerprint", None)}).items():
+        if not isinstance(text, str) or not text:
+            raise R2T2Error(f"{what} of port {port.name!r} is {text!r}; it is a text that changes when results do")
+    if not isinstance(port.max_new_tokens, int) or port.max_new_tokens < 1:
+        raise R2T2Error(f"max_new_tokens of port {port.name!r} is {port.max_new_tokens!r}; it is at least 1")
+    try:
+        hash(port.model)
+    except TypeError as error:
+        raise R2T2Error(
+            f"the model of port {port.name!r} ({type(port.model).__name__}) is not hashable ({error}): make it a "
+            "frozen dataclass without arrays; arrays belong in params"
+        ) from error
 
 
 @dataclass(frozen=True)

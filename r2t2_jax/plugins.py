@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import os
 import re
-from importlib.metadata import entry_points
+import sys
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
+from pkgutil import extend_path
 from typing import TYPE_CHECKING, Any
 
-from r2t2_jax.contract import Embedder, ModelShapes, Port
+from r2t2_jax.contract import Embedder, ModelShapes, Port, check_methods
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.runtime.typed_json import open_json
 
@@ -40,7 +43,35 @@ def find(group: str, name: str, kind: str) -> Any:
     if not matches:
         known = ", ".join(registered(group)) or "none is installed"
         raise R2T2Error(f"unknown {kind} {name!r}; known: {known}")
-    return matches[0].load()
+    return import_entry(matches[0])
+
+
+def import_entry(entry: EntryPoint) -> Any:
+    """The object of an entry point, also if a folder or file on the path hides the package that it is in.
+
+    The package that hides it is extended by the folders of the same name on `sys.path`, so that both can be imported.
+
+    Raises:
+        R2T2Error: the package is hidden and cannot be found.
+    """
+    try:
+        return entry.load()
+    except ModuleNotFoundError as error:
+        top = entry.module.partition(".")[0]
+        package = sys.modules.get(top)
+        if package is None or not (error.name or "").startswith(top):
+            raise
+        package.__path__ = extend_path(list(getattr(package, "__path__", [])), top)
+        try:
+            return entry.load()
+        except ModuleNotFoundError as second:
+            if not (second.name or "").startswith(top):
+                raise
+            where = getattr(package, "__file__", None) or next(iter(package.__path__), "elsewhere")
+            raise R2T2Error(
+                f"cannot import {entry.value} ({second}): {where} has the name of the package {top!r} that it is in; "
+                "rename it, or run the command in another folder"
+            ) from second
 
 
 def load(name: str, mesh: Mesh | None = None) -> Port:
@@ -50,13 +81,14 @@ def load(name: str, mesh: Mesh | None = None) -> Port:
         name: `port` or `port:variant` for a port registered in the entry-point group `r2t2.ports`, whose entry is a
             function `load(variant: str | None) -> Port`; the path of a model directory, whose port gets the path as
             its variant (`./pocket` if the directory has the name of a port), settings of the port behind it included
-            (`models/moai,dtype=bfloat16`); or `module:attribute`, where the attribute is a `Port` or a function
-            without arguments that returns one.
+            (`models/moai,dtype=bfloat16`); or `module:attribute`, where the attribute is a `Port`, a function without
+            arguments that returns one, or a function of the variant as above (`module:attribute:variant`; `None`
+            without one). Modules are looked up in the current folder too.
         mesh: devices along the axis `model`, over which a port whose `load` accepts a mesh shards its weights.
 
     Raises:
-        R2T2Error: there is no such port, the object is not a port, or its weights cannot be sharded. A port raises it
-            for an unknown variant.
+        R2T2Error: there is no such port, the object is not a port or lacks a method (named), or its weights cannot be
+            sharded. A port raises it for an unknown variant.
     """
     head, tail = _split(name, PORTS)
     port: object
@@ -65,13 +97,36 @@ def load(name: str, mesh: Mesh | None = None) -> Port:
     elif head in registered(PORTS):
         port = find(PORTS, head, "port")(tail or None)
     elif tail:
-        port = _attribute(head, tail)
-        port = port if isinstance(port, Port) or not callable(port) else port()
+        port = _called(name, _attribute(head, tail.partition(":")[0]), tail.partition(":")[2])
     else:
         port = find(PORTS, head, "port")  # raises
     if not isinstance(port, Port):
         raise R2T2Error(f"{name!r} gives a {type(port).__name__}, not a r2t2_jax.contract.Port")
+    check_methods(port)
     return port
+
+
+def _called(name: str, attribute: object, variant: str) -> object:
+    """The object itself, or what it returns: called with the variant if it takes one."""
+    if isinstance(attribute, Port) or not callable(attribute):
+        if variant:
+            raise R2T2Error(f"{name!r} has a variant, and {attribute!r:.60} is no function of one")
+        return attribute
+    parameters = inspect.signature(attribute).parameters.values()
+    positional = [each for each in parameters if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)]
+    required = [each for each in parameters if each.default is each.empty and each.kind is not each.VAR_POSITIONAL]
+    required = [each for each in required if each.kind is not each.VAR_KEYWORD]
+    if len(required) > 1 or any(each not in positional for each in required):
+        names = ", ".join(each.name for each in required)
+        raise R2T2Error(
+            f"{name!r} is a function of ({names}); a port is a Port, a function without arguments, or a function of "
+            "the variant"
+        )
+    if not positional:
+        if variant:
+            raise R2T2Error(f"{name!r} has a variant, and the function takes none")
+        return attribute()
+    return attribute(variant or None) if required or variant else attribute()
 
 
 def _load_sharded(head: str, tail: str, mesh: Mesh) -> Port:
@@ -128,11 +183,25 @@ def port_of(directory: str | Path) -> str:
 
 
 def _attribute(module: str, attribute: str) -> object:
+    folder = os.getcwd()
+    if folder not in sys.path and "" not in sys.path:
+        sys.path.append(folder)  # last, so that no file there hides an installed package
     try:
         return getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
+        if isinstance(error, ImportError) and error.name not in _with_parents(module):
+            raise R2T2Error(f"cannot import {module} of '{module}:{attribute}': {error}") from error
         known = ", ".join(registered(PORTS)) or "none is installed"
-        raise R2T2Error(f"unknown port '{module}:{attribute}' ({error}); known: {known}") from error
+        raise R2T2Error(
+            f"unknown port '{module}:{attribute}' ({error}); known: {known}; modules of your own are looked up in "
+            f"{folder} and on PYTHONPATH"
+        ) from error
+
+
+def _with_parents(module: str) -> list[str]:
+    """`a`, `a.b` and `a.b.c` of the module `a.b.c`."""
+    parts = module.split(".")
+    return [".".join(parts[: i + 1]) for i in range(len(parts))]
 
 
 def load_embedder(name: str) -> Embedder:

@@ -43,6 +43,9 @@ class RoutingSpec:
         layers: number of routed layers L, or their names.
         groups: experts whose weights compete (a softmax each), as tuples of expert indices; default: one group of all.
         support: for each layer, the supported experts; default: all.
+
+    Raises:
+        R2T2Error: a name is missing or given twice, names are one text, or groups or support do not fit the experts.
     """
 
     experts: tuple[str, ...]
@@ -51,7 +54,18 @@ class RoutingSpec:
     support: tuple[tuple[int, ...], ...] = ()
 
     def __post_init__(self) -> None:
+        if isinstance(self.experts, str) or isinstance(self.layers, str):
+            names = self.experts if isinstance(self.experts, str) else self.layers
+            raise R2T2Error(f"names are given as a tuple, one for each, not as the text {names!r}")
         object.__setattr__(self, "experts", tuple(self.experts))
+        if not isinstance(self.layers, int):
+            object.__setattr__(self, "layers", tuple(self.layers))
+        for kind, names in (("expert", self.experts), ("layer", self.layer_names)):
+            if not names or not all(isinstance(name, str) and name for name in names):
+                raise R2T2Error(f"a model has at least one {kind}, and each has a name; not {names}")
+            if len(set(names)) < len(names):
+                repeated = next(name for name in names if names.count(name) > 1)
+                raise R2T2Error(f"{kind} {repeated!r} is named twice; give each {kind} a name of its own")
         indices = tuple(range(len(self.experts)))
         if not self.groups:
             object.__setattr__(self, "groups", (indices,))

@@ -1,9 +1,18 @@
 """Imports and dependencies of the package."""
 
+import ast
+import inspect
 import subprocess
 import sys
 import tomllib
+from importlib import metadata
 from pathlib import Path
+
+import pytest
+from filelock import lock_descriptor
+
+import r2t2_jax
+from r2t2_jax.runs import atomic_io
 
 ROOT = Path(__file__).parent.parent
 HEAVY = ("flax", "orbax", "matplotlib", "tensorflow_datasets", "torch", "transformers", "tensorflow", "scann")
@@ -35,3 +44,52 @@ def test_the_method_imports_no_port() -> None:
         lines = [line.split() for line in path.read_text(encoding="utf-8").splitlines()]
         modules = [words[1].split(".")[0] for words in lines if len(words) > 1 and words[0] in ("import", "from")]
         assert "ports" not in modules, path
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    assert r2t2_jax.__version__ == metadata.version("r2t2-jax")
+    assert "__version__" in dir(r2t2_jax)
+
+
+def test_public_functions_name_their_arguments() -> None:
+    functions = [getattr(r2t2_jax, name) for name in r2t2_jax.__all__]
+    for function in filter(inspect.isfunction, functions):
+        kinds = {parameter.kind for parameter in inspect.signature(function).parameters.values()}
+        assert not kinds & {inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL}, function
+
+
+POSIX_ONLY = {"fcntl", "grp", "pwd", "resource", "termios"}
+POSIX_CALLS = {"fork", "getuid", "pread", "pwrite", "sysconf"}
+
+
+def test_no_module_needs_what_windows_lacks() -> None:
+    for path in [*(ROOT / "r2t2_jax").rglob("*.py"), *(ROOT / "ports").rglob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            imported = [alias.name for alias in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
+            assert not POSIX_ONLY & {*imported, getattr(node, "module", None)}, path
+            if isinstance(node, ast.Attribute) and getattr(node.value, "id", None) == "os":
+                assert node.attr not in POSIX_CALLS, f"{path}: os.{node.attr}"
+
+
+def test_files_and_folders_are_written_where_only_a_file_next_to_them_can_be_locked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(atomic_io, "WINDOWS", True)
+
+    def write(content: str) -> None:
+        atomic_io.atomic_write(tmp_path / "file", lambda draft: draft.write_text(content))
+        atomic_io.atomic_folder(tmp_path / "folder", lambda draft: (draft / "part").write_text(content))
+
+    write("first")
+    abandoned = tmp_path / f"{atomic_io.OWN}00000000-file"
+    abandoned.write_text("half")
+    (tmp_path / f"{atomic_io.OWN}00000001-file{atomic_io.LOCK_FILE}").touch()
+    busy = tmp_path / f"{atomic_io.OWN}00000002-file"
+    busy.write_text("half")
+    with open(f"{busy}{atomic_io.LOCK_FILE}", "w") as lock:
+        assert lock_descriptor(lock.fileno(), blocking=False)
+        write("second")
+        assert busy.exists() and not abandoned.exists()
+    write("third")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
+    assert (tmp_path / "file").read_text() == (tmp_path / "folder" / "part").read_text() == "third"

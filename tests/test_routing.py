@@ -135,6 +135,13 @@ def test_no_space_leaves_the_support(kind, tied, values):
         (lambda: RoutingSpec(("a", "b"), groups=((0,),)), "exactly once"),
         (lambda: RoutingSpec(("a", "b"), 2, support=((0,),)), "support"),
         (lambda: RoutingSpec(("a", "b"), 1, support=((),)), "support"),
+        (lambda: RoutingSpec("abcdef"), "as a tuple, one for each, not as the text 'abcdef'"),
+        (lambda: RoutingSpec(("a", "b"), "layer"), "not as the text 'layer'"),
+        (lambda: RoutingSpec(("a", "b", "a")), "expert 'a' is named twice"),
+        (lambda: RoutingSpec(("a", "b"), ("x", "x")), "layer 'x' is named twice"),
+        (lambda: RoutingSpec(()), "at least one expert"),
+        (lambda: RoutingSpec(("a", ""), 1), "each has a name"),
+        (lambda: RoutingSpec(("a", "b"), 0), "at least one layer"),
     ],
 )
 def test_bad_structures_are_refused(make, cause):

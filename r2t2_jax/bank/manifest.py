@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -59,7 +58,8 @@ def quick_digest(path: Path) -> str:
         else:
             last = size - BLOCK
             for i in range(BLOCKS + 1):
-                sha.update(os.pread(file.fileno(), BLOCK, last * i // BLOCKS))
+                file.seek(last * i // BLOCKS)
+                sha.update(file.read(BLOCK))
     return sha.hexdigest()
 
 

@@ -7,13 +7,13 @@ straight line through few compiled programs finds the largest K, and compiling f
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+import psutil
 
 from r2t2_jax.contract import ModelShapes
 from r2t2_jax.costs.prediction import CostPrediction, MemoryUse, abstract_batch
@@ -214,7 +214,7 @@ LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.
 
 def host_memory() -> int:
     """Bytes of memory that this process may use: the host's, or the limit of its container if that is smaller."""
-    size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    size = int(psutil.virtual_memory().total)
     for path in LIMITS:
         try:
             size = min(size, int(path.read_text()))

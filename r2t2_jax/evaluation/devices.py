@@ -6,7 +6,7 @@ there are. Within a group the weights are sharded.
 
 from __future__ import annotations
 
-import fcntl
+import getpass
 import hashlib
 import json
 import os
@@ -21,6 +21,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from filelock import lock_descriptor
 from jax.sharding import Mesh
 
 from r2t2_jax.contract import Port
@@ -121,10 +122,12 @@ def local_model(model: str, uri: str) -> str:
                 f"not {_digest(own)}"
             )
         return model
-    folder = Path(tempfile.gettempdir()) / f"r2t2-model-{os.getuid()}-{_digest(description)}"
+    folder = (
+        Path(tempfile.gettempdir()) / f"r2t2-model-{getattr(os, 'getuid', getpass.getuser)()}-{_digest(description)}"
+    )
     lock = os.open(folder.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # the workers of a host fetch once
+        lock_descriptor(lock)  # the workers of a host fetch once
         if not folder.exists():
             atomic_folder(folder, lambda draft: _fetch(uri, draft))
     finally:

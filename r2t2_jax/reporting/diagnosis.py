@@ -10,6 +10,7 @@ from r2t2_jax.analysis.loss_landscape import CANDIDATES
 from r2t2_jax.evaluation.statistics import Comparison
 
 WIDTH = 80
+WIDTHS = (18, 9, 19, 24)  # of the columns of rows, at least
 VERDICTS = {
     "helps": "Re-routing helps this model. The neighbors point to better routing weights, and gradient descent finds "
     "them.",
@@ -62,15 +63,9 @@ def verdict_text(diagnosis: Diagnosis) -> str:
 
 
 def _row_lines(diagnosis: Diagnosis) -> list[str]:
-    is_accuracy = diagnosis.kind == "right"
-    gains = "against base, points" if is_accuracy else "less loss than base"
-    lines = [f"{'':18}{'right %' if is_accuracy else 'loss':>9}{'95 % interval':>19}{gains:>24}"]
-    for name, row in diagnosis.rows.items():
-        numbers = (row.gain, row.low, row.high) if is_accuracy else (-row.gain, -row.high, -row.low)
-        mean, low, high = (f"{100 * value:.1f}" if is_accuracy else f"{value:.4g}" for value in numbers)
-        gain = diagnosis.gains.get(name)
-        change = "" if gain is None else f"{_number(diagnosis, gain.gain)} ({_interval(diagnosis, gain)})"
-        lines.append(f"{name:<18}{mean:>9}{f'{low} - {high}':>19}{change:>24}".rstrip())
+    lines = _row_table(diagnosis, 4)
+    if max(map(len, lines)) > WIDTH:  # losses with exponents
+        lines = _row_table(diagnosis, 2)
     return [
         *lines,
         *_wrap(
@@ -79,6 +74,26 @@ def _row_lines(diagnosis: Diagnosis) -> list[str]:
             "",
         ),
     ]
+
+
+def _row_table(diagnosis: Diagnosis, digits: int) -> list[str]:
+    """The rows in aligned columns; losses have so many digits, and their differences one less."""
+    is_accuracy = diagnosis.kind == "right"
+    gains = "against base, points" if is_accuracy else "less loss than base"
+    table = [("", "right %" if is_accuracy else "loss", "95 % interval", gains)]
+    for name, row in diagnosis.rows.items():
+        numbers = (row.gain, row.low, row.high) if is_accuracy else (-row.gain, -row.high, -row.low)
+        mean, low, high = (f"{100 * value:.1f}" if is_accuracy else f"{value:.{digits}g}" for value in numbers)
+        gain, change = diagnosis.gains.get(name), ""
+        if gain is not None:
+            by, least, most = (
+                f"{100 * value:+.1f}" if is_accuracy else f"{value:+.{digits - 1}g}"
+                for value in (gain.gain, gain.low, gain.high)
+            )
+            change = f"{by} ({least} to {most})"
+        table.append((name, mean, f"{low} - {high}", change))
+    widths = [max(least, *(len(cell) + 1 for cell in column)) for least, *column in zip(WIDTHS, *table, strict=True)]
+    return [(cells[0].ljust(widths[0]) + "".join(map(str.rjust, cells[1:], widths[1:]))).rstrip() for cells in table]
 
 
 def _gap(diagnosis: Diagnosis, finding: Finding) -> str:

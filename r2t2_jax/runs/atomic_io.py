@@ -2,13 +2,15 @@
 
 A kill at any moment leaves the earlier content or the new content under the target's name, and each is whole. The draft
 of a killed process has lost its lock, so the next write to the same parent folder removes it.
+
+On Windows an open file cannot be renamed, a locked one cannot be written through another handle, and a folder cannot be
+opened. There the lock is a file next to the draft, and folders are not synced.
 """
 
 from __future__ import annotations
 
 import ctypes
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -20,11 +22,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from filelock import lock_descriptor
+
 from r2t2_jax.errors import R2T2Error
 
 DRAFT = ".draft-"
 OWN = f"{DRAFT}r2t2-"  # drafts that may be removed from any folder: no other program uses this name
 EARLIER = "-earlier"
+LOCK_FILE = ".r2t2-lock"  # ends the name of a draft's lock where the draft cannot be locked itself
+WINDOWS = os.name == "nt"
 LONGEST_PART = 255  # bytes of a name, on all usual file systems
 LONGEST_NAME = 200  # bytes of a target's name that its draft's name repeats
 AT_FDCWD, RENAME_EXCHANGE = -100, 2
@@ -153,6 +159,8 @@ def _draft(path: Path, folder: bool, clean: bool) -> Iterator[tuple[Path, Path]]
         finally:
             remove(draft)
             os.close(lock)
+            if WINDOWS:
+                remove(_lock_of(draft))
     except BaseException as error:
         for parent in new_folders:
             with suppress(OSError):
@@ -170,24 +178,32 @@ def _create_draft(target: Path, folder: bool) -> tuple[Path, int]:
         name = hashlib.sha256(os.fsencode(name)).hexdigest()
     while True:
         draft = target.with_name(f"{OWN}{secrets.token_hex(4)}-{name}")
+        lock = _lock_of(draft)
         if folder:
             draft.mkdir()
+        if folder and lock == draft:
             descriptor = os.open(draft, os.O_RDONLY)
         else:
-            descriptor = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+            descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
         _lock(descriptor)
-        if is_at(descriptor, draft):
+        if is_at(descriptor, lock):
+            if not folder and lock != draft:
+                draft.touch()
             return draft, descriptor
         os.close(descriptor)  # another process took the draft for a dead one before it was locked
+
+
+def _lock_of(draft: Path) -> Path:
+    """The file or folder that is locked while a process writes a draft."""
+    return draft.with_name(f"{draft.name}{LOCK_FILE}") if WINDOWS else draft
 
 
 def _lock(descriptor: int) -> bool:
     """Lock a file or folder without waiting. Returns False if another process holds the lock, or locks do not work."""
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return lock_descriptor(descriptor, blocking=False)
     except OSError:
         return False
-    return True
 
 
 def is_at(descriptor: int, path: Path) -> bool:
@@ -206,19 +222,22 @@ def exchange(draft: Path, target: Path) -> None:
     if _exchange_names(draft, target):
         return
     earlier = draft.with_name(f"{draft.name}{EARLIER}")
-    lock = os.open(target, os.O_RDONLY)
+    lock = _lock_of(earlier) if WINDOWS else target
+    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT if WINDOWS else os.O_RDONLY)
     try:
-        _lock(lock)
+        _lock(descriptor)
         os.rename(target, earlier)
         os.rename(draft, target)
         remove(earlier)
     finally:
-        os.close(lock)
+        os.close(descriptor)
+        if WINDOWS:
+            remove(lock)
 
 
 def _exchange_names(first: Path, second: Path) -> bool:
     """Exchange two names by renameat2. Returns False if the system cannot."""
-    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    renameat2 = None if WINDOWS else getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     if renameat2 is None:
         return False
     if renameat2(AT_FDCWD, os.fsencode(first), AT_FDCWD, os.fsencode(second), RENAME_EXCHANGE) == 0:
@@ -242,19 +261,29 @@ def remove_drafts(folder: Path, prefix: str = DRAFT) -> None:
 
     Earlier content that was renamed away, and not replaced, gets its name back.
     """
-    for entry in os.scandir(folder):
-        if not entry.name.startswith(prefix):
-            continue
-        draft = Path(entry.path)
-        try:
-            descriptor = os.open(draft, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
-        except OSError:
-            continue
-        try:
-            if _lock(descriptor):
-                _restore_or_remove(draft)
-        finally:
-            os.close(descriptor)
+    for name in sorted(entry.name for entry in os.scandir(folder)):
+        if name.startswith(prefix):
+            remove_if_abandoned(folder / name)
+
+
+def remove_if_abandoned(draft: Path) -> bool:
+    """Remove one draft of a killed process. Returns False if a process is writing it, or it cannot be opened."""
+    is_lock = WINDOWS and draft.name.endswith(LOCK_FILE)
+    lock = draft if is_lock else _lock_of(draft)
+    flags = os.O_RDWR | os.O_CREAT if WINDOWS else os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW
+    try:
+        descriptor = os.open(lock, flags)
+    except OSError:
+        return False
+    try:
+        locked = _lock(descriptor)
+        if locked and not is_lock:
+            _restore_or_remove(draft)
+    finally:
+        os.close(descriptor)
+    if locked and WINDOWS:
+        remove(lock)
+    return locked
 
 
 def _restore_or_remove(draft: Path) -> None:
@@ -267,7 +296,9 @@ def _restore_or_remove(draft: Path) -> None:
 
 def sync(path: Path) -> None:
     """Fsync a file, or the entries of a folder."""
-    descriptor = os.open(path, os.O_RDONLY)
+    if WINDOWS and path.is_dir():
+        return
+    descriptor = os.open(path, os.O_RDWR if WINDOWS else os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

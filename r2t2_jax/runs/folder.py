@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import socket
@@ -12,8 +11,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from filelock import lock_descriptor
+
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.runs.atomic_io import DRAFT, check_can_create, is_at
+from r2t2_jax.runs.atomic_io import DRAFT, WINDOWS, check_can_create, is_at, remove
 from r2t2_jax.runtime import typed_json
 from r2t2_jax.runtime.typed_files import read_text
 
@@ -85,13 +86,14 @@ class FolderLock:
         while True:
             descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if not lock_descriptor(descriptor, blocking=False):
+                    holder = _holder(descriptor)
+                    raise R2T2Error(f"{folder} is in use by {holder}; wait for it, or choose another folder")
                 if is_at(descriptor, self._path):
                     return descriptor
-            except BlockingIOError:
-                holder = _holder(descriptor)
+            except R2T2Error:
                 os.close(descriptor)
-                raise R2T2Error(f"{folder} is in use by {holder}; wait for it, or choose another folder") from None
+                raise
             except OSError as error:
                 os.close(descriptor)
                 raise R2T2Error(f"cannot lock {folder}: {error.strerror}; choose a folder on a local disk") from error
@@ -99,15 +101,20 @@ class FolderLock:
 
     def release(self) -> None:
         """Remove the file and release the lock."""
+        if WINDOWS:  # an open file cannot be removed, and the next holder may have opened it
+            os.close(self._descriptor)
+            remove(self._path)
+            return
         self._path.unlink(missing_ok=True)
         os.close(self._descriptor)
 
 
 def _holder(descriptor: int) -> str:
     try:
-        holder = json.loads(os.pread(descriptor, 4096, 0))
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        holder = json.loads(os.read(descriptor, 4096))
         return f"process {holder['pid']} on {holder['host']} since {holder['since']}"
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OSError):  # Windows does not let others read a locked file
         return "another process"
 
 

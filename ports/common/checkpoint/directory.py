@@ -11,7 +11,6 @@ host memory than the largest tensor and one piece. The directory is published wi
 from __future__ import annotations
 
 import errno
-import fcntl
 import glob
 import hashlib
 import json
@@ -31,7 +30,7 @@ from ports.common.checkpoint.formats import Checkpoint
 from ports.common.checkpoint.mapping import Leaf
 from ports.common.checkpoint.orbax_writer import PIECE, CheckpointWriter, plain_path, single_error_report
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.runs.atomic_io import DRAFT, atomic_folder, remove
+from r2t2_jax.runs.atomic_io import DRAFT, atomic_folder, remove, remove_if_abandoned
 
 SCHEMA = 2  # 2: parameters have upstream's names
 DESCRIPTION, CHECKPOINT, TOKENIZER = "model.json", "checkpoint", "tokenizer"
@@ -179,14 +178,8 @@ def _publish(destination: Path, write: Callable[[Path], None]) -> None:
 def _remove_abandoned_drafts(destination: Path) -> None:
     """Remove drafts of killed conversions. The system releases a process's lock with the process."""
     for draft in destination.parent.glob(f"{DRAFT}*-{glob.escape(destination.name)}"):
-        handle = os.open(draft, os.O_RDONLY)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            remove(draft)
-        except BlockingIOError as error:
-            raise R2T2Error(f"another conversion is writing {destination} at this moment") from error
-        finally:
-            os.close(handle)
+        if not remove_if_abandoned(draft):
+            raise R2T2Error(f"another conversion is writing {destination} at this moment")
 
 
 def _remove_until_quiet(folder: Path) -> None:
