@@ -65,6 +65,28 @@ class KVCache:
         free = length - self.keys.shape[-3]
         return jax.tree.map(lambda leaf: jnp.pad(leaf, ((0, 0), (0, free), (0, 0), (0, 0))), self)
 
+    def after(self, past: KVCache | None, slot: Int[Array, ""] | None = None) -> tuple[KVCache, KVCache]:
+        """What is kept of a layer's cache, and the keys and values that its rows attend to.
+
+        Args:
+            past: of earlier rows.
+            slot: with a padded cache, the place of this single row there; the whole cache is kept then.
+        """
+        if past is None:
+            return self, self
+        if slot is None:
+            return self, jax.tree.map(lambda old, added: jnp.concatenate([old, added]), past, self)
+        whole = jax.tree.map(lambda old, row: jax.lax.dynamic_update_slice_in_dim(old, row, slot, axis=0), past, self)
+        return whole, whole
+
+    def followed_by(self, rows: KVCache) -> KVCache:
+        """A stack's cache with later rows of the same layers."""
+        return jax.tree.map(lambda old, new: jnp.concatenate([old, new], axis=1), self, rows)
+
+    def below(self, layers: KVCache) -> KVCache:
+        """A stack's cache with that of the layers after them."""
+        return jax.tree.map(lambda early, late: jnp.concatenate([early, late]), self, layers)
+
 
 class SwiGLU(nnx.Module):
     """down_proj(silu(gate_proj(x)) * up_proj(x)), no biases."""

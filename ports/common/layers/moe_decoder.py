@@ -10,7 +10,7 @@ width, L routed layers, E experts, k chosen experts, J levels added to the first
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
@@ -19,11 +19,12 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from ports.common.layers.attention import BLOCK, attend_causal, join_heads, split_heads
+from ports.common.layers.attention import BLOCK, attend_causal, causal_mask, join_heads, split_heads
 from ports.common.layers.decoder import KVCache
 from ports.common.layers.linear import RMSNorm, linear, normal
-from ports.common.layers.moe import ExpertChoice, Experts, select, weights_at
+from ports.common.layers.moe import ExpertChoice
 from ports.common.layers.rotary import frequencies, rotate_by
+from ports.common.layers.routed_experts import RoutedExperts, RoutedRows
 from ports.common.layers.stack import scan_layers, stack, traced_keys
 
 
@@ -62,45 +63,26 @@ class MoEDecoderConfig:
     dtype: str = "float32"
     attention_block: int = BLOCK
 
+    def create(self, rngs: nnx.Rngs) -> MoEDecoder:
+        """A decoder of these sizes."""
+        return MoEDecoder(self, rngs)
+
+    @property
+    def rotary_width(self) -> int:
+        """Entries of a head that are rotated, the first ones."""
+        return self.head_width
+
     def axes(self) -> list[int]:
         """The position axis of each frequency: height at 1, 4, 7, ..., width at 2, 5, 8, ..., else time."""
-        half = self.head_width // 2
+        half = self.rotary_width // 2
         if not self.sections:
             return [0] * half
         return [j % 3 if j % 3 and j < 3 * self.sections[j % 3] else 0 for j in range(half)]
 
-    def angles(self, positions: Int[Array, "3 T"]) -> Float[Array, "T d/2"]:
+    def angles(self, positions: Int[Array, "3 T"]) -> Float[Array, "T r/2"]:
         """Rotary angles of tokens at positions (time, height, width)."""
-        by_frequency = positions.astype(jnp.float32)[jnp.asarray(self.axes())]  # [d/2, T]
-        return by_frequency.T * frequencies(self.head_width, self.theta)[None]
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class RoutedRows:
-    """Routing imposed on some rows of some layers.
-
-    Args:
-        values: for the modes `replace` and `shift` [L, E]; expert ids for `select` [L, k], or [L, span, k] with -1
-            where the router chooses.
-        rows: which of the `span` rows from `start` on the routing is imposed on; `None` for all of them.
-        mode: `replace` gives the combine weights, `shift` is added to the gate's logits, `select` gives the experts.
-        layers: indices of the routed layers, ascending.
-        span: number of rows that `rows` describes.
-        start: the first of them.
-    """
-
-    values: Float[Array, "L E"] | Int[Array, "L *span k"]
-    rows: Bool[Array, "span"] | None
-    mode: str = field(metadata={"static": True})
-    layers: tuple[int, ...] = field(metadata={"static": True})
-    span: int = field(metadata={"static": True})
-    start: int = field(default=0, metadata={"static": True})
-
-    def spread(self, leaf: Array, length: int, fill: int = 0) -> Array:
-        """A leaf over `span` rows as one over `length` rows."""
-        widths = [(self.start, length - self.start - self.span)] + [(0, 0)] * (leaf.ndim - 1)
-        return jnp.pad(leaf, widths, constant_values=fill)
+        by_frequency = positions.astype(jnp.float32)[jnp.asarray(self.axes())]  # [r/2, T]
+        return by_frequency.T * frequencies(self.rotary_width, self.theta)[None]
 
 
 class LayerOutput(NamedTuple):
@@ -122,7 +104,7 @@ class _LayerInput(NamedTuple):
     added: Float[Array, "*N T D"] | None
 
 
-class MoEDecoderLayer(nnx.Module):
+class MoEDecoderLayer(RoutedExperts):
     """x += attention(input_layernorm(x)); x += experts(post_attention_layernorm(x))."""
 
     def __init__(self, config: MoEDecoderConfig, rngs: nnx.Rngs):
@@ -137,8 +119,9 @@ class MoEDecoderLayer(nnx.Module):
         self.k_norm = RMSNorm(widths[1], config.eps, dtype)
         self.o_proj = linear(inner, config.width, rngs, dtype, bias=False)
         self.post_attention_layernorm = RMSNorm(config.width, config.eps, dtype)
-        self.gate = linear(config.width, config.experts, rngs, dtype, bias=False)
-        self.experts = Experts(config.experts, config.width, config.hidden, rngs, dtype)
+        super().__init__(
+            config.width, config.hidden, config.experts, config.top_k, config.normalize, rngs, dtype
+        )  # fmt: skip
 
     def project(
         self, x: Float[Array, "T D"], angles: Float[Array, "T d/2"]
@@ -154,55 +137,6 @@ class MoEDecoderLayer(nnx.Module):
         query = heads(self.q_proj, self.q_norm, self.config.heads)
         key = heads(self.k_proj, self.k_norm, self.config.kv_heads)
         return query, key, split_heads(self.v_proj(h), self.config.kv_heads)
-
-    def mix(
-        self, h: Float[Array, "T D"], values: Array | None, routed: RoutedRows | None
-    ) -> tuple[Float[Array, "T D"], ExpertChoice, Float[Array, "T E"]]:
-        """The experts' mixture, the gate's choice, and the combine weights in effect.
-
-        Args:
-            h: normalized states.
-            values: of this layer; `None` if the layer routes itself.
-            routed: rows and mode of the routing.
-        """
-        with jax.named_scope("gate"):
-            logits = self.gate(h)  # [T, E]
-        if values is None or routed is None:
-            choice = select(logits, self.config.top_k, self.config.normalize)
-            return self.experts.chosen(h, choice), choice, choice.dense()
-        if routed.mode == "replace":
-            return self._replaced(h, logits, values, routed)
-        rows = jnp.ones(routed.span, bool) if routed.rows is None else routed.rows
-        rows = routed.spread(rows, len(h))[:, None]  # [T, 1]
-        if routed.mode == "shift":
-            shifted = logits + jnp.where(rows, values.astype(logits.dtype)[None], 0)
-            choice = select(shifted, self.config.top_k, self.config.normalize)
-        else:
-            own = select(logits, self.config.top_k, self.config.normalize).ids
-            ids = jnp.broadcast_to(values if values.ndim == 2 else values[None], (routed.span, self.config.top_k))
-            ids = routed.spread(ids, len(h), fill=-1)
-            choice = weights_at(logits, jnp.where(rows & (ids >= 0), ids, own), self.config.normalize)
-        return self.experts.chosen(h, choice), choice, choice.dense()
-
-    def _replaced(
-        self, h: Array, logits: Array, values: Array, routed: RoutedRows
-    ) -> tuple[Float[Array, "T D"], ExpertChoice, Float[Array, "T E"]]:
-        """Given combine weights in the re-routed rows; rows that the router keeps run the chosen experts only."""
-        choice, span = select(logits, self.config.top_k, self.config.normalize), routed.span
-        before, after = slice(routed.start), slice(routed.start + span, None)
-        inside = slice(routed.start, routed.start + span)
-        weights, own = jnp.broadcast_to(values[None], (span, self.config.experts)), choice.dense()
-        imposed = self.experts.all(h[inside], weights)
-        if routed.rows is None:  # no row of the span is the router's
-            kept = ExpertChoice(*(jnp.concatenate([leaf[before], leaf[after]]) for leaf in choice))
-            rest = jnp.concatenate([h[before], h[after]])
-            chosen = self.experts.chosen(rest, kept) if len(rest) else rest
-            parts = (chosen[before], imposed, chosen[routed.start :])
-        else:
-            rows, chosen = routed.rows[:, None], self.experts.chosen(h, choice)
-            weights = jnp.where(rows, weights, own[inside])
-            parts = (chosen[before], jnp.where(rows, imposed, chosen[inside]), chosen[after])
-        return jnp.concatenate(parts), choice, jnp.concatenate([own[before], weights, own[after]])
 
 
 class MoEDecoder(nnx.Module):
@@ -228,7 +162,7 @@ class MoEDecoder(nnx.Module):
         self,
         x: Float[Array, "T D"],
         positions: Int[Array, "3 T"],
-        mask: Bool[Array, "T S"],
+        valid: Bool[Array, "S"],
         *,
         start: int = 0,
         stop: int | None = None,
@@ -243,10 +177,11 @@ class MoEDecoder(nnx.Module):
         Args:
             x: states in front of layer `start`.
             positions: of the rows.
-            mask: causal; True where a row attends to one of [cached rows | these rows].
+            valid: True for real tokens among [cached rows | these rows], False for padding. A row attends to itself
+                and to the real tokens before it.
             start, stop: the layers, as in a slice.
             past: keys and values of earlier rows in these layers.
-            slot: with a padded cache, where the keys and values of the single row go; `mask` then covers the cache.
+            slot: with a padded cache, where the keys and values of the single row go; `valid` then covers the cache.
             routed: imposed routing; its layers need not be among those that are run.
             added: what is added to the states after the first J of these layers.
             record: also return the states after each layer.
@@ -256,12 +191,13 @@ class MoEDecoder(nnx.Module):
             With `slot` the caches are whole.
         """
         angles, stop = self.config.angles(positions), self.config.layers if stop is None else stop
+        mask = causal_mask(valid)[-len(x) :] if slot is None else valid[None]  # [T, S]
 
         def step(layer: MoEDecoderLayer, x: Array, layer_input: _LayerInput) -> tuple[Array, LayerOutput]:
             past, values, addition = layer_input
             with jax.named_scope("attention"):
                 query, key, value = layer.project(x, angles)
-                new, cache = _extend(past, KVCache(key, value), slot)
+                new, cache = KVCache(key, value).after(past, slot)
                 ordered, before = (len(x), cache.keys.shape[0] - len(x)) if slot is None else (0, 0)
                 attended = attend_causal(
                     query, cache.keys, cache.values, mask, ordered, self.config.attention_block, before
@@ -297,16 +233,6 @@ def _segments(start: int, stop: int, routed: Sequence[int], added: int) -> list[
     return [(start + first, start + last) for first, last in pairwise(edges)]
 
 
-def _extend(past: KVCache | None, new: KVCache, slot: Array | None) -> tuple[KVCache, KVCache]:
-    """What is kept of a layer's cache, and the keys and values that its rows attend to."""
-    if past is None:
-        return new, new
-    if slot is None:
-        return new, jax.tree.map(lambda old, added: jnp.concatenate([old, added]), past, new)
-    whole = jax.tree.map(lambda old, row: jax.lax.dynamic_update_slice_in_dim(old, row, slot, axis=0), past, new)
-    return whole, whole
-
-
 def abstract(config: MoEDecoderConfig) -> tuple[Any, Any]:
     """Structure and parameters of the decoder, as shapes."""
-    return nnx.split(nnx.eval_shape(lambda: MoEDecoder(config, traced_keys(0))))
+    return nnx.split(nnx.eval_shape(lambda: config.create(traced_keys(0))))

@@ -8,7 +8,6 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ports.common.layers.attention import causal_mask
 from ports.common.moe_lm.model import LMAnswer, LMConditioned, LMFeatures, RoutedLM, mean_loss
 from r2t2_jax.contract import Costs, CostVariant
 from r2t2_jax.routing import Routing
@@ -89,6 +88,6 @@ def whole_loss(
     added = None if added is None else jnp.pad(added, ((0, 0), (0, len(tokens)), (0, 0)))
     imposed = model.whole_routing(routing, prompt, valid)
     positions = jnp.concatenate([prompt.positions, more], axis=1)
-    mask = causal_mask(jnp.concatenate([prompt.mask, valid]))
+    mask = jnp.concatenate([prompt.mask, valid])
     x, _ = net.run(x, positions, mask, routed=imposed, added=added)
     return mean_loss(net.logits(x[length - 1 :]), answer)

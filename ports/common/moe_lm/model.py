@@ -22,9 +22,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from ports.common.layers.attention import causal_mask
 from ports.common.layers.decoder import KVCache
-from ports.common.layers.moe_decoder import LayerOutput, MoEDecoder, MoEDecoderConfig, RoutedRows
+from ports.common.layers.moe_decoder import LayerOutput, MoEDecoder, MoEDecoderConfig
+from ports.common.layers.routed_experts import RoutedRows
 from ports.common.moe_lm.config import RoutingScope
 from r2t2_jax.routing import Routing, RoutingSpec
 
@@ -132,15 +132,15 @@ class RoutedLM:
         """Everything in front of the first routed layer; with `last_prompt` also the other tokens behind it."""
         net, first, late = self.decoder(params), self.first, None
         prompt, x, added = self.embed(params, inputs)
-        mask, positions, early = causal_mask(prompt.mask), prompt.positions, None
+        positions, early = prompt.positions, None
         if first > 0:
-            x, out = net.run(x, positions, mask, stop=first, added=None if added is None else added[:first])
+            x, out = net.run(x, positions, prompt.mask, stop=first, added=None if added is None else added[:first])
             early = out.cache
         added = added[first:] if added is not None and len(added) > first else None
         rows = self._rows(prompt)
         if self.scope.single:
             before = None if added is None else added[:, :-1]
-            _, out = net.run(x[:-1], positions[:, :-1], mask[:-1, :-1], start=first, added=before)
+            _, out = net.run(x[:-1], positions[:, :-1], prompt.mask[:-1], start=first, added=before)
             late, x, rows, positions = out.cache, x[-1:], rows[-1:], positions[:, -1:]
             added = None if added is None else added[:, -1:]
         core = jnp.ones(self.spec.shape, bool)
@@ -198,7 +198,7 @@ class RoutedLM:
         kept = len(features.states)
         imposed = self._imposed(routing, None if self.scope.single else features.rows, kept)
         return net.run(
-            features.states, features.positions, causal_mask(features.mask)[-kept:], start=self.first,
+            features.states, features.positions, features.mask, start=self.first,
             past=features.late, routed=imposed, added=features.added,
         )  # fmt: skip
 
@@ -213,8 +213,7 @@ class RoutedLM:
         x, positions = net.embed(tokens), _answer_positions(features, len(tokens))
         mask = jnp.concatenate([features.mask, valid])
         if features.early is not None and len(tokens):
-            visible = causal_mask(mask)[len(features.mask) :]
-            x, _ = net.run(x, positions, visible, stop=self.first, past=features.early)
+            x, _ = net.run(x, positions, mask, stop=self.first, past=features.early)
         added = features.added
         return LMConditioned(
             states=jnp.concatenate([features.states, x]),
@@ -239,7 +238,7 @@ class RoutedLM:
         span = 1 if self.scope.single else total if self.scope.answers else prompt
         imposed = self._imposed(routing, None if self.scope.single else kept.rows[:span], span)
         x, _ = net.run(
-            kept.states, kept.positions, causal_mask(kept.mask)[-total:], start=self.first, past=kept.late,
+            kept.states, kept.positions, kept.mask, start=self.first, past=kept.late,
             routed=imposed, added=kept.added,
         )  # fmt: skip
         return mean_loss(net.logits(x[prompt - 1 :]), answer)
@@ -249,8 +248,8 @@ class RoutedLM:
     ) -> tuple[Float[Array, "D"], KVCache]:
         """The last token's state after the last layer, and keys and values of the prompt in all layers."""
         x, out = self._run_prompt(net, features, routing)
-        late = out.cache if features.late is None else _join(features.late, out.cache, axis=1)
-        return x[-1], late if features.early is None else _join(features.early, late, axis=0)
+        late = out.cache if features.late is None else features.late.followed_by(out.cache)
+        return x[-1], late if features.early is None else features.early.below(late)
 
     def _continue(
         self, net: MoEDecoder, last: Array, cache: KVCache, features: LMFeatures, routing: Routing | None,
@@ -261,7 +260,7 @@ class RoutedLM:
         states = last[None]
         if len(tokens):
             imposed = self._imposed(routing if self.scope.answers else None, valid, len(tokens))
-            mask = causal_mask(jnp.concatenate([features.mask, valid]))[-len(tokens) :]
+            mask = jnp.concatenate([features.mask, valid])
             positions = _answer_positions(features, len(tokens))
             x, _ = net.run(net.embed(tokens), positions, mask, past=cache, routed=imposed)
             states = jnp.concatenate([states, x])
@@ -313,7 +312,7 @@ class RoutedLM:
             valid = jnp.concatenate([features.mask, jnp.arange(max_new_tokens) <= number])
             positions = jnp.full((3, 1), features.next_position + number)
             x, out = net.run(
-                net.embed(token[None]), positions, valid[None], past=cache, slot=length + number, routed=imposed
+                net.embed(token[None]), positions, valid, past=cache, slot=length + number, routed=imposed
             )  # fmt: skip
             return number + 1, (token == stops).any(), x[0], tokens, logits, out.cache
 
@@ -347,7 +346,3 @@ def _picked(logprobs: Float[Array, "A V"], answer: LMAnswer) -> Float[Array, "A"
 
 def _answer_positions(features: LMFeatures, tokens: int) -> Int[Array, "3 tokens"]:
     return jnp.broadcast_to(features.next_position + jnp.arange(tokens), (3, tokens))
-
-
-def _join(first: KVCache, second: KVCache, axis: int) -> KVCache:
-    return jax.tree.map(lambda a, b: jnp.concatenate([a, b], axis=axis), first, second)

@@ -11,11 +11,12 @@ import numpy as np
 from ports.common.checkpoint.mapping import assemble, check, from_manifest
 from ports.common.moe_lm.config import RoutingScope
 from ports.common.moe_lm.model import Prompt
-from ports.qwen3_vl_moe.config import Qwen3VLMoEConfig, text_config, vision_config
-from ports.qwen3_vl_moe.geometry import mrope_positions, patch_places, tokens_of
-from ports.qwen3_vl_moe.model import Qwen3VLMoEModel, VLInputs, abstract
+from ports.common.qwen_vl.config import QwenVLConfig, vision_config
+from ports.common.qwen_vl.geometry import mrope_positions, patch_places, tokens_of
+from ports.common.qwen_vl.model import RoutedVL, VLInputs, abstract
+from ports.common.qwen_vl.vision import Patches
+from ports.qwen3_vl_moe.config import text_config
 from ports.qwen3_vl_moe.params import leaves
-from ports.qwen3_vl_moe.vision import Patches
 
 SETS = ("single", "two", "text", "right", "left", "video")
 
@@ -23,14 +24,14 @@ SETS = ("single", "two", "text", "right", "left", "video")
 class Recorded(NamedTuple):
     described: dict
     arrays: dict
-    config: Qwen3VLMoEConfig
+    config: QwenVLConfig
     graph: object
     params: object
 
     def model(self, scope="last_prompt", layers=None, stop_ids=(-1,)):
         layers = tuple(self.described["layer_sets"]["tail"]) if layers is None else layers
         decoder = self.config.decoder
-        return Qwen3VLMoEModel(decoder, RoutingScope(layers, scope, decoder.experts), stop_ids, self.graph)
+        return RoutedVL(decoder, RoutingScope(layers, scope, decoder.experts), stop_ids, self.graph)
 
     def sets(self):
         return [name for name in SETS if f"{name}/input_ids" in self.arrays]
@@ -42,7 +43,7 @@ def recorded(path):
     with np.load(path) as stored:
         arrays = {name: stored[name] for name in stored.files}
     ids = described["token_ids"]
-    config = Qwen3VLMoEConfig(
+    config = QwenVLConfig(
         text_config(described["text_config"]),
         vision_config(described["vision_config"]),
         ids["image_token_id"],

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from ports.common.layers.attention import causal_mask
-from ports.qwen3_vl_moe.geometry import mrope_positions, patch_places
+from ports.common.qwen_vl.geometry import mrope_positions, patch_places
 from tests.compile_counts import quick_jit
 from tests.goldens import find_goldens
 from tests.ports.qwen3_vl_moe.recorded import (
@@ -87,7 +86,7 @@ def test_states_router_and_logits_are_the_recorded_ones(path):
             rows.append(row)
             names.append((name, number))
     length, patches = max(len(row.tokens) for row in rows), max(len(row.pixels) for row in rows)
-    from ports.qwen3_vl_moe.model import VLInputs
+    from ports.common.qwen_vl.model import VLInputs
 
     batch = stacked(
         [
@@ -104,7 +103,7 @@ def test_states_router_and_logits_are_the_recorded_ones(path):
         def sample(inputs):
             prompt, x, added = model.embed(params, inputs)
             net = model.decoder(params)
-            last, out = net.run(x, prompt.positions, causal_mask(prompt.mask), added=added, record=True)
+            last, out = net.run(x, prompt.positions, prompt.mask, added=added, record=True)
             return x, out, net.norm(last), net.logits(last)
 
         return jax.vmap(sample)(batch)

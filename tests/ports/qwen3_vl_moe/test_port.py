@@ -14,8 +14,9 @@ from safetensors.numpy import save_file
 
 from ports.common.checkpoint.mapping import Tensor, check
 from ports.common.moe_lm.params import dequantize, inputs_first
-from ports.qwen3_vl_moe.config import full_30b_a3b, text_config, vision_config
-from ports.qwen3_vl_moe.model import abstract
+from ports.common.qwen_vl.config import vision_config
+from ports.common.qwen_vl.model import abstract
+from ports.qwen3_vl_moe.config import full_30b_a3b, text_config
 from ports.qwen3_vl_moe.params import FIELDS, adapt, config_from, converter, leaves
 from ports.qwen3_vl_moe.port import load, shapes
 from r2t2_jax.contract import Sample

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from ports.common.moe_lm.chat import Chat, ChatTokenizer
+from ports.common.qwen_vl.processing import ImageLimits, QwenVLProcessor, resize, smart_resize, to_patches
 from ports.qwen3_vl_moe.config import full_30b_a3b
-from ports.qwen3_vl_moe.processing import ImageLimits, Qwen3VLMoEProcessor, resize, smart_resize, to_patches
 from r2t2_jax.datasets.images import rgb_pixels
 from r2t2_jax.errors import R2T2Error
 from tests.goldens import find_goldens
@@ -65,7 +65,7 @@ def test_conversations_have_the_recorded_tokens(path):
     """The released template and vocabulary are read where they are, and are not in this repository."""
     template = (path.parent / "chat_template_qwen3_vl.jinja").read_text()
     tokenizer = ChatTokenizer(path.parent, Chat(template, (151_645,)))
-    processor = Qwen3VLMoEProcessor(full_30b_a3b(), tokenizer, ImageLimits(65_536, 16_777_216, 32))
+    processor = QwenVLProcessor(full_30b_a3b(), tokenizer, ImageLimits(65_536, 16_777_216, 32))
     for conversation in json.loads(path.read_text())["conversations"]:
         if "qwen3_vl" not in conversation["rendered"]:
             continue

@@ -7,9 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ports.common.layers.attention import causal_mask
-from ports.common.layers.moe_decoder import RoutedRows
-from ports.qwen3_vl_moe.model import VLInputs
+from ports.common.layers.routed_experts import RoutedRows
+from ports.common.qwen_vl.model import VLInputs
 from r2t2_jax.routing import Routing
 from tests.compile_counts import quick_jit
 from tests.goldens import find_goldens
@@ -40,7 +39,7 @@ def forward(params, batch, *, model, mode, layers):
             rows = row["rows"] if mode != "select" else None
             net = model.decoder(params)
             routed = RoutedRows(values, rows, mode, layers, span)
-            last, out = net.run(x, prompt.positions, causal_mask(prompt.mask), routed=routed, added=added)
+            last, out = net.run(x, prompt.positions, prompt.mask, routed=routed, added=added)
             logits = net.logits(last)
             logprobs = jax.nn.log_softmax(logits)
             labels = row["labels"][1:]

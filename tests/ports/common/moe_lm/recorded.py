@@ -6,8 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ports.common.layers.attention import causal_mask
-
 
 class Batch(NamedTuple):
     tokens: Any  # [B, T]
@@ -61,8 +59,7 @@ def whole_forward(net, batch, routed=None):
 
     def sample(row, routed):
         x = net.embed(row.tokens) if row.embeddings is None else row.embeddings
-        mask = causal_mask(row.mask > 0)
-        last, out = net.run(x, row.positions, mask, routed=routed, added=row.added, record=True)
+        last, out = net.run(x, row.positions, row.mask > 0, routed=routed, added=row.added, record=True)
         logits = net.logits(last)
         logprobs = jax.nn.log_softmax(logits)
         labels = row.labels[1:]

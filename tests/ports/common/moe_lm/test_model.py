@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from ports.common.layers.moe_decoder import MoEDecoder, MoEDecoderConfig, RoutedRows
+from ports.common.layers.moe_decoder import MoEDecoder, MoEDecoderConfig
+from ports.common.layers.routed_experts import RoutedRows
 from ports.common.moe_lm.config import RoutingScope
 from ports.common.moe_lm.model import LMAnswer, Prompt, RoutedLM
 from r2t2_jax.costs.jaxpr import _all_equations, weight_gradients

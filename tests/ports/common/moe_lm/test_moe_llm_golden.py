@@ -10,7 +10,8 @@ import pytest
 from flax import nnx
 
 from ports.common.checkpoint.mapping import assemble, check, from_manifest
-from ports.common.layers.moe_decoder import RoutedRows, abstract
+from ports.common.layers.moe_decoder import abstract
+from ports.common.layers.routed_experts import RoutedRows
 from ports.common.moe_lm.params import moe_decoder_leaves
 from ports.olmoe import config as olmoe
 from ports.qwen3_moe import config as qwen3_moe

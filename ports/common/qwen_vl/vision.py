@@ -1,6 +1,7 @@
 """The vision tower: patches, resampled learned positions, 2-D rotary attention, mergers, and DeepStack.
 
-transformers' `modeling_qwen3_vl_moe.py`. Patches come in blocks of merge x merge, in the order of the processor.
+transformers' `modeling_qwen3_vl_moe.py`; Qwen3.5-MoE has the same tower without DeepStack. Patches come in blocks of
+merge x merge, in the order of the processor.
 
 Axis letters: N patches of all images of a sample, D width of the tower, H heads, d head width, J levels of DeepStack,
 W width of the decoder, m = merge^2 patches of a block.
@@ -21,7 +22,7 @@ from ports.common.layers.attention import attend, join_heads
 from ports.common.layers.linear import LayerNorm, linear, normal
 from ports.common.layers.rotary import rotate_by
 from ports.common.layers.stack import scan_layers, stack
-from ports.qwen3_vl_moe.config import VisionConfig
+from ports.common.qwen_vl.config import VisionConfig
 
 
 @jax.tree_util.register_dataclass
@@ -129,7 +130,9 @@ class VisionTower(nnx.Module):
             if start < self.config.depth:
                 x, state = scan_layers(self.blocks, step, x, start=start)
                 states.append(state)
-            return self.merger(x), jnp.stack(levels), jnp.concatenate(states) if record else None
+            merged = self.merger(x)
+            stacked = jnp.stack(levels) if levels else jnp.zeros((0, *merged.shape), merged.dtype)
+            return merged, stacked, jnp.concatenate(states) if record else None
 
 
 def vision_leaves(ours: str, theirs: str, config: VisionConfig) -> dict[str, Leaf]:

@@ -1,4 +1,4 @@
-"""Host side of Qwen3-VL-MoE: images to patches, prompts with image tokens, samples to inputs.
+"""Host side of the multimodal Qwen models: images to patches, prompts with image tokens, samples to inputs.
 
 Images are resized by PIL's bicubic filter, as transformers' PIL-based image processor does. The released config names
 the torch-based one, whose uint8 resizing differs by up to 2 of 255 levels in under 1 % of the values when it enlarges,
@@ -24,10 +24,10 @@ from PIL import Image
 from ports.common.configs import read_json
 from ports.common.moe_lm.chat import ChatTokenizer, check_length, format_question, pad_answers, pad_left
 from ports.common.moe_lm.model import LMAnswer, Prompt
-from ports.qwen3_vl_moe.config import Qwen3VLMoEConfig
-from ports.qwen3_vl_moe.geometry import Grid, PatchPlaces, mrope_positions, patch_places, tokens_of
-from ports.qwen3_vl_moe.model import VLInputs
-from ports.qwen3_vl_moe.vision import Patches
+from ports.common.qwen_vl.config import QwenVLConfig
+from ports.common.qwen_vl.geometry import Grid, PatchPlaces, mrope_positions, patch_places, tokens_of
+from ports.common.qwen_vl.model import VLInputs
+from ports.common.qwen_vl.vision import Patches
 from r2t2_jax.contract import Sample
 from r2t2_jax.errors import R2T2Error
 
@@ -53,7 +53,7 @@ class ImageLimits:
     std: tuple[float, ...] = (0.5, 0.5, 0.5)
 
     @classmethod
-    def read(cls, folder: Path, config: Qwen3VLMoEConfig) -> ImageLimits:
+    def read(cls, folder: Path, config: QwenVLConfig) -> ImageLimits:
         """The limits in the `preprocessor_config.json` of a checkpoint.
 
         Raises:
@@ -123,7 +123,7 @@ def to_patches(
 
 
 @dataclass(frozen=True)
-class Qwen3VLMoEProcessor:
+class QwenVLProcessor:
     """Samples to inputs, answers to tokens, and tokens to answers.
 
     Args:
@@ -132,19 +132,21 @@ class Qwen3VLMoEProcessor:
         limits: of images.
         prompt_bucket, answer_bucket: prompts and answers are padded to multiples of these numbers of tokens.
         needs_image: refuse samples without an image.
+        name: of the port.
     """
 
-    config: Qwen3VLMoEConfig
+    config: QwenVLConfig
     tokenizer: ChatTokenizer
     limits: ImageLimits
     prompt_bucket: int = 64
     answer_bucket: int = 4
     needs_image: bool = False
+    name: str = "qwen_vl"
 
     @property
     def fingerprint(self) -> str:
         """What the processing of samples depends on, besides the checkpoint's own files."""
-        return f"qwen3_vl_moe:{self.limits.min_pixels}-{self.limits.max_pixels}"
+        return f"{self.name}:{self.limits.min_pixels}-{self.limits.max_pixels}"
 
     def prepare(self, params: Any, samples: Sequence[Sample]) -> VLInputs:
         """Prompts, padded on the left, and patches; every leaf has a leading axis B.
@@ -233,7 +235,7 @@ class Qwen3VLMoEProcessor:
 
 
 def pad_patches(
-    config: Qwen3VLMoEConfig, values: Float[np.ndarray, "N P"] | None, grids: Sequence[Grid], length: int
+    config: QwenVLConfig, values: Float[np.ndarray, "N P"] | None, grids: Sequence[Grid], length: int
 ) -> Patches:
     """The patches of a sample's images, padded to `length`; without images all of them are padding."""
     if values is None:
