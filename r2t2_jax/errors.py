@@ -1,4 +1,4 @@
-"""The error type for bad input, and the category of our own warnings."""
+"""The error type for bad input, the error for a missing extra, and the category of our own warnings."""
 
 
 class R2T2Error(ValueError):
@@ -7,3 +7,14 @@ class R2T2Error(ValueError):
 
 class R2T2Warning(UserWarning):
     """What a user must know to read a result; the command line prints it in one line."""
+
+
+def missing_extra(purpose: str, package: str, extra: str) -> R2T2Error:
+    """The error for a package of one of this project's extras that is not installed.
+
+    Args:
+        purpose: what needs the package.
+        package: its name.
+        extra: the extra that brings it.
+    """
+    return R2T2Error(f"{purpose} needs {package}; in the folder of r2t2-jax: pip install -e '.[{extra}]'")

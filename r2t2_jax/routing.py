@@ -203,8 +203,8 @@ class UpdateSpace:
         tied: share one row of coordinates among all layers; its start is the mean over layers.
         last_layers: number of last layers that move; the others keep the router's weights. C3PO (Li et al. 2025,
             arXiv 2504.07964) moves the last 5 of 16. `None` for all.
-        core_experts: number of experts per group that may have weight, those with the largest router weights. C3PO
-            moves 20 of 64. `None` for all.
+        core_experts: number of experts per group that may have weight in the layers that move, those with the largest
+            router weights. C3PO moves 20 of 64. `None` for all.
     """
 
     kind: Literal["free", "simplex", "logit", "shift"] = "free"
@@ -221,11 +221,18 @@ class UpdateSpace:
         if self.tied and self.last_layers is not None:
             raise R2T2Error("space.tied moves all layers together: it cannot have space.last_layers")
 
+    def moving(self, layers: int) -> Bool[Array, "L"]:
+        """Which of the layers move."""
+        return jnp.arange(layers) >= layers - (self.last_layers or layers)
+
     def core_support(
         self, spec: RoutingSpec, routing: Float[Array, "*B L E"], support: Bool[Array, "*B L E"]
     ) -> Bool[Array, "*B L E"]:
-        """The support, of which only the core experts are left."""
-        return support if self.core_experts is None else leading_experts(spec, routing, support, self.core_experts)
+        """The support, of which only the core experts are left in the layers that move."""
+        if self.core_experts is None:
+            return support
+        core = leading_experts(spec, routing, support, self.core_experts)
+        return jnp.where(self.moving(support.shape[-2])[:, None], core, support)
 
     def start(
         self, spec: RoutingSpec, routing: Float[Array, "L E"], support: Bool[Array, "L E"]

@@ -63,10 +63,8 @@ def test_the_layers_are_those_that_are_checked() -> None:
     assert [line.split()[0] for line in block("layers").splitlines()] == layers
 
 
-def test_the_call_path_of_one_question_follows_imports_to_a_port() -> None:
-    steps = re.findall(
-        r"^\d\. `([\w/.]+)`", PAGE.split("## The call path of one question")[1].split("## ")[0], re.MULTILINE
-    )
+def test_the_way_of_one_question_follows_imports_to_a_port() -> None:
+    steps = re.findall(r"^\d\. `([\w/.]+)`", PAGE.split("## The way of one question")[1].split("## ")[0], re.MULTILINE)
     assert 5 <= len(steps) <= 9
     texts = [(ROOT / step).read_text(encoding="utf-8") for step in steps]
     for number, step in enumerate(steps[1:], start=1):

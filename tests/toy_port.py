@@ -30,9 +30,12 @@ class ToyModel:
     spec: RoutingSpec = SPEC
 
     def encode(self, params: Any, inputs: Any) -> Any:
-        seen, question = inputs["pixels"][:-1], inputs["question"]
+        pixels, question = inputs["pixels"][:-1], inputs["question"]
         named = jnp.where(inputs["pixels"][-1] == 1, question, 0)
-        return {"votes": jax.nn.one_hot(seen, len(WORDS)), "gate": params["gate"] * jax.nn.one_hot(named, len(EXPERTS))}
+        return {
+            "votes": jax.nn.one_hot(pixels, len(WORDS)),
+            "gate": params["gate"] * jax.nn.one_hot(named, len(EXPERTS)),
+        }
 
     def route(self, params: Any, features: Any, routing: Routing | None = None) -> jax.Array:
         if routing is not None and routing.mode == "replace":
@@ -68,7 +71,7 @@ class ToyProcessor:
     def prepare(self, params: Any, samples: Sequence[Sample]) -> Any:
         return {
             "pixels": np.stack([sample.image[0, :, 0].astype(np.int32) for sample in samples]),  # [B, E + 1]
-            "question": np.array([_asked(sample.question) for sample in samples]),
+            "question": np.array([_expert_of(sample.question) for sample in samples]),
         }
 
     def answer_ids(self, answers: Sequence[str]) -> np.ndarray:
@@ -82,10 +85,10 @@ class ToyEmbedder:
     fingerprint = "toy-questions"
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
-        return np.eye(len(EXPERTS), dtype=np.float32)[[_asked(text) for text in texts]]
+        return np.eye(len(EXPERTS), dtype=np.float32)[[_expert_of(text) for text in texts]]
 
 
-def _asked(question: str) -> int:
+def _expert_of(question: str) -> int:
     return EXPERTS.index(question.removesuffix("?").split()[-1])
 
 

@@ -35,6 +35,10 @@ class Diagnose:
     """Settings of every row: a name, or a file that r2t2 tune wrote. By default the model's own, else the paper's."""
     metric: str | None = None
     """Metric of the answers. By default the set's official metric."""
+    beams: int = 1
+    """Beams of the search for an answer, for models that have one; 1 is greedy, 3 the setting of the published MoAI."""
+    max_new_tokens: int | None = None
+    """Longest answer in tokens. By default the number of the set's published evaluation."""
     worthwhile: float = 0.05
     """The smallest gain worth having, as a share of all answers."""
     seed: int = 0
@@ -51,7 +55,8 @@ class Diagnose:
         from r2t2_jax.bank import ReferenceBank
         from r2t2_jax.cli.parsing import check_writable
         from r2t2_jax.evaluation.encode import encode_questions
-        from r2t2_jax.evaluation.setup import metric_for, open_bank, open_port, open_questions
+        from r2t2_jax.evaluation.question_sets import with_longest_answer
+        from r2t2_jax.evaluation.setup import metric_for, open_bank, open_port, open_questions, with_decoding
         from r2t2_jax.methods import find_preset, own_preset
         from r2t2_jax.reporting.diagnosis import diagnosis_text
         from r2t2_jax.runs.atomic_io import publish_json
@@ -61,7 +66,8 @@ class Diagnose:
             check_writable(self.out)
         if self.bank is not None:
             ReferenceBank.open(self.bank)  # refused before a model is loaded
-        port = open_port(self.model, self.embedder, self.preset)
+        loaded = open_port(self.model, self.embedder, self.preset)
+        port = with_longest_answer(with_decoding(loaded, self.beams), self.data, self.max_new_tokens)
         name = self.preset or own_preset(port.name, port.presets)
         preset = find_preset(name, port.presets)
         samples = open_questions(self.data, self.split, self.limit, self.seed)

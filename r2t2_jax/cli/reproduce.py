@@ -55,6 +55,8 @@ class Reproduce:
     """Longest answer in tokens, also by dataset: 64,mme=5. By default the number of each published evaluation."""
     seed: int = 0
     """Seed of all random choices."""
+    allow_leakage: bool = False
+    """Accept questions that are also references: by id and question, or by image and question under any id."""
     block: int = 50
     """Questions per block; limited by the memory for them and their neighbors. It changes no result."""
     dry_run: bool = False
@@ -105,7 +107,7 @@ class Reproduce:
                         target.port.name: ModelSource.of(workers, target.port, target.model, self.embedder)
                         for target in targets
                     }
-                measure(run, targets, plans, self.bank, self.seed, self.block, workers, sources)
+                measure(run, targets, plans, self.bank, self.seed, self.block, workers, sources, self.allow_leakage)
                 self._write(run, tables, targets, plans)
             report = self.out / REPORT
             if any(plan.detailed for plan in plans) and not report.exists():
@@ -144,7 +146,7 @@ class Reproduce:
         settings = {
             key: str(value) if isinstance(value, Path) else value
             for key in (each.name for each in fields(self))
-            if (value := getattr(self, key)) not in (None, ()) and key not in NOT_RECORDED
+            if (value := getattr(self, key)) not in (None, ()) and value is not False and key not in NOT_RECORDED
         }
         models = {
             target.name: {

@@ -88,6 +88,10 @@ class Tune:
     """Proximal weights to try, in units of the loss. Default: three values for each loss."""
     metric: str | None = None
     """Metric that decides which answers are correct. Default: that of the set."""
+    beams: int = 1
+    """Beams of the search for an answer, for models that have one; 1 is greedy, 3 the setting of the published MoAI."""
+    max_new_tokens: int | None = None
+    """Longest answer in tokens. Default: the number of the set's published evaluation."""
     seed: int = 0
     """Seed of the choice of questions and of the order of the settings."""
     allow_leakage: bool = False
@@ -102,7 +106,8 @@ class Tune:
         """Run the search, print the best settings and write the preset."""
         from r2t2_jax.bank.manifest import read_manifest
         from r2t2_jax.evaluation.devices import local_model
-        from r2t2_jax.evaluation.setup import metric_for, open_port, open_questions
+        from r2t2_jax.evaluation.question_sets import with_longest_answer
+        from r2t2_jax.evaluation.setup import metric_for, open_port, open_questions, with_decoding
         from r2t2_jax.evaluation.tune import refuse_test
         from r2t2_jax.evaluation.tuning_grid import (
             VARIED,
@@ -122,7 +127,8 @@ class Tune:
         if self.bank is not None:
             read_manifest(self.bank)
         budget, cluster = Budget.parse(self.budget), self.cluster.config()
-        port = open_port(local_model(self.model, self.cluster.model_uri), self.embedder, self.preset)
+        loaded = open_port(local_model(self.model, self.cluster.model_uri), self.embedder, self.preset)
+        port = with_longest_answer(with_decoding(loaded, self.beams), self.data, self.max_new_tokens)
         refuse_test(self.split, ())
         base = find_preset(self.preset, port.presets)
         values = {path: getattr(self, option) for option, path in OPTIONS.items()}
@@ -160,7 +166,8 @@ class Tune:
     def _settings(self) -> dict[str, Any]:
         excluded = ("out", "max_hours", "dry_run", CLUSTER)
         options = {each.name: getattr(self, each.name) for each in fields(self) if each.name not in excluded}
-        settings = {name: value for name, value in options.items() if value is not False}
+        unset = {"allow_leakage": False, "beams": 1, "max_new_tokens": None}  # left out, so that earlier runs continue
+        settings = {name: value for name, value in options.items() if name not in unset or value != unset[name]}
         return settings | {"bank": None if self.bank is None else str(self.bank)}
 
     def _open(
@@ -221,6 +228,7 @@ class Tune:
                     "metric": metric,
                     "seed": self.seed,
                     "method": self.strategy,
+                    "max_new_tokens": port.max_new_tokens,
                 }
                 program = WorkerProgram("r2t2_jax.evaluation.tune:open_worker", arguments)
                 pool = stack.enter_context(open_pool(workers, program))

@@ -25,7 +25,7 @@ from filelock import lock_descriptor
 from jax.sharding import Mesh
 
 from r2t2_jax.contract import Port
-from r2t2_jax.errors import R2T2Error
+from r2t2_jax.errors import R2T2Error, missing_extra
 from r2t2_jax.plugins import PORTS, load, registered
 from r2t2_jax.runs.atomic_io import atomic_folder
 from r2t2_jax.runtime.typed_json import parse_json
@@ -167,7 +167,7 @@ def _file_system(uri: str) -> tuple[Any, str]:
     try:
         import fsspec
     except ImportError as error:
-        raise R2T2Error("--model-uri needs fsspec: pip install 'r2t2-jax[ray]'") from error
+        raise missing_extra("--model-uri", "fsspec", "ray") from error
     try:
         filesystem, path = fsspec.core.url_to_fs(uri)
     except Exception as error:

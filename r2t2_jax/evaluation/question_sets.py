@@ -40,8 +40,21 @@ class QuestionSet:
 
     def answering_port(self, port: Port) -> Port:
         """The port with the longest answer that these questions allow."""
-        limit = self.max_new_tokens or port.token_limits.get(self.source.name, port.max_new_tokens)
-        return replace(port, max_new_tokens=limit)
+        return with_longest_answer(port, self.source.name, self.max_new_tokens)
+
+    def shuffled(self, seed: int) -> QuestionSet:
+        """The same samples in random order."""
+        order = np.random.default_rng(seed).permutation(len(self.samples))
+        return replace(self, samples=[self.samples[i] for i in order])
+
+    def longest_first(self) -> QuestionSet:
+        """The same samples, those of the longest questions first."""
+        return replace(self, samples=sorted(self.samples, key=length, reverse=True))
+
+
+def with_longest_answer(port: Port, data: str, max_new_tokens: int | None) -> Port:
+    """The port with this longest answer in tokens; for `None` the port's number for the dataset `data`."""
+    return replace(port, max_new_tokens=max_new_tokens or port.token_limits.get(data, port.max_new_tokens))
 
 
 def samples_digest(samples: Sequence[Sample]) -> str:
@@ -89,13 +102,8 @@ def read_sets(
     Raises:
         R2T2Error: a set is named twice or cannot be read, or the metric is unknown or cannot score the set.
     """
-    _check_images(names, images)
-    sets = {}
-    for name, settings in _settings(names, split, metric, max_new_tokens).items():
-        read = _read(name, _split(name, settings.split, REFERENCES), n, seed, images, settings)
-        order = np.random.default_rng(seed).permutation(len(read.samples))
-        sets[name] = replace(read, samples=[read.samples[i] for i in order])
-    return sets
+    sets = _read_all(names, split, n, seed, images, metric, max_new_tokens, REFERENCES)
+    return {name: questions.shuffled(seed) for name, questions in sets.items()}
 
 
 def read_benchmarks(
@@ -112,12 +120,8 @@ def read_benchmarks(
     With this order batches need little padding, there are few lengths to compile, and a lack of memory shows at once.
     Arguments and errors are those of `read_sets`; by default the split of generated sets is `test`.
     """
-    _check_images(names, images)
-    sets = {}
-    for name, settings in _settings(names, split, metric, max_new_tokens).items():
-        read = _read(name, _split(name, settings.split, TEST), n, seed, images, settings)
-        sets[name] = replace(read, samples=sorted(read.samples, key=length, reverse=True))
-    return sets
+    sets = _read_all(names, split, n, seed, images, metric, max_new_tokens, TEST)
+    return {name: questions.longest_first() for name, questions in sets.items()}
 
 
 def length(sample: Sample) -> int:
@@ -205,6 +209,24 @@ def _settings(names: Sequence[str], split: str | None, metric: str, max_new_toke
         settings[name] = _Settings(splits[name], metrics[name] or official, limits[name])
         get_metric(settings[name].metric)  # raises if it is unknown
     return settings
+
+
+def _read_all(
+    names: Sequence[str],
+    split: str | None,
+    n: int | None,
+    seed: int,
+    images: str,
+    metric: str,
+    max_new_tokens: str,
+    drawn: str,
+) -> dict[str, QuestionSet]:
+    """Sets in the order of their files; `drawn` is the default split of those that are generated."""
+    _check_images(names, images)
+    return {
+        name: _read(name, _split(name, settings.split, drawn), n, seed, images, settings)
+        for name, settings in _settings(names, split, metric, max_new_tokens).items()
+    }
 
 
 def _read(name: str, split: str, n: int | None, seed: int, images: str, settings: _Settings) -> QuestionSet:

@@ -100,9 +100,11 @@ def open_worker(
     metric: Metric,
     seed: int,
     method: str,
+    max_new_tokens: int,
 ) -> TuningWork:
     """The work of a Ray worker, which encodes the questions itself; raises as `ModelSource.open`."""
-    (port, *_), _ = source.open()
+    (opened, *_), _ = source.open()
+    port = dataclasses.replace(opened, max_new_tokens=max_new_tokens)
     questions = encode_questions(port, samples)
     batch = prepare_tuning(port, bank.open(port), questions, presets, metric, seed, method)
     return TuningWork({port.name: batch})

@@ -51,6 +51,7 @@ def measure(
     block_size: int,
     workers: Workers | None = None,
     sources: Mapping[str, ModelSource] | None = None,
+    allow_leakage: bool = False,
 ) -> None:
     """Compute all missing measurements.
 
@@ -62,6 +63,7 @@ def measure(
         block_size: questions per block.
         workers: Ray workers that measure; `None` for this process.
         sources: how a worker opens each model, by the name of its port.
+        allow_leakage: accept questions that are also references.
 
     Raises:
         R2T2Error: as `open_bank` and `create_evaluator`.
@@ -75,7 +77,7 @@ def measure(
         target = group[0][0]
         samples = [sample for other, _ in group for sample in other.samples]
         metrics = {other.data: other.metric for other, _ in group}
-        references = open_bank(target.port, bank, metrics, samples, keep_wrong=True)
+        references = open_bank(target.port, bank, metrics, samples, keep_wrong=True, allow_leakage=allow_leakage)
         run.check()
         for target, plan in group:
             for batch in run.todo([plan.references]):

@@ -21,7 +21,7 @@ from r2t2_jax.datasets.registry import GROUP
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.evaluation.benchmark import REFERENCES, part_name, title_of
 from r2t2_jax.evaluation.evaluator import order_by_program
-from r2t2_jax.evaluation.question_sets import limits_by_set
+from r2t2_jax.evaluation.question_sets import limits_by_set, with_longest_answer
 from r2t2_jax.evaluation.setup import metric_for, with_decoding, with_embedder
 from r2t2_jax.method.presets import PAPER as PAPER_PRESET
 from r2t2_jax.method.presets import Preset
@@ -199,8 +199,7 @@ def open_targets(
     for model_name, port in ports.items():
         for name in samples:
             title = port.name if len(datasets) == 1 else title_of(port.name, name)
-            longest = limits[name] or port.token_limits.get(name, port.max_new_tokens)
-            answering = dataclasses.replace(port, max_new_tokens=longest)
+            answering = with_longest_answer(port, name, limits[name])
             targets.append(EvalTarget(title, model_name, answering, name, samples[name], metric_for(name, "")))
     return targets
 
@@ -251,6 +250,7 @@ def plan_rows(
     rows: dict[tuple[str, str], list[PlannedRow]] = {}
 
     def plan_row(table: Table, setting: str, spec: RowSpec) -> PlannedRow:
+        """The row with the label of its measurement, which is entered in `known`; or why it is not run."""
         embedder = embedder_path(spec.condition.embedder, embedders)
         spec = dataclasses.replace(spec, condition=dataclasses.replace(spec.condition, embedder=embedder))
         reason = embedder_error(embedder)

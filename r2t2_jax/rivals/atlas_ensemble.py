@@ -111,6 +111,7 @@ def ensemble_answers(
     members = min(ensemble.members, len(points))
 
     def answer_sample(sample: tuple[Query, Array, Array]) -> tuple[Int[Array, "A"], Float[Array, "L E"]]:
+        """The likeliest answer of one sample under its members, and the mean of their routing weights."""
         query, weights, losses = sample
         distance = squared_distance(points, query.routing[None])
         # Nothing is fused across the barriers, so that a batch of one, whose loop is unrolled, computes the same bits.

@@ -78,6 +78,7 @@ def _answer(
     params: Params, inputs: Inputs, *, model: RoutedModel, max_new_tokens: int, beams: int
 ) -> tuple[Int[Array, "B A"], Float[Array, "B L E"]]:
     def answer_sample(inputs: Inputs) -> tuple[Int[Array, "A"], Float[Array, "L E"]]:
+        """The answer tokens of one sample and its routing weights."""
         features = model.encode(params, inputs)
         answer = generate_answer(model, params, features, None, max_new_tokens, beams)
         return answer, model.route(params, features)

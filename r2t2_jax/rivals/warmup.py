@@ -132,6 +132,7 @@ def _answer(
     blank = jax.lax.map(partial(model.encode, params), gray)  # [P, ...]
 
     def answer_sample(sample: tuple[Inputs, Inputs, Key[Array, ""]]) -> tuple[Int[Array, "A"], Float[Array, "L E"]]:
+        """The answer tokens of one sample by the model trained on its captions, and the routing weights."""
         inputs, prompts, key = sample
         drawing, ordering = jax.random.split(key)
         encoded = jax.lax.map(partial(model.encode, params), prompts)  # [P, ...]

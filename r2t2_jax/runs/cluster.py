@@ -17,14 +17,13 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Any
 
-from r2t2_jax.errors import R2T2Error
+from r2t2_jax.errors import R2T2Error, missing_extra
 from r2t2_jax.runs.fingerprint import local_devices
 from r2t2_jax.runs.interrupt import SIGNALS
 from r2t2_jax.runtime.typed_json import parse_json
 
 Log = Callable[[str], None]
 LOCAL, AUTO = "local", "auto"
-MISSING = "--ray needs Ray: pip install 'r2t2-jax[ray]'"
 CONNECT_TIMEOUT = 10.0  # seconds
 JOIN_TIMEOUT = 20.0  # seconds that a node with the resources of a worker may take to join a cluster started by hand
 
@@ -81,7 +80,7 @@ class WorkerConfig:
             raise R2T2Error("--worker-resources must be a JSON object such as '{\"GPU\": 1}'")
         config = cls(address, None if workers == "auto" else int(workers), amounts, model_uri)
         if find_spec("ray") is None:
-            raise R2T2Error(MISSING)
+            raise missing_extra("--ray", "Ray", "ray")
         return config
 
     @property
@@ -150,7 +149,7 @@ def cluster(config: WorkerConfig) -> Iterator[Any]:
     try:
         import ray
     except ImportError as error:
-        raise R2T2Error(MISSING) from error
+        raise missing_extra("--ray", "Ray", "ray") from error
     mine = not ray.is_initialized()
     if mine:
         _check_reachable(config.address)

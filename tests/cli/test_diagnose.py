@@ -51,17 +51,22 @@ def test_what_is_refused_before_any_work(tmp_path: Path, capsys: pytest.CaptureF
     assert "too few for a diagnosis; give at least 20" in refused(capsys, "--limit", "5")
     assert "unknown preset 'spicy'; choose one of paper, c3po, toy, or a file" in refused(capsys, "--preset", "spicy")
     assert "unknown metric 'taste'" in refused(capsys, "--metric", "taste")
+    assert "toy has no beam search: leave out --beams 3" in refused(capsys, "--beams", "3")
     assert "it is a folder; name a file" in refused(capsys, "--out", str(tmp_path))
     assert "cannot read preset" in refused(capsys, "--preset", str(tmp_path / "none.json"))
 
 
 def test_a_question_that_is_a_reference_is_refused(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(opening, "load_dataset", lambda *_: make_samples(60, seed=100, hinted=1.0))
     assert "60 of 60 questions are also references in the bank, first '100-0': choose other questions" in refused(
         capsys
     )
+    out = tmp_path / "diagnosis.json"
+    allowed = ["diagnose", "--model", "toy", "--data", "fine", "--allow-leakage", "--out", str(out)]
+    assert main(allowed) == 1
+    assert json.loads(out.read_text())["settings"]["allow_leakage"] is True
 
 
 def test_without_a_bank_a_registered_set_is_needed(

@@ -224,6 +224,21 @@ def test_references_under_other_ids_are_refused_unless_leakage_is_allowed(
     leaky.unlink()
 
 
+def test_a_preset_restricts_layers_and_experts(files: Path, tmp_path: Path) -> None:
+    """The masks of C3PO: only the last layer moves, and only the two experts of the largest weights have weight."""
+    preset = {name: dict(block) for name, block in Preset.from_mapping(toy().presets["toy"]).to_mapping().items()}
+    preset["space"] |= {"last_layers": 1, "core_experts": 2}
+    (tmp_path / "masks.json").write_text(json.dumps({"settings": preset}))
+    command = arguments(files, tmp_path / "run", "--preset", str(tmp_path / "masks.json"))
+    assert main([*command, "--strategy", "ngd", "--benchmark", str(files / "two.jsonl")]) == 0
+    rows = [row for row in open_run(tmp_path / "run").rows.to_pylist() if row["strategy"] == "ngd"]
+    router, weights = (np.reshape([row[name] for row in rows], (7, 2, 3)) for name in ("router_weights", "weights"))
+    np.testing.assert_allclose(weights[:, 0], router[:, 0], rtol=1e-5)
+    assert ((weights[:, 1] > 0).sum(axis=-1) <= 2).all()
+    assert np.abs(weights[:, 1] - router[:, 1]).max() > 0.1
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["settings"]["preset"].endswith("masks.json")
+
+
 def test_answers_after_every_step_give_the_flow_of_the_report(
     files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

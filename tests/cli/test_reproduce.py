@@ -94,6 +94,21 @@ def test_the_block_size_changes_no_number(tmp_path: Path) -> None:
     assert tables[0] == tables[1]
 
 
+def test_references_are_refused_unless_leakage_is_allowed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def references(name: str, split: str, n: int | None = None, seed: int = 0):
+        return make_samples(60, seed=100, hinted=0.4)[: n or 60]
+
+    for module in (r2t2_jax.reproduction.plan, r2t2_jax.evaluation.setup):
+        monkeypatch.setattr(module, "load_dataset", references)
+    assert run("table11", tmp_path / "run") == 2
+    assert f"{SAMPLES} of {SAMPLES} questions are also references in the bank" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+    assert run("table11", tmp_path / "run", "--allow-leakage") == 0
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["settings"]["allow_leakage"] is True
+
+
 def test_an_unknown_table_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("table1", tmp_path / "run") == 2
     assert "unknown table 'table1'" in capsys.readouterr().err

@@ -95,6 +95,8 @@ def test_the_atlas_is_tuned_over_losses(
         (["--k", "0"], "--k 0: it must be at least 1"),
         (["--k", "500"], "k=500 neighbors from a bank of"),
         (["--learning-rate", "-1"], "must not be negative"),
+        (["--beams", "3"], "toy has no beam search: leave out --beams 3"),
+        (["--max-new-tokens", "0"], "--max-new-tokens 0: it must be at least 1"),
         (["--strategy", "atlas", "--atlas-k", "3"], "no loss atlas; build one with `r2t2 bank atlas`"),
     ],
 )
@@ -104,6 +106,23 @@ def test_errors_leave_no_folder(
     assert tune(tmp_path / "tune", *options) == 2
     assert cause in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_references_are_refused_unless_leakage_is_allowed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    samples = make_samples(40, seed=100, hinted=0.3)
+    under_other_ids = [replace(sample, id=f"other-{i}") for i, sample in enumerate(samples)]
+    sets = {"reference": samples, "validation": under_other_ids}
+    monkeypatch.setattr(setup, "load_dataset", lambda name, split, *_: sets[split])
+    assert tune(tmp_path / "tune") == 2
+    assert "questions are also references in the bank, first 'other-" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+    decoding = ["--allow-leakage", "--max-new-tokens", "1"]
+    assert tune(tmp_path / "tune", *decoding) == 0
+    settings = json.loads((tmp_path / "tune" / "run.json").read_text())["settings"]
+    assert (settings["allow_leakage"], settings["max_new_tokens"], "beams" in settings) == (True, 1, False)
+    assert json.loads((tmp_path / "tune" / "preset.json").read_text())["evidence"]["allow_leakage"] is True
 
 
 def test_samples_of_a_test_split_are_refused_for_every_set(

@@ -134,7 +134,7 @@ def test_shuffling_moves_patches_and_loses_nothing():
 def test_pictures_are_drawn_by_seed_and_place_alone():
     samples = make_samples(3, seed=5, hinted=1.0)
     whole = encode_augmentations(PORT, samples, np.arange(3), "views", 2, seed=7)
-    alone = encode_augmentations(PORT, samples[2:], np.array([2]), "views", 2, seed=7)
-    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[2:], b), whole, alone)
+    last = encode_augmentations(PORT, samples[2:], np.array([2]), "views", 2, seed=7)
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[2:], b), whole, last)
     plain = encode_questions(PORT, samples).queries.features
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[:, 0], b), whole, plain)

@@ -289,6 +289,13 @@ def test_only_the_core_experts_have_weight(name):
     np.testing.assert_allclose(result.weights.sum(axis=-1), 1, atol=1e-5)
 
 
+def test_layers_that_do_not_move_keep_all_experts():
+    queries, _ = toy_queries()
+    result = run(strategy("ngd", ADAM.with_settings({"space.core_experts": 1, "space.last_layers": 1})))
+    np.testing.assert_allclose(result.weights[:, 0], queries.routing[:, 0], rtol=5e-6)
+    np.testing.assert_array_equal((result.weights[:, 1] > 0).sum(axis=-1), 1)
+
+
 def test_bad_masks_are_refused():
     for settings, cause in (
         ({"space.last_layers": 0}, "space.last_layers 0"),

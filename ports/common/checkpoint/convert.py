@@ -24,7 +24,7 @@ from ports.common.checkpoint.directory import check_destination, write_model_dir
 from ports.common.checkpoint.formats import Checkpoint, open_checkpoint
 from ports.common.checkpoint.mapping import ConversionReport, Leaf, Tensor, check, stored
 from ports.common.configs import ConfigFields, report_unknown, unknown_fields
-from r2t2_jax.errors import R2T2Error
+from r2t2_jax.errors import R2T2Error, missing_extra
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 DESCRIPTIONS = ("*.json", "*.model", "*.txt", "*.jinja")
@@ -75,9 +75,7 @@ def _download(name: str, allow_patterns: list[str], ignore_patterns: list[str] |
     try:
         from huggingface_hub import snapshot_download
     except ImportError as error:
-        raise R2T2Error(
-            f"no folder {name}; to fetch it as a hub id install the extra: pip install 'r2t2-jax[convert]'"
-        ) from error
+        raise missing_extra(f"no folder {name}; to fetch it as a hub id", "huggingface_hub", "convert") from error
     try:
         return Path(snapshot_download(name, allow_patterns=allow_patterns, ignore_patterns=ignore_patterns))
     except (OSError, ValueError, RuntimeError) as error:  # what the hub's client raises descends from these

@@ -19,7 +19,7 @@ import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from r2t2_jax.errors import R2T2Error
+from r2t2_jax.errors import R2T2Error, missing_extra
 from r2t2_jax.runtime.typed_files import content_kind, path_below
 from r2t2_jax.runtime.typed_json import open_json
 
@@ -233,7 +233,7 @@ class _TorchShard:
         try:
             import torch
         except ImportError as error:
-            raise R2T2Error(f"{self.file} needs torch; install the extra: pip install 'r2t2-jax[convert]'") from error
+            raise missing_extra(str(self.file), "torch", "convert") from error
         if not self.opened:
             try:
                 content = torch.load(self.file, map_location="cpu", weights_only=True, mmap=self.mapped)

@@ -46,6 +46,7 @@ def _read_original(folder: Path, split: str) -> Records:
     paths = sorted(visible(root / "questions", "*.json"), key=lambda path: (len(path.name), path.name))
 
     def parse(row: Fields) -> Record:
+        """The record of a row."""
         answers, abc = row.texts("answerTexts"), bool(row.values.get("abcLabel"))
         return Record(
             id=row.text("questionId"),
@@ -83,6 +84,7 @@ def _read_lines(folder: Path, split: str) -> Records:
     path = folder / f"{split}.jsonl"
 
     def parse(row: Fields) -> Record:
+        """The record of a row."""
         image = row.text("image")
         question, options, _ = split_prompt(row.text("question"))
         return Record(

@@ -35,6 +35,7 @@ def _read(folder: Path, split: str, finish: Callable[[Record, Fields], Record | 
     path = find_path(folder, f"aokvqa_v1p0_{split}.json")
 
     def parse(row: Fields) -> Record | None:
+        """The record of a row; `None` for a row that is left out."""
         record = Record(
             id=row.text("question_id"),
             image=folder / "coco" / f"{split}2017" / f"{row.integer('image_id'):012d}.jpg",

@@ -29,6 +29,7 @@ def read(folder: Path, split: str) -> Records:
     path = find_path(root, f"questions/CLEVR_{split}_questions.json", what="questions file")
 
     def parse(row: Fields) -> Record:
+        """The record of a row."""
         answer = row.text("answer")
         if answer not in ANSWERS:
             raise R2T2Error(f"{row.where}: {answer!r} is not one of CLEVR's {len(ANSWERS)} answers")

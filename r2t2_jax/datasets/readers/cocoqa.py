@@ -40,6 +40,7 @@ def read(folder: Path, split: str) -> Records:
     lines = (dict(zip(COLUMNS, row, strict=True)) for row in zip(*columns.values(), strict=True))
 
     def parse(row: Fields) -> Record:
+        """The record of a row."""
         image, kind = row.text("img_ids").strip(), row.text("types").strip()
         if not image.isdigit() or kind not in map(str, range(len(TYPES))):
             raise R2T2Error(f"{row.where}: image id {image!r} or type {kind!r} is not a number in range")

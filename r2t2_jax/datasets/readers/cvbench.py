@@ -27,6 +27,7 @@ def reader(kind: str) -> Callable[[Path, str], Records]:
         path = find_path(folder, f"test_{kind.lower()}.parquet", "test.parquet")
 
         def parse(row: Fields) -> Record | None:
+            """The record of a row; `None` for a row that is left out."""
             if row.text("type") != kind:
                 return None
             choices = row.texts("choices")

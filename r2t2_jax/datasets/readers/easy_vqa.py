@@ -22,6 +22,7 @@ def read(folder: Path, split: str) -> Records:
     path = find_path(folder, f"{split}/questions.json", what="questions file")
 
     def parse(row: Fields) -> Record:
+        """The record of a row."""
         answer = row.text("answer")
         return Record(
             id=f"{split}/{row.where.rpartition(' ')[2]}",

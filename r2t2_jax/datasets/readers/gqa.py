@@ -19,6 +19,7 @@ def read(folder: Path, split: str) -> Records:
     path = find_path(folder, f"questions1.2/{name}", f"questions/{name}", name)
 
     def parse(row: Fields) -> Record | None:
+        """The record of a row; `None` for a row that is left out."""
         if row.values.get("isBalanced") is False:
             return None
         return Record(

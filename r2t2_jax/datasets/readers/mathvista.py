@@ -27,6 +27,7 @@ def read(folder: Path, split: str) -> Records:
     queries = read_json(path.with_name("query.json"), dict) if path.with_name("query.json").exists() else {}
 
     def parse(row: Fields) -> Record:
+        """The record of a row."""
         _check_form(row)
         identifier, image = row.text("pid"), row.text("image")
         choices = row.texts("choices") if row.text("question_type") == "multi_choice" else []

@@ -40,6 +40,7 @@ def read(folder: Path, split: str) -> Records:
     complete = any(_number(row["index"]) >= CIRCULAR for row in rows)
 
     def parse(row: Fields) -> Record:
+        """The record of a row."""
         index = row.text("index")
         if not index.isdecimal():
             raise R2T2Error(f"{row.where}: index {index!r} is not a number")

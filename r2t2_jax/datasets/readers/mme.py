@@ -44,6 +44,7 @@ def _questions(path: Path, images: Path, subtask: str, split: str) -> Records:
     image = next((candidate for candidate in candidates if candidate.exists()), candidates[0])
 
     def parse(row: Fields) -> Record:
+        """The record of a row."""
         question, tab, answer = row.text("line").rpartition("\t")
         if not tab or answer.strip() not in ("Yes", "No"):
             raise R2T2Error(f"{row.where}: expected a question, a tab and Yes or No, not {row.text('line')[:60]!r}")

@@ -27,6 +27,7 @@ def read(folder: Path, split: str) -> Records:
     answers = index_by(read_json(answers_path, list), "idx")
 
     def parse(row: Fields) -> Record | None:
+        """The record of a row; `None` for a row that is left out."""
         identifier = row.integer("idx")
         if row.text("mode") != MODE or identifier not in answers:
             return None

@@ -25,6 +25,7 @@ def read(folder: Path, split: str) -> Records:
     path = find_path(folder, f"llvisionqa_{split}.json", what="questions file")
 
     def parse(row: Fields) -> Record:
+        """The record of a row."""
         options, image = row.texts("candidates"), row.text("img_path")
         return Record(
             id=f"{image}#{row.where.rpartition(' ')[2]}",

@@ -41,6 +41,7 @@ def read_docvqa(folder: Path, split: str) -> Records:
     check_version(path, content.get("dataset_version"), "1.0", "DocVQA")
 
     def parse(row: Fields) -> Record:
+        """The record of a row."""
         image, kinds = row.text("image"), row.values.get("question_types")
         return Record(
             id=str(row.integer("questionId")),
@@ -60,6 +61,7 @@ def read_stvqa(folder: Path, split: str) -> Records:
     path = find_path(folder, *(f"{split}_task_{task}.json" for task in (3, 2, 1)))
 
     def parse(row: Fields) -> Record:
+        """The record of a row."""
         return Record(
             id=str(row.integer("question_id")),
             image=folder / row.text("file_path"),

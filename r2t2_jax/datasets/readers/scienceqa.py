@@ -19,6 +19,7 @@ def read(folder: Path, split: str) -> Records:
     path = find_path(folder, "problems.json", "data/scienceqa/problems.json", what="problems file")
 
     def parse(row: Fields) -> Record | None:
+        """The record of a row; `None` for a row that is left out."""
         if row.text("split") != split or not row.values.get("image"):
             return None
         identifier, choices = row.where.rpartition(" ")[2], row.texts("choices")

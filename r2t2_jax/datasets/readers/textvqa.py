@@ -44,6 +44,7 @@ def read(folder: Path, split: str) -> Records:
     prompts = _prompts(folder, split)
 
     def parse(row: Fields) -> Record:
+        """The record of a row."""
         question, context = row.text("question"), ""
         if prompts:
             key = row.text("image_id"), question.lower()

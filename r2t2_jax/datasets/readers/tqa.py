@@ -24,6 +24,7 @@ def read(folder: Path, split: str) -> Records:
     path = find_path(root, f"tqa_v1_{split}.json", f"tqa_v2_{split}.json")
 
     def parse(row: Fields) -> Record:
+        """The record of a row."""
         choices = row.object("answerChoices")
         letters = sorted(choices.values)
         options = tuple(choices.object(name).text("processedText") for name in letters)

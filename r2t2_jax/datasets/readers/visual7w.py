@@ -28,6 +28,7 @@ def read(folder: Path, split: str) -> Records:
     rows = ({"image": image, "pair": pair} for image in images for pair in _pairs(image))
 
     def parse(row: Fields) -> Record:
+        """The record of a row."""
         image = row.object("image").text("filename")
         pair = row.object("pair")
         choices = pair.texts("multiple_choices")

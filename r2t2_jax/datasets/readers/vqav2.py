@@ -39,6 +39,7 @@ def read(folder: Path, split: str) -> Records:
     annotations = index_by(read_member(answers_path, "annotations", list), "question_id")
 
     def parse(row: Fields) -> Record:
+        """The record of a row."""
         identifier, image = row.integer("question_id"), row.integer("image_id")
         if identifier not in annotations:
             raise R2T2Error(f"{row.where}: question {identifier} has no annotation in {answers_path}")

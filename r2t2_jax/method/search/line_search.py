@@ -55,6 +55,7 @@ class LineSearch:
         first_values = jax.lax.map(value, first)  # [4]
 
         def narrow(bracket: Bracket, _: None) -> tuple[Bracket, tuple[Float[Array, ""], Float[Array, ""]]]:
+            """One step of the golden-section search: the smaller bracket, and the new point with its loss."""
             low, left, right, high, at_left, at_right = bracket
             leftward = at_left < at_right  # the valley lies between low and right, else between left and high
             low, high = jnp.where(leftward, low, left), jnp.where(leftward, right, high)

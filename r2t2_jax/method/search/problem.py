@@ -61,9 +61,8 @@ class RoutingProblem:
         if self.space.last_layers is None:
             return routing
         start = self.space.routing(self.spec, self.start(), self.query.support)
-        layers = self.spec.num_layers
-        moved = jnp.arange(layers) >= layers - self.space.last_layers  # [L]
-        return replace(routing, values=jnp.where(moved[:, None], routing.values, start.values))
+        moving = self.space.moving(self.spec.num_layers)[:, None]  # [L, 1]
+        return replace(routing, values=jnp.where(moving, routing.values, start.values))
 
     def value(self, coordinates: Float[Array, "Z E"]) -> Float[Array, ""]:
         """The loss at these coordinates."""

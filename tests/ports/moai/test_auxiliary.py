@@ -133,13 +133,13 @@ def test_a_store_grows_and_its_fingerprint_stays(tmp_path):
     """The records of set A do not change, and those of set B are added, in one store or in two."""
     first, second = samples(3), samples(12)[3:12]
     build_fake(tmp_path / "aux", first)
-    alone = CachedRecords.open(tmp_path / "aux")
+    small = CachedRecords.open(tmp_path / "aux")
     build_fake(tmp_path / "other", second)
     grown = build_fake(tmp_path / "aux", [*first, *second])
     assert (grown["added"], grown["images"]) == (9, 12)
     stored, both = CachedRecords.open(tmp_path / "aux"), CachedRecords.open(tmp_path / "other", tmp_path / "aux")
-    assert alone.fingerprint == stored.fingerprint == both.fingerprint
-    assert len(alone.rows) == 3 and len(stored.rows) == len(both.rows) == 12
+    assert small.fingerprint == stored.fingerprint == both.fingerprint
+    assert len(small.rows) == 3 and len(stored.rows) == len(both.rows) == 12
     for sample in [*first[:3], *second]:
         key = image_key(sample.image)
         same(stored(sample.image, AuxRecord(key)), expected(sample, sample.id))
@@ -316,7 +316,7 @@ def test_a_missing_provider_names_its_extra(monkeypatch):
 
     monkeypatch.setattr(protocol.importlib, "import_module", nothing)
     for name in ("segments", "detections", "ocr"):
-        with pytest.raises(R2T2Error, match=r"r2t2-jax\[aux\]"):
+        with pytest.raises(R2T2Error, match=r"pip install -e '\.\[aux\]'"):
             load_providers([name], None, SIZE)
     with pytest.raises(R2T2Error, match="unknown auxiliary models depth"):
         load_providers(["depth"], None, SIZE)

@@ -11,6 +11,7 @@ from ports.mova.port import load
 from r2t2_jax.cli.main import main
 from r2t2_jax.contract import Sample
 from r2t2_jax.errors import R2T2Error
+from r2t2_jax.evaluation.question_sets import with_longest_answer
 from r2t2_jax.method.forward import encode_batch, generate_batch
 from tests.ports.mova.checkpoint import GOLDEN, describe, write_checkpoint
 from tests.ports.mova.recorded import Recorded, mova_config, params_of
@@ -81,6 +82,17 @@ def test_answers_do_not_depend_on_towers_that_were_not_chosen(converted, monkeyp
     np.testing.assert_array_equal(answers["selected"][1], answers["all"][1])
     np.testing.assert_allclose(answers["selected"][2], answers["all"][2], atol=1e-6)
     assert len(answers["all"][0]) == 3
+
+
+def test_the_longest_answers_are_those_of_upstreams_scripts(converted):
+    """1,024 tokens for four benchmarks, and 128 for the others; this model's answers have 5."""
+    port = load(str(converted[1]))
+    assert port.max_new_tokens == 5
+    assert port.token_limits == {"mmbench": 40, "scienceqa": 40, "mathvista": 40, "qbench": 40}
+    assert from_hf({"vocab_size": 128256}).answer_length == 128
+    longest = {name: with_longest_answer(port, name, None).max_new_tokens for name in ("mmbench", "gqa")}
+    assert longest == {"mmbench": 40, "gqa": 5}
+    assert with_longest_answer(port, "mmbench", 7).max_new_tokens == 7
 
 
 def test_answer_ids_end_with_the_end_token_and_decode_to_the_answer(converted):

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from ports.moai.auxiliary.record import AuxRecord
-from r2t2_jax.errors import R2T2Error
+from r2t2_jax.errors import R2T2Error, missing_extra
 
 
 class Provider(Protocol):
@@ -33,7 +33,7 @@ def require(module: str, purpose: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise R2T2Error(f"{purpose} needs {module} ({error}): install r2t2-jax[aux]") from error
+        raise missing_extra(purpose, f"{module} ({error})", "aux") from error
 
 
 def package_version(name: str) -> str:
