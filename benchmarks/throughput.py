@@ -110,7 +110,7 @@ def compare_with_workers(
     """CPU time with one Ray worker against one process, and weak scaling to two workers; medians of the repeats."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        build = ["bank", "build", "--model", MODEL, "--dataset", BENCHMARK, "--samples", str(references)]
+        build = ["bank", "build", "--model", MODEL, "--data", BENCHMARK, "--limit", str(references)]
         subprocess.run([*R2T2, *build, "--out", str(folder / "bank")], check=True, capture_output=True)
         evaluate_in(folder, "warm", PLAN_BATCH)  # compiles
         times: dict[str, list[TreeTimes]] = {"in_process": [], "one": [], "half": [], "two": []}
@@ -159,7 +159,7 @@ def median(values: Iterable[float]) -> float:
 
 def evaluate_in(folder: Path, name: str, samples: int, workers: int = 0) -> TreeTimes:
     """Times of `r2t2 eval` as a command, in one process or on workers of a local cluster."""
-    options = ["--bank", str(folder / "bank"), "--benchmark", BENCHMARK, "--limit", str(samples)]
+    options = ["--bank", str(folder / "bank"), "--data", BENCHMARK, "--limit", str(samples)]
     options += ["--strategy", ",".join(STRATEGIES), "--out", str(folder / name)]
     options += ["--ray", "local", "--workers", str(workers)] if workers else []
     return run_and_measure([*R2T2, "eval", "--model", MODEL, *options], os.environ)

@@ -59,9 +59,9 @@ def main(run: tyro.conf.Positional[Path], machine: str = "2 CPU cores", date: st
 def command_of(saved: SavedRun) -> str:
     """The command line of the run."""
     settings = saved.settings
-    samples = [f"--samples {settings['samples']}"] if settings.get("samples") else []
+    limit = [f"--limit {settings['limit']}"] if settings.get("limit") else []
     return " ".join(
-        ["r2t2 reproduce", settings["table"], f"--model {settings['model']}", *samples, "--out out/reproduce"]
+        ["r2t2 reproduce", settings["table"], f"--model {settings['model']}", *limit, "--out out/reproduce"]
     )
 
 

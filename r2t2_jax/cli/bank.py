@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from r2t2_jax.cli.parsing import NO_CLUSTER, Cluster, command_settings, log, print_plan
+from r2t2_jax.cli.parsing import NO_CLUSTER, Cluster, Sets, command_settings, log, print_plan
 
 
 @dataclass(frozen=True)
@@ -19,13 +19,14 @@ class BankBuild:
     are stored, with a flag for those answered correctly, which are the references of the paper. docs/bank.md describes
     the files.
 
-    Example: r2t2 bank build --model pocket:narrow --dataset pocket --out out/bank
+    Example: r2t2 bank build --model pocket:narrow --data pocket --out out/bank
     """
 
     model: str
     """Model: a directory written by r2t2 convert, a port such as pocket:narrow, or module:attribute."""
-    dataset: tuple[str, ...]
-    """Question sets: names of prepared sets (r2t2 datasets list), or .jsonl files."""
+    data: Sets
+    """Question sets: names of prepared sets (r2t2 datasets list), or .jsonl files. Also --tasks, --benchmark,
+    --dataset."""
     out: Path
     """Folder for the bank."""
     embedder: str = ""
@@ -35,12 +36,12 @@ class BankBuild:
     the references of a generated set."""
     images: str = ""
     """Image folder of the .jsonl files. Default: the folder of each file."""
-    samples: int | None = None
-    """Number of questions from each set. Default: all."""
-    limit: int = 5000
-    """Stop with a set after this number of correctly answered questions."""
-    keep: Literal["all", "correct"] = "all"
-    """References to store: all up to the limit, or only the correctly answered ones."""
+    limit: int | None = None
+    """Number of questions of each set, chosen by the seed. Default: all. Also --samples."""
+    keep: int = 5000
+    """Number of correctly answered references of each set; the questions after them are not asked."""
+    only_correct: bool = False
+    """Store only the correctly answered references. Default: also the others, which the loss atlas uses."""
     metric: str = ""
     """Metric that decides which answers are correct, also by set: gqa=gqa_vlmevalkit,vqav2=vqa. Default: each set's."""
     beams: int = 1
@@ -71,10 +72,8 @@ class BankBuild:
         from r2t2_jax.runs.folder import check_folder
 
         check_folder(self.out)
-        config = BankConfig(self.limit, self.keep, self.features, self.batch_size)
-        sets = read_sets(
-            self.dataset, self.split, self.samples, self.seed, self.images, self.metric, self.max_new_tokens
-        )
+        config = BankConfig(self.keep, "correct" if self.only_correct else "all", self.features, self.batch_size)
+        sets = read_sets(self.data, self.split, self.limit, self.seed, self.images, self.metric, self.max_new_tokens)
         cluster, model = self.cluster.config(), local_model(self.model, self.cluster.model_uri)
         with connect(None if self.dry_run else cluster, log) as workers:
             (loaded,) = with_embedder([load(model)], self.embedder)
@@ -252,7 +251,7 @@ class BankInspect:
     k: int = 5
     """Number of neighbors of each reference in the test."""
     against: str = ""
-    """Evaluation set (name or .jsonl file) whose questions must not be in the bank."""
+    """Evaluation set (name or .jsonl file) whose questions must not be in the bank. Also --data."""
     split: str = ""
     """Split of the evaluation set. Default: the first."""
     html: Path | None = None

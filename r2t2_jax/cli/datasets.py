@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from r2t2_jax.cli.parsing import Sets
 from r2t2_jax.reporting.formatting import plain_console
 
 if TYPE_CHECKING:  # the command line must start fast
@@ -34,10 +35,10 @@ class PrepareDataset:
     """Folder with the unpacked official files."""
     split: str | None = None
     """Split to prepare. Default: every split whose files exist."""
-    n: int | None = None
-    """Number of questions per split, such as the paper's 5000. Default: all."""
+    limit: int | None = None
+    """Number of questions of each split, such as the paper's 5000. Default: all. Also --samples, --n."""
     seed: int = 0
-    """Seed of the choice with --n."""
+    """Seed of the choice with --limit."""
     skip_bad: bool = False
     """Skip invalid records and images; they are counted and named."""
     data_dir: Path | None = None
@@ -52,7 +53,7 @@ class PrepareDataset:
         from r2t2_jax.errors import R2T2Error
 
         source = find_dataset(self.name)
-        options = (self.split, self.n, self.seed, self.skip_bad)
+        options = (self.split, self.limit, self.seed, self.skip_bad)
         try:
             for outcome in prepare(source, self.manual_dir, data_folder(self.data_dir), *options):
                 print("\n".join(_lines(self.name, outcome)))
@@ -81,11 +82,12 @@ class AuxBuild:
     interruption the same command resumes the work. Load MoAI with the store as moai:DIR,aux=STORE. The models need the
     extra `aux` and download their weights on first use.
 
-    Example: r2t2 aux build --dataset questions.jsonl --out out/aux
+    Example: r2t2 aux build --data questions.jsonl --out out/aux
     """
 
-    dataset: tuple[str, ...]
-    """Question sets: names of prepared sets (r2t2 datasets list), or .jsonl files."""
+    data: Sets
+    """Question sets: names of prepared sets (r2t2 datasets list), or .jsonl files. Also --tasks, --benchmark,
+    --dataset."""
     out: Path
     """Folder of the store, a new or an earlier one."""
     models: tuple[str, ...] = ("segments", "detections", "ocr")
@@ -96,8 +98,8 @@ class AuxBuild:
     """Split of the questions; gqa=val,train is val for gqa and train for all others. Default: the first of each set."""
     images: str = ""
     """Image folder of the .jsonl files. Default: the folder of each file."""
-    samples: int | None = None
-    """Number of questions from each set. Default: all."""
+    limit: int | None = None
+    """Number of questions of each set. Default: all. Also --samples."""
     seed: int = 0
     """Seed of the choice of questions."""
     port: str = "moai"
@@ -114,10 +116,10 @@ class AuxBuild:
 
         check_can_create(self.out)
         build = find(GROUP, self.port, "port with auxiliary models")
-        splits = settings_by_set("--split", self.split, self.dataset)
+        splits = settings_by_set("--split", self.split, self.data)
         sources = [
-            Source(name, splits[name] or "", self.samples, self.seed, self.images if name.endswith(".jsonl") else "")
-            for name in self.dataset
+            Source(name, splits[name] or "", self.limit, self.seed, self.images if name.endswith(".jsonl") else "")
+            for name in self.data
         ]
         samples = [sample for source in sources for sample in load_source(source)]
         options = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(self).items()}
@@ -138,12 +140,12 @@ class AuxImport:
     The file has one line per sample, with names or with the fields of a result of PSGTr; ports/moai/README.md describes
     both. No model runs. Records that the store has get the part they lack.
 
-    Example: r2t2 aux import --scene-graphs psgtr.jsonl --dataset questions.jsonl --out out/aux
+    Example: r2t2 aux import --scene-graphs psgtr.jsonl --data questions.jsonl --out out/aux
     """
 
     scene_graphs: Path
     """The .jsonl file of scene graphs."""
-    dataset: tuple[str, ...]
+    data: Sets
     """Question sets whose samples the file names: prepared sets (r2t2 datasets list), or .jsonl files."""
     out: Path
     """Folder of the store, a new or an earlier one."""
@@ -157,7 +159,7 @@ class AuxImport:
     def run(self) -> None:
         """Add the scene graphs and print their number."""
         AuxBuild(
-            self.dataset,
+            self.data,
             self.out,
             models=(),
             scene_graphs=self.scene_graphs,
@@ -207,13 +209,13 @@ class ListDatasets:
 class ShowDataset:
     """Write an HTML page that shows some questions of a set with their images, options and answers.
 
-    Example: r2t2 datasets show easy_vqa --n 8
+    Example: r2t2 datasets show easy_vqa --limit 8
     """
 
     name: Annotated[str, tyro.conf.Positional]
     """Name of a prepared set, pocket, or a .jsonl file."""
-    n: int = 5
-    """Number of questions."""
+    limit: int = 5
+    """Number of questions. Also --samples, --n."""
     split: str = ""
     """Split. Default: the first of the set."""
     seed: int = 0
@@ -251,15 +253,12 @@ class ShowDataset:
         from r2t2_jax.datasets.catalog import DATASETS, find_dataset
         from r2t2_jax.datasets.prepared import load_preview
         from r2t2_jax.datasets.samples import load_official_samples
-        from r2t2_jax.errors import R2T2Error
 
-        if self.n < 1:
-            raise R2T2Error(f"the number of questions must be at least 1, not {self.n}")
         if self.manual_dir is not None:
-            return load_official_samples(find_dataset(self.name), self.manual_dir, self.split, self.n, self.seed)
+            return load_official_samples(find_dataset(self.name), self.manual_dir, self.split, self.limit, self.seed)
         if self.name in DATASETS:
-            return load_preview(DATASETS[self.name], self.split, self.n, self.seed), True
-        return load_dataset(self.name, self.split, self.n, self.seed), True
+            return load_preview(DATASETS[self.name], self.split, self.limit, self.seed), True
+        return load_dataset(self.name, self.split, self.limit, self.seed), True
 
 
 @dataclass(frozen=True)
@@ -273,8 +272,8 @@ class PocketScene:
 
     seed: int = 0
     """Seed of the scene and its questions."""
-    questions: int = 8
-    """Number of questions to print, from the eight families in turn."""
+    limit: int = 8
+    """Number of questions to print, from the eight families in turn. Also --questions."""
     out: Path = Path("scene.png")
     """PNG file for the image."""
 
@@ -289,7 +288,7 @@ class PocketScene:
         if self.out.suffix.lower() != ".png":
             raise R2T2Error(f"the image is written as PNG: {self.out} must end in .png")
         check_writable(self.out)
-        samples = load_dataset("pocket", "scene", self.questions, self.seed)
+        samples = load_dataset("pocket", "scene", self.limit, self.seed)
         atomic_write(self.out, lambda draft: draft.write_bytes(as_png(samples[0].pixels())))
         print(f"Wrote {self.out}. Questions to try, with their answers:\n")
         width = max(len(sample.question) for sample in samples)

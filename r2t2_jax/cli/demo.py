@@ -60,8 +60,8 @@ class Demo:
     quick: bool = False
     """Use at most 200 questions and 1,000 candidates for references; leave out ten rows of the table and the answers at
     every step."""
-    samples: int = 1000
-    """Number of questions."""
+    limit: int = 1000
+    """Number of questions. Also --samples."""
     seed: int = 0
     """Draws the test set; another seed gives another test set."""
     embedder: str = ""
@@ -104,7 +104,7 @@ class Demo:
         )
 
     def _data(self) -> dict[str, Any]:
-        number = min(self.samples, QUICK_SAMPLES) if self.quick else self.samples
+        number = min(self.limit, QUICK_SAMPLES) if self.quick else self.limit
         return {
             "tests": {"name": "pocket", "split": "test", "n": number, "seed": self.seed},
             "references": {"name": "pocket", "split": "reference", "n": QUICK_REFERENCES if self.quick else None},
@@ -122,7 +122,7 @@ class Demo:
             for part in strategy_parts(port.name, list(demo_strategies(port, self.quick)), len(references), len(tests))
         ]
         models = {port.name: _model(port) for port in ports}
-        settings = {"quick": self.quick, "samples": self.samples, "seed": self.seed, "embedder": self.embedder}
+        settings = {"quick": self.quick, "limit": self.limit, "seed": self.seed, "embedder": self.embedder}
         depends = {"data": data, "models": models, "versions": versions()}
         return Run.open(self.out, "demo", settings, Plan(plan), depends, self.max_hours)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from r2t2_jax.cli.parsing import Sets, recorded_sets
+
 
 @dataclass(frozen=True)
 class Diagnose:
@@ -21,8 +23,8 @@ class Diagnose:
 
     model: str
     """The model: a port such as pocket:narrow, or module:attribute of your own."""
-    data: str
-    """Labeled questions: a registered set or a .jsonl file."""
+    data: Sets
+    """Labeled questions: names of prepared sets, or .jsonl files. Also --tasks, --benchmark, --dataset."""
     bank: Path | None = None
     """Bank directory. By default the references registered with the model are collected."""
     embedder: str = ""
@@ -30,7 +32,7 @@ class Diagnose:
     split: str | None = None
     """Split of the questions; by default validation, or all lines of a .jsonl file."""
     limit: int = 100
-    """Number of questions."""
+    """Number of questions of each set. Also --samples."""
     preset: str | None = None
     """Settings of every row: a name, or a file that r2t2 tune wrote. By default the model's own, else the paper's."""
     metric: str | None = None
@@ -56,7 +58,7 @@ class Diagnose:
         from r2t2_jax.cli.parsing import check_writable
         from r2t2_jax.evaluation.encode import encode_questions
         from r2t2_jax.evaluation.question_sets import with_longest_answer
-        from r2t2_jax.evaluation.setup import metric_for, open_bank, open_port, open_questions, with_decoding
+        from r2t2_jax.evaluation.setup import open_bank, open_port, open_question_sets, with_decoding
         from r2t2_jax.methods import find_preset, own_preset
         from r2t2_jax.reporting.diagnosis import diagnosis_text
         from r2t2_jax.runs.atomic_io import publish_json
@@ -70,16 +72,21 @@ class Diagnose:
         port = with_longest_answer(with_decoding(loaded, self.beams), self.data, self.max_new_tokens)
         name = self.preset or own_preset(port.name, port.presets)
         preset = find_preset(name, port.presets)
-        samples = open_questions(self.data, self.split, self.limit, self.seed)
+        samples, metric = open_question_sets(self.data, self.split, self.limit, self.seed, self.metric or "")
         check_enough(len(samples))
-        metric = metric_for(self.data, self.metric or "", samples)
-        bank = open_bank(port, self.bank, {self.data: metric}, samples, allow_leakage=self.allow_leakage)
+        metrics = dict.fromkeys(self.data, metric)
+        bank = open_bank(port, self.bank, metrics, samples, allow_leakage=self.allow_leakage)
         evidence = port_evidence(port, bank, encode_questions(port, samples), preset, metric, self.seed)
         diagnosis = diagnose_evidence(evidence, self.worthwhile)
-        print(f"{port.name} on {self.data}: {len(samples):,} questions, {len(bank):,} references, preset {name}\n")
+        sets = ", ".join(self.data)
+        print(f"{port.name} on {sets}: {len(samples):,} questions, {len(bank):,} references, preset {name}\n")
         print(diagnosis_text(diagnosis))
         if self.out:
-            settings = asdict(self) | {"bank": self.bank and str(self.bank), "out": str(self.out)}
+            settings = asdict(self) | {
+                "data": recorded_sets(self.data),
+                "bank": self.bank and str(self.bank),
+                "out": str(self.out),
+            }
             facts = {"model": port.fingerprint, "references": len(bank), "preset": preset.to_mapping()}
             record = {"command": "diagnose", "settings": settings, "versions": versions(), **facts}
             publish_json(self.out, record | diagnosis.to_record())

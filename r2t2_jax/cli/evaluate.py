@@ -7,7 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from r2t2_jax.cli.parsing import NO_CLUSTER, Cluster, command_settings, log
+from r2t2_jax.cli.parsing import NO_CLUSTER, Cluster, Sets, command_settings, log
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.reporting.formatting import plain_console
 
@@ -23,13 +23,13 @@ class Eval:
     After an interruption at any point, the same command continues, and the final numbers are the same to the last byte.
     docs/eval.md has recipes for one device, for several devices and for several hosts.
 
-    Example: r2t2 eval --model pocket:narrow --bank out/bank --benchmark pocket --strategy base,ngd,atlas --out out/eval
+    Example: r2t2 eval --model pocket:narrow --bank out/bank --data pocket --strategy base,ngd,atlas --out out/eval
     """
 
     model: str
     """The model: a directory that `r2t2 convert` made, a port such as pocket:narrow, or module:attribute."""
-    benchmark: str
-    """Test sets, separated by commas: prepared ones by name (r2t2 datasets list), or .jsonl files."""
+    data: Sets
+    """Test sets: names of prepared sets (r2t2 datasets list), or .jsonl files. Also --tasks, --benchmark, --dataset."""
     out: Path
     """Folder of the run: settings, rows and summary. A folder with other settings is refused."""
     bank: Path | None = None
@@ -55,7 +55,7 @@ class Eval:
     max_new_tokens: str = ""
     """Longest answer in tokens, also by set: 64,mme=5. By default the number of each set's published evaluation."""
     limit: int | None = None
-    """Number of questions of each set, chosen by the seed. By default all."""
+    """Number of questions of each set, chosen by the seed. By default all. Also --samples."""
     seed: int = 0
     """Chooses the questions, and everything that strategies draw."""
     allow_leakage: bool = False
@@ -102,9 +102,8 @@ class Eval:
         from r2t2_jax.evaluation.question_sets import read_benchmarks
         from r2t2_jax.evaluation.setup import with_decoding, with_embedder
 
-        names = listed("--benchmark", self.benchmark)
         benchmarks = read_benchmarks(
-            names, self.split, self.limit, self.seed, self.images, self.metric, self.max_new_tokens
+            self.data, self.split, self.limit, self.seed, self.images, self.metric, self.max_new_tokens
         )
         if self.bank is not None:
             ReferenceBank.open(self.bank)  # refused before a model is loaded

@@ -60,7 +60,7 @@ def _short(number: float) -> str:
 
 COUNT = Range(1)
 RANGES: Mapping[str, Range] = {  # by the name of the option, in every command
-    **dict.fromkeys(("samples", "limit", "n", "questions", "choosing", "references", "embedding", "block"), COUNT),
+    **dict.fromkeys(("limit", "keep", "choosing", "references", "embedding", "block"), COUNT),
     **dict.fromkeys(("k", "atlas_k", "points", "steps", "beams", "max_new_tokens"), COUNT),
     **dict.fromkeys(("question_tokens", "answer_tokens"), COUNT),
     "batch_size": Range(1, error="a batch of {} samples; it must be at least 1"),
@@ -76,7 +76,6 @@ RANGES: Mapping[str, Range] = {  # by the name of the option, in every command
 }
 OWN_CHECKS = {  # by command: options whose smallest value its settings check, before a model is loaded
     "Cost": ("k", "steps", "points", "references", "embedding"),
-    "BankBuild": ("limit",),
 }
 
 
@@ -100,7 +99,13 @@ def flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-def check_words(name: str, words: Sequence[str], known: Collection[str], switches: Collection[str]) -> None:
+def check_words(
+    name: str,
+    words: Sequence[str],
+    known: Collection[str],
+    switches: Collection[str],
+    hints: Mapping[str, str] | None = None,
+) -> None:
     """Check the words of a command line before they are parsed.
 
     Args:
@@ -108,6 +113,7 @@ def check_words(name: str, words: Sequence[str], known: Collection[str], switche
         words: after the command.
         known: names of its options.
         switches: names of those without a value.
+        hints: what takes the place of an unknown option, by its name.
 
     Raises:
         UsageError: an option is unknown, a switch has a value, or a value is empty, no text, or a folder that is a
@@ -120,6 +126,8 @@ def check_words(name: str, words: Sequence[str], known: Collection[str], switche
         option, equals, value = word.partition("=")
         is_option = word.startswith("--") and len(word) > 2
         if is_option and option.replace("_", "-") not in flags:
+            if hint := (hints or {}).get(option.removeprefix("--").replace("-", "_")):
+                raise UsageError(f"unknown option {option}: {hint}; {_see(name)}")
             matches = difflib.get_close_matches(option, sorted(flags), n=1)
             guess = f"; did you mean {matches[0]}?" if matches else ";"
             raise UsageError(f"unknown option {option}{guess} {_see(name)}")

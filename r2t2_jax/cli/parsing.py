@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol, get_type_hints
 
 import tyro
 
+from r2t2_jax.cli.aliases import ELSEWHERE, other_names, parser_words
 from r2t2_jax.cli.options import RANGES, UsageError, check_words, one_line
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.runs.atomic_io import check_can_create
@@ -77,6 +78,7 @@ class ClusterOptions:
 # A field of a command: the options above, under their own names and a heading in the help.
 Cluster = Annotated[ClusterOptions, tyro.conf.arg(name=""), tyro.conf.OmitArgPrefixes]
 NO_CLUSTER = ClusterOptions()
+Sets = Annotated[tuple[str, ...], tyro.conf.arg(metavar="SET ...")]  # names or files; see `aliases`
 
 
 def command_settings(command: Command, excluded: Sequence[str] = ()) -> dict[str, Any]:
@@ -88,6 +90,11 @@ def command_settings(command: Command, excluded: Sequence[str] = ()) -> dict[str
         and not (field.name in UNRECORDED and not value)
         and field.name not in ("out", "max_hours", "dry_run", CLUSTER, *excluded)
     }
+
+
+def recorded_sets(names: Sequence[str]) -> str | list[str]:
+    """Question sets as files of settings hold them: a single one as text."""
+    return names[0] if len(names) == 1 else list(names)
 
 
 def saved_arguments(name: str, command: type, options: Sequence[str]) -> list[str]:
@@ -104,6 +111,7 @@ def saved_arguments(name: str, command: type, options: Sequence[str]) -> list[st
     path, rest = _take(options)
     if path is None:
         return list(options)
+    from r2t2_jax.runs.fingerprint import current_settings
     from r2t2_jax.runtime.typed_json import open_json  # imports numpy, which help does not need
 
     try:
@@ -114,13 +122,13 @@ def saved_arguments(name: str, command: type, options: Sequence[str]) -> list[st
         raise R2T2Error(f'{path} has no settings; give a run.json, or a file with {{"settings": {{...}}}}')
     if saved.get("command", name) != name:
         raise R2T2Error(f"{path} belongs to `r2t2 {saved['command']}`, this is `r2t2 {name}`")
-    known = _option_names(command)
-    unknown = sorted(set(saved["settings"]) - known)
+    settings, known = current_settings(name, saved["settings"]), _option_names(command)
+    unknown = sorted(set(settings) - known)
     if unknown:
         raise R2T2Error(
             f"{path} sets {', '.join(unknown)}; the options of `r2t2 {name}` are {', '.join(sorted(known))}"
         )
-    return [word for field, value in saved["settings"].items() for word in _to_words(field, value)] + rest
+    return [word for field, value in settings.items() for word in _to_words(field, value)] + rest
 
 
 def _option_names(command: type[Command]) -> set[str]:
@@ -191,7 +199,10 @@ def parse(commands: Commands, arguments: Sequence[str]) -> Command:
     try:
         if not {"-h", "--help"} & set(options):
             switches = [name for name, kind in get_type_hints(command).items() if kind is bool]
-            check_words(name, options, {*_option_names(command), "config"}, switches)
+            others = other_names(name, command)
+            switches += [switch for switch, option in others.items() if not option]
+            check_words(name, options, {*_option_names(command), "config", *others}, switches, ELSEWHERE)
+            options = parser_words(name, command, options)
         with_config = _read_options(name, command, saved_arguments(name, command, options))
     except UsageError as error:
         print(f"{PROGRAM}: {error}", file=sys.stderr)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import tyro
 
-from r2t2_jax.cli.parsing import CLUSTER, NO_CLUSTER, Cluster, log
+from r2t2_jax.cli.parsing import CLUSTER, NO_CLUSTER, Cluster, Sets, log
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.reporting.formatting import plain_console
 
@@ -30,7 +30,7 @@ class Reproduce:
     `all` runs every table and measures rows that several tables share once. Each table is written to the folder as
     Markdown, CSV and JSON, with the paper's numbers. After an interruption, the same command continues.
 
-    Example: r2t2 reproduce table6 --model pocket --samples 100 --out out/table6
+    Example: r2t2 reproduce table6 --model pocket --limit 100 --out out/table6
     """
 
     table: tyro.conf.Positional[str]
@@ -39,10 +39,10 @@ class Reproduce:
     """Model: pocket (both of its gates), another port, or a model directory."""
     out: Path
     """Folder of the run. A folder of a run with other settings is rejected."""
-    samples: int | None = None
-    """Number of questions of each dataset; default: each table's own number."""
-    data: tuple[str, ...] = ()
-    """Datasets; default: the one registered with the model."""
+    data: Sets = ()
+    """Question sets; default: the one registered with the model. Also --tasks, --benchmark, --dataset."""
+    limit: int | None = None
+    """Number of questions of each set; default: each table's own number. Also --samples."""
     bank: Path | None = None
     """Bank directory; default: the references registered with the model are collected."""
     embedder: str = ""
@@ -95,10 +95,10 @@ class Reproduce:
         from r2t2_jax.runs.cluster import connect
 
         tables = choose_tables(self.table)
-        samples = self.samples or max(table.samples for table in tables)
+        samples = self.limit or max(table.samples for table in tables)
         model = local_model(self.model, self.cluster.model_uri)
         targets = open_targets(model, self.data, samples, self.seed, self.embedder, self.beams, self.max_new_tokens)
-        plans = [plan_target(target, tables, self.samples, self.embedders) for target in targets]
+        plans = [plan_target(target, tables, self.limit, self.embedders) for target in targets]
         with connect(config, log) as workers, self._open(targets, plans, workers) as run:
             if not run.complete:
                 sources = None
@@ -127,9 +127,9 @@ class Reproduce:
         tables, shapes = choose_tables(self.table), load_shapes(self.model)
         sizes = set_sizes()
         known = {name: sizes.get(name) for name in self.data or sizes}
-        questions = sum(self.samples or size or 0 for size in known.values())
-        if unknown := [name for name, size in known.items() if not size and not self.samples]:
-            raise R2T2Error(f"the number of questions of {', '.join(unknown)} is unknown: pass --samples")
+        questions = sum(self.limit or size or 0 for size in known.values())
+        if unknown := [name for name, size in known.items() if not size and not self.limit]:
+            raise R2T2Error(f"the number of questions of {', '.join(unknown)} is unknown: pass --limit")
         estimated = estimate(shapes, tables, questions)
         plain_console().print(Markdown(estimate_markdown(shapes.name, estimated, tables)))
 
@@ -184,6 +184,6 @@ class Reproduce:
 
         rows = MeasuredRows(table for batch, table in run.tables() if not batch.part.endswith(REFERENCES))
         for table in tables:
-            write_table(self.out, table_result(table, targets, plans, rows, self.samples))
+            write_table(self.out, table_result(table, targets, plans, rows, self.limit))
         summaries = {plan.target: summarize_target(plan, rows) for plan in plans if plan.detailed}
         run.finish({"tables": [table.name for table in tables], **summary_content(summaries)})

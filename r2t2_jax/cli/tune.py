@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from r2t2_jax.cli.parsing import CLUSTER, NO_CLUSTER, Cluster, log
+from r2t2_jax.cli.parsing import CLUSTER, NO_CLUSTER, Cluster, Sets, log, recorded_sets
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.reporting.formatting import plain_console
 
@@ -48,8 +48,8 @@ class Tune:
 
     model: str
     """Model: a port such as pocket:narrow, or your own as module:attribute."""
-    data: str
-    """Labeled questions: a registered set or a .jsonl file."""
+    data: Sets
+    """Labeled questions: names of prepared sets, or .jsonl files. Also --tasks, --benchmark, --dataset."""
     out: Path
     """Folder for the run and its preset.json."""
     strategy: Literal["ngd", "atlas"] = "ngd"
@@ -61,7 +61,7 @@ class Tune:
     split: str | None = None
     """Split of the questions. Default: validation, or all lines of a .jsonl file."""
     limit: int | None = None
-    """Number of questions. Default: all."""
+    """Number of questions of each set. Default: all. Also --samples."""
     budget: str | None = None
     """Number of settings, drawn at random, such as 40; or a time limit, such as 90m or 1.5h."""
     name: str | None = None
@@ -107,7 +107,7 @@ class Tune:
         from r2t2_jax.bank.manifest import read_manifest
         from r2t2_jax.evaluation.devices import local_model
         from r2t2_jax.evaluation.question_sets import with_longest_answer
-        from r2t2_jax.evaluation.setup import metric_for, open_port, open_questions, with_decoding
+        from r2t2_jax.evaluation.setup import open_port, open_question_sets, with_decoding
         from r2t2_jax.evaluation.tune import refuse_test
         from r2t2_jax.evaluation.tuning_grid import (
             VARIED,
@@ -134,9 +134,8 @@ class Tune:
         values = {path: getattr(self, option) for option, path in OPTIONS.items()}
         grid = grid_presets(base, {path: values[path] for path in VARIED[self.strategy]}, self.strategy)
         presets = sample_order(grid, budget, self.seed)
-        samples = open_questions(self.data, self.split, self.limit, self.seed)
+        samples, _ = open_question_sets(self.data, self.split, self.limit, self.seed, self.metric or "")
         refuse_test(self.split, samples)
-        metric_for(self.data, self.metric or "", samples)  # refuses a metric that cannot score them
         rounds = halving_rounds(len(presets), len(samples))
         console = plain_console()
         console.print(describe_plan(len(grid), len(presets), rounds, budget), highlight=False)
@@ -168,7 +167,7 @@ class Tune:
         options = {each.name: getattr(self, each.name) for each in fields(self) if each.name not in excluded}
         unset = {"allow_leakage": False, "beams": 1, "max_new_tokens": None}  # left out, so that earlier runs continue
         settings = {name: value for name, value in options.items() if name not in unset or value != unset[name]}
-        return settings | {"bank": None if self.bank is None else str(self.bank)}
+        return settings | {"data": recorded_sets(self.data), "bank": None if self.bank is None else str(self.bank)}
 
     def _open(
         self,
@@ -207,16 +206,18 @@ class Tune:
     ) -> None:
         from r2t2_jax.evaluation.encode import encode_questions
         from r2t2_jax.evaluation.feature_cache import BankArrays
-        from r2t2_jax.evaluation.setup import ModelSource, metric_for, open_bank
+        from r2t2_jax.evaluation.setup import ModelSource, metrics_by_set, open_bank
         from r2t2_jax.evaluation.tune import Tuning, prepare_tuning, tuned_preset
         from r2t2_jax.evaluation.tuning_grid import VARIED
+        from r2t2_jax.metrics import get_metric
         from r2t2_jax.runs.atomic_io import publish_json
         from r2t2_jax.runs.cluster import devices_of
         from r2t2_jax.runs.fingerprint import versions
         from r2t2_jax.runs.workers import WorkerProgram, open_pool
 
-        metric = metric_for(self.data, self.metric or "")
-        bank = open_bank(port, self.bank, {self.data: metric}, samples, self.strategy == "atlas", self.allow_leakage)
+        metric = get_metric(next(iter(metrics_by_set(self.data, self.metric or "").values())))
+        metrics = dict.fromkeys(self.data, metric)
+        bank = open_bank(port, self.bank, metrics, samples, self.strategy == "atlas", self.allow_leakage)
         with ExitStack() as stack:
             batch = pool = None
             if workers:

@@ -52,9 +52,11 @@ class QuestionSet:
         return replace(self, samples=sorted(self.samples, key=length, reverse=True))
 
 
-def with_longest_answer(port: Port, data: str, max_new_tokens: int | None) -> Port:
-    """The port with this longest answer in tokens; for `None` the port's number for the dataset `data`."""
-    return replace(port, max_new_tokens=max_new_tokens or port.token_limits.get(data, port.max_new_tokens))
+def with_longest_answer(port: Port, data: str | Sequence[str], max_new_tokens: int | None) -> Port:
+    """The port with this longest answer in tokens; for `None` the port's largest number for the datasets `data`."""
+    names = [data] if isinstance(data, str) else data
+    own = max(port.token_limits.get(name, port.max_new_tokens) for name in names)
+    return replace(port, max_new_tokens=max_new_tokens or own)
 
 
 def samples_digest(samples: Sequence[Sample]) -> str:

@@ -21,7 +21,7 @@ from r2t2_jax.errors import R2T2Error
 from r2t2_jax.evaluation.collect_bank import collect_bank, with_shipped_atlas
 from r2t2_jax.evaluation.devices import ReplicaGroup, device_groups, load_on, local_model
 from r2t2_jax.evaluation.feature_cache import with_samples
-from r2t2_jax.evaluation.question_sets import samples_digest
+from r2t2_jax.evaluation.question_sets import samples_digest, settings_by_set
 from r2t2_jax.method.forward import stored_features
 from r2t2_jax.methods import find_preset, own_preset
 from r2t2_jax.metrics import Metric, check_samples, get_metric
@@ -107,13 +107,61 @@ def open_questions(data: str, split: str | None, limit: int | None, seed: int) -
     return load_dataset(data, default if split is None else split, limit, seed)
 
 
+def open_question_sets(
+    names: Sequence[str], split: str | None, limit: int | None, seed: int, metric: str
+) -> tuple[list[Sample], Metric]:
+    """Labeled questions of one or several sets in the order of the names, and the metric of all of them.
+
+    Args:
+        names: registered sets or `.jsonl` files.
+        split: of the questions, also by set: `gqa=val,train`; `None` as for `open_questions`.
+        limit: number of questions of each set; `None` for the set's default.
+        seed: chooses the questions.
+        metric: name, also by set; empty for each set's own.
+
+    Raises:
+        R2T2Error: a set is named twice, the sets have different metrics, or as `open_questions` and `metric_for`.
+    """
+    if repeated := [name for i, name in enumerate(names) if name in names[:i]]:
+        raise R2T2Error(f"dataset {repeated[0]!r} is named twice")
+    metrics = metrics_by_set(names, metric)
+    splits = settings_by_set("--split", split or "", names)
+    samples: list[Sample] = []
+    for name in names:
+        questions = open_questions(name, splits[name], limit, seed)
+        check_samples(metrics[name], questions, name)
+        samples += questions
+    return samples, get_metric(metrics[names[0]])
+
+
+def metrics_by_set(names: Sequence[str], metric: str) -> dict[str, str]:
+    """The name of the metric of each set, the same for all.
+
+    Raises:
+        R2T2Error: a metric is unknown, or the metrics differ.
+    """
+    chosen = settings_by_set("--metric", metric, names)
+    metrics = {name: chosen[name] or own_metric(name) for name in names}
+    for name in metrics.values():
+        get_metric(name)
+    if len(set(metrics.values())) > 1:
+        listed = ", ".join(f"{value} for {name}" for name, value in metrics.items())
+        raise R2T2Error(f"the sets have different metrics ({listed}): choose one with --metric, or one set")
+    return metrics
+
+
+def own_metric(data: str) -> str:
+    """The name of a set's default metric."""
+    return DATASETS[data].metric if data in DATASETS else "exact_match"
+
+
 def metric_for(data: str, name: str, samples: Sequence[Sample] = ()) -> Metric:
     """The metric of this name; if the name is empty the set's default metric, else exact match.
 
     Raises:
         R2T2Error: as `get_metric`, or the metric cannot score the samples.
     """
-    name = name or (DATASETS[data].metric if data in DATASETS else "exact_match")
+    name = name or own_metric(data)
     metric = get_metric(name)
     check_samples(name, samples, data)
     return metric

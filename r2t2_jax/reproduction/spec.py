@@ -6,7 +6,7 @@ A file has the fields
     title         title of the table
     question      the question that the table answers
     kind          key of `kinds.KINDS`, which adds columns, tables and notes
-    samples       number of questions of each test set, unless `--samples` is passed
+    samples       number of questions of each test set, unless `--limit` is passed
     settings      settings under which the rows are run: "own" (the model's own preset) and "paper"
     paper         the paper's table that has numbers for the rows
     base          the row of the paper's Table 2 for the untouched model, if it is part of the ordering

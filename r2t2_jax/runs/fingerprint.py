@@ -21,6 +21,12 @@ NUMERICS = (
     "default_matmul_precision",
     "numpy_dtype_promotion",
 )
+RENAMED = {  # options of earlier versions, by command
+    "aux build": {"dataset": "data", "samples": "limit"},
+    "demo": {"samples": "limit"},
+    "eval": {"benchmark": "data"},
+    "reproduce": {"samples": "limit"},
+}
 FLAGS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")
 NO_NUMERICS = ("--xla_dump", "--xla_force_host_platform_device_count")  # the devices are recorded with their number
 
@@ -32,12 +38,30 @@ def fingerprinted(run: Mapping[str, Any]) -> dict[str, Any]:
     return plain | {"fingerprint": hashlib.sha256(canonical.encode()).hexdigest()[:16]}
 
 
+def current_settings(command: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a run of an earlier version under the names that the command's options have now."""
+    if command == "bank build" and ("dataset" in settings or isinstance(settings.get("keep"), str)):
+        renamed = {"dataset": "data", "samples": "limit", "limit": "keep"}
+        rest = {name: value for name, value in settings.items() if name != "keep"}
+        stored = {"only_correct": settings["keep"] == "correct"} if "keep" in settings else {}
+        return {renamed.get(name, name): value for name, value in rest.items()} | stored
+    named = {RENAMED.get(command, {}).get(name, name): value for name, value in settings.items()}
+    if command == "eval" and isinstance(named.get("data"), str):
+        named["data"] = [name.strip() for name in named["data"].split(",")]
+    return named
+
+
 def check_fingerprint(saved: Mapping[str, Any], requested: Mapping[str, Any], where: str) -> None:
     """Check that a saved run has the requested settings.
 
     Raises:
         R2T2Error: the settings differ; the message lists the differences with both values.
     """
+    if isinstance(saved.get("settings"), dict) and isinstance(saved.get("command"), str):
+        settings = current_settings(saved["command"], saved["settings"])
+        if settings != saved["settings"]:
+            content = {name: value for name, value in saved.items() if name != "fingerprint"}
+            saved = fingerprinted(content | {"settings": settings})
     if saved == requested:
         return
     there, here = _flat(saved), _flat(requested)

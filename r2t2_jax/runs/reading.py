@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.runs.batch_files import read_table, row_count, saved_batches
+from r2t2_jax.runs.fingerprint import current_settings
 from r2t2_jax.runs.folder import RUN, SUMMARY, check_format, read_json, seconds_per_sample
 from r2t2_jax.runs.plan import Part, Plan
 from r2t2_jax.runtime.typed_json import open_json
@@ -44,8 +45,8 @@ class SavedRun:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The options of the command."""
-        return self.run["settings"]
+        """The options of the command, under the names that they have now."""
+        return current_settings(self.run["command"], self.run["settings"])
 
     @property
     def complete(self) -> bool:

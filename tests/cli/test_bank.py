@@ -103,7 +103,10 @@ def test_a_bank_from_files_can_be_inspected_indexed_and_searched(
         (["import", "FOLDER/none.json", "--out", "FOLDER/bank"], "cannot read .*none.json"),
         (["build", "--model", "pocket", "--dataset", "none", "--out", "FOLDER/bank"], "unknown dataset 'none'"),
         (["build", "--model", "none", "--dataset", "pocket", "--out", "FOLDER/bank"], "unknown port 'none'"),
-        (["build", "--model", "pocket", "--dataset", "pocket", "--limit", "0", "--out", "FOLDER/bank"], "a limit of 0"),
+        (
+            ["build", "--model", "pocket", "--dataset", "pocket", "--keep", "0", "--out", "FOLDER/bank"],
+            "--keep 0: it must be at least 1",
+        ),
         (
             ["build", "--model", "pocket", "--dataset", "pocket", "pocket", "--samples", "5", "--out", "FOLDER/bank"],
             "named twice",

@@ -85,7 +85,7 @@ def test_the_printed_numbers_are_those_of_the_files(tmp_path: Path, capsys: pyte
         assert {len(row["step_predictions"]) for row in mine} == {len(row["step_right"]) for row in mine} == {steps}
         assert not steps or [row["step_right"][-1] for row in mine] == [row["right"] for row in mine]
     saved = open_run(out)
-    assert (saved.settings["seed"], saved.settings["samples"], saved.run["data"]["tests"]["n"]) == (3, 30, 30)
+    assert (saved.settings["seed"], saved.settings["limit"], saved.run["data"]["tests"]["n"]) == (3, 30, 30)
     candidates = [row for row in saved.references.to_pylist() if row["model"] == "pocket:narrow"]
     correct = [row for row in candidates if row["score"] >= 0.5]
     assert summary["models"]["pocket:narrow"]["references"] == {"candidates": len(candidates), "correct": len(correct)}
@@ -130,7 +130,7 @@ def test_a_resumed_demo_ends_with_the_same_bytes(
     )
     assert not (tmp_path / "two" / "summary.json").exists()
     assert main(["demo", "--out", str(tmp_path / "two"), "--samples", "50", "--seed", "3"]) == 2
-    assert "settings.samples is 60 there and 50 here" in capsys.readouterr().err
+    assert "settings.limit is 60 there and 50 here" in capsys.readouterr().err
     assert main(["demo", "--config", str(tmp_path / "two" / "run.json"), "--out", str(tmp_path / "two")]) == 0
     assert len(answered) == 52
     one, two = ((tmp_path / name / "summary.json").read_bytes() for name in ("one", "two"))

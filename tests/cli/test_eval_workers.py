@@ -62,7 +62,7 @@ def test_a_bank_and_its_atlas(address: str, files: Path, tmp_path: Path) -> None
     workers = ["--ray", address, "--workers", "1"]
     one, two = tmp_path / "one", tmp_path / "two"
     for out, options in ((one, []), (two, workers)):
-        build = ["bank", "build", "--model", MODEL, "--dataset", str(files / "references.jsonl"), "--limit", "9"]
+        build = ["bank", "build", "--model", MODEL, "--dataset", str(files / "references.jsonl"), "--keep", "9"]
         assert main([*build, "--batch-size", "5", "--out", str(out), *options]) == 0
         atlas = ["bank", "atlas", str(out), "--model", MODEL, "--points", "4", "--candidates", "2", "--k", "3"]
         assert main([*atlas, "--batch-size", "10", *options]) == 0

@@ -77,7 +77,7 @@ def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
 @pytest.mark.parametrize(
-    ("typed", "offered"), [("r2t2 dem", "demo"), ("r2t2 datasets li", "list"), ("r2t2 demo --sam", "--samples")]
+    ("typed", "offered"), [("r2t2 dem", "demo"), ("r2t2 datasets li", "list"), ("r2t2 demo --lim", "--limit")]
 )
 def test_bash_completes_commands_and_options(
     typed: str, offered: str, capsys: pytest.CaptureFixture[str], tmp_path

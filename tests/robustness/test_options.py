@@ -22,10 +22,10 @@ RUN = [*MODEL, "--out", "run"]
 REQUIRED = {  # the shortest command line of each command
     "demo": ["--out", "run"],
     "answer": [*MODEL, "--image", "image.png", "--question", "what color ?"],
-    "aux build": ["--dataset", "questions.jsonl", "--out", "aux"],
-    "aux import": ["--scene-graphs", "scene_graphs.jsonl", "--dataset", "questions.jsonl", "--out", "aux"],
+    "aux build": ["--data", "questions.jsonl", "--out", "aux"],
+    "aux import": ["--scene-graphs", "scene_graphs.jsonl", "--data", "questions.jsonl", "--out", "aux"],
     "bank atlas": ["bank", *MODEL],
-    "bank build": [*RUN, "--dataset", "questions.jsonl"],
+    "bank build": [*RUN, "--data", "questions.jsonl"],
     "bank import": ["references.json", "--out", "bank"],
     "bank index": ["bank"],
     "bank inspect": ["bank"],
@@ -35,7 +35,7 @@ REQUIRED = {  # the shortest command line of each command
     "datasets prepare": ["easy_vqa", "--manual-dir", "official"],
     "datasets show": ["questions.jsonl"],
     "diagnose": [*MODEL, "--data", "questions.jsonl"],
-    "eval": [*RUN, "--benchmark", "questions.jsonl"],
+    "eval": [*RUN, "--data", "questions.jsonl"],
     "export": ["run", "--lmms-eval", "logs"],
     "fit": ["--model", "pocket", "--memory", "1GB"],
     "pocket scene": [],
@@ -182,5 +182,5 @@ def test_an_unknown_option_is_named_with_a_hint(word: str, work: Path, capsys: p
 def test_required_options_are_named_together(capsys: pytest.CaptureFixture[str]) -> None:
     assert outcome(["eval"], capsys) == (
         2,
-        ["r2t2: --model, --benchmark, --out must be given; r2t2 eval --help lists the options"],
+        ["r2t2: --model, --data, --out must be given; r2t2 eval --help lists the options"],
     )

@@ -250,7 +250,7 @@ class CachedRecords:
             sample = f" of sample {record.id!r}" if record.id else ""
             raise R2T2Error(
                 f"no auxiliary {absent} of the image{sample} (digest {record.key}) among the {len(self.rows):,} images "
-                f"in {', '.join(map(str, self.folders))}; add it: r2t2 aux build --dataset SET --out {self.folders[0]}"
+                f"in {', '.join(map(str, self.folders))}; add it: r2t2 aux build --data SET --out {self.folders[0]}"
             )
         return self.read(record.key)
 

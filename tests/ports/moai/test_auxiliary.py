@@ -101,7 +101,7 @@ def test_stored_records_are_read_unchanged(tmp_path):
         record = stored(sample.image, AuxRecord(image_key(sample.image)))
         same(record, expected(sample, f"q{int(sample.id[1:]) % 12}"))
     image = np.zeros((3, 3, 3), np.uint8)
-    command = f"r2t2 aux build --dataset SET --out {tmp_path / 'aux'}"
+    command = f"r2t2 aux build --data SET --out {tmp_path / 'aux'}"
     with pytest.raises(R2T2Error, match=re.escape(f"sample 'q99' (digest {image_key(image)}) among the 12 images")):
         stored(image, AuxRecord(image_key(image), "q99"))
     with pytest.raises(R2T2Error, match=f"{re.escape(command)}$"):
