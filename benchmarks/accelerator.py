@@ -32,7 +32,7 @@ import jax
 import jax.numpy as jnp
 import tyro
 
-from r2t2_jax.contract import ModelShapes, Query, References, condition
+from r2t2_jax.contract import ModelShapes, Query, References, condition, support_of
 from r2t2_jax.costs.jaxpr import count_flops
 from r2t2_jax.method.presets import Preset
 from r2t2_jax.method.rerouting import reroute_batch
@@ -136,7 +136,8 @@ def queries_of(shapes: ModelShapes, features: Any, count: int) -> Query:
     """The same sample `count` times, with uniform weights."""
     spec = shapes.model.spec
     routing = jnp.full((count, *spec.shape), 1 / len(spec.experts))
-    return Query(stack(features, count), routing, jnp.ones(routing.shape, bool))
+    features = stack(features, count)
+    return Query(features, routing, support_of(shapes.model, features, routing))
 
 
 def stack(tree: Any, *axes: int) -> Any:

@@ -17,6 +17,7 @@ from string import ascii_uppercase
 from typing import Any, Protocol, runtime_checkable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
@@ -85,11 +86,12 @@ class RoutedModel(Protocol):
     """A frozen mixture of experts whose routing weights can be replaced. Hashable: it is a static argument of jit.
 
     A model whose samples differ in their supported experts also has `support(features) -> Bool[Array, "*B L E"]`, which
-    takes one sample's features or a batch's. One whose gate reads a vector may have `gate_input(params, features) ->
-    Float[Array, "H"]`, which `knn_moe` uses to find neighbors. One in which part of the work on a (sample, answer) pair
-    does not depend on r may have `condition(params, features, answer) -> Features`: what `answer_loss` takes in place
-    of the features for this answer, with the same loss. It returns its own result unchanged, so conditioned features
-    may be stored. `LogprobModel` is the protocol of models for entropy objectives.
+    takes one sample's features or a batch's. With `reads_support = True` it computes only these experts where weights
+    are replaced, and strategies pass the support in `Routing.support`. One whose gate reads a vector may have
+    `gate_input(params, features) -> Float[Array, "H"]`, which `knn_moe` uses to find neighbors. One in which part of
+    the work on a (sample, answer) pair does not depend on r may have `condition(params, features, answer) -> Features`:
+    what `answer_loss` takes in place of the features for this answer, with the same loss. It returns its own result
+    unchanged, so conditioned features may be stored. `LogprobModel` is the protocol of models for entropy objectives.
     """
 
     @property
@@ -175,6 +177,18 @@ def condition(model: RoutedLoss, params: Params, features: Features, answer: Ans
     """
     function = getattr(model, "condition", None)
     return features if function is None else function(params, features, answer)
+
+
+def support_of(model: RoutedLoss, features: Features, routing: Float[Array, "B L E"]) -> Bool[Array, "B L E"]:
+    """The model's own support of each sample, if it has one, else the support that its spec gives to all samples.
+
+    Args:
+        model: any model.
+        features: of B samples.
+        routing: their weights, for the shape.
+    """
+    own = getattr(model, "support", None)
+    return jnp.broadcast_to(model.spec.support_mask() if own is None else own(features), np.shape(routing))
 
 
 class RoutedLoss(Protocol):

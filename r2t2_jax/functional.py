@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float
 
 from r2t2_jax.bank import ReferenceBank
-from r2t2_jax.contract import Answer, Features, LossModel, Params, Query, Rerouted, RoutedLoss
+from r2t2_jax.contract import Answer, Features, LossModel, Params, Query, Rerouted, RoutedLoss, support_of
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.method.rerouting import reroute_batch
 from r2t2_jax.method.strategies import Strategy
@@ -57,7 +57,7 @@ def reroute(
             router's own weights, and unit vectors whose distances measure similarity.
         strategy: a name (with the preset `paper`) or a `Strategy`.
         spec: names and structure of the routing weights, for a function; default: one group of numbered experts.
-        support: the entries of r that may be non-zero for each sample; default: the spec's.
+        support: the entries of r that may be non-zero for each sample; default: the model's or the spec's.
         answers: labels of the test samples, which only the oracle reads.
         seed: of random draws; those of sample i depend on the seed and i only.
         mesh: devices over which the samples are split, along the axis `data`.
@@ -74,7 +74,7 @@ def reroute(
     strategy = named_strategy(strategy) if isinstance(strategy, str) else strategy
     model = as_model(model, bank, spec)
     check_routing("routing", model.spec, routing, support)
-    mask = np.broadcast_to(np.asarray(model.spec.support_mask()) if support is None else support, np.shape(routing))
+    mask = support_of(model, features, routing) if support is None else np.broadcast_to(support, np.shape(routing))
     queries = Query(*jax.tree.map(jnp.asarray, (features, routing, mask, answers)))
     _check(model, params, bank, queries, embeddings)
     if not allow_leakage:

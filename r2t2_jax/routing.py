@@ -27,11 +27,13 @@ class Routing:
     """Routing of a model: `replace` replaces the gate's weights with `values`, `shift` adds `values` to its logits.
 
     `select` gives the ids of the chosen experts [L, k], whose weights are the gate's; models with few experts that are
-    all mixed do not take it.
+    all mixed do not take it. `support` are the experts outside which replaced weights are zero, for models that compute
+    these only (`reads_support`); `None` for all.
     """
 
     values: Float[Array, "L E"] | Int[Array, "L k"]
     mode: Mode = field(default="replace", metadata={"static": True})
+    support: Bool[Array, "L E"] | None = None
 
 
 @dataclass(frozen=True)

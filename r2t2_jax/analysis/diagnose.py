@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float
 from r2t2_jax.analysis.diagnosis import ROWS, WORTHWHILE, Diagnosis, Evidence, check_enough, diagnose_evidence
 from r2t2_jax.analysis.loss_landscape import ProbeBatch, losses_at, probe_losses
 from r2t2_jax.bank import ReferenceBank
-from r2t2_jax.contract import Answer, Features, Params, Port, Query, RoutedLoss
+from r2t2_jax.contract import Answer, Features, Params, Port, Query, RoutedLoss, support_of
 from r2t2_jax.evaluation.encode import BATCH, EncodedQuestions
 from r2t2_jax.evaluation.evaluator import evaluate
 from r2t2_jax.evaluation.records import CORRECT
@@ -122,8 +122,8 @@ def diagnose(
             allow_leakage=allow_leakage,
         )
         weights[name] = result.weights
-    support_mask = np.broadcast_to(
-        np.asarray(model.spec.support_mask()) if support is None else support, np.shape(routing)
+    support_mask = (
+        support_of(model, features, routing) if support is None else np.broadcast_to(support, np.shape(routing))
     )
     queries = Query(*jax.tree.map(jnp.asarray, (features, routing, support_mask, answers)))
     keys = sample_keys(seed, np.arange(len(routing)))

@@ -12,10 +12,10 @@ from functools import cache
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 from tqdm import tqdm
 
-from r2t2_jax.contract import Answer, Features, Inputs, Port, Query, Sample
+from r2t2_jax.contract import Answer, Features, Inputs, Port, Query, Sample, support_of
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.method.forward import encode_batch
 from r2t2_jax.runtime.batching import Rows, map_batches, progress_bar, take, threads_at_a_time
@@ -96,7 +96,7 @@ def encode_prepared(
     query = Query(
         features=features,
         routing=routing,
-        support=_support(port, features, routing),
+        support=support_of(port.model, features, routing),
         answer=_labels(port, samples),
         task_routing=_task_routing(port, samples),
     )
@@ -114,12 +114,6 @@ def encode_questions(
     prepared = prepare_questions(port, samples, texts)
     with progress_bar(len(samples), f"{port.name}: encode") as progress:
         return encode_prepared(port, prepared, batch_size, progress, threads_at_a_time())
-
-
-def _support(port: Port, features: Features, routing: Float[Array, "B L E"]) -> Bool[Array, "B L E"]:
-    """The model's own support of each sample, if it has one, else the support that its spec gives to all samples."""
-    own = getattr(port.model, "support", None)
-    return jnp.broadcast_to(port.model.spec.support_mask() if own is None else own(features), routing.shape)
 
 
 def _labels(port: Port, samples: Sequence[Sample]) -> Answer | None:

@@ -63,7 +63,7 @@ def reroute_sample(
     if strategy.space.kind == "shift":
         path = jax.lax.map(partial(cast(RoutedModel, model).route, params, query.features), routing)  # [P, L, E]
         evaluations += len(path)
-    last = dataclasses.replace(routing, values=routing.values[-1])  # [L, E]
+    last = jax.tree.map(lambda leaf: leaf[-1], routing)  # [L, E]
     rerouted = Rerouted(
         last, path[-1], path, result.losses, jnp.asarray(result.used_fallback), result.info, evaluations
     )
@@ -71,28 +71,36 @@ def reroute_sample(
         return rerouted
     assert references is not None
     assert references.weights is not None
-    return _keep_router(rerouted, query, rerouted.used_fallback | (references.weights.sum() == 0))
+    return _keep_router(rerouted, problem, rerouted.used_fallback | (references.weights.sum() == 0))
 
 
 def make_problem(
     strategy: Strategy, model: RoutedLoss, params: Params, query: Query, references: References | None
 ) -> tuple[RoutingProblem, int]:
     """The problem of a strategy's search, and the evaluations before the search begins."""
-    objective = strategy.objective
+    objective, passes_support = strategy.objective, getattr(model, "reads_support", False)
     if objective is None:
-        return RoutingProblem(model.spec, strategy.space, query, references), 0
+        problem = RoutingProblem(model.spec, strategy.space, query, references, passes_support=passes_support)
+        return problem, 0
     loss = objective.prepare(model, params, query, references)
     forwards = objective.forwards(references)
     if strategy.space.kind == "shift" and objective.reads_weights:
         forwards += 1  # the gate's pass that gives the shifted weights
-    return RoutingProblem(model.spec, strategy.space, query, references, loss, forwards), objective.prepare_forwards
+    problem = RoutingProblem(model.spec, strategy.space, query, references, loss, forwards, passes_support)
+    return problem, objective.prepare_forwards
 
 
-def _keep_router(rerouted: Rerouted, query: Query, used_fallback: Bool[Array, ""]) -> Rerouted:
-    """The router's own weights where no reference has any weight: a shift of zero, or r0 itself."""
+def _keep_router(rerouted: Rerouted, problem: RoutingProblem, used_fallback: Bool[Array, ""]) -> Rerouted:
+    """The router's own weights where no reference has any weight: a shift of zero, or r0 itself.
+
+    A model that computes the supported experts only gets r0 on its support.
+    """
     assert rerouted.routing is not None
-    router = query.routing
-    values = jnp.zeros_like(router) if rerouted.routing.mode == "shift" else router
+    router = problem.query.routing
+    if rerouted.routing.mode == "shift":
+        values = jnp.zeros_like(router)
+    else:
+        values = problem.routing(problem.start()).values if problem.passes_support else router
     return dataclasses.replace(
         rerouted,
         routing=dataclasses.replace(rerouted.routing, values=jnp.where(used_fallback, values, rerouted.routing.values)),

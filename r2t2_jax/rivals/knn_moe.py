@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from r2t2_jax.bank import ReferenceBank
-from r2t2_jax.contract import Features, Port, Query
+from r2t2_jax.contract import Features, Port, Query, support_of
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.method.forward import normalized_gate_input
 from r2t2_jax.method.kernels import Linear
@@ -119,12 +119,12 @@ def hidden_keys(port: Port, features: Features) -> Float[np.ndarray, "n H"]:
 
 def remembered(port: Port, bank: ReferenceBank, strategy: Strategy, seed: int = 0) -> Float[np.ndarray, "N L E"]:
     """The weights of a strategy on the references, whose labels it may read; computed once for all questions."""
-    n, support = len(bank), port.model.spec.support_mask()
+    n = len(bank)
 
     def reroute(rows: Rows) -> Float[Array, "b L E"]:
         features, answers = jax.tree.map(jnp.asarray, bank.samples(rows))
         routing = jnp.asarray(bank.routing[rows])
-        query = Query(features, routing, jnp.broadcast_to(support, routing.shape), answers)
+        query = Query(features, routing, support_of(port.model, features, routing), answers)
         return reroute_batch(strategy, port.model, port.params, query, None, sample_keys(seed, rows)).weights
 
     with progress_bar(n, f"{port.name}: routing of the references") as progress:

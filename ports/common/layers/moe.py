@@ -1,11 +1,13 @@
 """Mixture-of-experts layers whose routing is an input: gate, choice of experts, and their outputs.
 
-Choosing and mixing are separate functions: `select` and `weights_at` return expert ids and combine weights, `grouped`
-and `dense` mix the experts' outputs by weights from anywhere. Tokens are rows of a matrix. Under `jax.vmap` the batch
-axes of `grouped` become more rows of the same matrix, so an expert's weights are read once for all samples, and no
-product has a batch of weights. Experts are frozen: `grouped` has no gradient with respect to their weights.
+Choosing and mixing are separate functions: `select` and `weights_at` return expert ids and combine weights; `grouped`,
+`mixture` and `dense` compute the experts for ids and weights from anywhere. Tokens are rows of a matrix. Under
+`jax.vmap` the batch axes of `grouped` and `mixture` become more rows of the same matrix, so an expert's weights are
+read once for all samples, and no product has a batch of weights. Experts are frozen: neither has a gradient with
+respect to them.
 
-Axis letters: T rows, k chosen experts a row, E experts, D width, F width of an expert, n mapped samples.
+Axis letters: T rows, k chosen experts a row, C core experts, E experts, D width, F width of an expert, n mapped
+samples.
 """
 
 from __future__ import annotations
@@ -67,6 +69,11 @@ class Experts(nnx.Module):
             outputs = grouped(x, choice.ids, self.gate_up[...], self.down[...])  # [T, k, D]
             return jnp.einsum("tk,tkd->td", choice.weights.astype(outputs.dtype), outputs)
 
+    def core(self, x: Float[Array, "T D"], ids: Int[Array, "T C"], weights: Float[Array, "T C"]) -> Float[Array, "T D"]:
+        """sum_c w_c f_c(x) over each row's core experts, for any weights; nothing is clipped or normalized."""
+        with jax.named_scope("core_experts"):
+            return mixture(x, ids, weights.astype(x.dtype), self.gate_up[...], self.down[...])
+
     def all(self, x: Float[Array, "T D"], weights: Float[Array, "T E"]) -> Float[Array, "T D"]:
         """sum_e w_e f_e(x) over all experts, for any weights; nothing is clipped or normalized."""
         with jax.named_scope("dense_experts"):
@@ -111,6 +118,35 @@ def _backward_vjp(kept: tuple[Array, ...], gradient: Array) -> tuple[Array, None
 
 
 grouped.defvjp(_forward_vjp, _backward_vjp)
+
+
+@jax.custom_vjp
+def mixture(
+    x: Float[Array, "T D"],
+    ids: Int[Array, "T C"],
+    weights: Float[Array, "T C"],
+    gate_up: Float[Array, "E D 2F"],
+    down: Float[Array, "E F D"],
+) -> Float[Array, "T D"]:
+    """sum_c w_c f_c(x) of each row's experts, by rows that are sorted by expert; the same ids may stand in every row.
+
+    Differentiable with respect to `x` and `weights`; `jax.vmap` over the rows adds rows. The weights scale the experts'
+    hidden states, as in `dense`, so that no [T, C, D] is kept for the backward pass.
+    """
+    return _mix(x, ids, weights, gate_up, down)[0]
+
+
+def _mix_vjp(x: Array, ids: Array, weights: Array, gate_up: Array, down: Array) -> tuple[Array, tuple[Array, ...]]:
+    mixed, hidden = _mix(x, ids, weights, gate_up, down)
+    return mixed, (hidden, ids, weights, gate_up, down)
+
+
+def _mix_backward_vjp(kept: tuple[Array, ...], gradient: Array) -> tuple[Array | None, ...]:
+    by_x, by_weights = _mix_backward(gradient, *kept)
+    return by_x, None, by_weights, None, None
+
+
+mixture.defvjp(_mix_vjp, _mix_backward_vjp)
 
 
 def _as_rows(function: Any) -> Any:
@@ -170,6 +206,32 @@ def _backward(gradient: Array, hidden: Array, ids: Array, gate_up: Array, down: 
     _, backward = jax.vjp(_activate, hidden)
     rows = grouped_matmul(backward(inner)[0], jnp.swapaxes(gate_up, 1, 2), by_expert.sizes)
     return rows[by_expert.place].reshape(-1, k, rows.shape[-1]).sum(axis=1)
+
+
+@_as_rows
+def _mix(x: Array, ids: Array, weights: Array, gate_up: Array, down: Array) -> tuple[Array, Array]:
+    """Mixed outputs [T, D], and the hidden states before the activation [T, C, 2F]."""
+    by_expert, c = _sort(ids, len(gate_up)), ids.shape[1]
+    hidden = grouped_matmul(x[by_expert.order // c], gate_up, by_expert.sizes)  # [T * C, 2F]
+    scaled = _activate(hidden) * weights.reshape(-1, 1)[by_expert.order]
+    outputs = grouped_matmul(scaled, down, by_expert.sizes)
+    outputs, hidden = (leaf[by_expert.place].reshape(*ids.shape, -1) for leaf in (outputs, hidden))
+    return outputs.sum(axis=1), hidden
+
+
+@_as_rows
+def _mix_backward(
+    gradient: Array, hidden: Array, ids: Array, weights: Array, gate_up: Array, down: Array
+) -> tuple[Array, Array]:
+    """The gradients with respect to x [T, D] and the weights [T, C] from that of the mixed outputs [T, D]."""
+    by_expert, c = _sort(ids, len(gate_up)), ids.shape[1]
+    hidden = hidden.reshape(ids.size, -1)[by_expert.order]
+    inner = grouped_matmul(gradient[by_expert.order // c], jnp.swapaxes(down, 1, 2), by_expert.sizes)  # [T * C, F]
+    activated, backward = jax.vjp(_activate, hidden)
+    by_weights = (inner * activated).sum(axis=-1)[by_expert.place].reshape(ids.shape)
+    scaled = inner * weights.reshape(-1, 1)[by_expert.order]
+    rows = grouped_matmul(backward(scaled)[0], jnp.swapaxes(gate_up, 1, 2), by_expert.sizes)
+    return rows[by_expert.place].reshape(*ids.shape, -1).sum(axis=1), by_weights
 
 
 def grouped_matmul(

@@ -88,7 +88,8 @@ class MoEDecoderConfig:
 class LayerOutput(NamedTuple):
     """Of each layer that was run: new keys and values, the gate's choice, and with `record` the states after it.
 
-    `weights` are the combine weights in effect [T, E]; `before` the state before DeepStack's addition.
+    `weights` are the combine weights in effect [T, E]; `before` the state before DeepStack's addition; `read` what the
+    gate reads in the last row.
     """
 
     cache: KVCache
@@ -96,11 +97,13 @@ class LayerOutput(NamedTuple):
     weights: Float[Array, "*N T E"]
     state: Float[Array, "*N T D"] | None
     before: Float[Array, "*N T D"] | None
+    read: Float[Array, "*N D"] | None = None
 
 
 class _LayerInput(NamedTuple):
     past: KVCache | None
     values: Array | None
+    core: Int[Array, "*N C"] | None
     added: Float[Array, "*N T D"] | None
 
 
@@ -194,7 +197,7 @@ class MoEDecoder(nnx.Module):
         mask = causal_mask(valid)[-len(x) :] if slot is None else valid[None]  # [T, S]
 
         def step(layer: MoEDecoderLayer, x: Array, layer_input: _LayerInput) -> tuple[Array, LayerOutput]:
-            past, values, addition = layer_input
+            past, values, core, addition = layer_input
             with jax.named_scope("attention"):
                 query, key, value = layer.project(x, angles)
                 new, cache = KVCache(key, value).after(past, slot)
@@ -203,23 +206,25 @@ class MoEDecoder(nnx.Module):
                     query, cache.keys, cache.values, mask, ordered, self.config.attention_block, before
                 )
                 x = x + layer.o_proj(join_heads(attended))
-            mixed, choice, weights = layer.mix(layer.post_attention_layernorm(x), values, routed)
+            h = layer.post_attention_layernorm(x)
+            mixed, choice, weights = layer.mix(h, values, routed, core)
             x = x + mixed
             state = x if addition is None else x + addition
-            return state, LayerOutput(new, choice, weights, *((state, x) if record else (None, None)))
+            return state, LayerOutput(new, choice, weights, *((state, x) if record else (None, None)), h[-1])
 
         outputs = []
         routed_layers = () if routed is None else routed.layers
         for first, last in _segments(start, stop, routed_layers, 0 if added is None else len(added)):
             span = slice(first - start, last - start)
             cut = None if past is None else jax.tree.map(lambda leaf, span=span: leaf[span], past)
-            values = None
+            values, core = None, None
             if routed is not None and first in routed_layers:
                 index = routed_layers.index(first)
                 values = routed.values[index : index + last - first]
+                core = None if routed.core is None else routed.core[index : index + last - first]
             addition = None if added is None or span.start >= len(added) else added[span]
             x, output = scan_layers(
-                self.layers, step, x, _LayerInput(cut, values, addition), start=first, stop=last
+                self.layers, step, x, _LayerInput(cut, values, core, addition), start=first, stop=last
             )  # fmt: skip
             outputs.append(output)
         return x, jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *outputs)

@@ -1,6 +1,6 @@
 """Routing as an input of a decoder layer: the gate, its experts, and the three modes in which routing is imposed.
 
-Axis letters: T tokens that are run, D width, L routed layers, E experts, k chosen experts.
+Axis letters: T tokens that are run, D width, L routed layers, E experts, k chosen experts, C core experts.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ class RoutedRows:
         layers: indices of the routed layers, ascending.
         span: number of rows that `rows` describes.
         start: the first of them.
+        core: for `replace`, the ids of the experts outside which `values` are zero: only these are computed. `None` for
+            all experts.
     """
 
     values: Float[Array, "L E"] | Int[Array, "L *span k"]
@@ -37,6 +39,7 @@ class RoutedRows:
     layers: tuple[int, ...] = field(metadata={"static": True})
     span: int = field(metadata={"static": True})
     start: int = field(default=0, metadata={"static": True})
+    core: Int[Array, "L C"] | None = None
 
     def spread(self, leaf: Array, length: int, fill: int = 0) -> Array:
         """A leaf over `span` rows as one over `length` rows."""
@@ -53,7 +56,11 @@ class RoutedExperts(nnx.Module):
         self.experts = Experts(experts, width, hidden, rngs, dtype)
 
     def mix(
-        self, h: Float[Array, "T D"], values: Array | None, routed: RoutedRows | None
+        self,
+        h: Float[Array, "T D"],
+        values: Array | None,
+        routed: RoutedRows | None,
+        core: Int[Array, "C"] | None = None,
     ) -> tuple[Float[Array, "T D"], ExpertChoice, Float[Array, "T E"]]:
         """The experts' mixture, the gate's choice, and the combine weights in effect.
 
@@ -61,6 +68,7 @@ class RoutedExperts(nnx.Module):
             h: normalized states.
             values: of this layer; `None` if the layer routes itself.
             routed: rows and mode of the routing.
+            core: the core experts of this layer; `None` for all experts.
         """
         with jax.named_scope("gate"):
             logits = self.gate(h)  # [T, E]
@@ -68,7 +76,7 @@ class RoutedExperts(nnx.Module):
             choice = select(logits, self.top_k, self.normalize)
             return self.experts.chosen(h, choice), choice, choice.dense()
         if routed.mode == "replace":
-            return self._replaced(h, logits, values, routed)
+            return self._replaced(h, logits, values, routed, core)
         rows = jnp.ones(routed.span, bool) if routed.rows is None else routed.rows
         rows = routed.spread(rows, len(h))[:, None]  # [T, 1]
         if routed.mode == "shift":
@@ -82,21 +90,34 @@ class RoutedExperts(nnx.Module):
         return self.experts.chosen(h, choice), choice, choice.dense()
 
     def _replaced(
-        self, h: Array, logits: Array, values: Array, routed: RoutedRows
+        self, h: Array, logits: Array, values: Array, routed: RoutedRows, core: Int[Array, "C"] | None
     ) -> tuple[Float[Array, "T D"], ExpertChoice, Float[Array, "T E"]]:
-        """Given combine weights in the re-routed rows; rows that the router keeps run the chosen experts only."""
+        """Given combine weights in the re-routed rows of the span; rows outside of it run their chosen experts."""
         choice, span = select(logits, self.top_k, self.normalize), routed.span
         before, after = slice(routed.start), slice(routed.start + span, None)
         inside = slice(routed.start, routed.start + span)
         weights, own = jnp.broadcast_to(values[None], (span, values.shape[-1])), choice.dense()
-        imposed = self.experts.all(h[inside], weights)
-        if routed.rows is None:  # no row of the span is the router's
-            kept = ExpertChoice(*(jnp.concatenate([leaf[before], leaf[after]]) for leaf in choice))
-            rest = jnp.concatenate([h[before], h[after]])
-            chosen = self.experts.chosen(rest, kept) if len(rest) else rest
-            parts = (chosen[before], imposed, chosen[routed.start :])
+        if routed.rows is not None:
+            weights = jnp.where(routed.rows[:, None], weights, own[inside])
+        if core is None:
+            imposed = self.experts.all(h[inside], weights)
         else:
-            rows, chosen = routed.rows[:, None], self.experts.chosen(h, choice)
-            weights = jnp.where(rows, weights, own[inside])
-            parts = (chosen[before], jnp.where(rows, imposed, chosen[inside]), chosen[after])
-        return jnp.concatenate(parts), choice, jnp.concatenate([own[before], weights, own[after]])
+            imposed = self.experts.core(h[inside], *self._core_choice(choice, values, routed, core))
+        kept = ExpertChoice(*(jnp.concatenate([leaf[before], leaf[after]]) for leaf in choice))
+        rest = jnp.concatenate([h[before], h[after]])
+        chosen = self.experts.chosen(rest, kept) if len(rest) else rest
+        mixed = jnp.concatenate([chosen[before], imposed, chosen[routed.start :]])
+        return mixed, choice, jnp.concatenate([own[before], weights, own[after]])
+
+    def _core_choice(
+        self, choice: ExpertChoice, values: Array, routed: RoutedRows, core: Int[Array, "C"]
+    ) -> tuple[Int[Array, "span C"], Float[Array, "span C"]]:
+        """The core experts and their given weights; in rows that the router keeps its own choice, padded to C."""
+        shape, inside = (routed.span, len(core)), slice(routed.start, routed.start + routed.span)
+        ids, weights = jnp.broadcast_to(core[None], shape), jnp.broadcast_to(values[core][None], shape)
+        if routed.rows is None:
+            return ids, weights
+        free = ((0, 0), (0, len(core) - self.top_k))  # expert 0 with weight zero
+        own_ids, own_weights = (jnp.pad(leaf[inside], free) for leaf in (choice.ids, choice.weights))
+        rows = routed.rows[:, None]
+        return jnp.where(rows, ids, own_ids), jnp.where(rows, weights, own_weights)

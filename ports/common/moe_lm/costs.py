@@ -63,7 +63,7 @@ def _condition(model: RoutedLM, length: int) -> Any:
 @cache
 def _loss(model: RoutedLM) -> Any:
     def loss(r: Float[Array, "L E"], params: Any, kept: LMFeatures | LMConditioned, answer: LMAnswer) -> Any:
-        return model.answer_loss(params, kept, Routing(r), answer)
+        return model.answer_loss(params, kept, Routing(r, support=kept.core), answer)
 
     return loss
 

@@ -96,6 +96,7 @@ class LMConditioned:
     mask: Bool[Array, "T+A-1"]
     positions: Int[Array, "3 R+A-1"]
     added: Float[Array, "J R+A-1 D"] | None
+    core: Bool[Array, "L E"]
     prompt: int = field(metadata={"static": True})
 
 
@@ -114,6 +115,11 @@ class RoutedLM:
     @property
     def spec(self) -> RoutingSpec:
         return self.scope.spec(self.config.experts)
+
+    @property
+    def reads_support(self) -> bool:
+        """Whether a sample supports fewer experts than all: only these are computed where weights are replaced."""
+        return self.scope.core_experts < self.config.experts
 
     @property
     def first(self) -> int:
@@ -145,7 +151,7 @@ class RoutedLM:
             added = None if added is None else added[:, -1:]
         core = jnp.ones(self.spec.shape, bool)
         features = LMFeatures(x, rows, early, late, prompt.mask, positions, prompt.next_position, added, core)
-        if self.scope.core_experts == self.config.experts:
+        if not self.reads_support:
             return features
         _, out = self._run_prompt(net, features, None)
         probabilities = _mean(jax.nn.softmax(self._routed(out.choice.logits).astype(jnp.float32)), rows)
@@ -159,9 +165,19 @@ class RoutedLM:
             return prompt.mask & prompt.visual
         return prompt.mask & ~prompt.visual if self.scope.scope == "text" else prompt.mask
 
-    def support(self, features: LMFeatures) -> Bool[Array, "*B L E"]:
+    def support(self, features: LMFeatures | LMConditioned) -> Bool[Array, "*B L E"]:
         """The sample's core experts."""
         return features.core
+
+    def gate_input(self, params: Any, features: LMFeatures | LMConditioned) -> Float[Array, "D"]:
+        """The vector that the gate of the first routed layer reads at the prompt's last token."""
+        kept = features.prompt if isinstance(features, LMConditioned) else len(features.states)
+        after = len(features.states) - kept  # the answer's rows
+        _, out = self.decoder(params).run(
+            features.states[:kept], features.positions[:, :kept], features.mask[: len(features.mask) - after],
+            start=self.first, stop=self.first + 1, past=features.late,
+        )  # fmt: skip
+        return out.read[0]
 
     def route(self, params: Any, features: LMFeatures, routing: Routing | None = None) -> Float[Array, "L E"]:
         """The combine weights in effect: those of the prompt's last token, or their mean over the re-routed tokens.
@@ -180,7 +196,10 @@ class RoutedLM:
     def _imposed(self, routing: Routing | None, rows: Bool[Array, "span"] | None, span: int) -> RoutedRows | None:
         if routing is None or span == 0:
             return None
-        return RoutedRows(routing.values, rows, routing.mode, self.scope.layers, span)
+        core = None
+        if routing.support is not None and routing.mode == "replace" and self.reads_support:
+            _, core = jax.lax.top_k(routing.support.astype(jnp.int32), self.scope.core_experts)  # [L, C]
+        return RoutedRows(routing.values, rows, routing.mode, self.scope.layers, span, core=core)
 
     def whole_routing(self, routing: Routing | None, prompt: Prompt, answer: Bool[Array, "A-1"]) -> RoutedRows | None:
         """The imposed routing of a plain forward pass over prompt and answer; `answer` masks the answer's rows."""
@@ -222,6 +241,7 @@ class RoutedLM:
             mask=mask,
             positions=jnp.concatenate([features.positions, positions], axis=1),
             added=None if added is None else jnp.pad(added, ((0, 0), (0, len(tokens)), (0, 0))),
+            core=features.core,
             prompt=len(features.states),
         )
 

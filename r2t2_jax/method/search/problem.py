@@ -28,7 +28,8 @@ class NoObjective:
 class RoutingProblem:
     """One test sample: the loss to minimize over r, and the space in which r may move.
 
-    `forwards_per_eval` is the number of r-dependent forward passes of one value of the loss.
+    `forwards_per_eval` is the number of r-dependent forward passes of one value of the loss. With `passes_support`
+    replaced weights come with the sample's support, outside of which they are zero.
     """
 
     spec: RoutingSpec
@@ -37,6 +38,7 @@ class RoutingProblem:
     references: References | None
     loss: Callable[[Routing], Float[Array, ""]] = field(default_factory=NoObjective)
     forwards_per_eval: int = 0
+    passes_support: bool = False
 
     def start(self) -> Float[Array, "Z E"]:
         """Coordinates of the router's own weights."""
@@ -58,6 +60,8 @@ class RoutingProblem:
     def routing(self, coordinates: Float[Array, "Z E"]) -> Routing:
         """The routing of these coordinates; layers that do not move have the start's."""
         routing = self.space.routing(self.spec, coordinates, self.query.support)
+        if self.passes_support and routing.mode == "replace":
+            routing = replace(routing, support=self.query.support)
         if self.space.last_layers is None:
             return routing
         start = self.space.routing(self.spec, self.start(), self.query.support)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from ports.common.layers.moe import Experts, dense, grouped, select, weights_at
+from ports.common.layers.moe import Experts, dense, grouped, mixture, select, weights_at
 from ports.common.moe_lm.chat import Chat, ChatTokenizer, format_question, read_chat
 from ports.common.moe_lm.config import routed_layers
 from ports.common.moe_lm.port import RULES, parse_variant
@@ -62,6 +62,27 @@ def test_the_gradient_of_grouped_experts_is_that_of_dense_ones_also_when_mapped(
     np.testing.assert_allclose(mapped[0], gradient, atol=1e-5)
 
 
+def test_a_mixture_of_core_experts_has_the_values_and_gradients_of_dense_experts_also_when_mapped():
+    x, gate_up, down, logits = drawn()
+    ids = jnp.asarray(np.stack([np.random.default_rng(row).permutation(E)[:3] for row in range(len(x))]))
+    core = (ids[..., None] == jnp.arange(E)[None, None]).any(axis=1)
+    weights = jnp.where(core, logits, 0)
+
+    def by_groups(x, weights):
+        return jnp.sin(mixture(x, ids, jnp.take_along_axis(weights, ids, axis=1), gate_up, down) / 10).sum()
+
+    def densely(x, weights):
+        return jnp.sin(dense(x, jnp.where(core, weights, 0), gate_up, down) / 10).sum()
+
+    def both(function):
+        return jax.jit(jax.vmap(jax.value_and_grad(function, argnums=(0, 1))))(
+            jnp.stack([x, 2 * x]), jnp.stack([weights, weights])
+        )
+
+    for own, reference in zip(jax.tree.leaves(both(by_groups)), jax.tree.leaves(both(densely)), strict=True):
+        np.testing.assert_allclose(own, reference, atol=2e-5)
+
+
 def test_forced_experts_have_the_gates_own_weights():
     logits = jnp.log(jnp.asarray([[0.5, 0.2, 0.2, 0.1]]))
     np.testing.assert_allclose(weights_at(logits, jnp.asarray([[3, 1]]), True).weights, [[1 / 3, 2 / 3]], atol=1e-6)
@@ -91,10 +112,16 @@ def test_experts_cut_over_devices_give_the_same_results_with_few_collectives():
     assert {leaf.addressable_shards[0].data.shape[0] for leaf in jax.tree.leaves(placed)} == {1}  # one expert a device
     for own, reference in zip(both(placed, x, logits), both(params, x, logits), strict=True):
         np.testing.assert_allclose(own, reference, atol=1e-5)
-    text = both.lower(placed, x, logits).compile().as_text()
-    lines = [line.split("=", 1)[1] for line in text.splitlines() if COLLECTIVE.search(line)]
-    assert 1 <= len(lines) <= 7
-    assert all("f32" not in line.split("(")[0] for line in lines if "all-gather(" in line)  # no weights are gathered
+
+    @jax.jit
+    def core(params, x):
+        return nnx.merge(graph, params).core(x, choice.ids, choice.weights)
+
+    np.testing.assert_allclose(core(placed, x), both(params, x, logits)[0], atol=1e-5)
+    for text in (both.lower(placed, x, logits).compile().as_text(), core.lower(placed, x).compile().as_text()):
+        lines = [line.split("=", 1)[1] for line in text.splitlines() if COLLECTIVE.search(line)]
+        assert 1 <= len(lines) <= 7
+        assert all("f32" not in line.split("(")[0] for line in lines if "all-gather(" in line)  # no weights gathered
 
 
 @pytest.mark.parametrize(
