@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
+from ports.common.layers.stack import traced_keys
 from ports.pocket.config import PocketConfig
 from ports.pocket.scenes import IMAGE
 from ports.pocket.tokenizer import BEGIN, UNKNOWN
@@ -317,7 +318,7 @@ def create(config: PocketConfig, rngs: nnx.Rngs) -> PocketNet:
 @cache  # both gates share one structure
 def abstract(config: PocketConfig) -> tuple[Any, Any]:
     """Structure of the model, and its parameters as shapes."""
-    return nnx.split(nnx.eval_shape(lambda: create(config, nnx.Rngs(0))))
+    return nnx.split(nnx.eval_shape(lambda: create(config, traced_keys(0))))
 
 
 def count_parameters(config: PocketConfig) -> int:

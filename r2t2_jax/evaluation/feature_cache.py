@@ -24,7 +24,7 @@ from jaxtyping import Int
 
 from r2t2_jax.bank import ReferenceBank
 from r2t2_jax.bank.manifest import Fingerprints, image_digest, processing_fingerprint
-from r2t2_jax.bank.records import SampleReader
+from r2t2_jax.bank.records import SampleReader, StoredSamples
 from r2t2_jax.contract import Answer, Features, Port, Sample
 from r2t2_jax.costs.memory import format_size, host_memory
 from r2t2_jax.errors import R2T2Error
@@ -224,16 +224,18 @@ class BankArrays:
 
     @classmethod
     def of(cls, bank: ReferenceBank, workers: int = 1) -> BankArrays:
-        """The arrays of a bank; stored features are read into memory."""
+        """The arrays of a bank; those that are memory-mapped stay so, and are read when they are sent."""
         features, answers, samples = bank.features, bank.answers, None
         if isinstance(bank.reader, FeatureCache):
             samples = bank.reader.samples
+        elif isinstance(bank.reader, StoredSamples):
+            features, answers = bank.reader.features, bank.reader.answers
         elif bank.reader is not None:
             features, answers = bank.samples(np.arange(len(bank)))
-        arrays = jax.tree.map(np.array, (features, answers, bank.routing, bank.embeddings))
+        arrays = jax.tree.map(np.asarray, (features, answers, bank.routing, bank.embeddings))
         atlas = bank.atlas
         if atlas is not None:
-            points, losses, slopes = jax.tree.map(np.array, (atlas.points, atlas.losses, atlas.slopes))
+            points, losses, slopes = jax.tree.map(np.asarray, (atlas.points, atlas.losses, atlas.slopes))
             atlas = replace(atlas, points=points, losses=losses, slopes=slopes)
         names = ("features", "answers", "routing", "embeddings")
         folder = None if bank.origin is None else bank.origin / INDEX

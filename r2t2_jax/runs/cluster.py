@@ -12,8 +12,9 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -155,7 +156,7 @@ def cluster(config: WorkerConfig) -> Iterator[Any]:
         _check_reachable(config.address)
         handlers = {number: signal.getsignal(number) for number in SIGNALS}
         try:
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), _few_processes(ray) if config.address == LOCAL else nullcontext():
                 warnings.filterwarnings("ignore", "os.fork", RuntimeWarning)  # the child runs another program at once
                 ray.init(
                     address=config.address,
@@ -176,6 +177,28 @@ def cluster(config: WorkerConfig) -> Iterator[Any]:
     finally:
         if mine:
             ray.shutdown()
+
+
+@contextmanager
+def _few_processes(ray: Any) -> Iterator[None]:
+    """While it is open, `ray.init` starts a local cluster without its log monitor, autoscaler and dashboard.
+
+    Each of them is a Python process that imports Ray, and a run on this machine uses none of them. Ray has parameters
+    for the first two and accepts a dashboard that does not start, but `ray.init` has no arguments for this. A version
+    of Ray with other internals starts all of its processes.
+    """
+    try:
+        parameter, node = ray._private.parameter, ray._private.node.Node
+        params, start_dashboard = parameter.RayParams, node.start_api_server
+    except AttributeError:
+        yield
+        return
+    parameter.RayParams = partial(params, no_monitor=True, include_log_monitor=False)
+    node.start_api_server = lambda self, **_: None
+    try:
+        yield
+    finally:
+        parameter.RayParams, node.start_api_server = params, start_dashboard
 
 
 def _check_reachable(address: str) -> None:

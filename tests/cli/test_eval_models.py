@@ -113,11 +113,29 @@ def test_real_questions(model: str, bank: Path, place: Path, tmp_path: Path, mon
         check(tmp_path / name, [name])
 
 
-def test_sharded_weights_give_the_same_answers(model: str, bank: Path, place: Path, tmp_path: Path) -> None:
-    """Read from the directory into their shards; answers are those of one device up to ties of a random model."""
-    questions = ("--benchmark", str(place / "questions.jsonl"))
+def other_questions(place: Path) -> tuple[str, str]:
+    """The option for questions that are no references."""
     lines = (place / "references.jsonl").read_text().replace('"r', '"q').replace("what is in", "which color has")
     (place / "questions.jsonl").write_text(lines)
+    return "--benchmark", str(place / "questions.jsonl")
+
+
+@pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")  # a node starts as another program at once
+def test_a_ray_worker_shards_its_weights_as_one_process_does(
+    model: str, bank: Path, place: Path, tmp_path: Path
+) -> None:
+    """An actor spans two of the virtual devices of its host; this process would use one without a mesh."""
+    pytest.importorskip("ray")
+    questions = (*other_questions(place), "--mesh", "model=2")
+    evaluate(model, bank, place, tmp_path / "one", *questions)
+    evaluate(model, bank, place, tmp_path / "ray", *questions, "--ray", "local", "--workers", "1")
+    for name in ("rows.parquet", "summary.json"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "ray" / name).read_bytes()
+
+
+def test_sharded_weights_give_the_same_answers(model: str, bank: Path, place: Path, tmp_path: Path) -> None:
+    """Read from the directory into their shards; answers are those of one device up to ties of a random model."""
+    questions = other_questions(place)
     with jax.default_matmul_precision("highest"):
         evaluate(model, bank, place, tmp_path / "one", *questions)
         evaluate(model, bank, place, tmp_path / "two", *questions, "--mesh", "data=2,model=2")

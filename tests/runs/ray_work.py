@@ -12,12 +12,18 @@ from r2t2_jax.runs.plan import Batch
 
 
 def create(
-    power: int, poison: int = -1, refuse: int = -1, pids: str = "", seconds: float = 0.0, processes: int = 0
+    power: int,
+    poison: int = -1,
+    refuse: int = -1,
+    pids: str = "",
+    seconds: float = 0.0,
+    processes: int = 0,
+    killed: str = "",
 ) -> Callable[..., Any]:
     """A function that raises numbers to a power.
 
     `poison` kills its process, `refuse` is bad input. A process that has a batch writes its id into the folder `pids`,
-    and computes when `processes` of them have one.
+    and computes when `processes` of them have one. The process that creates the file `killed` is killed in its batch.
     """
     if power < 0:
         raise R2T2Error("the power must not be negative")
@@ -28,6 +34,8 @@ def create(
         time.sleep(seconds)
         while pids and len(list(Path(pids).iterdir())) < processes:
             time.sleep(0.05)
+        if killed and created(Path(killed)):
+            os.kill(os.getpid(), signal.SIGKILL)
         if poison in payload:
             os.kill(os.getpid(), signal.SIGKILL)
         if refuse in payload:
@@ -35,3 +43,12 @@ def create(
         return [{"i": i, "value": i**power} for i in payload]
 
     return work
+
+
+def created(path: Path) -> bool:
+    """Create a file; false if it exists."""
+    try:
+        path.touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
