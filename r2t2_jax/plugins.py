@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from r2t2_jax.contract import Embedder, ModelShapes, Port, check_methods
 from r2t2_jax.errors import R2T2Error
+from r2t2_jax.runtime.progress import phase
 from r2t2_jax.runtime.typed_json import open_json
 
 if TYPE_CHECKING:
@@ -90,6 +91,11 @@ def load(name: str, mesh: Mesh | None = None) -> Port:
         R2T2Error: there is no such port, the object is not a port or lacks a method (named), or its weights cannot be
             sharded. A port raises it for an unknown variant.
     """
+    with phase(f"load {name}"):
+        return _load(name, mesh)
+
+
+def _load(name: str, mesh: Mesh | None) -> Port:
     head, tail = _split(name, PORTS)
     port: object
     if mesh is not None:

@@ -26,7 +26,8 @@ from r2t2_jax.methods import strategy
 from r2t2_jax.metrics import Metric
 from r2t2_jax.retrieval.neighbors import sample_keys
 from r2t2_jax.routing import Routing, RoutingSpec
-from r2t2_jax.runtime.batching import Rows, map_batches, progress_bar, take
+from r2t2_jax.runtime.batching import Rows, map_batches, take
+from r2t2_jax.runtime.progress import progress_bar
 
 STRATEGY_ROWS = ROWS[:-1]  # the ceiling is computed from these and the candidate routings
 

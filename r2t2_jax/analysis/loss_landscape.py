@@ -24,7 +24,8 @@ from r2t2_jax.method.objectives import Neighborhood, Objective, Oracle
 from r2t2_jax.method.strategies import Strategy
 from r2t2_jax.retrieval.neighbors import select
 from r2t2_jax.routing import Routing, RoutingSpec, group_softmax
-from r2t2_jax.runtime.batching import Rows, map_batches, progress_bar, take
+from r2t2_jax.runtime.batching import Rows, map_batches, take
+from r2t2_jax.runtime.progress import progress_bar
 
 CANDIDATES = 24
 FAVOR = 30.0  # added to one expert's logit: it has all the weight of its group, other groups stay uniform

@@ -109,6 +109,7 @@ class Cost:
         from r2t2_jax.plugins import load_shapes
         from r2t2_jax.reporting.costs import method_markdown
         from r2t2_jax.runs.atomic_io import publish_json
+        from r2t2_jax.runtime.progress import phase
 
         if self.run_folder and not self.figure:
             raise R2T2Error("--run-folder adds accuracies to the figure: name one with --figure")
@@ -117,7 +118,8 @@ class Cost:
             check_writable(path)
         shapes = load_shapes(self.model, self.question_tokens, self.answer_tokens)
         accuracies = self._accuracies(shapes.name)
-        table = cost_table(shapes, settings)
+        with phase(f"count the operations of {shapes.name}"):
+            table = cost_table(shapes, settings)
         if self.out:
             publish_json(self.out, cost_record(table))
         if self.figure:
@@ -192,7 +194,7 @@ class FitMemory:
         """Compile and print what fits; write the file that was requested."""
         import jax
 
-        from r2t2_jax.cli.parsing import check_writable
+        from r2t2_jax.cli.parsing import check_writable, log
         from r2t2_jax.costs.memory import MemoryEstimator, format_size, largest_sizes, parse_size
         from r2t2_jax.methods import find_preset, strategy
         from r2t2_jax.plugins import load_shapes
@@ -205,7 +207,8 @@ class FitMemory:
         shapes = load_shapes(self.model, self.question_tokens, self.answer_tokens)
         console = plain_console()
         with console.status("") as status:
-            estimator = MemoryEstimator(shapes, strategy("ngd", preset), status.update)
+            on_compile = status.update if console.is_terminal else log
+            estimator = MemoryEstimator(shapes, strategy("ngd", preset), on_compile)
             sizes = largest_sizes(estimator, available, preset.neighborhood.k)
         title = f"{shapes.name} in {format_size(available)}, compiled for {jax.default_backend()}"
         console.print(memory_table(title, sizes))

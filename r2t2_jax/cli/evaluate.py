@@ -81,7 +81,9 @@ class Eval:
 
         check_folder(self.out)  # before anything heavy is imported
         enable_compilation_cache()
+        self._with_recorded_strategies()._run()
 
+    def _run(self) -> None:
         from r2t2_jax.evaluation.devices import local_model
         from r2t2_jax.runs.cluster import connect
 
@@ -95,16 +97,39 @@ class Eval:
             self._compute(self._job(model, workers), workers)
         show(self.out)
 
+    def _with_recorded_strategies(self) -> Eval:
+        """The command with the strategies of the run in its folder, in their order, if these are the requested ones.
+
+        A complete run may have more than the requested ones: all are shown.
+        """
+        from r2t2_jax.runs.folder import RUN, SUMMARY, read_json
+
+        if not (self.out / RUN).exists():
+            return self
+
+        from r2t2_jax.evaluation.job import recorded_strategies, strategy_names
+
+        requested = set(strategy_names(listed("--strategy", self.strategy)))
+        saved = read_json(self.out / RUN)
+        recorded = recorded_strategies(saved)
+        if not (requested == set(recorded) or (requested < set(recorded) and (self.out / SUMMARY).exists())):
+            return self
+        if requested < set(recorded):
+            log(f"{self.out} holds a complete run of {', '.join(recorded)}; no row is removed")
+        return replace(self, strategy=saved["settings"]["strategy"])
+
     def _job(self, model: str, workers: Workers | None) -> Job:
         from r2t2_jax.bank import ReferenceBank
         from r2t2_jax.evaluation.devices import device_groups, load_on
         from r2t2_jax.evaluation.job import open_job
         from r2t2_jax.evaluation.question_sets import read_benchmarks
         from r2t2_jax.evaluation.setup import with_decoding, with_embedder
+        from r2t2_jax.runtime.progress import phase
 
-        benchmarks = read_benchmarks(
-            self.data, self.split, self.limit, self.seed, self.images, self.metric, self.max_new_tokens
-        )
+        with phase("read the questions"):
+            benchmarks = read_benchmarks(
+                self.data, self.split, self.limit, self.seed, self.images, self.metric, self.max_new_tokens
+            )
         if self.bank is not None:
             ReferenceBank.open(self.bank)  # refused before a model is loaded
         groups = device_groups("" if self.cluster.ray else self.mesh)
@@ -132,13 +157,15 @@ class Eval:
     def _compute(self, job: Job, workers: Workers | None) -> None:
         """Compute and save what is missing, in this process or on workers, and write the summary."""
         from r2t2_jax.evaluation.encode import note_of_long_questions
+        from r2t2_jax.evaluation.job import adds_strategies
         from r2t2_jax.evaluation.setup import ModelSource
         from r2t2_jax.runs.run import Run
 
         for questions in job.benchmarks.values():
             if note := note_of_long_questions(job.port, questions.samples):
                 log(note)
-        with Run.open(self.out, "eval", command_settings(self), job.plan, job.depends, self.max_hours) as run:
+        settings = command_settings(self)
+        with Run.open(self.out, "eval", settings, job.plan, job.depends, self.max_hours, adds_strategies) as run:
             if run.complete:
                 if not (self.out / "rows.parquet").exists():
                     run.export()
@@ -167,11 +194,13 @@ def listed(option: str, text: str) -> list[str]:
 def print_dry_run(job: Job) -> None:
     """Print the plan of an evaluation and its cost."""
     from r2t2_jax.reporting.costs import dry_run_table, memory_line, plan_lines
+    from r2t2_jax.runtime.progress import phase
 
     console = plain_console()
     for line in plan_lines(job):
         console.print(line, highlight=False, soft_wrap=True)
-    dry_run = job.dry_run()
+    with phase("predict cost and memory"):
+        dry_run = job.dry_run()
     console.print(memory_line(job, dry_run.memory), highlight=False, soft_wrap=True)
     console.print(dry_run_table(job, dry_run))
 

@@ -123,6 +123,7 @@ class Reproduce:
         from r2t2_jax.plugins import load_shapes
         from r2t2_jax.reproduction.estimate import estimate, estimate_markdown, set_sizes
         from r2t2_jax.reproduction.spec import choose_tables
+        from r2t2_jax.runtime.progress import phase
 
         tables, shapes = choose_tables(self.table), load_shapes(self.model)
         sizes = set_sizes()
@@ -130,7 +131,8 @@ class Reproduce:
         questions = sum(self.limit or size or 0 for size in known.values())
         if unknown := [name for name, size in known.items() if not size and not self.limit]:
             raise R2T2Error(f"the number of questions of {', '.join(unknown)} is unknown: pass --limit")
-        estimated = estimate(shapes, tables, questions)
+        with phase("count the operations of every row"):
+            estimated = estimate(shapes, tables, questions)
         plain_console().print(Markdown(estimate_markdown(shapes.name, estimated, tables)))
 
     def _open(self, targets: Sequence[EvalTarget], plans: Sequence[TargetPlan], workers: Workers | None) -> Run:

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import tensorflow_datasets as tfds
-from tqdm import tqdm
 
 from r2t2_jax.datasets.images import encoded_image
 from r2t2_jax.datasets.prepared import LATER_TEXTS, LISTS, TEXTS, VERSION, SplitSelection
 from r2t2_jax.datasets.record import DatasetSpec
 from r2t2_jax.datasets.validate import InvalidRecordError, ValidatedSplit, choose_records, read_split
 from r2t2_jax.errors import R2T2Error
+from r2t2_jax.runtime.progress import ProgressBar
 
 FORMAT = "array_record"
 
@@ -67,7 +67,7 @@ class SplitBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # 
 
     def _generate_examples(self) -> Iterator[tuple[int, dict[str, Any]]]:
         title = f"{self.dataset.name} {self.selection.name}"
-        for record in tqdm(self.records, desc=title, unit="question", leave=False):
+        for record in ProgressBar(self.records, desc=title, unit="question", leave=False):
             try:
                 if record.image is None:
                     raise R2T2Error(f"{record.where}: no image; evaluate text-only questions from their .jsonl file")

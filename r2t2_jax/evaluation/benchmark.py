@@ -18,6 +18,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import pyarrow as pa
 from tqdm import tqdm
 
 from r2t2_jax.bank import ReferenceBank
@@ -31,8 +32,9 @@ from r2t2_jax.evaluation.question_sets import QuestionSet, sample_names
 from r2t2_jax.evaluation.records import BatchResult, reference_rows, result_rows
 from r2t2_jax.methods import Method
 from r2t2_jax.metrics import Metric
+from r2t2_jax.runs.batch_files import with_rows
 from r2t2_jax.runs.plan import Batch, Part
-from r2t2_jax.runs.run import Run
+from r2t2_jax.runs.run import Rows, Run
 from r2t2_jax.runs.workers import WorkerPool
 from r2t2_jax.runtime.batching import AdaptiveBatchSize, prefetch, threads_at_a_time
 from r2t2_jax.runtime.compilation_cache import CompileCounter
@@ -237,7 +239,11 @@ class BenchmarkEvaluator:
 
 
 def run_benchmarks(
-    run: Run, evaluators: Mapping[str, BenchmarkEvaluator], threads: int, log: Callable[[str], None]
+    run: Run,
+    evaluators: Mapping[str, BenchmarkEvaluator],
+    threads: int,
+    log: Callable[[str], None],
+    order: Sequence[str] = (),
 ) -> None:
     """Compute and save the missing batches in the order of the plan.
 
@@ -248,6 +254,7 @@ def run_benchmarks(
         evaluators: by benchmark.
         threads: batches that are computed at a time.
         log: called with a message for each compilation.
+        order: all strategies of a run that extends another; the evaluators compute those that it adds.
 
     Raises:
         RunInterrupted: a signal or the time limit stopped the run.
@@ -266,7 +273,7 @@ def run_benchmarks(
     with CompileCounter() as compiled:
         programs = 0
         for batch, rows in zip(run.missing(names), computed, strict=True):
-            run.append(batch, rows)
+            run.append(batch, with_earlier_rows(run, batch, rows, order))
             accuracy.add(rows)
             run.note = str(accuracy)
             if compiled.programs + compiled.cached > programs:
@@ -281,7 +288,25 @@ def record_references(run: Run, model: str, bank: ReferenceBank) -> None:
         run.append(batch, [{"model": model, **{name: row.get(name) for name in columns}} for row in bank.records])
 
 
-def run_on_workers(run: Run, pool: WorkerPool, benchmarks: Mapping[str, Sequence[Sample]], title: str) -> None:
+def earlier_strategies(run: Run) -> set[str]:
+    """The strategies of the complete run that this run extends; empty if it extends none."""
+    tables = (run.earlier_rows(batch) for batch in run.plan.batches if batch.part != REFERENCES)
+    first = next(tables, None)
+    return set() if first is None else set(first["strategy"].unique().to_pylist())
+
+
+def with_earlier_rows(run: Run, batch: Batch, rows: Rows, order: Sequence[str]) -> Rows | pa.Table:
+    """The rows of a batch together with those of the complete run that this run extends, by strategy in `order`."""
+    earlier = run.earlier_rows(batch)
+    if earlier is None:
+        return rows
+    table, places = with_rows(earlier, rows), {name: place for place, name in enumerate(order)}
+    return table.take(np.argsort([places[name] for name in table["strategy"].to_pylist()], kind="stable"))
+
+
+def run_on_workers(
+    run: Run, pool: WorkerPool, benchmarks: Mapping[str, Sequence[Sample]], title: str, order: Sequence[str] = ()
+) -> None:
     """Compute the missing batches on workers and save them as they arrive.
 
     Args:
@@ -289,6 +314,7 @@ def run_on_workers(run: Run, pool: WorkerPool, benchmarks: Mapping[str, Sequence
         pool: workers whose program returns the rows of a batch's samples, and timings (stage, samples, seconds).
         benchmarks: the samples of each benchmark, in the order of the plan.
         title: of the progress bar.
+        order: as for `run_benchmarks`.
 
     Raises:
         RunInterrupted: a signal was received or the time limit is reached.
@@ -300,7 +326,7 @@ def run_on_workers(run: Run, pool: WorkerPool, benchmarks: Mapping[str, Sequence
         return benchmarks[batch.part][batch.start : batch.stop]
 
     for batch, rows in pool.results(run, list(benchmarks), samples, lambda batch: sample_names(samples(batch)), title):
-        run.append(batch, rows)
+        run.append(batch, with_earlier_rows(run, batch, rows, order))
         accuracy.add(rows)
         run.note = str(accuracy)
 

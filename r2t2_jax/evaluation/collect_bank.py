@@ -23,8 +23,9 @@ from r2t2_jax.evaluation.encode import BATCH, prepare_questions
 from r2t2_jax.evaluation.records import CORRECT
 from r2t2_jax.method.forward import condition_batch, encode_batch, generate_batch
 from r2t2_jax.metrics import Metric
-from r2t2_jax.runtime.batching import Rows, prefetch, progress_bar, run_batch, take, threads_at_a_time
+from r2t2_jax.runtime.batching import Rows, prefetch, run_batch, take, threads_at_a_time
 from r2t2_jax.runtime.checks import UNIT_TOLERANCE
+from r2t2_jax.runtime.progress import progress_bar
 
 
 @dataclass(frozen=True)

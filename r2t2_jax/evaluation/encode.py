@@ -18,8 +18,9 @@ from tqdm import tqdm
 from r2t2_jax.contract import Answer, Features, Inputs, Port, Query, Sample, support_of
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.method.forward import encode_batch
-from r2t2_jax.runtime.batching import Rows, map_batches, progress_bar, take, threads_at_a_time
+from r2t2_jax.runtime.batching import Rows, map_batches, take, threads_at_a_time
 from r2t2_jax.runtime.checks import check_finite
+from r2t2_jax.runtime.progress import progress_bar
 
 BATCH = 50
 

@@ -34,7 +34,8 @@ from r2t2_jax.retrieval.neighbors import sample_keys
 from r2t2_jax.rivals.knn_moe import hidden_keys, open_memory
 from r2t2_jax.rivals.trained import route_by, train_gate
 from r2t2_jax.routing import UpdateSpace
-from r2t2_jax.runtime.batching import progress_bar, threads_at_a_time, worker_threads
+from r2t2_jax.runtime.batching import threads_at_a_time, worker_threads
+from r2t2_jax.runtime.progress import progress_bar
 from r2t2_jax.runtime.pytrees import tree_bytes
 
 

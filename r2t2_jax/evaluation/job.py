@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +18,7 @@ from r2t2_jax.evaluation.benchmark import (
     BenchmarkEvaluator,
     DeviceReplica,
     benchmark_parts,
+    earlier_strategies,
     record_references,
     run_benchmarks,
     run_on_workers,
@@ -158,7 +159,8 @@ class Job:
         """
         for name, count in self.leaked.items():
             log(f"{name}: {count:,} questions are also references; their answers are in the bank")
-        run_benchmarks(run, self.evaluators(run, log), max(threads_at_a_time(), len(self.groups)), log)
+        evaluators = self.without(earlier_strategies(run)).evaluators(run, log)
+        run_benchmarks(run, evaluators, max(threads_at_a_time(), len(self.groups)), log, list(self.strategies))
         reader = self.bank.reader
         if isinstance(reader, FeatureCache) and reader.cached.read:
             log(str(reader.cached))
@@ -179,22 +181,29 @@ class Job:
         longest = {
             name: replace(questions, samples=questions.samples[:1]) for name, questions in self.benchmarks.items()
         }
+        added = self.without(earlier_strategies(run))
         arguments = {
             "source": source,
             "bank": BankArrays.of(self.bank, workers.per_node),
             "benchmarks": longest,
-            "strategies": dict(self.strategies),
+            "strategies": dict(added.strategies),
             "preset": self.preset,
             "seed": self.seed,
             "batch": self.batch,
             "fitted": self.fitted,
             "vmap_size": self.vmap_size,
-            "answered_steps": self.answered_steps,
+            "answered_steps": added.answered_steps,
         }
         samples = {name: questions.samples for name, questions in self.benchmarks.items()}
         with open_pool(workers, WorkerProgram("r2t2_jax.evaluation.worker:open_worker", arguments)) as pool:
-            run_on_workers(run, pool, samples, "eval")
+            run_on_workers(run, pool, samples, "eval", list(self.strategies))
         record_references(run, self.port.name, self.bank)
+
+    def without(self, strategies: Collection[str]) -> Job:
+        """The job without some strategies."""
+        left = {name: method for name, method in self.strategies.items() if name not in strategies}
+        steps = [name for name in self.answered_steps if name in left]
+        return replace(self, strategies=left, answered_steps=steps) if strategies else self
 
     def evaluators(self, run: Run, log: Callable[[str], None]) -> dict[str, BenchmarkEvaluator]:
         """An evaluator of each benchmark, with a replica on every group of devices; raises as `Evaluator.create`."""
@@ -304,7 +313,7 @@ def open_job(
     if len(set(titles)) < len(titles):
         raise R2T2Error(f"two benchmarks would be reported as one ({', '.join(titles)}); rename a file")
     settings = find_preset(preset or own_preset(port.name, port.presets), port.presets)
-    methods = {name: method_of(name, settings) for name in dict.fromkeys((BASE, *strategies))}
+    methods = {name: method_of(name, settings) for name in strategy_names(strategies)}
     samples = [sample for questions in benchmarks.values() for sample in questions.samples]
     metrics = {name: get_metric(questions.metric) for name, questions in benchmarks.items()}
     references = open_bank(port, bank, metrics, samples, keep_wrong=True, allow_leakage=allow_leakage)
@@ -318,6 +327,29 @@ def open_job(
     size = min(PLAN_BATCH if batch is None else batch, largest)
     fitted = batch is None
     return Job(ports, groups, references, benchmarks, methods, settings, seed, size, fitted, vmap_size, leaked, workers)
+
+
+def strategy_names(names: Sequence[str]) -> list[str]:
+    """The strategies of a command that names these: `base` in front, without repetitions."""
+    return list(dict.fromkeys((BASE, *names)))
+
+
+def adds_strategies(saved: Mapping[str, Any], requested: Mapping[str, Any]) -> bool:
+    """Whether the `run.json` of an evaluation differs from a saved one only in strategies that it adds."""
+
+    def others(run: Mapping[str, Any]) -> dict[str, Any]:
+        settings = {name: value for name, value in run["settings"].items() if name != "strategy"}
+        return {name: value for name, value in run.items() if name != "fingerprint"} | {"settings": settings}
+
+    before, after = recorded_strategies(saved), recorded_strategies(requested)
+    return bool(before) and set(before) < set(after) and others(saved) == others(requested)
+
+
+def recorded_strategies(run: Mapping[str, Any]) -> list[str]:
+    """The strategies of an evaluation's `run.json`; none if it is another command's."""
+    settings = run.get("settings")
+    text = settings.get("strategy") if isinstance(settings, dict) else None
+    return strategy_names([name.strip() for name in text.split(",")]) if isinstance(text, str) else []
 
 
 def set_score_of(benchmark: str) -> str:

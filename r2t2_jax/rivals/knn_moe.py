@@ -29,7 +29,8 @@ from r2t2_jax.retrieval import build_index
 from r2t2_jax.retrieval.neighbors import NearestNeighbors, sample_keys
 from r2t2_jax.retrieval.protocol import Index
 from r2t2_jax.routing import UpdateSpace
-from r2t2_jax.runtime.batching import Rows, map_batches, progress_bar
+from r2t2_jax.runtime.batching import Rows, map_batches
+from r2t2_jax.runtime.progress import progress_bar
 from r2t2_jax.runtime.pytrees import register_pytree_dataclass
 
 

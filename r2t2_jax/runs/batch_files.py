@@ -6,6 +6,7 @@ checksums of pages.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from r2t2_jax.runs.plan import Plan
 from r2t2_jax.runtime.typed_files import read_parquet, read_parquet_schema
 
 BATCHES = "batches"
+EARLIER = "earlier"  # the batches of a complete run that is being extended, and its run.json
 AGAIN = "delete the file to compute its batch again"
 ROW_GROUP = 4096  # rows of a group in an exported table
 
@@ -31,15 +33,23 @@ class BatchFiles:
 
     Args:
         folder: the run's folder.
+        extended: the batches there are those of a complete run that is to be extended: all must be computed again.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, extended: bool = False) -> None:
         self.folder = folder / BATCHES
-        self.saved = saved_batches(folder)
+        self.saved = {} if extended else saved_batches(folder)
+        self.earlier = saved_batches(folder, BATCHES if extended else EARLIER)
         if self.folder.exists():
             remove_drafts(self.folder)
 
-    def write(self, number: int, rows: Sequence[Row]) -> None:
+    def set_aside(self) -> None:
+        """Move the batches of a complete run to `earlier/`."""
+        os.rename(self.folder, self.folder.with_name(EARLIER))
+        sync(self.folder.parent)
+        self.earlier = saved_batches(self.folder.parent, EARLIER)
+
+    def write(self, number: int, rows: Sequence[Row] | pa.Table) -> None:
         """Write the rows of a batch durably. Threads may write different batches at the same time.
 
         Raises:
@@ -49,7 +59,7 @@ class BatchFiles:
             self.folder.mkdir(exist_ok=True)
             sync(self.folder.parent)
         path = self.folder / f"{number:05d}.parquet"
-        write_table(path, to_table(rows))
+        write_table(path, rows if isinstance(rows, pa.Table) else to_table(rows))
         self.saved[number] = path
 
     def remove(self) -> None:
@@ -62,9 +72,9 @@ class BatchFiles:
         self.saved = {}
 
 
-def saved_batches(folder: Path) -> dict[int, Path]:
+def saved_batches(folder: Path, name: str = BATCHES) -> dict[int, Path]:
     """The batch files of a run's folder, by batch number."""
-    batches = folder / BATCHES
+    batches = folder / name
     paths = sorted(batches.iterdir()) if batches.is_dir() else []
     return {int(path.stem): path for path in paths if re.fullmatch(r"\d{5,}\.parquet", path.name)}
 
@@ -149,6 +159,16 @@ def _column(values: Sequence[Any]) -> pa.Array:
     lengths = [len(value) for value in deep]
     offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32))
     return pa.ListArray.from_arrays(offsets, _column([row for value in deep for row in value]))
+
+
+def with_rows(table: pa.Table, rows: Sequence[Row]) -> pa.Table:
+    """A table that was read, with further rows, as `to_table` returns all rows: Parquet names the items of lists."""
+    joined = join([table, to_table(rows)])
+    return joined.cast(pa.schema([(field.name, _with_items(field.type)) for field in joined.schema]))
+
+
+def _with_items(kind: pa.DataType) -> pa.DataType:
+    return pa.list_(_with_items(kind.value_type)) if pa.types.is_list(kind) else kind
 
 
 def stack(column: pa.ChunkedArray) -> np.ndarray:

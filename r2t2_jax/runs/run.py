@@ -16,6 +16,7 @@ The files of the folder (docs/runs.md describes them in detail):
 
     run.json          command, settings, other dependencies of the results, plan, fingerprint; written first
     batches/          the rows of each batch, 00012.parquet
+    earlier/          while a complete run is extended, its batches and its run.json
     timings.jsonl     durations of the batches
     lock              the process that is writing, while there is one
     summary.json      the numbers; written last, so a run with this file is complete
@@ -25,6 +26,7 @@ The numbers depend on the rows only, so that no restart can change them.
 
 from __future__ import annotations
 
+import os
 import shlex
 import threading
 import time
@@ -33,21 +35,30 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tqdm import tqdm
-
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.runs.atomic_io import publish_json, remove, remove_drafts
-from r2t2_jax.runs.batch_files import BatchFiles, Row, export_table, read_batch, read_table
+from r2t2_jax.runs.batch_files import (
+    BATCHES,
+    EARLIER,
+    BatchFiles,
+    Row,
+    export_table,
+    read_batch,
+    read_table,
+    saved_batches,
+)
 from r2t2_jax.runs.fingerprint import check_fingerprint, fingerprinted
 from r2t2_jax.runs.folder import RUN, SUMMARY, TIMINGS, FolderLock, Timings, check_folder, read_json, seconds_per_sample
 from r2t2_jax.runs.interrupt import RunInterrupted, StopRequest
 from r2t2_jax.runs.plan import Batch, Plan
 from r2t2_jax.runtime.batching import worker_threads
+from r2t2_jax.runtime.progress import ProgressBar, progress_bar
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 Rows = Sequence[Row]
+Extends = Callable[[Mapping[str, Any], Mapping[str, Any]], bool]  # of a saved run.json and the requested one
 
 
 class Run:
@@ -61,10 +72,13 @@ class Run:
         stop: StopRequest,
         lock: FolderLock,
         new_folders: Sequence[Path] = (),
+        extended: bool = False,
     ) -> None:
         self.folder, self.plan = folder, plan
         self._command, self._stop, self._lock, self._new_folders = run["command"], stop, lock, new_folders
-        self._batches = BatchFiles(folder)
+        self._batches = BatchFiles(folder, extended)
+        self._extension = run if extended else None  # the run.json of an extension that has saved nothing yet
+        self._guard = threading.Lock()
         self._timings = Timings(folder)
         self.note = ""  # shown by the progress bar of `missing` after its counts
 
@@ -77,8 +91,9 @@ class Run:
         plan: Plan,
         depends: Mapping[str, Any] | None = None,
         max_hours: float | None = None,
+        extends: Extends = lambda saved, requested: False,
     ) -> Run:
-        """Begin a run, or resume it.
+        """Begin a run, resume it, or extend a complete one.
 
         Args:
             out: the run's folder, created if it does not exist.
@@ -87,6 +102,9 @@ class Run:
             plan: the parts to compute.
             depends: other dependencies of the results: data, fingerprints of models, `fingerprint.versions()`.
             max_hours: time limit from now.
+            extends: whether a complete run with another `run.json` may be extended to the requested one. Every batch
+                must then be saved again, and `earlier_rows` returns what the complete run has. The complete run stays
+                as it is until the first batch is saved.
 
         Raises:
             R2T2Error: the folder cannot be written, holds other files or a run with other settings, or another process
@@ -105,11 +123,21 @@ class Run:
             lock = FolderLock(out)
             undo.callback(lock.release)
             remove_drafts(out)
+            restore_earlier(out)
+            extended = False
             if (out / RUN).exists():
-                check_fingerprint(read_json(out / RUN), run, str(out))
+                saved = read_json(out / RUN)
+                extended = saved != run and extends(saved, run)
+                if not extended:
+                    check_fingerprint(saved, run, str(out))
+                elif not is_complete(out, plan):
+                    raise R2T2Error(
+                        f"{out} holds a run that this command would extend, and it is not complete: complete it with "
+                        "its own settings first, or choose another folder"
+                    )
             else:
                 publish_json(out / RUN, run)
-            opened = cls(out, run, plan, stop, lock, new_folders)
+            opened = cls(out, run, plan, stop, lock, new_folders, extended)
             undo.pop_all()
         return opened
 
@@ -119,7 +147,7 @@ class Run:
     def __exit__(self, *error: object) -> None:
         """Restore signal handlers and release the lock; delete the folders that `open` made if nothing was saved."""
         self._stop.close()
-        empty = not self._batches.saved and not (self.folder / SUMMARY).exists()
+        empty = not (self._batches.saved or self._batches.earlier or (self.folder / SUMMARY).exists())
         if empty:
             self._batches.remove()
             for path in (self.folder / RUN, self.folder / TIMINGS):
@@ -131,7 +159,16 @@ class Run:
     @property
     def complete(self) -> bool:
         """Whether the summary is written and every batch has its file; a deleted batch is computed again."""
-        return (self.folder / SUMMARY).exists() and len(self._batches.saved) == len(self.plan.batches)
+        return self._extension is None and is_complete(self.folder, self.plan)
+
+    def earlier_rows(self, batch: Batch) -> pa.Table | None:
+        """The rows of a batch in the complete run that this one extends; `None` if it extends none.
+
+        Raises:
+            R2T2Error: the file is damaged.
+        """
+        path = self._batches.earlier.get(batch.number)
+        return None if path is None else read_batch(path)
 
     @property
     def resume(self) -> str:
@@ -197,13 +234,17 @@ class Run:
                 raise
         self.check()
 
-    def append(self, batch: Batch, rows: Rows) -> None:
+    def append(self, batch: Batch, rows: Rows | pa.Table) -> None:
         """Save the rows of a batch durably; values and numpy arrays are read back bit for bit.
 
         Raises:
             R2T2Error: the rows cannot be written, as on a full disk; earlier batches stay saved.
         """
         with reraise_oserror(f"{self._done()} stay saved, but the next cannot be written to {self.folder}"):
+            with self._guard:
+                if self._extension is not None:
+                    begin_extension(self.folder, self._extension, self._batches)
+                    self._extension = None
             self._batches.write(batch.number, rows)
 
     def check(self) -> None:
@@ -259,19 +300,48 @@ class Run:
             raise ValueError(f"{self.folder} is not complete: {self._done()}")
         with reraise_oserror(f"cannot write {self.folder}"):
             publish_json(self.folder / SUMMARY, summary)
+            remove(self.folder / EARLIER)
 
     def discard(self) -> None:
         """Remove all saved rows: the run cannot be completed."""
         self._batches.remove()
 
-    def progress(self, parts: Collection[str], title: str) -> tqdm:
+    def progress(self, parts: Collection[str], title: str) -> ProgressBar:
         """A progress bar that includes the samples of earlier processes; rate and remaining time are this process's."""
         total = sum(map(len, self._of(parts)))
         done = total - sum(map(len, self.todo(parts)))
-        return tqdm(total=total, initial=done, desc=title, unit="sample", leave=False, dynamic_ncols=True)
+        return progress_bar(total, title, initial=done)
 
     def _done(self) -> str:
         return f"{len(self._batches.saved)} of {len(self.plan.batches)} batches"
+
+
+def is_complete(folder: Path, plan: Plan) -> bool:
+    """Whether the summary is written and every batch of the plan has its file."""
+    return (folder / SUMMARY).exists() and len(saved_batches(folder)) == len(plan.batches)
+
+
+def begin_extension(folder: Path, run: Mapping[str, Any], batches: BatchFiles) -> None:
+    """Set the batches of a complete run aside and write the `run.json` of its extension.
+
+    A kill at any moment leaves the complete run, which `restore_earlier` restores, or the extension, which resumes.
+    """
+    publish_json(folder / BATCHES / RUN, read_json(folder / RUN))
+    batches.set_aside()
+    publish_json(folder / RUN, run)
+    for path in (folder / SUMMARY, *folder.glob("*.parquet")):
+        remove(path)
+
+
+def restore_earlier(folder: Path) -> None:
+    """Undo an extension that was killed before its `run.json` was written, or complete one that was killed later."""
+    earlier, batches = folder / EARLIER, folder / BATCHES
+    if earlier.exists() and read_json(earlier / RUN) == read_json(folder / RUN):
+        os.rename(earlier, batches)
+    elif earlier.exists():
+        complete = (folder / SUMMARY).exists() and len(saved_batches(folder)) == len(saved_batches(folder, EARLIER))
+        remove(earlier if complete else folder / SUMMARY)
+    remove(batches / RUN)
 
 
 def remove_empty(folders: Sequence[Path]) -> None:

@@ -69,11 +69,6 @@ def take(tree: Any, rows: Rows) -> Any:
     return jax.tree.map(lambda leaf: leaf[rows], tree)
 
 
-def progress_bar(total: int, title: str) -> tqdm:
-    """A bar that counts samples and disappears when done."""
-    return tqdm(total=total, desc=title, unit="sample", leave=False, dynamic_ncols=True)
-
-
 def threads_at_a_time() -> int:
     """The number of programs to run at a time: two on CPUs with several cores, otherwise one."""
     return min(2, os.cpu_count() or 1) if jax.default_backend() == "cpu" else 1

@@ -1,6 +1,9 @@
 """A run in one process: errors, files that remain, and reading back."""
 
+import importlib
 import json
+import operator
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -177,3 +180,73 @@ def test_temporary_files_of_a_killed_process_are_removed(tmp_path: Path) -> None
 
 def test_the_length_of_a_batch_is_its_number_of_samples() -> None:
     assert len(Batch(0, "a", 4, 7)) == 3
+
+
+class Killed(BaseException):
+    """Ends an extension where a kill would."""
+
+
+def complete(run: Run) -> None:
+    fill(run)
+    run.export()
+    run.finish({"n": 7})
+
+
+def adds_letters(saved: dict, requested: dict) -> bool:
+    return saved["settings"]["letters"] < requested["settings"]["letters"]
+
+
+@pytest.mark.parametrize(
+    ("name", "call", "complete_run_is_left"),
+    [
+        ("publish_json", 1, True),  # the copy of the complete run's run.json
+        ("os.rename", 1, True),
+        ("publish_json", 2, True),
+        ("remove", 1, False),  # the summary of the complete run
+        ("remove", 2, False),
+    ],
+)
+def test_an_extension_killed_at_its_beginning_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, call: int, complete_run_is_left: bool
+) -> None:
+    out, one, two = tmp_path / "run", {"letters": "a"}, {"letters": "ab"}
+    with begin(out, one) as run:
+        complete(run)
+    with monkeypatch.context() as patch, begin(out, two, extends=adds_letters) as run:
+        assert run.todo(["a", "b"]) and not run.complete
+        module, function = ("r2t2_jax.runs.batch_files", name) if "." in name else ("r2t2_jax.runs.run", name)
+        original, calls = operator.attrgetter(function)(importlib.import_module(module)), []
+
+        def kill(*arguments):
+            calls.append(arguments)
+            if len(calls) == call:
+                raise Killed
+            return original(*arguments)
+
+        patch.setattr(f"{module}.{function}", kill)
+        with pytest.raises(Killed):
+            run.append(PLAN.batches[0], [{"sample": 0}])
+    with begin(out, one if complete_run_is_left else two, extends=adds_letters) as run:
+        assert run.complete is complete_run_is_left
+        assert not (out / "batches" / "run.json").exists()
+    with begin(out, two, extends=adds_letters) as run:
+        assert run.earlier_rows(PLAN.batches[1]).to_pylist() == [{"part": "a", "sample": 2}, {"part": "a", "sample": 3}]
+        complete(run)
+        assert run.complete and not (out / "earlier").exists()
+    assert sorted(path.name for path in out.iterdir()) == [
+        "batches",
+        "rows.parquet",
+        "run.json",
+        "summary.json",
+        "timings.jsonl",
+    ]
+
+
+def test_what_a_killed_process_left_of_a_complete_extension_is_removed(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    with begin(out, {"letters": "ab"}) as run:
+        complete(run)
+    shutil.copytree(out / "batches", out / "earlier")
+    (out / "earlier" / "run.json").write_text('{"settings": {"letters": "a"}}')
+    with begin(out, {"letters": "ab"}) as run:
+        assert run.complete and not (out / "earlier").exists()

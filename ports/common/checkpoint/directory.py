@@ -24,13 +24,13 @@ from typing import Any
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
 from ports.common.checkpoint.formats import Checkpoint
 from ports.common.checkpoint.mapping import Leaf
 from ports.common.checkpoint.orbax_writer import PIECE, CheckpointWriter, plain_path, single_error_report
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.runs.atomic_io import DRAFT, atomic_folder, remove, remove_if_abandoned
+from r2t2_jax.runtime.progress import ProgressBar
 
 SCHEMA = 2  # 2: parameters have upstream's names
 DESCRIPTION, CHECKPOINT, TOKENIZER = "model.json", "checkpoint", "tokenizer"
@@ -122,7 +122,7 @@ def write_model_directory(
     inputs = input_files(checkpoint, tokenizer)
     check_destination(destination)
     content: dict[str, Any] = {}
-    bar = tqdm(
+    bar = ProgressBar(
         total=sum(file.stat().st_size for file in inputs.values()) + size,
         unit="B", unit_scale=True, disable=not progress, desc=destination.name,
     )  # fmt: skip
@@ -223,7 +223,9 @@ def _check_space(destination: Path, size: int) -> None:
         raise R2T2Error(f"{destination} needs {size / 1e9:.1f} GB, {free / 1e9:.1f} GB are free on its disk")
 
 
-def _write_checkpoint(folder: Path, parameters: Stored, checkpoint: Checkpoint, bar: tqdm[Any]) -> dict[str, list[int]]:
+def _write_checkpoint(
+    folder: Path, parameters: Stored, checkpoint: Checkpoint, bar: ProgressBar
+) -> dict[str, list[int]]:
     """Write the parameters piece by piece; returns the crc32 of every parameter's pieces."""
     sums: dict[str, list[int]] = {path: [] for path in parameters}
     writer = CheckpointWriter(folder, bar.update)

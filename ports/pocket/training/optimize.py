@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Array, Float
-from tqdm import tqdm
+
+from r2t2_jax.runtime.progress import ProgressBar
 
 Tree = Any
 
@@ -112,7 +113,7 @@ def optimize(
     if checkpoint is not None and checkpoint.exists():
         params, state, counted = load_leaves(checkpoint, (params, state, jnp.asarray(0)))
         first = int(counted)
-    with tqdm(total=steps, initial=first, desc=title, unit="step", mininterval=2.0) as bar:
+    with ProgressBar(total=steps, initial=first, desc=title, unit="step", mininterval=2.0) as bar:
         for number in range(first, steps):
             params, state, value = step(params, state, jnp.asarray(number), rows, shared)
             if checkpoint is not None and number % KEEP == KEEP - 1:

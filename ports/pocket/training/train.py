@@ -19,7 +19,6 @@ import numpy as np
 import tyro
 from flax import nnx
 from jaxtyping import Float
-from tqdm import tqdm
 
 from ports.common.checkpoint.mapping import path_name
 from ports.pocket.config import PocketConfig
@@ -44,6 +43,7 @@ from ports.pocket.training.stages import (
     train_gate,
     train_language,
 )
+from r2t2_jax.runtime.progress import ProgressBar
 
 FORMAT = 2  # 2: parameters have upstream's names, so the leaves of a stage have another order
 
@@ -82,7 +82,7 @@ def encode_scenes(net: PocketNet, scenes: Sequence[Scene], batch: int = 100) -> 
     """Frozen vision features of scenes."""
     graph, params = nnx.split(net)
     encode = jax.jit(lambda params, images: nnx.merge(graph, params).encode_image(images))
-    starts = tqdm(range(0, len(scenes), batch), desc="features", unit="batch")
+    starts = ProgressBar(range(0, len(scenes), batch), desc="features", unit="batch")
     parts = [encode(params, np.stack([render(scene) for scene in scenes[i : i + batch]])) for i in starts]
     return jnp.concatenate(parts)
 
