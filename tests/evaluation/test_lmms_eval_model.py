@@ -1,6 +1,11 @@
-"""The adapter against lmms-eval's own interface, where that is installed."""
+"""The adapter against lmms-eval's own interface, where that is installed, else against a copy of the part it uses."""
 
-from types import SimpleNamespace
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import jax
 import numpy as np
@@ -16,18 +21,75 @@ from r2t2_jax.methods import strategy
 from r2t2_jax.metrics import get_metric
 from tests.toy_port import make_samples, toy
 
-pytest.importorskip("lmms_eval.api.model")
-
+INSTALLED = find_spec("lmms_eval") is not None
 REFERENCES = make_samples(40, seed=3, hinted=0.4)
 
 
+@dataclass
+class FakeInstance:
+    request_type: str
+    arguments: tuple[Any, ...]
+    idx: int
+    metadata: dict[str, Any]
+
+    @property
+    def args(self) -> tuple[Any, ...]:
+        return self.arguments
+
+
+@dataclass
+class FakeManifest:
+    model_id: str
+    simple_class_path: str
+
+
+class FakeModel:
+    def __init__(self) -> None:
+        self.task_dict: dict[str, Any] = {}
+
+    @classmethod
+    def create_from_arg_string(cls, text: str, more: dict[str, Any]) -> Any:
+        return cls(**dict(pair.split("=") for pair in text.split(",")), **more)
+
+
+@pytest.fixture(autouse=True)
+def lmms_eval(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """lmms-eval, or what the adapter imports of it."""
+    if not INSTALLED:
+        contents = {
+            "lmms_eval": {},
+            "lmms_eval.api": {},
+            "lmms_eval.api.instance": {"Instance": FakeInstance},
+            "lmms_eval.api.model": {"lmms": FakeModel},
+            "lmms_eval.models": {},
+            "lmms_eval.models.registry_v2": {"ModelManifest": FakeManifest},
+        }
+        for name, content in contents.items():
+            module = ModuleType(name)
+            vars(module).update(content)
+            monkeypatch.setitem(sys.modules, name, module)
+    yield
+    sys.modules.pop("r2t2_jax.evaluation.lmms_eval_model", None)
+
+
 @pytest.fixture
-def adapter(monkeypatch, tmp_path):
+def create(monkeypatch):
+    """The adapter with a bank of `REFERENCES`, as lmms-eval creates it."""
     from r2t2_jax.evaluation.lmms_eval_model import ReroutedModel
 
     bank = collect_bank(toy(), REFERENCES, get_metric("exact_match"), keep_wrong=True)
     monkeypatch.setattr("r2t2_jax.evaluation.lmms_eval_model.open_bank", lambda *a, **k: bank)
-    return ReroutedModel.create_from_arg_string("model=tests.toy_port:toy,strategy=ngd,preset=toy", {"batch_size": 4})
+
+    def create(strategy, *more):
+        text = ",".join((f"model=tests.toy_port:toy,strategy={strategy},preset=toy", *more))
+        return ReroutedModel.create_from_arg_string(text, {"batch_size": 4})
+
+    return create
+
+
+@pytest.fixture
+def adapter(create):
+    return create("ngd")
 
 
 def requests(samples, images=1):
@@ -46,7 +108,8 @@ def requests(samples, images=1):
     return {"task": {"test": docs}}, instances
 
 
-def test_the_registered_model_answers_like_the_evaluation(adapter):
+@pytest.mark.skipif(not INSTALLED, reason="needs lmms-eval's registry: pip install --no-deps lmms-eval==0.7.3")
+def test_lmms_eval_finds_the_model():
     from lmms_eval.models.registry_v2 import ModelRegistryV2
 
     from r2t2_jax.evaluation.lmms_eval_model import ReroutedModel, manifest
@@ -54,6 +117,9 @@ def test_the_registered_model_answers_like_the_evaluation(adapter):
     registry = ModelRegistryV2()
     registry.register_manifest(manifest())
     assert registry.get_model_class("r2t2") is ReroutedModel
+
+
+def test_the_model_answers_like_the_evaluation(adapter):
     samples = make_samples(10, seed=1, hinted=0.4)
     adapter.task_dict, instances = requests(samples)
     answers = adapter.generate_until(instances)
@@ -95,6 +161,30 @@ def test_neighbors_are_those_of_the_evaluation(adapter):
     theirs = index.retrieve({"ngd": strategy("ngd", preset)}, np.concatenate(embedded)[: len(samples)], keys, None)
     rows = np.arange(len(samples))
     np.testing.assert_array_equal(ours.indices("ngd", rows), theirs.indices("ngd", rows))
+
+
+def test_references_are_refused_unless_leakage_is_allowed(create):
+    """The ids of lmms-eval are others than those of the bank, so images and questions decide, whole prompts or not."""
+    samples = [*make_samples(3, seed=1, hinted=0.4), replace(REFERENCES[5], id="other")]
+    documents, instances = requests(samples)
+    for adapter in (create("base"), create("base", "allow_leakage=false")):
+        adapter.task_dict = documents
+        with pytest.raises(R2T2Error, match=r"1 of 4 questions are also references in the bank, first 'task/3'"):
+            adapter.generate_until(instances)
+    prompt = f"{instances[3].args[0]}\nAnswer with one word: {REFERENCES[5].question}"
+    instances[3].arguments = (prompt, *instances[3].args[1:])
+    documents["task"]["test"][3] = {"question": REFERENCES[5].question, "sample": REFERENCES[5]}
+    instances[3].arguments = (
+        *instances[3].args[:2],
+        lambda document: [Image.fromarray(document["sample"].image)],
+        *instances[3].args[3:],
+    )
+    adapter.task_dict = documents
+    with pytest.raises(R2T2Error, match=r"1 of 4 questions are also references"):
+        adapter.generate_until(instances)
+    adapter = create("base", "allow_leakage=true")
+    adapter.task_dict = documents
+    assert len(adapter.generate_until(instances)) == 4
 
 
 @pytest.mark.parametrize(("size", "batch"), [("auto", 16), ("3", 3), (2, 2)])
