@@ -339,6 +339,7 @@ class ModelShapes:
         features: of one sample, for instance `jax.eval_shape(model.encode, params, inputs)`.
         answer: of one sample.
         costs: the functions that `r2t2 cost` counts; optional.
+        shardings: the sharding of every parameter over a mesh with the axis `model`, for `r2t2 fit --mesh`; optional.
     """
 
     name: str
@@ -347,6 +348,7 @@ class ModelShapes:
     features: Features
     answer: Answer
     costs: Costs | None = None
+    shardings: Callable[[Params, Any], Any] | None = None
 
 
 FIRST_PASS = "first_pass"  # `jax.named_scope` of what `Costs.prepare` does for test samples and not for references

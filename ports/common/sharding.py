@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from ports.common.checkpoint.mapping import path_name
 from r2t2_jax.errors import R2T2Error
@@ -30,7 +30,7 @@ def specification(path: str, shape: tuple[int, ...], parts: int, rules: Rules) -
     return PartitionSpec()
 
 
-def shardings_by(rules: Rules, params: Any, mesh: Mesh) -> Any:
+def shardings_by(rules: Rules, params: Any, mesh: Mesh | AbstractMesh) -> Any:
     """A sharding for every parameter, for `jax.device_put` or for `placed`.
 
     Raises:

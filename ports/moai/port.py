@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
+from jax.sharding import AbstractMesh, Mesh
 
 from ports.common.checkpoint.load import ModelDirectory, open_model_directory, restore, split_variant
 from ports.common.sharding import placed, shardings_by
@@ -41,7 +41,7 @@ RULES = (  # whole paths, and which axis of the leaf is sharded, counted from th
 )
 
 
-def shardings(params: Any, mesh: Mesh) -> Any:
+def shardings(params: Any, mesh: Mesh | AbstractMesh) -> Any:
     """The sharding of every parameter over the mesh axis `model`; see `ports/common/sharding.py`.
 
     Raises:
@@ -164,4 +164,4 @@ def shapes(variant: str | None, question_tokens: int | None, answer_tokens: int 
     features = jax.eval_shape(model.encode, params, inputs)
     length = answer_tokens or ANSWER_TOKENS
     answer = jax.eval_shape(lambda: MoAIAnswer(jnp.zeros(length, jnp.int32), jnp.ones(length, bool)))
-    return ModelShapes(f"moai:{name}", model, params, features, answer, costs(config, text))
+    return ModelShapes(f"moai:{name}", model, params, features, answer, costs(config, text), shardings)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +13,7 @@ from r2t2_jax.reporting.formatting import plain_console
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from r2t2_jax.contract import ModelShapes
     from r2t2_jax.costs.ladder import CostTable
 
 GROUP = "r2t2.converters"
@@ -170,11 +171,12 @@ class FitMemory:
     """Print the largest k and the largest batch that fit in memory. No weights are needed.
 
     Neighborhood gradient descent is compiled at the model's full shapes for this machine's device, without allocating
-    anything. The table shows what takes the memory: parameters, features of neighbors and samples, activations (a ~
-    marks estimates between compiled sizes). The bank's embeddings and the memory of encoding are not counted; leave a
-    tenth for the allocator.
+    anything. For half-precision models on a machine without an accelerator, and with --mesh, activations are read off
+    the traced program instead, an upper estimate. The table shows what takes the memory of one device: parameters,
+    features of neighbors and samples, activations (a ~ marks estimates between computed sizes). The bank's embeddings
+    and the memory of encoding are not counted; leave a tenth for the allocator.
 
-    Example: r2t2 fit --model pocket --memory 24GB
+    Example: r2t2 fit --model qwen3_vl_moe:235b-a22b --memory 141GB --mesh model=8
     """
 
     model: str
@@ -187,6 +189,8 @@ class FitMemory:
     """Length of the question; by default the model's usual one."""
     answer_tokens: int | None = None
     """Length of the answer; by default the model's usual one."""
+    mesh: str = ""
+    """Devices that share one copy of the weights: model=8. By default one device holds all of them."""
     out: Path | None = None
     """JSON file for the numbers, in bytes."""
 
@@ -196,6 +200,7 @@ class FitMemory:
 
         from r2t2_jax.cli.parsing import check_writable, log
         from r2t2_jax.costs.memory import MemoryEstimator, format_size, largest_sizes, parse_size
+        from r2t2_jax.costs.prediction import reads_shapes
         from r2t2_jax.methods import find_preset, strategy
         from r2t2_jax.plugins import load_shapes
         from r2t2_jax.reporting.costs import memory_record, memory_table, size_lines
@@ -204,13 +209,15 @@ class FitMemory:
         available, preset = parse_size(self.memory), find_preset(self.preset)
         if self.out:
             check_writable(self.out)
-        shapes = load_shapes(self.model, self.question_tokens, self.answer_tokens)
+        shapes = self._on_mesh(load_shapes(self.model, self.question_tokens, self.answer_tokens))
+        source = "from shapes" if reads_shapes(shapes.params) else f"compiled for {jax.default_backend()}"
         console = plain_console()
         with console.status("") as status:
             on_compile = status.update if console.is_terminal else log
             estimator = MemoryEstimator(shapes, strategy("ngd", preset), on_compile)
             sizes = largest_sizes(estimator, available, preset.neighborhood.k)
-        title = f"{shapes.name} in {format_size(available)}, compiled for {jax.default_backend()}"
+        each = f" on each device of {self.mesh}" if self.mesh else ""
+        title = f"{shapes.name} in {format_size(available)}{each}, {source}"
         console.print(memory_table(title, sizes))
         for line in size_lines(sizes):
             console.print(line, highlight=False)
@@ -220,6 +227,8 @@ class FitMemory:
                 "backend": jax.default_backend(),
                 "jax": jax.__version__,
                 "memory": available,
+                "mesh": self.mesh,
+                "activations": source,
                 "preset": preset.to_mapping(),
                 "largest_k": memory_record(sizes.neighbors),
                 "largest_batch": memory_record(sizes.samples),
@@ -227,3 +236,29 @@ class FitMemory:
             }
             publish_json(self.out, record)
             console.print(f"Wrote {self.out}.", soft_wrap=True)
+
+    def _on_mesh(self, shapes: ModelShapes) -> ModelShapes:
+        """The shapes with the shardings of the mesh.
+
+        Raises:
+            R2T2Error: the mesh cannot be read, has another axis than `model`, or the model cannot be sharded.
+        """
+        import jax
+
+        from r2t2_jax.errors import R2T2Error
+        from r2t2_jax.evaluation.devices import MODEL, mesh_axes
+
+        if not self.mesh:
+            return shapes
+        axes = mesh_axes(self.mesh)
+        if set(axes) != {MODEL}:
+            raise R2T2Error(f"--mesh {self.mesh}: only model=N changes what a device holds; leave data=... out")
+        if shapes.shardings is None:
+            raise R2T2Error(f"the weights of {shapes.name} cannot be sharded over several devices; remove --mesh")
+        mesh = jax.sharding.AbstractMesh((axes[MODEL],), (MODEL,))
+        placed = jax.tree.map(
+            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+            shapes.params,
+            shapes.shardings(shapes.params, mesh),
+        )
+        return replace(shapes, params=placed)

@@ -1,4 +1,4 @@
-"""Analysis of a jaxpr: its FLOPs by named scope, and the products that are gradients of weight matrices.
+"""Analysis of a jaxpr: its FLOPs by named scope, its memory, and the products that are gradients of weight matrices.
 
 A program of any size is traced at abstract shapes, so nothing is allocated and nothing runs.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -65,6 +65,71 @@ def _scopes(equation: core.JaxprEqn) -> Scopes:
 
 def _below(scopes: Scopes, flops: Counter[Scopes]) -> Counter[Scopes]:
     return Counter({(*scopes, *names): count for names, count in flops.items()})
+
+
+def peak_bytes(jaxpr: core.ClosedJaxpr | core.Jaxpr, shares: Sequence[float] | None = None) -> int:
+    """Bytes of the results that are live at the same time at most, in the order in which a program is traced.
+
+    Arguments are not counted. Compilers fuse operations, so their programs usually need less.
+
+    Args:
+        jaxpr: the program.
+        shares: of each argument, the part that a device holds: 1 / n for parameters that are sharded over n devices. A
+            slice of such an argument counts as much as its share, everything else in full. `None` for one device.
+    """
+    return round(_peak(jaxpr, shares or [])[0])
+
+
+SLICES = ("dynamic_slice", "slice", "squeeze", "reshape", "transpose", "convert_element_type")  # keep the sharding
+
+
+def _peak(jaxpr: core.ClosedJaxpr | core.Jaxpr, shares: Sequence[float]) -> tuple[float, list[float]]:
+    """The bytes of `peak_bytes`, and the shares of the program's results."""
+    body = jaxpr.jaxpr if isinstance(jaxpr, core.ClosedJaxpr) else jaxpr
+    share: dict[Any, float] = dict(zip(body.invars, shares, strict=False))
+    last = {variable: place for place, equation in enumerate(body.eqns) for variable in _variables(equation.invars)}
+    last |= dict.fromkeys(_variables(body.outvars), len(body.eqns))
+    held, live, peak = dict[Any, float](), 0.0, 0.0
+    for place, equation in enumerate(body.eqns):
+        own = [share.get(variable, 1.0) if isinstance(variable, core.Var) else 1.0 for variable in equation.invars]
+        inside, parts = _peak_inside(equation, own)
+        for variable, part in zip(equation.outvars, parts, strict=True):
+            share[variable], held[variable] = part, part * _bytes(variable)
+            live += held[variable]
+        peak = max(peak, live + inside)
+        for variable in {*_variables(equation.invars), *equation.outvars}:
+            if last.get(variable, place) == place:
+                live -= held.pop(variable, 0.0)
+    return peak, [share.get(variable, 1.0) if isinstance(variable, core.Var) else 1.0 for variable in body.outvars]
+
+
+def _peak_inside(equation: core.JaxprEqn, shares: Sequence[float]) -> tuple[float, list[float]]:
+    """The bytes of an equation's bodies besides those of its results, and the shares of its results."""
+    name, results, inside = equation.primitive.name, len(equation.outvars), 0.0
+    parts = [min(shares, default=1.0) if name in SLICES else 1.0] * results
+    for inner in _inner(equation):
+        body = inner.jaxpr if isinstance(inner, core.ClosedJaxpr) else inner
+        own = shares[-len(body.invars) :] if body.invars else []  # conditions and counts stand in front
+        bytes_inside, inner_parts = _peak(inner, own if len(own) == len(body.invars) else [])
+        if name == "scan":
+            first = equation.params["num_consts"] + equation.params["num_carry"]
+            slices = sum(share * _bytes(x) for share, x in zip(own[first:], body.invars[first:], strict=True))
+            inside = max(inside, bytes_inside + slices)
+        else:
+            returned = sum(part * _bytes(x) for part, x in zip(inner_parts, body.outvars, strict=True))
+            inside = max(inside, bytes_inside - returned)
+            parts = inner_parts if len(inner_parts) == results and name not in ("while", "cond") else parts
+    return inside, parts
+
+
+def _variables(variables: Sequence[Any]) -> list[core.Var]:
+    return [variable for variable in variables if isinstance(variable, core.Var)]
+
+
+def _bytes(variable: Any) -> int:
+    aval = variable.aval
+    dtype = getattr(aval, "dtype", None)
+    return 0 if dtype is None else math.prod(aval.shape) * getattr(dtype, "itemsize", 4)
 
 
 def weight_gradients(jaxpr: core.ClosedJaxpr | core.Jaxpr, params: Any) -> list[str]:

@@ -1,8 +1,9 @@
 """The largest batch, number of neighbors and `vmap_size` that fit in memory, found without running anything.
 
-Parameters, samples and neighbors take what their shapes say. Activations are read off the compiled program: samples go
-one by one through `lax.map`, so activations grow with the number of neighbors K and hardly with the batch size B. A
-straight line through few compiled programs finds the largest K, and compiling for that K confirms it.
+Parameters, samples and neighbors take what their shapes say. Activations are read off the compiled program, or off the
+traced one for accelerators that are not at hand (`prediction.reads_shapes`): samples go one by one through `lax.map`,
+so activations grow with the number of neighbors K and hardly with the batch size B. A straight line through few
+programs finds the largest K, and compiling or tracing for that K confirms it.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from r2t2_jax.contract import ModelShapes
 from r2t2_jax.costs.prediction import CostPrediction, MemoryUse, abstract_batch
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.method.strategies import Strategy
-from r2t2_jax.runtime.pytrees import tree_bytes
+from r2t2_jax.runtime.pytrees import device_bytes
 
 MAX_NEIGHBORS, MAX_SAMPLES = 4096, 65_536  # the search goes no further
 MAX_COMPILATIONS = 8  # per searched number
@@ -102,7 +103,7 @@ def largest_sizes(estimator: MemoryEstimator, available: int, neighbors: int) ->
     Raises:
         R2T2Error: one sample with one neighbor does not fit; the message says what takes how much.
     """
-    parameters = tree_bytes(estimator.shapes.params)
+    parameters = device_bytes(estimator.shapes.params)
     if parameters >= available:
         raise _too_small(estimator, available, f"its parameters take {format_size(parameters)}")
     least = estimator.compiled(1, 1)

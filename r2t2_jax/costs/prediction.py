@@ -18,16 +18,17 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import AbstractMesh
 from jaxtyping import Array, Key
 
 from r2t2_jax.contract import ModelShapes, Params, Query, References, RoutedLoss, condition
-from r2t2_jax.costs.jaxpr import count_flops
+from r2t2_jax.costs.jaxpr import count_flops, peak_bytes
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.method.rerouting import lower_batch, reroute_batch
+from r2t2_jax.method.rerouting import reroute_batch, trace_batch
 from r2t2_jax.method.search.mode_finding import ModeFinding
 from r2t2_jax.method.strategies import Strategy
 from r2t2_jax.retrieval.neighbors import SMALLEST_BALL, sample_keys
-from r2t2_jax.runtime.pytrees import tree_bytes
+from r2t2_jax.runtime.pytrees import device_bytes, shards, tree_bytes
 
 REFERENCES = 5000  # N, of an abstract batch whose strategy reads the whole bank
 SHARED = ("bank_routing", "points")  # fields of `References` without the axis B
@@ -58,7 +59,7 @@ class SampleCost:
 
 @dataclass(frozen=True)
 class MemoryUse:
-    """Bytes that a device holds while it re-routes a batch.
+    """Bytes that one device holds while it re-routes a batch.
 
     Args:
         samples: B.
@@ -66,7 +67,7 @@ class MemoryUse:
         parameters: of the model.
         queries: features, keys and results of all samples.
         references: features, answers and routing weights of all neighbors.
-        activations: temporary arrays of the compiled program.
+        activations: temporary arrays of the compiled program, or of the traced one (`reads_shapes`).
         vmap_size: samples computed together; activations grow with it.
         compiled: false if `activations` was interpolated between compiled programs.
     """
@@ -104,7 +105,7 @@ class CostPrediction:
         params: arrays or shapes.
         batch: arrays or shapes.
         vmap_size: samples computed together.
-        other_programs: lowered programs that run on the same batch; the largest of all activations counts.
+        other_programs: traced programs that run on the same batch; the largest of all activations counts.
 
     Raises:
         R2T2Error: the strategy needs what model, queries or references do not offer (on use of `cost` or `memory`), or
@@ -116,7 +117,7 @@ class CostPrediction:
     params: Params
     batch: BatchInputs
     vmap_size: int = 1
-    other_programs: Sequence[jax.stages.Lowered] = ()
+    other_programs: Sequence[jax.stages.Traced] = ()
 
     @cached_property
     def cost(self) -> SampleCost:
@@ -129,12 +130,16 @@ class CostPrediction:
     def memory(self) -> MemoryUse:
         """Memory of the whole batch."""
         queries, references, keys = self.batch
-        lowered = lower_batch(self.strategy, self.model, self.params, queries, references, keys, self.vmap_size)
-        activations = max(_temporary_bytes(program) for program in (lowered, *self.other_programs))
+        batch = trace_batch(self.strategy, self.model, self.params, queries, references, keys, self.vmap_size)
+        programs = (batch, *self.other_programs)
+        if reads_shapes(self.params):
+            activations = max(_traced_bytes(program, self.params) for program in programs)
+        else:
+            activations = max(_temporary_bytes(program.lower()) for program in programs)
         results = jax.eval_shape(self._reroute, self.params, *self.batch)
         per_sample = references and dataclasses.replace(references, **dict.fromkeys(SHARED))
         neighbors = 0 if references is None or references.weights is None else references.weights.shape[1]
-        parameters = tree_bytes(self.params)
+        parameters = device_bytes(self.params)
         own, near = tree_bytes((queries, keys, results)), tree_bytes(per_sample)
         return MemoryUse(len(keys), neighbors, parameters, own, near, activations, self.vmap_size)
 
@@ -206,6 +211,27 @@ def _first_sample(batch: BatchInputs) -> BatchInputs:
     shared = {name: getattr(references, name) for name in SHARED}
     own = first(dataclasses.replace(references, **dict.fromkeys(SHARED)))
     return BatchInputs(first(queries), dataclasses.replace(own, **shared), first(keys))
+
+
+def reads_shapes(params: Params) -> bool:
+    """Whether activations are read off traced programs, for accelerators that are not at hand.
+
+    XLA for CPUs converts all half-precision weights to float32, and a program for a mesh is compiled on its devices
+    only.
+    """
+    leaves = jax.tree.leaves(params)
+    if any(isinstance(getattr(getattr(leaf, "sharding", None), "mesh", None), AbstractMesh) for leaf in leaves):
+        return True
+    half = any(jnp.issubdtype(leaf.dtype, jnp.floating) and leaf.dtype.itemsize == 2 for leaf in leaves)
+    return half and jax.default_backend() == "cpu"
+
+
+def _traced_bytes(traced: jax.stages.Traced, params: Params) -> int:
+    """`peak_bytes` of a program, with the slices of sharded parameters as a device holds them."""
+    # Programs take parameters at different places: they are recognized by shape and type.
+    parts = {(leaf.shape, leaf.dtype): part for part, leaf in zip(shards(params), jax.tree.leaves(params), strict=True)}
+    arguments = [variable.aval for variable in traced.jaxpr.jaxpr.invars]
+    return peak_bytes(traced.jaxpr, [parts.get((aval.shape, aval.dtype), 1.0) for aval in arguments])
 
 
 def _temporary_bytes(lowered: jax.stages.Lowered) -> int:

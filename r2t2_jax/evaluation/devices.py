@@ -71,17 +71,26 @@ def device_groups(mesh: str) -> list[ReplicaGroup]:
     own = 1 if jax.default_backend() == "cpu" else len(local)
     if not mesh:
         return [ReplicaGroup((device,)) for device in local[:own]]
-    if not re.fullmatch(r"(data|model)=[1-9]\d*(,(data|model)=[1-9]\d*)?", mesh):
-        raise R2T2Error(
-            f"{mesh!r} is not a mesh; write data=4,model=2 for four copies of the weights on two devices each"
-        )
-    axes = {name: int(size) for name, _, size in (axis.partition("=") for axis in mesh.split(","))}
+    axes = mesh_axes(mesh)
     size = axes.get(MODEL, 1)
     groups = axes.get(DATA, max(1, own // size))
     needed = groups * size
     if needed > len(local):
         raise R2T2Error(f"the mesh {mesh} needs {needed} devices, and there are {len(local)}")
     return [ReplicaGroup(tuple(local[first : first + size])) for first in range(0, needed, size)]
+
+
+def mesh_axes(mesh: str) -> dict[str, int]:
+    """The sizes of the axes `data` and `model` that a text such as `data=4,model=2` names.
+
+    Raises:
+        R2T2Error: it cannot be read.
+    """
+    if not re.fullmatch(r"(data|model)=[1-9]\d*(,(data|model)=[1-9]\d*)?", mesh):
+        raise R2T2Error(
+            f"{mesh!r} is not a mesh; write data=4,model=2 for four copies of the weights on two devices each"
+        )
+    return {name: int(size) for name, _, size in (axis.partition("=") for axis in mesh.split(","))}
 
 
 def load_on(model: str, groups: Sequence[ReplicaGroup]) -> list[Port]:

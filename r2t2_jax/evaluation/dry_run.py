@@ -104,8 +104,8 @@ def _memory(batch: PreparedBatch, inputs: Inputs, name: str, size: int, vmap_siz
     features = samples.queries.features
     routing = jax.eval_shape(partial(reroute_batch, strategy, port.model), port.params, *samples).routing
     programs = (
-        encode_batch.lower(port.params, take(inputs, np.zeros(size, int)), **static),
-        generate_tokens.lower(
+        encode_batch.trace(port.params, take(inputs, np.zeros(size, int)), **static),
+        generate_tokens.trace(
             port.params, features, routing, max_new_tokens=port.max_new_tokens, beams=port.beams, **static
         ),
     )

@@ -199,7 +199,7 @@ def reroute_batch(
     return rerouted if len(rerouted.weights) == len(keys) else jax.tree.map(lambda leaf: leaf[: len(keys)], rerouted)
 
 
-def lower_batch(
+def trace_batch(
     strategy: Strategy,
     model: RoutedLoss,
     params: Params,
@@ -207,8 +207,8 @@ def lower_batch(
     references: References | None,
     keys: Key[Array, "B"],
     vmap_size: int = 1,
-) -> jax.stages.Lowered:
-    """The program that `reroute_batch` runs for such a batch on one device, before it is compiled.
+) -> jax.stages.Traced:
+    """The program that `reroute_batch` runs for such a batch on one device, before it is lowered and compiled.
 
     Raises:
         R2T2Error: as `reroute_batch`.
@@ -217,7 +217,7 @@ def lower_batch(
     strategy = canonicalize(strategy)
     neighborhoods, shared = split_shared(strategy, references)
     samples = (queries, neighborhoods, keys)
-    return _reroute_samples.lower(strategy, params, shared, samples, model=model, mesh=None, vmap_size=vmap_size)
+    return _reroute_samples.trace(strategy, params, shared, samples, model=model, mesh=None, vmap_size=vmap_size)
 
 
 def split_shared(strategy: Strategy, references: References | None) -> tuple[References | None, Shared]:

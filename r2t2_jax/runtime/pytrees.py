@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -59,6 +60,21 @@ def partition(params: Params, chosen: Sequence[bool]) -> tuple[list[Array], Join
         )
 
     return [leaf for leaf, selected in zip(leaves, chosen, strict=True) if selected], join
+
+
+def shards(tree: Any) -> list[float]:
+    """Of each leaf, the part that one device holds: 1 / n if it is sharded over n devices."""
+    parts = []
+    for leaf in jax.tree.leaves(tree):
+        sharding = getattr(leaf, "sharding", None)
+        size = math.prod(leaf.shape) if sharding is None else math.prod(sharding.shard_shape(leaf.shape))
+        parts.append(size / max(1, math.prod(leaf.shape)))
+    return parts
+
+
+def device_bytes(tree: Any) -> int:
+    """Bytes of all arrays or shape structs that one device holds."""
+    return round(sum(part * tree_bytes(leaf) for part, leaf in zip(shards(tree), jax.tree.leaves(tree), strict=True)))
 
 
 def tree_bytes(tree: Any) -> int:

@@ -42,9 +42,25 @@ def test_the_pocket_model_fits_into_four_megabytes(tmp_path: Path, capsys: pytes
         (["--model", "pocket:wide", "--memory", "1GB"], "pocket has no variant 'wide'"),
         (["--model", "pocket", "--memory", "1GB", "--question-tokens", "99"], "pocket pads questions to 16 tokens"),
         (["--model", "json:dumps", "--memory", "1GB"], "dumps"),
+        (["--model", "pocket", "--memory", "1GB", "--mesh", "model=2"], "cannot be sharded over several devices"),
+        (["--model", "pocket", "--memory", "1GB", "--mesh", "data=2"], "only model=N changes what a device holds"),
+        (["--model", "pocket", "--memory", "1GB", "--mesh", "two"], "'two' is not a mesh"),
     ],
 )
 def test_bad_input_gives_one_line(options: list[str], cause: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["fit", *options]) == 2
     captured = capsys.readouterr()
     assert cause in captured.err and captured.err.count("\n") == 1
+
+
+@pytest.mark.slow  # traces the full sizes many times
+@pytest.mark.parametrize(("size", "mesh"), [("30b-a3b", []), ("235b-a22b", ["--mesh", "model=8"])])
+def test_cards_that_hold_qwen3_vl_moe(
+    size: str, mesh: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "fit.json"
+    assert main(["fit", "--model", f"qwen3_vl_moe:{size}", "--memory", "141GB", "--out", str(out), *mesh]) == 0
+    record = json.loads(out.read_text())
+    assert record["activations"] == "from shapes"
+    assert record["largest_k"]["k"] >= 100
+    assert record["largest_batch"]["batch"] >= 100

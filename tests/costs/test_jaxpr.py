@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from r2t2_jax.costs.jaxpr import count_flops, flops_by_scope, flops_within, weight_gradients
+from r2t2_jax.costs.jaxpr import count_flops, flops_by_scope, flops_within, peak_bytes, weight_gradients
 from r2t2_jax.method.rerouting import _reroute_samples
 from r2t2_jax.methods import strategy
 from tests.method.test_rerouting import SGD, program
@@ -73,3 +73,36 @@ def test_a_step_costs_at_most_two_passes_per_neighbor():
     forward = L * (2 * E * D * D + 2 * E * D) + A * (2 * D * V + 2 * 3 * V)  # the toy's formulas
     ratio = count_flops(ngd_jaxpr()) / (samples * steps * neighbors * forward)
     assert 1.3 < ratio <= 2  # three would be weight gradients too
+
+
+def test_peak_bytes_of_programs_by_hand():
+    x = jax.ShapeDtypeStruct((100,), jnp.float32)  # 400 bytes
+
+    def chain(x):  # two results live at a time
+        for _ in range(5):
+            x = x + 1
+        return x
+
+    def kept(x):  # a, b, sin(a) and a + b are live at the same time
+        a, b = x + 1, x + 2
+        return jnp.sin(a) + (a + b)
+
+    def scanned(x):  # the carry, its copy in the body, and the stacked outputs
+        return jax.lax.scan(lambda carry, _: (carry + 1, carry), x, None, length=3)
+
+    assert peak_bytes(jax.make_jaxpr(chain)(x)) == 800
+    assert peak_bytes(jax.make_jaxpr(kept)(x)) == 1600
+    assert peak_bytes(jax.make_jaxpr(scanned)(x)) == 400 + 1200 + 400
+    assert peak_bytes(jax.make_jaxpr(jax.jit(chain))(x)) == 800
+
+
+def test_slices_of_sharded_arguments_count_with_their_share():
+    stack, index = jax.ShapeDtypeStruct((6, 8, 10), jnp.bfloat16), jax.ShapeDtypeStruct((), jnp.int32)
+
+    def layer(stack, index):
+        return jax.lax.dynamic_index_in_dim(stack, index, keepdims=False).T
+
+    program = jax.make_jaxpr(layer)(stack, index)
+    whole = peak_bytes(program)
+    assert whole >= 2 * 8 * 10 * 2  # the slice and its transpose
+    assert peak_bytes(program, [1 / 4, 1.0]) <= whole / 4 + 8

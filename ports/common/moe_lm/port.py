@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from ports.common.moe_lm.config import RoutingScope, routing_scope, text_fields
 from ports.common.moe_lm.costs import costs
 from ports.common.moe_lm.model import LMAnswer, Prompt, RoutedLM
 from ports.common.moe_lm.params import moe_decoder_leaves
-from ports.common.sharding import placed, shardings_by
+from ports.common.sharding import Rules, placed, shardings_by
 from r2t2_jax.contract import ModelShapes, Port
 from r2t2_jax.errors import R2T2Error
 
@@ -120,7 +121,7 @@ class Family:
         model = RoutedLM(decoder, scope, (0,), graph)
         length = question_tokens or QUESTION_TOKENS
         inputs = jax.eval_shape(lambda: fake_prompt(length))
-        return model_shapes(f"{self.name}:{variant or head}", model, params, inputs, answer_tokens)
+        return model_shapes(f"{self.name}:{variant or head}", model, params, inputs, answer_tokens, RULES)
 
     def converter(self) -> Converter:
         """The description of upstream's checkpoint."""
@@ -221,9 +222,13 @@ def fake_prompt(length: int) -> Prompt:
     return Prompt(tokens, jnp.ones(length, bool), positions, jnp.zeros(length, bool), jnp.asarray(length))
 
 
-def model_shapes(name: str, model: RoutedLM, params: Any, inputs: Any, answer_tokens: int | None) -> ModelShapes:
-    """`ModelShapes` of a model and one sample's inputs."""
+def model_shapes(
+    name: str, model: RoutedLM, params: Any, inputs: Any, answer_tokens: int | None, rules: Rules
+) -> ModelShapes:
+    """`ModelShapes` of a model and one sample's inputs; `rules` shard its parameters."""
     features = jax.eval_shape(model.encode, params, inputs)
     length = answer_tokens or ANSWER_TOKENS
     answer = jax.eval_shape(lambda: LMAnswer(jnp.zeros(length, jnp.int32), jnp.ones(length, bool)))
-    return ModelShapes(name, model, params, features, answer, costs(model, params, inputs, length))
+    return ModelShapes(
+        name, model, params, features, answer, costs(model, params, inputs, length), partial(shardings_by, rules)
+    )

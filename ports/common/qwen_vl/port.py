@@ -98,7 +98,7 @@ class VLFamily:
         graph, params = abstract(config)
         model = RoutedVL(config.decoder, routing_scope(config.decoder, settings), (0,), graph)
         inputs = jax.eval_shape(lambda: fake_inputs(config, question_tokens or QUESTION_TOKENS))
-        return model_shapes(f"{self.name}:{variant or head}", model, params, inputs, answer_tokens)
+        return model_shapes(f"{self.name}:{variant or head}", model, params, inputs, answer_tokens, self.rules)
 
 
 def in_dtype(config: QwenVLConfig, dtype: str) -> QwenVLConfig:

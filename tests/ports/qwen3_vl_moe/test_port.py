@@ -21,7 +21,11 @@ from ports.qwen3_vl_moe.params import FIELDS, adapt, config_from, converter, lea
 from ports.qwen3_vl_moe.port import load, shapes
 from r2t2_jax.contract import Sample
 from r2t2_jax.costs.ladder import VariantTraces, count_passes
+from r2t2_jax.costs.memory import MemoryEstimator, largest_sizes
 from r2t2_jax.errors import R2T2Error
+from r2t2_jax.method.presets import Preset
+from r2t2_jax.methods import strategy
+from r2t2_jax.plugins import load_shapes
 from tests.goldens import HERE
 from tests.ports.qwen3_vl_moe.recorded import recorded
 
@@ -168,6 +172,23 @@ def test_costs_at_c3pos_scope_are_a_fraction_of_a_prefill():
     assert 16 * passes.rerouted_loss <= 0.05 * traces.once_flops(conditioned)
     assert traces.kept_bytes(conditioned) < 15e6  # bytes of a reference
     assert traces.backward_bytes(conditioned) < 50e6  # no copy of an expert's weights
+
+
+def test_30b_fits_one_card_of_141_gb_and_235b_eight():
+    ngd = strategy("ngd", Preset.from_mapping({"neighborhood.k": 5}))
+    whole, large = load_shapes("qwen3_vl_moe:30b-a3b"), load_shapes("qwen3_vl_moe:235b-a22b")
+    memory = MemoryEstimator(whole, ngd).compiled(1, 5)
+    assert 62e9 < memory.parameters < memory.total < 0.9 * 141e9
+    with pytest.raises(R2T2Error, match="does not fit into 141 GB: its parameters take 471 GB"):
+        largest_sizes(MemoryEstimator(large, ngd), 141 * 10**9, 5)
+    mesh = jax.sharding.AbstractMesh((8,), ("model",))
+    placed = jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        large.params,
+        large.shardings(large.params, mesh),
+    )
+    memory = MemoryEstimator(dataclasses.replace(large, params=placed), ngd).compiled(1, 5)
+    assert 471e9 / 8 < memory.parameters < memory.total < 0.9 * 141e9
 
 
 @cache
