@@ -6,7 +6,7 @@ class R2T2Error(ValueError):
 
 
 class R2T2Warning(UserWarning):
-    """What a user must know to read a result; the command line prints it in one line."""
+    """A fact that is needed to read a result; the command line prints it in one line."""
 
 
 def missing_extra(purpose: str, package: str, extra: str) -> R2T2Error:

@@ -224,7 +224,7 @@ class UpdateSpace:
             raise R2T2Error("space.tied moves all layers together: it cannot have space.last_layers")
 
     def moving(self, layers: int) -> Bool[Array, "L"]:
-        """Which of the layers move."""
+        """The layers that move, as a mask."""
         return jnp.arange(layers) >= layers - (self.last_layers or layers)
 
     def core_support(

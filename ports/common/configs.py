@@ -174,7 +174,7 @@ def stated_head_width(where: str, described: Mapping[str, Any], taken: Mapping[s
 
 @dataclass(frozen=True)
 class ConfigFields:
-    """What a port knows about the fields of an upstream config. `INERT` and `NEUTRAL` apply to every port.
+    """A port's knowledge of the fields of an upstream config. `INERT` and `NEUTRAL` apply to every port.
 
     Args:
         where: name of the file, for errors.

@@ -38,7 +38,7 @@ class MovaModel:
         return self._net(params).encode(inputs)
 
     def support(self, features: MovaFeatures) -> Bool[Array, "*B L E"]:
-        """Where a sample's r may be nonzero: the experts of its coarse pass, or all experts that were run."""
+        """The experts on which a sample's r may be nonzero: those of its coarse pass, or all experts that were run."""
         experts = features.adapter.coarse if self.config.support == "selected" else features.adapter.available
         return jnp.broadcast_to(experts[..., None, :], (*experts.shape[:-1], *self.spec.shape))
 

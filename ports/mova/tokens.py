@@ -140,7 +140,7 @@ def text_for_bert(*questions: str) -> str:
 
 
 def chosen_experts(answer: str, experts: int) -> tuple[bool, ...]:
-    """Which experts the first pass's answer names.
+    """The experts that the first pass's answer names.
 
     Upstream's rule: every capital letter anywhere in the first three comma-separated pieces counts. So "Default"
     chooses D, "NONE" chooses E, lower case chooses none, and more than three can be chosen.

@@ -20,7 +20,7 @@ FIELDS = model_fields("qwen3_vl_moe", text_fields("config.json", {}, ("rope_scal
 
 
 def leaves(config: QwenVLConfig) -> dict[str, Leaf]:
-    """How every parameter is made of upstream's tensors."""
+    """The leaf that makes each parameter of upstream's tensors, by path."""
     decoder = moe_decoder_leaves("decoder/", "model.language_model.", "", config.decoder, config.separate_experts)
     mapping = decoder | vision_leaves("visual/", "model.visual.", config.vision)
     return mapping | {path: from_fp8(mapping[path], config.fp8_block) for path in config.fp8_leaves}

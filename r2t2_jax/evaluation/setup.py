@@ -265,7 +265,7 @@ def check_no_overlap(bank: ReferenceBank, questions: Sequence[Sample], allow: bo
 
 @dataclass(frozen=True)
 class ModelSource:
-    """How a worker opens the driver's model.
+    """The source from which a worker opens the driver's model.
 
     Args:
         model: name of the model, or the path of its directory.

@@ -211,7 +211,7 @@ class Tuning:
         self.pool.compute(self.run, parts, assign, names, title)
 
     def _assign(self, slots: Mapping[str, int], batch: Batch) -> Assignment:
-        """What a batch measures; nothing in empty slots and after the time limit."""
+        """The measurement of a batch; none in empty slots and after the time limit."""
         head, _, model = batch.part.split("/", 2)
         if head in CONTROLS:
             return Assignment(model, head, EMPTY_SLOT, batch.start, batch.stop)

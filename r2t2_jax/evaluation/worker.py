@@ -96,7 +96,7 @@ class SentSamples(Sequence[Sample]):
 
 @dataclass(frozen=True)
 class Assignment:
-    """What a batch of a search measures: one strategy on questions `start` to `stop` of one model.
+    """The measurement of a batch of a search: one strategy on questions `start` to `stop` of one model.
 
     `setting` is the index of the preset; without a `strategy`, the slot is empty.
     """

@@ -51,7 +51,7 @@ class NeighborhoodSettings:
 
 @dataclass(frozen=True)
 class EmbeddingSettings:
-    """How questions are embedded.
+    """Settings of the embedding of questions.
 
     Args:
         instruction: text before every question, for an embedder that takes one (NV-Embed). It is that of the paper's

@@ -124,6 +124,6 @@ def _example(prediction: Prediction) -> Example:
 
 
 def _notes(prediction: Prediction) -> list[str]:
-    """What a reader must know of the answer."""
+    """Remarks that the answer needs to be read correctly."""
     notes = [USED_FALLBACK] if prediction.used_fallback else []
     return [*notes, IS_REFERENCE] if prediction.is_reference else notes

@@ -31,7 +31,7 @@ JOIN_TIMEOUT = 20.0  # seconds that a node with the resources of a worker may ta
 
 @dataclass(frozen=True)
 class WorkerConfig:
-    """Where workers run.
+    """The cluster and the number of workers.
 
     Args:
         address: `local` for a cluster on this machine, `auto` for the cluster of this machine, or a cluster's address.

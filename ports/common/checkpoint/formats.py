@@ -196,7 +196,7 @@ class _Float8:
 
 @lru_cache(maxsize=4)
 def _header(file: Path) -> tuple[int, dict[str, Any]]:
-    """Where the data of a safetensors file begin, and its header, which was validated when the file was opened."""
+    """The offset of the data of a safetensors file, and its header, which was validated when the file was opened."""
     with file.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
         return 8 + length, json.loads(stream.read(length))

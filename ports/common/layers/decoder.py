@@ -66,7 +66,7 @@ class KVCache:
         return jax.tree.map(lambda leaf: jnp.pad(leaf, ((0, 0), (0, free), (0, 0), (0, 0))), self)
 
     def after(self, past: KVCache | None, slot: Int[Array, ""] | None = None) -> tuple[KVCache, KVCache]:
-        """What is kept of a layer's cache, and the keys and values that its rows attend to.
+        """The part of a layer's cache that is kept, and the keys and values that its rows attend to.
 
         Args:
             past: of earlier rows.

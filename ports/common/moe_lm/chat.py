@@ -42,7 +42,7 @@ THINK, END_OF_THINKING = "<think>", "</think>"
 
 @dataclass(frozen=True)
 class Chat:
-    """How a checkpoint writes conversations: its template, if it has one, and the tokens that end a turn."""
+    """The form of a checkpoint's conversations: its template, if it has one, and the tokens that end a turn."""
 
     template: str | None
     stop_ids: tuple[int, ...]

@@ -49,13 +49,13 @@ INERT = (  # of the training loss, of dense layers that no release has, of a win
 
 
 def text_fields(where: str, defaults: Mapping[str, Any], inert: tuple[str, ...] = ()) -> ConfigFields:
-    """What a port of this decoder knows about its config's fields."""
+    """The knowledge of a port of this decoder about the fields of its config."""
     return ConfigFields(where, taken=TAKEN, defaults=defaults, fixed=FIXED, inert=(*INERT, *inert))
 
 
 @dataclass(frozen=True)
 class RoutingScope:
-    """What is re-routed: settings of a port, and part of its fingerprint.
+    """The layers, tokens and experts that are re-routed: settings of a port, and part of its fingerprint.
 
     Args:
         layers: indices of the routed layers, ascending.

@@ -57,7 +57,7 @@ class LMAnswer:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class LMFeatures:
-    """What `encode` computes of a prompt.
+    """The result of `encode` for a prompt.
 
     Args:
         states: in front of the first routed layer: of the last token, or of all tokens.
@@ -85,7 +85,7 @@ class LMFeatures:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class LMConditioned:
-    """What does not depend on r of a prompt and its answer: as `LMFeatures`, with the answer's tokens but the last.
+    """The part of a prompt and its answer that does not depend on r: as `LMFeatures`, without the last answer token.
 
     `mask` is that of prompt and answer, which an evaluation attends to; `prompt` the number R of the prompt's states.
     """
@@ -222,7 +222,7 @@ class RoutedLM:
         )  # fmt: skip
 
     def condition(self, params: Any, features: LMFeatures | LMConditioned, answer: LMAnswer) -> LMConditioned:
-        """What does not depend on r of a prompt and its answer; `answer_loss` takes it in place of the features.
+        """The part of a prompt and its answer that does not depend on r, which `answer_loss` takes for the features.
 
         Conditioned features are returned as they are.
         """

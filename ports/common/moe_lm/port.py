@@ -210,7 +210,7 @@ def refuse_images(name: str, scope: RoutingScope) -> None:
 
 
 def fingerprint(name: str, directory: ModelDirectory, config: MoEDecoderConfig, scope: RoutingScope) -> str:
-    """What results depend on: weights, dtype, and what is re-routed."""
+    """The identity on which results depend: weights, dtype, and the scope of re-routing."""
     layers = "+".join(map(str, scope.layers))
     return f"{name}@{directory.digest[:8]}:{config.dtype}:layers={layers}:{scope.scope}:core={scope.core_experts}"
 

@@ -210,7 +210,7 @@ def _check_store(out: Path) -> None:
 
 
 def _check_makers(out: Path, providers: Providers) -> dict[str, str]:
-    """What made each part of the records so far.
+    """The maker of each part of the records so far.
 
     Raises:
         R2T2Error: a provider differs from the one that made its part.

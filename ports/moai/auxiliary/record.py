@@ -170,7 +170,7 @@ def to_png(segment_map: UInt8[np.ndarray, "size size"]) -> bytes:
 
 
 def read_makers(folder: Path) -> dict[str, str]:
-    """What made each part of a store's or a build's records, by part; empty for a folder that is neither."""
+    """The maker of each part of a store's or a build's records, by part; empty for a folder that is neither."""
     for file, field in ((folder / STORE, "made_by"), (folder / RUN, "providers")):
         if not file.is_file():
             continue

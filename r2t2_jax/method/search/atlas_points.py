@@ -76,7 +76,7 @@ def candidate_points(spec: RoutingSpec, drawn: int = 106, seed: int = 0) -> Floa
 
 
 def points_mode(spec: RoutingSpec) -> Mode:
-    """What points are: routing weights, or shifts of a sample's own logits where there are many experts."""
+    """The kind of points: routing weights, or shifts of a sample's own logits where there are many experts."""
     return "shift" if spec.num_experts > LARGE else "replace"
 
 
