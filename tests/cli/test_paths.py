@@ -55,11 +55,11 @@ def test_the_commands_of_banks_and_runs(folder: Path) -> None:
     entries = [entry | {"id": i, "is_correct": True, "weights": {"left": 0.25, "right": 0.75}} for i in range(2)]
     (folder / "released.json").write_text(json.dumps(entries))
     with_bank = ["--strategy", "kernel_regression", "--bank", bank, "--preset", preset]
-    run(f"bank build --model {MODEL} --batch-size 10", "--dataset", references, "--out", bank)
+    run(f"bank build --model {MODEL} --batch-size 10", "--data", references, "--out", bank)
     run("bank inspect", bank, "--verify", "--html", folder / "bank.html", "--against", one)
     run("bank index --kind exact", bank)
     run("bank import --embedder hashed_words", folder / "released.json", "--out", folder / "released")
-    run(f"eval --model {MODEL}", "--benchmark", f"{one},{two}", "--out", saved, *with_bank)
+    run(f"eval --model {MODEL}", "--data", f"{one},{two}", "--out", saved, *with_bank)
     run("eval", "--config", saved / "run.json", "--out", saved)
     run("results --format latex", saved)
     run("export", saved, "--lmms-eval", folder / "logs")
@@ -104,7 +104,7 @@ def records(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / "images").mkdir()
     questions = write_questions(folder / "images" / "set.jsonl", 2, seed=1).rename(folder / "set.jsonl")
     (folder / "graphs.jsonl").write_text(json.dumps({"id": "1-0", "objects": ["person"], "relations": []}))
-    data = ["--dataset", questions, "--images", folder / "images", "--out", folder / "aux"]
+    data = ["--data", questions, "--images", folder / "images", "--out", folder / "aux"]
     run("aux build --models ocr", *data)
     run("aux import", *data, "--scene-graphs", folder / "graphs.jsonl")
     return folder / "aux"
@@ -123,7 +123,7 @@ def test_the_commands_that_measure(folder: Path) -> None:
     preset.write_text(json.dumps({"settings": SETTINGS}))
     measured = ["--data", questions, "--bank", bank, "--preset", preset]
     few = "--space simplex --optimizer sgd --learning-rate 0.1 --k 2 --kernel linear"
-    run(f"bank build --model {MODEL}", "--dataset", references, "--out", bank)
+    run(f"bank build --model {MODEL}", "--data", references, "--out", bank)
     run(f"bank atlas --model {MODEL} --points 2 --candidates 0 --choosing 4 --k 1", bank)
     run(f"tune --model {MODEL} {few}", *measured, "--out", tuned)
     run("tune", "--config", tuned / "run.json", "--out", tuned)
@@ -163,16 +163,16 @@ def test_the_commands_of_whole_runs(folder: Path, monkeypatch: pytest.MonkeyPatc
     (folder / "embedders").mkdir()
     by_hand = ["--image", folder / "questions-1-0.png", "--routing", f"@{folder / 'routing.json'}"]
     table = ["--data", questions, "--bank", bank, "--embedders", folder / "embedders", "--out", folder / "table"]
-    run(f"bank build --model {MODEL}", "--dataset", references, "--out", bank)
+    run(f"bank build --model {MODEL}", "--data", references, "--out", bank)
     run(f"answer --model {MODEL} --question left", *by_hand)
     run("cost pocket --points 2", "--figure", folder / "cost.png", "--out", folder / "cost.json")
-    run(f"reproduce table11 --model {MODEL} --samples 6", *table)
+    run(f"reproduce table11 --model {MODEL} --limit 6", *table)
     settings = {"space.kind": "simplex", "neighborhood.k": 3, "mode.k": 5}
     monkeypatch.setattr(r2t2_jax.datasets, "load_dataset", load_dataset)
     monkeypatch.setattr(
         r2t2_jax.plugins, "load", lambda name: dataclasses.replace(toy(), name=name, presets={"pocket": settings})
     )
-    run("demo --quick --samples 20", "--out", folder / "demo")
+    run("demo --quick --limit 20", "--out", folder / "demo")
     run("demo", "--config", folder / "demo" / "run.json", "--out", folder / "demo")
     for name in ("cost.png", "cost.json", "table/table6.md", "demo/report.html"):
         assert (folder / name).exists(), name
