@@ -166,6 +166,7 @@ def test_the_commands_of_whole_runs(folder: Path, monkeypatch: pytest.MonkeyPatc
     run(f"bank build --model {MODEL}", "--data", references, "--out", bank)
     run(f"answer --model {MODEL} --question left", *by_hand)
     run("cost pocket --points 2", "--figure", folder / "cost.png", "--out", folder / "cost.json")
+    run("fit --model tests.toy_shapes:shapes --memory 60KB", "--out", folder / "fit.json")
     run(f"reproduce table11 --model {MODEL} --limit 6", *table)
     settings = {"space.kind": "simplex", "neighborhood.k": 3, "mode.k": 5}
     monkeypatch.setattr(r2t2_jax.datasets, "load_dataset", load_dataset)
@@ -174,5 +175,5 @@ def test_the_commands_of_whole_runs(folder: Path, monkeypatch: pytest.MonkeyPatc
     )
     run("demo --quick --limit 20", "--out", folder / "demo")
     run("demo", "--config", folder / "demo" / "run.json", "--out", folder / "demo")
-    for name in ("cost.png", "cost.json", "table/table6.md", "demo/report.html"):
+    for name in ("cost.png", "cost.json", "fit.json", "table/table6.md", "demo/report.html"):
         assert (folder / name).exists(), name
