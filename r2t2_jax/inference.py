@@ -27,6 +27,7 @@ from r2t2_jax.evaluation.batch import evaluate_batch
 from r2t2_jax.evaluation.encode import EncodedQuestions, encode_questions
 from r2t2_jax.evaluation.evaluator import Evaluator
 from r2t2_jax.evaluation.records import Neighbor, neighbors_of
+from r2t2_jax.evaluation.reference_cache import own_references
 from r2t2_jax.evaluation.setup import open_bank, with_decoding
 from r2t2_jax.method.needs import REFERENCE_NEEDS
 from r2t2_jax.method.search.kernel_regression import FixedRouting
@@ -102,7 +103,8 @@ def answer(
         question: a text, or a list of texts.
         strategy: a name of `methods.py`; `ngd` by default.
         preset: its settings; by default the port's own, else the paper's.
-        bank: references, or their directory; by default the port's own, collected once per process.
+        bank: references, or their directory; by default the port's own, which are collected once and kept
+            in the user's cache.
         routing: weights [L, E], or [E] for all layers, to answer with instead of a strategy's.
         seed: of everything that a strategy draws.
         beams: of the beam search, for a model that has one; 1 for greedy answers. By default the port's.
@@ -134,7 +136,7 @@ def answer(
     else:
         weights, preset_name = None, preset or own_preset(port.name, port.presets)
         method = named_strategy(strategy or "ngd", find_preset(preset_name, port.presets))
-        references, seconds = _timed(lambda: _references(port, bank) if _reads_references(method) else None)
+        references, seconds = _timed(lambda: _references(port, bank, samples) if _reads_references(method) else None)
     strategies = {BASE: named_strategy(BASE), method.name: method}
     evaluator = Evaluator.create(decoding, references, strategies, None, seed)
     leaked = [] if references is None else [sample.id for sample in leaked_samples(references, samples)]
@@ -176,14 +178,14 @@ def _pixels(image: Any) -> UInt8[np.ndarray, "height width 3"] | None:
     return array
 
 
-def _references(port: Port, bank: ReferenceBank | str | Path | None) -> ReferenceBank:
+def _references(port: Port, bank: ReferenceBank | str | Path | None, questions: Sequence[Sample]) -> ReferenceBank:
     if isinstance(bank, ReferenceBank):
         return bank
     if bank is not None:
         return open_bank(port, Path(bank), {}, [], keep_wrong=True)
     key = (port.fingerprint, port.embedder.fingerprint)
     if key not in _BANKS:
-        _BANKS[key] = open_bank(port, None, {}, [], keep_wrong=True)
+        _BANKS[key] = own_references(port, questions)
     return _BANKS[key]
 
 

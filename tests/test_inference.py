@@ -27,7 +27,8 @@ SAMPLE = TESTS[0]
 
 
 @pytest.fixture
-def own_references(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def own_references(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
+    """The loaded sets of references of the toy port, with an empty cache."""
     loaded: list[str] = []
 
     def load_dataset(name: str, split: str) -> Any:
@@ -36,7 +37,9 @@ def own_references(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr("r2t2_jax.evaluation.setup.load_dataset", load_dataset)
     monkeypatch.setattr("r2t2_jax.evaluation.setup.registered", lambda group: ["toy"])
+    monkeypatch.setattr("r2t2_jax.evaluation.reference_cache.find", lambda group, name, kind: make_samples)
     monkeypatch.setattr(inference, "_BANKS", {})
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return loaded
 
 
@@ -113,6 +116,38 @@ def test_the_references_of_a_port_are_collected_once(own_references: list[str]) 
     assert isinstance(other, Prediction)
     np.testing.assert_array_equal(first.weights, second.weights)
     assert "references" not in second.seconds
+
+
+def test_the_next_process_reads_the_references_from_the_cache(own_references: list[str], tmp_path: Path) -> None:
+    def ask(port: Port = PORT) -> Prediction:
+        inference._BANKS.clear()  # as in another process
+        prediction = answer(port, SAMPLE.image, SAMPLE.question)
+        assert isinstance(prediction, Prediction)
+        return dataclasses.replace(prediction, seconds={})
+
+    cache = tmp_path / "cache" / "r2t2" / "references"
+    collected = ask()
+    (entry,) = cache.iterdir()
+    np.testing.assert_equal(vars(ask()), vars(collected))  # neighbors, weights, path and losses to the last bit
+    assert len(own_references) == 1
+    (entry / "routing.npy").write_bytes(b"damaged")
+    np.testing.assert_equal(vars(ask()), vars(collected))
+    assert len(own_references) == 2
+    ask()
+    assert len(own_references) == 2  # the damaged entry was replaced
+    for i in range(5):
+        ask(dataclasses.replace(PORT, fingerprint=f"other-{i}"))
+    assert len(own_references) == 7 and len(list(cache.iterdir())) == 4
+    ask(dataclasses.replace(PORT, fingerprint="other-4"))
+    assert len(own_references) == 7  # the latest entries are kept
+
+
+def test_a_cache_that_cannot_be_written_is_not_used(own_references: list[str], tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("a file")
+    for _ in range(2):
+        inference._BANKS.clear()
+        answer(PORT, SAMPLE.image, SAMPLE.question)
+    assert len(own_references) == 2
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ class Answer:
     preset: str | None = None
     """Settings of the strategy: a name, or a file from r2t2 tune. By default the model's own, else the paper's."""
     bank: Path | None = None
-    """Bank directory. By default the references registered with the model are collected."""
+    """Bank directory. By default the references registered with the model are collected once and kept in the cache."""
     embedder: str = ""
     """Embedder of the questions; must be the bank's (minilm:DIR, hashed_words). By default the model's own."""
     routing: str | None = None

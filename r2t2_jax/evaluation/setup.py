@@ -193,7 +193,7 @@ def open_bank(
         bank = _with_features(ReferenceBank.open(path, fingerprints_of(port)), port, questions)
         bank = bank if keep_wrong else bank.only_correct()
     else:
-        name = _reference_set(port)
+        name = reference_set(port)
         samples = load_dataset(name, "reference")
         metric = metrics[name] if name in metrics else metric_for(name, "", samples)
         bank = collect_bank(port, samples, metric, keep_wrong=keep_wrong)
@@ -223,10 +223,15 @@ def references_digest(port: Port, path: Path | None) -> str:
     if path is not None:
         read_manifest(path)
         return folder_digest(path)
-    return samples_digest(load_dataset(_reference_set(port), "reference"))
+    return samples_digest(load_dataset(reference_set(port), "reference"))
 
 
-def _reference_set(port: Port) -> str:
+def reference_set(port: Port) -> str:
+    """The set of references that is registered with a port.
+
+    Raises:
+        R2T2Error: there is none.
+    """
     name = port.name.partition(":")[0]
     if name not in registered(GROUP):
         raise R2T2Error(f"no set of references is registered for {name}: give a bank from r2t2 bank build")

@@ -22,12 +22,16 @@ def enable_compilation_cache() -> None:
     import jax
 
     if FOLDER not in os.environ:
-        caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        jax.config.update("jax_compilation_cache_dir", str(caches / "r2t2" / "compiled"))
+        jax.config.update("jax_compilation_cache_dir", str(user_cache() / "compiled"))
     if LEAST_SECONDS not in os.environ:
         jax.config.update(
             "jax_persistent_cache_min_compile_time_secs", 0.3
         )  # programs of the pocket model compile fast
+
+
+def user_cache() -> Path:
+    """The folder of this package in the user's cache: `r2t2` in `$XDG_CACHE_HOME` or `~/.cache`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "r2t2"
 
 
 class CompileCounter:

@@ -48,7 +48,7 @@ def test_the_default_metric_is_the_official_one() -> None:
 
 def test_collected_references_are_judged_by_the_metric_of_their_own_set(monkeypatch: pytest.MonkeyPatch) -> None:
     samples = make_samples(12, seed=1, hinted=0.6)
-    monkeypatch.setattr(setup, "_reference_set", lambda port: "toy")
+    monkeypatch.setattr(setup, "reference_set", lambda port: "toy")
     monkeypatch.setattr(setup, "load_dataset", lambda name, split: samples)
     own, others = collect_bank(toy(), samples, METRIC, keep_wrong=True), {"gqa": lambda prediction, sample: 0.0}
     assert 0 < own.right.sum() < len(own)
