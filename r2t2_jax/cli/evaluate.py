@@ -200,8 +200,8 @@ def print_dry_run(job: Job) -> None:
     for line in plan_lines(job):
         console.print(line, highlight=False, soft_wrap=True)
     with phase("predict cost and memory"):
-        dry_run = job.dry_run()
-    console.print(memory_line(job, dry_run.memory), highlight=False, soft_wrap=True)
+        dry_run = job.dry_run(every_program=False)
+    console.print(memory_line(job, dry_run), highlight=False, soft_wrap=True)
     console.print(dry_run_table(job, dry_run))
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -87,21 +87,37 @@ def encode_prepared(
     Raises:
         R2T2Error: a feature is NaN, or a sample names an expert that the model does not have.
     """
-    samples = prepared.samples
 
     def encode(rows: Rows) -> tuple[Features, Float[Array, "B L E"]]:
         return encode_batch(port.params, take(prepared.inputs, rows), model=port.model, vmap_size=vmap_size)
 
-    (features, routing), seconds = map_batches(encode, len(samples), batch_size, progress, threads)
+    (features, routing), seconds = map_batches(encode, len(prepared.samples), batch_size, progress, threads)
     check_finite(f"{port.name} features", features)
+    return _with_queries(port, prepared, features, routing, seconds)
+
+
+def questions_like(port: Port, prepared: PreparedQuestions) -> EncodedQuestions:
+    """The questions with zeros as features and equal router weights, of the shapes that encoding would give.
+
+    Raises:
+        R2T2Error: a sample names an expert that the model does not have.
+    """
+    shapes = jax.eval_shape(partial(encode_batch, model=port.model), port.params, prepared.inputs)
+    features, routing = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+    return _with_queries(port, prepared, features, jnp.asarray(routing + 1 / routing.shape[-1]), 0.0)
+
+
+def _with_queries(
+    port: Port, prepared: PreparedQuestions, features: Features, routing: Float[Array, "B L E"], seconds: float
+) -> EncodedQuestions:
     query = Query(
         features=features,
         routing=routing,
         support=support_of(port.model, features, routing),
-        answer=_labels(port, samples),
-        task_routing=_task_routing(port, samples),
+        answer=_labels(port, prepared.samples),
+        task_routing=_task_routing(port, prepared.samples),
     )
-    return EncodedQuestions(samples, query, prepared.embeddings, seconds)
+    return EncodedQuestions(prepared.samples, query, prepared.embeddings, seconds)
 
 
 def encode_questions(

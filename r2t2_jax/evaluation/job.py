@@ -141,10 +141,10 @@ class Job:
         port = replace(self.port, max_new_tokens=max(limits))
         return Evaluator.create(port, self.bank, self.strategies, metric, self.seed, self.vmap_size or 1)
 
-    def dry_run(self) -> DryRun:
+    def dry_run(self, every_program: bool = True) -> DryRun:
         """Cost and memory for the longest question; raises as `predict_evaluation`."""
         longest = [questions.samples[0] for questions in self.benchmarks.values()]
-        return predict_evaluation(self.evaluator, max(longest, key=length), self.batch)
+        return predict_evaluation(self.evaluator, max(longest, key=length), self.batch, every_program)
 
     def compute(self, run: Run, log: Callable[[str], None]) -> None:
         """Compute and save the missing rows of a run.

@@ -209,11 +209,12 @@ def dry_run_table(job: Job, dry_run: DryRun) -> Table:
     return table
 
 
-def memory_line(job: Job, memory: MemoryUse) -> str:
+def memory_line(job: Job, dry_run: DryRun) -> str:
     """Memory of the most expensive strategy."""
+    memory = dry_run.memory
     return (
         f"memory      {format_size(memory.of_batch(job.batch))} with {job.batch} questions at a time: parameters "
-        f"{format_size(memory.parameters)}, activations {format_size(memory.activations)} "
+        f"{format_size(memory.parameters)}, activations of {dry_run.strategy} {format_size(memory.activations)} "
         f"(vmap size {memory.vmap_size}), {format_size(memory.per_sample)} per question"
     )
 
