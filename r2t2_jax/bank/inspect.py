@@ -242,13 +242,14 @@ def find_leakage(bank: ReferenceBank, samples: Sequence[Sample]) -> Leakage:
     similar = (references[nearest] * questions).sum(axis=1) >= SIMILAR
     same_text = set(texts)
     by_id = {(record["id"], text) for record, text in zip(records, texts, strict=True)}
+    without_image = {id(sample) for sample in leaked_samples(bank, [each for each in samples if each.image is None])}
     leaks, same_image = [], 0
     for sample, vector in zip(samples, questions, strict=True):
         rows = by_image.get(image_digest(sample.image), []) if by_image else []
         same_image += bool(rows)
         leaked = rows and (references[rows] @ vector).max() >= SIMILAR
-        by_text = not by_image or sample.image is None
-        if leaked or (by_text and (sample.id, _normalize(sample.question)) in by_id):
+        by_text = not by_image and (sample.id, _normalize(sample.question)) in by_id
+        if leaked or by_text or id(sample) in without_image:
             leaks.append(sample.id)
     return Leakage(
         questions=len(samples),
@@ -264,30 +265,37 @@ def leaked_samples(bank: ReferenceBank, samples: Sequence[Sample]) -> list[Sampl
     """Test samples that are references: of the same id and question, or, under any id, of the same image and question.
 
     Images are compared by their pixels, questions without case, repeated spaces and final punctuation. Only images of
-    questions that some reference has too are decoded.
+    questions that some reference has too are decoded. Questions without an image and without a context are the same
+    under any id if their options are equal too.
     """
     ids, images = set[tuple[str, str]](), defaultdict[str, set[str]](set)
-    for name, question, digest in _identities(bank):
+    texts = set[tuple[str, tuple[str, ...]]]()  # of references without an image
+    for name, question, digest, options in _identities(bank):
         text = _normalize(question or "")
         ids.add((name, text))
         if digest:
             images[text].add(digest)
-    leaked = []
-    for sample in samples:
+        else:
+            texts.add((text, tuple(options or ())))
+
+    def is_reference(sample: Sample) -> bool:
         text = _normalize(sample.question)
-        same_image = text in images and image_digest(sample.image) in images[text]
-        if same_image or (sample.id, text) in ids:
-            leaked.append(sample)
-    return leaked
+        if (sample.id, text) in ids:
+            return True
+        if sample.image is None:
+            return not sample.context and (text, tuple(sample.options)) in texts
+        return text in images and image_digest(sample.image) in images[text]
+
+    return [sample for sample in samples if is_reference(sample)]
 
 
-def _identities(bank: ReferenceBank) -> Iterator[tuple[str, str | None, str | None]]:
-    """Id, question and image digest of every reference."""
-    columns = ("id", "question", "image_sha256")
+def _identities(bank: ReferenceBank) -> Iterator[tuple[str, str | None, str | None, Sequence[str] | None]]:
+    """Id, question, image digest and options of every reference."""
+    columns = ("id", "question", "image_sha256", "options")
     if isinstance(bank.records, Records):
         yield from zip(*map(bank.records.column, columns), strict=True)
     else:
-        yield from ((record["id"], record.get("question"), record.get("image_sha256")) for record in bank.records)
+        yield from ((record["id"], *map(record.get, columns[1:])) for record in bank.records)
 
 
 def _normalize(question: str) -> str:

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 import r2t2_jax.plugins
+from r2t2_jax.bank.inspect import find_leakage
 from r2t2_jax.cli.main import main
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.evaluation import setup
@@ -87,3 +88,16 @@ def test_a_reference_under_another_id_is_found_by_its_image_and_question() -> No
     assert check_no_overlap(bank, [other_image, same, same_id], allow=True) == [same, same_id]
     with pytest.raises(R2T2Error, match=r"1 of 2 questions are also references .*first 'other-1'.*--allow-leakage"):
         check_no_overlap(bank, [other_image, same])
+
+
+def test_a_question_without_an_image_is_compared_by_text_and_options() -> None:
+    references = [dataclasses.replace(sample, options=("a", "b")) for sample in make_samples(6, seed=1, hinted=1)]
+    bank = collect_bank(toy(), references, METRIC)
+    records = [record | {"image_sha256": "", "question": f"q{i}?"} for i, record in enumerate(bank.records)]
+    bank = dataclasses.replace(bank, records=records)
+    same = dataclasses.replace(references[0], id="other-1", image=None, question="Q0")
+    other_options = dataclasses.replace(same, options=("a", "c"))
+    other_text, with_context = dataclasses.replace(same, question="q9"), dataclasses.replace(same, context="a passage")
+    questions = [other_options, other_text, with_context, same]
+    assert check_no_overlap(bank, questions, allow=True) == [same]
+    assert find_leakage(bank, questions).leaks == ("other-1",)
