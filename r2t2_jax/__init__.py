@@ -10,12 +10,15 @@ __version__: str
 
 if TYPE_CHECKING:
     from r2t2_jax.analysis.diagnose import diagnose as diagnose
+    from r2t2_jax.analysis.tune import TunedPreset as TunedPreset
+    from r2t2_jax.analysis.tune import tune as tune
     from r2t2_jax.bank import ReferenceBank as ReferenceBank
     from r2t2_jax.contract import LossModel as LossModel
     from r2t2_jax.contract import Query as Query
     from r2t2_jax.contract import References as References
     from r2t2_jax.contract import Rerouted as Rerouted
     from r2t2_jax.errors import R2T2Error as R2T2Error
+    from r2t2_jax.functional import build_atlas as build_atlas
     from r2t2_jax.functional import reroute as reroute
     from r2t2_jax.inference import answer as answer
     from r2t2_jax.method.presets import Preset as Preset
@@ -42,8 +45,10 @@ _MODULES = {
     "Routing": "routing",
     "RoutingSpec": "routing",
     "Strategy": "method.strategies",
+    "TunedPreset": "analysis.tune",
     "UpdateSpace": "routing",
     "answer": "inference",
+    "build_atlas": "functional",
     "diagnose": "analysis.diagnose",
     "load": "plugins",
     "reroute": "functional",
@@ -51,6 +56,7 @@ _MODULES = {
     "sample_keys": "retrieval.neighbors",
     "select": "retrieval.neighbors",
     "strategy": "methods",
+    "tune": "analysis.tune",
 }
 
 __all__ = sorted(_MODULES)

@@ -450,7 +450,8 @@ class Rerouted:
 
     `path[s]` are the weights in effect after s steps, `losses[s]` the objective there. After descent `losses` is one
     shorter than `path`, since the last loss is not computed. `used_fallback` is true if no neighbor had any kernel
-    weight, and the router's own weights were kept.
+    weight, and the router's own weights were kept. `preset` is the name of the preset that `r2t2_jax.reroute` chose;
+    empty if it did not choose one.
     """
 
     routing: Routing | None
@@ -460,3 +461,4 @@ class Rerouted:
     used_fallback: Bool[Array, ""]
     info: dict[str, Array]
     evaluations: int = field(metadata={"static": True})
+    preset: str = field(default="", metadata={"static": True})

@@ -30,9 +30,10 @@ from r2t2_jax.evaluation.records import Neighbor, neighbors_of
 from r2t2_jax.evaluation.reference_cache import own_references
 from r2t2_jax.evaluation.setup import open_bank, with_decoding
 from r2t2_jax.method.needs import REFERENCE_NEEDS
+from r2t2_jax.method.presets import Preset
 from r2t2_jax.method.search.kernel_regression import FixedRouting
 from r2t2_jax.method.strategies import Strategy
-from r2t2_jax.methods import find_preset, own_preset
+from r2t2_jax.methods import find_preset, own_preset, preset_name
 from r2t2_jax.methods import strategy as named_strategy
 from r2t2_jax.runtime.checks import check_routing
 
@@ -86,8 +87,8 @@ def answer(
     image: Any,
     question: str | Sequence[str],
     *,
-    strategy: str | None = None,
-    preset: str | None = None,
+    strategy: str | Strategy | None = None,
+    preset: str | Path | Preset | Mapping[str, Any] | None = None,
     bank: ReferenceBank | str | Path | None = None,
     routing: Any = None,
     seed: int = 0,
@@ -101,8 +102,9 @@ def answer(
         image: a path, a PIL image or uint8 pixels [height, width, 3], or `None` for a model that reads text only; for
             several questions a list of images, or one image for all of them.
         question: a text, or a list of texts.
-        strategy: a name of `methods.py`; `ngd` by default.
-        preset: its settings; by default the port's own, else the paper's.
+        strategy: a name of `methods.py`, or a `Strategy` with its settings; `ngd` by default.
+        preset: settings of a strategy that is given by name: the name of a preset, the file of `r2t2 tune`, a `Preset`,
+            or settings that change the paper's; by default the port's own, else the paper's.
         bank: references, or their directory; by default the port's own, which are collected once and kept
             in the user's cache.
         routing: weights [L, E], or [E] for all layers, to answer with instead of a strategy's.
@@ -129,25 +131,37 @@ def answer(
     if routing is not None:
         if strategy is not None:
             raise R2T2Error("routing weights given by hand take the place of a strategy: give one or the other")
-        weights, preset_name = _check_weights(port, routing), ""
+        weights, shown = _check_weights(port, routing), ""
         if preset is not None or bank is not None:
             raise R2T2Error("routing weights given by hand read neither a preset nor a bank: leave these out")
         method, references, seconds = Strategy(BY_HAND, search=FixedRouting("task")), None, 0.0
     else:
-        weights, preset_name = None, preset or own_preset(port.name, port.presets)
-        method = named_strategy(strategy or "ngd", find_preset(preset_name, port.presets))
+        method, shown = _method(port, strategy, preset)
+        weights = None
         references, seconds = _timed(lambda: _references(port, bank, samples) if _reads_references(method) else None)
     strategies = {BASE: named_strategy(BASE), method.name: method}
     evaluator = Evaluator.create(decoding, references, strategies, None, seed)
     leaked = [] if references is None else [sample.id for sample in leaked_samples(references, samples)]
     predictions = [
-        replace(_answer(evaluator, sample, method.name, preset_name, weights), is_reference=sample.id in leaked)
+        replace(_answer(evaluator, sample, method.name, shown, weights), is_reference=sample.id in leaked)
         for sample in samples
     ]
     if seconds > MIN_REPORTED_SECONDS:
         first = predictions[0]
         predictions[0] = replace(first, seconds={"references": seconds, **first.seconds})
     return predictions if several else predictions[0]
+
+
+def _method(
+    port: Port, strategy: str | Strategy | None, preset: str | Path | Preset | Mapping[str, Any] | None
+) -> tuple[Strategy, str]:
+    """The strategy, and the name of the preset that it has its settings from."""
+    if isinstance(strategy, Strategy):
+        if preset is not None:
+            raise R2T2Error("a Strategy has its settings: give its name with a preset, or the Strategy without one")
+        return strategy, "custom"
+    chosen = own_preset(port.name, port.presets) if preset is None or preset == "" else preset
+    return named_strategy(strategy or "ngd", find_preset(chosen, port.presets)), preset_name(chosen)
 
 
 def _samples(images: Sequence[Any], questions: Sequence[str]) -> list[Sample]:

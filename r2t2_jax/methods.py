@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.method.presets import BLOCKS, C3PO, PAPER, Preset, changed_block, paths_of
+from r2t2_jax.method.presets import BLOCKS, PAPER, PRESETS, Preset, changed_block, paths_of
 from r2t2_jax.method.strategies import ATLAS_STRATEGIES, PAPER_STRATEGIES, Strategy, StrategyFactory
 from r2t2_jax.rivals.base import Baseline
 from r2t2_jax.rivals.table import BASELINES, RIVAL_STRATEGIES
@@ -142,15 +142,24 @@ def _correction(name: str) -> str:
     return f"{name!r} is unknown; the blocks are {', '.join(sorted({*BLOCKS, *all_blocks()}))}"
 
 
-def find_preset(name: str, offered: Mapping[str, Any] | None = None) -> Preset:
-    """The preset of this name: `paper`, `c3po`, one that a port offers (`Port.presets`), or a file of `r2t2 tune`.
+def find_preset(name: str | Path | Preset | Mapping[str, Any], offered: Mapping[str, Any] | None = None) -> Preset:
+    """The preset of this name: one of `PRESETS`, one that a port offers (`Port.presets`), or a file of `r2t2 tune`.
+
+    A `Preset` is returned as it is; settings in a mapping change those of the paper.
 
     Raises:
-        R2T2Error: there is no preset of this name, or the file (`*.json`) holds none.
+        R2T2Error: there is no preset of this name, or the file (`*.json`) or the mapping holds none.
     """
+    if isinstance(name, Preset):
+        return name
+    if isinstance(name, Mapping):
+        return preset_of(name)
+    if not isinstance(name, str | Path):
+        raise R2T2Error(f"a preset is a name, a file, a Preset or settings in a dictionary, not {name!r:.60}")
+    name = str(name)
     if name.endswith(".json"):
         return read_preset(Path(name))
-    presets: dict[str, Any] = {"paper": PAPER, "c3po": C3PO, **(offered or {})}
+    presets: dict[str, Any] = {**PRESETS, **(offered or {})}
     if name not in presets:
         raise R2T2Error(f"unknown preset {name!r}; choose one of {', '.join(presets)}, or a file that r2t2 tune wrote")
     chosen = presets[name]
@@ -170,6 +179,14 @@ def read_preset(path: Path) -> Preset:
     if not isinstance(content, dict) or not isinstance(content.get("settings"), dict):
         raise R2T2Error(f"{path} holds no preset: r2t2 tune writes one, an object with 'settings'")
     return preset_of(content["settings"], f"preset {path}")
+
+
+def preset_name(preset: str | Path | Preset | Mapping[str, Any]) -> str:
+    """The name of a preset or its file; that of an equal one of `PRESETS`; else `custom`."""
+    if isinstance(preset, str | Path):
+        return str(preset)
+    preset = find_preset(preset)
+    return next((name for name, known in PRESETS.items() if known == preset), "custom")
 
 
 def own_preset(port_name: str, offered: Mapping[str, Any]) -> str:

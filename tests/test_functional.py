@@ -1,5 +1,7 @@
 """Re-routing a loss function: better routing, and every invalid array refused by name."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,8 +11,10 @@ import r2t2_jax
 from r2t2_jax.bank import ReferenceBank
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.method.presets import Preset
+from r2t2_jax.method.rerouting import _reroute_samples
 from r2t2_jax.methods import strategy
 from tests.toy import MODEL, toy_bank, toy_params, toy_queries
+from tests.toy_port import toy as toy_port
 
 RNG = np.random.default_rng(0)
 N, B, E, D = 60, 10, 3, 4
@@ -36,9 +40,8 @@ PARAMS = RNG.normal(size=(E, D)).astype(np.float32)
 _, *arrays = samples(N)
 BANK = ReferenceBank(*arrays)
 TOPIC, FEATURES, ANSWERS, ROUTING, EMBEDDINGS = samples(B)
-FAST = strategy(
-    "ngd", Preset.from_mapping({"space.kind": "simplex", "descent.learning_rate": 0.3, "descent.steps": 20})
-)
+FAST_SETTINGS = {"space.kind": "simplex", "descent.learning_rate": 0.3, "descent.steps": 20}
+FAST = strategy("ngd", Preset.from_mapping(FAST_SETTINGS))
 
 
 def errors(weights):
@@ -52,11 +55,123 @@ def test_an_l2_loss_and_arrays_are_enough():
     np.testing.assert_array_equal(result.weights[:, 0].argmax(axis=1), TOPIC)
 
 
-def test_the_default_is_the_papers_ngd():
-    result = r2t2_jax.reroute(answer_loss, PARAMS, BANK, FEATURES, ROUTING, EMBEDDINGS)
+def test_the_paper_has_a_preset():
+    result = r2t2_jax.reroute(answer_loss, PARAMS, BANK, FEATURES, ROUTING, EMBEDDINGS, preset="paper")
     named = r2t2_jax.reroute(answer_loss, PARAMS, BANK, FEATURES, ROUTING, EMBEDDINGS, strategy=strategy("ngd"))
     np.testing.assert_array_equal(result.path, named.path)
     assert result.evaluations == 102
+
+
+def test_the_default_chooses_a_preset_on_left_out_references_and_names_it(capsys):
+    bank = dataclasses.replace(BANK)
+    arrays = (answer_loss, PARAMS, bank, FEATURES, ROUTING, EMBEDDINGS)
+    result = r2t2_jax.reroute(*arrays)
+    assert result.preset in ("simplex", "logit")
+    line = capsys.readouterr().err
+    assert f"r2t2: preset {result.preset}, chosen for ngd on 15 left-out references: mean loss " in line
+    assert "paper 0." in line or "paper 1." in line
+    assert "the router's own weights" in line
+    paper = r2t2_jax.reroute(*arrays, preset="paper")
+    assert paper.preset == ""
+    assert errors(result.weights).mean() < 0.3 * errors(paper.weights).mean()
+    again = r2t2_jax.reroute(*arrays)
+    np.testing.assert_array_equal(again.weights, result.weights)
+    assert "chosen" not in capsys.readouterr().err  # once for a bank, a model and a strategy
+    named = r2t2_jax.reroute(*arrays, preset=again.preset)
+    assert named.path.shape == again.path.shape
+
+
+def test_wrong_references_take_part_in_the_choice_and_are_no_neighbors():
+    correct = np.arange(N) % 2 == 0
+    mixed = dataclasses.replace(BANK, correct=correct)
+    result = r2t2_jax.reroute(answer_loss, PARAMS, mixed, FEATURES, ROUTING, EMBEDDINGS, preset="simplex")
+    only = r2t2_jax.reroute(answer_loss, PARAMS, BANK.take(correct), FEATURES, ROUTING, EMBEDDINGS, preset="simplex")
+    np.testing.assert_array_equal(result.weights, only.weights)
+
+
+def test_a_small_bank_keeps_the_papers_preset_with_fewer_neighbors():
+    result = r2t2_jax.reroute(answer_loss, PARAMS, BANK.take(np.arange(3)), FEATURES, ROUTING, EMBEDDINGS)
+    assert (result.preset, result.evaluations) == ("paper", 62)  # 10 steps on 3 neighbors
+
+
+@pytest.mark.parametrize("preset", [FAST_SETTINGS, Preset.from_mapping(FAST_SETTINGS)], ids=["settings", "preset"])
+def test_settings_are_taken_by_value_too(preset):
+    result = r2t2_jax.reroute(answer_loss, PARAMS, BANK, FEATURES, ROUTING, EMBEDDINGS, preset=preset)
+    expected = r2t2_jax.reroute(answer_loss, PARAMS, BANK, FEATURES, ROUTING, EMBEDDINGS, strategy=FAST)
+    np.testing.assert_array_equal(result.path, expected.path)
+
+
+def test_another_learning_rate_compiles_nothing():
+    def run(rate):
+        settings = {**FAST_SETTINGS, "descent.learning_rate": rate, "neighborhood.bandwidth": 1.0 + rate}
+        return r2t2_jax.reroute(answer_loss, PARAMS, BANK, FEATURES, ROUTING, EMBEDDINGS, preset=settings).weights
+
+    first = run(0.3)
+    size = _reroute_samples._cache_size()
+    assert not np.array_equal(run(0.2), first)
+    assert _reroute_samples._cache_size() == size
+
+
+def test_an_atlas_is_built_and_read_from_arrays():
+    bank = r2t2_jax.build_atlas(answer_loss, PARAMS, BANK, points=8)
+    assert bank.atlas.losses.shape == (N, 8)
+    arrays = (answer_loss, PARAMS, bank, FEATURES, ROUTING, EMBEDDINGS)
+    result = r2t2_jax.reroute(*arrays, strategy="atlas", preset="simplex")
+    assert result.evaluations == 2
+    np.testing.assert_array_equal(result.weights[:, 0].argmax(axis=1), TOPIC)
+    fixed = r2t2_jax.reroute(*arrays, strategy="best_fixed")
+    best = bank.atlas.points[bank.atlas.mean().argmin()]
+    np.testing.assert_allclose(fixed.weights, np.broadcast_to(best, fixed.weights.shape), atol=1e-6)
+    with pytest.raises(R2T2Error, match=r"atlas reads the bank's loss atlas .* bank = r2t2_jax.build_atlas\("):
+        r2t2_jax.reroute(answer_loss, PARAMS, BANK, FEATURES, ROUTING, EMBEDDINGS, strategy="atlas", preset="paper")
+
+
+def test_settings_are_tuned_on_labeled_samples():
+    grid = {"space.kind": ("simplex",), "descent.optimizer": ("adam",), "descent.learning_rate": (0.1, 0.3)}
+    tuned = r2t2_jax.tune(answer_loss, PARAMS, BANK, FEATURES, ROUTING, EMBEDDINGS, ANSWERS, values=grid)
+    assert len(tuned.table) == 5  # and paper, simplex, logit
+    assert [row["n"] for row in tuned.table] == [B] * 5
+    losses = [row["loss"] for row in tuned.table]
+    assert losses == sorted(losses) and losses[0] == tuned.loss.gain < 0.3 * tuned.paper
+    result = r2t2_jax.reroute(answer_loss, PARAMS, BANK, FEATURES, ROUTING, EMBEDDINGS, preset=tuned.preset)
+    np.testing.assert_allclose(errors(result.weights).mean(), tuned.loss.gain, rtol=1e-4)
+    assert str(tuned).startswith("ngd: preset logit, space.kind logit") and "the paper's settings 0.499" in str(tuned)
+
+
+@pytest.mark.parametrize(
+    ("changes", "cause"),
+    [
+        (
+            {"strategy": "kernel_regression"},
+            "settings of 'kernel_regression' cannot be tuned; choose one of ngd",
+        ),
+        ({"values": {"descent.rate": (1,)}}, "a preset has no setting 'descent.rate'"),
+        ({"budget": 0}, "a budget of 0 settings"),
+        ({"answers": ANSWERS[:4]}, "answers has shape"),
+        ({"strategy": "atlas"}, "build_atlas"),
+    ],
+)
+def test_bad_searches_are_refused(changes, cause):
+    arguments = {"features": FEATURES, "routing": ROUTING, "embeddings": EMBEDDINGS, "answers": ANSWERS}
+    with pytest.raises(R2T2Error, match=cause):
+        r2t2_jax.tune(answer_loss, PARAMS, BANK, **{**arguments, **changes})
+
+
+def ignoring(params, features, weights, answer):
+    """A loss that reads the weights and does not depend on them."""
+    return jnp.square((params @ features)[0] - answer) + 0.0 * weights.sum()
+
+
+def test_a_loss_that_does_not_depend_on_the_weights_is_refused():
+    samples = (np.concatenate([FEATURES + 1, FEATURES - 1]), *(np.concatenate([x, x]) for x in (ROUTING, EMBEDDINGS)))
+    answers = np.concatenate([ANSWERS, ANSWERS])
+    for run in (
+        lambda: r2t2_jax.reroute(ignoring, PARAMS, BANK, *samples),
+        lambda: r2t2_jax.diagnose(ignoring, PARAMS, BANK, *samples, answers),
+        lambda: r2t2_jax.tune(ignoring, PARAMS, BANK, *samples, answers),
+    ):
+        with pytest.raises(R2T2Error, match="answer_loss does not depend on the routing weights"):
+            run()
 
 
 def test_a_routed_model_is_accepted():
@@ -84,6 +199,10 @@ def shaped_loss(params, features, weights, answer):
     return weights[0]
 
 
+def numpy_loss(params, features, weights, answer):
+    return np.square(np.asarray(weights)[0] @ (params @ features) - answer)
+
+
 @pytest.mark.parametrize(
     ("changes", "cause"),
     [
@@ -104,6 +223,14 @@ def shaped_loss(params, features, weights, answer):
             "k=61 neighbors from a bank of 60",
         ),
         ({"model": shaped_loss}, "must return one number"),
+        ({"model": jax.vmap(answer_loss, in_axes=(None, 0, 0, 0))}, "fails for one sample, with features float32"),
+        ({"model": numpy_loss}, r"TracerArrayConversionError.*must use jax.numpy"),
+        ({"model": 3}, "the model is a int; give a function"),
+        ({"model": toy_port()}, r"toy is a port: give port.model and port.params, or call r2t2_jax.answer"),
+        ({"strategy": FAST, "preset": "paper"}, "a Strategy has its settings"),
+        ({"preset": "spicy"}, "unknown preset 'spicy'; choose one of paper, c3po, simplex, logit, or a file"),
+        ({"preset": {"learning_rate": 1.0}}, "write 'learning_rate' as 'descent.learning_rate'"),
+        ({"preset": 3}, "a preset is a name, a file, a Preset or settings in a dictionary, not 3"),
     ],
 )
 def test_bad_input_is_refused(changes, cause):

@@ -26,6 +26,7 @@ def test_a_model_of_your_own_is_rerouted_to_the_right_expert() -> None:
     topic = np.asarray(names["topic"])[40:]
     np.testing.assert_array_equal(weights.argmax(axis=1), topic.argmax(axis=1))
     assert (weights * topic).sum(axis=1).mean() > 0.8
+    assert names["result"].preset == "simplex"
 
 
 def test_the_results_are_those_recorded() -> None:

@@ -5,7 +5,10 @@ Axis letters: B test samples, M embedding size, L routed layers, E experts.
 
 from __future__ import annotations
 
-import jax
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
@@ -13,16 +16,17 @@ from jaxtyping import Array, Bool, Float
 from r2t2_jax.analysis.diagnosis import ROWS, WORTHWHILE, Diagnosis, Evidence, check_enough, diagnose_evidence
 from r2t2_jax.analysis.loss_landscape import ProbeBatch, losses_at, probe_losses
 from r2t2_jax.bank import ReferenceBank
-from r2t2_jax.contract import Answer, Features, Params, Port, Query, RoutedLoss, support_of
+from r2t2_jax.contract import Answer, Features, Params, Port, RoutedLoss
 from r2t2_jax.evaluation.encode import BATCH, EncodedQuestions
 from r2t2_jax.evaluation.evaluator import evaluate
 from r2t2_jax.evaluation.records import CORRECT
-from r2t2_jax.functional import Loss, as_model, reroute
+from r2t2_jax.functional.arrays import ArraySamples, Loss, check_dependence
+from r2t2_jax.functional.auto_preset import AUTO, choose_preset
 from r2t2_jax.method.forward import generate_batch
 from r2t2_jax.method.objectives import Oracle
-from r2t2_jax.method.presets import PAPER, Preset
+from r2t2_jax.method.presets import Preset
 from r2t2_jax.method.strategies import Strategy
-from r2t2_jax.methods import strategy
+from r2t2_jax.methods import find_preset, preset_name, strategy
 from r2t2_jax.metrics import Metric
 from r2t2_jax.retrieval.neighbors import sample_keys
 from r2t2_jax.routing import Routing, RoutingSpec
@@ -51,9 +55,10 @@ def port_evidence(
         seed: of all random numbers.
 
     Raises:
-        R2T2Error: as `evaluate`, or there are too few questions.
+        R2T2Error: as `evaluate`, there are too few questions, or the loss does not depend on the routing weights.
     """
     check_enough(len(questions.samples))
+    check_dependence(port.model, port.params, questions.queries)
     strategies = strategies_to_compare(preset)
     results = {result.name: result for result in evaluate(port, bank, questions, strategies, metric, seed)}
     values = {name: result.right for name, result in results.items()}
@@ -82,7 +87,7 @@ def diagnose(
     embeddings: Float[Array, "B M"] | Float[np.ndarray, "B M"],
     answers: Answer,
     *,
-    preset: Preset = PAPER,
+    preset: str | Preset | Mapping[str, Any] = AUTO,
     spec: RoutingSpec | None = None,
     support: Bool[Array, "B L E"] | Bool[np.ndarray, "B L E"] | None = None,
     seed: int = 0,
@@ -95,42 +100,34 @@ def diagnose(
         model, params, bank, features, routing, embeddings, spec, support, seed, allow_leakage: as `r2t2_jax.reroute`
             takes them.
         answers: labels of the B samples, which must not be references in the bank.
-        preset: settings of every strategy.
+        preset: settings of every strategy, as `reroute` takes them; `auto` chooses them for `ngd`. The diagnosis names
+            the preset.
         worthwhile: the smallest relevant decrease in loss, as a share of the router's own mean loss.
 
     Returns:
         The diagnosis; `reporting.diagnosis.diagnosis_text` formats it.
 
     Raises:
-        R2T2Error: an array does not fit, as in `reroute`, or there are too few samples.
+        R2T2Error: an array does not fit, as in `reroute`, there are too few samples, or the loss does not depend on the
+            routing weights.
     """
     check_enough(len(routing))
-    model = as_model(model, bank, spec)
-    strategies = {name: plan for name, plan in strategies_to_compare(preset).items() if name != "base"}
-    weights = {"base": jnp.asarray(routing)}
-    for name, plan in strategies.items():
-        result = reroute(
-            model,
-            params,
-            bank,
-            features,
-            routing,
-            embeddings,
-            strategy=plan,
-            support=support,
-            answers=answers,
-            seed=seed,
-            allow_leakage=allow_leakage,
-        )
-        weights[name] = result.weights
-    support_mask = (
-        support_of(model, features, routing) if support is None else np.broadcast_to(support, np.shape(routing))
+    samples = ArraySamples.create(
+        model, params, bank, features, routing, embeddings, answers, spec, support, seed, allow_leakage
     )
-    queries = Query(*jax.tree.map(jnp.asarray, (features, routing, support_mask, answers)))
-    keys = sample_keys(seed, np.arange(len(routing)))
-    batch = ProbeBatch(model, params, bank, queries, embeddings, keys, len(keys))
+    check_dependence(samples.model, params, samples.queries)
+    choice = choose_preset("ngd", samples) if preset == AUTO else None
+    strategies = strategies_to_compare(choice.preset if choice else find_preset(preset))
+    weights = {"base": samples.queries.routing}
+    for name, plan in strategies.items():
+        if name != "base":
+            weights[name] = samples.reroute(plan).weights
+    batch = ProbeBatch(
+        samples.model, params, bank.only_correct(), samples.queries, embeddings, samples.keys, len(samples)
+    )
     probe = probe_losses(batch, strategies, weights["oracle"], untouched=False)
     candidates = jnp.stack([*weights.values(), jnp.asarray(probe.best)], axis=1)  # [B, rows, L, E]
-    losses = np.asarray(losses_at(Oracle(), model, params, queries, None, candidates))
+    losses = np.asarray(losses_at(Oracle(), samples.model, params, samples.queries, None, candidates))
     values = {name: -losses[:, i] for i, name in enumerate((*weights, "ceiling"))}
-    return diagnose_evidence(Evidence(values, probe.near, probe.random, probe.router_rank), worthwhile)
+    diagnosis = diagnose_evidence(Evidence(values, probe.near, probe.random, probe.router_rank), worthwhile)
+    return replace(diagnosis, preset=choice.name if choice else preset_name(preset))

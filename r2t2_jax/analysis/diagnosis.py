@@ -92,6 +92,7 @@ class Diagnosis:
     kind: Literal["right", "loss"]
     worthwhile: float
     samples_needed: int | None  # if the verdict is unclear
+    preset: str = ""  # settings of every strategy, if the diagnosis is of a function
 
     @property
     def helps(self) -> bool:

@@ -9,14 +9,14 @@ L routed layers, E experts.
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, UInt8
 
 from r2t2_jax.bank import ReferenceBank
 from r2t2_jax.bank.atlas import Atlas, check_atlas_folder, quantize, save_atlas
@@ -42,6 +42,7 @@ from r2t2_jax.runs.fingerprint import versions
 from r2t2_jax.runs.plan import Batch, Part, Plan
 from r2t2_jax.runs.run import Rows, Run
 from r2t2_jax.runs.workers import Timing, WorkerPool, WorkerProgram, open_pool
+from r2t2_jax.runtime.progress import progress_bar
 
 COMMAND = "bank atlas"
 CHOOSING, TABULATING = "candidates", "references"
@@ -156,6 +157,36 @@ class AtlasWork:
         """The references on which the points are chosen."""
         return choosing_references(len(self.bank), self.plan)
 
+    @property
+    def mode(self) -> Mode:
+        """Of the points; a model without a gate, given by its loss, takes weights only."""
+        return points_mode(self.model.spec) if hasattr(self.model, "route") else "replace"
+
+    @cached_property
+    def candidates(self) -> Float[np.ndarray, "P L E"]:
+        """The candidate points."""
+        return candidates_of(self.model.spec, self.bank, self.plan, self.mode)
+
+    def choose(self, losses: Float[np.ndarray, "n P"]) -> Float[np.ndarray, "G L E"]:
+        """The points, chosen by the losses of the references `choosing` at all candidates."""
+        neighborhood = leave_one_out(losses, np.asarray(self.bank.embeddings[self.choosing]), self.plan.k)
+        return self.candidates[choose_points(losses, neighborhood, self.plan.points)]
+
+    def atlas(
+        self, points: Float[np.ndarray, "G L E"], losses: UInt8[np.ndarray, "N G"], slopes: Float[np.ndarray, "N L E"]
+    ) -> Atlas:
+        """The atlas of all references."""
+        return Atlas(
+            points=points,
+            losses=losses,
+            slopes=slopes,
+            model_fingerprint=self.bank.model_fingerprint,
+            experts=self.model.spec.experts,
+            ids=tuple(str(record["id"]) for record in self.bank.records),
+            mode=self.mode,
+            bank="" if self.bank.folder is None else manifest_digest(self.bank.folder),
+        )
+
     def rows(self, batch: Batch, points: Float[np.ndarray, "P L E"]) -> Rows:
         """The losses of the batch's references at the points; for the atlas itself quantized, with their slopes.
 
@@ -166,7 +197,7 @@ class AtlasWork:
         rows = self.choosing[batch.start : batch.stop] if chosen else np.arange(batch.start, batch.stop)
         ids = [str(self.bank.records[i]["id"]) for i in rows.tolist()]
         arrays = self.bank.samples(_pad(rows, self.plan.batch))
-        mode = points_mode(self.model.spec)
+        mode = self.mode
         losses = np.asarray(losses_at(self.params, *arrays, points, model=self.model, mode=mode))[: len(rows)]
         table = quantize(losses, ids)  # raises on NaN
         if chosen:
@@ -222,7 +253,6 @@ def build_atlas(
         RunInterrupted: a signal was received or the time limit is reached.
     """
     check_atlas_folder(folder)
-    candidates = candidates_of(model.spec, bank, plan)
     built_for = "" if bank.folder is None else manifest_digest(bank.folder)
     depends = {
         "model": bank.model_fingerprint,
@@ -231,6 +261,7 @@ def build_atlas(
         "versions": versions(devices_of(workers)),
     }
     work = AtlasWork(model, params, bank, plan)
+    candidates = work.candidates
     if len(work.choosing) <= plan.k:
         raise R2T2Error(f"{len(work.choosing)} references are too few for {plan.k} neighbors each; use a smaller k")
     folder_of_run = folder.with_name(f"{folder.name}-in-progress")
@@ -240,25 +271,40 @@ def build_atlas(
         pool = stack.enter_context(open_pool(workers, program)) if workers and program else None
 
         _compute_part(run, pool, work, CHOOSING, candidates, "choose points")
-        own = stack_rows(run.table(CHOOSING)["losses"])
-        neighborhood = leave_one_out(own, np.asarray(bank.embeddings[work.choosing]), plan.k)
-        points = candidates[choose_points(own, neighborhood, plan.points)]
+        points = work.choose(stack_rows(run.table(CHOOSING)["losses"]))
         _compute_part(run, pool, work, TABULATING, points, "loss atlas")
         table = run.table(TABULATING)
-        atlas = Atlas(
-            points=points,
-            losses=stack_rows(table["losses"]),
-            slopes=stack_rows(table["slopes"]),
-            model_fingerprint=bank.model_fingerprint,
-            experts=model.spec.experts,
-            ids=tuple(str(record["id"]) for record in bank.records),
-            mode=points_mode(model.spec),
-            bank=built_for,
-        )
+        atlas = work.atlas(points, stack_rows(table["losses"]), stack_rows(table["slopes"]))
         save_atlas(atlas, folder, asdict(plan))
         run.finish({"points": len(points), "references": len(bank)})
     remove(folder_of_run)
     return atlas
+
+
+def compute_atlas(model: RoutedLoss, params: Params, bank: ReferenceBank, plan: AtlasPlan) -> Atlas:
+    """The atlas of a bank in memory, without files; its references need no records.
+
+    Raises:
+        R2T2Error: the bank is too small, or a loss is NaN.
+    """
+    records = bank.records
+    if not all("id" in record for record in records) or not records:
+        records = [{"id": f"reference {i}"} for i in range(len(bank))]
+    work = AtlasWork(model, params, replace(bank, records=records, atlas=None), plan)
+    parts = Plan(atlas_parts(len(bank), plan))
+
+    def rows(part: str, points: Float[np.ndarray, "P L E"]) -> Rows:
+        batches = [batch for batch in parts.batches if batch.part == part]
+        with progress_bar(len(batches), f"loss atlas: {part}") as progress:
+            tables = []
+            for batch in batches:
+                tables.append(work.rows(batch, points))
+                progress.update()
+        return [row for table in tables for row in table]
+
+    points = work.choose(np.stack([row["losses"] for row in rows(CHOOSING, work.candidates)]))
+    table = rows(TABULATING, points)
+    return work.atlas(points, np.stack([row["losses"] for row in table]), np.stack([row["slopes"] for row in table]))
 
 
 def _compute_part(
@@ -279,9 +325,9 @@ def _compute_part(
     pool.compute(run, [part], lambda batch: points, names, title)
 
 
-def candidates_of(spec: RoutingSpec, bank: ReferenceBank, plan: AtlasPlan) -> Float[np.ndarray, "P L E"]:
-    """The candidate points: of the routing space, or with many experts shifts that the correct references give."""
-    if points_mode(spec) == "replace":
+def candidates_of(spec: RoutingSpec, bank: ReferenceBank, plan: AtlasPlan, mode: Mode) -> Float[np.ndarray, "P L E"]:
+    """The candidate points: of the routing space, or shifts that the correct references give."""
+    if mode == "replace":
         return candidate_points(spec, plan.drawn, plan.seed)
     correct = bank.only_correct()
     categories = [str(record.get("category") or "") for record in correct.records]

@@ -280,7 +280,31 @@ def _check_type(path: str, value: Any, expected: Any) -> None:
 
 
 PAPER = Preset()
+# For models without settings of their own: Adam's steps do not depend on the scale of the loss. One has few neighbors,
+# for small banks of distinct topics, the other many, for embeddings in which topics overlap (docs/own_model.md).
+SIMPLEX = PAPER.with_settings(
+    {
+        "space.kind": "simplex",
+        "descent.optimizer": "adam",
+        "descent.learning_rate": 0.3,
+        "descent.final_learning_rate": 0.01,
+        "atlas.k": 10,
+        "atlas.proximal_weight": 0.0,
+    }
+)
+LOGIT = PAPER.with_settings(
+    {
+        "neighborhood.k": 20,
+        "space.kind": "logit",
+        "descent.optimizer": "adam",
+        "descent.learning_rate": 1.0,
+        "descent.final_learning_rate": 0.03,
+        "atlas.temperature": 0.05,
+        "atlas.proximal_weight": 0.0,
+    }
+)
 # arXiv 2504.07964. Its layers, tokens and core experts are settings of a port.
 C3PO = PAPER.with_settings(
     {"neighborhood.k": 3, "descent.steps": 10, "descent.learning_rate": 1e-2, "descent.final_learning_rate": 1e-5}
 )
+PRESETS: Mapping[str, Preset] = {"paper": PAPER, "c3po": C3PO, "simplex": SIMPLEX, "logit": LOGIT}

@@ -34,7 +34,8 @@ LOSSES_DO_NOT_PREDICT = (
 
 def diagnosis_text(diagnosis: Diagnosis) -> str:
     """The whole diagnosis, with lines of at most 80 columns."""
-    lines = [*_row_lines(diagnosis), ""]
+    lines = [f"{diagnosis.n:,} samples, preset {diagnosis.preset}", ""] if diagnosis.preset else []
+    lines += [*_row_lines(diagnosis), ""]
     for finding in diagnosis.findings:
         lines += [f"{finding.question:<{WIDTH - 9}} {finding.reply:>8}"]
         lines += _wrap(EXPLANATIONS[finding.key](diagnosis, finding), "  ")
@@ -56,6 +57,8 @@ def verdict_text(diagnosis: Diagnosis) -> str:
         sentences.append(LOSSES_PREDICT)
     if diagnosis.helps and diagnosis.finding("uniform").reply != "no":
         sentences.append("Equal weights, which cost nothing, may do as well: compare them on more samples.")
+    if diagnosis.preset == "paper" and diagnosis.verdict in ("uniform", "not_recoverable", "unclear"):
+        sentences.append("The paper's steps are small: try preset='auto', or r2t2_jax.tune.")
     averaged = diagnosis.gains["router_mean"]
     if averaged.high < 0:
         sentences.append(f"Averaging the router's weights over tokens by itself changes {_gain(diagnosis, averaged)}.")

@@ -49,7 +49,9 @@ def refused(capsys: pytest.CaptureFixture[str], *options: str) -> str:
 
 def test_what_is_refused_before_any_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "too few for a diagnosis; give at least 20" in refused(capsys, "--limit", "5")
-    assert "unknown preset 'spicy'; choose one of paper, c3po, toy, or a file" in refused(capsys, "--preset", "spicy")
+    assert "unknown preset 'spicy'; choose one of paper, c3po, simplex, logit, toy, or a file" in refused(
+        capsys, "--preset", "spicy"
+    )
     assert "unknown metric 'taste'" in refused(capsys, "--metric", "taste")
     assert "toy has no beam search: leave out --beams 3" in refused(capsys, "--beams", "3")
     assert "it is a folder; name a file" in refused(capsys, "--out", str(tmp_path))

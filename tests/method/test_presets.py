@@ -22,7 +22,9 @@ from r2t2_jax.methods import (
 def test_presets_by_name() -> None:
     assert find_preset("paper") is PAPER
     assert find_preset("mine", {"mine": {"neighborhood.k": 7}}) == Preset.from_mapping({"neighborhood.k": 7})
-    with pytest.raises(R2T2Error, match="unknown preset 'theirs'; choose one of paper, c3po, mine, or a file"):
+    with pytest.raises(
+        R2T2Error, match="unknown preset 'theirs'; choose one of paper, c3po, simplex, logit, mine, or a"
+    ):
         find_preset("theirs", {"mine": {}})
 
 
