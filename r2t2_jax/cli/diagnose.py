@@ -1,9 +1,12 @@
-"""`r2t2 diagnose`: whether re-routing will help a model."""
+"""`r2t2 diagnose`: whether re-routing will help a model. `r2t2 check`: whether a port keeps the contract."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated
+
+import tyro
 
 from r2t2_jax.cli.parsing import Sets, recorded_sets
 
@@ -92,3 +95,49 @@ class Diagnose:
             publish_json(self.out, record | diagnosis.to_record())
             print(f"\nWrote {self.out}.")
         return 0 if diagnosis.helps else 1
+
+
+@dataclass(frozen=True)
+class CheckPort:
+    """Check a port of your own: methods, shapes, the loss, decoding, and independence of the batch.
+
+    It asks a few questions, without references. The loss must be one number that changes with the routing weights;
+    routing weights must be [layers, experts] of one sample; embeddings must be unit vectors; a generated answer,
+    decoded and read again, must keep its loss; and a sample must give the same result alone as in a batch. The checks
+    that run no model are done for every port of your own before its first questions are encoded.
+
+    Exit code: 0 if all checks pass, 1 if one fails.
+
+    Example: r2t2 check pocket:narrow --data pocket
+    """
+
+    model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
+    """The model: a port such as pocket:narrow, or module:attribute of your own, also in the current folder."""
+    data: Sets = ()
+    """Questions: names of prepared sets, or .jsonl files. By default three with random images, or with none."""
+    split: str | None = None
+    """Split of the questions; by default validation, or all lines of a .jsonl file."""
+    limit: int = 3
+    """Number of questions."""
+
+    def run(self) -> int:
+        """Check, and print a line for each check."""
+        from r2t2_jax.evaluation.check_port import built_in_samples, run_checks
+        from r2t2_jax.evaluation.setup import open_questions
+        from r2t2_jax.plugins import load
+
+        port = load(self.model)
+        if self.data:
+            samples = [sample for name in self.data for sample in open_questions(name, self.split, self.limit, seed=0)]
+            checks = run_checks(port, samples)
+        else:
+            checks = run_checks(port, built_in_samples(image=True))
+            if checks[-1].problem and checks[-1].name in ("prepare", "answer_ids", "embed"):
+                checks = run_checks(port, built_in_samples(image=False))
+        for check in checks:
+            print(f"{'FAILED' if check.problem else 'ok':<8}{check.name:<17}{check.problem or check.result}")
+        failed = bool(checks[-1].problem)
+        if failed and not self.data and checks[-1].name in ("prepare", "answer_ids", "embed"):
+            print("The questions are built in; give questions of your own with --data FILE.jsonl.")
+        print(f"{port.name}: {'a check failed; the others depend on it' if failed else 'all checks passed'}")
+        return int(failed)

@@ -22,7 +22,7 @@ from r2t2_jax.cli.bank import BankAtlas, BankBuild, BankImport, BankIndex, BankI
 from r2t2_jax.cli.cost import Convert, Cost, FitMemory
 from r2t2_jax.cli.datasets import AuxBuild, AuxImport, ListDatasets, PocketScene, PrepareDataset, ShowDataset
 from r2t2_jax.cli.demo import Demo
-from r2t2_jax.cli.diagnose import Diagnose
+from r2t2_jax.cli.diagnose import CheckPort, Diagnose
 from r2t2_jax.cli.evaluate import Eval
 from r2t2_jax.cli.options import check_ranges
 from r2t2_jax.cli.parsing import Command, parse
@@ -177,6 +177,7 @@ COMMANDS: dict[str, type[Command]] = {
     "bank import": BankImport,
     "bank index": BankIndex,
     "bank inspect": BankInspect,
+    "check": CheckPort,
     "convert": Convert,
     "cost": Cost,
     "datasets list": ListDatasets,

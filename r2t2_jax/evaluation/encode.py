@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from r2t2_jax.contract import Answer, Features, Inputs, Port, Query, Sample, support_of
 from r2t2_jax.errors import R2T2Error
+from r2t2_jax.evaluation.check_port import check_foreign
 from r2t2_jax.method.forward import encode_batch
 from r2t2_jax.runtime.batching import Rows, map_batches, take, threads_at_a_time
 from r2t2_jax.runtime.checks import check_finite
@@ -60,10 +61,12 @@ def prepare_questions(port: Port, samples: Sequence[Sample], texts: Sequence[str
         texts: to embed, one per sample; by default the samples' questions.
 
     Raises:
-        R2T2Error: there is no sample, or the port cannot prepare one.
+        R2T2Error: there is no sample, the port cannot prepare one, or a port that is not of this package does not keep
+            the contract (`check_port.check_foreign`).
     """
     if not samples:
         raise R2T2Error("there is no sample to encode")
+    check_foreign(port, samples)
     # All at once: the samples then share a length bucket, and their features can be stacked.
     inputs = port.processor.prepare(port.params, samples)
     embeddings = port.embedder.embed([sample.question for sample in samples] if texts is None else texts)

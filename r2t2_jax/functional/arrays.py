@@ -202,7 +202,7 @@ def loss_depends_on_routing(
     """Whether the loss of any of the first samples changes with the routing weights.
 
     Compared are the given weights, half of them, equal weights, and single experts of each layer, also weights that no
-    gate gives: experts with equal outputs are told from a model that does not read the weights.
+    gate gives, because the loss of experts with equal outputs does not change with shares that sum to one.
     """
     few = slice(0, PROBED_SAMPLES)
     features, answers = jax.tree.map(lambda leaf: jnp.asarray(leaf[few]), (features, answers))
