@@ -2,7 +2,7 @@
 
 No other module imports both the method and the rivals. To add a strategy, write a function of the blocks of settings
 that it reads, and add a row to the table of its package (`method/strategies.py` or `rivals/table.py`). Reports show the
-first line of the function's docstring; `Control: ` or `Upper bound: ` before it is the role (`reporting/roles.py`).
+first line of the function's docstring; `Control: ` before it is the role, as others are (`reporting/roles.py`).
 """
 
 from __future__ import annotations

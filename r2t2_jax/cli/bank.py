@@ -94,6 +94,7 @@ class BankBuild:
                 f"{counts['correct']:,} answered correctly{share}, {counts['rows']:,} stored"
             )
         print(f"Wrote a bank of {summary['rows']:,} references to {self.out}.")
+        print(f"Statistics and HTML report: r2t2 bank inspect {self.out} --html {self.out.name}.html")
 
 
 @dataclass(frozen=True)

@@ -224,3 +224,4 @@ def show(folder: Path) -> None:
             wrong = [(row["prediction"], (row["answers"] or [""])[0]) for row in islice(base, SHOWN)]
             log(low_score_warning(title, summary["metric"], correct, n, wrong))
     console.print(f"Wrote run.json, summary.json and rows.parquet to {folder}.", soft_wrap=True)
+    console.print(f"HTML report: r2t2 report {folder}. Tables: r2t2 results {folder}.", soft_wrap=True)

@@ -10,7 +10,7 @@ import tyro
 
 from r2t2_jax.cli.parsing import CLUSTER, NO_CLUSTER, Cluster, Sets, log
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.reporting.formatting import plain_console
+from r2t2_jax.reporting.formatting import plain_console, plural
 
 if TYPE_CHECKING:  # building the parser must be fast
     from collections.abc import Sequence
@@ -115,7 +115,9 @@ class Reproduce:
         console = plain_console()
         for table in tables:
             console.print(Markdown(markdown(read_table(self.out, table.name))))
-        console.print(f"Wrote {len(tables)} tables to {self.out}, each as .md, .csv and .json.", soft_wrap=True)
+        console.print(
+            f"Wrote {plural(len(tables), 'table')} to {self.out}, each as .md, .csv and .json.", soft_wrap=True
+        )
 
     def _print_dry_run(self) -> None:
         from rich.markdown import Markdown

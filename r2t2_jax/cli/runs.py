@@ -11,26 +11,28 @@ import tyro
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.reporting.formatting import plain_console
 
+INTERVALS = "95 % intervals: Wilson's of accuracies; of gains over base paired, Bonett & Price 2012."
+
 
 @dataclass(frozen=True)
 class Results:
     """Compare runs in tables: every model and strategy on every benchmark, and the gain of re-routing.
 
-    Gains over the unmodified model are paired, in points, with bootstrap intervals and the numbers of answers that
-    turned right and wrong. If runs share questions, each strategy is also compared between runs.
+    Gains over the unmodified model are paired, in points, with 95 % intervals (Bonett & Price 2012) and the numbers of
+    answers that turned right and wrong. If runs share questions, each strategy is also compared between runs.
 
     Example: r2t2 results out/eval out/other --format latex
     """
 
     run_folders: tyro.conf.Positional[tuple[Path, ...]]
     """Folders of complete runs of r2t2 eval or r2t2 demo."""
-    format: Literal["md", "csv", "latex"] = "md"
-    """Markdown, LaTeX (with booktabs), or one CSV table with all numbers."""
+    format: Literal["table", "md", "csv", "latex"] = "table"
+    """Tables for the terminal, Markdown, LaTeX (with booktabs), or one CSV table with all numbers."""
 
     def run(self) -> None:
         """Read the runs and print the tables."""
         from r2t2_jax.errors import R2T2Error
-        from r2t2_jax.reporting.compare_runs import as_records, changes, details, overview, read_entries
+        from r2t2_jax.reporting.compare_runs import as_records, as_tables, changes, details, overview, read_entries
         from r2t2_jax.reporting.tables import csv_table, latex_table, markdown_table
         from r2t2_jax.runs.reading import open_run
 
@@ -39,6 +41,12 @@ class Results:
         entries = read_entries([open_run(folder) for folder in self.run_folders])
         if self.format == "csv":
             print(csv_table(as_records(entries)), end="")
+            return
+        if self.format == "table":
+            console = plain_console()
+            for table in as_tables(entries):
+                console.print(table)
+            console.print(INTERVALS, highlight=False)
             return
         write = markdown_table if self.format == "md" else latex_table
         tables = [overview(entries), details(entries), changes(entries)]
@@ -72,7 +80,7 @@ class Export:
 class Report:
     """Write a run's report: one self-contained HTML file, and a folder with its figures as PNG and numbers as CSV.
 
-    Every run writes its report at its end; this command writes it again, or to another place.
+    r2t2 demo writes its report at its end; other commands name this one.
 
     Example: r2t2 report out/demo
     """

@@ -265,7 +265,8 @@ class Job:
         for name, questions in self.benchmarks.items():
             set_score = get_set_score(set_score_of(name))
             numbers = summarize_benchmark(benchmark_rows(run, name), questions.samples, set_score)
-            models[title_of(self.port.name, name)] = {"benchmark": name, "metric": questions.metric, **numbers}
+            about = {"benchmark": name, "metric": questions.metric, "layers": self.port.model.spec.layer_names}
+            models[title_of(self.port.name, name)] = {**about, **numbers}
         return summary_content(models)
 
 

@@ -117,18 +117,6 @@ def wilson_interval(successes: int, n: int) -> tuple[float, float]:
     return max(0.0, (center - spread) / scale), min(1.0, (center + spread) / scale)
 
 
-def paired_gain(before: Bool[np.ndarray, "B"], after: Bool[np.ndarray, "B"]) -> tuple[float, float, float]:
-    """Gain in accuracy on the same samples, and the bounds of its 95 % interval.
-
-    With b of n samples turned right and c turned wrong, the gain is (b - c) / n and its variance
-    (b + c - (b - c)^2 / n) / n^2 (Agresti, Categorical Data Analysis, section 11.1).
-    """
-    n, better, worse = len(before), int((~before & after).sum()), int((before & ~after).sum())
-    gain = (better - worse) / n
-    spread = NORMAL_95 * math.sqrt(better + worse - (better - worse) ** 2 / n) / n
-    return gain, gain - spread, gain + spread
-
-
 def gap_recovered(accuracy: float, base: float, ceiling: float | None) -> float | None:
     """Share of the gap from `base` to `ceiling`; `None` if there is no gap."""
     if ceiling is None or ceiling <= base:
@@ -224,6 +212,8 @@ def summarize_benchmark(table: pa.Table, samples: Sequence[Sample], set_score: S
 
 Reply = Literal["yes", "no", "unclear"]
 RESAMPLES = 2000
+ACCURACY_INTERVAL = "Wilson's interval of a proportion"
+GAIN_INTERVAL = "paired, Bonett & Price 2012"  # of gains in accuracy, in every table and report
 TESTS = {
     "right": "paired proportions, adjusted Wald interval (Bonett & Price 2012)",
     "loss": f"mean paired difference, percentile bootstrap of {RESAMPLES:,} resamples",
@@ -247,6 +237,10 @@ class Comparison:
         if self.high < worthwhile:
             return "no"
         return "yes" if self.low > 0 else "unclear"
+
+    def times(self, factor: float) -> Comparison:
+        """The gain and its interval in another unit, such as points (100) for shares."""
+        return Comparison(factor * self.gain, factor * self.low, factor * self.high)
 
     def samples_needed(self, n: int, worthwhile: float) -> int:
         """Number of samples for an interval as narrow as `worthwhile`, rounded up to two digits."""

@@ -184,7 +184,7 @@ def uniform() -> Strategy:
 
 
 def task_routing() -> Strategy:
-    """Upper bound: the experts that a person would choose for the question."""
+    """Practical ceiling: the experts that a person would choose for the question."""
     return Strategy("task_routing", search=FixedRouting("task"))
 
 
@@ -245,7 +245,7 @@ def best_of_n(generation: GenerationSettings, best_of_n: BestOfNSettings, space:
 
 
 def oracle(descent: DescentSettings, space: UpdateSpace) -> Strategy:
-    """Upper bound: gradient descent on the loss of the test sample's own answer."""
+    """Label-searched: gradient descent on the loss of the test sample's own answer."""
     return Strategy("oracle", objective=Oracle(), search=descent_of(descent), space=space)
 
 

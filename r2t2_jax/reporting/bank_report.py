@@ -81,19 +81,21 @@ def routing_verdict(inspection: Inspection) -> str:
 
 def leakage_text(leakage: Leakage) -> str:
     """The number of questions of an evaluation set that are also in the bank."""
-    questions = f"of {leakage.questions:,} questions"
     if leakage.leaks:
         names = ", ".join(leakage.leaks[:SHOWN_LEAKS]) + (" and more" if len(leakage.leaks) > SHOWN_LEAKS else "")
-        leaks = f"{len(leakage.leaks):,} {questions} are in the bank with the same image and question: {names}."
+        leaks = (
+            f"Leakage: {len(leakage.leaks):,} of {leakage.questions:,} questions are in the bank with the same image "
+            f"and question: {names}."
+        )
     else:
-        leaks = f"None {questions} is in the bank with the same image and question."
+        leaks = f"No leakage: none of {leakage.questions:,} questions is in the bank with the same image and question."
     if leakage.images_known:
-        images = f"{leakage.same_image:,} are about an image of the bank"
+        images = f"Same image only: {leakage.same_image:,}."
     else:
-        images = "the bank does not store images, so leaks were detected by id and question"
+        images = "The bank does not store images, so leaks were detected by id and question."
     return (
-        f"{leaks} In addition, {images}; {leakage.same_question:,} have the same question text as a reference, "
-        f"{leakage.alike_question:,} nearly the same."
+        f"{leaks} {images} Same question text only: {leakage.same_question:,}; nearly the same text: "
+        f"{leakage.alike_question:,}."
     )
 
 

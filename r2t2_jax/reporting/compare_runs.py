@@ -15,11 +15,12 @@ from jaxtyping import Bool
 
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.evaluation.benchmark import model_of
-from r2t2_jax.evaluation.statistics import Comparison, mean_interval, models_of
+from r2t2_jax.evaluation.statistics import Comparison, compare, models_of
 from r2t2_jax.runs.reading import refuse_damaged
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from rich.table import Table
 
     from r2t2_jax.runs.reading import SavedRun
 
@@ -28,7 +29,7 @@ BASE = "base"
 
 @dataclass(frozen=True)
 class PairedGain:
-    """Two strategies on the same n questions: mean gain with its bootstrap interval, and answers that changed."""
+    """Two strategies on the same n questions: gain with its interval (`compare`), and answers that changed."""
 
     n: int
     gain: Comparison
@@ -105,7 +106,7 @@ def _entries_of_rows(saved: SavedRun, run: str) -> list[ResultEntry]:
                     score_name=score_name,
                     score=score,
                     evaluations=entry["evaluations_per_sample"],
-                    over_base=paired(right[BASE], right[name]),
+                    over_base=paired(right[BASE], right[name]) if name != BASE else no_change(len(right[BASE])),
                     right=right[name],
                 )
             )
@@ -137,8 +138,13 @@ def paired(before: Mapping[str, bool], after: Mapping[str, bool]) -> PairedGain:
         raise R2T2Error("two runs to be compared have no question in common")
     first: Bool[np.ndarray, "B"] = np.array([before[name] for name in shared])
     second: Bool[np.ndarray, "B"] = np.array([after[name] for name in shared])
-    gain = mean_interval(second.astype(float) - first.astype(float))
+    gain = compare(first, second)
     return PairedGain(len(shared), gain, int((~first & second).sum()), int((first & ~second).sum()))
+
+
+def no_change(n: int) -> PairedGain:
+    """The gain of a strategy over itself on n questions."""
+    return PairedGain(n, Comparison(0.0, 0.0, 0.0), 0, 0)
 
 
 def between_runs(entries: Sequence[ResultEntry]) -> list[tuple[ResultEntry, ResultEntry, PairedGain]]:
@@ -166,7 +172,7 @@ def overview(entries: Sequence[ResultEntry]) -> tuple[list[str], list[list[str]]
 
 
 DETAILS = (
-    *("run", "model", "benchmark", "strategy", "n", "accuracy %", "95 % interval", "gain", "95 % bootstrap interval"),
+    *("run", "model", "benchmark", "strategy", "n", "accuracy %", "95 % interval", "gain", "95 % interval of the gain"),
     *("wrong to right", "right to wrong", "evaluations"),
 )
 
@@ -188,7 +194,7 @@ def details(entries: Sequence[ResultEntry]) -> tuple[list[str], list[list[str]]]
 
 def changes(entries: Sequence[ResultEntry]) -> tuple[list[str], list[list[str]]]:
     """Head and rows of `between_runs`."""
-    head = ["benchmark", "strategy", "from", "to", "n", "gain", "95 % bootstrap interval"]
+    head = ["benchmark", "strategy", "from", "to", "n", "gain", "95 % interval of the gain"]
     rows = [
         [after.benchmark, after.strategy, before.run, after.run, str(change.n), *_gain(change)]
         for before, after, change in between_runs(entries)
@@ -196,10 +202,51 @@ def changes(entries: Sequence[ResultEntry]) -> tuple[list[str], list[list[str]]]
     return [*head, "wrong to right", "right to wrong"], rows
 
 
-def _gain(change: PairedGain) -> list[str]:
+def _gain(change: PairedGain, short: bool = False) -> list[str]:
     gain = change.gain
-    interval = f"{100 * gain.low:+.1f} to {100 * gain.high:+.1f}"
+    interval = f"{100 * gain.low:+.1f}{'/' if short else ' to '}{100 * gain.high:+.1f}"
     return [f"{100 * gain.gain:+.1f}", interval, str(change.wrong_to_right), str(change.right_to_wrong)]
+
+
+def as_tables(entries: Sequence[ResultEntry]) -> list[Table]:
+    """Tables for a terminal of 80 columns: one for each run, model and benchmark, and one of changes between runs."""
+    several_runs = len({entry.run for entry in entries}) > 1
+    groups: dict[tuple[str, str, str], list[ResultEntry]] = {}
+    for entry in entries:
+        groups.setdefault((entry.run, entry.model, entry.benchmark), []).append(entry)
+    tables = []
+    for (run, model, benchmark), group in groups.items():
+        unit = group[0].score_name
+        official = (f"{unit.replace(' ', chr(10))}",) if unit != "accuracy" else ()
+        title = f"{f'{run}: ' if several_runs else ''}{model} on {benchmark}: {group[0].over_base.n:,} questions"
+        heads = ("acc.\n%", "95 %\ninterval", "gain\npoints", "95 %\ninterval", "wrong→\nright", "right→\nwrong")
+        table = _table(title, ("strategy",), (*official, *heads, "evals\n/sample"))
+        for entry in group:
+            low, high = (f"{100 * bound:.1f}" for bound in entry.ci95)
+            shown = [entry.strategy, *(f"{entry.score:.1f}" for _ in official), f"{100 * entry.accuracy:.1f}"]
+            table.add_row(*shown, f"{low}-{high}", *_gain(entry.over_base, short=True), f"{entry.evaluations:g}")
+        tables.append(table)
+    if between_runs(entries):
+        texts, numbers = ("benchmark", "strategy", "from", "to"), ("n", "gain", "95 %\ninterval")
+        table = _table("Between runs", texts, (*numbers, "wrong→\nright", "right→\nwrong"))
+        for before, after, change in between_runs(entries):
+            names = (after.benchmark, after.strategy, before.run, after.run)
+            table.add_row(*names, f"{change.n:,}", *_gain(change, short=True))
+        tables.append(table)
+    return tables
+
+
+def _table(title: str, texts: Sequence[str], numbers: Sequence[str]) -> Table:
+    """An empty table with columns of texts and columns of numbers."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(title=title, box=SIMPLE_HEAD, title_justify="left", padding=0)
+    for head in texts:
+        table.add_column(head, overflow="fold")
+    for head in numbers:
+        table.add_column(head, justify="right", no_wrap=True)
+    return table
 
 
 def as_records(entries: Sequence[ResultEntry]) -> list[dict[str, Any]]:

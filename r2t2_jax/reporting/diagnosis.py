@@ -21,7 +21,7 @@ VERDICTS = {
     "would be worth a search.",
     "no_gap": "Routing is not the problem. Even with the labels, no other routing is noticeably better, and the "
     "router's own is not better than others either: look at experts, prompts or data.",
-    "unclear": "These samples do not decide the question.",
+    "unclear": "Inconclusive:",
 }
 LOSSES_PREDICT = (
     "The neighbors' losses predict a sample's own loss, so other search settings may do better: try r2t2 tune."
@@ -52,7 +52,7 @@ def verdict_text(diagnosis: Diagnosis) -> str:
         if predicts != "yes":
             sentences.append(LOSSES_DO_NOT_PREDICT if predicts == "no" else "Try r2t2 tune, then more references.")
     if diagnosis.verdict == "unclear":
-        sentences.append(f"About {diagnosis.samples_needed:,} samples are needed; this diagnosis had {diagnosis.n:,}.")
+        sentences.append(f"{diagnosis.n:,} samples are too few. About {diagnosis.samples_needed:,} samples are needed.")
     if diagnosis.verdict in ("uniform", "not_recoverable", "unclear") and predicts == "yes":
         sentences.append(LOSSES_PREDICT)
     if diagnosis.helps and diagnosis.finding("uniform").reply != "no":

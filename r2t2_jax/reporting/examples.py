@@ -5,7 +5,7 @@ Axis letters: B test samples, K neighbors, L routed layers, E experts.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -13,11 +13,12 @@ import numpy as np
 from jaxtyping import Float
 
 from r2t2_jax.evaluation.records import Neighbor, neighbors_of
-from r2t2_jax.reporting.images import Images
+from r2t2_jax.reporting.images import ImageSheets
 from r2t2_jax.reporting.results import ModelResults, StrategyRows
 
 OUTCOMES = ("wrong → right", "right → wrong", "right → right", "wrong → wrong")
 EXAMPLES_PER_OUTCOME = {"wrong → right": 3, "right → wrong": 3, "right → right": 2, "wrong → wrong": 2}
+ONE_PER_OUTCOME = dict.fromkeys(OUTCOMES, 1)
 MAX_LAYERS, MAX_EXPERTS = 3, 8  # in the table of one example
 USED_FALLBACK = "No reference has any kernel weight: the router's own weights were used."
 
@@ -51,8 +52,8 @@ class RoutingTable:
 class Example:
     """One question before and after re-routing, ready to be shown.
 
-    `image` is a PNG, or `None` with the reason in `no_image`. `expected` is empty, and `right_before` and `right_after`
-    are `None`, if the right answer is not known.
+    `image` is a PNG, `place` is where the image is in the sheets of a report; if both are `None`, `no_image` has the
+    reason. `expected` is empty, and `right_before` and `right_after` are `None`, if the right answer is not known.
     """
 
     title: str
@@ -70,6 +71,7 @@ class Example:
     weights_before: Float[np.ndarray, "L E"]
     weights_after: Float[np.ndarray, "L E"]
     image: bytes | None = None
+    place: Sequence[int] | None = None
     no_image: str = ""
     note: str = ""
 
@@ -109,8 +111,8 @@ def outcomes_of(results: ModelResults, explained: StrategyRows) -> list[str]:
     return list(map(outcome_name, results.base.right.tolist(), explained.right.tolist()))
 
 
-def select_examples(results: ModelResults) -> list[SelectedExample]:
-    """Ten samples by a fixed rule: `EXAMPLES_PER_OUTCOME` of each outcome.
+def select_examples(results: ModelResults, numbers: Mapping[str, int] = EXAMPLES_PER_OUTCOME) -> list[SelectedExample]:
+    """Samples by a fixed rule: a number of each outcome, by default ten in all.
 
     Within an outcome, in the order of the test set, the first of each family before the second of any. If an outcome
     has too few samples, the others contribute more.
@@ -120,9 +122,9 @@ def select_examples(results: ModelResults) -> list[SelectedExample]:
     outcomes = outcomes_of(results, results.explained)
     rows = {outcome: [i for i, other in enumerate(outcomes) if other == outcome] for outcome in OUTCOMES}
     candidates = {outcome: _one_family_after_another(rows[outcome], results) for outcome in OUTCOMES}
-    selected = {outcome: candidates[outcome][:wanted] for outcome, wanted in EXAMPLES_PER_OUTCOME.items()}
-    missing = sum(EXAMPLES_PER_OUTCOME.values()) - sum(map(len, selected.values()))
-    for outcome, wanted in EXAMPLES_PER_OUTCOME.items():
+    selected = {outcome: candidates[outcome][:wanted] for outcome, wanted in numbers.items()}
+    missing = sum(numbers.values()) - sum(map(len, selected.values()))
+    for outcome, wanted in numbers.items():
         more = candidates[outcome][wanted : wanted + missing]
         selected[outcome] += more
         missing -= len(more)
@@ -141,7 +143,7 @@ def _one_family_after_another(rows: Sequence[int], results: ModelResults) -> lis
     return [row for _, row in sorted(rounds)]
 
 
-def make_example(results: ModelResults, selected: SelectedExample, images: Images) -> Example:
+def make_example(results: ModelResults, selected: SelectedExample, sheets: ImageSheets) -> Example:
     """Everything that the report shows of a selected sample."""
     explained = results.explained
     assert explained is not None
@@ -162,7 +164,7 @@ def make_example(results: ModelResults, selected: SelectedExample, images: Image
         layers=results.layers,
         weights_before=results.router_weights[row],
         weights_after=explained.weights[row],
-        image=images.png(results.ids[row]),
-        no_image=images.reason,
+        place=sheets.place(results.ids[row]),
+        no_image=sheets.reason,
         note=USED_FALLBACK if explained.used_fallback[row] else "",
     )

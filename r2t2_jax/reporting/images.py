@@ -1,9 +1,10 @@
-"""The images of a run's samples: a run does not store them, so its question sets are loaded again."""
+"""The images of a run's samples, in sheets: a run does not store them, so its question sets are loaded again."""
 
 from __future__ import annotations
 
+import hashlib
 import io
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from r2t2_jax.runs.reading import SavedRun
 
 MAX_SIDE = 480  # pixels; photographs are reduced to it, smaller images stay as the model sees them
+TILE_SIDE = 256  # pixels of an image in a sheet
+QUALITIES = (85, 50)  # of WebP, in the first group of sheets and in the others
+COLUMNS, TILES = 10, 100  # of a sheet
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,74 @@ class Images:
     def png(self, sample_id: str) -> bytes | None:
         """A sample's image as PNG; `None` if it is missing."""
         return as_png(self.by_id[sample_id]) if sample_id in self.by_id else None
+
+    def sheets(self, groups: Sequence[Sequence[str]]) -> ImageSheets:
+        """Sheets of the images of each group of sample ids; equal images of one sheet share a tile."""
+        places: dict[str, list[int]] = {}
+        drawn: list[bytes] = []
+        counts = []
+        for group in groups:
+            before = len(drawn)
+            known = [name for name in dict.fromkeys(group) if name in self.by_id and name not in places]
+            for start in range(0, len(known), TILES):
+                tiles = {name: self.by_id[name] for name in known[start : start + TILES]}
+                sheet, own = _draw_sheet(tiles, QUALITIES[bool(counts)])
+                places |= {name: [len(drawn), *place] for name, place in own.items()}
+                drawn.append(sheet)
+            counts.append(len(drawn) - before)
+        return ImageSheets(drawn, places, self.reason, counts)
+
+
+@dataclass(frozen=True)
+class ImageSheets:
+    """Images side by side in a few files, so that cards can share them.
+
+    Args:
+        files: the sheets, as WebP.
+        places: by sample id the number of the sheet, and left, top, width and height there in pixels.
+        reason: why other images are missing.
+        of_group: how many sheets each group has.
+    """
+
+    files: Sequence[bytes]
+    places: Mapping[str, Sequence[int]]
+    reason: str
+    of_group: Sequence[int]
+
+    def place(self, sample_id: str) -> Sequence[int] | None:
+        """Where a sample's image is; `None` if it is missing."""
+        return self.places.get(sample_id)
+
+    def size(self, number: int) -> tuple[int, int]:
+        """Width and height of a sheet."""
+        from PIL import Image
+
+        with Image.open(io.BytesIO(self.files[number])) as sheet:
+            return sheet.size
+
+
+def _draw_sheet(
+    images: Mapping[str, UInt8[np.ndarray, "height width 3"]], quality: int
+) -> tuple[bytes, dict[str, tuple[int, ...]]]:
+    """One sheet as WebP, and by id left, top, width and height of each image."""
+    from PIL import Image
+
+    tiles: dict[bytes, Image.Image] = {}
+    keys = {}
+    for name, array in images.items():
+        keys[name] = hashlib.sha256(repr(array.shape).encode() + array.tobytes()).digest()
+        if keys[name] not in tiles:
+            tiles[keys[name]] = Image.fromarray(array)
+            tiles[keys[name]].thumbnail((TILE_SIDE, TILE_SIDE))
+    width, height = (max(tile.size[side] for tile in tiles.values()) for side in (0, 1))
+    rows, columns = -(-len(tiles) // COLUMNS), min(len(tiles), COLUMNS)
+    sheet, corners = Image.new("RGB", (width * columns, height * rows), "white"), {}
+    for number, (key, tile) in enumerate(tiles.items()):
+        corners[key] = (number % COLUMNS * width, number // COLUMNS * height, *tile.size)
+        sheet.paste(tile, corners[key][:2])
+    out = io.BytesIO()
+    sheet.save(out, format="WEBP", quality=quality)
+    return out.getvalue(), {name: corners[key] for name, key in keys.items()}
 
 
 def find_images(saved: SavedRun, ids: Collection[str]) -> Images:

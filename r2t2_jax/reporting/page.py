@@ -1,8 +1,10 @@
-"""Renders the HTML templates of `templates/`: self-contained pages that load nothing and run no script."""
+"""Renders the HTML templates of `templates/`: pages that load nothing from elsewhere and need no scripts to be read."""
 
 from __future__ import annotations
 
 import base64
+import math
+import re
 from functools import cache
 from typing import Any
 
@@ -23,7 +25,8 @@ from r2t2_jax.reporting.formatting import (
 
 def render_template(name: str, **context: Any) -> str:
     """The text of `templates/NAME` with the context filled in; every value is escaped for HTML."""
-    return _environment().get_template(name).render(**context)
+    text = _environment().get_template(name).render(**context)
+    return re.sub(r"\s*\n\s*", "\n", text)  # the indentation of templates would be a quarter of a page
 
 
 def anchor(name: str) -> str:
@@ -39,6 +42,16 @@ def data_uri(content: bytes, media_type: str) -> str:
 def bar_width(share: float) -> str:
     """A share as the CSS width of a bar, from `0.0%` to `100.0%`."""
     return f"{100 * min(max(share, 0.0), 1.0):.1f}%"
+
+
+def share_of(value: float, largest: float) -> str:
+    """A value as the CSS position or width on an axis from 0 to `largest`."""
+    return bar_width(value / largest if largest > 0 else 0.0)
+
+
+def level(count: int, largest: int) -> str:
+    """The CSS class of a cell that is the darker the larger its count is, `l1` to `l9`; empty for 0."""
+    return f"l{max(1, math.ceil(9 * count / largest))}" if count else ""
 
 
 @cache
@@ -57,8 +70,10 @@ def _environment() -> Environment:
         "data_uri": data_uri,
         "duration": duration,
         "join_names": join_names,
+        "level": level,
         "percent": percent,
         "plural": plural,
+        "share_of": share_of,
         "shorten": shorten,
         "signed": signed,
         "true_minus": true_minus,

@@ -5,8 +5,8 @@ Axis letters: B test samples, K neighbors, S steps, L routed layers, E experts, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.evaluation.benchmark import ANSWER, ENCODE, part_name
 from r2t2_jax.evaluation.statistics import models_of
+from r2t2_jax.reporting.roles import ROLES, role
 from r2t2_jax.runs.batch_files import stack
 from r2t2_jax.runs.reading import refuse_damaged
 
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from r2t2_jax.runs.reading import SavedRun
 
 BASE = "base"
-EXPLAINED_FIRST = ("ngd", "ngd_paper", "kernel_regression_alpha", "kernel_regression")  # in order of preference
 COLUMNS = (  # that a report cannot do without
     *("model", "strategy", "id", "category", "question", "answers", "prediction", "right", "router_weights", "weights"),
     *("path", "losses", "neighbors", "similarities", "kernel_weights", "used_fallback", "evaluations"),
@@ -70,6 +70,7 @@ class ModelResults:
         run: the model's part of `run.json`.
         seconds: measured seconds per sample of the strategies that were timed.
         references: question, answer and family of each reference, by its id.
+        chosen: the strategy that figures and cases explain; `None` for the best one without labels.
     """
 
     name: str
@@ -85,6 +86,7 @@ class ModelResults:
     run: Mapping[str, Any]
     seconds: Mapping[str, float]
     references: Mapping[str, Mapping[str, Any]]
+    chosen: str | None = None
 
     @property
     def base(self) -> StrategyRows:
@@ -93,10 +95,31 @@ class ModelResults:
 
     @cached_property
     def explained(self) -> StrategyRows | None:
-        """The strategy that the report explains: the first of `EXPLAINED_FIRST`, else the first that is not `base`."""
-        others = [name for name in self.strategies if name != BASE]
-        name = next((name for name in EXPLAINED_FIRST if name in others), others[0] if others else None)
-        return None if name is None else self.strategies[name]
+        """The strategy that figures and cases explain: `chosen`, else the most accurate of the re-routing methods.
+
+        A run without such a method has its most accurate control instead, or else its first reference point.
+        """
+        names = [self.chosen] if self.chosen else [name for key in ROLES for name in self.ranking if role(name) == key]
+        return self.strategies[names[0]] if names else None
+
+    @cached_property
+    def ranking(self) -> list[str]:
+        """All strategies but `base`, the most accurate first, the cheaper one of equal ones."""
+
+        def order(name: str) -> tuple[float, float]:
+            return -float(self.strategies[name].right.mean()), self.strategies[name].evaluations
+
+        return sorted((name for name in self.strategies if name != BASE), key=order)
+
+    @property
+    def groups(self) -> dict[str, list[str]]:
+        """`base`, then the other strategies by role, the most accurate of a role first; empty groups are left out."""
+        groups = {"": [BASE]} | {key: [name for name in self.ranking if role(name) == key] for key in ROLES}
+        return {key: names for key, names in groups.items() if names}
+
+    def explaining(self, strategy: str) -> ModelResults:
+        """The same results, with another strategy as the explained one."""
+        return replace(self, chosen=strategy)
 
 
 def read_results(saved: SavedRun) -> list[ModelResults]:
@@ -137,7 +160,7 @@ def _model(saved: SavedRun, name: str, names: list[str]) -> ModelResults:
     return ModelResults(
         name=name,
         experts=tuple(run.get("experts") or (f"expert {e + 1}" for e in range(shape[1]))),
-        layers=tuple(run.get("layers") or (f"layer {layer + 1}" for layer in range(shape[0]))),
+        layers=tuple(run.get("layers") or summary.get("layers") or (f"layer {layer + 1}" for layer in range(shape[0]))),
         ids=first.column("id").to_pylist(),
         categories=first.column("category").to_pylist(),
         questions=first.column("question").to_pylist(),
@@ -147,7 +170,7 @@ def _model(saved: SavedRun, name: str, names: list[str]) -> ModelResults:
         summary=summary,
         run=run,
         seconds=_seconds(saved.seconds_per_sample, name, present),
-        references=_references(saved, name),
+        references=_references(saved, (name, run.get("name", name))),
     )
 
 
@@ -206,12 +229,13 @@ def _seconds(times: Mapping[str, float], model: str, strategies: list[str]) -> d
     return {name: encode + times[part] for name, part in parts.items() if part in times}
 
 
-def _references(saved: SavedRun, name: str) -> dict[str, dict[str, Any]]:
+def _references(saved: SavedRun, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """The references of a model by id, recorded under the title of its rows or, for all benchmarks, under its name."""
     import pyarrow.compute as pc
 
     table = saved.references
     if not table.num_rows:
         return {}
     columns = [column for column in ("id", "question", "answer", "category") if column in table.column_names]
-    records = table.filter(pc.field("model") == name).select(columns).to_pylist()
+    records = table.filter(pc.field("model").isin(list(names))).select(columns).to_pylist()
     return {record["id"]: record for record in records}

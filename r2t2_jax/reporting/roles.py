@@ -1,6 +1,6 @@
 """The role of a strategy in a comparison, and its description: both from the docstring of its function.
 
-The first line of the docstring describes the strategy; `Control: ` or `Upper bound: ` before it is the role.
+The first line of the docstring describes the strategy; a prefix such as `Control: ` is its role.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ METHOD, CONTROL, BOUND = "method", "control", "bound"
 ROLES = {
     METHOD: "re-routing methods",
     CONTROL: "controls, which need no good neighbors",
-    BOUND: "upper bounds, which use information that a test does not provide",
+    BOUND: "reference points that use information unavailable at test time",
 }
-PREFIXES = {"Control: ": CONTROL, "Upper bound: ": BOUND}
+PREFIXES = {"Control: ": CONTROL, "Practical ceiling: ": BOUND, "Label-searched: ": BOUND}
 PAPER_SUFFIX = "_paper"  # of a strategy with the paper's settings, in a run with settings of its own
 
 
@@ -34,6 +34,12 @@ def description(strategy: str) -> str | None:
         return None
     suffix = ", with the paper's settings" if strategy.endswith(PAPER_SUFFIX) else ""
     return line[0].lower() + line[1:] + suffix
+
+
+def tag(strategy: str) -> str:
+    """`label-searched` for `oracle`, `practical ceiling` for `task_routing`; empty for methods and controls."""
+    prefix = next((prefix for prefix in PREFIXES if _first_line(strategy).startswith(prefix)), "")
+    return prefix.removesuffix(": ").lower() if PREFIXES.get(prefix) == BOUND else ""
 
 
 def _first_line(strategy: str) -> str:

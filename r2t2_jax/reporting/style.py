@@ -6,6 +6,7 @@ or a label.
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -81,11 +82,16 @@ class FigureDrawing:
     png: bytes
 
 
-def render_figure(spec: FigureSpec) -> FigureDrawing:
-    """Render a figure; call it inside `shared_style`. Letters that the font lacks are drawn as boxes."""
+def render_figure(spec: FigureSpec, only_png: bool = False) -> FigureDrawing:
+    """Render a figure; call it inside `shared_style`. Letters that the font lacks are drawn as boxes.
+
+    With `only_png` the SVG drawings are empty, for figures that a page shows as tables.
+    """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
         figure = spec.draw(False)
+        if only_png:
+            return FigureDrawing(b"", b"", _png(figure))
         wide = _svg(figure)
         return FigureDrawing(wide, _svg(spec.draw(True)), _png(figure))
 
@@ -100,7 +106,21 @@ def _svg(figure: Figure) -> bytes:
         figure.set_layout_engine("none")
     out = BytesIO()
     FigureCanvasSVG(figure).print_svg(out, metadata={"Date": None, "Creator": None})
-    return out.getvalue()
+    text = out.getvalue().decode("utf-8")
+    return _smaller(text).encode("utf-8")
+
+
+def _smaller(svg: str) -> str:
+    """An SVG without comments, unused ids and needless digits; equal styles become one class."""
+    used = set(re.findall(r"#([\w-]+)", svg))
+    svg = re.sub(r"(?s)^.*?(?=<svg )|<metadata>.*?</metadata>|<!--.*?-->", "", svg)
+    svg = re.sub(r' id="([^"]*)"', lambda match: match[0] if match[1] in used else "", svg)
+    svg = re.sub(r"(\.\d\d)\d+", r"\1", svg)
+    classes: dict[str, str] = {}
+    svg = re.sub(r'style="([^"]*)"', lambda match: f'class="{classes.setdefault(match[1], f"s{len(classes)}")}"', svg)
+    rules = "".join(f".{name}{{{style}}}" for style, name in classes.items())
+    svg = svg.replace("</style>", f"{rules}</style>", 1)
+    return re.sub(r"\s*\n\s*", "\n", svg).replace(">\n<", "><")
 
 
 def _png(figure: Figure) -> bytes:

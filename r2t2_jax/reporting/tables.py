@@ -16,8 +16,8 @@ from jaxtyping import Bool
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from r2t2_jax.evaluation.statistics import paired_gain
-from r2t2_jax.reporting.formatting import percent
+from r2t2_jax.evaluation.statistics import compare
+from r2t2_jax.reporting.formatting import percent, percent_interval
 
 LATEX_SPECIAL = {
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
@@ -105,6 +105,23 @@ def settings_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     return table
 
 
+def settings_rows(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Header and cells of all settings of a tuned preset's evidence, for a page."""
+    settings = [key for key in rows[0] if key not in MEASURES]
+    header = [*settings, "n", "accuracy, %", "95 % interval", "evaluations per sample"]
+    cells = [
+        [
+            *(f"{row[key]}" for key in settings),
+            f"{row['n']:,}",
+            percent(row["accuracy"]),
+            percent_interval(*row["ci95"]),
+            f"{row['evaluations_per_sample']:g}",
+        ]
+        for row in rows
+    ]
+    return header, cells
+
+
 def _value_at(settings: Mapping[str, Any], path: str) -> Any:
     """The value at a path such as `descent.steps`."""
     block, _, name = path.partition(".")
@@ -138,8 +155,10 @@ def agreement_line(summary: Mapping[str, Any]) -> str:
 
 def gain_line(strategy: str, other: str, right: Mapping[str, Bool[np.ndarray, "B"]]) -> str:
     """`ngd against base: +12.3 points (95 % interval 9.8 to 14.8, paired)`."""
-    gain, low, high = (100 * value for value in paired_gain(right[other], right[strategy]))
-    return f"{strategy} against {other}: {gain:+.1f} points (95 % interval {low:.1f} to {high:.1f}, paired)"
+    gain = compare(right[other], right[strategy]).times(100)
+    return (
+        f"{strategy} against {other}: {gain.gain:+.1f} points (95 % interval {gain.low:.1f} to {gain.high:.1f}, paired)"
+    )
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]], align_right: bool = False) -> str:

@@ -145,4 +145,10 @@ def _line(name: str, estimate: Estimate, labels: Sequence[str]) -> list[str]:
     flops = sum(cost.flops or 0 for cost in costs)
     evaluations = sum(cost.evaluations or 0 for cost in costs)
     hours = estimate.questions * flops / SUSTAINED / HOUR
-    return [name, str(len(labels)), f"{evaluations:,}", format_count(flops), f"{hours:,.3g}"]
+    return [
+        name,
+        str(len(labels)),
+        f"{evaluations:,}",
+        format_count(flops),
+        f"{hours:,.0f}" if hours >= 10 else f"{hours:.2g}",
+    ]

@@ -22,6 +22,12 @@ def test_the_interval_of_right_answers_is_bonett_and_prices() -> None:
     assert comparison.low < 0  # five of five changes for the better: McNemar's exact p is 0.0625
 
 
+def test_a_gain_in_points_is_that_of_shares_times_100() -> None:
+    before, after = paired(100, better=12, worse=4)
+    shares, points = compare(before, after), compare(before, after).times(100)
+    assert (points.gain, points.low, points.high) == pytest.approx((8.0, 100 * shares.low, 100 * shares.high))
+
+
 def test_without_any_change_the_interval_has_a_width() -> None:
     comparison = compare(*paired(50, 0, 0))
     assert comparison.gain == 0

@@ -8,7 +8,6 @@ from r2t2_jax.evaluation.statistics import (
     by_family,
     gap_recovered,
     models_of,
-    paired_gain,
     summarize,
     summary_content,
     wilson_interval,
@@ -31,21 +30,6 @@ def test_wilson_interval_as_published(successes: int, n: int, low: float, high: 
 def test_wilson_interval_at_the_ends_mirrors() -> None:
     low, high = wilson_interval(20, 20)
     assert (1 - high, 1 - low) == pytest.approx(wilson_interval(0, 20))
-
-
-def test_paired_gain_by_hand() -> None:
-    before = np.array([1] * 50 + [0] * 50, bool)
-    after = before.copy()
-    after[50:62] = True  # 12 turned right
-    after[:4] = False  # 4 turned wrong
-    gain, low, high = paired_gain(before, after)
-    half = 1.959964 * np.sqrt(16 - 64 / 100) / 100
-    assert (gain, low, high) == pytest.approx((0.08, 0.08 - half, 0.08 + half))
-
-
-def test_paired_gain_of_no_change_is_exactly_zero() -> None:
-    same = np.array([True, False, True])
-    assert paired_gain(same, same) == (0, 0, 0)
 
 
 def test_gap_recovered() -> None:

@@ -1,7 +1,7 @@
 """Roles and descriptions of strategies, from the docstrings of their functions."""
 
 from r2t2_jax.methods import METHODS
-from r2t2_jax.reporting.roles import BOUND, CONTROL, METHOD, description, role
+from r2t2_jax.reporting.roles import BOUND, CONTROL, METHOD, description, role, tag
 
 
 def test_every_strategy_has_a_short_description() -> None:
@@ -11,13 +11,16 @@ def test_every_strategy_has_a_short_description() -> None:
         assert text[0].islower(), name
 
 
-def test_controls_and_upper_bounds_are_marked_by_the_first_word_of_the_docstring() -> None:
+def test_controls_and_reference_points_are_marked_by_the_first_word_of_the_docstring() -> None:
     assert {name for name in METHODS if role(name) == BOUND} == {"task_routing", "oracle"}
     assert {name for name in METHODS if role(name) == CONTROL} == {
         *("base", "router_mean", "uniform", "random_neighbors", "shuffled_references"),
         *("best_fixed", "atlas_mlp", "atlas_taylor", "gate_finetuned", "neighbor_vote"),
     }
     assert role("ngd") == METHOD
+    assert [tag(name) for name in ("oracle", "task_routing", "uniform", "ngd")] == [
+        *("label-searched", "practical ceiling", "", ""),
+    ]
 
 
 def test_the_suffix_paper_keeps_the_role_and_unknown_strategies_are_methods() -> None:

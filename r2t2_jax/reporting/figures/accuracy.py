@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 ROLE_MARKERS = {METHOD: ("o", BLUE, BLUE), CONTROL: ("s", "white", GRAY), BOUND: ("D", ORANGE, ORANGE)}
-LEGEND = {METHOD: "re-routing", CONTROL: "control", BOUND: "upper bound"}
+LEGEND = {METHOD: "re-routing", CONTROL: "control", BOUND: "reference point"}
 
 
 def accuracy_figure(results: ModelResults) -> FigureSpec:
-    """One row per strategy: a marker at its accuracy, a line over its 95 % interval."""
-    strategies = results.summary["strategies"]
+    """One row per strategy: a marker at its accuracy, a line over its 95 % interval; groups as in the table."""
+    strategies = _by_group(results)
     base = strategies[BASE]["accuracy"]
     better = [name for name, row in strategies.items() if row["ci95"][0] > base and role(name) == METHOD]
     text = (
@@ -46,13 +46,18 @@ def accuracy_figure(results: ModelResults) -> FigureSpec:
     )
 
 
+def _by_group(results: ModelResults) -> dict[str, Any]:
+    """The summary's rows, in the order of `ModelResults.groups`."""
+    return {name: results.summary["strategies"][name] for names in results.groups.values() for name in names}
+
+
 def _measures(row: dict) -> dict[str, float]:
     low, high = row["ci95"]
     return {"accuracy": row["accuracy"], "ci95_low": low, "ci95_high": high}
 
 
 def _draw(results: ModelResults, narrow: bool) -> Figure:
-    strategies = results.summary["strategies"]
+    strategies = _by_group(results)
     figure = new_figure(narrow, 0.27 * len(strategies) + 0.9)
     axes = figure.subplots()
     axes.axvline(100 * strategies[BASE]["accuracy"], color=BLACK, linestyle=(0, (4, 3)), linewidth=0.9)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,9 @@ from r2t2_jax.reporting.style import BLACK, BLUE, GRAY, FigureSpec, new_figure
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-GAP = 5.2  # of two labels, as a share of the axis' height, in percent
+LABEL = 11  # points from one label to the next
+AROUND = 70  # points of the figure's height outside the axes
+HEIGHT, NARROW_HEIGHT = 4.0, 4.4  # inches
 
 
 def cost_figure(results: ModelResults) -> FigureSpec:
@@ -27,7 +29,7 @@ def cost_figure(results: ModelResults) -> FigureSpec:
     best = max(usable, key=lambda name: usable[name]["accuracy"])
     base = strategies[BASE]
     text = (
-        "Strategies to the right cost more, higher ones are more accurate. An evaluation is one forward pass that "
+        "Further right costs more; higher is better. An evaluation is one forward pass that "
         "depends on the routing. A value with its gradient counts two; the router's own pass and the final answer "
         "count one each. "
     )
@@ -71,31 +73,32 @@ def scatter(points: Mapping[str, tuple[float, float]], narrow: bool, label: str)
     zero = min((x for x, _ in points.values() if x > 0), default=1.0) / 2
     free = any(x == 0 for x, _ in points.values())
     points = {name: (x or zero, y) for name, (x, y) in points.items()}
-    figure = new_figure(narrow, 4.0, 4.4)
+    narrow_height = max(NARROW_HEIGHT, (LABEL * len(points) + AROUND) / 72)
+    figure = new_figure(narrow, HEIGHT, narrow_height)
     axes = figure.subplots()
-    low, high = min(y for _, y in points.values()), max(y for _, y in points.values())
-    margin = max(0.1 * (high - low), 2.0)
-    low, high = max(low - margin, -3.0), min(high + margin, 103.0)
+    cheapest, most_expensive = min(x for x, _ in points.values()), max(x for x, _ in points.values())
+    middle = math.sqrt(cheapest * most_expensive)
+    on_left = {name: x <= middle for name, (x, _) in points.items()}
+    # A narrow drawing has no room for two labels at one height; a wide one has, to the left and to the right.
+    sides = [list(points)] if narrow else [[name for name in points if on_left[name] == left] for left in (True, False)]
+    height = 72 * (narrow_height if narrow else HEIGHT) - AROUND
+    places, low, high = label_places(points, sides, LABEL / height)
     axes.axhline(points[BASE][1], color=BLACK, linestyle=(0, (4, 3)), linewidth=0.9)
     for name, (x, y) in points.items():
         mark, face, edge = ROLE_MARKERS[role(name)]
         axes.plot([x], [y], mark, markerfacecolor=face, markeredgecolor=edge, zorder=3)
-    cheapest, most_expensive = min(x for x, _ in points.values()), max(x for x, _ in points.values())
-    middle = math.sqrt(cheapest * most_expensive)
-    for left in (True, False):  # labels are to the right of cheap strategies and to the left of expensive ones
-        side = {name: point for name, point in points.items() if (point[0] <= middle) == left}
-        for name, place in spread({name: y for name, (_, y) in side.items()}, GAP * (high - low) / 100).items():
-            x, y = side[name]
-            axes.annotate(
-                name,
-                (x, y),
-                (x * 1.35 if left else x / 1.35, place),
-                ha="left" if left else "right",
-                va="center",
-                fontsize=8,
-                bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6},
-                arrowprops={"arrowstyle": "-", "color": GRAY, "linewidth": 0.6, "shrinkA": 1, "shrinkB": 3},
-            )
+    for name, place in places.items():  # to the right of cheap strategies and to the left of expensive ones
+        x, y = points[name]
+        axes.annotate(
+            name,
+            (x, y),
+            (x * 1.35 if on_left[name] else x / 1.35, place),
+            ha="left" if on_left[name] else "right",
+            va="center",
+            fontsize=8,
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6},
+            arrowprops={"arrowstyle": "-", "color": GRAY, "linewidth": 0.6, "shrinkA": 1, "shrinkB": 3},
+        )
     axes.set_xscale("log")
     axes.set_xlim(cheapest / 1.4, max(most_expensive, 10 * cheapest) * 1.4)
     axes.set_ylim(low, high)
@@ -107,6 +110,30 @@ def scatter(points: Mapping[str, tuple[float, float]], narrow: bool, label: str)
     axes.grid()
     role_legend(figure, axes, {role(name) for name in points})
     return figure
+
+
+def label_places(
+    points: Mapping[str, tuple[float, float]], sides: Sequence[Sequence[str]], share: float
+) -> tuple[dict[str, float], float, float]:
+    """Heights of labels that do not overlap, and the limits of an axis that holds markers and labels.
+
+    Args:
+        points: cost and accuracy in percent by name.
+        sides: names whose labels must not be at one height.
+        share: smallest distance of two labels, as a share of the axis.
+    """
+    low, high = min(y for _, y in points.values()), max(y for _, y in points.values())
+    margin = max(0.1 * (high - low), 2.0)
+    low, high = max(low - margin, -3.0), min(high + margin, 103.0)
+    for _ in range(10):  # labels that need more room widen the axis, which takes them apart again
+        gap = share * (high - low)
+        places = {}
+        for side in sides:
+            places |= spread({name: points[name][1] for name in side}, gap)
+        if min(places.values()) >= low + gap / 2 and max(places.values()) <= high - gap / 2:
+            break
+        low, high = min(low, min(places.values()) - gap), max(high, max(places.values()) + gap)
+    return places, low, high
 
 
 def spread(places: dict[str, float], gap: float) -> dict[str, float]:

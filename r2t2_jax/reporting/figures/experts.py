@@ -5,6 +5,8 @@ Axis letters: B test samples, L routed layers, E experts.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,10 +21,57 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MAX_ROWS = 8  # experts with a row of their own; the others share one
+MAX_SHIFTS = 12  # experts whose mean weights are listed
+
+
+@dataclass(frozen=True)
+class ExpertChanges:
+    """The leading expert of each sample under the router and under the explained strategy.
+
+    Args:
+        names: of the experts with a row of their own, and `others`.
+        tables: for each outcome, numbers of samples by leading expert before (row) and after (column).
+        text: what the tables show, in sentences.
+        shifts: names of the experts whose mean weight changes most, with that weight before and after in percent.
+        changed: share of the samples whose leading expert changes.
+    """
+
+    names: Sequence[str]
+    tables: Mapping[str, Int[np.ndarray, "E E"]]
+    text: str
+    shifts: Sequence[tuple[str, float, float]]
+    changed: float
+
+    @property
+    def largest_weight(self) -> float:
+        """The largest weight of `shifts`."""
+        return max(weight for _, *weights in self.shifts for weight in weights)
 
 
 def experts_figure(results: ModelResults) -> FigureSpec | None:
     """A table of counts for each outcome: rows are the router's leading expert, columns the one after re-routing."""
+    changes = expert_changes(results)
+    if changes is None:
+        return None
+    names, tables = changes.names, changes.tables
+    return FigureSpec(
+        "experts",
+        "The leading expert before and after re-routing",
+        f"Counts of the leading expert before and after re-routing on {results.name}, by outcome of the answer; "
+        f"it changes for {percent(changes.changed)} % of the questions",
+        changes.text,
+        lambda narrow: _draw(tables, names, narrow),
+        [
+            {"outcome": outcome, "before": names[i], "after": names[j], "questions": int(table[i, j])}
+            for outcome, table in tables.items()
+            for i in range(len(names))
+            for j in range(len(names))
+        ],
+    )
+
+
+def expert_changes(results: ModelResults) -> ExpertChanges | None:
+    """`None` if no strategy re-routed, or the model has only one expert."""
     explained = results.explained
     if explained is None or len(results.experts) < 2:
         return None
@@ -39,20 +88,14 @@ def experts_figure(results: ModelResults) -> FigureSpec | None:
         f"{percent(float((after == preferred).mean()))} % after re-routing. "
         f"{_most_frequent_change(tables['wrong → right'], names)}"
     )
-    return FigureSpec(
-        "experts",
-        "The leading expert before and after re-routing",
-        f"Counts of the leading expert before and after re-routing on {results.name}, by outcome of the answer; "
-        f"it changes for {percent(changed)} % of the questions",
-        text,
-        lambda narrow: _draw(tables, names, narrow),
-        [
-            {"outcome": outcome, "before": names[i], "after": names[j], "questions": int(table[i, j])}
-            for outcome, table in tables.items()
-            for i in range(len(names))
-            for j in range(len(names))
-        ],
-    )
+    return ExpertChanges(names, tables, text, _shifts(results, explained), changed)
+
+
+def _shifts(results: ModelResults, explained: StrategyRows) -> list[tuple[str, float, float]]:
+    """The experts whose mean weight changes most, in their order in the model; weights in percent."""
+    before, after = (100 * weights.mean(axis=(0, 1)) for weights in (results.router_weights, explained.weights))  # [E]
+    largest = np.sort(np.argsort(-np.abs(after - before), kind="stable")[:MAX_SHIFTS])
+    return [(results.experts[i], float(before[i]), float(after[i])) for i in largest]
 
 
 def _averaged(results: ModelResults) -> str:
@@ -90,7 +133,7 @@ def _most_frequent_change(table: Int[np.ndarray, "E E"], names: list[str]) -> st
     return f"Among answers that turned right, the most frequent change is {names[i]} to {names[j]}, {times}."
 
 
-def _draw(tables: dict[str, Int[np.ndarray, "E E"]], names: list[str], narrow: bool) -> Figure:
+def _draw(tables: Mapping[str, Int[np.ndarray, "E E"]], names: Sequence[str], narrow: bool) -> Figure:
     from matplotlib.colors import LinearSegmentedColormap
 
     size = len(names)

@@ -1,8 +1,8 @@
-"""Accuracy by question family: the unmodified model, the explained strategy, and the upper bounds."""
+"""Accuracy by question family: the unmodified model, the explained strategy, and the reference points."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from r2t2_jax.reporting.formatting import join_names, signed
 from r2t2_jax.reporting.results import BASE, ModelResults
@@ -34,6 +34,20 @@ def families_figure(results: ModelResults) -> FigureSpec | None:
         lambda narrow: _draw(results, name, narrow),
         [{"family": family, "n": row["n"], **row["accuracy"]} for family, row in results.summary["families"].items()],
     )
+
+
+def family_rows(results: ModelResults) -> list[dict[str, Any]]:
+    """For each family accuracies in percent, and the gain of the explained strategy in points, the largest first."""
+    assert results.explained is not None
+    name = results.explained.name
+    rows = []
+    for family, gain in _gains(results, name).items():
+        numbers = results.summary["families"][family]
+        accuracy = {key: 100 * share for key, share in numbers["accuracy"].items()}
+        marks = {key: accuracy[key] for key in BOUNDS if key in accuracy and key != name}
+        row = {"family": family, "n": numbers["n"], "before": accuracy[BASE], "after": accuracy[name], "gain": gain}
+        rows.append(row | {"marks": marks})
+    return rows
 
 
 def _gains(results: ModelResults, name: str) -> dict[str, float]:

@@ -29,8 +29,8 @@ def paths_figure(results: ModelResults, selected: list[SelectedExample]) -> Figu
     examples = [first[outcome] for outcome in OUTCOMES if outcome in first]
     averaged = f", mean of the {len(results.layers)} layers" if len(results.layers) > 1 else ""
     text = (
-        f"One example of each outcome, numbered as below. Top: the loss that {explained.name} minimizes, which is that "
-        f"of the neighbors' answers. Bottom: the weight of each expert{averaged}. {_loss_decrease(explained)}"
+        f"One example of each outcome, numbered as the examples of {explained.name}. Top: the loss that it minimizes, "
+        f"that of the neighbors' answers. Bottom: the weight of each expert{averaged}. {_loss_decrease(explained)}"
     )
     rows = [
         {

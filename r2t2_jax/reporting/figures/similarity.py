@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
-from r2t2_jax.evaluation.statistics import paired_gain
+from r2t2_jax.evaluation.statistics import compare
 from r2t2_jax.reporting.formatting import decimal, percent, signed, signed_interval
 from r2t2_jax.reporting.results import BASE, ModelResults
 from r2t2_jax.reporting.style import BLUE, GRAY, FigureSpec, new_figure
@@ -58,16 +58,16 @@ def _correlation(similarity: Float[np.ndarray, "B"], gain: Float[np.ndarray, "B"
 def _row(results: ModelResults, part: np.ndarray, mean: Float[np.ndarray, "B"]) -> dict[str, Any]:
     assert results.explained is not None
     before, after = results.base.right[part], results.explained.right[part]
-    gain, low, high = (100 * value for value in paired_gain(before, after))
+    gain = compare(before, after).times(100)
     return {
         "from": round(float(mean[part].min()), 3),
         "to": round(float(mean[part].max()), 3),
         "n": len(part),
         "before": round(float(before.mean()), 4),
         "after": round(float(after.mean()), 4),
-        "gain_points": round(gain, 2),
-        "low": round(low, 2),
-        "high": round(high, 2),
+        "gain_points": round(gain.gain, 2),
+        "low": round(gain.low, 2),
+        "high": round(gain.high, 2),
     }
 
 

@@ -50,9 +50,9 @@ def surrogate_figure(results: ModelResults) -> FigureSpec | None:
     rho, own_decreased = measured
     failed = outcomes == "right → wrong"
     text = (
-        f"{explained.name} minimizes the loss of the neighbors' answers. Its rank correlation with the question's own "
-        "loss over the points of the path measures how well it predicts that loss: 1 if both decrease together, −1 if "
-        f"one increases as the other decreases. The median is {decimal(float(np.median(rho)))}; the correlation is "
+        f"{explained.name} minimizes the loss of the neighbors' answers. Does that help the question itself? We "
+        "measure the rank correlation of the two losses along the search path: 1 if both decrease together, −1 if one "
+        f"increases as the other decreases. The median is {decimal(float(np.median(rho)))}; the correlation is "
         f"positive for {percent(float((rho > 0).mean()))} % of the questions. At the end of the path the question's "
         f"own loss is lower than at its start for {percent(float(own_decreased.mean()))} % of the questions"
     )

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from r2t2_jax.analysis.loss_landscape import rank_correlation
-from r2t2_jax.evaluation.statistics import compare, mean_interval, paired_gain
+from r2t2_jax.evaluation.statistics import compare, mean_interval
 from r2t2_jax.reporting.formatting import signed, signed_interval
 from r2t2_jax.reporting.roles import BOUND, role
 from r2t2_jax.reproduction.spec import BASE
@@ -47,20 +47,20 @@ def reliability(data: TableData) -> dict[str, Any]:
         f"{numbers['lost_rises']} of the {numbers['lost']} answers that turned wrong.".replace("-", "−")
     ]
     fifths = [part for part in np.array_split(np.argsort(near, kind="stable"), PARTS) if len(part)]
-    gains = [[100 * value for value in paired_gain(before[part], after[part])] for part in fifths]
+    gains = [compare(before[part], after[part]).times(100) for part in fifths]
     rows = [
         [
             f"{near[part].min():.2f} to {near[part].max():.2f}",
             str(len(part)),
             f"{100 * before[part].mean():.1f}",
             f"{100 * after[part].mean():.1f}",
-            f"{gain:+.1f} ({low:+.1f} to {high:+.1f})".replace("-", "−"),
+            f"{signed(gain.gain)} ({signed_interval(gain.low, gain.high)})",
         ]
-        for part, (gain, low, high) in zip(fifths, gains, strict=True)
+        for part, gain in zip(fifths, gains, strict=True)
     ]
     title = "By the mean cosine of the neighbors' questions"
     table = {"title": title, "head": ["cosine", "n", "before, %", "after, %", "points gained"], "rows": rows}
-    numbers["far_gain"], numbers["near_gain"] = round(gains[0][0], 1), round(gains[-1][0], 1)
+    numbers["far_gain"], numbers["near_gain"] = round(gains[0].gain, 1), round(gains[-1].gain, 1)
     return {"tables": [table], "notes": notes, "numbers": numbers}
 
 
