@@ -151,9 +151,10 @@ class Tune:
         for line in preset_lines(preset):
             console.print(line, highlight=False)
         console.print(
-            f"Wrote {self.out / 'preset.json'}: use it as --preset {self.out / 'preset.json'}", soft_wrap=True
+            f"Wrote {self.out / 'preset.json'}: use it as --preset {self.out / 'preset.json'}; r2t2 report {self.out} "
+            "writes all settings as HTML",
+            soft_wrap=True,
         )
-        console.print(f"HTML report of all settings: r2t2 report {self.out}", soft_wrap=True)
 
     def _check_used(self, varied: Collection[str]) -> None:
         """Refuse values of settings that the strategy does not read."""

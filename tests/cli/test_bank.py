@@ -71,7 +71,7 @@ def test_a_bank_from_files_can_be_inspected_indexed_and_searched(
     assert "All files match their checksums." in text
     assert "12 of 12 questions are in the bank with the same image and question: one-1, one-2" in text
     assert main(["bank", "inspect", str(out), "--html", str(tmp_path / "page.html")]) == 0
-    assert "<td>middle</td>" in (tmp_path / "page.html").read_text()
+    assert '<th scope="row">middle</th>' in (tmp_path / "page.html").read_text()
 
     # The bank has another embedder than the port, which an atlas does not need.
     atlas = ["bank", "atlas", str(out), "--model", "tests.toy_port:toy", "--points", "4", "--k", "3"]
