@@ -59,12 +59,17 @@ def test_what_is_refused_before_any_work(tmp_path: Path, capsys: pytest.CaptureF
 
 
 def test_a_question_that_is_a_reference_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(opening, "load_dataset", lambda *_: make_samples(60, seed=100, hinted=1.0))
     assert "60 of 60 questions are also references in the bank, first '100-0': choose other questions" in refused(
         capsys
     )
+
+
+@pytest.mark.slow
+def test_references_are_diagnosed_if_leakage_is_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(opening, "load_dataset", lambda *_: make_samples(60, seed=100, hinted=1.0))
     out = tmp_path / "diagnosis.json"
     allowed = ["diagnose", "--model", "toy", "--data", "fine", "--allow-leakage", "--out", str(out)]
     assert main(allowed) == 1
