@@ -25,6 +25,7 @@ NEEDED = {  # besides the option under test
     "bank build": ["--model", "m", "--data", "a", "--out", "x"],
     "bank import": ["file", "--out", "x"],
     "bank inspect": ["bank"],
+    "check": ["m"],
     "cost": ["pocket"],
     "datasets prepare": ["gqa", "--manual-dir", "x"],
     "datasets show": ["gqa"],

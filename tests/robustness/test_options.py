@@ -29,6 +29,7 @@ REQUIRED = {  # the shortest command line of each command
     "bank import": ["references.json", "--out", "bank"],
     "bank index": ["bank"],
     "bank inspect": ["bank"],
+    "check": ["tests.toy_port:toy"],
     "convert": ["minilm", "source", "model"],
     "cost": ["pocket"],
     "datasets list": [],
