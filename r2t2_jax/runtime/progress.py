@@ -72,8 +72,9 @@ class ProgressBar(tqdm):
 
     def close(self) -> None:
         """Remove the bar; write no further line."""
-        if getattr(self, "_lines", None) is not None:
-            self._lines.stop()
+        lines: RepeatedLine | None = getattr(self, "_lines", None)
+        if lines is not None:
+            lines.stop()
         super().close()
 
 
