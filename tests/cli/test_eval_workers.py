@@ -58,6 +58,16 @@ def test_eval_on_two_workers(address: str, files: Path, whole: Path, tmp_path: P
     assert contents(tmp_path / "run") == contents(whole)
 
 
+@pytest.mark.slow
+def test_workers_compute_only_the_strategies_that_are_added(
+    address: str, files: Path, whole: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    assert main(arguments(files, out, "--strategy", "kernel_regression")) == 0
+    assert main(arguments(files, out, "--ray", address, "--workers", "1")) == 0
+    assert all_contents(out) == all_contents(whole)
+
+
 def test_a_bank_and_its_atlas(address: str, files: Path, tmp_path: Path) -> None:
     workers = ["--ray", address, "--workers", "1"]
     one, two = tmp_path / "one", tmp_path / "two"

@@ -1,6 +1,7 @@
 """Features computed on demand equal those in memory."""
 
 import dataclasses
+import pickle
 from collections import Counter
 
 import jax
@@ -17,7 +18,7 @@ from r2t2_jax.evaluation.collect_bank import collect_bank
 from r2t2_jax.evaluation.dry_run import predict_evaluation
 from r2t2_jax.evaluation.encode import encode_questions
 from r2t2_jax.evaluation.evaluator import Evaluator
-from r2t2_jax.evaluation.feature_cache import CachedFeatures, with_samples
+from r2t2_jax.evaluation.feature_cache import BankArrays, CachedFeatures, with_samples
 from r2t2_jax.method.presets import Preset
 from r2t2_jax.methods import method_of
 from r2t2_jax.metrics import get_metric
@@ -118,6 +119,21 @@ def counted():
 
     port = dataclasses.replace(PORT, model=CountingModel())
     return port, Preset.from_mapping({"descent.steps": 3, "line_search.evaluations": 4}), calls
+
+
+def test_stored_features_go_to_workers_from_their_files(bank, tmp_path):
+    bank.save(tmp_path / "bank")
+    stored = ReferenceBank.open(tmp_path / "bank").with_stored_samples(bank.features, bank.answers)
+    sent = BankArrays.of(stored)
+    mapped = jax.tree.leaves((stored.reader.features, stored.reader.answers, stored.routing, stored.embeddings))
+    arrays = jax.tree.leaves((sent.bank.features, sent.bank.answers, sent.bank.routing, sent.bank.embeddings))
+    for array, file in zip(arrays, mapped, strict=True):
+        assert np.shares_memory(array, file) and type(array) is np.ndarray  # a view: pickled without a copy
+    buffers = []
+    received = pickle.loads(pickle.dumps(sent, protocol=5, buffer_callback=buffers.append), buffers=buffers)
+    assert sum(buffer.raw().nbytes for buffer in buffers) >= sum(array.nbytes for array in arrays)
+    rows = np.array([3, 0, 3])
+    jax.tree.map(np.testing.assert_array_equal, received.open(PORT).samples(rows), bank.samples(rows))
 
 
 def test_an_evaluation_computes_what_the_cost_ledger_says(bank, opened, counted):
