@@ -47,8 +47,8 @@ def run_tokens(
 
     def run(layer: InternLM2Layer, x: Array, past: KVCache) -> tuple[Array, None]:
         query, new = layer.project(layer.input_layernorm(x), positions, images=0)
-        kv = jax.tree.map(lambda old, new: jnp.concatenate([old, new]), past, new)
-        return layer.attend_and_mlp(x, query, kv, visible, images=0), None
+        _, cache = new.after(past)
+        return layer.attend_and_mlp(x, query, cache, visible, images=0), None
 
     return _run_layers(net, run, net.embed(tokens), cache)[0]
 

@@ -151,7 +151,7 @@ class MovaNet(nnx.Module):
         rows = x[known:], causal_mask(valid)[known:], positions(valid)[known:]
         state, cache = self.decoder.prefill(*rows, last_valid(valid) - known, past)
         if past is not None:
-            cache = jax.tree.map(lambda old, new: jnp.concatenate([old, new], axis=1), past, cache)
+            cache = past.followed_by(cache)
         return PrefilledPrompt(cache, valid, state)
 
     @jax.named_scope("lm_head")

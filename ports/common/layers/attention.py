@@ -98,6 +98,11 @@ def split_heads(x: Float[Array, "T D"], heads: int) -> Float[Array, "T H d"]:
     return x.reshape(x.shape[0], heads, -1)
 
 
+def split_qkv(x: Float[Array, "T 3D"], heads: int) -> list[Float[Array, "T H d"]]:
+    """Queries, keys and values, in this order along the last axis."""
+    return [split_heads(part, heads) for part in jnp.split(x, 3, axis=-1)]
+
+
 def join_heads(x: Float[Array, "T H d"]) -> Float[Array, "T D"]:
     """The inverse of `split_heads`."""
     return x.reshape(x.shape[0], -1)

@@ -189,8 +189,7 @@ class Decoder(nnx.Module):
 
         def step(layer: DecoderLayer, x: Array, past: KVCache | None) -> tuple[Array, KVCache]:
             query, key, value = layer.project(x, positions)
-            new = KVCache(key, value)
-            cache = _append(past, new)
+            new, cache = KVCache(key, value).after(past)
             return layer.attend_and_mlp(x, query, cache.keys, cache.values, mask, causal), new
 
         return scan_layers(self.layers, step, x, past, stop=stop, remat=self.config.remat)
@@ -217,8 +216,7 @@ class Decoder(nnx.Module):
         def last_layer(x: Array, past: KVCache | None) -> tuple[Array, KVCache]:
             layer = layer_at(self.layers, last)
             x_row, mask_row, position = (part[row][None] for part in (x, mask, positions))
-            new = layer.keys_values(x, positions)
-            cache = _append(past, new)
+            new, cache = layer.keys_values(x, positions).after(past)
             query = layer.queries(x_row, position)
             return layer.attend_and_mlp(x_row, query, cache.keys, cache.values, mask_row), new
 
@@ -243,17 +241,11 @@ class Decoder(nnx.Module):
 
         def step(layer: DecoderLayer, x: Array, past: KVCache) -> tuple[Array, KVCache]:
             query, key, value = layer.project(x, position[None])
-            keys = jax.lax.dynamic_update_slice_in_dim(past.keys, key, slot, axis=0)
-            values = jax.lax.dynamic_update_slice_in_dim(past.values, value, slot, axis=0)
-            return layer.attend_and_mlp(x, query, keys, values, mask), KVCache(keys, values)
+            cache, _ = KVCache(key, value).after(past, slot)
+            return layer.attend_and_mlp(x, query, cache.keys, cache.values, mask), cache
 
         x, cache = scan_layers(self.layers, step, x, cache)
         return self.norm(x), cache
-
-
-def _append(past: KVCache | None, new: KVCache) -> KVCache:
-    """Keys and values of a layer, those of earlier tokens first."""
-    return new if past is None else jax.tree.map(lambda old, added: jnp.concatenate([old, added]), past, new)
 
 
 def decoder_leaves(ours: str, theirs: str, config: DecoderConfig) -> dict[str, Leaf]:

@@ -16,7 +16,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from ports.common.checkpoint.mapping import Leaf, convolution, norm_leaves
-from ports.common.layers.attention import split_heads
+from ports.common.layers.attention import split_qkv
 from ports.common.layers.linear import LayerNorm, linear
 
 BlockRun = tuple[bool, tuple[int, ...]]  # whether the blocks attend within windows, and their numbers
@@ -47,7 +47,7 @@ class FusedQKV(nnx.Module):
         self.linear = linear(width, 3 * width, rngs, dtype)
 
     def __call__(self, x: Float[Array, "N D"]) -> list[Float[Array, "N H d"]]:
-        return [split_heads(part, self.heads) for part in jnp.split(self.linear(x), 3, axis=-1)]
+        return split_qkv(self.linear(x), self.heads)
 
 
 def to_windows(x: Float[Array, "G G D"], window: int) -> Float[Array, "n S*S D"]:
