@@ -50,5 +50,4 @@ converter = Converter(
     adapt=adapt,
     copied=CHAT_FILES,
     known={"config.json": FIELDS},
-    hub="Qwen/Qwen3-VL-30B-A3B-Instruct",
 )

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from r2t2_jax.contract import ModelShapes
     from r2t2_jax.costs.ladder import CostTable
 
+GROUP = "r2t2.converters"
+
 
 @dataclass(frozen=True)
 class Convert:
@@ -29,8 +31,8 @@ class Convert:
     """
 
     model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
-    """Model to convert: mova, moai, qwen3_vl_moe, qwen3_moe, olmoe, or an embedder (minilm, stella, gte_qwen2,
-    nv_embed). The weights of nv_embed are for non-commercial use only (CC-BY-NC-4.0)."""
+    """Model to convert: mova, moai, qwen3_vl_moe, qwen3_5_moe, qwen3_moe, olmoe, or an embedder (minilm, stella,
+    gte_qwen2, nv_embed). The weights of nv_embed are for non-commercial use only (CC-BY-NC-4.0)."""
     source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SRC")]
     """Folder with config.json and safetensors or .bin weights; or a hub id (owner/name), with the extra `convert`."""
     destination: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DST")]
@@ -47,9 +49,9 @@ class Convert:
 
     def run(self) -> None:
         """Convert the checkpoint and print a summary."""
-        from r2t2_jax.plugins import CONVERTERS, find
+        from r2t2_jax.plugins import find
 
-        model = find(CONVERTERS, self.model, "model to convert").convert(
+        model = find(GROUP, self.model, "model to convert").convert(
             self.source,
             self.destination,
             progress=not self.quiet,

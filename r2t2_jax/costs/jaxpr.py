@@ -15,6 +15,7 @@ from jax.extend import core
 from jax.extend.source_info_util import new_name_stack
 
 PRODUCTS = ("dot_general", "conv_general_dilated", "ragged_dot_general")
+SOLVE = "triangular_solve"
 
 
 Scopes = tuple[str, ...]
@@ -22,7 +23,7 @@ NAMED_SCOPE = type(new_name_stack("scope").stack[0])  # the other entries of a n
 
 
 def count_flops(jaxpr: core.ClosedJaxpr | core.Jaxpr) -> int:
-    """FLOPs (2 x multiply-add) of the matrix products and convolutions in a jaxpr.
+    """FLOPs (2 x multiply-add) of the matrix products, convolutions and triangular solutions in a jaxpr.
 
     The body of a scan counts once per iteration, the most expensive branch of a cond once, and the body of a while loop
     once, since its trip count is unknown.
@@ -43,6 +44,8 @@ def flops_by_scope(jaxpr: core.ClosedJaxpr | core.Jaxpr) -> Counter[Scopes]:
         inner = [_below(scopes, flops_by_scope(sub)) for sub in _inner(equation)]
         if name in PRODUCTS:
             total[scopes] += _product_flops(equation)
+        elif name == SOLVE:  # n / 2 multiply-adds per entry of the solution
+            total[scopes] += _shape(equation.invars[0])[-1] * math.prod(_shape(equation.outvars[0]))
         elif name == "cond":
             total.update(max(inner, key=lambda flops: sum(flops.values())))
         elif inner:

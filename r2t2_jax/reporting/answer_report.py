@@ -96,8 +96,10 @@ def _routing_table(example: Example) -> Table:
 def _cost_line(prediction: Prediction) -> str:
     times = ", ".join(f"{part} {duration(seconds)}" for part, seconds in prediction.seconds.items())
     preset = f"Preset {prediction.preset}. " if prediction.preset else ""
-    evaluations = plural(prediction.evaluations, "evaluation")
-    return f"{preset}{evaluations}. Time: {times}. Times include compilation on first use."
+    return (
+        f"{preset}{plural(prediction.evaluations, 'evaluation')}. Time: {times}; the first run of a program includes "
+        "its compilation."
+    )
 
 
 def _example(prediction: Prediction) -> Example:

@@ -17,7 +17,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, Key
 
-from r2t2_jax.contract import GRAY, Answer, CaptionModel, Features, Inputs, LogprobModel, Params, Port, RoutedModel
+from r2t2_jax.contract import GRAY, Answer, Features, Inputs, LogprobModel, Params, RoutedModel
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.method.forward import generate_answer
 from r2t2_jax.rivals.base import BaselineBatch, baseline_result
@@ -66,13 +66,9 @@ class Warmup:
         """Passes per sample: to draw captions token by token, to rate them twice, to train, and to answer."""
         return prompts * self.candidates * (tokens + 2) + 2 * self.epochs * prompts + 1
 
-    def check_port(self, port: Port) -> tuple[CaptionModel, tuple[bool, ...]]:
-        """The captioning of a port, and which of its parameters are adapted.
-
-        Raises:
-            R2T2Error: the port has no prompts for images, prompts that fill no batches, or no parameters to adapt.
-        """
-        captioning = port.captioning
+    def answer(self, batch: BaselineBatch) -> dict[str, Any]:
+        """The answers, as `Baseline.answer`."""
+        port, captioning = batch.port, batch.port.captioning
         if captioning is None or not isinstance(port.model, LogprobModel):
             raise R2T2Error(f"{port.name} has no prompts for images and parameters to adapt (Port.captioning)")
         if len(captioning.prompts) % self.batch:
@@ -84,12 +80,7 @@ class Warmup:
             raise R2T2Error(
                 f"{port.name} has no parameters below {', '.join(captioning.adapted)}: nothing can be adapted"
             )
-        return captioning, adapted
 
-    def answer(self, batch: BaselineBatch) -> dict[str, Any]:
-        """The answers, as `Baseline.answer`; raises as `check_port`."""
-        port = batch.port
-        captioning, adapted = self.check_port(port)
         prepare = partial(port.processor.prepare, port.params)
         gray = dataclasses.replace(batch.samples[0], image=np.full_like(batch.samples[0].pixels(), GRAY))
         prompted = [

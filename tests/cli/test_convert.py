@@ -30,7 +30,7 @@ def fails(capsys, arguments: list[str]) -> str:
 
 def test_an_unknown_model_lists_the_known_ones(capsys, tmp_path):
     error = fails(capsys, ["gpt", "x", str(tmp_path / "model")])
-    known = "gte_qwen2, minilm, moai, mova, nv_embed, olmoe, qwen3_moe, qwen3_vl_moe, stella"
+    known = "gte_qwen2, minilm, moai, mova, nv_embed, olmoe, qwen3_5_moe, qwen3_moe, qwen3_vl_moe, stella"
     assert error == f"r2t2: unknown model to convert 'gpt'; known: {known}\n"
 
 

@@ -27,6 +27,8 @@ def test_flops_of_products_convolutions_loops_and_branches_are_those_counted_by_
     branch = lambda a, b: jax.lax.cond(a.sum() > 0, lambda: a @ b @ b, lambda: a @ b)  # noqa: E731
     assert flops(branch, (3, 5), (5, 5)) == 2 * 2 * 3 * 5 * 5
     assert flops(jax.checkpoint(lambda a, b: a @ b), (3, 5), (5, 7)) == 2 * 3 * 5 * 7
+    solve = lambda a, b: jax.scipy.linalg.solve_triangular(a, b, lower=True)  # noqa: E731
+    assert flops(solve, (6, 6), (6, 4)) == 2 * (6 * 6 // 2) * 4
 
 
 def test_flops_are_divided_by_named_scope_through_loops_transformations_and_checkpoints():

@@ -31,6 +31,19 @@ class RMSNorm(nnx.Module):
         return wide.astype(x.dtype) * along_last(self.scale[...].astype(x.dtype), x.ndim)
 
 
+class ZeroCenteredRMSNorm(nnx.Module):
+    """(1 + scale) * x / sqrt(mean(x^2) + eps), as in Gemma and Qwen3.5: in float32, rounded at the end."""
+
+    def __init__(self, width: int, eps: float, dtype: str = "float32"):
+        self.eps = eps
+        self.scale = nnx.Param(jnp.zeros(width, dtype))
+
+    def __call__(self, x: Float[Array, "*T D"]) -> Float[Array, "*T D"]:
+        wide = x.astype(jnp.float32)
+        wide = wide * jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + self.eps)
+        return (wide * along_last(1 + self.scale[...].astype(jnp.float32), x.ndim)).astype(x.dtype)
+
+
 class LayerNorm(nnx.Module):
     """scale * (x - mean(x)) / sqrt(var(x) + eps) + bias over the last axis."""
 

@@ -92,7 +92,7 @@ class LayerOutput(NamedTuple):
     gate reads in the last row.
     """
 
-    cache: KVCache
+    cache: Any
     choice: ExpertChoice
     weights: Float[Array, "*N T E"]
     state: Float[Array, "*N T D"] | None
@@ -214,7 +214,7 @@ class MoEDecoder(nnx.Module):
 
         outputs = []
         routed_layers = () if routed is None else routed.layers
-        for first, last in _segments(start, stop, routed_layers, 0 if added is None else len(added)):
+        for first, last in segments(start, stop, routed_layers, 0 if added is None else len(added)):
             span = slice(first - start, last - start)
             cut = None if past is None else jax.tree.map(lambda leaf, span=span: leaf[span], past)
             values, core = None, None
@@ -230,7 +230,7 @@ class MoEDecoder(nnx.Module):
         return x, jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *outputs)
 
 
-def _segments(start: int, stop: int, routed: Sequence[int], added: int) -> list[tuple[int, int]]:
+def segments(start: int, stop: int, routed: Sequence[int], added: int) -> list[tuple[int, int]]:
     """Runs of layers that are all routed or all free, and all with or all without an addition."""
     kinds = [(layer in routed, layer - start < added) for layer in range(start, stop)]
     cuts = [i for i in range(1, len(kinds)) if kinds[i] != kinds[i - 1]]

@@ -1,6 +1,6 @@
 """Rotary position embeddings in the half-split layout of Llama, Qwen, Mistral and InternLM2.
 
-Axis letters: T tokens, H heads, d head width.
+Axis letters: T tokens, H heads, d head width, r rotated entries of a head.
 """
 
 from __future__ import annotations
@@ -29,10 +29,13 @@ def rotate(x: Float[Array, "T H d"], positions: Int[Array, "T"], theta: float) -
     return rotate_by(x, positions.astype(jnp.float32)[:, None] * frequencies(x.shape[-1], theta)[None])
 
 
-def rotate_by(x: Float[Array, "T H d"], angles: Float[Array, "T d/2"]) -> Float[Array, "T H d"]:
-    """Rotate the pair (x_j, x_{j + d/2}) by `angles[:, j]`, in float32; the result has the dtype of `x`."""
-    half = x.shape[-1] // 2
+def rotate_by(x: Float[Array, "T H d"], angles: Float[Array, "T r/2"]) -> Float[Array, "T H d"]:
+    """Rotate the pair (x_j, x_{j + r/2}) by `angles[:, j]`, in float32; the result has the dtype of `x`.
+
+    The entries of `x` after the first r stay as they are.
+    """
+    half = angles.shape[-1]
     cos, sin = jnp.cos(angles)[:, None], jnp.sin(angles)[:, None]  # [T, 1, d/2]
-    first, second = x[..., :half].astype(jnp.float32), x[..., half:].astype(jnp.float32)
-    rotated = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
-    return rotated.astype(x.dtype)
+    first, second = x[..., :half].astype(jnp.float32), x[..., half : 2 * half].astype(jnp.float32)
+    rotated = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
+    return rotated if 2 * half == x.shape[-1] else jnp.concatenate([rotated, x[..., 2 * half :]], axis=-1)

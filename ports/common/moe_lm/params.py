@@ -41,8 +41,22 @@ def moe_decoder_leaves(
             f"{ours}layers/{name}", f"{layer}.self_attn.{name}", bias=False, layers=config.layers
         )  # fmt: skip
     leaves |= linear_leaves(f"{ours}layers/gate", f"{layer}.mlp.gate", bias=False, layers=config.layers)
-    experts = f"{ours}layers/experts"
-    return leaves | (_separate if separate_experts else _fused)(experts, layer, config)
+    return leaves | expert_leaves(f"{ours}layers/experts", layer, config, separate_experts, inputs_first)
+
+
+def expert_leaves(
+    ours: str, layer: str, config: MoEDecoderConfig, separate: bool, change: Callable[..., np.ndarray]
+) -> dict[str, Leaf]:
+    """Parameters of `Experts` at path `ours`.
+
+    Args:
+        ours: the path.
+        layer: a layer's prefix, with `{}` for its number.
+        config: sizes.
+        separate: one tensor per expert and matrix, [out, in]; else all experts of a layer in two tensors.
+        change: of such a tensor to [E, in, out], called with `inside` and `outside`, the two widths.
+    """
+    return _separate(ours, layer, config) if separate else _fused(ours, layer, config, change)
 
 
 def _separate(ours: str, layer: str, config: MoEDecoderConfig) -> dict[str, Leaf]:
@@ -60,10 +74,10 @@ def _separate(ours: str, layer: str, config: MoEDecoderConfig) -> dict[str, Leaf
     }
 
 
-def _fused(ours: str, layer: str, config: MoEDecoderConfig) -> dict[str, Leaf]:
+def _fused(ours: str, layer: str, config: MoEDecoderConfig, change: Callable[..., np.ndarray]) -> dict[str, Leaf]:
     def leaf(name: str, inside: int, outside: int) -> Leaf:
-        change = partial(inputs_first, inside=inside, outside=outside)
-        return Leaf(layer_names(f"{layer}.mlp.experts.{name}", config.layers), change, True)
+        sized = partial(change, inside=inside, outside=outside)
+        return Leaf(layer_names(f"{layer}.mlp.experts.{name}", config.layers), sized, True)
 
     return {
         f"{ours}/gate_up": leaf("gate_up_proj", config.width, 2 * config.hidden),

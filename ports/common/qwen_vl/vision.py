@@ -18,7 +18,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from ports.common.checkpoint.mapping import Leaf, linear_leaves, norm_leaves
-from ports.common.layers.attention import attend, join_heads
+from ports.common.layers.attention import attend, join_heads, split_qkv
 from ports.common.layers.linear import LayerNorm, linear, normal
 from ports.common.layers.rotary import rotate_by
 from ports.common.layers.stack import scan_layers, stack
@@ -59,7 +59,7 @@ class VisionBlock(nnx.Module):
     def __call__(
         self, x: Float[Array, "N D"], angles: Float[Array, "N d/2"], mask: Bool[Array, "N N"]
     ) -> Float[Array, "N D"]:
-        query, key, value = self.qkv(self.norm1(x)).reshape(len(x), 3, self.heads, -1).swapaxes(0, 1)  # [N, H, d]
+        query, key, value = split_qkv(self.qkv(self.norm1(x)), self.heads)
         attended = attend(rotate_by(query, angles), rotate_by(key, angles), value, mask)
         x = x + self.proj(join_heads(attended))
         return x + self.linear_fc2(jax.nn.gelu(self.linear_fc1(self.norm2(x)), approximate=True))

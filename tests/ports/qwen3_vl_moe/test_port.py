@@ -10,7 +10,6 @@ import jax
 import ml_dtypes
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
 
 from ports.common.checkpoint.mapping import Tensor, check
 from ports.common.moe_lm.params import dequantize, inputs_first
@@ -27,48 +26,15 @@ from r2t2_jax.method.presets import Preset
 from r2t2_jax.methods import strategy
 from r2t2_jax.plugins import load_shapes
 from tests.goldens import HERE
-from tests.ports.qwen3_vl_moe.recorded import recorded
+from tests.ports.common.qwen_vl.recorded import recorded
+from tests.ports.common.qwen_vl.source import check_report, drawn, write_fp8, write_source
 
 GOLDEN = HERE / "qwen3_vl_moe"
-TEMPLATE = (
-    "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.content is string %}{{ m.content }}{% else %}"
-    "{% for c in m.content %}{% if c.type == 'image' %}<|vision_start|><|image_pad|><|vision_end|>{% else %}"
-    "{{ c.text }}{% endif %}{% endfor %}{% endif %}<|im_end|>\n{% endfor %}<|im_start|>assistant\n"
-)
-
-
-def upstream_config(golden):
-    ids = golden.described["token_ids"]
-    text = {**golden.described["text_config"], "hidden_act": "silu", "norm_topk_prob": True}
-    vision = {**golden.described["vision_config"], "hidden_act": "gelu_pytorch_tanh"}
-    return {"model_type": "qwen3_vl_moe", "text_config": text, "vision_config": vision, **ids}
 
 
 @cache
 def golden():
     return recorded(GOLDEN / "qwen3_vl_moe_a.npz")
-
-
-def write_source(folder, tensors, **config):
-    """A hub folder of the recorded model with a template and a tokenizer of our own."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-
-    folder.mkdir()
-    save_file(tensors, folder / "model.safetensors")
-    (folder / "config.json").write_text(json.dumps(upstream_config(golden()) | config))
-    (folder / "generation_config.json").write_text('{"eos_token_id": [98, 96]}')
-    (folder / "chat_template.jinja").write_text(TEMPLATE)
-    preprocessor = {**golden().described["preprocessor"], "do_resize": True}
-    (folder / "preprocessor_config.json").write_text(json.dumps(preprocessor))
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    plain = [letter for letter in letters if len(letter.encode()) == 1 or letter in "ĠĊ"][:96]
-    names = ("endoftext", "im_start", "im_end", "vision_start", "vision_end", "image_pad", "video_pad")
-    tokenizer = Tokenizer(models.BPE({letter: i for i, letter in enumerate(plain)}, []))
-    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    tokenizer.add_special_tokens([f"<|{name}|>" for name in names])
-    assert tokenizer.token_to_id("<|image_pad|>") == 101
-    tokenizer.save(str(folder / "tokenizer.json"))
-    return folder
 
 
 def tensors():
@@ -136,7 +102,7 @@ def test_fused_experts_in_the_layout_of_memory_are_transposed_and_ambiguous_ones
     ],
 )
 def test_configs_that_change_the_computation_are_refused(tmp_path, change, message):
-    source = write_source(tmp_path / "source", {}, **change)
+    source = write_source(tmp_path / "source", golden(), {}, **change)
     with pytest.raises(R2T2Error, match=message):
         config_from(source)
 
@@ -193,7 +159,7 @@ def test_30b_fits_one_card_of_141_gb_and_235b_eight():
 
 @cache
 def converted(folder):
-    source = write_source(folder / "source", tensors())
+    source = write_source(folder / "source", golden(), tensors())
     converter.convert(str(source), folder / "model", progress=False)
     return folder / "model"
 
@@ -203,10 +169,6 @@ def directory(tmp_path_factory):
     folder = tmp_path_factory.mktemp("qwen3_vl_moe")
     yield converted(folder)
     shutil.rmtree(folder)
-
-
-def drawn(number, side=24):
-    return np.random.default_rng(number).integers(0, 256, (side, side, 3), np.uint8)
 
 
 def test_a_converted_model_has_the_recorded_weights_and_prepares_samples(directory):
@@ -244,20 +206,6 @@ def test_bad_samples_give_one_line(directory):
         port.processor.prepare(port.params, [Sample("x", drawn(0), "<|image_pad|>", ())])
 
 
-def write_fp8(path, arrays):
-    """A safetensors file with FP8 tensors, which the NumPy side of safetensors does not write."""
-    kinds = {"float8_e4m3fn": "F8_E4M3", "float32": "F32", "bfloat16": "BF16"}
-    header, data = {}, b""
-    for name, leaf in arrays.items():
-        raw = np.ascontiguousarray(leaf).tobytes()
-        offsets = [len(data), len(data) + len(raw)]
-        header[name] = {"dtype": kinds[str(leaf.dtype)], "shape": list(leaf.shape), "data_offsets": offsets}
-        data += raw
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    path.write_bytes(len(text).to_bytes(8, "little") + text + data)
-
-
 def test_per_expert_fp8_tensors_are_converted_to_their_scaled_values(tmp_path):
     block, arrays, expected = 16, {}, {}
     for name, leaf in tensors().items():
@@ -279,7 +227,7 @@ def test_per_expert_fp8_tensors_are_converted_to_their_scaled_values(tmp_path):
             made.append(np.stack(rows))
         expected[name] = np.concatenate(made, axis=2)
     quantized = {"quant_method": "fp8", "weight_block_size": [block, block]}
-    source = write_source(tmp_path / "source", {}, quantization_config=quantized)
+    source = write_source(tmp_path / "source", golden(), {}, quantization_config=quantized)
     write_fp8(source / "model.safetensors", arrays)
     written = converter.convert(str(source), tmp_path / "model", progress=False)
     assert written["config"]["fp8_block"] == block
@@ -293,32 +241,4 @@ def test_per_expert_fp8_tensors_are_converted_to_their_scaled_values(tmp_path):
 
 @pytest.mark.slow
 def test_from_a_checkpoint_to_a_report(directory, tmp_path):
-    from PIL import Image
-
-    from r2t2_jax.cli.main import main
-    from r2t2_jax.evaluation.encode import encode_questions
-    from r2t2_jax.method.forward import generate_batch
-
-    name = f"qwen3_vl_moe:{directory},layers=last2"
-    port = load(f"{directory},layers=last2")
-    words = ("here", "there", "left", "right")
-    samples = [Sample(str(i), drawn(i), f"What is {words[i % 4]} {i % 7}?", ("?",)) for i in range(36)]
-    features = jax.tree.map(jax.numpy.asarray, encode_questions(port, samples).queries.features)
-    answers = port.processor.decode(np.asarray(generate_batch(port, features, None)))
-    lines = []
-    for i, (sample, answer) in enumerate(zip(samples, answers, strict=True)):
-        Image.fromarray(sample.image).save(tmp_path / f"{i}.png")
-        split, right = ("reference" if i < 27 else "test"), i % 3 and answer
-        line = {"id": str(i), "image": f"{i}.png", "question": sample.question, "split": split}
-        lines.append(json.dumps(line | {"answer": answer if right else "none"}))
-    questions, bank, run = tmp_path / "questions.jsonl", tmp_path / "bank", tmp_path / "run"
-    questions.write_text("\n".join(lines) + "\n")
-    for command in (
-        ["bank", "build", "--model", name, "--dataset", questions, "--split", "reference", "--features", "--out", bank],
-        ["bank", "atlas", bank, "--model", name, "--k", "4", "--points", "4"],
-        ["eval", "--model", name, "--bank", bank, "--benchmark", questions, "--split", "test",
-         "--strategy", "ngd,atlas,best_fixed", "--preset", "c3po", "--out", run],
-        ["report", run],
-    ):  # fmt: skip
-        assert main([str(part) for part in command]) in (0, None)
-    assert (run / "report.html").is_file()
+    check_report(f"qwen3_vl_moe:{directory},layers=last2", load(f"{directory},layers=last2"), tmp_path)

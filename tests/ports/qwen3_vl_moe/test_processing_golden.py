@@ -3,8 +3,6 @@
 import hashlib
 import io
 import json
-import os
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,10 +13,9 @@ from ports.common.qwen_vl.processing import ImageLimits, QwenVLProcessor, resize
 from ports.qwen3_vl_moe.config import full_30b_a3b
 from r2t2_jax.datasets.images import rgb_pixels
 from r2t2_jax.errors import R2T2Error
-from tests.goldens import find_goldens
+from tests.goldens import EXTRA, find_goldens
 
 IMAGES = find_goldens("qwen_vl_images.npz")
-EXTRA = [Path(name) for name in os.environ.get("R2T2_EXTRA_GOLDENS", "").split(os.pathsep) if name]
 CONVERSATIONS = sorted(path for folder in EXTRA for path in folder.rglob("conversations.json"))
 
 

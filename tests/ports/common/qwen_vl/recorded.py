@@ -1,4 +1,4 @@
-"""Recorded inputs of Qwen3-VL-MoE as samples of one shape, so that all of them share a compiled program."""
+"""Recorded inputs of the multimodal Qwen models as samples of one shape, so that all of them share a program."""
 
 import json
 from functools import cache
@@ -15,10 +15,17 @@ from ports.common.qwen_vl.config import QwenVLConfig, vision_config
 from ports.common.qwen_vl.geometry import mrope_positions, patch_places, tokens_of
 from ports.common.qwen_vl.model import RoutedVL, VLInputs, abstract
 from ports.common.qwen_vl.vision import Patches
-from ports.qwen3_vl_moe.config import text_config
-from ports.qwen3_vl_moe.params import leaves
+from ports.qwen3_5_moe import params as qwen3_5_moe_params
+from ports.qwen3_5_moe.config import Qwen35MoEConfig
+from ports.qwen3_5_moe.config import text_config as qwen3_5_moe_text
+from ports.qwen3_vl_moe import params as qwen3_vl_moe_params
+from ports.qwen3_vl_moe.config import text_config as qwen3_vl_moe_text
 
-SETS = ("single", "two", "text", "right", "left", "video")
+SETS = ("single", "two", "text", "right", "left", "video", "long")
+FAMILIES = {
+    "qwen3_vl_moe": (qwen3_vl_moe_text, qwen3_vl_moe_params, QwenVLConfig, {}),
+    "qwen3_5_moe": (qwen3_5_moe_text, qwen3_5_moe_params, Qwen35MoEConfig, {"deepstack_visual_indexes": []}),
+}
 
 
 class Recorded(NamedTuple):
@@ -34,6 +41,7 @@ class Recorded(NamedTuple):
         return RoutedVL(decoder, RoutingScope(layers, scope, decoder.experts), stop_ids, self.graph)
 
     def sets(self):
+        """Names of the input sets; the long one last."""
         return [name for name in SETS if f"{name}/input_ids" in self.arrays]
 
 
@@ -43,16 +51,17 @@ def recorded(path):
     with np.load(path) as stored:
         arrays = {name: stored[name] for name in stored.files}
     ids = described["token_ids"]
-    config = QwenVLConfig(
+    text_config, family, kind, vision_defaults = FAMILIES[described["family"]]
+    config = kind(
         text_config(described["text_config"]),
-        vision_config(described["vision_config"]),
+        vision_config(described["vision_config"], defaults=vision_defaults),
         ids["image_token_id"],
         ids["video_token_id"],
         (98, 96),
     )
     weights = {name[2:]: leaf for name, leaf in arrays.items() if name.startswith("w/")}
     graph, shapes = abstract(config)
-    mapping = leaves(config)
+    mapping = family.leaves(config)
     check(mapping, from_manifest({name: (leaf.shape, "float32") for name, leaf in weights.items()}), shapes)
     return Recorded(described, arrays, config, graph, assemble(mapping, weights.__getitem__, shapes))
 

@@ -1,21 +1,24 @@
-"""Qwen3-VL-MoE with imposed routing against transformers' recorded numbers: three modes, gradients, generation."""
+"""Imposed routing in the multimodal Qwen models against transformers' recorded numbers, with gradients, generation."""
 
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from ports.common.layers.routed_experts import RoutedRows
 from ports.common.qwen_vl.model import VLInputs
 from r2t2_jax.routing import Routing
 from tests.compile_counts import quick_jit
-from tests.goldens import find_goldens
-from tests.ports.qwen3_vl_moe.recorded import patches_of, prompt_inputs, prompt_of, prompts, recorded, rows_of, stacked
-
-GOLDENS = find_goldens("qwen3_vl_moe_?_routing.npz")
-LOGITS, LOSS, GRADIENT, WEIGHTS = 1e-4, 3e-5, 2e-4, 2e-5
+from tests.ports.common.qwen_vl.recorded import (
+    patches_of,
+    prompt_inputs,
+    prompt_of,
+    prompts,
+    recorded,
+    rows_of,
+    stacked,
+)
 
 
 def load(path):
@@ -61,9 +64,9 @@ def forward(params, batch, *, model, mode, layers):
 def batch_of(golden, runs, mode, prefixes):
     """All rows of some runs as one batch, padded on the left to one length."""
     key = {"override": "weights", "shift": "shift", "select": "ids"}[mode]
-    every = {name: rows_of(golden, name) for name in golden.sets()}
+    every = {name: rows_of(golden, name) for name in dict.fromkeys(prefix.split("/")[0] for prefix in prefixes)}
     length = max(len(row.tokens) for rows in every.values() for row in rows)
-    pixels = max(len(row.pixels) for rows in every.values() for row in rows)
+    pixels = max(len(row.pixels) for rows in every.values() for row in rows) or golden.config.vision.merge**2
     layers, top_k = golden.config.decoder.layers, golden.config.decoder.top_k
     samples, places = [], []
     for prefix in prefixes:
@@ -101,55 +104,57 @@ def batch_of(golden, runs, mode, prefixes):
     return stacked(samples), places
 
 
-def check(golden, runs, places, rest, gradient):
+def _check(golden, runs, places, rest, gradient, tolerances):
     loss, next_loss, logits, weights = (np.asarray(leaf) for leaf in rest)
     for i, (prefix, number, row, place, imposed) in enumerate(places):
         n = len(row.tokens)
         close = partial(np.testing.assert_allclose, rtol=0, err_msg=prefix)
-        close(loss[i], runs[f"{prefix}/loss"][number], atol=LOSS)
-        close(next_loss[i], runs[f"{prefix}/next_loss"][number], atol=LOSS)
+        close(loss[i], runs[f"{prefix}/loss"][number], atol=tolerances.loss)
+        close(next_loss[i], runs[f"{prefix}/next_loss"][number], atol=tolerances.loss)
         if f"{prefix}/logits" in runs:
-            close(logits[i, -n:], runs[f"{prefix}/logits"][number, place], atol=LOGITS)
+            close(logits[i, -n:], runs[f"{prefix}/logits"][number, place], atol=tolerances.logits)
         else:
             name = prefix.split("/")[0]
             answer = golden.described["prompt_answer_lengths"][name][number][1]
             expected = runs[f"{prefix}/answer_logits"][number, : answer + 1]
-            close(logits[i, -answer - 1 :], expected, atol=LOGITS)
+            close(logits[i, -answer - 1 :], expected, atol=tolerances.logits)
         if gradient is not None:
             # Rows are independent; a share of the largest entry of the whole array.
             expected = runs[f"{prefix}/grad"]
             own = np.asarray(gradient[i])
             own = own if own.shape == expected[number].shape else own[imposed]
-            close(own, expected[number], atol=GRADIENT * max(np.abs(expected).max(), 1e-12))
+            close(own, expected[number], atol=tolerances.gradient * max(np.abs(expected).max(), 1e-12))
         if f"{prefix}/ids" in runs:
             chosen, expected = runs[f"{prefix}/weights"][number][:, place], weights[i][imposed][:, -n:]
             scope = golden.arrays[f"{prefix.split('/')[0]}/scope/{prefix.split('/')[3]}"][number, place]
-            close(expected[:, scope], chosen[:, scope], atol=WEIGHTS)
+            close(expected[:, scope], chosen[:, scope], atol=tolerances.weights)
 
 
-@pytest.mark.parametrize("path", GOLDENS)
-@pytest.mark.parametrize("layer_set", ["all", "tail", "first"])
-def test_imposed_weights_give_the_recorded_losses_and_gradients(path, layer_set):
+def check_override(path, layer_set, tolerances, long=False):
+    """All runs of a layer set but those of the long prompt, or only these: others are not padded to its length."""
     golden, runs = load(path)
-    prefixes = [prefix for prefix in cases_of(runs, "override") if prefix.split("/")[2] == layer_set]
+    prefixes = [
+        prefix
+        for prefix in cases_of(runs, "override")
+        if prefix.split("/")[2] == layer_set and prefix.startswith("long/") == long
+    ]
+    if not prefixes:
+        return
     batch, places = batch_of(golden, runs, "override", prefixes)
     layers = tuple(golden.described["layer_sets"][layer_set])
     rest, gradient = forward(golden.params, batch, model=golden.model(), mode="replace", layers=layers)
-    check(golden, runs, places, rest, gradient)
+    _check(golden, runs, places, rest, gradient, tolerances)
 
 
-@pytest.mark.parametrize("path", GOLDENS)
-@pytest.mark.parametrize("mode", ["shift", "select"])
-def test_shifted_logits_and_selected_experts_give_the_recorded_numbers(path, mode):
+def check_shift_or_select(path, mode, tolerances):
     golden, runs = load(path)
     batch, places = batch_of(golden, runs, mode, cases_of(runs, mode))
     layers = tuple(range(golden.config.decoder.layers))
     rest, gradient = forward(golden.params, batch, model=golden.model(), mode=mode, layers=layers)
-    check(golden, runs, places, rest, gradient)
+    _check(golden, runs, places, rest, gradient, tolerances)
 
 
-@pytest.mark.parametrize("path", GOLDENS)
-def test_generation_under_imposed_weights_gives_the_recorded_tokens(path):
+def check_routed_generation(path, tolerances):
     golden, runs = load(path)
     model = golden.model()
     cases = cases_of(runs, "override_generate")
@@ -170,4 +175,4 @@ def test_generation_under_imposed_weights_gives_the_recorded_tokens(path):
     tokens, logits = run(golden.params, inputs, values)
     np.testing.assert_array_equal(tokens, np.concatenate([runs[f"{prefix}/tokens"] for prefix in cases]))
     expected = np.concatenate([runs[f"{prefix}/logits"] for prefix in cases])
-    np.testing.assert_allclose(logits, expected, atol=LOGITS, rtol=0)
+    np.testing.assert_allclose(logits, expected, atol=tolerances.logits, rtol=0)

@@ -1,0 +1,107 @@
+"""Parameters of Qwen3.5-MoE from checkpoints: fused or per-expert names, BF16 or block-wise FP8.
+
+The extra layer for speculative decoding (`mtp.*`) is left out by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+
+import numpy as np
+
+from ports.common.checkpoint.convert import Converter
+from ports.common.checkpoint.mapping import Leaf, layer_names, linear_leaves, norm_leaves
+from ports.common.layers.hybrid_decoder import HybridDecoderConfig
+from ports.common.moe_lm.chat import CHAT_FILES
+from ports.common.moe_lm.params import expert_leaves, from_fp8
+from ports.common.qwen_vl.config import QwenVLConfig
+from ports.common.qwen_vl.model import abstract
+from ports.common.qwen_vl.params import SIDE_FILES, adapted, model_fields, read_config
+from ports.common.qwen_vl.vision import vision_leaves
+from ports.qwen3_5_moe.config import Qwen35MoEConfig, text_config, text_fields
+
+FIELDS = model_fields(
+    "qwen3_5_moe", text_fields("config.json"), {"deepstack_visual_indexes": []}, ("language_model_only",)
+)  # fmt: skip
+MTP = r"mtp\..*"
+
+
+def decoder_leaves(ours: str, theirs: str, config: HybridDecoderConfig, separate_experts: bool) -> dict[str, Leaf]:
+    """Parameters of `HybridDecoder` at path `ours`, as `moe_decoder_leaves` gives those of `MoEDecoder`."""
+    layer, layers = f"{theirs}layers.{{}}", config.layers
+    leaves = {f"{ours}embed_tokens": Leaf((f"{theirs}embed_tokens.weight",))}
+    leaves |= norm_leaves(f"{ours}norm", f"{theirs}norm", bias=False)
+    leaves |= linear_leaves(f"{ours}lm_head", "lm_head", bias=False)
+    for name in ("input_layernorm", "post_attention_layernorm"):
+        leaves |= norm_leaves(f"{ours}layers/{name}", f"{layer}.{name}", layers, bias=False)
+    for part, name in (
+        ("gate", "gate"), ("shared_expert_gate", "shared_expert_gate"),
+        *((f"shared_expert/{name}", f"shared_expert.{name}") for name in ("gate_proj", "up_proj", "down_proj")),
+    ):  # fmt: skip
+        leaves |= linear_leaves(f"{ours}layers/{part}", f"{layer}.mlp.{name}", bias=False, layers=layers)
+    leaves |= expert_leaves(f"{ours}layers/experts", layer, config, separate_experts, outputs_first)
+    for name in ("q_norm", "k_norm"):
+        leaves |= norm_leaves(f"{ours}self_attn/{name}", f"{layer}.self_attn.{name}", config.full, bias=False)
+    for name in ("q_proj", "k_proj", "v_proj", "o_proj"):
+        leaves |= linear_leaves(
+            f"{ours}self_attn/{name}", f"{layer}.self_attn.{name}", bias=False, layers=config.full
+        )  # fmt: skip
+    return leaves | _linear_leaves(f"{ours}linear_attn", f"{layer}.linear_attn", config)
+
+
+def _linear_leaves(ours: str, theirs: str, config: HybridDecoderConfig) -> dict[str, Leaf]:
+    leaves = norm_leaves(f"{ours}/norm", f"{theirs}.norm", config.linear, bias=False)
+    for name in ("in_proj_qkv", "in_proj_z", "in_proj_b", "in_proj_a", "out_proj"):
+        leaves |= linear_leaves(f"{ours}/{name}", f"{theirs}.{name}", bias=False, layers=config.linear)
+    for name in ("A_log", "dt_bias"):
+        leaves[f"{ours}/{name}"] = Leaf(layer_names(f"{theirs}.{name}", config.linear), stacked=True)
+    leaves[f"{ours}/conv1d"] = Leaf(layer_names(f"{theirs}.conv1d.weight", config.linear), depthwise, True)
+    return leaves
+
+
+def depthwise(tensor: np.ndarray) -> np.ndarray:
+    """PyTorch's [channels, 1, kernel] weight as [kernel, channels]."""
+    return tensor[:, 0].T
+
+
+def outputs_first(tensor: np.ndarray, inside: int, outside: int) -> np.ndarray:
+    """Fused experts [E, out, in] as [E, in, out]."""
+    if tensor.shape[1:] != (outside, inside):
+        raise ValueError(f"experts need {outside} x {inside}")
+    return tensor.transpose(0, 2, 1)
+
+
+def leaves(config: QwenVLConfig) -> dict[str, Leaf]:
+    """How every parameter is made of upstream's tensors."""
+    assert isinstance(config, Qwen35MoEConfig)
+    mapping = decoder_leaves("decoder/", "model.language_model.", config.decoder, config.separate_experts)
+    mapping |= vision_leaves("visual/", "model.visual.", config.vision)
+    return mapping | {path: from_fp8(mapping[path], config.fp8_block) for path in config.fp8_leaves}
+
+
+def config_from(folder: Path) -> QwenVLConfig:
+    """The config of a checkpoint's folder.
+
+    Raises:
+        R2T2Error: a field is missing, or has a value that is not implemented.
+    """
+    return read_config(folder, FIELDS, text_config, Qwen35MoEConfig)
+
+
+def adapt(config: QwenVLConfig, names: Collection[str]) -> QwenVLConfig:
+    """The config for a checkpoint with tensors of these names."""
+    return adapted(config, names, leaves)
+
+
+converter = Converter(
+    port="qwen3_5_moe",
+    config_from=config_from,
+    leaves=leaves,
+    ignored=lambda config: (r".*\.rotary_emb\.inv_freq", MTP),
+    abstract_params=lambda config: abstract(config)[1],
+    side_files=SIDE_FILES,
+    adapt=adapt,
+    copied=CHAT_FILES,
+    known={"config.json": FIELDS},
+)

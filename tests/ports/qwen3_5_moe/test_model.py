@@ -1,0 +1,133 @@
+"""Cached evaluation of Qwen3.5-MoE equals the plain whole forward pass for every scope and mode, with padding."""
+
+from functools import cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from ports.common.layers.hybrid_decoder import HybridDecoder, LayerBlock
+from ports.common.moe_lm.config import RoutingScope
+from ports.common.moe_lm.costs import whole_loss
+from ports.common.moe_lm.model import LMAnswer, Prompt, RoutedLM
+from ports.qwen3_5_moe.config import full_35b_a3b, tiny
+from r2t2_jax.costs.jaxpr import weight_gradients
+from r2t2_jax.routing import Routing
+from tests.compile_counts import quick_jit
+
+CONFIG = tiny().decoder  # linear, full, linear
+LENGTH, PAD = 9, 2
+SCOPES = ("last_prompt", "prompt", "image", "text", "all")
+
+
+@cache
+def model(scope="last_prompt", layers=(1, 2), core=CONFIG.experts):
+    graph, params = nnx.split(HybridDecoder(CONFIG, nnx.Rngs(0)))
+    for leaf in (params["layers"]["experts"]["gate_up"], params["layers"]["experts"]["down"]):
+        leaf[...] = 12 * leaf[...]  # so that routing matters
+    return RoutedLM(CONFIG, RoutingScope(layers, scope, core), (60,), graph), params
+
+
+@cache
+def sample():
+    draw = np.random.default_rng(0)
+    tokens = np.concatenate([np.full(PAD, 7), draw.integers(1, 60, LENGTH - PAD)])
+    positions = np.concatenate([np.zeros((3, PAD), int), draw.integers(0, 5, (3, LENGTH - PAD))], axis=1)
+    visual = np.isin(np.arange(LENGTH), [PAD + 1, PAD + 2])
+    prompt = Prompt(*map(jnp.asarray, (tokens, np.arange(LENGTH) >= PAD, positions, visual, np.asarray(8))))
+    return prompt, LMAnswer(jnp.asarray([5, 9, 60, 0]), jnp.asarray([True, True, True, False]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["replace", "shift", "select"])
+@pytest.mark.parametrize("scope", SCOPES)
+def test_the_cached_loss_and_gradient_are_those_of_the_whole_forward_pass(scope, mode):
+    routed, params = model(scope)
+    prompt, answer = sample()
+    shape, draw = routed.spec.shape, np.random.default_rng(1)
+    ids = np.stack([draw.permutation(CONFIG.experts)[: CONFIG.top_k] for _ in range(shape[0])])
+    values = jnp.asarray(ids if mode == "select" else draw.normal(size=shape).astype(np.float32))
+
+    def losses(values, params):
+        kept = routed.condition(params, routed.encode(params, prompt), answer)
+        cached = routed.answer_loss(params, kept, Routing(values, mode), answer)
+        return cached, whole_loss(routed, params, prompt, Routing(values, mode), answer)
+
+    def both(values, params):
+        outputs, backward = jax.vjp(lambda values: losses(values, params), values)
+        one, zero = jnp.ones(()), jnp.zeros(())
+        return outputs, backward((one, zero))[0], backward((zero, one))[0]
+
+    untouched = quick_jit(lambda params: whole_loss(routed, params, prompt, None, answer))(params)
+    if mode == "select":
+        cached, whole = quick_jit(losses)(values, params)
+    else:
+        (cached, whole), slope, gradient = quick_jit(both)(values, params)
+        np.testing.assert_allclose(slope, gradient, atol=1e-5 * max(1, np.abs(gradient).max()))
+        assert np.abs(gradient).max() > 1e-3
+    np.testing.assert_allclose(cached, whole, atol=1e-5)
+    assert abs(cached - untouched) > 1e-3
+
+
+def test_r0_at_the_last_token_is_the_whole_forward_pass_and_core_experts_are_the_most_probable():
+    routed, params = model(core=3)
+    prompt, answer = sample()
+
+    @quick_jit
+    def run(params, prompt):
+        features = routed.encode(params, prompt)
+        own = routed.route(params, features)
+        losses = [
+            whole_loss(routed, params, prompt, None, answer),
+            routed.answer_loss(params, features, Routing(own), answer),
+        ]
+        return losses, routed.support(features), own
+
+    losses, core, own = run(params, prompt)
+    np.testing.assert_allclose(losses[1], losses[0], atol=1e-5)
+    assert np.asarray(core).sum(axis=1).tolist() == [3, 3]
+    assert (np.asarray(core) | (np.asarray(own) == 0)).all()
+
+
+@pytest.mark.slow
+def test_padding_changes_neither_the_loss_nor_the_kept_states():
+    routed, params = model()
+    prompt, answer = sample()
+    bare = Prompt(
+        prompt.tokens[PAD:], prompt.mask[PAD:], prompt.positions[:, PAD:], prompt.visual[PAD:], prompt.next_position
+    )
+    short = LMAnswer(answer.tokens[:3], answer.mask[:3])
+
+    @quick_jit
+    def run(params, prompt, answer):
+        features = routed.encode(params, prompt)
+        return routed.answer_loss(params, features, None, answer), features.early.delta, features.late.delta
+
+    padded, clean = run(params, prompt, answer), run(params, bare, short)
+    for leaf, reference in zip(jax.tree.leaves(padded), jax.tree.leaves(clean), strict=True):
+        np.testing.assert_allclose(leaf, reference, atol=1e-5)
+
+
+def test_no_weight_has_a_gradient():
+    routed, params = model()
+    prompt, answer = sample()
+    batch = jax.tree.map(lambda leaf: jnp.stack([leaf] * 7), (prompt, answer))
+
+    def losses(values, params, batch):
+        def loss(values, prompt, answer):
+            return routed.answer_loss(params, routed.encode(params, prompt), Routing(values), answer)
+
+        return jax.vmap(loss)(values, *batch).sum()
+
+    program = jax.make_jaxpr(jax.grad(losses))(jnp.ones((7, *routed.spec.shape)), params, batch)
+    assert weight_gradients(program, params["layers"]["experts"]) == []
+
+
+def test_layers_are_run_in_repeated_blocks():
+    decoder = full_35b_a3b().decoder
+    assert decoder.blocks(0, 35, ()) == [LayerBlock(0, 4, 8), LayerBlock(32, 3, 1)]
+    assert decoder.blocks(35, 40, range(35, 40)) == [LayerBlock(35, 5, 1)]
+    assert decoder.blocks(30, 40, (33,)) == [LayerBlock(30, 3, 1), LayerBlock(33, 1, 1), LayerBlock(34, 6, 1)]
+    assert CONFIG.blocks(0, 3, ()) == [LayerBlock(0, 3, 1)]
