@@ -10,6 +10,8 @@ import tyro
 
 from r2t2_jax.cli.parsing import Sets, recorded_sets
 
+HOST_CHECKS = ("prepare", "answer_ids", "embed")  # of `r2t2 check`, which depend on the questions
+
 
 @dataclass(frozen=True)
 class Diagnose:
@@ -132,12 +134,13 @@ class CheckPort:
             checks = run_checks(port, samples)
         else:
             checks = run_checks(port, built_in_samples(image=True))
-            if checks[-1].problem and checks[-1].name in ("prepare", "answer_ids", "embed"):
-                checks = run_checks(port, built_in_samples(image=False))
+            if checks[-1].problem and checks[-1].name in HOST_CHECKS:
+                without = run_checks(port, built_in_samples(image=False))
+                checks = checks if without[-1].name in HOST_CHECKS else without
         for check in checks:
             print(f"{'FAILED' if check.problem else 'ok':<8}{check.name:<17}{check.problem or check.result}")
         failed = bool(checks[-1].problem)
-        if failed and not self.data and checks[-1].name in ("prepare", "answer_ids", "embed"):
+        if failed and not self.data and checks[-1].name in HOST_CHECKS:
             print("The questions are built in; give questions of your own with --data FILE.jsonl.")
         print(f"{port.name}: {'a check failed; the others depend on it' if failed else 'all checks passed'}")
         return int(failed)

@@ -108,7 +108,9 @@ class ArraySamples:
         """
         model = as_model(model, bank, spec)
         check_routing("routing", model.spec, routing, support)
-        mask = support_of(model, features, routing) if support is None else np.broadcast_to(support, np.shape(routing))
+        mask: Any = np.broadcast_to(True if support is None else support, np.shape(routing))
+        if support is None:
+            mask = support_of(model, features, jnp.asarray(routing))
         queries = Query(*jax.tree.map(jnp.asarray, (features, routing, mask, answers)))
         check_routing("reference routing", model.spec, bank.routing)
         for name, tree in {"features": features, "answers": answers}.items():
