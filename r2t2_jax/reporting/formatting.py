@@ -73,7 +73,11 @@ def distinct_names(names: Sequence[str], short: Callable[[str], str], separator:
 
 def settings_line(settings: Mapping[str, Any]) -> str:
     """`seed 0, samples 1000`: the scalar settings of a run in one line."""
-    shown = {key: value for key, value in settings.items() if isinstance(value, str | int | float) and key != "out"}
+    shown = {
+        key: value
+        for key, value in settings.items()
+        if isinstance(value, str | int | float) and value is not False and value != "" and key != "out"
+    }
     return ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in shown.items())
 
 

@@ -51,7 +51,7 @@ class Images:
         """Sheets of the images of each group of sample ids; equal images of one sheet share a tile."""
         places: dict[str, list[int]] = {}
         drawn: list[bytes] = []
-        counts = []
+        counts: list[int] = []
         for group in groups:
             before = len(drawn)
             known = [name for name in dict.fromkeys(group) if name in self.by_id and name not in places]

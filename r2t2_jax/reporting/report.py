@@ -20,7 +20,7 @@ from r2t2_jax.reporting.sections import Figure, Selection, csv_bytes, model_sect
 from r2t2_jax.reporting.style import render_figure, shared_style
 from r2t2_jax.runs.atomic_io import atomic_folder, atomic_write, check_foreign
 from r2t2_jax.runs.folder import read_json
-from r2t2_jax.runs.reading import open_run
+from r2t2_jax.runs.reading import BANK_BUILD, open_run
 
 if TYPE_CHECKING:
     from r2t2_jax.runs.reading import SavedRun
@@ -52,8 +52,10 @@ def write_report(run_folder: Path | str, out: Path | str | None = None) -> Path:
         R2T2Error: there is no run, it is not complete or has no answers to report, or the report cannot be written, as
             where the folder holds files of other programs.
     """
-    refuse_bank(Path(run_folder))
+    refuse_bank(Path(run_folder), complete=True)
     saved = open_run(run_folder)
+    if saved.run["command"] == BANK_BUILD:
+        refuse_bank(Path(run_folder), complete=False)
     path = Path(run_folder) / REPORT if out is None else Path(out)
     if path.suffix != ".html":
         raise R2T2Error(f"the report is one HTML file, so {path} must end in .html")
@@ -73,18 +75,20 @@ def write_report(run_folder: Path | str, out: Path | str | None = None) -> Path:
     return path
 
 
-def refuse_bank(folder: Path) -> None:
-    """Refuse the folder of a bank, complete or not: another command has its report.
+def refuse_bank(folder: Path, complete: bool) -> None:
+    """Refuse the folder of a bank, complete or half-built: another command has its report.
 
     Raises:
         R2T2Error: it is the folder of a bank.
     """
     from r2t2_jax.bank.manifest import MANIFEST
 
-    if (folder / MANIFEST).exists():
-        raise R2T2Error(
-            f"{folder} holds a bank, not a run with answers: r2t2 bank inspect {folder} --html FILE reports it"
-        )
+    if complete and not (folder / MANIFEST).exists():
+        return
+    first = "" if complete else ", once r2t2 bank build has completed it"
+    raise R2T2Error(
+        f"{folder} holds a bank, not a run: r2t2 bank inspect {folder} --html FILE writes its report{first}"
+    )
 
 
 def render_tuning(saved: SavedRun) -> str:

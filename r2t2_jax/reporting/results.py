@@ -134,6 +134,8 @@ def read_results(saved: SavedRun) -> list[ModelResults]:
 
 def _models(saved: SavedRun) -> list[ModelResults]:
     rows = saved.rows
+    if "strategy" not in rows.column_names and rows.num_rows:
+        raise R2T2Error(f"{saved.folder} holds a run of r2t2 {saved.run['command']}, which has no answers to report")
     missing = [column for column in COLUMNS if column not in rows.column_names]
     if missing:
         raise R2T2Error(

@@ -29,21 +29,27 @@ _PROBE = """<!DOCTYPE html><body><iframe src="/{name}" style="width:{width}px;he
 addEventListener("load", async () => {{
   const page = document.querySelector("iframe").contentDocument, images = [...page.images];
   await Promise.allSettled(images.map(image => image.decode()));
+  const waiting = () => page.querySelector(".cases:not(:has(.open))");
+  for (let i = 0; i < 50 && waiting(); i++) await new Promise(done => setTimeout(done, 100));
   document.body.innerHTML = "<pre>" + JSON.stringify({{
     width: page.documentElement.scrollWidth,
     broken: images.filter(image => !image.naturalWidth).length,
     wide: images.filter(image => image.getBoundingClientRect().right > {width} + 1).length,
+    views: page.querySelectorAll(".view:not([hidden])").length,
+    cases: page.querySelectorAll(".cases tbody .open").length,
   }}) + "</pre>";
 }});</script>"""
 
 
 @dataclass(frozen=True)
 class PageCheck:
-    """The width of the page, the numbers of broken and of too wide images, and lines on the console."""
+    """The width of the page, numbers of broken and too wide images, of strategies and cases shown; console lines."""
 
     width: int
     broken: int
     wide: int
+    views: int
+    cases: int
     console: list[str]
 
 

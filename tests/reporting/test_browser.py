@@ -6,7 +6,7 @@ import pytest
 
 from r2t2_jax.reporting.report import write_report
 from tests.reporting.browser import CHROMIUM, PageCheck, check_page
-from tests.reporting.example_run import make_run
+from tests.reporting.example_run import B, make_run
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")]
 
@@ -17,8 +17,8 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("width", [400, 1280])
-def test_the_report_fits_the_window_and_shows_every_image(report: Path, width: int) -> None:
-    assert check_page(report, width) == PageCheck(width, broken=0, wide=0, console=[])
+def test_the_report_fits_the_window_and_shows_one_strategy_and_all_cases(report: Path, width: int) -> None:
+    assert check_page(report, width) == PageCheck(width, broken=0, wide=0, views=1, cases=B, console=[])
 
 
 def test_the_check_detects_wide_text_broken_images_and_console_errors(tmp_path: Path) -> None:

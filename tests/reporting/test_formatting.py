@@ -30,6 +30,7 @@ def test_lists_and_counts_read_as_english() -> None:
     assert join_names(["a", "b", "c"]) == "a, b and c"
     assert (plural(1, "answer"), plural(1200, "answer")) == ("1 answer", "1,200 answers")
     assert settings_line({"seed": 0, "max_length": 9, "out": "run", "data": {}}) == "seed 0, max length 9"
+    assert settings_line({"embedder": "", "quick": False, "preset": None, "seed": 3}) == "seed 3"
 
 
 def test_long_texts_end_in_an_ellipsis() -> None:

@@ -22,10 +22,13 @@ from r2t2_jax.reporting import report, sections
 from r2t2_jax.reporting.failure_causes import CAUSES
 from r2t2_jax.reporting.figures.accuracy import accuracy_figure, axis_names, radar_figure
 from r2t2_jax.reporting.figures.cost import cost_figure
+from r2t2_jax.reporting.figures.experts import expert_changes
 from r2t2_jax.reporting.headline import headline
 from r2t2_jax.reporting.report import write_report
 from r2t2_jax.reporting.results import ModelResults, StrategyRows, read_results
+from r2t2_jax.runs.plan import Part, Plan
 from r2t2_jax.runs.reading import open_run
+from r2t2_jax.runs.run import Run
 from tests.reporting.example_run import HOSTILE, STRATEGIES, B, make_run
 from tests.reporting.page_reader import Element, read
 
@@ -374,3 +377,30 @@ def test_a_folder_of_a_bank_is_refused_with_its_own_command(
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert ("r2t2 bank inspect" if name == "bank.json" else "holds no run") in error
+
+
+def test_half_built_banks_and_runs_without_answers_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for command, cause in (("bank build", "once r2t2 bank build has completed it"), ("count", "no answers to report")):
+        out = tmp_path / command
+        with Run.open(out, command, {}, Plan([Part("rows", 2, 2)])) as run:
+            for batch in run.todo(["rows"]):
+                run.append(batch, [{"number": i} for i in range(batch.start, batch.stop)])
+            run.finish({"sum": 1})
+        assert main(["report", str(out)]) == 2
+        error = capsys.readouterr().err
+        assert cause in error and error.count("\n") == 1
+
+
+def test_with_many_experts_the_text_names_experts_and_the_tables_keep_every_answer(tmp_path: Path) -> None:
+    experts = tuple(f"expert {i}" for i in range(128))
+    (model,) = read_results(open_run(make_run(tmp_path, ("mine",), ("base", "ngd"), experts, images=False)))
+    changes = expert_changes(model)
+    assert changes is not None
+    before, after = (w.mean(axis=1).argmax(axis=1) for w in (model.router_weights, model.strategies["ngd"].weights))
+    preferred = np.bincount(before).argmax()
+    assert f"The router prefers expert {preferred}, which" in changes.text and "others share one row" in changes.text
+    assert changes.changed == (before != after).mean()
+    assert sum(int(table.sum()) for table in changes.tables.values()) == B
+    assert len(changes.names) == 9 and changes.names[-1] == "others" and len(changes.shifts) == 12

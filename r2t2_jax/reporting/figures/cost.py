@@ -127,7 +127,7 @@ def label_places(
     low, high = max(low - margin, -3.0), min(high + margin, 103.0)
     for _ in range(10):  # labels that need more room widen the axis, which takes them apart again
         gap = share * (high - low)
-        places = {}
+        places: dict[str, float] = {}
         for side in sides:
             places |= spread({name: points[name][1] for name in side}, gap)
         if min(places.values()) >= low + gap / 2 and max(places.values()) <= high - gap / 2:

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from r2t2_jax.reporting.examples import OUTCOMES, outcomes_of
 from r2t2_jax.reporting.formatting import percent, plural
@@ -75,18 +75,22 @@ def expert_changes(results: ModelResults) -> ExpertChanges | None:
     explained = results.explained
     if explained is None or len(results.experts) < 2:
         return None
-    names, before, after = _leading_experts(results, explained)
+    before, after = _leading_expert(results.router_weights), _leading_expert(explained.weights)  # [B]
+    names, row = _rows_of_experts(results, np.concatenate([before, after]))
     outcomes = np.array(outcomes_of(results, explained))
-    tables = {name: _counts(before[outcomes == name], after[outcomes == name], len(names)) for name in OUTCOMES}
+    tables = {
+        name: _counts(row[before[outcomes == name]], row[after[outcomes == name]], len(names)) for name in OUTCOMES
+    }
     changed = float((before != after).mean())
     preferred = int(np.bincount(before).argmax())
+    diagonal = "on the diagonal it does not change" if len(names) == len(results.experts) else "others share one row"
     text = (
         f"Rows are the expert with the largest weight under the router, columns under {explained.name}"
-        f"{_averaged(results)}; on the diagonal it does not change. It changes for {percent(changed)} % of the "
-        f"questions. The router prefers {names[preferred]}, which leads for "
+        f"{_averaged(results)}; {diagonal}. It changes for {percent(changed)} % of the "
+        f"questions. The router prefers {results.experts[preferred]}, which leads for "
         f"{percent(float((before == preferred).mean()))} % of the questions before and for "
         f"{percent(float((after == preferred).mean()))} % after re-routing. "
-        f"{_most_frequent_change(tables['wrong → right'], names)}"
+        f"{_most_frequent_change(before, after, outcomes == 'wrong → right', results.experts)}"
     )
     return ExpertChanges(names, tables, text, _shifts(results, explained), changed)
 
@@ -102,20 +106,19 @@ def _averaged(results: ModelResults) -> str:
     return f" (mean of the {len(results.layers)} layers)" if len(results.layers) > 1 else ""
 
 
-def _leading_experts(results: ModelResults, explained: StrategyRows) -> tuple[list[str], Any, Any]:
-    """Names of the rows, and the row of each sample's leading expert before and after."""
+def _leading_expert(weights: Float[np.ndarray, "B L E"]) -> Int[np.ndarray, "B"]:
+    return weights.mean(axis=1).argmax(axis=1)
 
-    def top(weights: Float[np.ndarray, "B L E"]) -> Int[np.ndarray, "B"]:
-        return weights.mean(axis=1).argmax(axis=1)
 
-    before, after = top(results.router_weights), top(explained.weights)
-    total = np.bincount(np.concatenate([before, after]), minlength=len(results.experts))
+def _rows_of_experts(results: ModelResults, leading: Int[np.ndarray, "n"]) -> tuple[list[str], Int[np.ndarray, "E"]]:
+    """Names of the rows of a table, and the row of each expert: all but the most frequent ones share the last."""
     if len(results.experts) <= MAX_ROWS:
-        return list(results.experts), before, after
+        return list(results.experts), np.arange(len(results.experts))
+    total = np.bincount(leading, minlength=len(results.experts))
     largest = np.sort(np.argsort(-total, kind="stable")[:MAX_ROWS])
     row = np.full(len(results.experts), MAX_ROWS)
     row[largest] = np.arange(MAX_ROWS)
-    return [*(results.experts[i] for i in largest), "others"], row[before], row[after]
+    return [*(results.experts[i] for i in largest), "others"], row
 
 
 def _counts(before: Int[np.ndarray, "B"], after: Int[np.ndarray, "B"], size: int) -> Int[np.ndarray, "E E"]:
@@ -124,12 +127,16 @@ def _counts(before: Int[np.ndarray, "B"], after: Int[np.ndarray, "B"], size: int
     return table
 
 
-def _most_frequent_change(table: Int[np.ndarray, "E E"], names: list[str]) -> str:
-    changes = table - np.diag(np.diag(table))
+def _most_frequent_change(
+    before: Int[np.ndarray, "B"], after: Int[np.ndarray, "B"], corrected: Bool[np.ndarray, "B"], names: Sequence[str]
+) -> str:
+    """The most frequent change of the leading expert among answers that turned right."""
+    changes = corrected & (before != after)
     if not changes.any():
         return "No answer turned right with a change of the leading expert."
-    i, j = np.unravel_index(changes.argmax(), changes.shape)
-    times = "once" if changes[i, j] == 1 else f"{changes[i, j]:,} times"
+    pairs, counts = np.unique(np.stack([before[changes], after[changes]], axis=1), axis=0, return_counts=True)
+    (i, j), number = pairs[counts.argmax()], int(counts.max())
+    times = "once" if number == 1 else f"{number:,} times"
     return f"Among answers that turned right, the most frequent change is {names[i]} to {names[j]}, {times}."
 
 
