@@ -77,7 +77,7 @@ def read_weights(folder: Path = FOLDER) -> Weights:
         R2T2Error: a file is missing or damaged.
     """
     try:
-        described = _read_object(folder / "model.json")
+        described = read_object(folder / "model.json")
         packed = (folder / "weights.npz").read_bytes()
         digest = hashlib.sha256(packed).hexdigest()
         if digest != described["sha256"]:
@@ -93,7 +93,7 @@ def read_weights(folder: Path = FOLDER) -> Weights:
             embedding_layer=int(described["embedding"]["layer"]),
             embedding_mean=arrays.pop("embedding/mean"),
             embedding_spread=arrays.pop("embedding/spread"),
-            presets=_read_object(folder / "presets.json"),
+            presets=read_object(folder / "presets.json"),
             arrays=arrays,
             fingerprint=described["fingerprint"],
         )
@@ -103,7 +103,12 @@ def read_weights(folder: Path = FOLDER) -> Weights:
         raise R2T2Error(f"pocket weights in {folder} cannot be read ({error}); {_REBUILD}") from error
 
 
-def _read_object(file: Path) -> dict[str, Any]:
+def read_object(file: Path) -> dict[str, Any]:
+    """The object in a JSON file of the weights folder.
+
+    Raises:
+        R2T2Error: the file is missing or damaged.
+    """
     try:
         return read_json(file, dict)
     except R2T2Error as error:

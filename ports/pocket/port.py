@@ -1,4 +1,4 @@
-"""The pocket port: the model with the weights that ship with the package, and its shapes without them."""
+"""The pocket port: the models with the weights that ship with the package, and their shapes without them."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from ports.pocket.modeling import PocketAnswer, abstract, fake_inputs
 from ports.pocket.params import FOLDER, GATES, read_weights
 from ports.pocket.processing import PocketEmbedder, PocketProcessor
 from ports.pocket.questions import questions_on_any_scene
+from ports.pocket.sparse import NAME as SPARSE
+from ports.pocket.sparse import load_sparse, sparse_shapes
 from ports.pocket.tokenizer import Tokenizer
 from r2t2_jax.contract import CaptionModel, ModelShapes, Port
 from r2t2_jax.errors import R2T2Error
@@ -31,14 +33,17 @@ LANGUAGE = (
 
 
 def load(variant: str | None) -> Port:
-    """The pocket model with one of its two gates.
+    """The pocket model with one of its two gates, or the sparse model.
 
     Args:
-        variant: `narrow` (trained only on color and shape questions) or `balanced` (the default).
+        variant: `narrow` (trained only on color and shape questions), `balanced` (the default), or `sparse`, which
+            takes settings (`ports/pocket/sparse.py`).
 
     Raises:
         R2T2Error: no such variant, or the shipped weights are missing or damaged.
     """
+    if _is_sparse(variant):
+        return load_sparse(str(variant), load("balanced").embedder)
     gate = _gate(variant)
     weights = read_weights()
     config, tokenizer = weights.config, Tokenizer(weights.words)
@@ -75,6 +80,8 @@ def shapes(variant: str | None, question_tokens: int | None, answer_tokens: int 
     Raises:
         R2T2Error: no such variant, or lengths that differ from those to which the model pads questions and answers.
     """
+    if _is_sparse(variant):
+        return sparse_shapes(str(variant), question_tokens, answer_tokens)
     gate, config = _gate(variant), read_weights().config
     own = config.question_length, config.answer_length
     if (question_tokens or own[0], answer_tokens or own[1]) != own:
@@ -87,10 +94,14 @@ def shapes(variant: str | None, question_tokens: int | None, answer_tokens: int 
     return ModelShapes(f"pocket:{gate}", model, params, features, answer, costs(model, params))
 
 
+def _is_sparse(variant: str | None) -> bool:
+    return variant is not None and variant.split(",")[0] == SPARSE
+
+
 def _gate(variant: str | None) -> str:
     gate = variant or "balanced"
     if gate not in GATES:
-        known = ", ".join(f"pocket:{name}" for name in GATES)
+        known = ", ".join(f"pocket:{name}" for name in (*GATES, SPARSE))
         raise R2T2Error(f"pocket has no variant {variant!r}; choose one of {known}")
     return gate
 

@@ -144,7 +144,9 @@ def _labels(port: Port, samples: Sequence[Sample]) -> Answer | None:
 
 
 def _task_routing(port: Port, samples: Sequence[Sample]) -> Float[Array, "B L E"] | None:
-    if not all(sample.experts for sample in samples):
+    """Weights on the experts that each sample names; `None` if a sample names none, or all name another model's."""
+    named = {name for sample in samples for name in sample.experts}
+    if not all(sample.experts for sample in samples) or named.isdisjoint(port.model.spec.experts):
         return None
     one_hot = cache(lambda experts: np.asarray(port.model.spec.one_hot_experts(experts)))  # few distinct sets
     return jnp.asarray(np.stack([one_hot(sample.experts) for sample in samples]))

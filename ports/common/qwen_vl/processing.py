@@ -133,6 +133,7 @@ class QwenVLProcessor:
         prompt_bucket, answer_bucket: prompts and answers are padded to multiples of these numbers of tokens.
         needs_image: refuse samples without an image.
         name: of the port.
+        patch_bucket: the patches of a sample are padded to a multiple of it.
     """
 
     config: QwenVLConfig
@@ -142,6 +143,7 @@ class QwenVLProcessor:
     answer_bucket: int = 4
     needs_image: bool = False
     name: str = "qwen_vl"
+    patch_bucket: int = PATCH_BUCKET
 
     @property
     def fingerprint(self) -> str:
@@ -218,7 +220,7 @@ class QwenVLProcessor:
 
     def _patches(self, patches: Sequence[Sequence[np.ndarray]], grids: Sequence[Sequence[Grid]]) -> Patches:
         most = max(sum(map(len, own)) for own in patches)
-        length = max(-(-most // PATCH_BUCKET), 1) * PATCH_BUCKET
+        length = max(-(-most // self.patch_bucket), 1) * self.patch_bucket
         rows = [
             pad_patches(self.config, np.concatenate(own) if own else None, own_grids, length)
             for own, own_grids in zip(patches, grids, strict=True)
