@@ -1,10 +1,15 @@
-"""Memory and time of `r2t2 convert` on a synthetic checkpoint with the parameter names and shapes of MoVA-8B.
+"""Memory and time of `r2t2 convert` on a synthetic checkpoint with the parameter names and shapes of a released model.
 
-    python -m benchmarks.convert_memory MANIFEST WORK [--layers 32]
+    python -m benchmarks.convert_memory MANIFEST WORK [--layers 32]      # MoVA-8B
+    python -m benchmarks.convert_memory MANIFEST WORK --model qwen3_vl_moe --layers 2 --shard-gb 2
 
-MANIFEST is a JSON object {name: [shape, dtype]}. WORK is an empty folder on a disk with twice the checkpoint's size
-(47 GB for all 32 layers). The conversion runs in a separate process; the peak memory is that of the process as the
-operating system reports it, including memory maps. The result goes to benchmarks/results/convert_memory.json.
+The second one takes tests/golden/qwen3_vl_moe/manifest_qwen3_vl_30b_a3b.json.
+
+MANIFEST is a JSON object {name: [shape, dtype]}, or one with the entries `tensors` {name: {shape, dtype}} and `config`,
+the model's config.json. WORK is an empty folder on a disk with twice the checkpoint's size (47 GB for all 32 layers of
+MoVA). The conversion runs in a separate process; the peak memory is that of the process as the operating system reports
+it, including memory maps. The result goes to benchmarks/results/convert_memory.json, for models other than MoVA to
+convert_memory_MODEL.json.
 """
 
 from __future__ import annotations
@@ -27,66 +32,89 @@ import numpy as np
 import tyro
 from tqdm import tqdm
 
-SHARD = 5 * 10**9
 BLOCK = 2**26
-RESULTS = Path(__file__).parent / "results" / "convert_memory.json"
-LAYER = re.compile(r"model\.layers\.(\d+)\.")
+RESULTS = Path(__file__).parent / "results"
+LAYER = re.compile(r"model\.(?:language_model\.)?layers\.(\d+)\.")
+SIDE_FILES = {
+    "tokenizer.json": {},
+    "vocab.txt": {},
+    "preprocessor_config.json": {},
+    "generation_config.json": {"eos_token_id": 0},
+}
 
 
 @dataclass(frozen=True)
 class Options:
-    """Measure the conversion of a synthetic MoVA-8B."""
+    """Measure the conversion of a synthetic checkpoint."""
 
     manifest: Annotated[Path, tyro.conf.Positional]
-    """{name: [shape, dtype]} as JSON."""
+    """Names, shapes and types of all tensors as JSON."""
     work: Annotated[Path, tyro.conf.Positional]
     """Empty folder for the checkpoint and the model directory, which are removed at the end."""
     layers: int = 32
     """Layers of the language model; fewer layers need less disk space."""
+    model: str = "mova"
+    """Model to convert: mova, or a model whose manifest has its config."""
+    shard_gb: float = 5.0
+    """Largest shard of the checkpoint."""
 
 
 def main(options: Options) -> None:
     """Write the checkpoint, convert it, and record memory and time."""
-    manifest: dict[str, tuple[list[int], str]] = json.loads(options.manifest.read_text())
+    document = json.loads(options.manifest.read_text())
+    config = {"num_hidden_layers": options.layers, "torch_dtype": "bfloat16"}
+    if "tensors" in document:
+        shapes = {name: entry["shape"] for name, entry in document["tensors"].items()}
+        config = document["config"]
+        config["text_config"]["num_hidden_layers"] = options.layers
+    else:
+        shapes = {name: shape for name, (shape, _) in document.items()}
     sizes = {
         name: 2 * math.prod(shape)
-        for name, (shape, _) in manifest.items()
+        for name, shape in shapes.items()
         if not (layer := LAYER.match(name)) or int(layer[1]) < options.layers
     }
     source, model = options.work / "source", options.work / "model"
-    write_checkpoint(source, {name: manifest[name][0] for name in sizes}, sizes)
-    (source / "config.json").write_text(json.dumps({"num_hidden_layers": options.layers, "torch_dtype": "bfloat16"}))
-    for name in ("tokenizer.json", "vocab.txt"):
-        (source / name).write_text("{}")
+    largest = write_checkpoint(source, {name: shapes[name] for name in sizes}, sizes, int(options.shard_gb * 1e9))
+    for name, content in {"config.json": config, **SIDE_FILES}.items():
+        (source / name).write_text(json.dumps(content))
     start = time.perf_counter()
-    subprocess.run([sys.executable, "-m", "r2t2_jax.cli.main", "convert", "mova", str(source), str(model)], check=True)
+    command = [sys.executable, "-m", "r2t2_jax.cli.main", "convert", options.model, str(source), str(model)]
+    subprocess.run(command, check=True)
     seconds = time.perf_counter() - start
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
     stored = json.loads((model / "model.json").read_text())["parameters"]
+    allowed = max(sizes.values()) if options.model == "mova" else largest
     result = {
         "checkpoint_gb": round(sum(sizes.values()) / 1e9, 2),
         "layers": options.layers,
         "tensors": len(sizes),
+        "largest_shard_gb": round(largest / 1e9, 3),
         "largest_tensor_gb": round(max(sizes.values()) / 1e9, 3),
         "largest_parameter_gb": round(max(2 * math.prod(entry["shape"]) for entry in stored.values()) / 1e9, 3),
         "peak_gb": round(peak / 1e9, 3),
-        "limit_gb": round(max(sizes.values()) / 1e9 + 2, 3),
+        "limit_gb": round(allowed / 1e9 + 2, 3),
         "seconds": round(seconds),
         "machine": f"{os.cpu_count()} CPU cores, {platform.system()}",
     }
     shutil.rmtree(options.work)
-    RESULTS.write_text(json.dumps(result, indent=1) + "\n")
+    name = "convert_memory" if options.model == "mova" else f"convert_memory_{options.model}"
+    (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result, indent=1))
     if result["peak_gb"] > result["limit_gb"]:
-        sys.exit("the peak is above the largest tensor plus 2 GB")
+        sys.exit(f"the peak is above {result['limit_gb']} GB")
 
 
-def write_checkpoint(folder: Path, shapes: dict[str, list[int]], sizes: dict[str, int]) -> None:
-    """Write safetensors shards of at most 5 GB with an index; the content repeats one random block."""
+def write_checkpoint(folder: Path, shapes: dict[str, list[int]], sizes: dict[str, int], shard: int) -> int:
+    """Write safetensors shards of at most `shard` bytes with an index; the content repeats one random block.
+
+    Returns:
+        Bytes of the largest shard.
+    """
     folder.mkdir(parents=True)
     shards: list[list[str]] = [[]]
     for name in shapes:
-        if shards[-1] and sum(sizes[other] for other in shards[-1]) + sizes[name] > SHARD:
+        if shards[-1] and sum(sizes[other] for other in shards[-1]) + sizes[name] > shard:
             shards.append([])
         shards[-1].append(name)
     block = np.random.default_rng(0).integers(0, 0x4000, BLOCK // 2, np.uint16).tobytes()  # finite as bfloat16
@@ -107,6 +135,7 @@ def write_checkpoint(folder: Path, shapes: dict[str, list[int]], sizes: dict[str
                     end -= stream.write(block[: min(BLOCK, end)])
                     bar.update(min(BLOCK, bar.total - bar.n))
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    return max(sum(sizes[name] for name in names) for names in shards)
 
 
 if __name__ == "__main__":

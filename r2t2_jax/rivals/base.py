@@ -41,7 +41,8 @@ class BaselineBatch:
 class Baseline(Protocol):
     """A method that returns answers instead of routing weights; a pytree.
 
-    `selector`, `kernel` and `atlas` mean the same as for a `Strategy`.
+    `selector`, `kernel` and `atlas` mean the same as for a `Strategy`. One that needs a special port may have
+    `check_port(port)`, which refuses others before anything is evaluated.
     """
 
     @property

@@ -17,7 +17,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, Key
 
-from r2t2_jax.contract import GRAY, Answer, Features, Inputs, LogprobModel, Params, RoutedModel
+from r2t2_jax.contract import GRAY, Answer, Features, Inputs, LogprobModel, Params, Port, RoutedModel
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.method.forward import generate_answer
 from r2t2_jax.rivals.base import BaselineBatch, baseline_result
@@ -66,21 +66,30 @@ class Warmup:
         """Passes per sample: to draw captions token by token, to rate them twice, to train, and to answer."""
         return prompts * self.candidates * (tokens + 2) + 2 * self.epochs * prompts + 1
 
-    def answer(self, batch: BaselineBatch) -> dict[str, Any]:
-        """The answers, as `Baseline.answer`."""
-        port, captioning = batch.port, batch.port.captioning
+    def check_port(self, port: Port) -> None:
+        """Refuse a model without images to describe or parameters to adapt, before anything is evaluated.
+
+        Raises:
+            R2T2Error: the port has no `captioning`, or none that this method can use.
+        """
+        captioning = port.captioning
         if captioning is None or not isinstance(port.model, LogprobModel):
             raise R2T2Error(f"{port.name} has no prompts for images and parameters to adapt (Port.captioning)")
         if len(captioning.prompts) % self.batch:
             raise R2T2Error(
                 f"{port.name} has {len(captioning.prompts)} prompts; they must fill batches of {self.batch}"
             )
-        adapted = select_params(port.params, captioning.adapted)
-        if not any(adapted):
+        if not any(select_params(port.params, captioning.adapted)):
             raise R2T2Error(
                 f"{port.name} has no parameters below {', '.join(captioning.adapted)}: nothing can be adapted"
             )
 
+    def answer(self, batch: BaselineBatch) -> dict[str, Any]:
+        """The answers, as `Baseline.answer`."""
+        self.check_port(batch.port)
+        port, captioning = batch.port, batch.port.captioning
+        assert captioning is not None
+        adapted = select_params(port.params, captioning.adapted)
         prepare = partial(port.processor.prepare, port.params)
         gray = dataclasses.replace(batch.samples[0], image=np.full_like(batch.samples[0].pixels(), GRAY))
         prompted = [

@@ -234,6 +234,7 @@ def _write_checkpoint(
             piece = np.ascontiguousarray(view, shape.dtype)
             writer.put(path, len(sums[path]), piece)
             sums[path].append(crc32_of(piece))
+            del view, piece  # before the next tensor is read
     writer.finish()
     return sums
 
@@ -249,3 +250,4 @@ def _pieces(leaf: Leaf, checkpoint: Checkpoint) -> Iterator[np.ndarray]:
         rows = max(1, PIECE // max(1, tensor.nbytes // max(1, len(tensor))))
         for start in range(0, len(tensor), rows):
             yield tensor[start : start + rows]
+        del tensor

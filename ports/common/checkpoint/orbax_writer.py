@@ -74,12 +74,15 @@ class CheckpointWriter:
             self._write()
         self._pieces.setdefault(path, {})[str(number)] = piece
         self._held += piece.nbytes
+        if self._held >= PIECE:  # a large piece is not held while the next tensor is read
+            self._write()
 
     def finish(self) -> None:
         """Write the remaining pieces and make the checkpoint readable."""
         from orbax.checkpoint import v1 as ocp
 
-        self._write()
+        if self._held:
+            self._write()
         ocp.partial.finalize(self.folder)
 
     def _write(self) -> None:

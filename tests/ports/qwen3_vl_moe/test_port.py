@@ -2,15 +2,19 @@
 
 import dataclasses
 import json
+import re
+import shlex
 import shutil
 from functools import cache
 from itertools import product
+from pathlib import Path
 
 import jax
 import ml_dtypes
 import numpy as np
 import pytest
 
+import ports.qwen3_vl_moe
 from ports.common.checkpoint.mapping import Tensor, check
 from ports.common.moe_lm.params import dequantize, inputs_first
 from ports.common.qwen_vl.config import vision_config
@@ -27,7 +31,7 @@ from r2t2_jax.methods import strategy
 from r2t2_jax.plugins import load_shapes
 from tests.goldens import HERE
 from tests.ports.common.qwen_vl.recorded import recorded
-from tests.ports.common.qwen_vl.source import check_report, drawn, write_fp8, write_source
+from tests.ports.common.qwen_vl.source import drawn, write_fp8, write_source
 
 GOLDEN = HERE / "qwen3_vl_moe"
 
@@ -240,5 +244,17 @@ def test_per_expert_fp8_tensors_are_converted_to_their_scaled_values(tmp_path):
 
 
 @pytest.mark.slow
-def test_from_a_checkpoint_to_a_report(directory, tmp_path):
-    check_report(f"qwen3_vl_moe:{directory},layers=last2", load(f"{directory},layers=last2"), tmp_path)
+def test_from_a_checkpoint_to_a_report_by_the_commands_of_the_readme(tmp_path, monkeypatch):
+    from r2t2_jax.cli.main import main
+
+    page = Path(ports.qwen3_vl_moe.__file__).with_name("README.md").read_text()
+    drawing = re.search(r"<!-- draw.py -->\n```python\n(.*?)```", page, re.DOTALL)[1]
+    commands = re.search(r"<!-- commands -->\n```\n(.*?)```", page, re.DOTALL)[1]
+    source = write_source(tmp_path / "source", golden(), tensors())
+    monkeypatch.chdir(tmp_path)
+    for line in commands.replace("SRC", str(source)).splitlines():
+        if line.startswith("python draw.py"):
+            exec(compile(drawing, "draw.py", "exec"), {})
+        else:
+            assert main(shlex.split(line)[1:]) in (0, None)
+    assert (tmp_path / "out/run/report.html").is_file()
