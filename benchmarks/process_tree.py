@@ -22,7 +22,14 @@ MARK = "R2T2_PROCESS_TREE"
 INTERVAL = 0.1  # seconds
 LOOKS = 20  # after which a process has no mark; one that has just forked has the environment of its parent
 TICKS = os.sysconf("SC_CLK_TCK")
-ROLES = (("ray::_Worker", "worker"), ("ray::", "idle Ray worker"), ("r2t2_jax.cli.main", "driver"))
+RAY = "Ray's own processes"
+ROLES = (
+    ("ray::_Worker", "worker"),
+    ("ray::DashboardAgent", RAY),
+    ("ray::RuntimeEnvAgent", RAY),
+    ("ray::", "idle Ray worker"),
+    ("r2t2_jax.cli.main", "driver"),
+)
 
 
 @dataclass
@@ -81,7 +88,7 @@ def role(process: Path) -> str:
     for part, name in ROLES:
         if part in line:
             return name
-    return "Ray's own processes" if line else ""
+    return RAY if line else ""
 
 
 def cpu_seconds(process: Path) -> float:

@@ -7,9 +7,9 @@ after everything is compiled. CPU time is recorded in addition to wall time, bec
 processes. The programs that a process compiles and those that the next process finds in the cache are counted
 separately.
 
-The second part compares `r2t2 eval --ray local --workers 1` with `r2t2 eval` on the same questions, as commands
-whose programs are compiled. CPU time is that of all processes from start to end: driver, worker and Ray's own
-(`process_tree.py`). Weak scaling is one worker against two workers on twice as many questions.
+The second part compares `r2t2 eval --ray local --workers 1` with `r2t2 eval` on the same questions, as commands whose
+programs are compiled and which run at the same time. CPU time is that of all processes from start to end: driver,
+worker and Ray's own (`process_tree.py`). Weak scaling is one worker against two workers on twice as many questions.
 `--part ray` repeats only this part. The results go to `benchmarks/results/throughput.json`.
 """
 
@@ -23,6 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -107,7 +108,7 @@ def compare_with_loop(samples: int, references: int, repeats: int, machine: str,
 def compare_with_workers(
     samples: int, scaling_samples: int, references: int, repeats: int, machine: str
 ) -> dict[str, Any]:
-    """CPU time with one Ray worker against one process, and weak scaling to two workers; medians of the repeats."""
+    """CPU time with one Ray worker and in one process, and weak scaling to two workers; medians of the repeats."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         build = ["bank", "build", "--model", MODEL, "--data", BENCHMARK, "--limit", str(references)]
@@ -115,13 +116,16 @@ def compare_with_workers(
         evaluate_in(folder, "warm", PLAN_BATCH)  # compiles
         times: dict[str, list[TreeTimes]] = {"in_process": [], "one": [], "half": [], "two": []}
         for i in range(repeats):
-            times["in_process"].append(evaluate_in(folder, f"in-process-{i}", samples))
-            times["one"].append(evaluate_in(folder, f"one-{i}", samples, workers=1))
+            with ThreadPoolExecutor(2) as pool:  # at the same time, so that other processes slow both alike
+                alone = pool.submit(evaluate_in, folder, f"in-process-{i}", samples)
+                one = pool.submit(evaluate_in, folder, f"one-{i}", samples, workers=1)
+            times["in_process"].append(alone.result())
+            times["one"].append(one.result())
             times["half"].append(evaluate_in(folder, f"half-{i}", scaling_samples, workers=1))
             times["two"].append(evaluate_in(folder, f"two-{i}", 2 * scaling_samples, workers=2))
         runs = [folder / f"{kind}-{i}" for kind in ("in-process", "one") for i in range(repeats)]
         assert len({(run / "summary.json").read_bytes() for run in runs}) == 1  # the same numbers
-    one, both = times["one"], [*zip(times["in_process"], times["one"], strict=True)]
+    runs_of_one, both = times["one"], [*zip(times["in_process"], times["one"], strict=True)]
     return {
         "machine": machine,
         "date": datetime.date.today().isoformat(),
@@ -131,8 +135,10 @@ def compare_with_workers(
         "counted": "user and system time of all processes from start to end: driver, workers, Ray's own",
         "cpu_seconds": {
             "in_process": median(run.total for run in times["in_process"]),
-            "one_worker": median(run.total for run in one),
-            "one_worker_by_role": {role: median(run.cpu.get(role, 0.0) for run in one) for role in sorted(one[0].cpu)},
+            "one_worker": median(run.total for run in runs_of_one),
+            "one_worker_by_role": {
+                role: median(run.cpu.get(role, 0.0) for run in runs_of_one) for role in sorted(runs_of_one[0].cpu)
+            },
         },
         "overhead_percent_of_cpu_time": median(100 * (after.total / before.total - 1) for before, after in both),
         "overhead_percent_each": [round(100 * (after.total / before.total - 1), 1) for before, after in both],

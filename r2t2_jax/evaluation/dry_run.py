@@ -68,9 +68,8 @@ def predict_evaluation(evaluator: Evaluator, longest: Sample, size: int, every_p
     """
     port = evaluator.port
     prepared = prepare_questions(port, [longest])
-    questions = questions_like(port, prepared)
+    encode, questions = questions_like(port, prepared)
     batch = _without_features(evaluator, questions).prepare_batch(questions)
-    encode = _flops(partial(encode_batch, model=port.model), port.params, prepared.inputs)
     answer = _flops(lambda features: generate_batch(port, features, None), questions.queries.features)
     costs = {}
     for name, strategy in batch.strategies.items():

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 from tqdm import tqdm
 
 from r2t2_jax.contract import Answer, Features, Inputs, Port, Query, Sample, support_of
+from r2t2_jax.costs.jaxpr import count_flops
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.evaluation.check_port import check_foreign
 from r2t2_jax.method.forward import encode_batch
@@ -99,15 +100,17 @@ def encode_prepared(
     return _with_queries(port, prepared, features, routing, seconds)
 
 
-def questions_like(port: Port, prepared: PreparedQuestions) -> EncodedQuestions:
-    """The questions with zeros as features and equal router weights, of the shapes that encoding would give.
+def questions_like(port: Port, prepared: PreparedQuestions) -> tuple[int, EncodedQuestions]:
+    """The FLOPs of encoding the questions, and the questions with zeros as features and equal router weights.
 
     Raises:
         R2T2Error: a sample names an expert that the model does not have.
     """
-    shapes = jax.eval_shape(partial(encode_batch, model=port.model), port.params, prepared.inputs)
+    trace = jax.make_jaxpr(partial(encode_batch, model=port.model), return_shape=True)
+    program, shapes = trace(port.params, prepared.inputs)
     features, routing = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
-    return _with_queries(port, prepared, features, jnp.asarray(routing + 1 / routing.shape[-1]), 0.0)
+    routing = jnp.asarray(routing + 1 / routing.shape[-1])
+    return count_flops(program), _with_queries(port, prepared, features, routing, 0.0)
 
 
 def _with_queries(
