@@ -11,6 +11,7 @@ rewrites the tables from the recorded numbers.
 from __future__ import annotations
 
 import datetime
+import importlib.util
 import json
 import os
 import subprocess
@@ -27,6 +28,7 @@ import tyro
 
 from benchmarks.pages import write_results
 from benchmarks.speed_problem import make_problem
+from r2t2_jax.errors import missing_extra
 from r2t2_jax.reporting.tables import markdown_table
 
 ROOT = Path(__file__).parent.parent
@@ -181,10 +183,12 @@ def page_tables(recorded: Mapping[str, Any]) -> str:
 
 
 def main(quick: bool = False, doc: bool = False, machine: str = "2 CPU cores") -> None:
-    """Measure and write the tables; `quick` measures less, `doc` only writes the page from the recorded numbers."""
+    """Measure and write the tables; `quick` measures less and writes nothing, `doc` writes the recorded numbers."""
     if doc:
         write_results(PAGE, page_tables(json.loads(RESULTS.read_text(encoding="utf-8"))))
         return
+    if importlib.util.find_spec("torch") is None:
+        raise SystemExit(f"benchmarks.speed: {missing_extra('the comparison', 'PyTorch', 'convert')}")
     settings, start = QUICK if quick else SpeedSettings(), time.perf_counter()
     recorded = {
         "command": "python -m benchmarks.speed" + " --quick" * quick,
@@ -197,8 +201,9 @@ def main(quick: bool = False, doc: bool = False, machine: str = "2 CPU cores") -
         "settings": {name: getattr(settings, name) for name in ("repeats", "k", "steps", "middle", "shared")},
         **measure(settings),
     }
-    RESULTS.write_text(json.dumps(recorded, indent=1) + "\n", encoding="utf-8")
-    write_results(PAGE, page_tables(recorded))
+    if not quick:
+        RESULTS.write_text(json.dumps(recorded, indent=1) + "\n", encoding="utf-8")
+        write_results(PAGE, page_tables(recorded))
     print(page_tables(recorded))
     print(f"{time.perf_counter() - start:.0f} seconds")
 

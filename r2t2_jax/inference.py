@@ -8,6 +8,7 @@ Axis letters: L routed layers, E experts, P points of a path, Q losses.
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,8 +23,9 @@ from r2t2_jax.bank import ReferenceBank
 from r2t2_jax.bank.inspect import leaked_samples
 from r2t2_jax.contract import Port, Sample
 from r2t2_jax.datasets.images import decode_image, encoded_image, rgb_pixels
-from r2t2_jax.errors import R2T2Error
+from r2t2_jax.errors import R2T2Error, R2T2Warning
 from r2t2_jax.evaluation.batch import evaluate_batch
+from r2t2_jax.evaluation.check_strategies import check_strategies
 from r2t2_jax.evaluation.encode import EncodedQuestions, encode_questions
 from r2t2_jax.evaluation.evaluator import Evaluator
 from r2t2_jax.evaluation.records import Neighbor, neighbors_of
@@ -123,6 +125,7 @@ def answer(
     questions = [question] if isinstance(question, str) else list(question)
     images = list(image) if several and isinstance(image, list | tuple) else [image] * len(questions)
     samples = _samples(images, questions)
+    _warn_of_unknown_words(port, questions)
     decoding = port if beams is None else with_decoding(port, beams)
     if max_new_tokens is not None:
         if max_new_tokens < 1:
@@ -138,6 +141,8 @@ def answer(
     else:
         method, shown = _method(port, strategy, preset)
         weights = None
+        opened = ReferenceBank.open(bank) if isinstance(bank, str | Path) else bank
+        check_strategies({method.name: method}, samples, opened, port, port.name)
         references, seconds = _timed(lambda: _references(port, bank, samples) if _reads_references(method) else None)
     strategies = {BASE: named_strategy(BASE), method.name: method}
     evaluator = Evaluator.create(decoding, references, strategies, None, seed)
@@ -162,6 +167,16 @@ def _method(
         return strategy, "custom"
     chosen = own_preset(port.name, port.presets) if preset is None or preset == "" else preset
     return named_strategy(strategy or "ngd", find_preset(chosen, port.presets)), preset_name(chosen)
+
+
+def _warn_of_unknown_words(port: Port, questions: Sequence[str]) -> None:
+    """Warn of words that the model's processor does not know, if it can tell (`unknown_words`)."""
+    unknown_words = getattr(port.processor, "unknown_words", lambda question: [])
+    words = dict.fromkeys(word for question in questions for word in unknown_words(question))
+    if words:
+        listed = ", ".join(map(repr, words))
+        message = f"{port.name} does not know {listed}: it reads an unknown word there, and may answer anything"
+        warnings.warn(message, R2T2Warning, stacklevel=3)
 
 
 def _samples(images: Sequence[Any], questions: Sequence[str]) -> list[Sample]:

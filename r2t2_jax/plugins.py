@@ -26,12 +26,35 @@ from r2t2_jax.runtime.typed_json import open_json
 if TYPE_CHECKING:
     from jax.sharding import Mesh
 
-PORTS, SHAPES, EMBEDDERS = "r2t2.ports", "r2t2.shapes", "r2t2.embedders"
+PORTS, SHAPES, EMBEDDERS, CONVERTERS = "r2t2.ports", "r2t2.shapes", "r2t2.embedders", "r2t2.converters"
 
 
 def registered(group: str) -> list[str]:
     """The sorted names of a group."""
     return sorted(set(entry_points(group=group).names))
+
+
+def describe(group: str) -> list[dict[str, str]]:
+    """Name, weights and description of each entry of a group, ready for a table.
+
+    The weights are the hub id of the released ones if the entry's converter names it (`hub`). The description is the
+    first line of the docstring of a model's package, or of an embedder's function.
+    """
+    rows = []
+    for name in registered(group):
+        converts = name in registered(CONVERTERS)
+        hub = getattr(find(CONVERTERS, name, "converter"), "hub", "") if converts else ""
+        weights = f"r2t2 convert {name} {hub or 'SRC'} DIR" if converts else "come with the package"
+        rows.append({"name": name, "weights": weights, "hub": hub, "description": _first_line(group, name)})
+    return rows
+
+
+def _first_line(group: str, name: str) -> str:
+    (entry, *_) = entry_points(group=group, name=name)
+    loaded = import_entry(entry)
+    package = importlib.import_module(entry.module.rpartition(".")[0] or entry.module)
+    text = inspect.getdoc(package if group == PORTS else loaded) or inspect.getdoc(loaded) or ""
+    return text.partition("\n")[0].replace("`", "").rstrip(".")
 
 
 def find(group: str, name: str, kind: str) -> Any:

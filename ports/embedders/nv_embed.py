@@ -224,6 +224,7 @@ converter = Converter(
     abstract_params,
     side_files=(CONFIG_FILE, TOKENIZER_JSON),
     known={"config.json": NV_EMBED},
+    hub="nvidia/NV-Embed-v2",
 )
 
 LICENSE = "the weights of NV-Embed-v2 are for non-commercial use only (CC-BY-NC-4.0)"

@@ -204,4 +204,5 @@ converter = Converter(
     abstract_params=lambda config: abstract(config)[1],
     side_files=(CONFIG_FILE, TOKENIZER_MODEL),
     known={"config.json": FIELDS},
+    hub="BK-Lee/MoAI-7B",
 )

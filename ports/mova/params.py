@@ -77,4 +77,5 @@ converter = Converter(
     side_files=SIDE_FILES,
     check_files=check_vocabulary,
     known={"config.json": FIELDS, PREPROCESSOR: VARY},
+    hub="zongzhuofan/llama3-mova-8b",
 )

@@ -38,6 +38,10 @@ class PocketProcessor:
         """Whether a question has at most `question_length` tokens; longer ones are truncated."""
         return len(self.tokenizer.encode(question)) <= self.config.question_length
 
+    def unknown_words(self, question: str) -> list[str]:
+        """The words of a question that are not in the vocabulary, in order."""
+        return self.tokenizer.unknown(question)
+
     def answer_ids(self, answers: Sequence[str]) -> PocketAnswer:
         """Answer tokens, end-of-turn token included; every leaf has a leading axis B."""
         tokens, mask = self.tokenizer.pad_answers(answers, self.config.answer_length)

@@ -13,6 +13,10 @@ PAD, UNKNOWN, BEGIN, END = range(4)
 SPECIAL = ("<pad>", "<unknown>", "<answer>", "<end>")
 
 
+def _words(text: str) -> list[str]:
+    return re.findall(r"[\w']+|[?,]", text.lower())
+
+
 @dataclass(frozen=True)
 class Tokenizer:
     """Whole-word tokenizer; `words` follow the four special tokens."""
@@ -26,7 +30,11 @@ class Tokenizer:
     def encode(self, text: str) -> list[int]:
         """Token numbers of a text; words outside the vocabulary become `<unknown>`."""
         number = {word: i for i, word in enumerate(self.words, start=len(SPECIAL))}
-        return [number.get(word, UNKNOWN) for word in re.findall(r"[\w']+|[?,]", text.lower())]
+        return [number.get(word, UNKNOWN) for word in _words(text)]
+
+    def unknown(self, text: str) -> list[str]:
+        """The words of a text that become `<unknown>`, each once."""
+        return [word for word in dict.fromkeys(_words(text)) if word not in self.words]
 
     def pad(self, texts: Sequence[str], length: int) -> tuple[Int[np.ndarray, "B T"], Bool[np.ndarray, "B T"]]:
         """Questions as padded tokens and mask, truncated to `length`."""

@@ -50,4 +50,5 @@ converter = Converter(
     adapt=adapt,
     copied=CHAT_FILES,
     known={"config.json": FIELDS},
+    hub="Qwen/Qwen3-VL-30B-A3B-Instruct",
 )

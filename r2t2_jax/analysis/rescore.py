@@ -29,7 +29,7 @@ def rescore(saved: SavedRun, metric: str) -> dict[str, Any]:
     """
     score = get_metric(metric)
     if not saved.complete:
-        raise R2T2Error(f"the run in {saved.folder} is not complete; repeat the command that began it to continue")
+        raise R2T2Error(saved.incomplete)
     with refuse_damaged(saved.folder):
         return _rescore(saved, metric, score)
 

@@ -22,7 +22,7 @@ class Answer:
     image: Path | None = None
     """The image; leave it out for a model that reads text only."""
     strategy: str | None = None
-    """Strategy; ngd by default. The error for an unknown name lists all strategies."""
+    """Strategy; ngd by default. r2t2 strategies lists them."""
     preset: str | None = None
     """Settings of the strategy: a name, or a file from r2t2 tune. By default the model's own, else the paper's."""
     bank: Path | None = None
@@ -40,10 +40,11 @@ class Answer:
 
     def run(self) -> None:
         """Answer, print and, with `--html`, write the page."""
-        from r2t2_jax.bank.manifest import read_manifest
+        from r2t2_jax.bank import ReferenceBank
         from r2t2_jax.cli.parsing import check_writable
         from r2t2_jax.datasets.images import encoded_image
         from r2t2_jax.errors import R2T2Error
+        from r2t2_jax.evaluation.check_strategies import check_strategies
         from r2t2_jax.evaluation.setup import open_port, with_decoding
         from r2t2_jax.inference import Prediction, answer
         from r2t2_jax.methods import method_of
@@ -56,10 +57,9 @@ class Answer:
             raise R2T2Error("--question is empty: ask something")
         if self.image is not None:
             encoded_image(self.image, "cannot answer")
+        bank = None if self.bank is None else ReferenceBank.open(self.bank)
         if self.strategy is not None:
-            method_of(self.strategy)
-        if self.bank is not None:
-            read_manifest(self.bank)
+            check_strategies({self.strategy: method_of(self.strategy)}, (), bank, model=self.model)
         prediction = answer(
             with_decoding(open_port(self.model, self.embedder, self.preset), self.beams),
             self.image,

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from r2t2_jax.contract import ModelShapes
     from r2t2_jax.costs.ladder import CostTable
 
-GROUP = "r2t2.converters"
-
 
 @dataclass(frozen=True)
 class Convert:
@@ -49,9 +47,9 @@ class Convert:
 
     def run(self) -> None:
         """Convert the checkpoint and print a summary."""
-        from r2t2_jax.plugins import find
+        from r2t2_jax.plugins import CONVERTERS, find
 
-        model = find(GROUP, self.model, "model to convert").convert(
+        model = find(CONVERTERS, self.model, "model to convert").convert(
             self.source,
             self.destination,
             progress=not self.quiet,

@@ -1,4 +1,4 @@
-"""`r2t2 datasets`, `r2t2 aux build` and `r2t2 pocket scene`: prepare, list and show questions and images."""
+"""`r2t2 datasets`, `r2t2 aux build` and `r2t2 pocket scene`: prepare and show questions and images."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from r2t2_jax.cli.parsing import Sets
-from r2t2_jax.reporting.formatting import plain_console
 
 if TYPE_CHECKING:  # the command line must start fast
     from r2t2_jax.contract import Sample
@@ -170,42 +169,6 @@ class AuxImport:
 
 
 @dataclass(frozen=True)
-class ListDatasets:
-    """List the reference sets and benchmarks with their splits, metrics and prepared data.
-
-    Example: r2t2 datasets list
-    """
-
-    data_dir: Path | None = None
-    """Folder of prepared sets. Default: $R2T2_DATA, or the folder of TensorFlow Datasets."""
-    files: bool = False
-    """Show licenses, official files and home pages."""
-
-    def run(self) -> None:
-        """Print the table."""
-        from rich.table import Table
-
-        from r2t2_jax.datasets.catalog import DATASETS
-        from r2t2_jax.datasets.prepared import data_folder, list_prepared_splits
-        from r2t2_jax.errors import R2T2Error
-
-        folder = data_folder(self.data_dir)
-        if self.data_dir is not None and not folder.is_dir():
-            raise R2T2Error(f"--data-dir {self.data_dir} is no folder")
-        table = Table(title=f"Datasets (prepared sets are in {folder})", title_justify="left", show_lines=self.files)
-        columns = ("license", "official files", "home") if self.files else ("splits", "role", "metric", "prepared")
-        for column in ("name", *columns):
-            table.add_column(column, overflow="fold")
-        for source in DATASETS.values():
-            if self.files:
-                table.add_row(source.name, source.license, source.files, source.home)
-                continue
-            units = ", ".join(f"{unit.name} ({unit.count:,})" for unit in list_prepared_splits(source, folder))
-            table.add_row(source.name, ", ".join(source.splits) or "any", source.role, source.metric, units)
-        plain_console().print(table)
-
-
-@dataclass(frozen=True)
 class ShowDataset:
     """Write an HTML page that shows some questions of a set with their images, options and answers.
 
@@ -217,7 +180,7 @@ class ShowDataset:
     limit: int = 5
     """Number of questions. Also --samples, --n."""
     split: str = ""
-    """Split. Default: the first of the set."""
+    """Split. Default: the first of the set, or `test` of a generated set."""
     seed: int = 0
     """Seed of the choice of questions."""
     manual_dir: Path | None = None

@@ -20,8 +20,8 @@ if TYPE_CHECKING:  # so that the parser starts fast
 class Eval:
     """Evaluate a model on benchmarks, with and without re-routing, and print the accuracies.
 
-    After an interruption at any point, the same command continues, and the final numbers are the same to the last byte.
-    docs/eval.md has recipes for one device, for several devices and for several hosts.
+    If it is interrupted, run the same command again to resume; the results are byte-identical. docs/eval.md has recipes
+    for one device, for several devices and for several hosts.
 
     Example: r2t2 eval --model pocket:narrow --bank out/bank --data pocket --strategy base,ngd,atlas --out out/eval
     """
@@ -35,9 +35,9 @@ class Eval:
     bank: Path | None = None
     """Bank directory. By default the references registered with the model are collected."""
     strategy: str = "base,ngd"
-    """Strategies, separated by commas. base, the model without re-routing, is always among them."""
+    """Strategies (r2t2 strategies lists them). base, the model without re-routing, is always among them."""
     answer_steps: str = ""
-    """Strategies, separated by commas, whose answer is generated after every step too, for the flow of answers in the
+    """Strategies whose answer is generated after every step too, for the flow of answers in the
     report (figure 5 of the paper)."""
     preset: str | None = None
     """Settings of the strategies: a name, or a file from r2t2 tune. By default the model's own, else the paper's."""
@@ -63,11 +63,10 @@ class Eval:
     batch_size: Literal["auto"] | int = "auto"
     """Questions at a time; auto for as many as fit in memory. It is halved if memory runs out; no result changes."""
     vmap_size: Literal["auto"] | int = "auto"
-    """Questions that a device computes together; auto for as many as fit in its own memory, and for 1 on a CPU, where
-    answers are then independent of the batch to the last bit."""
+    """Questions computed together on a device. auto: as many as fit in its memory; one at a time on a CPU."""
     mesh: str = ""
-    """Devices: data=4,model=2 for four copies of the weights, each sharded over two devices. By default one copy per
-    device. With --ray, the devices of each worker."""
+    """Device mesh, e.g. data=4,model=2: four copies of the weights, each sharded over two devices. By default one copy
+    per device. With --ray, the devices of each worker."""
     dry_run: bool = False
     """Print the plan and its cost, and compute nothing."""
     max_hours: float | None = None
@@ -120,24 +119,28 @@ class Eval:
 
     def _job(self, model: str, workers: Workers | None) -> Job:
         from r2t2_jax.bank import ReferenceBank
+        from r2t2_jax.evaluation.check_strategies import check_strategies
         from r2t2_jax.evaluation.devices import device_groups, load_on
         from r2t2_jax.evaluation.job import open_job
         from r2t2_jax.evaluation.question_sets import read_benchmarks
         from r2t2_jax.evaluation.setup import with_decoding, with_embedder
+        from r2t2_jax.methods import method_of
         from r2t2_jax.runtime.progress import phase
 
         with phase("read the questions"):
             benchmarks = read_benchmarks(
                 self.data, self.split, self.limit, self.seed, self.images, self.metric, self.max_new_tokens
             )
-        if self.bank is not None:
-            ReferenceBank.open(self.bank)  # refused before a model is loaded
+        strategies = listed("--strategy", self.strategy)
+        bank = None if self.bank is None else ReferenceBank.open(self.bank)
+        samples = [sample for questions in benchmarks.values() for sample in questions.samples]
+        methods = {name: method_of(name) for name in strategies}
+        check_strategies(methods, samples, bank, model=self.model)  # refused before a model is loaded
         groups = device_groups("" if self.cluster.ray else self.mesh)
         loaded = with_embedder(load_on(model, groups), self.embedder, self.preset)
         ports = [with_decoding(port, self.beams) for port in loaded]
         batch = None if self.batch_size == "auto" else self.batch_size
         vmap_size = None if self.vmap_size == "auto" else self.vmap_size
-        strategies = listed("--strategy", self.strategy)
         job = open_job(
             ports,
             groups,

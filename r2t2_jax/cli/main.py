@@ -20,10 +20,11 @@ from typing import Any
 from r2t2_jax.cli.answer import Answer
 from r2t2_jax.cli.bank import BankAtlas, BankBuild, BankImport, BankIndex, BankInspect
 from r2t2_jax.cli.cost import Convert, Cost, FitMemory
-from r2t2_jax.cli.datasets import AuxBuild, AuxImport, ListDatasets, PocketScene, PrepareDataset, ShowDataset
+from r2t2_jax.cli.datasets import AuxBuild, AuxImport, PocketScene, PrepareDataset, ShowDataset
 from r2t2_jax.cli.demo import Demo
 from r2t2_jax.cli.diagnose import CheckPort, Diagnose
 from r2t2_jax.cli.evaluate import Eval
+from r2t2_jax.cli.listings import ListDatasets, ListMetrics, ListModels, ListStrategies
 from r2t2_jax.cli.options import check_ranges
 from r2t2_jax.cli.parsing import Command, parse
 from r2t2_jax.cli.reproduce import Reproduce
@@ -187,11 +188,14 @@ COMMANDS: dict[str, type[Command]] = {
     "eval": Eval,
     "export": Export,
     "fit": FitMemory,
+    "metrics": ListMetrics,
+    "models": ListModels,
     "pocket scene": PocketScene,
     "report": Report,
     "reproduce": Reproduce,
     "results": Results,
     "score": Score,
+    "strategies": ListStrategies,
     "tune": Tune,
 }
 

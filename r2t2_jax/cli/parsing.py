@@ -15,7 +15,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Protocol, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, get_args, get_origin, get_type_hints
 
 import tyro
 
@@ -36,6 +36,20 @@ PROGRAM = "r2t2"
 ABOUT = "Test-time re-routing of multimodal mixture-of-experts models."
 BEGIN = "Begin with: r2t2 demo --out out/demo"
 WIDTH = 80
+EXAMPLE = "Example: "
+METAVARS = {
+    "answer_steps": "NAME ...",
+    "embedder": "NAME",
+    "images": "DIR",
+    "max_new_tokens": "N",
+    "mesh": "AXES",
+    "models": "NAME",
+    "question": "TEXT",
+    "routing": "JSON",
+    "run_folder": "RUN",
+    "run_folders": "RUN",
+    "strategy": "NAME",
+}
 COMPLETION = ("--tyro-print-completion", "--tyro-write-completion")
 FOOTER = """
 r2t2 COMMAND --help lists a command's options. With --config FILE, the run.json
@@ -50,13 +64,13 @@ R2T2_DEBUG=1 shows the traceback of an error."""
 class ClusterOptions:
     """Compute on the workers of a Ray cluster. No result depends on these options."""
 
-    ray: str = ""
+    ray: Annotated[str, tyro.conf.arg(metavar="ADDRESS")] = ""
     """Compute on Ray workers: local for a cluster on this machine, auto for this machine's cluster, or an address."""
-    workers: str = "auto"
+    workers: Annotated[str, tyro.conf.arg(metavar="N")] = "auto"
     """Number of workers; auto for as many as the cluster has room for, also while the run goes on."""
-    worker_resources: str = ""
+    worker_resources: Annotated[str, tyro.conf.arg(metavar="JSON")] = ""
     """Resources of each worker as JSON: '{"GPU": 1}', '{"TPU": 4}', or custom ones. By default one CPU."""
-    model_uri: str = ""
+    model_uri: Annotated[str, tyro.conf.arg(metavar="URI")] = ""
     """Where workers fetch the model directory if they do not see its path: gs://, s3:// or file://."""
 
     def config(self) -> WorkerConfig | None:
@@ -227,13 +241,26 @@ def _read_options(name: str, command: type[Command], options: Sequence[str]) -> 
         raise
     finally:
         for line in _without_empty_defaults(output.getvalue()).splitlines():
-            indent = "  " if line.startswith("usage:") else ""
-            print(line.rstrip() if line.startswith(" ") else textwrap.fill(line, WIDTH, subsequent_indent=indent))
+            print(_wrapped(line))
+
+
+def _wrapped(line: str) -> str:
+    """A line of the help within the width; an example continues after a backslash, so that it can be pasted."""
+    if line.startswith(" "):
+        return line.rstrip()
+    if not line.startswith(EXAMPLE):
+        return textwrap.fill(line, WIDTH, subsequent_indent="  " if line.startswith("usage:") else "")
+    lines = [""]
+    for word in re.findall(r"""--\S+ (?!--|&&)(?:"[^"]*"|\S)+|(?:"[^"]*"|\S)+""", line):
+        if lines[-1] and len(lines[-1]) + len(word) + len(" \\ ") > WIDTH:
+            lines.append(" " * len(EXAMPLE))
+        lines[-1] += word if not lines[-1].strip() else f" {word}"
+    return " \\\n".join(lines)
 
 
 def _without_empty_defaults(text: str) -> str:
-    """The help without `None` and empty strings as defaults; columns stay aligned."""
-    text = re.sub(r"\s+\(default:\s+(None|'')\)|;\s+default:\s+None(?=\))", "", text)
+    """The help without `None` and empty values as defaults; columns stay aligned."""
+    text = re.sub(r"\s+\(default:\s*(None|'')?\)|;\s+default:\s*(None|'')?(?=\))", "", text)
     text = re.sub(r"\{None\}\|(\S+)(?= {2})", r"\1       ", text)
     return text.replace("{None}|", "")
 
@@ -271,7 +298,7 @@ def _overview(commands: Commands, group: str) -> str:
     for name in names:
         summary = _paragraphs(commands[name])[0]
         lines += textwrap.wrap(summary, WIDTH, initial_indent=f"  {name}".ljust(column), subsequent_indent=" " * column)
-    example = _paragraphs(commands[names[0]])[-1] if group else BEGIN
+    example = _wrapped(_paragraphs(commands[names[0]])[-1]) if group else BEGIN
     return "\n".join([*lines, "", example, FOOTER])
 
 
@@ -289,11 +316,34 @@ def _with_config(command: type[Command]) -> type[Command]:
     added: list[Any] = [("config", Annotated[Path | None, argument], dataclasses.field(default=None))]
     kinds = get_type_hints(command, include_extras=True)
     for field in dataclasses.fields(command):  # type: ignore[arg-type]
+        settings: dict[str, Any] = {}
         if field.name in RANGES:
-            hint = tyro.conf.arg(help_behavior_hint=functools.partial(_range_hint, str(RANGES[field.name])))
-            added.append((field.name, Annotated[kinds[field.name], hint], dataclasses.field(default=field.default)))
+            settings["help_behavior_hint"] = functools.partial(_range_hint, str(RANGES[field.name]))
+        if metavar := _metavar(field.name, kinds[field.name]):
+            settings["metavar"] = metavar
+        if settings:
+            kind = Annotated[kinds[field.name], tyro.conf.arg(**settings)]
+            added.append((field.name, kind, dataclasses.field(default=field.default)))
     name, about = command.__name__, {"__doc__": inspect.getdoc(command)}
     return dataclasses.make_dataclass(name, added, bases=(command,), namespace=about, frozen=True)
+
+
+def _metavar(name: str, kind: Any) -> str:
+    """The placeholder of a value in the help: the option's name for texts, `...` after lists; empty for tyro's own."""
+    annotated = hasattr(kind, "__metadata__")
+    if annotated and any(getattr(mark, "metavar", None) for mark in kind.__metadata__):
+        return ""
+    positional = annotated and tyro.conf.Positional[int].__metadata__[0] in kind.__metadata__
+    plain = kind.__origin__ if annotated else kind
+    members = {member for member in (plain, *get_args(plain)) if member is not type(None)}
+    own = METAVARS.get(name, name.upper())
+    lists = [member for member in members if get_origin(member) is tuple]
+    if lists:
+        element = get_args(lists[0])[0]
+        if get_origin(element) is Literal:
+            return f"{{{','.join(get_args(element))}}} ..."
+        return f"{own if element in (str, Path) else element.__name__.upper()} ..."
+    return own if plain in (str, str | None) or (positional and plain is Path) else ""
 
 
 def _range_hint(values: str, default: str) -> str:

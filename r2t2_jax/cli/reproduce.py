@@ -67,6 +67,7 @@ class Reproduce:
 
     def run(self) -> None:
         """Compute the missing measurements, then write and print the tables."""
+        from r2t2_jax.bank import ReferenceBank
         from r2t2_jax.bank.manifest import read_manifest
         from r2t2_jax.runs.folder import check_folder
         from r2t2_jax.runtime.compilation_cache import enable_compilation_cache
@@ -85,6 +86,7 @@ class Reproduce:
         enable_compilation_cache()
         from rich.markdown import Markdown
 
+        from r2t2_jax.evaluation.check_strategies import check_strategies
         from r2t2_jax.evaluation.devices import local_model
         from r2t2_jax.evaluation.setup import ModelSource
         from r2t2_jax.reporting.report import REPORT, write_report
@@ -99,6 +101,9 @@ class Reproduce:
         model = local_model(self.model, self.cluster.model_uri)
         targets = open_targets(model, self.data, samples, self.seed, self.embedder, self.beams, self.max_new_tokens)
         plans = [plan_target(target, tables, self.limit, self.embedders) for target in targets]
+        bank = None if self.bank is None else ReferenceBank.open(self.bank)
+        for target, plan in zip(targets, plans, strict=True):
+            check_strategies(plan.required, target.samples, bank, target.port, target.model)
         with connect(config, log) as workers, self._open(targets, plans, workers) as run:
             if not run.complete:
                 sources = None

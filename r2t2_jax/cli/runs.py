@@ -101,13 +101,13 @@ class Report:
 class Score:
     """Score a run's stored answers by another metric. This needs neither model nor images and leaves the run unchanged.
 
-    Example: r2t2 score out/eval --metric vqa_lmms_eval
+    Example: r2t2 score out/eval --metric startswith
     """
 
     run_folder: tyro.conf.Positional[Path]
     """Folder of a complete run."""
     metric: str
-    """The metric; docs/datasets.md lists them."""
+    """The metric; r2t2 metrics lists them. One that needs ten answers, or options, refuses questions without."""
     out: Path | None = None
     """JSON file for the numbers."""
 
@@ -124,7 +124,9 @@ class Score:
         models = rescore(open_run(self.run_folder), self.metric)
         console = plain_console()
         for title, summary in models.items():
-            console.print(strategy_table(f"{title}: {summary['n']:,} questions, metric {self.metric}", summary))
+            heading = f"{title}: {summary['n']:,} questions, metric {self.metric}"
+            console.print(heading, soft_wrap=True, highlight=False)
+            console.print(strategy_table("", summary))
         if self.out:
             publish_json(self.out, {"run": str(self.run_folder), "metric": self.metric, "models": models})
             console.print(f"Wrote {self.out}.", soft_wrap=True)

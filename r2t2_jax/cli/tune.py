@@ -104,7 +104,8 @@ class Tune:
 
     def run(self) -> None:
         """Run the search, print the best settings and write the preset."""
-        from r2t2_jax.bank.manifest import read_manifest
+        from r2t2_jax.bank import ReferenceBank
+        from r2t2_jax.evaluation.check_strategies import check_strategies
         from r2t2_jax.evaluation.devices import local_model
         from r2t2_jax.evaluation.question_sets import with_longest_answer
         from r2t2_jax.evaluation.setup import open_port, open_question_sets, with_decoding
@@ -117,18 +118,19 @@ class Tune:
             halving_rounds,
             sample_order,
         )
-        from r2t2_jax.methods import find_preset
+        from r2t2_jax.methods import find_preset, strategy
         from r2t2_jax.reporting.tables import preset_lines, settings_table
         from r2t2_jax.runs.cluster import connect
         from r2t2_jax.runs.folder import check_folder, read_json
 
         check_folder(self.out)
         self._check_used(VARIED[self.strategy])
-        if self.bank is not None:
-            read_manifest(self.bank)
+        bank = None if self.bank is None else ReferenceBank.open(self.bank)
+        check_strategies({self.strategy: strategy(self.strategy)}, (), bank, model=self.model)
         budget, cluster = Budget.parse(self.budget), self.cluster.config()
         loaded = open_port(local_model(self.model, self.cluster.model_uri), self.embedder, self.preset)
         port = with_longest_answer(with_decoding(loaded, self.beams), self.data, self.max_new_tokens)
+        check_strategies({self.strategy: strategy(self.strategy)}, (), bank, port, self.model)
         refuse_test(self.split, ())
         base = find_preset(self.preset, port.presets)
         values = {path: getattr(self, option) for option, path in OPTIONS.items()}

@@ -19,6 +19,8 @@ from r2t2_jax.errors import R2T2Error
 from r2t2_jax.plugins import find, registered
 
 GROUP = "r2t2.datasets"
+GENERATED_SPLITS = ("reference", "validation", "test")  # that commands request of a generated set
+DEFAULT_SPLIT = "test"  # of a generated set
 
 
 def load_dataset(name: str, split: str = "", n: int | None = None, seed: int = 0) -> list[Sample]:
@@ -26,7 +28,8 @@ def load_dataset(name: str, split: str = "", n: int | None = None, seed: int = 0
 
     Args:
         name: a dataset prepared by `r2t2 datasets prepare`, a registered dataset, or the path of a `.jsonl` file.
-        split: name of the split; empty for the default split, and for all lines of a JSONL file.
+        split: name of the split; empty for the first split of a prepared set, `test` of a registered one, and all
+            lines of a JSONL file.
         n: number of samples; `None` for the dataset's default.
         seed: generates or chooses the samples.
 
@@ -43,7 +46,9 @@ def load_dataset(name: str, split: str = "", n: int | None = None, seed: int = 0
     elif name in DATASETS:
         samples = load_prepared(DATASETS[name], split, n, seed)
     elif name in registered(GROUP):
-        samples = find(GROUP, name, "dataset")(split, n, seed)
+        samples = find(GROUP, name, "dataset")(split or DEFAULT_SPLIT, n, seed)
+    elif name.endswith((".json", ".csv", ".tsv", ".parquet")):
+        raise R2T2Error(f"{name}: questions are read from .jsonl files, one object per line (docs/datasets.md)")
     else:
         raise R2T2Error(f"unknown dataset {name!r}; known: {', '.join([*registered(GROUP), *DATASETS])}, FILE.jsonl")
     if not samples:

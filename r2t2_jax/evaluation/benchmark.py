@@ -278,7 +278,7 @@ def run_benchmarks(
             run.note = str(accuracy)
             if compiled.programs + compiled.cached > programs:
                 programs = compiled.programs + compiled.cached
-                log(f"{batch.part}, questions {batch.start + 1:,} to {batch.stop:,}: so far {compiled}")
+                log(f"{batch.part}, questions {batch.start + 1:,} to {batch.stop:,}: {compiled}")
 
 
 def record_references(run: Run, model: str, bank: ReferenceBank) -> None:

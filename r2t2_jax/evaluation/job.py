@@ -24,6 +24,7 @@ from r2t2_jax.evaluation.benchmark import (
     run_on_workers,
     title_of,
 )
+from r2t2_jax.evaluation.check_strategies import check_neighbors, check_strategies
 from r2t2_jax.evaluation.devices import ReplicaGroup
 from r2t2_jax.evaluation.dry_run import DryRun, device_memory, predict_evaluation
 from r2t2_jax.evaluation.evaluator import Evaluator
@@ -302,8 +303,8 @@ def open_job(
         The job, checked and ready to run.
 
     Raises:
-        R2T2Error: a name is unknown, a size is below 1, the bank belongs to another model or embedder, or a question is
-            also a reference.
+        R2T2Error: a name is unknown, a size is below 1, the bank belongs to another model or embedder, a strategy reads
+            what model, bank or questions do not have, or a question is also a reference.
     """
     if batch is not None and batch < 1:
         raise R2T2Error(f"a batch of {batch} samples; it must be at least 1")
@@ -319,7 +320,10 @@ def open_job(
         getattr(method, "check_port", lambda port: None)(port)
     samples = [sample for questions in benchmarks.values() for sample in questions.samples]
     metrics = {name: get_metric(questions.metric) for name, questions in benchmarks.items()}
+    opened = None if bank is None else ReferenceBank.open(bank)
+    check_strategies(methods, samples, opened, port, port.name)
     references = open_bank(port, bank, metrics, samples, keep_wrong=True, allow_leakage=allow_leakage)
+    check_neighbors(methods, references)
     leaked = {}
     if allow_leakage:
         leaked = {

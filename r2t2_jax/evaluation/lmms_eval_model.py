@@ -23,11 +23,13 @@ from lmms_eval.api.model import lmms
 from lmms_eval.models.registry_v2 import ModelManifest
 from PIL import Image
 
+from r2t2_jax.bank import ReferenceBank
 from r2t2_jax.contract import Sample
 from r2t2_jax.datasets.images import decode_image, encoded_image, rgb_pixels
 from r2t2_jax.datasets.prompts import question_of_document
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.evaluation.batch import evaluate_batch
+from r2t2_jax.evaluation.check_strategies import check_strategies
 from r2t2_jax.evaluation.encode import EncodedQuestions, encode_questions
 from r2t2_jax.evaluation.evaluator import Evaluator
 from r2t2_jax.evaluation.setup import check_no_overlap, open_bank, open_port, with_decoding
@@ -76,12 +78,14 @@ class ReroutedModel(lmms):
         self._batch_size = _batch_size(batch_size)
         port = open_port(model, embedder, preset or None)
         settings = find_preset(preset or own_preset(port.name, port.presets), port.presets)
+        strategies = {strategy: method_of(strategy, settings)}
+        check_strategies(strategies, (), ReferenceBank.open(bank) if bank else None, port, model)
         references = open_bank(port, Path(bank) if bank else None, {}, [], keep_wrong=True)
         self._allow_leakage, self._references = str(allow_leakage).lower() == "true", references
         port = with_decoding(port, int(beams))
         if max_new_tokens is not None:
             port = replace(port, max_new_tokens=int(max_new_tokens))
-        self._evaluator = Evaluator.create(port, references, {strategy: method_of(strategy, settings)}, None)
+        self._evaluator = Evaluator.create(port, references, strategies, None)
 
     def generate_until(self, requests: Sequence[Instance]) -> list[str]:
         """Answers after re-routing, in the order of the requests. Other settings of a request than `until` are ignored.

@@ -28,6 +28,7 @@ class Need(enum.Enum):
 
 
 NOTHING: frozenset[Need] = frozenset()
+MODEL_NEEDS = frozenset({Need.GATE, Need.TOKEN_LOGPROBS, Need.GENERATE})  # methods of the model
 REFERENCE_NEEDS = frozenset({Need.NEIGHBORS, Need.ATLAS, Need.BANK_ROUTING, Need.FINETUNED_ROUTING})  # a bank's
 
 
@@ -35,12 +36,12 @@ REFERENCE_NEEDS = frozenset({Need.NEIGHBORS, Need.ATLAS, Need.BANK_ROUTING, Need
 class Requirement:
     """The check of a need, and the end of the error message where it is not met."""
 
-    is_met: Callable[[RoutedLoss, Query, References], bool]
+    is_met: Callable[..., bool]  # of model, queries and references
     message: str
 
 
-def _has_methods(*names: str) -> Callable[[RoutedLoss, Query, References], bool]:
-    return lambda model, queries, references: all(hasattr(model, name) for name in names)
+def _has_methods(*names: str) -> Callable[..., bool]:
+    return lambda model, *data: all(hasattr(model, name) for name in names)
 
 
 # In the order in which they are checked.
@@ -107,4 +108,15 @@ def check_needs(
     references = References(None) if references is None else references
     for need, requirement in REQUIREMENTS.items():
         if need in needs and not requirement.is_met(model, queries, references):
+            raise R2T2Error(f"{name} {requirement.message}")
+
+
+def check_model(name: str, needs: Collection[Need], model: RoutedLoss) -> None:
+    """Compare the needs of a strategy with the methods of a model, before there are queries.
+
+    Raises:
+        R2T2Error: as `check_needs`.
+    """
+    for need, requirement in REQUIREMENTS.items():
+        if need in MODEL_NEEDS and need in needs and not requirement.is_met(model):
             raise R2T2Error(f"{name} {requirement.message}")

@@ -15,22 +15,22 @@ THRESHOLD = 0.5
 
 
 def anls(prediction: str, sample: Sample) -> float:
-    """The scoring of the organizers' group; see `similarity_cvc`."""
+    """ANLS as the organizers' group computes it (`similarity_cvc`)."""
     return similarity_cvc(prediction, sample.answers)
 
 
 def anls_m4c(prediction: str, sample: Sample) -> float:
-    """The scoring of mmf, LLaVA, MoAI and MoVA; see `similarity_m4c`."""
+    """ANLS of mmf, LLaVA, MoAI and MoVA (`similarity_m4c`)."""
     return similarity_m4c(prediction, sample.answers)
 
 
 def anls_lmms_eval(prediction: str, sample: Sample) -> float:
-    """The scoring of lmms-eval; see `similarity_lmms_eval`."""
+    """ANLS of lmms-eval (`similarity_lmms_eval`)."""
     return similarity_lmms_eval(prediction, sample.answers)
 
 
 def anls_vlmevalkit(prediction: str, sample: Sample) -> float:
-    """The scoring of VLMEvalKit; see `similarity_vlmevalkit`."""
+    """ANLS of VLMEvalKit (`similarity_vlmevalkit`)."""
     return similarity_vlmevalkit(prediction, sample.answers)
 
 

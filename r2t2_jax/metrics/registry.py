@@ -7,6 +7,7 @@ numbers of a benchmark from the scores of its samples.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
@@ -111,6 +112,20 @@ def check_samples(name: str, samples: Iterable[Sample], dataset: str) -> None:
         fault = _fault(name, sample)
         if fault:
             raise R2T2Error(f"metric {name} {fault}, unlike {sample.id!r} of {dataset}: choose another metric")
+
+
+def needs_of_metric(name: str) -> str:
+    """What a question must have for this metric, in words; empty if every question will do."""
+    if name in _LETTERS:
+        return "options and a letter"
+    if name in _HUMAN_ANSWERS:
+        return f"{ANSWERS} human answers"
+    return "yes or no" if name in _YES_NO else ""
+
+
+def describe_metric(name: str) -> str:
+    """The first line of the metric's docstring, without marks of code."""
+    return (inspect.getdoc(METRICS[name]) or "").partition("\n")[0].replace("`", "").rstrip(".")
 
 
 def _fault(name: str, sample: Sample) -> str:

@@ -96,10 +96,8 @@ def _routing_table(example: Example) -> Table:
 def _cost_line(prediction: Prediction) -> str:
     times = ", ".join(f"{part} {duration(seconds)}" for part, seconds in prediction.seconds.items())
     preset = f"Preset {prediction.preset}. " if prediction.preset else ""
-    return (
-        f"{preset}{plural(prediction.evaluations, 'evaluation')}. Time: {times}; the first run of a program includes "
-        "its compilation."
-    )
+    evaluations = plural(prediction.evaluations, "evaluation")
+    return f"{preset}{evaluations}. Time: {times}. Times include compilation on first use."
 
 
 def _example(prediction: Prediction) -> Example:

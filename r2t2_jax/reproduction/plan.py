@@ -130,6 +130,11 @@ class TargetPlan:
         return max(measurement.samples for measurement in self.measurements.values())
 
     @property
+    def required(self) -> dict[str, Method]:
+        """The methods of the measurements that are not optional, by label."""
+        return {label: each.method for label, each in self.measurements.items() if not each.optional}
+
+    @property
     def detailed(self) -> list[Measurement]:
         """The measurements that the report shows."""
         return [measurement for measurement in self.measurements.values() if measurement.detailed]

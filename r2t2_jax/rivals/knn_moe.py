@@ -111,11 +111,16 @@ def hidden_keys(port: Port, features: Features) -> Float[np.ndarray, "n H"]:
     Raises:
         R2T2Error: the model has no `gate_input`.
     """
+    check_gate_input(port)
+    return normalized_gate_input(port, features)
+
+
+def check_gate_input(port: Port) -> None:
+    """Raise `R2T2Error` if the model has no `gate_input`."""
     if not hasattr(port.model, "gate_input"):
         raise R2T2Error(
             f"{port.name} has no `gate_input`: knn_moe cannot retrieve neighbors by the vector that the gate reads"
         )
-    return normalized_gate_input(port, features)
 
 
 def remembered(port: Port, bank: ReferenceBank, strategy: Strategy, seed: int = 0) -> Float[np.ndarray, "N L E"]:

@@ -100,13 +100,23 @@ def train_gate(port: Port, features: Features, answers: Answer, seed: int = 0) -
     Raises:
         R2T2Error: the port has no path of its gate.
     """
+    selected = check_gate(port)
+    answers = jax.tree.map(jnp.asarray, answers)
+    return _train(port.params, features, answers, jax.random.key(seed), model=port.model, selected=selected)
+
+
+def check_gate(port: Port) -> tuple[bool, ...]:
+    """Which of the parameters are those of the gate.
+
+    Raises:
+        R2T2Error: the port has no path of its gate, or no parameters there.
+    """
     if not port.gate:
         raise R2T2Error(f"{port.name} has no path of its gate's parameters (Port.gate): the gate cannot be fine-tuned")
     selected = select_params(port.params, [port.gate])
     if not any(selected):
         raise R2T2Error(f"{port.name} has no parameters below {port.gate!r}, the path in Port.gate")
-    answers = jax.tree.map(jnp.asarray, answers)
-    return _train(port.params, features, answers, jax.random.key(seed), model=port.model, selected=selected)
+    return selected
 
 
 @partial(jax.jit, static_argnames="model")

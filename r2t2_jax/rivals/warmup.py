@@ -17,7 +17,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, Key
 
-from r2t2_jax.contract import GRAY, Answer, Features, Inputs, LogprobModel, Params, Port, RoutedModel
+from r2t2_jax.contract import GRAY, Answer, CaptionModel, Features, Inputs, LogprobModel, Params, Port, RoutedModel
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.method.forward import generate_answer
 from r2t2_jax.rivals.base import BaselineBatch, baseline_result
@@ -66,11 +66,11 @@ class Warmup:
         """Passes per sample: to draw captions token by token, to rate them twice, to train, and to answer."""
         return prompts * self.candidates * (tokens + 2) + 2 * self.epochs * prompts + 1
 
-    def check_port(self, port: Port) -> None:
-        """Refuse a model without images to describe or parameters to adapt, before anything is evaluated.
+    def check_port(self, port: Port) -> tuple[CaptionModel, tuple[bool, ...]]:
+        """The captioning of a port, and which of its parameters are adapted.
 
         Raises:
-            R2T2Error: the port has no `captioning`, or none that this method can use.
+            R2T2Error: the port has no prompts for images, prompts that fill no batches, or no parameters to adapt.
         """
         captioning = port.captioning
         if captioning is None or not isinstance(port.model, LogprobModel):
@@ -79,17 +79,17 @@ class Warmup:
             raise R2T2Error(
                 f"{port.name} has {len(captioning.prompts)} prompts; they must fill batches of {self.batch}"
             )
-        if not any(select_params(port.params, captioning.adapted)):
+        adapted = select_params(port.params, captioning.adapted)
+        if not any(adapted):
             raise R2T2Error(
                 f"{port.name} has no parameters below {', '.join(captioning.adapted)}: nothing can be adapted"
             )
+        return captioning, adapted
 
     def answer(self, batch: BaselineBatch) -> dict[str, Any]:
-        """The answers, as `Baseline.answer`."""
-        self.check_port(batch.port)
-        port, captioning = batch.port, batch.port.captioning
-        assert captioning is not None
-        adapted = select_params(port.params, captioning.adapted)
+        """The answers, as `Baseline.answer`; raises as `check_port`."""
+        port = batch.port
+        captioning, adapted = self.check_port(port)
         prepare = partial(port.processor.prepare, port.params)
         gray = dataclasses.replace(batch.samples[0], image=np.full_like(batch.samples[0].pixels(), GRAY))
         prompted = [

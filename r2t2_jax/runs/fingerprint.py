@@ -51,17 +51,24 @@ def current_settings(command: str, settings: Mapping[str, Any]) -> dict[str, Any
     return named
 
 
+def with_current_settings(saved: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of `run.json` with `current_settings`, and the fingerprint of that content if names changed."""
+    if not isinstance(saved.get("settings"), dict) or not isinstance(saved.get("command"), str):
+        return dict(saved)
+    settings = current_settings(saved["command"], saved["settings"])
+    if settings == saved["settings"]:
+        return dict(saved)
+    content = {name: value for name, value in saved.items() if name != "fingerprint"}
+    return fingerprinted(content | {"settings": settings})
+
+
 def check_fingerprint(saved: Mapping[str, Any], requested: Mapping[str, Any], where: str) -> None:
     """Check that a saved run has the requested settings.
 
     Raises:
         R2T2Error: the settings differ; the message lists the differences with both values.
     """
-    if isinstance(saved.get("settings"), dict) and isinstance(saved.get("command"), str):
-        settings = current_settings(saved["command"], saved["settings"])
-        if settings != saved["settings"]:
-            content = {name: value for name, value in saved.items() if name != "fingerprint"}
-            saved = fingerprinted(content | {"settings": settings})
+    saved = with_current_settings(saved)
     if saved == requested:
         return
     there, here = _flat(saved), _flat(requested)

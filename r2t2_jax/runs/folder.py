@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import socket
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -37,6 +38,11 @@ def check_folder(out: Path) -> None:
     foreign = [name for name in names if not name.startswith((DRAFT, LOCK))]
     if foreign and RUN not in names:
         raise R2T2Error(f"{out} holds {foreign[0]!r}, which is not part of a run; choose another folder")
+
+
+def resume_command(command: str, folder: Path) -> str:
+    """The command that resumes the run in a folder."""
+    return f"r2t2 {command} --config {shlex.quote(str(folder / RUN))} --out {shlex.quote(str(folder))}"
 
 
 def check_format(folder: Path) -> None:

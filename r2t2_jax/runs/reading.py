@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.runs.batch_files import read_table, row_count, saved_batches
 from r2t2_jax.runs.fingerprint import current_settings
-from r2t2_jax.runs.folder import RUN, SUMMARY, check_format, read_json, seconds_per_sample
+from r2t2_jax.runs.folder import RUN, SUMMARY, check_format, read_json, resume_command, seconds_per_sample
 from r2t2_jax.runs.plan import Part, Plan
 from r2t2_jax.runtime.typed_json import open_json
 
@@ -53,6 +53,12 @@ class SavedRun:
         """Whether the summary has been written."""
         return (self.folder / SUMMARY).exists()
 
+    @property
+    def incomplete(self) -> str:
+        """The message about a run without a summary, with the command that resumes it."""
+        command = resume_command(self.run["command"], self.folder)
+        return f"the run in {self.folder} is incomplete. Resume with: {command}"
+
     @cached_property
     def summary(self) -> dict[str, Any]:
         """The numbers of `summary.json`.
@@ -61,7 +67,7 @@ class SavedRun:
             R2T2Error: the run is not complete, or files of it are missing or damaged.
         """
         if not self.complete:
-            raise R2T2Error(f"the run in {self.folder} is not complete; repeat the command that began it to continue")
+            raise R2T2Error(self.incomplete)
         self._check_files()
         return read_json(self.folder / SUMMARY)
 

@@ -27,7 +27,6 @@ The numbers depend on the rows only, so that no restart can change them.
 from __future__ import annotations
 
 import os
-import shlex
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -47,8 +46,18 @@ from r2t2_jax.runs.batch_files import (
     read_table,
     saved_batches,
 )
-from r2t2_jax.runs.fingerprint import check_fingerprint, fingerprinted
-from r2t2_jax.runs.folder import RUN, SUMMARY, TIMINGS, FolderLock, Timings, check_folder, read_json, seconds_per_sample
+from r2t2_jax.runs.fingerprint import check_fingerprint, fingerprinted, with_current_settings
+from r2t2_jax.runs.folder import (
+    RUN,
+    SUMMARY,
+    TIMINGS,
+    FolderLock,
+    Timings,
+    check_folder,
+    read_json,
+    resume_command,
+    seconds_per_sample,
+)
 from r2t2_jax.runs.interrupt import RunInterrupted, StopRequest
 from r2t2_jax.runs.plan import Batch, Plan
 from r2t2_jax.runtime.batching import worker_threads
@@ -126,7 +135,7 @@ class Run:
             restore_earlier(out)
             extended = False
             if (out / RUN).exists():
-                saved = read_json(out / RUN)
+                saved = with_current_settings(read_json(out / RUN))
                 extended = saved != run and extends(saved, run)
                 if not extended:
                     check_fingerprint(saved, run, str(out))
@@ -173,8 +182,7 @@ class Run:
     @property
     def resume(self) -> str:
         """The command that resumes this run."""
-        folder = self.folder
-        return f"r2t2 {self._command} --config {shlex.quote(str(folder / RUN))} --out {shlex.quote(str(folder))}"
+        return resume_command(self._command, self.folder)
 
     def todo(self, parts: Collection[str]) -> list[Batch]:
         """The batches of some parts that have no rows yet, in the order of the plan."""

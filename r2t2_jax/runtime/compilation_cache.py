@@ -73,4 +73,4 @@ class CompileCounter:
             self.seconds += duration_secs
 
     def __str__(self) -> str:
-        return f"{self.programs:,} programs compiled and {self.cached:,} loaded from disk, in {self.seconds:.1f} s"
+        return f"compiled: {self.programs:,} new, {self.cached:,} cached ({self.seconds:.0f} s)"

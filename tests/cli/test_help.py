@@ -1,12 +1,15 @@
 """Help of `r2t2`: readable at 80 columns, an example for every command, shell completion."""
 
+import itertools
 import re
+import shlex
 import shutil
 import subprocess
 
 import pytest
 
 from r2t2_jax.cli.main import COMMANDS, main
+from r2t2_jax.cli.parsing import parse
 
 
 @pytest.fixture(autouse=True)
@@ -30,6 +33,8 @@ def test_every_command_is_readable_and_has_an_example(name: str, capsys: pytest.
     assert text.startswith(f"usage: r2t2 {name} [-h]")
     (example,) = re.findall(r"\n\nExample: (.*?)\n\n", text, re.DOTALL)
     assert f"r2t2 {name}" in example
+    assert all(line.endswith(" \\") for line in example.splitlines()[:-1])  # it can be pasted
+    assert not re.search(r"default:\s*(''|\))|\[\[|\.\.\.\]|\bSTR\b", text)
     assert "--config FILE" in text
     assert "None" not in text
     assert text == printed(capsys, *name.split(), "-h")
@@ -41,6 +46,16 @@ def test_all_commands_are_listed_with_one_sentence_each(capsys: pytest.CaptureFi
         assert f"\n  {name} " in text
     assert "\nBegin with: r2t2 demo --out out/demo\n" in text
     assert text == printed(capsys, code=2)  # without a command: the same text, as an error
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_example_of_a_command_can_be_pasted(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    text = printed(capsys, *name.split(), "--help")
+    (example,) = re.findall(r"\n\nExample: (.*?)\n\n", text, re.DOTALL)
+    words = shlex.split(example.replace("\\\n", ""))
+    commands = [list(group) for end, group in itertools.groupby(words, lambda word: word == "&&") if not end]
+    for command in commands:
+        assert command[0] == "r2t2" and parse(COMMANDS, command[1:])
 
 
 @pytest.mark.parametrize("group", sorted({name.split()[0] for name in COMMANDS if " " in name}))

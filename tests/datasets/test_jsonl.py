@@ -11,7 +11,7 @@ from r2t2_jax.datasets import load_dataset
 from r2t2_jax.datasets.catalog import DATASETS
 from r2t2_jax.datasets.prompts import as_prompt
 from r2t2_jax.datasets.registry import load_jsonl
-from r2t2_jax.errors import R2T2Error
+from r2t2_jax.errors import R2T2Error, R2T2Warning
 from r2t2_jax.metrics import get_metric
 
 RED = (200, 10, 10)
@@ -128,7 +128,7 @@ def test_images_may_be_in_another_folder(folder: Path, tmp_path_factory: pytest.
         ("[1]", "expected an object, found list"),
         (line(question=3), "'question' must be a string, not 3"),
         (line(answers="red"), "'answers' must be a list of strings"),
-        (line(color="red"), "unknown field 'color'; known: image"),
+        (line(catgory="red"), "unknown field 'catgory'; did you mean 'category'? known: image"),
         ({"image": "red.png", "answer": "red"}, "'question' is missing"),
         ({"image": "red.png", "question": "?"}, "'answer' is missing"),
         (line(style="essay"), "unknown style 'essay'; choose one of letter, word, plain"),
@@ -158,3 +158,75 @@ def test_missing_file_and_wrong_number(folder: Path) -> None:
         load_jsonl(folder / "absent.jsonl")
     with pytest.raises(R2T2Error, match="at least 1, not 0"):
         load_dataset(str(write(folder, line())), n=0)
+
+
+TALK = [
+    {"from": "human", "value": "<image>\nWhat color is it?"},
+    {"from": "gpt", "value": "red"},
+    {"from": "human", "value": "Sure?"},
+]
+BY_ROLE = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": [{"type": "image", "image": "red.png"}, {"type": "text", "text": "What color is it?"}]},
+    {"role": "assistant", "content": "red"},
+]
+
+
+@pytest.mark.parametrize(
+    ("fields", "notes"),
+    [
+        ({"id": "7", "image": "red.png", "conversations": TALK}, ["'conversations' is read as question and answer"]),
+        ({"id": "7", "images": ["red.png"], "messages": BY_ROLE}, ["'messages' is read", "'images' is read as image"]),
+        (
+            {"question_id": 7, "image_path": "red.png", "query": "What color is it?", "ground_truth": "red"},
+            ["'image_path' is read as image", "'query' is read as question", "'ground_truth' is read as answer"],
+        ),
+        (
+            {"qid": "7", "img": "red.png", "text": "What color is it?", "label": "red", "width": 4, "source": ["x"]},
+            ["'text' is read as question", "not read: 'width', 'source'"],
+        ),
+        (
+            line(id="7", question="What color is it?", answer="red")
+            | {"conversations": TALK, "image_path": "none.png"},
+            ["not read: 'conversations', 'image_path'"],
+        ),
+    ],
+)
+def test_field_names_of_other_formats_are_read_with_one_note(folder: Path, fields: dict, notes: list[str]) -> None:
+    numbered = "question_id" if "question_id" in fields else "qid" if "qid" in fields else "id"
+    path = write(folder, fields, fields | {numbered: "8"})
+    with pytest.warns(R2T2Warning) as caught:
+        samples = load_jsonl(path)
+    (note,) = [str(warning.message) for warning in caught]
+    assert note.startswith(f"{path}: ") and all(part in note for part in notes)
+    assert [sample.id for sample in samples] == ["7", "8"]
+    assert (samples[0].question, samples[0].answers) == ("What color is it?", ("red",))
+
+
+@pytest.mark.parametrize(
+    ("fields", "cause"),
+    [
+        ({"conversations": "red"}, "'conversations' must be a list of turns"),
+        ({"conversations": [1]}, "'conversations' must be a list of turns"),
+        ({"messages": [{"role": "user"}]}, "'messages' must be a list of turns"),
+        ({"messages": [{"role": "user", "content": [{"type": "text", "text": 1}]}]}, "'messages' must be a list"),
+        ({"conversations": TALK[:1]}, "'answer' is missing"),
+        ({"conversations": []}, "'question' is missing"),
+        ({"images": ["a.png", "b.png"], "question": "?", "answer": "x"}, "'images' has 2 images; a question has one"),
+        ({"image_path": 3, "question": "?", "answer": "x"}, "'image' must be a string, not 3"),
+        ({"imagee": "red.png", "question": "?", "answer": "x"}, "unknown field 'imagee'; did you mean 'image'?"),
+        ({"Answer": "red", "question": "?"}, "unknown field 'Answer'; did you mean 'answer'?"),
+        ({"optoins": ["a"], "question": "?", "answer": "x"}, "unknown field 'optoins'; did you mean 'options'?"),
+    ],
+)
+def test_other_formats_with_faults_name_file_and_line(folder: Path, fields: dict, cause: str) -> None:
+    path = write(folder, fields)
+    with pytest.raises(R2T2Error) as error:
+        load_jsonl(path)
+    assert str(error.value).startswith(f"{path}:1: ") and cause in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["questions.json", "questions.csv"])
+def test_other_kinds_of_files_are_refused_with_the_kind_that_is_read(name: str) -> None:
+    with pytest.raises(R2T2Error, match=r"are read from \.jsonl files, one object per line"):
+        load_dataset(name)

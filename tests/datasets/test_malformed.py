@@ -197,8 +197,8 @@ MALFORMED: list[tuple[str, Damage, str]] = [
     ("easy_vqa", with_content("test/questions.json", ["what?"]), 'question 0: expected an object, found "what?"'),
     (
         "jsonl",
-        with_content("questions.jsonl", '{"image": "a.png", "color": 1}'),
-        "questions.jsonl:1: unknown field 'color'",
+        with_content("questions.jsonl", '{"image": "a.png", "anwser": 1}'),
+        "questions.jsonl:1: unknown field 'anwser'; did you mean 'answer'?",
     ),
 ]
 

@@ -39,11 +39,14 @@ REQUIRED = {  # the shortest command line of each command
     "eval": [*RUN, "--data", "questions.jsonl"],
     "export": ["run", "--lmms-eval", "logs"],
     "fit": ["--model", "pocket", "--memory", "1GB"],
+    "metrics": [],
+    "models": [],
     "pocket scene": [],
     "report": ["run"],
     "reproduce": ["table2", *RUN],
     "results": ["run"],
     "score": ["run", "--metric", "exact_match"],
+    "strategies": [],
     "tune": [*RUN, "--data", "questions.jsonl"],
 }
 TEXTS = ["abc", "", "1,5", "0x1", "--1", "1e", "1 2", "١٢x"]  # no numbers, and a second value where one is wanted

@@ -136,6 +136,7 @@ class Converter:
         folders: the folders with weights inside the upstream folder, each with its own index.
         copied: names of the files that are copied with the tokenizer.
         known: what the port knows about the fields of the upstream folder's JSON files, by file or pattern.
+        hub: the hub id of released weights.
     """
 
     port: str
@@ -150,6 +151,7 @@ class Converter:
     folders: tuple[str, ...] = (".",)
     copied: tuple[str, ...] = TOKENIZER
     known: Mapping[str, ConfigFields] = field(default_factory=dict)
+    hub: str = ""
 
     def convert(
         self,

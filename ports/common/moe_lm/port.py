@@ -74,11 +74,13 @@ class Family:
         name: of the port.
         config: the decoder's config from upstream's fields.
         sizes: configs by name, for shapes without weights.
+        hub: the hub id of released weights.
     """
 
     name: str
     config: Callable[[Mapping[str, Any], str], MoEDecoderConfig]
     sizes: Mapping[str, Callable[[], MoEDecoderConfig]]
+    hub: str = ""
 
     def load(self, variant: str | None, mesh: Mesh | None = None) -> Port:
         """The model with converted weights; see `load` of a port."""
@@ -135,6 +137,7 @@ class Family:
             adapt=lambda config, names: dataclasses.replace(config, separate_experts=has_separate_experts(names)),
             copied=CHAT_FILES,
             known={"config.json": text_fields("config.json", {})},
+            hub=self.hub,
         )
 
     def _config_from(self, folder: Path) -> LMConfig:

@@ -5,6 +5,7 @@ for questions of text only), `answers` (all accepted answers, the most common fi
 `style`, `category` and `split`. If `answer` is one of `answers`, it is the first and is not counted again. With style
 `letter` an answer is the letter or the text of an option; the prompt requests the letter. An answer that is the letter
 of one option and the text of another, or the text of two, is refused. An empty option is a letter without an option.
+Field names of other formats (`field_names.py`) are read with a note, and other fields are named once and not read.
 
 `r2t2 datasets prepare jsonl` reads questions.jsonl, or the only .jsonl file of the folder; `load_dataset` also accepts
 the path of such a file.
@@ -17,6 +18,7 @@ from typing import Any
 
 from r2t2_jax.contract import options_by_letter
 from r2t2_jax.datasets.files import find_path, read_text
+from r2t2_jax.datasets.readers.field_names import FieldNames
 from r2t2_jax.datasets.record import STYLES, DatasetSpec, InvalidRecord, Record, Records
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.runtime.typed_json import parse_json
@@ -35,27 +37,28 @@ def read(folder: Path, split: str) -> Records:
 
 def read_lines(path: Path, images: Path) -> Records:
     """Yields one record per non-empty line; ids default to `<file>-<line>`."""
+    names = FieldNames(str(path), TEXT_FIELDS + LIST_FIELDS)
     for number, line in enumerate(read_text(path).split("\n"), start=1):  # splitlines() would also cut at U+2028
         if not line.strip():
             continue
         where = f"{path}:{number}"
         try:
-            yield _record({"id": f"{path.stem}-{number}"} | _parse(line, where), images, where)
+            yield _record({"id": f"{path.stem}-{number}"} | _parse(line, where, names), images, where)
         except R2T2Error as error:
             yield InvalidRecord(str(error))
+    names.report()
 
 
-def _parse(line: str, where: str) -> dict[str, Any]:
-    fields = parse_json(line, where, lines=False).content
-    if not isinstance(fields, dict):
-        raise R2T2Error(f"{where}: expected an object, found {type(fields).__name__}")
+def _parse(line: str, where: str, names: FieldNames) -> dict[str, Any]:
+    content = parse_json(line, where, lines=False).content
+    if not isinstance(content, dict):
+        raise R2T2Error(f"{where}: expected an object, found {type(content).__name__}")
+    fields = names.rename(content, where)
     for name, value in fields.items():
         if name in TEXT_FIELDS and not isinstance(value, str):
             raise R2T2Error(f"{where}: {name!r} must be a string, not {value!r}")
         if name in LIST_FIELDS and not (isinstance(value, list) and all(isinstance(item, str) for item in value)):
             raise R2T2Error(f"{where}: {name!r} must be a list of strings, not {value!r}")
-        if name not in TEXT_FIELDS + LIST_FIELDS:
-            raise R2T2Error(f"{where}: unknown field {name!r}; known: {', '.join(TEXT_FIELDS + LIST_FIELDS)}")
     if not fields.get("question"):
         raise R2T2Error(f"{where}: 'question' is missing")
     if fields.get("image") == "":
