@@ -57,7 +57,7 @@ class SavedRun:
     def incomplete(self) -> str:
         """The message about a run without a summary, with the command that resumes it."""
         command = resume_command(self.run["command"], self.folder)
-        return f"the run in {self.folder} is incomplete. Resume with: {command}"
+        return f"the run in {self.folder} is not complete. Resume with: {command}"
 
     @cached_property
     def summary(self) -> dict[str, Any]:

@@ -32,9 +32,9 @@ def bank():
 @pytest.mark.parametrize("name", ATLAS)
 def test_a_bank_without_an_atlas_names_the_command_that_builds_it(name: str, bank, tmp_path: Path) -> None:
     saved = replace(bank, origin=tmp_path / "bank")
-    with pytest.raises(R2T2Error, match=f"{name} reads .*`r2t2 bank atlas {tmp_path}/bank --model pocket:narrow`"):
+    with pytest.raises(R2T2Error, match=f"{name} reads .*r2t2 bank atlas {tmp_path}/bank --model pocket:narrow"):
         check("base", "ngd", name, bank=saved, model="pocket:narrow")
-    with pytest.raises(R2T2Error, match="name it with --bank"):
+    with pytest.raises(R2T2Error, match="name the bank with --bank"):
         check(name, port=toy())  # it has no atlas of its own
     check(name, port=replace(toy(), atlas=tmp_path))
     check(name)  # nothing is known
@@ -99,10 +99,10 @@ def test_the_commands_refuse_before_a_model_is_loaded(
     monkeypatch.setattr(setup, "load_on", refuse)
     data = ["--model", MODEL, "--bank", folder, "--data", str(questions)]
     for words, match in (
-        (["eval", *data, "--out", out, "--strategy", "base,ngd,atlas"], f"`r2t2 bank atlas {folder} --model {MODEL}`"),
+        (["eval", *data, "--out", out, "--strategy", "base,ngd,atlas"], f": r2t2 bank atlas {folder} --model {MODEL}"),
         (["eval", *data, "--out", out, "--strategy", "task_routing"], "does not name the experts"),
         (["eval", *data, "--out", out, "--strategy", "base,atlass"], "unknown strategy 'atlass'"),
-        (["tune", *data, "--out", out, "--strategy", "atlas"], f"`r2t2 bank atlas {folder} --model {MODEL}`"),
+        (["tune", *data, "--out", out, "--strategy", "atlas"], f": r2t2 bank atlas {folder} --model {MODEL}"),
         (["answer", *data[:4], "--question", "left", "--strategy", "atlas"], "atlas reads the bank's loss atlas"),
     ):
         capsys.readouterr()
