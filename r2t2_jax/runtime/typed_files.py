@@ -116,8 +116,8 @@ def open_array(
     if array.dtype not in [np.dtype(name) for name in dtypes]:
         raise R2T2Error(f"{path} has dtype {array.dtype}, not {' or '.join(dtypes)}; {remedy}")
     if len(array.shape) != len(shape) or any(b not in (None, a) for a, b in zip(array.shape, shape, strict=True)):
-        wanted = "(" + ", ".join("any" if size is None else str(size) for size in shape) + ")"
-        says = f", {described_by} says {wanted}" if described_by else f", not {wanted}"
+        expected = "(" + ", ".join("any" if size is None else str(size) for size in shape) + ")"
+        says = f", {described_by} says {expected}" if described_by else f", not {expected}"
         raise R2T2Error(f"{path} has shape {array.shape}{says}; {remedy}")
     return array
 
@@ -160,13 +160,13 @@ def read_parquet_schema(path: Path, remedy: str, schema: pa.Schema | None = None
     return columns, metadata.num_rows
 
 
-def check_columns(path: Path, columns: pa.Schema, wanted: pa.Schema | None, remedy: str) -> None:
-    """Check that the columns of a table include the wanted ones with their types.
+def check_columns(path: Path, columns: pa.Schema, expected: pa.Schema | None, remedy: str) -> None:
+    """Check that the columns of a table include the expected ones with their types.
 
     Raises:
         R2T2Error: a column is missing, repeated or has another type.
     """
-    for field in wanted or ():
+    for field in expected or ():
         count = columns.names.count(field.name)
         if count != 1:
             problem = "lacks the column" if not count else "has several columns"
@@ -176,13 +176,13 @@ def check_columns(path: Path, columns: pa.Schema, wanted: pa.Schema | None, reme
             raise R2T2Error(f"{path}: column {field.name!r} has type {kind}, not {field.type}; {remedy}")
 
 
-def check_text_columns(path: Path, columns: pa.Schema, wanted: Collection[str], remedy: str) -> None:
+def check_text_columns(path: Path, columns: pa.Schema, expected: Collection[str], remedy: str) -> None:
     """Check that a table has columns of text, or of nothing but empty cells; raises as `check_columns`."""
     import pyarrow as pa
 
-    kinds = {name: columns.field(name).type for name in wanted if columns.names.count(name) == 1}
+    kinds = {name: columns.field(name).type for name in expected if columns.names.count(name) == 1}
     texts = {name: pa.null() if pa.types.is_null(kind) else pa.string() for name, kind in kinds.items()}
-    check_columns(path, columns, pa.schema([(name, texts.get(name, pa.string())) for name in wanted]), remedy)
+    check_columns(path, columns, pa.schema([(name, texts.get(name, pa.string())) for name in expected]), remedy)
 
 
 def _parquet(path: Path, remedy: str, read: Callable[[], T]) -> T:
