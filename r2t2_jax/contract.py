@@ -179,7 +179,9 @@ def condition(model: RoutedLoss, params: Params, features: Features, answer: Ans
     return features if function is None else function(params, features, answer)
 
 
-def support_of(model: RoutedLoss, features: Features, routing: Float[Array, "B L E"]) -> Bool[Array, "B L E"]:
+def support_of(
+    model: RoutedLoss, features: Features, routing: Float[Array, "B L E"] | Float[np.ndarray, "B L E"]
+) -> Bool[Array, "B L E"]:
     """The model's own support of each sample, if it has one, else the support that its spec gives to all samples.
 
     Args:

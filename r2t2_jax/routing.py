@@ -56,9 +56,10 @@ class RoutingSpec:
     support: tuple[tuple[int, ...], ...] = ()
 
     def __post_init__(self) -> None:
-        if isinstance(self.experts, str) or isinstance(self.layers, str):
-            names = self.experts if isinstance(self.experts, str) else self.layers
-            raise R2T2Error(f"names are given as a tuple, one for each, not as the text {names!r}")
+        named: tuple[object, object] = (self.experts, self.layers)
+        for names in named:
+            if isinstance(names, str):
+                raise R2T2Error(f"names are named as a tuple, one for each, not as the text {names!r}")
         object.__setattr__(self, "experts", tuple(self.experts))
         if not isinstance(self.layers, int):
             object.__setattr__(self, "layers", tuple(self.layers))

@@ -200,14 +200,14 @@ class _Writer:
     def _count(self) -> Question | None:
         namer = _pick(self.rng, ("color", "shape", "texture"))
         present = [getattr(thing, namer) for thing in self.things]
-        wanted = int(np.searchsorted(_COUNT_SHARE, self.rng.random()))
-        values = [value for value in range(len(VALUES[namer])) if present.count(value) == wanted]
+        answer = int(np.searchsorted(_COUNT_SHARE, self.rng.random()))
+        values = [value for value in range(len(VALUES[namer])) if present.count(value) == answer]
         if not values:
             return None
         value = _pick(self.rng, values)
         plural = _plural(namer, value)
         roles = tuple((thing.cell, 1) for thing in self.things if getattr(thing, namer) == value)
-        return Question(self._phrase("count", xs=plural), NUMBERS[wanted], "count", (namer,), f"count {plural}", roles)
+        return Question(self._phrase("count", xs=plural), NUMBERS[answer], "count", (namer,), f"count {plural}", roles)
 
     def _existence(self, form: str = "existence") -> Question | None:
         first, second = ("color", "shape") if self.rng.random() < 0.4 else self.rng.permutation(NAMERS)[:2].tolist()

@@ -210,7 +210,7 @@ def cost_table(shapes: ModelShapes, settings: CostSettings) -> CostTable:
     naive, cheapest = costs.variants[0], costs.variants[-1]
     parts = flops_by_scope(jax.make_jaxpr(naive.loss)(*traces.arguments(naive)))
     fixed = passes.own + passes.route + passes.rerouted_loss
-    kept = embedding + routing + traces.kept_bytes(cheapest)
+    neighbor_bytes = embedding + routing + traces.kept_bytes(cheapest)
 
     def row(name: str, about: str, stored: int, variant: CostVariant | None = None) -> MethodCost:
         """A strategy's program on the port's own loss, or on the loss of a variant."""
@@ -235,7 +235,7 @@ def cost_table(shapes: ModelShapes, settings: CostSettings) -> CostTable:
         row(
             "kernel_regression_alpha",
             f"{line} evaluations of the neighborhood's loss between r0 and that mean",
-            kept,
+            neighbor_bytes,
         ),
         row("oracle", "the same descent on the loss of the test question's own answer", 0, cheapest),
         row("atlas", "reads the table of losses", embedding + settings.points),
@@ -350,8 +350,8 @@ def _trace_step(variant: CostVariant, arguments: tuple[Any, ...]) -> tuple[int, 
     program, (residuals, _) = jax.make_jaxpr(loss_and_gradient, return_shape=True)(*arguments)
     inputs = {*program.jaxpr.invars, *program.jaxpr.constvars}
     outputs = program.jaxpr.outvars[: len(residuals)]
-    kept = {variable for variable in outputs if isinstance(variable, core.Var)} - inputs
-    return count_flops(program), tree_bytes([variable.aval for variable in kept])
+    residual_variables = {variable for variable in outputs if isinstance(variable, core.Var)} - inputs
+    return count_flops(program), tree_bytes([variable.aval for variable in residual_variables])
 
 
 def cost_record(table: CostTable) -> dict[str, Any]:

@@ -148,33 +148,33 @@ def restore(directory: ModelDirectory, abstract: Any) -> Any:
     Raises:
         R2T2Error: names or shapes differ from the directory's (the message lists all), or a file is damaged.
     """
-    wanted = named(abstract)
+    leaves = named(abstract)
     problems = [
-        *(f"no parameter {path}" for path in wanted if path not in directory.parameters),
-        *(f"unknown parameter {path}" for path in directory.parameters if path not in wanted),
+        *(f"no parameter {path}" for path in leaves if path not in directory.parameters),
+        *(f"unknown parameter {path}" for path in directory.parameters if path not in leaves),
         *(
             f"{path} has shape {directory.parameters[path].shape}, not {tuple(leaf.shape)}"
-            for path, leaf in wanted.items()
+            for path, leaf in leaves.items()
             if path in directory.parameters and directory.parameters[path].shape != tuple(leaf.shape)
         ),
     ]
     if problems:
         raise R2T2Error(f"{directory.path} does not fit the model: {'; '.join(problems)}; convert the model again")
     filled: dict[str, jax.Array] = {}
-    for group in _groups(wanted):
+    for group in _groups(leaves):
         for path, pieces in _load(directory, group).items():
-            leaf = wanted[path]
+            leaf = leaves[path]
             value = np.concatenate(pieces).reshape(leaf.shape).astype(leaf.dtype, copy=False)
             filled[path] = jax.device_put(value, leaf.sharding)
     _, structure = jax.tree.flatten(abstract)
-    return jax.tree.unflatten(structure, [filled[path] for path in wanted])
+    return jax.tree.unflatten(structure, [filled[path] for path in leaves])
 
 
-def _groups(wanted: Mapping[str, Any]) -> list[list[str]]:
+def _groups(leaves: Mapping[str, Any]) -> list[list[str]]:
     """Names of parameters to read together; host memory holds one group at a time."""
     groups: list[list[str]] = [[]]
     held = 0
-    for path, leaf in wanted.items():
+    for path, leaf in leaves.items():
         size = leaf.size * leaf.dtype.itemsize
         if groups[-1] and held + size > GROUP_BYTES:
             groups.append([])

@@ -157,7 +157,7 @@ def check(
     Raises:
         R2T2Error: something does not fit; the message lists every problem.
     """
-    wanted = {path: tuple(leaf.shape) for path, leaf in named(params).items()}
+    parameter_shapes = {path: tuple(leaf.shape) for path, leaf in named(params).items()}
     uses = Counter(name for leaf in leaves.values() for name in leaf.names)
     pairs = tuple((kept, dropped) for kept, dropped in tied if kept in tensors and dropped in tensors)
     dropped = {name for _, name in pairs}
@@ -169,9 +169,9 @@ def check(
         *(f"missing from the checkpoint: {name}" for name in sorted(set(uses) - set(tensors))),
         *(f"mapped {count} times: {name}" for name, count in sorted(uses.items()) if count > 1),
         *(f"both mapped and dropped as tied: {name}" for name in sorted(dropped & set(uses))),
-        *(f"parameter not filled: {path}" for path in sorted(set(wanted) - set(leaves))),
-        *(f"mapped to no parameter: {path}" for path in sorted(set(leaves) - set(wanted))),
-        *_misshaped(leaves, tensors, wanted),
+        *(f"parameter not filled: {path}" for path in sorted(set(parameter_shapes) - set(leaves))),
+        *(f"mapped to no parameter: {path}" for path in sorted(set(leaves) - set(parameter_shapes))),
+        *_misshaped(leaves, tensors, parameter_shapes),
     ]
     if problems:
         raise R2T2Error(f"the checkpoint does not fit the model ({len(problems)} problems): {'; '.join(problems)}")
@@ -179,15 +179,15 @@ def check(
 
 
 def _misshaped(
-    leaves: Mapping[str, Leaf], tensors: Mapping[str, Tensor], wanted: Mapping[str, tuple[int, ...]]
+    leaves: Mapping[str, Leaf], tensors: Mapping[str, Tensor], parameter_shapes: Mapping[str, tuple[int, ...]]
 ) -> list[str]:
     problems = []
     for path, leaf in leaves.items():
-        if path not in wanted or any(name not in tensors for name in leaf.names):
+        if path not in parameter_shapes or any(name not in tensors for name in leaf.names):
             continue
-        expected = wanted[path][1:] if leaf.stacked else wanted[path]
-        if leaf.stacked and wanted[path][:1] != (len(leaf.entries()),):
-            problems.append(f"{path}: {len(leaf.entries())} tensors to stack, its shape is {wanted[path]}")
+        expected = parameter_shapes[path][1:] if leaf.stacked else parameter_shapes[path]
+        if leaf.stacked and parameter_shapes[path][:1] != (len(leaf.entries()),):
+            problems.append(f"{path}: {len(leaf.entries())} tensors to stack, its shape is {parameter_shapes[path]}")
         for names in leaf.entries():
             name, shapes = names[0], [tensors[name].shape for name in names]
             has = f"{name}: shape {shapes[0]}" if len(names) == 1 else f"{name} and its group: shapes {set(shapes)}"
