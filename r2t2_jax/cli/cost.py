@@ -13,7 +13,7 @@ from r2t2_jax.reporting.formatting import plain_console
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from r2t2_jax.contract import ModelShapes
+    from r2t2_jax.contract import ModelShapes, Params
     from r2t2_jax.costs.ladder import CostTable
 
 
@@ -76,7 +76,8 @@ class Cost:
     """
 
     model: tyro.conf.Positional[str]
-    """The model: pocket, moai:7b, mova:8b, a model directory, or module:attribute of your own."""
+    """The model: pocket, moai:7b (float32) or moai:7b,dtype=bfloat16, mova:8b, a model directory, or module:attribute
+    of your own."""
     k: int = 5
     """Number of neighbors."""
     steps: int = 10
@@ -126,7 +127,7 @@ class Cost:
         if self.markdown:
             print(method_markdown(table))
         else:
-            self._print(table)
+            self._print(table, shapes.params)
 
     def _accuracies(self, model: str) -> dict[str, float] | None:
         """By strategy, from the run's summary; `None` without a run."""
@@ -151,13 +152,16 @@ class Cost:
             png = render_figure(cost_table_figure(table, accuracies)).png
         atomic_write(self.figure, lambda draft: draft.write_bytes(png))
 
-    def _print(self, table: CostTable) -> None:
-
-        from r2t2_jax.reporting.costs import cost_notes, method_table, paper_lines, variant_lines
+    def _print(self, table: CostTable, params: Params) -> None:
+        from r2t2_jax.reporting.costs import cost_notes, dtype_line, method_table, paper_lines, variant_lines
 
         console = plain_console()
         console.print(method_table(table))
-        for title, lines in (("", cost_notes(table)), ("ngd:", variant_lines(table)), ("the paper:", paper_lines())):
+        for title, lines in (
+            ("", [dtype_line(params), *cost_notes(table)]),
+            ("ngd:", variant_lines(table)),
+            ("the paper:", paper_lines()),
+        ):
             for line in filter(None, (title, *lines)):
                 console.print(line, highlight=False)
         for path in filter(None, (self.out, self.figure)):

@@ -6,13 +6,16 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
+import jax
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from r2t2_jax.contract import Params
 from r2t2_jax.costs.ladder import WRITTEN, CostTable, MethodCost
 from r2t2_jax.costs.memory import MAX_NEIGHBORS, MAX_SAMPLES, LargestSizes, format_size
 from r2t2_jax.costs.prediction import MemoryUse
 from r2t2_jax.reporting.tables import markdown_table
+from r2t2_jax.runtime.pytrees import tree_bytes
 
 if TYPE_CHECKING:
     from r2t2_jax.evaluation.dry_run import DryRun
@@ -127,6 +130,14 @@ def method_markdown(table: CostTable) -> str:
     headers = ("method", *(header.format(unit=unit_of(table)[0]) for header in HEADERS))
     rows = [[cell.strip() for cell in row] for row in _cells(table)]
     return markdown_table(headers, rows, align_right=True)
+
+
+def dtype_line(params: Params) -> str:
+    """The dtypes of a model's parameters, in which memory is counted, the one with the most bytes first."""
+    sizes: Counter[str] = Counter()
+    for leaf in jax.tree.leaves(params):
+        sizes[str(leaf.dtype)] += tree_bytes(leaf)
+    return f"dtype of the parameters: {', '.join(name for name, _ in sizes.most_common())}"
 
 
 def cost_notes(table: CostTable) -> list[str]:

@@ -12,7 +12,7 @@ PAGE = (Path(__file__).parents[2] / "docs" / "eval.md").read_text(encoding="utf-
 
 def test_every_command_line_parses() -> None:
     lines = re.findall(r"^r2t2 (.*)$", PAGE, re.MULTILINE)
-    assert len(lines) == 11
+    assert len(lines) == 12
     for line in lines:
         parse(COMMANDS, shlex.split(line, comments=True))
 
