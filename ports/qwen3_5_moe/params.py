@@ -104,4 +104,5 @@ converter = Converter(
     adapt=adapt,
     copied=CHAT_FILES,
     known={"config.json": FIELDS},
+    hub="Qwen/Qwen3.5-35B-A3B",
 )
