@@ -13,7 +13,6 @@ from r2t2_jax.methods import Method
 from r2t2_jax.retrieval.neighbors import EpsilonBall
 from r2t2_jax.rivals.knn_moe import check_gate_input
 from r2t2_jax.rivals.trained import check_gate
-from r2t2_jax.rivals.warmup import Warmup
 
 
 def check_strategies(
@@ -86,5 +85,4 @@ def _check_port(name: str, strategy: Method, needs: frozenset[Need], port: Port)
         check_gate(port)
     if isinstance(strategy, Strategy) and strategy.memory_strategy is not None:
         check_gate_input(port)
-    if isinstance(strategy, Warmup):
-        strategy.check_port(port)
+    getattr(strategy, "check_port", lambda port: None)(port)  # of a baseline

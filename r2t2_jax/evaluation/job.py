@@ -316,8 +316,6 @@ def open_job(
         raise R2T2Error(f"two benchmarks would be reported as one ({', '.join(titles)}); rename a file")
     settings = find_preset(preset or own_preset(port.name, port.presets), port.presets)
     methods = {name: method_of(name, settings) for name in strategy_names(strategies)}
-    for method in methods.values():
-        getattr(method, "check_port", lambda port: None)(port)
     samples = [sample for questions in benchmarks.values() for sample in questions.samples]
     metrics = {name: get_metric(questions.metric) for name, questions in benchmarks.items()}
     opened = None if bank is None else ReferenceBank.open(bank)
