@@ -28,7 +28,7 @@ LISTED = 100  # cases in the page's own table, which readers without scripts see
 def pack(content: Any) -> str:
     """JSON values as text for a page: compact JSON, zlib, base64."""
     text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
-    return base64.b64encode(zlib.compress(text.encode("utf-8"), 9)).decode("ascii")
+    return base64.b64encode(zlib.compress(text.encode("utf-8"), 6)).decode("ascii")
 
 
 def change(results: ModelResults, strategy: StrategyRows) -> Float[np.ndarray, "B"]:
