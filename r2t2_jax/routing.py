@@ -59,7 +59,7 @@ class RoutingSpec:
         named: tuple[object, object] = (self.experts, self.layers)
         for names in named:
             if isinstance(names, str):
-                raise R2T2Error(f"names are named as a tuple, one for each, not as the text {names!r}")
+                raise R2T2Error(f"names are given as a tuple, one for each, not as the text {names!r}")
         object.__setattr__(self, "experts", tuple(self.experts))
         if not isinstance(self.layers, int):
             object.__setattr__(self, "layers", tuple(self.layers))

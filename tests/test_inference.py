@@ -14,7 +14,8 @@ from r2t2_jax.errors import R2T2Error
 from r2t2_jax.evaluation.collect_bank import collect_bank
 from r2t2_jax.evaluation.encode import encode_questions
 from r2t2_jax.evaluation.evaluator import evaluate
-from r2t2_jax.inference import Prediction
+from r2t2_jax.inference import Prediction, _method
+from r2t2_jax.method.presets import Preset
 from r2t2_jax.methods import find_preset, strategy
 from r2t2_jax.metrics import get_metric
 from tests.toy_port import make_samples, toy
@@ -189,3 +190,23 @@ def test_the_bank_of_another_model_is_refused() -> None:
     port: Port = dataclasses.replace(PORT, fingerprint="another")
     with pytest.raises(R2T2Error, match="made with model 'toy-1'"):
         answer(port, SAMPLE.image, SAMPLE.question, bank=BANK)
+
+
+SETTINGS = {"neighborhood": {"k": 7}}
+
+
+@pytest.mark.parametrize(
+    ("method", "preset", "k", "name"),
+    [
+        (None, "paper", 5, "paper"),
+        ("ngd", Preset.from_mapping(SETTINGS), 7, "custom"),
+        ("ngd", SETTINGS, 7, "custom"),
+        ("ngd", Preset(), 5, "paper"),
+        (strategy("ngd", Preset.from_mapping(SETTINGS)), None, 7, "custom"),
+    ],
+)
+def test_strategies_and_presets_are_taken_by_name_and_by_value(method: Any, preset: Any, k: int, name: str) -> None:
+    chosen, shown = _method(toy(), method, preset)
+    assert (chosen.name, chosen.selector.k, shown) == ("ngd", k, name)
+    with pytest.raises(R2T2Error, match="a Strategy has its settings"):
+        _method(toy(), strategy("ngd"), "paper")

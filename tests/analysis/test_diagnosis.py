@@ -1,6 +1,8 @@
 """Every verdict on constructed evidence, and the rate of wrong verdicts on random evidence."""
 
+import dataclasses
 import json
+import re
 
 import numpy as np
 import pytest
@@ -117,3 +119,17 @@ def test_incomplete_evidence_and_few_samples_are_refused() -> None:
         Evidence({name: np.ones(30, bool) for name in ROWS[:-1]}, *np.zeros((3, 30)))
     with pytest.raises(R2T2Error, match="must be between 0 and 1, not 5"):
         diagnose_evidence(evidence(base=0.5), worthwhile=5)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-15, 1e12])
+def test_columns_of_losses_do_not_run_together(scale: float) -> None:
+    rng = np.random.default_rng(0)
+    losses = {name: -scale * (5 + rng.normal(size=N)) for name in ROWS}
+    diagnosis = diagnose_evidence(Evidence(losses, rng.normal(size=N), rng.normal(size=N), np.full(N, 0.4)))
+    lines = diagnosis_text(dataclasses.replace(diagnosis, preset="logit")).splitlines()
+    assert lines[:2] == ["200 samples, preset logit", ""]
+    assert max(map(len, lines)) <= 80
+    number = r"[+-]?[\d.]+(?:e[+-]\d+)?"
+    for name, line in zip(ROWS[1:], lines[4:], strict=False):
+        row = rf"{name} +{number} +{number} - {number} +{number} \({number} to {number}\)"
+        assert re.fullmatch(row, line), line
