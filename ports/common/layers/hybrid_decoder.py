@@ -22,9 +22,9 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from ports.common.layers.attention import causal_mask
-from ports.common.layers.decoder import KVCache, SwiGLU
+from ports.common.layers.decoder import SwiGLU
 from ports.common.layers.gated_attention import GatedAttention
-from ports.common.layers.gated_delta import DeltaState, GatedDeltaNet
+from ports.common.layers.gated_delta import GatedDeltaNet
 from ports.common.layers.hybrid_cache import HybridCache
 from ports.common.layers.linear import ZeroCenteredRMSNorm, linear, normal
 from ports.common.layers.moe import ExpertChoice
@@ -97,11 +97,11 @@ class HybridDecoderConfig(MoEDecoderConfig):
 
 
 class LayerBlock(NamedTuple):
-    """`count` repetitions of `length` layers, from layer `first` on."""
+    """`repeats` repetitions of `length` layers, from layer `first` on."""
 
     first: int
     length: int
-    count: int
+    repeats: int
 
 
 class HybridLayer(RoutedExperts):
@@ -135,6 +135,8 @@ class HybridDecoder(MoEDecoder):
     """Token embeddings, the layers as stacks, the final norm, and the output head."""
 
     config: HybridDecoderConfig
+    layers: Any
+    norm: Any
 
     def __init__(self, config: HybridDecoderConfig, rngs: nnx.Rngs):
         self.config = config
@@ -153,10 +155,10 @@ class HybridDecoder(MoEDecoder):
         *,
         start: int = 0,
         stop: int | None = None,
-        past: HybridCache | None = None,
+        past: Any = None,  # a HybridCache
         slot: Int[Array, ""] | None = None,
         routed: RoutedRows | None = None,
-        added: None = None,
+        added: Array | None = None,
         record: bool = False,
     ) -> tuple[Float[Array, "T D"], LayerOutput]:
         """As `MoEDecoder.run`. Rows of padding enter no state; nothing can be added between layers."""
@@ -171,9 +173,9 @@ class HybridDecoder(MoEDecoder):
             imposed = None
             if routed is not None and block.first in routed.layers:
                 index = routed.layers.index(block.first)
-                layers = slice(index, index + block.length * block.count)
+                layers = slice(index, index + block.length * block.repeats)
                 imposed = _Imposed(routed.values[layers], None if routed.core is None else routed.core[layers])
-            numbers = {full: block.count * number for full, number in config.kinds(block).items()}
+            numbers = {full: block.repeats * number for full, number in config.kinds(block).items()}
             cut = None if past is None else past.part(done, numbers)
             x, output = self._run_block(block, x, rows, cut, imposed)
             outputs.append(output)
@@ -206,9 +208,9 @@ class HybridDecoder(MoEDecoder):
             return x, _concatenated(outputs)
 
         def split(leaf: Array) -> Array:
-            return leaf.reshape(block.count, -1, *leaf.shape[1:])
+            return leaf.reshape(block.repeats, -1, *leaf.shape[1:])
 
-        x, output = _scan(repetition, x, (jnp.arange(block.count), *jax.tree.map(split, (past, imposed))))
+        x, output = _scan(repetition, x, (jnp.arange(block.repeats), *jax.tree.map(split, (past, imposed))))
         return x, jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), output)
 
     def _run_alike(self, full: bool, x: Array, rows: _Rows, items: _LayerInput) -> tuple[Array, LayerOutput]:
@@ -230,7 +232,7 @@ class HybridDecoder(MoEDecoder):
             h = layer.post_attention_layernorm(x)
             mixed, choice, weights = layer.mlp(h, values, rows.routed, core)
             x = x + mixed
-            return x, LayerOutput(cache, choice, weights, *((x, x) if rows.record else (None, None)), h[-1])
+            return x, LayerOutput(cache, choice, weights, *((x, x) if rows.record else (None, None)), read=h[-1])
 
         return _scan(recomputed(step, "none"), x, items)
 
@@ -262,7 +264,7 @@ class _LayerInput(NamedTuple):
 
     number: Int[Array, "*layers"]
     place: Int[Array, "*layers"]
-    past: KVCache | DeltaState | None
+    past: Any
     imposed: _Imposed | None
 
 
