@@ -232,7 +232,8 @@ class HybridDecoder(MoEDecoder):
             h = layer.post_attention_layernorm(x)
             mixed, choice, weights = layer.mlp(h, values, rows.routed, core)
             x = x + mixed
-            return x, LayerOutput(cache, choice, weights, *((x, x) if rows.record else (None, None)), read=h[-1])
+            recorded = x if rows.record else None
+            return x, LayerOutput(cache, choice, weights, recorded, recorded, h[-1])
 
         return _scan(recomputed(step, "none"), x, items)
 

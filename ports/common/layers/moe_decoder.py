@@ -97,7 +97,7 @@ class LayerOutput(NamedTuple):
     weights: Float[Array, "*N T E"]
     state: Float[Array, "*N T D"] | None
     before: Float[Array, "*N T D"] | None
-    read: Float[Array, "*N D"] | None = None
+    read: Float[Array, "*N D"]
 
 
 class _LayerInput(NamedTuple):
@@ -210,7 +210,8 @@ class MoEDecoder(nnx.Module):
             mixed, choice, weights = layer.mix(h, values, routed, core)
             x = x + mixed
             state = x if addition is None else x + addition
-            return state, LayerOutput(new, choice, weights, *((state, x) if record else (None, None)), h[-1])
+            recorded = (state, x) if record else (None, None)
+            return state, LayerOutput(new, choice, weights, recorded[0], recorded[1], h[-1])
 
         outputs = []
         routed_layers = () if routed is None else routed.layers
