@@ -97,10 +97,12 @@ class Eval:
         show(self.out)
 
     def _with_recorded_strategies(self) -> Eval:
-        """The command with the strategies of the run in its folder, in their order, if these are the requested ones.
+        """The command with the strategies of the run in its folder: a complete run loses none, and may get others.
 
-        A complete run may have more than the requested ones: all are shown.
+        The order is that of the run if the command leaves strategies out, else that of the command. A run that is being
+        extended continues.
         """
+        from r2t2_jax.runs.batch_files import EARLIER
         from r2t2_jax.runs.folder import RUN, SUMMARY, read_json
 
         if not (self.out / RUN).exists():
@@ -108,14 +110,18 @@ class Eval:
 
         from r2t2_jax.evaluation.job import recorded_strategies, strategy_names
 
-        requested = set(strategy_names(listed("--strategy", self.strategy)))
+        requested = strategy_names(listed("--strategy", self.strategy))
         saved = read_json(self.out / RUN)
         recorded = recorded_strategies(saved)
-        if not (requested == set(recorded) or (requested < set(recorded) and (self.out / SUMMARY).exists())):
+        omitted, added = [
+            [name for name in a if name not in b] for a, b in ((recorded, requested), (requested, recorded))
+        ]
+        kept = (self.out / SUMMARY).exists() or (not added and (self.out / EARLIER).exists())
+        if not recorded or (omitted and not kept) or (added and not omitted):
             return self
-        if requested < set(recorded):
-            log(f"{self.out} holds a complete run of {', '.join(recorded)}; no row is removed")
-        return replace(self, strategy=saved["settings"]["strategy"])
+        if omitted:
+            log(f"{self.out} holds a run of {', '.join(recorded)}; no row is removed")
+        return replace(self, strategy=",".join([saved["settings"]["strategy"], *added]))
 
     def _job(self, model: str, workers: Workers | None) -> Job:
         from r2t2_jax.bank import ReferenceBank
