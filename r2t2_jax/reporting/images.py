@@ -43,10 +43,6 @@ class Images:
     by_id: Mapping[str, UInt8[np.ndarray, "height width 3"]]
     reason: str
 
-    def png(self, sample_id: str) -> bytes | None:
-        """A sample's image as PNG; `None` if it is missing."""
-        return as_png(self.by_id[sample_id]) if sample_id in self.by_id else None
-
     def sheets(self, groups: Sequence[Sequence[str]]) -> ImageSheets:
         """Sheets of the images of each group of sample ids; equal images of one sheet share a tile."""
         places: dict[str, list[int]] = {}

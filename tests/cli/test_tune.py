@@ -45,6 +45,10 @@ def test_it_writes_a_preset_with_its_evidence_and_computes_nothing_again(
         "neighborhood.kernel linear" in " ".join(printed.split())
     )
     assert max(map(len, printed.splitlines()[:-1])) <= 80
+    assert main(["report", str(out)]) == 0
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "Chosen: space.kind simplex" in page and page.count('<th scope="row">') == 2
+    capsys.readouterr()
     written = json.loads((out / "preset.json").read_text())
     assert written["name"] == "toy"
     preset = find_preset(str(out / "preset.json"))
