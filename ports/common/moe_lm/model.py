@@ -177,6 +177,7 @@ class RoutedLM:
             features.states[:kept], features.positions[:, :kept], features.mask[: len(features.mask) - after],
             start=self.first, stop=self.first + 1, past=features.late,
         )  # fmt: skip
+        assert out.read is not None
         return out.read[0]
 
     def route(self, params: Any, features: LMFeatures, routing: Routing | None = None) -> Float[Array, "L E"]:
