@@ -2,7 +2,7 @@
 (docs/design.md, section 2).
 
 Axis letters: B test samples, K neighbors, S steps, L routed layers, E experts, A answer tokens, C candidates,
-N bank size, M embedding size, G atlas points.
+N bank size, M embedding size, G atlas points; in routes of tokens: T tokens, N layers with a gate, k chosen experts.
 
 `RoutedModel` is traced: one sample, static shapes, padding by masks; batching is `vmap` or `lax.map` outside it.
 `Processor` and `Embedder` work on the host, on batches. Nothing here imports a port or a strategy.
@@ -149,6 +149,45 @@ class BeamModel(RoutedModel, Protocol):
         self, params: Params, features: Features, routing: Routing | None, max_new_tokens: int, num_beams: int
     ) -> Int[Array, "A"]:
         """The best answer of a beam search, padded after the end-of-turn token."""
+        ...
+
+
+TOKEN_KINDS = ("text", "image", "answer", "sample")  # `sample` stands for all tokens of a sample that share one routing
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class TokenRoutes:
+    """The router's choices at the T tokens that a model ran for one sample: the prompt, then its own answer.
+
+    Args:
+        tokens: token ids.
+        kinds: indices into `TOKEN_KINDS`; -1 for padding.
+        experts: ids of the k chosen experts in each of the N layers that have a gate.
+        weights: their combine weights, in float16.
+        logits: of the gates, in float16; `None` unless requested.
+    """
+
+    tokens: Int[Array, "*B T"]
+    kinds: Int[Array, "*B T"]
+    experts: Int[Array, "*B T N k"]
+    weights: Float[Array, "*B T N k"]
+    logits: Float[Array, "*B T N E"] | None
+
+
+@runtime_checkable
+class RecordingModel(RoutedModel, Protocol):
+    """A model that routes token by token and returns these routes (`r2t2 routes record`)."""
+
+    @property
+    def gated_layers(self) -> tuple[str, ...]:
+        """Names of the N layers that have a gate, whether or not they are re-routed."""
+        ...
+
+    def record_routes(
+        self, params: Params, inputs: Inputs, max_new_tokens: int, logits: bool
+    ) -> tuple[Int[Array, "A"], TokenRoutes]:
+        """The tokens that `generate` returns under the router's own weights, and the routes of prompt and answer."""
         ...
 
 

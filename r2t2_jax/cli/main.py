@@ -28,6 +28,7 @@ from r2t2_jax.cli.listings import ListDatasets, ListMetrics, ListModels, ListStr
 from r2t2_jax.cli.options import check_ranges
 from r2t2_jax.cli.parsing import Command, parse
 from r2t2_jax.cli.reproduce import Reproduce
+from r2t2_jax.cli.routes import ExpertsMap, RoutesExport, RoutesImport, RoutesRecord, RoutesShow
 from r2t2_jax.cli.runs import Export, Report, Results, Score
 from r2t2_jax.cli.tune import Tune
 from r2t2_jax.errors import R2T2Error, R2T2Warning
@@ -186,6 +187,7 @@ COMMANDS: dict[str, type[Command]] = {
     "datasets show": ShowDataset,
     "diagnose": Diagnose,
     "eval": Eval,
+    "experts map": ExpertsMap,
     "export": Export,
     "fit": FitMemory,
     "metrics": ListMetrics,
@@ -194,6 +196,10 @@ COMMANDS: dict[str, type[Command]] = {
     "report": Report,
     "reproduce": Reproduce,
     "results": Results,
+    "routes export": RoutesExport,
+    "routes import": RoutesImport,
+    "routes record": RoutesRecord,
+    "routes show": RoutesShow,
     "score": Score,
     "strategies": ListStrategies,
     "tune": Tune,

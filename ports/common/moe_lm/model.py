@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,9 +23,12 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from ports.common.layers.decoder import KVCache
+from ports.common.layers.moe import ExpertChoice
 from ports.common.layers.moe_decoder import LayerOutput, MoEDecoder, MoEDecoderConfig
 from ports.common.layers.routed_experts import RoutedRows
 from ports.common.moe_lm.config import RoutingScope
+from ports.common.moe_lm.routes import prompt_choice, token_routes
+from r2t2_jax.contract import TokenRoutes
 from r2t2_jax.routing import Routing, RoutingSpec
 
 
@@ -100,6 +103,19 @@ class LMConditioned:
     prompt: int = field(metadata={"static": True})
 
 
+class _Encoded(NamedTuple):
+    """The features of a prompt, and the experts that were chosen on the way.
+
+    `early` are the choices of all tokens in the layers before the first routed one, `late` those of the tokens before
+    `features.states` in the other layers; `None` where there are none.
+    """
+
+    features: LMFeatures
+    prompt: Prompt
+    early: ExpertChoice | None
+    late: ExpertChoice | None
+
+
 @dataclass(frozen=True)
 class RoutedLM:
     """The contract's functions on one traced sample. `graph` is the structure of the NNX modules.
@@ -136,28 +152,34 @@ class RoutedLM:
 
     def encode(self, params: Any, inputs: Any) -> LMFeatures:
         """Everything in front of the first routed layer; with `last_prompt` also the other tokens behind it."""
+        return self._encode(params, inputs).features
+
+    def _encode(self, params: Any, inputs: Any) -> _Encoded:
         net, first, late = self.decoder(params), self.first, None
         prompt, x, added = self.embed(params, inputs)
         positions, early = prompt.positions, None
+        early_choice: ExpertChoice | None = None
+        late_choice: ExpertChoice | None = None
         if first > 0:
             x, out = net.run(x, positions, prompt.mask, stop=first, added=None if added is None else added[:first])
-            early = out.cache
+            early, early_choice = out.cache, out.choice
         added = added[first:] if added is not None and len(added) > first else None
         rows = self._rows(prompt)
         if self.scope.single:
             before = None if added is None else added[:, :-1]
             _, out = net.run(x[:-1], positions[:, :-1], prompt.mask[:-1], start=first, added=before)
             late, x, rows, positions = out.cache, x[-1:], rows[-1:], positions[:, -1:]
+            late_choice = out.choice
             added = None if added is None else added[:, -1:]
         core = jnp.ones(self.spec.shape, bool)
         features = LMFeatures(x, rows, early, late, prompt.mask, positions, prompt.next_position, added, core)
         if not self.reads_support:
-            return features
+            return _Encoded(features, prompt, early_choice, late_choice)
         _, out = self._run_prompt(net, features, None)
         probabilities = _mean(jax.nn.softmax(self._routed(out.choice.logits).astype(jnp.float32)), rows)
         _, ids = jax.lax.top_k(probabilities, self.scope.core_experts)  # [L, core]
         core = (ids[..., None] == jnp.arange(self.config.experts)[None, None]).any(axis=1)
-        return dataclasses.replace(features, core=core)
+        return _Encoded(dataclasses.replace(features, core=core), prompt, early_choice, late_choice)
 
     def _rows(self, prompt: Prompt) -> Bool[Array, "T"]:
         """The prompt's re-routed tokens."""
@@ -268,9 +290,15 @@ class RoutedLM:
         self, net: MoEDecoder, features: LMFeatures, routing: Routing | None
     ) -> tuple[Float[Array, "D"], KVCache]:
         """The last token's state after the last layer, and keys and values of the prompt in all layers."""
+        return self._prefill_choice(net, features, routing)[:2]
+
+    def _prefill_choice(
+        self, net: MoEDecoder, features: LMFeatures, routing: Routing | None
+    ) -> tuple[Float[Array, "D"], KVCache, ExpertChoice]:
+        """As `_prefill`, and the gates' choices at the kept states, in the layers from the first routed one on."""
         x, out = self._run_prompt(net, features, routing)
         late = out.cache if features.late is None else features.late.followed_by(out.cache)
-        return x[-1], late if features.early is None else features.early.below(late)
+        return x[-1], late if features.early is None else features.early.below(late), out.choice
 
     def _continue(
         self, net: MoEDecoder, last: Array, cache: KVCache, features: LMFeatures, routing: Routing | None,
@@ -317,8 +345,16 @@ class RoutedLM:
         self, params: Any, features: LMFeatures, routing: Routing | None, max_new_tokens: int
     ) -> tuple[Int[Array, "A"], Float[Array, "A V"]]:
         """Greedy answer tokens and the logits they were chosen by, which are zero after the end of the turn."""
-        net, length = self.decoder(params), len(features.mask)
+        net = self.decoder(params)
         last, cache = self._prefill(net, features, routing)
+        return self._decode(net, last, cache, features, routing, max_new_tokens)[:2]
+
+    def _decode(
+        self, net: MoEDecoder, last: Array, cache: KVCache, features: LMFeatures, routing: Routing | None,
+        max_new_tokens: int, like: ExpertChoice | None = None,
+    ) -> tuple[Int[Array, "A"], Float[Array, "A V"], ExpertChoice | None]:  # fmt: skip
+        """Greedy tokens after a prompt that was run, their logits and, with the prompt's choices `like`, theirs."""
+        length = len(features.mask)
         cache, stops = cache.padded(length + max_new_tokens), jnp.asarray(self.stop_ids, jnp.int32)
         imposed = self._imposed(routing if self.scope.answers else None, None, 1)
 
@@ -326,7 +362,7 @@ class RoutedLM:
             return (carry[0] < max_new_tokens) & ~carry[1]
 
         def step(carry: Any) -> Any:
-            number, _, state, tokens, logits, cache = carry
+            number, _, state, tokens, logits, choices, cache = carry
             scores = net.logits(state[None])[0]
             token = scores.argmax().astype(jnp.int32)
             tokens, logits = tokens.at[number].set(token), logits.at[number].set(scores)
@@ -335,13 +371,35 @@ class RoutedLM:
             x, out = net.run(
                 net.embed(token[None]), positions, valid, past=cache, slot=length + number, routed=imposed
             )  # fmt: skip
-            return number + 1, (token == stops).any(), x[0], tokens, logits, out.cache
+            if choices is not None:
+                choices = jax.tree.map(lambda leaf, new: leaf.at[number].set(new[:, 0]), choices, out.choice)
+            return number + 1, (token == stops).any(), x[0], tokens, logits, choices, out.cache
 
         tokens = jnp.full(max_new_tokens, self.stop_ids[0], jnp.int32)
         logits = jnp.zeros((max_new_tokens, self.config.vocab_size), jnp.float32)
-        start = (jnp.asarray(0), jnp.asarray(False), last, tokens, logits, cache)
-        _, _, _, tokens, logits, _ = jax.lax.while_loop(unfinished, step, start)
-        return tokens, logits
+        choices = jax.tree.map(lambda leaf: jnp.zeros((max_new_tokens, *leaf.shape[1:]), leaf.dtype), like)
+        start = (jnp.asarray(0), jnp.asarray(False), last, tokens, logits, choices, cache)
+        _, _, _, tokens, logits, choices, _ = jax.lax.while_loop(unfinished, step, start)
+        return tokens, logits, choices
+
+    @property
+    def gated_layers(self) -> tuple[str, ...]:
+        """Names of all layers: each has a gate."""
+        return tuple(f"layer {i}" for i in range(self.config.layers))
+
+    def record_routes(
+        self, params: Any, inputs: Any, max_new_tokens: int, logits: bool = False
+    ) -> tuple[Int[Array, "A"], TokenRoutes]:
+        """The tokens that `generate` returns without imposed routing, and the routes of prompt and answer."""
+        net, encoded = self.decoder(params), self._encode(params, inputs)
+        last, cache, choice = self._prefill_choice(net, encoded.features, None)
+        choice = prompt_choice(encoded.early, encoded.late, choice)
+        tokens, _, choices = self._decode(net, last, cache, encoded.features, None, max_new_tokens, choice)
+        assert choices is not None  # `_decode` returns choices like the prompt's
+        prompt = encoded.prompt
+        kinds = jnp.where(prompt.mask, prompt.visual.astype(jnp.int32), -1)
+        ran = jnp.concatenate([prompt.tokens, tokens])
+        return tokens, token_routes(ran, kinds, self.as_answer(tokens).mask, choice, choices, logits)
 
     def as_answer(self, tokens: Int[Array, "A"]) -> LMAnswer:
         """Generated tokens as an answer: up to the first that ends the turn, which is included."""

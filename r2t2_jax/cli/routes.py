@@ -1,0 +1,197 @@
+"""`r2t2 routes`: records the router's choices, shows them, and exchanges them with other tools. `r2t2 experts map`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from r2t2_jax.cli.parsing import Sets, command_settings, log
+
+
+@dataclass(frozen=True)
+class RoutesRecord:
+    """Record the experts that a model chooses and their weights, at each token and layer, while it answers questions.
+
+    After an interruption the same command resumes the work. Answers are those of r2t2 eval --strategy base. A model
+    that routes whole samples gives one record per sample. docs/routes.md describes the files.
+
+    Example: r2t2 routes record --model pocket:narrow --data pocket --limit 100 --out out/routes
+    """
+
+    model: str
+    """Model: a directory written by r2t2 convert, a port such as pocket:narrow, or module:attribute."""
+    data: Sets
+    """Question sets: names of prepared sets (r2t2 datasets list), or .jsonl files. Also --tasks, --benchmark,
+    --dataset."""
+    out: Path
+    """Folder for the recording."""
+    tokens: Literal["last", "prompt", "answer", "all"] = "all"
+    """Recorded tokens: the last one of the prompt, the prompt, the answer, or all."""
+    logits: bool = False
+    """Also record the gates' logits of all experts."""
+    split: str | None = None
+    """Split of the questions, also by set. Default: the first of each set, or the test split of a generated set."""
+    images: str = ""
+    """Image folder of the .jsonl files. Default: the folder of each file."""
+    limit: int | None = None
+    """Number of questions of each set, chosen by the seed. Default: all. Also --samples."""
+    max_new_tokens: str = ""
+    """Longest answer in tokens, also by set. Default: the number of the published evaluation of a set."""
+    seed: int = 0
+    """Seed of the choice of the questions."""
+    batch_size: int = 50
+    """Questions per batch."""
+    max_hours: float | None = None
+    """Stop after this many hours; the same command resumes the work."""
+
+    def run(self) -> None:
+        """Record, and print the counts and sizes."""
+        from r2t2_jax.evaluation.question_sets import read_benchmarks
+        from r2t2_jax.evaluation.setup import open_port
+        from r2t2_jax.routes.record import record
+        from r2t2_jax.routes.recording import size_on_disk
+        from r2t2_jax.runs.folder import check_folder
+
+        check_folder(self.out)
+        sets = read_benchmarks(self.data, self.split, self.limit, self.seed, self.images, "", self.max_new_tokens)
+        port = open_port(self.model)
+        facts = record(
+            self.out, port, sets, self.tokens, self.logits, self.batch_size, command_settings(self), self.max_hours
+        )
+        if "sample" in facts.kinds:
+            log(f"{port.name} routes whole samples: there is one record per sample, and --tokens selects nothing")
+        counts = ", ".join(f"{count:,} {kind}" for kind, count in facts.kinds.items())
+        total = sum(facts.kinds.values())
+        print(f"{facts.samples:,} samples, {total:,} records ({counts}) of {len(facts.layers)} layers x {facts.top_k}")
+        print(
+            f"{facts.bytes_per_token:,} bytes per record, {total * facts.bytes_per_token / 1e6:,.2f} MB; "
+            f"{size_on_disk(self.out) / 1e6:,.2f} MB on disk in {self.out}"
+        )
+
+
+@dataclass(frozen=True)
+class RoutesShow:
+    """Print the recorded experts and weights of one sample, token by token and layer by layer.
+
+    Example: r2t2 routes show out/routes
+    """
+
+    folder: tyro.conf.Positional[Path]
+    """Folder of a recording."""
+    sample: Annotated[tyro.conf.Positional[str | None], tyro.conf.arg(metavar="SAMPLE")] = None
+    """Id of the sample. Default: the first."""
+    rows: int = 20
+    """Number of tokens to print, the last ones."""
+
+    def run(self) -> None:
+        """Print the sample."""
+        from r2t2_jax.routes.recording import Recording
+        from r2t2_jax.routes.show import routes_lines
+
+        recording = Recording.open(self.folder)
+        print("\n".join(routes_lines(recording.sample(self.sample), recording.facts, self.rows)))
+
+
+@dataclass(frozen=True)
+class RoutesImport:
+    """Read expert ids that another tool recorded, as a recording without weights.
+
+    Formats: responses of vLLM or SGLang, or of the verifiers client, one JSON object per line, and MaxText's arrays in
+    an .npz archive. docs/routes.md describes them.
+
+    Example: r2t2 routes import --format vllm responses.jsonl --out out/routes
+    """
+
+    file: tyro.conf.Positional[Path]
+    """The file."""
+    format: Literal["vllm", "sglang", "maxtext", "verifiers"]
+    """The tool whose format the file has."""
+    out: Path
+    """Folder for the recording."""
+    layers: int | None = None
+    """Number of layers in the flat arrays of sglang."""
+    top_k: int | None = None
+    """Number of experts per token in the flat arrays of sglang."""
+
+    def run(self) -> None:
+        """Import, and print the counts."""
+        from r2t2_jax.routes.exchange import import_routes
+        from r2t2_jax.runs.folder import check_folder
+
+        check_folder(self.out)
+        facts = import_routes(self.file, self.format, self.out, self.layers, self.top_k).facts
+        print(
+            f"{facts.samples:,} sequences, {sum(facts.kinds.values()):,} tokens of {len(facts.layers)} layers x "
+            f"{facts.top_k}, {len(facts.experts)} experts by the largest id"
+        )
+        print(f"Expert ids only: {self.format} holds no combine weights. Wrote {self.out}.")
+
+
+@dataclass(frozen=True)
+class RoutesExport:
+    """Write a recording's expert ids in the format of another tool. Weights and logits are left out.
+
+    Example: r2t2 routes export --format vllm out/routes --out responses.jsonl
+    """
+
+    folder: tyro.conf.Positional[Path]
+    """Folder of a recording of all tokens."""
+    format: Literal["vllm", "sglang", "maxtext", "verifiers"]
+    """The tool."""
+    out: Path
+    """The file: .jsonl, for maxtext .npz."""
+
+    def run(self) -> None:
+        """Export, and print what the file holds."""
+        from r2t2_jax.cli.parsing import check_writable
+        from r2t2_jax.routes.exchange import export_routes
+        from r2t2_jax.routes.recording import Recording
+
+        check_writable(self.out)
+        recording = Recording.open(self.folder)
+        count = export_routes(recording, self.format, self.out)
+        omitted = "; combine weights have no place in this format" if recording.facts.weights else ""
+        print(f"Wrote the expert ids of {count:,} sequences to {self.out}{omitted}.")
+
+
+@dataclass(frozen=True)
+class ExpertsMap:
+    """Map the experts of a recording: usage, weight and co-activation by group, and which differences are not chance.
+
+    Each group is compared with the mean of all, by a permutation test with Benjamini-Hochberg control of false
+    discoveries. Writes experts and pairs of experts as CSV and Parquet files. docs/routes.md explains the columns.
+
+    Example: r2t2 experts map out/routes --by category,modality --out out/map
+    """
+
+    folder: tyro.conf.Positional[Path]
+    """Folder of a recording."""
+    out: Path
+    """Folder for experts.csv, experts.parquet, pairs.csv and pairs.parquet."""
+    by: Annotated[tuple[Literal["category", "modality", "source"], ...], tyro.conf.arg(metavar="FACTOR ...")] = ()
+    """Factors: category and source of a sample, modality of a token. Default: those with two or more groups."""
+    permutations: int = 1000
+    """Permutations of the labels; the smallest p-value is 1 / (permutations + 1)."""
+    rate: float = 0.05
+    """Rate of false discoveries among the entries that count as different."""
+    seed: int = 0
+    """Seed of the permutations."""
+
+    def run(self) -> None:
+        """Map, write the tables, and print the largest differences."""
+        from r2t2_jax.routes.expert_map import map_experts
+        from r2t2_jax.routes.recording import Recording
+        from r2t2_jax.routes.show import map_lines, write_map
+        from r2t2_jax.runs.atomic_io import check_can_create
+
+        check_can_create(self.out)
+        recording = Recording.open(self.folder)
+        by = tuple(dict.fromkeys(self.by))
+        maps = map_experts(recording.samples(), recording.facts, by, self.permutations, self.rate, self.seed)
+        write_map(self.out, maps)
+        for each in maps:
+            print("\n".join(map_lines(each, self.permutations, self.rate)))
+        print(f"Wrote experts and pairs as CSV and Parquet to {self.out}.")

@@ -1,0 +1,173 @@
+"""Records the routing of a model while it answers questions, batch by batch, in a run that can be resumed.
+
+Models that route token by token (`contract.RecordingModel`) give a record for every token. Others give one record per
+sample: all experts of each routed layer, the largest weight first.
+
+Axis letters: B samples, T tokens, L routed layers, E experts.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from r2t2_jax.contract import TOKEN_KINDS, Inputs, Params, Port, RecordingModel, Sample, TokenRoutes
+from r2t2_jax.errors import R2T2Error
+from r2t2_jax.evaluation.check_port import check_foreign
+from r2t2_jax.evaluation.question_sets import QuestionSet, sample_names
+from r2t2_jax.method.forward import encode_batch, generate_tokens
+from r2t2_jax.routes.recording import FORMAT, RecordingFacts, SampleRoutes, routes_table
+from r2t2_jax.runs.fingerprint import versions
+from r2t2_jax.runs.plan import Part, Plan
+from r2t2_jax.runs.run import Run
+from r2t2_jax.runtime.batching import Rows, run_batch, take
+from r2t2_jax.runtime.checks import check_finite
+
+COMMAND = "routes record"
+SELECTIONS = ("last", "prompt", "answer", "all")
+
+
+def record(
+    out: Path,
+    port: Port,
+    sets: Mapping[str, QuestionSet],
+    tokens: str,
+    logits: bool,
+    batch: int,
+    settings: Mapping[str, Any],
+    max_hours: float | None = None,
+) -> RecordingFacts:
+    """Record the routing of a model on question sets, or resume recording it.
+
+    Args:
+        out: folder of the recording.
+        port: the model.
+        sets: questions by name.
+        tokens: one of `SELECTIONS`; records of whole samples belong to all of them.
+        logits: also record the gates' logits.
+        batch: samples per batch.
+        settings: the command's options, with which it can be resumed.
+        max_hours: time limit from now.
+
+    Raises:
+        R2T2Error: the folder holds something else, the model cannot prepare a sample, or has no gates whose logits
+            could be recorded.
+        RunInterrupted: a signal or `max_hours` stopped it; finished batches are saved.
+    """
+    if logits and not isinstance(port.model, RecordingModel):
+        raise R2T2Error(f"{port.name} routes whole samples and returns no gate logits: leave out --logits")
+    plan = Plan([Part(name, len(questions.samples), batch) for name, questions in sets.items()])
+    ports = {name: questions.answering_port(port) for name, questions in sets.items()}
+    depends = {
+        "versions": versions(),
+        "models": {port.name: {"fingerprint": port.fingerprint}},
+        "data": {name: questions.digest for name, questions in sets.items()},
+        "max_new_tokens": {name: each.max_new_tokens for name, each in ports.items()},
+    }
+    with Run.open(out, COMMAND, settings, plan, depends, max_hours) as run:
+        for missing in run.missing():
+            samples = sets[missing.part].samples[missing.start : missing.stop]
+            size = min(batch, len(sets[missing.part].samples))
+            rows = record_samples(ports[missing.part], samples, missing.part, tokens, logits, size)
+            run.append(missing, routes_table(rows))
+        facts = _facts(run, port, tokens, logits)
+        run.finish(facts.summary())
+    return facts
+
+
+def record_samples(
+    port: Port, samples: Sequence[Sample], source: str, tokens: str, logits: bool, batch: int
+) -> list[SampleRoutes]:
+    """The routes of samples, and the model's answers, which are those of `generate`.
+
+    Args:
+        port: the model; its `max_new_tokens` limits the answers.
+        samples: at most `batch`.
+        source: name of their set.
+        tokens: one of `SELECTIONS`.
+        logits: also the gates' logits.
+        batch: number of samples to which they are padded.
+
+    Raises:
+        R2T2Error: a sample cannot be prepared, or a weight is NaN.
+    """
+    check_foreign(port, samples)
+    inputs = port.processor.prepare(port.params, samples)
+    if isinstance(port.model, RecordingModel):
+        program = partial(_record_tokens, model=port.model, max_new_tokens=port.max_new_tokens, logits=logits)
+    else:
+        program = partial(_record_whole, model=port.model, max_new_tokens=port.max_new_tokens)
+
+    def compute(rows: Rows) -> Any:
+        return program(port.params, take(inputs, rows))
+
+    answers, routes = run_batch(compute, 0, len(samples), batch)
+    check_finite(f"{port.name}, {sample_names(samples)}: combine weights", routes.weights)
+    texts = port.processor.decode(answers)
+    return [
+        _selected(sample, source, text, jax.tree.map(lambda leaf, i=i: leaf[i], routes), tokens)
+        for i, (sample, text) in enumerate(zip(samples, texts, strict=True))
+    ]
+
+
+@partial(jax.jit, static_argnames=("model", "max_new_tokens", "logits"))
+def _record_tokens(
+    params: Params, inputs: Inputs, *, model: RecordingModel, max_new_tokens: int, logits: bool
+) -> tuple[jax.Array, TokenRoutes]:
+    return jax.lax.map(lambda sample: model.record_routes(params, sample, max_new_tokens, logits), inputs)
+
+
+def _record_whole(params: Params, inputs: Inputs, *, model: Any, max_new_tokens: int) -> tuple[np.ndarray, TokenRoutes]:
+    """Answers, and for each sample one record of all experts of each routed layer."""
+    features, routing = encode_batch(params, inputs, model=model)
+    answers = generate_tokens(params, features, None, model=model, max_new_tokens=max_new_tokens)
+    weights = np.asarray(routing, np.float32)  # [B, L, E]
+    experts = np.argsort(-weights, axis=-1, kind="stable")
+    ordered = np.take_along_axis(weights, experts, axis=-1).astype(np.float16)
+    once = np.full((len(weights), 1), -1)
+    kinds = np.full_like(once, TOKEN_KINDS.index("sample"))
+    return np.asarray(answers), TokenRoutes(*map(jnp.asarray, (once, kinds, experts[:, None], ordered[:, None])), None)
+
+
+def _selected(sample: Sample, source: str, text: str, routes: TokenRoutes, tokens: str) -> SampleRoutes:
+    """The selected tokens of one sample's routes, without padding."""
+    valid = np.flatnonzero(np.asarray(routes.kinds) >= 0)
+    kinds = np.asarray(TOKEN_KINDS)[np.asarray(routes.kinds)[valid]]
+    chosen = np.isin(kinds, {"answer": ["answer", "sample"]}.get(tokens, ["text", "image", "sample"]))
+    if tokens == "all":
+        chosen = np.ones(len(kinds), bool)
+    positions = np.flatnonzero(chosen)
+    positions = positions[-1:] if tokens == "last" else positions
+    rows = valid[positions]
+
+    def chosen_rows(leaf: Any) -> np.ndarray:
+        return np.asarray(leaf)[rows]
+
+    return SampleRoutes(
+        sample.id, source, sample.category, text,
+        tokens=chosen_rows(routes.tokens), positions=positions, kinds=kinds[positions].tolist(),
+        experts=chosen_rows(routes.experts), weights=chosen_rows(routes.weights),
+        logits=None if routes.logits is None else chosen_rows(routes.logits),
+    )  # fmt: skip
+
+
+def _facts(run: Run, port: Port, tokens: str, logits: bool) -> RecordingFacts:
+    """The facts of a recording; they depend on the saved rows only."""
+    kinds, samples, top_k = Counter[str](), 0, 0
+    for _, table in run.tables():
+        samples += len(table)
+        top_k = table["experts"].type.value_type.value_type.list_size
+        kinds.update(table["kinds"].combine_chunks().flatten().to_pylist())
+    model = port.model
+    layers = model.gated_layers if isinstance(model, RecordingModel) else model.spec.layer_names
+    return RecordingFacts(
+        FORMAT, layers, model.spec.experts, top_k, tokens, True, logits, samples,
+        {kind: kinds[kind] for kind in TOKEN_KINDS if kinds[kind]},
+    )  # fmt: skip

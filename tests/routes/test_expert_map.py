@@ -1,0 +1,101 @@
+"""Expert maps: numbers worked out by hand, differences that exist, and none where labels mean nothing."""
+
+import csv
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from r2t2_jax.errors import R2T2Error
+from r2t2_jax.routes.expert_map import map_experts, permutation_test
+from r2t2_jax.routes.recording import FORMAT, RecordingFacts, SampleRoutes
+from r2t2_jax.routes.show import map_lines, write_map
+
+FACTS = RecordingFacts(FORMAT, ("layer 0",), ("a", "b", "c", "d"), 2, "all", True, False, 2, {})
+
+
+def sample(name, category, ids, kinds=None, weights=(0.75, 0.25)):
+    ids = np.asarray(ids, np.int16)[:, None]  # [T, 1, 2]
+    kinds = kinds or ["text"] * len(ids)
+    spread = np.broadcast_to(np.asarray(weights, np.float16), ids.shape)
+    places = np.arange(len(ids))
+    return SampleRoutes(name, "set", category, "", places, places, kinds, ids, spread)
+
+
+def entry(factor_map, group, expert):
+    (row,) = (row for row in factor_map.entries if (row["group"], row["expert"]) == (group, expert))
+    return row
+
+
+def test_usage_weight_and_pairs_are_those_worked_out_by_hand():
+    samples = [
+        sample("1", "color", [(0, 1), (0, 2), (-1, -1)]),  # the last token has no route
+        sample("2", "shape", [(1, 0), (3, 0), (3, 0), (3, 0)]),
+    ]
+    (by_category,) = map_experts(samples, FACTS, ("category",), permutations=50)
+    color, shape = (entry(by_category, group, "a") for group in ("color", "shape"))
+    assert (color["usage"], color["weight"], color["units"], color["tokens"]) == (1, 0.75, 1, 2)
+    assert (shape["usage"], shape["weight"], shape["tokens"]) == (1, 0.25, 4)
+    assert color["usage_difference"] == 0 and color["usage_q"] == 1  # serves both groups alike: no difference
+    assert color["weight_difference"] == 0.25 and shape["weight_difference"] == -0.25
+    assert entry(by_category, "shape", "d")["usage"] == 0.75
+    assert by_category.tested == {"usage": 2 * 3, "weight": 2 * 4}
+    pair = by_category.pairs[-2:]
+    assert [(row["expert"], row["other"], row["share"]) for row in pair] == [("a", "d", 0.75), ("a", "b", 0.25)]
+    assert pair[0]["lift"] == 1  # expert a serves every token
+
+
+def test_the_smallest_p_value_is_that_of_all_orders():
+    values, labels = np.array([[0.0], [0.0], [1.0], [1.0]]), np.array([0, 0, 1, 1])
+    difference, p = permutation_test(values, labels, None, 3000, np.random.default_rng(0))
+    np.testing.assert_allclose(difference, [[-0.5], [0.5]])
+    np.testing.assert_allclose(p, 2 / 6, atol=0.03)  # two of six orders are as extreme
+
+
+def test_modalities_are_compared_within_samples():
+    labels, strata = np.tile([0, 1], 8), np.repeat(np.arange(8), 2)
+    values = 10.0 * strata[:, None] + labels[:, None]  # samples differ much, modalities by one in each
+    difference, p = permutation_test(values, labels, strata, 2000, np.random.default_rng(0))
+    np.testing.assert_allclose(difference, [[-0.5], [0.5]])
+    np.testing.assert_allclose(p, 2 / 2**8, atol=0.006)
+    _, pooled = permutation_test(values, labels, None, 500, np.random.default_rng(0))
+    assert (pooled > 0.5).all()
+
+
+def drawn(rng, effect):
+    samples = []
+    for i in range(40):
+        category = "xy"[i % 2]
+        chances = np.array([0.4, 0.2, 0.2, 0.2]) + (effect if category == "x" else -effect) * np.array([0, 1, -1, 0])
+        samples.append(sample(str(i), category, [rng.choice(4, 2, replace=False, p=chances) for _ in range(12)]))
+    return samples
+
+
+def test_a_specialist_is_reported_and_labels_without_meaning_are_not():
+    rng = np.random.default_rng(1)
+    (effect,) = map_experts(drawn(rng, 0.15), FACTS, ("category",), permutations=400)
+    significant = {(row["group"], row["expert"]) for row in effect.entries if row["usage_q"] <= 0.05}
+    assert significant == {("x", "b"), ("x", "c"), ("y", "b"), ("y", "c")}
+    assert entry(effect, "x", "b")["usage_difference"] > 0 > entry(effect, "x", "c")["usage_difference"]
+    (line, *details) = map_lines(effect, 400, 0.05)
+    assert line.startswith("category, usage: 4 of 8 differences have q <= 0.05")
+    assert any("layer 0, b: usage" in detail for detail in details)
+    false = [map_experts(drawn(rng, 0.0), FACTS, ("category",), permutations=100)[0].significant for _ in range(20)]
+    assert sum(each["usage"] > 0 for each in false) <= 4
+
+
+def test_factors_with_one_group_are_left_out_or_refused(tmp_path):
+    samples = [sample(str(i), "xy"[i % 2], [(0, 1), (2, 3)], ["text", "answer"]) for i in range(6)]
+    maps = map_experts(samples, FACTS, (), permutations=20)
+    assert [each.factor for each in maps] == ["category", "modality"]
+    with pytest.raises(R2T2Error, match="--by source: all recorded tokens have the source 'set'; a map compares"):
+        map_experts(samples, FACTS, ("source",))
+    write_map(tmp_path / "map", maps)
+    table = pq.read_table(tmp_path / "map" / "experts.parquet")
+    assert len(table) == 2 * 4 + 2 * 4
+    with (tmp_path / "map" / "experts.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["expert"] for row in rows] == table["expert"].to_pylist()
+    (tmp_path / "map" / "notes.txt").write_text("mine")
+    with pytest.raises(R2T2Error, match=r"holds 'notes.txt', which is not part of an expert map"):
+        write_map(tmp_path / "map", maps)
