@@ -12,6 +12,7 @@ import numpy as np
 
 from ports.common.checkpoint.convert import Converter
 from ports.common.checkpoint.mapping import Leaf, layer_names, linear_leaves, norm_leaves
+from ports.common.configs import read_json
 from ports.common.layers.hybrid_decoder import HybridDecoderConfig
 from ports.common.moe_lm.chat import CHAT_FILES
 from ports.common.moe_lm.params import expert_leaves, from_fp8
@@ -20,6 +21,7 @@ from ports.common.qwen_vl.model import abstract
 from ports.common.qwen_vl.params import SIDE_FILES, adapted, model_fields, read_config
 from ports.common.qwen_vl.vision import vision_leaves
 from ports.qwen3_5_moe.config import Qwen35MoEConfig, text_config, text_fields
+from r2t2_jax.errors import R2T2Error
 
 FIELDS = model_fields(
     "qwen3_5_moe", text_fields("config.json"), {"deepstack_visual_indexes": []}, ("language_model_only",)
@@ -86,6 +88,11 @@ def config_from(folder: Path) -> QwenVLConfig:
     Raises:
         R2T2Error: a field is missing, or has a value that is not implemented.
     """
+    file = folder / "config.json"
+    described = read_json(file)
+    for name, implemented in (("model_type", "qwen3_5_moe"), ("language_model_only", False)):
+        if described.get(name, implemented) != implemented:  # a decoder alone has its fields in other places
+            raise R2T2Error(f"{file}: {name} = {described[name]!r}, only {implemented!r} is implemented")
     return read_config(folder, FIELDS, text_config, Qwen35MoEConfig)
 
 
