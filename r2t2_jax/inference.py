@@ -171,8 +171,8 @@ def _method(
 
 def _warn_of_unknown_words(port: Port, questions: Sequence[str]) -> None:
     """Warn of words that the model's processor does not know, if it can tell (`unknown_words`)."""
-    unknown_words = getattr(port.processor, "unknown_words", lambda question: [])
-    words = dict.fromkeys(word for question in questions for word in unknown_words(question))
+    unknown: Callable[[str], Sequence[str]] = getattr(port.processor, "unknown_words", lambda question: ())
+    words = dict.fromkeys(word for question in questions for word in unknown(question))
     if words:
         listed = ", ".join(map(repr, words))
         message = f"{port.name} does not know {listed}: it reads an unknown word there, and may answer anything"

@@ -139,7 +139,9 @@ def read_sparse(folder: Path = WEIGHTS) -> SparseWeights:
 def write_sparse(folder: Path, config: QwenVLConfig, params: Any, **facts: Any) -> None:
     """Write the weights in bfloat16 and `model.json`; `facts` are additional fields of `model.json`."""
     leaves = jax.tree_util.tree_leaves_with_path(params)
-    rounded = {path_name(path): np.asarray(jnp.asarray(leaf, jnp.bfloat16)).view(np.uint16) for path, leaf in leaves}
+    rounded: dict[str, Any] = {
+        path_name(path): np.asarray(jnp.asarray(leaf, jnp.bfloat16)).view(np.uint16) for path, leaf in leaves
+    }
     packed = io.BytesIO()
     np.savez(packed, **rounded)
     folder.mkdir(parents=True, exist_ok=True)

@@ -322,7 +322,7 @@ def _with_config(command: type[Command]) -> type[Command]:
         if metavar := _metavar(field.name, kinds[field.name]):
             settings["metavar"] = metavar
         if settings:
-            kind = Annotated[kinds[field.name], tyro.conf.arg(**settings)]
+            kind: Any = Annotated[kinds[field.name], tyro.conf.arg(**settings)]
             added.append((field.name, kind, dataclasses.field(default=field.default)))
     name, about = command.__name__, {"__doc__": inspect.getdoc(command)}
     return dataclasses.make_dataclass(name, added, bases=(command,), namespace=about, frozen=True)
@@ -333,7 +333,8 @@ def _metavar(name: str, kind: Any) -> str:
     annotated = hasattr(kind, "__metadata__")
     if annotated and any(getattr(mark, "metavar", None) for mark in kind.__metadata__):
         return ""
-    positional = annotated and tyro.conf.Positional[int].__metadata__[0] in kind.__metadata__
+    example: Any = tyro.conf.Positional[int]
+    positional = annotated and example.__metadata__[0] in kind.__metadata__
     plain = kind.__origin__ if annotated else kind
     members = {member for member in (plain, *get_args(plain)) if member is not type(None)}
     own = METAVARS.get(name, name.upper())

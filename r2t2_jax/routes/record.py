@@ -133,7 +133,8 @@ def _record_whole(params: Params, inputs: Inputs, *, model: Any, max_new_tokens:
     ordered = np.take_along_axis(weights, experts, axis=-1).astype(np.float16)
     once = np.full((len(weights), 1), -1)
     kinds = np.full_like(once, TOKEN_KINDS.index("sample"))
-    return np.asarray(answers), TokenRoutes(*map(jnp.asarray, (once, kinds, experts[:, None], ordered[:, None])), None)
+    arrays = map(jnp.asarray, (once, kinds, experts[:, None], ordered[:, None]))
+    return np.asarray(answers), TokenRoutes(*arrays, logits=None)
 
 
 def _selected(sample: Sample, source: str, text: str, routes: TokenRoutes, tokens: str) -> SampleRoutes:

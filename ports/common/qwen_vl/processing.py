@@ -13,7 +13,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,7 @@ from jaxtyping import Float, Int, UInt8
 from PIL import Image
 
 from ports.common.configs import read_json
-from ports.common.moe_lm.chat import ChatTokenizer, check_length, format_question, pad_answers, pad_left
+from ports.common.moe_lm.chat import check_length, format_question, pad_answers, pad_left
 from ports.common.moe_lm.model import LMAnswer, Prompt
 from ports.common.qwen_vl.config import QwenVLConfig
 from ports.common.qwen_vl.geometry import Grid, PatchPlaces, mrope_positions, patch_places, tokens_of
@@ -122,13 +122,29 @@ def to_patches(
     return np.repeat(cut, frames, axis=2).reshape(rows * columns, -1), (1, rows, columns)
 
 
+class ConversationTokenizer(Protocol):
+    """What the processor calls of a tokenizer; `ports.common.moe_lm.chat.ChatTokenizer` is that of checkpoints."""
+
+    def render(self, messages: Sequence[Mapping[str, Any]], **settings: Any) -> str:
+        """A conversation as text, up to where the answer begins."""
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text."""
+
+    def answer(self, text: str) -> list[int]:
+        """Token ids of an answer, with the one that ends the turn."""
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """The answer in generated tokens."""
+
+
 @dataclass(frozen=True)
 class QwenVLProcessor:
     """Samples to inputs, answers to tokens, and tokens to answers.
 
     Args:
         config: of the model.
-        tokenizer: with the checkpoint's chat template.
+        tokenizer: for checkpoints, with their chat template.
         limits: of images.
         prompt_bucket, answer_bucket: prompts and answers are padded to multiples of these numbers of tokens.
         needs_image: refuse samples without an image.
@@ -137,7 +153,7 @@ class QwenVLProcessor:
     """
 
     config: QwenVLConfig
-    tokenizer: ChatTokenizer
+    tokenizer: ConversationTokenizer
     limits: ImageLimits
     prompt_bucket: int = 64
     answer_bucket: int = 4

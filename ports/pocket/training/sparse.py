@@ -109,7 +109,8 @@ def train_tower(recipe: SparseRecipe, net: QwenVL, checkpoint: Path) -> Any:
     """Train the tower and linear heads on crowded scenes; returns the parameters of both."""
     scenes = crowded_scenes(recipe.seed, recipe.tower_scenes)
     rows = (images_of(scenes), {name: jnp.asarray(label) for name, label in attribute_labels(scenes).items()})
-    graph, tower, rest = nnx.split(net, nnx.PathContains("visual"), ...)
+    graph, tower, *others = nnx.split(net, nnx.PathContains("visual"), ...)
+    (rest,) = others
 
     def loss(params: Any, data: Any, key: Array, progress: Array) -> Array:
         (images, labels), rest = data
