@@ -129,12 +129,12 @@ def _record_whole(params: Params, inputs: Inputs, *, model: Any, max_new_tokens:
     features, routing = encode_batch(params, inputs, model=model)
     answers = generate_tokens(params, features, None, model=model, max_new_tokens=max_new_tokens)
     weights = np.asarray(routing, np.float32)  # [B, L, E]
-    experts = np.argsort(-weights, axis=-1, kind="stable")
-    ordered = np.take_along_axis(weights, experts, axis=-1).astype(np.float16)
-    once = np.full((len(weights), 1), -1)
-    kinds = np.full_like(once, TOKEN_KINDS.index("sample"))
-    arrays = map(jnp.asarray, (once, kinds, experts[:, None], ordered[:, None]))
-    return np.asarray(answers), TokenRoutes(*arrays, logits=None)
+    order = np.argsort(-weights, axis=-1, kind="stable")
+    ordered = np.take_along_axis(weights, order, axis=-1).astype(np.float16)
+    tokens = jnp.full((len(weights), 1), -1)
+    kinds = jnp.full_like(tokens, TOKEN_KINDS.index("sample"))
+    experts = jnp.asarray(order[:, None])
+    return np.asarray(answers), TokenRoutes(tokens, kinds, experts, jnp.asarray(ordered[:, None]), logits=None)
 
 
 def _selected(sample: Sample, source: str, text: str, routes: TokenRoutes, tokens: str) -> SampleRoutes:
