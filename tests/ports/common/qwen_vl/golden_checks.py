@@ -151,11 +151,13 @@ def check_generation(path, tolerances):
         def sample(inputs):
             features = model.encode(params, inputs)
             _, cache = model._prefill(model.decoder(params), features, None)
-            return model.greedy(params, features, None, count), cache
+            return model.greedy(params, features, None, count), cache, model.record_routes(params, inputs, count)
 
         return jax.vmap(sample)(inputs)
 
-    (tokens, logits), cache = run(golden.params, inputs)
+    (tokens, logits), cache, (again, routes) = run(golden.params, inputs)
+    np.testing.assert_array_equal(again, tokens)
+    _check_prompt_routes(golden, sets, routes, max(lengths), tolerances)
     at = 0
     for name in sets:
         stop = at + len(arrays[f"{name}/generate/tokens"])
@@ -170,6 +172,21 @@ def check_generation(path, tolerances):
                     expected = expected[:, 1:] if part == "conv" else expected  # a step reads the last three of four
                     close(actual, expected, tolerances.hidden, f"{name} layer {layer} {part}")
         at = stop
+
+
+def _check_prompt_routes(golden, sets, routes, length, tolerances):
+    """Routes that were recorded while answering are those of the recorded forward pass."""
+    samples = [(name, number, *each) for name in sets for number, each in enumerate(prompts(golden, name))]
+    for i, (name, number, row, tokens, kinds, *_) in enumerate(samples):
+        place, real = slice(row.start, row.start + len(tokens)), slice(length - len(tokens), length)
+        np.testing.assert_array_equal(routes.tokens[i, real], tokens)
+        np.testing.assert_array_equal(routes.kinds[i, real], kinds > 0)  # text, or image and video
+        for layer in range(golden.config.decoder.layers):
+            router = f"{name}/base/router/layer{layer}"
+            ids = golden.arrays[f"{router}/topk_indices"][number, place]
+            weights = golden.arrays[f"{router}/topk_weights"][number, place]
+            np.testing.assert_array_equal(routes.experts[i, real, layer], ids)
+            close(routes.weights[i, real, layer], weights, tolerances.weights + 5e-4, router)  # rounded to float16
 
 
 def _kept(config, cache, row, layer, n):
