@@ -18,7 +18,7 @@ class RoutesRecord:
     After an interruption the same command resumes the work. Answers are those of r2t2 eval --strategy base. A model
     that routes whole samples gives one record per sample. docs/routes.md describes the files.
 
-    Example: r2t2 routes record --model pocket:narrow --data pocket --limit 100 --out out/routes
+    Example: r2t2 routes record --model pocket:sparse --data pocket --limit 100 --out out/routes
     """
 
     model: str

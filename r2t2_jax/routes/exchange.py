@@ -13,6 +13,7 @@ import binascii
 import hashlib
 import io
 import json
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -200,7 +201,7 @@ def _npy(source: Json, value: Any) -> np.ndarray:
     try:
         if isinstance(value, list):
             return np.asarray(value)
-        return np.load(io.BytesIO(_base64(source, value)), allow_pickle=False)
+        return np.lib.format.read_array(io.BytesIO(_base64(source, value)), allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
         if isinstance(error, R2T2Error):
             raise
@@ -221,7 +222,7 @@ def _base85(source: Json, value: Any) -> np.ndarray:
     except ValueError as error:
         raise source.error(f"'routed_experts.data' is no base85: {error}") from error
     size = np.dtype(dtype).itemsize
-    if len(content) != int(np.prod([size, *shape])):
+    if len(content) != math.prod([size, *shape]):
         raise source.error(f"'routed_experts.data' has {len(content)} bytes, its shape {shape} needs another number")
     return np.frombuffer(content, np.dtype(dtype).newbyteorder("<")).reshape(shape)
 
