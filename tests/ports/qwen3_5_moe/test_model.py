@@ -48,7 +48,7 @@ def test_the_cached_loss_and_gradient_are_those_of_the_whole_forward_pass(scope,
     prompt, answer = sample()
     shape, draw = routed.spec.shape, np.random.default_rng(1)
     ids = np.stack([draw.permutation(CONFIG.experts)[: CONFIG.top_k] for _ in range(shape[0])])
-    values = jnp.asarray(ids if mode == "select" else draw.normal(size=shape).astype(np.float32))
+    values = jnp.asarray(ids if mode == "select" else 2 * draw.normal(size=shape).astype(np.float32))
 
     def losses(values, params):
         kept = routed.condition(params, routed.encode(params, prompt), answer)
