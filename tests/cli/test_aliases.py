@@ -32,9 +32,13 @@ NEEDED = {  # besides the option under test
     "demo": ["--out", "x"],
     "diagnose": ["--model", "m", "--data", "a"],
     "eval": ["--model", "m", "--data", "a", "--out", "x"],
+    "experts map": ["recording", "--out", "x"],
     "fit": ["--model", "m", "--memory", "1GB"],
     "report": ["run"],
     "reproduce": ["table6", "--model", "m", "--out", "x"],
+    "routes export": ["recording", "--format", "vllm", "--out", "x"],
+    "routes import": ["file", "--format", "vllm", "--out", "x"],
+    "routes record": ["--model", "m", "--data", "a", "--out", "x"],
     "score": ["run", "--metric", "vqa"],
     "tune": ["--model", "m", "--data", "a", "--out", "x"],
 }

@@ -238,6 +238,7 @@ VALUES = st.one_of(
 )
 
 
+@pytest.mark.filterwarnings("ignore:.*not read:r2t2_jax.errors.R2T2Warning")
 @pytest.mark.parametrize("name", READERS)
 @given(data=st.data())
 def test_any_change_is_read_or_refused(name: str, folders: dict[str, tuple[Path, Any]], data: st.DataObject) -> None:
