@@ -38,7 +38,7 @@ def own_references(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]
 
     monkeypatch.setattr("r2t2_jax.evaluation.setup.load_dataset", load_dataset)
     monkeypatch.setattr("r2t2_jax.evaluation.setup.registered", lambda group: ["toy"])
-    monkeypatch.setattr("r2t2_jax.evaluation.reference_cache.find", lambda group, name, kind: make_samples)
+    monkeypatch.setattr("r2t2_jax.inference.reference_cache.find", lambda group, name, kind: make_samples)
     monkeypatch.setattr(inference, "_BANKS", {})
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return loaded

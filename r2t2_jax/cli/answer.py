@@ -44,11 +44,11 @@ class Answer:
         from r2t2_jax.cli.parsing import check_writable
         from r2t2_jax.datasets.images import encoded_image
         from r2t2_jax.errors import R2T2Error
-        from r2t2_jax.evaluation.check_strategies import check_strategies
         from r2t2_jax.evaluation.setup import open_port, with_decoding
         from r2t2_jax.inference import Prediction, answer
         from r2t2_jax.methods import method_of
         from r2t2_jax.reporting.answer_report import as_page, as_text
+        from r2t2_jax.validation.strategies import check_strategies
 
         if self.html:
             check_writable(self.html)

@@ -124,9 +124,9 @@ class CheckPort:
 
     def run(self) -> int:
         """Check, and print a line for each check."""
-        from r2t2_jax.evaluation.check_port import built_in_samples, run_checks
         from r2t2_jax.evaluation.setup import open_questions
         from r2t2_jax.plugins import load
+        from r2t2_jax.validation.port import built_in_samples, run_checks
 
         port = load(self.model)
         if self.data:

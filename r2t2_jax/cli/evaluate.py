@@ -125,13 +125,13 @@ class Eval:
 
     def _job(self, model: str, workers: Workers | None) -> Job:
         from r2t2_jax.bank import ReferenceBank
-        from r2t2_jax.evaluation.check_strategies import check_strategies
         from r2t2_jax.evaluation.devices import device_groups, load_on
         from r2t2_jax.evaluation.job import open_job
         from r2t2_jax.evaluation.question_sets import read_benchmarks
         from r2t2_jax.evaluation.setup import with_decoding, with_embedder
         from r2t2_jax.methods import method_of
         from r2t2_jax.runtime.progress import phase
+        from r2t2_jax.validation.strategies import check_strategies
 
         with phase("read the questions"):
             benchmarks = read_benchmarks(

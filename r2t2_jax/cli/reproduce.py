@@ -86,7 +86,6 @@ class Reproduce:
         enable_compilation_cache()
         from rich.markdown import Markdown
 
-        from r2t2_jax.evaluation.check_strategies import check_strategies
         from r2t2_jax.evaluation.devices import local_model
         from r2t2_jax.evaluation.setup import ModelSource
         from r2t2_jax.reporting.report import REPORT, write_report
@@ -95,6 +94,7 @@ class Reproduce:
         from r2t2_jax.reproduction.plan import open_targets, plan_target
         from r2t2_jax.reproduction.spec import choose_tables
         from r2t2_jax.runs.cluster import connect
+        from r2t2_jax.validation.strategies import check_strategies
 
         tables = choose_tables(self.table)
         samples = self.limit or max(table.samples for table in tables)

@@ -105,7 +105,6 @@ class Tune:
     def run(self) -> None:
         """Run the search, print the best settings and write the preset."""
         from r2t2_jax.bank import ReferenceBank
-        from r2t2_jax.evaluation.check_strategies import check_strategies
         from r2t2_jax.evaluation.devices import local_model
         from r2t2_jax.evaluation.question_sets import with_longest_answer
         from r2t2_jax.evaluation.setup import open_port, open_question_sets, with_decoding
@@ -122,6 +121,7 @@ class Tune:
         from r2t2_jax.reporting.tables import preset_lines, settings_table
         from r2t2_jax.runs.cluster import connect
         from r2t2_jax.runs.folder import check_folder, read_json
+        from r2t2_jax.validation.strategies import check_strategies
 
         check_folder(self.out)
         self._check_used(VARIED[self.strategy])

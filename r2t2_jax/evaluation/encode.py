@@ -18,11 +18,11 @@ from tqdm import tqdm
 from r2t2_jax.contract import Answer, Features, Inputs, Port, Query, Sample, support_of
 from r2t2_jax.costs.jaxpr import count_flops
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.evaluation.check_port import check_foreign
 from r2t2_jax.method.forward import encode_batch
 from r2t2_jax.runtime.batching import Rows, map_batches, take, threads_at_a_time
 from r2t2_jax.runtime.checks import check_finite
 from r2t2_jax.runtime.progress import progress_bar
+from r2t2_jax.validation.port import check_foreign
 
 BATCH = 50
 
@@ -63,7 +63,7 @@ def prepare_questions(port: Port, samples: Sequence[Sample], texts: Sequence[str
 
     Raises:
         R2T2Error: there is no sample, the port cannot prepare one, or a port that is not of this package does not keep
-            the contract (`check_port.check_foreign`).
+            the contract (`validation.port.check_foreign`).
     """
     if not samples:
         raise R2T2Error("there is no sample to encode")

@@ -24,7 +24,6 @@ from r2t2_jax.evaluation.benchmark import (
     run_on_workers,
     title_of,
 )
-from r2t2_jax.evaluation.check_strategies import check_neighbors, check_strategies
 from r2t2_jax.evaluation.devices import ReplicaGroup
 from r2t2_jax.evaluation.dry_run import DryRun, device_memory, predict_evaluation
 from r2t2_jax.evaluation.evaluator import Evaluator
@@ -41,6 +40,7 @@ from r2t2_jax.runs.plan import Plan
 from r2t2_jax.runs.run import Run
 from r2t2_jax.runs.workers import WorkerProgram, open_pool
 from r2t2_jax.runtime.batching import AdaptiveBatchSize, threads_at_a_time
+from r2t2_jax.validation.strategies import check_neighbors, check_strategies
 
 BASE = "base"
 Log = Callable[[str], None]

@@ -29,11 +29,11 @@ from r2t2_jax.datasets.images import decode_image, encoded_image, rgb_pixels
 from r2t2_jax.datasets.prompts import question_of_document
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.evaluation.batch import evaluate_batch
-from r2t2_jax.evaluation.check_strategies import check_strategies
 from r2t2_jax.evaluation.encode import EncodedQuestions, encode_questions
 from r2t2_jax.evaluation.evaluator import Evaluator
 from r2t2_jax.evaluation.setup import check_no_overlap, open_bank, open_port, with_decoding
 from r2t2_jax.methods import find_preset, method_of, own_preset
+from r2t2_jax.validation.strategies import check_strategies
 
 BATCH = 16  # questions at a time
 

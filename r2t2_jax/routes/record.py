@@ -20,7 +20,6 @@ import numpy as np
 
 from r2t2_jax.contract import TOKEN_KINDS, Inputs, Params, Port, RecordingModel, Sample, TokenRoutes
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.evaluation.check_port import check_foreign
 from r2t2_jax.evaluation.question_sets import QuestionSet, sample_names
 from r2t2_jax.method.forward import encode_batch, generate_tokens
 from r2t2_jax.routes.recording import FORMAT, RecordingFacts, SampleRoutes, routes_table
@@ -29,6 +28,7 @@ from r2t2_jax.runs.plan import Part, Plan
 from r2t2_jax.runs.run import Run
 from r2t2_jax.runtime.batching import Rows, run_batch, take
 from r2t2_jax.runtime.checks import check_finite
+from r2t2_jax.validation.port import check_foreign
 
 COMMAND = "routes record"
 SELECTIONS = ("last", "prompt", "answer", "all")

@@ -25,12 +25,11 @@ from r2t2_jax.contract import Port, Sample
 from r2t2_jax.datasets.images import decode_image, encoded_image, rgb_pixels
 from r2t2_jax.errors import R2T2Error, R2T2Warning
 from r2t2_jax.evaluation.batch import evaluate_batch
-from r2t2_jax.evaluation.check_strategies import check_strategies
 from r2t2_jax.evaluation.encode import EncodedQuestions, encode_questions
 from r2t2_jax.evaluation.evaluator import Evaluator
 from r2t2_jax.evaluation.records import Neighbor, neighbors_of
-from r2t2_jax.evaluation.reference_cache import own_references
 from r2t2_jax.evaluation.setup import open_bank, with_decoding
+from r2t2_jax.inference.reference_cache import own_references
 from r2t2_jax.method.needs import REFERENCE_NEEDS
 from r2t2_jax.method.presets import Preset
 from r2t2_jax.method.search.kernel_regression import FixedRouting
@@ -38,6 +37,7 @@ from r2t2_jax.method.strategies import Strategy
 from r2t2_jax.methods import find_preset, own_preset, preset_name
 from r2t2_jax.methods import strategy as named_strategy
 from r2t2_jax.runtime.checks import check_routing
+from r2t2_jax.validation.strategies import check_strategies
 
 BASE = "base"
 BY_HAND = "by hand"

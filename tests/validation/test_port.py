@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import r2t2_jax.validation.port as port_checks
 from r2t2_jax.cli.main import main
 from r2t2_jax.contract import Port
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.evaluation import check_port
-from r2t2_jax.evaluation.check_port import check_shapes, depends_on_first_input, run_checks
 from r2t2_jax.evaluation.encode import prepare_questions
+from r2t2_jax.validation.port import check_shapes, depends_on_first_input, run_checks
 from tests.toy_port import SPEC, WORDS, ToyEmbedder, ToyModel, ToyProcessor, make_samples, toy
 
 SAMPLES = make_samples(3, seed=5, hinted=0.5)
@@ -142,10 +142,10 @@ def test_a_slip_in_numbers_is_named(slip: str, cause: str) -> None:
 
 
 def test_a_port_is_checked_once_at_its_first_questions(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(check_port, "_TRACED", set())
+    monkeypatch.setattr(port_checks, "_TRACED", set())
     with pytest.raises(R2T2Error, match=r"toy: route returns per-token gates .*\(r2t2 check tests a port\)"):
         prepare_questions(port_with("per token"), SAMPLES)
-    monkeypatch.setattr(check_port, "check_shapes", lambda port, samples: calls.append(port) or [])
+    monkeypatch.setattr(port_checks, "check_shapes", lambda port, samples: calls.append(port) or [])
     calls: list[Port] = []
     for _ in range(2):
         prepare_questions(port_with(""), SAMPLES)

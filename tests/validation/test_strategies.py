@@ -9,11 +9,11 @@ from r2t2_jax import plugins
 from r2t2_jax.cli.main import main
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.evaluation import setup
-from r2t2_jax.evaluation.check_strategies import check_neighbors, check_strategies
 from r2t2_jax.evaluation.collect_bank import collect_bank
 from r2t2_jax.method.presets import Preset
 from r2t2_jax.methods import METHODS, method_of
 from r2t2_jax.metrics import get_metric
+from r2t2_jax.validation.strategies import check_neighbors, check_strategies
 from tests.evaluation.toy_files import MODEL, write_questions
 from tests.toy_port import ToyModel, make_samples, toy
 

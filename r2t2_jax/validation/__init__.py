@@ -1,0 +1,1 @@
+"""Checks of ports and strategies before anything is computed."""
