@@ -116,7 +116,7 @@ def test_text_and_page_have_the_same_contents_and_escape_names():
     assert "toy<1>" in text and "toy&lt;1&gt;" in page and "toy<1>" not in page
     assert "independent draws" in " ".join(text.split())
     for name in ("x", "y", "z"):
-        assert f"<td>{name}</td>" in page
+        assert f'<th scope="row">{name}</th>' in page
 
 
 def leaky(samples, **changes):
