@@ -203,6 +203,23 @@ def numpy_loss(params, features, weights, answer):
     return np.square(np.asarray(weights)[0] @ (params @ features) - answer)
 
 
+@dataclasses.dataclass
+class UnhashableLoss:
+    """Compared by value, hence without a hash."""
+
+    def __call__(self, *arguments):
+        return answer_loss(*arguments)
+
+
+def test_a_support_of_zeros_and_ones_is_one_of_booleans():
+    mask = np.broadcast_to(np.array([1, 1, 1]), ROUTING.shape)
+    number, boolean = (
+        r2t2_jax.reroute(answer_loss, PARAMS, BANK, FEATURES, ROUTING, EMBEDDINGS, support=support, preset="simplex")
+        for support in (mask, mask.astype(bool))
+    )
+    np.testing.assert_array_equal(number.weights, boolean.weights)
+
+
 @pytest.mark.parametrize(
     ("changes", "cause"),
     [
@@ -226,6 +243,7 @@ def numpy_loss(params, features, weights, answer):
         ({"model": jax.vmap(answer_loss, in_axes=(None, 0, 0, 0))}, "fails for one sample, with features float32"),
         ({"model": numpy_loss}, r"TracerArrayConversionError.*must use jax.numpy"),
         ({"model": 3}, "the model is a int; give a function"),
+        ({"model": UnhashableLoss()}, "the model is not hashable .* give a function or a frozen dataclass"),
         ({"model": toy_port()}, r"toy is a port: give port.model and port.params, or call r2t2_jax.answer"),
         ({"strategy": FAST, "preset": "paper"}, "a Strategy has its settings"),
         ({"preset": "spicy"}, "unknown preset 'spicy'; choose one of paper, c3po, simplex, logit, or a file"),

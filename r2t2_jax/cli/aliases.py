@@ -81,7 +81,7 @@ def parser_words(name: str, command: type, words: Sequence[str]) -> list[str]:
     for option, values in elements.items():
         if not values:
             raise UsageError(f"{option} needs a value; r2t2 {name} --help lists the options")
-        result += [option, *([",".join(values)] if values and option in joined else values)]
+        result += [option, *([",".join(values)] if option in joined else values)]
     return result
 
 

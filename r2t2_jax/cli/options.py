@@ -69,7 +69,7 @@ RANGES: Mapping[str, Range] = {  # by the name of the option, in every command
     "seed": Range(0, 2**32 - 1),
     "max_hours": Range(0, 1e6, above=True),
     "min_recall": Range(0, 1),
-    "rate": Range(0, 1),
+    "rate": Range(0, 1, above=True),
     "worthwhile": Range(0, 1),
     "learning_rate": Range(0, 1e6),
     "atlas_temperature": Range(0, 1e6, above=True),

@@ -51,12 +51,19 @@ def as_model(model: RoutedLoss | Loss, bank: ReferenceBank, spec: RoutingSpec | 
     """The model itself, or a `LossModel` of a loss with `spec`; the default is one group of experts as in the bank.
 
     Raises:
-        R2T2Error: the model is a `Port`, or neither a model nor a function.
+        R2T2Error: the model is a `Port`, neither a model nor a function, or not hashable.
     """
     if isinstance(model, Port):
         raise R2T2Error(
             f"{model.name} is a port: give port.model and port.params, or call r2t2_jax.answer(port, image, question)"
         )
+    try:
+        hash(model)
+    except TypeError as error:
+        raise R2T2Error(
+            f"the model is not hashable ({error}), and compiled programs are kept by model: give a function or a "
+            "frozen dataclass, and pass arrays in params"
+        ) from error
     if hasattr(model, "answer_loss"):
         return cast(RoutedLoss, model)
     if not callable(model):
@@ -108,7 +115,7 @@ class ArraySamples:
         """
         model = as_model(model, bank, spec)
         check_routing("routing", model.spec, routing, support)
-        mask: Any = np.broadcast_to(True if support is None else support, np.shape(routing))
+        mask: Any = np.broadcast_to(True if support is None else np.asarray(support, bool), np.shape(routing))
         if support is None:
             mask = support_of(model, features, jnp.asarray(routing))
         queries = Query(*jax.tree.map(jnp.asarray, (features, routing, mask, answers)))

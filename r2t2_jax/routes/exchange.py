@@ -9,7 +9,6 @@ Axis letters: T tokens, N layers, k chosen experts, B sequences.
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import io
 import json
@@ -106,7 +105,7 @@ def export_routes(recording: Recording, kind: str, out: Path) -> int:
 
 def _responses(path: Path, kind: str, layers: int | None, top_k: int | None) -> Iterator[SampleRoutes]:
     """The sequences of a file with one response per line."""
-    for number, line in enumerate(read_text(path).splitlines(), start=1):
+    for number, line in enumerate(read_text(path).split("\n"), start=1):  # splitlines() would also cut at U+2028
         if not line.strip():
             continue
         source = parse_json(line, f"{path}:{number}", lines=False)
@@ -186,7 +185,7 @@ def _base64(source: Json, text: Any) -> bytes:
         raise source.error("'routed_experts' is missing, or no text in base64")
     try:
         return base64.b64decode(text, validate=True)
-    except binascii.Error as error:
+    except ValueError as error:  # also for letters beyond ASCII
         raise source.error(f"'routed_experts' is no base64: {error}") from error
 
 
@@ -202,7 +201,7 @@ def _npy(source: Json, value: Any) -> np.ndarray:
         if isinstance(value, list):
             return np.asarray(value)
         return np.lib.format.read_array(io.BytesIO(_base64(source, value)), allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
+    except (ValueError, EOFError, OSError, MemoryError) as error:
         if isinstance(error, R2T2Error):
             raise
         raise source.error(f"'routed_experts' is neither a .npy file nor a rectangular list: {error}") from error
@@ -277,6 +276,8 @@ def _maxtext(path: Path) -> Iterator[SampleRoutes]:
             raise where.error(f"sequence {i} has no token with a route")
         count = int(rows.sum())
         tokens = arrays["inputs"][i][rows] if "inputs" in arrays else np.full(count, -1)
+        if not (tokens.min() >= -1 and tokens.max() < 2**31):
+            raise where.error(f"'inputs' of sequence {i} has a token id beyond int32, or below -1")
         ids = _routes(where, routes[i][rows], count, unrouted=1)
         yield SampleRoutes(
             str(i), str(path), "", "", tokens.astype(np.int32), np.arange(count), [TOKEN_KINDS[0]] * count, ids

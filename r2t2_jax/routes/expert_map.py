@@ -88,7 +88,9 @@ def map_experts(
         _collect(number, sample, facts, units, pairs)
     groups = {factor: tuple(dict.fromkeys(sorted(each.groups))) for factor, each in units.items()}
     varying = [factor for factor in units if len(groups[factor]) > 1]
-    for factor in factors if factors else () if varying else units:
+    if not factors and not varying:
+        raise R2T2Error(f"all recorded tokens have one {', one '.join(FACTORS)}; a map compares at least two groups")
+    for factor in factors:
         if factor not in varying:
             name = groups[factor][0] if groups[factor] else ""
             raise R2T2Error(

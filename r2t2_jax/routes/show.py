@@ -54,7 +54,7 @@ def map_lines(factor_map: FactorMap, permutations: int, rate: float) -> Iterator
             f"q <= {rate:g} ({len(factor_map.groups)} groups, {permutations:,} permutations, Benjamini-Hochberg)"
         )
         if tested / (permutations + 1) > rate:
-            yield f"  a difference that is the only one needs --permutations {int(tested / rate):,} to reach this q"
+            yield f"  a difference that is the only one needs --permutations {tested / rate:,.0f} to reach this q"
         significant = [entry for entry in factor_map.entries if entry[f"{quantity}_q"] <= rate]
         significant.sort(key=lambda entry: -abs(entry[f"{quantity}_difference"]))
         for entry in significant[:SHOWN_ENTRIES]:

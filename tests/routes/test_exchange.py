@@ -67,6 +67,22 @@ def test_a_response_is_read_as_ids_and_written_again(tmp_path, capsys, kind, con
     assert json.loads(written.read_text()) == content
 
 
+def test_a_line_separator_in_a_text_ends_no_response(tmp_path):
+    content = vllm(IDS.tolist())
+    content["choices"][0]["text"] = "one\u2028two"
+    path = tmp_path / "responses.jsonl"
+    path.write_text(json.dumps(content, ensure_ascii=False) + "\r\n", encoding="utf-8")
+    assert main(["routes", "import", "--format", "vllm", str(path), "--out", str(tmp_path / "routes")]) == 0
+    assert Recording.open(tmp_path / "routes").sample("r1").prediction == "one\u2028two"
+
+
+def test_token_ids_of_an_archive_fit_int32(tmp_path, capsys):
+    path = tmp_path / "batch.npz"
+    np.savez(path, routed_experts=IDS[None], inputs=np.array([[1, 2, 3, 2**40]]))
+    assert main(["routes", "import", "--format", "maxtext", str(path), "--out", str(tmp_path / "routes")]) == 2
+    assert "'inputs' of sequence 0 has a token id beyond int32" in capsys.readouterr().err
+
+
 def test_formats_convert_into_each_other(tmp_path):
     _, folder = imported(tmp_path, "vllm", vllm(IDS.tolist()))
     for kind, content in (("sglang", sglang()), ("verifiers", verifiers())):
@@ -108,6 +124,7 @@ def test_arrays_of_maxtext_keep_their_padding(tmp_path):
         ("vllm", vllm(npy(IDS + 40_000)), (), "has an id beyond 0 to 32,767"),
         ("vllm", {"choices": []}, (), "'prompt_token_ids' is missing; record the token ids"),
         ("vllm", vllm(npy(IDS)), SIZES, "--format vllm states its sizes: leave out --layers and --top-k"),
+        ("sglang", sglang() | {"meta_info": {"routed_experts": "\u00e9" * 8}}, SIZES, "'routed_experts' is no base64"),
         ("sglang", sglang(), (), "--format sglang needs --layers and --top-k"),
         ("sglang", sglang(), ("--layers", "3", "--top-k", "2"), "has 16 ids, no multiple of 3 layers x 2 experts"),
         ("verifiers", verifiers((4, 2, 3)), (), "its shape [4, 2, 3] needs another number"),

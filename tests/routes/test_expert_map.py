@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from r2t2_jax.cli.main import main
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.routes.expert_map import map_experts, permutation_test
 from r2t2_jax.routes.recording import FORMAT, RecordingFacts, SampleRoutes
@@ -84,12 +85,19 @@ def test_a_specialist_is_reported_and_labels_without_meaning_are_not():
     assert sum(each["usage"] > 0 for each in false) <= 4
 
 
+def test_a_rate_of_zero_is_refused(tmp_path, capsys):
+    assert main(["experts", "map", str(tmp_path), "--rate", "0", "--out", str(tmp_path / "map")]) == 2
+    assert capsys.readouterr().err.strip() == "r2t2: --rate 0.0: it must be above 0, not 0.0"
+
+
 def test_factors_with_one_group_are_left_out_or_refused(tmp_path):
     samples = [sample(str(i), "xy"[i % 2], [(0, 1), (2, 3)], ["text", "answer"]) for i in range(6)]
     maps = map_experts(samples, FACTS, (), permutations=20)
     assert [each.factor for each in maps] == ["category", "modality"]
     with pytest.raises(R2T2Error, match="--by source: all recorded tokens have the source 'set'; a map compares"):
         map_experts(samples, FACTS, ("source",))
+    with pytest.raises(R2T2Error, match=r"all recorded tokens have one category, one .*; a map compares at least two"):
+        map_experts([sample("0", "x", [(0, 1), (2, 3)], ["text", "text"])], FACTS, ())
     write_map(tmp_path / "map", maps)
     table = pq.read_table(tmp_path / "map" / "experts.parquet")
     assert len(table) == 2 * 4 + 2 * 4
