@@ -90,10 +90,10 @@ def read_json(file: Path) -> dict[str, Any]:
         raise R2T2Error(f"{file} cannot be read ({error}); fetch the checkpoint again") from error
 
 
-def transformers_4(described: Mapping[str, Any], where: str, kept: Collection[str] = ()) -> dict[str, Any]:
+def transformers_4(described: Mapping[str, Any], where: str, unchanged: Collection[str] = ()) -> dict[str, Any]:
     """A config with the names of transformers 4: `rope_theta` for `rope_parameters`, `torch_dtype` for `dtype`.
 
-    `rope_parameters` and `layer_types` stay as they are if `kept` names them.
+    `rope_parameters` and `layer_types` stay as they are if `unchanged` names them.
 
     Raises:
         R2T2Error: it is no object, has other rotary embeddings or layer types, or states both names with two values.
@@ -101,7 +101,7 @@ def transformers_4(described: Mapping[str, Any], where: str, kept: Collection[st
     if not isinstance(described, Mapping):
         raise R2T2Error(f"{where} must be an object, not {described!r}")
     config = dict(described)
-    rotary = None if "rope_parameters" in kept else config.pop("rope_parameters", None)
+    rotary = None if "rope_parameters" in unchanged else config.pop("rope_parameters", None)
     if rotary is not None:
         others = set(rotary) - {"rope_theta", "rope_type"} if isinstance(rotary, Mapping) else {"rope_parameters"}
         if others or rotary.get("rope_type", "default") != "default":
@@ -110,7 +110,7 @@ def transformers_4(described: Mapping[str, Any], where: str, kept: Collection[st
             _rename(config, "rope_theta", rotary["rope_theta"], where)
     if config.get("dtype") is not None:
         _rename(config, "torch_dtype", config.pop("dtype"), where)
-    kinds = None if "layer_types" in kept else config.pop("layer_types", None)
+    kinds = None if "layer_types" in unchanged else config.pop("layer_types", None)
     if kinds is not None and (not isinstance(kinds, list) or any(kind != "full_attention" for kind in kinds)):
         raise R2T2Error(f"{where}: layer_types = {_short(kinds)}, only 'full_attention' is implemented")
     return config

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ports.common.configs import ConfigFields
+from ports.common.configs import ConfigFields, checked_value
 from ports.common.layers.hybrid_decoder import HybridDecoderConfig
 from ports.common.moe_lm.config import FIXED as TEXT_FIXED
 from ports.common.moe_lm.config import INERT, TAKEN
-from ports.common.qwen_vl.config import QwenVLConfig, VisionConfig
+from ports.common.qwen_vl.config import QwenVLConfig, VisionConfig, mrope_sections
 from r2t2_jax.errors import R2T2Error
 
 LINEAR, FULL = "linear_attention", "full_attention"
@@ -34,7 +34,7 @@ class Qwen35MoEConfig(QwenVLConfig):
 
 
 def text_fields(where: str) -> ConfigFields:
-    """What the port knows about the fields of `text_config`."""
+    """The port's knowledge of the fields of `text_config`."""
     return ConfigFields(
         where,
         taken={name: ours for name, ours in TAKEN.items() if ours != "normalize"} | HYBRID,
@@ -50,15 +50,16 @@ def text_config(described: Mapping[str, Any], where: str = "config.json") -> Hyb
         R2T2Error: a field is missing, or has a value that is not implemented.
     """
     fields = dict(described)
-    rope = fields.get("rope_parameters") or {}
+    rope = checked_value(where, "rope_parameters", fields.get("rope_parameters"), dict[str, Any] | None) or {}
     if not rope.get("mrope_interleaved", False) or rope.get("rope_type", "default") != "default":
         raise R2T2Error(f"{where}: only an interleaved M-RoPE of type default is implemented, not {rope}")
     fields["rope_theta"] = fields.get("rope_theta", rope.get("rope_theta"))
     fields.pop("tie_word_embeddings", None)  # the model's own field counts
     taken = text_fields(where).read(fields, HybridDecoderConfig)
     full = _full_layers(fields, taken["layers"], where)
-    rotated = round(taken["head_width"] * rope.get("partial_rotary_factor", fields.get("partial_rotary_factor", 0.25)))
-    sections = tuple(rope["mrope_section"])
+    share = rope.get("partial_rotary_factor", fields.get("partial_rotary_factor", 0.25))
+    rotated = round(taken["head_width"] * checked_value(where, "partial_rotary_factor", share, float))
+    sections = mrope_sections(rope, where)
     if taken["value_heads"] % taken["key_heads"]:
         raise R2T2Error(
             f"{where}: linear_num_value_heads {taken['value_heads']} is no multiple of linear_num_key_heads "
@@ -71,8 +72,9 @@ def text_config(described: Mapping[str, Any], where: str = "config.json") -> Hyb
 
 def _full_layers(fields: Mapping[str, Any], layers: int, where: str) -> tuple[int, ...]:
     """The layers with full attention, by `layer_types` or else every `full_attention_interval`-th."""
-    interval = fields.get("full_attention_interval", 4)
-    kinds = fields.get("layer_types") or [FULL if i % interval == interval - 1 else LINEAR for i in range(layers)]
+    interval = checked_value(where, "full_attention_interval", fields.get("full_attention_interval", 4), int)
+    kinds = checked_value(where, "layer_types", fields.get("layer_types"), list[str] | None)
+    kinds = kinds or [FULL if i % interval == interval - 1 else LINEAR for i in range(layers)]
     if len(kinds) != layers or set(kinds) != {LINEAR, FULL}:
         raise R2T2Error(f"{where}: layer_types must name {layers} layers, some {LINEAR} and some {FULL}")
     return tuple(i for i, kind in enumerate(kinds) if kind == FULL)

@@ -75,7 +75,7 @@ def outputs_first(tensor: np.ndarray, inside: int, outside: int) -> np.ndarray:
 
 
 def leaves(config: QwenVLConfig) -> dict[str, Leaf]:
-    """How every parameter is made of upstream's tensors."""
+    """The leaf that makes each parameter of upstream's tensors, by path."""
     assert isinstance(config, Qwen35MoEConfig)
     mapping = decoder_leaves("decoder/", "model.language_model.", config.decoder, config.separate_experts)
     mapping |= vision_leaves("visual/", "model.visual.", config.vision)

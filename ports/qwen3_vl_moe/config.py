@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ports.common.configs import checked_value
 from ports.common.layers.moe_decoder import MoEDecoderConfig
 from ports.common.moe_lm.config import decoder_config
-from ports.common.qwen_vl.config import QwenVLConfig, VisionConfig
+from ports.common.qwen_vl.config import QwenVLConfig, VisionConfig, mrope_sections
 from r2t2_jax.errors import R2T2Error
 
 
@@ -18,14 +19,18 @@ def text_config(described: Mapping[str, Any], where: str = "config.json") -> MoE
         R2T2Error: a field is missing, or has a value that is not implemented.
     """
     fields = dict(described)
-    rope = {**(fields.pop("rope_scaling", None) or {}), **(fields.pop("rope_parameters", None) or {})}
+    spellings = [
+        checked_value(where, name, fields.pop(name, None), dict[str, Any] | None)
+        for name in ("rope_scaling", "rope_parameters")
+    ]
+    rope = {name: value for spelling in spellings for name, value in (spelling or {}).items()}
     if not rope.get("mrope_interleaved", False) or rope.get("rope_type", rope.get("type", "default")) != "default":
         raise R2T2Error(f"{where}: only an interleaved M-RoPE of type default is implemented, not {rope}")
     if fields.pop("norm_topk_prob", True) is not True:
         raise R2T2Error(f"{where}: norm_topk_prob = False, only True is implemented")
     fields["rope_theta"] = fields.get("rope_theta", rope.get("rope_theta"))
     fields.pop("tie_word_embeddings", None)  # the model's own field counts
-    sections = tuple(rope["mrope_section"])
+    sections = mrope_sections(rope, where)
     return decoder_config(fields, where, {"norm_topk_prob": True}, qk_norm="head", sections=sections)
 
 

@@ -29,7 +29,7 @@ L2_EPS = 1e-6  # under the root of the norms of queries and keys
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class DeltaState:
-    """What a layer, or a stack of layers, keeps of earlier rows.
+    """The state of a layer, or of a stack of layers, after earlier rows.
 
     Args:
         conv: the last rows of the convolution's input.

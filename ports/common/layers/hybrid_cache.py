@@ -1,4 +1,4 @@
-"""What a decoder with two kinds of layers keeps of earlier rows: keys and values, or a state.
+"""The cache of a decoder with two kinds of layers: keys and values of earlier rows, or the state after them.
 
 Layers of full attention are the kind True, layers of Gated DeltaNet the kind False.
 """
@@ -19,7 +19,7 @@ from ports.common.layers.gated_delta import DeltaState
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class HybridCache:
-    """What layers keep of earlier rows: keys and values, or a state; `None` for a kind that none of the layers is."""
+    """Keys and values, and states, of a stack of layers; `None` for a kind that no layer of the stack has."""
 
     attention: KVCache | None
     delta: DeltaState | None
@@ -39,7 +39,7 @@ class HybridCache:
         return HybridCache(_joined(self.attention, layers.attention), _joined(self.delta, layers.delta))
 
     def part(self, first: Mapping[bool, int], number: Mapping[bool, int]) -> HybridCache:
-        """That of `number` layers from the `first` on, of each kind."""
+        """The cache of `number` layers of each kind, from the `first` of the kind on."""
         attention, delta = (
             None if leaves is None or not number[full] else jax.tree.map(
                 lambda leaf, cut=slice(first[full], first[full] + number[full]): leaf[cut], leaves

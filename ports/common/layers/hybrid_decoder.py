@@ -2,7 +2,7 @@
 
 Every layer has E routed experts and one shared expert with a sigmoid gate (transformers' `modeling_qwen3_5_moe.py`).
 Norms are zero-centered. Full attention rotates the first entries of each head only and gates its output per head.
-What all layers have is stacked over all of them, the two kinds of mixers over the layers of their kind.
+Norms and experts are stacked over all layers, the two kinds of mixers over the layers of their kind.
 
 Axis letters: T rows that are run, S rows attended to, D width, r rotated entries of a head, E experts, C core experts.
 One sample.
@@ -105,7 +105,7 @@ class LayerBlock(NamedTuple):
 
 
 class HybridLayer(RoutedExperts):
-    """What layers of both kinds have: norms, routed experts, and a shared expert that routing does not act on."""
+    """The part that layers of both kinds have: norms, routed experts, and a shared expert without imposed routing."""
 
     def __init__(self, config: HybridDecoderConfig, rngs: nnx.Rngs):
         dtype = config.dtype
@@ -270,7 +270,7 @@ class _LayerInput(NamedTuple):
 
 
 class _Rows(NamedTuple):
-    """What all layers need of the rows that are run."""
+    """The rows that are run, for all layers: angles, masks, and the routing imposed on them."""
 
     angles: Float[Array, "T r/2"]
     mask: Bool[Array, "T S"]

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ports.common.configs import ConfigFields
+from ports.common.configs import ConfigFields, checked_value
 from ports.common.layers.moe_decoder import MoEDecoderConfig
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.routing import RoutingSpec
@@ -140,7 +140,7 @@ def decoder_config(
         R2T2Error: a field is missing, or has a value that is not implemented.
     """
     fields = dict(described)
-    rope = fields.pop("rope_parameters", None)
+    rope = checked_value(where, "rope_parameters", fields.pop("rope_parameters", None), dict[str, Any] | None)
     if rope is not None:
         fields.setdefault("rope_theta", rope.get("rope_theta"))
         if rope.get("rope_type", "default") != "default":

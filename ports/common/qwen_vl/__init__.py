@@ -1,1 +1,1 @@
-"""What the multimodal Qwen ports share: vision tower, positions, image processing, inputs, conversion, port."""
+"""Code of the multimodal Qwen ports: vision tower, positions, image processing, inputs, conversion, port."""

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ports.common.configs import ConfigFields
+from ports.common.configs import ConfigFields, checked_value
 from ports.common.layers.moe_decoder import MoEDecoderConfig
+from r2t2_jax.errors import R2T2Error
 
 
 @dataclass(frozen=True)
@@ -85,8 +86,20 @@ VISION = {
 }
 
 
+def mrope_sections(rope: Mapping[str, Any], where: str) -> tuple[int, ...]:
+    """The numbers of frequencies of time, height and width in M-RoPE.
+
+    Raises:
+        R2T2Error: `mrope_section` is missing or is no list of three whole numbers.
+    """
+    sections = checked_value(where, "mrope_section", rope.get("mrope_section"), list[int] | None)
+    if sections is None or len(sections) != 3 or min(sections) < 0:
+        raise R2T2Error(f"{where}: mrope_section must have three whole numbers, not {sections}")
+    return tuple(sections)
+
+
 def vision_fields(where: str, defaults: Mapping[str, Any] = NO_DEFAULTS) -> ConfigFields:
-    """What a port knows about the fields of `vision_config`; `defaults` as in `ConfigFields`."""
+    """A port's knowledge of the fields of `vision_config`; `defaults` as in `ConfigFields`."""
     return ConfigFields(
         where,
         taken=VISION,
@@ -102,7 +115,9 @@ def vision_config(
     """The tower's config from `vision_config`; `defaults` as in `ConfigFields`.
 
     Raises:
-        R2T2Error: a field is missing, or has a value that is not implemented.
+        R2T2Error: a field is missing, is no size, or has a value that is not implemented.
     """
     taken = vision_fields(where, defaults).read(described)
-    return VisionConfig(**{**taken, "deepstack": tuple(taken["deepstack"] or ())})
+    levels = checked_value(where, "deepstack_visual_indexes", taken.pop("deepstack"), list[int] | None)
+    sizes = {ours: checked_value(where, name, taken[ours], int) for name, ours in VISION.items() if ours in taken}
+    return VisionConfig(**sizes, deepstack=tuple(levels or ()))

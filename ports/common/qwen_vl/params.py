@@ -9,7 +9,7 @@ from typing import Any
 
 from ports.common.checkpoint.convert import CONFIG_FILE, TOKENIZER_JSON, SideFile
 from ports.common.checkpoint.mapping import Leaf
-from ports.common.configs import ConfigFields, read_json
+from ports.common.configs import ConfigFields, checked_value, read_json
 from ports.common.layers.moe_decoder import MoEDecoderConfig
 from ports.common.moe_lm.chat import read_chat
 from ports.common.moe_lm.params import SCALE
@@ -28,7 +28,7 @@ def model_fields(
     vision_defaults: Mapping[str, Any] = NO_DEFAULTS,
     inert: tuple[str, ...] = (),
 ) -> ConfigFields:
-    """What a port knows about the fields of its `config.json`, given those of `text_config`."""
+    """A port's knowledge of the fields of its `config.json`, given that of `text_config`."""
     own = {name: values for name, values in text.fixed.items() if name != TIED}
     return ConfigFields(
         "config.json",
@@ -57,15 +57,17 @@ def read_config(
     described = read_json(file)
     taken = fields.read(described)
     defaults = fields.nested["vision_config"].defaults
-    text, vision = text_config(taken["text"], str(file)), vision_config(taken["vision"], str(file), defaults)
+    described_text = checked_value(str(file), "text_config", taken["text"], dict[str, Any])
+    text, vision = text_config(described_text, str(file)), vision_config(taken["vision"], str(file), defaults)
     if vision.out != text.width:
         raise R2T2Error(f"{file}: out_hidden_size {vision.out} of the tower is not the decoder's width {text.width}")
     block = fp8_block(described.get("quantization_config"), str(file))
     stops = read_chat(folder).stop_ids
-    return kind(text, vision, taken["image"], taken["video"], stops, fp8_block=block)
+    image, video = (checked_value(str(file), f"{name}_token_id", taken[name], int) for name in ("image", "video"))
+    return kind(text, vision, image, video, stops, fp8_block=block)
 
 
-def fp8_block(described: dict[str, Any] | None, where: str) -> int:
+def fp8_block(described: Any, where: str) -> int:
     """The side of the blocks of an FP8 checkpoint; 0 for a checkpoint that is not quantized.
 
     Raises:
@@ -73,10 +75,12 @@ def fp8_block(described: dict[str, Any] | None, where: str) -> int:
     """
     if not described:
         return 0
-    size = described.get("weight_block_size")
-    if described.get("quant_method") != "fp8" or not size or size[0] != size[1]:
+    fields = checked_value(where, "quantization_config", described, dict[str, Any])
+    size = fields.get("weight_block_size")
+    square = isinstance(size, list) and len(size) == 2 and size[0] == size[1]
+    if fields.get("quant_method") != "fp8" or not square:
         raise R2T2Error(f"{where}: quantization_config: only FP8 in square blocks is read; convert the BF16 model")
-    return int(size[0])
+    return checked_value(where, "weight_block_size", size[0], int)
 
 
 def adapted(

@@ -123,7 +123,7 @@ def to_patches(
 
 
 class ConversationTokenizer(Protocol):
-    """What the processor calls of a tokenizer; `ports.common.moe_lm.chat.ChatTokenizer` is that of checkpoints."""
+    """The methods of a tokenizer that the processor calls; checkpoints have a `moe_lm.chat.ChatTokenizer`."""
 
     def render(self, messages: Sequence[Mapping[str, Any]], **settings: Any) -> str:
         """A conversation as text, up to where the answer begins."""

@@ -90,7 +90,7 @@ def images_of(scenes: Sequence[Scene]) -> UInt8[Array, "n 96 96 3"]:
 
 
 def encode(net: QwenVL, images: UInt8[Array, "B 96 96 3"]) -> Features:
-    """What the tower gives of a batch of images."""
+    """The tower's features of a batch of images."""
     return Features(*jax.vmap(lambda values: net.visual(patches_of(values)))(to_values(images)))
 
 

@@ -28,7 +28,7 @@ EMBEDDING = 0.3  # standard deviation of a word's entries at the start
 
 
 class Features(NamedTuple):
-    """What the tower gives to the decoder for each scene."""
+    """The tower's features of each scene, which the decoder reads."""
 
     merged: Float[Array, "B I D"]
     levels: Float[Array, "B J I D"]

@@ -71,6 +71,7 @@ def test_the_cached_loss_and_gradient_are_those_of_the_whole_forward_pass(scope,
     assert abs(cached - untouched) > 1e-3
 
 
+@pytest.mark.slow
 def test_r0_at_the_last_token_is_the_whole_forward_pass_and_core_experts_are_the_most_probable():
     routed, params = model(core=3)
     prompt, answer = sample()

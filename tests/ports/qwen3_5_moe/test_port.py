@@ -26,6 +26,7 @@ from tests.ports.common.qwen_vl.source import check_report, drawn, write_fp8, wr
 
 GOLDEN = HERE / "qwen3_5_moe"
 CHECKPOINTS = sorted(path.parent for folder in EXTRA for path in folder.rglob("ckpt/qwen3_5_moe_?/config.json"))
+ROPE = {"mrope_interleaved": True, "rope_theta": 1e4}
 DTYPES = {"BF16": "bfloat16", "F32": "float32", "F8_E4M3": "float8"}
 
 
@@ -82,6 +83,7 @@ def test_every_name_of_the_fp8_checkpoint_is_met():
     assert all(name.startswith("mtp.") for name in report.ignored)
 
 
+@pytest.mark.slow
 def test_costs_at_c3pos_scope_are_a_fraction_of_a_prefill():
     costs = shapes("35b-a3b", None, None)
     traces, passes = VariantTraces(costs), count_passes(costs)
@@ -104,6 +106,16 @@ def test_costs_at_c3pos_scope_are_a_fraction_of_a_prefill():
         ({"text_config": {"layer_types": ["full_attention"] * 4}}, "layer_types must name 4 layers, some linear"),
         ({"text_config": {"linear_num_value_heads": 3}}, "linear_num_value_heads 3 is no multiple"),
         ({"text_config": {"rope_parameters": {"mrope_section": [11, 11, 10]}}}, "only an interleaved M-RoPE"),
+        ({"text_config": {"rope_parameters": "default"}}, "rope_parameters"),
+        ({"text_config": {"rope_parameters": ROPE}}, "mrope_section must have three"),
+        ({"text_config": {"rope_parameters": ROPE | {"mrope_section": [2, 2]}}}, "three whole numbers, not .2, 2."),
+        ({"text_config": {"rope_parameters": ROPE | {"partial_rotary_factor": "x"}}}, "partial_rotary_factor"),
+        ({"text_config": {"layer_types": 3}}, "layer_types"),
+        ({"text_config": {"layer_types": None, "full_attention_interval": 0}}, "full_attention_interval = 0"),
+        ({"vision_config": 3}, "vision_config|must be an object"),
+        ({"quantization_config": "fp8"}, "quantization_config"),
+        ({"quantization_config": {"quant_method": "fp8", "weight_block_size": 128}}, "only FP8 in square blocks"),
+        ({"image_token_id": "x"}, "image_token_id"),
     ],
 )
 def test_configs_that_change_the_computation_are_refused_in_one_line(tmp_path, change, message):
