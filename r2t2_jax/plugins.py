@@ -130,7 +130,7 @@ def _load(name: str, mesh: Mesh | None) -> Port:
     else:
         port = find(PORTS, head, "port")  # raises
     if not isinstance(port, Port):
-        raise R2T2Error(f"{name!r} gives a {type(port).__name__}, not a r2t2_jax.contract.Port")
+        raise R2T2Error(f"{name!r} gives an object of type {type(port).__name__}, not a r2t2_jax.contract.Port")
     check_methods(port)
     return port
 
@@ -183,7 +183,9 @@ def load_shapes(name: str, question_tokens: int | None = None, answer_tokens: in
         function = _attribute(head, tail)
         shapes = function(None, question_tokens, answer_tokens) if callable(function) else function
     if not isinstance(shapes, ModelShapes):
-        raise R2T2Error(f"{name!r} gives a {type(shapes).__name__}, not a r2t2_jax.contract.ModelShapes")
+        raise R2T2Error(
+            f"{name!r} gives an object of type {type(shapes).__name__}, not a r2t2_jax.contract.ModelShapes"
+        )
     return shapes
 
 

@@ -242,7 +242,7 @@ def test_a_support_of_zeros_and_ones_is_one_of_booleans():
         ({"model": shaped_loss}, "must return one number"),
         ({"model": jax.vmap(answer_loss, in_axes=(None, 0, 0, 0))}, "fails for one sample, with features float32"),
         ({"model": numpy_loss}, r"TracerArrayConversionError.*must use jax.numpy"),
-        ({"model": 3}, "the model is a int; give a function"),
+        ({"model": 3}, "the model is of type int; give a function"),
         ({"model": UnhashableLoss()}, "the model is not hashable .* give a function or a frozen dataclass"),
         ({"model": toy_port()}, r"toy is a port: give port.model and port.params, or call r2t2_jax.answer"),
         ({"strategy": FAST, "preset": "paper"}, "a Strategy has its settings"),

@@ -22,7 +22,7 @@ def test_an_unknown_port_lists_the_known_ones(name: str) -> None:
 
 
 def test_an_object_that_is_not_a_port_is_refused() -> None:
-    with pytest.raises(R2T2Error, match=r"gives a str, not a r2t2_jax\.contract\.Port"):
+    with pytest.raises(R2T2Error, match=r"gives an object of type str, not a r2t2_jax\.contract\.Port"):
         load("r2t2_jax.plugins:PORTS")
 
 

@@ -64,7 +64,8 @@ def reroute(
         preset: settings of a strategy that is given by name: `paper`, `c3po`, `simplex`, `logit`, the file of
             `r2t2 tune`, a `Preset`, or settings that change the paper's, `{"descent": {"steps": 20}}`. `auto`
             compares `paper`, `simplex` and `logit` on left-out references, prints which is best and what the others
-            would have given to standard error, and uses it; `Rerouted.preset` is its name.
+            would have given to standard error, and uses it; `Rerouted.preset` is its name. A bank of fewer than four
+            references gets `paper` without a comparison, with at most as many neighbors as there are references.
         spec: names and structure of the routing weights, for a function; default: one group of numbered experts.
         support: the entries of r that may be non-zero for each sample; default: the model's
             or the spec's, which is all.

@@ -67,7 +67,7 @@ def as_model(model: RoutedLoss | Loss, bank: ReferenceBank, spec: RoutingSpec | 
     if hasattr(model, "answer_loss"):
         return cast(RoutedLoss, model)
     if not callable(model):
-        raise R2T2Error(f"the model is a {type(model).__name__}; give a function answer_loss or a RoutedModel")
+        raise R2T2Error(f"the model is of type {type(model).__name__}; give a function answer_loss or a RoutedModel")
     _, layers, experts = bank.routing.shape
     numbered = RoutingSpec(tuple(f"expert {e}" for e in range(experts)), layers)
     return LossModel(model, spec or numbered)

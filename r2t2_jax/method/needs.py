@@ -68,7 +68,7 @@ REQUIREMENTS: dict[Need, Requirement] = {
     ),
     Need.ANSWERS: Requirement(
         lambda model, queries, references: queries.answer is not None,
-        "reads the test samples' answers and the queries have none; set `Query.answer`",
+        "reads the test samples' answers and the queries have none; give answers, or leave it out",
     ),
     Need.TASK_ROUTING: Requirement(
         lambda model, queries, references: queries.task_routing is not None,
