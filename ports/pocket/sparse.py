@@ -32,7 +32,7 @@ from ports.common.qwen_vl.processing import ImageLimits, QwenVLProcessor
 from ports.pocket.params import FOLDER, read_object
 from ports.pocket.questions import vocabulary
 from ports.pocket.scenes import IMAGE
-from ports.pocket.tokenizer import BEGIN, END, SPECIAL, Tokenizer
+from ports.pocket.tokenizer import BEGIN, END, SPECIAL, UNKNOWN, Tokenizer
 from r2t2_jax.contract import Embedder, ModelShapes, Port, Sample
 from r2t2_jax.errors import R2T2Error
 
@@ -68,8 +68,8 @@ class SparseTokenizer:
         return [*self.words.encode(text), END]
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """Generated tokens up to the one that ends the turn."""
-        return self.words.decode([min(token, self.words.size - 1) for token in tokens])
+        """Generated tokens up to the one that ends the turn; the token of an image becomes `<unknown>`."""
+        return self.words.decode([token if token < self.words.size else UNKNOWN for token in tokens])
 
 
 @dataclass(frozen=True)

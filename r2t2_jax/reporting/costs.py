@@ -157,8 +157,8 @@ def cost_notes(table: CostTable) -> list[str]:
         lines.append("base, as written, by part: " + ", ".join(f"{name} {share:.1%}" for name, share in parts))
     return [
         *lines,
-        "1 FLOP is one multiplication or one addition of a matrix product or convolution; the embedding of the "
-        "question and the search for its neighbors are not counted",
+        "1 FLOP is one multiplication or one addition of a matrix product, convolution or triangular system; the "
+        "embedding of the question and the search for its neighbors are not counted",
     ]
 
 

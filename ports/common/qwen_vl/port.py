@@ -62,7 +62,9 @@ class VLFamily:
         from r2t2_jax.retrieval.hashed_bag_of_words import default_embedder
 
         if not variant:
-            raise R2T2Error(f"{self.name} comes without weights: convert a checkpoint, then load {self.name}:DIR")
+            raise R2T2Error(
+                f"{self.name} comes without weights: convert a checkpoint with r2t2 convert, then load {self.name}:DIR"
+            )
         folder, settings = parse_variant(self.name, variant)
         directory = open_model_directory(folder, self.name)
         config = config_from_json(self.config, directory.config)

@@ -156,6 +156,8 @@ def test_images_of_another_size_and_unknown_words_are_read(port):
     large = replace(sample, image=np.zeros((200, 300, 3), np.uint8), question="<weird> what color is the zebra ?")
     inputs = port.processor.prepare(port.params, [large])
     assert int(inputs.prompt.visual.sum()) in range(8, 17)
+    image = port.processor.config.image_token
+    assert port.processor.tokenizer.decode([image, image + 1]) == "<unknown> <unknown>"
     with pytest.raises(R2T2Error, match="image tokens"):
         port.processor.prepare(port.params, [replace(sample, question="<image> ?")])
 
