@@ -19,7 +19,7 @@ from r2t2_jax.bank.records import StoredLeaf
 from r2t2_jax.contract import Embedder, Port
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.routing import RoutingSpec
-from r2t2_jax.runs.folder import RUN
+from r2t2_jax.runs.folder import RUN, read_json
 from r2t2_jax.runtime.typed_files import path_below
 from r2t2_jax.runtime.typed_json import open_json
 
@@ -184,6 +184,8 @@ def read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
     if not path.exists():
         if (folder / RUN).exists():
+            if (run := read_json(folder / RUN).get("command")) != "bank build":
+                raise R2T2Error(f"{folder} holds a run of r2t2 {run}, not a bank; build one with `r2t2 bank build`")
             command = f"r2t2 bank build --config {folder / RUN} --out {folder}"
             raise R2T2Error(f"{folder} is an unfinished bank; resume with: {command}")
         raise R2T2Error(f"{folder} is not a bank: it has no {MANIFEST}; build one with `r2t2 bank build`")

@@ -93,7 +93,8 @@ class _ModelNumbers:
 def _check_numbers(part: Json, numbers: _ModelNumbers) -> None:
     """Refuse accuracies that are no shares, and negative counts."""
     for name, row in numbers.strategies.items():
-        if not all(0 <= share <= 1 for share in (row.accuracy, *row.ci95)) or min(numbers.n, row.wrong_to_right) < 0:
+        counts = (numbers.n, row.wrong_to_right, row.right_to_wrong)
+        if not all(0 <= share <= 1 for share in (row.accuracy, *row.ci95)) or min(counts) < 0:
             raise part.error(f"the numbers of {name!r} cannot be: {row}")
 
 

@@ -237,3 +237,9 @@ def test_a_sample_without_a_chosen_expert_has_weights_of_zero() -> None:
     check_weights("routing.npy", np.zeros((1, 2, 2)), spec)
     with pytest.raises(R2T2Error, match=r"all zero .* in row 1, layer 0"):
         check_weights("routing.npy", np.array([np.zeros((2, 2)), [[0, 0], [0.5, 0.5]]]), spec)
+
+
+def test_the_run_of_another_command_is_no_unfinished_bank(tmp_path):
+    (tmp_path / "run.json").write_text('{"command": "eval"}')
+    with pytest.raises(R2T2Error, match="holds a run of r2t2 eval, not a bank"):
+        ReferenceBank.open(tmp_path)

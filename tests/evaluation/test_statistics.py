@@ -98,11 +98,15 @@ def test_a_summary_of_an_earlier_demo_is_read_under_the_names_of_today() -> None
     assert models_of({"models": {"toy on set": gate}}, "run") == {"toy on set": expected}
 
 
+NEGATIVE = {"n": 4, "strategies": {"ngd": ROW | {"right_to_wrong": -3, "evaluations_per_sample": 1}}}
+
+
 @pytest.mark.parametrize(
     ("summary", "cause"),
     [
         ({"schema": 3, "models": {}}, "run has a summary of schema 3; this version reads up to 2"),
         ({"rows": 7}, "run has a summary without accuracies of models"),
+        ({"schema": 2, "models": {"toy": NEGATIVE}}, "the numbers of 'ngd' cannot be"),
     ],
 )
 def test_another_summary_is_refused_by_name(summary: dict, cause: str) -> None:
