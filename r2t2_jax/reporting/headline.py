@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from r2t2_jax.evaluation.statistics import Comparison, compare
 from r2t2_jax.reporting.results import BASE, ModelResults
-from r2t2_jax.reporting.roles import BOUND, METHOD, role
+from r2t2_jax.reporting.roles import BOUND, CONTROL, METHOD, role
 
 CONTROLS = ("uniform", "best_fixed", "random_neighbors", "shuffled_references")  # with which the headline compares
 IMPROVES, NO_CHANGE, LOWERS = "improves", "no significant change", "lowers"
@@ -99,6 +99,8 @@ def control_gains(results: ModelResults, strategy: str) -> dict[str, tuple[float
 def _sentence(best: StrategyVerdict, controls: Mapping[str, tuple[float, Comparison]]) -> str:
     if role(best.strategy) == BOUND or best.strategy == BASE:
         return "No strategy without labels was run."
+    if role(best.strategy) == CONTROL:
+        return "Only controls were run, no re-routing method."
     if best.verdict == LOWERS:
         return "Re-routing lowers accuracy."
     if best.verdict == NO_CHANGE:

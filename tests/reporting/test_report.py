@@ -326,6 +326,7 @@ def test_the_headline_compares_the_best_method_with_base_and_controls(run_folder
         ({"ngd": (3, 2), "uniform": (0, 0)}, "No significant change with this many questions."),
         ({"ngd": (0, 30), "uniform": (0, 0)}, "Re-routing lowers accuracy."),
         ({"oracle": (30, 0)}, "No strategy without labels was run."),
+        ({"uniform": (30, 0)}, "Only controls were run, no re-routing method."),
         ({"ngd": (1, 5), "atlas": (30, 1)}, "Re-routing improves accuracy."),
     ],
 )
