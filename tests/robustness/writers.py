@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 
@@ -41,16 +42,18 @@ def write_atlas(folder: Path, version: int) -> None:
 def write_report(folder: Path, version: int) -> None:
     files = {f"toy-{name}.csv": f"version\n{version}\n".encode() for name in ("methods", "accuracy")}
     saved = dataclasses.make_dataclass("Saved", ["run"])({"command": "eval"})
-    report.open_run, report.render_report = lambda run: saved, lambda saved, folder: (f"<p>{version}", files)
-    report.write_report(folder, folder / f"{TARGET}.html")
+    rendered = f"<p>{version}", files
+    with patch.multiple(report, open_run=lambda run: saved, render_report=lambda saved, folder: rendered):
+        report.write_report(folder, folder / f"{TARGET}.html")
 
 
 def write_export(folder: Path, version: int) -> None:
     if version and not (folder / TARGET).exists():  # an earlier export is never replaced
-        lmms_eval_logs.models_of = lambda summary, where: {}
-        lmms_eval_logs._files = lambda saved, models: iter({"a/results.json": "{}", "a/samples.jsonl": "{}\n"}.items())
+        files = {"a/results.json": "{}", "a/samples.jsonl": "{}\n"}
         saved = dataclasses.make_dataclass("Saved", ["run", "folder", "summary"])({"command": "eval"}, folder, {})
-        lmms_eval_logs.export_lmms_eval(saved, folder / TARGET)
+        written = {"models_of": lambda summary, where: {}, "_files": lambda saved, models: iter(files.items())}
+        with patch.multiple(lmms_eval_logs, **written):
+            lmms_eval_logs.export_lmms_eval(saved, folder / TARGET)
 
 
 def write_model(folder: Path, version: int) -> None:
