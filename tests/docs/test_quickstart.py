@@ -37,6 +37,7 @@ def test_every_command_line_parses() -> None:
         parse(COMMANDS, shlex.split(typed))
 
 
+@pytest.mark.slow
 def test_the_session_with_single_questions(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
