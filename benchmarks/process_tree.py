@@ -54,6 +54,7 @@ def run_and_measure(command: Sequence[str], environment: Mapping[str, str]) -> T
     mark, seconds, stop = uuid.uuid4().hex, dict[int, tuple[str, float]](), threading.Event()
 
     def watch() -> None:
+        """Record the CPU time of every process that has the mark, until the command ends."""
         unmarked: Counter[int] = Counter()  # looks at a process without the mark
         while not stop.is_set():
             for entry in Path("/proc").iterdir():

@@ -117,9 +117,9 @@ def compare_with_workers(
         times: dict[str, list[TreeTimes]] = {"in_process": [], "one": [], "half": [], "two": []}
         for i in range(repeats):
             with ThreadPoolExecutor(2) as pool:  # at the same time, so that other processes slow both alike
-                alone = pool.submit(evaluate_in, folder, f"in-process-{i}", samples)
+                in_process = pool.submit(evaluate_in, folder, f"in-process-{i}", samples)
                 one = pool.submit(evaluate_in, folder, f"one-{i}", samples, workers=1)
-            times["in_process"].append(alone.result())
+            times["in_process"].append(in_process.result())
             times["one"].append(one.result())
             times["half"].append(evaluate_in(folder, f"half-{i}", scaling_samples, workers=1))
             times["two"].append(evaluate_in(folder, f"two-{i}", 2 * scaling_samples, workers=2))

@@ -91,7 +91,9 @@ def config_from(folder: Path) -> QwenVLConfig:
     file = folder / "config.json"
     described = read_json(file)
     for name, implemented in (("model_type", "qwen3_5_moe"), ("language_model_only", False)):
-        if described.get(name, implemented) != implemented:  # a decoder alone has its fields in other places
+        if (
+            described.get(name, implemented) != implemented
+        ):  # a checkpoint without the tower has its fields in other places
             raise R2T2Error(f"{file}: {name} = {described[name]!r}, only {implemented!r} is implemented")
     return read_config(folder, FIELDS, text_config, Qwen35MoEConfig)
 

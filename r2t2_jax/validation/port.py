@@ -337,25 +337,27 @@ def _round_trip(probe: _Probe) -> str:
 
 
 def _batch(probe: _Probe) -> str:
-    """A sample alone, in its own length bucket, gives the same weights and answer as in a batch."""
+    """Each sample has the same weights and answer in a batch of one, in its own length bucket, as among the others."""
     port, (_, routing) = probe.port, probe.encoded
     for i, sample in enumerate(probe.samples):
         inputs = port.processor.prepare(port.params, [sample])
-        features, alone = encode_batch(port.params, inputs, model=port.model)
-        if not np.allclose(np.asarray(alone)[0], routing[i], rtol=CLOSE, atol=CLOSE):
+        features, single = encode_batch(port.params, inputs, model=port.model)
+        if not np.allclose(np.asarray(single)[0], routing[i], rtol=CLOSE, atol=CLOSE):
             raise R2T2Error(
-                f"the routing weights of {sample.id!r} are others alone than with {len(probe.samples) - 1} more: "
+                f"the routing weights of {sample.id!r} differ between a batch of one and one of {len(probe.samples)}: "
                 "is padding masked, and is nothing normalized over the batch?"
             )
         if port.processor.decode(np.asarray(generate_batch(port, features, None))) != port.processor.decode(
             probe.answered[i : i + 1]
         ):
-            raise R2T2Error(f"the answer to {sample.id!r} is another one alone than in a batch: is padding masked?")
+            raise R2T2Error(
+                f"the answer to {sample.id!r} differs between a batch of one and a larger one: is padding masked?"
+            )
         vector = np.asarray(port.embedder.embed([sample.question]))[0]
         together = np.asarray(port.embedder.embed([each.question for each in probe.samples]))[i]
         if not np.allclose(vector, together, atol=CLOSE):
-            raise R2T2Error(f"the embedding of {sample.id!r} is another one alone than in a batch")
-    return f"{len(probe.samples)} samples give the same weights, answers and embeddings alone and together"
+            raise R2T2Error(f"the embedding of {sample.id!r} differs between a batch of one and a larger one")
+    return f"{len(probe.samples)} samples give the same weights, answers and embeddings one by one and in a batch"
 
 
 TRACED: dict[str, Callable[[_Probe], str]] = {

@@ -133,7 +133,7 @@ def test_a_slip_is_named_without_running_the_model(slip: str, cause: str) -> Non
         ("negative", "route holds weights that are negative"),
         ("times zero", "answer_loss does not depend on the routing weights: the loss is the same at"),
         ("shifted", "as answer_ids reads its text: both must give the same tokens"),
-        ("of the batch", "alone than with 2 more"),
+        ("of the batch", "differ between a batch of one and one of 3"),
     ],
 )
 def test_a_slip_in_numbers_is_named(slip: str, cause: str) -> None:

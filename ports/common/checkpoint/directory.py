@@ -128,6 +128,7 @@ def write_model_directory(
     )  # fmt: skip
 
     def write(folder: Path) -> None:
+        """Write the model's files into a draft of the destination."""
         _check_space(destination, size)
         for kept, dropped in tied:
             if not np.array_equal(checkpoint[kept].read(), checkpoint[dropped].read()):

@@ -189,6 +189,7 @@ class HybridDecoder(MoEDecoder):
         config, kinds = self.config, self.config.kinds(block)
 
         def repetition(x: Array, item: tuple[Array, HybridCache | None, _Imposed | None]) -> tuple[Array, LayerOutput]:
+            """All layers of the block once."""
             (index, past, imposed), outputs = item, []
             done = {True: 0, False: 0}
             for full, group in groupby(range(block.length), lambda j: block.first + j in config.full):
@@ -217,6 +218,7 @@ class HybridDecoder(MoEDecoder):
         """Run consecutive layers of one kind."""
 
         def step(x: Array, item: _LayerInput) -> tuple[Array, LayerOutput]:
+            """One layer: the mixer of its kind, then the experts."""
             layer = layer_at(self.layers, item.number)
             h = layer.input_layernorm(x)
             with jax.named_scope("attention"):

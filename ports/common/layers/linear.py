@@ -18,6 +18,11 @@ def normal(rngs: nnx.Rngs, shape: tuple[int, ...], dtype: str = "float32", sprea
     return nnx.Param(spread * jax.random.normal(rngs.params(), shape, jnp.dtype(dtype)))
 
 
+def _normalized(x: Float[Array, "*T D"], eps: float) -> Float[Array, "*T D"]:
+    """X / sqrt(mean(x^2) + eps) over the last axis, for x in float32."""
+    return x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + eps)
+
+
 class RMSNorm(nnx.Module):
     """scale * x / sqrt(mean(x^2) + eps), as in Llama: rounded to the dtype of x before the scale is applied."""
 
@@ -26,8 +31,7 @@ class RMSNorm(nnx.Module):
         self.scale = nnx.Param(jnp.ones(width, dtype))
 
     def __call__(self, x: Float[Array, "*T D"]) -> Float[Array, "*T D"]:
-        wide = x.astype(jnp.float32)
-        wide = wide * jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + self.eps)
+        wide = _normalized(x.astype(jnp.float32), self.eps)
         return wide.astype(x.dtype) * along_last(self.scale[...].astype(x.dtype), x.ndim)
 
 
@@ -39,8 +43,7 @@ class ZeroCenteredRMSNorm(nnx.Module):
         self.scale = nnx.Param(jnp.zeros(width, dtype))
 
     def __call__(self, x: Float[Array, "*T D"]) -> Float[Array, "*T D"]:
-        wide = x.astype(jnp.float32)
-        wide = wide * jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + self.eps)
+        wide = _normalized(x.astype(jnp.float32), self.eps)
         return (wide * along_last(1 + self.scale[...].astype(jnp.float32), x.ndim)).astype(x.dtype)
 
 
@@ -54,8 +57,7 @@ class LayerNorm(nnx.Module):
 
     def __call__(self, x: Float[Array, "*T D"]) -> Float[Array, "*T D"]:
         wide = x.astype(jnp.float32)
-        wide = wide - wide.mean(axis=-1, keepdims=True)
-        wide = wide * jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + self.eps)
+        wide = _normalized(wide - wide.mean(axis=-1, keepdims=True), self.eps)
         scale, bias = (along_last(part[...].astype(jnp.float32), x.ndim) for part in (self.scale, self.bias))
         return (wide * scale + bias).astype(x.dtype)
 

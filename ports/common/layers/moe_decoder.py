@@ -197,6 +197,7 @@ class MoEDecoder(nnx.Module):
         mask = causal_mask(valid)[-len(x) :] if slot is None else valid[None]  # [T, S]
 
         def step(layer: MoEDecoderLayer, x: Array, layer_input: _LayerInput) -> tuple[Array, LayerOutput]:
+            """One layer; with its output for the caller."""
             past, values, core, addition = layer_input
             with jax.named_scope("attention"):
                 query, key, value = layer.project(x, angles)

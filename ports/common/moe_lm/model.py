@@ -362,6 +362,7 @@ class RoutedLM:
             return (carry[0] < max_new_tokens) & ~carry[1]
 
         def step(carry: Any) -> Any:
+            """Choose a token from the state, and run it to the state behind it."""
             number, _, state, tokens, logits, choices, cache = carry
             scores = net.logits(state[None])[0]
             token = scores.argmax().astype(jnp.int32)

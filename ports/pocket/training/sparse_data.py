@@ -1,6 +1,7 @@
 """Scenes and questions as arrays for training `pocket:sparse`: patches, and packed questions.
 
-Several questions about a scene share its image tokens: each attends to the image and to itself, as if it stood alone.
+Several questions about a scene share its image tokens: each attends to the image and to itself only, as in a sequence
+of its own.
 
 Axis letters: n scenes, R rows of packed questions, S text tokens of a row, I image tokens, P values of a patch.
 """
