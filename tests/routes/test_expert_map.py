@@ -63,6 +63,25 @@ def test_modalities_are_compared_within_samples():
     assert (pooled > 0.5).all()
 
 
+def test_a_map_by_modality_compares_the_tokens_of_each_sample():
+    samples = []
+    for i in range(8):  # the share of expert a is i / 10 in text and one tenth more in images
+        ids = [(0 if place < i + image else 1, 2) for image in (0, 1) for place in range(10)]
+        samples.append(sample(str(i), "", ids, ["text"] * 10 + ["image"] * 10))
+    (by_modality,) = map_experts(samples, FACTS, ("modality",), permutations=2000)
+    image = entry(by_modality, "image", "a")
+    np.testing.assert_allclose((image["usage_difference"], image["usage_p"]), (0.05, 2 / 2**8), atol=0.006)
+
+
+def test_q_values_are_those_of_benjamini_and_hochberg():
+    (drawn_map,) = map_experts(drawn(np.random.default_rng(2), 0.05), FACTS, ("category",), permutations=200)
+    p, q = (np.array([row[f"usage_{name}"] for row in drawn_map.entries]) for name in "pq")
+    order = np.argsort(p)
+    by_rank = p[order] * len(p) / np.arange(1, len(p) + 1)
+    np.testing.assert_allclose(q[order], np.minimum(1, np.minimum.accumulate(by_rank[::-1])[::-1]))
+    assert (q > p).any()
+
+
 def drawn(rng, effect):
     samples = []
     for i in range(40):

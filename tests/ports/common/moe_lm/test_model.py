@@ -15,7 +15,7 @@ from ports.common.layers.routed_experts import RoutedRows
 from ports.common.moe_lm.config import RoutingScope
 from ports.common.moe_lm.model import LMAnswer, Prompt, RoutedLM
 from r2t2_jax.contract import Query, References
-from r2t2_jax.costs.jaxpr import _all_equations, weight_gradients
+from r2t2_jax.costs.jaxpr import _all_equations, flops_by_scope, weight_gradients
 from r2t2_jax.method.forward import encode_batch
 from r2t2_jax.method.presets import Preset
 from r2t2_jax.method.rerouting import _reroute_samples, reroute_batch
@@ -233,6 +233,28 @@ def test_batches_step_sizes_and_core_experts_share_one_program_and_weights_stay_
         supports.append(np.asarray(queries.support))
     assert (supports[0] != supports[1]).any()
     assert (encode_batch._cache_size(), _reroute_samples._cache_size()) == (before[0] + 1, before[1] + 1)
+
+
+@pytest.mark.parametrize("scope", ["last_prompt", "prompt", "all"])
+def test_rerouted_rows_compute_only_the_core_experts(scope):
+    routed, params = model(scope, core=3)
+    prompt, answer = sample()
+    features = jax.eval_shape(routed.encode, params, prompt)
+    own = jax.eval_shape(routed.route, params, features)
+    support = jax.eval_shape(routed.support, features)
+
+    def expert_flops(support):
+        def loss(params, features, own, answer, support):
+            return routed.answer_loss(params, features, Routing(own, support=support), answer)
+
+        counts = flops_by_scope(jax.make_jaxpr(loss)(params, features, own, answer, support).jaxpr)
+        names = "dense_experts", "core_experts"
+        return [sum(flops for scopes, flops in counts.items() if name in scopes) for name in names]
+
+    dense, none = expert_flops(None)
+    nothing, core = expert_flops(support)
+    assert dense > 0 and none == nothing == 0
+    assert core * CONFIG.experts == dense * 3
 
 
 def test_candidates_token_log_probabilities_and_the_loss_agree():
