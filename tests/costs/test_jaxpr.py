@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from r2t2_jax.costs.jaxpr import count_flops, flops_by_scope, flops_within, peak_bytes, weight_gradients
+from r2t2_jax.costs.prediction import _traced_bytes
 from r2t2_jax.method.rerouting import _reroute_samples
 from r2t2_jax.methods import strategy
 from tests.method.test_rerouting import SGD, program
@@ -108,3 +109,15 @@ def test_slices_of_sharded_arguments_count_with_their_share():
     whole = peak_bytes(program)
     assert whole >= 2 * 8 * 10 * 2  # the slice and its transpose
     assert peak_bytes(program, [1 / 4, 1.0]) <= whole / 4 + 8
+
+
+def test_traced_programs_hold_the_part_of_a_device():
+    mesh = jax.sharding.AbstractMesh((4,), ("model",))
+    rows = jax.sharding.NamedSharding(mesh, jax.P(None, "model"))
+    sharded = jax.ShapeDtypeStruct((6, 8, 10), jnp.bfloat16, sharding=rows)
+    whole = jax.ShapeDtypeStruct((6, 8, 10), jnp.bfloat16)
+    index = jax.ShapeDtypeStruct((), jnp.int32)
+    traced = jax.jit(lambda index, stack: jax.lax.dynamic_index_in_dim(stack, index, keepdims=False).T).trace(
+        index, whole
+    )
+    assert _traced_bytes(traced, [sharded]) <= _traced_bytes(traced, [whole]) / 4 + 8
