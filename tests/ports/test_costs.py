@@ -22,8 +22,10 @@ from r2t2_jax.plugins import load_shapes
 from tests.flops_checks import flops_of
 
 RECORDED = json.loads((Path(__file__).parents[1] / "costs" / "recorded_flops.json").read_text(encoding="utf-8"))
-FULL = ("moai:7b", "mova:8b")
-NAMES = [pytest.param(name, marks=pytest.mark.slow if name in FULL else ()) for name in RECORDED]
+
+
+def names(*slow: str) -> list:
+    return [pytest.param(name, marks=pytest.mark.slow if name in slow else ()) for name in RECORDED]
 
 
 @cache
@@ -31,14 +33,14 @@ def shapes_of(name):
     return load_shapes(name)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", names("moai:7b", "mova:8b"))
 def test_passes_have_the_recorded_flops(name):
     passes, recorded = count_passes(shapes_of(name)), RECORDED[name]
     for part in ("prepare", "first_pass", "encode", "route", "answer", "rerouted_loss"):
         assert getattr(passes, part) == recorded[part], part
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", names("moai:7b", "mova:8b", "moai:tiny", "mova:tiny"))
 def test_variants_have_the_recorded_flops(name):
     shapes = shapes_of(name)
     traces = VariantTraces(shapes)
