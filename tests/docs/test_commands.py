@@ -18,7 +18,7 @@ from r2t2_jax.method.needs import Need
 from r2t2_jax.methods import METHODS, method_of
 
 ROOT = Path(__file__).parents[2]
-PAGES = ("README.md", "CONTRIBUTING.md", *(str(page.relative_to(ROOT)) for page in sorted(ROOT.glob("docs/*.md"))))
+PAGES = ("README.md", "CONTRIBUTING.md", *(str(page.relative_to(ROOT)) for page in sorted(ROOT.glob("docs/**/*.md"))))
 PAGES += tuple(str(page.relative_to(ROOT)) for page in sorted(ROOT.glob("ports/*/README.md")))
 ACTIVATE = ". .venv/bin/activate"
 GENERATED = ("docs/findings.md",)  # written by benchmarks.reproduce.publish; its command is that of docs/reproduce.md
