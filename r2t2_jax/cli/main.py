@@ -28,7 +28,7 @@ from r2t2_jax.cli.listings import ListDatasets, ListMetrics, ListModels, ListStr
 from r2t2_jax.cli.options import check_ranges
 from r2t2_jax.cli.parsing import Command, parse
 from r2t2_jax.cli.reproduce import Reproduce
-from r2t2_jax.cli.routes import ExpertsMap, RoutesExport, RoutesImport, RoutesRecord, RoutesShow
+from r2t2_jax.cli.routes import ExpertsCompare, ExpertsMap, RoutesExport, RoutesImport, RoutesRecord, RoutesShow
 from r2t2_jax.cli.runs import Export, Report, Results, Score
 from r2t2_jax.cli.tune import Tune
 from r2t2_jax.errors import R2T2Error, R2T2Warning
@@ -187,6 +187,7 @@ COMMANDS: dict[str, type[Command]] = {
     "datasets show": ShowDataset,
     "diagnose": Diagnose,
     "eval": Eval,
+    "experts compare": ExpertsCompare,
     "experts map": ExpertsMap,
     "export": Export,
     "fit": FitMemory,

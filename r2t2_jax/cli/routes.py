@@ -1,4 +1,4 @@
-"""`r2t2 routes`: records the router's choices, shows them, and exchanges them with other tools. `r2t2 experts map`."""
+"""`r2t2 routes`: records, shows and exchanges the router's choices. `r2t2 experts`: maps and compares experts."""
 
 from __future__ import annotations
 
@@ -51,6 +51,7 @@ class RoutesRecord:
         """Record, and print the counts and sizes."""
         from r2t2_jax.evaluation.question_sets import read_benchmarks
         from r2t2_jax.evaluation.setup import open_port
+        from r2t2_jax.reporting.formatting import plural
         from r2t2_jax.routes.record import record
         from r2t2_jax.routes.recording import size_on_disk
         from r2t2_jax.runs.folder import check_folder
@@ -65,7 +66,7 @@ class RoutesRecord:
             log(f"{port.name} routes whole samples: there is one record per sample, and --tokens selects nothing")
         counts = ", ".join(f"{count:,} {kind}" for kind, count in facts.kinds.items())
         total = sum(facts.kinds.values())
-        print(f"{facts.samples:,} samples, {total:,} records ({counts}) of {len(facts.layers)} layers x {facts.top_k}")
+        print(f"{plural(facts.samples, 'sample')}, {plural(total, 'record')} ({counts}) of {len(facts.layers)} layers x {facts.top_k}")
         print(
             f"{facts.bytes_per_token:,} bytes per record, {total * facts.bytes_per_token / 1e6:,.2f} MB; "
             f"{size_on_disk(self.out) / 1e6:,.2f} MB on disk in {self.out}"
@@ -118,13 +119,14 @@ class RoutesImport:
 
     def run(self) -> None:
         """Import, and print the counts."""
+        from r2t2_jax.reporting.formatting import plural
         from r2t2_jax.routes.exchange import import_routes
         from r2t2_jax.runs.folder import check_folder
 
         check_folder(self.out)
         facts = import_routes(self.file, self.format, self.out, self.layers, self.top_k).facts
         print(
-            f"{facts.samples:,} sequences, {sum(facts.kinds.values()):,} tokens of {len(facts.layers)} layers x "
+            f"{plural(facts.samples, 'sequence')}, {plural(sum(facts.kinds.values()), 'token')} of {len(facts.layers)} layers x "
             f"{facts.top_k}, {len(facts.experts)} experts by the largest id"
         )
         print(f"Expert ids only: {self.format} holds no combine weights. Wrote {self.out}.")
@@ -147,6 +149,7 @@ class RoutesExport:
     def run(self) -> None:
         """Export, and print what the file holds."""
         from r2t2_jax.cli.parsing import check_writable
+        from r2t2_jax.reporting.formatting import plural
         from r2t2_jax.routes.exchange import export_routes
         from r2t2_jax.routes.recording import Recording
 
@@ -154,7 +157,7 @@ class RoutesExport:
         recording = Recording.open(self.folder)
         count = export_routes(recording, self.format, self.out)
         omitted = "; combine weights have no place in this format" if recording.facts.weights else ""
-        print(f"Wrote the expert ids of {count:,} sequences to {self.out}{omitted}.")
+        print(f"Wrote the expert ids of {plural(count, 'sequence')} to {self.out}{omitted}.")
 
 
 @dataclass(frozen=True)
@@ -162,7 +165,8 @@ class ExpertsMap:
     """Map the experts of a recording: usage, weight and co-activation by group, and which differences are not chance.
 
     Each group is compared with the mean of all, by a permutation test with Benjamini-Hochberg control of false
-    discoveries. Writes experts and pairs of experts as CSV and Parquet files. docs/routes.md explains the columns.
+    discoveries. Writes a page of heat maps, and experts and pairs of experts as CSV and Parquet files. docs/routes.md
+    explains the columns.
 
     Example: r2t2 experts map out/routes --by category,modality --out out/map
     """
@@ -170,7 +174,7 @@ class ExpertsMap:
     folder: tyro.conf.Positional[Path]
     """Folder of a recording."""
     out: Path
-    """Folder for experts.csv, experts.parquet, pairs.csv and pairs.parquet."""
+    """Folder for map.html, and for experts and pairs as .csv and .parquet."""
     by: Annotated[tuple[Literal["category", "modality", "source"], ...], tyro.conf.arg(metavar="FACTOR ...")] = ()
     """Factors: category and source of a sample, modality of a token. Default: those with two or more groups."""
     permutations: int = 1000
@@ -182,16 +186,71 @@ class ExpertsMap:
 
     def run(self) -> None:
         """Map, write the tables, and print the largest differences."""
+        from r2t2_jax.reporting.expert_page import map_page
         from r2t2_jax.routes.expert_map import map_experts
         from r2t2_jax.routes.recording import Recording
-        from r2t2_jax.routes.show import map_lines, write_map
+        from r2t2_jax.routes.show import MAP_PAGE, map_lines, write_map
         from r2t2_jax.runs.atomic_io import check_can_create
 
         check_can_create(self.out)
         recording = Recording.open(self.folder)
         by = tuple(dict.fromkeys(self.by))
         maps = map_experts(recording.samples(), recording.facts, by, self.permutations, self.rate, self.seed)
-        write_map(self.out, maps)
+        title = f"Experts of {self.folder} by {', '.join(each.factor for each in maps)}"
+        write_map(self.out, maps, map_page(title, maps, recording.facts, self.rate, self.permutations))
         for each in maps:
             print("\n".join(map_lines(each, self.permutations, self.rate)))
-        print(f"Wrote experts and pairs as CSV and Parquet to {self.out}.")
+        print(f"Wrote experts and pairs as CSV and Parquet to {self.out}; open {self.out / MAP_PAGE} for heat maps.")
+
+
+@dataclass(frozen=True)
+class ExpertsCompare:
+    """Compare the experts of two recordings, of two tasks or two checkpoints: which serve more, with intervals.
+
+    Samples are paired if both recordings hold the same questions. Prints the share of choices that moved in each layer
+    and the largest differences of the second recording from the first; with --out, writes a page of heat maps and all
+    numbers as CSV and Parquet files. docs/routes.md explains the columns.
+
+    Example: r2t2 experts compare out/routes out/routes-b --out out/compared
+    """
+
+    first: tyro.conf.Positional[Path]
+    """Folder of a recording."""
+    second: tyro.conf.Positional[Path]
+    """Folder of another recording of the same layers."""
+    by: Literal["category", "modality"] | None = None
+    """Compare within each category of samples, or modality of tokens. Default: all tokens together."""
+    out: Path | None = None
+    """Folder for compare.html, and for experts and layers as .csv and .parquet."""
+    json: bool = False
+    """Print the layers and the significant differences as JSON."""
+    permutations: int = 1000
+    """Permutations of the labels; the smallest p-value is 1 / (permutations + 1)."""
+    rate: float = 0.05
+    """Rate of false discoveries among the entries that count as different."""
+    seed: int = 0
+    """Seed of permutations and resamples."""
+
+    def run(self) -> None:
+        """Compare, print the result, and write the tables and the page."""
+        import json
+
+        from r2t2_jax.reporting.expert_page import comparison_page
+        from r2t2_jax.routes.compare import compare_recordings
+        from r2t2_jax.routes.recording import Recording
+        from r2t2_jax.routes.show import COMPARISON_PAGE, comparison_lines, comparison_record, write_comparison
+        from r2t2_jax.runs.atomic_io import check_can_create
+
+        if self.out is not None:
+            check_can_create(self.out)
+        first, second = Recording.open(self.first), Recording.open(self.second)
+        comparison = compare_recordings(first, second, self.by, self.permutations, self.rate, self.seed)
+        if self.out is not None:
+            title = f"Experts of {self.second} compared with {self.first}"
+            write_comparison(self.out, comparison, comparison_page(title, comparison, self.rate, self.permutations))
+        if self.json:
+            print(json.dumps(comparison_record(comparison, self.rate), indent=1, ensure_ascii=False))
+            return
+        print("\n".join(comparison_lines(comparison, self.rate)))
+        if self.out is not None:
+            print(f"Wrote experts and layers as CSV and Parquet to {self.out}; open {self.out / COMPARISON_PAGE}.")

@@ -12,7 +12,7 @@ Axis letters: U units, G groups, N layers, E experts, F = N x E entries, k chose
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,6 +27,7 @@ FACTORS = ("category", "modality", "source")
 BLOCK = 64  # permutations at a time
 PAIRS = 20  # co-activated pairs of a layer and group
 QUANTITIES = ("usage", "weight")
+ALL = "all tokens"  # the group of a comparison without a factor
 
 
 @dataclass(frozen=True)
@@ -51,14 +52,43 @@ class FactorMap:
 
 
 @dataclass
-class _Units:
-    """Sums over the tokens of each unit: tokens, and choices and weights of each entry."""
+class Units:
+    """The units of one factor: their samples, groups and tokens, and the usage and weight of each entry.
+
+    `weight` is empty for recordings without weights.
+    """
 
     samples: list[int] = field(default_factory=list)
     groups: list[str] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
     usage: list[Float[np.ndarray, "N E"]] = field(default_factory=list)
     weight: list[Float[np.ndarray, "N E"]] = field(default_factory=list)
+
+    def add(
+        self, number: int, sample: SampleRoutes, factor: str | None, facts: RecordingFacts
+    ) -> Iterator[tuple[str, Int[np.ndarray, "T N k"]]]:
+        """Add the units of a sample, and yield the group and the expert ids of each.
+
+        Args:
+            number: of the sample, that its units share.
+            sample: its tokens without a route are left out.
+            factor: one of `FACTORS`; `None` for a single group, `ALL`.
+            facts: of the recording, or of another with more experts.
+        """
+        routed = (sample.experts != NO_EXPERT).all(axis=(1, 2))
+        kinds = np.asarray(sample.kinds)
+        own = {None: ALL, "category": sample.category, "source": sample.source}
+        labels = kinds if factor == "modality" else np.full(len(kinds), own[factor])
+        for group in dict.fromkeys(labels[routed].tolist()):
+            rows = routed & (labels == group)
+            ids = sample.experts[rows]
+            self.samples.append(number)
+            self.groups.append(group)
+            self.tokens.append(len(ids))
+            self.usage.append(_entry_sums(ids, None, facts) / len(ids))
+            if sample.weights is not None:
+                self.weight.append(_entry_sums(ids, sample.weights[rows], facts) / len(ids))
+            yield group, ids
 
 
 def map_experts(
@@ -82,7 +112,7 @@ def map_experts(
     Raises:
         R2T2Error: a factor that was named has a single group, or none has two.
     """
-    units: Mapping[str, _Units] = {factor: _Units() for factor in factors or FACTORS}
+    units: Mapping[str, Units] = {factor: Units() for factor in factors or FACTORS}
     pairs: dict[tuple[str, str], _PairCounts] = defaultdict(lambda: _PairCounts(facts))
     for number, sample in enumerate(samples):
         _collect(number, sample, facts, units, pairs)
@@ -105,23 +135,12 @@ def _collect(
     number: int,
     sample: SampleRoutes,
     facts: RecordingFacts,
-    units: Mapping[str, _Units],
+    units: Mapping[str, Units],
     pairs: Mapping[tuple[str, str], _PairCounts],
 ) -> None:
     """Add a sample to the units and pair counts of every factor."""
-    routed = (sample.experts != NO_EXPERT).all(axis=(1, 2))
-    kinds = np.asarray(sample.kinds)
     for factor, each in units.items():
-        labels = kinds if factor == "modality" else np.full(len(kinds), getattr(sample, factor))
-        for group in dict.fromkeys(labels[routed].tolist()):
-            rows = routed & (labels == group)
-            ids = sample.experts[rows]
-            each.samples.append(number)
-            each.groups.append(group)
-            each.tokens.append(len(ids))
-            each.usage.append(_entry_sums(ids, None, facts) / len(ids))
-            if sample.weights is not None:
-                each.weight.append(_entry_sums(ids, sample.weights[rows], facts) / len(ids))
+        for group, ids in each.add(number, sample, factor, facts):
             pairs[factor, group].add(ids)
 
 
@@ -178,7 +197,7 @@ class _PairCounts:
 def _factor_map(
     factor: str,
     groups: tuple[str, ...],
-    units: _Units,
+    units: Units,
     pairs: Mapping[tuple[str, str], _PairCounts],
     facts: RecordingFacts,
     permutations: int,

@@ -1,22 +1,23 @@
-"""Recordings and expert maps as text and tables."""
+"""Recordings, expert maps and comparisons as text and tables."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.csv as pacsv
 
+from r2t2_jax.routes.compare import ExpertComparison
 from r2t2_jax.routes.expert_map import FactorMap
 from r2t2_jax.routes.recording import NO_EXPERT, RecordingFacts, SampleRoutes
 from r2t2_jax.runs.atomic_io import atomic_folder, check_foreign
 from r2t2_jax.runs.batch_files import write_table
 from r2t2_jax.runs.run import reraise_oserror
 
-TABLES = ("experts", "pairs")
-SHOWN_EXPERTS, SHOWN_ENTRIES = 8, 5
+MAP_PAGE, COMPARISON_PAGE = "map.html", "compare.html"
+SHOWN_EXPERTS, SHOWN_ENTRIES, SHOWN_LAYERS = 8, 5, 12
 
 
 def routes_lines(sample: SampleRoutes, facts: RecordingFacts, rows: int) -> Iterator[str]:
@@ -64,23 +65,99 @@ def map_lines(factor_map: FactorMap, permutations: int, rate: float) -> Iterator
             )
 
 
-def write_map(out: Path, maps: Sequence[FactorMap]) -> None:
-    """Write the entries and pairs of all factors as CSV and Parquet files.
+def comparison_lines(comparison: ExpertComparison, rate: float) -> Iterator[str]:
+    """The units, the movement of each layer, and the largest significant differences."""
+    unit = "pairs of samples" if comparison.paired else "samples"
+    for group, (first, second) in comparison.units.items():
+        counts = f"{first:,}" if comparison.paired else f"{first:,} and {second:,}"
+        yield f"{group}: {counts} {unit}"
+    if comparison.left_out:
+        yield f"{comparison.left_out:,} samples are in one recording only and are left out"
+    several = len(comparison.groups) > 1
+    rows = sorted(comparison.movement, key=lambda row: row["expected"] - row["moved"])[:SHOWN_LAYERS]
+    shown = f" in {len(rows)} of {len(comparison.movement)} layers" if len(rows) < len(comparison.movement) else ""
+    yield f"share of the choices that moved to other experts{shown} (expected by chance):"
+    for row in comparison.movement:
+        if row not in rows:
+            continue
+        place = f"{row['group']}, {row['layer']}" if several else row["layer"]
+        shared = ""
+        if "overlap" in row:
+            bounds = f"{100 * row['overlap_low']:.1f} to {100 * row['overlap_high']:.1f}"
+            shared = f"; {100 * row['overlap']:.1f} % ({bounds}) of the same prompt tokens' experts are the same"
+        yield f"  {place}: {100 * row['moved']:.1f} % ({100 * row['expected']:.1f} %){shared}"
+    for quantity, tested in comparison.tested.items():
+        if not tested:
+            yield f"{quantity}: the same in both recordings"
+            continue
+        yield (
+            f"{quantity}: {comparison.significant[quantity]:,} of {tested:,} differences have q <= {rate:g} "
+            "(permutation test, Benjamini-Hochberg)"
+        )
+        name = f"{quantity}_difference"
+        significant = [entry for entry in comparison.entries if entry[f"{quantity}_q"] <= rate]
+        for entry in sorted(significant, key=lambda entry: -abs(entry[name]))[:SHOWN_ENTRIES]:
+            place = f"{entry['group']}: {entry['layer']}" if several else entry["layer"]
+            yield (
+                f"  {place}, {entry['expert']}: {entry[f'{quantity}_first']:.3f} to {entry[f'{quantity}_second']:.3f}, "
+                f"{entry[name]:+.3f} ({entry[f'{quantity}_low']:+.3f} to {entry[f'{quantity}_high']:+.3f}), "
+                f"q = {entry[f'{quantity}_q']:.3g}"
+            )
+
+
+def comparison_record(comparison: ExpertComparison, rate: float) -> dict[str, Any]:
+    """The comparison as JSON values; of the entries only those with q at most the rate."""
+    significant = [
+        entry
+        for entry in comparison.entries
+        if any(entry[f"{quantity}_q"] <= rate for quantity in comparison.tested)
+    ]
+    return {
+        "paired": comparison.paired,
+        "units": {group: list(counts) for group, counts in comparison.units.items()},
+        "left_out": comparison.left_out,
+        "rate": rate,
+        "tested": comparison.tested,
+        "significant": comparison.significant,
+        "layers": comparison.movement,
+        "entries": significant,
+    }
+
+
+def write_map(out: Path, maps: Sequence[FactorMap], page: str = "") -> None:
+    """Write the entries and pairs of all factors as CSV and Parquet files, and the page if there is one.
 
     Raises:
         R2T2Error: the folder holds other files, or cannot be written.
     """
-    files = {f"{name}.{suffix}" for name in TABLES for suffix in ("csv", "parquet")}
-    check_foreign(out, lambda name: name in files, "an expert map")
     entries = [entry for each in maps for entry in each.entries]
     pairs = [pair for each in maps for pair in each.pairs]
-    columns = {"pairs": ("factor", "group", "layer", "expert", "other", "share", "lift"), "experts": tuple(entries[0])}
+    columns = ("factor", "group", "layer", "expert", "other", "share", "lift")
+    tables = {"experts": _table(entries, tuple(entries[0])), "pairs": _table(pairs, columns)}
+    _write(out, tables, MAP_PAGE, page, "an expert map")
+
+
+def write_comparison(out: Path, comparison: ExpertComparison, page: str) -> None:
+    """Write the entries and the movement of layers as CSV and Parquet files, and the page.
+
+    Raises:
+        R2T2Error: the folder holds other files, or cannot be written.
+    """
+    records = {"experts": comparison.entries, "layers": comparison.movement}
+    tables = {name: _table(rows, tuple(rows[0])) for name, rows in records.items()}
+    _write(out, tables, COMPARISON_PAGE, page, "a comparison of experts")
+
+
+def _write(out: Path, tables: Mapping[str, pa.Table], page_name: str, page: str, content: str) -> None:
+    files = {f"{name}.{suffix}" for name in tables for suffix in ("csv", "parquet")}
+    check_foreign(out, lambda name: name in files | {page_name}, content)
 
     def write(draft: Path) -> None:
-        for name, records in (("experts", entries), ("pairs", pairs)):
-            table = _table(records, columns[name])
+        for name, table in tables.items():
             write_table(draft / f"{name}.parquet", table)
             pacsv.write_csv(table, draft / f"{name}.csv")
+        if page:
+            (draft / page_name).write_text(page, encoding="utf-8")
 
     with reraise_oserror(f"cannot write {out}"):
         atomic_folder(out, write)
