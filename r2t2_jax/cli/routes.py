@@ -66,7 +66,8 @@ class RoutesRecord:
             log(f"{port.name} routes whole samples: there is one record per sample, and --tokens selects nothing")
         counts = ", ".join(f"{count:,} {kind}" for kind, count in facts.kinds.items())
         total = sum(facts.kinds.values())
-        print(f"{plural(facts.samples, 'sample')}, {plural(total, 'record')} ({counts}) of {len(facts.layers)} layers x {facts.top_k}")
+        numbers = f"{plural(facts.samples, 'sample')}, {plural(total, 'record')} ({counts})"
+        print(f"{numbers} of {len(facts.layers)} layers x {facts.top_k}")
         print(
             f"{facts.bytes_per_token:,} bytes per record, {total * facts.bytes_per_token / 1e6:,.2f} MB; "
             f"{size_on_disk(self.out) / 1e6:,.2f} MB on disk in {self.out}"
@@ -125,9 +126,9 @@ class RoutesImport:
 
         check_folder(self.out)
         facts = import_routes(self.file, self.format, self.out, self.layers, self.top_k).facts
+        counts = f"{plural(facts.samples, 'sequence')}, {plural(sum(facts.kinds.values()), 'token')}"
         print(
-            f"{plural(facts.samples, 'sequence')}, {plural(sum(facts.kinds.values()), 'token')} of {len(facts.layers)} layers x "
-            f"{facts.top_k}, {len(facts.experts)} experts by the largest id"
+            f"{counts} of {len(facts.layers)} layers x {facts.top_k}, {len(facts.experts)} experts by the largest id"
         )
         print(f"Expert ids only: {self.format} holds no combine weights. Wrote {self.out}.")
 

@@ -80,7 +80,8 @@ def map_page(title: str, maps: Sequence[FactorMap], facts: RecordingFacts, rate:
     note = (
         "Usage is the share of tokens that choose an expert, weight its mean combine weight, both averaged over units "
         "(samples, or their tokens of one modality). Differences are from the mean of all units; q is the p-value of "
-        f"{permutations:,} permutations after Benjamini-Hochberg. Experts that serve all groups alike have no difference."
+        f"{permutations:,} permutations after Benjamini-Hochberg. Experts that serve all groups alike have "
+        "no difference."
     )
     return _page(title, sentences, note, facts.layers, facts.experts, quantities, views, rate, None)
 

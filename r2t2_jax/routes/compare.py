@@ -182,7 +182,8 @@ def _rows(sides: Sequence[_Side], group: str, common: list[Key] | None) -> list[
     by_side = []
     for side in sides:
         rows = [i for i, name in enumerate(side.units.groups) if name == group]
-        by_side.append({side.keys[side.units.samples[i]]: i for i in reversed(rows)} if common else dict(enumerate(rows)))
+        by_key = {side.keys[side.units.samples[i]]: i for i in reversed(rows)}
+        by_side.append(by_key if common else dict(enumerate(rows)))
     if common:
         shared = [key for key in common if all(key in rows for rows in by_side)]
         return [[rows[key] for key in shared] for rows in by_side]
