@@ -127,9 +127,7 @@ class RoutesImport:
         check_folder(self.out)
         facts = import_routes(self.file, self.format, self.out, self.layers, self.top_k).facts
         counts = f"{plural(facts.samples, 'sequence')}, {plural(sum(facts.kinds.values()), 'token')}"
-        print(
-            f"{counts} of {len(facts.layers)} layers x {facts.top_k}, {len(facts.experts)} experts by the largest id"
-        )
+        print(f"{counts} of {len(facts.layers)} layers x {facts.top_k}, {len(facts.experts)} experts by the largest id")
         print(f"Expert ids only: {self.format} holds no combine weights. Wrote {self.out}.")
 
 

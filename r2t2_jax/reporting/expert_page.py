@@ -154,8 +154,7 @@ def _page(
     room = max(1, MAX_VALUES // (shape[0] * shape[1] * len(names)))
     shown = views[:room]
     arrays = [
-        {name: np.array([entry[name] for entry in entries]).reshape(shape) for name in names}
-        for _, _, entries in shown
+        {name: np.array([entry[name] for entry in entries]).reshape(shape) for name in names} for _, _, entries in shown
     ]
     first = quantities[0]
     largest = max(float(np.abs(each[first.name]).max()) for each in arrays) or 1.0
@@ -192,9 +191,7 @@ def _page(
     )
 
 
-def _largest_entries(
-    views: Sequence[tuple[str, str, list[dict[str, Any]]]], quantity: Quantity, rate: float
-) -> Table:
+def _largest_entries(views: Sequence[tuple[str, str, list[dict[str, Any]]]], quantity: Quantity, rate: float) -> Table:
     """The entries with the largest significant differences, of all groups."""
     rows = [(name, entry) for name, _, entries in views for entry in entries if entry[quantity.q] <= rate]
     rows.sort(key=lambda row: -abs(row[1][quantity.name]))

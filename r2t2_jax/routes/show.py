@@ -108,9 +108,7 @@ def comparison_lines(comparison: ExpertComparison, rate: float) -> Iterator[str]
 def comparison_record(comparison: ExpertComparison, rate: float) -> dict[str, Any]:
     """The comparison as JSON values; of the entries only those with q at most the rate."""
     significant = [
-        entry
-        for entry in comparison.entries
-        if any(entry[f"{quantity}_q"] <= rate for quantity in comparison.tested)
+        entry for entry in comparison.entries if any(entry[f"{quantity}_q"] <= rate for quantity in comparison.tested)
     ]
     return {
         "paired": comparison.paired,
