@@ -217,8 +217,8 @@ class ExpertsCompare:
     """Folder of a recording."""
     second: tyro.conf.Positional[Path]
     """Folder of another recording of the same layers."""
-    by: Literal["category", "modality"] | None = None
-    """Compare within each category of samples, or modality of tokens. Default: all tokens together."""
+    by: Literal["all", "category", "modality"] = "all"
+    """Compare all tokens together, or those of each category of samples or modality of tokens."""
     out: Path | None = None
     """Folder for compare.html, and for experts and layers as .csv and .parquet."""
     json: bool = False
@@ -243,7 +243,8 @@ class ExpertsCompare:
         if self.out is not None:
             check_can_create(self.out)
         first, second = Recording.open(self.first), Recording.open(self.second)
-        comparison = compare_recordings(first, second, self.by, self.permutations, self.rate, self.seed)
+        factor = None if self.by == "all" else self.by
+        comparison = compare_recordings(first, second, factor, self.permutations, self.rate, self.seed)
         if self.out is not None:
             title = f"Experts of {self.second} compared with {self.first}"
             write_comparison(self.out, comparison, comparison_page(title, comparison, self.rate, self.permutations))
