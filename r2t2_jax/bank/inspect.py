@@ -6,7 +6,7 @@ Axis letters: N references, L routed layers, E experts, M embedding size.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -262,7 +262,12 @@ def find_leakage(bank: ReferenceBank, samples: Sequence[Sample]) -> Leakage:
 
 
 def leaked_samples(bank: ReferenceBank, samples: Sequence[Sample]) -> list[Sample]:
-    """Test samples that are references: of the same id and question, or, under any id, of the same image and question.
+    """Test samples that are references, as `reference_test` finds them."""
+    return list(filter(reference_test(bank), samples))
+
+
+def reference_test(bank: ReferenceBank) -> Callable[[Sample], bool]:
+    """Whether a sample is a reference: of the same id and question, or, under any id, of the same image and question.
 
     Images are compared by their pixels, questions without case, repeated spaces and final punctuation. Only images of
     questions that some reference has too are decoded. Questions without an image and without a context are the same
@@ -286,7 +291,7 @@ def leaked_samples(bank: ReferenceBank, samples: Sequence[Sample]) -> list[Sampl
             return not sample.context and (text, tuple(sample.options)) in texts
         return text in images and image_digest(sample.image) in images[text]
 
-    return [sample for sample in samples if is_reference(sample)]
+    return is_reference
 
 
 def _identities(bank: ReferenceBank) -> Iterator[tuple[str, str | None, str | None, Sequence[str] | None]]:

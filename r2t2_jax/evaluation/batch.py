@@ -83,7 +83,7 @@ class PreparedBatch:
 
         Returns:
             Arrays with a leading axis n: `tokens` (or `texts`), `weights`, `path`, `losses`, `kernel_weights`,
-            `used_fallback` and `evaluations`.
+            `used_fallback` and `evaluations`; and the `routing` of a strategy, `None` for the untouched model.
 
         Raises:
             R2T2Error: the strategy needs something that model or bank do not offer.
@@ -103,6 +103,7 @@ class PreparedBatch:
         )
         return {
             "tokens": generate_batch(self.port, queries.features, rerouted.routing, self.vmap_size),
+            "routing": rerouted.routing,
             "weights": rerouted.weights,
             "path": rerouted.path,
             "losses": rerouted.losses,

@@ -24,10 +24,10 @@ from r2t2_jax.bank.inspect import leaked_samples
 from r2t2_jax.contract import Port, Sample
 from r2t2_jax.datasets.images import decode_image, encoded_image, rgb_pixels
 from r2t2_jax.errors import R2T2Error, R2T2Warning
-from r2t2_jax.evaluation.batch import evaluate_batch
+from r2t2_jax.evaluation.batch import PreparedBatch, evaluate_batch
 from r2t2_jax.evaluation.encode import EncodedQuestions, encode_questions
 from r2t2_jax.evaluation.evaluator import Evaluator
-from r2t2_jax.evaluation.records import Neighbor, neighbors_of
+from r2t2_jax.evaluation.records import BatchResult, Neighbor, neighbors_of
 from r2t2_jax.evaluation.setup import open_bank, with_decoding
 from r2t2_jax.inference.reference_cache import own_references
 from r2t2_jax.method.needs import REFERENCE_NEEDS
@@ -134,16 +134,18 @@ def answer(
     if routing is not None:
         if strategy is not None:
             raise R2T2Error("routing weights given by hand take the place of a strategy: give one or the other")
-        weights, shown = _check_weights(port, routing), ""
+        weights, shown = check_weights(port, routing), ""
         if preset is not None or bank is not None:
             raise R2T2Error("routing weights given by hand read neither a preset nor a bank: leave these out")
-        method, references, seconds = Strategy(BY_HAND, search=FixedRouting("task")), None, 0.0
+        method, references, seconds = by_hand(), None, 0.0
     else:
         method, shown = _method(port, strategy, preset)
         weights = None
         opened = ReferenceBank.open(bank) if isinstance(bank, str | Path) else bank
         check_strategies({method.name: method}, samples, opened, port, port.name)
-        references, seconds = _timed(lambda: _references(port, bank, samples) if _reads_references(method) else None)
+        references, seconds = _timed(
+            lambda: open_references(port, bank, samples) if _reads_references(method) else None
+        )
     strategies = {BASE: named_strategy(BASE), method.name: method}
     evaluator = Evaluator.create(decoding, references, strategies, None, seed)
     leaked = [] if references is None else [sample.id for sample in leaked_samples(references, samples)]
@@ -170,13 +172,17 @@ def _method(
 
 
 def _warn_of_unknown_words(port: Port, questions: Sequence[str]) -> None:
-    """Warn of words that the model's processor does not know, if it can tell (`unknown_words`)."""
+    """Warn of words that the model's processor does not know."""
+    if message := note_of_unknown_words(port, questions):
+        warnings.warn(message, R2T2Warning, stacklevel=3)
+
+
+def note_of_unknown_words(port: Port, questions: Sequence[str]) -> str:
+    """A line about words that the model's processor does not know; empty without any, or if it cannot tell."""
     unknown: Callable[[str], Sequence[str]] = getattr(port.processor, "unknown_words", lambda question: ())
     words = dict.fromkeys(word for question in questions for word in unknown(question))
-    if words:
-        listed = ", ".join(map(repr, words))
-        message = f"{port.name} does not know {listed}: it reads an unknown word there, and may answer anything"
-        warnings.warn(message, R2T2Warning, stacklevel=3)
+    listed = ", ".join(map(repr, words))
+    return f"{port.name} does not know {listed}: it reads an unknown word there, and may answer anything" if words else ""
 
 
 def _samples(images: Sequence[Any], questions: Sequence[str]) -> list[Sample]:
@@ -207,7 +213,14 @@ def _pixels(image: Any) -> UInt8[np.ndarray, "height width 3"] | None:
     return array
 
 
-def _references(port: Port, bank: ReferenceBank | str | Path | None, questions: Sequence[Sample]) -> ReferenceBank:
+def open_references(
+    port: Port, bank: ReferenceBank | str | Path | None, questions: Sequence[Sample]
+) -> ReferenceBank:
+    """A bank, opened if it is a directory; `None` stands for the references that are registered with the port.
+
+    Raises:
+        R2T2Error: as `open_bank`.
+    """
     if isinstance(bank, ReferenceBank):
         return bank
     if bank is not None:
@@ -222,7 +235,12 @@ def _reads_references(strategy: Strategy) -> bool:
     return bool(strategy.needs & REFERENCE_NEEDS)
 
 
-def _check_weights(port: Port, routing: Any) -> Float[np.ndarray, "L E"]:
+def by_hand() -> Strategy:
+    """The strategy that answers with the weights of `with_weights`."""
+    return Strategy(BY_HAND, search=FixedRouting("task"))
+
+
+def check_weights(port: Port, routing: Any) -> Float[np.ndarray, "L E"]:
     """Weights given by hand as [L, E]; one row is repeated for all layers. Raises `R2T2Error` if they do not fit."""
     layers, experts = port.model.spec.shape
     try:
@@ -257,36 +275,55 @@ def _answer(
         preset: name of its settings.
         weights: routing weights given by hand.
     """
-    port, spec = evaluator.port, evaluator.port.model.spec
-    questions, encoding = _timed(lambda: encode_questions(port, [sample], 1))
+    questions, encoding = _timed(lambda: encode_questions(evaluator.port, [sample], 1))
     if weights is not None:
-        questions = _with_weights(questions, weights)
+        questions = with_weights(questions, weights[None])
     batch = evaluator.prepare_batch(questions)
     before, after = (evaluate_batch(batch, [key])[0] for key in (BASE, name))
-    own = after.neighbors_of(0)
-    records = [batch.neighbors.records[j] for j in after.neighbors[0, own].tolist()]
+    seconds = {"question": encoding, BASE: before.seconds_per_sample, name: after.seconds_per_sample}
+    return prediction_of(batch, after, 0, before.predictions[0], preset, seconds)
+
+
+def prediction_of(
+    batch: PreparedBatch, result: BatchResult, row: int, before: str, preset: str, seconds: Mapping[str, float]
+) -> Prediction:
+    """The prediction for one sample of an evaluated batch.
+
+    Args:
+        batch: with the sample.
+        result: of one strategy on the batch.
+        row: of the sample.
+        before: the answer with the router's own weights.
+        preset: name of the strategy's settings.
+        seconds: of each stage.
+    """
+    port, sample, own = batch.port, result.samples[row], result.neighbors_of(row)
+    records = [batch.neighbors.records[j] for j in result.neighbors[row, own].tolist()]
     return Prediction(
         model=port.name,
-        strategy=name,
+        strategy=result.name,
         preset=preset,
         question=sample.question,
         image=sample.image,
-        before=before.predictions[0],
-        after=after.predictions[0],
-        neighbors=neighbors_of(records, after.kernel_weights[0, own]),
-        experts=spec.experts,
-        layers=spec.layer_names,
-        router_weights=after.router_weights[0],
-        weights=after.weights[0],
-        path=after.path[0],
-        losses=after.losses[0],
-        used_fallback=bool(after.used_fallback[0]),
-        evaluations=after.evaluations,
-        seconds={"question": encoding, BASE: before.seconds_per_sample, name: after.seconds_per_sample},
+        before=before,
+        after=result.predictions[row],
+        neighbors=neighbors_of(records, result.kernel_weights[row, own]),
+        experts=port.model.spec.experts,
+        layers=port.model.spec.layer_names,
+        router_weights=result.router_weights[row],
+        weights=result.weights[row],
+        path=result.path[row],
+        losses=result.losses[row],
+        used_fallback=bool(result.used_fallback[row]),
+        evaluations=result.evaluations,
+        seconds=seconds,
     )
 
 
-def _with_weights(questions: EncodedQuestions, weights: Float[np.ndarray, "L E"]) -> EncodedQuestions:
-    """The questions with given weights as their task routing, on full support so that the weights stay as they are."""
-    task = jnp.asarray(weights)[None]  # [1, L, E]
+def with_weights(questions: EncodedQuestions, weights: Float[np.ndarray, "B L E"]) -> EncodedQuestions:
+    """The questions with given weights as their task routing, on full support so that the weights stay as they are.
+
+    The strategy `by_hand` answers with them.
+    """
+    task = jnp.asarray(weights)
     return replace(questions, queries=replace(questions.queries, task_routing=task, support=jnp.ones(task.shape, bool)))

@@ -2,7 +2,7 @@
 
 Samples are mapped one at a time, so that no answer depends on its batch, or `vmap_size` at a time on an accelerator.
 
-Axis letters: B samples, P points of a path, L routed layers, E experts, A answer tokens.
+Axis letters: B samples, P points of a path, L routed layers, E experts, A answer tokens, V vocabulary.
 """
 
 from __future__ import annotations
@@ -13,11 +13,24 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Key
 
-from r2t2_jax.contract import Answer, BeamModel, Features, Inputs, Params, Port, RoutedLoss, RoutedModel, condition
+from r2t2_jax.contract import (
+    Answer,
+    BeamModel,
+    Features,
+    Inputs,
+    LogprobModel,
+    Params,
+    Port,
+    RoutedLoss,
+    RoutedModel,
+    condition,
+)
 from r2t2_jax.routing import Routing
 from r2t2_jax.runtime.batching import map_in_chunks
+
+MIN_TEMPERATURE = 1e-4  # of sampling; below it the largest logit is drawn
 
 
 @partial(jax.jit, static_argnames=("model", "vmap_size"))
@@ -92,6 +105,71 @@ def generate_tokens(
         return generate_answer(model, params, features, routing, max_new_tokens, beams)
 
     return map_in_chunks(generate_sample, (features, routing), vmap_size)
+
+
+@partial(jax.jit, static_argnames="model")
+def sample_tokens(
+    params: Params,
+    features: Features,
+    routing: Routing | None,
+    tokens: Int[Array, "B A"],
+    keys: Key[Array, "B"],
+    temperatures: Float[Array, "B"],
+    *,
+    model: LogprobModel,
+) -> Int[Array, "B A"]:
+    """Answers drawn token by token at a temperature; every token runs the answer once more.
+
+    Args:
+        params: of the model.
+        features: of the samples.
+        routing: with a leading axis B; `None` for the untouched model.
+        tokens: greedy answers, for their shape and for samples of temperature 0.
+        keys: one per sample.
+        temperatures: of each sample.
+        model: returns the log-probabilities.
+    """
+
+    def draw_sample(sample: tuple[Any, ...]) -> Int[Array, "A"]:
+        features, routing, tokens, key, temperature = sample
+
+        def logprobs_of(tokens: Int[Array, "A"]) -> Float[Array, "a V"]:
+            return model.token_logprobs(params, features, routing, model.as_answer(tokens))[0]
+
+        def draw(tokens: Int[Array, "A"], place: Int[Array, ""]) -> tuple[Int[Array, "A"], None]:
+            logits = logprobs_of(tokens)[place] / jnp.maximum(temperature, MIN_TEMPERATURE)
+            drawn = jax.random.categorical(jax.random.fold_in(key, place), logits).astype(tokens.dtype)
+            return tokens.at[place].set(jnp.where(temperature > 0, drawn, tokens[place])), None
+
+        length = min(len(tokens), jax.eval_shape(logprobs_of, tokens).shape[0])
+        return jax.lax.scan(draw, tokens, jnp.arange(length))[0]
+
+    return jax.lax.map(draw_sample, (features, routing, tokens, keys, temperatures))
+
+
+@partial(jax.jit, static_argnames=("model", "top"))
+def logprobs_of_tokens(
+    params: Params,
+    features: Features,
+    routing: Routing | None,
+    tokens: Int[Array, "B A"],
+    *,
+    model: LogprobModel,
+    top: int,
+) -> tuple[Float[Array, "B a"], Int[Array, "B a top"], Float[Array, "B a top"]]:
+    """The log-probability of each token of an answer, and the likeliest tokens there with theirs.
+
+    `a` is the number of places that the model returns, at most A; `top` at most the size of the vocabulary.
+    """
+
+    def score_sample(sample: tuple[Any, ...]) -> tuple[Array, Array, Array]:
+        features, routing, tokens = sample
+        logprobs, _ = model.token_logprobs(params, features, routing, model.as_answer(tokens))  # [a V]
+        values, ids = jax.lax.top_k(logprobs, min(top, logprobs.shape[-1]))
+        chosen = jnp.take_along_axis(logprobs, tokens[: len(logprobs), None], axis=-1)[:, 0]
+        return chosen, ids, values
+
+    return jax.lax.map(score_sample, (features, routing, tokens))
 
 
 def generate_at_path(
