@@ -30,6 +30,7 @@ from r2t2_jax.cli.parsing import Command, parse
 from r2t2_jax.cli.reproduce import Reproduce
 from r2t2_jax.cli.routes import ExpertsCompare, ExpertsMap, RoutesExport, RoutesImport, RoutesRecord, RoutesShow
 from r2t2_jax.cli.runs import Export, Report, Results, Score
+from r2t2_jax.cli.serve import Serve
 from r2t2_jax.cli.tune import Tune
 from r2t2_jax.errors import R2T2Error, R2T2Warning
 from r2t2_jax.runs.interrupt import RunInterrupted
@@ -202,6 +203,7 @@ COMMANDS: dict[str, type[Command]] = {
     "routes record": RoutesRecord,
     "routes show": RoutesShow,
     "score": Score,
+    "serve": Serve,
     "strategies": ListStrategies,
     "tune": Tune,
 }

@@ -181,8 +181,10 @@ def note_of_unknown_words(port: Port, questions: Sequence[str]) -> str:
     """A line about words that the model's processor does not know; empty without any, or if it cannot tell."""
     unknown: Callable[[str], Sequence[str]] = getattr(port.processor, "unknown_words", lambda question: ())
     words = dict.fromkeys(word for question in questions for word in unknown(question))
+    if not words:
+        return ""
     listed = ", ".join(map(repr, words))
-    return f"{port.name} does not know {listed}: it reads an unknown word there, and may answer anything" if words else ""
+    return f"{port.name} does not know {listed}: it reads an unknown word there, and may answer anything"
 
 
 def _samples(images: Sequence[Any], questions: Sequence[str]) -> list[Sample]:
@@ -213,9 +215,7 @@ def _pixels(image: Any) -> UInt8[np.ndarray, "height width 3"] | None:
     return array
 
 
-def open_references(
-    port: Port, bank: ReferenceBank | str | Path | None, questions: Sequence[Sample]
-) -> ReferenceBank:
+def open_references(port: Port, bank: ReferenceBank | str | Path | None, questions: Sequence[Sample]) -> ReferenceBank:
     """A bank, opened if it is a directory; `None` stands for the references that are registered with the port.
 
     Raises:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
@@ -258,7 +257,8 @@ def _first_error(error: ValidationError) -> ApiError:
     first = error.errors(include_url=False, include_context=False)[0]
     kind, field = first["type"], field_of(first["loc"])
     if kind == "json_invalid":
-        return ApiError(400, f"the body is not JSON: {first['msg'].removeprefix('Invalid JSON: ')}", code="invalid_json")
+        reason = first["msg"].removeprefix("Invalid JSON: ")
+        return ApiError(400, f"the body is not JSON: {reason}", code="invalid_json")
     if kind == "extra_forbidden":
         return ApiError(400, f"unknown field {field[:SHOWN]}: leave it out", field[:SHOWN], "unknown_parameter")
     if kind == "missing":
@@ -266,7 +266,8 @@ def _first_error(error: ValidationError) -> ApiError:
     if kind == "union_tag_invalid":
         message = f"{field}: a part has the type text or image_url; others, such as audio, are not supported"
         return ApiError(400, message, field, "unsupported_parameter")
-    return ApiError(400, f"{field}: {first['msg']}" if field else "the body is not a JSON object", field or None, "invalid_value")
+    message = f"{field}: {first['msg']}" if field else "the body is not a JSON object"
+    return ApiError(400, message, field or None, "invalid_value")
 
 
 def field_of(path: Sequence[int | str]) -> str:
@@ -279,8 +280,3 @@ def field_of(path: Sequence[int | str]) -> str:
             text += f".{step}" if text else step
         previous = step
     return text
-
-
-def finite(content: Any) -> Any:
-    """JSON content with `None` for numbers that JSON does not have."""
-    return json.loads(json.dumps(content), parse_constant=lambda name: None)

@@ -1,0 +1,240 @@
+"""The HTTP application: OpenAI's routes over a `Batcher`, with the limits of `guard`."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import secrets
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse, StreamingResponse
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from r2t2_jax.serve.batching import Batcher
+from r2t2_jax.serve.engine import AnsweredQuestion, Engine, Question
+from r2t2_jax.serve.guard import Access, Guard, read_body
+from r2t2_jax.serve.images import ImageReader
+from r2t2_jax.serve.metrics import Metrics
+from r2t2_jax.serve.replies import Reply, complete, logprobs_content, prompt_tokens, rerouting_block
+from r2t2_jax.serve.schemas import INTERNAL, ApiError, ChatRequest, ImagePart, parse_request
+
+LOGGER = logging.getLogger("r2t2.serve")
+DISCONNECTED = 499  # of nginx: the client is gone
+HOST_THREADS = 2  # decode images and prepare inputs
+
+
+@dataclass(frozen=True)
+class Service:
+    """Everything that the routes use.
+
+    Args:
+        engine: the model with its references.
+        batcher: the queue in front of it.
+        metrics: of the server.
+        reader: of images.
+        name: of the model, as clients give it.
+        aliases: strategies that are offered as models `NAME@STRATEGY`.
+    """
+
+    engine: Engine
+    batcher: Batcher
+    metrics: Metrics
+    reader: ImageReader
+    name: str
+    aliases: tuple[str, ...]
+    created: int = field(default_factory=lambda: int(time.time()))
+    pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(HOST_THREADS, "r2t2-host"))
+
+    def models(self) -> list[dict[str, Any]]:
+        """The entries of `GET /v1/models`: the model, and one for each strategy that is ready."""
+        names = [self.name, *(f"{self.name}@{strategy}" for strategy in self.aliases)]
+        entry = {"object": "model", "created": self.created, "owned_by": "r2t2"}
+        engine, spec = self.engine, self.engine.port.model.spec
+        about = {
+            "strategy": engine.strategy,
+            "strategies": list(engine.strategies),
+            "presets": list(engine.presets),
+            "layers": list(spec.layer_names),
+            "experts": list(spec.experts),
+            "max_new_tokens": engine.port.max_new_tokens,
+        }
+        return [{"id": name, **entry, "r2t2": about} for name in names]
+
+    def question(self, request: ChatRequest, account: list[int]) -> Question:
+        """The question of a request, ready for the model; runs in a host thread.
+
+        Raises:
+            ApiError: the request cannot be answered; the message names the field.
+        """
+        rerouting = request.rerouting
+        strategy = "" if request.model == self.name else request.model.removeprefix(f"{self.name}@")
+        if strategy and strategy not in self.aliases:
+            offered = ", ".join(entry["id"] for entry in self.models())
+            message = f"the model {request.model[:80]!r} does not exist; this server has {offered}"
+            raise ApiError(404, message, "model", "model_not_found")
+        if strategy:
+            if rerouting.strategy not in (None, strategy) or rerouting.routing is not None:
+                message = f"the model {request.model} names a strategy: leave strategy and routing out"
+                raise ApiError(400, message, "r2t2.strategy", "invalid_value")
+            rerouting = rerouting.model_copy(update={"strategy": strategy})
+        choice = self.engine.choose(rerouting)
+        temperature = request.temperature or 0.0
+        self.engine.check_decoding(choice, temperature, bool(request.logprobs))
+        images, texts, instructions = [], [], []
+        for i, message in enumerate(request.messages):
+            for j, part in enumerate(message.content):
+                where = f"messages[{i}].content[{j}]"
+                if isinstance(part, ImagePart):
+                    images.append(self.reader.read(part.image_url.url, f"{where}.image_url.url", account))
+                else:
+                    (texts if message.role == "user" else instructions).append(part.text)
+        question = self.engine.prepare(choice, images, "\n".join(texts), "\n".join(instructions))
+        return replace(
+            question,
+            temperature=temperature,
+            seed=secrets.randbits(32) if request.seed is None else request.seed,
+            logprobs=bool(request.logprobs),
+            before="before" in rerouting.returned,
+            routes="routes" in rerouting.returned,
+        )
+
+    async def chat(self, http: Request) -> Response:
+        """Answer `POST /v1/chat/completions`.
+
+        Raises:
+            ApiError: as `read_body`, `parse_request`, `Batcher.place` and `question`.
+        """
+        start = time.perf_counter()
+        loop = asyncio.get_running_loop()
+        with self.batcher.place(), self.reader.memory.account() as account:
+            request = parse_request(await read_body(http))
+            question = await loop.run_in_executor(self.pool, self.question, request, account)
+            answered = await self._answered(http, question)
+            if answered is None:
+                return Response(status_code=DISCONNECTED)
+            reply = await loop.run_in_executor(self.pool, self._reply, request, question, answered)
+        self._count(answered, reply, time.perf_counter() - start)
+        if request.stream:
+            return StreamingResponse(
+                iter(list(reply.events())), media_type="text/event-stream", headers={"Cache-Control": "no-cache"}
+            )
+        return JSONResponse(reply.whole())
+
+    async def _answered(self, http: Request, question: Question) -> AnsweredQuestion | None:
+        """The answer; `None` if the client went away, whose place in the queue is then free."""
+        answer = asyncio.wrap_future(self.batcher.submit(question))
+        gone = asyncio.ensure_future(_disconnected(http))
+        try:
+            await asyncio.wait({answer, gone}, return_when=asyncio.FIRST_COMPLETED)
+            if answer.done():
+                return answer.result()
+            return None
+        finally:
+            answer.cancel()
+            gone.cancel()
+
+    def _reply(self, request: ChatRequest, question: Question, answered: AnsweredQuestion) -> Reply:
+        port = self.engine.port
+        completion = complete(port, answered, request.limit, request.stops)
+        logprobs = None
+        if request.logprobs:
+            logprobs = logprobs_content(port, answered, len(completion.pieces), request.top_logprobs or 0)
+        return Reply(
+            request=request,
+            model=request.model,
+            fingerprint=port.fingerprint,
+            completion=completion,
+            prompt_tokens=prompt_tokens(question),
+            logprobs=logprobs,
+            block=rerouting_block(answered, request.rerouting.returned),
+        )
+
+    def _count(self, answered: AnsweredQuestion, reply: Reply, seconds: float) -> None:
+        prediction, metrics = answered.prediction, self.metrics
+        metrics.answers.labels(prediction.strategy).inc()
+        metrics.evaluations.inc(prediction.evaluations)
+        metrics.tokens.inc(len(reply.completion.pieces))
+        metrics.queue_seconds.observe(prediction.seconds.get("queue", 0.0))
+        metrics.seconds.observe(seconds)
+
+
+async def _disconnected(http: Request) -> None:
+    while (await http.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _error(http: Request, error: Exception) -> JSONResponse:
+    """An error as a reply; what is unexpected is logged, and not shown."""
+    if isinstance(error, HTTPException):  # of the router
+        names = {404: f"there is no {http.url.path[:80]}", 405: f"{http.method} is not allowed here"}
+        error = ApiError(error.status_code, names.get(error.status_code, "the request cannot be answered"))
+    if not isinstance(error, ApiError):
+        LOGGER.error("a request failed", exc_info=error)
+        message = "internal error; the server's log has the details"
+        error = ApiError(500, message, code="internal_error", kind=INTERNAL)
+    return JSONResponse(error.content(), status_code=error.status, headers=error.headers)
+
+
+def create_app(service: Service, access: Access) -> FastAPI:
+    """The application; `page.mount_page` adds the page.
+
+    Args:
+        service: what the routes use.
+        access: who may use them.
+    """
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)  # the documentation pages load scripts from a CDN
+    for kind in (ApiError, HTTPException, Exception):
+        app.add_exception_handler(kind, _error)
+
+    @app.get("/health")
+    async def health() -> dict[str, str]:
+        return {"status": "ok"}
+
+    @app.get("/ready")
+    async def ready() -> JSONResponse:
+        batcher = service.batcher
+        return JSONResponse({"status": batcher.state}, status_code=200 if batcher.ready else 503)
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        return Response(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    @app.get("/v1/models")
+    async def models() -> dict[str, Any]:
+        return {"object": "list", "data": service.models()}
+
+    @app.get("/v1/models/{name:path}")
+    async def model(name: str) -> dict[str, Any]:
+        for entry in service.models():
+            if entry["id"] == name:
+                return entry
+        raise ApiError(404, f"the model {name[:80]!r} does not exist", "model", "model_not_found")
+
+    @app.post("/v1/chat/completions")
+    async def chat(http: Request) -> Response:
+        status = 500
+        try:
+            reply = await service.chat(http)
+            status = reply.status_code
+            return reply
+        except ClientDisconnect:
+            status = DISCONNECTED
+            return Response(status_code=DISCONNECTED)
+        except ApiError as error:
+            status = error.status
+            raise
+        finally:
+            service.metrics.requests.labels(str(status)).inc()
+
+    @app.api_route("/v1/{rest:path}", methods=["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"])
+    async def unknown(rest: str, http: Request) -> Response:
+        raise HTTPException(405 if rest in ("chat/completions", "models") else 404)
+
+    app.add_middleware(functools.partial(Guard, access=access))  # type: ignore[arg-type]
+    return app

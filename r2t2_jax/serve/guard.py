@@ -1,0 +1,123 @@
+"""Limits of every request before it reaches a route: host, key, headers, and the body with its time."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import ipaddress
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import Request
+from fastapi.responses import JSONResponse
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from r2t2_jax.serve.schemas import AUTHENTICATION, ApiError
+
+MAX_HEADERS = 16 << 10  # bytes
+MAX_BODY = 32 << 20
+BODY_SECONDS = 30.0  # for a client to send its body
+PROTECTED = ("/v1", "/metrics")  # the page has its own login
+SOURCES = "'self' data: blob:"
+POLICY = f"default-src {SOURCES} 'unsafe-inline' 'unsafe-eval'; connect-src {SOURCES}; frame-ancestors 'self'"
+ADDED = [(b"content-security-policy", POLICY.encode()), (b"x-content-type-options", b"nosniff")]
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host or an address is this machine's own."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+@dataclass(frozen=True)
+class Access:
+    """Who may use a server.
+
+    Args:
+        key: that clients must send; empty for none.
+        local: the server listens on this machine only, and refuses other names of it, so that no website that a user
+            visits can use it under a name of its own.
+    """
+
+    key: str = ""
+    local: bool = True
+
+    def accepts(self, key: str) -> bool:
+        """Whether a key is the right one; takes the same time for every wrong key."""
+        return hmac.compare_digest(key.encode("utf-8", "replace"), self.key.encode("utf-8"))
+
+
+class Guard:
+    """Middleware that refuses requests by their headers, and forbids pages to load anything from elsewhere."""
+
+    def __init__(self, app: ASGIApp, access: Access) -> None:
+        self._app, self._access = app, access
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request, or refuse it."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def send_with_policy(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", ()), *ADDED]
+            await send(message)
+
+        try:
+            self._check(scope)
+        except ApiError as error:
+            reply = JSONResponse(error.content(), status_code=error.status, headers=error.headers)
+            await reply(scope, receive, send_with_policy)
+            return
+        await self._app(scope, receive, send_with_policy)
+
+    def _check(self, scope: Scope) -> None:
+        """Raise `ApiError` for a request that is refused."""
+        size = sum(len(name) + len(value) for name, value in scope["headers"]) + len(scope.get("query_string", b""))
+        if size > MAX_HEADERS:
+            raise ApiError(431, f"the headers have {size:,} bytes; at most {MAX_HEADERS:,} are read")
+        headers = Headers(scope=scope)
+        if self._access.local and not is_loopback(_host_of(headers.get("host", ""))):
+            raise ApiError(403, "this server answers under localhost only", code="host_refused")
+        path: Any = scope["path"]
+        if not self._access.key or not path.startswith(PROTECTED):
+            return
+        scheme, _, key = headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not self._access.accepts(key.strip()):
+            message = "give the API key of this server: Authorization: Bearer KEY"
+            headers_ = {"WWW-Authenticate": "Bearer"}
+            raise ApiError(401, message, code="invalid_api_key", kind=AUTHENTICATION, headers=headers_)
+
+
+def _host_of(header: str) -> str:
+    """The host in a `Host` header, without the port."""
+    return header.partition("]")[0] + "]" if header.startswith("[") else header.partition(":")[0]
+
+
+async def read_body(http: Request) -> bytes:
+    """The JSON body of a request.
+
+    Raises:
+        ApiError: 415 for another type, 413 for a body that is too large, 408 for a client that is too slow.
+    """
+    kind = http.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise ApiError(415, "send JSON: Content-Type: application/json", code="unsupported_media_type")
+    too_large = ApiError(413, f"the body is larger than {MAX_BODY:,} bytes", code="body_too_large")
+    stated = http.headers.get("content-length", "0")
+    if stated.isascii() and stated.isdigit() and int(stated[:20]) > MAX_BODY:
+        raise too_large
+    body = bytearray()
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            async for chunk in http.stream():
+                body += chunk
+                if len(body) > MAX_BODY:
+                    raise too_large
+    except TimeoutError:
+        raise ApiError(408, f"the body did not arrive within {BODY_SECONDS:.0f} s", code="body_timeout") from None
+    return bytes(body)

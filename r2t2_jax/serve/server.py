@@ -1,0 +1,191 @@
+"""Opens a model and serves it until SIGTERM or SIGINT, which finish the accepted requests."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import uvicorn
+
+from r2t2_jax.contract import Port
+from r2t2_jax.errors import R2T2Error
+from r2t2_jax.evaluation.setup import open_port, with_decoding
+from r2t2_jax.inference import open_references
+from r2t2_jax.methods import METHODS
+from r2t2_jax.runtime.compilation_cache import enable_compilation_cache
+from r2t2_jax.serve.app import Service, create_app
+from r2t2_jax.serve.batching import Batcher
+from r2t2_jax.serve.engine import Engine, Question
+from r2t2_jax.serve.guard import MAX_HEADERS, Access, is_loopback
+from r2t2_jax.serve.images import ImageReader
+from r2t2_jax.serve.metrics import Metrics
+from r2t2_jax.serve.schemas import ApiError, Rerouting
+
+LOGGER = logging.getLogger("r2t2.serve")
+KEEP_ALIVE, MAX_CONNECTIONS = 5, 1024
+WARM_SIDE = 96  # pixels of the gray image with which programs are compiled where the bank has no image
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The options of `r2t2 serve`; see `cli/serve.py`."""
+
+    model: str
+    bank: Path | None = None
+    strategy: str = "ngd"
+    preset: str | None = None
+    embedder: str = ""
+    name: str = ""
+    host: str = "127.0.0.1"
+    port: int = 8000
+    key: str = ""
+    auth: bool = True
+    warm: tuple[str, ...] = ()
+    queue: int = 64
+    batch_size: int = 8
+    vmap_size: int = 1
+    beams: int = 1
+    max_new_tokens: int | None = None
+    image_hosts: tuple[str, ...] = ()
+    page: bool = True
+
+    def check(self) -> None:
+        """Raise `R2T2Error` for settings that cannot be served, before a model is loaded."""
+        for name in (self.strategy, *self.warm):
+            if name not in METHODS:
+                raise R2T2Error(f"unknown strategy {name!r}; choose one of {', '.join(METHODS)}")
+        if not is_loopback(self.host) and not self.key and self.auth:
+            hint = "give --api-key-file FILE, or --no-auth to serve everyone"
+            raise R2T2Error(f"--host {self.host} is open to other machines: {hint}")
+
+
+def open_service(settings: Settings, port: Port | None = None) -> tuple[Service, list[Question]]:
+    """The service of a model, and the questions that compile its programs; nothing is listened to yet.
+
+    Args:
+        settings: the options.
+        port: the model; by default it is opened by its name.
+
+    Raises:
+        R2T2Error: model, bank, strategies or preset cannot be opened, or do not fit.
+    """
+    settings.check()
+    enable_compilation_cache()
+    if port is None:
+        port = with_decoding(open_port(settings.model, settings.embedder, settings.preset), settings.beams)
+    if settings.max_new_tokens is not None:
+        port = replace(port, max_new_tokens=settings.max_new_tokens)
+    needed = {settings.strategy, *settings.warm} - {"base"}
+    bank = open_references(port, settings.bank, []) if needed or settings.bank is not None else None
+    engine = Engine(port, bank, settings.strategy, settings.preset, settings.vmap_size)
+    metrics = Metrics()
+    batcher = Batcher(engine.answer, settings.queue, settings.batch_size, metrics)
+    warm = tuple(dict.fromkeys((settings.strategy, *settings.warm)))
+    aliases = tuple(dict.fromkeys(("base", *warm)))
+    reader = ImageReader(settings.image_hosts)
+    service = Service(engine, batcher, metrics, reader, settings.name or port.name, aliases)
+    return service, _warming(engine, warm)
+
+
+def _warming(engine: Engine, strategies: Sequence[str]) -> list[Question]:
+    """A question for each strategy, of the shapes of the first reference."""
+    gray = np.full((WARM_SIDE, WARM_SIDE, 3), 127, np.uint8)
+    text = "" if engine.bank is None else str(engine.bank.records[0].get("question") or "")
+    questions = []
+    for name in strategies:
+        choice = engine.choose(Rerouting(strategy=name))
+        for images in ([gray], []):  # a model that reads text only refuses the image
+            with contextlib.suppress(ApiError):
+                questions.append(engine.prepare(choice, images, text or "What is this?"))
+                break
+    return questions
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A socket of an address; connections are refused until the server listens.
+
+    Raises:
+        R2T2Error: the address is in use or not this machine's.
+    """
+    bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind((host, port))
+    except (OSError, UnicodeError) as error:
+        bound.close()
+        reason = getattr(error, "strerror", None) or str(error)
+        raise R2T2Error(f"cannot listen on {host}:{port} ({reason}): choose another --port or --host") from None
+    return bound
+
+
+class Server(uvicorn.Server):
+    """Uvicorn without handlers of signals: `serve` sets its own, which drain the queue."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave the signals to `serve`."""
+        yield
+
+
+def make_server(app: Any) -> Server:
+    """The server of an application, with limits on connections and headers."""
+    return Server(
+        uvicorn.Config(
+            app,
+            http="h11",
+            ws="none",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            timeout_keep_alive=KEEP_ALIVE,
+            limit_concurrency=MAX_CONNECTIONS,
+            h11_max_incomplete_event_size=2 * MAX_HEADERS,
+        )
+    )
+
+
+async def serve(server: Server, service: Service, bound: socket.socket) -> None:
+    """Serve until a signal; then answer the accepted requests, and return."""
+
+    def stop() -> None:
+        service.batcher.drain()
+        server.force_exit = server.should_exit  # a second signal
+        server.should_exit = True
+
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop)
+    await server.serve(sockets=[bound])
+
+
+def run_server(settings: Settings) -> None:
+    """Open the model, listen, and serve until SIGTERM or SIGINT.
+
+    Raises:
+        R2T2Error: as `open_service`, `bind` and `mount_page`.
+    """
+    settings.check()
+    logging.basicConfig(level=logging.WARNING, format="r2t2: %(message)s", stream=sys.stderr)
+    with contextlib.closing(bind(settings.host, settings.port)) as bound:
+        service, warming = open_service(settings)
+        access = Access(settings.key if settings.auth else "", is_loopback(settings.host))
+        app = create_app(service, access)
+        port = bound.getsockname()[1]
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        print(f"{service.name} with {settings.strategy}: http://{host}:{port}/v1")
+        sys.stdout.flush()
+        service.batcher.start(warming)
+        asyncio.run(serve(make_server(app), service, bound))
+        service.batcher.close()
+        service.pool.shutdown()
