@@ -39,7 +39,7 @@ class Serve:
     """Further strategies whose programs are compiled before the server is ready."""
     queue: int = 64
     """Requests that are read, wait or run at a time; further ones get status 429."""
-    batch_size: int = 8
+    batch_size: int = 4
     """Questions that are answered together at most."""
     vmap_size: int = 1
     """Questions that the device computes together; above 1 uses an accelerator better and changes rounding."""

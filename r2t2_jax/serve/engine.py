@@ -363,7 +363,7 @@ def _served(port: Port, bank: ReferenceBank | None) -> tuple[str, ...]:
     names = []
     for name in METHODS:
         method = method_of(name)
-        needs = method.needs if isinstance(method, Strategy) else REFERENCE_NEEDS
+        needs = method.needs if isinstance(method, Strategy) else frozenset({Need.NEIGHBORS})
         trains = Need.FINETUNED_ROUTING in needs or (method.atlas is not None and method.atlas.source == "mlp")
         if trains or name in UNSERVED or (bank is None and needs & REFERENCE_NEEDS):
             continue

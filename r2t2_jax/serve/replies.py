@@ -51,7 +51,7 @@ def complete(port: Port, answered: AnsweredQuestion, limit: int, stops: Sequence
     if ends:
         text, reason = text[: min(ends)], "stop"
         texts = [prefix for prefix in texts if len(prefix) < len(text)] + [text] * bool(text)
-    starts = ["", *texts[:-1]]
+    starts = ["", *texts][: len(texts)]
     joinable = all(prefix.startswith(start) for start, prefix in zip(starts, texts, strict=True))
     pieces = [prefix[len(start) :] for start, prefix in zip(starts, texts, strict=True)] if joinable else [text]
     return Completion(text, tuple(pieces), reason)

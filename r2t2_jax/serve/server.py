@@ -52,7 +52,7 @@ class Settings:
     auth: bool = True
     warm: tuple[str, ...] = ()
     queue: int = 64
-    batch_size: int = 8
+    batch_size: int = 4
     vmap_size: int = 1
     beams: int = 1
     max_new_tokens: int | None = None

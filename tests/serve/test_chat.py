@@ -1,0 +1,186 @@
+"""The official client against a live server."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import openai
+import pytest
+
+from r2t2_jax import answer
+from r2t2_jax.inference import Prediction
+from tests.serve.live import SAMPLE, TESTS, Live, body, messages
+
+
+@pytest.fixture(scope="module")
+def client(live: Live) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{live.url}/v1", api_key="none", max_retries=0, timeout=600) as client:
+        yield client
+
+
+def ask(client: openai.OpenAI, sample: Any = SAMPLE, model: str = "toy", **more: Any) -> Any:
+    return client.chat.completions.create(model=model, messages=messages(sample), **more)
+
+
+def predicted(live: Live, sample: Any, **settings: Any) -> Prediction:
+    engine = live.service.engine
+    if "routing" not in settings and settings.get("strategy") != "base":
+        settings |= {"bank": engine.bank, "preset": "toy"}
+    prediction = answer(engine.port, sample.image, sample.question, **settings)
+    assert isinstance(prediction, Prediction)
+    return prediction
+
+
+def test_the_models_are_the_port_and_its_strategies(client: openai.OpenAI) -> None:
+    models = client.models.list().data
+    assert [model.id for model in models] == ["toy", "toy@base", "toy@ngd"]
+    assert client.models.retrieve("toy@ngd").id == "toy@ngd"
+    described: Any = models[0].to_dict()["r2t2"]
+    assert {"ngd", "base", "uniform", "random_neighbors"} <= set(described["strategies"])
+    assert not {"oracle", "task_routing", "gate_finetuned", "atlas"} & set(described["strategies"])
+    assert "toy" in described["presets"] and described["experts"] == ["left", "middle", "right"]
+
+
+def test_answers_are_those_of_r2t2_answer_whatever_waits_together(client: openai.OpenAI, live: Live) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        replies = list(pool.map(lambda sample: ask(client, sample), TESTS))
+    changed, engine = 0, live.service.engine
+    images, texts = [sample.image for sample in TESTS], [sample.question for sample in TESTS]
+    predictions: Any = answer(engine.port, images, texts, bank=engine.bank, preset="toy")
+    for reply, expected in zip(replies, predictions, strict=True):
+        assert reply.choices[0].message.content == expected.after
+        routing = reply.r2t2["routing"]
+        np.testing.assert_allclose(routing["after"], expected.weights, atol=1e-6)
+        np.testing.assert_allclose(routing["before"], expected.router_weights, atol=1e-6)
+        neighbors = [(each["question"], each["answer"]) for each in reply.r2t2["neighbors"]]
+        assert neighbors == [(each.question, each.answer) for each in expected.neighbors]
+        assert reply.r2t2["evaluations"] == expected.evaluations
+        changed += expected.before != expected.after
+    assert changed
+
+
+def test_the_result_of_a_question_is_the_same_to_the_bit_in_any_company(live: Live) -> None:
+    engine = live.service.engine
+    for strategy in ("base", "ngd"):
+        from r2t2_jax.serve.schemas import Rerouting
+
+        choice = engine.choose(Rerouting(strategy=strategy))
+        questions = [engine.prepare(choice, [sample.image], sample.question) for sample in TESTS[:4]]
+        together = engine.answer(questions)
+        for question, in_company in zip(questions, together, strict=True):
+            (by_itself,) = engine.answer([question])
+            assert by_itself.prediction.after == in_company.prediction.after
+            for name in ("weights", "path", "losses", "router_weights"):
+                expected, actual = (getattr(each.prediction, name) for each in (by_itself, in_company))
+                np.testing.assert_array_equal(expected, actual)
+
+
+def test_the_reply_has_the_parts_that_were_requested(client: openai.OpenAI, live: Live) -> None:
+    names = ["routing", "neighbors", "path", "routes", "before"]
+    block = ask(client, extra_body={"r2t2": {"return": names}}).r2t2
+    expected = predicted(live, SAMPLE)
+    assert set(names) < set(block)
+    assert block["before"] == expected.before
+    np.testing.assert_allclose(block["path"]["weights"], expected.path, atol=1e-6)
+    np.testing.assert_allclose(block["path"]["losses"], expected.losses, atol=1e-6)
+    assert block["routes"]["kinds"] == ["sample"] and len(block["routes"]["experts"][0]) == 2
+    assert {"queue", "host", "question", "ngd", "base"} <= set(block["seconds"])
+    fewer = ask(client, extra_body={"r2t2": {"return": []}}).r2t2
+    assert not set(names) & set(fewer) and fewer["strategy"] == "ngd" and fewer["preset"] == "toy"
+
+
+def test_a_strategy_a_preset_or_weights_are_chosen_by_request(client: openai.OpenAI, live: Live) -> None:
+    router = predicted(live, SAMPLE).before
+    assert ask(client, extra_body={"r2t2": {"strategy": "base"}}).choices[0].message.content == router
+    assert ask(client, model="toy@base").choices[0].message.content == router
+    assert ask(client, extra_body={"r2t2": {"preset": "paper"}}).r2t2["preset"] == "paper"
+    row = [float(name == SAMPLE.experts[0]) for name in ("left", "middle", "right")]
+    for routing in (row, [row, row]):
+        reply = ask(client, extra_body={"r2t2": {"routing": routing}})
+        assert reply.choices[0].message.content == SAMPLE.answers[0]
+        assert reply.r2t2["strategy"] == "by hand" and reply.r2t2["routing"]["after"] == [row, row]
+
+
+def test_a_text_is_answered_without_an_image(client: openai.OpenAI) -> None:
+    for content in ("What is left?", [{"type": "text", "text": "What is left?"}]):
+        reply = client.chat.completions.create(model="toy", messages=[{"role": "user", "content": content}])  # type: ignore[misc,list-item]
+        assert reply.choices[0].message.content == "red"
+        assert reply.choices[0].finish_reason == "stop"
+        assert reply.usage is not None and reply.usage.prompt_tokens == 3 and reply.usage.completion_tokens == 1
+
+
+def test_a_stream_has_the_answer_the_block_and_the_usage(client: openai.OpenAI) -> None:
+    whole = ask(client)
+    events = list(ask(client, stream=True, stream_options={"include_usage": True}))
+    text = "".join(event.choices[0].delta.content or "" for event in events if event.choices)
+    assert text == whole.choices[0].message.content
+    assert events[-2].choices[0].finish_reason == "stop" and events[-2].r2t2["routing"] == whole.r2t2["routing"]
+    assert events[-1].usage == whole.usage
+
+
+def test_answers_are_cut_at_stop_texts_and_at_the_limit(client: openai.OpenAI) -> None:
+    text = ask(client).choices[0].message.content
+    cut = ask(client, stop=[text[1:], "nothing"])
+    assert cut.choices[0].message.content == text[:1] and cut.choices[0].finish_reason == "stop"
+    assert ask(client, stop=text).choices[0].message.content == ""
+    assert ask(client, max_tokens=1).choices[0].message.content == text
+    assert ask(client, max_completion_tokens=4096).choices[0].message.content == text
+
+
+def test_logprobs_are_those_of_the_answer(client: openai.OpenAI) -> None:
+    reply = ask(client, logprobs=True, top_logprobs=3, extra_body={"r2t2": {"strategy": "uniform"}})
+    (token,) = reply.choices[0].logprobs.content
+    assert token.token == reply.choices[0].message.content
+    assert [each.logprob for each in token.top_logprobs] == sorted(
+        (e.logprob for e in token.top_logprobs), reverse=True
+    )
+    assert token.logprob == token.top_logprobs[0].logprob <= 0
+    assert sum(np.exp(each.logprob) for each in token.top_logprobs) <= 1 + 1e-6
+
+
+def test_sampling_depends_on_the_seed_and_zero_is_greedy(client: openai.OpenAI) -> None:
+    block = {"r2t2": {"strategy": "uniform", "return": []}}
+
+    def drawn(seed: int, temperature: float = 2.0) -> str:
+        return ask(client, temperature=temperature, seed=seed, extra_body=block).choices[0].message.content
+
+    texts = [drawn(seed) for seed in range(6)]
+    assert texts == [drawn(seed) for seed in range(6)] and len(set(texts)) > 1
+    assert {drawn(seed, 0.0) for seed in range(3)} == {ask(client, extra_body=block).choices[0].message.content}
+
+
+def test_errors_name_the_field(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.NotFoundError) as missing:
+        ask(client, model="gpt")
+    assert missing.value.code == "model_not_found" and missing.value.param == "model"
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
+        ({"n": 2}, "n"),
+        ({"extra_body": {"r2t2": {"strategy": "magic"}}}, "r2t2.strategy"),
+        ({"extra_body": {"r2t2": {"preset": "preset.json"}}}, "r2t2.preset"),
+        ({"extra_body": {"r2t2": {"steer": {"boost": [1]}}}}, "r2t2.steer"),
+        ({"extra_body": {"r2t2": {"strategy": "neighbor_vote"}}, "temperature": 1.0}, "temperature"),
+    ]
+    for settings, field in cases:
+        with pytest.raises(openai.BadRequestError) as refused:
+            ask(client, **settings)
+        assert refused.value.param == field and refused.value.type == "invalid_request_error"
+
+
+def test_baselines_that_return_a_text_are_served(client: openai.OpenAI) -> None:
+    reply = ask(client, extra_body={"r2t2": {"strategy": "neighbor_vote"}})
+    assert reply.choices[0].message.content and reply.usage.completion_tokens == 1
+
+
+def test_health_readiness_and_metrics_are_served(live: Live) -> None:
+    import httpx
+
+    assert httpx.get(f"{live.url}/health").json() == {"status": "ok"}
+    assert httpx.get(f"{live.url}/ready").json() == {"status": "ready"}
+    assert httpx.post(f"{live.url}/v1/chat/completions", json=body(), timeout=600).status_code == 200
+    lines = httpx.get(f"{live.url}/metrics").text.splitlines()
+    values = dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
+    assert float(values['r2t2_requests_total{status="200"}']) >= 1
+    assert float(values['r2t2_answers_total{strategy="ngd"}']) >= 1
+    assert values["r2t2_ready"] == "1.0"
