@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from r2t2_jax.serve.batching import Batcher
-from r2t2_jax.serve.engine import AnsweredQuestion, Engine, Question
+from r2t2_jax.serve.engine import AnsweredQuestion, Engine, ServedQuestion
 from r2t2_jax.serve.guard import Access, Guard, read_body
 from r2t2_jax.serve.images import ImageReader
 from r2t2_jax.serve.metrics import Metrics
@@ -66,7 +66,7 @@ class Service:
         }
         return [{"id": name, **entry, "r2t2": about} for name in names]
 
-    def question(self, request: ChatRequest, account: list[int]) -> Question:
+    def question(self, request: ChatRequest, account: list[int]) -> ServedQuestion:
         """The question of a request, ready for the model; runs in a host thread.
 
         Raises:
@@ -76,17 +76,18 @@ class Service:
         strategy = "" if request.model == self.name else request.model.removeprefix(f"{self.name}@")
         if strategy and strategy not in self.aliases:
             offered = ", ".join(entry["id"] for entry in self.models())
-            message = f"the model {request.model[:80]!r} does not exist; this server has {offered}"
-            raise ApiError(404, message, "model", "model_not_found")
+            reason = f"the model {request.model[:80]!r} does not exist; this server has {offered}"
+            raise ApiError(404, reason, "model", "model_not_found")
         if strategy:
             if rerouting.strategy not in (None, strategy) or rerouting.routing is not None:
-                message = f"the model {request.model} names a strategy: leave strategy and routing out"
-                raise ApiError(400, message, "r2t2.strategy", "invalid_value")
+                reason = f"the model {request.model} names a strategy: leave strategy and routing out"
+                raise ApiError(400, reason, "r2t2.strategy", "invalid_value")
             rerouting = rerouting.model_copy(update={"strategy": strategy})
         choice = self.engine.choose(rerouting)
         temperature = request.temperature or 0.0
         self.engine.check_decoding(choice, temperature, bool(request.logprobs))
-        images, texts, instructions = [], [], []
+        images = []
+        texts, instructions = list[str](), list[str]()
         for i, message in enumerate(request.messages):
             for j, part in enumerate(message.content):
                 where = f"messages[{i}].content[{j}]"
@@ -126,12 +127,13 @@ class Service:
             )
         return JSONResponse(reply.whole())
 
-    async def _answered(self, http: Request, question: Question) -> AnsweredQuestion | None:
+    async def _answered(self, http: Request, question: ServedQuestion) -> AnsweredQuestion | None:
         """The answer; `None` if the client went away, whose place in the queue is then free."""
         answer = asyncio.wrap_future(self.batcher.submit(question))
         gone = asyncio.ensure_future(_disconnected(http))
+        waited: set[asyncio.Future[Any]] = {answer, gone}
         try:
-            await asyncio.wait({answer, gone}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
             if answer.done():
                 return answer.result()
             return None
@@ -139,7 +141,7 @@ class Service:
             answer.cancel()
             gone.cancel()
 
-    def _reply(self, request: ChatRequest, question: Question, answered: AnsweredQuestion) -> Reply:
+    def _reply(self, request: ChatRequest, question: ServedQuestion, answered: AnsweredQuestion) -> Reply:
         port = self.engine.port
         completion = complete(port, answered, request.limit, request.stops)
         logprobs = None
@@ -236,5 +238,5 @@ def create_app(service: Service, access: Access) -> FastAPI:
     async def unknown(rest: str, http: Request) -> Response:
         raise HTTPException(405 if rest in ("chat/completions", "models") else 404)
 
-    app.add_middleware(functools.partial(Guard, access=access))  # type: ignore[arg-type]
+    app.add_middleware(functools.partial(Guard, access=access))
     return app

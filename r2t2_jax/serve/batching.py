@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.serve.engine import AnsweredQuestion, Question
+from r2t2_jax.serve.engine import AnsweredQuestion, ServedQuestion
 from r2t2_jax.serve.metrics import Metrics
 from r2t2_jax.serve.schemas import INTERNAL, OVERLOADED, ApiError, busy
 
@@ -28,8 +28,8 @@ def batch_sizes(largest: int) -> list[int]:
 class Batcher:
     """Answers questions in batches, one batch at a time, in the order of arrival.
 
-    A batch has questions of one group (`Question.group`) and a size of `batch_sizes`, so that nothing is padded. Groups
-    whose strategy was not warmed up are answered one by one, so that one program is compiled for them.
+    A batch has questions of one group (`ServedQuestion.group`) and a size of `batch_sizes`, so that nothing is padded.
+    Groups whose strategy was not warmed up are answered one by one, so that one program is compiled for them.
 
     Args:
         answer: the questions of one group to their answers.
@@ -40,21 +40,21 @@ class Batcher:
 
     def __init__(
         self,
-        answer: Callable[[Sequence[Question]], list[AnsweredQuestion]],
+        answer: Callable[[Sequence[ServedQuestion]], list[AnsweredQuestion]],
         places: int,
         batch_size: int,
         metrics: Metrics,
     ) -> None:
         self._answer, self._places, self._sizes, self._metrics = answer, places, batch_sizes(batch_size), metrics
-        self._waiting: deque[tuple[Question, Reply, float]] = deque()
+        self._waiting: deque[tuple[ServedQuestion, Reply, float]] = deque()
         self._changed = threading.Condition()
         self._warm: set[str] = set()
         self._taken, self._seconds = 0, 0.1  # requests, and the recent time per question
         self._closing, self._ready = False, False
         self._thread = threading.Thread(target=self._work, name="r2t2-device", daemon=True)
-        self._warming: Sequence[Question] = ()
+        self._warming: Sequence[ServedQuestion] = ()
 
-    def start(self, warming: Sequence[Question] = ()) -> None:
+    def start(self, warming: Sequence[ServedQuestion] = ()) -> None:
         """Start the thread; it first answers these questions at every size, which compiles their programs."""
         self._warming = warming
         self._thread.start()
@@ -91,7 +91,7 @@ class Batcher:
                 self._taken -= 1
                 self._metrics.in_flight.set(self._taken)
 
-    def submit(self, question: Question) -> Reply:
+    def submit(self, question: ServedQuestion) -> Reply:
         """Queue a question. Cancel the future to give up its place; a question that runs already is not stopped."""
         reply: Reply = Future()
         with self._changed:
@@ -121,7 +121,7 @@ class Batcher:
         while batch := self._next():
             self._run(batch)
 
-    def _warm_up(self, question: Question) -> None:
+    def _warm_up(self, question: ServedQuestion) -> None:
         """Compile the programs of a question at every size."""
         for size in self._sizes:
             if self._closing:
@@ -133,7 +133,7 @@ class Batcher:
                 LOGGER.warning("%s cannot be warmed up: %s", question.choice.strategy, " ".join(str(error).split()))
                 return
 
-    def _next(self) -> list[tuple[Question, Reply]]:
+    def _next(self) -> list[tuple[ServedQuestion, Reply]]:
         """The next batch, without cancelled questions; empty once the queue is closed and empty."""
         with self._changed:
             while True:
@@ -155,7 +155,7 @@ class Batcher:
             return self._next()
         return [(replace(q, seconds={"queue": now - came, **q.seconds}), reply) for q, reply, came in batch]
 
-    def _run(self, batch: Sequence[tuple[Question, Reply]]) -> None:
+    def _run(self, batch: Sequence[tuple[ServedQuestion, Reply]]) -> None:
         start = time.perf_counter()
         questions = [question for question, _ in batch]
         try:
@@ -171,7 +171,7 @@ class Batcher:
         self._seconds = 0.8 * self._seconds + 0.2 * seconds
         self._metrics.batch_size.observe(len(batch))
         for answer, (_, reply) in zip(answers, batch, strict=True):
-            with suppress(Exception):  # nobody waits for it any more
+            with suppress(Exception):  # its client is gone
                 reply.set_result(answer)
 
 

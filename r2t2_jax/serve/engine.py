@@ -52,7 +52,7 @@ UNSERVED = ("warmup",)  # trains parameters for every question, which takes minu
 
 
 @dataclass(frozen=True)
-class Choice:
+class RoutingChoice:
     """A strategy with its settings; `routing` are weights given by hand in its place."""
 
     strategy: str
@@ -62,7 +62,7 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Question:
+class ServedQuestion:
     """A request, ready for the model.
 
     Args:
@@ -77,7 +77,7 @@ class Question:
         seconds: of each stage so far.
     """
 
-    choice: Choice
+    choice: RoutingChoice
     prepared: PreparedQuestions
     temperature: float = 0.0
     seed: int = 0
@@ -144,7 +144,7 @@ class Engine:
         self._lock = threading.Lock()
         self.choose(Rerouting())  # an error in the settings ends the start
 
-    def choose(self, rerouting: Rerouting) -> Choice:
+    def choose(self, rerouting: Rerouting) -> RoutingChoice:
         """The strategy of a request with its settings.
 
         Raises:
@@ -169,9 +169,9 @@ class Engine:
         else:
             message = f"unknown preset {rerouting.preset[:80]!r}; choose one of {', '.join(self.presets)}"
             raise ApiError(400, message, "r2t2.preset", "invalid_value")
-        return Choice(name, preset, method_of(name, find_preset(preset, self.port.presets)))
+        return RoutingChoice(name, preset, method_of(name, find_preset(preset, self.port.presets)))
 
-    def _by_hand(self, routing: list[Any]) -> Choice:
+    def _by_hand(self, routing: list[Any]) -> RoutingChoice:
         rows = routing if routing and isinstance(routing[0], list) else [routing]
         numbers = [value for row in rows for value in (row if isinstance(row, list) else [row])]
         if not numbers or any(isinstance(value, bool) or not isinstance(value, int | float) for value in numbers):
@@ -180,11 +180,15 @@ class Engine:
             weights = check_weights(self.port, routing)
         except (R2T2Error, OverflowError) as error:
             raise ApiError(400, str(error), "r2t2.routing", "invalid_value") from None
-        return Choice(BY_HAND, "", by_hand(), weights)
+        return RoutingChoice(BY_HAND, "", by_hand(), weights)
 
     def prepare(
-        self, choice: Choice, images: Sequence[UInt8[np.ndarray, "height width 3"]], question: str, context: str = ""
-    ) -> Question:
+        self,
+        choice: RoutingChoice,
+        images: Sequence[UInt8[np.ndarray, "height width 3"]],
+        question: str,
+        context: str = "",
+    ) -> ServedQuestion:
         """The inputs of the model for a question, computed on the host.
 
         Args:
@@ -212,7 +216,7 @@ class Engine:
             raise ApiError(400, str(error), "messages", "invalid_value") from None
         notes = tuple(filter(None, (note_of_unknown_words(port, [text]),)))
         prepared = PreparedQuestions((sample,), inputs, embeddings)
-        return Question(choice, prepared, notes=notes, seconds={"host": time.perf_counter() - start})
+        return ServedQuestion(choice, prepared, notes=notes, seconds={"host": time.perf_counter() - start})
 
     def _several(self, sample: Sample, images: Sequence[UInt8[np.ndarray, "height width 3"]]) -> Any:
         inputs = getattr(self.port.processor, "inputs", None)
@@ -222,7 +226,7 @@ class Engine:
         content = [*({"type": "image"} for _ in images), {"type": "text", "text": sample.question}]
         return inputs([[{"role": "user", "content": content}]], [list(images)], [sample])
 
-    def check_decoding(self, choice: Choice, temperature: float, logprobs: bool) -> None:
+    def check_decoding(self, choice: RoutingChoice, temperature: float, logprobs: bool) -> None:
         """Refuse what the model cannot decode.
 
         Raises:
@@ -236,7 +240,7 @@ class Engine:
                 message = f"{choice.strategy} on {port.name} returns no probabilities: leave {name} out"
                 raise ApiError(400, message, name, "unsupported_parameter")
 
-    def answer(self, questions: Sequence[Question]) -> list[AnsweredQuestion]:
+    def answer(self, questions: Sequence[ServedQuestion]) -> list[AnsweredQuestion]:
         """Answer questions of one group. The answer to a question does not depend on the others.
 
         Raises:
@@ -257,7 +261,7 @@ class Engine:
             results[name] = batch.score(name, outputs[name], seconds=(time.perf_counter() - began) / n)
         return self._answers(questions, batch, outputs[first.choice.strategy], results, encoding)
 
-    def _encode(self, questions: Sequence[Question]) -> EncodedQuestions:
+    def _encode(self, questions: Sequence[ServedQuestion]) -> EncodedQuestions:
         """All questions, encoded; their inputs have equal shapes."""
         prepared = [question.prepared for question in questions]
         inputs = jax.tree.map(lambda *leaves: jnp.asarray(np.concatenate(leaves)), *(each.inputs for each in prepared))
@@ -265,11 +269,10 @@ class Engine:
         joined = PreparedQuestions(tuple(each.samples[0] for each in prepared), inputs, embeddings)
         with tqdm(disable=True) as progress:
             encoded = encode_prepared(self.port, joined, len(questions), progress, vmap_size=self.vmap_size)
-        if questions[0].choice.routing is None:
-            return encoded
-        return with_weights(encoded, np.stack([question.choice.routing for question in questions]))
+        by_hand = [question.choice.routing for question in questions if question.choice.routing is not None]
+        return with_weights(encoded, np.stack(by_hand)) if by_hand else encoded
 
-    def _evaluator(self, choice: Choice) -> Evaluator:
+    def _evaluator(self, choice: RoutingChoice) -> Evaluator:
         """The evaluator of a strategy and of `base`, created at its first use."""
         key = (choice.strategy, choice.preset)
         with self._lock:
@@ -288,7 +291,7 @@ class Engine:
         return evaluator
 
     def _sample(
-        self, batch: PreparedBatch, questions: Sequence[Question], output: Mapping[str, Any]
+        self, batch: PreparedBatch, questions: Sequence[ServedQuestion], output: Mapping[str, Any]
     ) -> Int[np.ndarray, "B A"]:
         keys = jnp.stack([jax.random.key(question.seed % 2**32) for question in questions])
         temperatures = jnp.asarray([question.temperature for question in questions], jnp.float32)
@@ -313,7 +316,7 @@ class Engine:
 
     def _answers(
         self,
-        questions: Sequence[Question],
+        questions: Sequence[ServedQuestion],
         batch: PreparedBatch,
         output: Mapping[str, Any],
         results: Mapping[str, BatchResult],
@@ -333,11 +336,11 @@ class Engine:
             answers.append(AnsweredQuestion(prediction, tokens, scores[i], routes[i], question.notes))
         return answers
 
-    def preset_label(self, choice: Choice) -> str:
+    def preset_label(self, choice: RoutingChoice) -> str:
         """The name of a choice's settings; a file of the operator is `custom`."""
         return choice.preset if choice.preset in (*self.presets, "") else "custom"
 
-    def _routes(self, questions: Sequence[Question]) -> list[Mapping[str, Any]]:
+    def _routes(self, questions: Sequence[ServedQuestion]) -> list[Mapping[str, Any]]:
         """The router's own choices at each token of prompt and answer, before any re-routing."""
         samples = [question.prepared.samples[0] for question in questions]
         recorded = [record_samples(self.port, [sample], "", "all", False, 1)[0] for sample in samples]
@@ -347,7 +350,7 @@ class Engine:
                 "kinds": list(routes.kinds),
                 "tokens": routes.tokens.tolist(),
                 "experts": routes.experts.tolist(),
-                "weights": routes.weights.astype(np.float32).round(6).tolist(),
+                "weights": np.asarray(routes.weights, np.float32).round(6).tolist(),
             }
             for routes in recorded
         ]

@@ -12,16 +12,20 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        own = {"registry": self.registry}
-        self.requests = Counter("r2t2_requests", "Chat requests by status.", ["status"], **own)
-        self.answers = Counter("r2t2_answers", "Answers by strategy.", ["strategy"], **own)
-        self.evaluations = Counter("r2t2_evaluations", "Forward passes that depend on the routing.", **own)
-        self.tokens = Counter("r2t2_completion_tokens", "Tokens of answers.", **own)
-        self.seconds = Histogram("r2t2_request_seconds", "Seconds of an answered request.", buckets=SECONDS, **own)
-        self.queue_seconds = Histogram("r2t2_queue_seconds", "Seconds in the queue.", buckets=SECONDS, **own)
-        self.batch_size = Histogram("r2t2_batch_size", "Questions of a batch.", buckets=(1, 2, 4, 8, 16, 32, 64), **own)
-        self.in_flight = Gauge("r2t2_requests_in_flight", "Requests that are read, wait or run.", **own)
-        self.ready = Gauge("r2t2_ready", "1 once the programs are compiled.", **own)
+        own = self.registry
+        self.requests = Counter("r2t2_requests", "Chat requests by status.", ["status"], registry=own)
+        self.answers = Counter("r2t2_answers", "Answers by strategy.", ["strategy"], registry=own)
+        self.evaluations = Counter("r2t2_evaluations", "Forward passes that depend on the routing.", registry=own)
+        self.tokens = Counter("r2t2_completion_tokens", "Tokens of answers.", registry=own)
+        self.seconds = Histogram(
+            "r2t2_request_seconds", "Seconds of an answered request.", buckets=SECONDS, registry=own
+        )
+        self.queue_seconds = Histogram("r2t2_queue_seconds", "Seconds in the queue.", buckets=SECONDS, registry=own)
+        self.batch_size = Histogram(
+            "r2t2_batch_size", "Questions of a batch.", buckets=(1, 2, 4, 8, 16, 32, 64), registry=own
+        )
+        self.in_flight = Gauge("r2t2_requests_in_flight", "Requests that are read, wait or run.", registry=own)
+        self.ready = Gauge("r2t2_ready", "1 once the programs are compiled.", registry=own)
 
     def text(self) -> bytes:
         """All metrics in Prometheus's text format."""

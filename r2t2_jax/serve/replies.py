@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from r2t2_jax.contract import Port
-from r2t2_jax.serve.engine import AnsweredQuestion, Question
+from r2t2_jax.serve.engine import AnsweredQuestion, ServedQuestion
 from r2t2_jax.serve.schemas import ChatRequest
 
 DIGITS = 6  # of weights and losses
@@ -71,7 +71,7 @@ def _prefixes(port: Port, answered: AnsweredQuestion) -> list[str]:
     return texts
 
 
-def prompt_tokens(question: Question) -> int:
+def prompt_tokens(question: ServedQuestion) -> int:
     """Tokens of the prompt by the mask of the model's inputs; words where the inputs have no mask."""
     inputs = question.prepared.inputs
     for owner in (getattr(inputs, "prompt", inputs), inputs):

@@ -245,11 +245,11 @@ def _check_texts(request: ChatRequest) -> None:
             if "\0" in part.text or re.search("[\ud800-\udfff]", part.text):
                 raise ApiError(400, "the text has a NUL character or a lone surrogate", field, "invalid_value")
     if len(users) != 1 or users[0] != len(request.messages) - 1:
-        message = "give one user message, as the last one: a question is answered without earlier turns"
-        raise ApiError(400, message, "messages", "invalid_value")
+        reason = "give one user message, as the last one: a question is answered without earlier turns"
+        raise ApiError(400, reason, "messages", "invalid_value")
     if length > MAX_PROMPT:
-        message = f"the texts have {length:,} characters; at most {MAX_PROMPT:,} are read"
-        raise ApiError(400, message, "messages", "context_length_exceeded")
+        reason = f"the texts have {length:,} characters; at most {MAX_PROMPT:,} are read"
+        raise ApiError(400, reason, "messages", "context_length_exceeded")
 
 
 def _first_error(error: ValidationError) -> ApiError:

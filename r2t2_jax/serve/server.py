@@ -25,7 +25,7 @@ from r2t2_jax.methods import METHODS
 from r2t2_jax.runtime.compilation_cache import enable_compilation_cache
 from r2t2_jax.serve.app import Service, create_app
 from r2t2_jax.serve.batching import Batcher
-from r2t2_jax.serve.engine import Engine, Question
+from r2t2_jax.serve.engine import Engine, ServedQuestion
 from r2t2_jax.serve.guard import MAX_HEADERS, Access, is_loopback
 from r2t2_jax.serve.images import ImageReader
 from r2t2_jax.serve.metrics import Metrics
@@ -69,7 +69,7 @@ class Settings:
             raise R2T2Error(f"--host {self.host} is open to other machines: {hint}")
 
 
-def open_service(settings: Settings, port: Port | None = None) -> tuple[Service, list[Question]]:
+def open_service(settings: Settings, port: Port | None = None) -> tuple[Service, list[ServedQuestion]]:
     """The service of a model, and the questions that compile its programs; nothing is listened to yet.
 
     Args:
@@ -97,7 +97,7 @@ def open_service(settings: Settings, port: Port | None = None) -> tuple[Service,
     return service, _warming(engine, warm)
 
 
-def _warming(engine: Engine, strategies: Sequence[str]) -> list[Question]:
+def _warming(engine: Engine, strategies: Sequence[str]) -> list[ServedQuestion]:
     """A question for each strategy, of the shapes of the first reference."""
     gray = np.full((WARM_SIDE, WARM_SIDE, 3), 127, np.uint8)
     text = "" if engine.bank is None else str(engine.bank.records[0].get("question") or "")

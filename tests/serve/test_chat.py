@@ -42,7 +42,7 @@ def test_the_models_are_the_port_and_its_strategies(client: openai.OpenAI) -> No
     assert "toy" in described["presets"] and described["experts"] == ["left", "middle", "right"]
 
 
-def test_answers_are_those_of_r2t2_answer_whatever_waits_together(client: openai.OpenAI, live: Live) -> None:
+def test_answers_are_those_of_r2t2_answer_whichever_wait_together(client: openai.OpenAI, live: Live) -> None:
     with ThreadPoolExecutor(8) as pool:
         replies = list(pool.map(lambda sample: ask(client, sample), TESTS))
     changed, engine = 0, live.service.engine
