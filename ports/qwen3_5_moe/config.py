@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ports.common.configs import ConfigFields, checked_value
 from ports.common.layers.hybrid_decoder import HybridDecoderConfig
 from ports.common.moe_lm.config import FIXED as TEXT_FIXED
 from ports.common.moe_lm.config import INERT, TAKEN
+from ports.common.moe_lm.port import LMConfig
 from ports.common.qwen_vl.config import QwenVLConfig, VisionConfig, mrope_sections
 from r2t2_jax.errors import R2T2Error
 
@@ -33,8 +34,15 @@ class Qwen35MoEConfig(QwenVLConfig):
     decoder: HybridDecoderConfig
 
 
+@dataclass(frozen=True)
+class Qwen35MoETextConfig(LMConfig):
+    """As `LMConfig`, with a hybrid decoder."""
+
+    decoder: HybridDecoderConfig
+
+
 def text_fields(where: str) -> ConfigFields:
-    """The port's knowledge of the fields of `text_config`."""
+    """The port's knowledge of the fields of `text_config`, or of a text model's `config.json`."""
     return ConfigFields(
         where,
         taken={name: ours for name, ours in TAKEN.items() if ours != "normalize"} | HYBRID,
@@ -50,24 +58,52 @@ def text_config(described: Mapping[str, Any], where: str = "config.json") -> Hyb
         R2T2Error: a field is missing, or has a value that is not implemented.
     """
     fields = dict(described)
-    rope = checked_value(where, "rope_parameters", fields.get("rope_parameters"), dict[str, Any] | None) or {}
-    if not rope.get("mrope_interleaved", False) or rope.get("rope_type", "default") != "default":
+    rope = _rotary(fields, where)
+    if not rope.get("mrope_interleaved", False):
         raise R2T2Error(f"{where}: only an interleaved M-RoPE of type default is implemented, not {rope}")
-    fields["rope_theta"] = fields.get("rope_theta", rope.get("rope_theta"))
     fields.pop("tie_word_embeddings", None)  # the model's own field counts
+    decoder, sections = _decoder_config(fields, rope, where), mrope_sections(rope, where)
+    if sum(sections) != decoder.rotated // 2:
+        raise R2T2Error(
+            f"{where}: mrope_section {list(sections)} does not cover {decoder.rotated} rotated entries of a head"
+        )
+    return replace(decoder, sections=sections)
+
+
+def text_model_config(described: Mapping[str, Any], where: str = "config.json") -> HybridDecoderConfig:
+    """The decoder's config from the `config.json` of a model without a vision tower.
+
+    Its tokens have one position each, so the sections of M-RoPE do not matter.
+
+    Raises:
+        R2T2Error: a field is missing, or has a value that is not implemented.
+    """
+    return _decoder_config(described, _rotary(described, where), where)
+
+
+def _rotary(fields: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The `rope_parameters`; raises an `R2T2Error` for another type than `default`."""
+    rope = checked_value(where, "rope_parameters", fields.get("rope_parameters"), dict[str, Any] | None) or {}
+    if rope.get("rope_type", "default") != "default":
+        raise R2T2Error(f"{where}: only an interleaved M-RoPE of type default is implemented, not {rope}")
+    return rope
+
+
+def _decoder_config(described: Mapping[str, Any], rope: Mapping[str, Any], where: str) -> HybridDecoderConfig:
+    """The decoder's config, with one axis of positions."""
+    fields = {"rope_theta": rope.get("rope_theta"), **described}
     taken = text_fields(where).read(fields, HybridDecoderConfig)
     full = _full_layers(fields, taken["layers"], where)
     share = rope.get("partial_rotary_factor", fields.get("partial_rotary_factor", 0.25))
     rotated = round(taken["head_width"] * checked_value(where, "partial_rotary_factor", share, float))
-    sections = mrope_sections(rope, where)
     if taken["value_heads"] % taken["key_heads"]:
         raise R2T2Error(
             f"{where}: linear_num_value_heads {taken['value_heads']} is no multiple of linear_num_key_heads "
             f"{taken['key_heads']}"
         )
-    if rotated % 2 or sum(sections) != rotated // 2:
-        raise R2T2Error(f"{where}: mrope_section {list(sections)} does not cover {rotated} rotated entries of a head")
-    return HybridDecoderConfig(**taken, full=full, rotated=rotated, sections=sections)
+    if rotated % 2:
+        raise R2T2Error(f"{where}: partial_rotary_factor {share} rotates {rotated} entries of a head, an odd number")
+    return HybridDecoderConfig(**taken, full=full, rotated=rotated)
 
 
 def _full_layers(fields: Mapping[str, Any], layers: int, where: str) -> tuple[int, ...]:

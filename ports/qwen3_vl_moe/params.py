@@ -9,10 +9,10 @@ from ports.common.checkpoint.convert import Converter
 from ports.common.checkpoint.mapping import Leaf
 from ports.common.moe_lm.chat import CHAT_FILES
 from ports.common.moe_lm.config import text_fields
-from ports.common.moe_lm.params import from_fp8, moe_decoder_leaves
+from ports.common.moe_lm.params import adapted, dequantized, moe_decoder_leaves
 from ports.common.qwen_vl.config import QwenVLConfig
 from ports.common.qwen_vl.model import abstract
-from ports.common.qwen_vl.params import SIDE_FILES, adapted, model_fields, read_config
+from ports.common.qwen_vl.params import SIDE_FILES, model_fields, read_config
 from ports.common.qwen_vl.vision import vision_leaves
 from ports.qwen3_vl_moe.config import text_config
 
@@ -22,8 +22,7 @@ FIELDS = model_fields("qwen3_vl_moe", text_fields("config.json", {}, ("rope_scal
 def leaves(config: QwenVLConfig) -> dict[str, Leaf]:
     """The leaf that makes each parameter of upstream's tensors, by path."""
     decoder = moe_decoder_leaves("decoder/", "model.language_model.", "", config.decoder, config.separate_experts)
-    mapping = decoder | vision_leaves("visual/", "model.visual.", config.vision)
-    return mapping | {path: from_fp8(mapping[path], config.fp8_block) for path in config.fp8_leaves}
+    return dequantized(decoder | vision_leaves("visual/", "model.visual.", config.vision), config)
 
 
 def config_from(folder: Path) -> QwenVLConfig:
@@ -49,6 +48,6 @@ converter = Converter(
     side_files=SIDE_FILES,
     adapt=adapt,
     copied=CHAT_FILES,
-    known={"config.json": FIELDS},
+    known=lambda config: {"config.json": FIELDS},
     hub="Qwen/Qwen3-VL-30B-A3B-Instruct",
 )

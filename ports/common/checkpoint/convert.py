@@ -16,7 +16,7 @@ import dataclasses
 import logging
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -97,12 +97,14 @@ class SideFile:
         content: what it contains, for messages.
         origin: where to get it if the source lacks it, for messages.
         assumed: what is used without it, for the warning; if this is empty, the file is required.
+        needed: whether the model in an upstream folder reads the file.
     """
 
     names: tuple[str, ...]
     content: str
     origin: str
     assumed: str = ""
+    needed: Callable[[Path], bool] = lambda folder: True
 
     def exists(self, folder: Path, files: Collection[str] = ()) -> bool:
         """Whether the folder has the file, or it is one of the tokenizer's `files`."""
@@ -135,7 +137,8 @@ class Converter:
         tied: pairs (kept, dropped) of upstream names whose tensors must be equal if both exist.
         folders: the folders with weights inside the upstream folder, each with its own index.
         copied: names of the files that are copied with the tokenizer.
-        known: what the port knows about the fields of the upstream folder's JSON files, by file or pattern.
+        known: what the port knows about the fields of the upstream folder's JSON files, by file or pattern, for its
+            config.
         hub: the hub id of released weights.
     """
 
@@ -150,7 +153,7 @@ class Converter:
     tied: Callable[[Any], tuple[tuple[str, str], ...]] = lambda config: ()
     folders: tuple[str, ...] = (".",)
     copied: tuple[str, ...] = TOKENIZER
-    known: Mapping[str, ConfigFields] = field(default_factory=dict)
+    known: Callable[[Any], Mapping[str, ConfigFields]] = lambda config: {}
     hub: str = ""
 
     def convert(
@@ -225,7 +228,7 @@ class Converter:
             config = self.config_from(folder)
         except (TypeError, AttributeError, KeyError, ArithmeticError) as error:
             raise R2T2Error(f"{folder / 'config.json'} has a value of the wrong type ({error})") from error
-        unknown = unknown_fields(folder, self.known)
+        unknown = unknown_fields(folder, self.known(config))
         self.check_files(config, files)
         report_unknown(self.port, unknown, strict=strict)
         return DescribedSource(folder, config, files, unknown)
@@ -259,7 +262,7 @@ class Converter:
         return named | {VOCABULARY: vocabulary}
 
     def _check_side_files(self, source: str, folder: Path, files: Mapping[str, Path]) -> None:
-        missing = [file for file in self.side_files if not file.exists(folder, files)]
+        missing = [file for file in self.side_files if file.needed(folder) and not file.exists(folder, files)]
         problems = [f"{file.description}: {file.origin}" for file in missing if not file.assumed]
         if problems:
             place = folder if Path(source).is_dir() else "a folder into which you download the model, and convert that"

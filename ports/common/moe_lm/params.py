@@ -1,18 +1,22 @@
-"""Parameters of `MoEDecoder` from checkpoints: fused or per-expert names, either layout of fused experts.
+"""Parameters of `MoEDecoder` from checkpoints: fused or per-expert names, either layout of fused experts, FP8 in blocks.
 
 Axis letters: E experts, D width, F width of an expert.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
+from typing import Any, Protocol, TypeVar
 
 import ml_dtypes
 import numpy as np
 
 from ports.common.checkpoint.mapping import Leaf, layer_names, linear_leaves, norm_leaves
+from ports.common.configs import checked_value
 from ports.common.layers.moe_decoder import MoEDecoderConfig
+from r2t2_jax.errors import R2T2Error
 
 
 def moe_decoder_leaves(
@@ -142,3 +146,62 @@ def dequantize(tensor: np.ndarray, scales: np.ndarray, block: int) -> np.ndarray
         scale = np.repeat(scales[..., row, :].astype(np.float32), block, axis=-1)[..., : tensor.shape[-1]]
         out[..., rows, :] = tensor[..., rows, :].astype(np.float32) * scale[..., None, :]
     return out
+
+
+def fp8_block(described: Any, where: str) -> int:
+    """The side of the blocks of an FP8 checkpoint; 0 for a checkpoint that is not quantized.
+
+    Raises:
+        R2T2Error: it is quantized in another way.
+    """
+    if not described:
+        return 0
+    fields = checked_value(where, "quantization_config", described, dict[str, Any])
+    size = fields.get("weight_block_size")
+    square = isinstance(size, list) and len(size) == 2 and size[0] == size[1]
+    if fields.get("quant_method") != "fp8" or not square:
+        raise R2T2Error(f"{where}: quantization_config: only FP8 in square blocks is read; convert the BF16 model")
+    return checked_value(where, "weight_block_size", size[0], int)
+
+
+class Spelling(Protocol):
+    """The fields of a config that say how its checkpoint spells tensors; `LMConfig` and `QwenVLConfig` have them."""
+
+    @property
+    def separate_experts(self) -> bool: ...
+
+    @property
+    def fp8_block(self) -> int: ...
+
+    @property
+    def fp8_leaves(self) -> tuple[str, ...]: ...
+
+
+Spelled = TypeVar("Spelled", bound=Spelling)
+
+
+def has_separate_experts(names: Collection[str]) -> bool:
+    """Whether a checkpoint has one tensor per expert and matrix."""
+    return any(".mlp.experts.0." in name for name in names)
+
+
+def dequantized(mapping: dict[str, Leaf], config: Spelling) -> dict[str, Leaf]:
+    """The leaves, those of `fp8_leaves` from FP8 tensors and their scales."""
+    return mapping | {path: from_fp8(mapping[path], config.fp8_block) for path in config.fp8_leaves}
+
+
+def adapted(
+    config: Spelled, names: Collection[str], leaves: Callable[[Spelled], Mapping[str, Leaf]]
+) -> Spelled:
+    """The config for a checkpoint with tensors of these names.
+
+    Raises:
+        R2T2Error: there are scales of FP8 blocks, and the config does not state the blocks.
+    """
+    kept: Any = config
+    kept = dataclasses.replace(kept, separate_experts=has_separate_experts(names))
+    scaled = tuple(path for path, leaf in leaves(kept).items() if f"{leaf.names[0]}{SCALE}" in names)
+    if scaled and not config.fp8_block:
+        raise R2T2Error("the checkpoint has scales of FP8 blocks, and its config.json no quantization_config")
+    adapted: Spelled = dataclasses.replace(kept, fp8_leaves=scaled)
+    return adapted

@@ -21,13 +21,14 @@ from jax.sharding import Mesh
 
 from ports.common.checkpoint.convert import CONFIG_FILE, TOKENIZER_JSON, Converter
 from ports.common.checkpoint.load import ModelDirectory, open_model_directory, restore
-from ports.common.configs import config_from_json, read_json
+from ports.common.checkpoint.mapping import Leaf
+from ports.common.configs import ConfigFields, config_from_json, read_json
 from ports.common.layers.moe_decoder import MoEDecoderConfig, abstract
 from ports.common.moe_lm.chat import CHAT_FILES, ChatTokenizer, TextProcessor, read_chat
 from ports.common.moe_lm.config import RoutingScope, routing_scope, text_fields
 from ports.common.moe_lm.costs import costs
 from ports.common.moe_lm.model import LMAnswer, Prompt, RoutedLM
-from ports.common.moe_lm.params import moe_decoder_leaves
+from ports.common.moe_lm.params import adapted, dequantized, fp8_block, moe_decoder_leaves
 from ports.common.sharding import Rules, placed, shardings_by
 from r2t2_jax.contract import ModelShapes, Port
 from r2t2_jax.errors import R2T2Error
@@ -42,6 +43,7 @@ SETTINGS = {
 }
 BUCKETS = {"prompt_bucket": 64, "answer_bucket": 4}
 QUESTION_TOKENS, ANSWER_TOKENS, MAX_NEW_TOKENS = 256, 2, 16
+NESTED = "model.language_model."  # prefix of the decoder's tensors in a multimodal model
 RULES = (  # of the decoder: whole paths, and which axis of the leaf is sharded, counted from the end
     (r"(decoder/)?layers/experts/(gate_up|down)", -3),  # the experts
     (r"(decoder/)?layers/(q_proj|k_proj|v_proj)/kernel", -1),
@@ -59,11 +61,22 @@ class LMConfig:
         decoder: sizes.
         stop_ids: tokens that end a turn.
         separate_experts: the checkpoint has one tensor per expert and matrix.
+        fp8_block: side of the blocks of an FP8 checkpoint; 0 for other checkpoints.
+        fp8_leaves: paths of the parameters that it quantizes.
+        prefix: of the names of the decoder's tensors.
     """
 
     decoder: MoEDecoderConfig
     stop_ids: tuple[int, ...]
     separate_experts: bool = True
+    fp8_block: int = 0
+    fp8_leaves: tuple[str, ...] = ()
+    prefix: str = "model."
+
+
+def moe_leaves(config: LMConfig) -> dict[str, Leaf]:
+    """The leaf that makes each parameter of `MoEDecoder` of upstream's tensors, by path."""
+    return moe_decoder_leaves("", config.prefix, "", config.decoder, config.separate_experts)
 
 
 @dataclass(frozen=True)
@@ -75,12 +88,22 @@ class Family:
         config: the decoder's config from upstream's fields.
         sizes: configs by name, for shapes without weights.
         hub: the hub id of released weights.
+        kind: class of its configs.
+        leaves: how parameters are made of tensors that are not quantized.
+        rules: of sharding, as in `ports/common/sharding.py`.
+        fields: the port's knowledge of the fields of `config.json`.
+        ignored: regular expressions of whole names of tensors that are not needed.
     """
 
     name: str
     config: Callable[[Mapping[str, Any], str], MoEDecoderConfig]
     sizes: Mapping[str, Callable[[], MoEDecoderConfig]]
     hub: str = ""
+    kind: type[LMConfig] = LMConfig
+    leaves: Callable[[Any], dict[str, Leaf]] = moe_leaves
+    rules: Rules = RULES
+    fields: ConfigFields = text_fields("config.json", {}, ("quantization_config",))
+    ignored: tuple[str, ...] = (r".*\.rotary_emb\.inv_freq",)
 
     def load(self, variant: str | None, mesh: Mesh | None = None) -> Port:
         """The model with converted weights; see `load` of a port."""
@@ -92,12 +115,12 @@ class Family:
             )
         folder, settings = parse_variant(self.name, variant)
         directory = open_model_directory(folder, self.name)
-        config = config_from_json(LMConfig, directory.config)
+        config = config_from_json(self.kind, directory.config)
         decoder = with_dtype(config.decoder, settings, directory)
         scope = routing_scope(decoder, settings)
         refuse_images(self.name, scope)
         graph, shapes = abstract(decoder)
-        params = restore(directory, shapes if mesh is None else placed(shapes, shardings_by(RULES, shapes, mesh)))
+        params = restore(directory, shapes if mesh is None else placed(shapes, shardings_by(self.rules, shapes, mesh)))
         tokenizer = ChatTokenizer.open(directory.tokenizer, config.stop_ids)
         return Port(
             name=f"{self.name}:{variant}",
@@ -118,38 +141,50 @@ class Family:
             decoder = dataclasses.replace(decoder, dtype=dtype_of(settings, decoder.dtype))
         else:
             directory = open_model_directory(head, self.name)
-            decoder = with_dtype(config_from_json(LMConfig, directory.config).decoder, settings, directory)
+            decoder = with_dtype(config_from_json(self.kind, directory.config).decoder, settings, directory)
         scope = routing_scope(decoder, settings)
         refuse_images(self.name, scope)
         graph, params = abstract(decoder)
         model = RoutedLM(decoder, scope, (0,), graph)
         length = question_tokens or QUESTION_TOKENS
         inputs = jax.eval_shape(lambda: fake_prompt(length))
-        return model_shapes(f"{self.name}:{variant or head}", model, params, inputs, answer_tokens, RULES)
+        return model_shapes(f"{self.name}:{variant or head}", model, params, inputs, answer_tokens, self.rules)
 
     def converter(self) -> Converter:
         """The description of upstream's checkpoint."""
         return Converter(
             port=self.name,
-            config_from=self._config_from,
-            leaves=lambda config: moe_decoder_leaves("", "model.", "", config.decoder, config.separate_experts),
-            ignored=lambda config: (r".*\.rotary_emb\.inv_freq",),
+            config_from=self.config_from,
+            leaves=self.all_leaves,
+            ignored=lambda config: self.ignored,
             abstract_params=lambda config: abstract(config.decoder)[1],
             side_files=(CONFIG_FILE, TOKENIZER_JSON),
-            adapt=lambda config, names: dataclasses.replace(config, separate_experts=has_separate_experts(names)),
+            adapt=self.adapt,
             copied=CHAT_FILES,
-            known={"config.json": text_fields("config.json", {})},
+            known=lambda config: {"config.json": self.fields},
             hub=self.hub,
         )
 
-    def _config_from(self, folder: Path) -> LMConfig:
+    def config_from(self, folder: Path) -> LMConfig:
+        """The config of a checkpoint's folder.
+
+        Raises:
+            R2T2Error: a field is missing, or has a value that is not implemented.
+        """
         file = folder / "config.json"
-        return LMConfig(self.config(read_json(file), str(file)), read_chat(folder).stop_ids)
+        described = read_json(file)
+        block = fp8_block(described.pop("quantization_config", None), str(file))
+        decoder = self.config(described, str(file))
+        return self.kind(decoder, read_chat(folder).stop_ids, fp8_block=block)
 
+    def all_leaves(self, config: LMConfig) -> dict[str, Leaf]:
+        """The leaf that makes each parameter of upstream's tensors, by path."""
+        return dequantized(self.leaves(config), config)
 
-def has_separate_experts(names: Collection[str]) -> bool:
-    """Whether a checkpoint has one tensor per expert and matrix."""
-    return any(".mlp.experts.0." in name for name in names)
+    def adapt(self, config: LMConfig, names: Collection[str]) -> LMConfig:
+        """The config for a checkpoint with tensors of these names; raises as `params.adapted`."""
+        nested = f"{NESTED}embed_tokens.weight" in names
+        return adapted(dataclasses.replace(config, prefix=NESTED if nested else "model."), names, self.leaves)
 
 
 def parse_variant(port: str, variant: str) -> tuple[str, dict[str, str]]:

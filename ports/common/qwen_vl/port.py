@@ -21,6 +21,7 @@ from ports.common.moe_lm.config import routing_scope
 from ports.common.moe_lm.port import (
     MAX_NEW_TOKENS,
     RULES,
+    Family,
     buckets,
     dtype_of,
     fake_prompt,
@@ -50,12 +51,14 @@ class VLFamily:
         config: class of its configs.
         sizes: configs by name, for shapes without weights; the first is the default.
         rules: of sharding, as in `ports/common/sharding.py`.
+        text: models of the family without a tower, of which the port also loads directories.
     """
 
     name: str
     config: type[QwenVLConfig]
     sizes: Mapping[str, Callable[[], QwenVLConfig]]
     rules: Rules = RULES
+    text: Family | None = None
 
     def load(self, variant: str | None, mesh: Mesh | None = None) -> Port:
         """The model with converted weights; see `load` of a port."""
@@ -67,6 +70,8 @@ class VLFamily:
             )
         folder, settings = parse_variant(self.name, variant)
         directory = open_model_directory(folder, self.name)
+        if self.text is not None and "vision" not in directory.config:
+            return self.text.load(variant, mesh)
         config = config_from_json(self.config, directory.config)
         config = in_dtype(config, with_dtype(config.decoder, settings, directory).dtype)
         scope = routing_scope(config.decoder, settings)
@@ -95,6 +100,8 @@ class VLFamily:
             config = in_dtype(config, dtype_of(settings, config.decoder.dtype))
         else:
             directory = open_model_directory(head, self.name)
+            if self.text is not None and "vision" not in directory.config:
+                return self.text.shapes(variant, question_tokens, answer_tokens)
             config = config_from_json(self.config, directory.config)
             config = in_dtype(config, with_dtype(config.decoder, settings, directory).dtype)
         graph, params = abstract(config)

@@ -2,10 +2,12 @@
 
 import json
 
+import ml_dtypes
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from ports.common.moe_lm.params import dequantize
 from ports.olmoe import port as olmoe
 from ports.qwen3_moe import port as qwen3_moe
 from r2t2_jax.contract import Sample
@@ -13,6 +15,7 @@ from r2t2_jax.errors import R2T2Error
 from r2t2_jax.method.forward import encode_batch, generate_tokens
 from r2t2_jax.routing import Routing
 from tests.goldens import HERE
+from tests.ports.common.qwen_vl.source import write_fp8
 
 FAMILIES = {"qwen3_moe": qwen3_moe, "olmoe": olmoe}
 TEMPLATE = "{% for m in messages %}<user>{{ m.content }}<end>{% endfor %}<assistant>"
@@ -67,3 +70,37 @@ def test_a_text_model_answers_from_a_checkpoint(tmp_path, family):
     assert port.processor.decode(np.asarray(port.processor.answer_ids(["Yes"]).tokens)) == ["Yes"]
     with pytest.raises(R2T2Error, match="sample 'c' has an image, and this model reads text only"):
         port.processor.prepare(port.params, [Sample("c", np.zeros((4, 4, 3), np.uint8), "Why?", ())])
+
+
+def test_fp8_tensors_of_a_text_model_are_converted_to_their_scaled_values(tmp_path):
+    block, arrays, expected = 8, {}, {}
+    source = write_source(tmp_path / "source", "qwen3_moe")
+    with np.load(HERE / "moe_llm" / "moe_qwen3_moe_a.npz") as golden:
+        weights = {name[2:]: golden[name] for name in golden.files if name.startswith("w/")}
+    for number, (name, leaf) in enumerate(weights.items()):
+        if not name.endswith("_proj.weight"):
+            arrays[name] = expected[name] = leaf.astype(ml_dtypes.bfloat16)
+            continue
+        shape = tuple(-(-size // block) for size in leaf.shape)
+        scales = np.random.default_rng(number).uniform(0.5, 2, shape).astype(np.float32)
+        arrays |= {name: leaf.astype(ml_dtypes.float8_e4m3fn), f"{name}_scale_inv": scales}
+        expected[name] = dequantize(arrays[name], scales, block)
+    write_fp8(source / "model.safetensors", arrays)
+    config = json.loads((source / "config.json").read_text())
+    with pytest.raises(R2T2Error, match="scales of FP8 blocks, and its config.json no quantization_config"):
+        qwen3_moe.converter.convert(str(source), tmp_path / "model", progress=False)
+    for quantized, message in (({"quant_method": "awq"}, "only FP8 in square blocks is read"), (7, "must be")):
+        (source / "config.json").write_text(json.dumps(config | {"quantization_config": quantized}))
+        with pytest.raises(R2T2Error, match=message):
+            qwen3_moe.converter.convert(str(source), tmp_path / "model", progress=False)
+    quantized = {"quant_method": "fp8", "weight_block_size": [block, block]}
+    (source / "config.json").write_text(json.dumps(config | {"quantization_config": quantized}))
+    written = qwen3_moe.converter.convert(str(source), tmp_path / "model", progress=False)
+    assert written["config"]["fp8_block"] == block
+    layers = qwen3_moe.load(f"{tmp_path / 'model'},layers=last2").params["layers"]
+    for layer in range(3):
+        for name in ("q_proj", "o_proj"):
+            own = np.asarray(layers[name]["kernel"][...][layer])
+            np.testing.assert_array_equal(own, expected[f"model.layers.{layer}.self_attn.{name}.weight"].T)
+        for expert, own in enumerate(np.asarray(layers["experts"]["down"][...][layer])):
+            np.testing.assert_array_equal(own, expected[f"model.layers.{layer}.mlp.experts.{expert}.down_proj.weight"].T)
