@@ -15,15 +15,15 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from r2t2_jax.bank.manifest import FileDigest, check_file, digest
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.method.search.atlas_points import DEQUANTIZE, LEVELS, AtlasLoss
-from r2t2_jax.routing import Mode, RoutingSpec
+from r2t2_jax.method.search.atlas_points import DEQUANTIZE, LEVELS, AtlasLoss, PointsMode
+from r2t2_jax.routing import RoutingSpec
 from r2t2_jax.runs.atomic_io import atomic_folder, check_foreign
 from r2t2_jax.runtime.typed_files import FLOATING, open_array, path_below
 from r2t2_jax.runtime.typed_json import open_json, read_json
@@ -46,7 +46,8 @@ class Atlas:
         experts: names of its experts.
         ids: of the references, one per row.
         bank: digest of the `bank.json` that it was built for; empty if it was built for a bank in memory.
-        mode: `replace` if the points are routing weights, `shift` if they are added to a sample's own logits.
+        mode: `replace` if the points are routing weights, `shift` if they are added to a sample's own logits,
+            `mixture` if they are mixed with a sample's own weights (`method.search.atlas_points.mixed`).
 
     Raises:
         R2T2Error: the shapes of the arrays do not agree.
@@ -59,7 +60,7 @@ class Atlas:
     experts: tuple[str, ...]
     ids: tuple[str, ...]
     bank: str = ""
-    mode: Mode = "replace"
+    mode: PointsMode = "replace"
 
     def __post_init__(self) -> None:
         rows, points = self.losses.shape
@@ -184,7 +185,7 @@ def open_atlas(folder: Path) -> Atlas:
     rows, experts = description.references, len(description.experts)
     points = np.array(open_array(folder / "points.npy", FLOATING, (description.points, None, experts), AGAIN))
     slopes, layers = folder / "slopes.npy", points.shape[1]
-    if not np.isfinite(points).all() or (description.mode == "replace" and points.min(initial=0) < 0):
+    if not np.isfinite(points).all() or (description.mode != "shift" and points.min(initial=0) < 0):
         raise R2T2Error(f"{folder / 'points.npy'} holds NaN, infinity or negative routing weights; {AGAIN}")
     return Atlas(
         points=points,
@@ -210,7 +211,7 @@ class _Description:
     made: dict[str, Any]
     files: dict[str, FileDigest]
     bank: str = ""
-    mode: Literal["replace", "shift"] = "replace"
+    mode: PointsMode = "replace"
 
 
 def _read_description(folder: Path) -> _Description:

@@ -22,19 +22,23 @@ from r2t2_jax.bank import ReferenceBank
 from r2t2_jax.bank.atlas import Atlas, check_atlas_folder, quantize, save_atlas
 from r2t2_jax.bank.reference_bank import kernel_weights
 from r2t2_jax.bank.storage import manifest_digest
-from r2t2_jax.contract import Answer, Features, Params, RoutedLoss, condition
+from r2t2_jax.contract import Answer, Features, Params, RoutedLoss, condition, support_of
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.method.kernels import Gaussian
 from r2t2_jax.method.search.atlas_points import (
+    PointsKind,
+    PointsMode,
     bounded,
     candidate_points,
     choose_points,
+    mixed,
     points_mode,
+    reference_mixtures,
     reference_shifts,
 )
 from r2t2_jax.retrieval.exact import ExactIndex
 from r2t2_jax.retrieval.neighbors import NearestNeighbors, sample_keys, select
-from r2t2_jax.routing import Mode, Routing, RoutingSpec
+from r2t2_jax.routing import Mode, Routing, RoutingSpec, restrict
 from r2t2_jax.runs.atomic_io import remove
 from r2t2_jax.runs.batch_files import stack as stack_rows
 from r2t2_jax.runs.cluster import Workers, devices_of
@@ -59,6 +63,7 @@ class AtlasPlan:
         k: number of neighbors of a left-out reference.
         batch: references per batch.
         seed: of the random candidates.
+        kind: of the points, as for `points_mode`.
 
     Raises:
         R2T2Error: a number is below 1.
@@ -70,6 +75,7 @@ class AtlasPlan:
     k: int = 20
     batch: int = 50
     seed: int = 0
+    kind: PointsKind = "auto"
 
     def __post_init__(self) -> None:
         for name in ("points", "choosing", "k", "batch"):
@@ -95,6 +101,34 @@ def losses_at(
         return jax.lax.map(lambda point: model.answer_loss(params, features, Routing(point, mode), answer), points)
 
     return bounded(jax.lax.map(sample, (features, answers)))
+
+
+@partial(jax.jit, static_argnames=("model",))
+def losses_at_mixtures(
+    params: Params,
+    features: Features,
+    answers: Answer,
+    routing: Float[Array, "B L E"],
+    points: Float[Array, "P L E"],
+    *,
+    model: RoutedLoss,
+) -> Float[Array, "B P"]:
+    """As `losses_at`, at the mixtures of every point with each reference's own `routing`, on its support."""
+    reads_support = getattr(model, "reads_support", False)
+
+    def sample(reference: tuple[Features, Answer, Float[Array, "L E"]]) -> Float[Array, "P"]:
+        features, answer, own = reference
+        features = condition(model, params, features, answer)
+        support = support_of(model, features, own)
+        weights = restrict(model.spec, mixed(model.spec, points, own), support)
+
+        def loss(r: Float[Array, "L E"]) -> Float[Array, ""]:
+            routing = Routing(r, support=support if reads_support else None)
+            return model.answer_loss(params, features, routing, answer)
+
+        return jax.lax.map(loss, weights)
+
+    return bounded(jax.lax.map(sample, (features, answers, routing)))
 
 
 @partial(jax.jit, static_argnames=("model", "mode"))
@@ -158,9 +192,9 @@ class AtlasWork:
         return choosing_references(len(self.bank), self.plan)
 
     @property
-    def mode(self) -> Mode:
+    def mode(self) -> PointsMode:
         """Of the points; a model without a gate, given by its loss, takes weights only."""
-        return points_mode(self.model.spec) if hasattr(self.model, "route") else "replace"
+        return points_mode(self.model.spec, self.plan.kind, hasattr(self.model, "route"))
 
     @cached_property
     def candidates(self) -> Float[np.ndarray, "P L E"]:
@@ -197,12 +231,16 @@ class AtlasWork:
         rows = self.choosing[batch.start : batch.stop] if chosen else np.arange(batch.start, batch.stop)
         ids = [str(self.bank.records[i]["id"]) for i in rows.tolist()]
         arrays = self.bank.samples(_pad(rows, self.plan.batch))
-        mode = self.mode
-        losses = np.asarray(losses_at(self.params, *arrays, points, model=self.model, mode=mode))[: len(rows)]
+        routing = self.bank.routing[_pad(rows, self.plan.batch)]
+        if self.mode == "mixture":
+            losses = losses_at_mixtures(self.params, *arrays, routing, points, model=self.model)
+        else:
+            losses = losses_at(self.params, *arrays, points, model=self.model, mode=self.mode)
+        losses = np.asarray(losses)[: len(rows)]
         table = quantize(losses, ids)  # raises on NaN
         if chosen:
             return [{"losses": row} for row in losses]
-        routing = self.bank.routing[_pad(rows, self.plan.batch)]
+        mode: Mode = "shift" if self.mode == "shift" else "replace"
         routing = np.zeros_like(routing) if mode == "shift" else routing
         slopes = slopes_at(self.params, *arrays, routing, model=self.model, mode=mode)
         slopes = np.asarray(slopes, np.float16)[: len(rows)]
@@ -325,13 +363,18 @@ def _compute_part(
     pool.compute(run, [part], lambda batch: points, names, title)
 
 
-def candidates_of(spec: RoutingSpec, bank: ReferenceBank, plan: AtlasPlan, mode: Mode) -> Float[np.ndarray, "P L E"]:
-    """The candidate points: of the routing space, or shifts that the correct references give."""
+def candidates_of(
+    spec: RoutingSpec, bank: ReferenceBank, plan: AtlasPlan, mode: PointsMode
+) -> Float[np.ndarray, "P L E"]:
+    """The candidate points: of the routing space, or shifts or mixtures that the correct references give."""
     if mode == "replace":
         return candidate_points(spec, plan.drawn, plan.seed)
     correct = bank.only_correct()
     categories = [str(record.get("category") or "") for record in correct.records]
-    return reference_shifts(np.asarray(correct.routing), categories, plan.seed)
+    routing = np.asarray(correct.routing)
+    if mode == "mixture":
+        return reference_mixtures(spec, routing, categories, plan.seed)
+    return reference_shifts(routing, categories, plan.seed)
 
 
 def _pad(rows: Int[np.ndarray, "n"], size: int) -> Int[np.ndarray, "size"]:

@@ -120,6 +120,9 @@ class BankAtlas:
     """Number of references on which the points are chosen."""
     k: int = 20
     """Number of neighbors of each reference while choosing."""
+    kind: Literal["auto", "shifts", "mixtures"] = "auto"
+    """Points: shifts of a sample's own logits, or mixtures with its own weights. Default: routing weights with up to
+    16 experts, shifts with more."""
     seed: int = 0
     """Seed of the random candidates."""
     batch_size: int = 50
@@ -143,7 +146,7 @@ class BankAtlas:
         from r2t2_jax.runs.plan import Plan
         from r2t2_jax.runs.workers import WorkerProgram
 
-        plan = AtlasPlan(self.points, self.candidates, self.choosing, self.k, self.batch_size, self.seed)
+        plan = AtlasPlan(self.points, self.candidates, self.choosing, self.k, self.batch_size, self.seed, self.kind)
         stored = ReferenceBank.open(self.bank)
         cluster, model = self.cluster.config(), local_model(self.model, self.cluster.model_uri)
         with connect(None if self.dry_run else cluster, log) as workers:

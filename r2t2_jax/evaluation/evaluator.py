@@ -27,13 +27,12 @@ from r2t2_jax.evaluation.records import BatchResult
 from r2t2_jax.evaluation.references import BatchNeighbors, RetrievalIndex, build_retrieval_index
 from r2t2_jax.method.needs import REFERENCE_NEEDS, Need
 from r2t2_jax.method.rerouting import canonicalize
-from r2t2_jax.method.strategies import Strategy
+from r2t2_jax.method.strategies import Strategy, for_points
 from r2t2_jax.methods import Method
 from r2t2_jax.metrics import Metric
 from r2t2_jax.retrieval.neighbors import sample_keys
 from r2t2_jax.rivals.knn_moe import hidden_keys, open_memory
 from r2t2_jax.rivals.trained import route_by, train_gate
-from r2t2_jax.routing import UpdateSpace
 from r2t2_jax.runtime.batching import threads_at_a_time, worker_threads
 from r2t2_jax.runtime.progress import progress_bar
 from r2t2_jax.runtime.pytrees import tree_bytes
@@ -207,20 +206,20 @@ def _check_fingerprints(port: Port, bank: ReferenceBank) -> None:
 
 
 def in_space_of_atlas(strategies: Mapping[str, Method], bank: ReferenceBank) -> dict[str, Method]:
-    """The strategies; those that read an atlas of shifts move in the shift space.
+    """The strategies; those that read the atlas as its kind of points requires (`strategies.for_points`).
 
     Raises:
-        R2T2Error: a baseline sets the atlas's points as routing weights, and they are shifts.
+        R2T2Error: a baseline sets the atlas's points as routing weights, and they are shifts or mixtures.
     """
     if bank.atlas is None or bank.atlas.mode == "replace":
         return dict(strategies)
     adapted = dict(strategies)
     for name, strategy in strategies.items():
-        if strategy.atlas is None:
-            continue
-        if not isinstance(strategy, Strategy):
-            raise R2T2Error(f"{name} sets points of the loss atlas as routing weights; those of this bank are shifts")
-        adapted[name] = replace(strategy, space=UpdateSpace("shift", strategy.space.tied))
+        if isinstance(strategy, Strategy):
+            adapted[name] = for_points(strategy, bank.atlas.mode)
+        elif strategy.atlas is not None:
+            kind = f"{bank.atlas.mode}s"
+            raise R2T2Error(f"{name} sets points of the loss atlas as routing weights; those of this bank are {kind}")
     return adapted
 
 

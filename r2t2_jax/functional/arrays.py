@@ -34,11 +34,11 @@ from r2t2_jax.contract import (
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.method.rerouting import reroute_batch
 from r2t2_jax.method.search.atlas_points import DEQUANTIZE
-from r2t2_jax.method.strategies import Strategy
+from r2t2_jax.method.strategies import Strategy, for_points
 from r2t2_jax.retrieval.exact import ExactIndex
 from r2t2_jax.retrieval.neighbors import sample_keys, select
 from r2t2_jax.rivals.trained import fit_predictor, predict_losses
-from r2t2_jax.routing import Routing, RoutingSpec, UpdateSpace
+from r2t2_jax.routing import Routing, RoutingSpec
 from r2t2_jax.runtime.checks import check_embeddings, check_finite, check_routing, check_rows
 from r2t2_jax.runtime.pytrees import tree_bytes
 
@@ -150,8 +150,8 @@ class ArraySamples:
             R2T2Error: k exceeds the bank, or the strategy needs what the model, the bank or the samples do not offer.
         """
         atlas = self.bank.atlas
-        if strategy.atlas is not None and atlas is not None and atlas.mode == "shift":
-            strategy = dataclasses.replace(strategy, space=UpdateSpace("shift", strategy.space.tied))
+        if atlas is not None:
+            strategy = for_points(strategy, atlas.mode)
         references = self._references(strategy)
         return reroute_batch(strategy, self.model, self.params, self.queries, references, self.keys, mesh)
 

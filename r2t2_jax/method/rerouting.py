@@ -13,7 +13,7 @@ the final answer one each. With S steps, K neighbors, and n points:
     mode_finding                  1 + 1           best_of_n                 1 + 2 n + 1
     the atlas's, gate_finetuned   1 + 1           best_fixed                1
 
-In the `shift` space the gate gives the weights of a path, one more pass for each of its P points.
+`best_fixed` takes the router's pass too where the atlas's points are mixtures with its weights. In the `shift` space the gate gives the weights of a path, one more pass for each of its P points.
 
 Axis letters: B test samples, K neighbors, S steps, L routed layers, E experts, P points of a path.
 """
@@ -58,7 +58,8 @@ def reroute_sample(
     result = strategy.search(problem, key)
 
     routing = jax.vmap(problem.routing)(result.path)  # values [P, L, E]
-    evaluations = before + result.evaluations + strategy.search.uses_router + 1
+    uses_router = strategy.search.uses_router or problem.mixed_points
+    evaluations = before + result.evaluations + uses_router + 1
     path = routing.values
     if strategy.space.kind == "shift":
         path = jax.lax.map(partial(cast(RoutedModel, model).route, params, query.features), routing)  # [P, L, E]
@@ -80,7 +81,10 @@ def make_problem(
     """The problem of a strategy's search, and the evaluations before the search begins."""
     objective, passes_support = strategy.objective, getattr(model, "reads_support", False)
     if objective is None:
-        problem = RoutingProblem(model.spec, strategy.space, query, references, passes_support=passes_support)
+        mixed = strategy.atlas is not None and strategy.atlas.mixed
+        problem = RoutingProblem(
+            model.spec, strategy.space, query, references, passes_support=passes_support, mixed_points=mixed
+        )
         return problem, 0
     loss = objective.prepare(model, params, query, references)
     forwards = objective.forwards(references)

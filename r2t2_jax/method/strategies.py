@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from r2t2_jax.errors import R2T2Error
@@ -26,7 +26,7 @@ from r2t2_jax.method.presets import (
     NeighborhoodSettings,
 )
 from r2t2_jax.method.search.atlas import AtlasArgmin, AtlasSoftmin, AtlasTaylor
-from r2t2_jax.method.search.atlas_points import DEQUANTIZE, AtlasLoss
+from r2t2_jax.method.search.atlas_points import DEQUANTIZE, AtlasLoss, PointsMode
 from r2t2_jax.method.search.gradient_descent import Cosine, Fixed, GradientDescent, Schedule, StepDecay
 from r2t2_jax.method.search.kernel_regression import FixedRouting, KernelRegression
 from r2t2_jax.method.search.line_search import LineSearch
@@ -47,10 +47,12 @@ class AtlasConfig:
         source: of the losses at the atlas's points: the rows of the `neighbors`, including references answered
             wrongly; the `mean` of all rows; an `mlp` fitted on the rows.
         loss: how a row is read, before any mean: as the `bounded` loss 1 - exp(-l), or as the `cross_entropy` l.
+        mixed: whether points are mixed with a sample's own weights (`for_points`).
     """
 
     source: Literal["neighbors", "mean", "mlp"] = field(metadata={"static": True})
     loss: AtlasLoss = field(default="bounded", metadata={"static": True})
+    mixed: bool = field(default=False, metadata={"static": True})
 
     def __post_init__(self) -> None:
         if self.loss not in DEQUANTIZE:
@@ -108,6 +110,18 @@ class Strategy:
     def augmentations(self) -> Augmentations | None:
         """The augmented images that the objective reads."""
         return None if self.objective is None else self.objective.augmentations
+
+
+def for_points(strategy: Strategy, mode: PointsMode) -> Strategy:
+    """A strategy for an atlas with points of this kind: shifts are read in the shift space.
+
+    A strategy that reads no atlas is returned as it is.
+    """
+    if strategy.atlas is None or mode == "replace":
+        return strategy
+    if mode == "shift":
+        return replace(strategy, space=UpdateSpace("shift", strategy.space.tied))
+    return replace(strategy, atlas=replace(strategy.atlas, mixed=True))
 
 
 StrategyFactory = Callable[..., Strategy]  # of the blocks of settings that its parameters name

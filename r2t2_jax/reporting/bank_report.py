@@ -13,6 +13,7 @@ from r2t2_jax.reporting.page import render_template
 WIDTH = 80
 SHOWN_LEAKS = 5
 MIN_WEIGHT, MAX_EXPERTS = 0.1, 3  # which experts of a routing point are named
+POINT_UNITS = {"replace": "best weights, %", "shift": "largest shifts, % of a logit", "mixture": "largest shares, %"}
 Table = tuple[tuple[str, ...], Sequence[tuple[str, ...]]]  # header and rows
 
 
@@ -128,7 +129,7 @@ def atlas_tables(atlas: AtlasInspection) -> list[tuple[str, Table]]:
         )
         for source in atlas.sources
     ]
-    unit = "largest shifts, % of a logit" if atlas.mode == "shift" else "best weights, %"
+    unit = POINT_UNITS[atlas.mode]
     header = ("source", "rows", unit, "its loss there", "of others")
     return [
         ("Best routing by source", (header, sources)),

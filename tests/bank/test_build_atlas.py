@@ -15,10 +15,10 @@ from r2t2_jax.evaluation.collect_bank import collect_bank
 from r2t2_jax.evaluation.encode import encode_questions
 from r2t2_jax.evaluation.evaluator import evaluate
 from r2t2_jax.method.search import atlas_points
-from r2t2_jax.method.search.atlas_points import bounded, reference_shifts
+from r2t2_jax.method.search.atlas_points import bounded, mixed, points_mode, reference_mixtures, reference_shifts
 from r2t2_jax.methods import method_of
 from r2t2_jax.metrics import get_metric
-from r2t2_jax.routing import Routing
+from r2t2_jax.routing import Routing, RoutingSpec
 from tests.toy import MODEL, toy_bank, toy_params, unit_vectors
 from tests.toy_port import make_samples, toy
 
@@ -138,3 +138,61 @@ def test_with_many_experts_strategies_move_by_shifts_of_the_samples_own_logits(t
     assert np.mean(by_neighbors.scores) > max(np.mean(base.scores), np.mean(fixed.scores))
     with pytest.raises(R2T2Error, match="those of this bank are shifts"):
         evaluate(port, references, questions, {"atlas_top8": method_of("atlas_top8")}, metric)
+
+
+def test_mixtures_move_a_samples_own_weights_toward_the_routing_of_the_references():
+    spec = RoutingSpec(("a", "b", "c"))
+    own = np.array([[0.6, 0.2, 0.0]], np.float32)  # of a gate that does not sum to one
+    point = 0.25 * np.array([[0.0, 0.5, 0.5]], np.float32)
+    np.testing.assert_allclose(mixed(spec, point, own), 0.75 * own + 0.25 * 0.8 * np.array([[0, 0.5, 0.5]]), rtol=1e-6)
+    np.testing.assert_array_equal(mixed(spec, np.zeros_like(own), own), own)
+
+    draw = np.random.default_rng(0)
+    groups = np.repeat([[[0.7, 0.2, 0.1]], [[0.1, 0.2, 0.7]]], 10, axis=0) + 0.01 * draw.normal(size=(20, 1, 3))
+    groups = groups / groups.sum(axis=-1, keepdims=True)
+    points = reference_mixtures(spec, groups, ["left"] * 10 + ["right"] * 10)
+    assert not points[0].any()
+    assert (points >= 0).all()
+    np.testing.assert_allclose(np.unique(points[1:].sum(axis=-1).round(4)), [0.25, 0.5])
+    for share, mean in ((0.25, groups[:10].mean(axis=0)), (0.5, groups[10:].mean(axis=0)), (0.5, groups.mean(axis=0))):
+        np.testing.assert_allclose(np.abs(points - share * mean).max(axis=(1, 2)).min(), 0, atol=1e-3)
+    assert len(reference_mixtures(spec, np.ones((2, 1, 3)) / 3, ["", ""])) == 3  # all alike: own weights, two shares
+
+
+def test_strategies_read_an_atlas_of_mixtures_with_the_samples_own_weights(tmp_path):
+    port, metric = toy(), get_metric("exact_match")
+    references = collect_bank(port, make_samples(60, seed=0, hinted=0.5), metric, keep_wrong=True)
+    plan = AtlasPlan(points=6, k=5, batch=20, kind="mixtures")
+    atlas = build_atlas(port.model, port.params, references, tmp_path / "atlas", plan)
+    assert atlas.mode == open_atlas(tmp_path / "atlas").mode == "mixture"
+    own = jnp.asarray(references.routing[3])
+
+    def loss(weights):
+        features, answer = jax.tree.map(lambda leaf: jnp.asarray(leaf[3]), (references.features, references.answers))
+        return bounded(port.model.answer_loss(port.params, features, Routing(weights), answer))
+
+    points = [(1 - point.sum(axis=-1, keepdims=True)) * own + point for point in jnp.asarray(atlas.points)]
+    np.testing.assert_allclose(atlas.rows(np.array([3]))[0], [loss(point) for point in points], atol=0.5 / 255 + 1e-5)
+    np.testing.assert_allclose(atlas.slopes[3], jax.grad(loss)(own), atol=2e-3)
+
+    references = dataclasses.replace(references, atlas=atlas)
+    questions = encode_questions(port, make_samples(30, seed=1, hinted=0.0))
+    chosen = {name: method_of(name) for name in ("base", "atlas", "atlas_argmin", "best_fixed")}
+    base, by_neighbors, best, fixed = evaluate(port, references, questions, chosen, metric)
+    assert np.mean(by_neighbors.scores) > max(np.mean(base.scores), np.mean(fixed.scores))
+    best_point = atlas.points[atlas.mean().argmin()]
+    expected = (1 - best_point.sum(axis=-1, keepdims=True)) * np.asarray(questions.queries.routing) + best_point
+    np.testing.assert_allclose(fixed.weights, expected, atol=1e-5)
+    assert (fixed.evaluations, best.evaluations) == (2, 2)  # the router's pass and the answer
+    with pytest.raises(R2T2Error, match="those of this bank are mixtures"):
+        evaluate(port, references, questions, {"atlas_top8": method_of("atlas_top8")}, metric)
+
+
+def test_the_kind_of_points_follows_the_number_of_experts_unless_it_is_given():
+    few, many = (RoutingSpec(tuple(f"e{i}" for i in range(count))) for count in (16, 17))
+    assert [points_mode(few), points_mode(many), points_mode(many, has_gate=False)] == ["replace", "shift", "replace"]
+    assert [points_mode(few, "shifts"), points_mode(many, "mixtures", False)] == ["shift", "mixture"]
+    with pytest.raises(R2T2Error, match="need a model with a gate"):
+        points_mode(few, "shifts", has_gate=False)
+    with pytest.raises(R2T2Error, match="no kind 'corners' of atlas points"):
+        points_mode(few, "corners")

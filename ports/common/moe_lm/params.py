@@ -1,4 +1,4 @@
-"""Parameters of `MoEDecoder` from checkpoints: fused or per-expert names, either layout of fused experts, FP8 in blocks.
+"""Parameters of `MoEDecoder` from checkpoints: fused or per-expert names, both layouts of fused experts, FP8 in blocks.
 
 Axis letters: E experts, D width, F width of an expert.
 """
@@ -190,9 +190,7 @@ def dequantized(mapping: dict[str, Leaf], config: Spelling) -> dict[str, Leaf]:
     return mapping | {path: from_fp8(mapping[path], config.fp8_block) for path in config.fp8_leaves}
 
 
-def adapted(
-    config: Spelled, names: Collection[str], leaves: Callable[[Spelled], Mapping[str, Leaf]]
-) -> Spelled:
+def adapted(config: Spelled, names: Collection[str], leaves: Callable[[Spelled], Mapping[str, Leaf]]) -> Spelled:
     """The config for a checkpoint with tensors of these names.
 
     Raises:

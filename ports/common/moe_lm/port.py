@@ -51,6 +51,7 @@ RULES = (  # of the decoder: whole paths, and which axis of the leaf is sharded,
     (r"(decoder/)?lm_head/kernel", -1),
     (r"(decoder/)?embed_tokens", -1),
 )
+FIELDS = text_fields("config.json", {}, ("quantization_config",))
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ class Family:
     kind: type[LMConfig] = LMConfig
     leaves: Callable[[Any], dict[str, Leaf]] = moe_leaves
     rules: Rules = RULES
-    fields: ConfigFields = text_fields("config.json", {}, ("quantization_config",))
+    fields: ConfigFields = FIELDS
     ignored: tuple[str, ...] = (r".*\.rotary_emb\.inv_freq",)
 
     def load(self, variant: str | None, mesh: Mesh | None = None) -> Port:

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Key
 
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.method.needs import Need
-from r2t2_jax.method.search.atlas_points import SIZES, interpolate, neighborhood_losses, squared_distance
+from r2t2_jax.method.search.atlas_points import SIZES, interpolate, mixed, neighborhood_losses, squared_distance
 from r2t2_jax.method.search.kernel_regression import weighted_mean
 from r2t2_jax.method.search.problem import RoutingProblem, SearchResult
 from r2t2_jax.runtime.pytrees import register_pytree_dataclass
@@ -22,13 +22,19 @@ Table = tuple[Float[Array, "G L E"], Float[Array, "G"]]
 
 
 def atlas_losses_for(problem: RoutingProblem) -> Table:
-    """The atlas's points on the sample's support, and the neighborhood's loss at each."""
+    """The atlas's points on the sample's support, mixed with its own weights if they are mixtures, and the losses there.
+
+    The loss at a point is the neighborhood's.
+    """
     references = problem.references
     assert references is not None
     assert references.points is not None
     assert references.point_losses is not None
     assert references.weights is not None
-    points = jax.vmap(lambda point: problem.routing(problem.point(point)).values)(references.points)
+    points = references.points
+    if problem.mixed_points:
+        points = mixed(problem.spec, points, problem.query.routing)
+    points = jax.vmap(lambda point: problem.routing(problem.point(point)).values)(points)
     # Nothing is fused across this line, so that a batch of one, whose loop is unrolled, computes the same bits.
     return jax.lax.optimization_barrier((points, neighborhood_losses(references.weights, references.point_losses)))
 
@@ -85,7 +91,7 @@ class AtlasSoftmin:
 @register_pytree_dataclass
 @dataclass(frozen=True)
 class AtlasArgmin:
-    """The point of lowest loss, the first of equal ones; the router's weights are not used."""
+    """The point of lowest loss, the first of equal ones; the router's weights are used in mixtures only."""
 
     uses_router = False
     needs = frozenset({Need.ATLAS})

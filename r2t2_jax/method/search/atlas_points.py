@@ -9,7 +9,8 @@ geometric mean of their probabilities. A reference that no routing answers corre
 cannot dominate a mean. `cross_entropy` reads l from the table instead, row by row, before any mean.
 
 With many experts, corners and random points of a simplex are far from everything the model was trained with. Points are
-then shifts of a sample's own logits, along directions that the references' routing gives (`reference_shifts`).
+then shifts of a sample's own logits, along directions that the references' routing gives (`reference_shifts`), or convex
+mixtures of the references' routing with a sample's own (`reference_mixtures`).
 
 Axis letters: N references, n of them, K neighbors, P candidate points, G chosen points, L routed layers, E experts.
 """
@@ -19,21 +20,25 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from r2t2_jax.routing import Mode, RoutingSpec, restrict
+from r2t2_jax.errors import R2T2Error
+from r2t2_jax.routing import RoutingSpec, by_group, project_simplex, restrict
 
 LARGE = 16  # experts from which on points are shifts
 SIZES = (1.0, 3.0)  # of a shift: its largest entry, in logits
+SHARES = (0.25, 0.5)  # of the references' routing in a mixture
 CLUSTERS, DIRECTIONS = 16, 8
 LEVELS = 255  # a loss in [0, 1] is stored in steps of 1/255
 
 AtlasLoss = Literal["bounded", "cross_entropy"]
+PointsMode = Literal["replace", "shift", "mixture"]
+PointsKind = Literal["auto", "shifts", "mixtures"]
 
 
 def cross_entropy(bounded: Float[np.ndarray, "*n"]) -> Float[np.ndarray, "*n"]:
@@ -75,9 +80,39 @@ def candidate_points(spec: RoutingSpec, drawn: int = 106, seed: int = 0) -> Floa
     return np.asarray(restrict(spec, points, spec.support_mask()))
 
 
-def points_mode(spec: RoutingSpec) -> Mode:
-    """The kind of points: routing weights, or shifts of a sample's own logits where there are many experts."""
-    return "shift" if spec.num_experts > LARGE else "replace"
+def points_mode(spec: RoutingSpec, kind: PointsKind = "auto", has_gate: bool = True) -> PointsMode:
+    """What points are: routing weights, shifts of a sample's own logits, or mixtures with a sample's own weights.
+
+    By default they are shifts where there are many experts, else weights.
+
+    Args:
+        spec: of the model.
+        kind: the points that are asked for.
+        has_gate: whether the model has a gate, whose logits can be shifted.
+
+    Raises:
+        R2T2Error: shifts of a model without a gate, or no such kind.
+    """
+    if kind not in ("auto", "shifts", "mixtures"):
+        raise R2T2Error(f"there is no kind {kind!r} of atlas points; choose auto, shifts or mixtures")
+    if kind == "shifts" and not has_gate:
+        raise R2T2Error("points that are shifts need a model with a gate (`route`); choose auto or mixtures")
+    if kind == "mixtures":
+        return "mixture"
+    return "shift" if kind == "shifts" or (has_gate and spec.num_experts > LARGE) else "replace"
+
+
+def mixed(spec: RoutingSpec, points: Float[Array, "*G L E"], own: Float[Array, "*G L E"]) -> Float[Array, "*G L E"]:
+    """Mixtures of a sample's own weights r0 with the points of an atlas: (1 - a) r0 + S m in each group of experts.
+
+    A point m holds the weights that are mixed in, times their share: a is its sum, S that of r0.
+    """
+
+    def mix(point: Array, own: Array) -> Array:
+        share, total = point.sum(axis=-1, keepdims=True), own.sum(axis=-1, keepdims=True)
+        return (1 - share) * own + total * point
+
+    return by_group(spec, mix, points, jnp.broadcast_to(own, points.shape))
 
 
 def reference_shifts(
@@ -94,23 +129,61 @@ def reference_shifts(
         categories: of these references; empty names are no category.
         seed: of the first centroids.
     """
+    flat, _, parts = _directions(routing, categories, seed)
+    directions = [*parts.centroids, *parts.means, *(sign * d for d in parts.principal for sign in (1, -1))]
+    scaled = [d / np.abs(d).max() for d in directions if np.abs(d).max() > 1e-9]
+    shifts = [np.zeros(flat.shape[1]), *(size * direction for size in SIZES for direction in scaled)]
+    return np.asarray(shifts, np.float32).reshape(len(shifts), *routing.shape[1:])
+
+
+def reference_mixtures(
+    spec: RoutingSpec, routing: Float[np.ndarray, "N L E"], categories: Sequence[str], seed: int = 0
+) -> Float[np.ndarray, "P L E"]:
+    """Points for `mixed` from the references' routing; the first is zero, the sample's own weights.
+
+    The routings that are mixed in, at every share in `SHARES`, are (a) k-means centroids over [L, E], (b) the mean of
+    each category, and (c) the overall mean moved by one standard deviation along the first principal directions, with
+    both signs, projected to the simplex.
+
+    Args:
+        spec: of the model.
+        routing, categories, seed: as for `reference_shifts`.
+    """
+    flat, mean, parts = _directions(routing, categories, seed)
+    deviation = np.sqrt(len(flat))
+    rows = [*parts.centroids, *parts.means, *(sign * d / deviation for d in parts.principal for sign in (1, -1))]
+    moved = np.stack([mean, *(mean + row for row in rows)]).reshape(-1, *routing.shape[1:])
+    weights = np.asarray(project_simplex(spec, jnp.asarray(moved, jnp.float32), jnp.ones(spec.shape, bool)))
+    weights = np.unique(weights.round(6), axis=0)
+    return np.concatenate([np.zeros((1, *weights.shape[1:]), np.float32), *(share * weights for share in SHARES)])
+
+
+class _Directions(NamedTuple):
+    """Differences from the mean routing: of centroids and categories; principal directions by singular value."""
+
+    centroids: Float[np.ndarray, "C L*E"]
+    means: list[Float[np.ndarray, "L*E"]]
+    principal: list[Float[np.ndarray, "L*E"]]
+
+
+def _directions(
+    routing: Float[np.ndarray, "N L E"], categories: Sequence[str], seed: int
+) -> tuple[Float[np.ndarray, "N L*E"], Float[np.ndarray, "L*E"], _Directions]:
+    """Flat routing, its mean, and the directions in which references differ from it."""
     from scipy.cluster.vq import kmeans  # slow to import, and needed only offline
 
     flat = np.asarray(routing, np.float64).reshape(len(routing), -1)  # [N, L * E]
-    centered = flat - flat.mean(axis=0)
+    mean = flat.mean(axis=0)
+    centered = flat - mean
     distinct = np.unique(centered.round(9), axis=0)
     starts = np.random.default_rng(seed).permutation(len(distinct))[:CLUSTERS]
     centroids, _ = kmeans(centered, distinct[starts])  # clusters without members are dropped
     names = np.array(list(categories))
     means = [centered[names == name].mean(axis=0) for name in np.unique(names) if name]
-    directions = [*centroids, *means]
-    _, values, principal = np.linalg.svd(centered, full_matrices=False)
-    for value, direction in list(zip(values, principal, strict=True))[:DIRECTIONS]:
-        if value > 1e-6 * values[0]:
-            directions += [direction, -direction]
-    scaled = [d / np.abs(d).max() for d in directions if np.abs(d).max() > 1e-9]
-    shifts = [np.zeros(flat.shape[1]), *(size * direction for size in SIZES for direction in scaled)]
-    return np.asarray(shifts, np.float32).reshape(len(shifts), *routing.shape[1:])
+    _, values, vectors = np.linalg.svd(centered, full_matrices=False)
+    pairs = list(zip(values, vectors, strict=True))[:DIRECTIONS]
+    principal = [value * vector for value, vector in pairs if value > 1e-6 * values[0]]
+    return flat, mean, _Directions(centroids, means, principal)
 
 
 def max_candidates(spec: RoutingSpec, drawn: int, seed: int) -> int:

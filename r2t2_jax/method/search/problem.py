@@ -29,7 +29,8 @@ class RoutingProblem:
     """One test sample: the loss to minimize over r, and the space in which r may move.
 
     `forwards_per_eval` is the number of r-dependent forward passes of one value of the loss. With `passes_support`
-    replaced weights come with the sample's support, outside of which they are zero.
+    replaced weights come with the sample's support, outside of which they are zero. With `mixed_points` the points of
+    the loss atlas are mixed with the router's own weights.
     """
 
     spec: RoutingSpec
@@ -39,6 +40,7 @@ class RoutingProblem:
     loss: Callable[[Routing], Float[Array, ""]] = field(default_factory=NoObjective)
     forwards_per_eval: int = 0
     passes_support: bool = False
+    mixed_points: bool = False
 
     def start(self) -> Float[Array, "Z E"]:
         """Coordinates of the router's own weights."""

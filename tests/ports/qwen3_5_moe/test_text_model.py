@@ -50,9 +50,7 @@ def test_a_text_model_has_the_decoder_of_the_multimodal_one(tmp_path, prefix):
     assert written["unknown_fields"] == {}
     assert written["report"]["ignored"] == sorted({"mtp.fc.weight"} | ({TOWER} if prefix != "model." else set()))
     port = load(f"{tmp_path / 'model'},layers=last2,core_experts=4")
-    for own, reference in zip(
-        jax.tree.leaves(port.params), jax.tree.leaves(golden().params["decoder"]), strict=True
-    ):
+    for own, reference in zip(jax.tree.leaves(port.params), jax.tree.leaves(golden().params["decoder"]), strict=True):
         np.testing.assert_array_equal(own, reference)
     config = golden().config.decoder
     assert port.model.config == dataclasses.replace(config, sections=())

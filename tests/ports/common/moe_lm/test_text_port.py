@@ -103,4 +103,6 @@ def test_fp8_tensors_of_a_text_model_are_converted_to_their_scaled_values(tmp_pa
             own = np.asarray(layers[name]["kernel"][...][layer])
             np.testing.assert_array_equal(own, expected[f"model.layers.{layer}.self_attn.{name}.weight"].T)
         for expert, own in enumerate(np.asarray(layers["experts"]["down"][...][layer])):
-            np.testing.assert_array_equal(own, expected[f"model.layers.{layer}.mlp.experts.{expert}.down_proj.weight"].T)
+            np.testing.assert_array_equal(
+                own, expected[f"model.layers.{layer}.mlp.experts.{expert}.down_proj.weight"].T
+            )
