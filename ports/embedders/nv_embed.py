@@ -223,7 +223,7 @@ converter = Converter(
     ignored,
     abstract_params,
     side_files=(CONFIG_FILE, TOKENIZER_JSON),
-    known=lambda config: {"config.json": NV_EMBED},
+    known={"config.json": NV_EMBED},
     hub="nvidia/NV-Embed-v2",
 )
 

@@ -205,7 +205,7 @@ stella = Converter(
     folders=(".", STELLA_HEAD),
     adapt=adapt,
     side_files=(CONFIG_FILE, TOKENIZER_JSON, DENSE_CONFIG),
-    known=lambda config: {"config.json": QWEN2, LIMITS: LENGTHS, f"{STELLA_HEAD}/config.json": DENSE},
+    known={"config.json": QWEN2, LIMITS: LENGTHS, f"{STELLA_HEAD}/config.json": DENSE},
 )
 gte_qwen2 = Converter(
     "gte_qwen2",
@@ -215,7 +215,7 @@ gte_qwen2 = Converter(
     abstract_params,
     adapt=adapt,
     side_files=(CONFIG_FILE, TOKENIZER_JSON),
-    known=lambda config: {"config.json": QWEN2, LIMITS: LENGTHS},
+    known={"config.json": QWEN2, LIMITS: LENGTHS},
 )
 
 END = "<|endoftext|>"  # also the padding token, so masks are made from lengths, not from ids

@@ -203,6 +203,6 @@ converter = Converter(
     ignored=lambda config: IGNORED,
     abstract_params=lambda config: abstract(config)[1],
     side_files=(CONFIG_FILE, TOKENIZER_MODEL),
-    known=lambda config: {"config.json": FIELDS},
+    known={"config.json": FIELDS},
     hub="BK-Lee/MoAI-7B",
 )

@@ -76,6 +76,6 @@ converter = Converter(
     abstract_params=lambda config: abstract(config)[1],
     side_files=SIDE_FILES,
     check_files=check_vocabulary,
-    known=lambda config: {"config.json": FIELDS, PREPROCESSOR: VARY},
+    known={"config.json": FIELDS, PREPROCESSOR: VARY},
     hub="zongzhuofan/llama3-mova-8b",
 )

@@ -41,13 +41,13 @@ class Qwen35MoETextConfig(LMConfig):
     decoder: HybridDecoderConfig
 
 
-def text_fields(where: str) -> ConfigFields:
-    """The port's knowledge of the fields of `text_config`, or of a text model's `config.json`."""
+def text_fields(where: str, inert: tuple[str, ...] = ()) -> ConfigFields:
+    """The port's knowledge of the fields of `text_config`, or of a text model's `config.json`; `inert` adds fields."""
     return ConfigFields(
         where,
         taken={name: ours for name, ours in TAKEN.items() if ours != "normalize"} | HYBRID,
         fixed={**TEXT_FIXED, "attn_output_gate": (True,), "mamba_ssm_dtype": ("float32",), "norm_topk_prob": (True,)},
-        inert=(*INERT, *READ, *MTP),
+        inert=(*INERT, *READ, *MTP, *inert),
     )
 
 

@@ -114,9 +114,7 @@ TEXT = Family(  # without a vision tower
     kind=Qwen35MoETextConfig,
     leaves=text_leaves,
     rules=RULES,
-    fields=dataclasses.replace(
-        text_fields("config.json"), inert=(*text_fields("config.json").inert, "quantization_config")
-    ),
+    fields=text_fields("config.json", ("quantization_config",)),
     ignored=(INV_FREQ, MTP, r"model\.visual\..*"),
 )
 Config = QwenVLConfig | LMConfig

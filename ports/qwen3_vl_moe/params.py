@@ -48,6 +48,6 @@ converter = Converter(
     side_files=SIDE_FILES,
     adapt=adapt,
     copied=CHAT_FILES,
-    known=lambda config: {"config.json": FIELDS},
+    known={"config.json": FIELDS},
     hub="Qwen/Qwen3-VL-30B-A3B-Instruct",
 )

@@ -13,7 +13,8 @@ the final answer one each. With S steps, K neighbors, and n points:
     mode_finding                  1 + 1           best_of_n                 1 + 2 n + 1
     the atlas's, gate_finetuned   1 + 1           best_fixed                1
 
-`best_fixed` takes the router's pass too where the atlas's points are mixtures with its weights. In the `shift` space the gate gives the weights of a path, one more pass for each of its P points.
+`best_fixed` also takes the router's pass where the atlas's points are mixtures with its weights. In the `shift` space
+the gate gives the weights of a path, one more pass for each of its P points.
 
 Axis letters: B test samples, K neighbors, S steps, L routed layers, E experts, P points of a path.
 """

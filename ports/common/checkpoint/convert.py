@@ -16,7 +16,7 @@ import dataclasses
 import logging
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -137,8 +137,8 @@ class Converter:
         tied: pairs (kept, dropped) of upstream names whose tensors must be equal if both exist.
         folders: the folders with weights inside the upstream folder, each with its own index.
         copied: names of the files that are copied with the tokenizer.
-        known: what the port knows about the fields of the upstream folder's JSON files, by file or pattern, for its
-            config.
+        known: what the port knows about the fields of the upstream folder's JSON files, by file or pattern; or, if
+            folders differ in their fields, a function of the config that returns this.
         hub: the hub id of released weights.
     """
 
@@ -153,7 +153,7 @@ class Converter:
     tied: Callable[[Any], tuple[tuple[str, str], ...]] = lambda config: ()
     folders: tuple[str, ...] = (".",)
     copied: tuple[str, ...] = TOKENIZER
-    known: Callable[[Any], Mapping[str, ConfigFields]] = lambda config: {}
+    known: Mapping[str, ConfigFields] | Callable[[Any], Mapping[str, ConfigFields]] = field(default_factory=dict)
     hub: str = ""
 
     def convert(
@@ -228,7 +228,7 @@ class Converter:
             config = self.config_from(folder)
         except (TypeError, AttributeError, KeyError, ArithmeticError) as error:
             raise R2T2Error(f"{folder / 'config.json'} has a value of the wrong type ({error})") from error
-        unknown = unknown_fields(folder, self.known(config))
+        unknown = unknown_fields(folder, self.known(config) if callable(self.known) else self.known)
         self.check_files(config, files)
         report_unknown(self.port, unknown, strict=strict)
         return DescribedSource(folder, config, files, unknown)

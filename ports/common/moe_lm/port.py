@@ -162,7 +162,7 @@ class Family:
             side_files=(CONFIG_FILE, TOKENIZER_JSON),
             adapt=self.adapt,
             copied=CHAT_FILES,
-            known=lambda config: {"config.json": self.fields},
+            known={"config.json": self.fields},
             hub=self.hub,
         )
 

@@ -22,9 +22,9 @@ Table = tuple[Float[Array, "G L E"], Float[Array, "G"]]
 
 
 def atlas_losses_for(problem: RoutingProblem) -> Table:
-    """The atlas's points on the sample's support, mixed with its own weights if they are mixtures, and the losses there.
+    """The atlas's points on the sample's support, and the neighborhood's loss at each.
 
-    The loss at a point is the neighborhood's.
+    Points that are mixtures are mixed with the sample's own weights.
     """
     references = problem.references
     assert references is not None

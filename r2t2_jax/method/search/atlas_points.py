@@ -9,8 +9,8 @@ geometric mean of their probabilities. A reference that no routing answers corre
 cannot dominate a mean. `cross_entropy` reads l from the table instead, row by row, before any mean.
 
 With many experts, corners and random points of a simplex are far from everything the model was trained with. Points are
-then shifts of a sample's own logits, along directions that the references' routing gives (`reference_shifts`), or convex
-mixtures of the references' routing with a sample's own (`reference_mixtures`).
+then shifts of a sample's own logits, along directions that the references' routing gives (`reference_shifts`), or, on
+request, convex mixtures of the references' routing with a sample's own (`reference_mixtures`).
 
 Axis letters: N references, n of them, K neighbors, P candidate points, G chosen points, L routed layers, E experts.
 """
