@@ -86,6 +86,10 @@ class ImageReader:
                 requests hold too many pixels.
         """
         encoded = self._decoded(url, where) if url[:5].lower() == "data:" else self._fetched(url, where)
+        return self.decode(encoded, where, account)
+
+    def decode(self, encoded: bytes, where: str, account: list[int]) -> UInt8[np.ndarray, "height width 3"]:
+        """The pixels of an encoded image; arguments and errors as of `read`."""
         if len(encoded) > self.max_bytes:
             raise self._too_large(where, f"{len(encoded):,} bytes")
         try:

@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import numpy as np
 import uvicorn
 
 from r2t2_jax.contract import Port
-from r2t2_jax.errors import R2T2Error
+from r2t2_jax.errors import R2T2Error, missing_extra
 from r2t2_jax.evaluation.setup import open_port, with_decoding
 from r2t2_jax.inference import open_references
 from r2t2_jax.methods import METHODS
@@ -181,9 +182,18 @@ def run_server(settings: Settings) -> None:
         service, warming = open_service(settings)
         access = Access(settings.key if settings.auth else "", is_loopback(settings.host))
         app = create_app(service, access)
+        page = settings.page and find_spec("gradio") is not None
+        if page:
+            from r2t2_jax.serve.page import mount_page
+
+            mount_page(app, service, access)
+        elif settings.page:
+            LOGGER.warning("no page: %s", missing_extra("it", "gradio", "serve"))
         port = bound.getsockname()[1]
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         print(f"{service.name} with {settings.strategy}: http://{host}:{port}/v1")
+        if page:
+            print(f"page: http://{host}:{port}/")
         sys.stdout.flush()
         service.batcher.start(warming)
         asyncio.run(serve(make_server(app), service, bound))

@@ -6,7 +6,8 @@ import asyncio
 import base64
 import io
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -29,6 +30,12 @@ from tests.toy_port import ToyProcessor, make_samples, toy
 TESTS = make_samples(8, seed=1, hinted=0.3)
 REFERENCES = make_samples(40, seed=2, hinted=0.9)
 SAMPLE = TESTS[0]
+
+
+def until(condition: Callable[[], Any]) -> None:
+    """Wait for a condition that another thread makes true."""
+    while not condition():
+        time.sleep(0.005)
 
 
 class TextOrImage(ToyProcessor):
@@ -75,8 +82,7 @@ def live_server(
     batcher.start()
     thread = threading.Thread(target=lambda: asyncio.run(serve(server, service, bound)))
     thread.start()
-    while not server.started or not batcher.ready:
-        thread.join(0.01)
+    until(lambda: server.started and batcher.ready)
     try:
         yield Live(service, bound.getsockname()[1])
     finally:

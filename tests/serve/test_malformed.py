@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from r2t2_jax.serve import guard
-from tests.serve.live import SAMPLE, Live, body, data_url, image_part, messages
+from tests.serve.live import SAMPLE, Live, body, data_url, image_part, messages, until
 
 PNG = base64.b64decode(data_url(SAMPLE.image).partition(",")[2])
 TEXT = {"type": "text", "text": SAMPLE.question}
@@ -225,5 +225,4 @@ def test_a_client_that_is_slow_or_gone_does_not_keep_its_place(live: Live, monke
     monkeypatch.undo()
     with socket.create_connection(("127.0.0.1", live.number)) as connection:
         connection.sendall(head + b'{"model"')
-    while live.service.batcher._taken:  # the server notices that the client is gone
-        httpx.get(f"{live.url}/health", trust_env=False)
+    until(lambda: not live.service.batcher._taken)  # the server notices that the client is gone
