@@ -77,39 +77,35 @@ class PageBuilder:
 
     service: Service
     images: ReferenceImages = field(init=False)
-    folder: tempfile.TemporaryDirectory = field(
-        default_factory=lambda: tempfile.TemporaryDirectory(prefix="r2t2-examples-")
-    )
 
     def __post_init__(self) -> None:
         self.images = ReferenceImages(self.service.engine.port)
 
     def blocks(self) -> Any:
         """The page as Gradio blocks."""
+        with tempfile.TemporaryDirectory(prefix="r2t2-examples-") as folder:  # Gradio copies its files
+            return self._blocks(self._examples(Path(folder)))
+
+    def _blocks(self, examples: list[list[str]]) -> Any:
         import gradio
 
         engine = self.service.engine
-        examples = self._examples()
-        with gradio.Blocks(
-            title=f"{TITLE}: {self.service.name}", analytics_enabled=False, delete_cache=(3600, 3600)
-        ) as page:
+        title = f"{TITLE}: {self.service.name}"
+        with gradio.Blocks(title=title, analytics_enabled=False, delete_cache=(3600, 3600)) as page:
             gradio.Markdown(f"## {TITLE}: `{self.service.name}`\nAsk about an image, and see what re-routing changes.")
             with gradio.Row():
                 with gradio.Column(scale=1, min_width=300):
-                    image = gradio.Image(
-                        label="Image", type="filepath", image_mode=None, sources=["upload", "clipboard"], height=260
-                    )
+                    sources: Any = ["upload", "clipboard"]
+                    image = gradio.Image(label="Image", type="filepath", image_mode=None, sources=sources, height=260)
                     question = gradio.Textbox(label="Question", lines=2, max_length=MAX_PROMPT, elem_id="question")
                     with gradio.Row():
                         strategy = gradio.Dropdown(list(engine.strategies), value=engine.strategy, label="Strategy")
                         preset = gradio.Dropdown([OWN, *engine.presets], value=OWN, label="Preset")
                     button = gradio.Button("Ask", variant="primary", elem_id="ask")
-                    if examples:
-                        gradio.Examples(
-                            examples, [image, question], label="Examples", cache_examples=False, examples_per_page=6
-                        )
                 with gradio.Column(scale=2, min_width=320):
                     output = gradio.HTML("", elem_id="answer")
+            if examples:
+                gradio.Examples(examples, [image, question], cache_examples=False, examples_per_page=6)
             inputs = [image, question, strategy, preset]
             for event in (button.click, question.submit):
                 event(self.ask, inputs, output, api_visibility="private")
@@ -152,7 +148,7 @@ class PageBuilder:
             losses=[float(loss) for loss in prediction.losses if np.isfinite(loss)],
         )
 
-    def _examples(self) -> list[list[str]]:
+    def _examples(self, folder: Path) -> list[list[str]]:
         """Images and questions of the set that is registered with the port, if it has scenes for demonstrations."""
         rows = []
         for seed in range(1, SCENES + 1):
@@ -160,7 +156,7 @@ class PageBuilder:
                 samples = load_dataset(reference_set(self.service.engine.port), "scene", 4, seed)
             except R2T2Error:
                 return []
-            file = Path(self.folder.name) / f"scene-{seed}.png"
+            file = folder / f"scene-{seed}.png"
             Image.fromarray(samples[0].pixels()).save(file)
             rows += [[str(file), sample.question] for sample in samples]
         return rows
@@ -210,14 +206,12 @@ def path_plots(prediction: Prediction) -> list[Mapping[str, Any]]:
         weights = path[:, layer]
         chosen = np.argsort(-weights.max(axis=0), kind="stable")[:LINES].tolist()
         x = np.linspace(0, WIDTH, len(weights)).round(1)
+        y = HEIGHT * (1 - weights.clip(0, 1))  # [P, E]
         lines = [
             {
                 "expert": prediction.experts[expert],
                 "color": SERIES[i % len(SERIES)],
-                "points": " ".join(
-                    f"{a},{HEIGHT * (1 - min(max(b, 0.0), 1.0)):.1f}"
-                    for a, b in zip(x, weights[:, expert], strict=True)
-                ),
+                "points": " ".join(f"{a},{b:.1f}" for a, b in zip(x, y[:, expert], strict=True)),
             }
             for i, expert in enumerate(chosen)
         ]

@@ -19,8 +19,9 @@ import numpy as np
 import uvicorn
 
 from r2t2_jax.contract import Port
+from r2t2_jax.datasets import load_dataset
 from r2t2_jax.errors import R2T2Error, missing_extra
-from r2t2_jax.evaluation.setup import open_port, with_decoding
+from r2t2_jax.evaluation.setup import open_port, reference_set, with_decoding
 from r2t2_jax.inference import open_references
 from r2t2_jax.methods import METHODS
 from r2t2_jax.runtime.compilation_cache import enable_compilation_cache
@@ -87,7 +88,10 @@ def open_service(settings: Settings, port: Port | None = None) -> tuple[Service,
     if settings.max_new_tokens is not None:
         port = replace(port, max_new_tokens=settings.max_new_tokens)
     needed = {settings.strategy, *settings.warm} - {"base"}
-    bank = open_references(port, settings.bank, []) if needed or settings.bank is not None else None
+    bank = None
+    if needed or settings.bank is not None:
+        samples = [] if settings.bank is not None else load_dataset(reference_set(port), "reference", 1)
+        bank = open_references(port, settings.bank, samples)
     engine = Engine(port, bank, settings.strategy, settings.preset, settings.vmap_size)
     metrics = Metrics()
     batcher = Batcher(engine.answer, settings.queue, settings.batch_size, metrics)
@@ -161,7 +165,9 @@ async def serve(server: Server, service: Service, bound: socket.socket) -> None:
 
     def stop() -> None:
         service.batcher.drain()
-        server.force_exit = server.should_exit  # a second signal
+        if server.should_exit:  # a second signal
+            logging.getLogger("uvicorn").setLevel(logging.CRITICAL)
+            server.force_exit = True
         server.should_exit = True
 
     if threading.current_thread() is threading.main_thread():
