@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ MAX_NEW_TOKENS, TOKEN_LIMITS = 128, {"mme": 5}  # of the published runs
 SIZES = {"7b": MoAIConfig.full_7b, "tiny": MoAIConfig.tiny}
 
 
-def load(variant: str | None, mesh: Mesh | None = None) -> Port:
+def load(variant: str | None, mesh: Mesh | None = None, weights: bool = True) -> Port:
     """MoAI with converted weights.
 
     Args:
@@ -72,6 +73,7 @@ def load(variant: str | None, mesh: Mesh | None = None) -> Port:
             (a store written by `r2t2 aux build`; several may be given; `none` for no auxiliary inputs, which is also
             the default, with a warning), `dtype`, `gates`, `pixels`, `plora`, `remat`.
         mesh: devices along the axis `model`, over which the weights are sharded as they are read.
+        weights: if false, parameters are shapes.
 
     Raises:
         R2T2Error: no directory is named, it is damaged or another model's, or a setting is unknown.
@@ -89,9 +91,10 @@ def load(variant: str | None, mesh: Mesh | None = None) -> Port:
     abstract_params = abstract(dataclasses.replace(config, merged_plora=False))[1]
     if mesh is not None:
         abstract_params = placed(abstract_params, shardings(abstract_params, mesh))
-    params = restore(directory, abstract_params)
+    params = restore(directory, abstract_params, weights)
     if config.merged_plora:
-        _, params = merge_plora(dataclasses.replace(config, merged_plora=False), params)
+        merge = partial(merge_plora, dataclasses.replace(config, merged_plora=False))
+        params = merge(params)[1] if weights else jax.eval_shape(lambda params: merge(params)[1], params)
     aux = records.fingerprint if records else "none"
     return Port(
         name=f"moai:{variant}" if auxiliary else f"moai:{variant},aux=none",

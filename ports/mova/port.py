@@ -60,7 +60,7 @@ def shardings(params: Any, mesh: Mesh | AbstractMesh) -> Any:
     return shardings_by(RULES, params, mesh)
 
 
-def load(variant: str | None, mesh: Mesh | None = None) -> Port:
+def load(variant: str | None, mesh: Mesh | None = None, weights: bool = True) -> Port:
     """MoVA with converted weights.
 
     Args:
@@ -68,6 +68,7 @@ def load(variant: str | None, mesh: Mesh | None = None) -> Port:
             `dtype` of parameters and activations defaults to the checkpoint's; `keep` and `support` are fields of
             `MovaConfig`, `remat` of its adapter and decoder, `towers` of `MovaProcessor`.
         mesh: devices along the axis `model`, over which the weights are sharded as they are read.
+        weights: if false, parameters are shapes.
 
     Raises:
         R2T2Error: no directory is named, it is damaged or another port's, or there is no such setting.
@@ -81,7 +82,7 @@ def load(variant: str | None, mesh: Mesh | None = None) -> Port:
     graph, abstract_params = abstract(config)
     if mesh is not None:
         abstract_params = placed(abstract_params, shardings(abstract_params, mesh))
-    model, params = MovaModel(config, graph), restore(directory, abstract_params)
+    model, params = MovaModel(config, graph), restore(directory, abstract_params, weights)
     words = read_wordpiece(directory.tokenizer / "vocab.txt", config.bert.positions)
     fingerprint = f"mova@{directory.digest[:8]}:{config.dtype}"
     return Port(

@@ -172,6 +172,8 @@ class MovaProcessor:
         base = np.zeros((len(samples), size, config.adapter.width), dtype)
         experts = tuple(np.zeros((len(samples), size, channels), dtype) for channels in config.expert_widths)
         coarse = np.zeros((len(samples), len(EXPERTS)), bool)
+        if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(params)):
+            return base, experts, coarse, np.ones_like(coarse)  # without weights only shapes matter
         for start in range(0, len(samples), CHUNK):
             rows = range(start, min(start + CHUNK, len(samples)))
             views = {row: views_of(samples[row].pixels(), config) for row in rows}

@@ -71,7 +71,7 @@ class BankBuild:
         from r2t2_jax.runs.cluster import connect
         from r2t2_jax.runs.folder import check_folder
 
-        check_folder(self.out)
+        check_folder(self.out, "bank build", command_settings(self))
         config = BankConfig(self.keep, "correct" if self.only_correct else "all", self.features, self.batch_size)
         sets = read_sets(self.data, self.split, self.limit, self.seed, self.images, self.metric, self.max_new_tokens)
         cluster, model = self.cluster.config(), local_model(self.model, self.cluster.model_uri)

@@ -73,7 +73,7 @@ class Demo:
         """Compute what is missing, write the summary, print the tables."""
         from r2t2_jax.runs.folder import check_folder
 
-        check_folder(self.out)  # before anything heavy is imported
+        check_folder(self.out, "demo", self._settings())  # before anything heavy is imported
 
         from r2t2_jax.datasets import load_dataset
         from r2t2_jax.evaluation.setup import with_embedder
@@ -103,6 +103,9 @@ class Demo:
             f"Wrote {report}, and run.json, summary.json and rows.parquet in the same folder.", soft_wrap=True
         )
 
+    def _settings(self) -> dict[str, Any]:
+        return {"quick": self.quick, "limit": self.limit, "seed": self.seed, "embedder": self.embedder}
+
     def _data(self) -> dict[str, Any]:
         number = min(self.limit, QUICK_SAMPLES) if self.quick else self.limit
         return {
@@ -122,9 +125,8 @@ class Demo:
             for part in strategy_parts(port.name, list(demo_strategies(port, self.quick)), len(references), len(tests))
         ]
         models = {port.name: _model(port) for port in ports}
-        settings = {"quick": self.quick, "limit": self.limit, "seed": self.seed, "embedder": self.embedder}
         depends = {"data": data, "models": models, "versions": versions()}
-        return Run.open(self.out, "demo", settings, Plan(plan), depends, self.max_hours)
+        return Run.open(self.out, "demo", self._settings(), Plan(plan), depends, self.max_hours)
 
     def _compute(self, run: Run, port: Port, references: list[Sample], tests: list[Sample]) -> None:
         from r2t2_jax.evaluation.benchmark import run_strategies

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from r2t2_jax.cli.parsing import NO_CLUSTER, Cluster, Sets, command_settings, log
 from r2t2_jax.errors import R2T2Error
@@ -13,6 +13,8 @@ from r2t2_jax.reporting.formatting import plain_console
 
 if TYPE_CHECKING:  # so that the parser starts fast
     from r2t2_jax.evaluation.job import Job
+    from r2t2_jax.evaluation.planning import PlannedEvaluation
+    from r2t2_jax.evaluation.question_sets import QuestionSet
     from r2t2_jax.runs.cluster import Workers
 
 
@@ -78,9 +80,24 @@ class Eval:
         from r2t2_jax.runs.folder import check_folder
         from r2t2_jax.runtime.compilation_cache import enable_compilation_cache
 
-        check_folder(self.out)  # before anything heavy is imported
+        check_folder(self.out, "eval")  # before anything heavy is imported
         enable_compilation_cache()
-        self._with_recorded_strategies()._run()
+        command = self._with_recorded_strategies()
+        check_folder(self.out, "eval", command._settings_of_run())
+        command._run()
+
+    def _settings_of_run(self) -> dict[str, Any]:
+        """The command's options; for a run in its folder that gets further strategies, with those that it has."""
+        from r2t2_jax.runs.folder import RUN, read_json
+
+        settings = command_settings(self)
+        if (self.out / RUN).exists():
+            from r2t2_jax.evaluation.job import recorded_strategies
+
+            saved = read_json(self.out / RUN)
+            if set(recorded_strategies(saved)) < set(recorded_strategies({"settings": settings})):
+                settings["strategy"] = saved["settings"]["strategy"]
+        return settings
 
     def _run(self) -> None:
         from r2t2_jax.evaluation.devices import local_model
@@ -88,7 +105,7 @@ class Eval:
 
         config, model = self.cluster.config(), local_model(self.model, self.cluster.model_uri)
         if self.dry_run:
-            print_dry_run(self._job(model, None))
+            print_dry_run(self._plan(model))
             if config:
                 print(config.describe())
             return
@@ -123,12 +140,10 @@ class Eval:
             log(f"{self.out} holds a run of {', '.join(recorded)}; no row is removed")
         return replace(self, strategy=",".join([saved["settings"]["strategy"], *added]))
 
-    def _job(self, model: str, workers: Workers | None) -> Job:
+    def _benchmarks(self) -> dict[str, QuestionSet]:
+        """The questions; what they show to be wrong with the strategies is refused before a model is loaded."""
         from r2t2_jax.bank import ReferenceBank
-        from r2t2_jax.evaluation.devices import device_groups, load_on
-        from r2t2_jax.evaluation.job import open_job
         from r2t2_jax.evaluation.question_sets import read_benchmarks
-        from r2t2_jax.evaluation.setup import with_decoding, with_embedder
         from r2t2_jax.methods import method_of
         from r2t2_jax.runtime.progress import phase
         from r2t2_jax.validation.strategies import check_strategies
@@ -137,11 +152,39 @@ class Eval:
             benchmarks = read_benchmarks(
                 self.data, self.split, self.limit, self.seed, self.images, self.metric, self.max_new_tokens
             )
-        strategies = listed("--strategy", self.strategy)
         bank = None if self.bank is None else ReferenceBank.open(self.bank)
         samples = [sample for questions in benchmarks.values() for sample in questions.samples]
-        methods = {name: method_of(name) for name in strategies}
-        check_strategies(methods, samples, bank, model=self.model)  # refused before a model is loaded
+        methods = {name: method_of(name) for name in listed("--strategy", self.strategy)}
+        check_strategies(methods, samples, bank, model=self.model)
+        return benchmarks
+
+    def _plan(self, model: str) -> PlannedEvaluation:
+        """The evaluation for a dry run: without weights where the model can do without, and without an embedder."""
+        from r2t2_jax.evaluation.planning import plan_evaluation
+        from r2t2_jax.evaluation.setup import with_decoding, with_embedder
+        from r2t2_jax.plugins import load
+
+        benchmarks = self._benchmarks()
+        embedder = "" if self.bank is None else self.embedder  # it must be the bank's
+        (loaded,) = with_embedder([load(model, weights=False)], embedder, self.preset)
+        return plan_evaluation(
+            with_decoding(loaded, self.beams),
+            self.bank,
+            benchmarks,
+            listed("--strategy", self.strategy),
+            self.preset,
+            None if self.batch_size == "auto" else self.batch_size,
+            None if self.vmap_size == "auto" else self.vmap_size,
+            self.allow_leakage,
+            self.out,
+        )
+
+    def _job(self, model: str, workers: Workers | None) -> Job:
+        from r2t2_jax.evaluation.devices import device_groups, load_on
+        from r2t2_jax.evaluation.job import open_job
+        from r2t2_jax.evaluation.setup import with_decoding, with_embedder
+
+        benchmarks = self._benchmarks()
         groups = device_groups("" if self.cluster.ray else self.mesh)
         loaded = with_embedder(load_on(model, groups), self.embedder, self.preset)
         ports = [with_decoding(port, self.beams) for port in loaded]
@@ -152,7 +195,7 @@ class Eval:
             groups,
             self.bank,
             benchmarks,
-            strategies,
+            listed("--strategy", self.strategy),
             self.preset,
             self.seed,
             batch,
@@ -200,18 +243,20 @@ def listed(option: str, text: str) -> list[str]:
     return names
 
 
-def print_dry_run(job: Job) -> None:
+def print_dry_run(planned: PlannedEvaluation) -> None:
     """Print the plan of an evaluation and its cost."""
     from r2t2_jax.reporting.costs import dry_run_table, memory_line, plan_lines
     from r2t2_jax.runtime.progress import phase
 
     console = plain_console()
-    for line in plan_lines(job):
+    for line in plan_lines(planned):
         console.print(line, highlight=False, soft_wrap=True)
+    if not planned.strategies:
+        return
     with phase("predict cost and memory"):
-        dry_run = job.dry_run(every_program=False)
-    console.print(memory_line(job, dry_run), highlight=False, soft_wrap=True)
-    console.print(dry_run_table(job, dry_run))
+        dry_run = planned.predict()
+    console.print(memory_line(planned, dry_run), highlight=False, soft_wrap=True)
+    console.print(dry_run_table(planned, dry_run))
 
 
 def show(folder: Path) -> None:

@@ -5,6 +5,7 @@ Its output can be printed anywhere: with any encoding, to a closed stream, and w
 
 from __future__ import annotations
 
+import gc
 import io
 import os
 import re
@@ -219,6 +220,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: with 2, after printing the line, if the options cannot be parsed.
     """
+    if arguments is None:
+        gc.set_threshold(50_000, *gc.get_threshold()[1:])  # importing and tracing collect no garbage, and take longer
     words = sys.argv[1:] if arguments is None else arguments
     debug = os.environ.get("R2T2_DEBUG") == "1"
     with printable_output(), _sigterm_as_exception(), warnings.catch_warnings():

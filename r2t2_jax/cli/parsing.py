@@ -131,7 +131,7 @@ def saved_arguments(name: str, command: type, options: Sequence[str]) -> list[st
     try:
         saved = open_json(Path(path)).content
     except R2T2Error as error:
-        raise R2T2Error(f"cannot read {CONFIG_FLAG} {path}: {error}") from error
+        raise R2T2Error(f"{CONFIG_FLAG}: {error}") from error
     if not isinstance(saved, dict) or not isinstance(saved.get("settings"), dict):
         raise R2T2Error(f'{path} has no settings; give a run.json, or a file with {{"settings": {{...}}}}')
     if saved.get("command", name) != name:

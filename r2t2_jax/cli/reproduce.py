@@ -72,7 +72,7 @@ class Reproduce:
         from r2t2_jax.runs.folder import check_folder
         from r2t2_jax.runtime.compilation_cache import enable_compilation_cache
 
-        check_folder(self.out)  # before anything heavy is loaded
+        check_folder(self.out, "reproduce", self._settings())  # before anything heavy is loaded
         if self.bank is not None:
             read_manifest(self.bank)
         if self.embedders is not None and not self.embedders.is_dir():
@@ -142,6 +142,13 @@ class Reproduce:
             estimated = estimate(shapes, tables, questions)
         plain_console().print(Markdown(estimate_markdown(shapes.name, estimated, tables)))
 
+    def _settings(self) -> dict[str, Any]:
+        return {
+            key: str(value) if isinstance(value, Path) else value
+            for key in (each.name for each in fields(self))
+            if (value := getattr(self, key)) not in (None, ()) and value is not False and key not in NOT_RECORDED
+        }
+
     def _open(self, targets: Sequence[EvalTarget], plans: Sequence[TargetPlan], workers: Workers | None) -> Run:
         from r2t2_jax.bank.manifest import full_digest
         from r2t2_jax.evaluation.question_sets import samples_digest
@@ -152,11 +159,6 @@ class Reproduce:
         from r2t2_jax.runs.plan import Plan
         from r2t2_jax.runs.run import Run
 
-        settings = {
-            key: str(value) if isinstance(value, Path) else value
-            for key in (each.name for each in fields(self))
-            if (value := getattr(self, key)) not in (None, ()) and value is not False and key not in NOT_RECORDED
-        }
         models = {
             target.name: {
                 "model": target.port.fingerprint,
@@ -180,7 +182,7 @@ class Reproduce:
         if self.embedders is not None:
             files = sorted(self.embedders.glob("*/model.json"))
             depends["embedders"] = {file.parent.name: full_digest(file)[:16] for file in files}
-        return Run.open(self.out, "reproduce", settings, Plan(parts), depends, self.max_hours)
+        return Run.open(self.out, "reproduce", self._settings(), Plan(parts), depends, self.max_hours)
 
     def _write(
         self, run: Run, tables: Sequence[Table], targets: Sequence[EvalTarget], plans: Sequence[TargetPlan]

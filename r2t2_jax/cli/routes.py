@@ -56,7 +56,7 @@ class RoutesRecord:
         from r2t2_jax.routes.recording import size_on_disk
         from r2t2_jax.runs.folder import check_folder
 
-        check_folder(self.out)
+        check_folder(self.out, "routes record", command_settings(self))
         sets = read_benchmarks(self.data, self.split, self.limit, self.seed, self.images, "", self.max_new_tokens)
         port = open_port(self.model)
         facts = record(
@@ -124,7 +124,7 @@ class RoutesImport:
         from r2t2_jax.routes.exchange import import_routes
         from r2t2_jax.runs.folder import check_folder
 
-        check_folder(self.out)
+        check_folder(self.out, "routes import")
         facts = import_routes(self.file, self.format, self.out, self.layers, self.top_k).facts
         counts = f"{plural(facts.samples, 'sequence')}, {plural(sum(facts.kinds.values()), 'token')}"
         print(f"{counts} of {len(facts.layers)} layers x {facts.top_k}, {len(facts.experts)} experts by the largest id")

@@ -123,7 +123,7 @@ class Tune:
         from r2t2_jax.runs.folder import check_folder, read_json
         from r2t2_jax.validation.strategies import check_strategies
 
-        check_folder(self.out)
+        check_folder(self.out, "tune", self._settings())
         self._check_used(VARIED[self.strategy])
         bank = None if self.bank is None else ReferenceBank.open(self.bank)
         check_strategies({self.strategy: strategy(self.strategy)}, (), bank, model=self.model)

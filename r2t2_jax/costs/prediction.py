@@ -1,7 +1,7 @@
 """Cost and memory of re-routing a batch, predicted from shapes: nothing is allocated and nothing is run.
 
 `r2t2 cost`, `r2t2 fit`, `r2t2 eval --dry-run`, `r2t2 reproduce --dry-run` and the automatic batch size use it.
-Cost is counted on the traced program, memory is read off the compiled one:
+Cost is counted on the traced program, memory is read off the compiled one (on request off the traced one):
 
     parameters  +  B x (query, key, result)  +  B x K x (features, answer, routing)  +  activations
 
@@ -21,10 +21,10 @@ import jax.numpy as jnp
 from jax.sharding import AbstractMesh
 from jaxtyping import Array, Key
 
-from r2t2_jax.contract import ModelShapes, Params, Query, References, RoutedLoss, condition
+from r2t2_jax.contract import ModelShapes, Params, Query, References, Rerouted, RoutedLoss, condition
 from r2t2_jax.costs.jaxpr import count_flops, peak_bytes
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.method.rerouting import reroute_batch, trace_batch
+from r2t2_jax.method.rerouting import trace_batch
 from r2t2_jax.method.search.mode_finding import ModeFinding
 from r2t2_jax.method.strategies import Strategy
 from r2t2_jax.retrieval.neighbors import SMALLEST_BALL, sample_keys
@@ -69,7 +69,7 @@ class MemoryUse:
         references: features, answers and routing weights of all neighbors.
         activations: temporary arrays of the compiled program, or of the traced one (`reads_shapes`).
         vmap_size: samples computed together; activations grow with it.
-        compiled: false if `activations` was interpolated between compiled programs.
+        compiled: false if `activations` is no compiled program's: interpolated, or counted on the traced program.
     """
 
     samples: int
@@ -106,6 +106,8 @@ class CostPrediction:
         batch: arrays or shapes.
         vmap_size: samples computed together.
         other_programs: traced programs that run on the same batch; the largest of all activations counts.
+        compiled: read activations off the compiled program. Otherwise they are counted on the traced one, which takes
+            no compilation and gives an upper bound.
 
     Raises:
         R2T2Error: the strategy needs what model, queries or references do not offer (on use of `cost` or `memory`), or
@@ -118,34 +120,38 @@ class CostPrediction:
     batch: BatchInputs
     vmap_size: int = 1
     other_programs: Sequence[jax.stages.Traced] = ()
+    compiled: bool = True
+
+    @cached_property
+    def _program(self) -> jax.stages.Traced:
+        return trace_batch(self.strategy, self.model, self.params, *self.batch, self.vmap_size)
 
     @cached_property
     def cost(self) -> SampleCost:
         """Cost of re-routing one sample; encoding and answering are not part of it."""
-        first = _first_sample(self.batch)
-        program, result = jax.make_jaxpr(self._reroute, return_shape=True)(self.params, *first)
-        return SampleCost(result.evaluations, count_flops(program))
+        together = min(self.vmap_size, len(self.batch.keys))
+        samples = -(-len(self.batch.keys) // together) * together  # the program pads the last ones
+        return SampleCost(self._program.out_info.evaluations, count_flops(self._program.jaxpr) // samples)
+
+    @property
+    def rerouted(self) -> Rerouted:
+        """The result of the program, as shapes."""
+        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), self._program.out_info)
 
     @cached_property
     def memory(self) -> MemoryUse:
         """Memory of the whole batch."""
         queries, references, keys = self.batch
-        batch = trace_batch(self.strategy, self.model, self.params, queries, references, keys, self.vmap_size)
-        programs = (batch, *self.other_programs)
-        if reads_shapes(self.params):
-            activations = max(_traced_bytes(program, self.params) for program in programs)
-        else:
+        programs, compiled = (self._program, *self.other_programs), self.compiled and not reads_shapes(self.params)
+        if compiled:
             activations = max(_temporary_bytes(program.lower()) for program in programs)
-        results = jax.eval_shape(self._reroute, self.params, *self.batch)
+        else:
+            activations = max(_traced_bytes(program, self.params) for program in programs)
         per_sample = references and dataclasses.replace(references, **dict.fromkeys(SHARED))
         neighbors = 0 if references is None or references.weights is None else references.weights.shape[1]
         parameters = device_bytes(self.params)
-        own, near = tree_bytes((queries, keys, results)), tree_bytes(per_sample)
-        return MemoryUse(len(keys), neighbors, parameters, own, near, activations, self.vmap_size)
-
-    @property
-    def _reroute(self) -> Any:
-        return partial(reroute_batch, self.strategy, self.model)
+        own, near = tree_bytes((queries, keys, self.rerouted)), tree_bytes(per_sample)
+        return MemoryUse(len(keys), neighbors, parameters, own, near, activations, self.vmap_size, self.compiled)
 
 
 def abstract_batch(
@@ -173,6 +179,10 @@ def abstract_batch(
     queries = Query(stack_shapes(shapes.features, samples), routing, support)
     if labels:
         queries = dataclasses.replace(queries, answer=answer, task_routing=routing, finetuned_routing=routing)
+    if strategy.augmentations is not None and strategy.objective is not None:
+        views = (strategy.objective.num_augmentations,) if strategy.augmentations == "views" else ()
+        augmented = {strategy.augmentations: stack_shapes(shapes.features, samples, *views)}
+        queries = dataclasses.replace(queries, **augmented)
     keys = jax.eval_shape(lambda: sample_keys(0, jnp.arange(samples)))
     bank = floats(REFERENCES, *spec) if isinstance(strategy.search, ModeFinding) else None
     if strategy.selector is None:
@@ -197,20 +207,6 @@ def floats(*shape: int) -> Any:
 def stack_shapes(tree: Any, *axes: int) -> Any:
     """The shapes of a tree with leading axes."""
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((*axes, *leaf.shape), leaf.dtype), tree)
-
-
-def _first_sample(batch: BatchInputs) -> BatchInputs:
-    """The shapes of the batch's first sample, as a batch of one."""
-
-    def first(tree: Any) -> Any:
-        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape[1:]), leaf.dtype), tree)
-
-    queries, references, keys = batch
-    if references is None:
-        return BatchInputs(first(queries), None, first(keys))
-    shared = {name: getattr(references, name) for name in SHARED}
-    own = first(dataclasses.replace(references, **dict.fromkeys(SHARED)))
-    return BatchInputs(first(queries), dataclasses.replace(own, **shared), first(keys))
 
 
 def reads_shapes(params: Params) -> bool:

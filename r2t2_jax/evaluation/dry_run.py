@@ -1,35 +1,35 @@
 """Cost and memory of an evaluation before it starts: the input of `--dry-run` and of the automatic batch size.
 
-The longest question is prepared and given its neighbors, with zeros in place of features. Every strategy is then traced
-for it, and the most expensive one compiled (`costs.prediction`). No question is encoded or answered. Where the bank
-stores no features, the cost includes the encoding of all neighbors that a strategy runs the model on: an upper bound,
-since cached neighbors cost nothing.
+Everything is read off shapes: the longest question is prepared, and every strategy is traced for it and for references
+of its length (`costs.prediction`). No question is encoded, embedded or answered, no neighbor is retrieved, and a model
+without weights serves as well (`plugins.load(..., weights=False)`). Where the bank stores no features, the cost
+includes the encoding of all neighbors that a strategy runs the model on: an upper bound, since cached neighbors cost
+nothing.
 
 Axis letters: B samples of a batch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import jax
-import numpy as np
+import jax.numpy as jnp
 
-from r2t2_jax.contract import Inputs, Sample, condition
+from r2t2_jax.contract import ModelShapes, Port, Sample
 from r2t2_jax.costs.jaxpr import count_flops
 from r2t2_jax.costs.memory import largest_vmap_size
-from r2t2_jax.costs.prediction import BatchInputs, CostPrediction, MemoryUse, SampleCost
-from r2t2_jax.evaluation.batch import PreparedBatch
-from r2t2_jax.evaluation.encode import EncodedQuestions, prepare_questions, questions_like
+from r2t2_jax.costs.prediction import CostPrediction, MemoryUse, SampleCost, abstract_batch, stack_shapes
 from r2t2_jax.evaluation.evaluator import Evaluator
 from r2t2_jax.evaluation.feature_cache import FeatureCache
-from r2t2_jax.method.forward import encode_batch, generate_batch, generate_tokens
-from r2t2_jax.method.rerouting import reroute_batch
+from r2t2_jax.evaluation.question_sets import QuestionSet, length
+from r2t2_jax.method.forward import encode_batch, generate_tokens
+from r2t2_jax.method.rerouting import canonicalize
 from r2t2_jax.method.strategies import Strategy
-from r2t2_jax.runtime.batching import Rows, take
+from r2t2_jax.methods import Method
+from r2t2_jax.validation.port import check_foreign
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class DryRun:
     Args:
         costs: by strategy, per sample, encoding and answering included.
         memory: of a batch under the strategy with the most FLOPs.
-        measure: that memory with another `vmap_size`; compiles.
+        measure: that memory with another `vmap_size`.
         strategy: with the most FLOPs.
     """
 
@@ -53,12 +53,17 @@ class DryRun:
         return largest_vmap_size(self.memory, self.measure, available, size)
 
 
+def longest_question(benchmarks: Mapping[str, QuestionSet]) -> Sample:
+    """The longest question of all benchmarks, each of which has its longest first."""
+    return max((questions.samples[0] for questions in benchmarks.values()), key=length)
+
+
 def predict_evaluation(evaluator: Evaluator, longest: Sample, size: int, every_program: bool = True) -> DryRun:
     """Cost and memory of the strategies of an evaluation.
 
     Args:
         evaluator: model, bank and strategies.
-        longest: the question with the most tokens; references that have no stored features are taken to be as long.
+        longest: the question with the most tokens; references are taken to be as long.
         size: samples per batch.
         every_program: compile the programs that encode and answer too, which may take more memory than re-routing.
             Without them one program is compiled.
@@ -66,79 +71,92 @@ def predict_evaluation(evaluator: Evaluator, longest: Sample, size: int, every_p
     Raises:
         R2T2Error: a strategy needs what bank or model do not offer, or the compiler reports no memory use.
     """
-    port = evaluator.port
-    prepared = prepare_questions(port, [longest])
-    encode, questions = questions_like(port, prepared)
-    batch = _without_features(evaluator, questions).prepare_batch(questions)
-    answer = _flops(lambda features: generate_batch(port, features, None), questions.queries.features)
-    costs = {}
-    for name, strategy in batch.strategies.items():
-        if isinstance(strategy, Strategy):
-            inputs = _device_batch(batch, name, 1)
-            cost = CostPrediction(strategy, port.model, port.params, inputs).cost
-            encodings = _encodings(evaluator, strategy, inputs)
-            costs[name] = SampleCost(cost.evaluations, (1 + encodings) * encode + cost.flops + answer, encodings)
-    name = max(costs, key=lambda name: costs[name].flops)
-    others = every_program or costs[name].evaluations <= 1
-    measure = partial(_memory, batch, prepared.inputs if others else None, name, size)
-    return DryRun(costs, measure(evaluator.vmap_size), measure, name)
-
-
-def _without_features(evaluator: Evaluator, questions: EncodedQuestions) -> Evaluator:
-    """The evaluator with zeros in place of features of references that are computed from their images."""
-    port, index = evaluator.port, evaluator.index
-    if index is None or not isinstance(index.bank.reader, FeatureCache):
-        return evaluator
-    answers = port.processor.answer_ids([str(index.bank.records[0]["answer"])])
-    features, answer = jax.tree.map(lambda leaf: leaf[0], (questions.queries.features, answers))
-    shapes = jax.eval_shape(partial(condition, port.model), port.params, features, answer), answer
-    bank = replace(index.bank, reader=partial(_zeros, shapes))
-    return replace(evaluator, index=replace(index, bank=bank, correct=bank.only_correct()))
-
-
-def _zeros(shapes: Any, rows: Rows) -> Any:
-    """Zeros with a leading axis of rows, which share one number in memory."""
-    return jax.tree.map(lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), (len(rows), *leaf.shape)), shapes)
-
-
-def _device_batch(batch: PreparedBatch, name: str, size: int) -> BatchInputs:
-    """The first sample `size` times."""
-    rows = np.zeros(size, int)
-    return BatchInputs(take(batch.queries, rows), batch.neighbors.references(name, rows), batch.keys[rows])
-
-
-def _encodings(evaluator: Evaluator, strategy: Strategy, inputs: BatchInputs) -> int:
-    """References that must be encoded for one sample, if none of them is cached."""
-    index, references = evaluator.index, inputs.references
+    index = evaluator.index
     computed = index is not None and isinstance(index.bank.reader, FeatureCache)
-    if not computed or not strategy.reads_neighbor_features or references is None or references.weights is None:
-        return 0
-    return references.weights.shape[-1]
+    points = 0 if index is None or index.bank.atlas is None else len(index.bank.atlas.points)
+    prediction = EvaluationPrediction(evaluator.port, evaluator.strategies, points, computed, longest)
+    return prediction.predict(size, evaluator.vmap_size, every_program)
 
 
-def _memory(batch: PreparedBatch, inputs: Inputs | None, name: str, size: int, vmap_size: int) -> MemoryUse:
-    """Memory of a batch: the largest of the programs that encode, re-route by a strategy, and answer.
+class EvaluationPrediction:
+    """The programs of an evaluation, traced for one question.
 
-    Without inputs it is that of the program that re-routes.
+    Args:
+        port: the model.
+        strategies: by name.
+        points: number of points of the loss atlas.
+        computed: whether the references' features are computed when a strategy reads them.
+        question: the question, as long as any.
     """
-    port, strategy = batch.port, batch.strategies[name]
-    assert isinstance(strategy, Strategy)
-    samples, static = _device_batch(batch, name, size), {"model": port.model, "vmap_size": vmap_size}
-    if inputs is None:
-        return CostPrediction(strategy, port.model, port.params, samples, vmap_size).memory
-    features = samples.queries.features
-    routing = jax.eval_shape(partial(reroute_batch, strategy, port.model), port.params, *samples).routing
-    programs = (
-        encode_batch.trace(port.params, take(inputs, np.zeros(size, int)), **static),
-        generate_tokens.trace(
-            port.params, features, routing, max_new_tokens=port.max_new_tokens, beams=port.beams, **static
-        ),
-    )
-    return CostPrediction(strategy, port.model, port.params, samples, vmap_size, programs).memory
+
+    def __init__(
+        self, port: Port, strategies: Mapping[str, Method], points: int, computed: bool, question: Sample
+    ) -> None:
+        self._port, self._points, self._computed = port, points, computed
+        self._strategies = {name: method for name, method in strategies.items() if isinstance(method, Strategy)}
+        check_foreign(port, [question])
+        inputs = port.processor.prepare(port.params, [question])
+        self._inputs = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), inputs)
+        encode = encode_batch.trace(port.params, stack_shapes(self._inputs, 1), model=port.model)
+        self._features, _ = jax.tree.map(_first, encode.out_info)
+        labels = port.processor.answer_ids([question.answers[0] if question.answers else "yes"])
+        answer = jax.tree.map(lambda leaf: _first(jnp.asarray(leaf)), labels)
+        self._shapes = ModelShapes(port.name, port.model, port.params, self._features, answer)
+        self._encode_flops = count_flops(encode.jaxpr)
+        self._answer_flops = count_flops(self._answers(1, None, 1).jaxpr)
+
+    def predict(self, size: int, vmap_size: int, every_program: bool, compiled: bool = True) -> DryRun:
+        """Cost of a sample, and memory of a batch of `size`; `compiled` as for `CostPrediction`."""
+        costs, traced = dict[str, SampleCost](), dict[Any, CostPrediction]()
+        for name, strategy in self._strategies.items():
+            program = jax.tree.structure(canonicalize(strategy)), getattr(strategy.selector, "k", None)
+            if program not in traced:  # strategies that differ in numbers or in retrieval share a program
+                traced[program] = self._rerouting(name, size, vmap_size, compiled=compiled)
+            cost = traced[program].cost
+            encodings = self._encodings(strategy)
+            augmented = 0 if strategy.objective is None else strategy.objective.num_augmentations
+            flops = (1 + encodings + augmented) * self._encode_flops + cost.flops + self._answer_flops
+            costs[name] = SampleCost(cost.evaluations, flops, encodings)
+        name = max(costs, key=lambda name: costs[name].flops)
+        others = every_program or (compiled and costs[name].evaluations <= 1)
+
+        def measure(vmap_size: int) -> MemoryUse:
+            programs = self._other_programs(name, size, vmap_size) if others else ()
+            return self._rerouting(name, size, vmap_size, programs, compiled).memory
+
+        return DryRun(costs, measure(vmap_size), measure, name)
+
+    def _rerouting(
+        self, name: str, size: int, vmap_size: int, programs: Sequence[Any] = (), compiled: bool = True
+    ) -> CostPrediction:
+        strategy, port = self._strategies[name], self._port
+        batch = abstract_batch(self._shapes, strategy, size, points=self._points)
+        return CostPrediction(strategy, port.model, port.params, batch, vmap_size, programs, compiled)
+
+    def _encodings(self, strategy: Strategy) -> int:
+        """References that must be encoded for one sample, if none of them is cached."""
+        if not self._computed or not strategy.reads_neighbor_features or strategy.selector is None:
+            return 0
+        references = abstract_batch(self._shapes, strategy, points=self._points).references
+        return 0 if references is None or references.weights is None else references.weights.shape[-1]
+
+    def _other_programs(self, name: str, size: int, vmap_size: int) -> tuple[jax.stages.Traced, jax.stages.Traced]:
+        """The programs that encode a batch, and that answer it under the routing weights of a strategy."""
+        port, inputs = self._port, stack_shapes(self._inputs, size)
+        routing = self._rerouting(name, size, vmap_size).rerouted.routing
+        encode = encode_batch.trace(port.params, inputs, model=port.model, vmap_size=vmap_size)
+        return encode, self._answers(size, routing, vmap_size)
+
+    def _answers(self, size: int, routing: Any, vmap_size: int) -> jax.stages.Traced:
+        port = self._port
+        decoding = {"max_new_tokens": port.max_new_tokens, "beams": port.beams, "vmap_size": vmap_size}
+        features = stack_shapes(self._features, size)
+        return generate_tokens.trace(port.params, features, routing, model=port.model, **decoding)
 
 
-def _flops(function: Any, *arguments: Any) -> int:
-    return count_flops(jax.make_jaxpr(function)(*arguments))
+def _first(leaf: Any) -> jax.ShapeDtypeStruct:
+    """The shape of the first row of a batch."""
+    return jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype)
 
 
 def device_memory() -> int | None:

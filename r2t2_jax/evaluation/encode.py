@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,6 @@ from jaxtyping import Array, Float
 from tqdm import tqdm
 
 from r2t2_jax.contract import Answer, Features, Inputs, Port, Query, Sample, support_of
-from r2t2_jax.costs.jaxpr import count_flops
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.method.forward import encode_batch
 from r2t2_jax.runtime.batching import Rows, map_batches, take, threads_at_a_time
@@ -98,19 +97,6 @@ def encode_prepared(
     (features, routing), seconds = map_batches(encode, len(prepared.samples), batch_size, progress, threads)
     check_finite(f"{port.name} features", features)
     return _with_queries(port, prepared, features, routing, seconds)
-
-
-def questions_like(port: Port, prepared: PreparedQuestions) -> tuple[int, EncodedQuestions]:
-    """The FLOPs of encoding the questions, and the questions with zeros as features and equal router weights.
-
-    Raises:
-        R2T2Error: a sample names an expert that the model does not have.
-    """
-    trace = jax.make_jaxpr(partial(encode_batch, model=port.model), return_shape=True)
-    program, shapes = trace(port.params, prepared.inputs)
-    features, routing = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
-    routing = jnp.asarray(routing + 1 / routing.shape[-1])
-    return count_flops(program), _with_queries(port, prepared, features, routing, 0.0)
 
 
 def _with_queries(

@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Int
 
 from r2t2_jax.bank import ReferenceBank
+from r2t2_jax.bank.atlas import Atlas
 from r2t2_jax.contract import Params, Port
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.evaluation.batch import PreparedBatch, evaluate_batch
@@ -92,7 +93,7 @@ class Evaluator:
             _check_no_references(strategies)
             return cls(port, strategies, None, metric, seed, None, vmap_size)
         _check_fingerprints(port, bank)
-        strategies = in_space_of_atlas(strategies, bank)
+        strategies = in_space_of_atlas(strategies, bank.atlas)
         index = build_retrieval_index(bank, strategies, seed)
         index = replace(index, memory=open_memory(port, index.correct, strategies, seed))
         needs = [strategy.needs for strategy in strategies.values() if isinstance(strategy, Strategy)]
@@ -205,20 +206,20 @@ def _check_fingerprints(port: Port, bank: ReferenceBank) -> None:
         bank.atlas.check(port.fingerprint, port.model.spec)
 
 
-def in_space_of_atlas(strategies: Mapping[str, Method], bank: ReferenceBank) -> dict[str, Method]:
-    """The strategies; those that read the atlas as its kind of points requires (`strategies.for_points`).
+def in_space_of_atlas(strategies: Mapping[str, Method], atlas: Atlas | None) -> dict[str, Method]:
+    """The strategies for a bank with this atlas, which they read as its kind of points requires (`for_points`).
 
     Raises:
         R2T2Error: a baseline sets the atlas's points as routing weights, and they are shifts or mixtures.
     """
-    if bank.atlas is None or bank.atlas.mode == "replace":
+    if atlas is None or atlas.mode == "replace":
         return dict(strategies)
     adapted = dict(strategies)
     for name, strategy in strategies.items():
         if isinstance(strategy, Strategy):
-            adapted[name] = for_points(strategy, bank.atlas.mode)
+            adapted[name] = for_points(strategy, atlas.mode)
         elif strategy.atlas is not None:
-            kind = f"{bank.atlas.mode}s"
+            kind = f"{atlas.mode}s"
             raise R2T2Error(f"{name} sets points of the loss atlas as routing weights; those of this bank are {kind}")
     return adapted
 

@@ -25,10 +25,10 @@ from r2t2_jax.evaluation.benchmark import (
     title_of,
 )
 from r2t2_jax.evaluation.devices import ReplicaGroup
-from r2t2_jax.evaluation.dry_run import DryRun, device_memory, predict_evaluation
+from r2t2_jax.evaluation.dry_run import DryRun, device_memory, longest_question, predict_evaluation
 from r2t2_jax.evaluation.evaluator import Evaluator
 from r2t2_jax.evaluation.feature_cache import BankArrays, FeatureCache
-from r2t2_jax.evaluation.question_sets import QuestionSet, length
+from r2t2_jax.evaluation.question_sets import QuestionSet
 from r2t2_jax.evaluation.setup import ModelSource, bank_digest, check_no_overlap, open_bank
 from r2t2_jax.evaluation.statistics import benchmark_rows, summarize_benchmark, summary_content
 from r2t2_jax.method.presets import Preset
@@ -144,8 +144,7 @@ class Job:
 
     def dry_run(self, every_program: bool = True) -> DryRun:
         """Cost and memory for the longest question; raises as `predict_evaluation`."""
-        longest = [questions.samples[0] for questions in self.benchmarks.values()]
-        return predict_evaluation(self.evaluator, max(longest, key=length), self.batch, every_program)
+        return predict_evaluation(self.evaluator, longest_question(self.benchmarks), self.batch, every_program)
 
     def compute(self, run: Run, log: Callable[[str], None]) -> None:
         """Compute and save the missing rows of a run.
@@ -306,20 +305,10 @@ def open_job(
         R2T2Error: a name is unknown, a size is below 1, the bank belongs to another model or embedder, a strategy reads
             what model, bank or questions do not have, or a question is also a reference.
     """
-    if batch is not None and batch < 1:
-        raise R2T2Error(f"a batch of {batch} samples; it must be at least 1")
-    if vmap_size is not None and vmap_size < 1:
-        raise R2T2Error(f"a vmap size of {vmap_size} samples; it must be at least 1")
     port = ports[0]
-    titles = [title_of(port.name, name) for name in benchmarks]
-    if len(set(titles)) < len(titles):
-        raise R2T2Error(f"two benchmarks would be reported as one ({', '.join(titles)}); rename a file")
-    settings = find_preset(preset or own_preset(port.name, port.presets), port.presets)
-    methods = {name: method_of(name, settings) for name in strategy_names(strategies)}
+    settings, methods = checked_strategies(port, bank, benchmarks, strategies, preset, batch, vmap_size)
     samples = [sample for questions in benchmarks.values() for sample in questions.samples]
     metrics = {name: get_metric(questions.metric) for name, questions in benchmarks.items()}
-    opened = None if bank is None else ReferenceBank.open(bank)
-    check_strategies(methods, samples, opened, port, port.name)
     references = open_bank(port, bank, metrics, samples, keep_wrong=True, allow_leakage=allow_leakage)
     check_neighbors(methods, references)
     leaked = {}
@@ -328,10 +317,39 @@ def open_job(
             name: len(check_no_overlap(references, questions.samples, allow=True))
             for name, questions in benchmarks.items()
         }
-    largest = max(len(questions.samples) for questions in benchmarks.values())
-    size = min(PLAN_BATCH if batch is None else batch, largest)
-    fitted = batch is None
+    size, fitted = plan_batch(benchmarks, batch), batch is None
     return Job(ports, groups, references, benchmarks, methods, settings, seed, size, fitted, vmap_size, leaked, workers)
+
+
+def plan_batch(benchmarks: Mapping[str, QuestionSet], batch: int | None) -> int:
+    """Samples per batch of the plan: at most those of the largest benchmark."""
+    largest = max(len(questions.samples) for questions in benchmarks.values())
+    return min(PLAN_BATCH if batch is None else batch, largest)
+
+
+def checked_strategies(
+    port: Port,
+    bank: Path | None,
+    benchmarks: Mapping[str, QuestionSet],
+    strategies: Sequence[str],
+    preset: str | None,
+    batch: int | None,
+    vmap_size: int | None,
+) -> tuple[Preset, dict[str, Method]]:
+    """The settings and the strategies, checked against model, bank and questions; raises as `open_job`."""
+    if batch is not None and batch < 1:
+        raise R2T2Error(f"a batch of {batch} samples; it must be at least 1")
+    if vmap_size is not None and vmap_size < 1:
+        raise R2T2Error(f"a vmap size of {vmap_size} samples; it must be at least 1")
+    titles = [title_of(port.name, name) for name in benchmarks]
+    if len(set(titles)) < len(titles):
+        raise R2T2Error(f"two benchmarks would be reported as one ({', '.join(titles)}); rename a file")
+    settings = find_preset(preset or own_preset(port.name, port.presets), port.presets)
+    methods = {name: method_of(name, settings) for name in strategy_names(strategies)}
+    samples = [sample for questions in benchmarks.values() for sample in questions.samples]
+    opened = None if bank is None else ReferenceBank.open(bank)
+    check_strategies(methods, samples, opened, port, port.name)
+    return settings, methods
 
 
 def strategy_names(names: Sequence[str]) -> list[str]:

@@ -19,7 +19,7 @@ from r2t2_jax.runtime.pytrees import tree_bytes
 
 if TYPE_CHECKING:
     from r2t2_jax.evaluation.dry_run import DryRun
-    from r2t2_jax.evaluation.job import Job
+    from r2t2_jax.evaluation.planning import PlannedEvaluation
 
 
 class PaperCost(NamedTuple):
@@ -190,27 +190,35 @@ def paper_lines() -> list[str]:
 STEPS = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"))
 
 
-def plan_lines(job: Job) -> Iterator[str]:
-    """Model, bank and benchmarks of an evaluation."""
-    bank, port = job.bank, job.port
+def plan_lines(planned: PlannedEvaluation) -> Iterator[str]:
+    """Model, bank, benchmarks and strategies of an evaluation, and what its folder holds of it already."""
+    bank, port = planned.bank, planned.port
     yield f"model       {port.name} ({port.fingerprint})"
-    yield f"references  {len(bank):,}, {int(bank.right.sum()):,} of them answered correctly"
-    for name, questions in job.benchmarks.items():
-        count = len(questions.samples)
-        batches = -(-count // job.batch)
+    if bank is None:
+        yield f"references  those of {port.name}, answered when the run begins"
+    else:
+        yield f"references  {len(bank):,}, {int(bank.right.sum()):,} of them answered correctly"
+    for name, questions in planned.benchmarks.items():
+        count, missing = len(questions.samples), planned.missing[name]
+        batches = -(-count // planned.batch)
         split = f" {questions.source.split}" if questions.source.split else ""
-        yield f"benchmark   {name}{split}: {count:,} questions in {batches:,} batches, metric {questions.metric}"
-    yield f"saved       every {job.batch} questions, all strategies together"
+        line = f"benchmark   {name}{split}: {count:,} questions in {batches:,} batches, metric {questions.metric}"
+        yield line + (f", {count - missing:,} questions already answered" if missing < count else "")
+    if not planned.strategies:
+        yield "to do       nothing: the run is complete"
+    elif planned.recorded:
+        yield f"recorded    {', '.join(planned.recorded)}: not computed again"
+    yield f"saved       every {planned.batch} questions, all strategies together"
 
 
-def dry_run_table(job: Job, dry_run: DryRun) -> Table:
+def dry_run_table(planned: PlannedEvaluation, dry_run: DryRun) -> Table:
     """One row per strategy: evaluations, encoded references and FLOPs per sample; dashes for baselines."""
-    n = sum(len(questions.samples) for questions in job.benchmarks.values())
+    n = sum(planned.missing.values())
     table = Table(title=f"Cost of {n:,} questions", box=SIMPLE_HEAD, title_justify="left", padding=0)
     table.add_column("strategy", no_wrap=True)
     for header in ("evaluations\n/sample", "references\nencoded", "FLOPs\n/sample", "FLOPs\nin total"):
         table.add_column(header, justify="right", no_wrap=True)
-    for name in job.strategies:
+    for name in planned.strategies:
         cost = dry_run.costs.get(name)
         if cost is None:
             table.add_row(name, "-", "-", "-", "-")
@@ -220,12 +228,13 @@ def dry_run_table(job: Job, dry_run: DryRun) -> Table:
     return table
 
 
-def memory_line(job: Job, dry_run: DryRun) -> str:
-    """Memory of the most expensive strategy."""
-    memory = dry_run.memory
+def memory_line(planned: PlannedEvaluation, dry_run: DryRun) -> str:
+    """Memory of the most expensive strategy; an upper bound where no program was compiled for it."""
+    memory, most = dry_run.memory, "" if dry_run.memory.compiled else "at most "
     return (
-        f"memory      {format_size(memory.of_batch(job.batch))} with {job.batch} questions at a time: parameters "
-        f"{format_size(memory.parameters)}, activations of {dry_run.strategy} {format_size(memory.activations)} "
+        f"memory      {most}{format_size(memory.of_batch(planned.batch))} with {planned.batch} questions at a time: "
+        f"parameters {format_size(memory.parameters)}, activations of {dry_run.strategy} "
+        f"{most}{format_size(memory.activations)} "
         f"(vmap size {memory.vmap_size}), {format_size(memory.per_sample)} per question"
     )
 

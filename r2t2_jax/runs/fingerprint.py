@@ -62,15 +62,40 @@ def with_current_settings(saved: Mapping[str, Any]) -> dict[str, Any]:
     return fingerprinted(content | {"settings": settings})
 
 
+def check_settings(saved: Mapping[str, Any], command: str, settings: Mapping[str, Any], where: str) -> None:
+    """Check command and settings of a saved run before its other dependencies are known.
+
+    Args:
+        saved: the content of `run.json`.
+        command: as typed after `r2t2`.
+        settings: the command's options; an empty mapping compares the command only.
+        where: the run's folder, for the error.
+
+    Raises:
+        R2T2Error: as `check_fingerprint`.
+    """
+    current = with_current_settings(saved)
+    requested = json.loads(
+        json.dumps({"command": command, "settings": settings or current.get("settings")}, default=str)
+    )
+    check_fingerprint({name: current.get(name) for name in requested}, requested, where)
+
+
 def check_fingerprint(saved: Mapping[str, Any], requested: Mapping[str, Any], where: str) -> None:
     """Check that a saved run has the requested settings.
 
     Raises:
-        R2T2Error: the settings differ; the message lists the differences with both values.
+        R2T2Error: it is a run of another command, or the settings differ; the message lists the differences with both
+            values.
     """
     saved = with_current_settings(saved)
     if saved == requested:
         return
+    if saved.get("command") != requested["command"]:
+        raise R2T2Error(
+            f"{where} holds a run of `r2t2 {saved.get('command')}`, not of `r2t2 {requested['command']}`. "
+            "Choose another folder"
+        )
     there, here = _flat(saved), _flat(requested)
     names = [name for name in dict.fromkeys([*there, *here]) if there.get(name) != here.get(name)]
     names = [

@@ -6,6 +6,7 @@ import json
 import os
 import shlex
 import socket
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,6 +17,7 @@ from filelock import lock_descriptor
 
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.runs.atomic_io import DRAFT, WINDOWS, check_can_create, is_at, remove
+from r2t2_jax.runs.fingerprint import check_settings
 from r2t2_jax.runtime import typed_json
 from r2t2_jax.runtime.typed_files import read_text
 
@@ -23,11 +25,17 @@ RUN, SUMMARY, LOCK = "run.json", "summary.json", "lock"
 TIMINGS = "timings.jsonl"  # durations of batches, apart from the rows, since they differ between equal runs
 
 
-def check_folder(out: Path) -> None:
-    """Check, before any work is done, that a folder is writable and holds nothing but a run.
+def check_folder(out: Path, command: str = "", settings: Mapping[str, Any] | None = None) -> None:
+    """Check, before any work is done, that a folder is writable and holds nothing but a run, of the same settings.
+
+    Args:
+        out: the folder; it need not exist.
+        command: as typed after `r2t2`; a run of another command is refused. Empty to leave the run unread.
+        settings: the command's options as `run.json` holds them; `None` to compare the command only.
 
     Raises:
-        R2T2Error: the folder cannot be written, holds another file (named), or a run in the former format.
+        R2T2Error: the folder cannot be written, holds another file (named), a run in the former format, or a run with
+            other settings (named).
     """
     check_format(out)
     check_can_create(out)
@@ -38,6 +46,8 @@ def check_folder(out: Path) -> None:
     foreign = [name for name in names if not name.startswith((DRAFT, LOCK))]
     if foreign and RUN not in names:
         raise R2T2Error(f"{out} holds {foreign[0]!r}, which is not part of a run; choose another folder")
+    if command and RUN in names:
+        check_settings(read_json(out / RUN), command, settings or {}, str(out))
 
 
 def resume_command(command: str, folder: Path) -> str:
@@ -64,10 +74,7 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         R2T2Error: the file cannot be read, or does not hold an object.
     """
-    try:
-        return typed_json.read_json(path, dict)
-    except R2T2Error as error:
-        raise R2T2Error(f"cannot read {path}: {error}") from error
+    return typed_json.read_json(path, dict)
 
 
 class FolderLock:

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.metadata import entry_points
 from typing import Any
 
 import jax
@@ -24,7 +23,7 @@ from r2t2_jax.contract import Answer, Features, Port, Sample, check_methods, sup
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.functional.arrays import loss_depends_on_routing, losses_at_weights
 from r2t2_jax.method.forward import encode_batch, generate_batch
-from r2t2_jax.plugins import PORTS
+from r2t2_jax.plugins import PORTS, entries
 from r2t2_jax.routing import Routing
 from r2t2_jax.runtime.checks import check_embeddings, check_finite, check_rows, check_weights
 
@@ -71,7 +70,7 @@ def check_foreign(port: Port, samples: Sequence[Sample]) -> None:
 
 
 def _entries_of_this_package() -> list[Any]:
-    return [entry for entry in entry_points(group=PORTS) if entry.dist is not None and entry.dist.name == DISTRIBUTION]
+    return [entry for entry in entries(PORTS) if entry.dist is not None and entry.dist.name == DISTRIBUTION]
 
 
 def check_shapes(port: Port, samples: Sequence[Sample]) -> list[CheckResult]:

@@ -137,11 +137,12 @@ def _size(file: Path) -> int | None:
     return file.stat().st_size if file.is_file() else None
 
 
-def restore(directory: ModelDirectory, abstract: Any) -> Any:
+def restore(directory: ModelDirectory, abstract: Any, weights: bool = True) -> Any:
     """The parameters of a model directory.
 
     Args:
         directory: the model directory.
+        weights: if false, `abstract` is checked against the directory and returned; no weight is read.
         abstract: a tree of `jax.ShapeDtypeStruct`. Values are cast to a leaf's dtype on the host and placed on devices
             by the leaf's sharding, if it has one.
 
@@ -160,6 +161,8 @@ def restore(directory: ModelDirectory, abstract: Any) -> Any:
     ]
     if problems:
         raise R2T2Error(f"{directory.path} does not fit the model: {'; '.join(problems)}; convert the model again")
+    if not weights:
+        return abstract
     filled: dict[str, jax.Array] = {}
     for group in _groups(leaves):
         for path, pieces in _load(directory, group).items():

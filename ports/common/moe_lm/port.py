@@ -106,7 +106,7 @@ class Family:
     fields: ConfigFields = FIELDS
     ignored: tuple[str, ...] = (r".*\.rotary_emb\.inv_freq",)
 
-    def load(self, variant: str | None, mesh: Mesh | None = None) -> Port:
+    def load(self, variant: str | None, mesh: Mesh | None = None, weights: bool = True) -> Port:
         """The model with converted weights; see `load` of a port."""
         from r2t2_jax.retrieval.hashed_bag_of_words import default_embedder
 
@@ -121,12 +121,13 @@ class Family:
         scope = routing_scope(decoder, settings)
         refuse_images(self.name, scope)
         graph, shapes = abstract(decoder)
-        params = restore(directory, shapes if mesh is None else placed(shapes, shardings_by(self.rules, shapes, mesh)))
+        if mesh is not None:
+            shapes = placed(shapes, shardings_by(self.rules, shapes, mesh))
         tokenizer = ChatTokenizer.open(directory.tokenizer, config.stop_ids)
         return Port(
             name=f"{self.name}:{variant}",
             model=RoutedLM(decoder, scope, config.stop_ids, graph),
-            params=params,
+            params=restore(directory, shapes, weights),
             processor=TextProcessor(decoder, tokenizer, *buckets(settings)),
             embedder=default_embedder(),
             fingerprint=fingerprint(self.name, directory, decoder, scope),

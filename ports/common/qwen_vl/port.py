@@ -60,7 +60,7 @@ class VLFamily:
     rules: Rules = RULES
     text: Family | None = None
 
-    def load(self, variant: str | None, mesh: Mesh | None = None) -> Port:
+    def load(self, variant: str | None, mesh: Mesh | None = None, weights: bool = True) -> Port:
         """The model with converted weights; see `load` of a port."""
         from r2t2_jax.retrieval.hashed_bag_of_words import default_embedder
 
@@ -84,7 +84,7 @@ class VLFamily:
         return Port(
             name=f"{self.name}:{variant}",
             model=RoutedVL(config.decoder, scope, config.stop_ids, graph),
-            params=restore(directory, abstract_params),
+            params=restore(directory, abstract_params, weights),
             processor=QwenVLProcessor(config, tokenizer, limits, *buckets(settings), needs_image, self.name),
             embedder=default_embedder(),
             fingerprint=fingerprint(self.name, directory, config.decoder, scope),
