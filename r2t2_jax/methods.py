@@ -21,6 +21,7 @@ from r2t2_jax.rivals.table import BASELINES, RIVAL_STRATEGIES
 from r2t2_jax.runtime.typed_json import open_json
 
 Method = Strategy | Baseline
+BASE = "base"  # the strategy that is the unmodified model
 
 STRATEGIES: dict[str, StrategyFactory] = {**PAPER_STRATEGIES, **ATLAS_STRATEGIES, **RIVAL_STRATEGIES}
 METHODS: dict[str, Callable[..., Method]] = {**STRATEGIES, **BASELINES}

@@ -146,7 +146,7 @@ def test_settings_are_tuned_on_labeled_samples():
             "settings of 'kernel_regression' cannot be tuned; choose one of ngd",
         ),
         ({"values": {"descent.rate": (1,)}}, "a preset has no setting 'descent.rate'"),
-        ({"budget": 0}, "a budget of 0 settings"),
+        ({"budget": 0}, "budget is 0; it must be a whole number of at least 1"),
         ({"answers": ANSWERS[:4]}, "answers has shape"),
         ({"strategy": "atlas"}, "build_atlas"),
     ],
@@ -283,3 +283,31 @@ def test_test_samples_that_are_references_are_refused():
     assert allowed.weights.shape == (5, 1, E)
     other = np.concatenate([EMBEDDINGS[:3], EMBEDDINGS[:2]])  # the same features with another question
     r2t2_jax.reroute(answer_loss, PARAMS, BANK, mixed[0], ROUTING[:5], other, strategy="kernel_regression")
+
+
+@pytest.mark.parametrize("seed", ["x", 1.5, None, -1, True, 2**32])
+def test_a_seed_is_a_whole_number(seed):
+    for call in (
+        lambda: r2t2_jax.reroute(answer_loss, PARAMS, BANK, FEATURES, ROUTING, EMBEDDINGS, seed=seed),
+        lambda: r2t2_jax.build_atlas(answer_loss, PARAMS, BANK, seed=seed),
+        lambda: r2t2_jax.tune(answer_loss, PARAMS, BANK, FEATURES, ROUTING, EMBEDDINGS, ANSWERS, seed=seed),
+        lambda: r2t2_jax.diagnose(answer_loss, PARAMS, BANK, FEATURES, ROUTING, EMBEDDINGS, ANSWERS, seed=seed),
+    ):
+        with pytest.raises(R2T2Error, match=r"seed is .*; it must be a whole number from 0 to 4,294,967,295"):
+            call()
+
+
+def test_counts_are_whole_numbers_and_losses_need_labels():
+    with pytest.raises(R2T2Error, match="points is 'x'; it must be a whole number of at least 1"):
+        r2t2_jax.build_atlas(answer_loss, PARAMS, BANK, points="x")
+    for function in (r2t2_jax.tune, r2t2_jax.diagnose):
+        with pytest.raises(R2T2Error, match="answers is None: losses are compared, so every sample needs its label"):
+            function(answer_loss, PARAMS, BANK, FEATURES, ROUTING, EMBEDDINGS, None)
+
+
+def test_a_small_bank_gets_the_papers_preset_and_says_so(capsys):
+    few = ReferenceBank(*(array[:3] for array in arrays))
+    result = r2t2_jax.reroute(answer_loss, PARAMS, few, FEATURES, ROUTING, EMBEDDINGS, strategy="kernel_regression")
+    assert result.preset == "paper"
+    message = "preset paper for kernel_regression: not compared with others, too few references"
+    assert capsys.readouterr().err == f"r2t2: {message}\n"

@@ -26,6 +26,7 @@ from r2t2_jax.errors import R2T2Error
 from r2t2_jax.runtime.typed_json import read_json
 
 GATES = ("narrow", "balanced")
+SPARSE = "sparse"  # the variant with another architecture
 FOLDER = Path(__file__).parent / "weights"
 _REBUILD = "reinstall the package, or rebuild the weights with python -m ports.pocket.training.train"
 

@@ -29,15 +29,14 @@ from ports.common.qwen_vl.config import QwenVLConfig
 from ports.common.qwen_vl.model import RoutedVL, VLInputs, abstract
 from ports.common.qwen_vl.port import fake_inputs, in_dtype
 from ports.common.qwen_vl.processing import ImageLimits, QwenVLProcessor
-from ports.pocket.params import FOLDER, read_object
+from ports.pocket.params import FOLDER, SPARSE, read_object
 from ports.pocket.questions import vocabulary
 from ports.pocket.scenes import IMAGE
 from ports.pocket.tokenizer import BEGIN, END, SPECIAL, UNKNOWN, Tokenizer
 from r2t2_jax.contract import Embedder, ModelShapes, Port, Sample
 from r2t2_jax.errors import R2T2Error
 
-NAME = "sparse"
-WEIGHTS = FOLDER / NAME
+WEIGHTS = FOLDER / SPARSE
 BUCKETS = {"prompt_bucket": "32", "answer_bucket": "3"}  # the longest prompt and answer of the pocket world
 PATCHES = 64  # of a scene
 IMAGE_WORD, ANSWER_WORD = "<image>", SPECIAL[BEGIN]

@@ -20,7 +20,7 @@ from r2t2_jax.contract import Answer, Features, Params, Port, RoutedLoss
 from r2t2_jax.evaluation.encode import BATCH, EncodedQuestions
 from r2t2_jax.evaluation.evaluator import evaluate
 from r2t2_jax.evaluation.records import CORRECT
-from r2t2_jax.functional.arrays import ArraySamples, Loss, check_dependence
+from r2t2_jax.functional.arrays import ArraySamples, Loss, check_dependence, check_labels
 from r2t2_jax.functional.auto_preset import AUTO, choose_preset
 from r2t2_jax.method.forward import generate_batch
 from r2t2_jax.method.objectives import Oracle
@@ -31,6 +31,7 @@ from r2t2_jax.metrics import Metric
 from r2t2_jax.retrieval.neighbors import sample_keys
 from r2t2_jax.routing import Routing, RoutingSpec
 from r2t2_jax.runtime.batching import Rows, map_batches, take
+from r2t2_jax.runtime.checks import check_seed
 from r2t2_jax.runtime.progress import progress_bar
 
 STRATEGY_ROWS = ROWS[:-1]  # the ceiling is computed from these and the candidate routings
@@ -111,6 +112,8 @@ def diagnose(
         R2T2Error: an array does not fit, as in `reroute`, there are too few samples, or the loss does not depend on the
             routing weights.
     """
+    check_labels(answers)
+    check_seed(seed)
     check_enough(len(routing))
     samples = ArraySamples.create(
         model, params, bank, features, routing, embeddings, answers, spec, support, seed, allow_leakage

@@ -19,12 +19,13 @@ from r2t2_jax.errors import R2T2Error
 from r2t2_jax.evaluation.evaluator import order_by_program
 from r2t2_jax.evaluation.statistics import Comparison, compare, mean_interval
 from r2t2_jax.evaluation.tuning_grid import VARIED, Budget, grid_presets, halving_rounds, sample_order
-from r2t2_jax.functional.arrays import ArraySamples, Loss, check_dependence
+from r2t2_jax.functional.arrays import ArraySamples, Loss, check_dependence, check_labels
 from r2t2_jax.method.presets import PAPER, PRESETS, Preset
 from r2t2_jax.method.strategies import Strategy
 from r2t2_jax.methods import find_preset, preset_name
 from r2t2_jax.methods import strategy as named_strategy
 from r2t2_jax.routing import RoutingSpec
+from r2t2_jax.runtime.checks import check_whole_number
 from r2t2_jax.runtime.progress import progress_bar
 
 CHUNK = 50  # samples per program, so that all rounds share it
@@ -120,6 +121,9 @@ def tune(
     """
     if strategy not in VARIED:
         raise R2T2Error(f"settings of {strategy!r} cannot be tuned; choose one of {', '.join(VARIED)}")
+    check_labels(answers)
+    if budget is not None:
+        check_whole_number("budget", budget, 1)
     samples = ArraySamples.create(
         model, params, bank, features, routing, embeddings, answers, spec, support, seed, allow_leakage
     )
@@ -161,8 +165,6 @@ def _settings(
     samples: ArraySamples, strategy: str, values: Mapping[str, Sequence[Any]], base: Preset, budget: int | None
 ) -> list[Preset]:
     """The presets to try: three by name, then those of the grid; neighbors are at most as many as references."""
-    if budget is not None and budget < 1:
-        raise R2T2Error(f"a budget of {budget} settings; it must be at least 1")
     grid = sample_order(grid_presets(base, values, strategy), Budget(settings=budget), samples.seed)
     named = [PRESETS[name] for name in ("paper", "simplex", "logit")]
     return list(dict.fromkeys(_fit(samples, preset) for preset in (*named, *grid)))

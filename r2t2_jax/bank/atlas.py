@@ -24,7 +24,7 @@ from r2t2_jax.bank.manifest import FileDigest, check_file, digest
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.method.search.atlas_points import DEQUANTIZE, LEVELS, AtlasLoss, PointsMode
 from r2t2_jax.routing import RoutingSpec
-from r2t2_jax.runs.atomic_io import atomic_folder, check_foreign
+from r2t2_jax.runs.atomic_io import atomic_folder, check_only_own
 from r2t2_jax.runtime.typed_files import FLOATING, open_array, path_below
 from r2t2_jax.runtime.typed_json import open_json, read_json
 
@@ -170,7 +170,7 @@ def save_atlas(atlas: Atlas, folder: Path, settings: dict[str, Any]) -> None:
 
 def check_atlas_folder(folder: Path) -> None:
     """Check, before any work is done, that an atlas may be written to a folder; raises as `save_atlas`."""
-    check_foreign(folder, FILES.__contains__, "a loss atlas")
+    check_only_own(folder, FILES.__contains__, "a loss atlas")
 
 
 def open_atlas(folder: Path) -> Atlas:

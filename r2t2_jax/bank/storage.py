@@ -51,7 +51,7 @@ from r2t2_jax.contract import Answer, Features
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.retrieval import INDEX
 from r2t2_jax.routing import RoutingSpec
-from r2t2_jax.runs.atomic_io import atomic_folder, check_foreign, exchange, remove, sync
+from r2t2_jax.runs.atomic_io import atomic_folder, check_only_own, exchange, remove, sync
 from r2t2_jax.runs.folder import RUN
 from r2t2_jax.runtime.checks import check_embeddings, check_weights
 from r2t2_jax.runtime.typed_files import FLOATING, open_array, read_parquet, read_parquet_schema
@@ -119,7 +119,7 @@ def check_replaceable(path: Path) -> None:
         raise R2T2Error(f"{path} holds a bank with a loss atlas, which would be lost; choose another directory")
     if path.is_dir() and not (path / MANIFEST).exists() and any(path.iterdir()):
         raise R2T2Error(f"{path} exists and is not a bank; choose another directory")
-    check_foreign(path, OWN_FILES.__contains__, "a bank")
+    check_only_own(path, OWN_FILES.__contains__, "a bank")
 
 
 def write_files(folder: Path, manifest: Manifest, batches: Iterable[BankRows]) -> None:

@@ -22,19 +22,19 @@ class Answer:
     image: Path | None = None
     """The image; leave it out for a model that reads text only."""
     strategy: str | None = None
-    """Strategy; ngd by default. r2t2 strategies lists them."""
+    """Strategy; r2t2 strategies lists them. Default: ngd."""
     preset: str | None = None
-    """Settings of the strategy: a name, or a file from r2t2 tune. By default the model's own, else the paper's."""
+    """Settings of the strategy: a name, or a file from r2t2 tune. Default: the model's own, else the paper's."""
     bank: Path | None = None
-    """Bank directory. By default the references registered with the model are collected once and kept in the cache."""
+    """Bank directory. Default: the references registered with the model are collected once and kept in the cache."""
     embedder: str = ""
-    """Embedder of the questions; must be the bank's (minilm:DIR, hashed_words). By default the model's own."""
+    """Embedder of the questions; must be the bank's (minilm:DIR, hashed_words). Default: the model's own."""
     routing: str | None = None
     """Routing weights to answer with instead of a strategy: JSON [layers][experts] or [experts], or @FILE with JSON."""
     beams: int = 1
     """Beams of the search for an answer, for models that have one; 1 is greedy, 3 the setting of the published MoAI."""
     max_new_tokens: int | None = None
-    """Longest answer in tokens. By default the model's."""
+    """Longest answer in tokens. Default: the model's."""
     html: Path | None = None
     """HTML file to write the same content to."""
 

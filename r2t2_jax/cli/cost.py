@@ -70,7 +70,8 @@ class Cost:
 
     No weights are needed and nothing is allocated: FLOPs are counted on the traced programs. Neighborhood gradient
     descent is shown variant by variant, from the literal one to the cheapest that gives the same gradient; the atlas
-    with its cost before the first sample. Table 4 of the paper is shown next to them.
+    with its cost before the first sample. Table 4 of the paper is shown next to those of MoAI with the paper's k and
+    steps.
 
     Example: r2t2 cost moai:7b
     """
@@ -89,9 +90,9 @@ class Cost:
     embedding: int = 4096
     """Size of a question's embedding, which is stored with every reference."""
     question_tokens: int | None = None
-    """Length of the question; by default the model's usual one."""
+    """Length of the question. Default: the model's usual one."""
     answer_tokens: int | None = None
-    """Length of the answer; by default the model's usual one."""
+    """Length of the answer. Default: the model's usual one."""
     markdown: bool = False
     """Print only the table, as Markdown."""
     out: Path | None = None
@@ -153,14 +154,14 @@ class Cost:
         atomic_write(self.figure, lambda draft: draft.write_bytes(png))
 
     def _print(self, table: CostTable, params: Params) -> None:
-        from r2t2_jax.reporting.costs import cost_notes, dtype_line, method_table, paper_lines, variant_lines
+        from r2t2_jax.reporting.costs import cost_notes, dtype_line, is_papers, method_table, paper_lines, variant_lines
 
         console = plain_console()
         console.print(method_table(table))
         for title, lines in (
             ("", [dtype_line(params), *cost_notes(table)]),
             ("ngd:", variant_lines(table)),
-            ("the paper:", paper_lines()),
+            *((("the paper:", paper_lines()),) if is_papers(table) else ()),
         ):
             for line in filter(None, (title, *lines)):
                 console.print(line, highlight=False)
@@ -188,11 +189,11 @@ class FitMemory:
     preset: str = "paper"
     """Settings of the descent: a name, or a file from r2t2 tune."""
     question_tokens: int | None = None
-    """Length of the question; by default the model's usual one."""
+    """Length of the question. Default: the model's usual one."""
     answer_tokens: int | None = None
-    """Length of the answer; by default the model's usual one."""
+    """Length of the answer. Default: the model's usual one."""
     mesh: str = ""
-    """Devices that share one copy of the weights: model=8. By default one device holds all of them."""
+    """Devices that share one copy of the weights: model=8. Default: one device holds all of them."""
     out: Path | None = None
     """JSON file for the numbers, in bytes."""
 

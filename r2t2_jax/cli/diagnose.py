@@ -31,21 +31,21 @@ class Diagnose:
     data: Sets
     """Labeled questions: names of prepared sets, or .jsonl files. Also --tasks, --benchmark, --dataset."""
     bank: Path | None = None
-    """Bank directory. By default the references registered with the model are collected."""
+    """Bank directory. Default: the references registered with the model are collected."""
     embedder: str = ""
-    """Embedder of the questions; must be the bank's (minilm:DIR, hashed_words). By default the model's own."""
+    """Embedder of the questions; must be the bank's (minilm:DIR, hashed_words). Default: the model's own."""
     split: str | None = None
-    """Split of the questions; by default validation, or all lines of a .jsonl file."""
+    """Split of the questions. Default: validation, or all lines of a .jsonl file."""
     limit: int = 100
     """Number of questions of each set. Also --samples."""
     preset: str | None = None
-    """Settings of every row: a name, or a file that r2t2 tune wrote. By default the model's own, else the paper's."""
+    """Settings of every row: a name, or a file that r2t2 tune wrote. Default: the model's own, else the paper's."""
     metric: str | None = None
-    """Metric of the answers. By default the set's official metric."""
+    """Metric of the answers. Default: the set's official metric."""
     beams: int = 1
     """Beams of the search for an answer, for models that have one; 1 is greedy, 3 the setting of the published MoAI."""
     max_new_tokens: int | None = None
-    """Longest answer in tokens. By default the number of the set's published evaluation."""
+    """Longest answer in tokens. Default: the number of the set's published evaluation."""
     worthwhile: float = 0.05
     """The smallest gain worth having, as a share of all answers."""
     seed: int = 0
@@ -116,9 +116,9 @@ class CheckPort:
     model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
     """The model: a port such as pocket:narrow, or module:attribute of your own, also in the current folder."""
     data: Sets = ()
-    """Questions: names of prepared sets, or .jsonl files. By default three with random images, or with none."""
+    """Questions: names of prepared sets, or .jsonl files. Default: three with random images, or with none."""
     split: str | None = None
-    """Split of the questions; by default validation, or all lines of a .jsonl file."""
+    """Split of the questions. Default: validation, or all lines of a .jsonl file."""
     limit: int = 3
     """Number of questions."""
 

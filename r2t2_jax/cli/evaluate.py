@@ -35,29 +35,29 @@ class Eval:
     out: Path
     """Folder of the run: settings, rows and summary. A folder with other settings is refused."""
     bank: Path | None = None
-    """Bank directory. By default the references registered with the model are collected."""
+    """Bank directory. Default: the references registered with the model are collected."""
     strategy: str = "base,ngd"
     """Strategies (r2t2 strategies lists them). base, the model without re-routing, is always among them."""
     answer_steps: str = ""
     """Strategies whose answer is generated after every step too, for the flow of answers in the
     report (figure 5 of the paper)."""
     preset: str | None = None
-    """Settings of the strategies: a name, or a file from r2t2 tune. By default the model's own, else the paper's."""
+    """Settings of the strategies: a name, or a file from r2t2 tune. Default: the model's own, else the paper's."""
     embedder: str = ""
-    """Embedder of the questions; must be the bank's (minilm:DIR, hashed_words). By default the model's own."""
+    """Embedder of the questions; must be the bank's (minilm:DIR, hashed_words). Default: the model's own."""
     split: str | None = None
-    """Split of the questions; gqa=val,train is val for gqa and train for all others. By default each set's first, or
+    """Split of the questions; gqa=val,train is val for gqa and train for all others. Default: each set's first, or
     `test` for sets that are generated."""
     images: str = ""
-    """Image folder of the .jsonl files. By default the folder of each file."""
+    """Image folder of the .jsonl files. Default: the folder of each file."""
     metric: str = ""
-    """Metric of the answers, also by set: gqa=gqa,mme=mme_mova. By default each set's (r2t2 datasets list)."""
+    """Metric of the answers, also by set: gqa=gqa,mme=mme_mova. Default: each set's (r2t2 datasets list)."""
     beams: int = 1
     """Beams of the search for an answer, for models that have one; 1 is greedy, 3 the setting of the published MoAI."""
     max_new_tokens: str = ""
-    """Longest answer in tokens, also by set: 64,mme=5. By default the number of each set's published evaluation."""
+    """Longest answer in tokens, also by set: 64,mme=5. Default: the number of each set's published evaluation."""
     limit: int | None = None
-    """Number of questions of each set, chosen by the seed. By default all. Also --samples."""
+    """Number of questions of each set, chosen by the seed. Default: all. Also --samples."""
     seed: int = 0
     """Chooses the questions, and everything that strategies draw."""
     allow_leakage: bool = False
@@ -67,7 +67,7 @@ class Eval:
     vmap_size: Literal["auto"] | int = "auto"
     """Questions computed together on a device. auto: as many as fit in its memory; one at a time on a CPU."""
     mesh: str = ""
-    """Device mesh, e.g. data=4,model=2: four copies of the weights, each sharded over two devices. By default one copy
+    """Device mesh, e.g. data=4,model=2: four copies of the weights, each sharded over two devices. Default: one copy
     per device. With --ray, the devices of each worker."""
     dry_run: bool = False
     """Print the plan and its cost, and compute nothing."""

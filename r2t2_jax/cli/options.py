@@ -49,7 +49,7 @@ class Range:
             raise R2T2Error(f"{option} {value}: the {noun} must not be negative")
         if value <= self.low and math.isfinite(value):
             limit = f"above {self.low:g}" if self.above else f"at least {self.low:g}"
-            raise R2T2Error(f"{option} {value}: it must be {limit}, not {value}")
+            raise R2T2Error(f"{option} {value}: it must be {limit}")
         raise R2T2Error(f"{option} {value}: it must be {self}")
 
 

@@ -69,7 +69,7 @@ class ClusterOptions:
     workers: Annotated[str, tyro.conf.arg(metavar="N")] = "auto"
     """Number of workers; auto for as many as the cluster has room for, also while the run goes on."""
     worker_resources: Annotated[str, tyro.conf.arg(metavar="JSON")] = ""
-    """Resources of each worker as JSON: '{"GPU": 1}', '{"TPU": 4}', or custom ones. By default one CPU."""
+    """Resources of each worker as JSON: '{"GPU": 1}', '{"TPU": 4}', or custom ones. Default: one CPU."""
     model_uri: Annotated[str, tyro.conf.arg(metavar="URI")] = ""
     """Where workers fetch the model directory if they do not see its path: gs://, s3:// or file://."""
 

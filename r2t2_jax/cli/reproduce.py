@@ -52,7 +52,7 @@ class Reproduce:
     beams: int = 1
     """Beams of the search for an answer, for models that have one; 1 is greedy, 3 the setting of the published MoAI."""
     max_new_tokens: str = ""
-    """Longest answer in tokens, also by dataset: 64,mme=5. By default the number of each published evaluation."""
+    """Longest answer in tokens, also by dataset: 64,mme=5. Default: the number of each published evaluation."""
     seed: int = 0
     """Seed of all random choices."""
     allow_leakage: bool = False

@@ -38,6 +38,10 @@ class Results:
 
         if not self.run_folders:
             raise R2T2Error("name at least one folder of a run")
+        places = [folder.resolve() for folder in self.run_folders]
+        for number, folder in enumerate(self.run_folders):
+            if places[number] in places[:number]:
+                raise R2T2Error(f"{folder} is named twice; name each run once")
         entries = read_entries([open_run(folder) for folder in self.run_folders])
         if self.format == "csv":
             print(csv_table(as_records(entries)), end="")
@@ -88,7 +92,7 @@ class Report:
     run_folder: tyro.conf.Positional[Path]
     """Folder of a complete run."""
     out: Path | None = None
-    """The HTML file; by default report.html in the run's folder. The folder next to it has the same name."""
+    """The HTML file. Default: report.html in the run's folder. The folder next to it has the same name."""
 
     def run(self) -> None:
         """Write the report and print where it is."""

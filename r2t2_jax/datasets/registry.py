@@ -6,6 +6,7 @@ samples of a synthetic dataset such as the pocket scenes, and chooses n samples 
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 
 from r2t2_jax.contract import Sample
@@ -19,6 +20,7 @@ from r2t2_jax.errors import R2T2Error
 from r2t2_jax.plugins import find, registered
 
 GROUP = "r2t2.datasets"
+OWN_FILES = "jsonl"  # the catalog's entry for a user's files
 GENERATED_SPLITS = ("reference", "validation", "test")  # that commands request of a generated set
 DEFAULT_SPLIT = "test"  # of a generated set
 
@@ -50,10 +52,22 @@ def load_dataset(name: str, split: str = "", n: int | None = None, seed: int = 0
     elif name.endswith((".json", ".csv", ".tsv", ".parquet")):
         raise R2T2Error(f"{name}: questions are read from .jsonl files, one object per line (docs/datasets.md)")
     else:
-        raise R2T2Error(f"unknown dataset {name!r}; known: {', '.join([*registered(GROUP), *DATASETS])}, FILE.jsonl")
+        raise R2T2Error(
+            f"unknown dataset {name!r};{_guess(name)} known: {', '.join(known_datasets())}, and .jsonl files"
+        )
     if not samples:
         raise R2T2Error(f"dataset {name!r} has no sample in split {split!r}")
     return samples
+
+
+def known_datasets() -> list[str]:
+    """The names of generated sets, then those of sets of files; a set that a user prepares from own files is none."""
+    return [*registered(GROUP), *(name for name in DATASETS if name != OWN_FILES)]
+
+
+def _guess(name: str) -> str:
+    matches = difflib.get_close_matches(name, known_datasets(), n=1)
+    return f" did you mean {matches[0]!r}?" if matches else ""
 
 
 def load_jsonl(

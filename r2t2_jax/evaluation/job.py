@@ -32,7 +32,7 @@ from r2t2_jax.evaluation.question_sets import QuestionSet
 from r2t2_jax.evaluation.setup import ModelSource, bank_digest, check_no_overlap, open_bank
 from r2t2_jax.evaluation.statistics import benchmark_rows, summarize_benchmark, summary_content
 from r2t2_jax.method.presets import Preset
-from r2t2_jax.methods import Method, find_preset, method_of, own_preset
+from r2t2_jax.methods import BASE, Method, find_preset, method_of, own_preset
 from r2t2_jax.metrics import get_metric, get_set_score
 from r2t2_jax.runs.cluster import Workers, devices_of
 from r2t2_jax.runs.fingerprint import versions
@@ -42,7 +42,6 @@ from r2t2_jax.runs.workers import WorkerProgram, open_pool
 from r2t2_jax.runtime.batching import AdaptiveBatchSize, threads_at_a_time
 from r2t2_jax.validation.strategies import check_neighbors, check_strategies
 
-BASE = "base"
 Log = Callable[[str], None]
 
 

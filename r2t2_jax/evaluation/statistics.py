@@ -46,8 +46,8 @@ def models_of(summary: Mapping[str, Any], where: object) -> Mapping[str, Mapping
         R2T2Error: a newer version of r2t2 wrote it, or it has no numbers of models.
     """
     schema = summary.get("schema", 1)
-    if not isinstance(schema, int):
-        raise R2T2Error(f"{where} has a summary of schema {schema!r}, which is not a number; run it again")
+    if not isinstance(schema, int) or isinstance(schema, bool) or schema < 1:
+        raise R2T2Error(f"the summary of {where} is damaged: its schema is no number from 1 on; run it again")
     if schema > SUMMARY_SCHEMA:
         raise R2T2Error(f"{where} has a summary of schema {schema}; this version reads up to {SUMMARY_SCHEMA}: update")
     models = summary.get("models")
@@ -91,11 +91,18 @@ class _ModelNumbers:
 
 
 def _check_numbers(part: Json, numbers: _ModelNumbers) -> None:
-    """Refuse accuracies that are no shares, and negative counts."""
+    """Refuse accuracies that are no shares, a negative n, and counts of answers beyond it."""
+    if numbers.n < 0:
+        raise part.error(f"'n' is {numbers.n}; it must not be negative")
     for name, row in numbers.strategies.items():
-        counts = (numbers.n, row.wrong_to_right, row.right_to_wrong)
-        if not all(0 <= share <= 1 for share in (row.accuracy, *row.ci95)) or min(counts) < 0:
-            raise part.error(f"the numbers of {name!r} cannot be: {row}")
+        shares = {"accuracy": row.accuracy, "ci95[0]": row.ci95[0], "ci95[1]": row.ci95[1]}
+        counts = {"wrong_to_right": row.wrong_to_right, "right_to_wrong": row.right_to_wrong}
+        for field_name, share in shares.items():
+            if not 0 <= share <= 1:
+                raise part.error(f"'strategies.{name}.{field_name}' is {share:g}; it must be from 0 to 1")
+        for field_name, count in counts.items():
+            if not 0 <= count <= numbers.n:
+                raise part.error(f"'strategies.{name}.{field_name}' is {count}; it must be from 0 to n")
 
 
 SCHEMA_1_NAMES = {"evaluations_per_case": "evaluations_per_sample", "asked": "candidates", "kept": "correct"}

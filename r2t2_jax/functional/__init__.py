@@ -22,7 +22,7 @@ from r2t2_jax.functional.auto_preset import AUTO, resolve_strategy
 from r2t2_jax.method.presets import Preset
 from r2t2_jax.method.strategies import Strategy
 from r2t2_jax.routing import RoutingSpec
-from r2t2_jax.runtime.checks import check_routing
+from r2t2_jax.runtime.checks import check_routing, check_seed, check_whole_number
 
 
 def reroute(
@@ -116,6 +116,8 @@ def build_atlas(
     Raises:
         R2T2Error: there are fewer than two references, the loss fails, is no scalar or is NaN.
     """
+    check_whole_number("points", points, 1)
+    check_seed(seed)
     model = as_model(model, bank, spec)
     check_routing("reference routing", model.spec, bank.routing)
     check_loss(model, params, bank)

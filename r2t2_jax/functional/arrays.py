@@ -39,7 +39,7 @@ from r2t2_jax.retrieval.exact import ExactIndex
 from r2t2_jax.retrieval.neighbors import sample_keys, select
 from r2t2_jax.rivals.trained import fit_predictor, predict_losses
 from r2t2_jax.routing import Routing, RoutingSpec
-from r2t2_jax.runtime.checks import check_embeddings, check_finite, check_routing, check_rows
+from r2t2_jax.runtime.checks import check_embeddings, check_finite, check_routing, check_rows, check_seed
 from r2t2_jax.runtime.pytrees import tree_bytes
 
 Loss = Callable[[Params, Features, Float[Array, "L E"], Answer], Float[Array, ""]]
@@ -113,6 +113,7 @@ class ArraySamples:
             R2T2Error: an array has the wrong shape, holds NaN or weight outside its support, the loss fails or is no
                 scalar, or a sample is a reference.
         """
+        check_seed(seed)
         model = as_model(model, bank, spec)
         check_routing("routing", model.spec, routing, support)
         mask: Any = np.broadcast_to(True if support is None else np.asarray(support, bool), np.shape(routing))
@@ -223,6 +224,16 @@ def loss_depends_on_routing(
     losses = np.asarray(losses_at_weights(params, features, answers, jnp.asarray(points), model=model), np.float64)
     spread = np.nanmax(losses, axis=1) - np.nanmin(losses, axis=1)
     return bool((spread > SAME_LOSS * np.maximum(np.abs(np.nanmean(losses, axis=1)), 1e-30)).any())
+
+
+def check_labels(answers: Answer) -> None:
+    """Refuse test samples without labels, where losses are compared.
+
+    Raises:
+        R2T2Error: there are none.
+    """
+    if answers is None or not jax.tree.leaves(answers):
+        raise R2T2Error("answers is None: losses are compared, so every sample needs its label")
 
 
 def check_dependence(model: RoutedLoss, params: Params, queries: Query) -> None:

@@ -38,6 +38,7 @@ class PresetChoice:
         losses: mean loss on the left-out references by candidate, and with the router's own weights (`router`); empty
             if the candidates do not differ for this strategy, or if there are too few references.
         left_out: number of left-out references.
+        differ: whether the candidates have different settings for this strategy.
     """
 
     strategy: str
@@ -45,6 +46,7 @@ class PresetChoice:
     preset: Preset
     losses: Mapping[str, float]
     left_out: int
+    differ: bool = True
 
     def __str__(self) -> str:
         """One line: the preset, its loss, and what the others would have given."""
@@ -91,7 +93,7 @@ def choose_preset(strategy: str, samples: ArraySamples) -> PresetChoice:
     if key not in choices:
         choice = _choose(strategy, samples)
         choices[key] = samples.params, choice  # the parameters stay alive as long as their id is a key
-        if choice.losses:
+        if choice.differ:
             print(f"r2t2: {choice}", file=sys.stderr)
     return choices[key][1]
 
@@ -100,7 +102,7 @@ def _choose(strategy: str, samples: ArraySamples) -> PresetChoice:
     presets = {name: find_preset(name) for name in CANDIDATES}
     first = CANDIDATES[0]
     if len({named_strategy(strategy, preset) for preset in presets.values()}) == 1:
-        return PresetChoice(strategy, first, presets[first], {}, 0)
+        return PresetChoice(strategy, first, presets[first], {}, 0, differ=False)
     left_out, rest = _split(samples)
     if len(left_out) == 0:
         return PresetChoice(strategy, first, _with_fewer_neighbors(presets[first], len(samples.bank)), {}, 0)

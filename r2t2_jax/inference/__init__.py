@@ -34,12 +34,11 @@ from r2t2_jax.method.needs import REFERENCE_NEEDS
 from r2t2_jax.method.presets import Preset
 from r2t2_jax.method.search.kernel_regression import FixedRouting
 from r2t2_jax.method.strategies import Strategy
-from r2t2_jax.methods import find_preset, own_preset, preset_name
+from r2t2_jax.methods import BASE, find_preset, own_preset, preset_name
 from r2t2_jax.methods import strategy as named_strategy
 from r2t2_jax.runtime.checks import check_routing
 from r2t2_jax.validation.strategies import check_strategies
 
-BASE = "base"
 BY_HAND = "by hand"
 MIN_REPORTED_SECONDS = 1e-3  # opening references that are in memory already is not reported
 

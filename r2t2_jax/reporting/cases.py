@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from r2t2_jax.methods import BASE
 from r2t2_jax.reporting.examples import MAX_EXPERTS, MAX_LAYERS, OUTCOMES, outcomes_of
 from r2t2_jax.reporting.images import ImageSheets
-from r2t2_jax.reporting.results import BASE, ModelResults, StrategyRows
+from r2t2_jax.reporting.results import ModelResults, StrategyRows
 
 MILLE = 1000  # weights and shares are written as whole thousandths
 LISTED = 100  # cases in the page's own table, which readers without scripts see

@@ -16,6 +16,7 @@ from jaxtyping import Bool
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.evaluation.benchmark import model_of
 from r2t2_jax.evaluation.statistics import Comparison, compare, models_of
+from r2t2_jax.methods import BASE
 from r2t2_jax.runs.reading import refuse_damaged
 
 if TYPE_CHECKING:
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from r2t2_jax.runs.reading import SavedRun
-
-BASE = "base"
 
 
 @dataclass(frozen=True)

@@ -73,8 +73,15 @@ def paper_times_base(method: str) -> float | None:
     return PAPER[method].tflops / PAPER[WRITTEN].tflops if method in PAPER else None
 
 
+def is_papers(table: CostTable) -> bool:
+    """Whether the paper's Table 4 is about these costs: of MoAI, with its numbers of neighbors and steps."""
+    settings = table.settings
+    return table.model.partition(":")[0] == "moai" and (settings.neighbors, settings.steps) == (5, 10)
+
+
 NAMES = {WRITTEN: "base, as written"}
-HEADERS = ("evaluations", "{unit} per sample", "x base", "paper, x base", "kept for backward", "stored per reference")
+PAPER_HEADER = "paper, x base"
+HEADERS = ("evaluations", "{unit} per sample", "x base", PAPER_HEADER, "kept for backward", "stored per reference")
 UNITS = (("TFLOP", 1e12), ("GFLOP", 1e9), ("MFLOP", 1e6))
 
 
@@ -87,12 +94,13 @@ def _cells(table: CostTable) -> Iterator[tuple[str, ...]]:
     """One row per method, the variants of NGD before the atlas: each keeps the savings of those above it."""
 
     def cells(name: str, row: MethodCost, paper: str) -> tuple[str, ...]:
+        ratio = paper_times_base(paper)
         return (
             name,
             f"{row.evaluations:,}",
             f"{row.flops / unit_of(table)[1]:,.1f}",
             f"{table.times_base(row):,.2f}",
-            "-" if (ratio := paper_times_base(paper)) is None else f"{ratio:.2f}",
+            *(("-" if ratio is None else f"{ratio:.2f}",) if is_papers(table) else ()),
             "-" if row.activations is None else format_size(row.activations),
             format_size(row.stored) if row.stored else "-",
         )
@@ -115,7 +123,7 @@ def method_table(table: CostTable) -> Table:
         "evals\n/sample",
         "{unit}\n/sample",
         "x\nbase",
-        "paper\nx base",
+        *(("paper\nx base",) if is_papers(table) else ()),
         "kept for\nbackward",
         "stored\n/reference",
     ):
@@ -127,7 +135,8 @@ def method_table(table: CostTable) -> Table:
 
 def method_markdown(table: CostTable) -> str:
     """The same as Markdown."""
-    headers = ("method", *(header.format(unit=unit_of(table)[0]) for header in HEADERS))
+    shown = [header for header in HEADERS if header != PAPER_HEADER or is_papers(table)]
+    headers = ("method", *(header.format(unit=unit_of(table)[0]) for header in shown))
     rows = [[cell.strip() for cell in row] for row in _cells(table)]
     return markdown_table(headers, rows, align_right=True)
 

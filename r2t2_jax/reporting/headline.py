@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from r2t2_jax.evaluation.statistics import Comparison, compare
-from r2t2_jax.reporting.results import BASE, ModelResults
+from r2t2_jax.methods import BASE
+from r2t2_jax.reporting.results import ModelResults
 from r2t2_jax.reporting.roles import BOUND, CONTROL, METHOD, role
 
 CONTROLS = ("uniform", "best_fixed", "random_neighbors", "shuffled_references")  # with which the headline compares

@@ -18,7 +18,7 @@ from r2t2_jax.reporting.page import anchor, data_uri, render_template
 from r2t2_jax.reporting.results import ModelResults, read_results
 from r2t2_jax.reporting.sections import Figure, Selection, csv_bytes, model_section, select_all
 from r2t2_jax.reporting.style import render_figure, shared_style
-from r2t2_jax.runs.atomic_io import atomic_folder, atomic_write, check_foreign
+from r2t2_jax.runs.atomic_io import atomic_folder, atomic_write, check_only_own
 from r2t2_jax.runs.folder import read_json
 from r2t2_jax.runs.reading import BANK_BUILD, open_run
 
@@ -64,7 +64,7 @@ def write_report(run_folder: Path | str, out: Path | str | None = None) -> Path:
     folder = path.with_suffix("")
     is_tuning = saved.run["command"] == "tune"
     if not is_tuning:
-        check_foreign(folder, lambda name: re.fullmatch(FILE_NAME, name) is not None, "a report")
+        check_only_own(folder, lambda name: re.fullmatch(FILE_NAME, name) is not None, "a report")
     page, files = (render_tuning(saved), {}) if is_tuning else render_report(saved, folder.name)
     try:
         if files:

@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.evaluation.benchmark import ANSWER, ENCODE, part_name
 from r2t2_jax.evaluation.statistics import models_of
+from r2t2_jax.methods import BASE
 from r2t2_jax.reporting.roles import ROLES, role
 from r2t2_jax.runs.batch_files import stack
 from r2t2_jax.runs.reading import refuse_damaged
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
     from r2t2_jax.runs.reading import SavedRun
 
-BASE = "base"
 COLUMNS = (  # that a report cannot do without
     *("model", "strategy", "id", "category", "question", "answers", "prediction", "right", "router_weights", "weights"),
     *("path", "losses", "neighbors", "similarities", "kernel_weights", "used_fallback", "evaluations"),

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from r2t2_jax.methods import BASE
 from r2t2_jax.reporting.cases import case_data, case_rows, listed_cases, pack
 from r2t2_jax.reporting.examples import (
     EXAMPLES_PER_OUTCOME,
@@ -27,7 +28,7 @@ from r2t2_jax.reporting.figures.surrogate import surrogate_figure
 from r2t2_jax.reporting.headline import Headline, StrategyVerdict, headline, strategy_verdict
 from r2t2_jax.reporting.images import ImageSheets
 from r2t2_jax.reporting.page import anchor
-from r2t2_jax.reporting.results import BASE, ModelResults
+from r2t2_jax.reporting.results import ModelResults
 from r2t2_jax.reporting.roles import ROLES, description, role, tag
 from r2t2_jax.reporting.style import FigureDrawing, FigureSpec, render_figure
 from r2t2_jax.reporting.tables import csv_table

@@ -25,10 +25,10 @@ from r2t2_jax.evaluation.question_sets import limits_by_set, with_longest_answer
 from r2t2_jax.evaluation.setup import metric_for, with_decoding, with_embedder
 from r2t2_jax.method.presets import PAPER as PAPER_PRESET
 from r2t2_jax.method.presets import Preset
-from r2t2_jax.methods import Method, find_preset, method_of, own_preset
+from r2t2_jax.methods import BASE, Method, find_preset, method_of, own_preset
 from r2t2_jax.metrics import Metric
 from r2t2_jax.plugins import load, registered
-from r2t2_jax.reproduction.spec import BASE, OWN, PAPER, Condition, RowSpec, Table
+from r2t2_jax.reproduction.spec import OWN, PAPER, Condition, RowSpec, Table
 from r2t2_jax.retrieval.hashed_bag_of_words import question_embedder
 from r2t2_jax.runs.plan import Part
 

@@ -12,10 +12,11 @@ import numpy as np
 from jaxtyping import Float
 
 from r2t2_jax.evaluation.statistics import DIGITS, compare, summarize, wilson_interval
+from r2t2_jax.methods import BASE
 from r2t2_jax.reproduction.kinds import KINDS
 from r2t2_jax.reproduction.paper import average
 from r2t2_jax.reproduction.plan import EvalTarget, PlannedRow, TargetPlan
-from r2t2_jax.reproduction.spec import BASE, Table
+from r2t2_jax.reproduction.spec import Table
 from r2t2_jax.reproduction.table_data import MeasuredRows, TableData, gather_table
 from r2t2_jax.reproduction.trend import LEVEL, averages, resampled_averages, trend
 

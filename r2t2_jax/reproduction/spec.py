@@ -32,11 +32,11 @@ from importlib.resources import files
 from typing import Any, Literal
 
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.methods import preset_of
+from r2t2_jax.methods import BASE, preset_of
 from r2t2_jax.reproduction.paper import paper_rows
 from r2t2_jax.rivals.table import BASELINES, RIVALS
 
-ALL, BASE = "all", "base"
+ALL = "all"
 TABLE_OF_METHODS = "table2"  # of the paper; it has the numbers of the untouched models
 OWN, PAPER = "own", "paper"
 FIELDS = (

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Bool, Float
 
+from r2t2_jax.methods import BASE
 from r2t2_jax.reproduction.measure import NOT_RUN
 from r2t2_jax.reproduction.paper import average
 from r2t2_jax.reproduction.plan import EvalTarget, PlannedRow, TargetPlan
-from r2t2_jax.reproduction.spec import BASE, Table
+from r2t2_jax.reproduction.spec import Table
 from r2t2_jax.runs.batch_files import stack
 
 if TYPE_CHECKING:

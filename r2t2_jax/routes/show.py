@@ -12,7 +12,7 @@ import pyarrow.csv as pacsv
 from r2t2_jax.routes.compare import ExpertComparison
 from r2t2_jax.routes.expert_map import FactorMap
 from r2t2_jax.routes.recording import NO_EXPERT, RecordingFacts, SampleRoutes
-from r2t2_jax.runs.atomic_io import atomic_folder, check_foreign
+from r2t2_jax.runs.atomic_io import atomic_folder, check_only_own
 from r2t2_jax.runs.batch_files import write_table
 from r2t2_jax.runs.run import reraise_oserror
 
@@ -148,7 +148,7 @@ def write_comparison(out: Path, comparison: ExpertComparison, page: str) -> None
 
 def _write(out: Path, tables: Mapping[str, pa.Table], page_name: str, page: str, content: str) -> None:
     files = {f"{name}.{suffix}" for name in tables for suffix in ("csv", "parquet")}
-    check_foreign(out, lambda name: name in files | {page_name}, content)
+    check_only_own(out, lambda name: name in files | {page_name}, content)
 
     def write(draft: Path) -> None:
         for name, table in tables.items():

@@ -59,7 +59,7 @@ def atomic_write(path: Path, write: Callable[[Path], Any], clean: bool = True) -
 def atomic_folder(path: Path, write: Callable[[Path], Any]) -> None:
     """Write a folder, replacing an earlier one, and create missing parent folders.
 
-    The caller checks that an earlier folder may be replaced (`check_foreign`).
+    The caller checks that an earlier folder may be replaced (`check_only_own`).
 
     Args:
         path: the folder.
@@ -86,7 +86,7 @@ def publish_json(path: Path, content: Mapping[str, Any]) -> None:
     atomic_write(path, lambda draft: draft.write_text(text, encoding="utf-8"))
 
 
-def check_foreign(folder: Path, own: Callable[[str], bool], content: str) -> None:
+def check_only_own(folder: Path, own: Callable[[str], bool], content: str) -> None:
     """Check that a folder may be replaced: everything in it was written by this program.
 
     Args:

@@ -31,6 +31,19 @@ def check_finite(name: str, tree: Any) -> None:
             raise R2T2Error(f"{where} holds NaN or infinity, first in row {row}; recompute or drop that sample")
 
 
+def check_whole_number(name: str, value: Any, low: int, high: int | None = None) -> None:
+    """Refuse anything but a whole number in a range; integers of NumPy are whole numbers, booleans are not."""
+    limits = f"from {low} to {high:,}" if high is not None else f"of at least {low}"
+    is_whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if not is_whole or value < low or (high is not None and value > high):
+        raise R2T2Error(f"{name} is {value!r:.60}; it must be a whole number {limits}")
+
+
+def check_seed(seed: Any) -> None:
+    """Refuse anything but a whole number from 0 to 2^32 - 1."""
+    check_whole_number("seed", seed, 0, 2**32 - 1)
+
+
 def check_rows(name: str, tree: Any, rows: int) -> None:
     """Refuse a leaf whose leading axis is not `rows` long."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):

@@ -73,11 +73,15 @@ def _check_samples(name: str, needs: frozenset[Need], samples: Sequence[Sample])
 
 
 def _check_atlas(name: str, bank: ReferenceBank | None, port: Port | None, model: str) -> None:
-    reads = f"{name} reads the bank's loss atlas, and there is no loss atlas; build one with `r2t2 bank atlas`"
+    reads = f"{name} reads the bank's loss atlas"
     if bank is not None and bank.atlas is None:
-        raise R2T2Error(f"{reads}: r2t2 bank atlas {bank.origin or 'BANK'} --model {model}")
+        build = f"r2t2 bank atlas {bank.origin or 'BANK'} --model {model}"
+        raise R2T2Error(f"{reads}, and the bank has no loss atlas; build it with `{build}`")
     if bank is None and port is not None and port.atlas is None:
-        raise R2T2Error(f"{reads} for a bank of `r2t2 bank build`, and name the bank with --bank")
+        raise R2T2Error(
+            f"{reads}, and {port.name} comes with no loss atlas; build a bank and its atlas with `r2t2 bank build` and "
+            "`r2t2 bank atlas`, and name the bank with --bank"
+        )
 
 
 def _check_port(name: str, strategy: Method, needs: frozenset[Need], port: Port) -> None:

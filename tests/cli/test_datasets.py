@@ -76,7 +76,7 @@ def test_pocket_and_unprepared_files_can_be_shown_with_escaped_text(tmp_path: Pa
     ("arguments", "cause"),
     [
         (["prepare", "imagenet", "--manual-dir", "."], "unknown dataset 'imagenet'; known: vqav2"),
-        (["prepare", "easy_vqa", "--manual-dir", ".", "--n", "0"], "must be at least 1, not 0"),
+        (["prepare", "easy_vqa", "--manual-dir", ".", "--n", "0"], "must be at least 1"),
         (["prepare", "easy_vqa", "--manual-dir", ".", "--seed", "-1"], "the seed must not be negative"),
         (["show", "easy_vqa"], "easy_vqa is not prepared in"),
         (["show", "easy_vqa", "--n", "0"], "must be at least 1"),

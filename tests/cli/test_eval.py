@@ -134,7 +134,7 @@ def test_out_of_memory_halves_the_batch_and_changes_no_result(
         (("--strategy", "atlas"), "no loss atlas"),
         (("--preset", "none"), "unknown preset 'none'"),
         (("--metric", "none"), "unknown metric 'none'"),
-        (("--limit", "0"), "at least 1, not 0"),
+        (("--limit", "0"), "--limit 0: it must be at least 1"),
         (("--batch-size", "0"), "a batch of 0 samples"),
         (("--vmap-size", "0"), "a vmap size of 0 samples; it must be at least 1"),
         (("--embedder", "hashed_words"), "made with embedder 'toy-questions', this is embedder 'hashed_words-512@1'"),
@@ -192,17 +192,37 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(
     captured = capsys.readouterr().out
     assert "30 questions in 8 batches, metric exact_match" in captured
     assert "7 questions in 2 batches" in captured
-    assert re.search(r"memory +\d[\d.]* [KM]?B with 4 questions at a time: parameters 8 B", captured)
+    assert re.search(r"memory +at most \d[\d.]* [KM]?B with 4 questions at a time: parameters 8 B", captured)
     steps, k = 10, 5
     for name, evaluations in (("base", 1), ("ngd", 1 + 2 * steps * k + 1), ("kernel_regression", 2)):
         assert re.search(rf"{name} +{evaluations} ", captured)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_another_run_in_the_folder_is_refused(files: Path, whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_another_run_in_the_folder_is_refused_before_a_model_is_loaded(
+    files: Path, whole: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr("r2t2_jax.plugins._load", fail)
     before = json.loads((whole / "run.json").read_text())
-    assert main(arguments(files, whole, "--seed", "5")) == 2
-    assert "settings.seed is 0 there and 5 here" in capsys.readouterr().err
+    for more in (("--seed", "5"), ("--seed", "5", "--dry-run")):
+        assert main(arguments(files, whole, *more)) == 2
+        assert "settings.seed is 0 there and 5 here" in capsys.readouterr().err
+    data = ("--data", str(files / "one.jsonl"), "--out", str(whole))
+    others = (
+        ("tune", "--model", MODEL, *data),
+        ("bank", "build", "--model", MODEL, *data),
+        ("routes", "record", "--model", MODEL, *data),
+        ("demo", "--out", str(whole)),
+        ("reproduce", "all", "--model", "pocket", "--out", str(whole)),
+    )
+    for words in others:
+        assert main(words) == 2
+        command = " ".join(words[: 2 if words[0] in ("bank", "routes") else 1])
+        error = f"r2t2: {whole} holds a run of `r2t2 eval`, not of `r2t2 {command}`. Choose another folder\n"
+        assert capsys.readouterr().err == error
     assert json.loads((whole / "run.json").read_text()) == before
 
 

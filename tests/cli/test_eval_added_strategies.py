@@ -127,3 +127,18 @@ def test_a_strategy_that_cannot_run_leaves_the_complete_run(
     assert "atlas" in capsys.readouterr().err
     assert contents(copy) == before
     assert json.loads(before["run.json"])["settings"]["strategy"] == "kernel_regression,base"
+
+
+def test_a_dry_run_counts_what_is_left_to_do(
+    files: Path, first: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = contents(first)
+    monkeypatch.setenv("COLUMNS", "120")
+    assert main(arguments(files, first, "--dry-run")) == 0
+    plan, _, table = capsys.readouterr().out.partition("Cost of 37 questions")
+    assert "recorded    base, kernel_regression: not computed again" in plan
+    assert "ngd" in table and "random_neighbors" in table and "kernel_regression" not in table
+    assert main(arguments(files, first, *FIRST, "--dry-run")) == 0
+    printed = capsys.readouterr().out
+    assert "to do       nothing: the run is complete" in printed and "FLOPs" not in printed
+    assert contents(first) == before

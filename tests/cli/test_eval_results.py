@@ -173,3 +173,52 @@ def test_bad_input_is_one_line(
     assert main(argv) == 2
     (error,) = capsys.readouterr().err.splitlines()
     assert error.startswith("r2t2: ") and cause in error
+
+
+def test_a_run_is_named_once(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["results", str(whole), str(whole / "batches" / "..")]) == 2
+    assert capsys.readouterr().err.endswith("batches/.. is named twice; name each run once\n")
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "cause"),
+    [
+        (("schema",), "2", "its schema is no number from 1 on"),
+        (("schema",), -1, "its schema is no number from 1 on"),
+        (("models", "toy on one.jsonl", "n"), -3, "'n' is -3; it must not be negative"),
+        (
+            ("models", "toy on one.jsonl", "strategies", "ngd", "accuracy"),
+            1.5,
+            "'strategies.ngd.accuracy' is 1.5; it must be from 0 to 1",
+        ),
+        (
+            ("models", "toy on one.jsonl", "strategies", "ngd", "wrong_to_right"),
+            31,
+            "'strategies.ngd.wrong_to_right' is 31; it must be from 0 to n",
+        ),
+    ],
+)
+def test_a_damaged_summary_is_named_without_its_content(
+    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], path: tuple[str, ...], value: object, cause: str
+) -> None:
+    shutil.copytree(whole, tmp_path / "run")
+    content = json.loads((whole / "summary.json").read_text())
+    *parents, name = path
+    part = content
+    for parent in parents:
+        part = part[parent]
+    part[name] = value
+    (tmp_path / "run" / "summary.json").write_text(json.dumps(content))
+    assert main(["results", str(tmp_path / "run")]) == 2
+    error = capsys.readouterr().err
+    assert cause in error and "(" not in error
+
+
+def test_a_file_that_is_not_json_is_named_once(whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(whole, tmp_path / "run")
+    for name in ("summary.json", "run.json"):
+        (tmp_path / "run" / name).write_text("{")
+        assert main(["results", str(tmp_path / "run")]) == 2
+        assert capsys.readouterr().err.count(name) == 1
+    assert main(["eval", "--config", str(tmp_path / "run" / "run.json"), "--out", str(tmp_path / "other")]) == 2
+    assert capsys.readouterr().err.count("run.json") == 1

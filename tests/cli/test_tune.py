@@ -101,7 +101,10 @@ def test_the_atlas_is_tuned_over_losses(
         (["--learning-rate", "-1"], "must not be negative"),
         (["--beams", "3"], "toy has no beam search: leave out --beams 3"),
         (["--max-new-tokens", "0"], "--max-new-tokens 0: it must be at least 1"),
-        (["--strategy", "atlas", "--atlas-k", "3"], "no loss atlas; build one with `r2t2 bank atlas`"),
+        (
+            ["--strategy", "atlas", "--atlas-k", "3"],
+            "comes with no loss atlas; build a bank and its atlas with `r2t2 bank build`",
+        ),
     ],
 )
 def test_errors_leave_no_folder(

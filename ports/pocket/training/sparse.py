@@ -26,10 +26,10 @@ from jaxtyping import Array, Float, UInt8
 
 from ports.common.qwen_vl.config import VisionConfig
 from ports.common.qwen_vl.model import QwenVL
-from ports.pocket.params import FOLDER
+from ports.pocket.params import FOLDER, SPARSE
 from ports.pocket.questions import FAMILIES, NAMERS, vocabulary
 from ports.pocket.scenes import VALUES, Scene, make_scene, render
-from ports.pocket.sparse import NAME, write_sparse
+from ports.pocket.sparse import write_sparse
 from ports.pocket.sparse_config import sparse_config
 from ports.pocket.tokenizer import Tokenizer
 from ports.pocket.training.optimize import StageFolder, TrainingStage, optimize
@@ -188,7 +188,7 @@ def main() -> None:
     """Train with the recipe of the command line and print the measurements."""
     recipe = tyro.cli(SparseRecipe, description=__doc__)
     print(json.dumps(train(recipe), indent=1))
-    print(f"weights written to {recipe.out}; the package reads {FOLDER / NAME}")
+    print(f"weights written to {recipe.out}; the package reads {FOLDER / SPARSE}")
 
 
 if __name__ == "__main__":

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from r2t2_jax.methods import BASE
 from r2t2_jax.reporting.formatting import join_names, percent
-from r2t2_jax.reporting.results import BASE, ModelResults
+from r2t2_jax.reporting.results import ModelResults
 from r2t2_jax.reporting.roles import BOUND, CONTROL, METHOD, role
 from r2t2_jax.reporting.style import BLACK, BLUE, GRAY, MARKERS, ORANGE, SERIES, FigureSpec, new_figure
 

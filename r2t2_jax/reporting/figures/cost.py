@@ -8,10 +8,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from r2t2_jax.costs.ladder import CostTable, MethodCost
+from r2t2_jax.methods import BASE
 from r2t2_jax.reporting.figures.accuracy import ROLE_MARKERS, role_legend
 from r2t2_jax.reporting.formatting import percent
-from r2t2_jax.reporting.results import BASE, ModelResults
-from r2t2_jax.reporting.roles import BOUND, role
+from r2t2_jax.reporting.results import ModelResults
+from r2t2_jax.reporting.roles import METHOD, role
 from r2t2_jax.reporting.style import BLACK, BLUE, GRAY, FigureSpec, new_figure
 
 if TYPE_CHECKING:
@@ -25,27 +26,32 @@ HEIGHT, NARROW_HEIGHT = 4.0, 4.4  # inches
 def cost_figure(results: ModelResults) -> FigureSpec:
     """One marker per strategy; labels that would overlap are moved apart."""
     strategies = results.summary["strategies"]
-    usable = {name: row for name, row in strategies.items() if role(name) != BOUND}
-    best = max(usable, key=lambda name: usable[name]["accuracy"])
+    methods = {name: row for name, row in strategies.items() if role(name) == METHOD and name != BASE}
+    best = max(methods, key=lambda name: methods[name]["accuracy"], default=BASE)
     base = strategies[BASE]
     text = (
         "Further right costs more; higher is better. An evaluation is one forward pass that "
         "depends on the routing. A value with its gradient counts two; the router's own pass and the final answer "
         "count one each. "
     )
-    if best != BASE:
-        text += (
-            f"The best strategy without a label, {best}, answers {percent(usable[best]['accuracy'])} % correctly with "
-            f"{_evaluations(usable[best])} evaluations per sample; the unmodified model {percent(base['accuracy'])} % "
-            f"with {_evaluations(base)}."
-        )
+    if best == BASE:
+        text += "The run has no re-routing method."
+    elif methods[best]["accuracy"] <= base["accuracy"]:
+        text += "No re-routing method is more accurate than the unmodified model, at any cost."
     else:
-        text += "No strategy without a label is more accurate than the unmodified model, at any cost."
+        text += (
+            f"The best re-routing method, {best}, answers {percent(methods[best]['accuracy'])} % correctly with "
+            f"{_evaluations(methods[best])} per sample; the unmodified model {percent(base['accuracy'])} % with "
+            f"{_evaluations(base)}."
+        )
     return FigureSpec(
         "cost",
         "Accuracy against evaluations",
         f"Accuracy against evaluations per sample on {results.name}: "
-        + "; ".join(f"{name} {percent(row['accuracy'])} % at {_evaluations(row)}" for name, row in strategies.items()),
+        + "; ".join(
+            f"{name} {percent(row['accuracy'])} % at {row['evaluations_per_sample']:g}"
+            for name, row in strategies.items()
+        ),
         text,
         lambda narrow: _draw(results, narrow),
         [
@@ -56,7 +62,8 @@ def cost_figure(results: ModelResults) -> FigureSpec:
 
 
 def _evaluations(row: Mapping[str, Any]) -> str:
-    return f"{row['evaluations_per_sample']:g}"
+    count = row["evaluations_per_sample"]
+    return "1 evaluation" if count == 1 else f"{count:g} evaluations"
 
 
 def _draw(results: ModelResults, narrow: bool) -> Figure:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from r2t2_jax.methods import BASE
 from r2t2_jax.reporting.formatting import join_names, signed
-from r2t2_jax.reporting.results import BASE, ModelResults
+from r2t2_jax.reporting.results import ModelResults
 from r2t2_jax.reporting.style import BLUE, GRAY, GREEN, ORANGE, VERMILLION, FigureSpec, new_figure
 
 if TYPE_CHECKING:

@@ -11,8 +11,9 @@ import numpy as np
 from jaxtyping import Float
 
 from r2t2_jax.evaluation.statistics import compare
+from r2t2_jax.methods import BASE
 from r2t2_jax.reporting.formatting import decimal, percent, signed, signed_interval
-from r2t2_jax.reporting.results import BASE, ModelResults
+from r2t2_jax.reporting.results import ModelResults
 from r2t2_jax.reporting.style import BLUE, GRAY, FigureSpec, new_figure
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from r2t2_jax.errors import R2T2Error
+from r2t2_jax.methods import BASE
 from r2t2_jax.reproduction.paper import COLUMN_OF, paper_numbers, paper_rows
-from r2t2_jax.reproduction.spec import BASE
 from r2t2_jax.reproduction.table_data import TableData, TargetRows
 
 PERCENT = 100

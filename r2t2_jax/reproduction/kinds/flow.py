@@ -11,9 +11,9 @@ import numpy as np
 from jaxtyping import Bool
 
 from r2t2_jax.evaluation.statistics import wilson_interval
+from r2t2_jax.methods import BASE
 from r2t2_jax.reporting.examples import OUTCOMES
 from r2t2_jax.reproduction.paper import paper_numbers
-from r2t2_jax.reproduction.spec import BASE
 from r2t2_jax.reproduction.table_data import TableData
 
 ROW = "ngd"

@@ -13,9 +13,9 @@ import numpy as np
 
 from r2t2_jax.analysis.loss_landscape import rank_correlation
 from r2t2_jax.evaluation.statistics import compare, mean_interval
+from r2t2_jax.methods import BASE
 from r2t2_jax.reporting.formatting import signed, signed_interval
 from r2t2_jax.reporting.roles import BOUND, role
-from r2t2_jax.reproduction.spec import BASE
 from r2t2_jax.reproduction.table_data import TableData
 
 ROW = "ngd"

@@ -1,11 +1,13 @@
 """Questions: an independent parser of the English text answers them from the scene, with one referent each."""
 
+import dataclasses
 import re
 from collections import Counter, defaultdict
 
 import numpy as np
 import pytest
 
+from ports.pocket import dataset, scenes
 from ports.pocket.questions import (
     ASK,
     FAMILIES,
@@ -17,6 +19,7 @@ from ports.pocket.questions import (
     write_question,
 )
 from ports.pocket.scenes import SPLITS, VALUES, make_scene
+from r2t2_jax.errors import R2T2Error
 
 STAGES = ("gate", "reference", "validation", "test")
 
@@ -134,3 +137,25 @@ def test_questions_use_known_words_and_are_short(split):
 def test_nouns_read_as_english():
     assert _noun("glyph", 0) == "object marked a"
     assert _plural("shape", 4) == "crosses"
+
+
+def test_images_are_rendered_when_they_are_read(monkeypatch):
+    drawn = []
+
+    def render(scene):
+        drawn.append(scene)
+        return scenes.render(scene)
+
+    monkeypatch.setattr(dataset, "render", render)
+    first, second = dataset.load("test", 2, 0)
+    assert drawn == []
+    assert first.image is first.image
+    assert drawn == [first.scene]
+    other = dataclasses.replace(second, id="other", image=first.image)
+    assert (other.id, other.image is first.image, len(drawn)) == ("other", True, 1)
+
+
+def test_a_limit_that_would_take_hours_to_draw_is_refused_at_once():
+    with pytest.raises(R2T2Error, match="draws at most 100,000 questions, not 9,999,999; choose a smaller number"):
+        dataset.load("test", 9_999_999, 0)
+    assert len(dataset.load("scene", 100_000, 0)) < 1_000

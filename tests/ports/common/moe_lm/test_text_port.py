@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import ml_dtypes
 import numpy as np
 import pytest
@@ -12,7 +13,9 @@ from ports.olmoe import port as olmoe
 from ports.qwen3_moe import port as qwen3_moe
 from r2t2_jax.contract import Sample
 from r2t2_jax.errors import R2T2Error
+from r2t2_jax.evaluation.dry_run import EvaluationPrediction
 from r2t2_jax.method.forward import encode_batch, generate_tokens
+from r2t2_jax.methods import method_of
 from r2t2_jax.routing import Routing
 from tests.goldens import HERE
 from tests.ports.common.qwen_vl.source import write_fp8
@@ -49,7 +52,16 @@ def test_a_text_model_answers_from_a_checkpoint(tmp_path, family):
         str(write_source(tmp_path / "source", family)), tmp_path / "model", progress=False
     )
     assert written["unknown_fields"] == {}
-    port = module.load(f"{tmp_path / 'model'},layers=1,2,core_experts=4,prompt_bucket=80")
+    variant = f"{tmp_path / 'model'},layers=1,2,core_experts=4,prompt_bucket=80"
+    port, planned = module.load(variant), module.load(variant, weights=False)
+    assert planned.fingerprint == port.fingerprint
+    for shape, weight in zip(*map(jax.tree.leaves, (planned.params, port.params)), strict=True):
+        assert isinstance(shape, jax.ShapeDtypeStruct) and (shape.shape, shape.dtype) == (weight.shape, weight.dtype)
+    sample, strategies = Sample("a", None, "Why?", ("Yes",)), {"ngd": method_of("ngd"), "base": method_of("base")}
+    costs = [
+        EvaluationPrediction(each, strategies, 0, True, sample).predict(4, 1, False, False) for each in (planned, port)
+    ]
+    assert costs[0].costs == costs[1].costs and costs[0].memory == costs[1].memory
     with pytest.raises(R2T2Error, match="answer_bucket=0 is no number of tokens"):
         module.load(f"{tmp_path / 'model'},answer_bucket=0")
     assert port.model.scope.layers == (1, 2)
