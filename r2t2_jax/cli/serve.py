@@ -20,13 +20,13 @@ class Serve:
     model: str
     """The model: a port such as pocket:narrow, or module:attribute of your own."""
     bank: Path | None = None
-    """Bank directory. By default the references registered with the model are collected once and kept in the cache."""
+    """Bank directory. Default: the references registered with the model are collected once and kept in the cache."""
     strategy: str = "ngd"
     """Strategy of requests that name none; base for the router's own weights."""
     preset: str | None = None
-    """Settings of the strategy: a name, or a file from r2t2 tune. By default the model's own, else the paper's."""
+    """Settings of the strategy: a name, or a file from r2t2 tune. Default: the model's own, else the paper's."""
     embedder: str = ""
-    """Embedder of the questions; must be the bank's (minilm:DIR, hashed_words). By default the model's own."""
+    """Embedder of the questions; must be the bank's (minilm:DIR, hashed_words). Default: the model's own."""
     host: str = "127.0.0.1"
     """Address to listen on; any other than this machine's own needs --api-key-file or --no-auth."""
     port: int = 8000
@@ -46,11 +46,11 @@ class Serve:
     beams: int = 1
     """Beams of the search for an answer, for models that have one; 1 is greedy, and needed for sampling."""
     max_new_tokens: int | None = None
-    """Longest answer in tokens. By default the model's."""
+    """Longest answer in tokens. Default: the model's."""
     model_name: str = ""
-    """Name of the model for clients. By default the port's."""
+    """Name of the model for clients. Default: the port's."""
     allow_image_host: tuple[str, ...] = ()
-    """Hosts, HOST or HOST:PORT, from which image addresses are fetched; by default data URLs only are read."""
+    """Hosts, HOST or HOST:PORT, from which image addresses are fetched. Default: only data URLs are read."""
     page: bool = True
     """Serve the page at /, if Gradio is installed."""
 
