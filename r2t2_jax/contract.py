@@ -446,6 +446,7 @@ class CostVariant:
 class Query:
     """One test sample. Only the oracle reads `answer`, the label, and only `task_routing` reads `task_routing`.
 
+    `permuted_answer` is the label of another question, which only `oracle_permuted` reads.
     `finetuned_routing` are the weights of a gate fine-tuned on the references, which only `gate_finetuned` reads.
     `views` are features of the same question on augmented images [V ...], `shuffled` those on an image with shuffled
     patches; `Strategy.augmentations` names those that a strategy reads.
@@ -459,6 +460,7 @@ class Query:
     finetuned_routing: Float[Array, "L E"] | None = None
     views: Features | None = None
     shuffled: Features | None = None
+    permuted_answer: Answer | None = None
 
 
 @jax.tree_util.register_dataclass

@@ -173,8 +173,8 @@ def toy_queries(count: int = 5, seed: int = 2, params: Any = None) -> tuple[Quer
     routing = own_routing(toy_params() if params is None else params, features)
     task = np.repeat(np.asarray(MODEL.spec.one_hot_experts(["a", "c"]))[None], count, axis=0)
     views, shuffled = toy_views(rng, features)
-    live = np.ones((count, L, E), bool)
-    query = Query(features, routing, live, toy_answers(rng, count), task, task, views, shuffled)
+    live, other = np.ones((count, L, E), bool), toy_answers(np.random.default_rng(seed + 1), count)
+    query = Query(features, routing, live, toy_answers(rng, count), task, task, views, shuffled, other)
     return jax.tree.map(jnp.asarray, query), unit_vectors(rng, count)
 
 

@@ -2,7 +2,9 @@
 
 Model, processor and settings are those of the multimodal Qwen ports (`ports/common/qwen_vl`); the words are the pocket
 model's, and so is the embedder of questions. `weights/sparse/` holds `model.json` (config, sha256 and fingerprint of
-the weights, recipe and measurements of the training) and `weights.npz`, bfloat16 as 16-bit integers.
+the weights, recipe and measurements of the training), `weights.npz`, bfloat16 as 16-bit integers, and `presets.json`,
+the settings tuned on validation questions (`python -m benchmarks.sparse`). `weights/atlas-sparse/` is the loss atlas of
+the default settings.
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ from ports.pocket.tokenizer import BEGIN, END, SPECIAL, UNKNOWN, Tokenizer
 from r2t2_jax.contract import Embedder, ModelShapes, Port, Sample
 from r2t2_jax.errors import R2T2Error
 
-WEIGHTS = FOLDER / SPARSE
+WEIGHTS, ATLAS = FOLDER / SPARSE, FOLDER / "atlas-sparse"
 BUCKETS = {"prompt_bucket": "32", "answer_bucket": "3"}  # the longest prompt and answer of the pocket world
 PATCHES = 64  # of a scene
 IMAGE_WORD, ANSWER_WORD = "<image>", SPECIAL[BEGIN]
@@ -130,7 +132,8 @@ def read_sparse(folder: Path = WEIGHTS) -> SparseWeights:
         with np.load(io.BytesIO(packed), allow_pickle=False) as file:
             arrays = {name: jnp.asarray(file[name].view(jnp.bfloat16)) for name in file.files}
         config = config_from_json(QwenVLConfig, described["config"])
-        return SparseWeights(config, arrays, digest[:8], described.get("presets", {}))
+        presets = folder / "presets.json"
+        return SparseWeights(config, arrays, digest[:8], read_object(presets) if presets.exists() else {})
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise R2T2Error(f"weights of pocket:sparse in {folder} cannot be read ({error}); {_REBUILD}") from error
 
@@ -181,6 +184,7 @@ def load_sparse(variant: str, embedder: Embedder) -> Port:
         max_new_tokens=int(BUCKETS["answer_bucket"]),
         presets=weights.presets,
         gate="decoder/layers/gate",
+        atlas=ATLAS if ATLAS.exists() and set(settings) <= set(BUCKETS) else None,
     )
 
 

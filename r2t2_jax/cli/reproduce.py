@@ -34,7 +34,8 @@ class Reproduce:
     """
 
     table: tyro.conf.Positional[str]
-    """table2, table4 to table13, figure1, figure2, figure4 to figure14, table3, sensitivity tables, rivals, or all."""
+    """table2, table4 to table13, figure1, figure2, figure4 to figure14, table3, sensitivity tables, rivals, or all;
+    c3po, or one of its tables (for models with routing per token)."""
     model: str
     """Model: pocket (both of its gates), another port, or a model directory."""
     out: Path
@@ -99,7 +100,10 @@ class Reproduce:
         tables = choose_tables(self.table)
         samples = self.limit or max(table.samples for table in tables)
         model = local_model(self.model, self.cluster.model_uri)
-        targets = open_targets(model, self.data, samples, self.seed, self.embedder, self.beams, self.max_new_tokens)
+        variants = list(dict.fromkeys(variant for table in tables for variant in table.variants))
+        targets = open_targets(
+            model, self.data, samples, self.seed, self.embedder, self.beams, self.max_new_tokens, variants
+        )
         plans = [plan_target(target, tables, self.limit, self.embedders) for target in targets]
         bank = None if self.bank is None else ReferenceBank.open(self.bank)
         for target, plan in zip(targets, plans, strict=True):

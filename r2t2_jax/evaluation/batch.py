@@ -27,6 +27,7 @@ from r2t2_jax.evaluation.encode import EncodedQuestions
 from r2t2_jax.evaluation.records import BatchResult
 from r2t2_jax.evaluation.references import BatchNeighbors
 from r2t2_jax.method.forward import generate_at_path, generate_batch, losses_at_path
+from r2t2_jax.method.needs import Need
 from r2t2_jax.method.rerouting import reroute_batch
 from r2t2_jax.method.strategies import Strategy
 from r2t2_jax.methods import Method
@@ -50,6 +51,7 @@ class PreparedBatch:
         dataset_indices: positions of the samples in their test set.
         seed: of all random draws.
         vmap_size: samples that the device computes together.
+        permuted_labels: the label of another question for each sample, if a strategy reads them.
     """
 
     port: Port
@@ -61,6 +63,7 @@ class PreparedBatch:
     dataset_indices: Int[np.ndarray, "B"]
     seed: int
     vmap_size: int = 1
+    permuted_labels: Sequence[str] = ()
 
     def __len__(self) -> int:
         return len(self.questions.samples)
@@ -166,10 +169,14 @@ class PreparedBatch:
             seconds: time per sample.
 
         Returns:
-            Predictions, scores, neighbors and paths of the n samples that `outputs` covers; a score is in [0, 1].
+            Predictions, scores, neighbors and paths of the n samples that `outputs` covers; a score is in [0, 1]. A
+            strategy that reads permuted labels is scored by them.
         """
         decode, n = self.port.processor.decode, len(outputs["weights"])
-        samples, rows = self.questions.samples[start : start + n], np.arange(start, start + n)
+        samples, rows = list(self.questions.samples[start : start + n]), np.arange(start, start + n)
+        if reads_permuted_labels(self.strategies[name]):
+            labels = self.permuted_labels[start : start + n]
+            samples = [replace(sample, answers=(label,)) for sample, label in zip(samples, labels, strict=True)]
         predictions = list(outputs["texts"]) if "texts" in outputs else decode(outputs["tokens"])
         steps = [decode(tokens) for tokens in outputs.get("step_tokens", ())] or [[] for _ in samples]
         return BatchResult(
@@ -193,6 +200,11 @@ class PreparedBatch:
 
     def _score(self, prediction: str, sample: Sample) -> float:
         return float("nan") if self.metric is None else self.metric(prediction, sample)
+
+
+def reads_permuted_labels(strategy: Method) -> bool:
+    """Whether a strategy reads the labels of other questions, which are then its right answers."""
+    return isinstance(strategy, Strategy) and Need.PERMUTED_ANSWERS in strategy.needs
 
 
 def evaluate_batch(

@@ -21,11 +21,11 @@ from r2t2_jax.bank import ReferenceBank
 from r2t2_jax.bank.atlas import Atlas
 from r2t2_jax.contract import Params, Port
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.evaluation.batch import PreparedBatch, evaluate_batch
+from r2t2_jax.evaluation.batch import PreparedBatch, evaluate_batch, reads_permuted_labels
 from r2t2_jax.evaluation.encode import BATCH, EncodedQuestions
 from r2t2_jax.evaluation.feature_cache import on_port
 from r2t2_jax.evaluation.records import BatchResult
-from r2t2_jax.evaluation.references import BatchNeighbors, RetrievalIndex, build_retrieval_index
+from r2t2_jax.evaluation.references import BatchNeighbors, RetrievalIndex, build_retrieval_index, permuted_labels
 from r2t2_jax.method.needs import REFERENCE_NEEDS, Need
 from r2t2_jax.method.rerouting import canonicalize
 from r2t2_jax.method.strategies import Strategy, for_points
@@ -139,6 +139,11 @@ class Evaluator:
         if self.finetuned_params is not None:
             finetuned = route_by(self.finetuned_params, queries.features, model=self.port.model)
             queries = replace(queries, finetuned_routing=jnp.asarray(finetuned))
+        labels: list[str] = []
+        if self.index is not None and any(reads_permuted_labels(each) for each in self.strategies.values()):
+            labels = permuted_labels(self.index.bank.records, questions.samples, dataset_indices, self.seed)
+            answers = self.port.processor.answer_ids(labels)
+            queries = replace(queries, permuted_answer=jax.tree.map(np.asarray, answers))
         return PreparedBatch(
             port=self.port,
             questions=questions,
@@ -149,6 +154,7 @@ class Evaluator:
             dataset_indices=dataset_indices,
             seed=self.seed,
             vmap_size=self.vmap_size,
+            permuted_labels=labels,
         )
 
 

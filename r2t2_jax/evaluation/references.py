@@ -127,6 +127,28 @@ class BatchNeighbors:
         return np.zeros((len(rows), 0), np.float32) if neighbors is None else np.asarray(neighbors.dots)[rows]
 
 
+def permuted_labels(
+    records: Sequence[Mapping[str, Any]], samples: Sequence[Sample], dataset_indices: Int[np.ndarray, "B"], seed: int
+) -> list[str]:
+    """For each sample the label of a reference of its family, or of any reference if the bank has none of the family.
+
+    Args:
+        records: of all references.
+        samples: the B test samples; `category` is the family.
+        dataset_indices: positions of the samples in their test set; a draw depends on its position and the seed only.
+        seed: of the draws.
+    """
+    answers: dict[str, list[str]] = {}
+    for record in records:
+        answers.setdefault(str(record.get("category") or ""), []).append(str(record["answer"]))
+    everything = [answer for group in answers.values() for answer in group]
+    labels = []
+    for sample, number in zip(samples, dataset_indices.tolist(), strict=True):
+        group = answers.get(sample.category, everything)
+        labels.append(group[int(np.random.default_rng((seed, number)).integers(len(group)))])
+    return labels
+
+
 @dataclass(frozen=True)
 class RetrievalIndex:
     """A bank ready for retrieval: its indices, and the networks that are fitted on its rows.

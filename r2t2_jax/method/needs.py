@@ -19,6 +19,7 @@ class Need(enum.Enum):
     VIEWS = "views"
     SHUFFLED = "shuffled"
     ANSWERS = "answers"
+    PERMUTED_ANSWERS = "permuted_answers"
     TASK_ROUTING = "task_routing"
     FINETUNED_ROUTING = "finetuned_routing"
     ATLAS = "atlas"
@@ -29,7 +30,9 @@ class Need(enum.Enum):
 
 NOTHING: frozenset[Need] = frozenset()
 MODEL_NEEDS = frozenset({Need.GATE, Need.TOKEN_LOGPROBS, Need.GENERATE})  # methods of the model
-REFERENCE_NEEDS = frozenset({Need.NEIGHBORS, Need.ATLAS, Need.BANK_ROUTING, Need.FINETUNED_ROUTING})  # a bank's
+REFERENCE_NEEDS = frozenset(  # a bank's
+    {Need.NEIGHBORS, Need.ATLAS, Need.BANK_ROUTING, Need.FINETUNED_ROUTING, Need.PERMUTED_ANSWERS}
+)
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,11 @@ REQUIREMENTS: dict[Need, Requirement] = {
     Need.ANSWERS: Requirement(
         lambda model, queries, references: queries.answer is not None,
         "reads the test samples' answers and the queries have none; give answers, or leave it out",
+    ),
+    Need.PERMUTED_ANSWERS: Requirement(
+        lambda model, queries, references: queries.permuted_answer is not None,
+        "reads labels of other questions, which an evaluation draws from the references of the question's family; "
+        "evaluate it with a bank",
     ),
     Need.TASK_ROUTING: Requirement(
         lambda model, queries, references: queries.task_routing is not None,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import ClassVar, Literal, cast
 
@@ -143,3 +143,14 @@ class Oracle(Objective):
 
     def forwards(self, references: References | None) -> int:
         return 1
+
+
+@register_pytree_dataclass
+@dataclass(frozen=True)
+class PermutedOracle(Oracle):
+    """L(r) = l(f(x, r), y') with the label y' of another question: the oracle's control for fitting of labels."""
+
+    needs = frozenset({Need.PERMUTED_ANSWERS})
+
+    def prepare(self, model: RoutedLoss, params: Params, query: Query, references: References | None) -> Loss:
+        return super().prepare(model, params, replace(query, answer=query.permuted_answer), references)

@@ -14,7 +14,14 @@ from typing import Literal
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.method.kernels import Gaussian, Kernel, Linear, Matern, Polynomial
 from r2t2_jax.method.needs import Need
-from r2t2_jax.method.objectives import Augmentations, Neighborhood, Objective, Oracle, SelfConfidence
+from r2t2_jax.method.objectives import (
+    Augmentations,
+    Neighborhood,
+    Objective,
+    Oracle,
+    PermutedOracle,
+    SelfConfidence,
+)
 from r2t2_jax.method.presets import (
     AtlasSettings,
     AtlasTaylorSettings,
@@ -263,6 +270,16 @@ def oracle(descent: DescentSettings, space: UpdateSpace) -> Strategy:
     return Strategy("oracle", objective=Oracle(), search=descent_of(descent), space=space)
 
 
+def oracle_permuted(descent: DescentSettings, space: UpdateSpace) -> Strategy:
+    """Permuted labels: as oracle, with the label of another question, which also counts as the right answer."""
+    return Strategy("oracle_permuted", objective=PermutedOracle(), search=descent_of(descent), space=space)
+
+
+def base_permuted() -> Strategy:
+    """Permuted labels: the unmodified model, scored by the labels of oracle_permuted."""
+    return Strategy("base_permuted", objective=PermutedOracle())
+
+
 PAPER_STRATEGIES: dict[str, StrategyFactory] = {
     "base": base,
     "router_mean": router_mean,
@@ -276,6 +293,8 @@ PAPER_STRATEGIES: dict[str, StrategyFactory] = {
     "ngd": ngd,
     "best_of_n": best_of_n,
     "oracle": oracle,
+    "oracle_permuted": oracle_permuted,
+    "base_permuted": base_permuted,
     "gate_finetuned": gate_finetuned,
 }
 

@@ -15,7 +15,12 @@ ROLES = {
     CONTROL: "controls, which need no good neighbors",
     BOUND: "reference points that use information unavailable at test time",
 }
-PREFIXES = {"Control: ": CONTROL, "Practical ceiling: ": BOUND, "Label-searched: ": BOUND}
+PREFIXES = {
+    "Control: ": CONTROL,
+    "Practical ceiling: ": BOUND,
+    "Label-searched: ": BOUND,
+    "Permuted labels: ": BOUND,
+}
 PAPER_SUFFIX = "_paper"  # of a strategy with the paper's settings, in a run with settings of its own
 
 
@@ -37,7 +42,7 @@ def description(strategy: str) -> str | None:
 
 
 def tag(strategy: str) -> str:
-    """`label-searched` for `oracle`, `practical ceiling` for `task_routing`; empty for methods and controls."""
+    """`label-searched` for `oracle`, `practical ceiling`, `permuted labels`; empty for methods and controls."""
     prefix = next((prefix for prefix in PREFIXES if _first_line(strategy).startswith(prefix)), "")
     return prefix.removesuffix(": ").lower() if PREFIXES.get(prefix) == BOUND else ""
 

@@ -12,7 +12,7 @@ from r2t2_jax.reporting.tables import csv_table, markdown_table
 from r2t2_jax.runs.atomic_io import atomic_write, publish_json
 from r2t2_jax.runtime.typed_json import read_json
 
-SETTINGS = {"own": "the model's own settings", "paper": "the paper's settings"}
+SETTINGS = {"own": "the model's own settings", "paper": "the paper's settings", "c3po": "C3PO's settings"}
 VERDICTS = {
     "holds": "the paper's ordering holds",
     "partly": "the paper's ordering holds in part",

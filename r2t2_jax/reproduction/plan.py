@@ -24,11 +24,11 @@ from r2t2_jax.evaluation.evaluator import order_by_program
 from r2t2_jax.evaluation.question_sets import limits_by_set, with_longest_answer
 from r2t2_jax.evaluation.setup import metric_for, with_decoding, with_embedder
 from r2t2_jax.method.presets import PAPER as PAPER_PRESET
-from r2t2_jax.method.presets import Preset
+from r2t2_jax.method.presets import PRESETS, Preset
 from r2t2_jax.methods import BASE, Method, find_preset, method_of, own_preset
 from r2t2_jax.metrics import Metric
 from r2t2_jax.plugins import load, registered
-from r2t2_jax.reproduction.spec import OWN, PAPER, Condition, RowSpec, Table
+from r2t2_jax.reproduction.spec import C3PO, OWN, PAPER, Condition, RowSpec, Table
 from r2t2_jax.retrieval.hashed_bag_of_words import question_embedder
 from r2t2_jax.runs.plan import Part
 
@@ -48,6 +48,7 @@ class EvalTarget:
         data: name of the dataset.
         samples: the test samples.
         metric: scores an answer.
+        variant: the settings of the port that a table adds to the model's name.
     """
 
     name: str
@@ -56,6 +57,7 @@ class EvalTarget:
     data: str
     samples: tuple[Sample, ...]
     metric: Metric
+    variant: str = ""
 
 
 @dataclass(frozen=True)
@@ -177,8 +179,9 @@ def open_targets(
     embedder: str = "",
     beams: int = 1,
     max_new_tokens: str = "",
+    variants: Sequence[str] = ("",),
 ) -> list[EvalTarget]:
-    """Every model that a name refers to, on every dataset.
+    """Every model that a name refers to, in every variant, on every dataset.
 
     Args:
         model: as `plugins.load` takes it; `pocket` refers to both of its gates.
@@ -188,14 +191,16 @@ def open_targets(
         embedder: embedder of the questions; empty for the model's own.
         beams: of the decoding; 1 is greedy.
         max_new_tokens: longest answer, also by dataset; empty for the port's number for each dataset.
+        variants: settings of the port that are added to the model's name (`Table.variants`). They do not change the
+            parameters, so all variants share those of the first.
 
     Raises:
-        R2T2Error: unknown model or dataset, no dataset is registered for the model, or as `with_decoding` and
+        R2T2Error: unknown model, variant or dataset, no dataset is registered for the model, or as `with_decoding` and
             `limits_by_set`.
     """
     limits_by_set(max_new_tokens, list(data) or [model.partition(":")[0]])  # before a model is loaded
-    names = model_names(model)
-    loaded = [with_decoding(load(name), beams) for name in names]
+    names = {",".join(filter(None, (name, variant))): variant for name in model_names(model) for variant in variants}
+    loaded = [with_decoding(port, beams) for port in _load_variants(model_names(model), variants)]
     ports = dict(zip(names, with_embedder(loaded, embedder), strict=True))
     datasets = list(data) or [_own_dataset(next(iter(ports.values())))]
     limits = limits_by_set(max_new_tokens, datasets)
@@ -205,8 +210,19 @@ def open_targets(
         for name in samples:
             title = port.name if len(datasets) == 1 else title_of(port.name, name)
             answering = with_longest_answer(port, name, limits[name])
-            targets.append(EvalTarget(title, model_name, answering, name, samples[name], metric_for(name, "")))
+            metric, variant = metric_for(name, ""), names[model_name]
+            targets.append(EvalTarget(title, model_name, answering, name, samples[name], metric, variant))
     return targets
+
+
+def _load_variants(models: Sequence[str], variants: Sequence[str]) -> list[Port]:
+    """The variants of each model, which share the parameters of the first."""
+    ports = []
+    for model in models:
+        first = load(",".join(filter(None, (model, variants[0]))))
+        ports.append(first)
+        ports += [dataclasses.replace(load(f"{model},{each}"), params=first.params) for each in variants[1:]]
+    return ports
 
 
 def dataset_source(name: str, n: int | None, seed: int) -> dict[str, Any]:
@@ -232,6 +248,7 @@ def plan_target(
         samples: number of questions of the test set; by default each table's own. It is limited by the test set.
         embedders: folder of the model directories of embedders, by their names.
     """
+    tables = [table for table in tables if target.variant in table.variants]
     return plan_rows(target.name, presets_of(target.port), len(target.samples), tables, samples, embedders)
 
 
@@ -247,10 +264,11 @@ def plan_rows(
 
     Args:
         target: its name.
-        presets: presets by setting, `own` and `paper`.
+        presets: the model's presets by setting, `own` and `paper`.
         available: number of questions of its test set.
         tables, samples, embedders: as for `plan_target`.
     """
+    by_setting = {**presets, C3PO: PRESETS[C3PO]}
     known: dict[tuple[str, Condition], Measurement] = {}
     rows: dict[tuple[str, str], list[PlannedRow]] = {}
 
@@ -261,7 +279,8 @@ def plan_rows(
         reason = embedder_error(embedder)
         if reason:
             return PlannedRow(spec, not_run=reason)
-        method = method_of(spec.strategy, presets[setting].with_settings(spec.preset))
+        settings = spec.settings if spec.settings in by_setting else setting
+        method = method_of(spec.strategy, by_setting[settings].with_settings(spec.preset))
         measurement = Measurement(
             label=_label(table, setting, spec, list(presets)),
             method=method,
@@ -269,7 +288,7 @@ def plan_rows(
             samples=min(samples or table.samples, available),
             detailed=table.detailed,
             answer_steps=spec.name in table.answer_steps,
-            optional=table.rivals,
+            optional=table.optional,
         )
         key = repr(method), spec.condition
         known[key] = known[key].merge(measurement) if key in known else measurement
@@ -277,7 +296,7 @@ def plan_rows(
 
     ordered = sorted(tables, key=lambda table: not table.detailed)  # detailed rows are labeled by strategy names
     for table in ordered:
-        for setting in _settings(table, presets):
+        for setting in _settings(table, by_setting):
             rows[table.name, setting] = [plan_row(table, setting, spec) for spec in (table.base_row, *table.rows)]
     return TargetPlan(target, {measurement.label: measurement for measurement in known.values()}, rows)
 

@@ -40,9 +40,10 @@ def table_result(
     for name in dict.fromkeys(target.port.name for target in targets):
         members = [pair for pair in zip(targets, plans, strict=True) if pair[0].port.name == name]
         settings = [setting for key, setting in members[0][1].rows if key == table.name]
-        models[name] = {
-            setting: part_result(gather_table(table, setting, members, rows, samples)) for setting in settings
-        }
+        if settings:  # else the table has no rows for this variant of the model
+            models[name] = {
+                setting: part_result(gather_table(table, setting, members, rows, samples)) for setting in settings
+            }
     return {
         "table": table.name,
         "shows": list(table.shows),

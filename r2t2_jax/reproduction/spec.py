@@ -3,11 +3,14 @@
 A file has the fields
 
     shows         the paper's tables or figures that it reproduces: ["table6", "table11"]; empty for sensitivity tables
+    group         name that chooses all tables of another method, such as "c3po"; `all` leaves these tables out
     title         title of the table
     question      the question that the table answers
     kind          key of `kinds.KINDS`, which adds columns, tables and notes
     samples       number of questions of each test set, unless `--limit` is passed
-    settings      settings under which the rows are run: "own" (the model's own preset) and "paper"
+    settings      settings under which the rows are run: "own" (the model's own preset), "paper" or "c3po"
+    variants      settings of the port, each of which makes a model of its own: ["", "scope=image"]; default [""]
+    optional      a row whose needs the model does not meet is reported as not run
     paper         the paper's table that has numbers for the rows
     base          the row of the paper's Table 2 for the untouched model, if it is part of the ordering
     common        preset changes of all rows
@@ -38,14 +41,18 @@ from r2t2_jax.rivals.table import BASELINES, RIVALS
 
 ALL = "all"
 TABLE_OF_METHODS = "table2"  # of the paper; it has the numbers of the untouched models
-OWN, PAPER = "own", "paper"
+OWN, PAPER, C3PO = "own", "paper", "c3po"
+SETTINGS = (OWN, PAPER, C3PO)
 FIELDS = (
     "shows",
+    "group",
     "title",
     "question",
     "kind",
     "samples",
     "settings",
+    "variants",
+    "optional",
     "paper",
     "base",
     "common",
@@ -98,13 +105,16 @@ class RowSpec:
     Args:
         name: name of the row.
         strategy: name of the strategy.
-        preset: changes of the settings under which the table is run.
+        settings: settings that replace those of the table: own, paper or c3po; empty for the table's. A model without
+            settings of its own runs a row under `own` under the table's.
+        preset: changes of the settings.
         condition: what the strategy works with.
         paper: name of the paper's row with the same settings; empty if there is none.
     """
 
     name: str
     strategy: str = "ngd"
+    settings: str = ""
     preset: Mapping[str, Any] = field(default_factory=dict)
     condition: Condition = field(default_factory=Condition)
     paper: str = ""
@@ -127,6 +137,9 @@ class Table:
     rivals: bool
     detailed: bool
     answer_steps: tuple[str, ...]
+    group: str = ""
+    variants: tuple[str, ...] = ("",)
+    optional: bool = False
 
     @property
     def paper_rows(self) -> Mapping[str, Mapping[str, float]]:
@@ -158,17 +171,19 @@ def load_tables() -> dict[str, Table]:
 
 
 def choose_tables(name: str) -> list[Table]:
-    """The tables with this name or the paper's: `table11` is a part of `table6`; `all` returns all of them.
+    """The tables with this name, the paper's or that of a group: `table11` is a part of `table6`.
+
+    `all` returns every table that is in no group.
 
     Raises:
         R2T2Error: there is no such table.
     """
     known = load_tables()
     if name == ALL:
-        return list(known.values())
-    tables = [table for table in known.values() if name == table.name or name in table.shows]
+        return [table for table in known.values() if not table.group]
+    tables = [table for table in known.values() if name in (table.name, *table.shows, table.group)]
     if not tables:
-        names = {label for table in known.values() for label in (table.name, *table.shows)}
+        names = {label for table in known.values() for label in (table.name, *table.shows, table.group) if label}
         raise R2T2Error(f"unknown table {name!r}; choose one of {', '.join(sorted(names, key=_natural))}, or {ALL}")
     return tables
 
@@ -201,7 +216,13 @@ def parse_table(name: str, content: Mapping[str, Any]) -> Table:
         rivals=content.get("rivals", False),
         detailed=content.get("detailed", False),
         answer_steps=tuple(content.get("answer_steps", ())),
+        group=content.get("group", ""),
+        variants=tuple(content.get("variants", ("",))),
+        optional=content.get("optional", content.get("rivals", False)),
     )
+    unknown = sorted({*table.settings, *(row.settings for row in table.rows if row.settings)} - set(SETTINGS))
+    if unknown:
+        raise R2T2Error(f"table {name} has unknown settings {unknown}; known are {', '.join(SETTINGS)}")
     for row in table.rows:
         preset_of(row.preset, f"table {name}")  # reports unknown settings when the file is read
         if row.paper and row.paper not in table.paper_rows:
@@ -235,6 +256,8 @@ def _grid(values: Mapping[str, list[Any]]) -> dict[str, dict[str, Any]]:
 
 
 def _order(table: Table) -> tuple[int, int, str]:
+    if table.group:
+        return 3, 0, table.name
     number = "".join(letter for letter in table.name if letter.isdigit())
     return ("table", "figure").index(table.name.rstrip("0123456789")) if number else 2, int(number or 0), table.name
 

@@ -170,6 +170,31 @@ def test_without_a_metric_scores_are_nan_and_without_a_bank_there_are_no_neighbo
             Evaluator.create(port, None, {method.name: method}, METRIC)
 
 
+def test_permuted_labels_are_those_of_references_of_the_family(port, bank, evaluated) -> None:
+    questions, results = evaluated
+    names = ("base_permuted", "oracle_permuted", "oracle")
+    strategies = {name: strategy(name, find_preset("toy", port.presets)) for name in names}
+    batch = Evaluator.create(port, bank, strategies, METRIC).prepare_batch(questions)
+    base, permuted, oracle = evaluate_batch(batch)
+    labels = {}
+    for record in bank.records:
+        labels.setdefault(record["category"], set()).add(record["answer"])
+    for sample, own in zip(base.samples, questions.samples, strict=True):
+        assert sample.answers[0] in labels[sample.category]
+        assert dataclasses.replace(sample, answers=own.answers) == own
+    assert base.predictions == results["base"].predictions
+    targets = [sample.answers[0] for sample in permuted.samples]
+    assert targets == [sample.answers[0] for sample in base.samples]
+    assert targets != [sample.answers[0] for sample in questions.samples] == [s.answers[0] for s in oracle.samples]
+    np.testing.assert_array_equal(base.scores, [a == b for a, b in zip(base.predictions, targets, strict=True)])
+    assert permuted.scores.sum() > base.scores.sum()  # the descent fits labels that are not the question's
+    (part,) = evaluate_batch(batch, ["oracle_permuted"], start=3, stop=10)
+    assert part.predictions == permuted.predictions[3:10]
+    np.testing.assert_array_equal(part.scores, permuted.scores[3:10])
+    with pytest.raises(R2T2Error, match="oracle_permuted reads references: give a bank"):
+        Evaluator.create(port, None, {"oracle_permuted": strategies["oracle_permuted"]}, METRIC)
+
+
 def test_a_bank_of_another_model_is_refused_with_both_named(port, bank) -> None:
     other = dataclasses.replace(port, fingerprint="toy-2")
     with pytest.raises(R2T2Error, match="made with model 'toy-1', this is model 'toy-2'"):

@@ -221,6 +221,8 @@ def test_best_of_n_depends_on_the_key_and_never_trusts_a_less_confident_routing(
         "shuffled_references": 1 + 2 * 4 * 5 + 1,
         "kernel_regression_alpha": 1 + 6 * 5 + 1,
         "oracle": 1 + 2 * 4 + 1,
+        "oracle_permuted": 1 + 2 * 4 + 1,
+        "base_permuted": 1,
         "best_of_n": 1 + 4 * 2 + 1,
         "atlas": 2,
         "atlas_argmin": 2,

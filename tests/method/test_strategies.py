@@ -26,6 +26,8 @@ NAMES = [
     "kernel_regression_alpha",
     "ngd",
     "oracle",
+    "oracle_permuted",
+    "base_permuted",
     "best_of_n",
     "task_routing",
     "atlas",

@@ -12,7 +12,9 @@ def test_every_strategy_has_a_short_description() -> None:
 
 
 def test_controls_and_reference_points_are_marked_by_the_first_word_of_the_docstring() -> None:
-    assert {name for name in METHODS if role(name) == BOUND} == {"task_routing", "oracle"}
+    assert {name for name in METHODS if role(name) == BOUND} == {
+        *("task_routing", "oracle", "oracle_permuted", "base_permuted"),
+    }
     assert {name for name in METHODS if role(name) == CONTROL} == {
         *("base", "router_mean", "uniform", "random_neighbors", "shuffled_references"),
         *("best_fixed", "atlas_mlp", "atlas_taylor", "gate_finetuned", "neighbor_vote"),

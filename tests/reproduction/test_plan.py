@@ -5,11 +5,12 @@ from dataclasses import replace
 import pytest
 
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.method.presets import PAPER, Preset
+from r2t2_jax.method.presets import C3PO, PAPER, Preset
+from r2t2_jax.methods import strategy
 from r2t2_jax.plugins import load
 from r2t2_jax.reproduction import plan as planning
-from r2t2_jax.reproduction.plan import embedder_path, open_targets, plan_rows
-from r2t2_jax.reproduction.spec import choose_tables, load_tables
+from r2t2_jax.reproduction.plan import embedder_path, open_targets, plan_rows, plan_target
+from r2t2_jax.reproduction.spec import choose_tables
 
 OWN = Preset.from_mapping({"space.kind": "simplex", "descent.optimizer": "adam", "descent.learning_rate": 0.3})
 TWO = {"own": OWN, "paper": PAPER}
@@ -45,9 +46,32 @@ def test_blocks_cover_each_question_of_each_row_once() -> None:
 
 
 def test_a_model_without_own_settings_runs_every_table_under_the_papers() -> None:
-    plan = plan_rows("m", {"paper": PAPER}, 10, list(load_tables().values()), 10)
-    assert {table for table, _ in plan.rows} == set(load_tables())
+    tables = choose_tables("all")
+    plan = plan_rows("m", {"paper": PAPER}, 10, tables, 10)
+    assert {table for table, _ in plan.rows} == {table.name for table in tables}
     assert {setting for _, setting in plan.rows} == {"paper"}
+
+
+def test_a_row_has_settings_of_its_own() -> None:
+    for presets, own in ((TWO, OWN), ({"paper": PAPER}, C3PO)):
+        plan = plan_rows("m", presets, 10, choose_tables("c3po_methods"), 10)
+        labels = {row.name: row.label for row in plan.rows["c3po_methods", "c3po"]}
+        expected = {"ngd, C3PO": C3PO, "ngd, R2-T2": PAPER, "ngd, own": own}
+        for name, preset in expected.items():
+            assert plan.measurements[labels[name]].method == strategy("ngd", preset), name
+
+
+def test_a_variant_is_a_model_of_its_own_with_the_same_parameters(monkeypatch) -> None:
+    port = load("pocket:narrow")
+    monkeypatch.setattr(planning, "load", lambda name: replace(port, name=name, params=dict(port.params)))
+    (table,) = choose_tables("c3po_scope")
+    tables = [table, *choose_tables("c3po_core")]
+    targets = open_targets("pocket:narrow", (), 2, 0, variants=table.variants)
+    names = ["pocket:narrow", *(f"pocket:narrow,scope={scope}" for scope in ("image", "text", "all"))]
+    assert [target.name for target in targets] == [target.model for target in targets] == names
+    assert all(target.port.params is targets[0].port.params for target in targets)
+    planned = [{name for name, _ in plan_target(target, tables, None).rows} for target in targets]
+    assert planned == [{"c3po_scope", "c3po_core"}, *[{"c3po_scope"}] * 3]
 
 
 def test_an_embedder_is_loaded_from_the_folder(tmp_path) -> None:

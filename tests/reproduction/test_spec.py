@@ -6,7 +6,7 @@ from r2t2_jax.errors import R2T2Error
 from r2t2_jax.methods import BASELINES, STRATEGIES
 from r2t2_jax.reproduction.kinds import KINDS
 from r2t2_jax.reproduction.paper import average, paper_numbers, paper_rows
-from r2t2_jax.reproduction.spec import choose_tables, load_tables, parse_table
+from r2t2_jax.reproduction.spec import SETTINGS, choose_tables, load_tables, parse_table
 from r2t2_jax.rivals.table import RIVALS
 
 TABLES = [f"table{number}" for number in range(2, 14)]
@@ -19,6 +19,14 @@ def test_every_result_of_the_paper_has_a_table() -> None:
         assert choose_tables(name), name
 
 
+def test_a_group_has_its_tables_which_all_leaves_out() -> None:
+    names = [table.name for table in choose_tables("c3po")]
+    assert sorted(names) == ["c3po_atlas", "c3po_core", "c3po_layers", "c3po_methods", "c3po_references", "c3po_scope"]
+    assert not set(names) & {table.name for table in choose_tables("all")}
+    assert [table.name for table in choose_tables("c3po_scope")] == ["c3po_scope"]
+    assert all(table.optional for table in choose_tables("c3po"))
+
+
 def test_a_table_without_results_is_refused() -> None:
     for name in ("figure3", "table1", "nonsense"):
         with pytest.raises(R2T2Error, match="unknown table"):
@@ -29,7 +37,7 @@ def test_every_file_has_known_kinds_settings_and_strategies() -> None:
     for table in load_tables().values():
         assert table.kind in KINDS, table.name
         assert table.rows, table.name
-        assert set(table.settings) <= {"own", "paper"}, table.name
+        assert set(table.settings) <= set(SETTINGS), table.name
         assert len({row.name for row in table.rows}) == len(table.rows)
         assert set(table.answer_steps) <= {row.name for row in table.rows}, table.name
         for row in table.rows:
@@ -75,6 +83,8 @@ def test_a_grid_has_a_row_for_every_combination() -> None:
     ("content", "message"),
     [
         ({**PLAIN, "color": 1}, "unknown fields"),
+        ({**PLAIN, "settings": ["mine"]}, "unknown settings ..mine"),
+        ({**PLAIN, "rows": {"a": {"settings": "mine"}}}, "unknown settings ..mine"),
         ({**PLAIN, "rows": {"a": {"strength": 1}}}, "row 'a' has unknown fields"),
         ({**PLAIN, "rows": {"a": {"condition": {"shares": 1}}}}, "in its condition"),
         ({**PLAIN, "rows": {"a": {"condition": {"share": 0}}}}, "row 'a': a share of 0"),

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from r2t2_jax.reproduction.kinds.benchmarks import benchmarks, cost, leaderboard
+from r2t2_jax.reproduction.kinds.c3po import c3po
 from r2t2_jax.reproduction.kinds.flow import flow, transitions
 from r2t2_jax.reproduction.kinds.reliability import reliability, rivals
 from r2t2_jax.reproduction.table_data import TableData
@@ -22,6 +23,7 @@ KINDS: dict[str, Callable[[TableData], dict[str, Any]]] = {
     "sweep": lambda data: {},
     "examples": lambda data: {"notes": ["The examples are in report.html; a fixed rule chooses them."]},
     "benchmarks": benchmarks,
+    "c3po": c3po,
     "cost": cost,
     "flow": flow,
     "leaderboard": leaderboard,

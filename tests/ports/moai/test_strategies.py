@@ -67,9 +67,9 @@ def problem():
     support = jnp.ones((BATCH, *model.spec.shape), bool)
     third = jnp.full(support.shape, 1 / 3)
     pairs, others = rows(features, [[0, 1], [1, 0]]), rows(features, [1, 0])
-    queries = Query(
-        rows(features, test_rows), routing[:BATCH], support, rows(answers, test_rows), third, third, pairs, others
-    )
+    labels = rows(answers, test_rows)
+    queries = Query(features, routing, support, labels, third, third, pairs, others, rows(answers, test_rows[::-1]))
+    queries = dataclasses.replace(queries, features=rows(features, test_rows), routing=routing[:BATCH])
     references = References(
         routing[BATCH:],
         rows(features, neighbors),
@@ -166,7 +166,7 @@ def test_every_other_strategy_runs(name):
     }
     if name in expected:
         np.testing.assert_allclose(result.weights, expected[name], atol=1e-6)
-    assert (result.routing is None) == (name == "base")
+    assert (result.routing is None) == (name in ("base", "base_permuted"))
 
 
 def test_no_weight_is_differentiated():

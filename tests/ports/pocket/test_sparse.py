@@ -21,7 +21,10 @@ from ports.pocket.training import sparse_model
 from ports.pocket.training.sparse import SparseRecipe, encode, train
 from ports.pocket.training.sparse_data import pack_questions
 from ports.pocket.training.sparse_measure import information
+from r2t2_jax.bank.atlas import open_atlas
 from r2t2_jax.errors import R2T2Error
+from r2t2_jax.method.presets import PAPER
+from r2t2_jax.methods import find_preset, own_preset
 from r2t2_jax.routing import Routing
 
 N = 16
@@ -74,6 +77,14 @@ def packed_losses(port, scenes, rows):
             samples.append(replace(template, image=image, question=text, answers=(answer,)))
             means.append(-logprobs[row, answered].mean())
     return means, samples
+
+
+def test_the_port_has_its_own_settings_and_the_atlas_of_its_default_routing(port):
+    assert own_preset(port.name, port.presets) == "pocket"
+    assert find_preset("pocket", port.presets) == PAPER.with_settings({"descent.learning_rate": 0.1})
+    open_atlas(port.atlas).check(port.fingerprint, port.model.spec)
+    assert load("sparse,scope=image").atlas is None and load("sparse,layers=last2").atlas is None
+    assert load("sparse,prompt_bucket=64").atlas == port.atlas
 
 
 def test_packed_questions_have_the_losses_that_the_port_gives_to_each_alone(port, encoder, losses, monkeypatch):
