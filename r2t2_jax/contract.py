@@ -191,6 +191,34 @@ class RecordingModel(RoutedModel, Protocol):
         ...
 
 
+@runtime_checkable
+class SteerableModel(RecordingModel, Protocol):
+    """A model that routes token by token and whose gates can be steered at every token (`r2t2_jax.steering`)."""
+
+    @property
+    def top_k(self) -> int:
+        """The number of experts that a gate chooses for a token."""
+        ...
+
+    @property
+    def token_classes(self) -> tuple[str, ...]:
+        """The classes of tokens that its sequences have, of `routing.TOKEN_CLASSES`."""
+        ...
+
+    def steerable(self, layers: Sequence[int]) -> SteerableModel:
+        """The same model, which takes a `Routing` of the mode `steer` at every token of these layers.
+
+        The layers are positions in `gated_layers`; those that the model re-routes are added, and `spec` names all.
+        """
+        ...
+
+    def record_routes(
+        self, params: Params, inputs: Inputs, max_new_tokens: int, logits: bool, routing: Routing | None = None
+    ) -> tuple[Int[Array, "A"], TokenRoutes]:
+        """As `RecordingModel.record_routes`; under an imposed routing if one is given."""
+        ...
+
+
 @dataclass(frozen=True)
 class LossModel:
     """A model given only by its loss `answer_loss(params, features, weights, answer)`.

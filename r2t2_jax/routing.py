@@ -1,7 +1,7 @@
 """Routing weights: their structure, how they replace or shift a gate, and the spaces in which they are updated
 (docs/design.md, section 3).
 
-Axis letters: L routed layers, E experts, Z = L or 1 (tied) rows of coordinates.
+Axis letters: L routed layers, E experts, Z = L or 1 (tied) rows of coordinates, S classes of tokens.
 """
 
 from __future__ import annotations
@@ -16,9 +16,29 @@ from jaxtyping import Array, Bool, Float, Int
 
 from r2t2_jax.errors import R2T2Error
 
-Mode = Literal["replace", "shift", "select"]
+Mode = Literal["replace", "shift", "select", "steer"]
+TOKEN_CLASSES = ("text", "image", "last", "answer")  # of `TokenSteering`: `last` is the last token of the prompt
 SPACES = ("free", "simplex", "logit", "shift")
 TINY = 1e-6  # floor of a weight before its logarithm: logit space can leave a vertex of the simplex again
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class TokenSteering:
+    """What is imposed on a gate at each token, by routed layer and class of tokens (`TOKEN_CLASSES`).
+
+    Args:
+        shift: added to the gate's logits; very negative for an expert that must not be chosen.
+        scaled: added to the logits in units of the standard deviation of the token's logits.
+        selected: experts that are chosen in any case; the gate chooses the others.
+        weights: combine weights that replace those of the gate, zero for all but the k largest; NaN in rows in which
+            the gate gives the weights.
+    """
+
+    shift: Float[Array, "*B L S E"]
+    scaled: Float[Array, "*B L S E"]
+    selected: Bool[Array, "*B L S E"]
+    weights: Float[Array, "*B L S E"]
 
 
 @jax.tree_util.register_dataclass
@@ -27,11 +47,12 @@ class Routing:
     """Routing of a model: `replace` replaces the gate's weights with `values`, `shift` adds `values` to its logits.
 
     `select` gives the ids of the chosen experts [L, k], whose weights are the gate's; models with few experts that are
-    all mixed do not take it. `support` are the experts outside which replaced weights are zero, for models that compute
-    these only (`reads_support`); `None` for all.
+    all mixed do not take it. `steer` treats the classes of tokens differently (`TokenSteering`); only the model that
+    `SteerableModel.steerable` returns takes it. `support` are the experts outside which replaced weights are zero, for
+    models that compute these only (`reads_support`); `None` for all.
     """
 
-    values: Float[Array, "L E"] | Int[Array, "L k"]
+    values: Float[Array, "L E"] | Int[Array, "L k"] | TokenSteering
     mode: Mode = field(default="replace", metadata={"static": True})
     support: Bool[Array, "L E"] | None = None
 

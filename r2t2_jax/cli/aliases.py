@@ -17,6 +17,8 @@ ALIASES: Mapping[str, tuple[str, ...]] = {  # by the name of the option, in ever
     "against": ("data", "tasks", "benchmark", "dataset"),
     "limit": ("samples", "n", "questions"),
     "out": ("output_path",),
+    "map_folder": ("from",),
+    "strength": ("lambda",),
 }
 ALWAYS = {"log_samples": ("demo", "eval", "reproduce", "tune")}  # switches for what these commands do in any case
 NAMES = {"eval": ("strategy", "answer_steps")}  # by command: options that hold names separated by commas

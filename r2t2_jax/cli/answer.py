@@ -31,6 +31,8 @@ class Answer:
     """Embedder of the questions; must be the bank's (minilm:DIR, hashed_words). Default: the model's own."""
     routing: str | None = None
     """Routing weights to answer with instead of a strategy: JSON [layers][experts] or [experts], or @FILE with JSON."""
+    steer: Path | None = None
+    """Steering file to answer with instead of a strategy: experts to select, mask, boost or weigh."""
     beams: int = 1
     """Beams of the search for an answer, for models that have one; 1 is greedy, 3 the setting of the published MoAI."""
     max_new_tokens: int | None = None
@@ -48,11 +50,13 @@ class Answer:
         from r2t2_jax.inference import Prediction, answer
         from r2t2_jax.methods import method_of
         from r2t2_jax.reporting.answer_report import as_page, as_text
+        from r2t2_jax.steering.files import read_steering
         from r2t2_jax.validation.strategies import check_strategies
 
         if self.html:
             check_writable(self.html)
         routing = None if self.routing is None else read_routing(self.routing)
+        steering = None if self.steer is None else read_steering(self.steer)
         if not self.question.strip():
             raise R2T2Error("--question is empty: ask something")
         if self.image is not None:
@@ -68,6 +72,7 @@ class Answer:
             preset=self.preset,
             bank=self.bank,
             routing=routing,
+            steering=steering,
             max_new_tokens=self.max_new_tokens,
         )
         assert isinstance(prediction, Prediction)  # one question, one answer

@@ -41,6 +41,8 @@ class Eval:
     answer_steps: str = ""
     """Strategies whose answer is generated after every step too, for the flow of answers in the
     report (figure 5 of the paper)."""
+    steer: Path | None = None
+    """Steering file: experts to select, mask, boost or weigh. Adds the strategy steer, the model under its rules."""
     preset: str | None = None
     """Settings of the strategies: a name, or a file from r2t2 tune. Default: the model's own, else the paper's."""
     embedder: str = ""
@@ -146,8 +148,10 @@ class Eval:
         from r2t2_jax.evaluation.question_sets import read_benchmarks
         from r2t2_jax.methods import method_of
         from r2t2_jax.runtime.progress import phase
+        from r2t2_jax.steering.files import read_steering
         from r2t2_jax.validation.strategies import check_strategies
 
+        steering = None if self.steer is None else read_steering(self.steer)
         with phase("read the questions"):
             benchmarks = read_benchmarks(
                 self.data, self.split, self.limit, self.seed, self.images, self.metric, self.max_new_tokens
@@ -202,6 +206,7 @@ class Eval:
             vmap_size,
             self.allow_leakage,
             workers,
+            steering,
         )
         steps = listed("--answer-steps", self.answer_steps) if self.answer_steps else []
         return replace(job, answered_steps=steps)

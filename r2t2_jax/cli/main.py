@@ -32,6 +32,7 @@ from r2t2_jax.cli.reproduce import Reproduce
 from r2t2_jax.cli.routes import ExpertsCompare, ExpertsMap, RoutesExport, RoutesImport, RoutesRecord, RoutesShow
 from r2t2_jax.cli.runs import Export, Report, Results, Score
 from r2t2_jax.cli.serve import Serve
+from r2t2_jax.cli.steering import ExpertsMask, ExpertsSteer
 from r2t2_jax.cli.tune import Tune
 from r2t2_jax.errors import R2T2Error, R2T2Warning
 from r2t2_jax.runs.interrupt import RunInterrupted
@@ -191,6 +192,8 @@ COMMANDS: dict[str, type[Command]] = {
     "eval": Eval,
     "experts compare": ExpertsCompare,
     "experts map": ExpertsMap,
+    "experts mask": ExpertsMask,
+    "experts steer": ExpertsSteer,
     "export": Export,
     "fit": FitMemory,
     "metrics": ListMetrics,

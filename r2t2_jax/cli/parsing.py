@@ -317,7 +317,7 @@ def _with_config(command: type[Command]) -> type[Command]:
     kinds = get_type_hints(command, include_extras=True)
     for field in dataclasses.fields(command):  # type: ignore[arg-type]
         settings: dict[str, Any] = {}
-        if field.name in RANGES:
+        if field.name in RANGES and kinds[field.name] is not str:
             settings["help_behavior_hint"] = functools.partial(_range_hint, str(RANGES[field.name]))
         if metavar := _metavar(field.name, kinds[field.name]):
             settings["metavar"] = metavar

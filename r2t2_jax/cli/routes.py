@@ -46,6 +46,8 @@ class RoutesRecord:
     """Questions per batch."""
     max_hours: float | None = None
     """Stop after this many hours; the same command resumes the work."""
+    steer: Path | None = None
+    """Steering file, under which the model routes and answers."""
 
     def run(self) -> None:
         """Record, and print the counts and sizes."""
@@ -55,12 +57,22 @@ class RoutesRecord:
         from r2t2_jax.routes.record import record
         from r2t2_jax.routes.recording import size_on_disk
         from r2t2_jax.runs.folder import check_folder
+        from r2t2_jax.steering.files import read_steering
 
         check_folder(self.out, "routes record", command_settings(self))
+        steering = None if self.steer is None else read_steering(self.steer)
         sets = read_benchmarks(self.data, self.split, self.limit, self.seed, self.images, "", self.max_new_tokens)
         port = open_port(self.model)
         facts = record(
-            self.out, port, sets, self.tokens, self.logits, self.batch_size, command_settings(self), self.max_hours
+            self.out,
+            port,
+            sets,
+            self.tokens,
+            self.logits,
+            self.batch_size,
+            command_settings(self),
+            self.max_hours,
+            steering,
         )
         if "sample" in facts.kinds:
             log(f"{port.name} routes whole samples: there is one record per sample, and --tokens selects nothing")

@@ -97,7 +97,7 @@ class PreparedBatch:
         if references is not None and references.weights is not None and strategy.selector is not None:
             weights = references.weights
         if not isinstance(strategy, Strategy):
-            assert references is not None  # `Evaluator.create` refuses a baseline without a bank
+            references = References(None) if references is None else references  # `Evaluator.create` checks it
             return self._answer_baseline(name, strategy, queries, references, rows) | {"kernel_weights": weights}
         if strategy.augmentations is not None:
             queries = self._with_augmentations(strategy, queries, rows)

@@ -32,6 +32,7 @@ from r2t2_jax.method.strategies import Strategy, for_points
 from r2t2_jax.methods import Method
 from r2t2_jax.metrics import Metric
 from r2t2_jax.retrieval.neighbors import sample_keys
+from r2t2_jax.rivals.base import reads_references
 from r2t2_jax.rivals.knn_moe import hidden_keys, open_memory
 from r2t2_jax.rivals.trained import route_by, train_gate
 from r2t2_jax.runtime.batching import threads_at_a_time, worker_threads
@@ -232,5 +233,6 @@ def in_space_of_atlas(strategies: Mapping[str, Method], atlas: Atlas | None) -> 
 
 def _check_no_references(strategies: Mapping[str, Method]) -> None:
     for name, strategy in strategies.items():
-        if not isinstance(strategy, Strategy) or strategy.needs & REFERENCE_NEEDS:
+        reads = strategy.needs & REFERENCE_NEEDS if isinstance(strategy, Strategy) else reads_references(strategy)
+        if reads:
             raise R2T2Error(f"{name} reads references: give a bank")

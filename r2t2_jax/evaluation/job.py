@@ -40,6 +40,8 @@ from r2t2_jax.runs.plan import Plan
 from r2t2_jax.runs.run import Run
 from r2t2_jax.runs.workers import WorkerProgram, open_pool
 from r2t2_jax.runtime.batching import AdaptiveBatchSize, threads_at_a_time
+from r2t2_jax.steering.files import Steering
+from r2t2_jax.steering.steer import STEER, Steer
 from r2t2_jax.validation.strategies import check_neighbors, check_strategies
 
 Log = Callable[[str], None]
@@ -64,6 +66,7 @@ class Job:
         leaked: if leakage is allowed, the number of questions of each benchmark that are also references.
         workers: the Ray workers that compute; `None` for this process.
         answered_steps: strategies whose answer is generated after every step as well.
+        steering: rules of the strategy `steer`, if it is among them.
     """
 
     ports: Sequence[Port]
@@ -79,6 +82,7 @@ class Job:
     leaked: Mapping[str, int] = field(default_factory=dict)
     workers: Workers | None = None
     answered_steps: Sequence[str] = ()
+    steering: Steering | None = None
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.answered_steps if name not in self.strategies]
@@ -131,7 +135,7 @@ class Job:
             "models": models,
             "bank": {"digest": bank_digest(self.bank)},
             "versions": versions(devices_of(self.workers)),
-        }
+        } | ({} if self.steering is None else {"steering": self.steering.digest})
 
     @cached_property
     def evaluator(self) -> Evaluator:
@@ -281,6 +285,7 @@ def open_job(
     vmap_size: int | None = None,
     allow_leakage: bool = False,
     workers: Workers | None = None,
+    steering: Steering | None = None,
 ) -> Job:
     """Open model, bank and strategies, and check that they fit together.
 
@@ -296,6 +301,7 @@ def open_job(
         vmap_size: samples that a device computes together; `None` for as many as fit in its own memory.
         allow_leakage: accept questions that are also references.
         workers: the Ray workers that compute; `None` for this process.
+        steering: rules of the additional strategy `steer`; `None` for none.
 
     Returns:
         The job, checked and ready to run.
@@ -305,7 +311,7 @@ def open_job(
             what model, bank or questions do not have, or a question is also a reference.
     """
     port = ports[0]
-    settings, methods = checked_strategies(port, bank, benchmarks, strategies, preset, batch, vmap_size)
+    settings, methods = checked_strategies(port, bank, benchmarks, strategies, preset, batch, vmap_size, steering)
     samples = [sample for questions in benchmarks.values() for sample in questions.samples]
     metrics = {name: get_metric(questions.metric) for name, questions in benchmarks.items()}
     references = open_bank(port, bank, metrics, samples, keep_wrong=True, allow_leakage=allow_leakage)
@@ -317,7 +323,10 @@ def open_job(
             for name, questions in benchmarks.items()
         }
     size, fitted = plan_batch(benchmarks, batch), batch is None
-    return Job(ports, groups, references, benchmarks, methods, settings, seed, size, fitted, vmap_size, leaked, workers)
+    return Job(
+        ports, groups, references, benchmarks, methods, settings, seed, size, fitted, vmap_size, leaked, workers,
+        steering=steering,
+    )  # fmt: skip
 
 
 def plan_batch(benchmarks: Mapping[str, QuestionSet], batch: int | None) -> int:
@@ -334,6 +343,7 @@ def checked_strategies(
     preset: str | None,
     batch: int | None,
     vmap_size: int | None,
+    steering: Steering | None = None,
 ) -> tuple[Preset, dict[str, Method]]:
     """The settings and the strategies, checked against model, bank and questions; raises as `open_job`."""
     if batch is not None and batch < 1:
@@ -344,7 +354,9 @@ def checked_strategies(
     if len(set(titles)) < len(titles):
         raise R2T2Error(f"two benchmarks would be reported as one ({', '.join(titles)}); rename a file")
     settings = find_preset(preset or own_preset(port.name, port.presets), port.presets)
-    methods = {name: method_of(name, settings) for name in strategy_names(strategies)}
+    methods: dict[str, Method] = {name: method_of(name, settings) for name in strategy_names(strategies)}
+    if steering is not None:
+        methods[STEER] = Steer(steering)
     samples = [sample for questions in benchmarks.values() for sample in questions.samples]
     opened = None if bank is None else ReferenceBank.open(bank)
     check_strategies(methods, samples, opened, port, port.name)

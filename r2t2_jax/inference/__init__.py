@@ -34,9 +34,11 @@ from r2t2_jax.method.needs import REFERENCE_NEEDS
 from r2t2_jax.method.presets import Preset
 from r2t2_jax.method.search.kernel_regression import FixedRouting
 from r2t2_jax.method.strategies import Strategy
-from r2t2_jax.methods import BASE, find_preset, own_preset, preset_name
+from r2t2_jax.methods import BASE, Method, find_preset, own_preset, preset_name
 from r2t2_jax.methods import strategy as named_strategy
 from r2t2_jax.runtime.checks import check_routing
+from r2t2_jax.steering.files import Steering, opened_steering
+from r2t2_jax.steering.steer import Steer
 from r2t2_jax.validation.strategies import check_strategies
 
 BY_HAND = "by hand"
@@ -50,7 +52,8 @@ class Prediction:
     """One question, answered with the router's own weights and after re-routing.
 
     Args:
-        model, strategy, preset: what answered; the strategy is `by hand` for weights that the caller gave.
+        model, strategy, preset: what answered; the strategy is `by hand` for weights that the caller gave, and `steer`
+            for a steering file.
         question, image: the input.
         before, after: the answer with the router's own weights, and the answer after re-routing.
         neighbors: the references of the question with their kernel weights, the nearest first.
@@ -92,6 +95,7 @@ def answer(
     preset: str | Path | Preset | Mapping[str, Any] | None = None,
     bank: ReferenceBank | str | Path | None = None,
     routing: Any = None,
+    steering: Steering | Mapping[str, Any] | str | Path | None = None,
     seed: int = 0,
     beams: int | None = None,
     max_new_tokens: int | None = None,
@@ -109,6 +113,7 @@ def answer(
         bank: references, or their directory; by default the port's own, which are collected once and kept
             in the user's cache.
         routing: weights [L, E], or [E] for all layers, to answer with instead of a strategy's.
+        steering: rules to answer with instead of a strategy: a steering file, or its content.
         seed: of everything that a strategy draws.
         beams: of the beam search, for a model that has one; 1 for greedy answers. By default the port's.
         max_new_tokens: longest answer; by default the port's.
@@ -118,7 +123,7 @@ def answer(
 
     Raises:
         R2T2Error: the image cannot be read, the question is empty, there is no such strategy or preset, the bank is
-            another model's, or the weights do not fit the model.
+            another model's, or the weights or the steering do not fit the model.
     """
     several = not isinstance(question, str)
     questions = [question] if isinstance(question, str) else list(question)
@@ -130,7 +135,14 @@ def answer(
         if max_new_tokens < 1:
             raise R2T2Error(f"an answer of {max_new_tokens} tokens; max_new_tokens must be at least 1")
         decoding = replace(decoding, max_new_tokens=max_new_tokens)
-    if routing is not None:
+    weights: Float[np.ndarray, "L E"] | None = None
+    method: Method
+    if steering is not None:
+        if any(each is not None for each in (strategy, preset, bank, routing)):
+            raise R2T2Error("a steering takes the place of strategy, preset, bank and routing weights: leave these out")
+        method, shown, references, seconds = Steer(opened_steering(steering)), "", None, 0.0
+        method.check_port(port)
+    elif routing is not None:
         if strategy is not None:
             raise R2T2Error("routing weights given by hand take the place of a strategy: give one or the other")
         weights, shown = check_weights(port, routing), ""
@@ -139,13 +151,12 @@ def answer(
         method, references, seconds = by_hand(), None, 0.0
     else:
         method, shown = _method(port, strategy, preset)
-        weights = None
         opened = ReferenceBank.open(bank) if isinstance(bank, str | Path) else bank
         check_strategies({method.name: method}, samples, opened, port, port.name)
         references, seconds = _timed(
             lambda: open_references(port, bank, samples) if _reads_references(method) else None
         )
-    strategies = {BASE: named_strategy(BASE), method.name: method}
+    strategies: dict[str, Method] = {BASE: named_strategy(BASE), method.name: method}
     evaluator = Evaluator.create(decoding, references, strategies, None, seed)
     leaked = [] if references is None else [sample.id for sample in leaked_samples(references, samples)]
     predictions = [

@@ -42,7 +42,8 @@ class Baseline(Protocol):
     """A method that returns answers instead of routing weights; a pytree.
 
     `selector`, `kernel` and `atlas` mean the same as for a `Strategy`. One that needs a special port may have
-    `check_port(port)`, which refuses others before anything is evaluated.
+    `check_port(port)`, which refuses others before anything is evaluated. One that reads no references at all has
+    `reads_references = False`, and runs without a bank.
     """
 
     @property
@@ -64,6 +65,11 @@ class Baseline(Protocol):
             R2T2Error: the model, its port or the bank does not offer what the baseline needs.
         """
         ...
+
+
+def reads_references(baseline: Baseline) -> bool:
+    """Whether a baseline needs a bank."""
+    return getattr(baseline, "reads_references", True)
 
 
 @dataclass(frozen=True)

@@ -18,16 +18,30 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from r2t2_jax.contract import TOKEN_KINDS, Inputs, Params, Port, RecordingModel, Sample, TokenRoutes
+from r2t2_jax.contract import (
+    TOKEN_KINDS,
+    Inputs,
+    Params,
+    Port,
+    RecordingModel,
+    Sample,
+    SteerableModel,
+    TokenRoutes,
+    support_of,
+)
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.evaluation.question_sets import QuestionSet, sample_names
 from r2t2_jax.method.forward import encode_batch, generate_tokens
 from r2t2_jax.routes.recording import FORMAT, RecordingFacts, SampleRoutes, routes_table
+from r2t2_jax.routing import Routing
 from r2t2_jax.runs.fingerprint import versions
 from r2t2_jax.runs.plan import Part, Plan
 from r2t2_jax.runs.run import Run
 from r2t2_jax.runtime.batching import Rows, run_batch, take
 from r2t2_jax.runtime.checks import check_finite
+from r2t2_jax.steering.files import Steering
+from r2t2_jax.steering.steer import effective_weights, sample_routing, steered_model
+from r2t2_jax.steering.tables import SteeringTables, bind
 from r2t2_jax.validation.port import check_foreign
 
 COMMAND = "routes record"
@@ -43,6 +57,7 @@ def record(
     batch: int,
     settings: Mapping[str, Any],
     max_hours: float | None = None,
+    steering: Steering | None = None,
 ) -> RecordingFacts:
     """Record the routing of a model on question sets, or resume recording it.
 
@@ -55,10 +70,11 @@ def record(
         batch: samples per batch.
         settings: the command's options, with which it can be resumed.
         max_hours: time limit from now.
+        steering: rules under which the model routes and answers.
 
     Raises:
-        R2T2Error: the folder holds something else, the model cannot prepare a sample, or has no gates whose logits
-            could be recorded.
+        R2T2Error: the folder holds something else, or the model cannot follow the steering, cannot prepare a sample, or
+            has no gates whose logits could be recorded.
         RunInterrupted: a signal or `max_hours` stopped it; finished batches are saved.
     """
     if logits and not isinstance(port.model, RecordingModel):
@@ -71,11 +87,14 @@ def record(
         "data": {name: questions.digest for name, questions in sets.items()},
         "max_new_tokens": {name: each.max_new_tokens for name, each in ports.items()},
     }
+    if steering is not None:
+        bind(steering, port)
+        depends["steering"] = steering.digest
     with Run.open(out, COMMAND, settings, plan, depends, max_hours) as run:
         for missing in run.missing():
             samples = sets[missing.part].samples[missing.start : missing.stop]
             size = min(batch, len(sets[missing.part].samples))
-            rows = record_samples(ports[missing.part], samples, missing.part, tokens, logits, size)
+            rows = record_samples(ports[missing.part], samples, missing.part, tokens, logits, size, steering)
             run.append(missing, routes_table(rows))
         facts = _facts(run, port, tokens, logits)
         run.finish(facts.summary())
@@ -83,7 +102,13 @@ def record(
 
 
 def record_samples(
-    port: Port, samples: Sequence[Sample], source: str, tokens: str, logits: bool, batch: int
+    port: Port,
+    samples: Sequence[Sample],
+    source: str,
+    tokens: str,
+    logits: bool,
+    batch: int,
+    steering: Steering | None = None,
 ) -> list[SampleRoutes]:
     """The routes of samples, and the model's answers, which are those of `generate`.
 
@@ -94,19 +119,25 @@ def record_samples(
         tokens: one of `SELECTIONS`.
         logits: also the gates' logits.
         batch: number of samples to which they are padded.
+        steering: rules under which the model routes and answers.
 
     Raises:
-        R2T2Error: a sample cannot be prepared, or a weight is NaN.
+        R2T2Error: a sample cannot be prepared, the model cannot follow the steering, or a weight is NaN.
     """
     check_foreign(port, samples)
     inputs = port.processor.prepare(port.params, samples)
-    if isinstance(port.model, RecordingModel):
-        program = partial(_record_tokens, model=port.model, max_new_tokens=port.max_new_tokens, logits=logits)
-    else:
-        program = partial(_record_whole, model=port.model, max_new_tokens=port.max_new_tokens)
+    tables = None if steering is None else bind(steering, port)
 
     def compute(rows: Rows) -> Any:
-        return program(port.params, take(inputs, rows))
+        batch_inputs, model = take(inputs, rows), port.model
+        if not isinstance(model, RecordingModel):
+            return _record_whole(port, batch_inputs, tables, [samples[i] for i in rows.tolist()])
+        static = {"max_new_tokens": port.max_new_tokens, "logits": logits}
+        if tables is None:
+            return _record_tokens(port.params, batch_inputs, model=model, **static)
+        assert isinstance(model, SteerableModel)  # `bind` checks it
+        wide, routing = steered_model(model, tables)
+        return _record_steered(port.params, batch_inputs, routing, model=wide, **static)
 
     answers, routes = run_batch(compute, 0, len(samples), batch)
     check_finite(f"{port.name}, {sample_names(samples)}: combine weights", routes.weights)
@@ -124,11 +155,26 @@ def _record_tokens(
     return jax.lax.map(lambda sample: model.record_routes(params, sample, max_new_tokens, logits), inputs)
 
 
-def _record_whole(params: Params, inputs: Inputs, *, model: Any, max_new_tokens: int) -> tuple[np.ndarray, TokenRoutes]:
+@partial(jax.jit, static_argnames=("model", "max_new_tokens", "logits"))
+def _record_steered(
+    params: Params, inputs: Inputs, routing: Routing, *, model: SteerableModel, max_new_tokens: int, logits: bool
+) -> tuple[jax.Array, TokenRoutes]:
+    return jax.lax.map(lambda sample: model.record_routes(params, sample, max_new_tokens, logits, routing), inputs)
+
+
+def _record_whole(
+    port: Port, inputs: Inputs, tables: SteeringTables | None, samples: Sequence[Sample]
+) -> tuple[np.ndarray, TokenRoutes]:
     """Answers, and for each sample one record of all experts of each routed layer."""
-    features, routing = encode_batch(params, inputs, model=model)
-    answers = generate_tokens(params, features, None, model=model, max_new_tokens=max_new_tokens)
-    weights = np.asarray(routing, np.float32)  # [B, L, E]
+    features, router = encode_batch(port.params, inputs, model=port.model)
+    routing, effective = None, router
+    if tables is not None:
+        support = support_of(port.model, features, router)
+        routing = sample_routing(port, tables, samples, router, support)
+        effective = effective_weights(port, features, routing)
+    static = {"model": port.model, "max_new_tokens": port.max_new_tokens}
+    answers = generate_tokens(port.params, features, routing, **static)
+    weights = np.asarray(effective, np.float32)  # [B, L, E]
     order = np.argsort(-weights, axis=-1, kind="stable")
     ordered = np.take_along_axis(weights, order, axis=-1).astype(np.float16)
     tokens = jnp.full((len(weights), 1), -1)

@@ -18,7 +18,14 @@ NAMES = [
     for alias in ALIASES[option]
     if option in kind.__dataclass_fields__ and alias not in kind.__dataclass_fields__
 ]
-VALUES = {"data": ["a", "b"], "against": ["a"], "limit": ["7"], "out": ["folder"]}
+VALUES = {
+    "map_folder": ["map"],
+    "strength": ["0.5"],
+    "data": ["a", "b"],
+    "against": ["a"],
+    "limit": ["7"],
+    "out": ["folder"],
+}
 NEEDED = {  # besides the option under test
     "aux build": ["--data", "a", "--out", "x"],
     "aux import": ["--data", "a", "--out", "x", "--scene-graphs", "x"],
@@ -32,7 +39,10 @@ NEEDED = {  # besides the option under test
     "demo": ["--out", "x"],
     "diagnose": ["--model", "m", "--data", "a"],
     "eval": ["--model", "m", "--data", "a", "--out", "x"],
+    "experts compare": ["first", "second"],
     "experts map": ["recording", "--out", "x"],
+    "experts mask": ["wanted", "unwanted", "--out", "x"],
+    "experts steer": ["--map_folder", "map", "--task", "size", "--out", "x"],
     "fit": ["--model", "m", "--memory", "1GB"],
     "report": ["run"],
     "reproduce": ["table6", "--model", "m", "--out", "x"],

@@ -31,6 +31,7 @@ from ports.common.layers.moe import ExpertChoice
 from ports.common.layers.moe_decoder import LayerOutput, MoEDecoder, MoEDecoderConfig, segments
 from ports.common.layers.routed_experts import RoutedExperts, RoutedRows
 from ports.common.layers.stack import layer_at, recomputed, stack
+from r2t2_jax.routing import TokenSteering
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ class HybridLayer(RoutedExperts):
     def mlp(
         self,
         h: Float[Array, "T D"],
-        values: Array | None,
+        values: Array | TokenSteering | None,
         routed: RoutedRows | None,
         core: Int[Array, "C"] | None,
     ) -> tuple[Float[Array, "T D"], ExpertChoice, Float[Array, "T E"]]:
@@ -174,7 +175,8 @@ class HybridDecoder(MoEDecoder):
             if routed is not None and block.first in routed.layers:
                 index = routed.layers.index(block.first)
                 layers = slice(index, index + block.length * block.repeats)
-                imposed = _Imposed(routed.values[layers], None if routed.core is None else routed.core[layers])
+                values = jax.tree.map(lambda leaf, layers=layers: leaf[layers], routed.values)
+                imposed = _Imposed(values, None if routed.core is None else routed.core[layers])
             numbers = {full: block.repeats * number for full, number in config.kinds(block).items()}
             cut = None if past is None else past.part(done, numbers)
             x, output = self._run_block(block, x, rows, cut, imposed)
@@ -258,7 +260,7 @@ def _concatenated(outputs: Sequence[LayerOutput]) -> LayerOutput:
 class _Imposed(NamedTuple):
     """Of each routed layer: the imposed values, and the core experts."""
 
-    values: Array
+    values: Array | TokenSteering
     core: Int[Array, "*layers C"] | None
 
 

@@ -26,6 +26,7 @@ from ports.common.layers.moe import ExpertChoice
 from ports.common.layers.rotary import frequencies, rotate_by
 from ports.common.layers.routed_experts import RoutedExperts, RoutedRows
 from ports.common.layers.stack import scan_layers, stack, traced_keys
+from r2t2_jax.routing import TokenSteering
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ class LayerOutput(NamedTuple):
 
 class _LayerInput(NamedTuple):
     past: KVCache | None
-    values: Array | None
+    values: Array | TokenSteering | None
     core: Int[Array, "*N C"] | None
     added: Float[Array, "*N T D"] | None
 
@@ -222,7 +223,7 @@ class MoEDecoder(nnx.Module):
             values, core = None, None
             if routed is not None and first in routed_layers:
                 index = routed_layers.index(first)
-                values = routed.values[index : index + last - first]
+                values = jax.tree.map(lambda leaf, i=index, n=last - first: leaf[i : i + n], routed.values)
                 core = None if routed.core is None else routed.core[index : index + last - first]
             addition = None if added is None or span.start >= len(added) else added[span]
             x, output = scan_layers(

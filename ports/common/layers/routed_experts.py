@@ -1,6 +1,7 @@
-"""Routing as an input of a decoder layer: the gate, its experts, and the three modes in which routing is imposed.
+"""Routing as an input of a decoder layer: the gate, its experts, and the four modes in which routing is imposed.
 
-Axis letters: T tokens that are run, D width, L routed layers, E experts, k chosen experts, C core experts.
+Axis letters: T tokens that are run, D width, L routed layers, E experts, k chosen experts, C core experts, S classes of
+tokens.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from ports.common.layers.linear import linear
 from ports.common.layers.moe import ExpertChoice, Experts, select, weights_at
+from r2t2_jax.routing import TokenSteering
 
 
 @jax.tree_util.register_dataclass
@@ -23,9 +25,11 @@ class RoutedRows:
 
     Args:
         values: for the modes `replace` and `shift` [L, E]; expert ids for `select` [L, k], or [L, span, k] with -1
-            where the router chooses.
-        rows: which of the `span` rows from `start` on the routing is imposed on; `None` for all of them.
-        mode: `replace` gives the combine weights, `shift` is added to the gate's logits, `select` gives the experts.
+            where the router chooses; `TokenSteering` for `steer`.
+        rows: which of the `span` rows from `start` on the routing is imposed on; `None` for all of them. For `steer`
+            the class of each row, -1 for a row on which nothing is imposed.
+        mode: `replace` gives the combine weights, `shift` is added to the gate's logits, `select` gives the experts,
+            `steer` does all three by class of tokens.
         layers: indices of the routed layers, ascending.
         span: number of rows that `rows` describes.
         start: the first of them.
@@ -33,8 +37,8 @@ class RoutedRows:
             all experts.
     """
 
-    values: Float[Array, "L E"] | Int[Array, "L *span k"]
-    rows: Bool[Array, "span"] | None
+    values: Float[Array, "L E"] | Int[Array, "L *span k"] | TokenSteering
+    rows: Bool[Array, "span"] | Int[Array, "span"] | None
     mode: str = field(metadata={"static": True})
     layers: tuple[int, ...] = field(metadata={"static": True})
     span: int = field(metadata={"static": True})
@@ -58,7 +62,7 @@ class RoutedExperts(nnx.Module):
     def mix(
         self,
         h: Float[Array, "T D"],
-        values: Array | None,
+        values: Array | TokenSteering | None,
         routed: RoutedRows | None,
         core: Int[Array, "C"] | None = None,
     ) -> tuple[Float[Array, "T D"], ExpertChoice, Float[Array, "T E"]]:
@@ -75,6 +79,9 @@ class RoutedExperts(nnx.Module):
         if values is None or routed is None:
             choice = select(logits, self.top_k, self.normalize)
             return self.experts.chosen(h, choice), choice, choice.dense()
+        if isinstance(values, TokenSteering):
+            choice = self._steered(logits, values, routed)
+            return self.experts.chosen(h, choice), choice, choice.dense()
         if routed.mode == "replace":
             return self._replaced(h, logits, values, routed, core)
         rows = jnp.ones(routed.span, bool) if routed.rows is None else routed.rows
@@ -88,6 +95,25 @@ class RoutedExperts(nnx.Module):
             ids = routed.spread(ids, len(h), fill=-1)
             choice = weights_at(logits, jnp.where(rows & (ids >= 0), ids, own), self.normalize)
         return self.experts.chosen(h, choice), choice, choice.dense()
+
+    def _steered(self, logits: Float[Array, "T E"], steering: TokenSteering, routed: RoutedRows) -> ExpertChoice:
+        """The choice of each row under the steering of its class, with the gate's own logits."""
+        assert routed.rows is not None
+        classes = routed.spread(routed.rows, len(logits), fill=-1)  # [T]
+        imposed = (classes >= 0)[:, None]
+        by_row = jax.tree.map(lambda leaf: leaf[jnp.maximum(classes, 0)], steering)  # [T, E]
+        scores = logits.astype(jnp.float32)
+        scores = scores + by_row.shift + by_row.scaled * scores.std(axis=-1, keepdims=True)
+        _, ids = jax.lax.top_k(jnp.where(by_row.selected, jnp.inf, scores), self.top_k)
+        weights = weights_at(scores, ids, self.normalize).weights
+        replaced = ~jnp.isnan(by_row.weights[:, :1])
+        largest, heaviest = jax.lax.top_k(jnp.where(replaced, by_row.weights, 0.0), self.top_k)
+        ids, weights = jnp.where(replaced, heaviest, ids), jnp.where(replaced, largest, weights)
+        order = jnp.argsort(-weights, axis=-1, stable=True)
+        ids, weights = (jnp.take_along_axis(leaf, order, axis=-1) for leaf in (ids, weights))
+        own = select(logits, self.top_k, self.normalize)
+        weights = jnp.where(imposed, weights.astype(own.weights.dtype), own.weights)
+        return ExpertChoice(logits, jnp.where(imposed, ids, own.ids), weights)
 
     def _replaced(
         self, h: Array, logits: Array, values: Array, routed: RoutedRows, core: Int[Array, "C"] | None

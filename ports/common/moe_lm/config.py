@@ -62,21 +62,23 @@ class RoutingScope:
         scope: the tokens whose routing is imposed: the last token of the prompt, all of the prompt, its image tokens,
             the other tokens of prompt and answer, or all of both.
         core_experts: number of experts per layer that a sample supports, the most probable by its router.
+        steered: all tokens of these layers take a steering; `scope` then says only which tokens `route` averages over.
     """
 
     layers: tuple[int, ...]
     scope: str
     core_experts: int
+    steered: bool = False
 
     @property
     def answers(self) -> bool:
         """Whether tokens of the answer are re-routed too."""
-        return self.scope in ("text", "all")
+        return self.steered or self.scope in ("text", "all")
 
     @property
     def single(self) -> bool:
         """Whether only the prompt's last token is re-routed, so that no other token of it depends on r."""
-        return self.scope == "last_prompt"
+        return not self.steered and self.scope == "last_prompt"
 
     def spec(self, experts: int) -> RoutingSpec:
         """Names and structure of the routing weights [L, E]."""

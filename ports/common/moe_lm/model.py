@@ -14,6 +14,7 @@ layers, E experts, k chosen experts, G key-value heads, d head width, D width, V
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -29,7 +30,7 @@ from ports.common.layers.routed_experts import RoutedRows
 from ports.common.moe_lm.config import RoutingScope
 from ports.common.moe_lm.routes import prompt_choice, token_routes
 from r2t2_jax.contract import TokenRoutes
-from r2t2_jax.routing import Routing, RoutingSpec
+from r2t2_jax.routing import TOKEN_CLASSES, Routing, RoutingSpec
 
 
 @jax.tree_util.register_dataclass
@@ -64,7 +65,7 @@ class LMFeatures:
 
     Args:
         states: in front of the first routed layer: of the last token, or of all tokens.
-        rows: which of these are re-routed.
+        rows: which of these are re-routed; for a steered model their class in `TOKEN_CLASSES`, -1 for padding.
         early: keys and values of all tokens in the layers before the first routed one; `None` if there are none.
         late: those of the tokens before `states` in the other layers; `None` if `states` are all tokens.
         mask: the prompt's.
@@ -75,7 +76,7 @@ class LMFeatures:
     """
 
     states: Float[Array, "R D"]
-    rows: Bool[Array, "R"]
+    rows: Bool[Array, "R"] | Int[Array, "R"]
     early: KVCache | None
     late: KVCache | None
     mask: Bool[Array, "T"]
@@ -94,7 +95,7 @@ class LMConditioned:
     """
 
     states: Float[Array, "R+A-1 D"]
-    rows: Bool[Array, "R+A-1"]
+    rows: Bool[Array, "R+A-1"] | Int[Array, "R+A-1"]
     late: KVCache | None
     mask: Bool[Array, "T+A-1"]
     positions: Int[Array, "3 R+A-1"]
@@ -181,11 +182,47 @@ class RoutedLM:
         core = (ids[..., None] == jnp.arange(self.config.experts)[None, None]).any(axis=1)
         return _Encoded(dataclasses.replace(features, core=core), prompt, early_choice, late_choice)
 
-    def _rows(self, prompt: Prompt) -> Bool[Array, "T"]:
-        """The prompt's re-routed tokens."""
+    @property
+    def top_k(self) -> int:
+        """The number of experts that a gate chooses for a token."""
+        return self.config.top_k
+
+    @property
+    def token_classes(self) -> tuple[str, ...]:
+        """The classes of tokens in a sequence; a port with images has them all."""
+        return tuple(name for name in TOKEN_CLASSES if name != "image")
+
+    def steerable(self, layers: Sequence[int]) -> RoutedLM:
+        """The same model, which takes a `Routing` of the mode `steer` at every token of these layers and its own."""
+        union = tuple(sorted({*layers, *self.scope.layers}))
+        scope = RoutingScope(union, self.scope.scope, self.config.experts, steered=True)
+        return dataclasses.replace(self, scope=scope)
+
+    def _rows(self, prompt: Prompt) -> Bool[Array, "T"] | Int[Array, "T"]:
+        """The prompt's re-routed tokens; for a steered model the class of each token, -1 for padding."""
+        if self.scope.steered:
+            classes = jnp.where(prompt.visual, TOKEN_CLASSES.index("image"), TOKEN_CLASSES.index("text"))
+            return jnp.where(prompt.mask, classes.at[-1].set(TOKEN_CLASSES.index("last")), -1)
         if self.scope.scope == "image":
             return prompt.mask & prompt.visual
         return prompt.mask & ~prompt.visual if self.scope.scope == "text" else prompt.mask
+
+    def _answer_rows(self, valid: Bool[Array, "A"]) -> Bool[Array, "A"] | Int[Array, "A"]:
+        """As `_rows`, of an answer's tokens."""
+        if self.scope.steered:
+            return jnp.where(valid, TOKEN_CLASSES.index("answer"), -1)
+        return valid & self.scope.answers
+
+    def _averaged(self, rows: Bool[Array, "R"] | Int[Array, "R"]) -> Bool[Array, "R"]:
+        """The rows over which `route` averages: those of the scope."""
+        if not self.scope.steered:
+            return rows
+        text, image, last = (TOKEN_CLASSES.index(name) for name in ("text", "image", "last"))
+        if self.scope.scope == "last_prompt":
+            return rows == last
+        if self.scope.scope in ("image", "text"):
+            return (rows == image) if self.scope.scope == "image" else (rows == text) | (rows == last)
+        return rows >= 0
 
     def support(self, features: LMFeatures | LMConditioned) -> Bool[Array, "*B L E"]:
         """The sample's core experts."""
@@ -210,13 +247,15 @@ class RoutedLM:
         if routing is not None and routing.mode == "replace":
             return routing.values
         _, out = self._run_prompt(self.decoder(params), features, routing)
-        return _mean(self._routed(out.weights), features.rows)
+        return _mean(self._routed(out.weights), self._averaged(features.rows))
 
     def _routed(self, leaf: Float[Array, "layers T E"]) -> Float[Array, "L T E"]:
         """The entries of the routed layers among those from the first one on."""
         return leaf[jnp.asarray([layer - self.first for layer in self.scope.layers])]
 
-    def _imposed(self, routing: Routing | None, rows: Bool[Array, "span"] | None, span: int) -> RoutedRows | None:
+    def _imposed(
+        self, routing: Routing | None, rows: Bool[Array, "span"] | Int[Array, "span"] | None, span: int
+    ) -> RoutedRows | None:
         if routing is None or span == 0:
             return None
         core = None
@@ -230,7 +269,7 @@ class RoutedLM:
         if self.scope.single:
             imposed = self._imposed(routing, None, 1)
             return None if imposed is None else dataclasses.replace(imposed, start=length - 1)
-        rows = jnp.concatenate([self._rows(prompt), answer & self.scope.answers])
+        rows = jnp.concatenate([self._rows(prompt), self._answer_rows(answer)])
         span = len(rows) if self.scope.answers else length
         return self._imposed(routing, rows[:span], span)
 
@@ -259,7 +298,7 @@ class RoutedLM:
         added = features.added
         return LMConditioned(
             states=jnp.concatenate([features.states, x]),
-            rows=jnp.concatenate([features.rows, valid & self.scope.answers]),
+            rows=jnp.concatenate([features.rows, self._answer_rows(valid)]),
             late=features.late,
             mask=mask,
             positions=jnp.concatenate([features.positions, positions], axis=1),
@@ -308,7 +347,8 @@ class RoutedLM:
         tokens, valid = answer.tokens[:-1], answer.mask[:-1]
         states = last[None]
         if len(tokens):
-            imposed = self._imposed(routing if self.scope.answers else None, valid, len(tokens))
+            rows = self._answer_rows(valid)
+            imposed = self._imposed(routing if self.scope.answers else None, rows, len(tokens))
             mask = jnp.concatenate([features.mask, valid])
             positions = _answer_positions(features, len(tokens))
             x, _ = net.run(net.embed(tokens), positions, mask, past=cache, routed=imposed)
@@ -356,7 +396,8 @@ class RoutedLM:
         """Greedy tokens after a prompt that was run, their logits and, with the prompt's choices `like`, theirs."""
         length = len(features.mask)
         cache, stops = cache.padded(length + max_new_tokens), jnp.asarray(self.stop_ids, jnp.int32)
-        imposed = self._imposed(routing if self.scope.answers else None, None, 1)
+        rows = self._answer_rows(jnp.ones(1, bool)) if self.scope.steered else None
+        imposed = self._imposed(routing if self.scope.answers else None, rows, 1)
 
         def unfinished(carry: Any) -> Array:
             return (carry[0] < max_new_tokens) & ~carry[1]
@@ -389,13 +430,13 @@ class RoutedLM:
         return tuple(f"layer {i}" for i in range(self.config.layers))
 
     def record_routes(
-        self, params: Any, inputs: Any, max_new_tokens: int, logits: bool = False
+        self, params: Any, inputs: Any, max_new_tokens: int, logits: bool = False, routing: Routing | None = None
     ) -> tuple[Int[Array, "A"], TokenRoutes]:
-        """The tokens that `generate` returns without imposed routing, and the routes of prompt and answer."""
+        """The tokens that `generate` returns under this routing, and the routes of prompt and answer."""
         net, encoded = self.decoder(params), self._encode(params, inputs)
-        last, cache, choice = self._prefill_choice(net, encoded.features, None)
+        last, cache, choice = self._prefill_choice(net, encoded.features, routing)
         choice = prompt_choice(encoded.early, encoded.late, choice)
-        tokens, _, choices = self._decode(net, last, cache, encoded.features, None, max_new_tokens, choice)
+        tokens, _, choices = self._decode(net, last, cache, encoded.features, routing, max_new_tokens, choice)
         assert choices is not None  # `_decode` returns choices like the prompt's
         prompt = encoded.prompt
         kinds = jnp.where(prompt.mask, prompt.visual.astype(jnp.int32), -1)

@@ -18,6 +18,7 @@ from ports.common.layers.stack import traced_keys
 from ports.common.moe_lm.model import Prompt, RoutedLM
 from ports.common.qwen_vl.config import QwenVLConfig
 from ports.common.qwen_vl.vision import Patches, VisionTower
+from r2t2_jax.routing import TOKEN_CLASSES
 
 
 @jax.tree_util.register_dataclass
@@ -40,6 +41,11 @@ class QwenVL(nnx.Module):
 @dataclass(frozen=True)
 class RoutedVL(RoutedLM):
     """The contract's functions on one traced sample."""
+
+    @property
+    def token_classes(self) -> tuple[str, ...]:
+        """The classes of tokens in a sequence."""
+        return TOKEN_CLASSES
 
     def decoder(self, params: Any) -> MoEDecoder:
         """The decoder with its parameters."""
