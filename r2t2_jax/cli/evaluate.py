@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # so that the parser starts fast
     from r2t2_jax.evaluation.planning import PlannedEvaluation
     from r2t2_jax.evaluation.question_sets import QuestionSet
     from r2t2_jax.runs.cluster import Workers
+    from r2t2_jax.steering.files import Steering
 
 
 @dataclass(frozen=True)
@@ -148,10 +149,8 @@ class Eval:
         from r2t2_jax.evaluation.question_sets import read_benchmarks
         from r2t2_jax.methods import method_of
         from r2t2_jax.runtime.progress import phase
-        from r2t2_jax.steering.files import read_steering
         from r2t2_jax.validation.strategies import check_strategies
 
-        steering = None if self.steer is None else read_steering(self.steer)
         with phase("read the questions"):
             benchmarks = read_benchmarks(
                 self.data, self.split, self.limit, self.seed, self.images, self.metric, self.max_new_tokens
@@ -162,13 +161,18 @@ class Eval:
         check_strategies(methods, samples, bank, model=self.model)
         return benchmarks
 
+    def _steering(self) -> Steering | None:
+        from r2t2_jax.steering.files import read_steering
+
+        return None if self.steer is None else read_steering(self.steer)
+
     def _plan(self, model: str) -> PlannedEvaluation:
         """The evaluation for a dry run: without weights where the model can do without, and without an embedder."""
         from r2t2_jax.evaluation.planning import plan_evaluation
         from r2t2_jax.evaluation.setup import with_decoding, with_embedder
         from r2t2_jax.plugins import load
 
-        benchmarks = self._benchmarks()
+        steering, benchmarks = self._steering(), self._benchmarks()
         embedder = "" if self.bank is None else self.embedder  # it must be the bank's
         (loaded,) = with_embedder([load(model, weights=False)], embedder, self.preset)
         return plan_evaluation(
@@ -181,6 +185,7 @@ class Eval:
             None if self.vmap_size == "auto" else self.vmap_size,
             self.allow_leakage,
             self.out,
+            steering,
         )
 
     def _job(self, model: str, workers: Workers | None) -> Job:
@@ -188,7 +193,7 @@ class Eval:
         from r2t2_jax.evaluation.job import open_job
         from r2t2_jax.evaluation.setup import with_decoding, with_embedder
 
-        benchmarks = self._benchmarks()
+        steering, benchmarks = self._steering(), self._benchmarks()
         groups = device_groups("" if self.cluster.ray else self.mesh)
         loaded = with_embedder(load_on(model, groups), self.embedder, self.preset)
         ports = [with_decoding(port, self.beams) for port in loaded]

@@ -19,6 +19,7 @@ from r2t2_jax.methods import Method
 from r2t2_jax.runs.batch_files import EARLIER, saved_batches
 from r2t2_jax.runs.folder import RUN, SUMMARY, read_json
 from r2t2_jax.runs.plan import Plan
+from r2t2_jax.steering.files import Steering
 from r2t2_jax.validation.strategies import check_neighbors
 
 
@@ -76,6 +77,7 @@ def plan_evaluation(
     vmap_size: int | None = None,
     allow_leakage: bool = False,
     folder: Path | None = None,
+    steering: Steering | None = None,
 ) -> PlannedEvaluation:
     """The evaluation that these arguments of `open_job` describe, for a dry run: no reference is collected or read.
 
@@ -83,11 +85,12 @@ def plan_evaluation(
         port: the model, also with shapes in place of weights.
         bank, benchmarks, strategies, preset, batch, vmap_size, allow_leakage: as for `open_job`.
         folder: of the run; what it holds already is not planned.
+        steering: rules of the additional strategy `steer`.
 
     Raises:
         R2T2Error: as `open_job`.
     """
-    _, methods = checked_strategies(port, bank, benchmarks, strategies, preset, batch, vmap_size)
+    _, methods = checked_strategies(port, bank, benchmarks, strategies, preset, batch, vmap_size, steering)
     samples = [sample for questions in benchmarks.values() for sample in questions.samples]
     if bank is None:
         reference_set(port)
