@@ -79,6 +79,7 @@ def test_large_weights_are_pictures_and_few_layers_are_plotted() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of Gradio's own dependencies
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
 def test_a_picture_is_uploaded_and_answered_in_a_browser_without_the_internet(tmp_path: Path) -> None:
     pytest.importorskip("gradio")
