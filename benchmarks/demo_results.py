@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import tyro
 
 from benchmarks.pages import write_results
+from r2t2_jax.cli.demo import SPARSE
 from r2t2_jax.reporting.style import BLUE, VERMILLION, new_figure, shared_style
 
 if TYPE_CHECKING:
@@ -27,6 +28,20 @@ COMMAND = "r2t2 demo --out out/demo"
 IN_README = ("base", "ngd_paper", "ngd", "atlas")
 
 
+def gates_of(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """The models that answer with every strategy: all but the sparse one."""
+    return {name: model for name, model in summary["models"].items() if name != SPARSE}
+
+
+def sparse_table(summary: Mapping[str, Any]) -> str:
+    """The table of the sparse model alone; empty if the run does not have it."""
+    model = summary["models"].get(SPARSE)
+    if model is None:
+        return ""
+    table = results_table({"models": {f"{SPARSE}, n = {model['n']}": model}})
+    return f"\n{table}\n"
+
+
 def results_table(summary: Mapping[str, Any], strategies: Sequence[str] | None = None) -> str:
     """A Markdown table with one row per strategy: accuracy, interval, and changes against `base` for every model.
 
@@ -34,7 +49,7 @@ def results_table(summary: Mapping[str, Any], strategies: Sequence[str] | None =
         summary: of a run (`summary.json`).
         strategies: the rows; all by default.
     """
-    models = summary["models"]
+    models = gates_of(summary)
     cells = ["strategy", "evaluations per sample"]
     for name in models:
         cells += [f"`{name}`: correct, 95 % interval", "wrong→right / right→wrong"]
@@ -53,7 +68,7 @@ def results_table(summary: Mapping[str, Any], strategies: Sequence[str] | None =
 
 def accuracy_figure(summary: Mapping[str, Any], strategies: Sequence[str]) -> Figure:
     """Bars of accuracy with 95 % intervals, strategies by model."""
-    models = summary["models"]
+    models = gates_of(summary)
     figure = new_figure(narrow=False, height=2.4)
     axes = figure.subplots()
     height = 0.8 / len(models)
@@ -79,7 +94,8 @@ def page_results(recorded: Mapping[str, Any], strategies: Sequence[str] | None =
     """The table and its origin, as a page shows them."""
     n = next(iter(recorded["summary"]["models"].values()))["n"]
     origin = f"`{recorded['command']}`, n = {n:,} test questions per model, {recorded['machine']}, {recorded['date']}."
-    return f"{results_table(recorded['summary'], strategies)}\n\n{origin}\n"
+    sparse = "" if strategies else sparse_table(recorded["summary"])
+    return f"{results_table(recorded['summary'], strategies)}\n\n{origin}\n{sparse}"
 
 
 def main(run: tyro.conf.Positional[Path], machine: str = "2 CPU cores") -> None:

@@ -8,7 +8,7 @@ first line of the function's docstring; `Control: ` before it is the role, as ot
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -22,6 +22,7 @@ from r2t2_jax.runtime.typed_json import open_json
 
 Method = Strategy | Baseline
 BASE = "base"  # the strategy that is the unmodified model
+ORACLE_PERMUTED, BASE_PERMUTED = "oracle_permuted", "base_permuted"  # both scored by the labels of other questions
 
 STRATEGIES: dict[str, StrategyFactory] = {**PAPER_STRATEGIES, **ATLAS_STRATEGIES, **RIVAL_STRATEGIES}
 METHODS: dict[str, Callable[..., Method]] = {**STRATEGIES, **BASELINES}
@@ -106,6 +107,11 @@ def baseline(name: str, preset: Preset = PAPER) -> Baseline:
     chosen = method_of(name, preset)
     assert not isinstance(chosen, Strategy)
     return chosen
+
+
+def untouched(name: str, names: Container[str]) -> str:
+    """The row of the unmodified model with which a strategy of `names` is compared, scored by the same labels."""
+    return BASE_PERMUTED if name in (ORACLE_PERMUTED, BASE_PERMUTED) and BASE_PERMUTED in names else BASE
 
 
 def settings_read(names: Iterable[str], preset: Preset) -> dict[str, dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""`r2t2 demo`: every strategy on both gates of the pocket model."""
+"""`r2t2 demo`: every strategy on both gates of the pocket model, and a few on the sparse model."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ if TYPE_CHECKING:  # so that the parser starts fast
     from r2t2_jax.runs.reading import SavedRun
     from r2t2_jax.runs.run import Run
 
-MODELS = ("pocket:narrow", "pocket:balanced")
+GATES, SPARSE = ("pocket:narrow", "pocket:balanced"), "pocket:sparse"
+SPARSE_SAMPLES, SPARSE_REFERENCES = 200, 500  # at most; the sparse model takes longer
+SPARSE_STRATEGIES = ("base", "uniform", "ngd_c3po", "best_fixed", "oracle", "oracle_permuted", "base_permuted")
 QUICK_SAMPLES, QUICK_REFERENCES = 200, 1000
 PRESET = "pocket"
 NULLS = ("base", "router_mean", "uniform", "random_neighbors", "shuffled_references")
@@ -50,7 +52,9 @@ class Demo:
     """Re-route a small vision-language mixture of experts that ships with its weights, and show the gain.
 
     Both of its routers answer the same questions with every strategy: `narrow`, trained on a biased mixture of
-    questions, and `balanced`, trained on all of them. After an interruption at any point, the same command continues.
+    questions, and `balanced`, trained on all of them. `sparse`, a trained model of another architecture that was not
+    built for re-routing, answers some of the questions with a few. After an interruption at any point, the same command
+    continues.
 
     Example: r2t2 demo --out out/demo
     """
@@ -58,8 +62,8 @@ class Demo:
     out: Path
     """Folder of the run: settings, rows, summary and report. A folder with other settings is refused."""
     quick: bool = False
-    """Use at most 200 questions and 1,000 candidates for references; leave out ten rows of the table and the answers at
-    every step."""
+    """Use at most 200 questions and 1,000 candidates for references; leave out ten rows of the table, the answers at
+    every step, and the sparse model."""
     limit: int = 1000
     """Number of questions. Also --samples."""
     seed: int = 0
@@ -84,14 +88,17 @@ class Demo:
 
         data = self._data()
         tests, references = (load_dataset(**data[role]) for role in ("tests", "references"))
-        ports = with_embedder([load(name) for name in MODELS], self.embedder)
+        ports = with_embedder([load(name) for name in (*GATES, *(() if self.quick else (SPARSE,)))], self.embedder)
         with self._open(data, ports, tests, references) as run:
             if not run.complete:
                 for port in ports:
-                    self._compute(run, port, references, tests)
+                    self._compute(run, port, *_samples_of(port, references, tests))
                 for table in ("rows", "references"):
                     run.export(table)
-                numbers = {port.name: _summarize(run, port, references, tests, self.quick) for port in ports}
+                numbers = {
+                    port.name: _summarize(run, port, *_samples_of(port, references, tests), self.quick)
+                    for port in ports
+                }
                 run.finish(summary_content(numbers))
             report = self.out / REPORT
             if not report.exists():
@@ -119,11 +126,11 @@ class Demo:
         from r2t2_jax.runs.plan import Plan
         from r2t2_jax.runs.run import Run
 
-        plan = [
-            part
-            for port in ports
-            for part in strategy_parts(port.name, list(demo_strategies(port, self.quick)), len(references), len(tests))
-        ]
+        plan = []
+        for port in ports:
+            candidates, questions = _samples_of(port, references, tests)
+            names = list(demo_strategies(port, self.quick))
+            plan += strategy_parts(port.name, names, len(candidates), len(questions))
         models = {port.name: _model(port) for port in ports}
         depends = {"data": data, "models": models, "versions": versions()}
         return Run.open(self.out, "demo", self._settings(), Plan(plan), depends, self.max_hours)
@@ -137,11 +144,22 @@ class Demo:
         run_strategies(run, port, references, tests, strategies, get_metric("exact_match"), self.seed, at_path)
 
 
+def _samples_of(port: Port, references: list[Sample], tests: list[Sample]) -> tuple[list[Sample], list[Sample]]:
+    """The candidates for references and the questions of a model."""
+    if port.name == SPARSE:
+        return references[:SPARSE_REFERENCES], tests[:SPARSE_SAMPLES]
+    return references, tests
+
+
 def demo_strategies(port: Port, quick: bool = False) -> dict[str, Method]:
-    """The strategies of the demonstration with the port's own preset, and `ngd_paper` with the paper's."""
+    """The strategies of the demonstration with the port's own preset, `ngd_paper` and `ngd_c3po` with these papers'."""
     from r2t2_jax.methods import find_preset, method_of, strategy
 
     preset = find_preset(PRESET, port.presets)
+    if port.name == SPARSE:
+        chosen = {name: strategy(name, preset) for name in SPARSE_STRATEGIES if name != "ngd_c3po"}
+        chosen["ngd_c3po"] = strategy("ngd", find_preset("c3po"))
+        return {name: chosen[name] for name in SPARSE_STRATEGIES if port.atlas is not None or name != "best_fixed"}
     strategies: dict[str, Method] = {name: strategy(name, preset) for name in (*NULLS, *GRADIENT_FREE)}
     strategies["ngd_paper"] = strategy("ngd", find_preset("paper"))
     strategies |= {name: strategy(name, preset) for name in ("ngd", *CONTROLS)}
@@ -178,14 +196,15 @@ def _summarize(run: Run, port: Port, references: list[Sample], tests: list[Sampl
     records = run.rows_of(part_name(port.name, REFERENCES)).select(["id", "experts", "score"]).to_pylist()
     right = {name: table["right"].to_numpy() for name, table in rows.items()}
     evaluations = {name: table["evaluations"][0].as_py() for name, table in rows.items()}
-    share = same_experts({row["id"]: row["experts"] for row in records}, tests, rows["ngd"]["neighbors"].to_pylist())
+    descent = "ngd" if "ngd" in rows else "ngd_c3po"
+    share = same_experts({row["id"]: row["experts"] for row in records}, tests, rows[descent]["neighbors"].to_pylist())
     columns = {
         "question_only": right_without_image(port.embedder, references, tests, get_metric("exact_match")),
         "neighbors_with_same_experts": share,
     }
     summary = summarize(right, evaluations, [sample.category for sample in tests], columns)
     counts = {"candidates": len(references), "correct": sum(row["score"] >= CORRECT for row in records)}
-    return summary | {"neighbors": neighbor_quality(share, right["ngd"]), "references": counts}
+    return summary | {"neighbors": neighbor_quality(share, right[descent]), "references": counts}
 
 
 def _print_model(console: Console, saved: SavedRun, model: str, summary: Mapping[str, Any]) -> None:
@@ -200,8 +219,9 @@ def _print_model(console: Console, saved: SavedRun, model: str, summary: Mapping
     columns = [name for name in FAMILY_STRATEGIES if name in right]
     console.print(family_table(f"{model}: accuracy by family, %", summary, columns, FAMILY_COLUMNS))
     console.print(agreement_line(summary), highlight=False)
-    for rival in RIVALS:
-        console.print(gain_line("ngd", rival, right), highlight=False)
+    descent = "ngd" if "ngd" in right else "ngd_c3po"
+    for rival in filter(right.__contains__, RIVALS):
+        console.print(gain_line(descent, rival, right), highlight=False)
     if "atlas" in right:
         for rival in filter(right.__contains__, ATLAS_RIVALS):
             console.print(gain_line("atlas", rival, right), highlight=False)

@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float
 
 from r2t2_jax.contract import Sample
 from r2t2_jax.errors import R2T2Error
+from r2t2_jax.methods import untouched
 from r2t2_jax.metrics import SetScore
 from r2t2_jax.runs.run import Run
 from r2t2_jax.runtime.typed_json import Json
@@ -142,7 +143,7 @@ def summarize(
 
     Args:
         right: for each strategy, which samples it answered correctly; `base` must be among them. The gap is the one up
-            to `task_routing`, if that was run.
+            to `task_routing`, if that was run. Changes of `oracle_permuted` are those from `base_permuted`.
         evaluations: for each strategy, forward passes per sample that depend on r (a value with its gradient counts 2).
         categories: the family of each sample.
         columns: further numbers per sample; the entry of a family has their mean under the same name.
@@ -150,10 +151,10 @@ def summarize(
     Returns:
         `n`, `strategies` and `families`: for each family its `n`, each strategy's accuracy and the columns' means.
     """
-    base = right["base"]
     ceiling = float(right["task_routing"].mean()) if "task_routing" in right else None
     strategies = {}
     for name, correct in right.items():
+        base = right[untouched(name, right)]
         share = gap_recovered(float(correct.mean()), float(base.mean()), ceiling)
         strategies[name] = {
             "accuracy": round(float(correct.mean()), DIGITS),
@@ -163,7 +164,7 @@ def summarize(
             "right_to_wrong": int((base & ~correct).sum()),
             "evaluations_per_sample": evaluations[name],
         }
-    return {"n": len(base), "strategies": strategies, "families": by_family(right, categories, columns or {})}
+    return {"n": len(right["base"]), "strategies": strategies, "families": by_family(right, categories, columns or {})}
 
 
 def by_family(

@@ -21,7 +21,8 @@ PREFIXES = {
     "Label-searched: ": BOUND,
     "Permuted labels: ": BOUND,
 }
-PAPER_SUFFIX = "_paper"  # of a strategy with the paper's settings, in a run with settings of its own
+# Suffixes of strategies with the settings of a paper, in a run with settings of its own.
+SUFFIXES = {"_paper": "with the paper's settings", "_c3po": "with C3PO's settings"}
 
 
 def role(strategy: str) -> str:
@@ -37,7 +38,7 @@ def description(strategy: str) -> str | None:
         line = line.removeprefix(prefix)
     if not line:
         return None
-    suffix = ", with the paper's settings" if strategy.endswith(PAPER_SUFFIX) else ""
+    suffix = next((f", {text}" for end, text in SUFFIXES.items() if strategy.endswith(end)), "")
     return line[0].lower() + line[1:] + suffix
 
 
@@ -48,5 +49,6 @@ def tag(strategy: str) -> str:
 
 
 def _first_line(strategy: str) -> str:
-    factory = METHODS.get(strategy) or METHODS.get(strategy.removesuffix(PAPER_SUFFIX))
+    plain = next((strategy.removesuffix(end) for end in SUFFIXES if strategy.endswith(end)), strategy)
+    factory = METHODS.get(strategy) or METHODS.get(plain)
     return "" if factory is None else (inspect.getdoc(factory) or "").partition("\n")[0]

@@ -7,12 +7,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from r2t2_jax.methods import BASE, BASE_PERMUTED
 from r2t2_jax.reporting.formatting import signed, signed_interval
 from r2t2_jax.reporting.tables import csv_table, markdown_table
 from r2t2_jax.runs.atomic_io import atomic_write, publish_json
 from r2t2_jax.runtime.typed_json import read_json
 
 SETTINGS = {"own": "the model's own settings", "paper": "the paper's settings", "c3po": "C3PO's settings"}
+UNMODIFIED = (BASE, BASE_PERMUTED)  # rows without a gain
 VERDICTS = {
     "holds": "the paper's ordering holds",
     "partly": "the paper's ordering holds in part",
@@ -77,7 +79,7 @@ def _numbers(row: Mapping[str, Any]) -> list[str]:
     gain = row["gain"]
     return [
         f"{100 * row['accuracy']:.1f} ({100 * low:.1f} to {100 * high:.1f})",
-        "" if row["name"] == "base" else f"{signed(gain['points'])} ({signed_interval(*gain['ci95'])})",
+        "" if row["name"] in UNMODIFIED else f"{signed(gain['points'])} ({signed_interval(*gain['ci95'])})",
         f"{row['wrong_to_right']} / {row['right_to_wrong']}",
         f"{row['evaluations_per_sample']:g}",
     ]

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from r2t2_jax.evaluation.statistics import DIGITS, compare, summarize, wilson_interval
-from r2t2_jax.methods import BASE
+from r2t2_jax.methods import BASE, untouched
 from r2t2_jax.reproduction.kinds import KINDS
 from r2t2_jax.reproduction.paper import average
 from r2t2_jax.reproduction.plan import EvalTarget, PlannedRow, TargetPlan
@@ -82,8 +82,9 @@ def _row_result(data: TableData, row: PlannedRow) -> dict[str, Any]:
     if row.not_run:
         paper = data.table.paper_row(row.spec)
         return {"name": name, **({} if paper is None else {"paper": round(average(paper), 2)}), "not_run": row.not_run}
-    index, base = data.names.index(name), data.names.index(BASE)
-    before, after = data.right(BASE), data.right(name)
+    compared = untouched(name, data.names)
+    index, base = data.names.index(name), data.names.index(compared)
+    before, after = data.right(compared), data.right(name)
     return {
         "name": name,
         **({"paper": round(data.paper[name], 2)} if name in data.paper else {}),

@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 
 from r2t2_jax.evaluation.statistics import compare
-from r2t2_jax.methods import BASE
+from r2t2_jax.methods import BASE, BASE_PERMUTED, ORACLE_PERMUTED
 from r2t2_jax.reporting.formatting import signed, signed_interval
 from r2t2_jax.reporting.roles import BOUND, role
 from r2t2_jax.reproduction.table_data import TableData
 
-ORACLE, ORACLE_PERMUTED, BASE_PERMUTED = "oracle", "oracle_permuted", "base_permuted"
+ORACLE = "oracle"
 
 
 @cache
