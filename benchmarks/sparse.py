@@ -4,7 +4,7 @@ Every experiment evaluates strategies on `pocket:sparse`, with a bank of its own
 validation questions. With permuted labels the label of every question is that of another question of its family: the
 rate at which the oracle reaches these labels shows how far it fits any label.
 Finished experiments are kept in `--work`. The numbers go to `benchmarks/results/sparse.json`, the tables to
-`docs/sparse.md`.
+`docs/sparse.md`. `--runs DIR DIR` instead adds the tables of finished runs of `r2t2 reproduce c3po` to both.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ from r2t2_jax.method.presets import C3PO, PAPER, Preset
 from r2t2_jax.methods import Method, method_of
 from r2t2_jax.metrics import get_metric
 from r2t2_jax.plugins import load
+from r2t2_jax.reproduction.export import read_table, rows_table
+from r2t2_jax.runs.reading import open_run
 
 ROOT = Path(__file__).parent.parent
 RESULTS, PAGE = ROOT / "benchmarks" / "results" / "sparse.json", ROOT / "docs" / "sparse.md"
@@ -187,20 +189,55 @@ def page(recorded: Mapping[str, Any]) -> str:
         if name in recorded:
             n = recorded[name][0]["n"]
             parts += [f"{title} (n = {n:,} test questions):", "", *head, *lines_of(recorded[name]), ""]
-    return "\n".join([*parts, f"{where}."]) + "\n"
+    return "\n".join([*parts, f"{where}.", "", *c3po_lines(recorded)]).rstrip("\n") + "\n"
+
+
+def tables_of(run: Path, machine: str) -> dict[str, Any]:
+    """The tables of a finished run of `r2t2 reproduce`, with its command, machine and date."""
+    saved = open_run(run)
+    settings = saved.settings
+    options = [f"--model {settings['model']}", *(["--bank out/bank"] if settings.get("bank") else [])]
+    options += [f"--limit {settings['limit']}"] if settings.get("limit") else []
+    command = " ".join(["r2t2 reproduce", settings["table"], *options, f"--out out/{settings['table']}"])
+    tables = [read_table(run, name) for name in saved.summary["tables"]]
+    return {"command": command, "machine": machine, "date": datetime.date.today().isoformat(), "tables": tables}
+
+
+def c3po_lines(recorded: Mapping[str, Any]) -> list[str]:
+    """The tables of the runs of `r2t2 reproduce c3po` in Markdown, each with n and command."""
+    lines = []
+    for run in recorded.get("c3po", ()):
+        for table in run["tables"]:
+            for model, settings in table["models"].items():
+                for part in settings.values():
+                    lines += [f"{table['title']}, `{model}`, n = {part['n']:,} test questions:", ""]
+                    lines += [rows_table(part["rows"], part.get("columns", {})), ""]
+                    lines += [line for note in part.get("notes", ()) for line in (note, "")]
+        lines += [f"`{run['command']}`, {run['machine']}, {run['date']}.", ""]
+    return lines
 
 
 def main(
     groups: tuple[str, ...] = ("oracle", "descents", "core"),
+    runs: tuple[Path, ...] = (),
     sizes: Sizes = Sizes(),
     work: Path = Path("build/sparse-benchmark"),
     machine: str = "2 CPU cores",
 ) -> None:
-    """Run the experiments that are not finished, and write the results."""
+    """Run the experiments that are not finished, or add the tables of `runs`, and write the results."""
+    if runs:
+        recorded = json.loads(RESULTS.read_text(encoding="utf-8"))
+        write(recorded | {"c3po": [tables_of(run, machine) for run in runs]})
+        return
     date = datetime.date.today().isoformat()
-    recorded: dict[str, Any] = {"command": "python -m benchmarks.sparse", "machine": machine, "date": date}
+    recorded = {"command": "python -m benchmarks.sparse", "machine": machine, "date": date}
     recorded |= {"weights": load("pocket:sparse").fingerprint, "references": sizes.references}
     recorded |= run_groups(Experiments(work, sizes), groups)
+    write(recorded)
+
+
+def write(recorded: Mapping[str, Any]) -> None:
+    """Write the numbers and the page."""
     RESULTS.write_text(json.dumps(recorded, indent=1) + "\n", encoding="utf-8")
     write_results(PAGE, page(recorded))
     print(page(recorded))

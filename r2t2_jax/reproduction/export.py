@@ -49,7 +49,7 @@ def markdown(result: Mapping[str, Any]) -> str:
     for model, settings in result["models"].items():
         for setting, part in settings.items():
             parts.append(f"### {model}, {SETTINGS[setting]}, n = {part['n']:,}")
-            parts.append(_rows(part["rows"], part.get("columns", {})))
+            parts.append(rows_table(part["rows"], part.get("columns", {})))
             if part["trend"]:
                 parts.append(trend_line(part["trend"]))
             for table in part.get("tables", ()):
@@ -58,7 +58,8 @@ def markdown(result: Mapping[str, Any]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _rows(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, Mapping[str, str]]) -> str:
+def rows_table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, Mapping[str, str]]) -> str:
+    """The rows of a part in Markdown, with the columns of its kind, and the reasons of rows that were not run."""
     has_paper = any("paper" in row for row in rows)
     head = ["", *(["paper, %"] if has_paper else []), "here, % (95 % interval)", "gain over base, points"]
     head += ["wrong→right / right→wrong", "evaluations per question"]
