@@ -3,13 +3,14 @@
     python -m benchmarks.convert_memory MANIFEST WORK [--layers 32]      # MoVA-8B
     python -m benchmarks.convert_memory MANIFEST WORK --model qwen3_vl_moe --layers 2 --shard-gb 2
 
-The second one takes tests/golden/qwen3_vl_moe/manifest_qwen3_vl_30b_a3b.json.
+The second one takes tests/golden/qwen3_vl_moe/manifest_qwen3_vl_30b_a3b.json; with --double it has the shapes of
+Qwen3-VL-235B-A22B, whose decoder is twice as wide.
 
 MANIFEST is a JSON object {name: [shape, dtype]}, or one with the entries `tensors` {name: {shape, dtype}} and `config`,
 the model's config.json. WORK is an empty folder on a disk with twice the checkpoint's size (47 GB for all 32 layers of
 MoVA). The conversion runs in a separate process; the peak memory is that of the process as the operating system reports
 it, including memory maps. The result goes to benchmarks/results/convert_memory.json, for models other than MoVA to
-convert_memory_MODEL.json.
+convert_memory_MODEL.json or convert_memory_MODEL_double.json.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import tyro
@@ -57,6 +58,8 @@ class Options:
     """Model to convert: mova, or a model whose manifest has its config."""
     shard_gb: float = 5.0
     """Largest shard of the checkpoint."""
+    double: bool = False
+    """Double the widths of decoder and experts."""
 
 
 def main(options: Options) -> None:
@@ -67,6 +70,8 @@ def main(options: Options) -> None:
         shapes = {name: entry["shape"] for name, entry in document["tensors"].items()}
         config = document["config"]
         config["text_config"]["num_hidden_layers"] = options.layers
+        if options.double:
+            shapes = doubled(config, shapes)
     else:
         shapes = {name: shape for name, (shape, _) in document.items()}
     sizes = {
@@ -99,10 +104,21 @@ def main(options: Options) -> None:
     }
     shutil.rmtree(options.work)
     name = "convert_memory" if options.model == "mova" else f"convert_memory_{options.model}"
+    name += "_double" * options.double
     (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result, indent=1))
     if result["peak_gb"] > result["limit_gb"]:
         sys.exit(f"the peak is above {result['limit_gb']} GB")
+
+
+def doubled(config: dict[str, Any], shapes: dict[str, list[int]]) -> dict[str, list[int]]:
+    """The shapes of a model with twice the widths of decoder and experts, which its config then states."""
+    text, vision = config["text_config"], config["vision_config"]
+    width, hidden = text["hidden_size"], text["moe_intermediate_size"]
+    sizes = {width, hidden, 2 * hidden, text["num_attention_heads"] * text["head_dim"]}
+    text |= {name: 2 * text[name] for name in ("hidden_size", "moe_intermediate_size", "num_attention_heads")}
+    vision["out_hidden_size"] = 2 * width
+    return {name: [2 * size if size in sizes else size for size in shape] for name, shape in shapes.items()}
 
 
 def write_checkpoint(folder: Path, shapes: dict[str, list[int]], sizes: dict[str, int], shard: int) -> int:

@@ -54,12 +54,20 @@ def test_bad_input_gives_one_line(options: list[str], cause: str, capsys: pytest
 
 
 @pytest.mark.slow  # traces the full sizes many times
-@pytest.mark.parametrize(("size", "mesh"), [("30b-a3b", []), ("235b-a22b", ["--mesh", "model=8"])])
-def test_cards_that_hold_qwen3_vl_moe(
-    size: str, mesh: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("model", "mesh"),
+    [
+        ("qwen3_vl_moe:30b-a3b", []),
+        ("qwen3_vl_moe:235b-a22b", ["--mesh", "model=8"]),
+        ("qwen3_5_moe:35b-a3b", []),
+        ("qwen3_5_moe:35b-a3b", ["--mesh", "model=2"]),
+    ],
+)
+def test_cards_that_hold_multimodal_mixtures_of_experts(
+    model: str, mesh: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "fit.json"
-    assert main(["fit", "--model", f"qwen3_vl_moe:{size}", "--memory", "141GB", "--out", str(out), *mesh]) == 0
+    assert main(["fit", "--model", model, "--memory", "141GB", "--out", str(out), *mesh]) == 0
     record = json.loads(out.read_text())
     assert record["activations"] == "from shapes"
     assert record["largest_k"]["k"] >= 100

@@ -4,8 +4,9 @@
     checkpoint/    Orbax, in the dtype of the source
     tokenizer/     copies of the source's tokenizer files
 
-A parameter is stored in pieces along its first axis, a stacked one layer by layer, so that writing needs little more
-host memory than the largest tensor and one piece. The directory is published with one rename: one that exists is whole.
+A parameter is stored in pieces along its first axis, a stacked one layer by layer and a large layer in pieces along its
+own first axis, so that writing needs little more host memory than the largest tensor and a few pieces. The directory is
+published with one rename: one that exists is whole.
 """
 
 from __future__ import annotations
@@ -241,10 +242,13 @@ def _write_checkpoint(
 
 
 def _pieces(leaf: Leaf, checkpoint: Checkpoint) -> Iterator[np.ndarray]:
-    """Slices of a parameter along its first axis: a layer of a stack, or as many rows as fit into a piece."""
+    """Slices of a parameter: a layer of a stack, or as many rows of it or of the parameter as fit into a piece.
+
+    Joined along their first axis they have the order of the parameter's entries.
+    """
     for names in leaf.entries():
-        tensor = leaf.change(*(checkpoint.weights(name) for name in names))
-        if leaf.stacked:
+        tensor = leaf.entry(checkpoint.weights(name) for name in names)
+        if leaf.stacked and tensor.nbytes <= PIECE:
             tensor = tensor[None]
         elif not tensor.ndim:
             tensor = tensor.reshape(1)

@@ -8,6 +8,7 @@ before 1.6. Its tensors may be nested under one key, such as `state_dict`.
 from __future__ import annotations
 
 import json
+import math
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -34,6 +35,7 @@ DTYPES = {
 }  # fmt: skip
 REOPEN_AFTER = 512 * 2**20
 CHECKED_AT_A_TIME = 2**24  # values
+PART = 128 * 2**20  # bytes of a tensor that are mapped at a time
 NESTING = ("state_dict", "model_state_dict", "model", "module")  # keys below which checkpoints store their tensors
 FETCH = "fetch the checkpoint again"
 
@@ -174,9 +176,22 @@ class _FromSafetensors:
     name: str
 
     def __call__(self) -> np.ndarray:
-        """The tensor in host memory. The file is mapped only for this read, so its pages do not stay in memory."""
+        """The tensor in host memory.
+
+        The file is mapped only while a part of at most `PART` bytes is copied, so its pages do not stay in memory.
+        """
         with safe_open(self.file, framework="numpy") as tensors:
-            return tensors.get_tensor(self.name)
+            header = tensors.get_slice(self.name)
+            shape, dtype = header.get_shape(), DTYPES[header.get_dtype()]
+            size = math.prod(shape) * dtype.itemsize
+            if size <= PART:
+                return tensors.get_tensor(self.name)
+        tensor, rows = np.empty(shape, dtype), max(1, shape[0] * PART // size)
+        for start in range(0, shape[0], rows):
+            stop = min(start + rows, shape[0])
+            with safe_open(self.file, framework="numpy") as tensors:
+                tensor[start:stop] = tensors.get_slice(self.name)[start:stop]
+        return tensor
 
 
 @dataclass(frozen=True)

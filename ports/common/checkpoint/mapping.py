@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -45,6 +45,7 @@ class Leaf:
         stacked: the parameter has a leading axis over `names`, like the layers of a scanned stack.
         group: number of consecutive names whose tensors make one entry, as `change(*tensors)`.
         dtype: of the parameter on disk; `None` for that of its tensors.
+        lazy: `change` takes an iterator over the tensors of an entry instead, so that it need not hold all of them.
     """
 
     names: tuple[str, ...]
@@ -52,10 +53,15 @@ class Leaf:
     stacked: bool = False
     group: int = 1
     dtype: str | None = None
+    lazy: bool = False
 
     def entries(self) -> list[tuple[str, ...]]:
         """The names of the tensors of each entry."""
         return [self.names[start : start + self.group] for start in range(0, len(self.names), self.group)]
+
+    def entry(self, tensors: Iterable[np.ndarray]) -> np.ndarray:
+        """One entry, of its tensors."""
+        return self.change(iter(tensors)) if self.lazy else self.change(*tensors)
 
 
 Layers = int | Sequence[int] | None  # number of layers, or their indices; None: a single module
@@ -103,7 +109,7 @@ def assemble(leaves: Mapping[str, Leaf], read: Callable[[str], np.ndarray], abst
 
     def put(path: tuple, shape: jax.ShapeDtypeStruct) -> jax.Array:
         leaf = leaves[path_name(path)]
-        parts = [leaf.change(*map(read, names)) for names in leaf.entries()]
+        parts = [leaf.entry(map(read, names)) for names in leaf.entries()]
         return jnp.asarray(np.stack(parts) if leaf.stacked else parts[0], shape.dtype)
 
     return jax.tree_util.tree_map_with_path(put, abstract)
@@ -206,12 +212,12 @@ def _misshaped(
 
 def changed_shape(leaf: Leaf, *shapes: tuple[int, ...]) -> tuple[int, ...]:
     """The shape after `leaf.change`, tried on views of one zero."""
-    return _changed_shape(leaf.change, shapes)
+    return _changed_shape(Leaf((), leaf.change, lazy=leaf.lazy), shapes)
 
 
 @lru_cache(maxsize=1024)  # the layers of a stack have the same shapes
-def _changed_shape(change: Callable[..., np.ndarray], shapes: tuple[tuple[int, ...], ...]) -> tuple[int, ...]:
-    return change(*(np.broadcast_to(np.zeros((), np.int8), shape) for shape in shapes)).shape
+def _changed_shape(leaf: Leaf, shapes: tuple[tuple[int, ...], ...]) -> tuple[int, ...]:
+    return leaf.entry(np.broadcast_to(np.zeros((), np.int8), shape) for shape in shapes).shape
 
 
 def stored(leaves: Mapping[str, Leaf], tensors: Mapping[str, Tensor]) -> dict[str, tuple[Leaf, jax.ShapeDtypeStruct]]:

@@ -6,8 +6,9 @@ Axis letters: E experts, D width, F width of an expert.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import partial
+from itertools import chain
 from typing import Any, Protocol, TypeVar
 
 import ml_dtypes
@@ -72,9 +73,11 @@ def _separate(ours: str, layer: str, config: MoEDecoderConfig) -> dict[str, Leaf
             for part in parts
         )
 
+    experts = config.experts
+    join, stack = partial(join_gate_up, experts=experts), partial(stack_experts, experts=experts)
     return {
-        f"{ours}/gate_up": Leaf(names("gate_proj", "up_proj"), join_gate_up, True, 2 * config.experts),
-        f"{ours}/down": Leaf(names("down_proj"), stack_experts, True, config.experts),
+        f"{ours}/gate_up": Leaf(names("gate_proj", "up_proj"), join, True, 2 * experts, lazy=True),
+        f"{ours}/down": Leaf(names("down_proj"), stack, True, experts, lazy=True),
     }
 
 
@@ -89,18 +92,19 @@ def _fused(ours: str, layer: str, config: MoEDecoderConfig, change: Callable[...
     }
 
 
-def join_gate_up(*tensors: np.ndarray) -> np.ndarray:
+def join_gate_up(tensors: Iterator[np.ndarray], experts: int) -> np.ndarray:
     """Alternating [F, D] weights of gate and up, expert by expert, as [E, D, 2F]."""
-    hidden, width = tensors[0].shape
-    joined = np.empty((len(tensors) // 2, width, 2 * hidden), tensors[0].dtype)
-    for expert, (gate, up) in enumerate(zip(tensors[::2], tensors[1::2], strict=True)):
-        joined[expert, :, :hidden], joined[expert, :, hidden:] = gate.T, up.T
-    return joined
+    pairs = (np.concatenate(pair) for pair in zip(tensors, tensors, strict=True))
+    return stack_experts(pairs, experts)
 
 
-def stack_experts(*tensors: np.ndarray) -> np.ndarray:
+def stack_experts(tensors: Iterator[np.ndarray], experts: int) -> np.ndarray:
     """[out, in] weights of all experts as [E, in, out]."""
-    return np.stack([tensor.T for tensor in tensors])
+    first = next(tensors)
+    stacked = np.empty((experts, *first.T.shape), first.dtype)
+    for expert, tensor in enumerate(chain([first], tensors)):
+        stacked[expert] = tensor.T
+    return stacked
 
 
 def inputs_first(tensor: np.ndarray, inside: int, outside: int) -> np.ndarray:
@@ -124,11 +128,11 @@ SCALE = "_scale_inv"  # what the name of a tensor's block scales adds to the ten
 def from_fp8(leaf: Leaf, block: int) -> Leaf:
     """The parameter from FP8 tensors and their block scales, in bfloat16."""
     names = tuple(part for name in leaf.names for part in (name, f"{name}{SCALE}"))
-    return Leaf(names, partial(_dequantized, leaf.change, block), leaf.stacked, 2 * leaf.group, "bfloat16")
+    return Leaf(names, partial(_dequantized, leaf, block), leaf.stacked, 2 * leaf.group, "bfloat16", lazy=True)
 
 
-def _dequantized(change: Callable[..., np.ndarray], block: int, *tensors: np.ndarray) -> np.ndarray:
-    return change(*(dequantize(*pair, block) for pair in zip(tensors[::2], tensors[1::2], strict=True)))
+def _dequantized(leaf: Leaf, block: int, tensors: Iterator[np.ndarray]) -> np.ndarray:
+    return leaf.entry(dequantize(*pair, block) for pair in zip(tensors, tensors, strict=True))
 
 
 def dequantize(tensor: np.ndarray, scales: np.ndarray, block: int) -> np.ndarray:

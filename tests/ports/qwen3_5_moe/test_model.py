@@ -1,5 +1,7 @@
 """Cached evaluation of Qwen3.5-MoE equals the plain whole forward pass for every scope and mode, with padding."""
 
+import dataclasses
+import re
 from functools import cache
 
 import jax
@@ -8,17 +10,27 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from ports.common.checkpoint.mapping import named
 from ports.common.layers.hybrid_decoder import HybridDecoder, LayerBlock
 from ports.common.moe_lm.config import RoutingScope
 from ports.common.moe_lm.costs import whole_loss
 from ports.common.moe_lm.model import LMAnswer, Prompt, RoutedLM
+from ports.common.sharding import shardings_by
 from ports.qwen3_5_moe.config import full_35b_a3b, tiny
+from ports.qwen3_5_moe.params import RULES
+from r2t2_jax.contract import Query, References
 from r2t2_jax.costs.jaxpr import weight_gradients
+from r2t2_jax.method.forward import encode_batch
+from r2t2_jax.method.presets import Preset
+from r2t2_jax.method.rerouting import _reroute_samples, reroute_batch
+from r2t2_jax.methods import strategy
+from r2t2_jax.retrieval.neighbors import sample_keys
 from r2t2_jax.routing import Routing
 from tests.compile_counts import quick_jit
 
 CONFIG = tiny().decoder  # linear, full, linear
 LENGTH, PAD = 9, 2
+COLLECTIVE = re.compile(r" (all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter)\(")
 SCOPES = ("last_prompt", "prompt", "image", "text", "all")
 
 
@@ -132,3 +144,58 @@ def test_layers_are_run_in_repeated_blocks():
     assert decoder.blocks(35, 40, range(35, 40)) == [LayerBlock(35, 5, 1)]
     assert decoder.blocks(30, 40, (33,)) == [LayerBlock(30, 3, 1), LayerBlock(33, 1, 1), LayerBlock(34, 6, 1)]
     assert CONFIG.blocks(0, 3, ()) == [LayerBlock(0, 3, 1)]
+
+
+@pytest.mark.slow
+def test_parameters_cut_over_devices_give_the_same_results_and_only_rows_are_exchanged():
+    routed, params = model(core=3)
+    prompt, answer = sample()
+    mesh = jax.make_mesh((2,), ("model",), axis_types=(jax.sharding.AxisType.Auto,))
+    placed = jax.device_put(params, shardings_by(RULES, params, mesh))
+    cut = {path for path, leaf in named(placed).items() if not leaf.sharding.is_fully_replicated}
+    assert {path.split("/")[0] for path in cut} == {"layers", "self_attn", "linear_attn", "lm_head", "embed_tokens"}
+    assert placed["layers"]["experts"]["down"][...].addressable_shards[0].data.shape[1] == CONFIG.experts // 2
+
+    @jax.jit
+    def run(params, values):
+        features = routed.encode(params, prompt)
+        kept = routed.condition(params, features, answer)
+
+        def loss(values):
+            return routed.answer_loss(params, kept, Routing(values, support=features.core), answer)
+
+        return *jax.value_and_grad(loss)(values), routed.generate(params, features, Routing(values), 3)
+
+    values = jnp.asarray(np.random.default_rng(1).normal(size=routed.spec.shape).astype(np.float32))
+    for own, reference in zip(run(placed, values), run(params, values), strict=True):
+        np.testing.assert_allclose(own, reference, atol=1e-5)
+    lines = [line for line in run.lower(placed, values).compile().as_text().splitlines() if COLLECTIVE.search(line)]
+    assert 1 <= len(lines) <= 200
+    weights = {leaf.shape for path, leaf in named(params).items() if path in cut}
+    weights |= {shape[1:] for shape in weights if len(shape) > 2}  # of one layer
+    results = [re.search(r"= \(?\w+\[([\d,]*)\]", line)[1] for line in lines if " all-gather(" in line]
+    assert not weights & {tuple(map(int, filter(None, shape.split(",")))) for shape in results}
+
+
+@pytest.mark.slow
+def test_samples_step_sizes_and_core_experts_share_one_program():
+    routed, params = model(core=3)
+    prompt, answer = sample()
+    before = encode_batch._cache_size(), _reroute_samples._cache_size()
+    supports = []
+    for rate, shift in ((0.1, 0), (0.2, 7)):
+        tokens = jnp.where(prompt.mask, (prompt.tokens + shift) % 59 + 1, 0)
+        prompts = jax.tree.map(lambda leaf: jnp.stack([leaf] * 2), dataclasses.replace(prompt, tokens=tokens))
+        features, own = encode_batch(params, prompts, model=routed)
+        queries = Query(features, own, routed.support(features))
+        near = jax.tree.map(lambda leaf: leaf[:, None], features)
+        answers = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf])[:, None], answer)
+        references = References(None, near, answers, own[:, None], jnp.ones((2, 1)))
+        descent = {"steps": 2, "learning_rate": rate}
+        ngd = strategy("ngd", Preset.from_mapping({"neighborhood": {"k": 1}, "descent": descent}))
+        result = reroute_batch(ngd, routed, params, queries, references, sample_keys(0, np.arange(2)))
+        assert not np.asarray(result.weights)[~np.asarray(queries.support)].any()
+        assert np.abs(result.weights - own).max() > 1e-3
+        supports.append(np.asarray(queries.support))
+    assert (supports[0] != supports[1]).any()
+    assert (encode_batch._cache_size(), _reroute_samples._cache_size()) == (before[0] + 1, before[1] + 1)

@@ -119,8 +119,11 @@ def test_every_path_converts_and_loads(tmp_path, monkeypatch, name, relative):
 def test_large_parameters_are_stored_in_pieces(source, monkeypatch):
     monkeypatch.setattr("ports.common.checkpoint.directory.PIECE", 16)  # two rows of the embedding, half a kernel
     described = convert(source)
-    assert len(described["parameters"]["words"]["pieces"]) == 3
-    np.testing.assert_array_equal(read(source)["words"][...], toy_tensors()["wte.weight"].astype("f4"))
+    assert [len(described["parameters"][name]["pieces"]) for name in ("words", "layers/kernel")] == [3, 3 * 2]
+    params, tensors = read(source), toy_tensors()
+    np.testing.assert_array_equal(params["words"][...], tensors["wte.weight"].astype("f4"))
+    kernels = [tensors[f"h.{layer}.fc.weight"].T.astype("f4") for layer in range(3)]
+    np.testing.assert_array_equal(params["layers"]["kernel"][...], kernels)
 
 
 def test_arrays_go_where_their_sharding_says(source):

@@ -24,6 +24,15 @@ def test_every_tensor_is_read_in_its_dtype(tmp_path, kind, dtype):
         np.testing.assert_array_equal(entry.read(), tensors[name])
 
 
+def test_a_large_tensor_is_copied_in_parts_of_the_file(tmp_path, monkeypatch):
+    tensor = np.arange(35).reshape(7, 5).astype(ml_dtypes.bfloat16)
+    save_file({"a": tensor}, tmp_path / "model.safetensors")
+    monkeypatch.setattr("ports.common.checkpoint.formats.PART", 25)  # two rows
+    weights = open_checkpoint(tmp_path).weights("a")
+    assert weights.dtype == tensor.dtype
+    np.testing.assert_array_equal(weights, tensor)
+
+
 def test_a_bin_file_that_is_mapped_again_gives_the_same(tmp_path, monkeypatch):
     pytest.importorskip("torch")
     monkeypatch.setattr(formats, "REOPEN_AFTER", 16)

@@ -1,6 +1,7 @@
 """The ports of text models, from a checkpoint to an answer: Qwen3-MoE with a chat template, OLMoE without one."""
 
 import json
+import weakref
 
 import jax
 import ml_dtypes
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from ports.common.checkpoint.formats import Checkpoint
 from ports.common.moe_lm.params import dequantize
 from ports.olmoe import port as olmoe
 from ports.qwen3_moe import port as qwen3_moe
@@ -117,3 +119,49 @@ def test_fp8_tensors_of_a_text_model_are_converted_to_their_scaled_values(tmp_pa
         experts = f"model.layers.{layer}.mlp.experts"
         for expert, own in enumerate(np.asarray(layers["experts"]["down"][...][layer])):
             np.testing.assert_array_equal(own, expected[f"{experts}.{expert}.down_proj.weight"].T)
+
+
+def test_a_conversion_holds_few_tensors_however_many_shards_there_are(tmp_path, monkeypatch):
+    source, layers, piece = write_source(tmp_path / "source", "qwen3_moe"), 12, 2**15
+    with np.load(HERE / "moe_llm" / "moe_qwen3_moe_a.npz") as golden:
+        weights = {name[2:]: golden[name] for name in golden.files if name.startswith("w/")}
+    (source / "model.safetensors").unlink()
+    shards = {-1: {name: leaf for name, leaf in weights.items() if ".layers." not in name}}
+    for layer in range(layers):
+        own, prefix = f"model.layers.{layer % 3}.", f"model.layers.{layer}."
+        shards[layer] = {name.replace(own, prefix): leaf for name, leaf in weights.items() if name.startswith(own)}
+    places = {}
+    for number, tensors in shards.items():
+        places |= dict.fromkeys(tensors, f"model-{number}.safetensors")
+        save_file(tensors, source / f"model-{number}.safetensors")
+    (source / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+    config = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps(config | {"num_hidden_layers": layers}))
+
+    held = {"now": 0, "most": 0, "read": 0}
+    read = Checkpoint.weights
+
+    def release(size):
+        held["now"] -= size
+
+    def counted(self, name):
+        tensor = read(self, name)
+        held["now"] += tensor.nbytes
+        held["read"] += tensor.nbytes
+        held["most"] = max(held["most"], held["now"])
+        weakref.finalize(tensor, release, tensor.nbytes)
+        return tensor
+
+    monkeypatch.setattr(Checkpoint, "weights", counted)
+    for module in ("directory", "orbax_writer"):
+        monkeypatch.setattr(f"ports.common.checkpoint.{module}.PIECE", piece)
+    qwen3_moe.converter.convert(str(source), tmp_path / "model", progress=False)
+    assert held["read"] == sum(leaf.nbytes for tensors in shards.values() for leaf in tensors.values())
+    assert held["most"] <= 2 * piece < held["read"] / 8
+    assert held["now"] == 0
+    monkeypatch.undo()
+    layers_of = qwen3_moe.load(f"{tmp_path / 'model'},layers=last2").params["layers"]
+    for part, name in (("gate_up", "gate_proj"), ("down", "down_proj")):
+        own = np.asarray(layers_of["experts"][part][...])[11, 3]
+        expected = weights[f"model.layers.2.mlp.experts.3.{name}.weight"].T
+        np.testing.assert_array_equal(own[:, : expected.shape[1]], expected)
