@@ -42,3 +42,22 @@ def test_every_named_file_exists():
     for name in ("benchmarks/accelerator.py", "tests/ports/pocket/test_torch_pocket.py"):
         assert name in TEXT
         assert (ROOT / name).exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["qwen3_vl_moe:tiny,layers=last2", "qwen3_5_moe:tiny,layers=last2"])
+def test_the_script_for_accelerators_measures_tiny_models(model, tmp_path, monkeypatch):
+    from benchmarks import accelerator
+
+    for name, value in {"RESULTS": tmp_path, "RUNS": 1, "STEPS": 2, "K": 2}.items():
+        monkeypatch.setattr(accelerator, name, value)
+    accelerator.main(model, max_vmap_size=1, width=64, pairs=(4,), gigabytes=1e-3)
+    (file,) = tmp_path.iterdir()
+    report = json.loads(file.read_text())
+    expected = {
+        "encode", "condition a reference", "answer under given weights", "atlas", "NGD, B x K = 1 x 2", "NGD, 4 pairs",
+        "losses at 16 points, 4 references",
+    }  # fmt: skip
+    assert expected <= set(report["programs"])
+    for timing in report["programs"].values():
+        assert min(timing[name] for name in ("milliseconds", "TFLOP", "of_ceiling", "of_memory_rate")) >= 0

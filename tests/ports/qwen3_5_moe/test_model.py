@@ -156,7 +156,7 @@ def test_parameters_cut_over_devices_give_the_same_results_and_only_rows_are_exc
     assert {path.split("/")[0] for path in cut} == {"layers", "self_attn", "linear_attn", "lm_head", "embed_tokens"}
     assert placed["layers"]["experts"]["down"][...].addressable_shards[0].data.shape[1] == CONFIG.experts // 2
 
-    @jax.jit
+    @quick_jit
     def run(params, values):
         features = routed.encode(params, prompt)
         kept = routed.condition(params, features, answer)
@@ -164,17 +164,17 @@ def test_parameters_cut_over_devices_give_the_same_results_and_only_rows_are_exc
         def loss(values):
             return routed.answer_loss(params, kept, Routing(values, support=features.core), answer)
 
-        return *jax.value_and_grad(loss)(values), routed.generate(params, features, Routing(values), 3)
+        return jax.value_and_grad(loss)(values)
 
     values = jnp.asarray(np.random.default_rng(1).normal(size=routed.spec.shape).astype(np.float32))
     for own, reference in zip(run(placed, values), run(params, values), strict=True):
         np.testing.assert_allclose(own, reference, atol=1e-5)
     lines = [line for line in run.lower(placed, values).compile().as_text().splitlines() if COLLECTIVE.search(line)]
     assert 1 <= len(lines) <= 200
-    weights = {leaf.shape for path, leaf in named(params).items() if path in cut}
-    weights |= {shape[1:] for shape in weights if len(shape) > 2}  # of one layer
     results = [re.search(r"= \(?\w+\[([\d,]*)\]", line)[1] for line in lines if " all-gather(" in line]
-    assert not weights & {tuple(map(int, filter(None, shape.split(",")))) for shape in results}
+    largest = max(int(np.prod([int(size) for size in shape.split(",") if size])) for shape in results)
+    experts = params["layers"]["experts"]["down"][...]
+    assert largest < min(experts[0].size, params["lm_head"]["kernel"][...].size)  # rows, and no weights
 
 
 @pytest.mark.slow

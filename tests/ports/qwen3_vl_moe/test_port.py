@@ -29,11 +29,12 @@ from r2t2_jax.errors import R2T2Error
 from r2t2_jax.method.presets import Preset
 from r2t2_jax.methods import strategy
 from r2t2_jax.plugins import load_shapes
-from tests.goldens import HERE
+from tests.goldens import EXTRA, HERE
 from tests.ports.common.qwen_vl.recorded import recorded
 from tests.ports.common.qwen_vl.source import drawn, write_fp8, write_source
 
 GOLDEN = HERE / "qwen3_vl_moe"
+CHECKPOINTS = sorted(path.parent for folder in EXTRA for path in folder.rglob("ckpt/qwen3_vl_moe_?/config.json"))
 
 
 @cache
@@ -191,6 +192,17 @@ def test_a_converted_model_has_the_recorded_weights_and_prepares_samples(directo
     assert int(inputs.prompt.visual[1].sum()) == 0
     answer = port.processor.answer_ids(["Cat."])
     assert port.processor.decode(np.asarray(answer.tokens)) == ["Cat."]
+
+
+@pytest.mark.parametrize("source", CHECKPOINTS, ids=str)
+def test_a_golden_checkpoint_is_converted_to_the_recorded_weights(source, tmp_path):
+    written = converter.convert(str(source), tmp_path / "model", progress=False)
+    assert written["report"]["ignored"] == []
+    port = load(str(tmp_path / "model"))
+    reference = recorded(source.parent.parent / f"{source.name}.npz").params
+    for own, expected in zip(jax.tree.leaves(port.params), jax.tree.leaves(reference), strict=True):
+        np.testing.assert_array_equal(own, expected)
+    port.processor.prepare(port.params, [Sample("a", drawn(0), "What?", ("Cat.",))])
 
 
 def test_bad_samples_give_one_line(directory):

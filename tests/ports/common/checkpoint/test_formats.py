@@ -26,7 +26,7 @@ def test_every_tensor_is_read_in_its_dtype(tmp_path, kind, dtype):
 
 def test_a_large_tensor_is_copied_in_parts_of_the_file(tmp_path, monkeypatch):
     tensor = np.arange(35).reshape(7, 5).astype(ml_dtypes.bfloat16)
-    save_file({"a": tensor}, tmp_path / "model.safetensors")
+    write_tensors(tmp_path / "model.safetensors", {"a": tensor})
     monkeypatch.setattr("ports.common.checkpoint.formats.PART", 25)  # two rows
     weights = open_checkpoint(tmp_path).weights("a")
     assert weights.dtype == tensor.dtype

@@ -121,6 +121,7 @@ def test_fp8_tensors_of_a_text_model_are_converted_to_their_scaled_values(tmp_pa
             np.testing.assert_array_equal(own, expected[f"{experts}.{expert}.down_proj.weight"].T)
 
 
+@pytest.mark.slow  # writes many small pieces
 def test_a_conversion_holds_few_tensors_however_many_shards_there_are(tmp_path, monkeypatch):
     source, layers, piece = write_source(tmp_path / "source", "qwen3_moe"), 12, 2**15
     with np.load(HERE / "moe_llm" / "moe_qwen3_moe_a.npz") as golden:
