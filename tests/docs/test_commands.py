@@ -133,6 +133,8 @@ SMALLER = (
     (r"^bank atlas (\S+)", r"bank atlas \1 --points 4 --candidates 8 --choosing 20 --k 3"),
     (r"^tune (.*)", r"tune \1 --budget 2"),
     (r"^reproduce table6 (.*)", r"reproduce table6 \1 --block 10"),
+    (r"^reproduce sensitivity_scope (.*)--limit 40", r"reproduce table9 \1--limit 10"),
+    (r"^(eval .*)--limit 40(.*,warmup)", r"\1--limit 2\2"),
     (r"^reproduce all --model pocket", "reproduce table9 --model pocket --limit 10"),
     (r"^(diagnose .*)--limit 40", r"\1--limit 20"),
 )
