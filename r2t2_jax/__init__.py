@@ -3,7 +3,7 @@
 Public names are imported when first used, so `import r2t2_jax` stays light.
 """
 
-from importlib import import_module, metadata
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 __version__: str
@@ -65,6 +65,8 @@ __all__ = sorted(_MODULES)
 def __getattr__(name: str) -> Any:
     """Import a public name from its module (PEP 562)."""
     if name == "__version__":
+        from importlib import metadata  # imports the standard library's email package, which takes time
+
         return metadata.version("r2t2-jax")
     if name not in _MODULES:
         raise AttributeError(f"module 'r2t2_jax' has no attribute {name!r}")

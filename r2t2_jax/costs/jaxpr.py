@@ -70,6 +70,25 @@ def _below(scopes: Scopes, flops: Counter[Scopes]) -> Counter[Scopes]:
     return Counter({(*scopes, *names): count for names, count in flops.items()})
 
 
+def count_operations(jaxpr: core.ClosedJaxpr | core.Jaxpr) -> tuple[int, int]:
+    """Operations of a jaxpr, and the bytes of their arguments and results, both before any fusion.
+
+    The body of a scan counts once per iteration, every branch of a cond and the body of a while loop once. Calls, loops
+    and branches are no operations themselves.
+    """
+    operations = moved = 0
+    for equation in _equations(jaxpr):
+        inner = [count_operations(sub) for sub in _inner(equation)]
+        if inner:
+            times = equation.params["length"] if equation.primitive.name == "scan" else 1
+            operations += times * sum(count for count, _ in inner)
+            moved += times * sum(size for _, size in inner)
+        else:
+            operations += 1
+            moved += sum(_bytes(variable) for variable in (*equation.invars, *equation.outvars))
+    return operations, moved
+
+
 def peak_bytes(jaxpr: core.ClosedJaxpr | core.Jaxpr, shares: Sequence[float] | None = None) -> int:
     """Bytes of the results that are live at the same time at most, in the order in which a program is traced.
 

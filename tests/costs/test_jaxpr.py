@@ -3,7 +3,14 @@
 import jax
 import jax.numpy as jnp
 
-from r2t2_jax.costs.jaxpr import count_flops, flops_by_scope, flops_within, peak_bytes, weight_gradients
+from r2t2_jax.costs.jaxpr import (
+    count_flops,
+    count_operations,
+    flops_by_scope,
+    flops_within,
+    peak_bytes,
+    weight_gradients,
+)
 from r2t2_jax.costs.prediction import _traced_bytes
 from r2t2_jax.method.rerouting import _reroute_samples
 from r2t2_jax.methods import strategy
@@ -121,3 +128,12 @@ def test_traced_programs_hold_the_part_of_a_device():
         index, whole
     )
     assert _traced_bytes(traced, [sharded]) <= _traced_bytes(traced, [whole]) / 4 + 8
+
+
+def test_operations_and_bytes_count_loop_bodies_once_per_iteration():
+    def loop(a, b):
+        return jax.lax.scan(lambda x, _: (jnp.sin(x @ b), None), a, length=11)[0]
+
+    shapes = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((3, 5), (5, 5)))
+    # A product reads 15 + 25 numbers and writes 15; a sine reads and writes 15.
+    assert count_operations(jax.make_jaxpr(loop)(*shapes)) == (11 * 2, 11 * 4 * (15 + 25 + 15 + 15 + 15))
