@@ -285,7 +285,7 @@ class ReferenceBank:
         rows = np.asarray(neighbors.indices)  # [B, K]; on the host, since the features may live there
         samples = (reader or self.samples)(rows.ravel()) if features else (None, None)
         neighbor_features, answers, routing = jax.tree.map(
-            lambda leaf: jnp.asarray(leaf).reshape(rows.shape + leaf.shape[1:]),  # [B, K, ...]
+            lambda leaf: jnp.asarray(leaf.reshape(rows.shape + leaf.shape[1:])),  # [B, K, ...]
             (*samples, self.routing[rows.ravel()]),
         )
         weights = kernel_weights(kernel, neighbors.distances, neighbors.dots, neighbors.mask)

@@ -42,6 +42,10 @@ class Answer:
 
     def run(self) -> None:
         """Answer, print and, with `--html`, write the page."""
+        from r2t2_jax.runtime.compilation_cache import enable_compilation_cache
+
+        enable_compilation_cache(least_seconds=0.0)
+
         from r2t2_jax.bank import ReferenceBank
         from r2t2_jax.cli.parsing import check_writable
         from r2t2_jax.datasets.images import encoded_image

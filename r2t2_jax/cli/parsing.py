@@ -199,6 +199,8 @@ def parse(commands: Commands, arguments: Sequence[str]) -> Command:
     if arguments and arguments[0] in COMPLETION:
         return tyro.cli(_tree(commands), prog=PROGRAM, args=arguments)
     if list(arguments) == ["--version"]:
+        from importlib.metadata import version  # slow to import
+
         print(f"{PROGRAM} {version('r2t2-jax')}")
         sys.exit(0)
     name, options = _split(commands, arguments)

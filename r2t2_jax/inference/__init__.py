@@ -36,6 +36,7 @@ from r2t2_jax.method.search.kernel_regression import FixedRouting
 from r2t2_jax.method.strategies import Strategy
 from r2t2_jax.methods import BASE, Method, find_preset, own_preset, preset_name
 from r2t2_jax.methods import strategy as named_strategy
+from r2t2_jax.runtime.batching import threads_at_a_time, worker_threads
 from r2t2_jax.runtime.checks import check_routing
 from r2t2_jax.steering.files import Steering, opened_steering
 from r2t2_jax.steering.steer import Steer
@@ -289,7 +290,8 @@ def _answer(
     if weights is not None:
         questions = with_weights(questions, weights[None])
     batch = evaluator.prepare_batch(questions)
-    before, after = (evaluate_batch(batch, [key])[0] for key in (BASE, name))
+    with worker_threads(threads_at_a_time()) as pool:  # both compile at a time
+        before, after = pool.map(lambda key: evaluate_batch(batch, [key])[0], (BASE, name))
     seconds = {"question": encoding, BASE: before.seconds_per_sample, name: after.seconds_per_sample}
     return prediction_of(batch, after, 0, before.predictions[0], preset, seconds)
 

@@ -22,8 +22,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from filelock import lock_descriptor
-
 from r2t2_jax.errors import R2T2Error
 
 DRAFT = ".draft-"
@@ -201,6 +199,8 @@ def _lock_of(draft: Path) -> Path:
 def _lock(descriptor: int) -> bool:
     """Lock a file or folder without waiting. Returns False if another process holds the lock, or locks do not work."""
     try:
+        from filelock import lock_descriptor  # the command line imports this module at start
+
         return lock_descriptor(descriptor, blocking=False)
     except OSError:
         return False

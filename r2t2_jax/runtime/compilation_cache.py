@@ -14,19 +14,21 @@ CACHED = "/jax/compilation_cache/cache_hits"
 MIN_REPORTED_SECONDS = 0.1  # programs of one operation take less
 
 
-def enable_compilation_cache() -> None:
+def enable_compilation_cache(least_seconds: float = 0.3) -> None:
     """Enable JAX's compilation cache; JAX's own environment variables take precedence.
 
     The folder is `$JAX_COMPILATION_CACHE_DIR`, or `r2t2/compiled` in `$XDG_CACHE_HOME` or `~/.cache`.
+
+    Args:
+        least_seconds: programs that compile faster are not kept. Programs of the pocket model take few seconds; a
+            command that answers one question keeps even those of one operation.
     """
     import jax
 
     if FOLDER not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(user_cache() / "compiled"))
     if LEAST_SECONDS not in os.environ:
-        jax.config.update(
-            "jax_persistent_cache_min_compile_time_secs", 0.3
-        )  # programs of the pocket model compile fast
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", least_seconds)
 
 
 def user_cache() -> Path:
