@@ -17,8 +17,6 @@ from ports.pocket.tokenizer import Tokenizer
 from r2t2_jax.contract import CaptionModel, ModelShapes, Port
 from r2t2_jax.errors import R2T2Error
 
-SPARSE = "sparse"  # the variant that `sparse.py` loads
-
 # The parameters of projector and language model.
 LANGUAGE = (
     "project_in",

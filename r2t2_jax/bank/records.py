@@ -109,7 +109,7 @@ def read_correct(path: Path) -> Bool[np.ndarray, "N"]:
     column = read_parquet(path, AGAIN, columns=["correct"]).column("correct")
     if column.null_count:
         raise R2T2Error(f"{path}: column 'correct' has empty cells; {AGAIN}")
-    return np.asarray(column.to_numpy(zero_copy_only=False), bool)
+    return np.array(column.to_pylist(), bool)  # to_numpy imports pandas where it is installed
 
 
 Rows = Int[np.ndarray, "n"]

@@ -1,0 +1,107 @@
+"""Start of whole processes: `python -m benchmarks.startup`.
+
+Each measurement is a process of its own, from its start to its exit: `r2t2 --help`, `import r2t2_jax`, and
+`r2t2 answer` on the pocket model without any compiled program (cold) and with those of an earlier process (warm). Both
+have the references that an earlier process collected; the very first answer of a user collects them. The caches are
+folders of the measurement, not the user's. The medians, with the least and the largest value, are printed and written
+to `benchmarks/results/startup.json`, as are processor seconds, which depend less on other work on the machine.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from r2t2_jax.reporting.tables import markdown_table
+
+RESULTS = Path(__file__).parent / "results" / "startup.json"
+MAIN = (sys.executable, "-m", "r2t2_jax.cli.main")
+QUESTION = "what is printed on the circle ?"
+
+
+def measure(
+    command: Sequence[str], environment: dict[str, str], repeats: int, before: Callable[[], Any]
+) -> dict[str, Any]:
+    """Seconds of `repeats` processes; `before` is called before each and is not measured."""
+    seconds, processor = [], []
+    for _ in range(repeats):
+        before()
+        started, used = time.perf_counter(), os.times()
+        subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        seconds.append(time.perf_counter() - started)
+        now = os.times()
+        processor.append(now.children_user + now.children_system - used.children_user - used.children_system)
+    return {
+        "seconds": round(statistics.median(seconds), 3),
+        "least": round(min(seconds), 3),
+        "most": round(max(seconds), 3),
+        "processor_seconds": round(statistics.median(processor), 3),
+    }
+
+
+def measure_all(repeats: int, folder: Path) -> dict[str, dict[str, Any]]:
+    """Every measurement, by its label; files are written to `folder`."""
+    image, compiled = folder / "scene.png", folder / "cache" / "r2t2" / "compiled"
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("JAX_", "XLA_FLAGS"))}
+    environment["XDG_CACHE_HOME"] = str(folder / "cache")
+    answer = (*MAIN, "answer", "--model", "pocket:narrow", "--image", str(image), "--question", QUESTION)
+    subprocess.run(
+        (*MAIN, "pocket", "scene", "--out", str(image)), env=environment, check=True, stdout=subprocess.DEVNULL
+    )
+    subprocess.run(answer, env=environment, check=True, stdout=subprocess.DEVNULL)  # collects the references
+
+    def nothing() -> None:
+        pass
+
+    return {
+        "r2t2 --help": measure((*MAIN, "--help"), environment, repeats, nothing),
+        "import r2t2_jax": measure((sys.executable, "-c", "import r2t2_jax"), environment, repeats, nothing),
+        "r2t2 answer, warm": measure(answer, environment, repeats, nothing),
+        "r2t2 answer, cold": measure(answer, environment, repeats, lambda: shutil.rmtree(compiled, ignore_errors=True)),
+    }
+
+
+def table(measured: dict[str, dict[str, Any]]) -> str:
+    """The measurements as a Markdown table."""
+    rows = [
+        [
+            f"`{name}`",
+            f"{row['seconds']:.2f} ({row['least']:.2f} to {row['most']:.2f})",
+            f"{row['processor_seconds']:.2f}",
+        ]
+        for name, row in measured.items()
+    ]
+    return markdown_table(["process", "s, median (least to most)", "processor s"], rows, align_right=True)
+
+
+def main(repeats: int = 7, machine: str = "2 CPU cores") -> None:
+    """Measure, print the table and write the numbers."""
+    load = round(os.getloadavg()[0], 1)
+    with tempfile.TemporaryDirectory() as folder:
+        measured = measure_all(repeats, Path(folder))
+    content = {
+        "command": f"python -m benchmarks.startup --repeats {repeats}",
+        "machine": machine,
+        "date": datetime.date.today().isoformat(),
+        "load_before": load,
+        "repeats": repeats,
+        "processes": measured,
+    }
+    RESULTS.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    print(table(measured))
+
+
+if __name__ == "__main__":
+    tyro.cli(main, description=__doc__)
