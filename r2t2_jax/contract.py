@@ -219,6 +219,35 @@ class SteerableModel(RecordingModel, Protocol):
         ...
 
 
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class RouteLogprobs:
+    """Log-probabilities of target tokens at the A places of an answer, under the router's routes and M alternatives.
+
+    Args:
+        own: under the router's own routes.
+        own_token: the most probable token under these.
+        alternatives: under alternative routes of the place's token in one of the N layers, the other layers free.
+        tokens: the most probable token under each alternative.
+    """
+
+    own: Float[Array, "*B A C"]
+    own_token: Int[Array, "*B A"]
+    alternatives: Float[Array, "*B A N M C"]
+    tokens: Int[Array, "*B A N M"]
+
+
+@runtime_checkable
+class AlternativesModel(RecordingModel, Protocol):
+    """A model that routes token by token and scores alternative routes (the audit of `r2t2 diagnose`)."""
+
+    def alternative_logprobs(
+        self, params: Params, inputs: Inputs, answer: Answer, targets: Int[Array, "A C"], key: Array, alternatives: int
+    ) -> RouteLogprobs:
+        """Scores of the targets at each place of a given answer, under routes of as many experts as the router's."""
+        ...
+
+
 @dataclass(frozen=True)
 class LossModel:
     """A model given only by its loss `answer_loss(params, features, weights, answer)`.

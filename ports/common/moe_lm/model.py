@@ -28,8 +28,8 @@ from ports.common.layers.moe import ExpertChoice
 from ports.common.layers.moe_decoder import LayerOutput, MoEDecoder, MoEDecoderConfig
 from ports.common.layers.routed_experts import RoutedRows
 from ports.common.moe_lm.config import RoutingScope
-from ports.common.moe_lm.routes import prompt_choice, token_routes
-from r2t2_jax.contract import TokenRoutes
+from ports.common.moe_lm.routes import alternative_logprobs, prompt_choice, token_routes
+from r2t2_jax.contract import RouteLogprobs, TokenRoutes
 from r2t2_jax.routing import TOKEN_CLASSES, Routing, RoutingSpec
 
 
@@ -442,6 +442,17 @@ class RoutedLM:
         kinds = jnp.where(prompt.mask, prompt.visual.astype(jnp.int32), -1)
         ran = jnp.concatenate([prompt.tokens, tokens])
         return tokens, token_routes(ran, kinds, self.as_answer(tokens).mask, choice, choices, logits)
+
+    def alternative_logprobs(
+        self, params: Any, inputs: Any, answer: LMAnswer, targets: Int[Array, "A C"], key: Array, alternatives: int
+    ) -> RouteLogprobs:
+        """Log-probabilities of targets at each place of a given answer, under routes drawn by Gumbel top-k.
+
+        The routing of a place's token changes in one layer at a time; the layers after it route themselves. All routes
+        of a place are rows of one batch.
+        """
+        prompt, x, added = self.embed(params, inputs)
+        return alternative_logprobs(self.decoder(params), prompt, x, added, answer, targets, key, alternatives)
 
     def as_answer(self, tokens: Int[Array, "A"]) -> LMAnswer:
         """Generated tokens as an answer: up to the first that ends the turn, which is included."""

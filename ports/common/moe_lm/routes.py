@@ -1,16 +1,21 @@
-"""Routes of prompt and answer from the choices of the parts in which a language model runs them.
+"""Routes of prompt and answer from the choices of the parts in which a language model runs them; alternative routes.
 
-Axis letters: T prompt tokens, A answer tokens, N layers, E experts, k chosen experts.
+Axis letters: T prompt tokens, A answer tokens, N layers, E experts, k chosen experts, M alternative routes, C targets,
+D width, J levels of DeepStack.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from ports.common.layers.moe import ExpertChoice
-from r2t2_jax.contract import TOKEN_KINDS, TokenRoutes
+from ports.common.layers.moe_decoder import MoEDecoder
+from ports.common.layers.routed_experts import RoutedRows
+from r2t2_jax.contract import TOKEN_KINDS, RouteLogprobs, TokenRoutes
 
 
 def prompt_choice(early: ExpertChoice | None, before: ExpertChoice | None, late: ExpertChoice) -> ExpertChoice:
@@ -56,3 +61,77 @@ def token_routes(
         weights=whole.weights.astype(jnp.float16),
         logits=whole.logits.astype(jnp.float16) if logits else None,
     )
+
+
+def alternative_experts(key: Array, choice: ExpertChoice, count: int) -> Int[Array, "N M k"]:
+    """`count` sets of k experts in each layer, drawn by Gumbel top-k from the gate's probabilities.
+
+    A draw of the router's own set has its last expert replaced by the next of the draw, so every set differs.
+
+    Args:
+        key: of the draws.
+        choice: of one token, as [N, 1, .]; k must be below E.
+        count: number M of sets.
+    """
+    logits, own = choice.logits[:, 0].astype(jnp.float32), choice.ids[:, 0]  # [N, E], [N, k]
+    k = own.shape[-1]
+    noisy = logits[:, None] + jax.random.gumbel(key, (len(logits), count, logits.shape[-1]))
+    _, ids = jax.lax.top_k(noisy, k + 1)
+    inside = (ids[..., :k, None] == own[:, None, None]).any(axis=-1).all(axis=-1)  # [N, M]
+    last = jnp.where(inside, ids[..., k], ids[..., k - 1])
+    return jnp.concatenate([ids[..., : k - 1], last[..., None]], axis=-1)
+
+
+def alternative_logprobs(
+    net: MoEDecoder,
+    prompt: Any,
+    x: Float[Array, "T D"],
+    added: Float[Array, "J T D"] | None,
+    answer: Any,
+    targets: Int[Array, "A C"],
+    key: Array,
+    alternatives: int,
+) -> RouteLogprobs:
+    """Scores of targets at each place of an answer, under the router's routes and under alternatives in each layer.
+
+    Args:
+        net: the decoder.
+        prompt: a `Prompt`, whose last token is no image's.
+        x, added: its states in front of layer 0, and what DeepStack adds after the first layers.
+        answer: an `LMAnswer`.
+        targets: token ids.
+        key: of the draws.
+        alternatives: number M of routes in each layer.
+    """
+    layers, places, before = net.config.layers, len(answer.tokens), len(prompt.tokens) - 1
+    past = None if added is None else added[:, :-1]
+    _, out = net.run(x[:-1], prompt.positions[:, :-1], prompt.mask[:-1], added=past)
+    following = jnp.broadcast_to(prompt.next_position + jnp.arange(places - 1), (3, places - 1))
+    positions = jnp.concatenate([prompt.positions[:, -1:], following], axis=1)
+    states = jnp.concatenate([x[-1:], net.embed(answer.tokens[:-1])])  # [A, D]
+
+    def place(cache: Any, row: Any) -> tuple[Any, RouteLogprobs]:
+        """One place: the router's own pass, which extends the cache, and all alternatives as rows."""
+        number, state, position, targets, key = row
+        valid = jnp.concatenate([prompt.mask[:-1], jnp.arange(places) <= number])
+        earlier = jnp.concatenate([prompt.mask[:-1], jnp.arange(places) < number, jnp.ones(1, bool)])
+        _, own = net.run(state[None], position[:, None], valid, past=cache, slot=before + number)
+        drawn = alternative_experts(key, own.choice, alternatives)  # [N, M, k]
+        here = jnp.arange(layers)[:, None, None] == jnp.arange(layers)  # [N, 1, N]
+        imposed = jnp.where(here[..., None], drawn[:, :, None], -1).reshape(-1, layers, 1, drawn.shape[-1])
+        imposed = jnp.concatenate([jnp.full_like(imposed[:1], -1), imposed])  # [1 + N * M, N, 1, k]
+
+        def scores(ids: Int[Array, "N 1 k"]) -> tuple[Float[Array, "C"], Int[Array, ""]]:
+            routed = RoutedRows(ids, None, "select", tuple(range(layers)), 1)
+            last, _ = net.run(state[None], position[:, None], earlier, past=cache, routed=routed)
+            logprobs = jax.nn.log_softmax(net.logits(last)[0])
+            return logprobs[targets], logprobs.argmax().astype(jnp.int32)
+
+        logprobs, tokens = jax.vmap(scores)(imposed)
+        shape = (layers, alternatives)
+        return own.cache, RouteLogprobs(
+            logprobs[0], tokens[0], logprobs[1:].reshape(*shape, -1), tokens[1:].reshape(shape)
+        )
+
+    rows = (jnp.arange(places), states, positions.T, targets, jax.random.split(key, places))
+    return jax.lax.scan(place, out.cache.padded(before + places), rows)[1]
