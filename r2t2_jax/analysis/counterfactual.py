@@ -1,4 +1,4 @@
-"""The counterfactual audit: do alternative routes of equal compute serve the true answer better than the router's own?
+"""The counterfactual audit: whether alternative routes of equal compute serve the true answer better than the router's.
 
 Alternatives are drawn by Gumbel top-k from the gate, in one layer at a time, and scored by the probability of the true
 token at a place of the answer (arXiv 2605.07260). Whatever disturbs a route also raises the probability of tokens that
@@ -287,8 +287,8 @@ def _score_answers(
         features, weights, support, candidates, key = sample
         drawn = alternative_weights(model.spec, weights, support, key, alternatives)  # [N, M, E]
         layers = len(weights)
-        here = (jnp.arange(layers)[:, None] == jnp.arange(layers))[:, None, :, None]  # [N, 1, N, 1]
-        routings = jnp.where(here, drawn[:, :, None], weights).reshape(-1, *weights.shape)
+        here = jnp.eye(layers, dtype=bool)[:, None, :, None]  # [N, 1, N, 1]
+        routings = jnp.where(here, drawn[:, :, None], weights[None, None]).reshape(-1, *weights.shape)
         routings = jnp.concatenate([weights[None], routings])  # [1 + N * M, N, E]
         scores = jax.lax.map(
             lambda weights: model.answer_logprobs(params, features, Routing(weights), candidates), routings

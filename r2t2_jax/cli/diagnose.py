@@ -18,10 +18,12 @@ class Diagnose:
     """Test whether re-routing will help a model: the largest possible gain, the gain of ngd, the gain of equal weights.
 
     On labeled questions it compares the router with equal weights, with descent on near and on random references, and
-    with the best routing for the labels. Statistical tests answer five questions and lead to a verdict;
-    docs/diagnose.md explains how to read it.
+    with the best routing for the labels. Statistical tests answer five questions and lead to a verdict. An audit then
+    compares the router's routes with alternatives of equal compute, layer by layer; --audit-only does nothing else, and
+    needs no references. docs/diagnose.md explains how to read both.
 
-    Exit code: 0 if re-routing helps, 1 if it does not or there are too few samples to decide.
+    Exit code: 0 if re-routing helps (with --audit-only: if a layer has better routes), 1 if it does not or there are too
+    few samples to decide.
 
     Example: r2t2 diagnose --model pocket:narrow --data pocket --limit 100
     """
@@ -52,25 +54,36 @@ class Diagnose:
     """Draws the questions and the random references."""
     allow_leakage: bool = False
     """Accept questions that are also references: by id and question, or by image and question under any id."""
+    alternatives: int = 8
+    """Alternative routes per token and layer in the audit; 0 leaves the audit out."""
+    audit_only: bool = False
+    """Only the audit: can re-routing help this model at all, and in which layers?"""
     out: Path | None = None
     """JSON file to write the numbers of the diagnosis to."""
+    html: Path | None = None
+    """HTML file to write the diagnosis to."""
 
     def run(self) -> int:
-        """Measure, print the diagnosis and, with `--out`, write it."""
+        """Measure, print the diagnosis and, with `--out` and `--html`, write it."""
+        from r2t2_jax.analysis.counterfactual import audit_port
         from r2t2_jax.analysis.diagnose import port_evidence
         from r2t2_jax.analysis.diagnosis import check_enough, diagnose_evidence
         from r2t2_jax.bank import ReferenceBank
         from r2t2_jax.cli.parsing import check_writable
+        from r2t2_jax.errors import R2T2Error
         from r2t2_jax.evaluation.encode import encode_questions
         from r2t2_jax.evaluation.question_sets import with_longest_answer
         from r2t2_jax.evaluation.setup import open_bank, open_port, open_question_sets, with_decoding
         from r2t2_jax.methods import find_preset, own_preset
-        from r2t2_jax.reporting.diagnosis import diagnosis_text
-        from r2t2_jax.runs.atomic_io import publish_json
+        from r2t2_jax.reporting.diagnosis import audit_text, diagnosis_page, diagnosis_text
+        from r2t2_jax.runs.atomic_io import atomic_write, publish_json
         from r2t2_jax.runs.fingerprint import versions
 
-        if self.out:
-            check_writable(self.out)
+        for path in filter(None, (self.out, self.html)):
+            check_writable(path)
+        if self.audit_only and (self.bank is not None or not self.alternatives):
+            wrong = "--bank" if self.bank is not None else "--alternatives 0"
+            raise R2T2Error(f"--audit-only needs alternatives and no references: leave out {wrong}")
         if self.bank is not None:
             ReferenceBank.open(self.bank)  # refused before a model is loaded
         loaded = open_port(self.model, self.embedder, self.preset)
@@ -79,24 +92,33 @@ class Diagnose:
         preset = find_preset(name, port.presets)
         samples, metric = open_question_sets(self.data, self.split, self.limit, self.seed, self.metric or "")
         check_enough(len(samples))
-        metrics = dict.fromkeys(self.data, metric)
-        bank = open_bank(port, self.bank, metrics, samples, allow_leakage=self.allow_leakage)
-        evidence = port_evidence(port, bank, encode_questions(port, samples), preset, metric, self.seed)
-        diagnosis = diagnose_evidence(evidence, self.worthwhile)
         sets = ", ".join(self.data)
-        print(f"{port.name} on {sets}: {len(samples):,} questions, {len(bank):,} references, preset {name}\n")
-        print(diagnosis_text(diagnosis))
+        title, facts = f"{port.name} on {sets}: {len(samples):,} questions", {"model": port.fingerprint}
+        diagnosis = None
+        if not self.audit_only:
+            metrics = dict.fromkeys(self.data, metric)
+            bank = open_bank(port, self.bank, metrics, samples, allow_leakage=self.allow_leakage)
+            evidence = port_evidence(port, bank, encode_questions(port, samples), preset, metric, self.seed)
+            diagnosis = diagnose_evidence(evidence, self.worthwhile)
+            title += f", {len(bank):,} references, preset {name}"
+            facts |= {"references": len(bank), "preset": preset.to_mapping()}
+            print(f"{title}\n\n{diagnosis_text(diagnosis)}")
+        audit = audit_port(port, samples, self.alternatives, self.seed) if self.alternatives else None
+        if audit is not None:
+            print(f"\n{audit_text(audit)}" if diagnosis else f"{title}\n\n{audit_text(audit)}")
         if self.out:
-            settings = asdict(self) | {
-                "data": recorded_sets(self.data),
-                "bank": self.bank and str(self.bank),
-                "out": str(self.out),
-            }
-            facts = {"model": port.fingerprint, "references": len(bank), "preset": preset.to_mapping()}
+            paths = {key: path and str(path) for key, path in vars(self).items() if key in ("bank", "out", "html")}
+            settings = asdict(self) | paths | {"data": recorded_sets(self.data)}
             record = {"command": "diagnose", "settings": settings, "versions": versions(), **facts}
-            publish_json(self.out, record | diagnosis.to_record())
+            record |= {} if diagnosis is None else diagnosis.to_record()
+            publish_json(self.out, record | ({} if audit is None else {"audit": audit.to_record()}))
             print(f"\nWrote {self.out}.")
-        return 0 if diagnosis.helps else 1
+        if self.html:
+            page = diagnosis_page(title, diagnosis, audit)
+            atomic_write(self.html, lambda draft: draft.write_text(page, encoding="utf-8"))
+            print(f"\nWrote {self.html}.")
+        helps = audit is not None and audit.verdict == "better" if diagnosis is None else diagnosis.helps
+        return 0 if helps else 1
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,19 @@
-"""A diagnosis as text of 80 columns: the rows, the five questions with their answers, the verdict and what to do."""
+"""A diagnosis as text of 80 columns, and as a page: rows, five questions with answers, the verdict, and the audit."""
 
 from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable, Mapping
 
+from r2t2_jax.analysis.counterfactual import RouteAudit
 from r2t2_jax.analysis.diagnosis import Diagnosis, Finding
 from r2t2_jax.analysis.loss_landscape import CANDIDATES
 from r2t2_jax.evaluation.statistics import Comparison
+from r2t2_jax.reporting.bank_report import Table
+from r2t2_jax.reporting.page import render_template
 
 WIDTH = 80
+SHOWN_LAYERS = 8  # of an audit
 WIDTHS = (18, 9, 19, 24)  # of the columns of rows, at least
 VERDICTS = {
     "helps": "Re-routing helps this model. The neighbors point to better routing weights, and gradient descent finds "
@@ -63,6 +67,99 @@ def verdict_text(diagnosis: Diagnosis) -> str:
     if averaged.high < 0:
         sentences.append(f"Averaging the router's weights over tokens by itself changes {_gain(diagnosis, averaged)}.")
     return " ".join(sentences)
+
+
+def audit_text(audit: RouteAudit) -> str:
+    """The audit of alternative routes, with lines of at most 80 columns."""
+    lines = _wrap(audit_summary(audit), "")
+    if audit.missing:
+        return "\n".join(lines)
+    if audit.layers:
+        header, rows = audit_table(audit)
+        table = [header, *rows[:SHOWN_LAYERS]]
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+        lines += ["", *("  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in table)]
+        if len(rows) > SHOWN_LAYERS:
+            lines.append(f"{len(rows) - SHOWN_LAYERS} further layers have a smaller excess; --out has all.")
+    return "\n".join([*lines, "", *_wrap(f"Audit: {audit_verdict(audit)}", "")])
+
+
+def audit_summary(audit: RouteAudit) -> str:
+    """What was drawn, and at how many places."""
+    if audit.missing:
+        return f"No audit of alternative routes: {audit.missing}."
+    places = f"{audit.places:,} true answers" if audit.unit == "answer" else f"{audit.places:,} tokens of true answers"
+    return (
+        f"Audit of alternative routes: {audit.alternatives} of equal compute in each layer, drawn by Gumbel top-k, at "
+        f"{places}. The router gives {audit.fragile:,} of them less than "
+        f"50 %: these are fragile, and the shares below are theirs, as means over {audit.questions:,} questions. Beat "
+        f"is the share of alternatives under which the true {audit.unit} is more probable than under the router's "
+        f"route; permuted the same for the true {audit.unit}s of other questions of the category. Corrected is the "
+        "share of wrong places at which an alternative makes it the most probable (permuted)."
+    )
+
+
+def audit_table(audit: RouteAudit) -> Table:
+    """The layers, the largest excess first; shares in percent, the excess in points."""
+    rows = [
+        (
+            each.layer,
+            f"{100 * each.share:.1f}",
+            f"{100 * each.permuted:.1f}",
+            f"{100 * each.excess.gain:+.1f} ({100 * each.excess.low:+.1f} to {100 * each.excess.high:+.1f})",
+            f"{each.q:.2g}",
+            f"{100 * each.corrected:.0f} ({100 * each.corrected_permuted:.0f})",
+        )
+        for each in sorted(audit.layers, key=lambda each: -each.excess.gain)
+    ]
+    return ("layer", "beat %", "permuted %", "excess, points", "q", "corrected %"), rows
+
+
+def audit_verdict(audit: RouteAudit) -> str:
+    """The verdict of an audit that could be made, in sentences."""
+    if audit.verdict == "few":
+        return f"Inconclusive: {audit.questions:,} questions with a fragile {audit.unit} are too few; ask more with --limit."
+    if audit.verdict == "none":
+        bound = max(each.excess.high for each in audit.layers)
+        return (
+            f"No layer has better routes than chance gives: alternatives raise permuted {audit.unit}s as often as true "
+            f"ones. The largest excess that the intervals allow is {100 * bound:+.1f} points. Re-routing single "
+            "layers has little to find here."
+        )
+    names = [each.layer for each in audit.helping]
+    shown = ", ".join(names[:SHOWN_LAYERS]) + (", ..." if len(names) > SHOWN_LAYERS else "")
+    return (
+        f"Better routes exist in {len(names)} of {len(audit.layers)} layers ({shown}): alternatives raise the true "
+        f"{audit.unit} more often than permuted ones. Re-routing can help there, if something points to them without "
+        "the label."
+    )
+
+
+def diagnosis_page(title: str, diagnosis: Diagnosis | None, audit: RouteAudit | None) -> str:
+    """The diagnosis and the audit as one HTML page."""
+    rows = [] if diagnosis is None else [
+        (name, f"{_value(diagnosis, row.gain)}", f"{_value(diagnosis, row.low)} to {_value(diagnosis, row.high)}",
+         "" if name not in diagnosis.gains else _gain(diagnosis, diagnosis.gains[name]))
+        for name, row in diagnosis.rows.items()
+    ]  # fmt: skip
+    unit = "right, %" if diagnosis is None or diagnosis.kind == "right" else "minus the loss"
+    return render_template(
+        "diagnosis.html.j2",
+        title=title,
+        verdict=None if diagnosis is None else verdict_text(diagnosis),
+        rows=(("row", unit, "95 % interval", "against base"), rows),
+        findings=[] if diagnosis is None else [
+            (finding.question, finding.reply, EXPLANATIONS[finding.key](diagnosis, finding))
+            for finding in diagnosis.findings
+        ],
+        audit=None if audit is None else (
+            "" if audit.missing else audit_verdict(audit), audit_summary(audit), audit_table(audit)
+        ),
+    )  # fmt: skip
+
+
+def _value(diagnosis: Diagnosis, value: float) -> str:
+    return f"{100 * value:.1f}" if diagnosis.kind == "right" else f"{value:.4g}"
 
 
 def _row_lines(diagnosis: Diagnosis) -> list[str]:

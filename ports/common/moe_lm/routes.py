@@ -117,8 +117,8 @@ def alternative_logprobs(
         earlier = jnp.concatenate([prompt.mask[:-1], jnp.arange(places) < number, jnp.ones(1, bool)])
         _, own = net.run(state[None], position[:, None], valid, past=cache, slot=before + number)
         drawn = alternative_experts(key, own.choice, alternatives)  # [N, M, k]
-        here = jnp.arange(layers)[:, None, None] == jnp.arange(layers)  # [N, 1, N]
-        imposed = jnp.where(here[..., None], drawn[:, :, None], -1).reshape(-1, layers, 1, drawn.shape[-1])
+        here = jnp.eye(layers, dtype=bool)[:, None, :, None]  # [N, 1, N, 1]
+        imposed = jnp.where(here, drawn[:, :, None], -1).reshape(-1, layers, 1, drawn.shape[-1])
         imposed = jnp.concatenate([jnp.full_like(imposed[:1], -1), imposed])  # [1 + N * M, N, 1, k]
 
         def scores(ids: Int[Array, "N 1 k"]) -> tuple[Float[Array, "C"], Int[Array, ""]]:

@@ -12,9 +12,11 @@ from flax import nnx
 
 from ports.common.checkpoint.mapping import named
 from ports.common.layers.hybrid_decoder import HybridDecoder, LayerBlock
+from ports.common.layers.routed_experts import RoutedRows
 from ports.common.moe_lm.config import RoutingScope
 from ports.common.moe_lm.costs import whole_loss
 from ports.common.moe_lm.model import LMAnswer, Prompt, RoutedLM
+from ports.common.moe_lm.routes import alternative_experts
 from ports.common.sharding import shardings_by
 from ports.qwen3_5_moe.config import full_35b_a3b, tiny
 from ports.qwen3_5_moe.params import RULES
@@ -199,3 +201,34 @@ def test_samples_step_sizes_and_core_experts_share_one_program():
         supports.append(np.asarray(queries.support))
     assert (supports[0] != supports[1]).any()
     assert (encode_batch._cache_size(), _reroute_samples._cache_size()) == (before[0] + 1, before[1] + 1)
+
+
+@pytest.mark.slow
+def test_alternative_routes_are_scored_as_in_the_whole_forward_pass():
+    routed, params = model()
+    prompt, answer = sample()
+    targets, key = jnp.asarray([[5, 1], [9, 2], [60, 3], [0, 4]]), jax.random.key(2)
+    scores = quick_jit(lambda *arguments: routed.alternative_logprobs(*arguments, 2))(
+        params, prompt, answer, targets, key
+    )
+    net, k = routed.decoder(params), CONFIG.top_k
+    x = net.embed(jnp.concatenate([prompt.tokens, answer.tokens[:-1]]))
+    positions = jnp.concatenate([prompt.positions, jnp.broadcast_to(8 + jnp.arange(3), (3, 3))], axis=1)
+    valid = jnp.concatenate([prompt.mask, answer.mask[:-1]])
+
+    @quick_jit
+    def whole(ids):
+        rows = RoutedRows(ids, None, "select", tuple(range(CONFIG.layers)), len(x))
+        states, out = net.run(x, positions, valid, routed=rows)
+        return jax.nn.log_softmax(net.logits(states)), out.choice
+
+    free = jnp.full((CONFIG.layers, len(x), k), -1)
+    own, choice = whole(free)
+    for place in (0, 2):
+        row = LENGTH - 1 + place
+        np.testing.assert_allclose(scores.own[place], own[row][targets[place]], atol=2e-5)
+        here = jax.tree.map(lambda leaf, row=row: leaf[:, row : row + 1], choice)
+        drawn = alternative_experts(jax.random.split(key, 4)[place], here, 2)
+        for layer in range(CONFIG.layers):
+            imposed, _ = whole(free.at[layer, row].set(drawn[layer, 1]))
+            np.testing.assert_allclose(scores.alternatives[place, layer, 1], imposed[row][targets[place]], atol=2e-5)
