@@ -22,8 +22,8 @@ class Diagnose:
     compares the router's routes with alternatives of equal compute, layer by layer; --audit-only does nothing else, and
     needs no references. docs/diagnose.md explains how to read both.
 
-    Exit code: 0 if re-routing helps (with --audit-only: if a layer has better routes), 1 if it does not or there are too
-    few samples to decide.
+    Exit code: 0 if re-routing helps (with --audit-only: if a layer has better routes), 1 if it does not or there are
+    too few samples to decide.
 
     Example: r2t2 diagnose --model pocket:narrow --data pocket --limit 100
     """

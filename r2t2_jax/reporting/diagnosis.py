@@ -118,7 +118,8 @@ def audit_table(audit: RouteAudit) -> Table:
 def audit_verdict(audit: RouteAudit) -> str:
     """The verdict of an audit that could be made, in sentences."""
     if audit.verdict == "few":
-        return f"Inconclusive: {audit.questions:,} questions with a fragile {audit.unit} are too few; ask more with --limit."
+        few = f"{audit.questions:,} questions with a fragile {audit.unit}"
+        return f"Inconclusive: {few} are too few; ask more with --limit."
     if audit.verdict == "none":
         bound = max(each.excess.high for each in audit.layers)
         return (
