@@ -1,7 +1,7 @@
 """The counterfactual audit: whether alternative routes of equal compute serve the true answer better than the router's.
 
 Alternatives are drawn by Gumbel top-k from the gate, in one layer at a time, and scored by the probability of the true
-token at a place of the answer (arXiv 2605.07260). Whatever disturbs a route also raises the probability of tokens that
+token at a place of the answer (arXiv 2605.07260). Any change of a route also raises the probability of tokens that
 the router considers unlikely, so the same share is computed for permuted tokens: true tokens of other questions of the
 category. Only what the true tokens gain beyond them is evidence for better routes.
 
