@@ -178,7 +178,7 @@ def abstract_batch(
     support: Any = jax.ShapeDtypeStruct((samples, *spec), bool)
     queries = Query(stack_shapes(shapes.features, samples), routing, support)
     if labels:
-        others = {"task_routing": routing, "finetuned_routing": routing, "permuted_answer": answer}
+        others: dict[str, Any] = {"task_routing": routing, "finetuned_routing": routing, "permuted_answer": answer}
         queries = dataclasses.replace(queries, answer=answer, **others)
     if strategy.augmentations is not None and strategy.objective is not None:
         views = (strategy.objective.num_augmentations,) if strategy.augmentations == "views" else ()
