@@ -42,9 +42,12 @@ from r2t2_jax.method.needs import REFERENCE_NEEDS, Need
 from r2t2_jax.method.presets import PRESETS
 from r2t2_jax.method.strategies import Strategy
 from r2t2_jax.methods import METHODS, Method, find_preset, method_of, own_preset
+from r2t2_jax.rivals.base import reads_references
 from r2t2_jax.routes.record import record_samples
 from r2t2_jax.runtime.batching import run_batch
 from r2t2_jax.serve.schemas import MAX_TOP_LOGPROBS, ApiError, Rerouting
+from r2t2_jax.steering.files import parse_steering
+from r2t2_jax.steering.steer import STEER, Steer
 from r2t2_jax.validation.strategies import check_strategies
 
 EVALUATORS = 16  # strategies with settings that are ready; the least recently used is dropped
@@ -53,12 +56,18 @@ UNSERVED = ("warmup",)  # trains parameters for every question, which takes minu
 
 @dataclass(frozen=True)
 class RoutingChoice:
-    """A strategy with its settings; `routing` are weights given by hand in its place."""
+    """A strategy with its settings; in its place `routing`, weights given by hand, or a steering with its digest."""
 
     strategy: str
     preset: str
     method: Method
     routing: Float[np.ndarray, "L E"] | None = None
+    digest: str = ""
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """Choices of equal keys have the same evaluator."""
+        return self.strategy, self.preset, self.digest
 
 
 @dataclass(frozen=True)
@@ -92,8 +101,7 @@ class ServedQuestion:
         """Questions of equal groups can share a compiled program, and are answered together."""
         leaves, structure = jax.tree.flatten(self.prepared.inputs)
         shapes = tuple((leaf.shape, str(leaf.dtype)) for leaf in leaves)
-        choice = (self.choice.strategy, self.choice.preset)
-        return (choice, self.temperature > 0, self.logprobs, self.before, self.routes, str(structure), shapes)
+        return (self.choice.key, self.temperature > 0, self.logprobs, self.before, self.routes, str(structure), shapes)
 
 
 @dataclass(frozen=True)
@@ -140,7 +148,7 @@ class Engine:
         self.strategy = strategy
         self.presets = (*PRESETS, *(name for name in port.presets if name not in PRESETS))
         self._is_reference = (lambda sample: False) if bank is None else reference_test(bank)
-        self._evaluators: OrderedDict[tuple[str, str], Evaluator] = OrderedDict()
+        self._evaluators: OrderedDict[tuple[str, str, str], Evaluator] = OrderedDict()
         self._lock = threading.Lock()
         self.choose(Rerouting())  # an error in the settings ends the start
 
@@ -150,13 +158,16 @@ class Engine:
         Raises:
             ApiError: 400, with the field, for what is not served.
         """
-        if rerouting.steer is not None:
-            raise ApiError(400, "this server does not steer: leave steer out", "r2t2.steer", "unsupported_parameter")
-        if rerouting.routing is not None:
-            for name in ("strategy", "preset"):
+        for field_name, others in (("steer", ("strategy", "preset", "routing")), ("routing", ("strategy", "preset"))):
+            if getattr(rerouting, field_name) is None:
+                continue
+            for name in others:
                 if getattr(rerouting, name) is not None:
-                    message = f"routing takes the place of a strategy: leave {name} out"
+                    message = f"{field_name} takes the place of a strategy: leave {name} out"
                     raise ApiError(400, message, f"r2t2.{name}", "invalid_value")
+        if rerouting.steer is not None:
+            return self._steered(rerouting.steer)
+        if rerouting.routing is not None:
             return self._by_hand(rerouting.routing)
         name = rerouting.strategy or self.strategy
         if name not in self.strategies:
@@ -170,6 +181,15 @@ class Engine:
             message = f"unknown preset {rerouting.preset[:80]!r}; choose one of {', '.join(self.presets)}"
             raise ApiError(400, message, "r2t2.preset", "invalid_value")
         return RoutingChoice(name, preset, method_of(name, find_preset(preset, self.port.presets)))
+
+    def _steered(self, content: Mapping[str, Any]) -> RoutingChoice:
+        try:
+            steering = parse_steering(content, "steer")
+            steer = Steer(steering)
+            steer.check_port(self.port)
+        except R2T2Error as error:
+            raise ApiError(400, str(error), "r2t2.steer", "invalid_value") from None
+        return RoutingChoice(STEER, "", steer, digest=steering.digest)
 
     def _by_hand(self, routing: list[Any]) -> RoutingChoice:
         rows = routing if routing and isinstance(routing[0], list) else [routing]
@@ -274,13 +294,13 @@ class Engine:
 
     def _evaluator(self, choice: RoutingChoice) -> Evaluator:
         """The evaluator of a strategy and of `base`, created at its first use."""
-        key = (choice.strategy, choice.preset)
+        key = choice.key
         with self._lock:
             if key in self._evaluators:
                 self._evaluators.move_to_end(key)
                 return self._evaluators[key]
         method = choice.method
-        reads = not isinstance(method, Strategy) or bool(method.needs & REFERENCE_NEEDS)
+        reads = bool(method.needs & REFERENCE_NEEDS) if isinstance(method, Strategy) else reads_references(method)
         strategies = {BASE: method_of(BASE), choice.strategy: method}
         bank = self.bank if reads else None
         evaluator = Evaluator.create(self.port, bank, strategies, None, vmap_size=self.vmap_size)

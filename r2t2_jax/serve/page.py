@@ -9,7 +9,7 @@ import contextlib
 import os
 import tempfile
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -101,27 +101,59 @@ class PageBuilder:
                     with gradio.Row():
                         strategy = gradio.Dropdown(list(engine.strategies), value=engine.strategy, label="Strategy")
                         preset = gradio.Dropdown([OWN, *engine.presets], value=OWN, label="Preset")
+                    with gradio.Accordion("Steer experts in place of the strategy", open=False, elem_id="steer"):
+                        experts: Any = list(enumerate_names(engine.port.model.spec.experts))
+                        boosted = gradio.CheckboxGroup(experts, label="Boost", elem_id="boost")
+                        strength = gradio.Slider(0, 10, value=2, step=0.5, label="Boost by, logits")
+                        masked = gradio.CheckboxGroup(experts, label="Mask", elem_id="mask")
+                        layers = gradio.Textbox("all", label="Layers: all, last5, 0-3", max_length=200)
                     button = gradio.Button("Ask", variant="primary", elem_id="ask")
                 with gradio.Column(scale=2, min_width=320):
                     output = gradio.HTML("", elem_id="answer")
             if examples:
                 gradio.Examples(examples, [image, question], cache_examples=False, examples_per_page=6)
-            inputs = [image, question, strategy, preset]
+            inputs = [image, question, strategy, preset, boosted, strength, masked, layers]
             for event in (button.click, question.submit):
                 event(self.ask, inputs, output, api_visibility="private")
         page.queue(max_size=64, default_concurrency_limit=4)
         return page
 
-    def ask(self, image: str | None, question: str, strategy: str, preset: str) -> str:
-        """The answers as HTML; an error as a line."""
+    def ask(
+        self,
+        image: str | None,
+        question: str,
+        strategy: str,
+        preset: str,
+        boosted: Sequence[int] = (),
+        strength: float = 0.0,
+        masked: Sequence[int] = (),
+        layers: str = "all",
+    ) -> str:
+        """The answers as HTML; an error as a line.
+
+        Args:
+            image: path of the uploaded file.
+            question: about it.
+            strategy, preset: `OWN` for the server's preset.
+            boosted, strength: positions of experts whose logits are raised, and by how much.
+            masked: positions of experts that must not be chosen.
+            layers: of the steering, as in a steering file.
+        """
+        rerouting = Rerouting(strategy=strategy, preset=None if preset == OWN else preset)
+        rules: list[dict[str, Any]] = []
+        if masked:
+            rules.append({"layers": layers, "mask": list(masked)})
+        if boosted:
+            rules.append({"layers": layers, "boost": list(boosted), "lambda": float(strength)})
+        if rules:
+            rerouting = Rerouting(steer={"steering": 1, "rules": rules})
         try:
-            return self._answer(image, question, strategy, preset)
+            return self._answer(image, question, rerouting)
         except ApiError as error:
             return render_template("serve_answer.html.j2", problem=str(error))
 
-    def _answer(self, image: str | None, question: str, strategy: str, preset: str) -> str:
+    def _answer(self, image: str | None, question: str, rerouting: Rerouting) -> str:
         service = self.service
-        rerouting = Rerouting(strategy=strategy, preset=None if preset == OWN else preset)
         with service.batcher.place(), service.reader.memory.account() as account:
             choice = service.engine.choose(rerouting)
             pixels = [] if image is None else [service.reader.decode(_content(image), "image", account)]
@@ -163,6 +195,11 @@ class PageBuilder:
 
 
 OWN = "own"  # the server's settings
+
+
+def enumerate_names(names: Sequence[str]) -> Iterator[tuple[str, int]]:
+    """Names with their positions, as choices of Gradio."""
+    return ((name, i) for i, name in enumerate(names))
 
 
 def _content(path: str) -> bytes:

@@ -102,6 +102,19 @@ def test_a_strategy_a_preset_or_weights_are_chosen_by_request(client: openai.Ope
         assert reply.r2t2["strategy"] == "by hand" and reply.r2t2["routing"]["after"] == [row, row]
 
 
+def test_experts_are_steered_by_request(client: openai.OpenAI, live: Live) -> None:
+    number = ("left", "middle", "right").index(SAMPLE.experts[0])
+    steering: dict[str, Any] = {"steering": 1, "rules": [{"boost": {str(number): 100.0}}]}
+    reply = ask(client, extra_body={"r2t2": {"steer": steering, "return": ["routing", "before"]}})
+    expected: Any = answer(live.service.engine.port, SAMPLE.image, SAMPLE.question, steering=steering)
+    assert reply.choices[0].message.content == expected.after == SAMPLE.answers[0]
+    assert reply.r2t2["strategy"] == "steer" and reply.r2t2["before"] == expected.before
+    np.testing.assert_allclose(reply.r2t2["routing"]["after"], expected.weights, atol=1e-6)
+    masked = {"steering": 1, "rules": [{"mask": [number]}]}
+    other = ask(client, extra_body={"r2t2": {"steer": masked}})
+    assert np.array(other.r2t2["routing"]["after"])[:, number].max() == 0
+
+
 def test_a_text_is_answered_without_an_image(client: openai.OpenAI) -> None:
     for content in ("What is left?", [{"type": "text", "text": "What is left?"}]):
         reply = client.chat.completions.create(model="toy", messages=[{"role": "user", "content": content}])  # type: ignore[misc,list-item]
@@ -159,7 +172,7 @@ def test_errors_name_the_field(client: openai.OpenAI) -> None:
         ({"n": 2}, "n"),
         ({"extra_body": {"r2t2": {"strategy": "magic"}}}, "r2t2.strategy"),
         ({"extra_body": {"r2t2": {"preset": "preset.json"}}}, "r2t2.preset"),
-        ({"extra_body": {"r2t2": {"steer": {"boost": [1]}}}}, "r2t2.steer"),
+        ({"extra_body": {"r2t2": {"steer": {"rules": [{"boost": [1]}]}}}}, "r2t2.steer"),
         ({"extra_body": {"r2t2": {"strategy": "neighbor_vote"}}, "temperature": 1.0}, "temperature"),
     ]
     for settings, field in cases:

@@ -155,7 +155,19 @@ CASES: dict[str, tuple[bytes, int, str | None]] = {  # body, status, and the fie
     "empty routing": (rerouted(routing=[]), 400, "r2t2.routing"),
     "deep routing": (rerouted(routing=[[[1]], [[1]]]), 400, "r2t2.routing"),
     "routing and a strategy": (rerouted(routing=[1, 0, 0], strategy="ngd"), 400, "r2t2.strategy"),
-    "steering": (rerouted(steer={"boost": [0]}), 400, "r2t2.steer"),
+    "no steering": (rerouted(steer={"boost": [0]}), 400, "r2t2.steer"),
+    "steering of a wrong type": (rerouted(steer="steer.json"), 400, "r2t2.steer"),
+    "steering of an unknown expert": (rerouted(steer={"steering": 1, "rules": [{"mask": [9]}]}), 400, "r2t2.steer"),
+    "NaN in a steering": (
+        changed(r2t2={"steer": {"steering": 1, "rules": [{"boost": [0], "lambda": float("nan")}]}}),
+        400,
+        None,
+    ),
+    "steering and a strategy": (
+        rerouted(steer={"steering": 1, "rules": [{"mask": [0]}]}, strategy="ngd"),
+        400,
+        "r2t2.strategy",
+    ),
 }
 
 

@@ -46,6 +46,13 @@ def test_an_answer_shows_both_answers_routing_neighbors_path_and_cost(
     assert "http" not in page
 
 
+def test_experts_are_boosted_and_masked(builder: PageBuilder, image: Path) -> None:
+    number = ("left", "middle", "right").index(SAMPLE.experts[0])
+    page = builder.ask(str(image), SAMPLE.question, "ngd", OWN, [number], 10.0, [(number + 1) % 3])
+    assert re.findall(r'<div class="text">(.*?)</div>', page)[1] == SAMPLE.answers[0] and "after: steer" in page
+    assert "layers" in builder.ask(str(image), SAMPLE.question, "ngd", OWN, [number], 1.0, [], "7-9")
+
+
 def test_base_is_shown_without_neighbors_or_path(builder: PageBuilder, image: Path) -> None:
     page = builder.ask(str(image), SAMPLE.question, "base", OWN)
     before, after = re.findall(r'<div class="text">(.*?)</div>', page)
@@ -117,6 +124,10 @@ def test_a_picture_is_uploaded_and_answered_in_a_browser_without_the_internet(tm
                 texts = page.locator("#answer .text").all_inner_texts()
                 assert texts == ["checkered", "solid"]
                 assert page.evaluate("document.documentElement.scrollWidth") == width
+                page.click("#steer button")
+                page.locator("#mask label", has_text="texture").click()
+                page.click("#ask")
+                page.wait_for_selector("#answer :text('after: steer')")
                 page.screenshot(path=str(tmp_path / f"page-{width}.png"), full_page=True)
                 page.close()
             browser.close()
