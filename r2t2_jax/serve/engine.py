@@ -28,7 +28,6 @@ from r2t2_jax.evaluation.encode import EncodedQuestions, PreparedQuestions, enco
 from r2t2_jax.evaluation.evaluator import Evaluator
 from r2t2_jax.evaluation.records import BatchResult
 from r2t2_jax.inference import (
-    BASE,
     BY_HAND,
     Prediction,
     by_hand,
@@ -41,7 +40,7 @@ from r2t2_jax.method.forward import logprobs_of_tokens, sample_tokens
 from r2t2_jax.method.needs import REFERENCE_NEEDS, Need
 from r2t2_jax.method.presets import PRESETS
 from r2t2_jax.method.strategies import Strategy
-from r2t2_jax.methods import METHODS, Method, find_preset, method_of, own_preset
+from r2t2_jax.methods import BASE, METHODS, Method, find_preset, method_of, own_preset
 from r2t2_jax.rivals.base import reads_references
 from r2t2_jax.routes.record import record_samples
 from r2t2_jax.runtime.batching import run_batch

@@ -238,7 +238,7 @@ def path_plots(prediction: Prediction) -> list[Mapping[str, Any]]:
     if len(path) < 2:
         return []
     moved = np.abs(path[-1] - path[0]).sum(axis=-1)
-    plots = []
+    plots = list[Mapping[str, Any]]()
     for layer in sorted(np.argsort(-moved, kind="stable")[:PLOTS].tolist()):
         weights = path[:, layer]
         chosen = np.argsort(-weights.max(axis=0), kind="stable")[:LINES].tolist()
