@@ -43,7 +43,7 @@ AXES = {
     "N": "references in the bank, retrieval included",
 }
 BUSY = 0.5  # load average from which a machine counts as busy
-PYTORCH = {"one_by_one": "PyTorch, one by one", "batched": "PyTorch, batched"}
+PYTORCH = {"one_by_one": "PyTorch, one by one", "batched": "PyTorch, batched", "compiled": "PyTorch, torch.compile"}
 
 
 @dataclass(frozen=True)
@@ -122,16 +122,24 @@ def milliseconds(timing: Timing) -> str:
 
 
 def comparison_table(comparison: Mapping[str, Any]) -> str:
-    """Our and PyTorch's times for every batch size."""
+    """Our and PyTorch's times for every batch size, and our FLOP/s next to those of one large product."""
+    first = next(iter(comparison.values()))
+    names = [name for name in PYTORCH if name in first]  # earlier records lack some columns
+    counted = "product" in first
     rows = []
     for threads, timings in comparison.items():
         for batch, ours in timings["ours"].items():
-            others = [timings[name][batch] for name in PYTORCH]
+            others = [timings[name][batch] for name in names]
             ratios = [f"{other['seconds_per_sample'] / ours['seconds_per_sample']:.1f}" for other in others]
             compiled = f"{ours['first_call_extra_seconds']:.1f}"
-            rows.append([threads, batch, *map(milliseconds, (*others, ours)), *ratios, compiled])
-    head = ["threads", "B", *(f"{label}, ms per sample" for label in PYTORCH.values()), "ours, ms per sample"]
-    head += [*(f"{label} / ours" for label in PYTORCH.values()), "ours, compile time, s"]
+            row = [threads, batch, *map(milliseconds, (*others, ours)), *ratios, compiled]
+            if counted:
+                rate, limit = ours["flops_per_sample"] / ours["seconds_per_sample"], timings["product"]
+                row += [f"{rate / 1e9:.0f}", f"{100 * rate / limit:.0f} %"]
+            rows.append(row)
+    head = ["threads", "B", *(f"{PYTORCH[name]}, ms per sample" for name in names), "ours, ms per sample"]
+    head += [*(f"{PYTORCH[name]} / ours" for name in names), "ours, compile time, s"]
+    head += ["ours, GFLOP/s", "share of one large product"] if counted else []
     return markdown_table(head, rows, align_right=True)
 
 

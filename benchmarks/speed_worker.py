@@ -53,8 +53,19 @@ def ours(problem: DescentProblem, steps: int, mesh: Mesh | None = None, vmap_siz
     """NGD with `reroute_batch` on arrays on the device."""
     import jax
 
-    from r2t2_jax.method.presets import Preset
     from r2t2_jax.method.rerouting import reroute_batch
+
+    arguments = descent_arguments(problem, steps)
+
+    def run() -> Rerouted:
+        return jax.block_until_ready(reroute_batch(*arguments, mesh, vmap_size))
+
+    return run
+
+
+def descent_arguments(problem: DescentProblem, steps: int) -> tuple[Any, ...]:
+    """The arguments of `reroute_batch` for NGD on this problem."""
+    from r2t2_jax.method.presets import Preset
     from r2t2_jax.methods import strategy
     from r2t2_jax.retrieval.neighbors import sample_keys
 
@@ -62,12 +73,7 @@ def ours(problem: DescentProblem, steps: int, mesh: Mesh | None = None, vmap_siz
     descent = strategy(
         "ngd", Preset.from_mapping({"neighborhood.k": problem.weights.shape[1], "descent.steps": steps, **PRESET})
     )
-    arguments = descent, port.model, port.params, queries, references, sample_keys(0, np.arange(len(problem.routing)))
-
-    def run() -> Rerouted:
-        return jax.block_until_ready(reroute_batch(*arguments, mesh, vmap_size))
-
-    return run
+    return descent, port.model, port.params, queries, references, sample_keys(0, np.arange(len(problem.routing)))
 
 
 def on_device(problem: DescentProblem) -> tuple[Any, Any, Any]:
@@ -87,7 +93,7 @@ def on_device(problem: DescentProblem) -> tuple[Any, Any, Any]:
 
 
 def torch_descents(problem: DescentProblem, steps: int) -> dict[str, Callable[[], Any]]:
-    """Both PyTorch versions with their tensors."""
+    """The PyTorch versions with their tensors; `torch.compile` compiles the loss, and the loop takes its gradient."""
     import torch
 
     from tests.ports.pocket.torch_pocket import TorchPocket, one_by_one, together
@@ -103,20 +109,46 @@ def torch_descents(problem: DescentProblem, steps: int) -> dict[str, Callable[[]
         return net.neighbors(features, tokens[row : row + 1], mask[row : row + 1])
 
     each = [[neighbor(sample * k + i) for i in range(k)] for sample in range(samples)]
+    compiled_net = TorchPocket(problem.model)
+    compiled_net.losses = torch.compile(net.losses, dynamic=False)  # type: ignore[method-assign]
     routing, weights = torch.from_numpy(problem.routing.copy()), torch.from_numpy(problem.weights.copy())
     return {
         "one_by_one": lambda: one_by_one(net, each, routing, weights, rates(steps)),
         "batched": lambda: together(net, batch, routing, weights, rates(steps)),
+        "compiled": lambda: together(compiled_net, batch, routing, weights, rates(steps)),
     }
 
 
 def measure_ours(problem: DescentProblem, batches: Sequence[int], k: int, steps: int, repeats: int) -> dict[str, Any]:
-    """Times of ours for every batch size."""
-    return {"ours": {str(b): time_runs(ours(problem.take(b, k), steps), b, repeats) for b in batches}}
+    """Times and counted FLOPs of ours for every batch size, and the FLOP/s of one large float32 product."""
+    timings: dict[str, Any] = {}
+    for b in batches:
+        cut = problem.take(b, k)
+        timings[str(b)] = time_runs(ours(cut, steps), b, repeats) | {"flops_per_sample": counted_flops(cut, steps) / b}
+    return {"ours": timings, "product": product_rate(repeats)}
+
+
+def counted_flops(problem: DescentProblem, steps: int) -> int:
+    """FLOPs of the products in the program of `ours`."""
+    from r2t2_jax.costs.jaxpr import count_flops
+    from r2t2_jax.method.rerouting import trace_batch
+
+    return count_flops(trace_batch(*descent_arguments(problem, steps)).jaxpr)
+
+
+def product_rate(repeats: int, size: int = 2048) -> float:
+    """FLOP/s of one float32 product of two square matrices: the median of `repeats` runs."""
+    import jax
+    import jax.numpy as jnp
+
+    matrix = jnp.ones((size, size))
+    product = jax.jit(lambda x: x @ x)
+    timing = time_runs(lambda: product(matrix).block_until_ready(), 1, repeats)
+    return 2 * size**3 / timing["seconds_per_sample"]
 
 
 def measure_torch(problem: DescentProblem, batches: Sequence[int], k: int, steps: int, repeats: int) -> dict[str, Any]:
-    """Times of both PyTorch versions for every batch size."""
+    """Times of the PyTorch versions for every batch size."""
     timings: dict[str, Any] = {}
     for b in batches:
         for name, run in torch_descents(problem.take(b, k), steps).items():
