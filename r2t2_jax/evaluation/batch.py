@@ -17,6 +17,7 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 from tqdm import tqdm
@@ -104,8 +105,14 @@ class PreparedBatch:
         rerouted = reroute_batch(
             strategy, self.port.model, self.port.params, queries, references, self.keys[rows], vmap_size=self.vmap_size
         )
+        tokens = generate_batch(self.port, queries.features, rerouted.routing, self.vmap_size)
+        if (untouched := rerouted.info.get("untouched")) is not None:
+            # Gates that differ by token are not those of their mean: the untouched model answers itself.
+            own = generate_batch(self.port, queries.features, None, self.vmap_size)
+            tokens = jnp.where(untouched[:, None], own, tokens)
+            rerouted = replace(rerouted, evaluations=rerouted.evaluations + 1)
         return {
-            "tokens": generate_batch(self.port, queries.features, rerouted.routing, self.vmap_size),
+            "tokens": tokens,
             "routing": rerouted.routing,
             "weights": rerouted.weights,
             "path": rerouted.path,

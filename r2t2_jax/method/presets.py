@@ -151,6 +151,21 @@ class AtlasTaylorSettings:
     proximal_weight: float = 0.5
 
 
+@dataclass(frozen=True)
+class FragileSettings:
+    """Restriction of `ngd`, `kernel_regression` and `atlas` to uncertain samples (`method/fragile.py`).
+
+    Args:
+        measure: `none` for all samples; the entropy of the `router` (0 to 1), or of the model's own `answer` in nats.
+        threshold: samples whose entropy does not exceed it keep the untouched model.
+        max_new_tokens: of the answer whose entropy is measured.
+    """
+
+    measure: Literal["none", "router", "answer"] = "none"
+    threshold: float = 0.0
+    max_new_tokens: int = 8
+
+
 Values = tuple[tuple[str, Any], ...]
 
 

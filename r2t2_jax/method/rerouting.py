@@ -16,6 +16,9 @@ the final answer one each. With S steps, K neighbors, and n points:
 `best_fixed` also takes the router's pass where the atlas's points are mixtures with its weights. In the `shift` space
 the gate gives the weights of a path, one more pass for each of its P points.
 
+A search with `path_is_free` returns one shift, whose weights the pass of the final answer gives. A restriction to
+fragile samples adds one pass for the untouched model's answer, and two for the entropy of answers.
+
 Axis letters: B test samples, K neighbors, S steps, L routed layers, E experts, P points of a path.
 """
 
@@ -32,6 +35,7 @@ from jaxtyping import Array, Bool, Key
 
 from r2t2_jax.contract import Params, Query, References, Rerouted, RoutedLoss, RoutedModel
 from r2t2_jax.errors import R2T2Error
+from r2t2_jax.method.fragile import FragileOnly
 from r2t2_jax.method.kernels import Linear
 from r2t2_jax.method.needs import Need, check_needs
 from r2t2_jax.method.search.problem import RoutingProblem
@@ -64,7 +68,7 @@ def reroute_sample(
     path = routing.values
     if strategy.space.kind == "shift":
         path = jax.lax.map(partial(cast(RoutedModel, model).route, params, query.features), routing)  # [P, L, E]
-        evaluations += len(path)
+        evaluations += 0 if getattr(strategy.search, "path_is_free", False) else len(path)
     last = jax.tree.map(lambda leaf: leaf[-1], routing)  # [L, E]
     rerouted = Rerouted(
         last, path[-1], path, result.losses, jnp.asarray(result.used_fallback), result.info, evaluations
@@ -73,7 +77,24 @@ def reroute_sample(
         return rerouted
     assert references is not None
     assert references.weights is not None
-    return _keep_router(rerouted, problem, rerouted.used_fallback | (references.weights.sum() == 0))
+    rerouted = _keep_router(rerouted, problem, rerouted.used_fallback | (references.weights.sum() == 0))
+    if strategy.fragile is None:
+        return rerouted
+    return _only_fragile(strategy.fragile, rerouted, problem, model, params)
+
+
+def _only_fragile(
+    fragile: FragileOnly, rerouted: Rerouted, problem: RoutingProblem, model: RoutedLoss, params: Params
+) -> Rerouted:
+    """The router's own weights for a sample that is not fragile; `info["untouched"]` says for which."""
+    untouched = ~fragile.is_fragile(model, params, problem.query)
+    kept = _keep_router(rerouted, problem, untouched)
+    return dataclasses.replace(
+        kept,
+        used_fallback=rerouted.used_fallback,
+        info=kept.info | {"untouched": untouched},
+        evaluations=kept.evaluations + fragile.evaluations,
+    )
 
 
 def make_problem(

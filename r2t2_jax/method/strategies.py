@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from r2t2_jax.errors import R2T2Error
+from r2t2_jax.method.fragile import FragileOnly, fragile_of
 from r2t2_jax.method.kernels import Gaussian, Kernel, Linear, Matern, Polynomial
 from r2t2_jax.method.needs import Need
 from r2t2_jax.method.objectives import (
@@ -27,6 +28,7 @@ from r2t2_jax.method.presets import (
     AtlasTaylorSettings,
     BestOfNSettings,
     DescentSettings,
+    FragileSettings,
     GenerationSettings,
     LineSearchSettings,
     ModeSettings,
@@ -82,6 +84,7 @@ class Strategy:
             reads.
         memory_strategy: the strategy whose weights on the references, computed once with their labels, replace the
             router's.
+        fragile: restricts it to uncertain samples; `None` for all.
     """
 
     name: str = field(metadata={"static": True})
@@ -93,6 +96,7 @@ class Strategy:
     atlas: AtlasConfig | None = None
     retrieval_key: Literal["question", "hidden"] = field(default="question", metadata={"static": True})
     memory_strategy: Strategy | None = None
+    fragile: FragileOnly | None = None
 
     @property
     def needs(self) -> frozenset[Need]:
@@ -102,6 +106,8 @@ class Strategy:
             needs |= self.objective.needs
         if self.search is not None:
             needs |= self.search.needs
+        if self.fragile is not None:
+            needs |= self.fragile.needs
         if self.kernel is not None:
             needs.add(Need.NEIGHBORS)
         if self.space.kind == "shift":
@@ -132,6 +138,7 @@ def for_points(strategy: Strategy, mode: PointsMode) -> Strategy:
 
 
 StrategyFactory = Callable[..., Strategy]  # of the blocks of settings that its parameters name
+ALL_SAMPLES = FragileSettings()
 
 
 def kernel_of(neighborhood: NeighborhoodSettings) -> Kernel:
@@ -221,10 +228,13 @@ def mode_finding(neighborhood: NeighborhoodSettings, mode: ModeSettings, space: 
     return Strategy("mode_finding", search=search, space=free_space(space))
 
 
-def kernel_regression(neighborhood: NeighborhoodSettings, space: UpdateSpace) -> Strategy:
+def kernel_regression(
+    neighborhood: NeighborhoodSettings, space: UpdateSpace, fragile: FragileSettings = ALL_SAMPLES
+) -> Strategy:
     """Kernel-weighted mean of the neighbors' routing weights."""
     selector, kernel = selector_of(neighborhood), kernel_of(neighborhood)
-    return Strategy("kernel_regression", selector, kernel, None, KernelRegression(), free_space(space))
+    search, restriction = KernelRegression(), fragile_of(fragile)
+    return Strategy("kernel_regression", selector, kernel, None, search, free_space(space), fragile=restriction)
 
 
 def kernel_regression_alpha(
@@ -241,10 +251,16 @@ def kernel_regression_alpha(
     )
 
 
-def ngd(neighborhood: NeighborhoodSettings, descent: DescentSettings, space: UpdateSpace) -> Strategy:
+def ngd(
+    neighborhood: NeighborhoodSettings,
+    descent: DescentSettings,
+    space: UpdateSpace,
+    fragile: FragileSettings = ALL_SAMPLES,
+) -> Strategy:
     """Neighborhood gradient descent: gradient descent on the loss of the neighbors' answers."""
     selector, kernel = selector_of(neighborhood), kernel_of(neighborhood)
-    return Strategy("ngd", selector, kernel, Neighborhood(), descent_of(descent), space)
+    search, restriction = descent_of(descent), fragile_of(fragile)
+    return Strategy("ngd", selector, kernel, Neighborhood(), search, space, fragile=restriction)
 
 
 def random_neighbors(neighborhood: NeighborhoodSettings, descent: DescentSettings, space: UpdateSpace) -> Strategy:
@@ -319,9 +335,15 @@ def _softmin(atlas: AtlasSettings, hard: bool = False) -> AtlasSoftmin:
     return AtlasSoftmin(atlas.temperature, atlas.proximal_weight, atlas.bandwidth, atlas.min_gain, hard)
 
 
-def atlas_softmin(neighborhood: NeighborhoodSettings, atlas: AtlasSettings, space: UpdateSpace) -> Strategy:
+def atlas_softmin(
+    neighborhood: NeighborhoodSettings,
+    atlas: AtlasSettings,
+    space: UpdateSpace,
+    fragile: FragileSettings = ALL_SAMPLES,
+) -> Strategy:
     """Softmin-weighted mean of the loss atlas's points under the neighbors' losses."""
-    return _on_neighbors("atlas", neighborhood, atlas, space, _softmin(atlas))
+    strategy = _on_neighbors("atlas", neighborhood, atlas, space, _softmin(atlas))
+    return dataclasses.replace(strategy, fragile=fragile_of(fragile))
 
 
 def atlas_argmin(neighborhood: NeighborhoodSettings, atlas: AtlasSettings, space: UpdateSpace) -> Strategy:

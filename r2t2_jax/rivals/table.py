@@ -14,6 +14,7 @@ from r2t2_jax.rivals.atlas_ensemble import atlas_ensemble
 from r2t2_jax.rivals.base import Baseline
 from r2t2_jax.rivals.cma_es import cma_es
 from r2t2_jax.rivals.deyo import deyo
+from r2t2_jax.rivals.domain_experts import expert_boost, expert_mask
 from r2t2_jax.rivals.eata import eata
 from r2t2_jax.rivals.in_context import in_context
 from r2t2_jax.rivals.knn_moe import knn_moe
@@ -23,6 +24,7 @@ from r2t2_jax.rivals.rewiring import rewiring
 from r2t2_jax.rivals.roma import manifold_pull
 from r2t2_jax.rivals.sar import sar
 from r2t2_jax.rivals.t3 import t3
+from r2t2_jax.rivals.tail_sample import tail_sample
 from r2t2_jax.rivals.tent import tent
 from r2t2_jax.rivals.warmup import warmup
 
@@ -40,12 +42,15 @@ RIVAL_STRATEGIES: dict[str, StrategyFactory] = {
     "t3": t3,
     "manifold_pull": manifold_pull,
     "knn_moe": knn_moe,
+    "expert_boost": expert_boost,
+    "expert_mask": expert_mask,
 }
 
 BASELINES: dict[str, Callable[..., Baseline]] = {
     "atlas_top8": atlas_ensemble,
     "neighbor_vote": neighbor_vote,
     "lame": lame,
+    "tail_sample": tail_sample,
     "warmup": warmup,
     "in_context": in_context,
 }
@@ -66,6 +71,8 @@ RIVALS = (
     "t3",
     "manifold_pull",
     "knn_moe",
+    "expert_boost",
+    "expert_mask",
     "gate_finetuned",
     "uniform",
     "random_neighbors",

@@ -101,7 +101,8 @@ class Search(Protocol):
     """An algorithm that moves the routing weights of one test sample, called as `search(problem, key)`.
 
     `uses_router` is true if it starts from the router's own weights and therefore takes the router's pass. `needs` is
-    what it reads of the references and the query.
+    what it reads of the references and the query. With `path_is_free = True` it returns a single point, whose weights
+    the pass of the final answer gives.
     """
 
     @property
