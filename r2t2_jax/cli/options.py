@@ -75,6 +75,7 @@ RANGES: Mapping[str, Range] = {  # by the name of the option, in every command
     "worthwhile": Range(0, 1),
     "learning_rate": Range(0, 1e6),
     "strength": Range(-1e6, 1e6),
+    "fragile_threshold": Range(0, 1e6),
     "atlas_temperature": Range(0, 1e6, above=True),
     "atlas_proximal_weight": Range(0, 1e6),
 }

@@ -31,6 +31,7 @@ OPTIONS = {  # options of the command that list values, and the path of the sett
     "atlas_temperature": "atlas.temperature",
     "atlas_proximal_weight": "atlas.proximal_weight",
 }
+FRAGILE = ("fragile.measure", "fragile.threshold")
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,10 @@ class Tune:
     """Temperatures of the soft minimum to try, in units of the loss. Default: four values for each loss."""
     atlas_proximal_weight: tuple[float, ...] | None = None
     """Proximal weights to try, in units of the loss. Default: three values for each loss."""
+    fragile: Literal["none", "router", "answer"] = "none"
+    """Leave samples unchanged whose router's entropy (0 to 1) or answer's entropy (in nats) is at most a threshold."""
+    fragile_threshold: tuple[float, ...] = ()
+    """Thresholds of --fragile to try."""
     metric: str | None = None
     """Metric that decides which answers are correct. Default: that of the set."""
     beams: int = 1
@@ -125,6 +130,7 @@ class Tune:
 
         check_folder(self.out, "tune", self._settings())
         self._check_used(VARIED[self.strategy])
+        self._fragile()
         bank = None if self.bank is None else ReferenceBank.open(self.bank)
         check_strategies({self.strategy: strategy(self.strategy)}, (), bank, model=self.model)
         budget, cluster = Budget.parse(self.budget), self.cluster.config()
@@ -132,9 +138,10 @@ class Tune:
         port = with_longest_answer(with_decoding(loaded, self.beams), self.data, self.max_new_tokens)
         check_strategies({self.strategy: strategy(self.strategy)}, (), bank, port, self.model)
         refuse_test(self.split, ())
-        base = find_preset(self.preset, port.presets)
+        base = find_preset(self.preset, port.presets).with_settings(self._fragile())
         values = {path: getattr(self, option) for option, path in OPTIONS.items()}
-        grid = grid_presets(base, {path: values[path] for path in VARIED[self.strategy]}, self.strategy)
+        values |= {FRAGILE[1]: self.fragile_threshold}
+        grid = grid_presets(base, {path: values[path] for path in self._varied()}, self.strategy)
         presets = sample_order(grid, budget, self.seed)
         samples, _ = open_question_sets(self.data, self.split, self.limit, self.seed, self.metric or "")
         refuse_test(self.split, samples)
@@ -158,6 +165,24 @@ class Tune:
             soft_wrap=True,
         )
 
+    def _fragile(self) -> dict[str, Any]:
+        """The settings of the restriction to fragile samples, with the first threshold; empty without one.
+
+        Raises:
+            R2T2Error: there are thresholds without a measure, or a measure without thresholds.
+        """
+        if (self.fragile == "none") != (not self.fragile_threshold):
+            raise R2T2Error("--fragile router or answer and --fragile-threshold go together: give both or neither")
+        return (
+            {} if self.fragile == "none" else dict(zip(FRAGILE, (self.fragile, self.fragile_threshold[0]), strict=True))
+        )
+
+    def _varied(self) -> tuple[str, ...]:
+        """The paths of the settings that vary."""
+        from r2t2_jax.evaluation.tuning_grid import VARIED
+
+        return (*VARIED[self.strategy], *(() if self.fragile == "none" else FRAGILE[1:]))
+
     def _check_used(self, varied: Collection[str]) -> None:
         """Refuse values of settings that the strategy does not read."""
         for field in fields(self):
@@ -169,7 +194,15 @@ class Tune:
     def _settings(self) -> dict[str, Any]:
         excluded = ("out", "max_hours", "dry_run", CLUSTER)
         options = {each.name: getattr(self, each.name) for each in fields(self) if each.name not in excluded}
-        unset = {"allow_leakage": False, "beams": 1, "max_new_tokens": None}  # left out, so that earlier runs continue
+        # Left out, so that earlier runs continue.
+        unset = {"allow_leakage": False, "beams": 1, "max_new_tokens": None}
+        unset |= {"fragile": "none", "fragile_threshold": ()}
+            "allow_leakage": False,
+            "beams": 1,
+            "max_new_tokens": None,
+            "fragile": "none",
+            "fragile_threshold": (),
+        }  # left out, so that earlier runs continue
         settings = {name: value for name, value in options.items() if name not in unset or value != unset[name]}
         return settings | {"data": recorded_sets(self.data), "bank": None if self.bank is None else str(self.bank)}
 
@@ -212,7 +245,6 @@ class Tune:
         from r2t2_jax.evaluation.feature_cache import BankArrays
         from r2t2_jax.evaluation.setup import ModelSource, metrics_by_set, open_bank
         from r2t2_jax.evaluation.tune import Tuning, prepare_tuning, tuned_preset
-        from r2t2_jax.evaluation.tuning_grid import VARIED
         from r2t2_jax.metrics import get_metric
         from r2t2_jax.runs.atomic_io import publish_json
         from r2t2_jax.runs.cluster import devices_of
@@ -243,7 +275,7 @@ class Tune:
             tuning = Tuning(run, {port.name: batch}, rounds, budget.minutes, pool=pool)
             rankings = tuning.search()
         name = self.name or port.name.partition(":")[0]
-        varied = VARIED[self.strategy]
+        varied = self._varied()
         preset = tuned_preset(name, presets, varied, tuning, rankings, self.strategy)
         about = {"model": port.fingerprint, "embedder": port.embedder.fingerprint, "references": len(bank)}
         preset["evidence"] = {"command": "tune", **self._settings(), **about, **preset["evidence"]}

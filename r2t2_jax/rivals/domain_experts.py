@@ -60,8 +60,8 @@ class ExpertBoost:
     """Adds lambda s to the gates' logits: s is the positive part of the task's difference over the largest entry.
 
     Routing Distraction (2026, arXiv 2604.08541) takes the top-k frequencies of about 20 texts of a domain minus those
-    of generic texts, in the middle layers. Departures: the domain is the question's neighbors, generic are all references,
-    and weights stand for frequencies, since a bank holds weights.
+    of generic texts, in the middle layers. Departures: the domain is the question's neighbors, generic are all
+    references, and weights stand for frequencies, since a bank holds weights.
     """
 
     strength: float = 1.0

@@ -4,10 +4,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from r2t2_jax.cli.main import main
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.evaluation.collect_bank import collect_bank
 from r2t2_jax.evaluation.encode import encode_questions
 from r2t2_jax.evaluation.evaluator import evaluate
+from r2t2_jax.evaluation.tuning_grid import grid_presets
 from r2t2_jax.method.fragile import FragileOnly, answer_entropy, router_entropy
 from r2t2_jax.methods import preset_of, strategy
 from r2t2_jax.metrics import get_metric
@@ -81,3 +83,14 @@ def test_wrong_settings_are_refused():
         strategy("ngd", preset_of({"fragile.measure": "gate"}))
     with pytest.raises(R2T2Error, match=r"fragile\.threshold -1"):
         FragileOnly("router", -1)
+
+
+def test_tuning_varies_the_threshold(tmp_path, capsys):
+    base = preset_of({"fragile.measure": "router", "fragile.threshold": 0.1})
+    presets = grid_presets(base, {"fragile.threshold": (0.1, 0.2), "neighborhood.k": (5,)}, "ngd")
+    restrictions = [strategy("ngd", preset).fragile for preset in presets]
+    assert restrictions == [FragileOnly("router", 0.1), FragileOnly("router", 0.2)]
+    words = ["tune", "--model", "pocket:narrow", "--data", "pocket", "--out", str(tmp_path / "tune")]
+    for options in (["--fragile", "router"], ["--fragile-threshold", "0.5"]):
+        assert main([*words, *options]) == 2
+        assert "--fragile router or answer and --fragile-threshold go together" in capsys.readouterr().err
