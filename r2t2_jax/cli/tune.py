@@ -173,9 +173,9 @@ class Tune:
         """
         if (self.fragile == "none") != (not self.fragile_threshold):
             raise R2T2Error("--fragile router or answer and --fragile-threshold go together: give both or neither")
-        return (
-            {} if self.fragile == "none" else dict(zip(FRAGILE, (self.fragile, self.fragile_threshold[0]), strict=True))
-        )
+        if self.fragile == "none":
+            return {}
+        return dict(zip(FRAGILE, (self.fragile, self.fragile_threshold[0]), strict=True))
 
     def _varied(self) -> tuple[str, ...]:
         """The paths of the settings that vary."""
@@ -195,14 +195,8 @@ class Tune:
         excluded = ("out", "max_hours", "dry_run", CLUSTER)
         options = {each.name: getattr(self, each.name) for each in fields(self) if each.name not in excluded}
         # Left out, so that earlier runs continue.
-        unset = {"allow_leakage": False, "beams": 1, "max_new_tokens": None}
+        unset: dict[str, Any] = {"allow_leakage": False, "beams": 1, "max_new_tokens": None}
         unset |= {"fragile": "none", "fragile_threshold": ()}
-            "allow_leakage": False,
-            "beams": 1,
-            "max_new_tokens": None,
-            "fragile": "none",
-            "fragile_threshold": (),
-        }  # left out, so that earlier runs continue
         settings = {name: value for name, value in options.items() if name not in unset or value != unset[name]}
         return settings | {"data": recorded_sets(self.data), "bank": None if self.bank is None else str(self.bank)}
 
