@@ -60,6 +60,7 @@ def test_toy_answers_are_the_vote_of_the_weights_by_hand():
     assert result.evaluations == 6
 
 
+@pytest.mark.slow
 def test_a_language_model_samples_at_its_last_token():
     port, samples = language_model(), [replace(each, answers=()) for each in make_samples(2, seed=0, hinted=0.5)]
     result = answers(port, TailSample(2, 1), samples)
