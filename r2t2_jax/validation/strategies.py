@@ -68,7 +68,7 @@ def _check_samples(name: str, needs: frozenset[Need], samples: Sequence[Sample])
                     f"{name} needs the task routing of every query, and the question {sample.id!r} does not name the "
                     "experts that it needs: leave the strategy out, or take questions that do"
                 )
-    if Need.ANSWERS in needs and not all(sample.answers for sample in samples):
+    if needs & {Need.ANSWERS, Need.PERMUTED_ANSWERS} and not all(sample.answers for sample in samples):
         raise R2T2Error(f"{name} {REQUIREMENTS[Need.ANSWERS].message}")
 
 
