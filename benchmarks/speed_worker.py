@@ -58,7 +58,7 @@ def ours(problem: DescentProblem, steps: int, mesh: Mesh | None = None, vmap_siz
     arguments = descent_arguments(problem, steps)
 
     def run() -> Rerouted:
-        return jax.block_until_ready(reroute_batch(*arguments, mesh, vmap_size))
+        return jax.block_until_ready(reroute_batch(*arguments, mesh=mesh, vmap_size=vmap_size))
 
     return run
 
