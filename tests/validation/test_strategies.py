@@ -51,7 +51,7 @@ def test_questions_must_have_what_a_strategy_reads() -> None:
         check("ngd", "task_routing", samples=[replace(sample, experts=()) for sample in samples])
     with pytest.raises(R2T2Error, match="oracle reads the test samples' answers"):
         check("oracle", samples=[replace(samples[0], answers=())])
-    with pytest.raises(R2T2Error, match="oracle reads the test samples' answers"):
+    with pytest.raises(R2T2Error, match="oracle_permuted reads the test samples' answers"):
         check("oracle_permuted", samples=[replace(samples[0], answers=())])
 
 
