@@ -89,8 +89,8 @@ def main() -> None:
     """Measure every model and write the numbers."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/routes.json"))
-    parser.add_argument("--questions", type=int, default=200)
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--questions", type=int, default=50)
+    parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args()
     models = {model: compare(model, options.questions, options.rounds) for model in MODELS}
     facts = {"unit": "CPU milliseconds per question", "cores": os.cpu_count(), "device": jax.default_backend()}

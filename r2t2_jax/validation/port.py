@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import jax
@@ -69,6 +69,7 @@ def check_foreign(port: Port, samples: Sequence[Sample]) -> None:
         _TRACED.add((port.model, port.fingerprint))
 
 
+@cache  # reading the metadata of all packages takes as long as answering ten questions
 def _entries_of_this_package() -> list[Any]:
     return [entry for entry in entries(PORTS) if entry.dist is not None and entry.dist.name == DISTRIBUTION]
 
