@@ -52,7 +52,7 @@ class Routing:
     models that compute these only (`reads_support`); `None` for all.
     """
 
-    values: Float[Array, "L E"] | Int[Array, "L k"] | TokenSteering
+    values: Float[Array, "L E"] | Int[Array, "L k"]  # `TokenSteering` in the mode `steer`
     mode: Mode = field(default="replace", metadata={"static": True})
     support: Bool[Array, "L E"] | None = None
 

@@ -111,7 +111,8 @@ class TailSample:
             last = jnp.arange(len(TOKEN_CLASSES)) == TOKEN_CLASSES.index("last")
             selected = chosen[:, :, None] & last[None, None, :, None]  # [B, L, S, E]
             zeros = jnp.zeros(selected.shape)
-            routing = Routing(TokenSteering(zeros, zeros, selected, jnp.full_like(zeros, jnp.nan)), "steer")
+            steering: Any = TokenSteering(zeros, zeros, selected, jnp.full_like(zeros, jnp.nan))
+            routing = Routing(steering, "steer")
             return generate_tokens(
                 port.params, features, routing, model=model, max_new_tokens=port.max_new_tokens
             )  # fmt: skip

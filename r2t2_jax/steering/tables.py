@@ -45,8 +45,7 @@ class SteeringTables:
         rows = list(layers)
         shift = np.where(self.masked, MASKED, self.shift)
         leaves = (shift, self.scaled, self.selected, self.weights)
-        shift, scaled, selected, weights = (jnp.asarray(leaf[rows]) for leaf in leaves)
-        return TokenSteering(shift, scaled, selected, weights)
+        return TokenSteering(*(jnp.asarray(leaf[rows]) for leaf in leaves))
 
 
 def bind(steering: Steering, port: Port) -> SteeringTables:
