@@ -222,9 +222,9 @@ def _token_places(
         here = np.flatnonzero(lengths > place)
         labels = answers.tokens[here, place].tolist()
         own = np.flatnonzero(np.isin(here, rows))
-        permuted = here[permuted_targets([samples[i] for i in here], labels, own, random)]
+        permuted = here[permuted_targets([samples[int(i)] for i in here], labels, own, random)]
         targets[here[own] - rows[0], place, 1:] = answers.tokens[permuted, place]
-    inputs = port.processor.prepare(port.params, [samples[i] for i in rows])
+    inputs = port.processor.prepare(port.params, [samples[int(i)] for i in rows])
     own_answers = jax.tree.map(jnp.asarray, take(answers, rows))
 
     def compute(numbers: Rows) -> RouteLogprobs:
@@ -339,7 +339,7 @@ def summarize_places(
 
     Places without a permuted target are left out of the shares.
     """
-    comparable = places.valid[:, 1:].any(axis=1)
+    comparable = np.asarray(places.valid[:, 1:].any(axis=1))
     tested = comparable & places.fragile
     questions = len(np.unique(places.question[tested]))
     counts = (len(places.question), int(places.fragile.sum()), questions)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -93,7 +93,8 @@ class Diagnose:
         samples, metric = open_question_sets(self.data, self.split, self.limit, self.seed, self.metric or "")
         check_enough(len(samples))
         sets = ", ".join(self.data)
-        title, facts = f"{port.name} on {sets}: {len(samples):,} questions", {"model": port.fingerprint}
+        title = f"{port.name} on {sets}: {len(samples):,} questions"
+        facts: dict[str, Any] = {"model": port.fingerprint}
         diagnosis = None
         if not self.audit_only:
             metrics = dict.fromkeys(self.data, metric)

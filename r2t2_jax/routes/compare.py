@@ -179,15 +179,14 @@ def _side(recording: Recording, factor: str | None, facts: RecordingFacts, by_pr
 
 def _rows(sides: Sequence[_Side], group: str, common: list[Key] | None) -> list[list[int]]:
     """The units of a group on both sides; with `common` the pairs, in one order."""
-    by_side = []
-    for side in sides:
-        rows = [i for i, name in enumerate(side.units.groups) if name == group]
-        by_key = {side.keys[side.units.samples[i]]: i for i in reversed(rows)}
-        by_side.append(by_key if common else dict(enumerate(rows)))
-    if common:
-        shared = [key for key in common if all(key in rows for rows in by_side)]
-        return [[rows[key] for key in shared] for rows in by_side]
-    return [list(rows.values()) for rows in by_side]
+    by_side = [[i for i, name in enumerate(side.units.groups) if name == group] for side in sides]
+    if not common:
+        return by_side
+    by_key = [
+        {side.keys[side.units.samples[i]]: i for i in reversed(rows)} for side, rows in zip(sides, by_side, strict=True)
+    ]
+    shared = [key for key in common if all(key in rows for rows in by_key)]
+    return [[rows[key] for key in shared] for rows in by_key]
 
 
 def _test(

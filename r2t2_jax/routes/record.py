@@ -81,7 +81,7 @@ def record(
         raise R2T2Error(f"{port.name} routes whole samples and returns no gate logits: leave out --logits")
     plan = Plan([Part(name, len(questions.samples), batch) for name, questions in sets.items()])
     ports = {name: questions.answering_port(port) for name, questions in sets.items()}
-    depends = {
+    depends: dict[str, Any] = {
         "versions": versions(),
         "models": {port.name: {"fingerprint": port.fingerprint}},
         "data": {name: questions.digest for name, questions in sets.items()},

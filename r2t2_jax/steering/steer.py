@@ -144,7 +144,11 @@ def _spread(router: Float[Array, "B L E"], support: Bool[Array, "B L E"]) -> Flo
 
 def _any(spec: RoutingSpec, mask: Bool[np.ndarray, "B L E"]) -> Bool[np.ndarray, "B L E"]:
     """For each expert whether the mask has any expert of its group."""
-    return np.asarray(by_group(spec, lambda part: np.broadcast_to(part.any(-1, keepdims=True), part.shape), mask))
+
+    def any_of_group(part: Array) -> Array:
+        return jnp.broadcast_to(part.any(-1, keepdims=True), part.shape)
+
+    return np.asarray(by_group(spec, any_of_group, jnp.asarray(mask)))
 
 
 @partial(jax.jit, static_argnames="model")
