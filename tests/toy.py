@@ -39,6 +39,8 @@ SMALL = Preset.from_mapping(
         "cma_es.generations": 2,
         "augmentation.views": 3,
         "tpt.selected_views": 2,
+        "expert_boost.k": 5,
+        "expert_mask.k": 5,
     }
 )
 

@@ -65,7 +65,7 @@ RANGES: Mapping[str, Range] = {  # by the name of the option, in every command
     **dict.fromkeys(("question_tokens", "answer_tokens", "permutations", "rows", "layers", "top_k"), COUNT),
     "batch_size": Range(1, error="a batch of {} samples; it must be at least 1"),
     "vmap_size": Range(1, error="a vmap size of {} samples; it must be at least 1"),
-    **dict.fromkeys(("candidates", "alternatives"), Range(0)),
+    **dict.fromkeys(("candidates", "alternatives", "count", "select"), Range(0)),
     "port": Range(0, 65535),
     "queue": Range(1, 10_000),
     "seed": Range(0, 2**32 - 1),

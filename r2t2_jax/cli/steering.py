@@ -85,8 +85,8 @@ class ExpertsMask:
         from r2t2_jax.steering.files import write_steering
 
         check_writable(self.out)
-        if self.count < 0 or self.select < 0 or not self.count + self.select:
-            raise R2T2Error("--count and --select are numbers of experts; at least one of them is positive")
+        if not self.count + self.select:
+            raise R2T2Error("--count 0 and --select 0 steer no expert; give one of them a number")
         recordings = Recording.open(self.wanted), Recording.open(self.unwanted)
         rules, named = mask_rules(*recordings, self.count, self.select, self.layers, self.tokens)
         about = f"usage in {self.wanted.name} minus usage in {self.unwanted.name}"

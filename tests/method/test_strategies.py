@@ -49,6 +49,8 @@ NAMES = [
     "t3",
     "manifold_pull",
     "knn_moe",
+    "expert_boost",
+    "expert_mask",
 ]
 
 

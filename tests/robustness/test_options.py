@@ -37,7 +37,10 @@ REQUIRED = {  # the shortest command line of each command
     "datasets show": ["questions.jsonl"],
     "diagnose": [*MODEL, "--data", "questions.jsonl"],
     "eval": [*RUN, "--data", "questions.jsonl"],
+    "experts compare": ["recording", "other"],
     "experts map": ["recording", "--out", "map"],
+    "experts mask": ["recording", "other", "--out", "mask.json"],
+    "experts steer": ["--map-folder", "map", "--task", "size", "--out", "steer.json"],
     "export": ["run", "--lmms-eval", "logs"],
     "fit": ["--model", "pocket", "--memory", "1GB"],
     "metrics": [],
@@ -50,6 +53,7 @@ REQUIRED = {  # the shortest command line of each command
     "routes import": ["file", "--format", "vllm", "--out", "recording"],
     "routes record": [*RUN, "--data", "questions.jsonl"],
     "routes show": ["recording", "sample"],
+    "serve": MODEL,
     "score": ["run", "--metric", "exact_match"],
     "strategies": [],
     "tune": [*RUN, "--data", "questions.jsonl"],
@@ -62,7 +66,7 @@ NAMES = ["", "a\0b", "\udcff", "\0", "\0a", "a\0", "\ud800", "a\udfffb", "\udc80
 def bad_values(name: str, kind: Any) -> Iterator[str]:
     """Ten bad values of an option or more."""
     text = str(kind)
-    if name in RANGES:
+    if name in RANGES and kind is not str:
         values: Range = RANGES[name]
         yield str(int(values.low) - 1)
         yield str(values.high * 10) if "float" in text else str(10**30)
