@@ -106,7 +106,7 @@ NEGATIVE = {"n": 4, "strategies": {"ngd": ROW | {"right_to_wrong": -3, "evaluati
     [
         ({"schema": 3, "models": {}}, "run has a summary of schema 3; this version reads up to 2"),
         ({"rows": 7}, "run has a summary without accuracies of models"),
-        ({"schema": 2, "models": {"toy": NEGATIVE}}, "the numbers of 'ngd' cannot be"),
+        ({"schema": 2, "models": {"toy": NEGATIVE}}, "'strategies.ngd.right_to_wrong' is -3"),
     ],
 )
 def test_another_summary_is_refused_by_name(summary: dict, cause: str) -> None:

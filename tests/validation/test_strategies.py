@@ -101,10 +101,10 @@ def test_the_commands_refuse_before_a_model_is_loaded(
     monkeypatch.setattr(setup, "load_on", refuse)
     data = ["--model", MODEL, "--bank", folder, "--data", str(questions)]
     for words, match in (
-        (["eval", *data, "--out", out, "--strategy", "base,ngd,atlas"], f": r2t2 bank atlas {folder} --model {MODEL}"),
+        (["eval", *data, "--out", out, "--strategy", "base,ngd,atlas"], f"`r2t2 bank atlas {folder} --model {MODEL}`"),
         (["eval", *data, "--out", out, "--strategy", "task_routing"], "does not name the experts"),
         (["eval", *data, "--out", out, "--strategy", "base,atlass"], "unknown strategy 'atlass'"),
-        (["tune", *data, "--out", out, "--strategy", "atlas"], f": r2t2 bank atlas {folder} --model {MODEL}"),
+        (["tune", *data, "--out", out, "--strategy", "atlas"], f"`r2t2 bank atlas {folder} --model {MODEL}`"),
         (["answer", *data[:4], "--question", "left", "--strategy", "atlas"], "atlas reads the bank's loss atlas"),
     ):
         capsys.readouterr()
