@@ -26,6 +26,11 @@ ELSEWHERE = {  # options of lm-eval, and what takes their place
     "model_args": "options of a model follow its name: --model moai:DIR,aux=STORE",
     "device": "JAX chooses the device (JAX_PLATFORMS=cpu for the CPU), and --mesh divides a model over several",
     "gen_kwargs": "--beams and --max-new-tokens set the decoding",
+    "verbosity": "-v prints more, and -q results and errors only",
+    "use_cache": "the same command with the same --out resumes, and answers nothing again",
+    "apply_chat_template": "the chat template of a model's checkpoint is always applied",
+    "predict_only": "runs store the answers; r2t2 score scores them by another metric",
+    "wandb_args": "r2t2 export RUN --wandb PROJECT (or --trackio) logs the summary of a run",
     "num_fewshot": "questions are asked without examples; references of a bank take their place",
 }
 KEPT = "--keep is the number of correctly answered references of a set"

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from r2t2_jax.cli.output import print_json
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -39,6 +41,9 @@ class Answer:
     """Longest answer in tokens. Default: the model's."""
     html: Path | None = None
     """HTML file to write the same content to."""
+
+    json: bool = False
+    """Print the numbers as JSON."""
 
     def run(self) -> None:
         """Answer, print and, with `--html`, write the page."""
@@ -80,12 +85,17 @@ class Answer:
             max_new_tokens=self.max_new_tokens,
         )
         assert isinstance(prediction, Prediction)  # one question, one answer
-        print(as_text(prediction))
+        if self.json:
+            left_out = ("image", "path", "losses")
+            print_json({name: value for name, value in vars(prediction).items() if name not in left_out})
+        else:
+            print(as_text(prediction))
         if self.html:
             from r2t2_jax.runs.atomic_io import atomic_write
 
             atomic_write(self.html, lambda draft: draft.write_text(as_page(prediction), encoding="utf-8"))
-            print(f"Wrote {self.html}.")
+            if not self.json:
+                print(f"Wrote {self.html}.")
 
 
 def read_routing(text: str) -> Any:

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from r2t2_jax.cli.output import print_json
 from r2t2_jax.cli.parsing import NO_CLUSTER, Cluster, Sets, command_settings, log, print_plan
 
 
@@ -58,6 +59,8 @@ class BankBuild:
     """Print the plan, and compute nothing."""
     max_hours: float | None = None
     """Stop after this many hours; the same command resumes the work."""
+    json: bool = False
+    """Print the numbers as JSON."""
     cluster: Cluster = NO_CLUSTER
 
     def run(self) -> None:
@@ -87,6 +90,9 @@ class BankBuild:
             source = ModelSource.of(workers, port, self.model, self.embedder) if workers else None
             settings = command_settings(self)
             summary = build_bank(self.out, port, sets, config, settings, self.max_hours, log, workers, source)
+        if self.json:
+            print_json(summary)
+            return
         for name, counts in summary["sources"].items():
             share = f" ({100 * counts['correct'] / counts['answered']:.1f} %)" if counts["answered"] else ""
             print(
@@ -131,6 +137,8 @@ class BankAtlas:
     """Print the plan, and compute nothing."""
     max_hours: float | None = None
     """Stop after this many hours; the same command resumes the work."""
+    json: bool = False
+    """Print the numbers as JSON."""
     cluster: Cluster = NO_CLUSTER
 
     def run(self) -> None:
@@ -163,6 +171,9 @@ class BankAtlas:
                 program = WorkerProgram("r2t2_jax.evaluation.worker:open_atlas", arguments)
             folder = self.bank / ATLAS
             atlas = build_atlas(port.model, port.params, bank, folder, plan, self.max_hours, workers, program)
+        if self.json:
+            print_json({"references": len(atlas), "points": len(atlas.points), "folder": folder})
+            return
         points = f"{len(atlas.points)} points"
         if len(atlas.points) < self.points:
             points += " (all candidates)"
@@ -264,6 +275,8 @@ class BankInspect:
     """Check every byte against its checksum; opening a bank checks large files by samples."""
     seed: int = 0
     """Seed of the permutations."""
+    json: bool = False
+    """Print the numbers as JSON."""
 
     def run(self) -> int:
         """Print the statistics. The exit code is 1 if questions of the evaluation set are in the bank."""
@@ -283,15 +296,20 @@ class BankInspect:
             raise R2T2Error("--split is that of the evaluation set: name one with --against")
         if self.verify:
             open_files(self.bank, whole=True)
-            print("All files match their checksums.\n")
+            if not self.json:
+                print("All files match their checksums.\n")
         bank = ReferenceBank.open(self.bank)
         leakage = find_leakage(bank, load_dataset(self.against, self.split)) if self.against else None
         inspection = inspect_bank(bank, self.k, self.seed)
         title = f"Bank {self.bank}"
         atlas = None if bank.atlas is None else inspect_atlas(bank)
-        print(inspection_text(title, inspection, leakage, atlas))
+        if self.json:
+            print_json({"bank": self.bank, "inspection": inspection, "leakage": leakage, "atlas": atlas})
+        else:
+            print(inspection_text(title, inspection, leakage, atlas))
         if self.html:
             text = inspection_page(title, inspection, leakage, atlas)
             atomic_write(self.html, lambda draft: draft.write_text(text, encoding="utf-8"))
-            print(f"\nWrote {self.html}.")
+            if not self.json:
+                print(f"\nWrote {self.html}.")
         return 1 if leakage is not None and leakage.leaks else 0

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from r2t2_jax.cli.output import print_json
 from r2t2_jax.reporting.formatting import plain_console
 
 if TYPE_CHECKING:
@@ -101,6 +102,8 @@ class Cost:
     """PNG file for a figure of the costs."""
     run_folder: Path | None = None
     """Complete run of this model: the figure then shows accuracy against cost."""
+    json: bool = False
+    """Print the numbers as JSON, in FLOPs and bytes."""
 
     def run(self) -> None:
         """Count and print; write the files that were requested."""
@@ -125,7 +128,9 @@ class Cost:
             publish_json(self.out, cost_record(table))
         if self.figure:
             self._draw(table, accuracies)
-        if self.markdown:
+        if self.json:
+            print_json(cost_record(table))
+        elif self.markdown:
             print(method_markdown(table))
         else:
             self._print(table, shapes.params)
@@ -196,6 +201,8 @@ class FitMemory:
     """Devices that share one copy of the weights: model=8. Default: one device holds all of them."""
     out: Path | None = None
     """JSON file for the numbers, in bytes."""
+    json: bool = False
+    """Print the numbers as JSON, in bytes."""
 
     def run(self) -> None:
         """Compile and print what fits; write the file that was requested."""
@@ -219,25 +226,29 @@ class FitMemory:
             on_compile = status.update if console.is_terminal else log
             estimator = MemoryEstimator(shapes, strategy("ngd", preset), on_compile)
             sizes = largest_sizes(estimator, available, preset.neighborhood.k)
+        record = {
+            "model": shapes.name,
+            "backend": jax.default_backend(),
+            "jax": jax.__version__,
+            "memory": available,
+            "mesh": self.mesh,
+            "activations": source,
+            "preset": preset.to_mapping(),
+            "largest_k": memory_record(sizes.neighbors),
+            "largest_batch": memory_record(sizes.samples),
+            "examples": [memory_record(memory) for memory in sizes.examples],
+        }
+        if self.out:
+            publish_json(self.out, record)
+        if self.json:
+            print_json(record)
+            return
         each = f" on each device of {self.mesh}" if self.mesh else ""
         title = f"{shapes.name} in {format_size(available)}{each}, {source}"
         console.print(memory_table(title, sizes))
         for line in size_lines(sizes):
             console.print(line, highlight=False)
         if self.out:
-            record = {
-                "model": shapes.name,
-                "backend": jax.default_backend(),
-                "jax": jax.__version__,
-                "memory": available,
-                "mesh": self.mesh,
-                "activations": source,
-                "preset": preset.to_mapping(),
-                "largest_k": memory_record(sizes.neighbors),
-                "largest_batch": memory_record(sizes.samples),
-                "examples": [memory_record(memory) for memory in sizes.examples],
-            }
-            publish_json(self.out, record)
             console.print(f"Wrote {self.out}.", soft_wrap=True)
 
     def _on_mesh(self, shapes: ModelShapes) -> ModelShapes:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from r2t2_jax.cli.output import print_json
 from r2t2_jax.reporting.formatting import plain_console
 
 if TYPE_CHECKING:  # so that the parser starts fast
@@ -72,6 +73,8 @@ class Demo:
     """Embedder of the questions instead of the model's own: minilm, minilm:PATH, or hashed_words."""
     max_hours: float | None = None
     """Stop after this many hours; the same command continues."""
+    json: bool = False
+    """Print the numbers as JSON."""
 
     def run(self) -> None:
         """Compute what is missing, write the summary, print the tables."""
@@ -106,6 +109,9 @@ class Demo:
             if not report.exists():
                 write_report(self.out)
         console, saved = plain_console(), open_run(self.out)
+        if self.json:
+            print_json(saved.summary)
+            return
         for model, summary in models_of(saved.summary, self.out).items():
             _print_model(console, saved, model, summary)
         console.print(

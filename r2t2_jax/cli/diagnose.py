@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from r2t2_jax.cli.output import print_json
 from r2t2_jax.cli.parsing import Sets, recorded_sets
 
 HOST_CHECKS = ("prepare", "answer_ids", "embed")  # of `r2t2 check`, which depend on the questions
@@ -62,6 +63,8 @@ class Diagnose:
     """JSON file to write the numbers of the diagnosis to."""
     html: Path | None = None
     """HTML file to write the diagnosis to."""
+    json: bool = False
+    """Print the numbers as JSON."""
 
     def run(self) -> int:
         """Measure, print the diagnosis and, with `--out` and `--html`, write it."""
@@ -103,21 +106,28 @@ class Diagnose:
             diagnosis = diagnose_evidence(evidence, self.worthwhile)
             title += f", {len(bank):,} references, preset {name}"
             facts |= {"references": len(bank), "preset": preset.to_mapping()}
-            print(f"{title}\n\n{diagnosis_text(diagnosis)}")
+            if not self.json:
+                print(f"{title}\n\n{diagnosis_text(diagnosis)}")
         audit = audit_port(port, samples, self.alternatives, self.seed) if self.alternatives else None
-        if audit is not None:
+        if audit is not None and not self.json:
             print(f"\n{audit_text(audit)}" if diagnosis else f"{title}\n\n{audit_text(audit)}")
+        numbers = {} if diagnosis is None else diagnosis.to_record()
+        numbers |= {} if audit is None else {"audit": audit.to_record()}
+        if self.json:
+            print_json({"data": sets, "questions": len(samples), **facts, **numbers})
         if self.out:
             paths = {key: path and str(path) for key, path in vars(self).items() if key in ("bank", "out", "html")}
-            settings = asdict(self) | paths | {"data": recorded_sets(self.data)}
+            options = {key: value for key, value in asdict(self).items() if key != "json"}
+            settings = options | paths | {"data": recorded_sets(self.data)}
             record = {"command": "diagnose", "settings": settings, "versions": versions(), **facts}
-            record |= {} if diagnosis is None else diagnosis.to_record()
-            publish_json(self.out, record | ({} if audit is None else {"audit": audit.to_record()}))
-            print(f"\nWrote {self.out}.")
+            publish_json(self.out, record | numbers)
+            if not self.json:
+                print(f"\nWrote {self.out}.")
         if self.html:
             page = diagnosis_page(title, diagnosis, audit)
             atomic_write(self.html, lambda draft: draft.write_text(page, encoding="utf-8"))
-            print(f"\nWrote {self.html}.")
+            if not self.json:
+                print(f"\nWrote {self.html}.")
         helps = audit is not None and audit.verdict == "better" if diagnosis is None else diagnosis.helps
         return 0 if helps else 1
 
@@ -144,6 +154,8 @@ class CheckPort:
     """Split of the questions. Default: validation, or all lines of a .jsonl file."""
     limit: int = 3
     """Number of questions."""
+    json: bool = False
+    """Print the checks as JSON."""
 
     def run(self) -> int:
         """Check, and print a line for each check."""
@@ -160,6 +172,9 @@ class CheckPort:
             if checks[-1].problem and checks[-1].name in HOST_CHECKS:
                 without = run_checks(port, built_in_samples(image=False))
                 checks = checks if without[-1].name in HOST_CHECKS else without
+        if self.json:
+            print_json({"model": port.name, "passed": not checks[-1].problem, "checks": checks})
+            return int(bool(checks[-1].problem))
         for check in checks:
             print(f"{'FAILED' if check.problem else 'ok':<8}{check.name:<17}{check.problem or check.result}")
         failed = bool(checks[-1].problem)

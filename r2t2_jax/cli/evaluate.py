@@ -7,6 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from r2t2_jax.cli.output import print_json
 from r2t2_jax.cli.parsing import NO_CLUSTER, Cluster, Sets, command_settings, log
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.reporting.formatting import plain_console
@@ -76,6 +77,8 @@ class Eval:
     """Print the plan and its cost, and compute nothing."""
     max_hours: float | None = None
     """Stop after this many hours; the same command continues."""
+    json: bool = False
+    """Print the numbers as JSON."""
     cluster: Cluster = NO_CLUSTER
 
     def run(self) -> None:
@@ -105,16 +108,23 @@ class Eval:
     def _run(self) -> None:
         from r2t2_jax.evaluation.devices import local_model
         from r2t2_jax.runs.cluster import connect
+        from r2t2_jax.runs.folder import SUMMARY, read_json
 
         config, model = self.cluster.config(), local_model(self.model, self.cluster.model_uri)
         if self.dry_run:
+            if self.json:
+                print_json(self._plan(model).record())
+                return
             print_dry_run(self._plan(model))
             if config:
                 print(config.describe())
             return
         with connect(config, log) as workers:
             self._compute(self._job(model, workers), workers)
-        show(self.out)
+        if self.json:
+            print_json(read_json(self.out / SUMMARY))
+        else:
+            show(self.out)
 
     def _with_recorded_strategies(self) -> Eval:
         """The command with the strategies of the run in its folder: a complete run loses none, and may get others.

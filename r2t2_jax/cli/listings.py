@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from r2t2_jax.cli.output import print_json
 from r2t2_jax.reporting.formatting import plain_console
 
 WIDE = 1000  # columns where the output is no terminal, so that no line is broken
@@ -30,7 +30,7 @@ class ListStrategies:
 
         rows = [{"name": name, "role": role(name), "description": description(name) or ""} for name in METHODS]
         if self.json:
-            _print_json(rows)
+            print_json(rows)
             return
         for kind, heading in ROLES.items():
             _print_table(heading, [row for row in rows if row["role"] == kind], ("name", "description"))
@@ -56,7 +56,7 @@ class ListMetrics:
             {"name": name, "needs": needs_of_metric(name), "description": describe_metric(name)} for name in METRICS
         ]
         if self.json:
-            _print_json(rows)
+            print_json(rows)
         else:
             _print_table("metrics", rows, ("name", "needs", "description"))
 
@@ -79,7 +79,7 @@ class ListModels:
 
         groups = {"models": describe(PORTS), "embedders": describe(EMBEDDERS)}
         if self.json:
-            _print_json(groups)
+            print_json(groups)
             return
         for heading, rows in groups.items():
             _print_table(heading, rows, ("name", "weights", "description"))
@@ -128,7 +128,7 @@ class ListDatasets:
                 | {"license": source.license, "files": source.files, "home": source.home}
             )
         if self.json:
-            _print_json({"folder": str(folder), "datasets": rows})
+            print_json({"folder": str(folder), "datasets": rows})
         elif self.files:
             self._print_files(rows)
         else:
@@ -142,10 +142,6 @@ class ListDatasets:
             lines = [row["name"], *(f"  {name}: {row[name]}" for name in ("license", "files", "home") if row[name])]
             for line in lines:
                 console.print(line, soft_wrap=True, highlight=False)
-
-
-def _print_json(content: object) -> None:
-    print(json.dumps(content, indent=1, ensure_ascii=False))
 
 
 def _print_table(heading: str, rows: Rows, columns: Sequence[str]) -> None:

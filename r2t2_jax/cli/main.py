@@ -27,7 +27,8 @@ from r2t2_jax.cli.diagnose import CheckPort, Diagnose
 from r2t2_jax.cli.evaluate import Eval
 from r2t2_jax.cli.listings import ListDatasets, ListMetrics, ListModels, ListStrategies
 from r2t2_jax.cli.options import check_ranges
-from r2t2_jax.cli.parsing import Command, parse
+from r2t2_jax.cli.output import take_verbosity
+from r2t2_jax.cli.parsing import Command, Completion, parse
 from r2t2_jax.cli.reproduce import Reproduce
 from r2t2_jax.cli.routes import ExpertsCompare, ExpertsMap, RoutesExport, RoutesImport, RoutesRecord, RoutesShow
 from r2t2_jax.cli.runs import Export, Report, Results, Score
@@ -183,6 +184,7 @@ COMMANDS: dict[str, type[Command]] = {
     "bank index": BankIndex,
     "bank inspect": BankInspect,
     "check": CheckPort,
+    "completion": Completion,
     "convert": Convert,
     "cost": Cost,
     "datasets list": ListDatasets,
@@ -218,17 +220,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         0; 1 if the command found problems; 2 after an error, which is printed in one line, or raised with
-        `R2T2_DEBUG=1`; 130 after an interruption, 143 after SIGTERM.
+        `-v` or `R2T2_DEBUG=1`; 130 after an interruption, 143 after SIGTERM.
 
     Raises:
         SystemExit: with 2, after printing the line, if the options cannot be parsed.
     """
     if arguments is None:
         gc.set_threshold(50_000, *gc.get_threshold()[1:])  # importing and tracing collect no garbage, and take longer
-    words = sys.argv[1:] if arguments is None else arguments
-    debug = os.environ.get("R2T2_DEBUG") == "1"
-    with printable_output(), _sigterm_as_exception(), warnings.catch_warnings():
-        if not debug and not sys.warnoptions:
+    words, quiet, verbose = take_verbosity(sys.argv[1:] if arguments is None else arguments)
+    debug = verbose or os.environ.get("R2T2_DEBUG") == "1"
+    if verbose:
+        os.environ.setdefault("JAX_LOG_COMPILES", "1")
+    with printable_output(), _sigterm_as_exception(), warnings.catch_warnings(), _progress(not quiet):
+        if quiet:
+            warnings.simplefilter("ignore")
+        elif not debug and not sys.warnoptions:
             warnings.simplefilter("ignore")  # of libraries, about their own code
             warnings.filterwarnings("default", category=R2T2Warning)
             warnings.showwarning = lambda message, *_: print(f"r2t2: {message}", file=sys.stderr)
@@ -247,6 +253,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if line:
                 print(f"r2t2: {' '.join(line.split())}", file=sys.stderr)
             return code
+
+
+@contextmanager
+def _progress(shown: bool) -> Iterator[None]:
+    """Show progress and notes on standard error, or none of them."""
+    from r2t2_jax.runtime import progress
+
+    before, progress.shown = progress.shown, shown
+    try:
+        yield
+    finally:
+        progress.shown = before
 
 
 @contextmanager

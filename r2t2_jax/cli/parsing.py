@@ -20,6 +20,7 @@ import tyro
 
 from r2t2_jax.cli.aliases import ELSEWHERE, other_names, parser_words
 from r2t2_jax.cli.options import RANGES, UsageError, check_words, one_line
+from r2t2_jax.cli.output import version_lines
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.runs.atomic_io import check_can_create
 
@@ -53,7 +54,9 @@ COMPLETION = ("--tyro-print-completion", "--tyro-write-completion")
 FOOTER = """
 r2t2 COMMAND --help lists a command's options. With --config FILE, the run.json
 of an earlier run gives their defaults; options on the command line override it.
-Shell completion: eval "$(r2t2 --tyro-print-completion bash)" (or zsh, tcsh).
+-q prints results and errors only, -v also what is compiled, warnings of
+libraries and the traceback of an error. NO_COLOR=1 prints without colors.
+Shell completion: eval "$(r2t2 completion bash)" (or zsh, tcsh).
 Exit codes: 0 success, 1 problems found, 2 bad usage or input, 130 interrupted,
 143 terminated.
 R2T2_DEBUG=1 shows the traceback of an error."""
@@ -101,7 +104,7 @@ def command_settings(command: Command, excluded: Sequence[str] = ()) -> dict[str
         for field in dataclasses.fields(command)  # type: ignore[arg-type]
         if (value := getattr(command, field.name)) is not None
         and not (field.name in UNRECORDED and not value)
-        and field.name not in ("out", "max_hours", "dry_run", CLUSTER, *excluded)
+        and field.name not in ("out", "max_hours", "dry_run", "json", CLUSTER, *excluded)
     }
 
 
@@ -199,9 +202,7 @@ def parse(commands: Commands, arguments: Sequence[str]) -> Command:
     if arguments and arguments[0] in COMPLETION:
         return tyro.cli(_tree(commands), prog=PROGRAM, args=arguments)
     if list(arguments) == ["--version"]:
-        from importlib.metadata import version  # slow to import
-
-        print(f"{PROGRAM} {version('r2t2-jax')}")
+        print(version_lines())
         sys.exit(0)
     name, options = _split(commands, arguments)
     if name not in commands:
@@ -390,7 +391,28 @@ def log(line: str) -> None:
 
     from tqdm import tqdm
 
+    from r2t2_jax.runtime import progress
+
+    if not progress.shown:
+        return
     tqdm.write(line, file=sys.stderr)
+
+
+@dataclasses.dataclass(frozen=True)
+class Completion:
+    """Print the script that completes commands and options in a shell.
+
+    Example: eval "$(r2t2 completion bash)"
+    """
+
+    shell: tyro.conf.Positional[Literal["bash", "zsh", "tcsh"]]
+    """The shell."""
+
+    def run(self) -> None:
+        """Print the script."""
+        from r2t2_jax.cli.main import COMMANDS
+
+        parse(COMMANDS, [COMPLETION[0], self.shell])
 
 
 def print_plan(port: Port, plan: Plan, unit: str, cluster: WorkerConfig | None) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import tyro
 
+from r2t2_jax.cli.output import print_json
 from r2t2_jax.cli.parsing import CLUSTER, NO_CLUSTER, Cluster, Sets, log
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.reporting.formatting import plain_console, plural
@@ -20,7 +21,7 @@ if TYPE_CHECKING:  # building the parser must be fast
     from r2t2_jax.runs.cluster import Workers
     from r2t2_jax.runs.run import Run
 
-NOT_RECORDED = ("out", "dry_run", "max_hours", CLUSTER)  # options that change no result
+NOT_RECORDED = ("out", "dry_run", "json", "max_hours", CLUSTER)  # options that change no result
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,8 @@ class Reproduce:
     """Print the predicted cost and run nothing; weights and data are not needed."""
     max_hours: float | None = None
     """Stop after this number of hours; the same command continues."""
+    json: bool = False
+    """Print the tables as JSON."""
     cluster: Cluster = NO_CLUSTER
 
     def run(self) -> None:
@@ -121,6 +124,9 @@ class Reproduce:
             report = self.out / REPORT
             if any(plan.detailed for plan in plans) and not report.exists():
                 write_report(self.out)
+        if self.json:
+            print_json({table.name: read_table(self.out, table.name) for table in tables})
+            return
         console = plain_console()
         for table in tables:
             console.print(Markdown(markdown(read_table(self.out, table.name))))

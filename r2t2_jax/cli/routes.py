@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from r2t2_jax.cli.output import print_json
 from r2t2_jax.cli.parsing import Sets, command_settings, log
 
 
@@ -48,6 +49,8 @@ class RoutesRecord:
     """Stop after this many hours; the same command resumes the work."""
     steer: Path | None = None
     """Steering file, under which the model routes and answers."""
+    json: bool = False
+    """Print the facts of the recording as JSON."""
 
     def run(self) -> None:
         """Record, and print the counts and sizes."""
@@ -76,6 +79,9 @@ class RoutesRecord:
         )
         if "sample" in facts.kinds:
             log(f"{port.name} routes whole samples: there is one record per sample, and --tokens selects nothing")
+        if self.json:
+            print_json({"folder": self.out, **vars(facts)})
+            return
         counts = ", ".join(f"{count:,} {kind}" for kind, count in facts.kinds.items())
         total = sum(facts.kinds.values())
         numbers = f"{plural(facts.samples, 'sample')}, {plural(total, 'record')} ({counts})"
@@ -194,6 +200,8 @@ class ExpertsMap:
     """Rate of false discoveries among the entries that count as different."""
     seed: int = 0
     """Seed of the permutations."""
+    json: bool = False
+    """Print the entries as JSON."""
 
     def run(self) -> None:
         """Map, write the tables, and print the largest differences."""
@@ -209,6 +217,9 @@ class ExpertsMap:
         maps = map_experts(recording.samples(), recording.facts, by, self.permutations, self.rate, self.seed)
         title = f"Experts of {self.folder} by {', '.join(each.factor for each in maps)}"
         write_map(self.out, maps, map_page(title, maps, recording.facts, self.rate, self.permutations))
+        if self.json:
+            print_json({each.factor: {"entries": each.entries, "pairs": each.pairs} for each in maps})
+            return
         for each in maps:
             print("\n".join(map_lines(each, self.permutations, self.rate)))
         print(f"Wrote experts and pairs as CSV and Parquet to {self.out}; open {self.out / MAP_PAGE} for heat maps.")

@@ -8,8 +8,9 @@ from typing import Literal
 
 import tyro
 
+from r2t2_jax.cli.output import print_json
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.reporting.formatting import plain_console
+from r2t2_jax.reporting.formatting import plain_console, plural
 
 INTERVALS = "95 % intervals: Wilson's of accuracies; of gains over base paired, Bonett & Price 2012."
 
@@ -28,6 +29,8 @@ class Results:
     """Folders of complete runs of r2t2 eval or r2t2 demo."""
     format: Literal["table", "md", "csv", "latex"] = "table"
     """Tables for the terminal, Markdown, LaTeX (with booktabs), or one CSV table with all numbers."""
+    json: bool = False
+    """Print the numbers as JSON."""
 
     def run(self) -> None:
         """Read the runs and print the tables."""
@@ -43,6 +46,9 @@ class Results:
             if places[number] in places[:number]:
                 raise R2T2Error(f"{folder} is named twice; name each run once")
         entries = read_entries([open_run(folder) for folder in self.run_folders])
+        if self.json:
+            print_json(as_records(entries))
+            return
         if self.format == "csv":
             print(csv_table(as_records(entries)), end="")
             return
@@ -59,25 +65,40 @@ class Results:
 
 @dataclass(frozen=True)
 class Export:
-    """Write a run's answers and scores in the format of another tool.
+    """Write a run's answers and scores in the format of another tool, or log its summary to an experiment tracker.
 
-    Example: r2t2 export out/eval --lmms-eval out/logs
+    A tracker gets one run per model and strategy, with accuracy, interval, changed answers and evaluations. The extra
+    `tracking` installs both trackers; WANDB_MODE=offline and Trackio need no network.
+
+    Example: r2t2 export out/eval --lmms-eval out/logs --trackio my-project
     """
 
     run_folder: tyro.conf.Positional[Path]
     """Folder of a complete run of r2t2 eval."""
     lmms_eval: Path | None = None
     """Folder for result and sample files of lmms-eval 0.7, with each strategy as a model."""
+    wandb: str = ""
+    """Project of Weights & Biases to log the summary to."""
+    trackio: str = ""
+    """Project of Trackio to log the summary to."""
 
     def run(self) -> None:
         """Write the files and print where they are."""
         from r2t2_jax.reporting.lmms_eval_logs import export_lmms_eval
+        from r2t2_jax.reporting.tracking import Tracker, log_summary
         from r2t2_jax.runs.reading import open_run
 
-        if self.lmms_eval is None:
-            raise R2T2Error("no format given: add --lmms-eval FOLDER")
-        files = export_lmms_eval(open_run(self.run_folder), self.lmms_eval)
-        print(f"Wrote {len(files)} files to {self.lmms_eval}.")
+        projects: dict[Tracker, str] = {"wandb": self.wandb, "trackio": self.trackio}
+        if self.lmms_eval is None and not any(projects.values()):
+            raise R2T2Error("no format given: add --lmms-eval FOLDER, --wandb PROJECT or --trackio PROJECT")
+        saved = open_run(self.run_folder)
+        if self.lmms_eval is not None:
+            files = export_lmms_eval(saved, self.lmms_eval)
+            print(f"Wrote {len(files)} files to {self.lmms_eval}.")
+        for tracker, project in projects.items():
+            if project:
+                count = log_summary(saved, tracker, project)
+                print(f"Logged {plural(count, 'run')}, one per model and strategy, to {tracker} as {project}.")
 
 
 @dataclass(frozen=True)
@@ -114,6 +135,8 @@ class Score:
     """The metric; r2t2 metrics lists them. One that needs ten answers, or options, refuses questions without."""
     out: Path | None = None
     """JSON file for the numbers."""
+    json: bool = False
+    """Print the numbers as JSON."""
 
     def run(self) -> None:
         """Score, print the tables and, with --out, write the numbers."""
@@ -126,11 +149,15 @@ class Score:
         if self.out:
             check_writable(self.out)
         models = rescore(open_run(self.run_folder), self.metric)
+        scores = {"run": str(self.run_folder), "metric": self.metric, "models": models}
         console = plain_console()
-        for title, summary in models.items():
+        for title, summary in models.items() if not self.json else ():
             heading = f"{title}: {summary['n']:,} questions, metric {self.metric}"
             console.print(heading, soft_wrap=True, highlight=False)
             console.print(strategy_table("", summary))
         if self.out:
-            publish_json(self.out, {"run": str(self.run_folder), "metric": self.metric, "models": models})
+            publish_json(self.out, scores)
+        if self.json:
+            print_json(scores)
+        elif self.out:
             console.print(f"Wrote {self.out}.", soft_wrap=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from r2t2_jax.cli.output import print_json
 from r2t2_jax.cli.parsing import CLUSTER, NO_CLUSTER, Cluster, Sets, log, recorded_sets
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.reporting.formatting import plain_console
@@ -105,6 +106,8 @@ class Tune:
     """Print the plan, and compute nothing."""
     max_hours: float | None = None
     """Stop after this many hours; the same command resumes the work."""
+    json: bool = False
+    """Print the preset with its evidence as JSON."""
     cluster: Cluster = NO_CLUSTER
 
     def run(self) -> None:
@@ -147,7 +150,8 @@ class Tune:
         refuse_test(self.split, samples)
         rounds = halving_rounds(len(presets), len(samples))
         console = plain_console()
-        console.print(describe_plan(len(grid), len(presets), rounds, budget), highlight=False)
+        if self.dry_run or not self.json:
+            console.print(describe_plan(len(grid), len(presets), rounds, budget), highlight=False)
         if self.dry_run:
             if cluster:
                 print(cluster.describe())
@@ -156,6 +160,9 @@ class Tune:
             if not run.complete:
                 self._search(run, port, presets, rounds, samples, budget, workers)
         preset = read_json(self.out / "preset.json")
+        if self.json:
+            print_json(preset)
+            return
         console.print(settings_table(preset["evidence"]["table"]))
         for line in preset_lines(preset):
             console.print(line, highlight=False)
@@ -192,7 +199,7 @@ class Tune:
                 raise R2T2Error(f"--strategy {self.strategy} does not read --{option}: leave it out")
 
     def _settings(self) -> dict[str, Any]:
-        excluded = ("out", "max_hours", "dry_run", CLUSTER)
+        excluded = ("out", "max_hours", "dry_run", "json", CLUSTER)
         options = {each.name: getattr(self, each.name) for each in fields(self) if each.name not in excluded}
         # Left out, so that earlier runs continue.
         unset: dict[str, Any] = {"allow_leakage": False, "beams": 1, "max_new_tokens": None}

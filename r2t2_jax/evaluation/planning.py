@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from r2t2_jax.bank import ReferenceBank
 from r2t2_jax.bank.atlas import open_atlas
@@ -61,6 +62,22 @@ class PlannedEvaluation:
         longest = longest_question(self.benchmarks)
         prediction = EvaluationPrediction(port, self.strategies, self.points, computed, longest)
         return prediction.predict(self.batch, self.vmap_size, False, compiled=device_memory() is not None)
+
+    def record(self) -> dict[str, Any]:
+        """The plan and the prediction as JSON values: evaluations and FLOPs per question, memory in bytes."""
+        plan: dict[str, Any] = {
+            "model": self.port.name,
+            "references": None if self.bank is None else len(self.bank),
+            "questions": dict(self.missing),
+            "batch_size": self.batch,
+            "recorded": list(self.recorded),
+        }
+        if not self.strategies:
+            return plan | {"strategies": {}}
+        dry_run = self.predict()
+        memory = {"bytes": dry_run.memory.of_batch(self.batch), "upper_bound": not dry_run.memory.compiled}
+        costs = {name: None if name not in dry_run.costs else vars(dry_run.costs[name]) for name in self.strategies}
+        return plan | {"strategies": costs, "memory": memory}
 
 
 def _stores_features(bank: ReferenceBank) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -82,7 +83,12 @@ def settings_line(settings: Mapping[str, Any]) -> str:
 
 
 def plain_console(**options: Any) -> Console:
-    """A console of rich that prints texts as they are: `[red]` and `:smile:` in the data are no markup."""
+    """A console of rich that prints texts as they are: `[red]` and `:smile:` in the data are no markup.
+
+    With `NO_COLOR` in the environment it writes no escape sequence.
+    """
     from rich.console import Console
 
+    if os.environ.get("NO_COLOR"):
+        options.setdefault("color_system", None)
     return Console(markup=False, emoji=False, **options)

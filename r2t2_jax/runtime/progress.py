@@ -18,6 +18,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+shown = True  # false for `r2t2 -q`
 FIRST, EVERY = 2.0, 60.0  # seconds before the first line, and between two lines
 
 
@@ -49,6 +50,7 @@ class ProgressBar(tqdm):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         file = options.get("file") or sys.stderr
         self._lines: RepeatedLine | None = None
+        options["disable"] = options.get("disable") or not shown
         self._as_lines = not (options.get("disable") or file.isatty() or "ipykernel" in sys.modules)
         if self._as_lines:
             options |= {"delay": math.inf, "miniters": 1, "mininterval": EVERY, "dynamic_ncols": False}
@@ -92,6 +94,9 @@ def phase(title: str) -> Iterator[None]:
         seconds = time.perf_counter() - start
         tqdm.write(f"{title} ..." + (f" {seconds / 60:.0f} min" if seconds >= EVERY else ""), file=sys.stderr)
 
+    if not shown:
+        yield
+        return
     lines = RepeatedLine(write)
     try:
         yield

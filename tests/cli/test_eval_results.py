@@ -5,7 +5,9 @@ import hashlib
 import io
 import json
 import shutil
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -222,3 +224,49 @@ def test_a_file_that_is_not_json_is_named_once(whole: Path, tmp_path: Path, caps
         assert capsys.readouterr().err.count(name) == 1
     assert main(["eval", "--config", str(tmp_path / "run" / "run.json"), "--out", str(tmp_path / "other")]) == 2
     assert capsys.readouterr().err.count("run.json") == 1
+
+
+@pytest.mark.parametrize("tracker", ["wandb", "trackio"])
+def test_a_tracker_gets_one_run_per_model_and_strategy(
+    whole: Path, tracker: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls: list[tuple[str, dict]] = []
+    package = ModuleType(tracker)
+    package.init = lambda **named: calls.append(("init", named))
+    package.log = lambda numbers: calls.append(("log", numbers))
+    package.finish = lambda: calls.append(("finish", {}))
+    monkeypatch.setitem(sys.modules, tracker, package)
+    assert main(["export", str(whole), f"--{tracker}", "project"]) == 0
+    assert capsys.readouterr().out == f"Logged 8 runs, one per model and strategy, to {tracker} as project.\n"
+    assert [kind for kind, _ in calls] == ["init", "log", "finish"] * 8
+    summary = open_run(whole).summary["models"]
+    numbers = {call["name"]: logged for (_, call), (_, logged) in zip(calls[::3], calls[1::3], strict=True)}
+    ngd = summary["toy on one.jsonl"]["strategies"]["ngd"]
+    assert numbers["run/toy on one.jsonl/ngd"]["accuracy"] == ngd["accuracy"]
+    assert calls[0][1]["config"]["strategy"] == "base" and calls[0][1]["project"] == "project"
+    package.log = lambda numbers: 1 / 0
+    assert main(["export", str(whole), f"--{tracker}", "project"]) == 2
+    assert f"{tracker} cannot log the run (division by zero)" in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, tracker, None)
+    assert main(["export", str(whole), f"--{tracker}", "project"]) == 2
+    assert "r2t2-jax[tracking]" in capsys.readouterr().err
+
+
+def test_every_command_that_prints_results_prints_json(
+    files: Path, whole: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, bank = str(files / "one.jsonl"), str(files / "bank")
+    commands = {
+        "models": arguments(files, whole, "--json"),
+        "questions": arguments(files, whole, "--dry-run", "--json"),
+        "metric": ["score", str(whole), "--metric", "exact_match", "--json"],
+        "inspection": ["bank", "inspect", bank, "--json"],
+        "passed": ["check", "tests.toy_port:toy", "--data", one, "--json"],
+    }
+    for key, words in commands.items():
+        assert main([*words, "-q"]) == 0
+        captured = capsys.readouterr()
+        assert key in json.loads(captured.out)
+        assert captured.err == ""
+    assert main(["results", str(whole), "--json"]) == 0
+    assert {row["strategy"] for row in json.loads(capsys.readouterr().out)} == set(STRATEGIES)

@@ -3,11 +3,17 @@
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
 
+from r2t2_jax.cli.listings import ListMetrics
 from r2t2_jax.cli.main import main
+from r2t2_jax.cli.output import take_verbosity
+from r2t2_jax.cli.parsing import log
+from r2t2_jax.errors import R2T2Error, R2T2Warning
+from r2t2_jax.runtime import progress
 
 
 def test_bad_input_is_one_line_and_exit_code_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -50,3 +56,32 @@ def test_help_does_not_import_jax() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stderr.strip() == "[]"
     assert "demo" in done.stdout
+
+
+def test_quiet_prints_results_and_errors_only_and_verbose_raises(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("R2T2_DEBUG", "0")
+    monkeypatch.setenv("JAX_LOG_COMPILES", "0")
+
+    def note(self: object) -> None:
+        log("a note")
+        warnings.warn("a warning", R2T2Warning, stacklevel=1)
+        with progress.phase("a phase"):
+            assert progress.progress_bar(3, "a bar").disable is not progress.shown
+        print("a result")
+
+    monkeypatch.setattr(ListMetrics, "run", note)
+    assert main(["metrics", "-q"]) == 0
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("a result\n", "")
+    assert main(["metrics"]) == 0
+    assert "a note" in (printed := capsys.readouterr().err) and "r2t2: a warning" in printed
+    assert main(["nothing", "--quiet"]) == 2
+    assert capsys.readouterr().err.startswith("r2t2: unknown command 'nothing'")
+    with pytest.raises(R2T2Error):
+        main(["--verbose", "nothing"])
+
+
+def test_words_of_a_question_are_no_switches() -> None:
+    assert take_verbosity(["answer", "--question", "-q", "-v"]) == (["answer", "--question", "-q"], False, True)

@@ -1,5 +1,7 @@
 """Numbers and names in reports, and values in templates."""
 
+import io
+
 import pytest
 from jinja2 import UndefinedError
 
@@ -10,6 +12,7 @@ from r2t2_jax.reporting.formatting import (
     duration,
     join_names,
     percent,
+    plain_console,
     plural,
     settings_line,
     shorten,
@@ -59,3 +62,11 @@ def test_a_template_refuses_a_context_without_its_values() -> None:
     with pytest.raises(UndefinedError):
         render_template("base.html.j2")
     assert "<title>&lt;b&gt; &amp; &#34;</title>" in render_template("base.html.j2", title='<b> & "')
+
+
+def test_no_color_leaves_out_every_escape_sequence(monkeypatch: pytest.MonkeyPatch) -> None:
+    for setting, has_escapes in (("", True), ("1", False)):
+        monkeypatch.setenv("NO_COLOR", setting)
+        out = io.StringIO()
+        plain_console(file=out, force_terminal=True).print("text", style="bold red")
+        assert ("\x1b" in out.getvalue()) is has_escapes
