@@ -28,7 +28,7 @@ from r2t2_jax.cli.evaluate import Eval
 from r2t2_jax.cli.listings import ListDatasets, ListMetrics, ListModels, ListStrategies
 from r2t2_jax.cli.options import check_ranges
 from r2t2_jax.cli.output import take_verbosity
-from r2t2_jax.cli.parsing import Command, Completion, parse
+from r2t2_jax.cli.parsing import Command, ShellCompletion, parse
 from r2t2_jax.cli.reproduce import Reproduce
 from r2t2_jax.cli.routes import ExpertsCompare, ExpertsMap, RoutesExport, RoutesImport, RoutesRecord, RoutesShow
 from r2t2_jax.cli.runs import Export, Report, Results, Score
@@ -184,7 +184,7 @@ COMMANDS: dict[str, type[Command]] = {
     "bank index": BankIndex,
     "bank inspect": BankInspect,
     "check": CheckPort,
-    "completion": Completion,
+    "completion": ShellCompletion,
     "convert": Convert,
     "cost": Cost,
     "datasets list": ListDatasets,

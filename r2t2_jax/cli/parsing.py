@@ -399,10 +399,10 @@ def log(line: str) -> None:
 
 
 @dataclasses.dataclass(frozen=True)
-class Completion:
-    """Print the script that completes commands and options in a shell.
+class ShellCompletion:
+    """Print the script that completes commands and options in a shell: eval "$(r2t2 completion bash)" loads it.
 
-    Example: eval "$(r2t2 completion bash)"
+    Example: r2t2 completion bash
     """
 
     shell: tyro.conf.Positional[Literal["bash", "zsh", "tcsh"]]

@@ -249,7 +249,7 @@ def test_a_tracker_gets_one_run_per_model_and_strategy(
     assert f"{tracker} cannot log the run (division by zero)" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, tracker, None)
     assert main(["export", str(whole), f"--{tracker}", "project"]) == 2
-    assert "r2t2-jax[tracking]" in capsys.readouterr().err
+    assert "pip install -e '.[tracking]'" in capsys.readouterr().err
 
 
 def test_every_command_that_prints_results_prints_json(

@@ -67,8 +67,8 @@ def test_quiet_prints_results_and_errors_only_and_verbose_raises(
     def note(self: object) -> None:
         log("a note")
         warnings.warn("a warning", R2T2Warning, stacklevel=1)
-        with progress.phase("a phase"):
-            assert progress.progress_bar(3, "a bar").disable is not progress.shown
+        with progress.phase("a phase"), progress.progress_bar(3, "a bar") as bar:
+            assert bar.disable is not progress.shown
         print("a result")
 
     monkeypatch.setattr(ListMetrics, "run", note)
