@@ -1,4 +1,4 @@
-"""Re-route a layer with shared experts and a top-k gate, made of the package's own parts (`ports/common/layers/moe.py`).
+"""Re-route a layer with shared experts and a top-k gate, made of `ports/common/layers/moe.py`.
 
     python examples/shared_experts.py
 

@@ -14,7 +14,7 @@ import sys
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, get_args, get_origin, get_type_hints
 
 import tyro
 
@@ -211,7 +211,7 @@ def parse(commands: Commands, arguments: Sequence[str]) -> Command:
             raise R2T2Error(_unknown(commands, name, options[0]))
         print(_overview(commands, name), file=sys.stdout if help_requested else sys.stderr)
         sys.exit(0 if help_requested else 2)
-    command = commands[name]
+    command, ShellCompletion.commands = commands[name], commands
     try:
         if not {"-h", "--help"} & set(options):
             switches = [name for name, kind in get_type_hints(command).items() if kind is bool]
@@ -407,12 +407,11 @@ class ShellCompletion:
 
     shell: tyro.conf.Positional[Literal["bash", "zsh", "tcsh"]]
     """The shell."""
+    commands: ClassVar[Commands] = {}  # those of the program, set by `parse`
 
     def run(self) -> None:
         """Print the script."""
-        from r2t2_jax.cli.main import COMMANDS
-
-        parse(COMMANDS, [COMPLETION[0], self.shell])
+        parse(self.commands, [COMPLETION[0], self.shell])
 
 
 def print_plan(port: Port, plan: Plan, unit: str, cluster: WorkerConfig | None) -> None:
