@@ -30,6 +30,7 @@ REQUIRED = {  # the shortest command line of each command
     "bank index": ["bank"],
     "bank inspect": ["bank"],
     "check": ["tests.toy_port:toy"],
+    "completion": ["bash"],
     "convert": ["minilm", "source", "model"],
     "cost": ["pocket"],
     "datasets list": [],
