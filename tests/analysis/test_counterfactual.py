@@ -55,6 +55,7 @@ def test_drawn_sets_have_k_experts_and_differ_from_the_routers():
     assert {frozenset(row.tolist()) for row in drawn[1]} == {frozenset((int(best[0]), int(best[2])))}
 
 
+@pytest.mark.slow  # compiles two whole models
 def test_scores_are_those_of_a_plain_forward_pass_with_one_route_imposed():
     model, params, prompt, answer = language_model()
     targets = jnp.asarray([[3, 10], [4, 11], [1, 12]])

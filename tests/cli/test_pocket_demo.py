@@ -13,6 +13,7 @@ from r2t2_jax.runs.batch_files import saved_batches
 from r2t2_jax.runs.reading import open_run
 
 
+@pytest.mark.slow  # compiles every strategy for two gates
 def test_the_narrow_gate_gains_and_the_balanced_gate_loses_nothing(tmp_path: Path) -> None:
     assert main(["demo", "--out", str(tmp_path / "run"), "--quick", "--samples", "40", "--seed", "1"]) == 0
     rows = open_run(tmp_path / "run").rows

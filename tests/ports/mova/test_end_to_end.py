@@ -47,6 +47,7 @@ def test_every_parameter_equals_the_checkpoint(converted):
         np.testing.assert_array_equal(value, expected[path], err_msg=path)
 
 
+@pytest.mark.slow  # compiles all towers
 def test_answers_do_not_depend_on_towers_that_were_not_chosen(converted, monkeypatch):
     """Experts that the first pass did not choose are not run, which does not change the model's own answer."""
     chosen = iter([(1, 0, 0, 0, 0, 1, 0), (0,) * 7, (1, 0, 0, 0, 0, 0, 0)] * 2)

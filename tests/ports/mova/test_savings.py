@@ -41,6 +41,7 @@ def test_every_variant_gives_the_literal_gradient():
     check_variants(variants(SMALL, TOKENS), lambda variant: params, random_sample(), r, row(drawn_answers(), 0))
 
 
+@pytest.mark.slow  # compiles two programs with all towers
 def test_a_known_prefix_changes_no_answer():
     """Prompts with padding behind them, and answers of several lengths."""
     model, params = tiny()
