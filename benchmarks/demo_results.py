@@ -34,7 +34,7 @@ def gates_of(summary: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def sparse_table(summary: Mapping[str, Any]) -> str:
-    """The table of the sparse model alone; empty if the run does not have it."""
+    """The table of the sparse model; empty if the run does not have it."""
     model = summary["models"].get(SPARSE)
     if model is None:
         return ""

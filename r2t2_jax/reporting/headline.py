@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from r2t2_jax.evaluation.statistics import Comparison, compare
-from r2t2_jax.methods import BASE
+from r2t2_jax.methods import BASE, BASE_PERMUTED, untouched
 from r2t2_jax.reporting.results import ModelResults
 from r2t2_jax.reporting.roles import BOUND, CONTROL, METHOD, role
 
@@ -56,8 +56,10 @@ class Headline:
 
 
 def strategy_verdict(results: ModelResults, strategy: str) -> StrategyVerdict:
-    """A strategy against `base`."""
-    before, after = results.base.right, results.strategies[strategy].right
+    """A strategy against the unmodified model, scored by the same labels."""
+    name = untouched(strategy, results.strategies)
+    before = results.base.right if name == BASE else results.strategies[name].right
+    after = results.strategies[strategy].right
     gain = compare(before, after).times(100)
     verdict = IMPROVES if gain.low > 0 else LOWERS if gain.high < 0 else NO_CHANGE
     changed = int((~before & after).sum()), int((before & ~after).sum())
@@ -71,7 +73,7 @@ def headline(results: ModelResults) -> Headline | None:
     best = strategy_verdict(results, results.explained.name)
     controls = control_gains(results, best.strategy)
     methods = [name for name in results.ranking if role(name) == METHOD]
-    verdicts = [strategy_verdict(results, name) for name in results.ranking]
+    verdicts = [strategy_verdict(results, name) for name in results.ranking if name != BASE_PERMUTED]
     grouped = {key: [each for each in verdicts if each.verdict == key] for key in (IMPROVES, NO_CHANGE, LOWERS)}
     return Headline(
         _sentence(best, controls),

@@ -5,7 +5,7 @@ Axis letters: B samples, L layers, S classes of tokens, E experts.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import jax.numpy as jnp
@@ -113,9 +113,10 @@ class _Builder:
                 else:
                     (self.masked if rule.action == "mask" else self.selected)[*place, experts] = True
 
-    def _resolved(self, number, field, function):  # type: ignore[no-untyped-def]
+    def _resolved(self, number: int, field: str, function: Callable[[], Sequence[int]]) -> list[int]:
+        """The positions that `function` gives; its error names the rule and the field."""
         try:
-            return function()
+            return list(function())
         except R2T2Error as error:
             raise self.steering.error(number, field, str(error)) from error
 

@@ -341,6 +341,14 @@ def test_verdicts(counts: dict[str, tuple[int, int]], verdict: str) -> None:
     assert result.best.strategy == ("atlas" if "atlas" in counts else next(iter(counts)))
 
 
+def test_labels_of_other_questions_are_compared_with_the_unmodified_model_scored_by_them() -> None:
+    counts = {"base": 50, "ngd": 52, "base_permuted": 20, "oracle_permuted": 60}
+    result = headline(model_of_rows({name: np.arange(100) < count for name, count in counts.items()}))
+    assert result is not None
+    gains = {each.strategy: each.gain.gain for group in result.verdicts.values() for each in group}
+    assert gains == pytest.approx({"ngd": 2.0, "oracle_permuted": 40.0})
+
+
 def model_of_rows(right: dict[str, np.ndarray]) -> ModelResults:
     none, flat = np.zeros((100, 0)), np.full((100, 1, 2), 0.5)
     strategies = {

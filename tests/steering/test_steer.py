@@ -1,4 +1,4 @@
-"""Steered gates against hand-worked cases, and recordings under a steering that show what was asked."""
+"""Steered gates against hand-worked cases, and recordings that show the steering they were made with."""
 
 from dataclasses import replace
 

@@ -87,7 +87,7 @@ def points_mode(spec: RoutingSpec, kind: PointsKind = "auto", has_gate: bool = T
 
     Args:
         spec: of the model.
-        kind: the points that are asked for.
+        kind: the kind of points to make.
         has_gate: whether the model has a gate, whose logits can be shifted.
 
     Raises:
