@@ -200,7 +200,7 @@ def open_atlas(folder: Path) -> Atlas:
 
 
 @dataclass(frozen=True)
-class _Description:
+class _AtlasFile:
     """The content of `atlas.json`."""
 
     schema: int
@@ -214,7 +214,7 @@ class _Description:
     mode: PointsMode = "replace"
 
 
-def _read_description(folder: Path) -> _Description:
+def _read_description(folder: Path) -> _AtlasFile:
     file = folder / "atlas.json"
     if not file.exists():
         raise R2T2Error(f"{folder} holds no loss atlas ({file} is missing); {AGAIN}")
@@ -225,7 +225,7 @@ def _read_description(folder: Path) -> _Description:
         raise R2T2Error(f"the loss atlas in {folder} cannot be read ({error})") from error
     if schema != SCHEMA or isinstance(schema, bool):
         raise R2T2Error(f"{folder} has schema version {schema}, this program reads {SCHEMA}; {AGAIN}")
-    description = document.as_type(_Description)
+    description = document.as_type(_AtlasFile)
     if absent := {"points.npy", "losses.npy", "ids.json"} - set(description.files):
         raise R2T2Error(f"{file}: 'files' lacks {', '.join(sorted(absent))}; {AGAIN}")
     return description

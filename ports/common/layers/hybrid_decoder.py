@@ -199,7 +199,7 @@ class HybridDecoder(MoEDecoder):
                 first, ahead = block.first + js[0], jnp.arange(len(js))
                 part = None if past is None else past.part(done, {full: len(js), not full: 0})
                 own = None if imposed is None else jax.tree.map(lambda leaf, js=js: leaf[js[0] : js[-1] + 1], imposed)
-                items = _LayerInput(
+                items = _HybridLayerInput(
                     number=first + block.length * index + ahead,
                     place=config.place(first) + kinds[full] * index + ahead,
                     past=None if part is None else part.attention if full else part.delta,
@@ -216,10 +216,10 @@ class HybridDecoder(MoEDecoder):
         x, output = _scan(repetition, x, (jnp.arange(block.repeats), *jax.tree.map(split, (past, imposed))))
         return x, jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), output)
 
-    def _run_alike(self, full: bool, x: Array, rows: _Rows, items: _LayerInput) -> tuple[Array, LayerOutput]:
+    def _run_alike(self, full: bool, x: Array, rows: _Rows, items: _HybridLayerInput) -> tuple[Array, LayerOutput]:
         """Run consecutive layers of one kind."""
 
-        def step(x: Array, item: _LayerInput) -> tuple[Array, LayerOutput]:
+        def step(x: Array, item: _HybridLayerInput) -> tuple[Array, LayerOutput]:
             """One layer: the mixer of its kind, then the experts."""
             layer = layer_at(self.layers, item.number)
             h = layer.input_layernorm(x)
@@ -264,7 +264,7 @@ class _Imposed(NamedTuple):
     core: Int[Array, "*layers C"] | None
 
 
-class _LayerInput(NamedTuple):
+class _HybridLayerInput(NamedTuple):
     """Of each layer: its index, the place of its mixer among those of its kind, its cache, and imposed routing."""
 
     number: Int[Array, "*layers"]
