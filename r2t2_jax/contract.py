@@ -219,6 +219,31 @@ class SteerableModel(RecordingModel, Protocol):
         ...
 
 
+@runtime_checkable
+class ReplayModel(RecordingModel, Protocol):
+    """A model that routes token by token and takes expert ids from elsewhere (`r2t2 routes import --model`)."""
+
+    @property
+    def top_k(self) -> int:
+        """The number of experts that a gate chooses for a token."""
+        ...
+
+    def replay_routes(
+        self, params: Params, inputs: Inputs, answer: Answer, experts: Int[Array, "T N k"]
+    ) -> tuple[Float[Array, "T N k"], Int[Array, "T N k"]]:
+        """One pass over a prompt and an answer in which every gate takes given experts.
+
+        Args:
+            params: of the model.
+            inputs, answer: of one sequence, as `TokenProcessor.prepare_tokens` returns them.
+            experts: ids at the rows of prompt and answer; -1 where the gate chooses.
+
+        Returns:
+            The combine weights that the gates give to these experts, and the ids that they would choose themselves.
+        """
+        ...
+
+
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class RouteLogprobs:
@@ -316,6 +341,33 @@ class Processor(Protocol):
 
     def decode(self, tokens: Int[np.ndarray, "B A"]) -> list[str]:
         """Generated tokens to text, cut at the end-of-turn token."""
+        ...
+
+
+@dataclass(frozen=True)
+class TokenSequence:
+    """Token ids of a prompt and its answer, and the images of the prompt in order; errors name the sequence by `id`."""
+
+    id: str
+    prompt: Sequence[int]
+    answer: Sequence[int]
+    images: Sequence[np.ndarray] = ()
+
+
+@runtime_checkable
+class TokenProcessor(Processor, Protocol):
+    """A processor that also takes token ids in place of texts."""
+
+    def prepare_tokens(
+        self, params: Params, sequences: Sequence[TokenSequence]
+    ) -> tuple[Inputs, Answer, Int[np.ndarray, "B T"]]:
+        """Inputs and answers, every leaf with a leading axis B, and the kinds of the rows of both together.
+
+        Kinds are indices into `TOKEN_KINDS`; -1 for padding.
+
+        Raises:
+            R2T2Error: a sequence does not fit the model: its length, a token id, or the number of image tokens.
+        """
         ...
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from r2t2_jax.cli.output import print_json
 from r2t2_jax.cli.parsing import Sets, command_settings, log
+
+if TYPE_CHECKING:
+    from r2t2_jax.routes.replay import Replay
 
 
 @dataclass(frozen=True)
@@ -105,22 +109,29 @@ class RoutesShow:
     """Id of the sample. Default: the first."""
     rows: int = 20
     """Number of tokens to print, the last ones."""
+    json: bool = False
+    """Print the sample as JSON, all its tokens."""
 
     def run(self) -> None:
         """Print the sample."""
         from r2t2_jax.routes.recording import Recording
-        from r2t2_jax.routes.show import routes_lines
+        from r2t2_jax.routes.show import routes_lines, routes_record
 
         recording = Recording.open(self.folder)
+        if self.json:
+            print_json(routes_record(recording.sample(self.sample), recording.facts))
+            return
         print("\n".join(routes_lines(recording.sample(self.sample), recording.facts, self.rows)))
 
 
 @dataclass(frozen=True)
 class RoutesImport:
-    """Read expert ids that another tool recorded, as a recording without weights.
+    """Read expert ids that another tool recorded, as a recording of ids, or of ids and weights with --model.
 
     Formats: responses of vLLM or SGLang, or of the verifiers client, one JSON object per line, and MaxText's arrays in
-    an .npz archive. docs/routes.md describes them.
+    an .npz archive. No format holds combine weights. With --model the model runs each sequence with these experts and
+    its gates weigh them; the agreement is the share of the experts that the gates would choose too. docs/routes.md
+    describes the formats.
 
     Example: r2t2 routes import --format vllm responses.jsonl --out out/routes
     """
@@ -132,21 +143,82 @@ class RoutesImport:
     out: Path
     """Folder for the recording."""
     layers: int | None = None
-    """Number of layers in the flat arrays of sglang."""
+    """Number of layers in the flat arrays of sglang. Default: that of --model."""
     top_k: int | None = None
-    """Number of experts per token in the flat arrays of sglang."""
+    """Number of experts per token in the flat arrays of sglang. Default: that of --model."""
+    model: str | None = None
+    """The model that the file is of: its gates weigh the experts. Default: ids only."""
+    data: Sets = ()
+    """Question sets with the images of the prompts, by the id of the response. Also --tasks, --benchmark, --dataset."""
+    split: str | None = None
+    """Split of the questions, also by set. Default: as for r2t2 routes record."""
+    images: str = ""
+    """Image folder of .jsonl files. Default: the folder of each file."""
+    limit: int | None = None
+    """Number of questions of each set, chosen by the seed. Default: all. Also --samples."""
+    seed: int = 0
+    """Seed of the choice of the questions."""
+    json: bool = False
+    """Print the facts of the recording as JSON."""
 
     def run(self) -> None:
-        """Import, and print the counts."""
+        """Import, and print the counts and the agreement."""
         from r2t2_jax.reporting.formatting import plural
         from r2t2_jax.routes.exchange import import_routes
         from r2t2_jax.runs.folder import check_folder
 
         check_folder(self.out, "routes import")
-        facts = import_routes(self.file, self.format, self.out, self.layers, self.top_k).facts
+        replay, settings = self._replay()
+        facts = import_routes(self.file, self.format, self.out, self.layers, self.top_k, replay, settings).facts
+        if self.json:
+            print_json({"folder": self.out, **vars(facts)})
+            return
         counts = f"{plural(facts.samples, 'sequence')}, {plural(sum(facts.kinds.values()), 'token')}"
-        print(f"{counts} of {len(facts.layers)} layers x {facts.top_k}, {len(facts.experts)} experts by the largest id")
-        print(f"Expert ids only: {self.format} holds no combine weights. Wrote {self.out}.")
+        by = "" if facts.weights else " by the largest id"
+        print(f"{counts} of {len(facts.layers)} layers x {facts.top_k}, {len(facts.experts)} experts{by}")
+        if gaps := _missing_layers(facts.layers):
+            print(f"Left out, since all ids are 0 as of a layer without a gate: {gaps}.")
+        if facts.agreement is None:
+            print(f"Expert ids only: {self.format} holds no combine weights. Wrote {self.out}.")
+            return
+        share, least = sum(facts.agreement) / len(facts.agreement), min(facts.agreement)
+        layer = facts.layers[facts.agreement.index(least)]
+        print(
+            f"Agreement: {self.model}'s own gates choose {100 * share:.1f} % of these experts "
+            f"(least in {layer}: {100 * least:.1f} %). Wrote ids and recomputed weights to {self.out}."
+        )
+
+    def _replay(self) -> tuple[Replay | None, dict[str, object]]:
+        """The model that weighs the experts, if any, and the options on which its weights depend."""
+        from r2t2_jax.errors import R2T2Error
+        from r2t2_jax.evaluation.question_sets import read_benchmarks
+        from r2t2_jax.evaluation.setup import open_port
+        from r2t2_jax.routes.replay import Replay
+
+        of_images = {"data": list(self.data), "split": self.split, "images": self.images, "limit": self.limit}
+        if self.model is None and (given := [name for name, value in of_images.items() if value]):
+            raise R2T2Error(f"--{given[0]} is for the images of --model's prompts: give --model too")
+        if not self.data and (given := [name for name, value in of_images.items() if value]):
+            raise R2T2Error(f"--{given[0]} chooses questions of --data: give --data too")
+        if self.model is None:
+            return None, {}
+        sets = read_benchmarks(self.data, self.split, self.limit, self.seed, self.images, "") if self.data else {}
+        images = {
+            sample.id: sample.image
+            for questions in sets.values()
+            for sample in questions.samples
+            if sample.image is not None
+        }
+        replay = Replay(open_port(self.model), images)
+        _ = replay.shape  # refuses a model that takes no ids before the file is read
+        return replay, {"model": self.model, "seed": self.seed, **of_images}
+
+
+def _missing_layers(names: Sequence[str]) -> str:
+    """The layers below the last one that an import left out, as text; empty if it left out none."""
+    last = names[-1].removeprefix("layer ")
+    below = range(int(last)) if last.isdecimal() else ()
+    return ", ".join(name for number in below if (name := f"layer {number}") not in names)
 
 
 @dataclass(frozen=True)

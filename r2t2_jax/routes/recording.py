@@ -39,6 +39,7 @@ class SampleRoutes:
         experts: ids, `NO_EXPERT` at tokens without a route.
         weights: float16 combine weights; `None` for a recording of ids only.
         logits: float16 logits of the gates, or `None`.
+        agreement: for weights that a model recomputed, the share of the experts that its gates choose too.
     """
 
     id: str
@@ -51,6 +52,7 @@ class SampleRoutes:
     experts: Int[np.ndarray, "T N k"]
     weights: Float[np.ndarray, "T N k"] | None = None
     logits: Float[np.ndarray, "T N E"] | None = None
+    agreement: Float[np.ndarray, "N"] | None = None
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,8 @@ class RecordingFacts:
         weights, logits: whether these are recorded.
         samples: number of samples.
         kinds: number of recorded tokens by kind.
+        agreement: for weights that a model recomputed, the share of the tokens' experts that its gate chooses too, by
+            layer; `None` for others.
     """
 
     format: int
@@ -77,6 +81,7 @@ class RecordingFacts:
     logits: bool
     samples: int
     kinds: dict[str, int]
+    agreement: tuple[float, ...] | None = None
 
     @property
     def bytes_per_token(self) -> int:
@@ -86,7 +91,7 @@ class RecordingFacts:
 
     def summary(self) -> dict[str, Any]:
         """The content of `summary.json`."""
-        return {KEY: asdict(self)}
+        return {KEY: {name: value for name, value in asdict(self).items() if value is not None}}
 
 
 def routes_table(samples: Sequence[SampleRoutes]) -> pa.Table:
@@ -103,6 +108,8 @@ def routes_table(samples: Sequence[SampleRoutes]) -> pa.Table:
         arrays = [array for sample in samples if (array := getattr(sample, name)) is not None]
         if arrays:
             columns[name] = _lists([array.astype(np.float16) for array in arrays])
+    if shares := [sample.agreement for sample in samples if sample.agreement is not None]:
+        columns["agreement"] = pa.array([share.astype(np.float32) for share in shares], pa.list_(pa.float32()))
     return pa.table(columns)
 
 

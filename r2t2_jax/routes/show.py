@@ -34,6 +34,26 @@ def routes_lines(sample: SampleRoutes, facts: RecordingFacts, rows: int) -> Iter
             yield f"  {layer:{width}}  {_experts(sample, facts, i, number)}"
 
 
+def routes_record(sample: SampleRoutes, facts: RecordingFacts) -> dict[str, Any]:
+    """A sample as JSON values: for each recorded token and layer the names of the experts, and their weights."""
+    tokens = []
+    for i, kind in enumerate(sample.kinds):
+        layers = {}
+        for number, layer in enumerate(facts.layers):
+            ids = sample.experts[i, number]
+            routed = not (ids == NO_EXPERT).any()
+            chosen: dict[str, Any] = {"experts": [facts.experts[e] for e in ids] if routed else []}
+            for name in ("weights", "logits"):
+                values = getattr(sample, name)
+                if values is not None and (routed or name == "logits"):
+                    chosen[name] = [float(value) for value in values[i, number]]
+            layers[layer] = chosen
+        known = int(sample.tokens[i]) if sample.tokens[i] >= 0 else None
+        tokens.append({"position": int(sample.positions[i]), "kind": kind, "token": known, "layers": layers})
+    texts = ("id", "source", "category", "prediction")
+    return {name: getattr(sample, name) for name in texts} | {"tokens": tokens}
+
+
 def _experts(sample: SampleRoutes, facts: RecordingFacts, row: int, layer: int) -> str:
     ids = sample.experts[row, layer]
     if (ids == NO_EXPERT).any():

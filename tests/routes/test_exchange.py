@@ -122,6 +122,14 @@ def test_arrays_of_maxtext_keep_their_padding(tmp_path):
         ("verifiers", verifiers((4, 2, 2**63)), (), "needs another number"),
         ("verifiers", verifiers((-4, -2, 2)), (), "'routed_experts.shape' is not a list of sizes"),
         ("vllm", vllm(npy(IDS + 40_000)), (), "has an id beyond 0 to 32,767"),
+        (
+            "vllm",
+            vllm(IDS.tolist()) | {"prompt_routed_experts": IDS[:2].tolist()},
+            (),
+            "routes of prompt and answer are (2, 2, 2) and (4, 2, 2), the prompt has 3 tokens",
+        ),
+        ("vllm", vllm(IDS.tolist()) | {"choices": [3]}, (), "'choices' is not a list of completions, each an object"),
+        ("sglang", sglang() | {"sgl_ext": 3}, SIZES, "'meta_info' and 'sgl_ext' are objects"),
         ("vllm", {"choices": []}, (), "'prompt_token_ids' is missing; record the token ids"),
         ("vllm", vllm(npy(IDS)), SIZES, "--format vllm states its sizes: leave out --layers and --top-k"),
         ("sglang", sglang() | {"meta_info": {"routed_experts": "\u00e9" * 8}}, SIZES, "'routed_experts' is no base64"),
@@ -138,6 +146,43 @@ def test_a_file_that_does_not_fit_is_refused_in_one_line(tmp_path, capsys, kind,
     assert code == 2
     assert error in message
     assert not folder.exists()
+
+
+def test_routes_of_prompt_and_answer_may_be_apart_as_in_later_versions_of_vllm(tmp_path):
+    content = vllm(IDS[3:].tolist()) | {"prompt_routed_experts": IDS[:3].tolist()}
+    _, folder = imported(tmp_path, "vllm", content)
+    np.testing.assert_array_equal(Recording.open(folder).sample("r1").experts[:4], IDS)
+    content["choices"][0] |= {"token_ids": [7], "routed_experts": None}  # a token that no pass follows
+    path = tmp_path / "one.jsonl"
+    path.write_text(json.dumps(content))
+    assert main(["routes", "import", "--format", "vllm", str(path), "--out", str(tmp_path / "one")]) == 0
+    assert Recording.open(tmp_path / "one").sample("r1").experts[:, 0, 0].tolist() == [0, 4, 8, -1]
+
+
+def test_a_completion_of_sglang_names_its_ids_as_those_of_openai(tmp_path):
+    flat = base64.b64encode(IDS.astype("<i4").tobytes()).decode()
+    choices = [
+        {"token_ids": ANSWER, "message": {"content": text}, "sgl_ext": {"routed_experts": flat}} for text in "ab"
+    ]
+    _, folder = imported(tmp_path, "sglang", {"id": "c", "prompt_token_ids": PROMPT, "choices": choices}, *SIZES)
+    samples = list(Recording.open(folder).samples())
+    assert [(sample.id, sample.prediction) for sample in samples] == [("c#0", "a"), ("c#1", "b")]
+    np.testing.assert_array_equal(samples[1].experts[:4], IDS)
+
+
+def test_layers_without_a_gate_are_left_out_and_written_again(tmp_path, capsys):
+    """Engines give every layer a row: the dense first layers of a model have the ids zero."""
+    whole = np.zeros((4, 5, 2), np.int32)
+    whole[:, [1, 2, 4]] = np.arange(24).reshape(4, 3, 2)
+    content = vllm(npy(whole))
+    _, folder = imported(tmp_path, "vllm", content)
+    assert "Left out, since all ids are 0 as of a layer without a gate: layer 0, layer 3." in capsys.readouterr().out
+    recording = Recording.open(folder)
+    assert recording.facts.layers == ("layer 1", "layer 2", "layer 4")
+    np.testing.assert_array_equal(recording.sample("r1").experts[:4], whole[:, [1, 2, 4]])
+    written = tmp_path / "written.jsonl"
+    assert main(["routes", "export", "--format", "vllm", str(folder), "--out", str(written)]) == 0
+    assert json.loads(written.read_text()) == content
 
 
 def test_ids_without_token_ids_are_exported_to_maxtext_only(tmp_path, capsys):

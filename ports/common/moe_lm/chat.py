@@ -24,7 +24,7 @@ from ports.common.checkpoint.convert import TOKENIZER
 from ports.common.configs import checked_value, read_json
 from ports.common.layers.moe_decoder import MoEDecoderConfig
 from ports.common.moe_lm.model import LMAnswer, Prompt
-from r2t2_jax.contract import Sample
+from r2t2_jax.contract import TOKEN_KINDS, Sample, TokenSequence
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.runtime.typed_files import read_text
 
@@ -230,6 +230,18 @@ class TextProcessor:
             for s in samples
         ]
         check_length(samples, rows, self.config.max_positions)
+        return self._prompt(rows)
+
+    def prepare_tokens(
+        self, params: Any, sequences: Sequence[TokenSequence]
+    ) -> tuple[Prompt, LMAnswer, Int[np.ndarray, "B T+A"]]:
+        """Prompts and answers of given token ids; as `TokenProcessor.prepare_tokens`."""
+        check_tokens(sequences, self.config)
+        prompt = self._prompt([list(sequence.prompt) for sequence in sequences])
+        answer = pad_answers([sequence.answer for sequence in sequences], self.answer_bucket)
+        return prompt, answer, token_kinds(prompt, answer)
+
+    def _prompt(self, rows: Sequence[Sequence[int]]) -> Prompt:
         tokens, mask = pad_left(rows, self.prompt_bucket)
         own = np.maximum(np.cumsum(mask, axis=1) - 1, 0)  # [B, T]
         positions = np.broadcast_to(own[:, None], (len(rows), 3, own.shape[1]))
@@ -263,6 +275,31 @@ def pad_left(rows: Sequence[Sequence[int]], step: int) -> tuple[Int[np.ndarray, 
     for row, ids in zip(tokens, rows, strict=True):
         row[length - len(ids) :] = ids
     return tokens, np.arange(length)[None] >= np.array([length - len(ids) for ids in rows])[:, None]
+
+
+def token_kinds(prompt: Prompt, answer: LMAnswer) -> Int[np.ndarray, "B T+A"]:
+    """The kind of each row of prompts and answers, an index into `TOKEN_KINDS`; -1 for padding."""
+    text, image, answered = (TOKEN_KINDS.index(kind) for kind in ("text", "image", "answer"))
+    before = np.where(prompt.mask, np.where(prompt.visual, image, text), -1)
+    return np.concatenate([before, np.where(answer.mask, answered, -1)], axis=1)
+
+
+def check_tokens(sequences: Sequence[TokenSequence], config: MoEDecoderConfig) -> None:
+    """Refuse sequences of token ids that a model cannot take.
+
+    Raises:
+        R2T2Error: a prompt is empty, a sequence is longer than the context, or a token is not in the vocabulary.
+    """
+    for sequence in sequences:
+        length = len(sequence.prompt) + len(sequence.answer)
+        if not sequence.prompt or length > config.max_positions:
+            problem = "an empty prompt" if not sequence.prompt else f"{length:,} tokens"
+            raise R2T2Error(f"sample {sequence.id!r}: {problem}; this model takes 1 to {config.max_positions:,} tokens")
+        for token in (*sequence.prompt, *sequence.answer):
+            if not 0 <= token < config.vocab_size:
+                problem = "a token without an id" if token < 0 else f"the token {token}"
+                known = f"the vocabulary has 0 to {config.vocab_size - 1:,}"
+                raise R2T2Error(f"sample {sequence.id!r}: {problem}; {known}: is this the model that made the file?")
 
 
 def check_length(samples: Sequence[Sample], rows: Sequence[Sequence[int]], limit: int) -> None:

@@ -28,7 +28,7 @@ from ports.common.layers.moe import ExpertChoice
 from ports.common.layers.moe_decoder import LayerOutput, MoEDecoder, MoEDecoderConfig
 from ports.common.layers.routed_experts import RoutedRows
 from ports.common.moe_lm.config import RoutingScope
-from ports.common.moe_lm.routes import alternative_logprobs, prompt_choice, token_routes
+from ports.common.moe_lm.routes import alternative_logprobs, prompt_choice, replayed_routes, token_routes
 from r2t2_jax.contract import RouteLogprobs, TokenRoutes
 from r2t2_jax.routing import TOKEN_CLASSES, Routing, RoutingSpec
 
@@ -442,6 +442,13 @@ class RoutedLM:
         kinds = jnp.where(prompt.mask, prompt.visual.astype(jnp.int32), -1)
         ran = jnp.concatenate([prompt.tokens, tokens])
         return tokens, token_routes(ran, kinds, self.as_answer(tokens).mask, choice, choices, logits)
+
+    def replay_routes(
+        self, params: Any, inputs: Any, answer: LMAnswer, experts: Int[Array, "T+A N k"]
+    ) -> tuple[Float[Array, "T+A N k"], Int[Array, "T+A N k"]]:
+        """The combine weights of given experts in a pass that uses them, and the ids that the gates would choose."""
+        prompt, x, added = self.embed(params, inputs)
+        return replayed_routes(self.decoder(params), prompt, x, added, answer, experts)
 
     def alternative_logprobs(
         self, params: Any, inputs: Any, answer: LMAnswer, targets: Int[Array, "A C"], key: Array, alternatives: int

@@ -1,4 +1,4 @@
-"""Routes of prompt and answer from the choices of the parts in which a language model runs them; alternative routes.
+"""Routes of a language model: joined from the parts in which it runs, replayed from given ids, and alternatives.
 
 Axis letters: T prompt tokens, A answer tokens, N layers, E experts, k chosen experts, M alternative routes, C targets,
 D width, J levels of DeepStack.
@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from ports.common.layers.moe import ExpertChoice
+from ports.common.layers.moe import ExpertChoice, select
 from ports.common.layers.moe_decoder import MoEDecoder
 from ports.common.layers.routed_experts import RoutedRows
 from r2t2_jax.contract import TOKEN_KINDS, RouteLogprobs, TokenRoutes
@@ -61,6 +61,34 @@ def token_routes(
         weights=whole.weights.astype(jnp.float16),
         logits=whole.logits.astype(jnp.float16) if logits else None,
     )
+
+
+def replayed_routes(
+    net: MoEDecoder,
+    prompt: Any,
+    x: Float[Array, "T D"],
+    added: Float[Array, "J T D"] | None,
+    answer: Any,
+    experts: Int[Array, "T+A N k"],
+) -> tuple[Float[Array, "T+A N k"], Int[Array, "T+A N k"]]:
+    """The combine weights of given experts in a pass that uses them, and the ids that the gates would choose.
+
+    Args:
+        net: the decoder.
+        prompt: a `Prompt`.
+        x, added: its states in front of layer 0, and what DeepStack adds after the first layers.
+        answer: an `LMAnswer`.
+        experts: ids at the tokens of both; -1 where the gate chooses.
+    """
+    config, places = net.config, len(answer.tokens)
+    following = jnp.broadcast_to(prompt.next_position + jnp.arange(places), (3, places))
+    positions = jnp.concatenate([prompt.positions, following], axis=1)
+    states, mask = jnp.concatenate([x, net.embed(answer.tokens)]), jnp.concatenate([prompt.mask, answer.mask])
+    added = None if added is None else jnp.pad(added, ((0, 0), (0, places), (0, 0)))
+    routed = RoutedRows(experts.swapaxes(0, 1), None, "select", tuple(range(config.layers)), len(states))
+    _, out = net.run(states, positions, mask, routed=routed, added=added)
+    own = jax.vmap(lambda logits: select(logits, config.top_k, config.normalize).ids)(out.choice.logits)
+    return out.choice.weights.swapaxes(0, 1), own.swapaxes(0, 1)
 
 
 def alternative_experts(key: Array, choice: ExpertChoice, count: int) -> Int[Array, "N M k"]:

@@ -22,13 +22,13 @@ from jaxtyping import Float, Int, UInt8
 from PIL import Image
 
 from ports.common.configs import read_json
-from ports.common.moe_lm.chat import check_length, format_question, pad_answers, pad_left
+from ports.common.moe_lm.chat import check_length, check_tokens, format_question, pad_answers, pad_left, token_kinds
 from ports.common.moe_lm.model import LMAnswer, Prompt
 from ports.common.qwen_vl.config import QwenVLConfig
 from ports.common.qwen_vl.geometry import Grid, PatchPlaces, mrope_positions, patch_places, tokens_of
 from ports.common.qwen_vl.model import VLInputs
 from ports.common.qwen_vl.vision import Patches
-from r2t2_jax.contract import Sample
+from r2t2_jax.contract import Sample, TokenSequence
 from r2t2_jax.errors import R2T2Error
 
 MAX_RATIO = 200  # of the sides of an image
@@ -195,10 +195,9 @@ class QwenVLProcessor:
             samples: name the conversations in errors.
         """
         rows, patches, grids = [], [], []
-        limits, vision = self.limits, self.config.vision
         for messages, own, sample in zip(conversations, images, samples, strict=True):
             try:
-                pairs = [to_patches(resize(image, limits), limits, vision.patch, vision.frames) for image in own]
+                pairs = self._pairs(own)
                 rows.append(self.tokens(messages, [grid for _, grid in pairs]))
             except R2T2Error as error:
                 raise R2T2Error(f"sample {sample.id!r}: {error}") from error
@@ -206,6 +205,33 @@ class QwenVLProcessor:
             grids.append([grid for _, grid in pairs])
         check_length(samples, rows, self.config.decoder.max_positions)
         return VLInputs(self._prompt(rows, grids), self._patches(patches, grids))
+
+    def prepare_tokens(
+        self, params: Any, sequences: Sequence[TokenSequence]
+    ) -> tuple[VLInputs, LMAnswer, Int[np.ndarray, "B T+A"]]:
+        """Inputs and answers of given token ids and images; as `TokenProcessor.prepare_tokens`."""
+        check_tokens(sequences, self.config.decoder)
+        patches, grids = [], []
+        for sequence in sequences:
+            try:
+                pairs = self._pairs(sequence.images)
+            except R2T2Error as error:
+                raise R2T2Error(f"sample {sequence.id!r}: {error}") from error
+            patches.append([values for values, _ in pairs])
+            grids.append([grid for _, grid in pairs])
+            count = list(sequence.prompt).count(self.config.image_token)
+            wanted = sum(tokens_of(grid, self.config.vision.merge) for grid in grids[-1])
+            if count != wanted:
+                has = f"the prompt has {count} image tokens, and its {len(grids[-1])} images need {wanted}"
+                raise R2T2Error(f"sample {sequence.id!r}: {has}: give the images that the model read (--data)")
+        prompt = self._prompt([list(sequence.prompt) for sequence in sequences], grids)
+        answer = pad_answers([sequence.answer for sequence in sequences], self.answer_bucket)
+        return VLInputs(prompt, self._patches(patches, grids)), answer, token_kinds(prompt, answer)
+
+    def _pairs(self, images: Sequence[UInt8[np.ndarray, "height width 3"]]) -> list[tuple[np.ndarray, Grid]]:
+        """Patches and grid of each image, resized to the limits."""
+        limits, vision = self.limits, self.config.vision
+        return [to_patches(resize(image, limits), limits, vision.patch, vision.frames) for image in images]
 
     def tokens(self, messages: Sequence[Mapping[str, Any]], grids: Sequence[Grid], **settings: Any) -> list[int]:
         """Token ids of a conversation, each image's token repeated for every merged block of its patches.
