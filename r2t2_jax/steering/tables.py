@@ -185,12 +185,15 @@ def _check_whole(steering: Steering, number: int, rule: Rule, port: Port) -> Non
 
 
 def _check_groups(steering: Steering, builder: _Builder, tables: SteeringTables, port: Port) -> None:
-    """Refuse rules that leave a group of competing experts without one."""
+    """Refuse rules that leave a group of competing experts without one, or without a weight."""
     spec, support = port.model.spec, np.asarray(port.model.spec.support_mask())
     for layer in tables.steered:
         for group in map(list, spec.groups):
-            if (support[layer, group] & ~tables.masked[layer, 0, group]).any():
-                continue
-            names = ", ".join(spec.experts[e] for e in group)
-            number = builder.last_rule(layer, 0, "mask")
-            raise steering.error(number, "mask", f"{spec.layer_names[layer]}: leaves none of {names}")
+            weights, own = tables.weights[layer, 0, group], support[layer, group]
+            names, where = ", ".join(spec.experts[e] for e in group), spec.layer_names[layer]
+            if not (own & ~tables.masked[layer, 0, group]).any():
+                number = builder.last_rule(layer, 0, "mask")
+                raise steering.error(number, "mask", f"{where}: leaves none of {names}")
+            if not np.isnan(weights).any() and not (own & (weights > 0)).any():
+                number = builder.last_rule(layer, 0, "weigh")
+                raise steering.error(number, "weigh", f"{where}: gives none of {names} a weight; one of them needs one")

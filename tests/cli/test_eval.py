@@ -199,6 +199,30 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_steering_file_adds_a_strategy_of_one_evaluation(
+    files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
+    steer = tmp_path / "steer.json"
+    steer.write_text('{"steering": 1, "rules": [{"weigh": {"left": 1.0}}]}')
+    command = arguments(files, tmp_path / "run", "--steer", str(steer), "--strategy", "base", "--preset", "toy")
+    assert main([*command, "--dry-run"]) == 0
+    assert re.search(r"steer +-", capsys.readouterr().out)  # not traced, as all that answer by themselves
+    assert not (tmp_path / "run").exists()
+    assert main(command) == 0
+    capsys.readouterr()
+    run = open_run(tmp_path / "run")
+    rows = [row for row in run.rows.to_pylist() if row["strategy"] == "steer"]
+    assert len(rows) == 37
+    assert all(row["weights"] == [1, 0, 0, 1, 0, 0] for row in rows)
+    words = {sample.id: int(sample.image[0, 0, 0]) for sample in make_samples(30, seed=1, hinted=0.4)}
+    for row in rows[:30]:  # the word of the expert on the left
+        assert row["prediction"] == ("red", "green", "blue", "black", "white")[words[row["id"]]]
+    steer.write_text(steer.read_text().replace("left", "right"))
+    assert main(command) == 2
+    assert "steering" in capsys.readouterr().err
+
+
 def test_another_run_in_the_folder_is_refused_before_a_model_is_loaded(
     files: Path, whole: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

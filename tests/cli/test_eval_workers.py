@@ -59,6 +59,16 @@ def test_eval_on_two_workers(address: str, files: Path, whole: Path, tmp_path: P
 
 
 @pytest.mark.slow
+def test_a_steering_file_on_a_worker(address: str, files: Path, tmp_path: Path) -> None:
+    steer = tmp_path / "steer.json"
+    steer.write_text('{"steering": 1, "rules": [{"layers": [0], "mask": ["left"]}, {"boost": {"right": 2.0}}]}')
+    options = ["--steer", str(steer), "--strategy", "base"]
+    for out, place in (("one", []), ("two", ["--ray", address, "--workers", "1"])):
+        assert main(arguments(files, tmp_path / out, *options, *place)) == 0
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+
+
+@pytest.mark.slow
 def test_workers_compute_only_the_strategies_that_are_added(
     address: str, files: Path, whole: Path, tmp_path: Path
 ) -> None:

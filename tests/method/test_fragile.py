@@ -14,6 +14,7 @@ from r2t2_jax.method.fragile import FragileOnly, answer_entropy, router_entropy
 from r2t2_jax.methods import preset_of, strategy
 from r2t2_jax.metrics import get_metric
 from r2t2_jax.routing import RoutingSpec
+from tests.toy import SMALL, run, toy_queries
 from tests.toy_port import SPEC, make_samples, toy
 
 
@@ -76,6 +77,25 @@ def test_samples_up_to_the_threshold_keep_the_untouched_model(case, name):
     np.testing.assert_array_equal(results["answer"].weights[fragile], results["all"].weights[fragile])
     np.testing.assert_array_equal(results["answer"].weights[~fragile], router[~fragile])
     assert not results["answer"].used_fallback.any()
+
+
+def test_the_atlas_moves_the_samples_whose_router_is_uncertain():
+    router = np.asarray(toy_queries()[0].routing, float)  # [B, L, E]
+    entropies = -(router * np.log(router)).sum(axis=-1).mean(axis=-1) / np.log(router.shape[-1])
+    threshold = float(np.sort(entropies)[1:3].mean())
+    fragile = entropies > threshold
+    assert fragile.sum() == 3
+    whole, restricted = (
+        run(strategy("atlas", SMALL.with_settings(settings)))
+        for settings in ({}, {"fragile.measure": "router", "fragile.threshold": threshold})
+    )
+    moved = np.abs(np.asarray(whole.weights) - router).max(axis=(1, 2)) > 1e-3
+    assert moved[fragile].any()
+    assert moved[~fragile].any()
+    np.testing.assert_array_equal(restricted.weights[fragile], whole.weights[fragile])
+    np.testing.assert_allclose(restricted.weights[~fragile], router[~fragile], rtol=1e-6)
+    np.testing.assert_array_equal(restricted.info["untouched"], ~fragile)
+    np.testing.assert_array_equal(restricted.used_fallback, whole.used_fallback)
 
 
 def test_wrong_settings_are_refused():
