@@ -286,7 +286,7 @@ class ExpertsMap:
         check_can_create(self.out)
         recording = Recording.open(self.folder)
         by = tuple(dict.fromkeys(self.by))
-        maps = map_experts(recording.samples(), recording.facts, by, self.permutations, self.rate, self.seed)
+        maps = map_experts(recording, recording.facts, by, self.permutations, self.rate, self.seed)
         title = f"Experts of {self.folder} by {', '.join(each.factor for each in maps)}"
         write_map(self.out, maps, map_page(title, maps, recording.facts, self.rate, self.permutations))
         if self.json:

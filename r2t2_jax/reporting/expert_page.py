@@ -83,7 +83,19 @@ def map_page(title: str, maps: Sequence[FactorMap], facts: RecordingFacts, rate:
         f"{permutations:,} permutations after Benjamini-Hochberg. Experts that serve all groups alike have "
         "no difference."
     )
-    return _page(title, sentences, note, facts.layers, facts.experts, quantities, views, rate, None)
+    pairs = [_pairs(each, group, facts) for each in maps for group in each.groups]
+    return _page(title, sentences, note, facts.layers, facts.experts, quantities, views, rate, None, pairs)
+
+
+def _pairs(factor_map: FactorMap, group: str, facts: RecordingFacts) -> list[list[int]]:
+    """The pairs of a group: numbers of layer and experts, then share, lift, difference and q in parts of `SCALE`."""
+    layers, experts = ({name: number for number, name in enumerate(names)} for names in (facts.layers, facts.experts))
+    return [
+        [layers[pair["layer"]], experts[pair["expert"]], experts[pair["other"]]]
+        + [round(SCALE * pair[name]) for name in ("share", "lift", "share_difference", "share_q")]
+        for pair in factor_map.pairs
+        if pair["group"] == group
+    ]
 
 
 def comparison_page(title: str, comparison: ExpertComparison, rate: float, permutations: int) -> str:
@@ -148,7 +160,9 @@ def _page(
     views: Sequence[tuple[str, str, list[dict[str, Any]]]],
     rate: float,
     movement: Table | None,
+    pairs: Sequence[list[list[int]]] = (),
 ) -> str:
+    """The page; `pairs` are those of each view, if it has any."""
     shape = (len(layers), len(experts))
     names = list(dict.fromkeys(name for each in quantities for name in (*each.columns.values(), each.name, each.q)))
     room = max(1, MAX_VALUES // (shape[0] * shape[1] * len(names)))
@@ -174,6 +188,7 @@ def _page(
             }}
             for (name, counts, _), each in zip(shown, arrays, strict=True)
         ],
+        "pairs": list(pairs[:room]),
     }  # fmt: skip
     return render_template(
         "expert_page.html.j2",

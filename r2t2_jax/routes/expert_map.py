@@ -21,11 +21,12 @@ from jaxtyping import Bool, Float, Int
 from scipy.stats import false_discovery_control
 
 from r2t2_jax.errors import R2T2Error
+from r2t2_jax.routes.expert_pairs import Pair, PairCounts, pair_records, pair_shares
 from r2t2_jax.routes.recording import NO_EXPERT, RecordingFacts, SampleRoutes
 
 FACTORS = ("category", "modality", "source")
 BLOCK = 64  # permutations at a time
-PAIRS = 20  # co-activated pairs of a layer and group
+SAME = 1e-9  # largest difference between units that use an expert alike
 QUANTITIES = ("usage", "weight")
 ALL = "all tokens"  # the group of a comparison without a factor
 
@@ -55,7 +56,7 @@ class FactorMap:
 class Units:
     """The units of one factor: their samples, groups and tokens, and the usage and weight of each entry.
 
-    `weight` is empty for recordings without weights.
+    `weight` is empty for recordings without weights; `pairs` holds the shares of the listed pairs of experts.
     """
 
     samples: list[int] = field(default_factory=list)
@@ -63,6 +64,7 @@ class Units:
     tokens: list[int] = field(default_factory=list)
     usage: list[Float[np.ndarray, "N E"]] = field(default_factory=list)
     weight: list[Float[np.ndarray, "N E"]] = field(default_factory=list)
+    pairs: list[Float[np.ndarray, "C"]] = field(default_factory=list)
 
     def add(
         self, number: int, sample: SampleRoutes, factor: str | None, facts: RecordingFacts
@@ -75,12 +77,7 @@ class Units:
             factor: one of `FACTORS`; `None` for a single group, `ALL`.
             facts: of the recording, or of another with more experts.
         """
-        routed = (sample.experts != NO_EXPERT).all(axis=(1, 2))
-        kinds = np.asarray(sample.kinds)
-        own = {None: ALL, "category": sample.category, "source": sample.source}
-        labels = kinds if factor == "modality" else np.full(len(kinds), own[factor])
-        for group in dict.fromkeys(labels[routed].tolist()):
-            rows = routed & (labels == group)
+        for group, rows in group_rows(sample, factor):
             ids = sample.experts[rows]
             self.samples.append(number)
             self.groups.append(group)
@@ -89,6 +86,16 @@ class Units:
             if sample.weights is not None:
                 self.weight.append(_entry_sums(ids, sample.weights[rows], facts) / len(ids))
             yield group, ids
+
+
+def group_rows(sample: SampleRoutes, factor: str | None) -> Iterator[tuple[str, Bool[np.ndarray, "T"]]]:
+    """The groups of a sample's tokens that have a route, and a mask of the tokens of each."""
+    routed = (sample.experts != NO_EXPERT).all(axis=(1, 2))
+    kinds = np.asarray(sample.kinds)
+    own = {None: ALL, "category": sample.category, "source": sample.source}
+    labels = kinds if factor == "modality" else np.full(len(kinds), own[factor])
+    for group in dict.fromkeys(labels[routed].tolist()):
+        yield group, routed & (labels == group)
 
 
 def map_experts(
@@ -102,7 +109,7 @@ def map_experts(
     """The maps of a recording by each factor.
 
     Args:
-        samples: of the recording.
+        samples: of the recording; iterated twice, so a list or a `Recording` needs no copy.
         facts: of the recording.
         factors: of `FACTORS`; empty for those with at least two groups.
         permutations: number of permutations of the labels.
@@ -112,10 +119,13 @@ def map_experts(
     Raises:
         R2T2Error: a factor that was named has a single group, or none has two.
     """
+    samples = list(samples) if isinstance(samples, Iterator) else samples
     units: Mapping[str, Units] = {factor: Units() for factor in factors or FACTORS}
-    pairs: dict[tuple[str, str], _PairCounts] = defaultdict(lambda: _PairCounts(facts))
+    pairs: dict[tuple[str, str], PairCounts] = defaultdict(lambda: PairCounts(facts))
     for number, sample in enumerate(samples):
-        _collect(number, sample, facts, units, pairs)
+        for factor, each in units.items():
+            for group, ids in each.add(number, sample, factor, facts):
+                pairs[factor, group].add(ids)
     groups = {factor: tuple(dict.fromkeys(sorted(each.groups))) for factor, each in units.items()}
     varying = [factor for factor in units if len(groups[factor]) > 1]
     if not factors and not varying:
@@ -126,22 +136,22 @@ def map_experts(
             raise R2T2Error(
                 f"--by {factor}: all recorded tokens have the {factor} {name!r}; a map compares at least two groups"
             )
+    listed = {factor: [pairs[factor, group].largest() for group in groups[factor]] for factor in varying}
+    places: dict[str, dict[Pair, int]] = {}
+    for factor in varying:
+        distinct = sorted({pair for group in listed[factor] for pair, _, _ in group})
+        places[factor] = {pair: place for place, pair in enumerate(distinct)}
+    for sample in samples:
+        for factor in varying:
+            for _, rows in group_rows(sample, factor):
+                shares = pair_shares(sample.experts[rows], list(places[factor]), len(facts.experts))
+                units[factor].pairs.append(shares)
     return [
-        _factor_map(factor, groups[factor], units[factor], pairs, facts, permutations, rate, seed) for factor in varying
+        _factor_map(
+            factor, groups[factor], units[factor], listed[factor], places[factor], facts, permutations, rate, seed
+        )
+        for factor in varying
     ]
-
-
-def _collect(
-    number: int,
-    sample: SampleRoutes,
-    facts: RecordingFacts,
-    units: Mapping[str, Units],
-    pairs: Mapping[tuple[str, str], _PairCounts],
-) -> None:
-    """Add a sample to the units and pair counts of every factor."""
-    for factor, each in units.items():
-        for group, ids in each.add(number, sample, factor, facts):
-            pairs[factor, group].add(ids)
 
 
 def _entry_sums(
@@ -154,56 +164,39 @@ def _entry_sums(
     return np.bincount(entry.ravel(), values, layers * experts).reshape(layers, experts)
 
 
-class _PairCounts:
-    """The number of tokens of a group that choose each pair of experts of a layer."""
+def _pair_tests(
+    groups: tuple[str, ...],
+    labels: Int[np.ndarray, "U"],
+    strata: Int[np.ndarray, "U"] | None,
+    shares: Float[np.ndarray, "U C"],
+    permutations: int,
+    seed: int,
+) -> dict[str, Float[np.ndarray, "G C"]]:
+    """Difference, p and q of the shares of pairs, by column."""
+    difference, p = permutation_test(shares, labels, strata, permutations, np.random.default_rng(seed))
+    return {"share_difference": difference, "share_p": p, "share_q": _q_values(p, shares, len(groups))}
 
-    def __init__(self, facts: RecordingFacts) -> None:
-        self._experts, self._layers = len(facts.experts), len(facts.layers)
-        self._first, self._second = np.triu_indices(facts.top_k, 1)
-        self._tokens = 0
-        self._counts = np.zeros((self._layers, self._experts, self._experts), np.int64)
-        self._single = np.zeros((self._layers, self._experts), np.int64)
 
-    def add(self, ids: Int[np.ndarray, "T N k"]) -> None:
-        """Count the pairs of some tokens."""
-        size = self._experts
-        ordered = np.sort(ids.astype(np.int64), axis=-1)
-        self._tokens += len(ids)
-        for layer in range(self._layers):
-            pair = ordered[:, layer, self._first] * size + ordered[:, layer, self._second]
-            self._counts[layer] += np.bincount(pair.ravel(), minlength=size * size).reshape(size, size)
-            self._single[layer] += np.bincount(ordered[:, layer].ravel(), minlength=size)
-
-    def records(self, facts: RecordingFacts) -> list[dict[str, Any]]:
-        """The most frequent pairs of each layer, and their lift over independent choices."""
-        records = []
-        for layer in range(self._layers):
-            counts, single = self._counts[layer], self._single[layer] / self._tokens
-            largest = np.argsort(-counts, axis=None, kind="stable")[:PAIRS]
-            for first, second in zip(*np.unravel_index(largest, counts.shape), strict=True):
-                if not counts[first, second]:
-                    break
-                share = counts[first, second] / self._tokens
-                records.append({
-                    "layer": facts.layers[layer],
-                    "expert": facts.experts[first],
-                    "other": facts.experts[second],
-                    "share": float(share),
-                    "lift": float(share / (single[first] * single[second])),
-                })  # fmt: skip
-        return records
+def _q_values(p: Float[np.ndarray, "G F"], values: Float[np.ndarray, "U F"], groups: int) -> Float[np.ndarray, "G F"]:
+    """P-values after Benjamini-Hochberg; 1 for what all units have alike, which is no test."""
+    q, varied = np.ones_like(p), np.ptp(values, axis=0) > SAME
+    if varied.any():
+        q[:, varied] = false_discovery_control(p[:, varied].ravel()).reshape(groups, -1)
+    return q
 
 
 def _factor_map(
     factor: str,
     groups: tuple[str, ...],
     units: Units,
-    pairs: Mapping[tuple[str, str], _PairCounts],
+    listed: Sequence[list[tuple[Pair, float, float]]],
+    places: Mapping[Pair, int],
     facts: RecordingFacts,
     permutations: int,
     rate: float,
     seed: int,
 ) -> FactorMap:
+    """The map of one factor; `listed` are the pairs of each group, `places` those among the shares of `units`."""
     labels = np.asarray([groups.index(group) for group in units.groups])
     strata = np.asarray(units.samples) if factor == "modality" else None
     columns: dict[str, np.ndarray] = {}
@@ -212,10 +205,7 @@ def _factor_map(
         values = np.stack(getattr(units, quantity)).reshape(len(labels), -1)  # [U, F]
         columns[quantity] = np.stack([values[labels == g].mean(axis=0) for g in range(len(groups))])
         difference, p = permutation_test(values, labels, strata, permutations, np.random.default_rng(seed))
-        q = np.ones_like(p)
-        varied = np.ptp(values, axis=0) > 1e-9  # experts that all units use alike are no test
-        if varied.any():
-            q[:, varied] = false_discovery_control(p[:, varied].ravel()).reshape(len(groups), -1)
+        q, varied = _q_values(p, values, len(groups)), np.ptp(values, axis=0) > SAME
         columns |= {f"{quantity}_difference": difference, f"{quantity}_p": p, f"{quantity}_q": q}
         tested[quantity], significant[quantity] = len(groups) * int(varied.sum()), int((q <= rate).sum())
     shape = (len(groups), len(facts.layers), len(facts.experts))
@@ -232,10 +222,11 @@ def _factor_map(
         for i, layer in enumerate(facts.layers)
         for e, expert in enumerate(facts.experts)
     ]  # fmt: skip
+    tests = _pair_tests(groups, labels, strata, np.stack(units.pairs), permutations, seed) if places else {}
     together = [
         {"factor": factor, "group": group} | record
-        for group in groups
-        for record in pairs[factor, group].records(facts)
+        for g, group in enumerate(groups)
+        for record in pair_records(listed[g], places, {name: column[g] for name, column in tests.items()}, facts)
     ]
     return FactorMap(factor, groups, entries, together, tested, significant)
 

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from r2t2_jax.contract import (
@@ -177,10 +176,10 @@ def _record_whole(
     weights = np.asarray(effective, np.float32)  # [B, L, E]
     order = np.argsort(-weights, axis=-1, kind="stable")
     ordered = np.take_along_axis(weights, order, axis=-1).astype(np.float16)
-    tokens = jnp.full((len(weights), 1), -1)
-    kinds = jnp.full_like(tokens, TOKEN_KINDS.index("sample"))
-    experts = jnp.asarray(order[:, None])
-    return np.asarray(answers), TokenRoutes(tokens, kinds, experts, jnp.asarray(ordered[:, None]), logits=None)
+    tokens: Any = np.full((len(weights), 1), -1)
+    kinds: Any = np.full_like(tokens, TOKEN_KINDS.index("sample"))
+    leaves: tuple[Any, Any] = order[:, None], ordered[:, None]
+    return np.asarray(answers), TokenRoutes(tokens, kinds, *leaves, logits=None)
 
 
 def _selected(sample: Sample, source: str, text: str, routes: TokenRoutes, tokens: str) -> SampleRoutes:

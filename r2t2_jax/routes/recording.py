@@ -159,6 +159,9 @@ class Recording:
             raise source.error(f"a recording of format {facts.format}, this version reads {FORMAT}")
         return cls(folder, facts)
 
+    def __iter__(self) -> Iterator[SampleRoutes]:
+        return self.samples()
+
     def samples(self) -> Iterator[SampleRoutes]:
         """Iterate over the samples in the order of recording; memory holds one batch.
 

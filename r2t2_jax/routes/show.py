@@ -150,7 +150,7 @@ def write_map(out: Path, maps: Sequence[FactorMap], page: str = "") -> None:
     """
     entries = [entry for each in maps for entry in each.entries]
     pairs = [pair for each in maps for pair in each.pairs]
-    columns = ("factor", "group", "layer", "expert", "other", "share", "lift")
+    columns = ("factor", "group", "layer", "expert", "other", "share", "lift", "share_difference", "share_p", "share_q")
     tables = {"experts": _table(entries, tuple(entries[0])), "pairs": _table(pairs, columns)}
     _write(out, tables, MAP_PAGE, page, "an expert map")
 

@@ -44,6 +44,22 @@ def test_usage_weight_and_pairs_are_those_worked_out_by_hand():
     pair = by_category.pairs[-2:]
     assert [(row["expert"], row["other"], row["share"]) for row in pair] == [("a", "d", 0.75), ("a", "b", 0.25)]
     assert pair[0]["lift"] == 1  # expert a serves every token
+    assert [row["share_difference"] for row in pair] == [0.375, -0.125]  # shares 0 and 0.75, 0.5 and 0.25
+
+
+def test_pairs_that_serve_one_group_together_are_found_and_others_are_not():
+    samples = [sample(str(i), "xy"[i % 2], [(0, 1), (2, 3)] if i % 2 else [(0, 2), (1, 3)]) for i in range(12)]
+    (by_category,) = map_experts(iter(samples), FACTS, ("category",), permutations=400)
+    assert by_category.tested["usage"] == 0  # all experts serve half of all tokens
+    assert {(row["group"], row["expert"] + row["other"]) for row in by_category.pairs} == {
+        ("x", "ac"), ("x", "bd"), ("y", "ab"), ("y", "cd")
+    }  # fmt: skip
+    for row in by_category.pairs:
+        assert (row["share"], row["share_difference"]) == (0.5, 0.25)
+        assert row["share_p"] <= row["share_q"] <= 0.05
+    together = [sample(str(i), "xy"[i % 2], [(0, 1), (2, 3)]) for i in range(12)]
+    (alike,) = map_experts(together, FACTS, ("category",), permutations=20)
+    assert {(row["share_difference"], row["share_q"]) for row in alike.pairs} == {(0, 1)}
 
 
 def test_the_smallest_p_value_is_that_of_all_orders():

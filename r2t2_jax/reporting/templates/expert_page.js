@@ -7,7 +7,11 @@
   const data = JSON.parse(await new Response(stream).text());
   const columns = data.experts.length, dark = matchMedia("(prefers-color-scheme: dark)");
   const canvas = byId("heat"), PAGE = 30;
-  let shown = PAGE, sorted = null, cells = [];
+  const tables = {
+    entries: { shown: PAGE, more: "more", listed: "listed", noun: "entries" },
+    pairs: { shown: PAGE, more: "more-pairs", listed: "listed-pairs", noun: "pairs" },
+  };
+  let cells = [];
 
   function element(name, attributes, ...children) {
     const made = document.createElement(name);
@@ -20,7 +24,7 @@
   }
 
   // Controls: what is shown, in which order, and which layers and experts.
-  const change = () => { shown = PAGE; draw(); };
+  const change = () => { for (const state of Object.values(tables)) state.shown = PAGE; draw(); };
   const select = (options) => element("select", { onchange: change }, ...options.map((text, i) => element("option", { value: i }, text)));
   const group = select(data.views.map((view) => view.name)), quantity = select(data.quantities.map((each) => each.label));
   const order = select(["number", "value, in each layer", "mean over layers", "largest value"]);
@@ -43,7 +47,10 @@
   }
 
   const mean = (numbers) => numbers.reduce((total, value) => total + value, 0) / numbers.length;
-  const text = (value, signed) => `${signed && value > 0 ? "+" : ""}${(value / data.scale).toFixed(3)}`.replace("-", "−");
+  const text = (value, signed) => {
+    const digits = Math.abs(value / data.scale).toFixed(3), zero = !Number(digits);
+    return (zero || (value > 0 && !signed) ? "" : value < 0 ? "−" : "+") + digits;
+  };
 
   function draw() {
     const view = data.views[group.value], kind = data.quantities[quantity.value];
@@ -62,6 +69,7 @@
     byId("legend").textContent = `${kind.label}: ${kind.signed ? `${text(-most)} to ` : "0 to "}${text(most, kind.signed)}; rows are layers, columns experts`;
     byId("below").hidden = !kind.signed;
     list(view, kind);
+    listPairs(data.pairs[group.value], rows, wanted);
   }
 
   function paint(most, kind, names) {
@@ -117,32 +125,47 @@
     byId("readout").textContent = `${place}: ${described(cell, data.views[group.value], data.quantities[quantity.value])}`;
   });
 
-  // The list of entries; a heading sorts by its column, and again in the other direction.
-  function list(view, kind) {
-    const headings = [["layer"], ["expert"], ...kind.columns, ["q", kind.q]];
-    const value = (cell, [heading, name]) => (name ? view.values[name][cell.row * columns + cell.column]
-      : heading === "layer" ? cell.row : cell.column);
-    const entries = cells.flat().filter((cell) => cell.drawn);
-    const key = headings.find(([heading]) => sorted && heading === sorted.heading);
-    if (key) entries.sort((a, b) => sorted.sign * (value(b, key) - value(a, key)));
-    else entries.sort((a, b) => Math.abs(b.value) - Math.abs(a.value));
-    const sort = (heading) => {
-      sorted = { heading, sign: sorted && sorted.heading === heading ? -sorted.sign : heading === "q" || heading === "layer" || heading === "expert" ? -1 : 1 };
+  // A table of rows of values; a heading sorts by its column, and again in the other direction. Names are sorted by number.
+  function fill(id, headings, entries, order) {
+    const state = tables[id], key = headings.findIndex(({ heading }) => heading === state.heading);
+    if (key >= 0) entries.sort((a, b) => state.sign * (b[key] - a[key]));
+    else entries.sort(order);
+    const sort = ({ heading, names }) => {
+      Object.assign(state, { heading, sign: state.heading === heading ? -state.sign : heading === "q" || names ? -1 : 1 });
       draw();
     };
-    const head = headings.map(([heading], i) => element("th", { scope: "col", class: i > 1 ? "number" : "" },
-      element("button", { type: "button", "aria-pressed": String(Boolean(sorted && sorted.heading === heading)), onclick: () => sort(heading) }, heading)));
-    const body = entries.slice(0, shown).map((cell) => element("tr", {},
-      element("th", { scope: "row" }, data.layers[cell.row]), element("td", { "data-label": "expert" }, data.experts[cell.column]),
-      ...headings.slice(2).map((heading) => element("td", { class: "number", "data-label": heading[0] },
-        heading[0] === "q" ? String(value(cell, heading) / data.scale) : text(value(cell, heading), isSigned(heading[1]))))));
-    byId("entries").tHead.replaceChildren(element("tr", {}, ...head));
-    byId("entries").tBodies[0].replaceChildren(...body);
-    byId("listed").textContent = `${entries.length.toLocaleString("en")} entries, ${body.length} shown. A heading sorts by its column.`;
-    byId("more").hidden = shown >= entries.length;
+    const head = headings.map((each) => element("th", { scope: "col", class: each.names ? "" : "number" },
+      element("button", { type: "button", "aria-pressed": String(each.heading === state.heading), onclick: () => sort(each) }, each.heading)));
+    const cell = (value, { heading, names, signed }) => (names ? names[value]
+      : heading === "q" ? String(value / data.scale) : text(value, signed));
+    const body = entries.slice(0, state.shown).map((values) => element("tr", {}, ...headings.map((each, i) =>
+      element(i ? "td" : "th", i ? { class: each.names ? "" : "number", "data-label": each.heading } : { scope: "row" }, cell(values[i], each)))));
+    byId(id).tHead.replaceChildren(element("tr", {}, ...head));
+    byId(id).tBodies[0].replaceChildren(...body);
+    byId(state.more).hidden = state.shown >= entries.length;
+    byId(state.listed).textContent = `${entries.length.toLocaleString("en")} ${state.noun}, ${body.length} shown. A heading sorts by its column.`;
   }
 
-  byId("more").addEventListener("click", () => { shown += 5 * PAGE; draw(); });
+  const named = [{ heading: "layer", names: data.layers }, { heading: "expert", names: data.experts }];
+
+  function list(view, kind) {
+    const numbers = [...kind.columns, ["q", kind.q]].map(([heading, name]) => ({ heading, name, signed: isSigned(name) }));
+    const entries = cells.flat().filter((cell) => cell.drawn).map((cell) => Object.assign(
+      [cell.row, cell.column, ...numbers.map(({ name }) => view.values[name][cell.row * columns + cell.column])], { size: Math.abs(cell.value) }));
+    fill("entries", [...named, ...numbers], entries, (a, b) => b.size - a.size);
+  }
+
+  function listPairs(pairs, rows, wanted) {
+    byId("together").hidden = !pairs || !pairs.length;
+    if (byId("together").hidden) return;
+    const headings = [...named, { heading: "and", names: data.experts }, { heading: "share" }, { heading: "lift" },
+      { heading: "from the mean", signed: true }, { heading: "q" }];
+    const kept = pairs.filter(([layer, first, second, , , , q]) => rows.includes(layer)
+      && (wanted.includes(first) || wanted.includes(second)) && (!tested.checked || q <= data.rate * data.scale));
+    fill("pairs", headings, kept, (a, b) => Math.abs(b[5]) - Math.abs(a[5]));
+  }
+
+  for (const state of Object.values(tables)) byId(state.more).addEventListener("click", () => { state.shown += 5 * PAGE; draw(); });
   dark.addEventListener("change", draw);
   addEventListener("resize", draw);
   byId("explorer").hidden = false;
