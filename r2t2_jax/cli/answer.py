@@ -56,7 +56,7 @@ class Answer:
         from r2t2_jax.datasets.images import encoded_image
         from r2t2_jax.errors import R2T2Error
         from r2t2_jax.evaluation.setup import open_port, with_decoding
-        from r2t2_jax.inference import Prediction, answer
+        from r2t2_jax.inference import answer
         from r2t2_jax.methods import method_of
         from r2t2_jax.reporting.answer_report import as_page, as_text
         from r2t2_jax.steering.files import read_steering
@@ -84,7 +84,6 @@ class Answer:
             steering=steering,
             max_new_tokens=self.max_new_tokens,
         )
-        assert isinstance(prediction, Prediction)  # one question, one answer
         if self.json:
             left_out = ("image", "path", "losses")
             print_json({name: value for name, value in vars(prediction).items() if name not in left_out})

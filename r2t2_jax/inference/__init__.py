@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack, overload
 
 import jax.numpy as jnp
 import numpy as np
@@ -85,6 +85,27 @@ class Prediction:
     evaluations: int
     seconds: Mapping[str, float]
     is_reference: bool = False
+
+
+class AnswerOptions(TypedDict, total=False):
+    """The types of the keyword arguments of `answer`."""
+
+    strategy: str | Strategy | None
+    preset: str | Path | Preset | Mapping[str, Any] | None
+    bank: ReferenceBank | str | Path | None
+    routing: Any
+    steering: Steering | Mapping[str, Any] | str | Path | None
+    seed: int
+    beams: int | None
+    max_new_tokens: int | None
+
+
+@overload
+def answer(port: Port, image: Any, question: str, **options: Unpack[AnswerOptions]) -> Prediction: ...
+
+
+@overload
+def answer(port: Port, image: Any, question: Sequence[str], **options: Unpack[AnswerOptions]) -> list[Prediction]: ...
 
 
 def answer(

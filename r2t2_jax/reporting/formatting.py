@@ -85,10 +85,10 @@ def settings_line(settings: Mapping[str, Any]) -> str:
 def plain_console(**options: Any) -> Console:
     """A console of rich that prints texts as they are: `[red]` and `:smile:` in the data are no markup.
 
-    With `NO_COLOR` in the environment it writes no escape sequence.
+    With `NO_COLOR` in the environment it writes no escape sequence. In a notebook it prints as anywhere else.
     """
     from rich.console import Console
 
     if os.environ.get("NO_COLOR"):
         options.setdefault("color_system", None)
-    return Console(markup=False, emoji=False, **options)
+    return Console(markup=False, emoji=False, force_jupyter=False, **options)

@@ -70,3 +70,11 @@ def test_no_color_leaves_out_every_escape_sequence(monkeypatch: pytest.MonkeyPat
         out = io.StringIO()
         plain_console(file=out, force_terminal=True).print("text", style="bold red")
         assert ("\x1b" in out.getvalue()) is has_escapes
+
+
+def test_a_console_prints_in_a_notebook_as_in_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    plain_console().print("a table")
+    assert capsys.readouterr().out == "a table\n"
