@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-FOLDERS = ("r2t2_jax", "ports", "tests", "benchmarks", "docs")
+FOLDERS = ("r2t2_jax", "ports", "tests", "benchmarks", "docs", "examples")
 SUFFIXES = {".py", ".md", ".html", ".toml", ".css"}
 
 # Words with a plain equivalent: only, next to, again, otherwise, reports, everyone who, no one, per sample.
