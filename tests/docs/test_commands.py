@@ -62,6 +62,18 @@ def parses(words: Sequence[str]) -> bool:
     return bool(parse(COMMANDS, [*words[:position], *words[position + 2 :]]))
 
 
+PROGRAMS = r"python[\d.]*|pip|git|mkdocs|pre-commit|ray|curl|cat|docker|kubectl|\.ci/run|\.|\S+/bin/\w+"
+SCRIPT = r"python (examples/\w+\.py)"
+
+
+def other_commands_of(page: str) -> list[str]:
+    """The lines of a page's shell blocks that run another program than r2t2, with continuations."""
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```", (ROOT / page).read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    shell = [block.replace("\\\n", " ") for language, block in blocks if language in ("", "console", "bash", "sh")]
+    lines = [line.removeprefix("$ ") for block in shell for line in block.splitlines()]
+    return [line for line in lines if re.match(rf"(?:[A-Z_]+=\S+ )*(?:{PROGRAMS})(?:\s|$)", line)]
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_every_command_of_a_page_parses(page: str) -> None:
     for typed in commands_of(page):
@@ -133,9 +145,8 @@ SMALLER = (
     (r"^bank atlas (\S+)", r"bank atlas \1 --points 4 --candidates 8 --choosing 20 --k 3"),
     (r"^tune (.*)", r"tune \1 --budget 2"),
     (r"^reproduce table6 (.*)", r"reproduce table6 \1 --block 10"),
-    (r"^reproduce sensitivity_scope (.*)--limit 40", r"reproduce table9 \1--limit 10"),
+    (r"^reproduce sensitivity_scope (.*)--limit 40", r"reproduce sensitivity_scope \1--limit 4"),
     (r"^(eval .*)--limit 40(.*,warmup)", r"\1--limit 2\2"),
-    (r"^reproduce all --model pocket", "reproduce table9 --model pocket --limit 10"),
     (r"^(diagnose .*)--limit 40", r"\1--limit 20"),
 )
 PROBLEMS = ("diagnose", "bank inspect")  # exit with 1 where they find no gain or a leak
@@ -151,8 +162,42 @@ NOT_RUN = (  # pattern of a command line, and why it is not run here
         r"reference\.json|questions\.jsonl|sums:load",
         "reads files of the reader's own, as in tests/docs/test_own_model.py",
     ),
+    (
+        r"^reproduce all --model pocket --out",
+        "takes 25 minutes; tests/cli/test_reproduce.py runs some tables",
+    ),
     (r"--max-hours 2|--strategy magic", "repeats a run, or shows an error, as tests/docs/test_quickstart.py does"),
 )
+
+
+OTHER = (  # pattern of a line that is no r2t2 command, and what runs it or why nothing does
+    (rf"^{SCRIPT}", "run below, before the commands of its page"),
+    (r"^python3(\.11)? -m venv|^\. \.venv/bin/activate", ".ci/run makes and uses such environments"),
+    (
+        r"^\.venv/bin/python -m pytest",
+        ".ci/run takes it from README; slow tests run before a release",
+    ),
+    (r"^\.venv/bin/mypy|^python -m benchmarks\.notebooks", "a step of .ci/run"),
+    (r"^\.ci/run", "runs these tests"),
+    (r"^pre-commit install", "changes the repository; its hooks are steps of .ci/run"),
+    (r"^lowest/bin/python -m pytest", "needs an environment of its own; run after changing a lower bound"),
+    (r"^pip install -e '\.\[serve\]'", "the extra test has the packages of the server"),
+    (r"^ray start", "needs several machines; tests/cli/test_eval_workers.py starts a cluster of processes"),
+    (r"^python -m lmms_eval|^OPENAI_API_KEY=none python -m lmms_eval", "needs lmms-eval and its data"),
+    (r"^curl .*/v1/chat/completions", "needs a running server; tests/serve/test_chat.py sends such requests"),
+    (r"^cat > server\.json|^python run\.py --config server\.json", "needs VLMEvalKit and its data"),
+    (r"^python -m benchmarks\.(speed|startup)", "measures an idle machine for minutes; tests never measure time"),
+    (r"^python -m benchmarks\.accelerator", "needs an accelerator"),
+    (r"^python draw\.py", "the reader's file, as tests/docs/test_convert.py runs it"),
+)
+
+
+def test_every_other_command_of_a_page_is_run_or_has_a_reason_why_not() -> None:
+    lines = [(page, line) for page in PAGES for line in other_commands_of(page)]
+    assert [each for each in lines if not any(re.search(pattern, each[1]) for pattern, _ in OTHER)] == []
+    assert all(any(re.search(pattern, line) for _, line in lines) for pattern, _ in OTHER)
+    named = {file for _, reason in OTHER + NOT_RUN for file in re.findall(r"tests/[\w/]+\.py", reason)}
+    assert all((ROOT / file).is_file() for file in named)
 
 
 def line_to_run(typed: Typed) -> str:
@@ -177,6 +222,10 @@ def test_the_commands_that_run_parse_with_smaller_numbers() -> None:
 @pytest.mark.parametrize("page", sorted({typed.page for typed in ALL if line_to_run(typed)}))
 def test_the_commands_of_a_page_run_in_order_from_an_empty_folder(page: str, tmp_path: Path) -> None:
     environment = os.environ | {"HOME": str(tmp_path / "home"), "PYTHONPATH": str(ROOT)}
+    for line in other_commands_of(page):
+        if script := re.match(SCRIPT, line):
+            words = [sys.executable, str(ROOT / script[1]), *shlex.split(line[script.end() :], comments=True)]
+            subprocess.run(words, cwd=tmp_path, env=environment, check=True)
     for typed in commands_of(page):
         if line := line_to_run(typed):
             command = [sys.executable, "-m", "r2t2_jax.cli.main", *shlex.split(line)]

@@ -22,6 +22,12 @@ def test_every_named_file_exists() -> None:
     assert not [name for name in files if not (ROOT / "r2t2_jax" / name).exists()]
 
 
+def test_the_papers_of_the_rivals_are_cited() -> None:
+    papers = {*re.findall(r"\b\d{4}\.\d{5}\b", TEXT), "2502.20395", "2504.07964"}
+    cited = re.findall(r"arXiv:([\d.]+)", (ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert len(papers) > 18 and papers <= {*cited} and len({*cited}) == len(cited)
+
+
 def test_the_table_equals_the_recorded_numbers() -> None:
     recorded = json.loads(RESULTS.read_text(encoding="utf-8"))
     assert f"<!-- results -->\n{page_table(recorded)}<!-- /results -->\n" in TEXT

@@ -122,8 +122,7 @@ class VisionTower(nnx.Module):
 
         x, levels, states, start = self.embed(patches), [], [], 0
         with jax.named_scope("vision"):
-            mergers = zip(self.config.deepstack, self.deepstack_mergers, strict=True)
-            for index, merger in sorted(mergers, key=lambda pair: pair[0]):  # the first block's level is added first
+            for merger, index in zip(self.deepstack_mergers, self.config.deepstack, strict=True):
                 x, state = scan_layers(self.blocks, step, x, start=start, stop=index + 1)
                 levels.append(merger(x))
                 states.append(state)
