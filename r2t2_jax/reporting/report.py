@@ -16,7 +16,7 @@ from r2t2_jax.reporting.formatting import distinct_names, join_names, settings_l
 from r2t2_jax.reporting.images import ImageSheets, find_images
 from r2t2_jax.reporting.page import anchor, data_uri, render_template
 from r2t2_jax.reporting.results import ModelResults, read_results
-from r2t2_jax.reporting.sections import Figure, Selection, csv_bytes, model_section, select_all
+from r2t2_jax.reporting.sections import Figure, ModelSection, Selection, csv_bytes, model_section, select_all
 from r2t2_jax.reporting.style import render_figure, shared_style
 from r2t2_jax.runs.atomic_io import atomic_folder, atomic_write, check_only_own
 from r2t2_jax.runs.folder import read_json
@@ -30,7 +30,7 @@ FIGURES = ("accuracy", "cost", "families", "flow", "experts", "paths", "surrogat
 FILE_NAME = (  # of the files in the folder of a report
     rf".*-((methods|causes|cases)\.csv|data\.js|({'|'.join(FIGURES)})\.(png|csv))|radar\.(png|csv)|images-data\.js"
 )
-PAGE_BYTES = 3_000_000  # of a page at most; data beyond it are files of the folder next to it
+PAGE_BYTES = 1_500_000  # of a page at most: beyond it, details are packed and data are files of the folder next to it
 MAX_IMAGES = 1000  # of all cases, besides those of the examples
 IMAGES = "images"  # name of the block of data with the images of all cases
 INLINE_DATA = "<!-- data -->"  # where the page holds the blocks of data for which it has room
@@ -123,18 +123,23 @@ def render_report(saved: SavedRun, folder: str = "report") -> tuple[str, dict[st
     blocks = {section.anchor: section.case_data for section in sections if section.case_data}
     if further := range(examples, len(sheets.files)):
         blocks[IMAGES] = pack({n: [data_uri(sheets.files[n], "image/webp"), *sheets.size(n)] for n in further})
-    page = render_template(
-        "report.html.j2",
-        title=f"Re-routing report: {join_names([model.name for model in results])}",
-        command=saved.run.get("command", "run"),
-        overview=overview,
-        models=sections,
-        sheets=[(n, sheets.files[n], *sheets.size(n)) for n in range(examples)],
-        settings=settings_line(saved.settings),
-        versions={name: text for name, text in saved.run.get("versions", {}).items() if isinstance(text, str)},
-    )
-    inside, outside = inline_and_files(blocks, PAGE_BYTES - len(page.encode("utf-8")))
-    scripts = [f'<script type="text/plain" data-block="{name}">{blocks[name]}</script>' for name in inside]
+    context = {
+        "title": f"Re-routing report: {join_names([model.name for model in results])}",
+        "command": saved.run.get("command", "run"),
+        "overview": overview,
+        "models": sections,
+        "sheets": [(n, sheets.files[n], *sheets.size(n)) for n in range(examples)],
+        "settings": settings_line(saved.settings),
+        "versions": {name: text for name, text in saved.run.get("versions", {}).items() if isinstance(text, str)},
+    }
+    page = render_template("report.html.j2", **context, packs_views=False)
+    scripts = []
+    if len(page.encode("utf-8")) + sum(map(len, blocks.values())) > PAGE_BYTES:
+        page = render_template("report.html.j2", **context, packs_views=True)
+        scripts = [_packed_views(section) for section in sections if len(section.views) > 1]
+    room = PAGE_BYTES - len(page.encode("utf-8")) - sum(map(len, scripts))
+    inside, outside = inline_and_files(blocks, room)
+    scripts += [f'<script type="text/plain" data-block="{name}">{blocks[name]}</script>' for name in inside]
     scripts += [f'<script src="{quote(folder)}/{quote(name)}-data.js"></script>' for name in outside]
     files = {name: content for section in sections for name, content in section.files().items()}
     for name, figure in overview.items():
@@ -143,6 +148,16 @@ def render_report(saved: SavedRun, folder: str = "report") -> tuple[str, dict[st
         script = f'(window.r2t2Blocks = window.r2t2Blocks || {{}})["{name}"] = "{blocks[name]}";\n'
         files[f"{name}-data.js"] = script.encode("ascii")
     return page.replace(INLINE_DATA, "\n".join(scripts)), files
+
+
+def _packed_views(section: ModelSection) -> str:
+    """The details of all strategies of a model but the first, which the page's script shows when they are chosen."""
+    details = {
+        view.name: render_template("view_details.html.j2", view=view, model=section.name)
+        for view in section.views
+        if not view.is_first
+    }
+    return f'<script type="text/plain" data-views="{section.anchor}">{pack(details)}</script>'
 
 
 def _image_sheets(saved: SavedRun, results: Sequence[ModelResults], selections: Sequence[Selection]) -> ImageSheets:

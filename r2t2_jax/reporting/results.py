@@ -195,11 +195,12 @@ def _matrix(rows: pa.Table, column: str) -> np.ndarray:
     """A column of lists as an array [B, n]; [B, 0] if it is absent or a strategy left it empty."""
     if column not in rows.column_names or rows.column(column).null_count:
         return np.zeros((rows.num_rows, 0))
-    values = rows.column(column).to_pylist() if column in RAGGED else []
-    longest = max(map(len, values), default=0)
-    if all(len(row) == longest for row in values):
+    import pyarrow.compute as pc
+
+    if column not in RAGGED or pc.count_distinct(pc.list_value_length(rows.column(column))).as_py() <= 1:
         return stack(rows.column(column))
-    fill = RAGGED[column]
+    values, fill = rows.column(column).to_pylist(), RAGGED[column]
+    longest = max(map(len, values))
     return np.array([[*row, *[fill(row)] * (longest - len(row))] for row in values], np.float32)
 
 

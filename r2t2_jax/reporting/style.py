@@ -111,16 +111,50 @@ def _svg(figure: Figure) -> bytes:
 
 
 def _smaller(svg: str) -> str:
-    """An SVG without comments, unused ids and needless digits; equal styles become one class."""
+    """An SVG without comments, unused ids, empty groups and needless digits; equal styles become one class."""
     used = set(re.findall(r"#([\w-]+)", svg))
     svg = re.sub(r"(?s)^.*?(?=<svg )|<metadata>.*?</metadata>|<!--.*?-->", "", svg)
-    svg = re.sub(r' id="([^"]*)"', lambda match: match[0] if match[1] in used else "", svg)
-    svg = re.sub(r"(\.\d\d)\d+", r"\1", svg)
+    names = {name: f"i{number}" for number, name in enumerate(sorted(used))}  # colors are among them
+    svg = re.sub(r' id="([^"]*)"', lambda match: f' id="{names[match[1]]}"' if match[1] in names else "", svg)
+    svg = re.sub(r'(href="#|url\(#)([\w-]+)', lambda match: match[1] + names[match[2]], svg)
+    svg = re.sub(r' transform="rotate\(-?0 [^"]*\)"', "", svg.replace("xlink:href", "href"))
+    svg = re.sub(r' (?:d|x|y|width|height|viewBox|transform)="[^"]*"', lambda match: _tenths(match[0]), svg)
+    svg = re.sub(r' d="([^"]*)"', lambda match: f' d="{_smaller_path(match[1])}"', svg)
     classes: dict[str, str] = {}
     svg = re.sub(r'style="([^"]*)"', lambda match: f'class="{classes.setdefault(match[1], f"s{len(classes)}")}"', svg)
     rules = "".join(f".{name}{{{style}}}" for style, name in classes.items())
     svg = svg.replace("</style>", f"{rules}</style>", 1)
-    return re.sub(r"\s*\n\s*", "\n", svg).replace(">\n<", "><")
+    return _without_bare_groups(re.sub(r"\s*\n\s*", "\n", svg).replace(">\n<", "><"))
+
+
+def _tenths(attribute: str) -> str:
+    """An attribute with its numbers cut to tenths of a point."""
+    return re.sub(r"(?<=\d)\.0(?!\d)", "", re.sub(r"(\.\d)\d+", r"\1", attribute))
+
+
+def _smaller_path(path: str) -> str:
+    """The data of an SVG path with each command letter next to its numbers, and not repeated."""
+    commands, last = [], ""
+    for letter, numbers in re.findall(r"([A-Za-z])([^A-Za-z]*)", path):
+        values = " ".join(numbers.split())
+        commands.append(f" {values}" if letter == last and letter in "LCQ" else letter + values)
+        last = letter
+    return "".join(commands)
+
+
+def _without_bare_groups(svg: str) -> str:
+    """The SVG without `<g>` elements that have no attributes."""
+    bare: list[bool] = []
+    kept = []
+    for part in re.split(r"(<g\b[^>]*>|</g>)", svg):
+        if part == "</g>":
+            kept += [] if bare.pop() else [part]
+        elif re.match(r"<g\b", part) and not part.endswith("/>"):
+            bare.append(part == "<g>")
+            kept += [] if bare[-1] else [part]
+        elif part != "<g/>":
+            kept.append(part)
+    return "".join(kept)
 
 
 def _png(figure: Figure) -> bytes:

@@ -68,7 +68,7 @@ class SavedRun:
         """
         if not self.complete:
             raise R2T2Error(self.incomplete)
-        self._check_files()
+        self._check_files  # noqa: B018  # raises
         return read_json(self.folder / SUMMARY)
 
     @cached_property
@@ -96,8 +96,9 @@ class SavedRun:
         except (TypeError, AttributeError, KeyError) as error:
             raise R2T2Error(f"{self.folder / RUN} is damaged: its plan is not a list of parts ({error})") from error
 
+    @cached_property
     def _check_files(self) -> None:
-        """Compare the files of a complete run with its plan; a run that goes on may have any part of its batches.
+        """Compare the files of a complete run with its plan, once; a run that goes on may have any part of its batches.
 
         Raises:
             R2T2Error: batches are missing, or an exported table lacks rows.
@@ -122,7 +123,7 @@ class SavedRun:
 
     def _read(self, parts: list[str]) -> pa.Table:
         if self.complete:
-            self._check_files()
+            self._check_files  # noqa: B018  # raises
         return read_table(saved_batches(self.folder), self._plan, parts)
 
     @cached_property

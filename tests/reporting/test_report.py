@@ -6,10 +6,13 @@ import json
 import re
 import zlib
 from collections import Counter
+from html import unescape
 from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
+from xml.dom.minidom import parseString
 
 import numpy as np
 import pytest
@@ -24,8 +27,10 @@ from r2t2_jax.reporting.figures.accuracy import accuracy_figure, axis_names, rad
 from r2t2_jax.reporting.figures.cost import cost_figure
 from r2t2_jax.reporting.figures.experts import expert_changes
 from r2t2_jax.reporting.headline import headline
+from r2t2_jax.reporting.page import svg_uri
 from r2t2_jax.reporting.report import write_report
 from r2t2_jax.reporting.results import ModelResults, StrategyRows, read_results
+from r2t2_jax.reporting.style import FigureSpec, render_figure, shared_style
 from r2t2_jax.runs.plan import Part, Plan
 from r2t2_jax.runs.reading import open_run
 from r2t2_jax.runs.run import Run
@@ -413,3 +418,51 @@ def test_with_many_experts_the_text_names_experts_and_the_tables_keep_every_answ
     assert changes.changed == (before != after).mean()
     assert sum(int(table.sum()) for table in changes.tables.values()) == B
     assert len(changes.names) == 9 and changes.names[-1] == "others" and len(changes.shifts) == 12
+
+
+def test_smaller_drawings_keep_every_text_color_and_opacity() -> None:
+    from matplotlib.figure import Figure
+
+    def drawing(narrow: bool) -> Figure:
+        figure = Figure()
+        axes = figure.subplots()
+        axes.plot([0, 1], [0.25, 0.75], alpha=0.55)
+        axes.set_yticks([0.25, 0.75], ["0.25", "0.125–0.75"])
+        axes.set_title("a \"b\" 'c' <d> & #e 3.14159")
+        return figure
+
+    spec = FigureSpec("name", "title", "alt", "text", drawing, [])
+    with shared_style():
+        svg = render_figure(spec).wide.decode()
+    texts = [unescape(text) for text in re.findall(r"<text[^>]*>([^<]*)</text>", svg)]
+    assert {"0.25", "0.125–0.75", "a \"b\" 'c' <d> & #e 3.14159"} <= set(texts)
+    assert "opacity: 0.55" in svg
+    for uri in (svg_uri(svg.encode()), svg_uri(b'<svg xmlns="s"><text a="it\'s">\'"#%</text></svg>')):
+        content = unquote(uri.removeprefix("data:image/svg+xml,"))
+        assert not re.search(r'[\s"<>#]', uri)
+        assert parseString(content).documentElement.tagName == "svg"
+
+
+def test_a_large_page_packs_the_details_of_all_strategies_but_the_first(
+    run_folder: Path, document: Element, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sections, "figure_specs", lambda results, _: [accuracy_figure(results), cost_figure(results)])
+    monkeypatch.setattr(report, "PAGE_BYTES", 1000)
+    page = read(write_report(run_folder, tmp_path / "small.html").read_text(encoding="utf-8"))
+    packed = {
+        script.attributes["data-views"]: script.text
+        for script in page.named("script")
+        if "data-views" in script.attributes
+    }
+    assert list(packed) == ["toy-left", "toy-right"]
+    for box, whole, text in zip(page.classed("views"), document.classed("views"), packed.values(), strict=True):
+        details = unpacked(text)
+        views, complete = box.classed("view"), whole.classed("view")
+        assert views[0].text == complete[0].text  # of the best strategy, for readers without scripts
+        assert [view.attributes["data-view"] for view in views[1:]] == list(details)
+        for view, full in zip(views[1:], complete[1:], strict=True):
+            heading, verdict, note = view.children
+            assert (heading.text, verdict.text) == (full.children[0].text, full.children[1].text)
+            assert note.attributes["class"] == "note packed"
+            content = read(details[str(view.attributes["data-view"])])
+            assert content.text == " ".join(child.text for child in full.children[2:])

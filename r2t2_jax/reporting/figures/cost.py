@@ -96,7 +96,7 @@ def scatter(points: Mapping[str, tuple[float, float]], narrow: bool, label: str)
         axes.plot([x], [y], mark, markerfacecolor=face, markeredgecolor=edge, zorder=3)
     for name, place in places.items():  # to the right of cheap strategies and to the left of expensive ones
         x, y = points[name]
-        axes.annotate(
+        label_text = axes.annotate(
             name,
             (x, y),
             (x * 1.35 if on_left[name] else x / 1.35, place),
@@ -106,6 +106,7 @@ def scatter(points: Mapping[str, tuple[float, float]], narrow: bool, label: str)
             bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6},
             arrowprops={"arrowstyle": "-", "color": GRAY, "linewidth": 0.6, "shrinkA": 1, "shrinkB": 3},
         )
+        label_text.set_in_layout(False)  # it is inside the axes
     axes.set_xscale("log")
     axes.set_xlim(cheapest / 1.4, max(most_expensive, 10 * cheapest) * 1.4)
     axes.set_ylim(low, high)

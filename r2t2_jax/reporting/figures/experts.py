@@ -149,20 +149,23 @@ def _draw(tables: Mapping[str, Int[np.ndarray, "E E"]], names: Sequence[str], na
     grid = figure.subplots(4, 1) if narrow else figure.subplots(2, 2)
     for axes, (outcome, table) in zip(grid.ravel(), tables.items(), strict=True):
         colors = LinearSegmentedColormap.from_list(outcome, ["#ffffff", OUTCOME_COLORS[outcome]])
-        axes.imshow(table, cmap=colors, vmin=0, vmax=max(1, 1.15 * table.max()), aspect="auto")
+        largest = max(1, 1.15 * table.max())
+        positions = np.arange(size + 1) - 0.5
+        axes.pcolormesh(
+            positions, positions, table, cmap=colors, vmin=0, vmax=largest, edgecolors="#dddddd", linewidth=0.7
+        )
+        axes.invert_yaxis()
         for (i, j), number in np.ndenumerate(table):
             if number:
                 dark = number > 0.55 * table.max()
-                axes.text(
+                count = axes.text(
                     j, i, f"{number:,}", ha="center", va="center", fontsize=8, color="white" if dark else "#1a1a1a"
                 )
+                count.set_in_layout(False)  # it is inside the axes
         axes.set_title(f"{outcome}: {plural(int(table.sum()), 'answer')}")
         axes.set_xticks(range(size), names, rotation=40, ha="right", rotation_mode="anchor")
         axes.set_yticks(range(size), names)
-        axes.set_xticks(np.arange(size + 1) - 0.5, minor=True)
-        axes.set_yticks(np.arange(size + 1) - 0.5, minor=True)
-        axes.grid(which="minor", color="#dddddd", linewidth=0.7)
-        axes.tick_params(which="both", length=0)
+        axes.tick_params(length=0)
         axes.set_xlabel("after")
         axes.set_ylabel("router")
     return figure

@@ -17,6 +17,7 @@ from r2t2_jax.reporting.style import OUTCOME_COLORS, FigureSpec, new_figure
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.path import Path
 
 BAR = 0.13  # half the width of a bar
 RIGHT_COLOR, WRONG_COLOR = "#0072B2", "#9a9a9a"
@@ -101,6 +102,8 @@ def _hatch(outcome: str) -> str:
 
 def _bands(axes: Axes, step: int, before: Bool[np.ndarray, "B"], after: Bool[np.ndarray, "B"]) -> None:
     """Draw the four bands between two bars: from the top, what stays right, what changes, what stays wrong."""
+    from matplotlib.patches import PathPatch
+
     shares = {
         "right → right": 100 * (before & after).mean(),
         "right → wrong": 100 * (before & ~after).mean(),
@@ -114,18 +117,28 @@ def _bands(axes: Axes, step: int, before: Bool[np.ndarray, "B"], after: Bool[np.
         "wrong → right": (100 - stays - spoiled, 100 - stays),
         "wrong → wrong": (100 - stays - spoiled - corrected, 100 - stays - corrected - spoiled),
     }
-    position = np.linspace(0, 1, 30)
-    ease = position * position * (3 - 2 * position)  # a smooth step
+    edges = step + BAR, step + 1 - BAR
     for outcome, (left, right) in tops.items():
-        top = left + (right - left) * ease
         pale = outcome in ("right → right", "wrong → wrong")
-        axes.fill_between(
-            step + BAR + (1 - 2 * BAR) * position,
-            top - shares[outcome],
-            top,
-            color=RIGHT_COLOR if outcome == "right → right" else WRONG_COLOR if pale else OUTCOME_COLORS[outcome],
-            alpha=0.12 if pale else 0.55,
-            hatch=_hatch(outcome),
-            linewidth=0,
-            zorder=1 if pale else 2,
+        axes.add_patch(
+            PathPatch(
+                _band(edges, (left, right), shares[outcome]),
+                color=RIGHT_COLOR if outcome == "right → right" else WRONG_COLOR if pale else OUTCOME_COLORS[outcome],
+                alpha=0.12 if pale else 0.55,
+                hatch=_hatch(outcome),
+                linewidth=0,
+                zorder=1 if pale else 2,
+            )
         )
+
+
+def _band(edges: tuple[float, float], tops: tuple[float, float], height: float) -> Path:
+    """A band between two x positions whose upper edge goes from one height to another in a smooth step 3t² - 2t³."""
+    from matplotlib.path import Path
+
+    (left, right), (start, end) = edges, tops
+    near, far = left + (right - left) / 3, right - (right - left) / 3  # control points of a cubic Bézier curve
+    over = [(left, start), (near, start), (far, end), (right, end)]
+    under = [(x, y - height) for x, y in reversed(over)]
+    codes = [Path.MOVETO, *[Path.CURVE4] * 3, Path.LINETO, *[Path.CURVE4] * 3, Path.CLOSEPOLY]
+    return Path([*over, *under, over[0]], codes)

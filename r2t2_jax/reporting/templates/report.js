@@ -22,6 +22,26 @@
   }
 
   // One strategy at a time: a list to choose from before the views, and links to a view show it.
+  // Details that a large page keeps packed are unpacked when their strategy is chosen.
+  async function inflate(text) {
+    const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+    const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
+    return JSON.parse(await new Response(stream).text());
+  }
+  const packed = {};
+  for (const script of document.querySelectorAll("script[data-views]")) packed[script.dataset.views] = script;
+  async function fill(model, view) {
+    const note = view.querySelector(".packed");
+    if (!note || !packed[model]) return;
+    if (!("DecompressionStream" in window)) {
+      note.textContent = "This browser is too old to show its families, experts, causes and examples.";
+      return;
+    }
+    packed[model].details ??= inflate(packed[model].textContent);
+    const details = (await packed[model].details)[view.dataset.view];
+    if (note.isConnected) note.replaceWith(document.createRange().createContextualFragment(details));
+  }
+
   const choosers = {};
   for (const box of document.querySelectorAll(".views")) {
     const views = [...box.querySelectorAll(".view")];
@@ -29,6 +49,7 @@
     const choose = (name) => {
       for (const view of views) view.hidden = view.dataset.view !== name;
       for (const listener of listeners) listener(name);
+      return fill(box.dataset.model, views.find((view) => view.dataset.view === name));
     };
     const names = views.map((view) => [view.dataset.view, view.dataset.view]);
     const select = choice(names, () => choose(select.value));
@@ -56,11 +77,7 @@
   const blocks = { ...(window.r2t2Blocks || {}) };
   for (const script of document.querySelectorAll("script[data-block]")) blocks[script.dataset.block] = script.textContent;
 
-  async function unpack(name) {
-    const bytes = Uint8Array.from(atob(blocks[name]), (letter) => letter.charCodeAt(0));
-    const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
-    return JSON.parse(await new Response(stream).text());
-  }
+  const unpack = (name) => inflate(blocks[name]);
 
   const SVG = "http://www.w3.org/2000/svg";
   function svg(name, attributes, ...children) {
