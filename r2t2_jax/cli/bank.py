@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from r2t2_jax.cli.output import print_json
+from r2t2_jax.cli.output import print_json, print_result
 from r2t2_jax.cli.parsing import NO_CLUSTER, Cluster, Sets, command_settings, log, print_plan
 
 
@@ -82,7 +82,7 @@ class BankBuild:
             (loaded,) = with_embedder([load(model)], self.embedder)
             port = with_decoding(loaded, self.beams)
             if self.dry_run:
-                print_plan(port, bank_plan(sets, config), "questions", cluster)
+                print_plan(port, bank_plan(sets, config), "questions", cluster, self.json)
                 return
             for questions in sets.values():
                 if note := note_of_long_questions(port, questions.samples):
@@ -161,7 +161,7 @@ class BankAtlas:
             port = load(model)
             bank = with_samples(stored, port)
             if self.dry_run:
-                print_plan(port, Plan(atlas_parts(len(bank), plan)), "references", cluster)
+                print_plan(port, Plan(atlas_parts(len(bank), plan)), "references", cluster, self.json)
                 return
             program = None
             if workers:
@@ -198,6 +198,8 @@ class BankImport:
     """Folder for the bank."""
     embedder: str = ""
     """Embedder of the questions, such as minilm:DIR or hashed_words. Default: MiniLM if it is installed."""
+    json: bool = False
+    """Print the result as JSON."""
 
     def run(self) -> None:
         """Import the file and print its numbers."""
@@ -209,8 +211,12 @@ class BankImport:
         bank = import_bank(self.file, embedder)
         bank.save(self.out)
         right = int(bank.right.sum())
-        print(f"{len(bank):,} references, {right:,} answered correctly, embedded by {embedder.fingerprint}")
-        print(f"Wrote a bank to {self.out}.")
+        print_result(
+            self.json,
+            {"folder": self.out, "references": len(bank), "correct": right, "embedder": embedder.fingerprint},
+            f"{len(bank):,} references, {right:,} answered correctly, embedded by {embedder.fingerprint}",
+            f"Wrote a bank to {self.out}.",
+        )
 
 
 @dataclass(frozen=True)
@@ -231,6 +237,8 @@ class BankIndex:
     """Distance metric."""
     min_recall: float = 0.0
     """Fail if the recall at 5 of an approximate index is lower."""
+    json: bool = False
+    """Print the result as JSON."""
 
     def run(self) -> None:
         """Build and save the index, and print its recall."""
@@ -243,11 +251,15 @@ class BankIndex:
         bank = ReferenceBank.open(self.bank).only_correct()
         index = build_index(bank.embeddings, self.kind, self.metric, self.min_recall)
         atomic_folder(self.bank / INDEX, index.save)
-        print(f"Wrote {self.bank / INDEX}: {len(index):,} references, {self.metric}.")
+        content = {"folder": self.bank / INDEX, "references": len(index), "metric": self.metric}
         if isinstance(index, ScannIndex):
-            print(f"Recall at 5 of held-out references: {index.recall:.3f}, with {index.parameters}.")
+            content |= {"kind": "scann", "recall_at_5": index.recall, "parameters": index.parameters}
+            quality = f"Recall at 5 of held-out references: {index.recall:.3f}, with {index.parameters}."
         else:
-            print("The index is exact.")
+            content |= {"kind": "exact", "recall_at_5": 1.0, "parameters": None}
+            quality = "The index is exact."
+        heading = f"Wrote {self.bank / INDEX}: {len(index):,} references, {self.metric}."
+        print_result(self.json, content, heading, quality)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from r2t2_jax.cli.output import print_json
+from r2t2_jax.cli.output import print_json, print_result
 from r2t2_jax.reporting.formatting import plain_console
 
 if TYPE_CHECKING:
@@ -45,6 +45,8 @@ class Convert:
     strict: bool = False
     """Refuse fields of config.json that the port does not know, instead of warning of them and recording them in
     model.json."""
+    json: bool = False
+    """Print the result as JSON."""
 
     def run(self) -> None:
         """Convert the checkpoint and print a summary."""
@@ -59,9 +61,17 @@ class Convert:
             vocabulary=self.vocab,
         )
         report = model["report"]
-        print(
+        print_result(
+            self.json,
+            {
+                "folder": self.destination,
+                "tensors": report["mapped"],
+                "parameters": len(model["parameters"]),
+                "dtype": model["dtype"],
+                "ignored": report["ignored"],
+            },
             f"Wrote {self.destination}: {report['mapped']} tensors became {len(model['parameters'])} parameters"
-            f" ({', '.join(model['dtype'])}), {len(report['ignored'])} are known and not needed."
+            f" ({', '.join(model['dtype'])}), {len(report['ignored'])} are known and not needed.",
         )
 
 

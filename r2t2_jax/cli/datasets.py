@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from r2t2_jax.cli.output import print_json, print_result
 from r2t2_jax.cli.parsing import Sets
 
 if TYPE_CHECKING:  # the command line must start fast
@@ -42,6 +43,8 @@ class PrepareDataset:
     """Skip invalid records and images; they are counted and named."""
     data_dir: Path | None = None
     """Folder for prepared sets. Default: $R2T2_DATA, or the folder of TensorFlow Datasets."""
+    json: bool = False
+    """Print the result as JSON."""
 
     def run(self) -> None:
         """Prepare the set and print the result of each split."""
@@ -53,9 +56,15 @@ class PrepareDataset:
 
         source = find_dataset(self.name)
         options = (self.split, self.limit, self.seed, self.skip_bad)
+        records = []
         try:
             for outcome in prepare(source, self.manual_dir, data_folder(self.data_dir), *options):
-                print("\n".join(_lines(self.name, outcome)))
+                if self.json:
+                    records.append(_record(outcome))
+                else:
+                    print("\n".join(_lines(self.name, outcome)))
+            if self.json:
+                print_json({"dataset": self.name, "splits": records})
         except InvalidRecordError as error:
             raise R2T2Error(f"{error} (--skip-bad skips such records)") from error
 
@@ -71,6 +80,19 @@ def _lines(name: str, outcome: PrepareResult) -> list[str]:
     before = " was prepared before; remove that folder to prepare it again" if outcome.already_prepared else ""
     unit = outcome.prepared
     return [*lines, f"{name} {unit.name}: {unit.count:,} questions{skipped}: {unit.path}{before}"]
+
+
+def _record(outcome: PrepareResult) -> dict[str, Any]:
+    """The result of a split as JSON values."""
+    unit = outcome.prepared
+    return {
+        "split": outcome.split,
+        "questions": None if unit is None else unit.count,
+        "folder": None if unit is None else unit.path,
+        "already_prepared": outcome.already_prepared,
+        "skipped": outcome.skipped,
+        "missing": outcome.missing or None,
+    }
 
 
 @dataclass(frozen=True)
@@ -105,6 +127,8 @@ class AuxBuild:
     """Port for which the outputs are computed."""
     max_hours: float | None = None
     """Stop after this many hours; the same command resumes the work."""
+    json: bool = False
+    """Print the result as JSON."""
 
     def run(self) -> None:
         """Compute the outputs and print their number."""
@@ -125,11 +149,12 @@ class AuxBuild:
         settings = {
             name: list(value) if isinstance(value, tuple) else value
             for name, value in options.items()
-            if name not in ("out", "max_hours") and value is not None
+            if name not in ("out", "max_hours", "json") and value is not None
         }
         counts = build(self.out, samples, self.models, self.scene_graphs, settings, self.max_hours)
         parts = ", ".join(f"{name} {count:,}" for name, count in counts.items() if name not in ("added", "images"))
-        print(f"Added records of {counts['added']:,} images to {self.out}; it has {counts['images']:,}: {parts}.")
+        line = f"Added records of {counts['added']:,} images to {self.out}; it has {counts['images']:,}: {parts}."
+        print_result(self.json, {"folder": self.out, **counts}, line)
 
 
 @dataclass(frozen=True)
@@ -154,6 +179,8 @@ class AuxImport:
     """Image folder of the .jsonl files. Default: the folder of each file."""
     port: str = "moai"
     """Port whose store it is."""
+    json: bool = False
+    """Print the result as JSON."""
 
     def run(self) -> None:
         """Add the scene graphs and print their number."""
@@ -165,6 +192,7 @@ class AuxImport:
             split=self.split,
             images=self.images,
             port=self.port,
+            json=self.json,
         ).run()
 
 
@@ -187,6 +215,8 @@ class ShowDataset:
     """Folder of official files to show without preparing them; if it has no images, only questions are shown."""
     out: Path | None = None
     """HTML file. Default: <name>.html in the current folder."""
+    json: bool = False
+    """Print the result as JSON."""
 
     def run(self) -> None:
         """Write the page and print its path."""
@@ -208,7 +238,7 @@ class ShowDataset:
             atomic_write(out, lambda draft: draft.write_text(page, encoding="utf-8"))
         except OSError as error:
             raise R2T2Error(f"cannot write {out}: {error.strerror}") from error
-        print(f"Wrote {out}.")
+        print_result(self.json, {"page": out, "questions": [sample.id for sample in samples]}, f"Wrote {out}.")
 
     def _samples(self) -> tuple[list[Sample], bool]:
         """The samples, and whether they have images."""
@@ -239,6 +269,8 @@ class PocketScene:
     """Number of questions to print, from the eight families in turn. Also --questions."""
     out: Path = Path("scene.png")
     """PNG file for the image."""
+    json: bool = False
+    """Print the result as JSON."""
 
     def run(self) -> None:
         """Write the image and print the questions."""
@@ -253,7 +285,8 @@ class PocketScene:
         check_writable(self.out)
         samples = load_dataset("pocket", "scene", self.limit, self.seed)
         atomic_write(self.out, lambda draft: draft.write_bytes(as_png(samples[0].pixels())))
-        print(f"Wrote {self.out}. Questions to try, with their answers:\n")
         width = max(len(sample.question) for sample in samples)
-        for sample in samples:
-            print(f"  {sample.question:{width}}  {sample.answers[0]}")
+        questions = [{"question": sample.question, "answer": sample.answers[0]} for sample in samples]
+        lines = (f"  {entry['question']:{width}}  {entry['answer']}" for entry in questions)
+        heading = f"Wrote {self.out}. Questions to try, with their answers:\n"
+        print_result(self.json, {"image": self.out, "questions": questions}, heading, *lines)

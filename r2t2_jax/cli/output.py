@@ -19,6 +19,14 @@ def print_json(content: Any) -> None:
     print(json.dumps(_plain(content), indent=1, ensure_ascii=False))
 
 
+def print_result(as_json: bool, content: Any, *lines: str) -> None:
+    """Print a command's result: the content as one JSON document, or the lines for people."""
+    if as_json:
+        print_json(content)
+    else:
+        print(*lines, sep="\n")
+
+
 def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}

@@ -414,11 +414,15 @@ class ShellCompletion:
         parse(self.commands, [COMPLETION[0], self.shell])
 
 
-def print_plan(port: Port, plan: Plan, unit: str, cluster: WorkerConfig | None) -> None:
+def print_plan(port: Port, plan: Plan, unit: str, cluster: WorkerConfig | None, as_json: bool = False) -> None:
     """Print model, parts and workers of a run, for `--dry-run`."""
-    print(f"model       {port.name} ({port.fingerprint})")
+    from r2t2_jax.cli.output import print_result
+
+    workers = None if cluster is None else cluster.describe()
+    lines = [f"model       {port.name} ({port.fingerprint})"]
     for part in plan.parts:
         batches = -(-part.samples // part.batch)
-        print(f"{part.name:11} {part.samples:,} {unit} in {batches:,} batches of {part.batch}")
-    if cluster is not None:
-        print(cluster.describe())
+        lines.append(f"{part.name:11} {part.samples:,} {unit} in {batches:,} batches of {part.batch}")
+    parts = [{"name": part.name, unit: part.samples, "batch": part.batch} for part in plan.parts]
+    content = {"model": port.name, "fingerprint": port.fingerprint, "parts": parts, "workers": workers}
+    print_result(as_json, content, *lines, *([] if workers is None else [workers]))

@@ -83,9 +83,7 @@ class Reproduce:
             raise R2T2Error(f"--embedders {self.embedders} is no folder")
         config = self.cluster.config()
         if self.dry_run:
-            self._print_dry_run()
-            if config:
-                print(config.describe())
+            self._print_dry_run(config.describe() if config else None)
             return
         enable_compilation_cache()
         from rich.markdown import Markdown
@@ -134,11 +132,11 @@ class Reproduce:
             f"Wrote {plural(len(tables), 'table')} to {self.out}, each as .md, .csv and .json.", soft_wrap=True
         )
 
-    def _print_dry_run(self) -> None:
+    def _print_dry_run(self, workers: str | None) -> None:
         from rich.markdown import Markdown
 
         from r2t2_jax.plugins import load_shapes
-        from r2t2_jax.reproduction.estimate import estimate, estimate_markdown, set_sizes
+        from r2t2_jax.reproduction.estimate import estimate, estimate_markdown, estimate_record, set_sizes
         from r2t2_jax.reproduction.spec import choose_tables
         from r2t2_jax.runtime.progress import phase
 
@@ -150,7 +148,12 @@ class Reproduce:
             raise R2T2Error(f"the number of questions of {', '.join(unknown)} is unknown: pass --limit")
         with phase("count the operations of every row"):
             estimated = estimate(shapes, tables, questions)
+        if self.json:
+            print_json(estimate_record(shapes.name, estimated, tables) | {"workers": workers})
+            return
         plain_console().print(Markdown(estimate_markdown(shapes.name, estimated, tables)))
+        if workers:
+            print(workers)
 
     def _settings(self) -> dict[str, Any]:
         return {

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from r2t2_jax.cli.output import print_json
+from r2t2_jax.cli.output import print_json, print_result
 from r2t2_jax.cli.parsing import Sets, command_settings, log
 
 if TYPE_CHECKING:
@@ -234,6 +234,8 @@ class RoutesExport:
     """The tool."""
     out: Path
     """The file: .jsonl, for maxtext .npz."""
+    json: bool = False
+    """Print the result as JSON."""
 
     def run(self) -> None:
         """Export, and print what the file holds."""
@@ -246,7 +248,9 @@ class RoutesExport:
         recording = Recording.open(self.folder)
         count = export_routes(recording, self.format, self.out)
         omitted = "; combine weights have no place in this format" if recording.facts.weights else ""
-        print(f"Wrote the expert ids of {plural(count, 'sequence')} to {self.out}{omitted}.")
+        content = {"file": self.out, "format": self.format, "sequences": count}
+        line = f"Wrote the expert ids of {plural(count, 'sequence')} to {self.out}{omitted}."
+        print_result(self.json, content, line)
 
 
 @dataclass(frozen=True)
@@ -327,8 +331,6 @@ class ExpertsCompare:
 
     def run(self) -> None:
         """Compare, print the result, and write the tables and the page."""
-        import json
-
         from r2t2_jax.reporting.expert_page import comparison_page
         from r2t2_jax.routes.compare import compare_recordings
         from r2t2_jax.routes.recording import Recording
@@ -344,7 +346,7 @@ class ExpertsCompare:
             title = f"Experts of {self.second} compared with {self.first}"
             write_comparison(self.out, comparison, comparison_page(title, comparison, self.rate, self.permutations))
         if self.json:
-            print(json.dumps(comparison_record(comparison, self.rate), indent=1, ensure_ascii=False))
+            print_json(comparison_record(comparison, self.rate))
             return
         print("\n".join(comparison_lines(comparison, self.rate)))
         if self.out is not None:

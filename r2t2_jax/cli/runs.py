@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import tyro
 
-from r2t2_jax.cli.output import print_json
+from r2t2_jax.cli.output import print_json, print_result
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.reporting.formatting import plain_console, plural
 
@@ -81,6 +83,8 @@ class Export:
     """Project of Weights & Biases to log the summary to."""
     trackio: str = ""
     """Project of Trackio to log the summary to."""
+    json: bool = False
+    """Print the result as JSON."""
 
     def run(self) -> None:
         """Write the files and print where they are."""
@@ -92,13 +96,20 @@ class Export:
         if self.lmms_eval is None and not any(projects.values()):
             raise R2T2Error("no format given: add --lmms-eval FOLDER, --wandb PROJECT or --trackio PROJECT")
         saved = open_run(self.run_folder)
+        content: dict[str, Any] = {}
         if self.lmms_eval is not None:
-            files = export_lmms_eval(saved, self.lmms_eval)
-            print(f"Wrote {len(files)} files to {self.lmms_eval}.")
+            content["lmms_eval"] = export_lmms_eval(saved, self.lmms_eval)
+            if not self.json:
+                print(f"Wrote {len(content['lmms_eval'])} files to {self.lmms_eval}.")
         for tracker, project in projects.items():
             if project:
-                count = log_summary(saved, tracker, project)
-                print(f"Logged {plural(count, 'run')}, one per model and strategy, to {tracker} as {project}.")
+                with redirect_stdout(sys.stderr):  # trackers print
+                    count = log_summary(saved, tracker, project)
+                content[tracker] = {"project": project, "runs": count}
+                if not self.json:
+                    print(f"Logged {plural(count, 'run')}, one per model and strategy, to {tracker} as {project}.")
+        if self.json:
+            print_json(content)
 
 
 @dataclass(frozen=True)
@@ -114,12 +125,15 @@ class Report:
     """Folder of a complete run."""
     out: Path | None = None
     """The HTML file. Default: report.html in the run's folder. The folder next to it has the same name."""
+    json: bool = False
+    """Print the result as JSON."""
 
     def run(self) -> None:
         """Write the report and print where it is."""
         from r2t2_jax.reporting.report import write_report
 
-        print(f"Wrote {write_report(self.run_folder, self.out)}.")
+        path = write_report(self.run_folder, self.out)
+        print_result(self.json, {"page": path}, f"Wrote {path}.")
 
 
 @dataclass(frozen=True)

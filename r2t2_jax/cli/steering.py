@@ -8,6 +8,8 @@ from typing import Literal
 
 import tyro
 
+from r2t2_jax.cli.output import print_result
+
 
 @dataclass(frozen=True)
 class ExpertsSteer:
@@ -35,6 +37,8 @@ class ExpertsSteer:
     """Tokens to steer."""
     rate: float | None = None
     """Leave out experts whose difference has a larger q-value."""
+    json: bool = False
+    """Print the result as JSON."""
 
     def run(self) -> None:
         """Write the file, and print what it boosts."""
@@ -47,8 +51,12 @@ class ExpertsSteer:
         about = f"experts of {self.task}, from {self.map_folder.name}: differences in usage, the largest as 1"
         write_steering(self.out, rules, about)
         count = sum(len(rule["boost"]) for rule in rules)
-        print(f"Boosts {count:,} experts in {len(rules):,} layers by up to {self.strength:g} {self.unit}.")
-        print(f"Wrote {self.out}.")
+        print_result(
+            self.json,
+            {"file": self.out, "experts": count, "layers": len(rules), "strength": self.strength, "unit": self.unit},
+            f"Boosts {count:,} experts in {len(rules):,} layers by up to {self.strength:g} {self.unit}.",
+            f"Wrote {self.out}.",
+        )
 
 
 @dataclass(frozen=True)
@@ -75,6 +83,8 @@ class ExpertsMask:
     """Layers to steer, counted from 0: all, last5, 6-42 or 43,45."""
     tokens: Literal["all", "prompt", "text", "image", "answer"] = "all"
     """Tokens to count and to steer."""
+    json: bool = False
+    """Print the result as JSON."""
 
     def run(self) -> None:
         """Write the file, and print what it masks and selects."""
@@ -91,7 +101,11 @@ class ExpertsMask:
         rules, named = mask_rules(*recordings, self.count, self.select, self.layers, self.tokens)
         about = f"usage in {self.wanted.name} minus usage in {self.unwanted.name}"
         write_steering(self.out, rules, about)
-        for layer, expert, difference in named:
-            verb = "mask" if difference < 0 else "select"
-            print(f"{verb} {layer}, {expert}: usage {difference:+.3f}")
-        print(f"Wrote {self.out}.")
+        verbs = ["mask" if difference < 0 else "select" for _, _, difference in named]
+        pairs = list(zip(verbs, named, strict=True))
+        experts = [
+            {"rule": verb, "layer": layer, "expert": expert, "usage_difference": difference}
+            for verb, (layer, expert, difference) in pairs
+        ]
+        lines = [f"{verb} {layer}, {expert}: usage {difference:+.3f}" for verb, (layer, expert, difference) in pairs]
+        print_result(self.json, {"file": self.out, "experts": experts}, *lines, f"Wrote {self.out}.")

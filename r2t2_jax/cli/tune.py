@@ -150,11 +150,15 @@ class Tune:
         refuse_test(self.split, samples)
         rounds = halving_rounds(len(presets), len(samples))
         console = plain_console()
-        if self.dry_run or not self.json:
+        if not self.json:
             console.print(describe_plan(len(grid), len(presets), rounds, budget), highlight=False)
         if self.dry_run:
-            if cluster:
-                print(cluster.describe())
+            workers_line = [cluster.describe()] if cluster else []
+            content = {"grid": len(grid), "settings": len(presets), "questions": len(samples), "rounds": rounds}
+            if self.json:
+                print_json(content | {"workers": (workers_line or [None])[0]})
+            elif workers_line:
+                print(*workers_line)
             return
         with connect(cluster, log) as workers, self._open(port, presets, rounds, samples, workers) as run:
             if not run.complete:

@@ -140,15 +140,36 @@ def estimate_markdown(name: str, estimate: Estimate, tables: Sequence[Table]) ->
     return "\n\n".join([f"## Cost on {name}", markdown_table(head, lines, align_right=True), *notes]) + "\n"
 
 
-def _line(name: str, estimate: Estimate, labels: Sequence[str]) -> list[str]:
+def estimate_record(name: str, estimate: Estimate, tables: Sequence[Table]) -> dict[str, Any]:
+    """The estimate as JSON values: rows, evaluations and FLOPs of each table, per question."""
+    rows = {table.name: estimate.of_table(table.name) for table in tables}
+    return {
+        "model": name,
+        "questions": estimate.questions,
+        "tables": {table: _totals(estimate, labels) for table, labels in rows.items()},
+        "all": _totals(estimate, list(estimate.costs)),
+        "parameter_bytes": estimate.parameters,
+        "feature_bytes": estimate.features,
+        "not_counted": estimate.untraced,
+    }
+
+
+def _totals(estimate: Estimate, labels: Sequence[str]) -> dict[str, int]:
     costs = [estimate.costs[label] for label in labels]
-    flops = sum(cost.flops or 0 for cost in costs)
-    evaluations = sum(cost.evaluations or 0 for cost in costs)
-    hours = estimate.questions * flops / SUSTAINED / HOUR
+    return {
+        "rows": len(labels),
+        "evaluations": sum(cost.evaluations or 0 for cost in costs),
+        "flops": sum(cost.flops or 0 for cost in costs),
+    }
+
+
+def _line(name: str, estimate: Estimate, labels: Sequence[str]) -> list[str]:
+    totals = _totals(estimate, labels)
+    hours = estimate.questions * totals["flops"] / SUSTAINED / HOUR
     return [
         name,
         str(len(labels)),
-        f"{evaluations:,}",
-        format_count(flops),
+        f"{totals['evaluations']:,}",
+        format_count(totals["flops"]),
         f"{hours:,.0f}" if hours >= 10 else f"{hours:.2g}",
     ]
