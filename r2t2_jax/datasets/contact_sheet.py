@@ -14,11 +14,17 @@ from r2t2_jax.datasets.prompts import lettered
 
 WIDTH = 320  # of an image on the page, in pixels
 STYLE = """
-body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem; color: #1a1a1a; background: #fff }
-main { display: grid; grid-template-columns: repeat(auto-fill, minmax(340px, 1fr)); gap: 1.2rem }
-figure { margin: 0; padding: 10px; border: 1px solid #d5d5d5; border-radius: 6px }
-img, .none { width: 100%; background: #f4f4f4 } .none { padding: 3rem 0; text-align: center; color: #6b6b6b }
-pre { white-space: pre-wrap; font: inherit; margin: .5rem 0 } .answer { font-weight: 600 } small { color: #5a5a5a }
+:root { color-scheme: light dark; --paper: #fff; --ink: #1a1a1a; --soft: #5a5a5a; --line: #d5d5d5; --field: #f4f4f4 }
+@media (prefers-color-scheme: dark) {
+  :root { --paper: #16181a; --ink: #e8e6e3; --soft: #a8a6a2; --line: #3c4043; --field: #26292b }
+}
+body { font: 15px/1.45 system-ui, sans-serif; margin: clamp(1rem, 3vw, 2rem) }
+body { color: var(--ink); background: var(--paper) }
+h1, p, pre, .answer, small { overflow-wrap: anywhere }
+main { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 340px), 1fr)); gap: 1.2rem }
+figure { margin: 0; padding: 10px; border: 1px solid var(--line); border-radius: 6px; min-width: 0 }
+img, .none { width: 100%; background: var(--field) } .none { padding: 3rem 0; text-align: center; color: var(--soft) }
+pre { white-space: pre-wrap; font: inherit; margin: .5rem 0 } .answer { font-weight: 600 } small { color: var(--soft) }
 """
 
 
@@ -34,8 +40,9 @@ def contact_sheet(title: str, notes: Sequence[str], samples: Sequence[Sample], i
     paragraphs = "".join(f"<p>{escape(note)}</p>\n" for note in notes)
     figures = "\n".join(_figure(sample, images) for sample in samples)
     return (
-        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{escape(title)}</title>\n'
-        f"<style>{STYLE}</style>\n</head>\n<body>\n<h1>{escape(title)}</h1>\n{paragraphs}"
+        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<title>{escape(title)}</title>\n'
+        f"<style>{STYLE}</style>\n</head>\n<body>\n<header>\n<h1>{escape(title)}</h1>\n{paragraphs}</header>\n"
         f"<main>\n{figures}\n</main>\n</body>\n</html>\n"
     )
 

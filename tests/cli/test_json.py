@@ -107,7 +107,7 @@ SLOW: dict[str, Words] = {
     "reproduce": lambda files, run, out: ["table2", "--model", "pocket", "--dry-run", "--out", str(out / "tables")],
     "routes record": lambda files, run, out: [*questions(files), "--out", str(out / "routes")],
     "tune": lambda files, run, out: [
-        *questions(files), "--bank", str(files / "bank"), "--split", "", "--budget", "2", "--out", str(out / "tune")
+        *questions(files), "--bank", str(files / "bank"), "--budget", "2", "--out", str(out / "tune")
     ],
 }  # fmt: skip
 

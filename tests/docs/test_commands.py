@@ -156,6 +156,7 @@ NOT_RUN = (  # pattern of a command line, and why it is not run here
     (r"models/|out/moai|out/mova|out/qwen|out/model|out/run\b|banks/", "needs a converted checkpoint"),
     (r"^datasets (prepare|show vqav2)", "reads official files; tests/docs/test_convert.py makes tiny ones"),
     (r"^aux ", "downloads auxiliary models"),
+    (r"^export .*--trackio", "needs a tracker; tests/cli/test_eval_results.py replaces both"),
     (r"^serve ", "serves until a signal, as in tests/serve/test_access.py"),
     (r"moai:7b|mova:8b|qwen3_vl_moe:", "traces a model at full size; slow tests of tests/ports count these"),
     (

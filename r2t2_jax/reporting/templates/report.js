@@ -39,7 +39,9 @@
     }
     packed[model].details ??= inflate(packed[model].textContent);
     const details = (await packed[model].details)[view.dataset.view];
-    if (note.isConnected) note.replaceWith(document.createRange().createContextualFragment(details));
+    if (!note.isConnected) return;
+    note.replaceWith(document.createRange().createContextualFragment(details));
+    view.dispatchEvent(new Event("r2t2:added", { bubbles: true }));
   }
 
   const choosers = {};
