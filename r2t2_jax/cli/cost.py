@@ -80,9 +80,8 @@ class Cost:
     """Print the cost of every method per sample: evaluations, FLOPs, memory.
 
     No weights are needed and nothing is allocated: FLOPs are counted on the traced programs. Neighborhood gradient
-    descent is shown variant by variant, from the literal one to the cheapest that gives the same gradient; the atlas
-    with its cost before the first sample. Table 4 of the paper is shown next to those of MoAI with the paper's k and
-    steps.
+    descent is shown variant by variant, from the literal one to the cheapest that gives the same gradient, and the
+    atlas with the cost of building it. For MoAI with the paper's k and steps, Table 4 of the paper stands next to it.
 
     Example: r2t2 cost moai:7b
     """

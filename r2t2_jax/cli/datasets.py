@@ -162,7 +162,7 @@ class AuxImport:
     """Add scene graphs from a file of another program to a store of auxiliary records of MoAI.
 
     The file has one line per sample, with names or with the fields of a result of PSGTr; ports/moai/README.md describes
-    both. No model runs. Records that the store has get the part they lack.
+    both. No model runs. Records that are in the store already get the part that they lack.
 
     Example: r2t2 aux import --scene-graphs psgtr.jsonl --data questions.jsonl --out out/aux
     """

@@ -54,7 +54,7 @@ class Demo:
 
     Both of its routers answer the same questions with every strategy: `narrow`, trained on a biased mixture of
     questions, and `balanced`, trained on all of them. `sparse`, a trained model of another architecture that was not
-    built for re-routing, answers some of the questions with a few. After an interruption at any point, the same command
+    built for re-routing, answers some of the questions with some of the strategies. After an interruption at any point, the same command
     continues.
 
     Example: r2t2 demo --out out/demo
@@ -68,7 +68,7 @@ class Demo:
     limit: int = 1000
     """Number of questions. Also --samples."""
     seed: int = 0
-    """Draws the test set; another seed gives another test set."""
+    """Seed of the test set."""
     embedder: str = ""
     """Embedder of the questions instead of the model's own: minilm, minilm:PATH, or hashed_words."""
     max_hours: float | None = None

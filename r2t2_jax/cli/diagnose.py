@@ -52,7 +52,7 @@ class Diagnose:
     worthwhile: float = 0.05
     """The smallest gain worth having, as a share of all answers."""
     seed: int = 0
-    """Draws the questions and the random references."""
+    """Seed of the choice of questions and of the random references."""
     allow_leakage: bool = False
     """Accept questions that are also references: by id and question, or by image and question under any id."""
     alternatives: int = 8

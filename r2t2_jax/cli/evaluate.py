@@ -63,7 +63,7 @@ class Eval:
     limit: int | None = None
     """Number of questions of each set, chosen by the seed. Default: all. Also --samples."""
     seed: int = 0
-    """Chooses the questions, and everything that strategies draw."""
+    """Seed of the choice of questions and of the random numbers of strategies."""
     allow_leakage: bool = False
     """Accept questions that are also references: by id and question, or by image and question under any id."""
     batch_size: Literal["auto"] | int = "auto"

@@ -15,7 +15,7 @@ Rows = Sequence[Mapping[str, str]]
 
 @dataclass(frozen=True)
 class ListStrategies:
-    """List the strategies with their role and a line for each. `base` is the unmodified model.
+    """List the strategies, with their role and a description. `base` is the unmodified model.
 
     Example: r2t2 strategies
     """
@@ -38,7 +38,7 @@ class ListStrategies:
 
 @dataclass(frozen=True)
 class ListMetrics:
-    """List the metrics with what they need of a question and a line for each.
+    """List the metrics, with what they need of a question and a description.
 
     docs/datasets.md compares them; `r2t2 datasets list` shows the metric of each set.
 
@@ -63,7 +63,7 @@ class ListMetrics:
 
 @dataclass(frozen=True)
 class ListModels:
-    """List the models and the embedders of questions, with their weights and a line for each.
+    """List the models and the embedders of questions, with their weights and a description.
 
     Models of your own are named by module:attribute; CONTRIBUTING.md describes how to write one.
 

@@ -303,7 +303,7 @@ class ExpertsMap:
 
 @dataclass(frozen=True)
 class ExpertsCompare:
-    """Compare the experts of two recordings, of two tasks or two checkpoints: which serve more, with intervals.
+    """Compare the experts of two recordings, of two tasks or two checkpoints: which are used more, with intervals.
 
     Samples are paired if both recordings hold the same questions. Prints the share of choices that moved in each layer
     and the largest differences of the second recording from the first; with --out, writes a page of heat maps and all

@@ -12,7 +12,7 @@ import pytest
 
 from r2t2_jax.cli.main import main
 from r2t2_jax.reporting import report
-from tests.cli.test_json import recordings
+from tests.cli.test_json import expert_map, recordings
 from tests.evaluation.toy_files import MODEL, arguments, write_all
 from tests.reporting.browser import CHROMIUM
 from tests.reporting.example_run import make_run
@@ -58,8 +58,7 @@ def write_pages(folder: Path) -> dict[str, Path]:
     first, second = recordings(folder)
     run("experts", "compare", first, second, "--permutations", "20", "--out", str(folder / "compared"))
     paths["compare"] = folder / "compared" / "compare.html"
-    run("experts", "map", first, "--by", "category", "--permutations", "20", "--out", str(folder / "mapped"))
-    paths["map"] = folder / "mapped" / "map.html"
+    paths["map"] = Path(expert_map(folder)) / "map.html"
     return paths
 
 

@@ -1,1 +1,1 @@
-"""Language models whose every layer is a mixture of experts, with routing as an input: what their ports share."""
+"""Code that the ports of language models with a mixture of experts in every layer share; routing is an input."""

@@ -231,7 +231,7 @@
     }
 
     summary.textContent = "A case opens with its image, its neighbors, its routing weights and the answers of all strategies. The change is how far the strategy moves the routing weights (total variation, mean over layers).";
-    const controls = element("div", { class: "controls", role: "search" }, labeled("Search", search), labeled("Strategy", strategy),
+    const controls = element("div", { class: "controls", role: "search", "aria-label": `Cases of ${model}` }, labeled("Search", search), labeled("Strategy", strategy),
       labeled("Family", family), labeled("Outcome", outcome), labeled("Order", order));
     box.replaceChildren(table);
     box.before(controls, count);

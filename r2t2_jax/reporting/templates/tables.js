@@ -53,7 +53,8 @@
     const rows = [...table.tBodies].flatMap((body) => [...body.rows]).filter((row) => !isHeading(row));
     if (!heads.length || rows.length < 3 || table.closest(".cases") || table.dataset.sorts) return;
     table.dataset.sorts = "true";
-    const names = heads.map((cell) => cell.innerText.split("\n")[0].trim());
+    const names = heads.map((cell) => (cell.firstChild ? cell.firstChild.textContent.trim() : ""));
+    const original = [...table.tBodies].map((body) => [...body.rows]);
     heads.forEach((cell, column) => {
       if (cell.tagName !== "TH") return;
       const button = document.createElement("button");
@@ -65,8 +66,11 @@
     const controls = document.createElement("div");
     controls.className = "controls";
     const select = document.createElement("select"); // narrow screens show no headings
-    names.forEach((name, column) => select.append(new Option(name, column)));
-    select.addEventListener("change", () => sort(table, Number(select.value)));
+    select.append(new Option("order of the page", ""), ...names.map((name, column) => new Option(name, column)));
+    select.addEventListener("change", () => {
+      if (select.value !== "") sort(table, Number(select.value));
+      else [...table.tBodies].forEach((body, i) => body.append(...original[i]));
+    });
     controls.append(labeled("Sort by", select, "narrow"));
     if (rows.length >= FILTERED) {
       const field = document.createElement("input");
