@@ -54,8 +54,8 @@ class Demo:
 
     Both of its routers answer the same questions with every strategy: `narrow`, trained on a biased mixture of
     questions, and `balanced`, trained on all of them. `sparse`, a trained model of another architecture that was not
-    built for re-routing, answers some of the questions with some of the strategies. After an interruption at any point, the same command
-    continues.
+    built for re-routing, answers some of the questions with some of the strategies. After an interruption at any point,
+    the same command continues.
 
     Example: r2t2 demo --out out/demo
     """

@@ -1,4 +1,4 @@
-"""`r2t2 strategies`, `metrics`, `models` and `datasets list`: the names that options take, with a line for each."""
+"""`r2t2 strategies`, `metrics`, `models` and `datasets list`: the names that options take, with a description."""
 
 from __future__ import annotations
 
