@@ -107,16 +107,21 @@ def transformers_4(described: Mapping[str, Any], where: str, unchanged: Collecti
         if others or rotary.get("rope_type", "default") != "default":
             raise R2T2Error(f"{where}: rope_parameters = {rotary!r}, only the type 'default' is implemented")
         if "rope_theta" in rotary:
-            _rename(config, "rope_theta", rotary["rope_theta"], where)
+            renamed(config, "rope_theta", rotary["rope_theta"], where)
     if config.get("dtype") is not None:
-        _rename(config, "torch_dtype", config.pop("dtype"), where)
+        renamed(config, "torch_dtype", config.pop("dtype"), where)
     kinds = None if "layer_types" in unchanged else config.pop("layer_types", None)
     if kinds is not None and (not isinstance(kinds, list) or any(kind != "full_attention" for kind in kinds)):
         raise R2T2Error(f"{where}: layer_types = {_short(kinds)}, only 'full_attention' is implemented")
     return config
 
 
-def _rename(config: dict[str, Any], name: str, value: Any, where: str) -> None:
+def renamed(config: dict[str, Any], name: str, value: Any, where: str) -> None:
+    """Set the field `name` of a config to a value that the config states under another name.
+
+    Raises:
+        R2T2Error: the field has another value.
+    """
     if config.get(name) not in (None, value):
         raise R2T2Error(f"{where}: {name} is {config[name]!r} and, by its name in transformers 5, {value!r}")
     config[name] = value

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ports.common.configs import ConfigFields, checked_value
+from ports.common.configs import ConfigFields, checked_value, renamed
 from ports.common.layers.hybrid_decoder import HybridDecoderConfig
 from ports.common.moe_lm.config import FIXED as TEXT_FIXED
 from ports.common.moe_lm.config import INERT, TAKEN
@@ -91,7 +91,8 @@ def _rotary(fields: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 def _decoder_config(described: Mapping[str, Any], rope: Mapping[str, Any], where: str) -> HybridDecoderConfig:
     """The decoder's config, with one axis of positions."""
-    fields = {"rope_theta": rope.get("rope_theta"), **described}
+    fields = dict(described)
+    renamed(fields, "rope_theta", rope.get("rope_theta", fields.get("rope_theta")), where)
     taken = text_fields(where).read(fields, HybridDecoderConfig)
     full = _full_layers(fields, taken["layers"], where)
     share = rope.get("partial_rotary_factor", fields.get("partial_rotary_factor", 0.25))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ports.common.configs import checked_value
+from ports.common.configs import checked_value, renamed
 from ports.common.layers.moe_decoder import MoEDecoderConfig
 from ports.common.moe_lm.config import decoder_config
 from ports.common.qwen_vl.config import QwenVLConfig, VisionConfig, mrope_sections
@@ -23,12 +23,15 @@ def text_config(described: Mapping[str, Any], where: str = "config.json") -> MoE
         checked_value(where, name, fields.pop(name, None), dict[str, Any] | None)
         for name in ("rope_scaling", "rope_parameters")
     ]
-    rope = {name: value for spelling in spellings for name, value in (spelling or {}).items()}
+    rope: dict[str, Any] = {}
+    for spelling in spellings:
+        for name, value in (spelling or {}).items():
+            renamed(rope, name, value, where)
     if not rope.get("mrope_interleaved", False) or rope.get("rope_type", rope.get("type", "default")) != "default":
         raise R2T2Error(f"{where}: only an interleaved M-RoPE of type default is implemented, not {rope}")
     if fields.pop("norm_topk_prob", True) is not True:
         raise R2T2Error(f"{where}: norm_topk_prob = False, only True is implemented")
-    fields["rope_theta"] = fields.get("rope_theta", rope.get("rope_theta"))
+    renamed(fields, "rope_theta", rope.get("rope_theta", fields.get("rope_theta")), where)
     fields.pop("tie_word_embeddings", None)  # the model's own field counts
     sections = mrope_sections(rope, where)
     return decoder_config(fields, where, {"norm_topk_prob": True}, qk_norm="head", sections=sections)

@@ -170,7 +170,7 @@ def save_atlas(atlas: Atlas, folder: Path, settings: dict[str, Any]) -> None:
 
 def check_atlas_folder(folder: Path) -> None:
     """Check, before any work is done, that an atlas may be written to a folder; raises as `save_atlas`."""
-    check_only_own(folder, FILES.__contains__, "a loss atlas")
+    check_only_own(folder, FILES.__contains__, "a loss atlas", FILES[:1])
 
 
 def open_atlas(folder: Path) -> Atlas:

@@ -256,6 +256,17 @@ def choosing_references(references: int, plan: AtlasPlan) -> Int[np.ndarray, "n"
     return np.unique(np.linspace(0, references - 1, min(plan.choosing, references)).astype(int))
 
 
+def check_enough_references(references: int, plan: AtlasPlan) -> None:
+    """Check, before any work is done, that the references on which points are chosen have enough neighbors.
+
+    Raises:
+        R2T2Error: they are at most `plan.k`.
+    """
+    count = min(plan.choosing, references)
+    if count <= plan.k:
+        raise R2T2Error(f"{count} references are too few for {plan.k} neighbors each; use a smaller k")
+
+
 def atlas_parts(references: int, plan: AtlasPlan) -> list[Part]:
     """The parts of the run: the references on which points are chosen, then all references."""
     choosing = len(choosing_references(references, plan))
@@ -298,10 +309,9 @@ def build_atlas(
         "bank": {"digest": built_for},
         "versions": versions(devices_of(workers)),
     }
+    check_enough_references(len(bank), plan)
     work = AtlasWork(model, params, bank, plan)
     candidates = work.candidates
-    if len(work.choosing) <= plan.k:
-        raise R2T2Error(f"{len(work.choosing)} references are too few for {plan.k} neighbors each; use a smaller k")
     folder_of_run = folder.with_name(f"{folder.name}-in-progress")
     with ExitStack() as stack:
         opened = Run.open(folder_of_run, COMMAND, asdict(plan), Plan(atlas_parts(len(bank), plan)), depends, max_hours)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -49,7 +50,7 @@ from r2t2_jax.bank.records import (
 )
 from r2t2_jax.contract import Answer, Features
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.retrieval import INDEX
+from r2t2_jax.retrieval import INDEX, is_own
 from r2t2_jax.routing import RoutingSpec
 from r2t2_jax.runs.atomic_io import atomic_folder, check_only_own, exchange, remove, sync
 from r2t2_jax.runs.folder import RUN
@@ -58,7 +59,8 @@ from r2t2_jax.runtime.typed_files import FLOATING, open_array, read_parquet, rea
 
 ROWS_AT_A_TIME = 1 << 16  # rows written, or checked, at a time
 CHECKED_ROWS = 1 << 10  # of a large bank, when it is opened
-OWN_FILES = (MANIFEST, RECORDS, EMBEDDINGS, ROUTING, *STORED, INDEX)  # what may be replaced with a bank
+OWN_FILES = (MANIFEST, RECORDS, EMBEDDINGS, ROUTING)
+OWN_ARRAY = re.compile(rf"({'|'.join(STORED)})/\d+\.npy")
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,13 @@ def check_replaceable(path: Path) -> None:
         raise R2T2Error(f"{path} holds a bank with a loss atlas, which would be lost; choose another directory")
     if path.is_dir() and not (path / MANIFEST).exists() and any(path.iterdir()):
         raise R2T2Error(f"{path} exists and is not a bank; choose another directory")
-    check_only_own(path, OWN_FILES.__contains__, "a bank")
+    check_only_own(path, _is_own, "a bank")
+
+
+def _is_own(name: str) -> bool:
+    """Whether a file of this name may be replaced with a bank."""
+    folder, _, file = name.rpartition("/")
+    return name in (*OWN_FILES, *STORED, INDEX) or bool(OWN_ARRAY.fullmatch(name)) or (folder == INDEX and is_own(file))
 
 
 def write_files(folder: Path, manifest: Manifest, batches: Iterable[BankRows]) -> None:

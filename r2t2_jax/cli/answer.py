@@ -56,7 +56,7 @@ class Answer:
         from r2t2_jax.datasets.images import encoded_image
         from r2t2_jax.errors import R2T2Error
         from r2t2_jax.evaluation.setup import open_port, with_decoding
-        from r2t2_jax.inference import answer
+        from r2t2_jax.inference import answer, check_alternatives
         from r2t2_jax.methods import method_of
         from r2t2_jax.reporting.answer_report import as_page, as_text
         from r2t2_jax.steering.files import read_steering
@@ -64,6 +64,7 @@ class Answer:
 
         if self.html:
             check_writable(self.html)
+        check_alternatives(self.strategy, self.preset, self.bank, self.routing, self.steer)
         routing = None if self.routing is None else read_routing(self.routing)
         steering = None if self.steer is None else read_steering(self.steer)
         if not self.question.strip():

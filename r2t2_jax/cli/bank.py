@@ -145,7 +145,7 @@ class BankAtlas:
         """Build the atlas and print its size."""
         from r2t2_jax.bank import ReferenceBank
         from r2t2_jax.bank.atlas import ATLAS
-        from r2t2_jax.bank.build_atlas import AtlasPlan, atlas_parts, build_atlas
+        from r2t2_jax.bank.build_atlas import AtlasPlan, atlas_parts, build_atlas, check_enough_references
         from r2t2_jax.evaluation.devices import local_model
         from r2t2_jax.evaluation.feature_cache import BankArrays, with_samples
         from r2t2_jax.evaluation.setup import ModelSource
@@ -156,6 +156,7 @@ class BankAtlas:
 
         plan = AtlasPlan(self.points, self.candidates, self.choosing, self.k, self.batch_size, self.seed, self.kind)
         stored = ReferenceBank.open(self.bank)
+        check_enough_references(len(stored), plan)
         cluster, model = self.cluster.config(), local_model(self.model, self.cluster.model_uri)
         with connect(None if self.dry_run else cluster, log) as workers:
             port = load(model)

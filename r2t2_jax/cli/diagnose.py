@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,6 +11,7 @@ import tyro
 from r2t2_jax.cli.output import print_json
 from r2t2_jax.cli.parsing import Sets, recorded_sets
 
+NOT_AUDITED = ("bank", "preset", "embedder", "metric", "worthwhile", "allow_leakage", "beams", "max_new_tokens")
 HOST_CHECKS = ("prepare", "answer_ids", "embed")  # of `r2t2 check`, which depend on the questions
 
 
@@ -73,7 +74,6 @@ class Diagnose:
         from r2t2_jax.analysis.diagnosis import check_enough, diagnose_evidence
         from r2t2_jax.bank import ReferenceBank
         from r2t2_jax.cli.parsing import check_writable
-        from r2t2_jax.errors import R2T2Error
         from r2t2_jax.evaluation.encode import encode_questions
         from r2t2_jax.evaluation.question_sets import with_longest_answer
         from r2t2_jax.evaluation.setup import open_bank, open_port, open_question_sets, with_decoding
@@ -84,9 +84,8 @@ class Diagnose:
 
         for path in filter(None, (self.out, self.html)):
             check_writable(path)
-        if self.audit_only and (self.bank is not None or not self.alternatives):
-            wrong = "--bank" if self.bank is not None else "--alternatives 0"
-            raise R2T2Error(f"--audit-only needs alternatives and no references: leave out {wrong}")
+        if self.audit_only:
+            self._check_used()
         if self.bank is not None:
             ReferenceBank.open(self.bank)  # refused before a model is loaded
         loaded = open_port(self.model, self.embedder, self.preset)
@@ -130,6 +129,18 @@ class Diagnose:
                 print(f"\nWrote {self.html}.")
         helps = audit is not None and audit.verdict == "better" if diagnosis is None else diagnosis.helps
         return 0 if helps else 1
+
+    def _check_used(self) -> None:
+        """Refuse options that the audit does not read."""
+        from r2t2_jax.errors import R2T2Error
+
+        unused = [
+            each for each in fields(self) if each.name in NOT_AUDITED and getattr(self, each.name) != each.default
+        ]
+        wrong = [f"--{each.name.replace('_', '-')}" for each in unused]
+        wrong += [] if self.alternatives else ["--alternatives 0"]
+        if wrong:
+            raise R2T2Error(f"--audit-only needs alternatives and no references: leave out {', '.join(wrong)}")
 
 
 @dataclass(frozen=True)

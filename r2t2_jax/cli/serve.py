@@ -56,8 +56,12 @@ class Serve:
 
     def run(self) -> None:
         """Serve until SIGTERM or SIGINT."""
-        from r2t2_jax.errors import missing_extra
+        from r2t2_jax.errors import R2T2Error, missing_extra
 
+        if self.api_key_file is not None and not self.auth:
+            raise R2T2Error(
+                "--no-auth serves everyone, so the key of --api-key-file is not used: leave one of them out"
+            )
         for package in ("fastapi", "uvicorn", "prometheus_client", "httpx"):
             try:
                 __import__(package)

@@ -319,9 +319,12 @@ class ModelSource:
         """
         enable_compilation_cache()
         present = package_versions() | numerics()
-        different = [name for name in present if present[name] != self.versions.get(name)]
+        names = dict.fromkeys((*present, *self.versions))
+        different = [name for name in names if present.get(name) != self.versions.get(name)]
         if different:
-            values = ", ".join(f"{name} {present[name]!r} and not {self.versions.get(name)!r}" for name in different)
+            values = ", ".join(
+                f"{name} {present.get(name)!r} and not {self.versions.get(name)!r}" for name in different
+            )
             raise R2T2Error(f"a worker has {values}: install the versions and use the settings of the driver")
         if self.devices is not None and self.devices != local_devices():
             raise R2T2Error(

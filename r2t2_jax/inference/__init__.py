@@ -29,7 +29,7 @@ from r2t2_jax.evaluation.encode import EncodedQuestions, encode_questions
 from r2t2_jax.evaluation.evaluator import Evaluator
 from r2t2_jax.evaluation.records import BatchResult, Neighbor, neighbors_of
 from r2t2_jax.evaluation.setup import open_bank, with_decoding
-from r2t2_jax.inference.reference_cache import own_references
+from r2t2_jax.inference.reference_cache import own_references, references_key
 from r2t2_jax.method.needs import REFERENCE_NEEDS
 from r2t2_jax.method.presets import Preset
 from r2t2_jax.method.search.kernel_regression import FixedRouting
@@ -45,7 +45,7 @@ from r2t2_jax.validation.strategies import check_strategies
 BY_HAND = "by hand"
 MIN_REPORTED_SECONDS = 1e-3  # opening references that are in memory already is not reported
 
-_BANKS: dict[tuple[str, str], ReferenceBank] = {}  # ports' own references, by the fingerprints of model and embedder
+_BANKS: dict[str, ReferenceBank] = {}  # ports' own references, by `references_key`
 
 
 @dataclass(frozen=True)
@@ -159,17 +159,12 @@ def answer(
         decoding = replace(decoding, max_new_tokens=max_new_tokens)
     weights: Float[np.ndarray, "L E"] | None = None
     method: Method
+    check_alternatives(strategy, preset, bank, routing, steering)
     if steering is not None:
-        if any(each is not None for each in (strategy, preset, bank, routing)):
-            raise R2T2Error("a steering takes the place of strategy, preset, bank and routing weights: leave these out")
         method, shown, references, seconds = Steer(opened_steering(steering)), "", None, 0.0
         method.check_port(port)
     elif routing is not None:
-        if strategy is not None:
-            raise R2T2Error("routing weights given by hand take the place of a strategy: give one or the other")
         weights, shown = check_weights(port, routing), ""
-        if preset is not None or bank is not None:
-            raise R2T2Error("routing weights given by hand read neither a preset nor a bank: leave these out")
         method, references, seconds = by_hand(), None, 0.0
     else:
         method, shown = _method(port, strategy, preset)
@@ -189,6 +184,20 @@ def answer(
         first = predictions[0]
         predictions[0] = replace(first, seconds={"references": seconds, **first.seconds})
     return predictions if several else predictions[0]
+
+
+def check_alternatives(strategy: Any, preset: Any, bank: Any, routing: Any, steering: Any) -> None:
+    """Refuse arguments of `answer` that would not be used; `None` stands for one that is not given.
+
+    Raises:
+        R2T2Error: there is another argument besides a steering, or besides routing weights.
+    """
+    if steering is not None and any(each is not None for each in (strategy, preset, bank, routing)):
+        raise R2T2Error("a steering takes the place of strategy, preset, bank and routing weights: leave these out")
+    if routing is not None and strategy is not None:
+        raise R2T2Error("routing weights given by hand take the place of a strategy: give one or the other")
+    if routing is not None and (preset is not None or bank is not None):
+        raise R2T2Error("routing weights given by hand read neither a preset nor a bank: leave these out")
 
 
 def _method(
@@ -257,7 +266,7 @@ def open_references(port: Port, bank: ReferenceBank | str | Path | None, questio
         return bank
     if bank is not None:
         return open_bank(port, Path(bank), {}, [], keep_wrong=True)
-    key = (port.fingerprint, port.embedder.fingerprint)
+    key = references_key(port)
     if key not in _BANKS:
         _BANKS[key] = own_references(port, questions)
     return _BANKS[key]

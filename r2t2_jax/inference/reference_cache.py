@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from r2t2_jax.bank import ReferenceBank
 from r2t2_jax.bank.manifest import fingerprints_of
@@ -46,7 +47,7 @@ def own_references(port: Port, questions: Sequence[Sample]) -> ReferenceBank:
     Raises:
         R2T2Error: as `open_bank`.
     """
-    entry = user_cache() / "references" / _digest(port)
+    entry = user_cache() / "references" / references_key(port)
     if entry.is_dir():
         with suppress(R2T2Error):
             bank = open_bank(port, entry, {}, questions, keep_wrong=True, allow_leakage=True)
@@ -60,9 +61,14 @@ def own_references(port: Port, questions: Sequence[Sample]) -> ReferenceBank:
     return bank
 
 
-def _digest(port: Port) -> str:
+def references_key(port: Port) -> str:
+    """A digest of everything on which the references that are registered with a port depend.
+
+    Raises:
+        R2T2Error: there are none.
+    """
     name = reference_set(port)
-    depends = {
+    depends: dict[str, Any] = {
         "port": port.name,
         "fingerprints": vars(fingerprints_of(port)),
         "set": name,
@@ -71,6 +77,8 @@ def _digest(port: Port) -> str:
         "devices": local_devices(),
         "numerics": numerics(),
     }
+    if port.beams != 1:
+        depends["beams"] = port.beams
     return hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 REPORT = "report.html"
 FIGURES = ("accuracy", "cost", "families", "flow", "experts", "paths", "surrogate", "similarity")
 FILE_NAME = (  # of the files in the folder of a report
-    rf".*-((methods|causes|cases)\.csv|data\.js|({'|'.join(FIGURES)})\.(png|csv))|radar\.(png|csv)|images-data\.js"
+    rf"[^/]*-((methods|causes|cases)\.csv|data\.js|({'|'.join(FIGURES)})\.(png|csv))|radar\.(png|csv)|images-data\.js"
 )
 PAGE_BYTES = 1_500_000  # of a page at most: beyond it, details are packed and data are files of the folder next to it
 MAX_IMAGES = 1000  # of all cases, besides those of the examples

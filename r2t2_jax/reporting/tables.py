@@ -18,13 +18,12 @@ from rich.table import Table
 
 from r2t2_jax.evaluation.statistics import compare
 from r2t2_jax.reporting.formatting import percent, percent_interval
+from r2t2_jax.runtime.csv_cells import NUMBER, inert_cell
 
 LATEX_SPECIAL = {
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
     "[": "{[}", "]": "{]}", "*": "{*}",  # after the end of a row these are an option of it
 }  # fmt: skip
-FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # first letters of cells that spreadsheets compute
-NUMBER = re.compile(r"[-+]?[\d.,]*( to [-+]?[\d.]+)?")
 SHOWN_SETTINGS = 10
 MEASURES = ("n", "accuracy", "ci95", "evaluations_per_sample")  # of a row of tuning; the other columns are settings
 
@@ -199,16 +198,10 @@ def csv_table(records: Sequence[Mapping[str, object]]) -> str:
     Texts that a spreadsheet would compute, such as `=1+1`, begin with an apostrophe.
     """
     out = io.StringIO()
-    writer = csv.DictWriter(out, [_inert(name) for name in records[0]] if records else [], lineterminator="\n")
+    writer = csv.DictWriter(out, [inert_cell(name) for name in records[0]] if records else [], lineterminator="\n")
     writer.writeheader()
-    writer.writerows({_inert(name): _inert(value) for name, value in record.items()} for record in records)
+    writer.writerows({inert_cell(name): inert_cell(value) for name, value in record.items()} for record in records)
     return out.getvalue()
-
-
-def _inert(value: Any) -> Any:
-    """The value of a cell; a text that begins like a formula and is no number gets an apostrophe before it."""
-    is_formula = isinstance(value, str) and value.startswith(FORMULA) and not NUMBER.fullmatch(value)
-    return f"'{value}" if is_formula else value
 
 
 def _is_numeric(rows: Sequence[Sequence[str]], column: int) -> bool:

@@ -13,8 +13,10 @@ from r2t2_jax.errors import R2T2Error
 from r2t2_jax.retrieval.exact import FILE, ExactIndex, matches, read_index
 from r2t2_jax.retrieval.protocol import Hits, Index, Metric, ball
 from r2t2_jax.retrieval.scann import ScannIndex
+from r2t2_jax.runs.atomic_io import check_only_own
 
 INDEX = "index"  # folder of the index in a bank
+SCANN_FILES = (".npy", ".pb", ".pbtxt")
 Kind = Literal["auto", "exact", "scann"]
 # Number of references from which `auto` uses ScaNN. From 45,000 on, building it pays after 12,000 to 15,000 questions
 # (docs/bank.md); with 500,000 references these take one to three minutes exactly, with fewer references less.
@@ -53,8 +55,12 @@ def check_index_folder(path: Path) -> None:
     Raises:
         R2T2Error: it holds something else.
     """
-    if path.exists() and not (path.is_dir() and ((path / FILE).exists() or not any(path.iterdir()))):
-        raise R2T2Error(f"{path} exists and is not an index; move it to another place")
+    check_only_own(path, is_own, "an index", (FILE,))
+
+
+def is_own(name: str) -> bool:
+    """Whether an index has a file of this name: its description, or one of ScaNN's."""
+    return name == FILE or (Path(name).suffix in SCANN_FILES and "/" not in name)
 
 
 def saved_index(path: Path, embeddings: Float[np.ndarray, "N M"] | Float[Array, "N M"]) -> Index | None:

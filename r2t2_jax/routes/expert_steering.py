@@ -5,7 +5,7 @@ Axis letters: N layers, E experts, T recorded tokens.
 
 from __future__ import annotations
 
-import csv
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from jaxtyping import Float
 
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.routes.recording import NO_EXPERT, Recording
-from r2t2_jax.runtime.typed_files import read_text
+from r2t2_jax.runtime.csv_cells import read_csv
 from r2t2_jax.steering.files import layer_positions
 
 MAP_FILE = "experts.csv"
@@ -75,7 +75,7 @@ def boost_rules(
 
 
 def _read_map(path: Path) -> list[dict[str, str]]:
-    records = list(csv.DictReader(read_text(path).splitlines()))
+    records = read_csv(path, "map the recording again")
     if not records or not set(NEEDED) <= set(records[0]):
         raise R2T2Error(f"{path} holds no expert map: r2t2 experts map DIR --out MAP writes one")
     return records
@@ -97,9 +97,12 @@ def _of_task(records: Sequence[Mapping[str, str]], task: str, folder: Path) -> l
 def _number(record: Mapping[str, str], name: str, default: float = 0.0) -> float:
     text = record.get(name) or ""
     try:
-        return float(text) if text else default
-    except ValueError as error:
-        raise R2T2Error(f"the map has {name} = {text!r}, which is no number: map the recording again") from error
+        number = float(text) if text else default
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise R2T2Error(f"the map has {name} = {text!r}, which is no number: map the recording again")
+    return number
 
 
 def mask_rules(

@@ -178,10 +178,11 @@ def _npy(source: Json, value: Any) -> np.ndarray:
         if isinstance(value, list):
             return np.asarray(value)
         return np.lib.format.read_array(io.BytesIO(_base64(source, value)), allow_pickle=False)
-    except (ValueError, EOFError, OSError, MemoryError) as error:
-        if isinstance(error, R2T2Error):
-            raise
-        raise source.error(f"'routed_experts' is neither a .npy file nor a rectangular list: {error}") from error
+    except R2T2Error:
+        raise
+    except Exception as error:  # a damaged header raises what tokenize, ast and NumPy raise
+        reason = " ".join(str(error).split())[:200]
+        raise source.error(f"'routed_experts' is neither a .npy file nor a rectangular list: {reason}") from error
 
 
 def _base85(source: Json, value: Any) -> np.ndarray:

@@ -44,7 +44,6 @@ from r2t2_jax.steering.tables import SteeringTables, bind
 from r2t2_jax.validation.port import check_foreign
 
 COMMAND = "routes record"
-SELECTIONS = ("last", "prompt", "answer", "all")
 
 
 def record(
@@ -64,7 +63,7 @@ def record(
         out: folder of the recording.
         port: the model.
         sets: questions by name.
-        tokens: one of `SELECTIONS`; records of whole samples belong to all of them.
+        tokens: one of `recording.SELECTIONS`; records of whole samples belong to all of them.
         logits: also record the gates' logits.
         batch: samples per batch.
         settings: the command's options, with which it can be resumed.
@@ -115,7 +114,7 @@ def record_samples(
         port: the model; its `max_new_tokens` limits the answers.
         samples: at most `batch`.
         source: name of their set.
-        tokens: one of `SELECTIONS`.
+        tokens: one of `recording.SELECTIONS`.
         logits: also the gates' logits.
         batch: number of samples to which they are padded.
         steering: rules under which the model routes and answers.
@@ -139,7 +138,9 @@ def record_samples(
         return _record_steered(port.params, batch_inputs, routing, model=wide, **static)
 
     answers, routes = run_batch(compute, 0, len(samples), batch)
-    check_finite(f"{port.name}, {sample_names(samples)}: combine weights", routes.weights)
+    with np.errstate(over="ignore"):  # what a float16 cannot hold becomes infinite and is refused
+        stored = np.asarray(routes.weights, np.float16)
+    check_finite(f"{port.name}, {sample_names(samples)}: combine weights", stored)
     texts = port.processor.decode(answers)
     return [
         _selected(sample, source, text, jax.tree.map(lambda leaf, i=i: leaf[i], routes), tokens)

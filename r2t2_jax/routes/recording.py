@@ -16,11 +16,12 @@ from jaxtyping import Float, Int
 
 from r2t2_jax.contract import TOKEN_KINDS
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.runs.batch_files import read_batch, saved_batches
+from r2t2_jax.runs.batch_files import read_batch, row_count, saved_batches
 from r2t2_jax.runs.folder import SUMMARY
 from r2t2_jax.runs.reading import open_run, refuse_damaged
 from r2t2_jax.runtime.typed_json import open_json
 
+SELECTIONS = ("last", "prompt", "answer", "all")
 NO_EXPERT = -1  # id of a token without a route, as the last token of other tools' records
 FORMAT = 1
 KEY = "routes"  # of the facts in summary.json
@@ -157,6 +158,11 @@ class Recording:
         facts = source.as_type(_Summary).routes
         if facts.format != FORMAT:
             raise source.error(f"a recording of format {facts.format}, this version reads {FORMAT}")
+        if facts.tokens not in SELECTIONS or not set(facts.kinds) <= set(TOKEN_KINDS):
+            raise source.error(f"a recording of the tokens {facts.tokens!r} of kinds {', '.join(facts.kinds)}")
+        rows = sum(map(row_count, saved_batches(folder).values()))
+        if rows != facts.samples:
+            raise source.error(f"{facts.samples:,} samples, and the batches hold {rows:,}")
         return cls(folder, facts)
 
     def __iter__(self) -> Iterator[SampleRoutes]:
@@ -180,12 +186,7 @@ class Recording:
         texts = {name: table[name].to_pylist() for name in ("id", "source", "category", "prediction", "kinds")}
         for i in range(count):
             sample = SampleRoutes(**{name: column[i] for name, column in (texts | arrays).items()})
-            shape = (len(sample.kinds), len(facts.layers), facts.top_k)
-            ids = sample.experts
-            if ids.shape != shape or not set(sample.kinds) <= set(TOKEN_KINDS):
-                raise ValueError(f"sample {sample.id!r} has expert ids {ids.shape}, not {shape}")
-            if ids.size and not (ids.min() >= NO_EXPERT and ids.max() < len(facts.experts)):
-                raise ValueError(f"sample {sample.id!r} names experts beyond the {len(facts.experts)} of the model")
+            _check_sample(sample, facts)
             yield sample
 
     def sample(self, name: str | None) -> SampleRoutes:
@@ -200,6 +201,34 @@ class Recording:
                 return sample
             first = first or sample.id
         raise R2T2Error(f"{self.folder} has no sample {name!r}; the first is {first!r}")
+
+
+def _check_sample(sample: SampleRoutes, facts: RecordingFacts) -> None:
+    """Check the types, shapes and values of a sample that was read; raises `ValueError`."""
+    named = f"sample {sample.id!r}"
+    if not all(isinstance(text, str) for text in (sample.id, sample.source, sample.category, sample.prediction)):
+        raise ValueError(f"{named} has texts of another type")
+    if not set(sample.kinds) <= set(TOKEN_KINDS):
+        raise ValueError(f"{named} has tokens of unknown kinds")
+    tokens, layers = len(sample.kinds), len(facts.layers)
+    shapes = {
+        "tokens": (np.integer, (tokens,)),
+        "positions": (np.integer, (tokens,)),
+        "experts": (np.integer, (tokens, layers, facts.top_k)),
+        "weights": (np.floating, (tokens, layers, facts.top_k)),
+        "logits": (np.floating, (tokens, layers, len(facts.experts))),
+    }
+    for name, (kind, shape) in shapes.items():
+        array = getattr(sample, name)
+        if array is not None and (array.shape != shape or not np.issubdtype(array.dtype, kind)):
+            raise ValueError(f"{named} has {name} of {array.dtype} {array.shape}, not {shape}")
+    ids, weights = sample.experts, sample.weights
+    if ids.size and not (ids.min() >= NO_EXPERT and ids.max() < len(facts.experts)):
+        raise ValueError(f"{named} names experts beyond the {len(facts.experts)} of the model")
+    if weights is not None and not (np.isfinite(weights) & (weights >= 0)).all():
+        raise ValueError(f"{named} has weights that are NaN, infinite or negative")
+    if sample.logits is not None and np.isnan(sample.logits).any():
+        raise ValueError(f"{named} has logits that are NaN")
 
 
 @dataclass(frozen=True)

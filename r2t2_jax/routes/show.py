@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.csv as pacsv
 
 from r2t2_jax.routes.compare import ExpertComparison
 from r2t2_jax.routes.expert_map import FactorMap
@@ -15,6 +14,7 @@ from r2t2_jax.routes.recording import NO_EXPERT, RecordingFacts, SampleRoutes
 from r2t2_jax.runs.atomic_io import atomic_folder, check_only_own
 from r2t2_jax.runs.batch_files import write_table
 from r2t2_jax.runs.run import reraise_oserror
+from r2t2_jax.runtime.csv_cells import write_csv
 
 MAP_PAGE, COMPARISON_PAGE = "map.html", "compare.html"
 SHOWN_EXPERTS, SHOWN_ENTRIES, SHOWN_LAYERS = 8, 5, 12
@@ -168,12 +168,12 @@ def write_comparison(out: Path, comparison: ExpertComparison, page: str) -> None
 
 def _write(out: Path, tables: Mapping[str, pa.Table], page_name: str, page: str, content: str) -> None:
     files = {f"{name}.{suffix}" for name in tables for suffix in ("csv", "parquet")}
-    check_only_own(out, lambda name: name in files | {page_name}, content)
+    check_only_own(out, lambda name: name in files | {page_name}, content, sorted(files))
 
     def write(draft: Path) -> None:
         for name, table in tables.items():
             write_table(draft / f"{name}.parquet", table)
-            pacsv.write_csv(table, draft / f"{name}.csv")
+            write_csv(draft / f"{name}.csv", table)
         if page:
             (draft / page_name).write_text(page, encoding="utf-8")
 

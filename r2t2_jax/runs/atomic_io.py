@@ -17,7 +17,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,9 @@ from r2t2_jax.errors import R2T2Error
 
 DRAFT = ".draft-"
 OWN = f"{DRAFT}r2t2-"  # drafts that may be removed from any folder: no other program uses this name
+RUN_DRAFT = re.compile(  # in the folder of a run: the bank, and drafts of earlier versions, with a process id
+    rf"{re.escape(DRAFT)}(\d+-)?(bank|(run|summary|preset)\.json|(rows|references|samples|\d{{5,}})\.parquet)"
+)
 EARLIER = "-earlier"
 LOCK_FILE = ".r2t2-lock"  # ends the name of a draft's lock where the draft cannot be locked itself
 WINDOWS = os.name == "nt"
@@ -84,24 +87,43 @@ def publish_json(path: Path, content: Mapping[str, Any]) -> None:
     atomic_write(path, lambda draft: draft.write_text(text, encoding="utf-8"))
 
 
-def check_only_own(folder: Path, own: Callable[[str], bool], content: str) -> None:
-    """Check that a folder may be replaced: everything in it was written by this program.
+def check_only_own(folder: Path, own: Callable[[str], bool], content: str, required: Collection[str] = ()) -> None:
+    """Check that a folder may be replaced: everything in it, and below it, was written by this program.
 
     Args:
         folder: a folder that may exist.
-        own: whether this program writes an entry of that name.
+        own: whether this program writes a file of that name; below a subfolder the name is `subfolder/name`.
         content: what the folder should be, as in "a report".
+        required: files that this program always writes; without them a folder with others is not its own.
 
     Raises:
-        R2T2Error: there is a file in its place, or the folder holds another entry (named).
+        R2T2Error: there is a file in its place, the folder or one below it holds another entry (named), or lacks a
+            required file.
     """
     if not folder.exists():
         return
     if not folder.is_dir():
         raise R2T2Error(f"cannot write {folder}: a file of that name exists; choose another name")
-    foreign = sorted(entry.name for entry in folder.iterdir() if not own(entry.name) and not is_draft(entry.name))
-    if foreign:
-        raise R2T2Error(f"{folder} holds {foreign[0]!r}, which is not part of {content}; choose another name")
+    names = sorted(_names_below(folder))
+    for name in names:
+        if not own(name):
+            raise R2T2Error(f"{folder} holds {name!r}, which is not part of {content}; choose another name")
+    absent = [name for name in required if name not in names]
+    if names and absent:
+        problem = f"{folder} holds {names[0]!r} and no {absent[0]!r}, so it is not {content}"
+        raise R2T2Error(f"{problem}; choose another name")
+
+
+def _names_below(folder: Path, prefix: str = "") -> Iterator[str]:
+    """The names of all files, links and empty folders below a folder, but those of drafts."""
+    for entry in folder.iterdir():
+        name = f"{prefix}{entry.name}"
+        if entry.name.startswith(OWN):
+            continue
+        if entry.is_dir() and not entry.is_symlink() and any(entry.iterdir()):
+            yield from _names_below(entry, f"{name}/")
+        else:
+            yield name
 
 
 def check_can_create(path: Path) -> None:
@@ -134,8 +156,8 @@ def _exists(path: Path) -> bool:
 
 
 def is_draft(name: str) -> bool:
-    """Whether a name is that of a draft."""
-    return name.startswith(DRAFT)
+    """Whether a name is that of a draft of this program; `.draft-thesis.tex` is a file of the user."""
+    return name.startswith(OWN) or RUN_DRAFT.fullmatch(name) is not None
 
 
 @contextmanager
@@ -256,13 +278,13 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def remove_drafts(folder: Path, prefix: str = DRAFT) -> None:
+def remove_drafts(folder: Path, prefix: str = "") -> None:
     """Remove the drafts that killed processes left in a folder. A draft that a process is writing is locked and stays.
 
     Earlier content that was renamed away, and not replaced, gets its name back.
     """
     for name in sorted(entry.name for entry in os.scandir(folder)):
-        if name.startswith(prefix):
+        if name.startswith(prefix) and is_draft(name):
             remove_if_abandoned(folder / name)
 
 

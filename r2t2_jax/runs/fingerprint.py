@@ -21,6 +21,16 @@ NUMERICS = (
     "default_matmul_precision",
     "numpy_dtype_promotion",
 )
+UNUSUAL = {  # further settings, with JAX's defaults: recorded if they differ from them, so that earlier runs continue
+    "allow_f16_reductions": False,
+    "disable_jit": False,
+    "disable_most_optimizations": False,
+    "exec_time_optimization_effort": 0.0,
+    "high_dynamic_range_gumbel": False,
+    "softmax_custom_jvp": True,
+    "threefry_gpu_kernel_lowering": False,
+}
+VARIABLES = ("NVIDIA_TF32_OVERRIDE",)  # recorded if they are set
 RENAMED = {  # options of earlier versions, by command
     "aux build": {"dataset": "data", "samples": "limit"},
     "demo": {"samples": "limit"},
@@ -145,6 +155,9 @@ def numerics() -> dict[str, str]:
     import jax
 
     settings = {name: str(getattr(jax.config, f"jax_{name}")) for name in NUMERICS}
+    unusual = {name: jax.config.values.get(f"jax_{name}", default) for name, default in UNUSUAL.items()}
+    settings |= {name: str(value) for name, value in unusual.items() if value != UNUSUAL[name]}
+    settings |= {name.lower(): os.environ[name] for name in VARIABLES if os.environ.get(name)}
     flags = " ".join(os.environ.get(name, "") for name in FLAGS).split()
     return settings | {"xla_flags": " ".join(sorted(flag for flag in flags if not flag.startswith(NO_NUMERICS)))}
 

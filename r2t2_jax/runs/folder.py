@@ -16,7 +16,7 @@ from typing import Any
 from filelock import lock_descriptor
 
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.runs.atomic_io import DRAFT, WINDOWS, check_can_create, is_at, remove
+from r2t2_jax.runs.atomic_io import WINDOWS, check_can_create, is_at, is_draft, remove
 from r2t2_jax.runs.fingerprint import check_settings
 from r2t2_jax.runtime import typed_json
 from r2t2_jax.runtime.typed_files import read_text
@@ -43,7 +43,7 @@ def check_folder(out: Path, command: str = "", settings: Mapping[str, Any] | Non
         names = sorted(entry.name for entry in out.iterdir()) if out.exists() else []
     except OSError as error:
         raise R2T2Error(f"cannot write {out}: {error.strerror}") from error
-    foreign = [name for name in names if not name.startswith((DRAFT, LOCK))]
+    foreign = [name for name in names if not (is_draft(name) or (name == LOCK and _is_lock(out / LOCK)))]
     if foreign and RUN not in names:
         raise R2T2Error(f"{out} holds {foreign[0]!r}, which is not part of a run; choose another folder")
     if command and RUN in names:
@@ -75,6 +75,15 @@ def read_json(path: Path) -> dict[str, Any]:
         R2T2Error: the file cannot be read, or does not hold an object.
     """
     return typed_json.read_json(path, dict)
+
+
+def _is_lock(path: Path) -> bool:
+    """Whether a file may be the lock of a run: it is empty, or names the process that holds it."""
+    try:
+        content = path.read_bytes()[:100] if path.is_file() else b"other"
+    except OSError:  # Windows: another process holds it
+        return True
+    return not content or content.startswith(b'{"pid"')
 
 
 class FolderLock:

@@ -337,7 +337,8 @@ def begin_extension(folder: Path, run: Mapping[str, Any], batches: BatchFiles) -
     publish_json(folder / BATCHES / RUN, read_json(folder / RUN))
     batches.set_aside()
     publish_json(folder / RUN, run)
-    for path in (folder / SUMMARY, *folder.glob("*.parquet")):
+    tables = dict.fromkeys(part.table for part in Plan.from_json(run["plan"]).parts)
+    for path in (folder / SUMMARY, *(folder / f"{table}.parquet" for table in tables)):
         remove(path)
 
 

@@ -18,7 +18,8 @@ from typing import Any
 
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.runs.atomic_io import atomic_write
-from r2t2_jax.runtime.typed_json import Json, JsonPath, field_name, open_json, parse_json
+from r2t2_jax.runtime.typed_files import decode_text, read_bytes
+from r2t2_jax.runtime.typed_json import Json, JsonPath, field_name, parse_json
 
 FORMAT = 1
 ACTIONS = ("select", "mask", "boost", "weigh")
@@ -31,8 +32,9 @@ TOKENS = {  # the classes of tokens (`routing.TOKEN_CLASSES`) that a rule's `tok
     "answer": ("answer",),
 }
 UNITS = ("logit", "std")
+LARGEST = 1e6  # of the numbers of rules, and of their boosts, which stay far below the shift of a masked expert
 _RULE_FIELDS = ("layers", "tokens", *ACTIONS, "lambda", "unit", "about")
-_RANGES = re.compile(r"\d+(-\d+)?(,\d+(-\d+)?)*")
+_RANGES = re.compile(r"[0-9]{1,9}(-[0-9]{1,9})?(,[0-9]{1,9}(-[0-9]{1,9})?)*")
 
 Name = int | str  # of a layer or an expert: its position, counted from 0, or its name
 
@@ -77,8 +79,8 @@ def read_steering(path: Path) -> Steering:
     Raises:
         R2T2Error: it cannot be read, a field is missing, unknown or has a wrong value; the message names the field.
     """
-    source = open_json(path)
-    return _steering(source, hashlib.sha256(path.read_bytes()).hexdigest())
+    content = read_bytes(path)  # once: a pipe has its content only once
+    return _steering(parse_json(decode_text(content, str(path)), str(path)), hashlib.sha256(content).hexdigest())
 
 
 def parse_steering(content: Mapping[str, Any], origin: str = "steering") -> Steering:
@@ -149,6 +151,8 @@ def _choice(source: Json, path: JsonPath, value: Any, options: Sequence[str]) ->
 def _number(source: Json, path: JsonPath, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise source.error(f"'{field_name(path)}' must be a number, not {value!r}", path)
+    if abs(value) > LARGEST:
+        raise source.error(f"'{field_name(path)}' is {value:g}; numbers of rules are at most {LARGEST:g} in size", path)
     return float(value)
 
 
@@ -205,7 +209,7 @@ def layer_positions(layers: str | Sequence[Name], names: Sequence[str]) -> tuple
     count = len(names)
     if layers == "all":
         return tuple(range(count))
-    if match := re.fullmatch(r"last(\d+)", layers):
+    if match := re.fullmatch(r"last([0-9]{1,9})", layers):
         if not 1 <= int(match[1]) <= count:
             raise R2T2Error(f"{layers}: the model has {count} layers")
         return tuple(range(count - int(match[1]), count))
@@ -232,8 +236,8 @@ def position(name: Name, names: Sequence[str], what: str) -> int:
     if isinstance(name, str) and not (name.isdecimal() and name.isascii()):
         shown = ", ".join(names[:4]) + (f" ... {names[-1]}" if len(names) > 4 else "")
         raise R2T2Error(f"there is no {what} {name!r}; the {what}s are {shown}")
-    if int(name) >= len(names):
-        raise R2T2Error(f"there is no {what} {name}; the model has the {what}s 0 to {len(names) - 1}")
+    if len(str(name)) > 9 or int(name) >= len(names):
+        raise R2T2Error(f"there is no {what} {str(name)[:20]}; the model has the {what}s 0 to {len(names) - 1}")
     return int(name)
 
 

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float
 from r2t2_jax.contract import Port, SteerableModel
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.routing import TOKEN_CLASSES, TokenSteering
-from r2t2_jax.steering.files import TOKENS, Rule, Steering, layer_positions, position
+from r2t2_jax.steering.files import LARGEST, TOKENS, Rule, Steering, layer_positions, position
 
 MASKED = -1e9  # shift of the logits of an expert that must not be chosen
 
@@ -106,7 +106,10 @@ class _Builder:
                 self._check_earlier(number, rule, place, experts)
                 self.rules.setdefault(place, []).append(number)
                 if rule.action == "boost":
-                    (self.shift if rule.unit == "logit" else self.scaled)[*place, experts] += rule.strength * values
+                    table = self.shift if rule.unit == "logit" else self.scaled
+                    table[*place, experts] += rule.strength * values
+                    if np.abs(table[place]).max() > LARGEST:
+                        raise self.steering.error(number, "boost", f"it adds more than {LARGEST:g} to a logit")
                 elif rule.action == "weigh":
                     self.weights[place] = 0.0
                     self.weights[*place, experts] = values

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -16,7 +17,10 @@ from r2t2_jax.bank.storage import manifest_digest
 from r2t2_jax.cli.main import main
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.evaluation.question_sets import read_sets
+from r2t2_jax.inference.reference_cache import references_key
+from r2t2_jax.plugins import load
 from r2t2_jax.runs.fingerprint import numerics
+from r2t2_jax.steering.files import read_steering
 from tests.bank.test_storage import described
 from tests.evaluation.toy_files import MODEL, write_questions
 
@@ -47,10 +51,13 @@ def test_the_digest_of_a_question_set_depends_on_every_field(tmp_path: Path) -> 
         ("jax_threefry_partitionable", False),
         ("jax_enable_x64", True),
         ("jax_random_seed_offset", 1),
+        ("jax_high_dynamic_range_gumbel", True),
+        ("jax_softmax_custom_jvp", False),
+        ("jax_disable_most_optimizations", True),
     ],
 )
 def test_settings_of_jax_that_change_numbers_are_recorded(name: str, value: object) -> None:
-    before, usual = numerics(), getattr(jax.config, name)
+    before, usual = numerics(), jax.config.values[name]
     jax.config.update(name, value)
     try:
         assert numerics() == before | {name.removeprefix("jax_"): str(value)}
@@ -62,6 +69,29 @@ def test_flags_of_xla_are_recorded_except_those_that_change_no_number(monkeypatc
     flags = "--xla_dump_to=out --xla_force_host_platform_device_count=4 --xla_cpu_enable_fast_math=true"
     monkeypatch.setenv("XLA_FLAGS", flags)
     assert numerics()["xla_flags"] == "--xla_cpu_enable_fast_math=true"
+
+
+def test_variables_that_change_numbers_are_recorded_where_they_are_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = numerics()
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")
+    assert numerics() == before | {"nvidia_tf32_override": "0"}
+
+
+def test_the_digest_of_a_steering_file_is_that_of_what_was_read() -> None:
+    digests = set()
+    for number in (0, 1):
+        reader, writer = os.pipe()
+        os.write(writer, json.dumps({"steering": 1, "rules": [{"mask": [number]}]}).encode())
+        os.close(writer)
+        digests.add(read_steering(Path(f"/dev/fd/{reader}")).digest)
+        os.close(reader)
+    assert len(digests) == 2
+
+
+def test_references_that_were_answered_with_other_beams_are_others() -> None:
+    port = load("pocket:narrow")
+    ports = (port, dataclasses.replace(port, beams=3), dataclasses.replace(port, max_new_tokens=99))
+    assert len({references_key(each) for each in ports}) == 3
 
 
 def atlas_of(bank: ReferenceBank, ids: list[str]) -> Atlas:

@@ -1,11 +1,14 @@
 """Data does not act: images start no program, names stay below their folder, and text is text wherever it is shown."""
 
+import csv
 import io
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,11 +20,16 @@ from r2t2_jax.datasets.contact_sheet import contact_sheet
 from r2t2_jax.datasets.images import FORMATS, decode_image, encoded_image
 from r2t2_jax.datasets.registry import load_jsonl
 from r2t2_jax.errors import R2T2Error
+from r2t2_jax.reporting.expert_page import map_page
 from r2t2_jax.reporting.formatting import plain_console
 from r2t2_jax.reporting.page import anchor, render_template
 from r2t2_jax.reporting.style import FigureSpec, new_figure, render_figure, shared_style
 from r2t2_jax.reporting.tables import csv_table, latex_table, markdown_table
+from r2t2_jax.routes.expert_map import map_experts
+from r2t2_jax.routes.expert_steering import boost_rules
+from r2t2_jax.runtime.csv_cells import read_csv, write_csv
 from r2t2_jax.runtime.typed_files import open_array, read_parquet, read_text
+from tests.robustness.writers import facts, recorded_samples
 
 POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 100 100\n(hello) print\n"
 SCRIPT = '"><script>alert(1)</script>'
@@ -136,6 +144,34 @@ def test_cells_of_csv_files_are_no_formulas() -> None:
         "red",
         "-0.5",
     ]
+
+
+def test_categories_of_a_map_are_no_formulas_and_stay_the_groups_of_experts_steer(tmp_path: Path) -> None:
+    names = ["=1+1", "-2+3", "'=1", "a\nb", "c\u2028d", SCRIPT, "'", "-0.5", 'x,"y"']
+    columns = {name: [0.5] * len(names) for name in ("usage_difference", "usage_q")}
+    texts = {"factor": ["category"] * len(names), "group": names, "layer": ["0"] * len(names), "expert": names}
+    write_csv(tmp_path / "experts.csv", pa.table(texts | columns))
+    with (tmp_path / "experts.csv").open(newline="", encoding="utf-8") as file:
+        cells = [row["group"] for row in csv.DictReader(file)]
+    assert [cell for cell in cells if cell.startswith(("=", "+", "-", "@"))] == ["-0.5"]
+    assert [row["group"] for row in read_csv(tmp_path / "experts.csv", "map again")] == names
+    for name in names:
+        assert list(boost_rules(tmp_path, name, "all", 1.0, "std", "all", None)[0]["boost"]) == [name]
+
+
+@pytest.mark.parametrize("content", ['a,b\n"1', "a,a\n1,2\n", "a,b\n1\n", "a\n" + "x" * 200_000, "<!doctype html>"])
+def test_damaged_maps_are_refused(content: str, tmp_path: Path) -> None:
+    (tmp_path / "experts.csv").write_text(content)
+    with pytest.raises(R2T2Error, match=r"experts\.csv"):
+        boost_rules(tmp_path, "size", "all", 1.0, "std", "all", None)
+
+
+def test_names_in_maps_of_experts_are_no_html() -> None:
+    samples = [replace(each, category=f"{SCRIPT}{each.id}") for each in recorded_samples(0) * 3]
+    named = replace(facts(), layers=(SCRIPT, "1"), experts=("a", SCRIPT, "c"))
+    maps = map_experts(samples, named, ("category",), permutations=20, rate=1.0)
+    page = map_page(SCRIPT, maps, named, 1.0, 20)
+    assert "<script>alert" not in page and page.count("&lt;script") >= 4
 
 
 def test_cells_of_latex_tables_are_no_commands() -> None:

@@ -3,12 +3,17 @@
 import json
 import multiprocessing
 import os
+import re
 import signal
 from pathlib import Path
 
 import pytest
 
+from r2t2_jax.errors import R2T2Error
+from r2t2_jax.retrieval import check_index_folder
 from r2t2_jax.runs import atomic_io
+from r2t2_jax.runs.plan import Part, Plan
+from r2t2_jax.runs.run import Run
 from tests.robustness.writers import TARGET, WRITERS, write_and_die
 
 CONTEXT = multiprocessing.get_context("forkserver")
@@ -60,7 +65,7 @@ def kill_at_every_call(name: str, folder: Path, exchange: bool) -> int:
             assert content(place) == new
             return last - 1
         assert process.exitcode == -signal.SIGKILL
-        if exchange and name != "run":  # the folder of a run is whole when its summary exists
+        if exchange and name not in ("run", "recording"):  # these folders are whole when their summary exists
             for target, files in by_target(content(place)).items():
                 assert files in (by_target(old).get(target), by_target(new).get(target))
             assert set(by_target(old)) <= set(by_target(content(place)))
@@ -75,7 +80,7 @@ def test_a_kill_at_any_rename_or_fsync_leaves_one_whole_version(name: str, tmp_p
 
 
 @pytest.mark.slow  # the model directory has tens of files, and a run is synced after every step
-@pytest.mark.parametrize("name", ["model", "run"])
+@pytest.mark.parametrize("name", ["model", "run", "recording", "map"])
 def test_a_kill_during_long_work_leaves_one_whole_version(name: str, tmp_path: Path) -> None:
     assert kill_at_every_call(name, tmp_path / "exchange", exchange=True) >= 3
 
@@ -93,10 +98,73 @@ def test_a_draft_that_another_process_writes_stays(tmp_path: Path) -> None:
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"file": "first", "other": "other"}
 
 
-def test_files_of_the_user_are_no_drafts(tmp_path: Path) -> None:
-    (tmp_path / ".draft-2024-thesis.tex").write_text("mine")
+@pytest.mark.parametrize("name", [".draft-2024-thesis.tex", ".draft-banker", ".draft-rows.parquet.bak", "locksmith"])
+def test_files_of_the_user_are_no_drafts(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("mine")
     atomic_io.atomic_write(tmp_path / "file", lambda draft: draft.write_text("x"))
-    assert (tmp_path / ".draft-2024-thesis.tex").read_text() == "mine"
+    assert (tmp_path / name).read_text() == "mine"
+    (tmp_path / "file").unlink()
+    plan = Plan([Part("a", samples=1, batch=1)])
+    with pytest.raises(R2T2Error, match=f"holds '{re.escape(name)}', which is not part of a run"):
+        Run.open(tmp_path, "eval", {}, plan)
+    with Run.open(tmp_path / "run", "eval", {}, plan) as run:
+        run.append(plan.batches[0], [{"id": "a"}])
+    (tmp_path / name).rename(tmp_path / "run" / name)
+    with Run.open(tmp_path / "run", "eval", {}, plan) as run:
+        run.finish({})
+    assert (tmp_path / "run" / name).read_text() == "mine"
+
+
+def test_a_file_of_the_user_that_is_named_as_a_lock_stays(tmp_path: Path) -> None:
+    (tmp_path / "lock").write_text("the number of my lock")
+    with pytest.raises(R2T2Error, match="holds 'lock', which is not part of a run"):
+        Run.open(tmp_path, "eval", {}, Plan([Part("a", samples=1, batch=1)]))
+    assert (tmp_path / "lock").read_text() == "the number of my lock"
+
+
+def test_an_extension_of_a_run_keeps_files_of_the_user(tmp_path: Path) -> None:
+    plan = Plan([Part("a", samples=1, batch=1)])
+    for settings in ({"version": 0}, {"version": 1}):
+        with Run.open(tmp_path, "eval", settings, plan, extends=lambda saved, requested: True) as run:
+            run.append(plan.batches[0], [{"id": "a"}])
+            run.export()
+            run.finish({})
+        (tmp_path / "notes.parquet").write_text("mine")
+    assert (tmp_path / "notes.parquet").read_text() == "mine"
+
+
+@pytest.mark.parametrize("kind", ["report", "bank", "atlas", "index", "map"])
+@pytest.mark.parametrize("name", ["thesis.tex", "sub/thesis.tex", ".draft-2024-thesis.tex", "replaced/thesis.tex"])
+def test_a_folder_with_a_file_of_the_user_is_not_replaced(kind: str, name: str, tmp_path: Path) -> None:
+    def write() -> None:
+        if kind == "index":
+            check_index_folder(tmp_path / TARGET)
+        else:
+            WRITERS[kind](tmp_path, 1)
+
+    if kind == "index":
+        (tmp_path / TARGET).mkdir()
+        (tmp_path / TARGET / "index.json").write_text("{}")
+    else:
+        WRITERS[kind](tmp_path, 0)
+    entry = sorted(path.name for path in (tmp_path / TARGET).iterdir() if path.is_file())[0]
+    path = tmp_path / TARGET / name.replace("replaced", entry)
+    if "replaced" in name:  # a folder in place of a file
+        (tmp_path / TARGET / entry).unlink()
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("mine")
+    with pytest.raises(R2T2Error):
+        write()
+    assert path.read_text() == "mine"
+
+
+@pytest.mark.parametrize(("kind", "name"), [("map", "experts.csv"), ("atlas", "points.npy"), ("bank", "routing.npy")])
+def test_a_file_of_a_usual_name_does_not_make_a_folder_ours(kind: str, name: str, tmp_path: Path) -> None:
+    (tmp_path / TARGET).mkdir()
+    (tmp_path / TARGET / name).write_text("mine")
+    with pytest.raises(R2T2Error, match="choose another"):
+        WRITERS[kind](tmp_path, 1)
+    assert (tmp_path / TARGET / name).read_text() == "mine"
 
 
 def test_a_failure_leaves_the_earlier_file_and_no_new_folder(tmp_path: Path) -> None:

@@ -5,8 +5,10 @@ that is killed at its n-th rename or fsync while it writes version 1.
 import dataclasses
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 from unittest.mock import patch
 
 import numpy as np
@@ -17,9 +19,13 @@ from r2t2_jax.bank.atlas import Atlas, save_atlas
 from r2t2_jax.bank.manifest import Fingerprints, Manifest
 from r2t2_jax.bank.records import as_table
 from r2t2_jax.reporting import lmms_eval_logs, report
+from r2t2_jax.routes import exchange, show
+from r2t2_jax.routes.expert_map import FactorMap
+from r2t2_jax.routes.recording import RecordingFacts, SampleRoutes
 from r2t2_jax.runs import atomic_io
 from r2t2_jax.runs.plan import Part, Plan
 from r2t2_jax.runs.run import Run
+from r2t2_jax.steering import files
 from tests.ports.common.toy_model import CONVERTER, toy_tensors, write_source
 
 TARGET = "target"
@@ -81,6 +87,48 @@ def write_run(folder: Path, version: int) -> None:
         run.finish({"rows": 12})
 
 
+def write_map(folder: Path, version: int) -> None:
+    """Maps are written as comparisons are."""
+    entry = {"factor": "category", "group": f"{version}", "layer": "0", "expert": "a", "usage": float(version)}
+    pair = {"factor": "category", "group": "x", "layer": "0", "expert": "a", "other": "b", "share": 0.5, "lift": 1.0}
+    factor_map = FactorMap("category", (f"{version}",), [entry], [pair], {}, {})
+    show.write_map(folder / TARGET, [factor_map], f"<p>{version}")
+
+
+def write_steering(folder: Path, version: int) -> None:
+    files.write_steering(folder / TARGET, [{"mask": [version]}], f"version {version}")
+
+
+def write_exported(folder: Path, version: int) -> None:
+    """The expert ids of a recording in the format of another tool."""
+    recording: Any = SimpleNamespace(facts=facts(), samples=lambda: iter(recorded_samples(version)))
+    exchange.export_routes(recording, "vllm", folder / TARGET)
+
+
+def write_recording(folder: Path, version: int) -> None:
+    """A recording, imported as one is recorded; the rows are the same in both versions."""
+    if version:
+        source = folder.parent / "responses.jsonl"
+        if not source.exists():
+            recording: Any = SimpleNamespace(facts=facts(), samples=lambda: iter(recorded_samples(0)))
+            exchange.export_routes(recording, "vllm", source)
+        exchange.import_routes(source, "vllm", folder / TARGET)
+
+
+def facts() -> RecordingFacts:
+    """Of `recorded_samples`."""
+    return RecordingFacts(1, ("0", "1"), ("a", "b", "c"), 2, "all", True, False, 2, {"text": 4, "answer": 2})
+
+
+def recorded_samples(seed: int, changes: Mapping[str, Any] | None = None) -> list[SampleRoutes]:
+    """Two samples of three tokens; `changes` replaces fields of the first."""
+    experts = np.array([[[0, 1], [1, 2]], [[2, 0], [0, 1]], [[1, 0], [2, 1]]], np.int16)  # [T, N, k]
+    weights, kinds = np.full(experts.shape, 0.5, np.float16), ("text", "text", "answer")
+    first = SampleRoutes("0", "set", "size", "red", seed + np.arange(3), np.arange(3), kinds, experts, weights)
+    second = dataclasses.replace(first, id="1", category="color", experts=experts[::-1])
+    return [dataclasses.replace(first, **(changes or {})), second]
+
+
 def bank_rows(seed: int, rows: int = 12) -> tuple[Manifest, list[storage.BankRows]]:
     """The content of a small bank."""
     rng = np.random.default_rng(seed)
@@ -105,7 +153,11 @@ WRITERS: dict[str, Callable[[Path, int], None]] = {
     "atlas": write_atlas,
     "report": write_report,
     "export": write_export,
+    "map": write_map,
+    "steering": write_steering,
+    "exported": write_exported,
     "run": write_run,
+    "recording": write_recording,
     "model": write_model,
 }
 

@@ -12,10 +12,10 @@ published with one rename: one that exists is whole.
 from __future__ import annotations
 
 import errno
-import glob
 import hashlib
 import json
 import os
+import re
 import shutil
 import time
 import zlib
@@ -30,7 +30,7 @@ from ports.common.checkpoint.formats import Checkpoint
 from ports.common.checkpoint.mapping import Leaf
 from ports.common.checkpoint.orbax_writer import PIECE, CheckpointWriter, plain_path, single_error_report
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.runs.atomic_io import DRAFT, atomic_folder, remove, remove_if_abandoned
+from r2t2_jax.runs.atomic_io import DRAFT, OWN, atomic_folder, remove, remove_if_abandoned
 from r2t2_jax.runtime.progress import ProgressBar
 
 SCHEMA = 2  # 2: parameters have upstream's names
@@ -179,7 +179,9 @@ def _publish(destination: Path, write: Callable[[Path], None]) -> None:
 
 def _remove_abandoned_drafts(destination: Path) -> None:
     """Remove drafts of killed conversions. The system releases a process's lock with the process."""
-    for draft in destination.parent.glob(f"{DRAFT}*-{glob.escape(destination.name)}"):
+    name = re.compile(rf"({re.escape(OWN)}[0-9a-f]{{8}}|{re.escape(DRAFT)}\d+)-{re.escape(destination.name)}")
+    drafts = destination.parent.iterdir() if destination.parent.is_dir() else ()
+    for draft in filter(lambda path: name.fullmatch(path.name), drafts):
         if not remove_if_abandoned(draft):
             raise R2T2Error(f"another conversion is writing {destination} at this moment")
 

@@ -205,7 +205,9 @@ def _misshaped(
             if shape != expected:
                 problems.append(f"{has} gives {shape}, {path} needs {expected}")
         kinds = {tensors[name].dtype for name in leaf.names}
-        if len(kinds) > 1 and leaf.dtype is None:
+        if leaf.dtype is None and any(kind.startswith("float8") for kind in kinds):
+            problems.append(f"{path}: FP8 tensors without the scales of their blocks; convert the bfloat16 model")
+        elif len(kinds) > 1 and leaf.dtype is None:
             problems.append(f"{path}: tensors of different dtypes to stack ({', '.join(sorted(kinds))})")
     return problems
 

@@ -182,7 +182,13 @@ class ChatTokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Token ids; special tokens in the text are recognized, and none is added."""
-        return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
+        try:
+            return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
+        except R2T2Error:
+            raise
+        except Exception as error:  # the package raises plain exceptions
+            reason = " ".join(str(error).split())
+            raise R2T2Error(f"the tokenizer of {self.folder} fails on {text[:60]!r} ({reason})") from error
 
     def answer(self, text: str) -> list[int]:
         """An answer with the token that ends a turn."""

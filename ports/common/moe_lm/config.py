@@ -10,13 +10,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ports.common.configs import ConfigFields, checked_value
+from ports.common.configs import ConfigFields, check_heads, checked_value, renamed
 from ports.common.layers.moe_decoder import MoEDecoderConfig
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.routing import RoutingSpec
 
 SCOPES = ("last_prompt", "prompt", "image", "text", "all")
-LAYERS = re.compile(r"all|last\d+|\d+(-\d+)?(,\d+(-\d+)?)*")
+NUMBER = r"[0-9]{1,9}"
+LAYERS = re.compile(rf"all|last{NUMBER}|{NUMBER}(-{NUMBER})?(,{NUMBER}(-{NUMBER})?)*")
 
 TAKEN = {
     "vocab_size": "vocab_size",
@@ -95,7 +96,7 @@ def routing_scope(decoder: MoEDecoderConfig, settings: Mapping[str, str]) -> Rou
     scope, core = settings.get("scope", "last_prompt"), settings.get("core_experts", "all")
     if scope not in SCOPES:
         raise R2T2Error(f"there is no scope {scope!r}; choose one of {', '.join(SCOPES)}")
-    if core != "all" and not (core.isdecimal() and decoder.top_k <= int(core) <= decoder.experts):
+    if core != "all" and not (re.fullmatch(NUMBER, core) and decoder.top_k <= int(core) <= decoder.experts):
         raise R2T2Error(
             f"core_experts={core} of a model with {decoder.experts} experts, {decoder.top_k} a token: "
             f"give a number from {decoder.top_k} to {decoder.experts}, or all"
@@ -121,9 +122,10 @@ def routed_layers(text: str, number: int) -> tuple[int, ...]:
     chosen: set[int] = set()
     for part in text.split(","):
         first, _, last = part.partition("-")
-        chosen |= set(range(int(first), int(last or first) + 1))
-    if not chosen or max(chosen) >= number:
-        raise R2T2Error(f"layers={text} of a model with layers 0 to {number - 1}")
+        span = range(int(first), int(last or first) + 1)
+        if not span or span[-1] >= number:
+            raise R2T2Error(f"layers={text} of a model with layers 0 to {number - 1}")
+        chosen |= set(span)
     return tuple(sorted(chosen))
 
 
@@ -144,12 +146,15 @@ def decoder_config(
     fields = dict(described)
     rope = checked_value(where, "rope_parameters", fields.pop("rope_parameters", None), dict[str, Any] | None)
     if rope is not None:
-        fields.setdefault("rope_theta", rope.get("rope_theta"))
-        if rope.get("rope_type", "default") != "default":
-            raise R2T2Error(f"{where}: rope_type = {rope['rope_type']!r}, only 'default' is implemented")
+        renamed(fields, "rope_theta", rope.get("rope_theta", fields.get("rope_theta")), where)
+        if rope.get("rope_type", "default") != "default" or rope.get("partial_rotary_factor", 1) != 1:
+            raise R2T2Error(f"{where}: rope_parameters = {rope!r}, only whole heads of type 'default' are implemented")
     if "num_local_experts" in fields:
-        fields.setdefault("num_experts", fields.pop("num_local_experts"))
-    if "head_dim" not in fields and fields.get("num_attention_heads"):
-        fields["head_dim"] = fields.get("hidden_size", 0) // fields["num_attention_heads"]
+        renamed(fields, "num_experts", fields.pop("num_local_experts"), where)
+    if fields.get("head_dim") is None:
+        sizes = {name: fields.get(name) for name in ("hidden_size", "num_attention_heads")}
+        width, heads = (checked_value(where, name, value, int) for name, value in sizes.items())
+        check_heads(where, width, heads)
+        fields["head_dim"] = width // heads
     taken = text_fields(where, defaults).read(fields, MoEDecoderConfig)
     return MoEDecoderConfig(**{**taken, **rules})

@@ -122,6 +122,7 @@ def inputs_first(tensor: np.ndarray, inside: int, outside: int) -> np.ndarray:
     raise ValueError(f"experts need {inside} x {outside}")
 
 
+LARGEST_SCALE = 1e30  # of FP8 blocks: products stay below the largest bfloat16
 SCALE = "_scale_inv"  # what the name of a tensor's block scales adds to the tensor's
 
 
@@ -144,6 +145,8 @@ def dequantize(tensor: np.ndarray, scales: np.ndarray, block: int) -> np.ndarray
     blocks = tuple(-(-size // block) for size in tensor.shape[-2:])
     if scales.shape != (*tensor.shape[:-2], *blocks):
         raise ValueError(f"scales of shape {scales.shape} for blocks of {block} in {tensor.shape}")
+    if np.abs(scales.astype(np.float32)).max(initial=0) > LARGEST_SCALE:
+        raise ValueError(f"scales of blocks above {LARGEST_SCALE:g}")
     out = np.empty(tensor.shape, ml_dtypes.bfloat16)
     for row in range(blocks[0]):  # one row of blocks at a time, in float32
         rows = slice(row * block, (row + 1) * block)

@@ -9,6 +9,7 @@ which a bank needs to store them.
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -25,7 +26,7 @@ from ports.common.checkpoint.mapping import Leaf
 from ports.common.configs import ConfigFields, config_from_json, read_json
 from ports.common.layers.moe_decoder import MoEDecoderConfig, abstract
 from ports.common.moe_lm.chat import CHAT_FILES, ChatTokenizer, TextProcessor, read_chat
-from ports.common.moe_lm.config import RoutingScope, routing_scope, text_fields
+from ports.common.moe_lm.config import NUMBER, RoutingScope, routing_scope, text_fields
 from ports.common.moe_lm.costs import costs
 from ports.common.moe_lm.model import LMAnswer, Prompt, RoutedLM
 from ports.common.moe_lm.params import adapted, dequantized, fp8_block, moe_decoder_leaves
@@ -41,6 +42,7 @@ SETTINGS = {
     "prompt_bucket": "64",
     "answer_bucket": "4",
 }
+LARGEST_BUCKET = 1 << 20  # tokens
 BUCKETS = {"prompt_bucket": 64, "answer_bucket": 4}
 QUESTION_TOKENS, ANSWER_TOKENS, MAX_NEW_TOKENS = 256, 2, 16
 NESTED = "model.language_model."  # prefix of the decoder's tensors in a multimodal model
@@ -218,8 +220,9 @@ def buckets(settings: Mapping[str, str]) -> tuple[int, int]:
     """
     chosen = {name: settings.get(name, str(size)) for name, size in BUCKETS.items()}
     for name, value in chosen.items():
-        if not (value.isdecimal() and int(value)):
-            raise R2T2Error(f"{name}={value} is no number of tokens; give a positive one, such as {BUCKETS[name]}")
+        if not (re.fullmatch(NUMBER, value) and 1 <= int(value) <= LARGEST_BUCKET):
+            problem = f"{name}={value} is no number of tokens from 1 to {LARGEST_BUCKET:,}"
+            raise R2T2Error(f"{problem}; give one such as {BUCKETS[name]}")
     prompt, answer = (int(value) for value in chosen.values())
     return prompt, answer
 

@@ -71,7 +71,7 @@ class VLFamily:
         folder, settings = parse_variant(self.name, variant)
         directory = open_model_directory(folder, self.name)
         if self.text is not None and "vision" not in directory.config:
-            return self.text.load(variant, mesh)
+            return self.text.load(variant, mesh, weights)
         config = config_from_json(self.config, directory.config)
         config = in_dtype(config, with_dtype(config.decoder, settings, directory).dtype)
         scope = routing_scope(config.decoder, settings)

@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 from PIL import Image
 
-from ports.common.configs import read_json
+from ports.common.configs import checked_value, read_json
 from ports.common.moe_lm.chat import check_length, check_tokens, format_question, pad_answers, pad_left, token_kinds
 from ports.common.moe_lm.model import LMAnswer, Prompt
 from ports.common.qwen_vl.config import QwenVLConfig
@@ -60,7 +60,7 @@ class ImageLimits:
             R2T2Error: the file is missing, or has a setting that is not implemented or that the tower does not have.
         """
         described, vision = read_json(folder / FILE), config.vision
-        size = described.get("size") or {}
+        size = checked_value(FILE, "size", described.get("size"), dict[str, Any] | None) or {}
         fewest = size.get("shortest_edge", described.get("min_pixels"))
         most = size.get("longest_edge", described.get("max_pixels"))
         wanted = {"patch_size": vision.patch, "merge_size": vision.merge, "temporal_patch_size": vision.frames}
@@ -72,14 +72,28 @@ class ImageLimits:
             *(f"{name} = {described[name]!r}, only {value!r} is implemented" for name, value in steps.items()
               if described.get(name) not in (None, value)),
         ]  # fmt: skip
-        if not isinstance(fewest, int) or not isinstance(most, int):
+        if fewest is None or most is None:
             problems.append("no size with shortest_edge and longest_edge, the numbers of pixels")
+        mean, std = (_channels(described.get(name)) for name in ("image_mean", "image_std"))
+        if not mean or not std or min(std) <= 0:
+            problems.append("image_mean and image_std must have three numbers, those of image_std above zero")
         if problems:
             raise R2T2Error(f"{folder / FILE}: {'; '.join(problems)}")
-        assert isinstance(fewest, int)
-        assert isinstance(most, int)
-        mean, std = (tuple(described[name]) for name in ("image_mean", "image_std"))
-        return cls(fewest, most, vision.patch * vision.merge, mean, std)
+        fewest, most = (
+            checked_value(str(folder / FILE), name, pixels, int)
+            for name, pixels in (("shortest_edge", fewest), ("longest_edge", most))
+        )
+        factor = vision.patch * vision.merge
+        if most < max(fewest, factor**2):
+            raise R2T2Error(f"{folder / FILE}: images of {fewest} to {most} pixels, in blocks of {factor} x {factor}")
+        return cls(fewest, most, factor, mean, std)
+
+
+def _channels(values: Any) -> tuple[float, ...]:
+    """Three finite numbers; empty for anything else."""
+    numbers = values if isinstance(values, list) and len(values) == 3 else []
+    finite = all(type(value) in (int, float) and math.isfinite(value) for value in numbers)
+    return tuple(map(float, numbers)) if finite else ()
 
 
 def smart_resize(height: int, width: int, limits: ImageLimits) -> tuple[int, int]:

@@ -44,9 +44,9 @@ from ports.moai.auxiliary.record import (
 from ports.moai.config import MoAIConfig
 from r2t2_jax.contract import Sample
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.runs.atomic_io import DRAFT, atomic_write, publish_json, remove, remove_drafts
+from r2t2_jax.runs.atomic_io import atomic_write, is_draft, publish_json, remove, remove_drafts
 from r2t2_jax.runs.batch_files import BATCHES, read_batch, saved_batches
-from r2t2_jax.runs.folder import LOCK, RUN, SUMMARY, TIMINGS, FolderLock
+from r2t2_jax.runs.folder import LOCK, RUN, SUMMARY, TIMINGS, FolderLock, check_folder
 from r2t2_jax.runs.plan import Batch, Part, Plan
 from r2t2_jax.runs.run import Run
 
@@ -204,8 +204,14 @@ def _check_store(out: Path) -> None:
         raise R2T2Error(f"{out} is a file; choose a folder")
     names = {path.name for path in out.iterdir()} if out.exists() else set()
     ours = {STORE, TABLE, MAPS, BUILD, LOCK, RUN, SUMMARY, TIMINGS, BATCHES}
-    other = sorted(name for name in names - ours if not name.startswith(DRAFT))
-    if other and not names & {STORE, TABLE}:
+    other = sorted(name for name in names - ours if not is_draft(name))
+    if BUILD in names:
+        check_folder(out / BUILD, COMMAND)
+    if RUN in names:
+        check_folder(out, COMMAND)
+    elif STORE not in names:
+        other += sorted(names & ({SUMMARY, TIMINGS, BATCHES, TABLE} | (set() if BUILD in names else {MAPS})))
+    if other and not (STORE in names or {RUN, TABLE} <= names):
         raise R2T2Error(f"{out} holds {other[0]!r}, which is not part of a store of records; choose another folder")
 
 

@@ -224,6 +224,25 @@ def test_a_folder_with_other_files_is_refused(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
+@pytest.mark.parametrize("name", ["build", "batches", "maps", "records.parquet"])
+def test_a_folder_of_the_user_with_a_name_of_a_store_is_refused(tmp_path, name):
+    path = tmp_path / name / "program.c" if "." not in name else tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("mine")
+    with pytest.raises(R2T2Error, match="which is not part of"):
+        build_fake(tmp_path, samples())
+    assert path.read_text() == "mine"
+
+
+def test_a_run_of_another_command_is_no_store(tmp_path):
+    plan = Plan([Part("records", 3, 8, "records")])
+    with Run.open(tmp_path, "eval", {}, plan) as run:
+        run.append(plan.batches[0], [{"id": "a"}])
+    with pytest.raises(R2T2Error, match="holds a run of `r2t2 eval`, not of `r2t2 aux build`"):
+        build_fake(tmp_path, samples())
+    assert (tmp_path / "batches" / "00000.parquet").exists()
+
+
 def test_scene_graphs_are_read_from_a_file(tmp_path):
     path = tmp_path / "scenes.jsonl"
     line = {"id": "q1", "objects": ["person", "horse"], "relations": [[0, 1, "riding", 0.9], [1, 0, "beside", 0.2]]}
