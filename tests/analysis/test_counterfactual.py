@@ -157,6 +157,9 @@ def test_diagnose_prints_writes_and_judges_the_audit(tmp_path, monkeypatch, caps
     assert "--audit-only needs alternatives and no references: leave out --bank" in capsys.readouterr().err
     assert main([*options, "--alternatives", "0"]) == 2
     assert "leave out --alternatives 0" in capsys.readouterr().err
+    for unused in (["--preset", "paper"], ["--metric", "vqa"], ["--beams", "3"], ["--allow-leakage"]):
+        assert main([*options, *unused]) == 2
+        assert f"leave out {unused[0]}\n" in capsys.readouterr().err
 
 
 def test_a_model_that_uses_all_experts_has_no_alternatives():

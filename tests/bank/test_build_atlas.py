@@ -10,6 +10,7 @@ import pytest
 from r2t2_jax.bank import build_atlas as build_atlas_module
 from r2t2_jax.bank.atlas import open_atlas
 from r2t2_jax.bank.build_atlas import AtlasPlan, build_atlas, leave_one_out
+from r2t2_jax.cli.main import main
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.evaluation.collect_bank import collect_bank
 from r2t2_jax.evaluation.encode import encode_questions
@@ -19,6 +20,7 @@ from r2t2_jax.method.search.atlas_points import bounded, mixed, points_mode, ref
 from r2t2_jax.methods import method_of
 from r2t2_jax.metrics import get_metric
 from r2t2_jax.routing import Routing, RoutingSpec
+from tests.bank.test_storage import described
 from tests.toy import MODEL, toy_bank, toy_params, unit_vectors
 from tests.toy_port import make_samples, toy
 
@@ -87,6 +89,12 @@ def test_a_reference_has_no_weight_in_its_own_neighborhood():
     assert ((neighborhood > 0).sum(axis=1) == 3).all()
     with pytest.raises(R2T2Error, match="9 references are too few for 9 neighbors"):
         leave_one_out(losses, embeddings, 9)
+
+
+def test_too_few_references_are_refused_before_a_model_is_loaded(tmp_path, capsys):
+    described().save(tmp_path / "bank")
+    assert main(["bank", "atlas", str(tmp_path / "bank"), "--model", "no_module:port"]) == 2
+    assert "12 references are too few for 20 neighbors each; use a smaller k" in capsys.readouterr().err
 
 
 def test_nan_and_settings_below_one_are_refused(tmp_path):

@@ -64,6 +64,23 @@ def test_bad_input_is_one_line_and_exit_code_2(
     assert captured.err.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("more", "cause"),
+    [
+        (["--steer", "steer.json", "--strategy", "ngd"], "a steering takes the place of strategy"),
+        (["--steer", "steer.json", "--routing", "[1]"], "a steering takes the place of strategy"),
+        (["--routing", "[1]", "--strategy", "base"], "take the place of a strategy"),
+        (["--routing", "[1]", "--preset", "paper"], "read neither a preset nor a bank"),
+    ],
+)
+def test_options_that_exclude_each_other_are_refused_before_a_model_is_loaded(
+    image: Path, more: list[str], cause: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("r2t2_jax.evaluation.setup.open_port", lambda *names: pytest.fail("a model was loaded"))
+    assert main(typed(image, *more)) == 2
+    assert cause in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("content", "question"), [(None, "What?"), (b"\x89PNG broken", "What?"), (b"", " ")])
 def test_a_missing_image_is_refused(
     tmp_path: Path, content: bytes | None, question: str, capsys: pytest.CaptureFixture[str]

@@ -5,19 +5,32 @@ import struct
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
+from tokenizers import Tokenizer, models
 
+import ports.olmoe.port as olmoe
+import ports.qwen3_5_moe.params as hybrid_params
+import ports.qwen3_moe.port as qwen3_moe
+import ports.qwen3_vl_moe.config as vl_config
+import ports.qwen3_vl_moe.params as vl_params
 from ports.common.checkpoint.formats import open_checkpoint
+from ports.common.checkpoint.mapping import Leaf, Tensor, check
 from ports.common.configs import ConfigFields, checked_value, transformers_4
+from ports.common.moe_lm.chat import ChatTokenizer
+from ports.common.moe_lm.params import dequantize
+from ports.common.moe_lm.port import buckets
+from ports.common.qwen_vl.processing import ImageLimits
 from ports.embedders.minilm import MiniLMConfig
 from ports.embedders.qwen2_embed import Qwen2EmbedConfig
 from ports.moai.config import MoAIConfig
 from ports.mova.hf_config import from_hf
 from r2t2_jax.errors import R2T2Error
+from tests.goldens import HERE
 
 VALUES = np.arange(6, dtype=np.float32).reshape(2, 3)
 ONE = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
@@ -186,3 +199,166 @@ def test_values_of_configs_are_checked_by_name() -> None:
         ConfigFields("config").read([])  # type: ignore[arg-type]
     with pytest.raises(R2T2Error, match="hidden_size 16 is no multiple of num_attention_heads 3"):
         Qwen2EmbedConfig.from_hf(QWEN2 | {"num_attention_heads": 3}, None, 64)
+
+
+def qwen_configs(folder: Path) -> dict[str, tuple[Any, dict[str, Any]]]:
+    """The reader of `config.json` of each Qwen port and OLMoE, and a valid config; `folder` gets a stop token."""
+    (folder / "generation_config.json").write_text('{"eos_token_id": [98, 96]}')
+    multimodal = {
+        name: json.loads((HERE / name / file).read_text())["config"]
+        for name, file in (
+            ("qwen3_vl_moe", "manifest_qwen3_vl_30b_a3b.json"), ("qwen3_5_moe", "manifest_qwen3_5_35b_a3b.json"),
+        )
+    }  # fmt: skip
+    text = {name: value for name, value in multimodal["qwen3_vl_moe"]["text_config"].items() if "rope" not in name}
+    text |= {"rope_theta": 1e6, "model_type": "qwen3_moe"}
+    without_width = {name: value for name, value in text.items() if name != "head_dim"}
+    return {
+        "qwen3_vl_moe": (vl_params.config_from, multimodal["qwen3_vl_moe"]),
+        "qwen3_5_moe": (hybrid_params.config_from, multimodal["qwen3_5_moe"]),
+        "qwen3_moe": (qwen3_moe.FAMILY.config_from, text),
+        "olmoe": (olmoe.FAMILY.config_from, without_width | {"intermediate_size": 1024}),
+    }
+
+
+@pytest.mark.parametrize("name", ["qwen3_vl_moe", "qwen3_5_moe", "qwen3_moe", "olmoe"])
+@given(data=st.data())
+def test_any_change_of_a_config_of_a_language_model_is_read_or_refused(
+    name: str, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    folder = tmp_path_factory.getbasetemp() / name
+    folder.mkdir(exist_ok=True)
+    read, config = qwen_configs(folder)[name]
+    place = data.draw(st.sampled_from(["", "text_config", "vision_config", "rope_parameters"]))
+    inner = config[place] if isinstance(config.get(place), dict) else config
+    field = data.draw(st.sampled_from(sorted(inner)))
+    values = [None, True, -1, 0, 3, 2**62, 0.5, -1e300, "", "16", "../x", [], [[]], {}, {"x": []}, [None], ["x"]]
+    changed = {**inner, field: data.draw(st.sampled_from(values))}
+    content = changed if inner is config else {**config, place: changed}
+    (folder / "config.json").write_text(json.dumps(content))
+    message = ""
+    try:
+        read(folder)
+    except R2T2Error as error:
+        message = str(error)
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("change", "cause"),
+    [
+        ({"rope_parameters": {"rope_theta": 1e4}}, "rope_theta"),
+        ({"rope_parameters": {"rope_theta": 1e6, "rope_type": "yarn"}}, "only whole heads of type 'default'"),
+        ({"rope_parameters": {"rope_theta": 1e6, "partial_rotary_factor": 0.5}}, "only whole heads"),
+        ({"num_local_experts": 7}, "num_experts"),
+        ({"head_dim": None, "num_attention_heads": 3}, "is no multiple of num_attention_heads 3"),
+    ],
+)
+def test_a_field_with_two_values_is_refused(tmp_path: Path, change: dict[str, Any], cause: str) -> None:
+    read, config = qwen_configs(tmp_path)["qwen3_moe"]
+    (tmp_path / "config.json").write_text(json.dumps(config | change))
+    with pytest.raises(R2T2Error, match=cause):
+        read(tmp_path)
+
+
+def test_rotary_settings_of_qwen3_vl_in_two_spellings_must_agree(tmp_path: Path) -> None:
+    read, config = qwen_configs(tmp_path)["qwen3_vl_moe"]
+    text = config["text_config"]
+    rope = text.get("rope_scaling") or text["rope_parameters"]
+    both = {"rope_scaling": rope, "rope_parameters": {**rope, "rope_theta": 7.0}, "rope_theta": 5e6}
+    (tmp_path / "config.json").write_text(json.dumps(config | {"text_config": text | both}))
+    with pytest.raises(R2T2Error, match="rope_theta"):
+        read(tmp_path)
+
+
+PREPROCESSOR = {
+    "size": {"longest_edge": 16_777_216, "shortest_edge": 65_536}, "patch_size": 16, "temporal_patch_size": 2,
+    "merge_size": 2, "image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5], "rescale_factor": 1 / 255,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"size": []}, {"size": "x"}, {"size": True}, {"size": None}, {"size": {"longest_edge": 0, "shortest_edge": 0}},
+        {"size": {"longest_edge": -1, "shortest_edge": 1}}, {"size": {"longest_edge": 10, "shortest_edge": 10**6}},
+        {"size": {"longest_edge": True, "shortest_edge": True}}, {"size": {"longest_edge": 500, "shortest_edge": 1}},
+        {"size": {"longest_edge": "16777216", "shortest_edge": 1}}, {"image_mean": None}, {"image_mean": 0.5},
+        {"image_mean": [0.5, 0.5]}, {"image_mean": ["a", "b", "c"]}, {"image_mean": [0.5, None, 0.5]},
+        {"image_std": [0.5, 0.0, 0.5]}, {"image_std": [-1, 1, 1]}, {"image_std": [True, True, True]}, {"image_std": {}},
+        {"patch_size": "16"}, {"merge_size": None}, {"rescale_factor": 1}, {"do_resize": False}, {"resample": 2},
+    ],
+)  # fmt: skip
+def test_values_of_a_preprocessor_are_checked(tmp_path: Path, change: dict[str, Any]) -> None:
+    config = vl_config.full_30b_a3b()
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(PREPROCESSOR))
+    assert ImageLimits.read(tmp_path, config).max_pixels == 16_777_216
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(PREPROCESSOR | change))
+    with pytest.raises(R2T2Error, match=r"preprocessor_config\.json"):
+        ImageLimits.read(tmp_path, config)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("tokenizer.json", b"[" * 100_000), ("tokenizer.json", b"[]"), ("tokenizer.json", b"\xff\xfe{"),
+        ("tokenizer_config.json", b"[" * 100_000), ("tokenizer_config.json", b'{"chat_template": 7}'),
+        ("tokenizer_config.json", b'{"chat_template": [{"name": "default", "template": []}]}'),
+        ("chat_template.json", b"null"), ("chat_template.jinja", b"\xff\xfea"), ("chat_template.jinja", b"{{"),
+        ("chat_template.jinja", b"{{ messages[5].x.y }}"), ("chat_template.jinja", b"{{ " + b"(" * 3000 + b" }}"),
+        ("chat_template.jinja", b"{{ cycler.__init__.__globals__.os.system('true') }}"),
+        ("chat_template.jinja", b"{% for x in range(10 ** 12) %}{% endfor %}"),
+    ],
+)  # fmt: skip
+def test_damaged_files_of_a_chat_are_refused(tmp_path: Path, name: str, content: bytes) -> None:
+    tokenizer = Tokenizer(models.WordLevel({"red": 0, "[UNK]": 1}, unk_token="[UNK]"))
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / name).write_bytes(content)
+
+    def ask() -> list[int]:
+        chat = ChatTokenizer.open(tmp_path, (1,))
+        return chat.encode(chat.prompt("red"))
+
+    with pytest.raises(R2T2Error) as error:
+        ask()
+    assert "\n" not in str(error.value)
+
+
+def test_a_byte_order_mark_before_a_template_is_no_part_of_it(tmp_path: Path) -> None:
+    Tokenizer(models.WordLevel({"red": 0}, unk_token="red")).save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "chat_template.jinja").write_bytes(b"\xef\xbb\xbf{{ messages[0].content }}")
+    assert ChatTokenizer.open(tmp_path, (1,)).prompt("red") == "red"
+
+
+def test_a_tokenizer_that_fails_on_a_text_is_named(tmp_path: Path) -> None:
+    Tokenizer(models.WordLevel({"red": 0}, unk_token="[UNK]")).save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(R2T2Error, match=r"the tokenizer of .* fails on 'blue'"):
+        ChatTokenizer.open(tmp_path, (1,)).encode("blue")
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "layers=0-99999999999", "layers=" + "9" * 5000, "layers=last" + "9" * 5000, "layers=3-1",
+        "core_experts=" + "9" * 5000, "core_experts=\u0665", "layers=\u0662",
+    ],
+)  # fmt: skip
+def test_settings_of_a_variant_are_refused_before_they_take_memory(setting: str) -> None:
+    with pytest.raises(R2T2Error) as error:
+        qwen3_moe.FAMILY.shapes(f"30b-a3b,{setting}", 8, 2)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("size", ["0", "-1", "1.5", "9" * 5000, "99999999999", "\u0665", ""])
+def test_buckets_of_a_variant_have_bounds(size: str) -> None:
+    with pytest.raises(R2T2Error, match="prompt_bucket"):
+        buckets({"prompt_bucket": size})
+
+
+def test_fp8_tensors_without_scales_are_refused() -> None:
+    tensors = {"w": Tensor((2, 3), "float8_e4m3fn")}
+    shapes = {"kernel": jax.ShapeDtypeStruct((3, 2), np.float32)}
+    with pytest.raises(R2T2Error, match="kernel: FP8 tensors without the scales of their blocks"):
+        check({"kernel": Leaf(("w",), np.transpose)}, tensors, shapes)
+    with pytest.raises(ValueError, match="scales of blocks above"):
+        dequantize(np.ones((2, 2), np.float32), np.full((1, 1), 1e38, np.float32), 2)

@@ -1,9 +1,12 @@
 """For any content of a file that is read, the content is read or refused in one line that names the file."""
 
+import base64
 import dataclasses
 import hashlib
 import json
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +27,20 @@ from r2t2_jax.datasets.registry import load_jsonl
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.evaluation.statistics import models_of
 from r2t2_jax.methods import read_preset
-from r2t2_jax.plugins import port_of
+from r2t2_jax.plugins import load, port_of
 from r2t2_jax.retrieval.exact import ExactIndex, read_index
 from r2t2_jax.retrieval.hashed_bag_of_words import HashedBagOfWords
+from r2t2_jax.routes.exchange import import_routes
+from r2t2_jax.routes.recording import Recording, routes_table
 from r2t2_jax.runs.folder import seconds_per_sample
+from r2t2_jax.runs.plan import Part, Plan
 from r2t2_jax.runs.reading import open_run
+from r2t2_jax.runs.run import Run
 from r2t2_jax.runtime.typed_files import open_array, path_below, read_parquet
 from r2t2_jax.runtime.typed_json import parse_json
+from r2t2_jax.steering.files import parse_steering, read_steering
+from r2t2_jax.steering.tables import bind
+from tests.robustness.writers import TARGET, WRITERS, facts, recorded_samples
 from tests.toy import MODEL, toy_bank
 
 BANK = dataclasses.replace(
@@ -92,6 +102,16 @@ def read_summary(folder: Path, content: Any) -> object:
     return models_of(open_run(folder).summary, folder)
 
 
+def read_recording(folder: Path, content: Any) -> object:
+    write(folder / "summary.json", content)
+    return list(Recording.open(folder).samples())
+
+
+def read_responses(folder: Path, content: Any) -> object:
+    shutil.rmtree(folder.parent / "imported", ignore_errors=True)
+    return import_routes(write(folder / "responses.jsonl", content), "vllm", folder.parent / "imported")
+
+
 def read_config(folder: Path, content: Any) -> object:
     return saved_arguments("eval", Eval, ["--config", str(write(folder / "config.json", content))])
 
@@ -110,12 +130,18 @@ READERS: dict[str, tuple[Callable[[Path, Any], object], Any]] = {
         {"settings": {"neighborhood": {"k": 3}, "descent": {"learning_rate": 0.1}}},
     ),
     "questions": (lambda folder, content: load_jsonl(write(folder / "q.jsonl", content)), QUESTION),
+    "recording": (read_recording, None),
     "references": (
         lambda folder, content: import_bank(write(folder / "references.json", content), HashedBagOfWords()),
         [REFERENCE],
     ),
+    "responses": (read_responses, None),
     "routing": (lambda folder, content: read_routing(f"@{write(folder / 'routing.json', content)}"), [[0.5, 0.5]]),
     "run.json": (read_run, RUN),
+    "steering": (
+        lambda folder, content: read_steering(write(folder / "steer.json", content)),
+        {"steering": 1, "rules": [{"layers": "1-2", "boost": {"a": 1.5}, "lambda": 0.5}, {"mask": [0, "b"]}]},
+    ),
     "summary.json": (read_summary, SUMMARY),
     "timings.jsonl": (
         lambda folder, content: seconds_per_sample(write(folder / "timings.jsonl", content).parent),
@@ -152,6 +178,11 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, A
     valid = {name: content for name, (_, content) in READERS.items()}
     for name in ("bank.json", "atlas.json"):
         valid[name] = json.loads((top / name / name).read_text(encoding="utf-8"))
+    WRITERS["recording"](top, 1)
+    (top / TARGET).rename(top / "recording")
+    valid["recording"] = json.loads((top / "recording" / "summary.json").read_text(encoding="utf-8"))
+    WRITERS["exported"](top, 0)
+    valid["responses"] = json.loads((top / TARGET).read_text(encoding="utf-8").splitlines()[0])
     valid["index.json"]["embeddings"] = "0" * 64
     ExactIndex.build(BANK.embeddings)
     return {name: (top / name, valid[name]) for name in READERS}
@@ -201,7 +232,9 @@ def test_other_encodings_are_refused(name: str, content: bytes, folders: dict[st
         "references": lambda: import_bank(newest, HashedBagOfWords()), "routing": lambda: read_routing(f"@{newest}"),
         "model.json": lambda: port_of(folder), "index.json": lambda: read_index(folder, BANK.embeddings),
         "config": lambda: saved_arguments("eval", Eval, ["--config", str(newest)]),
-        "timings.jsonl": lambda: seconds_per_sample(folder),
+        "timings.jsonl": lambda: seconds_per_sample(folder), "steering": lambda: read_steering(newest),
+        "recording": lambda: Recording.open(folder),
+        "responses": lambda: import_routes(newest, "vllm", folder.parent / "imported"),
     }  # fmt: skip
     if not (name == "timings.jsonl" and content == b"\x00\x01\x02"):
         assert str(folder) in refusal(reread[name])
@@ -336,6 +369,75 @@ def fix_checksums(folder: Path) -> Path:
         content["files"][name] = {"bytes": len(raw), "quick": quick, "sha256": hashlib.sha256(raw).hexdigest()}
     write(file, with_checksum(content) if file.name == "bank.json" else content)
     return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("weights", lambda a: a * np.float16("nan")),
+        ("weights", lambda a: a * np.float16("inf")),
+        ("weights", lambda a: -a),
+        ("weights", lambda a: a[:-1]),
+        ("weights", lambda a: a[..., :1]),
+        ("experts", lambda a: a + 2),
+        ("experts", lambda a: a[:, :1]),
+        ("tokens", lambda a: a[:-1]),
+        ("positions", lambda a: a[:-1]),
+        ("category", lambda text: None),
+        ("id", lambda text: None),
+        ("kinds", lambda kinds: ["text", "text", "sound"]),
+    ],
+)
+def test_values_of_a_recording_are_checked(tmp_path: Path, name: str, change: Callable[[Any], Any]) -> None:
+    """The rows have one shape in a file, so both samples are changed."""
+    samples = [replace(each, **{name: change(getattr(each, name))}) for each in recorded_samples(0)]
+    plan = Plan([Part("set", samples=2, batch=2)])
+    with Run.open(tmp_path, "routes record", {}, plan) as run:
+        run.append(plan.batches[0], routes_table(samples))
+        run.finish(facts().summary())
+    refusal(lambda: list(Recording.open(tmp_path).samples()))
+
+
+def test_a_recording_with_fewer_samples_than_it_states_is_refused(tmp_path: Path) -> None:
+    plan = Plan([Part("set", samples=2, batch=2)])
+    with Run.open(tmp_path, "routes record", {}, plan) as run:
+        run.append(plan.batches[0], routes_table(recorded_samples(0)[:1]))
+        run.finish(facts().summary())
+    assert "2 samples, and the batches hold 1" in refusal(lambda: Recording.open(tmp_path))
+
+
+@given(position=st.integers(0, 140), value=st.integers(0, 255), cut=st.booleans())
+def test_damaged_arrays_of_responses_are_refused_or_read(
+    tmp_path_factory: pytest.TempPathFactory, position: int, value: int, cut: bool
+) -> None:
+    folder = tmp_path_factory.getbasetemp() / "responses"
+    folder.mkdir(exist_ok=True)
+    WRITERS["exported"](folder, 0)
+    content = json.loads((folder / TARGET).read_text(encoding="utf-8").splitlines()[0])
+    raw = bytearray(base64.b64decode(content["choices"][0]["routed_experts"]))
+    raw[position % len(raw)] = value
+    damaged = base64.b64encode(bytes(raw[: position % len(raw)] if cut else raw)).decode()
+    content["choices"][0]["routed_experts"] = damaged
+    line = error_of(lambda: read_responses(folder, content))
+    assert not line or ("responses.jsonl" in line and "\n" not in line)
+
+
+@pytest.mark.parametrize(
+    ("rule", "problem"),
+    [
+        ({"boost": {"a": 1e39}}, "'rules[0].boost.a' is 1e+39; numbers of rules are at most 1e+06 in size"),
+        ({"boost": {"a": 1}, "lambda": -1e300}, "'rules[0].lambda' is -1e+300"),
+        ({"boost": {"a": 1e5}, "lambda": 1e5, "unit": "std"}, "rules[0].boost: it adds more than 1e+06 to a logit"),
+        ({"weigh": {"a": 1e39}}, "'rules[0].weigh.a' is 1e+39"),
+        ({"mask": ["9" * 5000]}, "there is no expert 99999999999999999999;"),
+        ({"mask": ["a"], "layers": "9" * 5000}, "is not all, last5, 6-42, 43,45"),
+        ({"mask": ["a"], "layers": "last" + "9" * 5000}, "is not all, last5, 6-42, 43,45"),
+    ],
+)
+def test_numbers_of_steering_files_have_bounds(rule: dict[str, Any], problem: str) -> None:
+    port = load("tests.toy_port:toy")
+    port = replace(port, model=replace(port.model, spec=replace(port.model.spec, experts=("a", "b", "c"))))
+    assert problem in refusal(lambda: bind(parse_steering({"steering": 1, "rules": [rule]}), port))
 
 
 @given(position=st.integers(0, 300), value=st.integers(0, 255), cut=st.booleans())

@@ -135,6 +135,7 @@ def serve(*more: str) -> list[str]:
         (["--host", "::"], "is open to other machines"),
         (["--host", "203.0.113.7", "--no-auth"], "cannot listen on 203.0.113.7:0"),
         (["--api-key-file", "none.txt"], "cannot read --api-key-file none.txt"),
+        (["--api-key-file", "none.txt", "--no-auth"], "--no-auth serves everyone"),
         (["--strategy", "magic"], "unknown strategy 'magic'"),
         (["--warm", "ngd", "magic"], "unknown strategy 'magic'"),
         (["--bank", "none"], "none"),
