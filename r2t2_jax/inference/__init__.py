@@ -21,6 +21,7 @@ from PIL import Image
 
 from r2t2_jax.bank import ReferenceBank
 from r2t2_jax.bank.inspect import leaked_samples
+from r2t2_jax.bank.manifest import fingerprints_of
 from r2t2_jax.contract import Port, Sample
 from r2t2_jax.datasets.images import decode_image, encoded_image, rgb_pixels
 from r2t2_jax.errors import R2T2Error, R2T2Warning
@@ -29,13 +30,14 @@ from r2t2_jax.evaluation.encode import EncodedQuestions, encode_questions
 from r2t2_jax.evaluation.evaluator import Evaluator
 from r2t2_jax.evaluation.records import BatchResult, Neighbor, neighbors_of
 from r2t2_jax.evaluation.setup import open_bank, with_decoding
-from r2t2_jax.inference.reference_cache import own_references, references_key
+from r2t2_jax.inference.reference_cache import own_references
 from r2t2_jax.method.needs import REFERENCE_NEEDS
 from r2t2_jax.method.presets import Preset
 from r2t2_jax.method.search.kernel_regression import FixedRouting
 from r2t2_jax.method.strategies import Strategy
 from r2t2_jax.methods import BASE, Method, find_preset, own_preset, preset_name
 from r2t2_jax.methods import strategy as named_strategy
+from r2t2_jax.runs.fingerprint import numerics
 from r2t2_jax.runtime.batching import threads_at_a_time, worker_threads
 from r2t2_jax.runtime.checks import check_routing
 from r2t2_jax.steering.files import Steering, opened_steering
@@ -45,7 +47,7 @@ from r2t2_jax.validation.strategies import check_strategies
 BY_HAND = "by hand"
 MIN_REPORTED_SECONDS = 1e-3  # opening references that are in memory already is not reported
 
-_BANKS: dict[str, ReferenceBank] = {}  # ports' own references, by `references_key`
+_BANKS: dict[tuple[Any, ...], ReferenceBank] = {}  # ports' own references, by what they depend on in one process
 
 
 @dataclass(frozen=True)
@@ -159,13 +161,14 @@ def answer(
         decoding = replace(decoding, max_new_tokens=max_new_tokens)
     weights: Float[np.ndarray, "L E"] | None = None
     method: Method
+    if routing is not None and strategy is None and steering is None:
+        weights = check_weights(port, routing)
     check_alternatives(strategy, preset, bank, routing, steering)
     if steering is not None:
         method, shown, references, seconds = Steer(opened_steering(steering)), "", None, 0.0
         method.check_port(port)
     elif routing is not None:
-        weights, shown = check_weights(port, routing), ""
-        method, references, seconds = by_hand(), None, 0.0
+        method, shown, references, seconds = by_hand(), "", None, 0.0
     else:
         method, shown = _method(port, strategy, preset)
         opened = ReferenceBank.open(bank) if isinstance(bank, str | Path) else bank
@@ -266,7 +269,7 @@ def open_references(port: Port, bank: ReferenceBank | str | Path | None, questio
         return bank
     if bank is not None:
         return open_bank(port, Path(bank), {}, [], keep_wrong=True)
-    key = references_key(port)
+    key = (*vars(fingerprints_of(port)).values(), port.beams, *numerics().values())
     if key not in _BANKS:
         _BANKS[key] = own_references(port, questions)
     return _BANKS[key]
