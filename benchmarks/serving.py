@@ -9,7 +9,6 @@ results go to `benchmarks/results/serving.json`.
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import datetime
 import io
@@ -91,7 +90,7 @@ def running(settings: Settings) -> Iterator[tuple[Service, str]]:
     bound = bind("127.0.0.1", 0)
     server = make_server(create_app(service, Access()))
     service.batcher.start(warming)
-    thread = threading.Thread(target=lambda: asyncio.run(serve(server, service, bound)))
+    thread = threading.Thread(target=serve, args=(server, service, bound))
     thread.start()
     while not service.batcher.ready or not server.started:
         time.sleep(0.1)

@@ -302,7 +302,7 @@ def condition(model: RoutedLoss, params: Params, features: Features, answer: Ans
 
 def support_of(
     model: RoutedLoss, features: Features, routing: Float[Array, "B L E"] | Float[np.ndarray, "B L E"]
-) -> Bool[Array, "B L E"]:
+) -> Bool[Array, "B L E"] | Bool[np.ndarray, "B L E"]:
     """The model's own support of each sample, if it has one, else the support that its spec gives to all samples.
 
     Args:
@@ -311,7 +311,9 @@ def support_of(
         routing: their weights, for the shape.
     """
     own = getattr(model, "support", None)
-    return jnp.broadcast_to(model.spec.support_mask() if own is None else own(features), np.shape(routing))
+    if own is None:
+        return np.broadcast_to(model.spec.support_mask(), np.shape(routing))
+    return jnp.broadcast_to(own(features), np.shape(routing))
 
 
 class RoutedLoss(Protocol):

@@ -12,6 +12,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from r2t2_jax.errors import R2T2Error
@@ -115,11 +116,11 @@ class RoutingSpec:
     def shape(self) -> tuple[int, int]:
         return self.num_layers, self.num_experts
 
-    def support_mask(self) -> Bool[Array, "L E"]:
+    def support_mask(self) -> Bool[np.ndarray, "L E"]:
         """The entries of r that may be non-zero, for a sample without a support of its own."""
         if not self.support:
-            return jnp.ones(self.shape, bool)
-        return jnp.asarray([[e in row for e in range(self.num_experts)] for row in self.support])
+            return np.ones(self.shape, bool)
+        return np.asarray([[e in row for e in range(self.num_experts)] for row in self.support])
 
     def one_hot_experts(self, experts: Sequence[str]) -> Float[Array, "L E"]:
         """Equal weight on the named experts in every layer; a group without a named expert stays uniform."""

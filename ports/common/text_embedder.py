@@ -9,7 +9,7 @@ import functools
 import hashlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ class Tokens:
 class TextEncoder:
     """Function from one tokenized text to its vector; holds the graph of an NNX module, so it is hashable for jit."""
 
-    graph: Any
+    graph: Any = field(hash=False)  # each call would hash it in 1 ms
 
     @classmethod
     def of(cls, make: Callable[[nnx.Rngs], nnx.Module]) -> TextEncoder:

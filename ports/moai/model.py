@@ -5,7 +5,7 @@ Axis letters: L mixers, E = 6 experts, A answer tokens, C candidates, D width, V
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -25,7 +25,7 @@ class MoAIModel:
     """The contract's functions; traced, one sample. `graph` is the graph definition of the NNX modules."""
 
     config: MoAIConfig
-    graph: Any
+    graph: Any = field(hash=False)  # follows from config; each call would hash it in 1 ms
 
     @property
     def spec(self) -> RoutingSpec:

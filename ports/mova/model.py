@@ -5,7 +5,7 @@ Axis letters: L adapter blocks, E = 7 experts, A answer tokens, C candidates, V 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -24,7 +24,7 @@ class MovaModel:
     """The contract's functions; traced, one sample. `graph` is the graph definition of the NNX modules."""
 
     config: MovaConfig
-    graph: Any
+    graph: Any = field(hash=False)  # follows from config; each call would hash it in 1 ms
 
     @property
     def spec(self) -> RoutingSpec:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from r2t2_jax.routing import RoutingSpec
 
@@ -31,7 +32,7 @@ class PocketConfig:
     answer_length: int = 3
     gate_hidden: int = 64
 
-    @property
+    @cached_property
     def spec(self) -> RoutingSpec:
         """Names and structure of the routing weights."""
         return RoutingSpec(self.experts, tuple(f"mixer{i}" for i in range(self.mixers)))

@@ -5,7 +5,7 @@ Axis letters: L mixers, E experts, A answer tokens, C candidates, D width, W cha
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -24,7 +24,7 @@ class PocketModel:
     """The contract's functions on one traced sample. `graph` is the structure of the NNX modules."""
 
     config: PocketConfig
-    graph: Any
+    graph: Any = field(hash=False)  # follows from config; each call would hash it in 1 ms
 
     @property
     def spec(self) -> RoutingSpec:

@@ -49,11 +49,11 @@ def load(variant: str | None) -> Port:
     config, tokenizer = weights.config, Tokenizer(weights.words)
     graph, params = abstract(config)
     params = weights.fill(params, gate)
+    model = PocketModel(config, graph)
     embedder = PocketEmbedder(
-        graph=graph,
+        model=model,
         params=params,
         tokenizer=tokenizer,
-        config=config,
         layer=weights.embedding_layer,
         mean=weights.embedding_mean,
         spread=weights.embedding_spread,
@@ -61,7 +61,7 @@ def load(variant: str | None) -> Port:
     )
     return Port(
         name=f"pocket:{gate}",
-        model=PocketModel(config, graph),
+        model=model,
         params=params,
         processor=PocketProcessor(config, tokenizer),
         embedder=embedder,

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int
 from PIL import Image
 
 from ports.pocket.config import PocketConfig
+from ports.pocket.model import PocketModel
 from ports.pocket.modeling import PocketAnswer, PocketInputs
 from ports.pocket.scenes import IMAGE
 from ports.pocket.tokenizer import Tokenizer
@@ -32,7 +33,7 @@ class PocketProcessor:
         """Images at 96 x 96 and question tokens; every leaf has a leading axis B."""
         tokens, mask = self.tokenizer.pad([sample.question for sample in samples], self.config.question_length)
         images = np.stack([_fit(sample.pixels()) for sample in samples])
-        return PocketInputs(jnp.asarray(images), jnp.asarray(tokens), jnp.asarray(mask))
+        return PocketInputs(images, tokens, mask)
 
     def fits(self, question: str) -> bool:
         """Whether a question has at most `question_length` tokens; longer ones are truncated."""
@@ -68,10 +69,9 @@ class PocketEmbedder:
     or on routing.
     """
 
-    graph: Any
+    model: PocketModel
     params: Any
     tokenizer: Tokenizer
-    config: PocketConfig
     layer: int
     mean: Float[np.ndarray, "2 D"]
     spread: Float[np.ndarray, "2 D"]
@@ -79,8 +79,8 @@ class PocketEmbedder:
 
     def embed(self, texts: Sequence[str]) -> Float[np.ndarray, "B 2*D"]:
         """Unit vectors."""
-        tokens, mask = self.tokenizer.pad(texts, self.config.question_length)
-        states = question_states(self.graph, self.params, jnp.asarray(tokens), jnp.asarray(mask), self.layer)
+        tokens, mask = self.tokenizer.pad(texts, self.model.config.question_length)
+        states = question_states(self.model, self.params, tokens, mask, self.layer)
         return unit_halves(np.asarray(states), self.mean, self.spread)
 
 
@@ -93,10 +93,10 @@ def unit_halves(
     return vectors.reshape(len(states), -1) / np.sqrt(2.0).astype(np.float32)
 
 
-@partial(jax.jit, static_argnames=("graph", "layer"))
-def question_states(graph: Any, params: Any, tokens: Array, mask: Array, layer: int) -> Float[Array, "B 2 D"]:
+@partial(jax.jit, static_argnames=("model", "layer"))
+def question_states(model: PocketModel, params: Any, tokens: Array, mask: Array, layer: int) -> Float[Array, "B 2 D"]:
     """For a batch of questions: the last token's state before block `layer`, and the mean token embedding."""
-    net = nnx.merge(graph, params)
+    net = nnx.merge(model.graph, params)
 
     def one(row: tuple[Array, Array]) -> Array:
         tokens, mask = row

@@ -103,7 +103,7 @@ class PreparedBatch:
         if strategy.augmentations is not None:
             queries = self._with_augmentations(strategy, queries, rows)
         rerouted = reroute_batch(
-            strategy, self.port.model, self.port.params, queries, references, self.keys[rows], vmap_size=self.vmap_size
+            strategy, self.port.model, self.port.params, queries, references, take(self.keys, rows), vmap_size=self.vmap_size
         )
         tokens = generate_batch(self.port, queries.features, rerouted.routing, self.vmap_size)
         if (untouched := rerouted.info.get("untouched")) is not None:

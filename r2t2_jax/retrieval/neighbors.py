@@ -142,7 +142,12 @@ Selector = NearestNeighbors | EpsilonBall | RandomNeighbors | ShuffledNeighbors
 
 def sample_keys(seed: int, numbers: Int[np.ndarray, "B"] | Int[Array, "B"]) -> Key[Array, "B"]:
     """One key per sample, from the seed and the sample's number, so that it does not depend on the batch."""
-    return jax.vmap(lambda number: jax.random.fold_in(jax.random.key(seed), number))(jnp.asarray(numbers))
+    return _sample_keys(jnp.asarray(numbers), seed=int(seed))
+
+
+@partial(jax.jit, static_argnames="seed")
+def _sample_keys(numbers: Int[Array, "B"], *, seed: int) -> Key[Array, "B"]:
+    return jax.vmap(lambda number: jax.random.fold_in(jax.random.key(seed), number))(numbers)
 
 
 def _compare(selector: Selector, choice: Choice, query: Float[Array, "M"], compared: Float[Array, "K M"]) -> Neighbors:

@@ -27,6 +27,7 @@ from r2t2_jax.serve.schemas import INTERNAL, ApiError, ChatRequest, ImagePart, p
 LOGGER = logging.getLogger("r2t2.serve")
 DISCONNECTED = 499  # of nginx: the client is gone
 HOST_THREADS = 2  # decode images and prepare inputs
+LARGE = 1 << 12  # numbers of a path; larger replies are written in a host thread
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,10 @@ class Service:
             answered = await self._answered(http, question)
             if answered is None:
                 return Response(status_code=DISCONNECTED)
-            reply = await loop.run_in_executor(self.pool, self._reply, request, question, answered)
+            if answered.prediction.path.size > LARGE:
+                reply = await loop.run_in_executor(self.pool, self._reply, request, question, answered)
+            else:  # takes less time than the switch of threads
+                reply = self._reply(request, question, answered)
         self._count(answered, reply, time.perf_counter() - start)
         if request.stream:
             return StreamingResponse(

@@ -10,7 +10,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -148,6 +148,7 @@ class Engine:
         self.presets = (*PRESETS, *(name for name in port.presets if name not in PRESETS))
         self._is_reference = (lambda sample: False) if bank is None else reference_test(bank)
         self._evaluators: OrderedDict[tuple[str, str, str], Evaluator] = OrderedDict()
+        self._named = cache(self._named_choice)  # there are as many as strategies times presets
         self._lock = threading.Lock()
         self.choose(Rerouting())  # an error in the settings ends the start
 
@@ -179,6 +180,9 @@ class Engine:
         else:
             message = f"unknown preset {rerouting.preset[:80]!r}; choose one of {', '.join(self.presets)}"
             raise ApiError(400, message, "r2t2.preset", "invalid_value")
+        return self._named(name, preset)
+
+    def _named_choice(self, name: str, preset: str) -> RoutingChoice:
         return RoutingChoice(name, preset, method_of(name, find_preset(preset, self.port.presets)))
 
     def _steered(self, content: Mapping[str, Any]) -> RoutingChoice:
@@ -283,7 +287,7 @@ class Engine:
     def _encode(self, questions: Sequence[ServedQuestion]) -> EncodedQuestions:
         """All questions, encoded; their inputs have equal shapes."""
         prepared = [question.prepared for question in questions]
-        inputs = jax.tree.map(lambda *leaves: jnp.asarray(np.concatenate(leaves)), *(each.inputs for each in prepared))
+        inputs = jax.tree.map(lambda *leaves: np.concatenate(leaves), *(each.inputs for each in prepared))
         embeddings = np.concatenate([np.asarray(each.embeddings) for each in prepared])
         joined = PreparedQuestions(tuple(each.samples[0] for each in prepared), inputs, embeddings)
         with tqdm(disable=True) as progress:

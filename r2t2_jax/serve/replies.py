@@ -6,14 +6,12 @@ Axis letters: L routed layers, E experts, P points of a path, A answer tokens.
 from __future__ import annotations
 
 import json
-import math
 import secrets
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import numpy as np
 
 from r2t2_jax.contract import Port
@@ -138,8 +136,9 @@ def rerouting_block(answered: AnsweredQuestion, returned: Sequence[str]) -> dict
 
 def _numbers(values: Any) -> Any:
     """Nested lists of rounded numbers; `None` for what JSON does not have."""
-    nested = np.asarray(values, np.float64).round(DIGITS).tolist()
-    return jax.tree.map(lambda value: value if math.isfinite(value) else None, nested)
+    numbers = np.asarray(values, np.float64).round(DIGITS)
+    finite = np.isfinite(numbers)
+    return numbers.tolist() if finite.all() else np.where(finite, numbers.astype(object), None).tolist()
 
 
 @dataclass(frozen=True)

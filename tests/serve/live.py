@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import io
 import threading
@@ -80,7 +79,7 @@ def live_server(
     bound = bind("127.0.0.1", 0)
     server = make_server(create_app(service, access or Access()))
     batcher.start()
-    thread = threading.Thread(target=lambda: asyncio.run(serve(server, service, bound)))
+    thread = threading.Thread(target=serve, args=(server, service, bound))
     thread.start()
     until(lambda: server.started and batcher.ready)
     try:

@@ -1,6 +1,5 @@
 """The page: what it shows of an answer; and, with Gradio, Chromium and Playwright, that it works in a browser."""
 
-import asyncio
 import re
 import threading
 from pathlib import Path
@@ -102,7 +101,7 @@ def test_a_picture_is_uploaded_and_answered_in_a_browser_without_the_internet(tm
     mount_page(app, service, access)
     server = make_server(app)
     service.batcher.start(warming)
-    thread = threading.Thread(target=lambda: asyncio.run(serve(server, service, bound)))
+    thread = threading.Thread(target=serve, args=(server, service, bound))
     thread.start()
     until(lambda: server.started and service.batcher.ready)
     url, elsewhere, problems = f"http://127.0.0.1:{bound.getsockname()[1]}/", list[str](), list[str]()

@@ -127,7 +127,7 @@ class RoutedLM:
     config: MoEDecoderConfig
     scope: RoutingScope
     stop_ids: tuple[int, ...]
-    graph: Any
+    graph: Any = field(hash=False)  # follows from config; each call would hash it in 1 ms
 
     @property
     def spec(self) -> RoutingSpec:

@@ -23,6 +23,7 @@ from jaxtyping import Float
 from ports.common.checkpoint.mapping import path_name
 from ports.pocket.config import PocketConfig
 from ports.pocket.dataset import question_on
+from ports.pocket.model import PocketModel
 from ports.pocket.modeling import PocketNet, VisionEncoder, create
 from ports.pocket.params import FOLDER, GATES, write_weights
 from ports.pocket.processing import question_states, unit_halves
@@ -120,10 +121,11 @@ def choose_embedding(
     """The layer whose nearest neighbors most often need the same experts, the references' mean and spread, scores."""
     graph, params = nnx.split(net)
     config = net.config
+    model = PocketModel(config, graph)
 
     def states(questions: Sequence[Question], layer: int) -> np.ndarray:
         tokens, mask = tokenizer.pad([question.text for question in questions], config.question_length)
-        return np.asarray(question_states(graph, params, jnp.asarray(tokens), jnp.asarray(mask), layer))
+        return np.asarray(question_states(model, params, jnp.asarray(tokens), jnp.asarray(mask), layer))
 
     scores, statistics = {}, {}
     for layer in range(1, config.depth + 1):
