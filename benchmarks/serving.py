@@ -3,8 +3,9 @@
 The pocket model answers questions about scenes with `base` and `atlas`: through the server, from 1, 8 and 32 clients in
 a process of their own on the same machine; and in a bare loop over the same compiled programs, which prepares,
 encodes, retrieves, re-routes and generates in batches of the same size, without HTTP, JSON or PNG. Both are measured
-after all programs are compiled, and alternate. The memory of the server's process is recorded after each part. The
-results go to `benchmarks/results/serving.json`.
+after all programs are compiled, and alternate; a ratio is the median of the ratios of neighboring parts. The memory of
+the server's process is recorded after each part, and the machine's load before the first. The results go to
+`benchmarks/results/serving.json` and `docs/serve.md`.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,14 +30,18 @@ import psutil
 import tyro
 from PIL import Image
 
-from r2t2_jax.contract import Sample
+from benchmarks.pages import write_results
+from r2t2_jax.contract import Sample, Turn
 from r2t2_jax.datasets import load_dataset
+from r2t2_jax.serve import Settings
 from r2t2_jax.serve.app import Service, create_app
 from r2t2_jax.serve.guard import Access
 from r2t2_jax.serve.schemas import Rerouting
-from r2t2_jax.serve.server import Settings, bind, make_server, open_service, serve
+from r2t2_jax.serve.server import bind, make_server, open_service, serve
 
-RESULTS = Path(__file__).parent / "results" / "serving.json"
+ROOT = Path(__file__).parent.parent
+RESULTS, PAGE = ROOT / "benchmarks" / "results" / "serving.json", ROOT / "docs" / "serve.md"
+IDLE = 0.25  # load per core of a machine that has nothing else to do
 MODEL, STRATEGIES, QUESTIONS = "pocket:narrow", ("base", "atlas"), 50
 
 
@@ -46,18 +51,28 @@ def main(
     repeats: int = 3,
     batch_size: int = 4,
     machine: str = "2 CPU cores",
-    out: Path = RESULTS,
 ) -> None:
     """Measure and write the results.
 
     Args:
         requests: of each part.
         clients: numbers of clients.
-        repeats: of each part; the median is recorded.
+        repeats: of each part; medians are recorded.
         batch_size: of the server and of the bare loop.
         machine: a few words.
-        out: file to write.
     """
+    recorded: dict[str, Any] = {"date": datetime.date.today().isoformat(), "machine": machine}
+    recorded["command"] = " ".join(["python -m benchmarks.serving", *sys.argv[1:]])
+    recorded |= {"cores": os.cpu_count(), "load": round(os.getloadavg()[0], 1)}
+    recorded |= {"requests": requests, "repeats": repeats, "batch_size": batch_size, "model": MODEL}
+    recorded["rows"] = measure(requests, clients, repeats, batch_size)
+    RESULTS.write_text(json.dumps(recorded, indent=1) + "\n", encoding="utf-8")
+    write_results(PAGE, page_table(recorded))
+    print(page_table(recorded))
+
+
+def measure(requests: int, clients: Sequence[int], repeats: int, batch_size: int) -> list[dict[str, Any]]:
+    """A row for each strategy and number of clients; arguments as of `main`."""
     samples = load_dataset("pocket", "test", QUESTIONS, 0)
     rows: list[dict[str, Any]] = []
     settings = Settings(MODEL, strategy="base", warm=STRATEGIES, batch_size=batch_size, page=False)
@@ -65,22 +80,45 @@ def main(
         for strategy in STRATEGIES:
             file = write_bodies(Path(folder) / f"{strategy}.jsonl", f"{service.name}@{strategy}", samples)
             bare_loop(service, strategy, samples, batch_size, QUESTIONS)  # also fills caches of the host
-            rates = {count: list[dict[str, Any]]() for count in clients}
-            bare = []
+            through_server(url, file, QUESTIONS, max(clients))
+            parts = {count: list[dict[str, float]]() for count in clients}
             for _ in range(repeats):
-                bare.append(bare_loop(service, strategy, samples, batch_size, requests))
+                bare = bare_loop(service, strategy, samples, batch_size, requests)
                 for count in clients:
-                    rates[count].append(through_server(url, file, requests, count))
-            bare_rate = float(np.median(bare))
-            for count, measured in rates.items():
-                median = {name: float(np.median([each[name] for each in measured])) for name in measured[0]}
-                row = {"strategy": strategy, "clients": count, **{k: round(v, 4) for k, v in median.items()}}
-                row |= {"bare_per_second": round(bare_rate, 2), "ratio": round(row["per_second"] / bare_rate, 3)}
-                rows.append(row | {"rss_mib": psutil.Process().memory_info().rss >> 20})
+                    part = through_server(url, file, requests, count)
+                    parts[count].append(part | {"bare_per_second": bare, "ratio": part["per_second"] / bare})
+            for count, measured in parts.items():
+                median = {name: round(float(np.median([part[name] for part in measured])), 3) for name in measured[0]}
+                memory = {"rss_mib": psutil.Process().memory_info().rss >> 20}
+                rows.append({"strategy": strategy, "clients": count} | median | memory)
                 print(rows[-1], flush=True)
-    about = {"date": datetime.date.today().isoformat(), "machine": machine, "load": round(os.getloadavg()[2], 1)}
-    about |= {"requests": requests, "repeats": repeats, "batch_size": batch_size, "model": MODEL}
-    out.write_text(json.dumps(about | {"rows": rows}, indent=1) + "\n", encoding="utf-8")
+    return rows
+
+
+def page_table(recorded: Mapping[str, Any]) -> str:
+    """The results in Markdown, with what the machine did besides."""
+    lines = [
+        "| strategy | clients | requests per second | p50, ms | p99, ms | bare loop, questions per second | ratio |",
+        "| --- | --: | --: | --: | --: | --: | --: |",
+    ]
+    for row in recorded["rows"]:
+        numbers = [f"{row[name]:.1f}" for name in ("per_second", "p50_ms", "p99_ms", "bare_per_second")]
+        lines.append(" | ".join([f"| `{row['strategy']}`", str(row["clients"]), *numbers, f"{row['ratio']:.2f} |"]))
+    load, cores = recorded["load"], recorded["cores"]
+    state = f"The load of the machine was {load} on {cores} cores before the start"
+    if load < IDLE * cores:
+        state += ": it had nothing else to do."
+    else:
+        state += ": **it was not idle**, so rates are below those of an idle machine, and ratios vary."
+    facts = (
+        f"`{recorded['command']}`: {recorded['model']}, n = {recorded['requests']} requests per row, median of "
+        f"{recorded['repeats']}, batches of up to {recorded['batch_size']}, {recorded['machine']}, {recorded['date']}."
+    )
+    more = (
+        "Clients run on the same machine, in a process of their own. The bare loop runs the same compiled programs in "
+        "one thread, without HTTP, JSON or PNG."
+    )
+    return "\n".join([*lines, "", facts, state, more, ""])
 
 
 @contextmanager
@@ -124,7 +162,8 @@ def bare_loop(service: Service, strategy: str, samples: Sequence[Sample], batch_
     start = time.perf_counter()
     for first in range(0, count, batch_size):
         batch = [samples[i % len(samples)] for i in range(first, first + batch_size)]
-        engine.answer([engine.prepare(choice, [sample.pixels()], sample.question) for sample in batch])
+        turns = [Turn("user", (sample.pixels(), sample.question)) for sample in batch]
+        engine.answer([engine.prepare(choice, [turn]) for turn in turns])
     return count / (time.perf_counter() - start)
 
 
@@ -140,7 +179,7 @@ def through_server(url: str, file: Path, requests: int, clients: int) -> dict[st
 def send_from_process(url: str, file: Path, requests: int, clients: int) -> dict[str, Any]:
     """The results of `benchmarks/serving_client.py` in a process of its own."""
     command = [sys.executable, "-m", "benchmarks.serving_client", url, str(file), str(requests), str(clients)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True, cwd=Path(__file__).parents[1])
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True, cwd=ROOT)
     results: dict[str, Any] = json.loads(done.stdout)
     return results
 

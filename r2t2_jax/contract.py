@@ -30,6 +30,14 @@ Features = Any
 Answer = Any
 
 
+@dataclass(frozen=True, eq=False)
+class Turn:
+    """A turn of a conversation: its role (`system`, `user` or `assistant`), and its texts and images in order."""
+
+    role: str
+    parts: tuple[str | np.ndarray, ...]
+
+
 @dataclass(frozen=True)
 class Sample:
     """One question about one image, or about none, as every dataset yields it.
@@ -40,7 +48,9 @@ class Sample:
     question, if known; only `task_routing` reads them. `dataset` is the name of the dataset, by which a port chooses
     the published prompt of a benchmark. `context` are lines that this prompt has below the question, such as OCR
     tokens; embedders do not read them. `original` is the image of which `image` is an augmented copy; a port reads
-    what is stored for an image, such as MoAI's auxiliary records, for the original.
+    what is stored for an image, such as MoAI's auxiliary records, for the original. `conversation` is the whole of a
+    conversation that has earlier turns, instructions or several images, for processors with `reads_conversations`;
+    `question` is then the text of its last turn, and `image` its first image.
     """
 
     id: str
@@ -55,6 +65,7 @@ class Sample:
     dataset: str = ""
     context: str = ""
     original: np.ndarray | None = None
+    conversation: tuple[Turn, ...] = ()
 
     def pixels(self) -> np.ndarray:
         """The image of a sample that must have one.

@@ -81,8 +81,10 @@ class SparseProcessor(QwenVLProcessor):
         """Prompts, padded on the left, and patches; every leaf has a leading axis B.
 
         Raises:
-            R2T2Error: as for the Qwen processor.
+            R2T2Error: as for the Qwen processor, or a conversation has earlier turns.
         """
+        if any(turn.role == "assistant" for sample in samples for turn in sample.conversation):
+            raise R2T2Error("this model answers one question at a time: leave earlier turns out")
         return super().prepare(params, [replace(s, style="plain") if s.style == "word" else s for s in samples])
 
 

@@ -87,12 +87,13 @@ class PreparedBatch:
 
         Returns:
             Arrays with a leading axis n: `tokens` (or `texts`), `weights`, `path`, `losses`, `kernel_weights`,
-            `used_fallback` and `evaluations`; and the `routing` of a strategy, `None` for the untouched model.
+            `used_fallback` and `evaluations`; and the `routing` of a strategy, `None` for the untouched model, with
+            `untouched` where a strategy keeps the model untouched for some samples.
 
         Raises:
             R2T2Error: the strategy needs something that model or bank do not offer.
         """
-        strategy, queries = self.strategies[name], take(self.queries, rows)
+        strategy, queries, keys = self.strategies[name], take(self.queries, rows), take(self.keys, rows)
         references = self.neighbors.references(name, rows)
         weights: Any = np.zeros((len(rows), 0), np.float32)
         if references is not None and references.weights is not None and strategy.selector is not None:
@@ -103,15 +104,17 @@ class PreparedBatch:
         if strategy.augmentations is not None:
             queries = self._with_augmentations(strategy, queries, rows)
         rerouted = reroute_batch(
-            strategy, self.port.model, self.port.params, queries, references, take(self.keys, rows), vmap_size=self.vmap_size
+            strategy, self.port.model, self.port.params, queries, references, keys, vmap_size=self.vmap_size
         )
         tokens = generate_batch(self.port, queries.features, rerouted.routing, self.vmap_size)
+        more = {}
         if (untouched := rerouted.info.get("untouched")) is not None:
             # Gates that differ by token are not those of their mean: the untouched model answers itself.
             own = generate_batch(self.port, queries.features, None, self.vmap_size)
             tokens = jnp.where(untouched[:, None], own, tokens)
             rerouted = replace(rerouted, evaluations=rerouted.evaluations + 1)
-        return {
+            more["untouched"] = untouched
+        return more | {
             "tokens": tokens,
             "routing": rerouted.routing,
             "weights": rerouted.weights,

@@ -107,6 +107,7 @@ def record_samples(
     logits: bool,
     batch: int,
     steering: Steering | None = None,
+    routing: Routing | None = None,
 ) -> list[SampleRoutes]:
     """The routes of samples, and the model's answers, which are those of `generate`.
 
@@ -118,9 +119,10 @@ def record_samples(
         logits: also the gates' logits.
         batch: number of samples to which they are padded.
         steering: rules under which the model routes and answers.
+        routing: with a leading axis of the samples, in place of the router's own; without a steering.
 
     Raises:
-        R2T2Error: a sample cannot be prepared, the model cannot follow the steering, or a weight is NaN.
+        R2T2Error: a sample cannot be prepared, the model cannot follow the steering or the routing, or a weight is NaN.
     """
     check_foreign(port, samples)
     inputs = port.processor.prepare(port.params, samples)
@@ -129,13 +131,16 @@ def record_samples(
     def compute(rows: Rows) -> Any:
         batch_inputs, model = take(inputs, rows), port.model
         if not isinstance(model, RecordingModel):
-            return _record_whole(port, batch_inputs, tables, [samples[i] for i in rows.tolist()])
+            return _record_whole(port, batch_inputs, tables, [samples[i] for i in rows.tolist()], take(routing, rows))
         static = {"max_new_tokens": port.max_new_tokens, "logits": logits}
-        if tables is None:
+        if tables is None and routing is None:
             return _record_tokens(port.params, batch_inputs, model=model, **static)
-        assert isinstance(model, SteerableModel)  # `bind` checks it
-        wide, routing = steered_model(model, tables)
-        return _record_steered(port.params, batch_inputs, routing, model=wide, **static)
+        if not isinstance(model, SteerableModel):  # `bind` checks it too
+            raise R2T2Error(f"{port.name} records the routes of its own router only")
+        if tables is None:
+            return _record_rerouted(port.params, (batch_inputs, take(routing, rows)), model=model, **static)
+        wide, steered = steered_model(model, tables)
+        return _record_steered(port.params, batch_inputs, steered, model=wide, **static)
 
     answers, routes = run_batch(compute, 0, len(samples), batch)
     with np.errstate(over="ignore"):  # what a float16 cannot hold becomes infinite and is refused
@@ -162,16 +167,25 @@ def _record_steered(
     return jax.lax.map(lambda sample: model.record_routes(params, sample, max_new_tokens, logits, routing), inputs)
 
 
+@partial(jax.jit, static_argnames=("model", "max_new_tokens", "logits"))
+def _record_rerouted(
+    params: Params, samples: tuple[Inputs, Routing], *, model: SteerableModel, max_new_tokens: int, logits: bool
+) -> tuple[jax.Array, TokenRoutes]:
+    def record(sample: tuple[Inputs, Routing]) -> tuple[jax.Array, TokenRoutes]:
+        return model.record_routes(params, sample[0], max_new_tokens, logits, sample[1])
+
+    return jax.lax.map(record, samples)
+
+
 def _record_whole(
-    port: Port, inputs: Inputs, tables: SteeringTables | None, samples: Sequence[Sample]
+    port: Port, inputs: Inputs, tables: SteeringTables | None, samples: Sequence[Sample], routing: Routing | None
 ) -> tuple[np.ndarray, TokenRoutes]:
     """Answers, and for each sample one record of all experts of each routed layer."""
     features, router = encode_batch(port.params, inputs, model=port.model)
-    routing, effective = None, router
     if tables is not None:
         support = support_of(port.model, features, router)
         routing = sample_routing(port, tables, samples, router, support)
-        effective = effective_weights(port, features, routing)
+    effective = router if routing is None else effective_weights(port, features, routing)
     static = {"model": port.model, "max_new_tokens": port.max_new_tokens}
     answers = generate_tokens(port.params, features, routing, **static)
     weights = np.asarray(effective, np.float32)  # [B, L, E]

@@ -16,13 +16,14 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
+from r2t2_jax.contract import Turn
 from r2t2_jax.serve.batching import Batcher
 from r2t2_jax.serve.engine import AnsweredQuestion, Engine, ServedQuestion
 from r2t2_jax.serve.guard import Access, Guard, read_body
 from r2t2_jax.serve.images import ImageReader
 from r2t2_jax.serve.metrics import Metrics
 from r2t2_jax.serve.replies import Reply, complete, logprobs_content, prompt_tokens, rerouting_block
-from r2t2_jax.serve.schemas import INTERNAL, ApiError, ChatRequest, ImagePart, parse_request
+from r2t2_jax.serve.schemas import INTERNAL, ApiError, ChatRequest, ImagePart, Message, parse_request
 
 LOGGER = logging.getLogger("r2t2.serve")
 DISCONNECTED = 499  # of nginx: the client is gone
@@ -87,24 +88,25 @@ class Service:
         choice = self.engine.choose(rerouting)
         temperature = request.temperature or 0.0
         self.engine.check_decoding(choice, temperature, bool(request.logprobs))
-        images = []
-        texts, instructions = list[str](), list[str]()
-        for i, message in enumerate(request.messages):
-            for j, part in enumerate(message.content):
-                where = f"messages[{i}].content[{j}]"
-                if isinstance(part, ImagePart):
-                    images.append(self.reader.read(part.image_url.url, f"{where}.image_url.url", account))
-                else:
-                    (texts if message.role == "user" else instructions).append(part.text)
-        question = self.engine.prepare(choice, images, "\n".join(texts), "\n".join(instructions))
+        turns = [self._turn(message, f"messages[{i}]", account) for i, message in enumerate(request.messages)]
         return replace(
-            question,
+            self.engine.prepare(choice, turns),
             temperature=temperature,
             seed=secrets.randbits(32) if request.seed is None else request.seed,
             logprobs=bool(request.logprobs),
             before="before" in rerouting.returned,
             routes="routes" in rerouting.returned,
         )
+
+    def _turn(self, message: Message, where: str, account: list[int]) -> Turn:
+        """A message with its images decoded."""
+        parts = [
+            self.reader.read(part.image_url.url, f"{where}.content[{j}].image_url.url", account)
+            if isinstance(part, ImagePart)
+            else part.text
+            for j, part in enumerate(message.content)
+        ]
+        return Turn("system" if message.role == "developer" else message.role, tuple(parts))
 
     async def chat(self, http: Request) -> Response:
         """Answer `POST /v1/chat/completions`.
@@ -200,23 +202,28 @@ def create_app(service: Service, access: Access) -> FastAPI:
 
     @app.get("/health")
     async def health() -> dict[str, str]:
+        """The process runs."""
         return {"status": "ok"}
 
     @app.get("/ready")
     async def ready() -> JSONResponse:
+        """Questions are answered at once (200), or the server warms up or ends (503)."""
         batcher = service.batcher
         return JSONResponse({"status": batcher.state}, status_code=200 if batcher.ready else 503)
 
     @app.get("/metrics")
     async def metrics() -> Response:
+        """The counters in Prometheus's format."""
         return Response(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
+        """The model, and one entry for each strategy that is ready."""
         return {"object": "list", "data": service.models()}
 
     @app.get("/v1/models/{name:path}")
     async def model(name: str) -> dict[str, Any]:
+        """One of the entries."""
         for entry in service.models():
             if entry["id"] == name:
                 return entry
@@ -224,6 +231,7 @@ def create_app(service: Service, access: Access) -> FastAPI:
 
     @app.post("/v1/chat/completions")
     async def chat(http: Request) -> Response:
+        """The answer to one question; every request is counted by its status."""
         status = 500
         try:
             reply = await service.chat(http)
@@ -240,6 +248,7 @@ def create_app(service: Service, access: Access) -> FastAPI:
 
     @app.api_route("/v1/{rest:path}", methods=["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"])
     async def unknown(rest: str, http: Request) -> Response:
+        """404, or 405 for another method of a route, in OpenAI's format."""
         raise HTTPException(405 if rest in ("chat/completions", "models") else 404)
 
     app.add_middleware(functools.partial(Guard, access=access))

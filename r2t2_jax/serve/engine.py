@@ -16,12 +16,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int
 from tqdm import tqdm
 
 from r2t2_jax.bank import ReferenceBank
 from r2t2_jax.bank.inspect import reference_test
-from r2t2_jax.contract import LogprobModel, Port, Sample
+from r2t2_jax.contract import LogprobModel, Port, Sample, Turn
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.evaluation.batch import PreparedBatch
 from r2t2_jax.evaluation.encode import EncodedQuestions, PreparedQuestions, encode_prepared
@@ -43,13 +43,14 @@ from r2t2_jax.method.strategies import Strategy
 from r2t2_jax.methods import BASE, METHODS, Method, find_preset, method_of, own_preset
 from r2t2_jax.rivals.base import reads_references
 from r2t2_jax.routes.record import record_samples
-from r2t2_jax.runtime.batching import run_batch
-from r2t2_jax.serve.schemas import MAX_TOP_LOGPROBS, ApiError, Rerouting
+from r2t2_jax.runtime.batching import run_batch, take
+from r2t2_jax.serve.schemas import MAX_TOP_LOGPROBS, ApiError, Rerouting, without_folders
 from r2t2_jax.steering.files import parse_steering
 from r2t2_jax.steering.steer import STEER, Steer
 from r2t2_jax.validation.strategies import check_strategies
 
 EVALUATORS = 16  # strategies with settings that are ready; the least recently used is dropped
+NAME = "question-1"  # of the sample of a request
 UNSERVED = ("warmup",)  # trains parameters for every question, which takes minutes
 
 
@@ -80,7 +81,7 @@ class ServedQuestion:
         seed: of sampling.
         logprobs: also score the tokens of the answer.
         before: also answer with the router's own weights.
-        routes: also record the router's choices, token by token.
+        routes: also record the experts of each token.
         notes: remarks for the reply.
         seconds: of each stage so far.
     """
@@ -191,7 +192,7 @@ class Engine:
             steer = Steer(steering)
             steer.check_port(self.port)
         except R2T2Error as error:
-            raise ApiError(400, str(error), "r2t2.steer", "invalid_value") from None
+            raise ApiError(400, without_folders(str(error)), "r2t2.steer", "invalid_value") from None
         return RoutingChoice(STEER, "", steer, digest=steering.digest)
 
     def _by_hand(self, routing: list[Any]) -> RoutingChoice:
@@ -202,30 +203,27 @@ class Engine:
         try:
             weights = check_weights(self.port, routing)
         except (R2T2Error, OverflowError) as error:
-            raise ApiError(400, str(error), "r2t2.routing", "invalid_value") from None
+            raise ApiError(400, without_folders(str(error)), "r2t2.routing", "invalid_value") from None
         return RoutingChoice(BY_HAND, "", by_hand(), weights)
 
     def prepare(
         self,
         choice: RoutingChoice,
-        images: Sequence[UInt8[np.ndarray, "height width 3"]],
-        question: str,
-        context: str = "",
+        turns: Sequence[Turn],
     ) -> ServedQuestion:
         """The inputs of the model for a question, computed on the host.
 
         Args:
             choice: how to re-route.
-            images: none, one, or several for a model that reads conversations.
-            question: the user's text, which is embedded.
-            context: instructions in front of the question.
+            turns: the question as the last one, whose text is embedded; instructions and earlier turns in front.
 
         Raises:
             ApiError: 400, the model cannot read the question.
         """
         start = time.perf_counter()
-        port, text = self.port, f"{context}\n{question}" if context else question
-        sample = Sample("question-1", images[0] if images else None, text, ())
+        port, question = self.port, _text(turns[-1:])
+        sample = self._as_sample(choice, turns)
+        text = _text(turns) if sample.conversation else sample.question
         fits = getattr(port.processor, "fits", lambda question: True)
         if not question.strip():
             raise ApiError(400, "the question is empty: ask something", "messages", "invalid_value")
@@ -233,21 +231,36 @@ class Engine:
             message = f"the question is too long for {port.name}"
             raise ApiError(400, message, "messages", "context_length_exceeded")
         try:
-            inputs = port.processor.prepare(port.params, [sample]) if len(images) < 2 else self._several(sample, images)
+            inputs = port.processor.prepare(port.params, [sample])
             embeddings = port.embedder.embed([question])
         except R2T2Error as error:
-            raise ApiError(400, str(error), "messages", "invalid_value") from None
+            raise ApiError(400, without_folders(str(error)), "messages", "invalid_value") from None
         notes = tuple(filter(None, (note_of_unknown_words(port, [text]),)))
         prepared = PreparedQuestions((sample,), inputs, embeddings)
         return ServedQuestion(choice, prepared, notes=notes, seconds={"host": time.perf_counter() - start})
 
-    def _several(self, sample: Sample, images: Sequence[UInt8[np.ndarray, "height width 3"]]) -> Any:
-        inputs = getattr(self.port.processor, "inputs", None)
-        if inputs is None:
-            message = f"{self.port.name} reads one image; {len(images)} were given"
-            raise ApiError(400, message, "messages", "unsupported_parameter")
-        content = [*({"type": "image"} for _ in images), {"type": "text", "text": sample.question}]
-        return inputs([[{"role": "user", "content": content}]], [list(images)], [sample])
+    def _as_sample(self, choice: RoutingChoice, turns: Sequence[Turn]) -> Sample:
+        """The sample of a conversation. Models without a chat template take instructions in front of the question.
+
+        Raises:
+            ApiError: 400, the model or the strategy reads one question about one image.
+        """
+        images = [part for turn in turns for part in turn.parts if not isinstance(part, str)]
+        image, question = images[0] if images else None, _text(turns[-1:])
+        if len(turns) == 1 and len(images) < 2:
+            return Sample(NAME, image, question, ())
+        name, method, reason = self.port.name, choice.method, ""
+        if getattr(self.port.processor, "reads_conversations", False):
+            if isinstance(method, Steer) or (isinstance(method, Strategy) and method.augmentations is None):
+                return Sample(NAME, image, question, (), conversation=tuple(turns))
+            reason = f"{choice.strategy} reads a single question: leave earlier messages and further images out"
+        elif any(turn.role != "system" for turn in turns[:-1]):
+            reason = f"{name} answers a question without earlier turns: leave them out"
+        elif len(images) > 1:
+            reason = f"{name} reads one image; {len(images)} were given"
+        if reason:
+            raise ApiError(400, reason, "messages", "unsupported_parameter")
+        return Sample(NAME, image, _text(turns), ())
 
     def check_decoding(self, choice: RoutingChoice, temperature: float, logprobs: bool) -> None:
         """Refuse what the model cannot decode.
@@ -347,14 +360,15 @@ class Engine:
     ) -> list[AnsweredQuestion]:
         first, name = questions[0], questions[0].choice.strategy
         scores = self._scores(batch, output) if first.logprobs else [None] * len(questions)
-        routes = self._routes(questions) if first.routes else [None] * len(questions)
+        routes = self._routes(questions, output) if first.routes else [None] * len(questions)
         answers = []
         for i, question in enumerate(questions):
             seconds = {**question.seconds, "question": encoding}
             seconds |= {key: result.seconds_per_sample for key, result in results.items()}
             before = results[BASE].predictions[i] if BASE in results else ""
             prediction = prediction_of(batch, results[name], i, before, self.preset_label(question.choice), seconds)
-            prediction = replace(prediction, is_reference=self._is_reference(question.prepared.samples[0]))
+            sample = question.prepared.samples[0]
+            prediction = replace(prediction, is_reference=not sample.conversation and self._is_reference(sample))
             tokens = output["tokens"][i] if "tokens" in output else None
             answers.append(AnsweredQuestion(prediction, tokens, scores[i], routes[i], question.notes))
         return answers
@@ -363,10 +377,18 @@ class Engine:
         """The name of a choice's settings; a file of the operator is `custom`."""
         return choice.preset if choice.preset in (*self.presets, "") else "custom"
 
-    def _routes(self, questions: Sequence[ServedQuestion]) -> list[Mapping[str, Any]]:
-        """The router's own choices at each token of prompt and answer, before any re-routing."""
-        samples = [question.prepared.samples[0] for question in questions]
-        recorded = [record_samples(self.port, [sample], "", "all", False, 1)[0] for sample in samples]
+    def _routes(self, questions: Sequence[ServedQuestion], output: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+        """The experts of each token of prompt and greedy answer under the routing of the reply; those of the router for
+        a baseline that imposes none.
+        """
+        method, routing = questions[0].choice.method, output.get("routing")
+        steering = method.steering if isinstance(method, Steer) else None
+        untouched = output.get("untouched", np.zeros(len(questions), bool))
+        recorded = []
+        for i, question in enumerate(questions):
+            own = None if routing is None or untouched[i] else take(routing, np.array([i]))
+            sample = question.prepared.samples[0]
+            recorded += record_samples(self.port, [sample], "", "all", False, 1, steering, own)
         return [
             {
                 "answer": routes.prediction,
@@ -379,13 +401,18 @@ class Engine:
         ]
 
 
+def _text(turns: Sequence[Turn]) -> str:
+    """The texts of some turns, a line or more for each."""
+    return "\n".join(part for turn in turns for part in turn.parts if isinstance(part, str))
+
+
 def _on_device(features: Any) -> Any:
     return jax.tree.map(jnp.asarray, features)
 
 
 def _served(port: Port, bank: ReferenceBank | None) -> tuple[str, ...]:
     """The strategies that answer unlabeled questions with this model and bank, without training."""
-    unlabeled = Sample("question-1", None, "", ())
+    unlabeled = Sample(NAME, None, "", ())
     names = []
     for name in METHODS:
         method = method_of(name)

@@ -93,6 +93,57 @@ class Guard:
             raise ApiError(401, message, code="invalid_api_key", kind=AUTHENTICATION, headers=headers_)
 
 
+class FolderAlias:
+    """Middleware of the page: a folder of this machine has another name for clients.
+
+    Gradio names the files of uploads and examples by their paths in replies, and reads these names in requests.
+    """
+
+    def __init__(self, app: ASGIApp, folder: str, alias: str) -> None:
+        self._app, self._folder, self._alias = app, folder.encode(), alias.encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request with the names replaced in its address and body, and in texts of the reply."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        is_text = False  # of the reply
+
+        async def receive_inward() -> Message:
+            message = await receive()
+            body = bytearray(message.get("body", b""))
+            while message.get("more_body") and len(body) <= MAX_BODY:
+                message = await receive()
+                body += message.get("body", b"")
+            if message["type"] != "http.request":
+                return message
+            return {"type": "http.request", "body": self._inward(bytes(body)), "more_body": False}
+
+        async def send_outward(message: Message) -> None:
+            nonlocal is_text
+            if message["type"] == "http.response.start":
+                headers = Headers(raw=message["headers"])
+                is_text = headers.get("content-type", "").startswith(("text/html", "application/json", "text/event"))
+                if is_text:
+                    kept = [pair for pair in message["headers"] if pair[0].lower() != b"content-length"]
+                    message = {**message, "headers": kept}
+            elif is_text and message.get("body"):
+                message = {**message, "body": message["body"].replace(self._folder, self._alias)}
+            await send(message)
+
+        headers, more = Headers(scope=scope), {}
+        is_json = headers.get("content-type", "").startswith("application/json")
+        if not scope["path"].startswith(("/assets", "/static")):  # in a compressed reply no name could be replaced
+            dropped = (b"accept-encoding", b"content-length") if is_json else (b"accept-encoding",)
+            more["headers"] = [pair for pair in scope["headers"] if pair[0].lower() not in dropped]
+        more["path"] = self._inward(scope["path"].encode()).decode()
+        more |= {name: self._inward(scope.get(name) or b"") for name in ("raw_path", "query_string")}
+        await self._app({**scope, **more}, receive_inward if is_json else receive, send_outward)
+
+    def _inward(self, content: bytes) -> bytes:
+        return content.replace(self._alias, self._folder)
+
+
 def _host_of(header: str) -> str:
     """The host in a `Host` header, without the port."""
     return header.partition("]")[0] + "]" if header.startswith("[") else header.partition(":")[0]

@@ -5,8 +5,11 @@ Axis letters: L routed layers, E experts, P points of a path.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
+import shutil
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +22,7 @@ from fastapi import FastAPI
 from jaxtyping import Float, UInt8
 from PIL import Image
 
-from r2t2_jax.contract import Port, Sample
+from r2t2_jax.contract import Port, Sample, Turn
 from r2t2_jax.datasets import load_dataset
 from r2t2_jax.errors import R2T2Error, missing_extra
 from r2t2_jax.evaluation.setup import reference_set
@@ -29,10 +32,11 @@ from r2t2_jax.reporting.page import render_template
 from r2t2_jax.reporting.style import SERIES
 from r2t2_jax.serve.app import Service
 from r2t2_jax.serve.engine import AnsweredQuestion
-from r2t2_jax.serve.guard import Access
+from r2t2_jax.serve.guard import Access, FolderAlias
 from r2t2_jax.serve.schemas import MAX_PROMPT, ApiError, Rerouting
 
 TITLE = "Re-routing"
+FILES = "/files-of-the-page"  # how clients see the folder of uploads and examples
 MAX_CELLS = (12, 16)  # layers and experts of a heat map with numbers; larger ones are pictures
 LINES, PLOTS = 6, 4  # experts of a plot of the path, and plots
 WIDTH, HEIGHT = 240, 90  # of a plot
@@ -50,8 +54,12 @@ def mount_page(app: FastAPI, service: Service, access: Access) -> None:
         R2T2Error: Gradio is not installed.
     """
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+    if "gradio" not in sys.modules and "GRADIO_TEMP_DIR" not in os.environ:  # Gradio reads it when it is imported
+        os.environ["GRADIO_TEMP_DIR"] = tempfile.mkdtemp(prefix="r2t2-page-")
+        atexit.register(shutil.rmtree, os.environ["GRADIO_TEMP_DIR"], ignore_errors=True)
     try:
         import gradio
+        from gradio.utils import get_upload_folder
     except ImportError as error:
         raise missing_extra("the page of r2t2 serve (--no-page leaves it out)", "gradio", "serve") from error
     theme = gradio.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
@@ -69,6 +77,8 @@ def mount_page(app: FastAPI, service: Service, access: Access) -> None:
         theme=theme,
         css=CSS,
     )
+    mounted: Any = app.routes[-1]
+    mounted.app = FolderAlias(mounted.app, get_upload_folder(), FILES)
 
 
 @dataclass
@@ -157,7 +167,7 @@ class PageBuilder:
         with service.batcher.place(), service.reader.memory.account() as account:
             choice = service.engine.choose(rerouting)
             pixels = [] if image is None else [service.reader.decode(_content(image), "image", account)]
-            prepared = service.engine.prepare(choice, pixels, (question or "")[:MAX_PROMPT])
+            prepared = service.engine.prepare(choice, [Turn("user", (*pixels, (question or "")[:MAX_PROMPT]))])
             answered = service.batcher.submit(replace(prepared, before=True)).result()
         return self.render(answered)
 

@@ -13,6 +13,7 @@ MAX_PROMPT = 1 << 15  # characters of all texts of a request
 MAX_STOPS, MAX_STOP = 16, 256  # stop texts, and characters of each
 MAX_TOP_LOGPROBS = 20
 RETURNS = ("routing", "neighbors", "path", "routes", "before")
+ROLES = ("system", "developer", "user", "assistant")
 SHOWN = 200  # characters of a request that an error repeats
 
 INVALID, AUTHENTICATION, OVERLOADED, INTERNAL = (
@@ -51,6 +52,11 @@ class ApiError(Exception):
     def content(self) -> dict[str, Any]:
         """The body of the reply."""
         return {"error": {"message": str(self), "type": self.kind, "param": self.param, "code": self.code}}
+
+
+def without_folders(text: str) -> str:
+    """A text in which paths of this machine are shortened to their last names."""
+    return re.sub(r"(?<![\w.])~?/(?:[^\s/:'\"]+/)*", "", text)
 
 
 def busy(seconds: int) -> ApiError:
@@ -228,13 +234,12 @@ def _check_stops(stop: Any) -> None:
 
 
 def _check_texts(request: ChatRequest) -> None:
-    """Refuse roles other than system and user, several turns, long texts, and characters that are no text."""
-    users = [i for i, message in enumerate(request.messages) if message.role == "user"]
+    """Refuse other roles, an end without a question, long texts, and characters that are no text."""
     length = 0
     for i, message in enumerate(request.messages):
-        if message.role not in ("system", "developer", "user"):
-            reason = f"role {message.role[:SHOWN]!r} is not supported: one question is answered at a time, so give"
-            raise ApiError(400, f"{reason} system and user messages", f"messages[{i}].role", "invalid_value")
+        if message.role not in ROLES:
+            reason = f"role {message.role[:SHOWN]!r} is not supported: give {', '.join(ROLES)}"
+            raise ApiError(400, reason, f"messages[{i}].role", "invalid_value")
         for j, part in enumerate(message.content):
             field = f"messages[{i}].content[{j}]"
             if isinstance(part, ImagePart):
@@ -244,9 +249,8 @@ def _check_texts(request: ChatRequest) -> None:
             length += len(part.text)
             if "\0" in part.text or re.search("[\ud800-\udfff]", part.text):
                 raise ApiError(400, "the text has a NUL character or a lone surrogate", field, "invalid_value")
-    if len(users) != 1 or users[0] != len(request.messages) - 1:
-        reason = "give one user message, as the last one: a question is answered without earlier turns"
-        raise ApiError(400, reason, "messages", "invalid_value")
+    if request.messages[-1].role != "user":
+        raise ApiError(400, "the last message is the user's question", "messages", "invalid_value")
     if length > MAX_PROMPT:
         reason = f"the texts have {length:,} characters; at most {MAX_PROMPT:,} are read"
         raise ApiError(400, reason, "messages", "context_length_exceeded")

@@ -10,7 +10,7 @@ import socket
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,15 @@ from typing import Any
 import numpy as np
 import uvicorn
 
-from r2t2_jax.contract import Port
+from r2t2_jax.contract import Port, Turn
 from r2t2_jax.datasets import load_dataset
 from r2t2_jax.errors import R2T2Error, missing_extra
 from r2t2_jax.evaluation.setup import open_port, reference_set, with_decoding
 from r2t2_jax.inference import open_references
 from r2t2_jax.methods import METHODS
 from r2t2_jax.runtime.compilation_cache import enable_compilation_cache
+from r2t2_jax.runtime.typed_files import read_text
+from r2t2_jax.serve import Settings
 from r2t2_jax.serve.app import Service, create_app
 from r2t2_jax.serve.batching import Batcher
 from r2t2_jax.serve.engine import Engine, ServedQuestion
@@ -35,40 +37,33 @@ from r2t2_jax.serve.schemas import ApiError, Rerouting
 
 LOGGER = logging.getLogger("r2t2.serve")
 KEEP_ALIVE, MAX_CONNECTIONS = 5, 1024
+MIN_KEY = 8  # characters
 WARM_SIDE = 96  # pixels of the gray image with which programs are compiled where the bank has no image
 
 
-@dataclass(frozen=True)
-class Settings:
-    """The options of `r2t2 serve`; see `cli/serve.py`."""
+def check_settings(settings: Settings) -> None:
+    """Raise `R2T2Error` for settings that cannot be served, before a model is loaded."""
+    for name in (settings.strategy, *settings.warm):
+        if name not in METHODS:
+            raise R2T2Error(f"unknown strategy {name!r}; choose one of {', '.join(METHODS)}")
+    if not is_loopback(settings.host) and settings.api_key_file is None and settings.auth:
+        hint = "give --api-key-file FILE, or --no-auth to serve everyone"
+        raise R2T2Error(f"--host {settings.host} is open to other machines: {hint}")
 
-    model: str
-    bank: Path | None = None
-    strategy: str = "ngd"
-    preset: str | None = None
-    embedder: str = ""
-    name: str = ""
-    host: str = "127.0.0.1"
-    port: int = 8000
-    key: str = ""
-    auth: bool = True
-    warm: tuple[str, ...] = ()
-    queue: int = 64
-    batch_size: int = 4
-    vmap_size: int = 1
-    beams: int = 1
-    max_new_tokens: int | None = None
-    image_hosts: tuple[str, ...] = ()
-    page: bool = True
 
-    def check(self) -> None:
-        """Raise `R2T2Error` for settings that cannot be served, before a model is loaded."""
-        for name in (self.strategy, *self.warm):
-            if name not in METHODS:
-                raise R2T2Error(f"unknown strategy {name!r}; choose one of {', '.join(METHODS)}")
-        if not is_loopback(self.host) and not self.key and self.auth:
-            hint = "give --api-key-file FILE, or --no-auth to serve everyone"
-            raise R2T2Error(f"--host {self.host} is open to other machines: {hint}")
+def read_key(path: Path) -> str:
+    """The API key in a file.
+
+    Raises:
+        R2T2Error: the file cannot be read, or holds no key of one line.
+    """
+    try:
+        key = read_text(path).strip()
+    except R2T2Error as error:
+        raise R2T2Error(f"cannot read --api-key-file {path}: {error}") from error
+    if not key.isascii() or not key.isprintable() or " " in key or len(key) < MIN_KEY:
+        raise R2T2Error(f"--api-key-file {path} must hold one key of at least {MIN_KEY} letters, digits and signs")
+    return key
 
 
 def open_service(settings: Settings, port: Port | None = None) -> tuple[Service, list[ServedQuestion]]:
@@ -81,7 +76,7 @@ def open_service(settings: Settings, port: Port | None = None) -> tuple[Service,
     Raises:
         R2T2Error: model, bank, strategies or preset cannot be opened, or do not fit.
     """
-    settings.check()
+    check_settings(settings)
     enable_compilation_cache()
     if port is None:
         port = with_decoding(open_port(settings.model, settings.embedder, settings.preset), settings.beams)
@@ -97,8 +92,8 @@ def open_service(settings: Settings, port: Port | None = None) -> tuple[Service,
     batcher = Batcher(engine.answer, settings.queue, settings.batch_size, metrics)
     warm = tuple(dict.fromkeys((settings.strategy, *settings.warm)))
     aliases = tuple(dict.fromkeys(("base", *warm)))
-    reader = ImageReader(settings.image_hosts)
-    service = Service(engine, batcher, metrics, reader, settings.name or port.name, aliases)
+    reader = ImageReader(settings.allow_image_host)
+    service = Service(engine, batcher, metrics, reader, settings.model_name or port.name, aliases)
     return service, _warming(engine, warm)
 
 
@@ -111,7 +106,7 @@ def _warming(engine: Engine, strategies: Sequence[str]) -> list[ServedQuestion]:
         choice = engine.choose(Rerouting(strategy=name))
         for images in ([gray], []):  # a model that reads text only refuses the image
             with contextlib.suppress(ApiError):
-                questions.append(engine.prepare(choice, images, text or "What is this?"))
+                questions.append(engine.prepare(choice, [Turn("user", (*images, text or "What is this?"))]))
                 break
     return questions
 
@@ -122,7 +117,7 @@ def bind(host: str, port: int) -> socket.socket:
     Raises:
         R2T2Error: the address is in use or not this machine's.
     """
-    # With the protocol named, asyncio sets TCP_NODELAY; without, each reply waits 40 ms for the acknowledgement of its head.
+    # Without the protocol asyncio does not set TCP_NODELAY: replies wait 40 ms for the acknowledgement of their heads.
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
@@ -189,11 +184,12 @@ def run_server(settings: Settings) -> None:
     Raises:
         R2T2Error: as `open_service`, `bind` and `mount_page`.
     """
-    settings.check()
+    check_settings(settings)
+    key = "" if settings.api_key_file is None else read_key(settings.api_key_file)
     logging.basicConfig(level=logging.WARNING, format="r2t2: %(message)s", stream=sys.stderr)
     with contextlib.closing(bind(settings.host, settings.port)) as bound:
         service, warming = open_service(settings)
-        access = Access(settings.key if settings.auth else "", is_loopback(settings.host))
+        access = Access(key if settings.auth else "", is_loopback(settings.host))
         app = create_app(service, access)
         page = settings.page and find_spec("gradio") is not None
         if page:

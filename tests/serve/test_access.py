@@ -1,13 +1,15 @@
 """Who may use a server: keys, hosts, image addresses, and the options of `r2t2 serve`."""
 
+import asyncio
 import builtins
+import contextlib
 import os
 import signal
 import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -16,9 +18,10 @@ import httpx
 import pytest
 
 from r2t2_jax.cli.main import main
-from r2t2_jax.serve.guard import Access, is_loopback
+from r2t2_jax.serve.guard import Access, FolderAlias, is_loopback
 from r2t2_jax.serve.images import ImageReader
-from r2t2_jax.serve.schemas import ApiError
+from r2t2_jax.serve.schemas import ApiError, without_folders
+from r2t2_jax.serve.server import bind
 from tests.serve.live import SAMPLE, Live, body, data_url, live_server, until
 
 KEY = "correct-horse"
@@ -161,6 +164,11 @@ def test_a_key_must_be_one_word(key: str, tmp_path: Path, capsys: pytest.Capture
     assert "must hold one key" in captured and (not key or key not in captured)
 
 
+def test_replies_do_not_wait_for_the_acknowledgement_of_their_heads() -> None:
+    with contextlib.closing(bind("127.0.0.1", 0)) as bound:
+        assert bound.proto == socket.IPPROTO_TCP  # asyncio then sets TCP_NODELAY on accepted connections
+
+
 def test_a_port_in_use_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         assert main([*serve(), "--port", str(other.getsockname()[1])]) == 2
@@ -178,6 +186,46 @@ def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch, caps
     monkeypatch.setattr(builtins, "__import__", without)
     assert main(serve()) == 2
     assert "r2t2 serve needs uvicorn; in the folder of r2t2-jax: pip install -e '.[serve]'" in capsys.readouterr().err
+
+
+def test_paths_in_errors_are_shortened_to_names() -> None:
+    cases = {
+        "the template of /home/me/models/qwen fails: no turn": "the template of qwen fails: no turn",
+        "~/a/b.json, '/tmp/x y/b.png': 1/2 and/or 3": "b.json, 'x y/b.png': 1/2 and/or 3",
+        "a prompt of 40,000 tokens": "a prompt of 40,000 tokens",
+    }
+    assert {text: without_folders(text) for text in cases} == cases
+
+
+def test_a_folder_has_another_name_for_clients() -> None:
+    paths, bodies, kept = list[str](), list[bytes](), list[dict[bytes, bytes]]()
+
+    async def files(scope: Any, receive: Any, send: Any) -> None:
+        message = await receive()
+        paths.append(scope["path"])
+        bodies.append(message["body"])
+        kept.append(dict(scope["headers"]))
+        kind = b"application/json" if scope["path"] != "/raw" else b"image/png"
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", kind)]})
+        await send({"type": "http.response.body", "body": b'["/tmp/secret/a.png"]'})
+
+    async def exchange() -> list[httpx.Response]:
+        transport = httpx.ASGITransport(FolderAlias(files, "/tmp/secret", "/files"))
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+
+            async def halves() -> AsyncIterator[bytes]:
+                yield b'{"path": "/fil'
+                yield b'es/a.png"}'
+
+            sent = await client.post(
+                "/file=/files/a.png", content=halves(), headers={"content-type": "application/json"}
+            )
+            return [sent, await client.get("/raw", headers={"accept-encoding": "br"})]
+
+    sent, raw = asyncio.run(exchange())
+    assert paths == ["/file=/tmp/secret/a.png", "/raw"] and bodies == [b'{"path": "/tmp/secret/a.png"}', b""]
+    assert sent.json() == ["/files/a.png"] and raw.content == b'["/tmp/secret/a.png"]'
+    assert all(b"accept-encoding" not in headers for headers in kept)
 
 
 @pytest.mark.slow

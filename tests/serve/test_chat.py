@@ -2,15 +2,19 @@
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import numpy as np
 import openai
 import pytest
 
 from r2t2_jax import answer
+from r2t2_jax.contract import Turn
 from r2t2_jax.inference import Prediction
-from tests.serve.live import SAMPLE, TESTS, Live, body, messages
+from r2t2_jax.serve.replies import _numbers
+from r2t2_jax.serve.schemas import ApiError, Rerouting
+from tests.serve.live import SAMPLE, TESTS, Live, TextOrImage, body, engine, messages
 
 
 @pytest.fixture(scope="module")
@@ -63,10 +67,9 @@ def test_answers_are_those_of_r2t2_answer_whichever_wait_together(client: openai
 def test_the_result_of_a_question_is_the_same_to_the_bit_in_any_company(live: Live) -> None:
     engine = live.service.engine
     for strategy in ("base", "ngd"):
-        from r2t2_jax.serve.schemas import Rerouting
-
         choice = engine.choose(Rerouting(strategy=strategy))
-        questions = [engine.prepare(choice, [sample.image], sample.question) for sample in TESTS[:4]]
+        turns = [Turn("user", (sample.image, sample.question)) for sample in TESTS[:4]]
+        questions = [engine.prepare(choice, [turn]) for turn in turns]
         together = engine.answer(questions)
         for question, in_company in zip(questions, together, strict=True):
             (by_itself,) = engine.answer([question])
@@ -113,6 +116,61 @@ def test_experts_are_steered_by_request(client: openai.OpenAI, live: Live) -> No
     masked = {"steering": 1, "rules": [{"mask": [number]}]}
     other = ask(client, extra_body={"r2t2": {"steer": masked}})
     assert np.array(other.r2t2["routing"]["after"])[:, number].max() == 0
+
+
+def test_the_routes_are_those_of_the_routing_of_the_reply(client: openai.OpenAI) -> None:
+    choices: list[dict[str, Any]] = [
+        {"strategy": "ngd"},
+        {"strategy": "base"},
+        {"routing": [0.1, 0.7, 0.2]},
+        {"steer": {"steering": 1, "rules": [{"boost": [1], "lambda": 3.0}]}},
+    ]
+    for choice in choices:
+        reply = ask(client, extra_body={"r2t2": {**choice, "return": ["routing", "routes"]}})
+        (experts,), (weights,) = reply.r2t2["routes"]["experts"], reply.r2t2["routes"]["weights"]
+        after = np.array(reply.r2t2["routing"]["after"])  # [L, E]
+        np.testing.assert_allclose(np.take_along_axis(after, np.array(experts), axis=-1), weights, atol=1e-3)
+        assert reply.r2t2["routes"]["answer"] == reply.choices[0].message.content
+
+
+@dataclass(frozen=True)
+class Conversations(TextOrImage):
+    """Reads the last turn of a conversation."""
+
+    reads_conversations: ClassVar[bool] = True
+
+
+def test_instructions_earlier_turns_and_images_reach_a_model_that_reads_conversations() -> None:
+    own = engine()
+    own.port = replace(own.port, processor=Conversations())
+    turns = [Turn("system", ("Be brief.",)), Turn("user", (SAMPLE.image, "What is left?")), Turn("assistant", ("red",))]
+    turns.append(Turn("user", (TESTS[1].image, "What is right?")))
+    for strategy in ("ngd", "base"):
+        question = own.prepare(own.choose(Rerouting(strategy=strategy)), turns)
+        (sample,) = question.prepared.samples
+        assert sample.conversation == tuple(turns) and sample.question == "What is right?"
+        assert sample.image is SAMPLE.image
+        np.testing.assert_array_equal(question.prepared.embeddings, own.port.embedder.embed(["What is right?"]))
+        assert not own.answer([question])[0].prediction.is_reference
+    with pytest.raises(ApiError, match="neighbor_vote reads a single question"):
+        own.prepare(own.choose(Rerouting(strategy="neighbor_vote")), turns)
+    (alone,) = own.prepare(own.choose(Rerouting()), turns[1:2]).prepared.samples
+    assert alone.conversation == () and alone.question == "What is left?"
+
+
+def test_other_models_take_instructions_in_front_of_the_question_and_refuse_earlier_turns(live: Live) -> None:
+    own = live.service.engine
+    choice, question = own.choose(Rerouting()), Turn("user", ("What is left?",))
+    (sample,) = own.prepare(choice, [Turn("system", ("Be brief.",)), question]).prepared.samples
+    assert (sample.question, sample.conversation) == ("Be brief.\nWhat is left?", ())
+    for earlier in ("assistant", "user"):
+        with pytest.raises(ApiError, match="answers a question without earlier turns") as refused:
+            own.prepare(choice, [Turn(earlier, ("Hi",)), question])
+        assert (refused.value.status, refused.value.param) == (400, "messages")
+
+
+def test_numbers_that_json_does_not_have_are_null() -> None:
+    assert _numbers([[0.12345678, np.nan], [np.inf, 1]]) == [[0.123457, None], [None, 1.0]]
 
 
 def test_a_text_is_answered_without_an_image(client: openai.OpenAI) -> None:

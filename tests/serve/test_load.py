@@ -9,7 +9,7 @@ import pytest
 from benchmarks.serving import running, send_from_process, write_bodies
 from r2t2_jax import answer
 from r2t2_jax.datasets import load_dataset
-from r2t2_jax.serve.server import Settings
+from r2t2_jax.serve import Settings
 
 pytestmark = pytest.mark.slow
 REQUESTS, CLIENTS, MODEL, STRATEGY = 1000, 32, "pocket:narrow", "atlas"

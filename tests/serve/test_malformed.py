@@ -81,7 +81,7 @@ CASES: dict[str, tuple[bytes, int, str | None]] = {  # body, status, and the fie
     "messages of a wrong type": (changed(messages="What is left?"), 400, "messages"),
     "too many messages": (changed(messages=messages(SAMPLE) * 65), 400, "messages"),
     "several turns": (changed(messages=messages(SAMPLE) * 2), 400, "messages"),
-    "an assistant's turn": (said("red", "assistant"), 400, "messages[0].role"),
+    "an assistant's turn at the end": (said("red", "assistant"), 400, "messages"),
     "a tool's turn": (said("red", "tool"), 400, "messages[0].role"),
     "system only": (said("Be brief.", "system"), 400, "messages"),
     "image of the system": (said([image_part(data_url(SAMPLE.image))], "system"), 400, "messages[0].content[0]"),

@@ -12,8 +12,9 @@ from PIL import Image
 
 from r2t2_jax import answer
 from r2t2_jax.cli.main import main
+from r2t2_jax.serve import Settings
 from r2t2_jax.serve.page import OWN, PageBuilder, heat_map, path_plots
-from r2t2_jax.serve.server import Settings, bind, make_server, open_service, serve
+from r2t2_jax.serve.server import bind, make_server, open_service, serve
 from tests.reporting.browser import CHROMIUM
 from tests.serve.live import SAMPLE, Live, until
 

@@ -222,6 +222,11 @@ class TextProcessor:
     prompt_bucket: int
     answer_bucket: int
 
+    @property
+    def reads_conversations(self) -> bool:
+        """Whether samples may have a conversation."""
+        return self.tokenizer.chat.template is not None
+
     def prepare(self, params: Any, samples: Sequence[Sample]) -> Prompt:
         """Prompts, padded on the left; every leaf has a leading axis B.
 
@@ -229,12 +234,9 @@ class TextProcessor:
             R2T2Error: a sample has an image, its style is unknown, or its prompt is too long.
         """
         for sample in samples:
-            if sample.image is not None:
+            if sample.image is not None:  # the first of a conversation's
                 raise R2T2Error(f"sample {sample.id!r} has an image, and this model reads text only")
-        rows = [
-            self.tokenizer.encode(self.tokenizer.prompt(format_question(s.question, s.options, s.style)))
-            for s in samples
-        ]
+        rows = [self.tokenizer.encode(self._text(sample)) for sample in samples]
         check_length(samples, rows, self.config.max_positions)
         return self._prompt(rows)
 
@@ -254,6 +256,14 @@ class TextProcessor:
         lengths = np.array([len(row) for row in rows], np.int32)
         leaves = (tokens, mask, positions.astype(np.int32), np.zeros_like(mask), lengths)
         return Prompt(*map(jnp.asarray, leaves))
+
+    def _text(self, sample: Sample) -> str:
+        """The prompt of a sample."""
+        if not sample.conversation:
+            return self.tokenizer.prompt(format_question(sample.question, sample.options, sample.style))
+        return self.tokenizer.render(
+            [{"role": turn.role, "content": "\n".join(map(str, turn.parts))} for turn in sample.conversation]
+        )
 
     def answer_ids(self, answers: Sequence[str]) -> LMAnswer:
         """Answer tokens, end of turn included, padded on the right; every leaf has a leading axis B."""

@@ -13,7 +13,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +28,7 @@ from ports.common.qwen_vl.config import QwenVLConfig
 from ports.common.qwen_vl.geometry import Grid, PatchPlaces, mrope_positions, patch_places, tokens_of
 from ports.common.qwen_vl.model import VLInputs
 from ports.common.qwen_vl.vision import Patches
-from r2t2_jax.contract import Sample, TokenSequence
+from r2t2_jax.contract import Sample, TokenSequence, Turn
 from r2t2_jax.errors import R2T2Error
 
 MAX_RATIO = 200  # of the sides of an image
@@ -174,6 +174,7 @@ class QwenVLProcessor:
     needs_image: bool = False
     name: str = "qwen_vl"
     patch_bucket: int = PATCH_BUCKET
+    reads_conversations: ClassVar[bool] = True
 
     @property
     def fingerprint(self) -> str:
@@ -187,13 +188,17 @@ class QwenVLProcessor:
             R2T2Error: an image is empty or too narrow, a style is unknown, a prompt is too long or refused by the
                 template, or a sample has no image and the model's scope is its image tokens.
         """
-        contents, images = [], []
-        for sample in samples:
+        pairs = [self._conversation(sample) for sample in samples]
+        return self.inputs([messages for messages, _ in pairs], [images for _, images in pairs], samples)
+
+    def _conversation(self, sample: Sample) -> tuple[list[dict[str, Any]], list[np.ndarray]]:
+        """The messages of a sample as the chat template takes them, and their images."""
+        turns = sample.conversation
+        if not turns:
             own = [sample.pixels()] if sample.image is not None or self.needs_image else []
-            text = format_question(sample.question, sample.options, sample.style)
-            contents.append([*({"type": "image"} for _ in own), {"type": "text", "text": text}])
-            images.append(own)
-        return self.inputs([[{"role": "user", "content": content}] for content in contents], images, samples)
+            turns = (Turn("user", (*own, format_question(sample.question, sample.options, sample.style))),)
+        messages = [{"role": turn.role, "content": [_content(part) for part in turn.parts]} for turn in turns]
+        return messages, [part for turn in turns for part in turn.parts if not isinstance(part, str)]
 
     def inputs(
         self,
@@ -290,6 +295,10 @@ class QwenVLProcessor:
     def decode(self, tokens: Int[np.ndarray, "B A"]) -> list[str]:
         """Generated tokens to text."""
         return [self.tokenizer.decode(row) for row in np.asarray(tokens).tolist()]
+
+
+def _content(part: str | np.ndarray) -> dict[str, str]:
+    return {"type": "text", "text": part} if isinstance(part, str) else {"type": "image"}
 
 
 def pad_patches(

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -11,13 +12,13 @@ import pytest
 from flax import nnx
 
 from ports.common.layers.moe import Experts, dense, grouped, mixture, select, weights_at
-from ports.common.moe_lm.chat import Chat, ChatTokenizer, format_question, read_chat
+from ports.common.moe_lm.chat import Chat, ChatTokenizer, TextProcessor, format_question, read_chat
 from ports.common.moe_lm.config import routed_layers
 from ports.common.moe_lm.port import RULES, parse_variant
 from ports.common.sharding import shardings_by
 from ports.olmoe.port import shapes as olmoe_shapes
 from ports.qwen3_moe.port import shapes as qwen3_moe_shapes
-from r2t2_jax.contract import Sample
+from r2t2_jax.contract import Sample, Turn
 from r2t2_jax.errors import R2T2Error
 
 T, D, F, E, K = 11, 6, 5, 4, 2
@@ -158,6 +159,19 @@ def test_an_open_think_block_is_closed_or_refused(tmp_path):
     assert tokenizer(tmp_path, "{{ messages[0].content }} <think> is a word").prompt("Hi").endswith("is a word")
     with pytest.raises(R2T2Error, match="opens <think>, which its tokenizer cannot end"):
         tokenizer(tmp_path, template, ()).prompt("Hi")
+
+
+def test_a_conversation_is_rendered_by_the_template(tmp_path):
+    template = "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}assistant:"
+    processor = TextProcessor(None, tokenizer(tmp_path, template), 4, 4)
+    turns = (Turn("system", ("Be brief.",)), Turn("user", ("One", "two?")), Turn("assistant", ("Yes",)))
+    sample = Sample("a", None, "And?", (), conversation=(*turns, Turn("user", ("And?",))))
+    assert processor._text(sample) == "system: Be brief.\nuser: One\ntwo?\nassistant: Yes\nuser: And?\nassistant:"
+    assert processor._text(Sample("a", None, "And?", ())) == "user: And?\nassistant:"
+    assert (
+        processor.reads_conversations
+        and not replace(processor, tokenizer=tokenizer(tmp_path, None)).reads_conversations
+    )
 
 
 def test_templates_run_in_a_sandbox_and_their_errors_are_one_line(tmp_path):
