@@ -22,6 +22,7 @@ from ports.pocket.training.sparse import SparseRecipe, encode, train
 from ports.pocket.training.sparse_data import pack_questions
 from ports.pocket.training.sparse_measure import information
 from r2t2_jax.bank.atlas import open_atlas
+from r2t2_jax.contract import Sample, Turn
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.method.presets import PAPER
 from r2t2_jax.methods import find_preset, own_preset
@@ -171,6 +172,21 @@ def test_images_of_another_size_and_unknown_words_are_read(port):
     assert port.processor.tokenizer.decode([image, image + 1]) == "<unknown> <unknown>"
     with pytest.raises(R2T2Error, match="image tokens"):
         port.processor.prepare(port.params, [replace(sample, question="<image> ?")])
+
+
+def test_images_and_texts_of_a_conversation_are_read_in_order(port):
+    image, other = np.random.default_rng(0).integers(0, 256, (2, 96, 96, 3), np.uint8)
+    turns = (Turn("system", ("look",)), Turn("user", (image, "what color", other, "is it ?")))
+    sample = Sample("a", image, "what color is it ?", (), conversation=turns)
+    inputs = port.processor.prepare(port.params, [sample])
+    alone = port.processor.prepare(port.params, [Sample("a", image, "what color is it ?", ())])
+    visual, before = np.asarray(inputs.prompt.visual[0]), np.asarray(alone.prompt.visual[0])
+    assert visual.sum() == 2 * before.sum()
+    words = port.processor.tokenizer.encode("look what color is it ?")
+    texts = np.asarray(inputs.prompt.tokens[0])[np.asarray(inputs.prompt.mask[0]) & ~visual]
+    assert texts.tolist()[: len(words)] == words
+    with pytest.raises(R2T2Error, match="one question at a time"):
+        port.processor.prepare(port.params, [replace(sample, conversation=(Turn("assistant", ("red",)), *turns))])
 
 
 def test_information_of_a_split_by_family_and_of_none():
