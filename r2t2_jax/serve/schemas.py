@@ -215,7 +215,7 @@ def parse_request(body: bytes) -> ChatRequest:
             raise ApiError(400, f"{name} is not supported: leave it out", name, "unsupported_parameter")
     _check_stops(request.stop)
     _check_texts(request)
-    if request.top_p not in (None, 1):
+    if request.top_p not in (None, 1) and request.temperature:  # without effect on a greedy answer
         raise ApiError(400, "top_p is not supported: leave it out, or give 1", "top_p", "unsupported_parameter")
     if request.top_logprobs is not None and not request.logprobs:
         raise ApiError(400, "top_logprobs needs logprobs: true", "top_logprobs", "invalid_value")

@@ -22,6 +22,7 @@ def test_the_results_are_those_recorded() -> None:
     ]
     assert rows == expected
     assert f"{recorded['machine']}, {recorded['date']}" in PAGE and f"n = {recorded['requests']}" in PAGE
+    assert f"load of the machine was {recorded['load']} on {recorded['cores']} cores" in PAGE
 
 
 def test_the_limits_are_those_of_the_code() -> None:
