@@ -313,7 +313,7 @@ def condition(model: RoutedLoss, params: Params, features: Features, answer: Ans
 
 def support_of(
     model: RoutedLoss, features: Features, routing: Float[Array, "B L E"] | Float[np.ndarray, "B L E"]
-) -> Bool[Array, "B L E"] | Bool[np.ndarray, "B L E"]:
+) -> Bool[Array, "B L E"]:
     """The model's own support of each sample, if it has one, else the support that its spec gives to all samples.
 
     Args:
@@ -323,7 +323,7 @@ def support_of(
     """
     own = getattr(model, "support", None)
     if own is None:
-        return np.broadcast_to(model.spec.support_mask(), np.shape(routing))
+        return jnp.asarray(np.broadcast_to(model.spec.support_mask(), np.shape(routing)))
     return jnp.broadcast_to(own(features), np.shape(routing))
 
 

@@ -133,7 +133,7 @@ class RoutingSpec:
             inside = named & support
             return jnp.where(inside.any(axis=-1, keepdims=True), inside, support)
 
-        return uniform(self, by_group(self, select, named, self.support_mask()))
+        return uniform(self, by_group(self, select, named, jnp.asarray(self.support_mask())))
 
 
 def by_group(spec: RoutingSpec, function: Callable[..., Array], *arrays: Array) -> Array:

@@ -33,7 +33,8 @@ class PocketProcessor:
         """Images at 96 x 96 and question tokens; every leaf has a leading axis B."""
         tokens, mask = self.tokenizer.pad([sample.question for sample in samples], self.config.question_length)
         images = np.stack([_fit(sample.pixels()) for sample in samples])
-        return PocketInputs(images, tokens, mask)
+        leaves: Any = (images, tokens, mask)  # on the host: compiled functions take them as they are
+        return PocketInputs(*leaves)
 
     def fits(self, question: str) -> bool:
         """Whether a question has at most `question_length` tokens; longer ones are truncated."""

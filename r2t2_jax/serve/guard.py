@@ -131,7 +131,7 @@ class FolderAlias:
                 message = {**message, "body": message["body"].replace(self._folder, self._alias)}
             await send(message)
 
-        headers, more = Headers(scope=scope), {}
+        headers, more = Headers(scope=scope), dict[str, Any]()
         is_json = headers.get("content-type", "").startswith("application/json")
         if not scope["path"].startswith(("/assets", "/static")):  # in a compressed reply no name could be replaced
             dropped = (b"accept-encoding", b"content-length") if is_json else (b"accept-encoding",)

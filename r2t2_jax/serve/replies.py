@@ -136,9 +136,12 @@ def rerouting_block(answered: AnsweredQuestion, returned: Sequence[str]) -> dict
 
 def _numbers(values: Any) -> Any:
     """Nested lists of rounded numbers; `None` for what JSON does not have."""
-    numbers = np.asarray(values, np.float64).round(DIGITS)
+    numbers = np.asarray(np.round(np.asarray(values, np.float64), DIGITS))
     finite = np.isfinite(numbers)
-    return numbers.tolist() if finite.all() else np.where(finite, numbers.astype(object), None).tolist()
+    if not finite.all():
+        numbers = numbers.astype(object)
+        numbers[~finite] = None
+    return numbers.tolist()
 
 
 @dataclass(frozen=True)

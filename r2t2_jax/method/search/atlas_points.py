@@ -77,7 +77,7 @@ def candidate_points(spec: RoutingSpec, drawn: int = 106, seed: int = 0) -> Floa
         rows += [_join(spec, [_gaps(part) for part in np.split(row, cuts)]) for row in uniform]
     tied = np.asarray(rows, np.float32)[:, None]  # [P, 1, E]
     points = jnp.broadcast_to(tied, (len(rows), *spec.shape))  # [P, L, E]
-    return np.asarray(restrict(spec, points, spec.support_mask()))
+    return np.asarray(restrict(spec, points, jnp.asarray(spec.support_mask())))
 
 
 def points_mode(spec: RoutingSpec, kind: PointsKind = "auto", has_gate: bool = True) -> PointsMode:
