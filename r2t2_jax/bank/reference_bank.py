@@ -233,14 +233,18 @@ class ReferenceBank:
             return self
         return self.take(np.sort(np.random.default_rng(seed).choice(len(self), n, replace=False)))
 
-    def index(self) -> Index:
+    def index(self, queries: int = 0) -> Index:
         """A search index of the references: the one that `r2t2 bank index` saved, else a new one.
+
+        Args:
+            queries: number of queries that it will answer, if known: for many, a new index is approximate
+                (`build_index`).
 
         Raises:
             R2T2Error: the saved index is damaged, or needs ScaNN, which is not installed.
         """
         saved = None if self.origin is None else saved_index(self.origin / INDEX, self.embeddings)
-        return saved or build_index(self.embeddings)
+        return saved or build_index(self.embeddings, queries=queries)
 
     def samples(self, rows: Int[np.ndarray, "n"]) -> tuple[Features, Answer]:
         """Features and answers of rows, with a leading axis n: from memory, from disk, or computed again.

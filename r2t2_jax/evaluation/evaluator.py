@@ -71,6 +71,7 @@ class Evaluator:
         metric: Metric | None,
         seed: int = 0,
         vmap_size: int = 1,
+        questions: int = 0,
     ) -> Evaluator:
         """Check that model and bank match, build the retrieval index and train what strategies need.
 
@@ -82,6 +83,7 @@ class Evaluator:
             metric: scores an answer; `None` where the answers are not known.
             seed: of all random draws.
             vmap_size: samples that the device computes together.
+            questions: number of questions that it will answer, if known: for many, an approximate index may pay.
 
         Returns:
             An evaluator for these strategies, which serves any number of batches.
@@ -95,7 +97,7 @@ class Evaluator:
             return cls(port, strategies, None, metric, seed, None, vmap_size)
         _check_fingerprints(port, bank)
         strategies = in_space_of_atlas(strategies, bank.atlas)
-        index = build_retrieval_index(bank, strategies, seed)
+        index = build_retrieval_index(bank, strategies, seed, questions)
         index = replace(index, memory=open_memory(port, index.correct, strategies, seed))
         needs = [strategy.needs for strategy in strategies.values() if isinstance(strategy, Strategy)]
         finetuned = None

@@ -143,7 +143,8 @@ class Job:
         metric = get_metric(next(iter(self.benchmarks.values())).metric)
         limits = [questions.answering_port(self.port).max_new_tokens for questions in self.benchmarks.values()]
         port = replace(self.port, max_new_tokens=max(limits))
-        return Evaluator.create(port, self.bank, self.strategies, metric, self.seed, self.vmap_size or 1)
+        count = sum(len(questions.samples) for questions in self.benchmarks.values())
+        return Evaluator.create(port, self.bank, self.strategies, metric, self.seed, self.vmap_size or 1, count)
 
     def dry_run(self, every_program: bool = True) -> DryRun:
         """Cost and memory for the longest question; raises as `predict_evaluation`."""

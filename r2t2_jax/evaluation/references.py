@@ -208,22 +208,30 @@ class RetrievalIndex:
         return BatchNeighbors(self, strategies, neighborhoods, predicted)
 
 
-def build_retrieval_index(bank: ReferenceBank, strategies: Mapping[str, Method], seed: int) -> RetrievalIndex:
+def build_retrieval_index(
+    bank: ReferenceBank, strategies: Mapping[str, Method], seed: int, questions: int = 0
+) -> RetrievalIndex:
     """Index the references and fit the networks that strategies need; without the hidden-state memory.
+
+    Args:
+        bank: all references.
+        strategies: by name.
+        seed: of the networks.
+        questions: number of questions that will be asked, if known.
 
     Raises:
         R2T2Error: a strategy reads an atlas and the bank has none.
     """
     correct = bank.only_correct()
     configs = [strategy.atlas for strategy in strategies.values() if strategy.atlas is not None]
-    full_index = bank.index() if any(config.source == "neighbors" for config in configs) else None
+    full_index = bank.index(questions) if any(config.source == "neighbors" for config in configs) else None
     networks = {}
     for loss in {config.loss for config in configs if config.source == "mlp"}:
         losses = bank.require_atlas().rows(np.arange(len(bank)), loss)
         networks[loss] = fit_predictor(
             np.asarray(bank.embeddings, np.float32), losses, float(DEQUANTIZE[loss][-1]), seed
         )
-    return RetrievalIndex(bank, correct, correct.index(), full_index, networks)
+    return RetrievalIndex(bank, correct, correct.index(questions), full_index, networks)
 
 
 VOTERS = 50  # neighbors whose most frequent answer stands for what the question gives away without the image

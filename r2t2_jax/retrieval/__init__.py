@@ -18,9 +18,9 @@ from r2t2_jax.runs.atomic_io import check_only_own
 INDEX = "index"  # folder of the index in a bank
 SCANN_FILES = (".npy", ".pb", ".pbtxt")
 Kind = Literal["auto", "exact", "scann"]
-# Number of references from which `auto` uses ScaNN. From 45,000 on, building it pays after 12,000 to 15,000 questions
-# (docs/bank.md); with 500,000 references these take one to three minutes exactly, with fewer references less.
-CROSSOVER = 500_000
+# `auto` uses ScaNN where building it pays (docs/bank.md): from this number of questions on, which hardly depends on the
+# number of references, as long as there are enough of them for partitions.
+BREAK_EVEN, ENOUGH = 25_000, 20_000
 
 
 def build_index(
@@ -28,20 +28,23 @@ def build_index(
     kind: Kind = "auto",
     metric: Metric = "cosine",
     min_recall: float = 0.0,
+    queries: int = 0,
 ) -> Index:
     """An index of references.
 
     Args:
         embeddings: of the references.
-        kind: `exact`, `scann`, or `auto`: exact below `CROSSOVER` references and where ScaNN is not installed.
+        kind: `exact`, `scann`, or `auto`: ScaNN if it is installed, and faster for that many queries with its build.
         metric: cosine, dot or l2.
         min_recall: refuse an approximate index that finds fewer of the 5 nearest.
+        queries: number of queries that the index will answer, as far as it is known.
 
     Raises:
         R2T2Error: unknown kind, embeddings that do not fit the metric, ScaNN missing, or too low a recall.
     """
     if kind == "auto":
-        kind = "scann" if len(embeddings) >= CROSSOVER and find_spec("scann") else "exact"
+        pays = queries >= BREAK_EVEN and len(embeddings) >= ENOUGH
+        kind = "scann" if pays and find_spec("scann") else "exact"
     if kind == "exact":
         return ExactIndex.build(embeddings, metric)
     if kind == "scann":

@@ -1,4 +1,7 @@
-"""Exact search in JAX: one query inside a traced program, or batches over blocks of rows, on one device or several.
+"""Exact search: one query inside a traced program, or batches over blocks of rows, on one device or several.
+
+On a CPU the blocks of a batch are products of numpy's BLAS, of which only scores above a running threshold are sorted;
+on other devices one JAX program does both. Candidates are ranked by distances in double precision in either case.
 
 Axis letters: B queries, K neighbors, C candidates, N bank size, M embedding size, R rows of a block, P devices.
 """
@@ -7,9 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +23,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from r2t2_jax.errors import R2T2Error
+from r2t2_jax.retrieval.host_search import best_rows, half_squares
 from r2t2_jax.retrieval.protocol import METRICS, Hits, Metric, check_search, check_vectors
 from r2t2_jax.runtime.typed_json import open_json
 
@@ -137,15 +141,39 @@ class ExactIndex:
         """
         check_search(self, queries, k)
         queries = np.asarray(queries, np.float32)
-        embeddings = self.embeddings if mesh is None else _shard(self.embeddings, mesh)
+        count = min(k + SPARE, len(self))
+        if mesh is None and self._on_host:
+            propose: Callable[[Float[np.ndarray, "B M"]], tuple[np.ndarray, np.ndarray]] = partial(
+                best_rows, self._host_rows, self._half_squares, count=count, block=ROWS
+            )
+        else:
+            embeddings = self.embeddings if mesh is None else _shard(self.embeddings, mesh)
+            propose = partial(self._device_candidates, count=count, embeddings=embeddings, mesh=mesh)
         parts = [
-            self._search(queries[first : first + QUERIES], k, embeddings, mesh)
+            self._rank(queries[first : first + QUERIES], k, *propose(queries[first : first + QUERIES]))
             for first in range(0, len(queries), QUERIES)
         ]
         return Hits(*(np.concatenate(arrays) for arrays in zip(*(vars(part).values() for part in parts), strict=True)))
 
-    def _search(self, queries: Float[np.ndarray, "B M"], k: int, embeddings: Array, mesh: Mesh | None) -> Hits:
-        count = min(k + SPARE, len(self))
+    @cached_property
+    def _on_host(self) -> bool:
+        """Whether the embeddings are in the memory of one CPU device."""
+        return len(self.embeddings.devices()) == 1 and self.embeddings.device.platform == "cpu"
+
+    @cached_property
+    def _host_rows(self) -> Float[np.ndarray, "N M"]:
+        """The embeddings as numpy sees them, without a copy."""
+        return np.asarray(self.embeddings)
+
+    @cached_property
+    def _half_squares(self) -> Float[np.ndarray, "N"] | None:
+        """|x|^2 / 2 of every row, which `_scores` subtracts; `None` if the metric has no such term."""
+        return None if self.metric == "dot" else half_squares(self._host_rows, ROWS)
+
+    def _device_candidates(
+        self, queries: Float[np.ndarray, "B M"], count: int, embeddings: Array, mesh: Mesh | None
+    ) -> tuple[Float[np.ndarray, "B C"], Int[np.ndarray, "B C"]]:
+        """Scores and indices of the `count` best rows, best first, by a JAX program."""
         padded = np.concatenate([queries, np.repeat(queries[-1:], QUERIES - len(queries), axis=0)])
         propose = partial(_candidates, metric=self.metric, count=count, size=len(self))
         if mesh is None:
@@ -155,15 +183,27 @@ class ExactIndex:
         scores, indices = (np.asarray(array)[: len(queries)] for array in (scores, indices))  # [B, C] or [B, P C]
         indices = np.where(np.isneginf(scores), -1, indices)
         best = np.lexsort((indices, -scores), axis=-1)[:, :count]
-        scores, indices = np.take_along_axis(scores, best, 1), np.take_along_axis(indices, best, 1)
-        hits = nearest(indices, distances(self.metric, queries, self._rows(indices)), k)
+        return np.take_along_axis(scores, best, 1), np.take_along_axis(indices, best, 1)
+
+    def _rank(
+        self,
+        queries: Float[np.ndarray, "B M"],
+        k: int,
+        scores: Float[np.ndarray, "B C"],
+        indices: Int[np.ndarray, "B C"],
+    ) -> Hits:
+        """The k nearest of the candidates, which are sorted by their scores, by distances in double precision."""
+        count = scores.shape[1]
         floor = scores[:, k - 1] - TIE * np.abs(scores).max(axis=1)
+        near = max(k, int((scores >= floor[:, None]).sum(axis=1).max()))  # the others are farther
+        indices = indices[:, :near]
+        hits = nearest(indices, distances(self.metric, queries, self._rows(indices)), k)
         for b in np.flatnonzero(scores[:, -1] >= floor).tolist() if count < len(self) else ():
             self._settle(hits, b, queries[b : b + 1], floor[b], k)  # more ties than spare candidates
         return hits
 
     def _rows(self, indices: Int[np.ndarray, "B C"]) -> Float[np.ndarray, "B C M"]:
-        return np.asarray(self.embeddings[jnp.asarray(indices)])
+        return self._host_rows[indices] if self._on_host else np.asarray(self.embeddings[jnp.asarray(indices)])
 
     def _settle(self, hits: Hits, b: int, query: Float[np.ndarray, "1 M"], floor: float, k: int) -> None:
         """Rank every reference of query b whose score reaches `floor`, and put the nearest into row b of `hits`."""

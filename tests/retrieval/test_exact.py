@@ -5,10 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from r2t2_jax import retrieval
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.retrieval import build_index, exact, load_index
 from r2t2_jax.retrieval.exact import ExactIndex
+from r2t2_jax.retrieval.host_search import best_rows, half_squares
 from r2t2_jax.retrieval.protocol import METRICS, ball
+from r2t2_jax.retrieval.scann import ScannIndex
 from tests.toy import unit_vectors
 
 
@@ -118,6 +121,30 @@ def test_a_result_does_not_depend_on_the_batch(small_blocks):
         part = index.search(queries[rows], 5)
         np.testing.assert_array_equal(part.indices, whole.indices[rows])
         np.testing.assert_array_equal(part.distances, whole.distances[rows])
+
+
+@pytest.mark.parametrize("n", [5, 16, 40, 103, 700])
+@pytest.mark.parametrize("distinct", [3, 1000])
+def test_the_host_proposes_the_best_scores(n, distinct):
+    # Blocks with and without groups, rows left over behind the groups, and more equal scores than are kept.
+    bank, queries = vectors("l2", 0, min(n, distinct)), vectors("l2", 1, 6)
+    bank = bank[np.random.default_rng(2).integers(0, len(bank), n)]
+    count, half = min(5, n), half_squares(bank, 100)
+    scores, indices = best_rows(bank, half, queries, count, block=96)
+    all_scores = queries @ bank.T - half
+    np.testing.assert_allclose(scores, -np.sort(-all_scores, axis=1)[:, :count], atol=1e-5)
+    np.testing.assert_allclose(np.take_along_axis(all_scores, indices, 1), scores, atol=1e-5)
+    assert all(len(set(row)) == count for row in indices.tolist())
+
+
+def test_an_approximate_index_is_built_for_many_queries_of_many_references(monkeypatch):
+    monkeypatch.setattr(retrieval, "ENOUGH", 20)
+    monkeypatch.setattr(retrieval, "find_spec", lambda name: name == "scann")
+    monkeypatch.setattr(ScannIndex, "build", lambda *settings: "approximate")
+    bank = vectors("cosine", 0, 20)
+    assert build_index(bank, queries=retrieval.BREAK_EVEN) == "approximate"
+    for index in (build_index(bank), build_index(bank, queries=100), build_index(bank[1:], queries=10**9)):
+        assert isinstance(index, ExactIndex)
 
 
 def test_many_equal_vectors_are_ordered_by_index(small_blocks):
