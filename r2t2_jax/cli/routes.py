@@ -13,7 +13,7 @@ from r2t2_jax.cli.output import print_json, print_result
 from r2t2_jax.cli.parsing import Sets, command_settings, log
 
 if TYPE_CHECKING:
-    from r2t2_jax.routes.replay import Replay
+    from r2t2_jax.contract import Sample
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,8 @@ class RoutesImport:
     model: str | None = None
     """The model that the file is of: its gates weigh the experts. Default: ids only."""
     data: Sets = ()
-    """Question sets with the images of the prompts, by the id of the response. Also --tasks, --benchmark, --dataset."""
+    """Question sets with the categories of the responses and the images of their prompts, by id. Also --tasks,
+    --benchmark, --dataset."""
     split: str | None = None
     """Split of the questions, also by set. Default: as for r2t2 routes record."""
     images: str = ""
@@ -163,13 +164,20 @@ class RoutesImport:
 
     def run(self) -> None:
         """Import, and print the counts and the agreement."""
+        from r2t2_jax.evaluation.setup import open_port
         from r2t2_jax.reporting.formatting import plural
         from r2t2_jax.routes.exchange import import_routes
+        from r2t2_jax.routes.replay import Replay
         from r2t2_jax.runs.folder import check_folder
 
         check_folder(self.out, "routes import")
-        replay, settings = self._replay()
-        facts = import_routes(self.file, self.format, self.out, self.layers, self.top_k, replay, settings).facts
+        questions = self._questions()
+        replay = None if self.model is None else Replay(open_port(self.model), questions)
+        if replay is not None:
+            _ = replay.shape  # refuses a model that takes no ids before the file is read
+        settings = {name: getattr(self, name) for name in ("model", "data", "split", "images", "limit", "seed")}
+        given = {name: value for name, value in settings.items() if value}
+        facts = import_routes(self.file, self.format, self.out, self.layers, self.top_k, replay, questions, given).facts
         if self.json:
             print_json({"folder": self.out, **vars(facts)})
             return
@@ -188,30 +196,22 @@ class RoutesImport:
             f"(least in {layer}: {100 * least:.1f} %). Wrote ids and recomputed weights to {self.out}."
         )
 
-    def _replay(self) -> tuple[Replay | None, dict[str, object]]:
-        """The model that weighs the experts, if any, and the options on which its weights depend."""
+    def _questions(self) -> dict[str, Sample]:
+        """The questions of the responses, by id.
+
+        Raises:
+            R2T2Error: an option chooses questions and there is no set, or a set cannot be read.
+        """
         from r2t2_jax.errors import R2T2Error
         from r2t2_jax.evaluation.question_sets import read_benchmarks
-        from r2t2_jax.evaluation.setup import open_port
-        from r2t2_jax.routes.replay import Replay
 
-        of_images = {"data": list(self.data), "split": self.split, "images": self.images, "limit": self.limit}
-        if self.model is None and (given := [name for name, value in of_images.items() if value]):
-            raise R2T2Error(f"--{given[0]} is for the images of --model's prompts: give --model too")
-        if not self.data and (given := [name for name, value in of_images.items() if value]):
-            raise R2T2Error(f"--{given[0]} chooses questions of --data: give --data too")
-        if self.model is None:
-            return None, {}
-        sets = read_benchmarks(self.data, self.split, self.limit, self.seed, self.images, "") if self.data else {}
-        images = {
-            sample.id: sample.image
-            for questions in sets.values()
-            for sample in questions.samples
-            if sample.image is not None
-        }
-        replay = Replay(open_port(self.model), images)
-        _ = replay.shape  # refuses a model that takes no ids before the file is read
-        return replay, {"model": self.model, "seed": self.seed, **of_images}
+        chosen = {"split": self.split, "images": self.images, "limit": self.limit}
+        if not self.data:
+            if given := [name for name, value in chosen.items() if value]:
+                raise R2T2Error(f"--{given[0]} chooses questions of --data: give --data too")
+            return {}
+        sets = read_benchmarks(self.data, self.split, self.limit, self.seed, self.images, "")
+        return {sample.id: sample for questions in sets.values() for sample in questions.samples}
 
 
 def _missing_layers(names: Sequence[str]) -> str:

@@ -19,11 +19,11 @@ from typing import Any
 
 import numpy as np
 
-from r2t2_jax.contract import TOKEN_KINDS, ReplayModel
+from r2t2_jax.contract import TOKEN_KINDS, ReplayModel, Sample
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.routes.formats import read_rows, write_rows
 from r2t2_jax.routes.recording import FORMAT, NO_EXPERT, Recording, RecordingFacts, SampleRoutes, routes_table
-from r2t2_jax.routes.replay import PackedRoutes, Replay
+from r2t2_jax.routes.replay import PackedRoutes, Replay, question_of
 from r2t2_jax.runs.fingerprint import versions
 from r2t2_jax.runs.plan import Part, Plan
 from r2t2_jax.runs.run import Run
@@ -40,6 +40,7 @@ def import_routes(
     layers: int | None = None,
     top_k: int | None = None,
     replay: Replay | None = None,
+    questions: Mapping[str, Sample] | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> Recording:
     """Write the routes of a file as a recording: of ids, or with a model's weights of these ids.
@@ -51,6 +52,7 @@ def import_routes(
         layers, top_k: sizes of the flat arrays of `sglang`, by default the model's; refused with other formats, which
             state them.
         replay: the model that weighs the experts; `None` for ids only.
+        questions: with the categories of the samples, by id; `None` for no categories.
         settings: the command's options, with which it can be resumed.
 
     Raises:
@@ -69,7 +71,7 @@ def import_routes(
     shapes = {row.sample.experts.shape[1:] for row in rows}
     if len(shapes) > 1:
         raise R2T2Error(f"{path}: sequences have routes of {sorted(shapes)} layers x experts; one model has one shape")
-    rows, gated = _with_gate(rows)
+    rows, gated = _with_gate([_with_category(row, questions or {}) for row in rows])
     facts = _facts([row.sample for row in rows], gated)
     depends: dict[str, Any] = {"data": hashlib.sha256(read_bytes(path)).hexdigest()[:16]}
     if replay is not None:
@@ -86,6 +88,12 @@ def import_routes(
             run.append(batch, routes_table([row.sample for row in part] if replay is None else replay.weighed(part)))
         run.finish((facts if replay is None else _with_weights(facts, run, rows)).summary())
     return Recording.open(out)
+
+
+def _with_category(row: PackedRoutes, questions: Mapping[str, Sample]) -> PackedRoutes:
+    """The row with the category of its question, if that is known."""
+    question = question_of(row.sample.id, questions)
+    return row if question is None else replace(row, sample=replace(row.sample, category=question.category))
 
 
 def _with_gate(rows: Sequence[PackedRoutes]) -> tuple[list[PackedRoutes], list[int]]:

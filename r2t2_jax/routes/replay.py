@@ -24,6 +24,7 @@ from r2t2_jax.contract import (
     Params,
     Port,
     ReplayModel,
+    Sample,
     TokenProcessor,
     TokenSequence,
 )
@@ -40,17 +41,22 @@ class PackedRoutes:
     lengths: tuple[int, ...]
 
 
+def question_of(name: str, questions: Mapping[str, Sample]) -> Sample | None:
+    """The question of a sample's id, if it is there; `name#1` is the second answer to the question `name`."""
+    return questions.get(name, questions.get(name.rpartition("#")[0]))
+
+
 @dataclass(frozen=True)
 class Replay:
     """A model that weighs imported experts.
 
     Args:
         port: the model.
-        images: of prompts, by the id of the sample.
+        questions: with the images of the prompts, by the id of the sample.
     """
 
     port: Port
-    images: Mapping[str, np.ndarray]
+    questions: Mapping[str, Sample]
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -117,9 +123,10 @@ class Replay:
         return self.port.processor.prepare_tokens(self.port.params, sequences)
 
     def _sequences(self, row: PackedRoutes) -> Iterator[TokenSequence]:
-        """The sequences of a row; `name#1` is the second answer to the prompt of the image `name`."""
+        """The sequences of a row."""
         sample, start = row.sample, 0
-        image = self.images.get(sample.id, self.images.get(sample.id.rpartition("#")[0]))
+        question = question_of(sample.id, self.questions)
+        image = None if question is None else question.image
         answered = np.asarray(sample.kinds) == "answer"
         for length in row.lengths:
             span = slice(start, start + length)

@@ -1,10 +1,12 @@
 """`r2t2 routes record` and `show`: tokens by selection, resumption, models that route whole samples."""
 
+import json
 import shutil
 from dataclasses import replace
 
 import jax
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -14,6 +16,7 @@ from ports.common.moe_lm.model import Prompt, RoutedLM
 from ports.olmoe.config import tiny
 from r2t2_jax.cli.main import main
 from r2t2_jax.contract import Port
+from r2t2_jax.errors import R2T2Error
 from r2t2_jax.method.forward import encode_batch, generate_batch
 from r2t2_jax.routes.record import record_samples
 from r2t2_jax.routes.recording import Recording
@@ -109,6 +112,11 @@ def test_a_model_that_routes_whole_samples_gives_its_weights_in_order(recorded, 
     best = recording.facts.experts[samples[1].experts[0, 0, 0]]
     assert f"sample {samples[1].id} of pocket" in shown
     assert f"mixer0  {best} {samples[1].weights[0, 0, 0]:.3f}" in shown
+    assert main(["routes", "show", str(recorded), samples[1].id, "--json"]) == 0
+    (token,) = json.loads(capsys.readouterr().out)["tokens"]
+    assert (token["kind"], token["position"], token["token"]) == ("sample", 0, None)
+    assert token["layers"]["mixer0"]["experts"][0] == best
+    assert token["layers"]["mixer1"]["weights"] == samples[1].weights[0, 1].tolist()
     table = pq.read_table(recorded / "batches" / "00000.parquet")
     assert table["weights"].to_pylist()[0] == [[row.tolist() for row in samples[0].weights[0]]]
 
@@ -123,3 +131,29 @@ def test_errors_are_one_line(recorded, tmp_path, capsys):
     assert "holds routes of whole samples; --format vllm needs those of --tokens all" in capsys.readouterr().err
     assert main(["routes", "show", str(tmp_path)]) == 2
     assert "holds no run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "problem"),
+    [
+        ("tokens", [-1, -1], r"has tokens of int32 \(2,\), not \(1,\)"),
+        ("kinds", ["word"], "has tokens of unknown kinds"),
+        ("experts", [[[9] * 6] * 2], "names experts beyond the 6 of the model"),
+        ("weights", [[[float("nan")] * 6] * 2], "has weights that are NaN, infinite or negative"),
+        (None, None, "5 samples, and the batches hold 3"),
+    ],
+)
+def test_damaged_rows_are_named(recorded, tmp_path, column, values, problem):
+    folder = tmp_path / "damaged"
+    shutil.copytree(recorded, folder)
+    path = folder / "batches" / "00000.parquet"
+    table = pq.read_table(path)
+    if column is None:
+        table = table.slice(0, 0)
+    else:
+        place = table.column_names.index(column)
+        changed = pa.array([values] * len(table), table[column].type)
+        table = table.set_column(place, column, changed)
+    pq.write_table(table, path)
+    with pytest.raises(R2T2Error, match=problem):
+        list(Recording.open(folder).samples())

@@ -9,6 +9,7 @@ import pytest
 from ports.common.moe_lm.chat import TextProcessor
 from r2t2_jax.cli.main import main
 from r2t2_jax.contract import ReplayModel, TokenProcessor
+from r2t2_jax.datasets import load_dataset
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.routes.exchange import import_routes
 from r2t2_jax.routes.record import record_samples
@@ -105,12 +106,16 @@ def test_what_does_not_fit_the_model_is_refused_before_a_folder_is_written(tmp_p
         imported(tmp_path, Replay(toy(), {}), recorded, own)
 
 
-def test_options_of_images_need_a_model_and_sets(tmp_path, capsys):
-    words = ["routes", "import", "--format", "vllm", "responses.jsonl", "--out", str(tmp_path / "routes")]
-    assert main([*words, "--data", "pocket"]) == 2
-    assert "--data is for the images of --model's prompts: give --model too" in capsys.readouterr().err
-    assert main([*words, "--model", "pocket:sparse", "--limit", "3"]) == 2
+def test_categories_are_those_of_the_questions_of_the_ids(tmp_path, recorded, capsys):
+    pocket = load_dataset("pocket", "test", 2, 0)
+    samples = [replace(sample, id=each.id) for sample, each in zip(recorded, pocket, strict=True)]
+    path, out = tmp_path / "responses.jsonl", tmp_path / "routes"
+    path.write_text("\n".join(json.dumps(response(sample, sample.experts[:-1])) for sample in samples))
+    words = ["routes", "import", "--format", "vllm", str(path), "--out", str(out)]
+    assert main([*words, "--limit", "3"]) == 2
     assert "--limit chooses questions of --data: give --data too" in capsys.readouterr().err
+    assert main([*words, "--data", "pocket", "--limit", "2"]) == 0
+    assert [sample.category for sample in Recording.open(out)] == [sample.category for sample in pocket]
 
 
 @pytest.mark.slow
