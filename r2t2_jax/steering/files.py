@@ -219,9 +219,7 @@ def layer_positions(layers: str | Sequence[Name], names: Sequence[str]) -> tuple
     for part in layers.split(","):
         first, _, last = part.partition("-")
         span = range(int(first), int(last or first) + 1)
-        if not span:
-            raise R2T2Error(f"{part}: the range ends before it begins")
-        if span[-1] >= count:
+        if not span or span[-1] >= count:
             raise R2T2Error(f"{part}: the model has the layers 0 to {count - 1}")
         chosen |= set(span)
     return tuple(sorted(chosen))
