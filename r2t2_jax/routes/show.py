@@ -185,4 +185,4 @@ def _table(records: Sequence[dict[str, Any]], columns: Sequence[str]) -> pa.Tabl
     kinds = {"units": pa.int64(), "tokens": pa.int64()}
     texts = ("factor", "group", "layer", "expert", "other")
     types = {name: kinds.get(name, pa.string() if name in texts else pa.float64()) for name in columns}
-    return pa.table({name: pa.array([record[name] for record in records], kind) for name, kind in types.items()})
+    return pa.table({name: pa.array([record.get(name) for record in records], kind) for name, kind in types.items()})
