@@ -284,10 +284,9 @@ class ExpertsMap:
         from r2t2_jax.reporting.expert_page import map_page
         from r2t2_jax.routes.expert_map import map_experts
         from r2t2_jax.routes.recording import Recording
-        from r2t2_jax.routes.show import MAP_PAGE, map_lines, write_map
-        from r2t2_jax.runs.atomic_io import check_can_create
+        from r2t2_jax.routes.show import MAP_PAGE, check_tables_folder, map_lines, write_map
 
-        check_can_create(self.out)
+        check_tables_folder(self.out, MAP_PAGE)
         recording = Recording.open(self.folder)
         by = tuple(dict.fromkeys(self.by))
         maps = map_experts(recording, recording.facts, by, self.permutations, self.rate, self.seed)
@@ -334,11 +333,16 @@ class ExpertsCompare:
         from r2t2_jax.reporting.expert_page import comparison_page
         from r2t2_jax.routes.compare import compare_recordings
         from r2t2_jax.routes.recording import Recording
-        from r2t2_jax.routes.show import COMPARISON_PAGE, comparison_lines, comparison_record, write_comparison
-        from r2t2_jax.runs.atomic_io import check_can_create
+        from r2t2_jax.routes.show import (
+            COMPARISON_PAGE,
+            check_tables_folder,
+            comparison_lines,
+            comparison_record,
+            write_comparison,
+        )
 
         if self.out is not None:
-            check_can_create(self.out)
+            check_tables_folder(self.out, COMPARISON_PAGE)
         first, second = Recording.open(self.first), Recording.open(self.second)
         factor = None if self.by == "all" else self.by
         comparison = compare_recordings(first, second, factor, self.permutations, self.rate, self.seed)

@@ -11,12 +11,16 @@ import pyarrow as pa
 from r2t2_jax.routes.compare import ExpertComparison
 from r2t2_jax.routes.expert_map import FactorMap
 from r2t2_jax.routes.recording import NO_EXPERT, RecordingFacts, SampleRoutes
-from r2t2_jax.runs.atomic_io import atomic_folder, check_only_own
+from r2t2_jax.runs.atomic_io import atomic_folder, check_can_create, check_only_own
 from r2t2_jax.runs.batch_files import write_table
 from r2t2_jax.runs.run import reraise_oserror
 from r2t2_jax.runtime.csv_cells import write_csv
 
 MAP_PAGE, COMPARISON_PAGE = "map.html", "compare.html"
+FOLDERS = {  # what a folder with this page is, and its tables
+    MAP_PAGE: ("an expert map", ("experts", "pairs")),
+    COMPARISON_PAGE: ("a comparison of experts", ("experts", "layers")),
+}
 SHOWN_EXPERTS, SHOWN_ENTRIES, SHOWN_LAYERS = 8, 5, 12
 
 
@@ -152,7 +156,7 @@ def write_map(out: Path, maps: Sequence[FactorMap], page: str = "") -> None:
     pairs = [pair for each in maps for pair in each.pairs]
     columns = ("factor", "group", "layer", "expert", "other", "share", "lift", "share_difference", "share_p", "share_q")
     tables = {"experts": _table(entries, tuple(entries[0])), "pairs": _table(pairs, columns)}
-    _write(out, tables, MAP_PAGE, page, "an expert map")
+    _write(out, tables, MAP_PAGE, page)
 
 
 def write_comparison(out: Path, comparison: ExpertComparison, page: str) -> None:
@@ -163,12 +167,27 @@ def write_comparison(out: Path, comparison: ExpertComparison, page: str) -> None
     """
     records = {"experts": comparison.entries, "layers": comparison.movement}
     tables = {name: _table(rows, tuple(rows[0])) for name, rows in records.items()}
-    _write(out, tables, COMPARISON_PAGE, page, "a comparison of experts")
+    _write(out, tables, COMPARISON_PAGE, page)
 
 
-def _write(out: Path, tables: Mapping[str, pa.Table], page_name: str, page: str, content: str) -> None:
-    files = {f"{name}.{suffix}" for name in tables for suffix in ("csv", "parquet")}
-    check_only_own(out, lambda name: name in files | {page_name}, content, sorted(files))
+def check_tables_folder(out: Path, page_name: str) -> None:
+    """Check, before any work is done, that `write_map` or `write_comparison` may write a folder.
+
+    Args:
+        out: the folder.
+        page_name: `MAP_PAGE` or `COMPARISON_PAGE`.
+
+    Raises:
+        R2T2Error: the folder holds other files, or cannot be written.
+    """
+    check_can_create(out)
+    content, tables = FOLDERS[page_name]
+    files = sorted(f"{name}.{suffix}" for name in tables for suffix in ("csv", "parquet"))
+    check_only_own(out, lambda name: name in (*files, page_name), content, files)
+
+
+def _write(out: Path, tables: Mapping[str, pa.Table], page_name: str, page: str) -> None:
+    check_tables_folder(out, page_name)
 
     def write(draft: Path) -> None:
         for name, table in tables.items():

@@ -90,7 +90,8 @@ def write_run(folder: Path, version: int) -> None:
 def write_map(folder: Path, version: int) -> None:
     """Maps are written as comparisons are."""
     entry = {"factor": "category", "group": f"{version}", "layer": "0", "expert": "a", "usage": float(version)}
-    pair = {"factor": "category", "group": "x", "layer": "0", "expert": "a", "other": "b", "share": 0.5, "lift": 1.0}
+    numbers = ("share", "lift", "share_difference", "share_p", "share_q")
+    pair = entry | {"other": "b"} | dict.fromkeys(numbers, 0.5)
     factor_map = FactorMap("category", (f"{version}",), [entry], [pair], {}, {})
     show.write_map(folder / TARGET, [factor_map], f"<p>{version}")
 

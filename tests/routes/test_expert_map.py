@@ -125,7 +125,7 @@ def test_a_rate_of_zero_is_refused(tmp_path, capsys):
     assert capsys.readouterr().err.strip() == "r2t2: --rate 0.0: it must be above 0"
 
 
-def test_factors_with_one_group_are_left_out_or_refused(tmp_path):
+def test_factors_with_one_group_are_left_out_or_refused(tmp_path, capsys):
     samples = [sample(str(i), "xy"[i % 2], [(0, 1), (2, 3)], ["text", "answer"]) for i in range(6)]
     maps = map_experts(samples, FACTS, (), permutations=20)
     assert [each.factor for each in maps] == ["category", "modality"]
@@ -142,3 +142,6 @@ def test_factors_with_one_group_are_left_out_or_refused(tmp_path):
     (tmp_path / "map" / "notes.txt").write_text("mine")
     with pytest.raises(R2T2Error, match=r"holds 'notes.txt', which is not part of an expert map"):
         write_map(tmp_path / "map", maps)
+    for command in (["map", "no recording"], ["compare", "no recording", "other"]):  # before a recording is read
+        assert main(["experts", *command, "--out", str(tmp_path / "map")]) == 2
+        assert "which is not part of" in capsys.readouterr().err
