@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 from filelock import lock_descriptor
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 import r2t2_jax
 from r2t2_jax.runs import atomic_io
@@ -93,3 +96,36 @@ def test_files_and_folders_are_written_where_only_a_file_next_to_them_can_be_loc
     write("third")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
     assert (tmp_path / "file").read_text() == (tmp_path / "folder" / "part").read_text() == "third"
+
+
+def test_both_packages_are_typed() -> None:
+    assert (ROOT / "r2t2_jax" / "py.typed").is_file() and (ROOT / "ports" / "py.typed").is_file()
+
+
+def pins(name: str) -> dict[str, str]:
+    """The versions of a constraints file by package."""
+    lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
+    return dict(line.split("==") for line in lines if not line.startswith("#"))
+
+
+def requirements(*extras: str) -> list[Requirement]:
+    """The requirements of the package and of extras that apply to CI's machine."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    lines = [*project["dependencies"], *(line for extra in extras for line in project["optional-dependencies"][extra])]
+    machine = {"sys_platform": "linux", "platform_machine": "x86_64", "python_version": "3.11"}
+    return [each for each in map(Requirement, lines) if each.marker is None or each.marker.evaluate(machine)]
+
+
+def test_the_versions_of_ci_satisfy_every_requirement() -> None:
+    versions = pins("constraints.txt")
+    for requirement in requirements("test", "ray", "docs", "notebooks"):
+        name = canonicalize_name(requirement.name)
+        assert requirement.specifier.contains(versions[name]), f"{requirement}: {versions[name]}"
+
+
+def test_the_lowest_versions_are_the_lower_bounds_of_the_requirements() -> None:
+    versions = pins("constraints-lowest.txt")
+    for requirement in requirements("test"):
+        name = canonicalize_name(requirement.name)
+        lower = [Version(each.version) for each in requirement.specifier if each.operator in (">=", "==")]
+        assert lower == [Version(versions[name])], f"{requirement}: {versions[name]}"

@@ -144,6 +144,7 @@ SMALLER = (
     (r"--limit [1-9]\d\d+", "--limit 40"),
     (r"^bank atlas (\S+)", r"bank atlas \1 --points 4 --candidates 8 --choosing 20 --k 3"),
     (r"^tune (.*)", r"tune \1 --budget 2"),
+    (r"^reproduce c3po --model", "reproduce c3po --limit 4 --model"),
     (r"^reproduce table6 (.*)", r"reproduce table6 \1 --block 10"),
     (r"^reproduce sensitivity_scope (.*)--limit 40", r"reproduce sensitivity_scope \1--limit 4"),
     (r"^(eval .*)--limit 40(.*,warmup)", r"\1--limit 2\2"),
@@ -160,7 +161,7 @@ NOT_RUN = (  # pattern of a command line, and why it is not run here
     (r"^serve ", "serves until a signal, as in tests/serve/test_access.py"),
     (r"moai:7b|mova:8b|qwen3_vl_moe:", "traces a model at full size; slow tests of tests/ports count these"),
     (
-        r"reference\.json|questions\.jsonl|sums:load",
+        r"reference\.json|(?<!countries/)questions\.jsonl|sums:load",
         "reads files of the reader's own, as in tests/docs/test_own_model.py",
     ),
     (

@@ -59,6 +59,7 @@ def test_a_notebook_opens_in_colab_and_installs_the_package_there(name: str) -> 
     text = pair(name)[0].read_text(encoding="utf-8")
     path = pair(name)[1].relative_to(ROOT).as_posix()
     assert f"](https://colab.research.google.com/{ADDRESS.replace('.com', '')}/blob/main/{path})" in text
+    assert PAGE.count(f"](https://colab.research.google.com/{ADDRESS.replace('.com', '')}/blob/main/{path})") == 1
     assert f'# %pip install -q "r2t2-jax @ git+https://{ADDRESS}"' in text
     badge = re.search(r"\[!\[Open in Colab\]\((.*?)\)\]", text)
     assert badge and (notebooks.FOLDER / badge[1]).is_file()

@@ -1,0 +1,1 @@
+"""The scripts that produced the published numbers."""
