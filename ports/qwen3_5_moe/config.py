@@ -9,7 +9,7 @@ from typing import Any
 from ports.common.configs import ConfigFields, checked_value, renamed
 from ports.common.layers.hybrid_decoder import HybridDecoderConfig
 from ports.common.moe_lm.config import FIXED as TEXT_FIXED
-from ports.common.moe_lm.config import INERT, TAKEN
+from ports.common.moe_lm.config import INERT, TAKEN, UNTIED, check_sizes
 from ports.common.moe_lm.port import LMConfig
 from ports.common.qwen_vl.config import QwenVLConfig, VisionConfig, mrope_sections
 from r2t2_jax.errors import R2T2Error
@@ -46,6 +46,7 @@ def text_fields(where: str, inert: tuple[str, ...] = ()) -> ConfigFields:
     return ConfigFields(
         where,
         taken={name: ours for name, ours in TAKEN.items() if ours != "normalize"} | HYBRID,
+        defaults=UNTIED,
         fixed={**TEXT_FIXED, "attn_output_gate": (True,), "mamba_ssm_dtype": ("float32",), "norm_topk_prob": (True,)},
         inert=(*INERT, *READ, *MTP, *inert),
     )
@@ -96,15 +97,15 @@ def _decoder_config(described: Mapping[str, Any], rope: Mapping[str, Any], where
     taken = text_fields(where).read(fields, HybridDecoderConfig)
     full = _full_layers(fields, taken["layers"], where)
     share = rope.get("partial_rotary_factor", fields.get("partial_rotary_factor", 0.25))
-    rotated = round(taken["head_width"] * checked_value(where, "partial_rotary_factor", share, float))
+    rotated = int(taken["head_width"] * checked_value(where, "partial_rotary_factor", share, float))
     if taken["value_heads"] % taken["key_heads"]:
         raise R2T2Error(
             f"{where}: linear_num_value_heads {taken['value_heads']} is no multiple of linear_num_key_heads "
             f"{taken['key_heads']}"
         )
-    if rotated % 2:
-        raise R2T2Error(f"{where}: partial_rotary_factor {share} rotates {rotated} entries of a head, an odd number")
-    return HybridDecoderConfig(**taken, full=full, rotated=rotated)
+    config = HybridDecoderConfig(**taken, full=full, rotated=rotated)
+    check_sizes(where, config)
+    return config
 
 
 def _full_layers(fields: Mapping[str, Any], layers: int, where: str) -> tuple[int, ...]:

@@ -18,7 +18,7 @@ from ports.common.configs import read_json
 from ports.common.layers.hybrid_decoder import HybridDecoderConfig
 from ports.common.layers.moe_decoder import abstract as abstract_decoder
 from ports.common.moe_lm.chat import CHAT_FILES
-from ports.common.moe_lm.params import adapted, dequantized, expert_leaves
+from ports.common.moe_lm.params import NESTED, adapted, dequantized, expert_leaves, tied_head
 from ports.common.moe_lm.port import Family, LMConfig
 from ports.common.qwen_vl.config import QwenVLConfig
 from ports.common.qwen_vl.model import abstract
@@ -45,7 +45,8 @@ def decoder_leaves(ours: str, theirs: str, config: HybridDecoderConfig, separate
     layer, layers = f"{theirs}layers.{{}}", config.layers
     leaves = {f"{ours}embed_tokens": Leaf((f"{theirs}embed_tokens.weight",))}
     leaves |= norm_leaves(f"{ours}norm", f"{theirs}norm", bias=False)
-    leaves |= linear_leaves(f"{ours}lm_head", "lm_head", bias=False)
+    if not config.tied:
+        leaves |= linear_leaves(f"{ours}lm_head", "lm_head", bias=False)
     for name in ("input_layernorm", "post_attention_layernorm"):
         leaves |= norm_leaves(f"{ours}layers/{name}", f"{layer}.{name}", layers, bias=False)
     for part, name in (
@@ -94,7 +95,7 @@ def text_leaves(config: LMConfig) -> dict[str, Leaf]:
 def leaves(config: QwenVLConfig) -> dict[str, Leaf]:
     """The leaf that makes each parameter of upstream's tensors, by path."""
     assert isinstance(config, Qwen35MoEConfig)
-    mapping = decoder_leaves("decoder/", "model.language_model.", config.decoder, config.separate_experts)
+    mapping = decoder_leaves("decoder/", NESTED, config.decoder, config.separate_experts)
     return dequantized(mapping | vision_leaves("visual/", "model.visual.", config.vision), config)
 
 
@@ -163,6 +164,7 @@ converter = Converter(
     )[1],
     side_files=(CONFIG_FILE, TOKENIZER_JSON, dataclasses.replace(PREPROCESSOR, needed=has_tower)),
     adapt=adapt,
+    tied=lambda config: tied_head(config.decoder, config.prefix if isinstance(config, LMConfig) else NESTED),
     copied=CHAT_FILES,
     known=lambda config: {"config.json": TEXT.fields if isinstance(config, LMConfig) else FIELDS},
     hub="Qwen/Qwen3.5-35B-A3B",

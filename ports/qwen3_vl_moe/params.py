@@ -9,7 +9,7 @@ from ports.common.checkpoint.convert import Converter
 from ports.common.checkpoint.mapping import Leaf
 from ports.common.moe_lm.chat import CHAT_FILES
 from ports.common.moe_lm.config import text_fields
-from ports.common.moe_lm.params import adapted, dequantized, moe_decoder_leaves
+from ports.common.moe_lm.params import NESTED, adapted, dequantized, moe_decoder_leaves, tied_head
 from ports.common.qwen_vl.config import QwenVLConfig
 from ports.common.qwen_vl.model import abstract
 from ports.common.qwen_vl.params import SIDE_FILES, model_fields, read_config
@@ -21,7 +21,7 @@ FIELDS = model_fields("qwen3_vl_moe", text_fields("config.json", {}, ("rope_scal
 
 def leaves(config: QwenVLConfig) -> dict[str, Leaf]:
     """The leaf that makes each parameter of upstream's tensors, by path."""
-    decoder = moe_decoder_leaves("decoder/", "model.language_model.", "", config.decoder, config.separate_experts)
+    decoder = moe_decoder_leaves("decoder/", NESTED, "", config.decoder, config.separate_experts)
     return dequantized(decoder | vision_leaves("visual/", "model.visual.", config.vision), config)
 
 
@@ -47,6 +47,7 @@ converter = Converter(
     abstract_params=lambda config: abstract(config)[1],
     side_files=SIDE_FILES,
     adapt=adapt,
+    tied=lambda config: tied_head(config.decoder, NESTED),
     copied=CHAT_FILES,
     known={"config.json": FIELDS},
     hub="Qwen/Qwen3-VL-30B-A3B-Instruct",

@@ -12,7 +12,8 @@ from ports.common.layers.moe import select
 from ports.common.layers.moe_decoder import abstract
 from ports.common.layers.routed_experts import RoutedRows
 from ports.common.moe_lm.config import RoutingScope
-from ports.common.moe_lm.model import LMAnswer, Prompt, RoutedLM
+from ports.common.moe_lm.features import LMAnswer, Prompt
+from ports.common.moe_lm.model import RoutedLM
 from ports.common.moe_lm.routes import alternative_experts
 from ports.olmoe.config import tiny
 from r2t2_jax.analysis.counterfactual import (

@@ -12,7 +12,8 @@ import pytest
 
 from ports.common.layers.moe_decoder import abstract
 from ports.common.moe_lm.config import RoutingScope
-from ports.common.moe_lm.model import Prompt, RoutedLM
+from ports.common.moe_lm.features import Prompt
+from ports.common.moe_lm.model import RoutedLM
 from ports.olmoe.config import tiny
 from r2t2_jax.cli.main import main
 from r2t2_jax.contract import Port

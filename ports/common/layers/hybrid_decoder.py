@@ -146,7 +146,8 @@ class HybridDecoder(MoEDecoder):
         self.self_attn = stack(lambda rngs: _attention(config, rngs), len(config.full), rngs)
         self.linear_attn = stack(lambda rngs: _delta_net(config, rngs), len(config.linear), rngs)
         self.norm = ZeroCenteredRMSNorm(config.width, config.eps, config.dtype)
-        self.lm_head = linear(config.width, config.vocab_size, rngs, config.dtype, bias=False)
+        if not config.tied:
+            self.lm_head = linear(config.width, config.vocab_size, rngs, config.dtype, bias=False)
 
     def run(
         self,

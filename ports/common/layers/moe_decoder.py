@@ -42,6 +42,7 @@ class MoEDecoderConfig:
         qk_norm: norm of queries and keys over each `head`, or over the `whole` width before it is split into heads.
         sections: frequencies of the axes time, height and width (interleaved M-RoPE); empty for one axis.
         max_positions: the longest sequence.
+        tied: the output head is the token embeddings, transposed.
         dtype: of parameters and activations.
         attention_block: rows of a causal prompt whose attention is computed at a time.
     """
@@ -61,6 +62,7 @@ class MoEDecoderConfig:
     qk_norm: Literal["head", "whole"] = "head"
     sections: tuple[int, ...] = ()
     max_positions: int = 4096
+    tied: bool = False
     dtype: str = "float32"
     attention_block: int = BLOCK
 
@@ -151,7 +153,8 @@ class MoEDecoder(nnx.Module):
         self.embed_tokens = normal(rngs, (config.vocab_size, config.width), config.dtype)
         self.layers = stack(lambda rngs: MoEDecoderLayer(config, rngs), config.layers, rngs)
         self.norm = RMSNorm(config.width, config.eps, config.dtype)
-        self.lm_head = linear(config.width, config.vocab_size, rngs, config.dtype, bias=False)
+        if not config.tied:
+            self.lm_head = linear(config.width, config.vocab_size, rngs, config.dtype, bias=False)
 
     def embed(self, tokens: Int[Array, "T"]) -> Float[Array, "T D"]:
         """Embeddings of the tokens."""
@@ -160,7 +163,9 @@ class MoEDecoder(nnx.Module):
     def logits(self, x: Float[Array, "T D"]) -> Float[Array, "T V"]:
         """Logits in float32 from states after the last layer."""
         with jax.named_scope("head"):
-            return self.lm_head(self.norm(x)).astype(jnp.float32)
+            x = self.norm(x)
+            logits = x @ self.embed_tokens[...].T if self.config.tied else self.lm_head(x)
+            return logits.astype(jnp.float32)
 
     def run(
         self,

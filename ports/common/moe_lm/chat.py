@@ -23,7 +23,7 @@ from jaxtyping import Bool, Int
 from ports.common.checkpoint.convert import TOKENIZER
 from ports.common.configs import checked_value, read_json
 from ports.common.layers.moe_decoder import MoEDecoderConfig
-from ports.common.moe_lm.model import LMAnswer, Prompt
+from ports.common.moe_lm.features import LMAnswer, Prompt
 from r2t2_jax.contract import TOKEN_KINDS, Sample, TokenSequence
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.runtime.typed_files import read_text

@@ -33,14 +33,15 @@ TAKEN = {
     "rms_norm_eps": "eps",
     "norm_topk_prob": "normalize",
     "max_position_embeddings": "max_positions",
+    "tie_word_embeddings": "tied",
 }
+UNTIED = {"tie_word_embeddings": False}  # the library's default
 FIXED: dict[str, tuple[Any, ...]] = {
     "attention_bias": (False,),
     "clip_qkv": (None,),
     "decoder_sparse_step": (1,),
     "hidden_act": ("silu",),
     "mlp_only_layers": ([], None),
-    "tie_word_embeddings": (False,),
     "use_sliding_window": (False,),
 }
 INERT = (  # of the training loss, of dense layers that no release has, of a window that is off; and read by code
@@ -51,7 +52,7 @@ INERT = (  # of the training loss, of dense layers that no release has, of a win
 
 def text_fields(where: str, defaults: Mapping[str, Any], inert: tuple[str, ...] = ()) -> ConfigFields:
     """The knowledge of a port of this decoder about the fields of its config."""
-    return ConfigFields(where, taken=TAKEN, defaults=defaults, fixed=FIXED, inert=(*INERT, *inert))
+    return ConfigFields(where, taken=TAKEN, defaults={**UNTIED, **defaults}, fixed=FIXED, inert=(*INERT, *inert))
 
 
 @dataclass(frozen=True)
@@ -151,10 +152,30 @@ def decoder_config(
             raise R2T2Error(f"{where}: rope_parameters = {rope!r}, only whole heads of type 'default' are implemented")
     if "num_local_experts" in fields:
         renamed(fields, "num_experts", fields.pop("num_local_experts"), where)
+    if fields.get("num_key_value_heads") is None and "num_attention_heads" in fields:
+        fields["num_key_value_heads"] = fields["num_attention_heads"]
     if fields.get("head_dim") is None:
         sizes = {name: fields.get(name) for name in ("hidden_size", "num_attention_heads")}
         width, heads = (checked_value(where, name, value, int) for name, value in sizes.items())
         check_heads(where, width, heads)
         fields["head_dim"] = width // heads
     taken = text_fields(where, defaults).read(fields, MoEDecoderConfig)
-    return MoEDecoderConfig(**{**taken, **rules})
+    config = MoEDecoderConfig(**{**taken, **rules})
+    check_sizes(where, config)
+    return config
+
+
+def check_sizes(where: str, config: MoEDecoderConfig) -> None:
+    """Refuse a decoder whose sizes do not fit each other.
+
+    Raises:
+        R2T2Error: the key-value heads do not divide the heads, an odd number of entries of a head is rotated, or a
+            token has more experts than there are.
+    """
+    check_heads(where, config.heads, config.heads, config.kv_heads)
+    if config.rotary_width % 2 or not config.rotary_width:
+        raise R2T2Error(
+            f"{where}: {config.rotary_width} of {config.head_width} entries of a head are rotated; they must be pairs"
+        )
+    if config.top_k > config.experts:
+        raise R2T2Error(f"{where}: num_experts_per_tok {config.top_k} is larger than num_experts {config.experts}")

@@ -8,7 +8,8 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ports.common.moe_lm.model import LMAnswer, LMConditioned, LMFeatures, RoutedLM, mean_loss
+from ports.common.moe_lm.features import LMAnswer, LMConditioned, LMFeatures
+from ports.common.moe_lm.model import RoutedLM, mean_loss
 from r2t2_jax.contract import Costs, CostVariant
 from r2t2_jax.routing import Routing
 

@@ -7,15 +7,15 @@ up to that layer. An evaluation then runs the kept states and the answer's throu
 
 Prompts are padded on the left, so the last token of every prompt has the same place; answers on the right.
 
-Axis letters: T prompt tokens, R states that are kept (1 or T), A answer tokens, C candidates, N layers, L routed
-layers, E experts, k chosen experts, G key-value heads, d head width, D width, V vocabulary, J levels of DeepStack.
+Axis letters: T prompt tokens, R states that are kept (1 or T), A answer tokens, C candidates, L routed layers, E
+experts, D width, V vocabulary, J levels of DeepStack.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -28,80 +28,19 @@ from ports.common.layers.moe import ExpertChoice
 from ports.common.layers.moe_decoder import LayerOutput, MoEDecoder, MoEDecoderConfig
 from ports.common.layers.routed_experts import RoutedRows
 from ports.common.moe_lm.config import RoutingScope
+from ports.common.moe_lm.features import (
+    LMAnswer,
+    LMConditioned,
+    LMFeatures,
+    Prompt,
+    answer_positions,
+    answer_rows,
+    averaged_rows,
+    prompt_rows,
+)
 from ports.common.moe_lm.routes import alternative_logprobs, prompt_choice, replayed_routes, token_routes
 from r2t2_jax.contract import RouteLogprobs, TokenRoutes
 from r2t2_jax.routing import TOKEN_CLASSES, Routing, RoutingSpec
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class Prompt:
-    """A prompt, padded on the left.
-
-    `positions` are those of time, height and width; `next_position` that of the first answer token. `visual` marks the
-    tokens that stand for image patches.
-    """
-
-    tokens: Int[Array, "T"]
-    mask: Bool[Array, "T"]
-    positions: Int[Array, "3 T"]
-    visual: Bool[Array, "T"]
-    next_position: Int[Array, ""]
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class LMAnswer:
-    """Answer tokens, end of turn included, padded on the right."""
-
-    tokens: Int[Array, "A"]
-    mask: Bool[Array, "A"]
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class LMFeatures:
-    """The result of `encode` for a prompt.
-
-    Args:
-        states: in front of the first routed layer: of the last token, or of all tokens.
-        rows: which of these are re-routed; for a steered model their class in `TOKEN_CLASSES`, -1 for padding.
-        early: keys and values of all tokens in the layers before the first routed one; `None` if there are none.
-        late: those of the tokens before `states` in the other layers; `None` if `states` are all tokens.
-        mask: the prompt's.
-        positions: of `states`.
-        next_position: of the first answer token.
-        added: what DeepStack adds to the states after the first of these layers; `None` for nothing.
-        core: the experts that the sample supports.
-    """
-
-    states: Float[Array, "R D"]
-    rows: Bool[Array, "R"] | Int[Array, "R"]
-    early: KVCache | None
-    late: KVCache | None
-    mask: Bool[Array, "T"]
-    positions: Int[Array, "3 R"]
-    next_position: Int[Array, ""]
-    added: Float[Array, "J R D"] | None
-    core: Bool[Array, "L E"]
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class LMConditioned:
-    """The part of a prompt and its answer that does not depend on r: as `LMFeatures`, without the last answer token.
-
-    `mask` is that of prompt and answer, which an evaluation attends to; `prompt` the number R of the prompt's states.
-    """
-
-    states: Float[Array, "R+A-1 D"]
-    rows: Bool[Array, "R+A-1"] | Int[Array, "R+A-1"]
-    late: KVCache | None
-    mask: Bool[Array, "T+A-1"]
-    positions: Int[Array, "3 R+A-1"]
-    added: Float[Array, "J R+A-1 D"] | None
-    core: Bool[Array, "L E"]
-    prompt: int = field(metadata={"static": True})
 
 
 class _Encoded(NamedTuple):
@@ -165,7 +104,7 @@ class RoutedLM:
             x, out = net.run(x, positions, prompt.mask, stop=first, added=None if added is None else added[:first])
             early, early_choice = out.cache, out.choice
         added = added[first:] if added is not None and len(added) > first else None
-        rows = self._rows(prompt)
+        rows = prompt_rows(self.scope, prompt)
         if self.scope.single:
             before = None if added is None else added[:, :-1]
             _, out = net.run(x[:-1], positions[:, :-1], prompt.mask[:-1], start=first, added=before)
@@ -198,32 +137,6 @@ class RoutedLM:
         scope = RoutingScope(union, self.scope.scope, self.config.experts, steered=True)
         return dataclasses.replace(self, scope=scope)
 
-    def _rows(self, prompt: Prompt) -> Bool[Array, "T"] | Int[Array, "T"]:
-        """The prompt's re-routed tokens; for a steered model the class of each token, -1 for padding."""
-        if self.scope.steered:
-            classes = jnp.where(prompt.visual, TOKEN_CLASSES.index("image"), TOKEN_CLASSES.index("text"))
-            return jnp.where(prompt.mask, classes.at[-1].set(TOKEN_CLASSES.index("last")), -1)
-        if self.scope.scope == "image":
-            return prompt.mask & prompt.visual
-        return prompt.mask & ~prompt.visual if self.scope.scope == "text" else prompt.mask
-
-    def _answer_rows(self, valid: Bool[Array, "A"]) -> Bool[Array, "A"] | Int[Array, "A"]:
-        """As `_rows`, of an answer's tokens."""
-        if self.scope.steered:
-            return jnp.where(valid, TOKEN_CLASSES.index("answer"), -1)
-        return valid & self.scope.answers
-
-    def _averaged(self, rows: Bool[Array, "R"] | Int[Array, "R"]) -> Bool[Array, "R"]:
-        """The rows over which `route` averages: those of the scope."""
-        if not self.scope.steered:
-            return rows
-        text, image, last = (TOKEN_CLASSES.index(name) for name in ("text", "image", "last"))
-        if self.scope.scope == "last_prompt":
-            return rows == last
-        if self.scope.scope in ("image", "text"):
-            return (rows == image) if self.scope.scope == "image" else (rows == text) | (rows == last)
-        return rows >= 0
-
     def support(self, features: LMFeatures | LMConditioned) -> Bool[Array, "*B L E"]:
         """The sample's core experts."""
         return features.core
@@ -247,7 +160,7 @@ class RoutedLM:
         if routing is not None and routing.mode == "replace":
             return routing.values
         _, out = self._run_prompt(self.decoder(params), features, routing)
-        return _mean(self._routed(out.weights), self._averaged(features.rows))
+        return _mean(self._routed(out.weights), averaged_rows(self.scope, features.rows))
 
     def _routed(self, leaf: Float[Array, "layers T E"]) -> Float[Array, "L T E"]:
         """The entries of the routed layers among those from the first one on."""
@@ -269,7 +182,7 @@ class RoutedLM:
         if self.scope.single:
             imposed = self._imposed(routing, None, 1)
             return None if imposed is None else dataclasses.replace(imposed, start=length - 1)
-        rows = jnp.concatenate([self._rows(prompt), self._answer_rows(answer)])
+        rows = jnp.concatenate([prompt_rows(self.scope, prompt), answer_rows(self.scope, answer)])
         span = len(rows) if self.scope.answers else length
         return self._imposed(routing, rows[:span], span)
 
@@ -291,14 +204,14 @@ class RoutedLM:
         if isinstance(features, LMConditioned):
             return features
         net, tokens, valid = self.decoder(params), answer.tokens[:-1], answer.mask[:-1]
-        x, positions = net.embed(tokens), _answer_positions(features, len(tokens))
+        x, positions = net.embed(tokens), answer_positions(features, len(tokens))
         mask = jnp.concatenate([features.mask, valid])
         if features.early is not None and len(tokens):
             x, _ = net.run(x, positions, mask, stop=self.first, past=features.early)
         added = features.added
         return LMConditioned(
             states=jnp.concatenate([features.states, x]),
-            rows=jnp.concatenate([features.rows, self._answer_rows(valid)]),
+            rows=jnp.concatenate([features.rows, answer_rows(self.scope, valid)]),
             late=features.late,
             mask=mask,
             positions=jnp.concatenate([features.positions, positions], axis=1),
@@ -347,10 +260,10 @@ class RoutedLM:
         tokens, valid = answer.tokens[:-1], answer.mask[:-1]
         states = last[None]
         if len(tokens):
-            rows = self._answer_rows(valid)
+            rows = answer_rows(self.scope, valid)
             imposed = self._imposed(routing if self.scope.answers else None, rows, len(tokens))
             mask = jnp.concatenate([features.mask, valid])
-            positions = _answer_positions(features, len(tokens))
+            positions = answer_positions(features, len(tokens))
             x, _ = net.run(net.embed(tokens), positions, mask, past=cache, routed=imposed)
             states = jnp.concatenate([states, x])
         return jax.nn.log_softmax(net.logits(states))
@@ -396,7 +309,7 @@ class RoutedLM:
         """Greedy tokens after a prompt that was run, their logits and, with the prompt's choices `like`, theirs."""
         length = len(features.mask)
         cache, stops = cache.padded(length + max_new_tokens), jnp.asarray(self.stop_ids, jnp.int32)
-        rows = self._answer_rows(jnp.ones(1, bool)) if self.scope.steered else None
+        rows = answer_rows(self.scope, jnp.ones(1, bool)) if self.scope.steered else None
         imposed = self._imposed(routing if self.scope.answers else None, rows, 1)
 
         def unfinished(carry: Any) -> Array:
@@ -481,7 +394,3 @@ def _picked(logprobs: Float[Array, "A V"], answer: LMAnswer) -> Float[Array, "A"
     """Log-probability of each answer token, zero where padded."""
     picked = jnp.take_along_axis(logprobs, answer.tokens[:, None], axis=1)[:, 0]
     return jnp.where(answer.mask, picked, 0.0)
-
-
-def _answer_positions(features: LMFeatures, tokens: int) -> Int[Array, "3 tokens"]:
-    return jnp.broadcast_to(features.next_position + jnp.arange(tokens), (3, tokens))

@@ -19,6 +19,8 @@ from ports.common.configs import checked_value
 from ports.common.layers.moe_decoder import MoEDecoderConfig
 from r2t2_jax.errors import R2T2Error
 
+NESTED = "model.language_model."  # prefix of the decoder's tensors in a multimodal model
+
 
 def moe_decoder_leaves(
     ours: str, theirs: str, head: str, config: MoEDecoderConfig, separate_experts: bool = True
@@ -36,7 +38,8 @@ def moe_decoder_leaves(
     layer = f"{theirs}layers.{{}}"
     leaves = {f"{ours}embed_tokens": Leaf((f"{theirs}embed_tokens.weight",))}
     leaves |= norm_leaves(f"{ours}norm", f"{theirs}norm", bias=False)
-    leaves |= linear_leaves(f"{ours}lm_head", f"{head}lm_head", bias=False)
+    if not config.tied:
+        leaves |= linear_leaves(f"{ours}lm_head", f"{head}lm_head", bias=False)
     for name in ("input_layernorm", "post_attention_layernorm"):
         leaves |= norm_leaves(f"{ours}layers/{name}", f"{layer}.{name}", config.layers, bias=False)
     for name in ("q_norm", "k_norm"):
@@ -47,6 +50,11 @@ def moe_decoder_leaves(
         )  # fmt: skip
     leaves |= linear_leaves(f"{ours}layers/gate", f"{layer}.mlp.gate", bias=False, layers=config.layers)
     return leaves | expert_leaves(f"{ours}layers/experts", layer, config, separate_experts, inputs_first)
+
+
+def tied_head(decoder: MoEDecoderConfig, prefix: str) -> tuple[tuple[str, str], ...]:
+    """The names of the embeddings and of the output head that is tied to them; a checkpoint may hold both."""
+    return ((f"{prefix}embed_tokens.weight", "lm_head.weight"),) if decoder.tied else ()
 
 
 def expert_leaves(

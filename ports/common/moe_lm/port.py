@@ -28,8 +28,9 @@ from ports.common.layers.moe_decoder import MoEDecoderConfig, abstract
 from ports.common.moe_lm.chat import CHAT_FILES, ChatTokenizer, TextProcessor, read_chat
 from ports.common.moe_lm.config import NUMBER, RoutingScope, routing_scope, text_fields
 from ports.common.moe_lm.costs import costs
-from ports.common.moe_lm.model import LMAnswer, Prompt, RoutedLM
-from ports.common.moe_lm.params import adapted, dequantized, fp8_block, moe_decoder_leaves
+from ports.common.moe_lm.features import LMAnswer, Prompt
+from ports.common.moe_lm.model import RoutedLM
+from ports.common.moe_lm.params import NESTED, adapted, dequantized, fp8_block, moe_decoder_leaves, tied_head
 from ports.common.sharding import Rules, placed, shardings_by
 from r2t2_jax.contract import ModelShapes, Port
 from r2t2_jax.errors import R2T2Error
@@ -45,7 +46,6 @@ SETTINGS = {
 LARGEST_BUCKET = 1 << 20  # tokens
 BUCKETS = {"prompt_bucket": 64, "answer_bucket": 4}
 QUESTION_TOKENS, ANSWER_TOKENS, MAX_NEW_TOKENS = 256, 2, 16
-NESTED = "model.language_model."  # prefix of the decoder's tensors in a multimodal model
 RULES = (  # of the decoder: whole paths, and which axis of the leaf is sharded, counted from the end
     (r"(decoder/)?layers/experts/(gate_up|down)", -3),  # the experts
     (r"(decoder/)?layers/(q_proj|k_proj|v_proj)/kernel", -1),
@@ -164,6 +164,7 @@ class Family:
             abstract_params=lambda config: abstract(config.decoder)[1],
             side_files=(CONFIG_FILE, TOKENIZER_JSON),
             adapt=self.adapt,
+            tied=lambda config: tied_head(config.decoder, config.prefix),
             copied=CHAT_FILES,
             known={"config.json": self.fields},
             hub=self.hub,

@@ -115,9 +115,21 @@ def vision_config(
     """The tower's config from `vision_config`; `defaults` as in `ConfigFields`.
 
     Raises:
-        R2T2Error: a field is missing, is no size, or has a value that is not implemented.
+        R2T2Error: a field is missing, is no size, has a value that is not implemented, or does not fit the others.
     """
     taken = vision_fields(where, defaults).read(described)
     levels = checked_value(where, "deepstack_visual_indexes", taken.pop("deepstack"), list[int] | None)
     sizes = {ours: checked_value(where, name, taken[ours], int) for name, ours in VISION.items() if ours in taken}
-    return VisionConfig(**sizes, deepstack=tuple(levels or ()))
+    config = VisionConfig(**sizes, deepstack=tuple(levels or ()))
+    if config.width % (4 * config.heads):
+        raise R2T2Error(
+            f"{where}: hidden_size {config.width} of the tower is no multiple of 4 x num_heads {config.heads}"
+        )
+    if config.side**2 != config.positions:
+        raise R2T2Error(f"{where}: num_position_embeddings {config.positions} is not a square")
+    if len(set(config.deepstack)) < len(config.deepstack) or not set(config.deepstack) <= set(range(config.depth)):
+        raise R2T2Error(
+            f"{where}: deepstack_visual_indexes {levels} must be different blocks of the tower, from 0 to "
+            f"{config.depth - 1}"
+        )
+    return config

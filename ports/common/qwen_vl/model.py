@@ -15,7 +15,8 @@ from jaxtyping import Array, Float
 
 from ports.common.layers.moe_decoder import MoEDecoder
 from ports.common.layers.stack import traced_keys
-from ports.common.moe_lm.model import Prompt, RoutedLM
+from ports.common.moe_lm.features import Prompt
+from ports.common.moe_lm.model import RoutedLM
 from ports.common.qwen_vl.config import QwenVLConfig
 from ports.common.qwen_vl.vision import Patches, VisionTower
 from r2t2_jax.routing import TOKEN_CLASSES

@@ -11,6 +11,7 @@ from ports.common.checkpoint.convert import CONFIG_FILE, TOKENIZER_JSON, SideFil
 from ports.common.configs import ConfigFields, checked_value, read_json
 from ports.common.layers.moe_decoder import MoEDecoderConfig
 from ports.common.moe_lm.chat import read_chat
+from ports.common.moe_lm.config import UNTIED
 from ports.common.moe_lm.params import fp8_block
 from ports.common.qwen_vl.config import NO_DEFAULTS, QwenVLConfig, vision_config, vision_fields
 from r2t2_jax.errors import R2T2Error
@@ -27,16 +28,19 @@ def model_fields(
     inert: tuple[str, ...] = (),
 ) -> ConfigFields:
     """A port's knowledge of the fields of its `config.json`, given that of `text_config`."""
-    own = {name: values for name, values in text.fixed.items() if name != TIED}
     return ConfigFields(
         "config.json",
-        taken={"text_config": "text", "vision_config": "vision", "image_token_id": "image", "video_token_id": "video"},
-        fixed={"model_type": (model_type,), TIED: (False,)},
-        inert=("vision_start_token_id", "vision_end_token_id", "quantization_config", *inert),
-        nested={
-            "text_config": dataclasses.replace(text, fixed=own),
-            "vision_config": vision_fields("config.json", vision_defaults),
+        taken={
+            "text_config": "text",
+            "vision_config": "vision",
+            "image_token_id": "image",
+            "video_token_id": "video",
+            TIED: "tied",
         },
+        defaults=UNTIED,
+        fixed={"model_type": (model_type,)},
+        inert=("vision_start_token_id", "vision_end_token_id", "quantization_config", *inert),
+        nested={"text_config": text, "vision_config": vision_fields("config.json", vision_defaults)},
     )
 
 
@@ -57,8 +61,11 @@ def read_config(
     defaults = fields.nested["vision_config"].defaults
     described_text = checked_value(str(file), "text_config", taken["text"], dict[str, Any])
     text, vision = text_config(described_text, str(file)), vision_config(taken["vision"], str(file), defaults)
+    text = dataclasses.replace(text, tied=checked_value(str(file), TIED, taken["tied"], bool))
     if vision.out != text.width:
         raise R2T2Error(f"{file}: out_hidden_size {vision.out} of the tower is not the decoder's width {text.width}")
+    if len(vision.deepstack) > text.layers:
+        raise R2T2Error(f"{file}: deepstack_visual_indexes has more entries than the decoder has layers, {text.layers}")
     block = fp8_block(described.get("quantization_config"), str(file))
     stops = read_chat(folder).stop_ids
     image, video = (checked_value(str(file), f"{name}_token_id", taken[name], int) for name in ("image", "video"))

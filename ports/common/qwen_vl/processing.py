@@ -23,7 +23,7 @@ from PIL import Image
 
 from ports.common.configs import checked_value, read_json
 from ports.common.moe_lm.chat import check_length, check_tokens, format_question, pad_answers, pad_left, token_kinds
-from ports.common.moe_lm.model import LMAnswer, Prompt
+from ports.common.moe_lm.features import LMAnswer, Prompt
 from ports.common.qwen_vl.config import QwenVLConfig
 from ports.common.qwen_vl.geometry import Grid, PatchPlaces, mrope_positions, patch_places, tokens_of
 from ports.common.qwen_vl.model import VLInputs

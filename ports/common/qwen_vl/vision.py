@@ -122,7 +122,8 @@ class VisionTower(nnx.Module):
 
         x, levels, states, start = self.embed(patches), [], [], 0
         with jax.named_scope("vision"):
-            for merger, index in zip(self.deepstack_mergers, self.config.deepstack, strict=True):
+            mergers = zip(self.config.deepstack, self.deepstack_mergers, strict=True)
+            for index, merger in sorted(mergers, key=lambda pair: pair[0]):  # the first block's level is added first
                 x, state = scan_layers(self.blocks, step, x, start=start, stop=index + 1)
                 levels.append(merger(x))
                 states.append(state)

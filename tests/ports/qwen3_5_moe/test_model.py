@@ -15,7 +15,8 @@ from ports.common.layers.hybrid_decoder import HybridDecoder, LayerBlock
 from ports.common.layers.routed_experts import RoutedRows
 from ports.common.moe_lm.config import RoutingScope
 from ports.common.moe_lm.costs import whole_loss
-from ports.common.moe_lm.model import LMAnswer, Prompt, RoutedLM
+from ports.common.moe_lm.features import LMAnswer, Prompt
+from ports.common.moe_lm.model import RoutedLM
 from ports.common.moe_lm.routes import alternative_experts
 from ports.common.sharding import shardings_by
 from ports.qwen3_5_moe.config import full_35b_a3b, tiny

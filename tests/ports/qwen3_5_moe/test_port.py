@@ -22,7 +22,7 @@ from r2t2_jax.costs.ladder import VariantTraces, count_passes
 from r2t2_jax.errors import R2T2Error
 from tests.goldens import EXTRA, HERE
 from tests.ports.common.qwen_vl.recorded import recorded
-from tests.ports.common.qwen_vl.source import check_report, drawn, write_fp8, write_source
+from tests.ports.common.qwen_vl.source import drawn, run_readme, write_fp8, write_source
 
 GOLDEN = HERE / "qwen3_5_moe"
 CHECKPOINTS = sorted(path.parent for folder in EXTRA for path in folder.rglob("ckpt/qwen3_5_moe_?/config.json"))
@@ -100,7 +100,8 @@ def test_costs_at_c3pos_scope_are_a_fraction_of_a_prefill():
         ({"model_type": "qwen3_next"}, "model_type = 'qwen3_next', only 'qwen3_5_moe' is implemented"),
         ({"model_type": "qwen3_5_moe_text"}, "no field vocab_size; no field hidden_size"),
         ({"language_model_only": True}, "language_model_only = True, only False is implemented"),
-        ({"tie_word_embeddings": True}, "tie_word_embeddings = True"),
+        ({"text_config": {"num_key_value_heads": 3}}, "num_attention_heads 4 is no multiple of num_key_value_heads 3"),
+        ({"text_config": {"num_experts_per_tok": 9}}, "num_experts_per_tok 9 is larger than num_experts 8"),
         ({"quantization_config": {"quant_method": "awq"}}, "only FP8 in square blocks is read"),
         ({"text_config": {"attn_output_gate": False}}, "attn_output_gate = False, only True"),
         ({"text_config": {"layer_types": ["full_attention"] * 4}}, "layer_types must name 4 layers, some linear"),
@@ -224,5 +225,6 @@ def test_fp8_tensors_are_converted_to_their_scaled_values(tmp_path):
 
 
 @pytest.mark.slow
-def test_from_a_checkpoint_to_a_report(directory, tmp_path):
-    check_report(f"qwen3_5_moe:{directory},layers=last2", load(f"{directory},layers=last2"), tmp_path)
+def test_from_a_checkpoint_to_a_report_by_the_commands_of_the_readme(tmp_path, monkeypatch):
+    source = write_source(tmp_path / "source", golden(), tensors())
+    run_readme("qwen3_5_moe", source, tmp_path, monkeypatch)

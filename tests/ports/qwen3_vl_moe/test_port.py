@@ -2,19 +2,15 @@
 
 import dataclasses
 import json
-import re
-import shlex
 import shutil
 from functools import cache
 from itertools import product
-from pathlib import Path
 
 import jax
 import ml_dtypes
 import numpy as np
 import pytest
 
-import ports.qwen3_vl_moe
 from ports.common.checkpoint.mapping import Tensor, check
 from ports.common.moe_lm.params import dequantize, inputs_first
 from ports.common.qwen_vl.config import vision_config
@@ -31,7 +27,7 @@ from r2t2_jax.methods import strategy
 from r2t2_jax.plugins import load_shapes
 from tests.goldens import EXTRA, HERE
 from tests.ports.common.qwen_vl.recorded import recorded
-from tests.ports.common.qwen_vl.source import drawn, write_fp8, write_source
+from tests.ports.common.qwen_vl.source import drawn, run_readme, write_fp8, write_source
 
 GOLDEN = HERE / "qwen3_vl_moe"
 CHECKPOINTS = sorted(path.parent for folder in EXTRA for path in folder.rglob("ckpt/qwen3_vl_moe_?/config.json"))
@@ -102,14 +98,29 @@ def test_fused_experts_in_the_layout_of_memory_are_transposed_and_ambiguous_ones
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"tie_word_embeddings": True}, "tie_word_embeddings = True"),
+        ({"tie_word_embeddings": "yes"}, "tie_word_embeddings"),
+        ({"text_config": {"num_key_value_heads": 3}}, "num_attention_heads 4 is no multiple of num_key_value_heads 3"),
+        ({"text_config": {"num_experts_per_tok": 9}}, "num_experts_per_tok 9 is larger than num_experts 8"),
+        ({"text_config": {"head_dim": 15}}, "15 of 15 entries of a head are rotated; they must be pairs"),
+        ({"text_config": {"head_dim": None, "num_attention_heads": 3}}, "hidden_size 32 is no multiple"),
+        ({"text_config": {"head_dim": None, "num_attention_heads": "x"}}, "num_attention_heads"),
+        ({"text_config": {"mlp_only_layers": [0]}}, r"mlp_only_layers = .0."),
+        ({"text_config": {"num_hidden_layers": 1}}, "deepstack_visual_indexes has more entries than the decoder"),
+        ({"vision_config": {"deepstack_visual_indexes": [0, 4]}}, "different blocks of the tower, from 0 to 3"),
+        ({"vision_config": {"deepstack_visual_indexes": [2, 2]}}, "different blocks of the tower"),
+        ({"vision_config": {"num_position_embeddings": 35}}, "num_position_embeddings 35 is not a square"),
+        ({"vision_config": {"num_heads": 4}}, "24 of the tower is no multiple of 4 x num_heads 4"),
         ({"quantization_config": {"quant_method": "awq"}}, "only FP8 in square blocks is read"),
     ],
 )
 def test_configs_that_change_the_computation_are_refused(tmp_path, change, message):
-    source = write_source(tmp_path / "source", golden(), {}, **change)
-    with pytest.raises(R2T2Error, match=message):
+    source = write_source(tmp_path / "source", golden(), {})
+    described = json.loads((source / "config.json").read_text())
+    nested = {name: described[name] | change.get(name, {}) for name in ("text_config", "vision_config")}
+    (source / "config.json").write_text(json.dumps(described | change | nested))
+    with pytest.raises(R2T2Error, match=message) as raised:
         config_from(source)
+    assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize(
@@ -257,16 +268,5 @@ def test_per_expert_fp8_tensors_are_converted_to_their_scaled_values(tmp_path):
 
 @pytest.mark.slow
 def test_from_a_checkpoint_to_a_report_by_the_commands_of_the_readme(tmp_path, monkeypatch):
-    from r2t2_jax.cli.main import main
-
-    page = Path(ports.qwen3_vl_moe.__file__).with_name("README.md").read_text()
-    drawing = re.search(r"<!-- draw.py -->\n```python\n(.*?)```", page, re.DOTALL)[1]
-    commands = re.search(r"<!-- commands -->\n```\n(.*?)```", page, re.DOTALL)[1]
     source = write_source(tmp_path / "source", golden(), tensors())
-    monkeypatch.chdir(tmp_path)
-    for line in commands.replace("SRC", str(source)).splitlines():
-        if line.startswith("python draw.py"):
-            exec(compile(drawing, "draw.py", "exec"), {})
-        else:
-            assert main(shlex.split(line)[1:]) in (0, None)
-    assert (tmp_path / "out/run/report.html").is_file()
+    run_readme("qwen3_vl_moe", source, tmp_path, monkeypatch)

@@ -13,7 +13,8 @@ from ports.common.layers.moe import select
 from ports.common.layers.moe_decoder import MoEDecoder, MoEDecoderConfig
 from ports.common.layers.routed_experts import RoutedRows
 from ports.common.moe_lm.config import RoutingScope
-from ports.common.moe_lm.model import LMAnswer, Prompt, RoutedLM
+from ports.common.moe_lm.features import LMAnswer, Prompt, prompt_rows
+from ports.common.moe_lm.model import RoutedLM
 from r2t2_jax.contract import Query, References
 from r2t2_jax.costs.jaxpr import _all_equations, flops_by_scope, weight_gradients
 from r2t2_jax.method.forward import encode_batch
@@ -165,7 +166,7 @@ def test_the_cached_loss_of_every_scope_and_mode_is_that_of_the_whole_forward_pa
     _, run = cached_losses(kind)
     rows = scope_rows(scope, prompt, answer)
     if scope != "last_prompt":
-        np.testing.assert_array_equal(model(scope)[0]._rows(prompt), rows[:LENGTH])
+        np.testing.assert_array_equal(prompt_rows(model(scope)[0].scope, prompt), rows[:LENGTH])
     core, values, actual = run(prompt, answer, None if scope == "last_prompt" else rows[:LENGTH])
     assert np.asarray(core).sum(axis=1).tolist() == [3, 3]
     expected = whole_losses()(whole_batch(prompt, answer), rows, values)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ports.common.moe_lm.model import LMAnswer
+from ports.common.moe_lm.features import LMAnswer
 from r2t2_jax.contract import TOKEN_KINDS, RecordingModel
 from r2t2_jax.method.forward import encode_batch, generate_tokens
 from r2t2_jax.routes.record import _record_tokens

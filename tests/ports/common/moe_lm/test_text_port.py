@@ -86,6 +86,26 @@ def test_a_text_model_answers_from_a_checkpoint(tmp_path, family):
         port.processor.prepare(port.params, [Sample("c", np.zeros((4, 4, 3), np.uint8), "Why?", ())])
 
 
+def test_a_head_that_is_tied_to_the_embeddings_is_not_stored(tmp_path):
+    source = write_source(tmp_path / "source", "olmoe")
+    config = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": True}))
+    with np.load(HERE / "moe_llm" / "moe_olmoe_a.npz") as golden:
+        weights = {name[2:]: golden[name] for name in golden.files if name.startswith("w/")}
+    with pytest.raises(R2T2Error, match=r"lm_head.weight should equal model.embed_tokens.weight, to which it is tied"):
+        olmoe.converter.convert(str(source), tmp_path / "model", progress=False)
+    assert not (tmp_path / "model").exists()
+    for own in ({"lm_head.weight": weights["model.embed_tokens.weight"]}, {}):
+        named = {name: leaf for name, leaf in weights.items() if name != "lm_head.weight"}
+        save_file(named | own, source / "model.safetensors")
+        olmoe.converter.convert(str(source), tmp_path / f"model{len(own)}", progress=False)
+        port = olmoe.load(f"{tmp_path / f'model{len(own)}'},layers=last2")
+        assert "lm_head" not in port.params
+        net, x = port.model.decoder(port.params), np.random.default_rng(0).normal(size=(2, 32)).astype(np.float32)
+        expected = np.asarray(net.norm(x)) @ weights["model.embed_tokens.weight"].T
+        np.testing.assert_allclose(net.logits(x), expected, atol=1e-5)
+
+
 def test_fp8_tensors_of_a_text_model_are_converted_to_their_scaled_values(tmp_path):
     block, arrays, expected = 8, {}, {}
     source = write_source(tmp_path / "source", "qwen3_moe")

@@ -1,5 +1,6 @@
 """Recorded inputs of the multimodal Qwen models as samples of one shape, so that all of them share a program."""
 
+import dataclasses
 import json
 from functools import cache
 from typing import NamedTuple
@@ -10,7 +11,7 @@ import numpy as np
 
 from ports.common.checkpoint.mapping import assemble, check, from_manifest
 from ports.common.moe_lm.config import RoutingScope
-from ports.common.moe_lm.model import Prompt
+from ports.common.moe_lm.features import Prompt
 from ports.common.qwen_vl.config import QwenVLConfig, vision_config
 from ports.common.qwen_vl.geometry import mrope_positions, patch_places, tokens_of
 from ports.common.qwen_vl.model import RoutedVL, VLInputs, abstract
@@ -52,8 +53,9 @@ def recorded(path):
         arrays = {name: stored[name] for name in stored.files}
     ids = described["token_ids"]
     text_config, family, kind, vision_defaults = FAMILIES[described["family"]]
+    decoder = text_config(described["text_config"])
     config = kind(
-        text_config(described["text_config"]),
+        dataclasses.replace(decoder, tied=ids.get("tie_word_embeddings", False)),
         vision_config(described["vision_config"], defaults=vision_defaults),
         ids["image_token_id"],
         ids["video_token_id"],

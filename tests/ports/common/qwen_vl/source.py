@@ -1,12 +1,14 @@
-"""Hub folders of recorded multimodal models, with a template and a tokenizer of our own, and samples for them."""
+"""Hub folders of recorded multimodal models, with a template and a tokenizer of our own, and the way to a report."""
 
 import json
+import re
+import shlex
+from pathlib import Path
 
-import jax
 import numpy as np
 from safetensors.numpy import save_file
 
-from r2t2_jax.contract import Sample
+PORTS = Path(__file__).parents[4] / "ports"
 
 TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.content is string %}{{ m.content }}{% else %}"
@@ -62,32 +64,17 @@ def write_fp8(path, arrays):
     path.write_bytes(len(text).to_bytes(8, "little") + text + data)
 
 
-def check_report(name, port, tmp_path):
-    """The way from a converted model to a report, by commands, on drawn images."""
-    from PIL import Image
-
+def run_readme(name, source, folder, monkeypatch):
+    """Run the commands of a port's README, from a checkpoint to a report, on images that `draw.py` draws."""
     from r2t2_jax.cli.main import main
-    from r2t2_jax.evaluation.encode import encode_questions
-    from r2t2_jax.method.forward import generate_batch
 
-    words = ("here", "there", "left", "right")
-    samples = [Sample(str(i), drawn(i), f"What is {words[i % 4]} {i % 7}?", ("?",)) for i in range(36)]
-    features = jax.tree.map(jax.numpy.asarray, encode_questions(port, samples).queries.features)
-    answers = port.processor.decode(np.asarray(generate_batch(port, features, None)))
-    lines = []
-    for i, (sample, answer) in enumerate(zip(samples, answers, strict=True)):
-        Image.fromarray(sample.image).save(tmp_path / f"{i}.png")
-        split, right = ("reference" if i < 27 else "test"), i % 3 and answer
-        line = {"id": str(i), "image": f"{i}.png", "question": sample.question, "split": split}
-        lines.append(json.dumps(line | {"answer": answer if right else "none"}))
-    questions, bank, run = tmp_path / "questions.jsonl", tmp_path / "bank", tmp_path / "run"
-    questions.write_text("\n".join(lines) + "\n")
-    for command in (
-        ["bank", "build", "--model", name, "--dataset", questions, "--split", "reference", "--features", "--out", bank],
-        ["bank", "atlas", bank, "--model", name, "--k", "4", "--points", "4"],
-        ["eval", "--model", name, "--bank", bank, "--benchmark", questions, "--split", "test",
-         "--strategy", "ngd,atlas,best_fixed", "--preset", "c3po", "--out", run],
-        ["report", run],
-    ):  # fmt: skip
-        assert main([str(part) for part in command]) in (0, None)
-    assert (run / "report.html").is_file()
+    pages = {port: (PORTS / port / "README.md").read_text() for port in ("qwen3_vl_moe", name)}
+    drawing = re.search(r"<!-- draw.py -->\n```python\n(.*?)```", pages["qwen3_vl_moe"], re.DOTALL)[1]
+    commands = re.search(r"<!-- commands -->\n```\n(.*?)```", pages[name], re.DOTALL)[1]
+    monkeypatch.chdir(folder)
+    for line in commands.replace("SRC", str(source)).splitlines():
+        if line.startswith("python draw.py"):
+            exec(compile(drawing.replace("qwen3_vl_moe", name), "draw.py", "exec"), {})
+        else:
+            assert main(shlex.split(line)[1:]) in (0, None)
+    assert (folder / "out/run/report.html").is_file()
