@@ -1,5 +1,6 @@
 """The examples of CONTRIBUTING.md run, and its lists agree with the code."""
 
+import ast
 import json
 import re
 import tomllib
@@ -61,6 +62,63 @@ def test_the_layers_are_those_that_are_checked() -> None:
     contracts = project["tool"]["importlinter"]["contracts"]
     layers = next(contract["layers"] for contract in contracts if contract["type"] == "layers")
     assert [line.split()[0] for line in block("layers").splitlines()] == layers
+
+
+EMBEDDERS = ("minilm", "qwen2_embed", "nv_embed")
+LANGUAGE_MODELS = ("olmoe", "qwen3_moe", "qwen3_vl_moe", "qwen3_5_moe")
+PORTS = ("moai", "mova", "pocket", *EMBEDDERS, *LANGUAGE_MODELS)
+
+
+def modules_of(port: str) -> list[Path]:
+    """The files of a port's models; `pocket:sparse` is left out."""
+    if port in EMBEDDERS:
+        return [ROOT / "ports" / "embedders" / f"{port}.py"]
+    return [ROOT / "ports" / "pocket" / "modeling.py"] if port == "pocket" else [*(ROOT / "ports" / port).rglob("*.py")]
+
+
+def layers_of(port: str) -> set[str]:
+    """The files of `ports/common/layers` that a port imports, directly or not."""
+    files, reached = modules_of(port), set[Path]()
+    while files:
+        file = files.pop()
+        if file not in reached:
+            reached.add(file)
+            names = re.findall(r"^ *from (ports\.common[\w.]+) import", file.read_text(), re.MULTILINE)
+            files += [path for name in names if (path := ROOT / f"{name.replace('.', '/')}.py").is_file()]
+    return {file.name for file in reached if file.parent.name == "layers"}
+
+
+def test_the_table_of_layers_names_every_file_and_the_models_that_it_serves() -> None:
+    section = PAGE.split("## Layers of the models")[1].split("## ")[0]
+    rows = re.findall(r"^\| (`.*?) \| .* \| (.*?) \|$", section, re.MULTILINE)
+    serves = {file: models for files, models in rows for file in re.findall(r"`(\w+\.py)`", files)}
+    folder = ROOT / "ports" / "common" / "layers"
+    assert set(serves) == {file.name for file in folder.glob("*.py")} - {"__init__.py"}
+    used = {port: layers_of(port) for port in PORTS}
+    groups = {
+        "all but pocket": PORTS[:2] + PORTS[3:], "all language models": LANGUAGE_MODELS, "embedders": EMBEDDERS,
+        "all": PORTS,
+    }  # fmt: skip
+    for file, text in serves.items():
+        for name, members in groups.items():
+            text = re.sub(rf"\b{name}\b", ", ".join(members), text)
+        stated = {word for word in re.split(r"[^\w]+", text) if word in PORTS}
+        assert stated == {port for port in PORTS if file in used[port]}, file
+
+
+def test_no_two_ports_contain_the_same_layer() -> None:
+    places: dict[str, set[str]] = {}
+    for port in PORTS:
+        for file in modules_of(port):
+            classes = [node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.ClassDef)]
+            for node in classes:
+                if not any(ast.unparse(base) == "nnx.Module" for base in node.bases):
+                    continue
+                for method in node.body:
+                    if isinstance(method, ast.FunctionDef):
+                        statements = [entry for entry in method.body if not isinstance(entry, ast.Expr)]
+                        places.setdefault("\n".join(map(ast.unparse, statements)), set()).add(port)
+    assert {code: ports for code, ports in places.items() if len(ports) > 1} == {}
 
 
 def test_the_way_of_one_question_follows_imports_to_a_port() -> None:

@@ -22,7 +22,7 @@ from ports.common.checkpoint.load import open_model
 from ports.common.checkpoint.mapping import Leaf, linear_leaves, norm_leaves
 from ports.common.configs import ConfigFields, read_json, stated_head_width
 from ports.common.layers.attention import attend, join_heads, split_heads
-from ports.common.layers.decoder import Decoder, DecoderConfig, decoder_leaves
+from ports.common.layers.decoder import DecoderConfig, DecoderEncoder, decoder_leaves
 from ports.common.layers.linear import LayerNorm, linear, normal
 from ports.common.text_embedder import (
     SIMILAR_TEXT,
@@ -169,17 +169,12 @@ class LatentAttention(nnx.Module):
         return x + self.down_proj(value * jax.nn.gelu(gate, approximate=False))
 
 
-class NVEmbed(nnx.Module):
+class NVEmbed(DecoderEncoder):
     """The embedding of one text; the instruction is left out of the mean."""
 
     def __init__(self, config: NVEmbedConfig, rngs: nnx.Rngs):
-        self.embed_tokens = normal(rngs, (config.vocab_size, config.width), config.dtype)
-        self.decoder = Decoder(config.decoder, rngs)
+        super().__init__(config.vocab_size, config.decoder, rngs)
         self.latent = LatentAttention(config, rngs)
-
-    def states(self, tokens: Int[Array, "T"], mask: Bool[Array, "T"]) -> Float[Array, "T D"]:
-        """The decoder's states after its final norm."""
-        return self.decoder(self.embed_tokens[...][tokens], mask[None], jnp.arange(tokens.shape[0]))[0]
 
     def __call__(self, tokens: Int[Array, "T"], mask: Bool[Array, "T"], pooled: Bool[Array, "T"]) -> Float[Array, "D"]:
         return unit(mean_pool(self.latent(self.states(tokens, mask)), pooled))

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 from tokenizers import Tokenizer
@@ -20,8 +19,8 @@ from ports.common.checkpoint.convert import CONFIG_FILE, TOKENIZER_JSON, Convert
 from ports.common.checkpoint.load import open_model
 from ports.common.checkpoint.mapping import Leaf, linear_leaves
 from ports.common.configs import ConfigFields, checked_value, read_json, stated_head_width
-from ports.common.layers.decoder import Decoder, DecoderConfig, decoder_leaves
-from ports.common.layers.linear import linear, normal
+from ports.common.layers.decoder import DecoderConfig, DecoderEncoder, decoder_leaves
+from ports.common.layers.linear import linear
 from ports.common.text_embedder import (
     LENGTHS,
     LIMITS,
@@ -151,17 +150,12 @@ def adapt(config: Qwen2EmbedConfig, names: Collection[str]) -> Qwen2EmbedConfig:
     return dataclasses.replace(config, prefix="model." if prefixed else "")
 
 
-class Qwen2Embed(nnx.Module):
+class Qwen2Embed(DecoderEncoder):
     """Every real token attends to all real tokens. Positions include padding; only their differences matter."""
 
     def __init__(self, config: Qwen2EmbedConfig, rngs: nnx.Rngs):
-        self.embed_tokens = normal(rngs, (config.vocab_size, config.width), config.dtype)
-        self.decoder = Decoder(config.decoder, rngs)
+        super().__init__(config.vocab_size, config.decoder, rngs)
         self.head = None if config.head is None else linear(config.width, config.head, rngs)  # float32, as the mean is
-
-    def states(self, tokens: Int[Array, "T"], mask: Bool[Array, "T"]) -> Float[Array, "T D"]:
-        """States after the final norm."""
-        return self.decoder(self.embed_tokens[...][tokens], mask[None], jnp.arange(tokens.shape[0]))[0]
 
     def pool(self, states: Float[Array, "T D"], mask: Bool[Array, "T"], pooled: Bool[Array, "T"]) -> Float[Array, "M"]:
         """stella: the dense layer over the mean. gte: the last token's state. Not normalized."""

@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from ports.common.checkpoint.mapping import Leaf, linear_leaves, norm_leaves
 from ports.common.layers.attention import BLOCK, attend_causal, join_heads, split_heads
-from ports.common.layers.linear import RMSNorm, linear
+from ports.common.layers.linear import RMSNorm, linear, normal
 from ports.common.layers.rotary import rotate
 from ports.common.layers.stack import Remat, layer_at, recomputed, scan_layers, stack
 
@@ -246,6 +246,18 @@ class Decoder(nnx.Module):
 
         x, cache = scan_layers(self.layers, step, x, cache)
         return self.norm(x), cache
+
+
+class DecoderEncoder(nnx.Module):
+    """Token embeddings and a decoder without a causal mask, which embedders of texts pool."""
+
+    def __init__(self, vocab_size: int, config: DecoderConfig, rngs: nnx.Rngs):
+        self.embed_tokens = normal(rngs, (vocab_size, config.width), config.dtype)
+        self.decoder = Decoder(config, rngs)
+
+    def states(self, tokens: Int[Array, "T"], mask: Bool[Array, "T"]) -> Float[Array, "T D"]:
+        """States after the final norm; every token attends to all tokens of the mask."""
+        return self.decoder(self.embed_tokens[...][tokens], mask[None], jnp.arange(tokens.shape[0]))[0]
 
 
 def decoder_leaves(ours: str, theirs: str, config: DecoderConfig) -> dict[str, Leaf]:
