@@ -123,7 +123,9 @@ def _check(golden, runs, places, rest, gradient, tolerances):
             expected = runs[f"{prefix}/grad"]
             own = np.asarray(gradient[i])
             own = own if own.shape == expected[number].shape else own[imposed]
-            close(own, expected[number], atol=tolerances.gradient * max(np.abs(expected).max(), 1e-12))
+            # A shift does not move the weight of a token's only expert, which is one: its gradient is rounding.
+            least = 1e-12 if golden.config.decoder.top_k > 1 else 1e-4
+            close(own, expected[number], atol=tolerances.gradient * max(np.abs(expected).max(), least))
         if f"{prefix}/ids" in runs:
             chosen, expected = runs[f"{prefix}/weights"][number][:, place], weights[i][imposed][:, -n:]
             scope = golden.arrays[f"{prefix.split('/')[0]}/scope/{prefix.split('/')[3]}"][number, place]
