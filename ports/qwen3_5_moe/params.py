@@ -22,7 +22,7 @@ from ports.common.moe_lm.params import NESTED, adapted, dequantized, expert_leav
 from ports.common.moe_lm.port import Family, LMConfig
 from ports.common.qwen_vl.config import QwenVLConfig
 from ports.common.qwen_vl.model import abstract
-from ports.common.qwen_vl.params import PREPROCESSOR, model_fields, read_config
+from ports.common.qwen_vl.params import PREPROCESSOR, check_template, model_fields, read_config
 from ports.common.qwen_vl.vision import vision_leaves
 from ports.qwen3_5_moe.config import (
     Qwen35MoEConfig,
@@ -164,6 +164,7 @@ converter = Converter(
     )[1],
     side_files=(CONFIG_FILE, TOKENIZER_JSON, dataclasses.replace(PREPROCESSOR, needed=has_tower)),
     adapt=adapt,
+    check_files=check_template,
     tied=lambda config: tied_head(config.decoder, config.prefix if isinstance(config, LMConfig) else NESTED),
     copied=CHAT_FILES,
     known=lambda config: {"config.json": TEXT.fields if isinstance(config, LMConfig) else FIELDS},

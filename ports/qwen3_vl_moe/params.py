@@ -12,7 +12,7 @@ from ports.common.moe_lm.config import text_fields
 from ports.common.moe_lm.params import NESTED, adapted, dequantized, moe_decoder_leaves, tied_head
 from ports.common.qwen_vl.config import QwenVLConfig
 from ports.common.qwen_vl.model import abstract
-from ports.common.qwen_vl.params import SIDE_FILES, model_fields, read_config
+from ports.common.qwen_vl.params import SIDE_FILES, check_template, model_fields, read_config
 from ports.common.qwen_vl.vision import vision_leaves
 from ports.qwen3_vl_moe.config import text_config
 
@@ -47,6 +47,7 @@ converter = Converter(
     abstract_params=lambda config: abstract(config)[1],
     side_files=SIDE_FILES,
     adapt=adapt,
+    check_files=check_template,
     tied=lambda config: tied_head(config.decoder, NESTED),
     copied=CHAT_FILES,
     known={"config.json": FIELDS},

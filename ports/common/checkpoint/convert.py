@@ -247,10 +247,10 @@ class Converter:
         """The tokenizer's files by name: of the source, unless others are given."""
         files = tokenizer_files(folder, self.copied)
         if tokenizer is not None:
-            others = tokenizer_files(tokenizer)
-            if not others:
+            if not tokenizer_files(tokenizer):
                 raise R2T2Error(f"{tokenizer} has no tokenizer files; known are {', '.join(TOKENIZER)}")
-            files = (*(file for file in files if file.name == VOCABULARY), *others)
+            own = (file for file in files if file.name == VOCABULARY or file.name not in TOKENIZER)
+            files = (*own, *tokenizer_files(tokenizer, self.copied))
         named = {file.name: file for file in files}
         if vocabulary is None:
             return named

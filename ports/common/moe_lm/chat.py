@@ -54,8 +54,13 @@ def read_template(folder: Path) -> str | None:
     Raises:
         R2T2Error: a file is damaged.
     """
-    files = [folder / name for name in TEMPLATES if (folder / name).is_file()]
-    return next((text for file in files if (text := _read_template(file)) is not None), None)
+    return template_in({name: folder / name for name in TEMPLATES if (folder / name).is_file()})
+
+
+def template_in(files: Mapping[str, Path]) -> str | None:
+    """The chat template in a tokenizer's files by name, if one has it; raises as `read_template`."""
+    present = [files[name] for name in TEMPLATES if name in files]
+    return next((text for file in present if (text := _read_template(file)) is not None), None)
 
 
 def read_chat(folder: Path) -> Chat:

@@ -10,7 +10,7 @@ from typing import Any
 from ports.common.checkpoint.convert import CONFIG_FILE, TOKENIZER_JSON, SideFile
 from ports.common.configs import ConfigFields, checked_value, read_json
 from ports.common.layers.moe_decoder import MoEDecoderConfig
-from ports.common.moe_lm.chat import read_chat
+from ports.common.moe_lm.chat import TEMPLATES, read_chat, template_in
 from ports.common.moe_lm.config import UNTIED
 from ports.common.moe_lm.params import fp8_block
 from ports.common.qwen_vl.config import NO_DEFAULTS, QwenVLConfig, vision_config, vision_fields
@@ -70,3 +70,16 @@ def read_config(
     stops = read_chat(folder).stop_ids
     image, video = (checked_value(str(file), f"{name}_token_id", taken[name], int) for name in ("image", "video"))
     return kind(text, vision, image, video, stops, fp8_block=block)
+
+
+def check_template(config: Any, files: Mapping[str, Path]) -> None:
+    """Refuse a model with a vision tower whose tokenizer's files have no chat template, which places the images.
+
+    Raises:
+        R2T2Error: there is none.
+    """
+    if isinstance(config, QwenVLConfig) and template_in(files) is None:
+        raise R2T2Error(
+            "the checkpoint lacks a chat template, which places images in a prompt: it is in "
+            f"{', '.join(TEMPLATES[:-1])} or in the field chat_template of {TEMPLATES[-1]}; put it into the folder"
+        )

@@ -79,6 +79,8 @@ class VLFamily:
         if mesh is not None:
             abstract_params = placed(abstract_params, shardings_by(self.rules, abstract_params, mesh))
         tokenizer = ChatTokenizer.open(directory.tokenizer, config.stop_ids)
+        if tokenizer.chat.template is None:
+            raise R2T2Error(f"{folder} has no chat template; convert the model again from a folder that has one")
         limits = ImageLimits.read(directory.tokenizer, config)
         needs_image = scope.scope == "image"
         return Port(

@@ -173,6 +173,19 @@ def test_30b_fits_one_card_of_141_gb_and_235b_eight():
     assert 471e9 / 8 < memory.parameters < memory.total < 0.9 * 141e9
 
 
+def test_a_missing_chat_template_is_named_and_another_tokenizer_replaces_only_its_own_files(tmp_path):
+    source, other = write_source(tmp_path / "source", golden(), {}), tmp_path / "other"
+    other.mkdir()
+    (other / "tokenizer.json").write_text("{}")
+    files = converter.describe(source, tokenizer=other).tokenizer
+    assert files["tokenizer.json"].parent == other
+    assert {"chat_template.jinja", "preprocessor_config.json", "generation_config.json"} <= set(files)
+    (source / "chat_template.jinja").unlink()
+    (source / "tokenizer_config.json").write_text("{}")
+    with pytest.raises(R2T2Error, match="the checkpoint lacks a chat template, which places images in a prompt"):
+        converter.describe(source)
+
+
 @cache
 def converted(folder):
     source = write_source(folder / "source", golden(), tensors())
