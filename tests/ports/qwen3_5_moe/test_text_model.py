@@ -70,7 +70,10 @@ def test_a_text_model_has_the_decoder_of_the_multimodal_one(tmp_path, prefix):
         ({"tie_word_embeddings": "yes"}, "tie_word_embeddings"),
         ({"attn_output_gate": False}, "attn_output_gate = False, only True"),
         ({"rope_parameters": {"rope_type": "yarn"}}, "of type default is implemented"),
-        ({"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.1}}, "3 of 32 entries of a head are rotated; they must be pairs"),
+        (
+            {"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.1}},
+            "3 of 32 entries of a head are rotated; they must be pairs",
+        ),
         ({"quantization_config": {"quant_method": "awq"}}, "only FP8 in square blocks is read"),
         ({"model_type": "qwen3_next"}, "'qwen3_next', only 'qwen3_5_moe' is implemented, and 'qwen3_5_moe_text'"),
     ],
