@@ -6,6 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 from PIL import Image
@@ -13,7 +14,7 @@ from PIL import Image
 from r2t2_jax import answer
 from r2t2_jax.cli.main import main
 from r2t2_jax.serve import Settings
-from r2t2_jax.serve.page import OWN, PageBuilder, heat_map, path_plots
+from r2t2_jax.serve.page import FILES, OWN, PageBuilder, heat_map, path_plots
 from r2t2_jax.serve.server import bind, make_server, open_service, serve
 from tests.reporting.browser import CHROMIUM
 from tests.serve.live import SAMPLE, Live, until
@@ -85,6 +86,20 @@ def test_large_weights_are_pictures_and_few_layers_are_plotted() -> None:
     assert path_plots(SimpleNamespace(path=path[:1], experts=experts, layers=layers)) == []  # type: ignore[arg-type]
 
 
+def check_names_of_files(url: str, image: Path) -> None:
+    """Replies name no folder of the machine, and the names that they give can be read."""
+    from gradio.utils import get_upload_folder
+
+    with httpx.Client(base_url=url, timeout=600, trust_env=False) as client:
+        page = client.get("/").text
+        assert get_upload_folder() not in page and "/site-packages" not in page
+        (name,) = client.post("gradio_api/upload", files={"files": image.read_bytes()}).json()
+        assert name.startswith(FILES) and client.get(f"gradio_api/file={name}").content == image.read_bytes()
+        (example, *_) = re.findall(rf"{FILES}/[^\"]+\.png", page)
+        assert client.get(f"gradio_api/file={example}").content.startswith(b"\x89PNG")
+        assert client.get(f"gradio_api/file={FILES}/../../etc/passwd").status_code in (403, 404)
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of Gradio's own dependencies
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
@@ -107,6 +122,7 @@ def test_a_picture_is_uploaded_and_answered_in_a_browser_without_the_internet(tm
     until(lambda: server.started and service.batcher.ready)
     url, elsewhere, problems = f"http://127.0.0.1:{bound.getsockname()[1]}/", list[str](), list[str]()
     try:
+        check_names_of_files(url, tmp_path / "scene.png")
         with playwright.sync_playwright() as driver:
             browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
             for width in (1280, 400):
@@ -124,6 +140,7 @@ def test_a_picture_is_uploaded_and_answered_in_a_browser_without_the_internet(tm
                 texts = page.locator("#answer .text").all_inner_texts()
                 assert texts == ["checkered", "solid"]
                 assert page.evaluate("document.documentElement.scrollWidth") == width
+                page.screenshot(path=str(tmp_path / f"answer-{width}.png"), full_page=True)
                 page.click("#steer button")
                 page.locator("#mask label", has_text="texture").click()
                 page.click("#ask")
