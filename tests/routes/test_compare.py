@@ -141,6 +141,8 @@ def test_a_map_page_holds_all_numbers_and_shows_the_largest_without_scripts():
     data = block(page)
     assert [view["name"] for view in data["views"]] == ["category: <x>", "category: y"]
     assert data["views"][0]["values"]["usage"] == [10_000, 0, 10_000, 0, 0, 0, 10_000, 10_000]
+    (pair,) = (row for row in data["pairs"][0] if row[0] == 0)  # experts a and c of the first layer, half more often
+    assert pair[:6] == [0, 0, 2, 10_000, 10_000, 5_000] and pair[6] < 500
     assert "<h1>Experts of &lt;r&gt;</h1>" in page and "category: &lt;x&gt;" in page
     assert page.count("data:image/png") == 2 and "http" not in re.sub(r'xmlns="[^"]*"', "", page)
     assert re.search(r"<td[^>]*>b</td>|<th[^>]*>b</th>", page.replace("\n", ""))
