@@ -128,4 +128,4 @@ def test_the_lowest_versions_are_the_lower_bounds_of_the_requirements() -> None:
     for requirement in requirements("test"):
         name = canonicalize_name(requirement.name)
         lower = [Version(each.version) for each in requirement.specifier if each.operator in (">=", "==")]
-        assert lower == [Version(versions[name])], f"{requirement}: {versions[name]}"
+        assert lower == [Version(versions[name])], f"{requirement}: change {name} in constraints-lowest.txt"
