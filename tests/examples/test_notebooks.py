@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from benchmarks import notebooks
-from benchmarks.notebooks import ROOT, differences, names, pair, picture, picture_path, same
+from benchmarks.notebooks import ROOT, names, other_sources, pair, picture, picture_path, same
 
 ADDRESS = "github.com/OWNER/r2t2-jax"
 PAGE = (ROOT / "docs" / "examples.md").read_text(encoding="utf-8")
@@ -35,7 +35,7 @@ def test_every_notebook_is_a_pair() -> None:
 @pytest.mark.parametrize("name", names())
 def test_both_files_have_the_same_cells(name: str) -> None:
     pytest.importorskip("jupytext")
-    assert differences(without_outputs(read(name)), notebooks.read_cells(name)) == []
+    assert other_sources(without_outputs(read(name)), notebooks.read_cells(name)) == []
 
 
 @pytest.mark.parametrize("name", names())
@@ -114,5 +114,5 @@ def test_a_changed_source_is_a_difference() -> None:
         cell = Output(cell_type="code", source=source, metadata={})
         return SimpleNamespace(cells=[cell])
 
-    assert differences(notebook("a"), notebook("a")) == []
-    assert differences(notebook("a"), notebook("b")) == ["cell 0: the sources differ"]
+    assert other_sources(notebook("a"), notebook("a")) == []
+    assert other_sources(notebook("a"), notebook("b")) == ["cell 0: the sources differ"]
