@@ -6,10 +6,11 @@ is data: nothing in it is executed, and paths in it stay below their folder (`pa
 
 from __future__ import annotations
 
+import base64
 import stat
 from collections.abc import Callable, Collection
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -132,7 +133,7 @@ def read_parquet(
         remedy: what to do about any problem.
         schema: columns that must exist with these types; `None` if any will do.
         columns: the columns to read; `None` for all.
-        checksums: verify the checksums of pages.
+        checksums: verify the checksums of pages, and compare both copies of the columns' names and types.
 
     Raises:
         R2T2Error: the file is missing, damaged or no Parquet, or lacks a column or has one of another type.
@@ -143,11 +144,22 @@ def read_parquet(
         file = pq.ParquetFile(path, page_checksum_verification=checksums)
         table = file.read(columns=columns)
         table.validate(full=True)
+        if checksums and _stored_columns(file) != [(field.name, field.type) for field in file.schema_arrow]:
+            raise ValueError("the two copies of its columns' names and types differ")
         return table
 
     table = _parquet(path, remedy, read)
     check_columns(path, table.schema, schema, remedy)
     return table
+
+
+def _stored_columns(file: Any) -> list[tuple[str, Any]]:
+    """Names and types of the columns in the Arrow schema that PyArrow stores in the metadata of a Parquet file."""
+    import pyarrow as pa
+
+    stored = (file.metadata.metadata or {}).get(b"ARROW:schema", b"")
+    schema = pa.ipc.read_schema(pa.BufferReader(base64.b64decode(stored)))
+    return [(field.name, field.type) for field in schema]
 
 
 def read_parquet_schema(path: Path, remedy: str, schema: pa.Schema | None = None) -> tuple[pa.Schema, int]:

@@ -14,6 +14,7 @@ import pytest
 from r2t2_jax.cli import main as cli
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.reporting.compare_runs import read_entries
+from r2t2_jax.runs.batch_files import read_batch
 from r2t2_jax.runs.plan import Part, Plan
 from r2t2_jax.runs.reading import open_run
 from r2t2_jax.runs.run import Run
@@ -95,6 +96,20 @@ def test_a_truncated_file_of_a_complete_run_is_refused(name: str, complete: Path
     path.write_bytes(path.read_bytes()[:-30])
     with pytest.raises(R2T2Error, match=path.name):
         read_entries([open_run(complete)])
+
+
+def test_a_batch_with_any_flipped_bit_is_read_whole_or_refused(complete: Path) -> None:
+    path = complete / "batches" / "00001.parquet"
+    raw, table = path.read_bytes(), read_batch(path)
+    for place in range(0, 8 * len(raw), 37):
+        damaged = bytearray(raw)
+        damaged[place // 8] ^= 1 << place % 8
+        path.write_bytes(damaged)
+        try:
+            read = read_batch(path)
+        except R2T2Error:
+            continue
+        assert read.equals(table), place
 
 
 def test_an_exported_table_of_fewer_rows_is_refused(complete: Path) -> None:
