@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 
+import jax
 import numpy as np
 import pytest
 
@@ -15,6 +16,8 @@ from r2t2_jax.routes.exchange import import_routes
 from r2t2_jax.routes.record import record_samples
 from r2t2_jax.routes.recording import Recording
 from r2t2_jax.routes.replay import Replay
+from tests.ports.qwen3_5_moe.test_model import model as hybrid
+from tests.ports.qwen3_5_moe.test_model import sample as hybrid_sample
 from tests.routes.test_recording import language_model
 from tests.toy_port import make_samples, toy
 
@@ -136,3 +139,14 @@ def test_prompts_with_images_get_their_weights_back(tmp_path, capsys):
             np.testing.assert_allclose(sample.weights[:-1], original.weights[:-1], atol=2e-3)
     assert main(["routes", "import", "--format", "vllm", written, *model, "--out", f"{out}-none"]) == 2
     assert "the prompt has 16 image tokens, and its 0 images need 0" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_decoder_with_linear_attention_replays_its_routes():
+    model, params = hybrid()
+    prompt, _ = hybrid_sample()
+    tokens, routes = jax.jit(lambda *inputs: model.record_routes(*inputs, 3))(params, prompt)
+    weights, own = jax.jit(model.replay_routes)(params, prompt, model.as_answer(tokens), routes.experts)
+    real = np.asarray(routes.kinds) >= 0
+    np.testing.assert_array_equal(own[real], routes.experts[real])
+    np.testing.assert_allclose(weights[real], routes.weights[real], atol=2e-3)
