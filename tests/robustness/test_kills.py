@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from r2t2_jax.cli.main import Terminated
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.retrieval import check_index_folder
 from r2t2_jax.runs import atomic_io
@@ -180,6 +181,22 @@ def test_a_failure_leaves_the_earlier_file_and_no_new_folder(tmp_path: Path) -> 
         assert error.value.filename == str(path)
     assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
     assert (tmp_path / "page.html").read_text() == "earlier"
+
+
+def test_sigterm_during_a_write_leaves_no_draft(tmp_path: Path) -> None:
+    def stop(draft: Path) -> None:
+        (draft / "half").write_text("x")
+        raise Terminated
+
+    with pytest.raises(Terminated):
+        atomic_io.atomic_folder(tmp_path / "a" / "model", stop)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_that_saved_nothing_leaves_no_folder(tmp_path: Path) -> None:
+    with Run.open(tmp_path / "a" / "b" / "run", "eval", {}, Plan([Part("a", samples=1, batch=1)])):
+        pass
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("kind", ["folder", "device"])
