@@ -153,12 +153,12 @@ class Tune:
         if not self.json:
             console.print(describe_plan(len(grid), len(presets), rounds, budget), highlight=False)
         if self.dry_run:
-            workers_line = [cluster.describe()] if cluster else []
+            nodes = cluster.describe() if cluster else None
             content = {"grid": len(grid), "settings": len(presets), "questions": len(samples), "rounds": rounds}
             if self.json:
-                print_json(content | {"workers": (workers_line or [None])[0]})
-            elif workers_line:
-                print(*workers_line)
+                print_json({**content, "workers": nodes})
+            elif nodes:
+                print(nodes)
             return
         with connect(cluster, log) as workers, self._open(port, presets, rounds, samples, workers) as run:
             if not run.complete:

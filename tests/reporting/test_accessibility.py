@@ -78,15 +78,15 @@ def test_a_page_has_no_serious_violation_and_fits_the_window(name: str, pages: d
     for width, scheme in SCREENS:
         context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
         page, problems = context.new_page(), []
-        page.set_default_timeout(300_000)
+        page.set_default_timeout(120_000)
         page.on("console", lambda message, problems=problems: problems.append(message.text))
         page.on("pageerror", lambda error, problems=problems: problems.append(str(error)))
         page.goto(pages[name].as_uri())
         if name in ("demo", "packed", "eval"):
             page.wait_for_selector(".cases .open")
             page.locator(".cases .open").first.click()
-            options = page.locator(".views select option")
-            page.locator(".views select").first.select_option(options.last.get_attribute("value"))
+            strategies = page.locator(".views > .controls select").first
+            strategies.select_option(strategies.locator("option").last.get_attribute("value"))
             page.wait_for_selector(".view:not([hidden]) .matrix")
         page.add_script_tag(path=str(axe))
         violations = page.evaluate("async () => (await axe.run()).violations")
