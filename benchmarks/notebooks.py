@@ -3,8 +3,8 @@
 Each notebook is a jupytext pair: NAME.py has the cells, NAME.ipynb the same cells with their outputs. Without options
 the cells of the .py files are executed, in an empty folder, and the .ipynb files are written again. `--check` writes
 nothing: it exits with 1 if a cell raises or the .ipynb file has other cells, and prints outputs that differ from the
-kept ones in a text, or in a number by more than `TOLERANCE`: processors round differently. The picture of the cell with the tag `picture` is also written to `docs/images/`, for docs/examples.md.
-Needs the extra `notebooks`.
+kept ones in a text, or in a number by more than `TOLERANCE`: processors round differently. The picture of the cell
+with the tag `picture` is also written to `docs/images/`, for docs/examples.md. Needs the extra `notebooks`.
 """
 
 from __future__ import annotations
