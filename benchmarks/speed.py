@@ -91,11 +91,12 @@ def measure(settings: SpeedSettings) -> dict[str, Any]:
             for threads in THREADS
         }
         scaling = in_subprocess("scaling", path, "all", axes=settings.axes, batch=settings.middle, **common)
+        profile = in_subprocess("profile", path, "one", batch=settings.middle, **common)
         shared = {
             str(n): in_subprocess("devices", path, "all", devices=n, batch=settings.shared, **common)
             for n in settings.devices
         }
-    return {"comparison": comparison, "scaling": scaling, "devices": shared}
+    return {"comparison": comparison, "scaling": scaling, "devices": shared, "profile": profile}
 
 
 def in_subprocess(name: str, path: Path, threads: str, devices: int = 1, **settings: Any) -> dict[str, Any]:
@@ -166,6 +167,17 @@ def devices_table(devices: Mapping[str, Timing], cores: int) -> str:
     return markdown_table(head, rows, align_right=True)
 
 
+def profile_table(profile: Mapping[str, float]) -> str:
+    """The time of one step by kind of operation, the longest first."""
+    kinds = sorted((kind for kind in profile if not kind.endswith(", count")), key=lambda kind: -profile[kind])
+    total = sum(profile[kind] for kind in kinds)
+    rows = [
+        [kind, f"{profile[f'{kind}, count']:.0f}", f"{profile[kind]:,.0f}", f"{100 * profile[kind] / total:.0f} %"]
+        for kind in kinds
+    ]
+    return markdown_table(["kind of operation", "per step", "microseconds", "share"], rows, align_right=True)
+
+
 def page_tables(recorded: Mapping[str, Any]) -> str:
     """All tables of the page with command, settings, machine and date."""
     settings = recorded["settings"]
@@ -178,10 +190,15 @@ def page_tables(recorded: Mapping[str, Any]) -> str:
     if load > BUSY:
         where += f" **The machine was busy (load average {load} before the start): do not quote these times.**"
     middle, shared = settings["middle"], settings["shared"]
+    profiled = [
+        f"One step of one sample in the profile of ours, one thread, B = {middle}:",
+        profile_table(recorded["profile"]),
+    ]
     return "\n\n".join(
         [
             where,
             comparison_table(recorded["comparison"]),
+            *(profiled if "profile" in recorded else ()),
             f"Ours as a function of one setting, all threads, B = {middle} unless B varies:",
             scaling_tables(recorded["scaling"]),
             f"Ours on forced CPU devices, B = {shared}:",

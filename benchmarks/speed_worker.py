@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -220,11 +222,62 @@ def measure_devices(problem: DescentProblem, batch: int, k: int, steps: int, rep
     )
 
 
+INSTRUCTION = re.compile(r"%?(\S+) = (?:\()?\w+\[([\d,]*)\]\S* (\w[\w-]*)\(")
+COPIES = ("copy", "transpose", "concatenate", "slice", "pad", "broadcast", "bitcast_pad", "bitcast_slice")
+
+
+def measure_profile(problem: DescentProblem, batch: int, k: int, steps: int, repeats: int) -> dict[str, float]:
+    """Microseconds of one step of one sample by kind of operation, from the profile of `ours`.
+
+    The time of an operation is the lower quartile of its runs, which other processes disturb least. The profiler adds
+    about half a microsecond to each.
+    """
+    import jax
+    from jax.profiler import ProfileData, ProfileOptions
+
+    from r2t2_jax.method.rerouting import trace_batch
+
+    cut = problem.take(batch, k)
+    run = ours(cut, steps)
+    run()
+    lines = trace_batch(*descent_arguments(cut, steps)).lower().compile().as_text().splitlines()
+    ranks = {match[1]: match[2].count(",") + 1 for line in lines if (match := INSTRUCTION.search(line))}
+    durations: dict[str, list[float]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        options = ProfileOptions()
+        options.python_tracer_level = 0
+        with jax.profiler.trace(folder, profiler_options=options):
+            for _ in range(repeats):
+                run()
+        (file,) = Path(folder).rglob("*.xplane.pb")
+        for plane in ProfileData.from_file(str(file)).planes:
+            for line in plane.lines:
+                for event in line.events:
+                    if event.name in ranks:
+                        durations.setdefault(event.name, []).append(event.duration_ns)
+    runs = repeats * batch * steps
+    kinds: dict[str, float] = {}
+    for name, times in durations.items():
+        if len(times) >= runs:  # inside the steps
+            kind = kind_of(name, ranks[name])
+            kinds[kind] = kinds.get(kind, 0.0) + len(times) / runs * float(np.quantile(times, 0.25)) / 1e3
+            kinds[f"{kind}, count"] = kinds.get(f"{kind}, count", 0.0) + len(times) / runs
+    return kinds
+
+
+def kind_of(name: str, rank: int) -> str:
+    """The kind of an operation of a compiled program: by its name and the rank of its result."""
+    if name.startswith(("ynn", "dot")):
+        return "products with weights" if rank == 2 else "products and sums of one neighbor, expert or head"
+    return "copies and transpositions" if name.startswith(COPIES) else "other element-wise operations"
+
+
 MEASURES: dict[str, Callable[..., dict[str, Any]]] = {
     "ours": measure_ours,
     "torch": measure_torch,
     "scaling": measure_scaling,
     "devices": measure_devices,
+    "profile": measure_profile,
 }
 
 

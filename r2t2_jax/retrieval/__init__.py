@@ -18,9 +18,9 @@ from r2t2_jax.runs.atomic_io import check_only_own
 INDEX = "index"  # folder of the index in a bank
 SCANN_FILES = (".npy", ".pb", ".pbtxt")
 Kind = Literal["auto", "exact", "scann"]
-# `auto` uses ScaNN where building it pays (docs/bank.md): from this number of questions on, which hardly depends on the
-# number of references, as long as there are enough of them for partitions.
-BREAK_EVEN, ENOUGH = 25_000, 20_000
+# Numbers of references, and of questions from which a ScaNN index of that many pays for its build (docs/bank.md): then
+# `auto` uses it.
+BREAK_EVEN = ((500_000, 20_000), (45_000, 50_000))
 
 
 def build_index(
@@ -43,7 +43,7 @@ def build_index(
         R2T2Error: unknown kind, embeddings that do not fit the metric, ScaNN missing, or too low a recall.
     """
     if kind == "auto":
-        pays = queries >= BREAK_EVEN and len(embeddings) >= ENOUGH
+        pays = any(len(embeddings) >= references and queries >= least for references, least in BREAK_EVEN)
         kind = "scann" if pays and find_spec("scann") else "exact"
     if kind == "exact":
         return ExactIndex.build(embeddings, metric)

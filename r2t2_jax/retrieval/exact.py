@@ -23,7 +23,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.retrieval.host_search import best_rows, half_squares
+from r2t2_jax.retrieval.host_search import EQUAL, best_rows, half_squares
 from r2t2_jax.retrieval.protocol import METRICS, Hits, Metric, check_search, check_vectors
 from r2t2_jax.runtime.typed_json import open_json
 
@@ -82,6 +82,7 @@ def sample_digest(embeddings: Float[np.ndarray, "N M"] | Float[Array, "N M"]) ->
 
 AXIS = "data"
 QUERIES, ROWS = 256, 1 << 14  # of one block of scores: 16 MiB
+HOST_QUERIES = 4  # times as many of a block on a CPU, whose BLAS rearranges the rows once for all of them: 64 MiB
 SPARE = 16  # candidates beyond k, so that rounding does not decide
 TIE = 2e-6  # of the largest score: scores this close may be equal vectors, rounded apart
 
@@ -141,8 +142,9 @@ class ExactIndex:
         """
         check_search(self, queries, k)
         queries = np.asarray(queries, np.float32)
-        count = min(k + SPARE, len(self))
+        count, size = min(k + SPARE, len(self)), QUERIES
         if mesh is None and self._on_host:
+            size *= HOST_QUERIES
             propose: Callable[[Float[np.ndarray, "B M"]], tuple[np.ndarray, np.ndarray]] = partial(
                 best_rows, self._host_rows, self._half_squares, count=count, block=ROWS
             )
@@ -150,8 +152,8 @@ class ExactIndex:
             embeddings = self.embeddings if mesh is None else _shard(self.embeddings, mesh)
             propose = partial(self._device_candidates, count=count, embeddings=embeddings, mesh=mesh)
         parts = [
-            self._rank(queries[first : first + QUERIES], k, *propose(queries[first : first + QUERIES]))
-            for first in range(0, len(queries), QUERIES)
+            self._rank(queries[first : first + size], k, *propose(queries[first : first + size]))
+            for first in range(0, len(queries), size)
         ]
         return Hits(*(np.concatenate(arrays) for arrays in zip(*(vars(part).values() for part in parts), strict=True)))
 
@@ -194,7 +196,7 @@ class ExactIndex:
     ) -> Hits:
         """The k nearest of the candidates, which are sorted by their scores, by distances in double precision."""
         count = scores.shape[1]
-        floor = scores[:, k - 1] - TIE * np.abs(scores).max(axis=1)
+        floor = scores[:, k - 1] - TIE * np.abs(scores).max(axis=1) - EQUAL
         near = max(k, int((scores >= floor[:, None]).sum(axis=1).max()))  # the others are farther
         indices = indices[:, :near]
         hits = nearest(indices, distances(self.metric, queries, self._rows(indices)), k)

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 GROUP = 16  # scores of which one maximum is compared with the threshold
+EQUAL = 1e-6  # |x|^2 / 2 of unit vectors differ by less, so that the best rows are found without it
 MANY = 16  # times as many pairs as are kept: more are equal scores
 
 
@@ -34,10 +35,14 @@ def best_rows(
     sorted.
     """
     n, b = len(embeddings), len(queries)
+    late = subtracted is not None and np.ptp(subtracted) <= EQUAL  # one pass over each block less
+    buffer = np.empty((b, min(block, n)), np.float32)
     best = np.full((b, count), -np.inf, np.float32), np.full((b, count), -1)
     for first in range(0, n, block):
-        scores = queries @ embeddings[first : first + block].astype(np.float32, copy=False).T  # [B, R]
-        if subtracted is not None:
+        rows = embeddings[first : first + block].astype(np.float32, copy=False)
+        scores = buffer if len(rows) == buffer.shape[1] else np.empty((b, len(rows)), np.float32)  # [B, R]
+        np.matmul(queries, rows.T, out=scores)
+        if subtracted is not None and not late:
             scores -= subtracted[first : first + block]
         query, place = _above(scores, best[0][:, -1], count)
         if not len(query):
@@ -48,7 +53,12 @@ def best_rows(
         order = np.lexsort((places, -values, owner))
         kept = order[np.searchsorted(owner[order], np.arange(b))[:, None] + np.arange(count)]  # the first of each query
         best = values[kept], places[kept]
-    return best
+    if not late:
+        return best
+    assert subtracted is not None
+    scores = best[0] - subtracted[best[1]]
+    order = np.lexsort((best[1], -scores), axis=-1)
+    return np.take_along_axis(scores, order, 1), np.take_along_axis(best[1], order, 1)
 
 
 def _above(

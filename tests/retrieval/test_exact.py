@@ -138,12 +138,12 @@ def test_the_host_proposes_the_best_scores(n, distinct):
 
 
 def test_an_approximate_index_is_built_for_many_queries_of_many_references(monkeypatch):
-    monkeypatch.setattr(retrieval, "ENOUGH", 20)
+    monkeypatch.setattr(retrieval, "BREAK_EVEN", ((30, 100), (20, 200)))
     monkeypatch.setattr(retrieval, "find_spec", lambda name: name == "scann")
     monkeypatch.setattr(ScannIndex, "build", lambda *settings: "approximate")
     bank = vectors("cosine", 0, 20)
-    assert build_index(bank, queries=retrieval.BREAK_EVEN) == "approximate"
-    for index in (build_index(bank), build_index(bank, queries=100), build_index(bank[1:], queries=10**9)):
+    assert build_index(bank, queries=200) == build_index(np.tile(bank, (2, 1)), queries=100) == "approximate"
+    for index in (build_index(bank), build_index(bank, queries=199), build_index(bank[1:], queries=10**9)):
         assert isinstance(index, ExactIndex)
 
 
