@@ -190,15 +190,15 @@ def page_tables(recorded: Mapping[str, Any]) -> str:
     if load > BUSY:
         where += f" **The machine was busy (load average {load} before the start): do not quote these times.**"
     middle, shared = settings["middle"], settings["shared"]
-    profiled = [
-        f"One step of one sample in the profile of ours, one thread, B = {middle}:",
-        profile_table(recorded["profile"]),
-    ]
+    profiled = []
+    if "profile" in recorded:
+        title = f"One step of one sample in the profile of ours, one thread, B = {middle}:"
+        profiled = [title, profile_table(recorded["profile"])]
     return "\n\n".join(
         [
             where,
             comparison_table(recorded["comparison"]),
-            *(profiled if "profile" in recorded else ()),
+            *profiled,
             f"Ours as a function of one setting, all threads, B = {middle} unless B varies:",
             scaling_tables(recorded["scaling"]),
             f"Ours on forced CPU devices, B = {shared}:",

@@ -160,7 +160,7 @@ class ExactIndex:
     @cached_property
     def _on_host(self) -> bool:
         """Whether the embeddings are in the memory of one CPU device."""
-        return len(self.embeddings.devices()) == 1 and self.embeddings.device.platform == "cpu"
+        return [device.platform for device in self.embeddings.devices()] == ["cpu"]
 
     @cached_property
     def _host_rows(self) -> Float[np.ndarray, "N M"]:

@@ -70,6 +70,7 @@ def _above(
     b, rows = scores.shape
     size = rows // GROUP
     maxima = scores[:, : size * GROUP].reshape(b, GROUP, size).max(axis=1)  # [B, size]
+    compare: np.ufunc
     if not np.isneginf(least).any():
         compare, limit = np.greater, least  # equal scores of later rows come after those of earlier rows
     elif size < count:
