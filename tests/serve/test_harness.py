@@ -1,13 +1,15 @@
-"""Harnesses over the chat API: OpenAI's models of lm-eval and lmms-eval, as typed, on local tasks of ten questions."""
+"""Harnesses over the chat API: OpenAI's models of lm-eval and lmms-eval, as typed, on local tasks of ten questions.
+
+The commands are found on the PATH: a harness may be installed in an environment of its own.
+"""
 
 import base64
 import io
 import json
 import os
 import subprocess
-import sys
-from importlib.util import find_spec
 from pathlib import Path
+from shutil import which
 from typing import Any
 
 import pytest
@@ -49,17 +51,15 @@ def write_task(folder: Path, rows: list[dict[str, str]], more: str) -> None:
 def samples_of(folder: Path, *command: str) -> list[dict[str, Any]]:
     """The samples that a harness logs, in the order of the questions."""
     options = ["--include_path", str(folder), "--tasks", "ten_questions", "--batch_size", "1", "--log_samples"]
-    environment = {"PYTHONPATH": os.pathsep.join(sys.path), "HF_HUB_OFFLINE": "1", "OPENAI_API_KEY": "none"}
-    subprocess.run(
-        [sys.executable, "-m", *command, *options, "--output_path", str(folder / "out")],
-        check=True, env=os.environ | environment, cwd=folder,
-    )  # fmt: skip
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment |= {"HF_HUB_OFFLINE": "1", "OPENAI_API_KEY": "none"}
+    subprocess.run([*command, *options, "--output_path", str(folder / "out")], check=True, env=environment, cwd=folder)
     (file,) = folder.glob("out/**/*samples*.jsonl")
     lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
     return sorted(lines, key=lambda line: int(line["doc_id"]))
 
 
-@pytest.mark.skipif(find_spec("lm_eval") is None, reason="lm-eval is not installed")
+@pytest.mark.skipif(which("lm_eval") is None, reason="lm-eval is not installed")
 def test_lm_eval_gets_the_answers_of_r2t2_answer(live: Live, tmp_path: Path) -> None:
     questions = [f"What is {place}?" for place in ("left", "middle", "right", "left or right", "in the middle")] * 2
     rows = [{"question": question, "answer": "red"} for question in questions]
@@ -73,7 +73,7 @@ def test_lm_eval_gets_the_answers_of_r2t2_answer(live: Live, tmp_path: Path) -> 
     assert [sample["resps"][0][0] for sample in samples] == [prediction.after for prediction in expected]
 
 
-@pytest.mark.skipif(find_spec("lmms_eval") is None, reason="lmms-eval is not installed")
+@pytest.mark.skipif(which("lmms-eval") is None, reason="lmms-eval is not installed")
 def test_lmms_eval_gets_the_answers_of_r2t2_answer(tmp_path: Path) -> None:
     samples, rows = load_dataset("pocket", "test", 10, 0), []
     for sample in samples:
@@ -85,7 +85,7 @@ def test_lmms_eval_gets_the_answers_of_r2t2_answer(tmp_path: Path) -> None:
     write_task(tmp_path, rows, f"doc_to_visual: !function utils.doc_to_visual\n{greedy}")
     with running(Settings("pocket:narrow", strategy="atlas", page=False)) as (service, url):
         model = f"model_version=pocket:narrow@atlas,base_url={url}/v1,num_concurrent=8,timeout=600"
-        logged = samples_of(tmp_path, "lmms_eval", "--model", "openai", "--model_args", model)
+        logged = samples_of(tmp_path, "lmms-eval", "--model", "openai", "--model_args", model)
         engine = service.engine
         images, questions = [sample.image for sample in samples], [sample.question for sample in samples]
         expected: Any = answer(engine.port, images, questions, strategy="atlas", bank=engine.bank)
