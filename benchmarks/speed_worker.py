@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -111,13 +112,18 @@ def torch_descents(problem: DescentProblem, steps: int) -> dict[str, Callable[[]
         return net.neighbors(features, tokens[row : row + 1], mask[row : row + 1])
 
     each = [[neighbor(sample * k + i) for i in range(k)] for sample in range(samples)]
-    compiled_net = TorchPocket(problem.model)
-    compiled_net.losses = torch.compile(net.losses, dynamic=False)  # type: ignore[method-assign]
+
+    @cache
+    def compiled_net() -> TorchPocket:
+        compiled = TorchPocket(problem.model)
+        compiled.losses = torch.compile(net.losses, dynamic=False)  # type: ignore[method-assign]
+        return compiled
+
     routing, weights = torch.from_numpy(problem.routing.copy()), torch.from_numpy(problem.weights.copy())
     return {
         "one_by_one": lambda: one_by_one(net, each, routing, weights, rates(steps)),
         "batched": lambda: together(net, batch, routing, weights, rates(steps)),
-        "compiled": lambda: together(compiled_net, batch, routing, weights, rates(steps)),
+        "compiled": lambda: together(compiled_net(), batch, routing, weights, rates(steps)),
     }
 
 

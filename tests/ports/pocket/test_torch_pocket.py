@@ -1,4 +1,4 @@
-"""NGD in JAX and both PyTorch versions give the same routing weights and the same losses."""
+"""NGD in JAX and the PyTorch versions give the same routing weights and the same losses."""
 
 import jax
 import numpy as np
@@ -8,6 +8,7 @@ from benchmarks.speed_problem import DescentProblem, make_problem
 from benchmarks.speed_worker import ours, torch_descents
 
 STEPS, K, B = 10, 3, 2
+COMPILED = (pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning"))  # of torch's own modules
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +32,7 @@ def one_thread():
 
 
 @pytest.mark.usefixtures("one_thread")
-@pytest.mark.parametrize("name", ["one_by_one", "batched"])
+@pytest.mark.parametrize("name", ["one_by_one", "batched", pytest.param("compiled", marks=COMPILED)])
 def test_all_versions_give_the_same_weights(problem, result, name):
     r, losses = torch_descents(problem, STEPS)[name]()
     np.testing.assert_allclose(r.numpy(), result.weights, atol=1e-4, rtol=0)
