@@ -217,7 +217,7 @@ def build_retrieval_index(
         bank: all references.
         strategies: by name.
         seed: of the networks.
-        questions: number of questions that will be asked, if known.
+        questions: number of questions of the run, if known.
 
     Raises:
         R2T2Error: a strategy reads an atlas and the bank has none.
