@@ -17,7 +17,7 @@ from r2t2_jax.costs.ladder import CostSettings, CostTable, cost_record, cost_tab
 from r2t2_jax.plugins import load_shapes
 from r2t2_jax.reporting.costs import cost_notes, method_markdown, paper_lines, variant_lines
 from r2t2_jax.reporting.figures.cost import cost_table_figure
-from r2t2_jax.reporting.style import render_figure, shared_style
+from r2t2_jax.reporting.style import draw_figure
 
 ROOT = Path(__file__).parent.parent
 RESULTS, PAGE = ROOT / "benchmarks" / "results", ROOT / "docs" / "cost.md"
@@ -57,8 +57,8 @@ def main() -> None:
         table = cost_table(load_shapes(model), CostSettings())
         records[name] = cost_record(table)
         page = with_table(page, table)
-        with shared_style():
-            (RESULTS / f"cost_{name}.png").write_bytes(render_figure(cost_table_figure(table, accuracies(name))).png)
+        figure = draw_figure(cost_table_figure(table, accuracies(name)))
+        (RESULTS / f"cost_{name}.png").write_bytes(figure.wide.png())
     PAGE.write_text(page, encoding="utf-8")
     recorded = {"command": "python -m benchmarks.cost", "models": records}
     (RESULTS / "cost.json").write_text(json.dumps(recorded, indent=1) + "\n", encoding="utf-8")

@@ -10,16 +10,15 @@ import datetime
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import tyro
 
 from benchmarks.pages import write_results
 from r2t2_jax.cli.demo import SPARSE
-from r2t2_jax.reporting.style import BLUE, VERMILLION, new_figure, shared_style
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from r2t2_jax.reporting.axes import Area, color_key, draw_axes, draw_legend, legend_height, name_axis, number_axis
+from r2t2_jax.reporting.drawing import Drawing
+from r2t2_jax.reporting.style import BLACK, BLUE, VERMILLION, new_drawing
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "demo.json"
@@ -66,28 +65,23 @@ def results_table(summary: Mapping[str, Any], strategies: Sequence[str] | None =
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def accuracy_figure(summary: Mapping[str, Any], strategies: Sequence[str]) -> Figure:
+def draw_accuracy(summary: Mapping[str, Any], strategies: Sequence[str]) -> Drawing:
     """Bars of accuracy with 95 % intervals, strategies by model."""
     models = gates_of(summary)
-    figure = new_figure(narrow=False, height=2.4)
-    axes = figure.subplots()
+    drawing, colors = new_drawing(narrow=False, height=173), dict(zip(models, (BLUE, VERMILLION), strict=True))
+    draw_legend(drawing, [(model, color_key(color)) for model, color in colors.items()], len(models))
+    area = Area(0, legend_height(len(models), len(models)), drawing.width, drawing.height)
+    axes = draw_axes(drawing, area, number_axis(0, 100, "correct answers, %"), name_axis(strategies, downward=True))
     height = 0.8 / len(models)
-    for place, (model, color) in enumerate(zip(models, (BLUE, VERMILLION), strict=True)):
-        results = [models[model]["strategies"][name] for name in strategies]
-        accuracy = [100 * result["accuracy"] for result in results]
-        below = [value - 100 * result["ci95"][0] for value, result in zip(accuracy, results, strict=True)]
-        above = [100 * result["ci95"][1] - value for value, result in zip(accuracy, results, strict=True)]
-        rows = [row + (place - (len(models) - 1) / 2) * height for row in range(len(strategies))]
-        axes.barh(rows, accuracy, height=0.9 * height, color=color, label=model)
-        axes.errorbar(accuracy, rows, xerr=[below, above], fmt="none", ecolor="black", elinewidth=1, capsize=2)
-        for row, value in zip(rows, accuracy, strict=True):
-            axes.text(2, row, f"{value:.1f} %", va="center", color="white", fontsize=8)
-    axes.set_yticks(range(len(strategies)), strategies)
-    axes.invert_yaxis()
-    axes.set_xlim(0, 100)
-    axes.set_xlabel("correct answers, %")
-    axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
-    return figure
+    for place, (model, color) in enumerate(colors.items()):
+        for row, name in enumerate(strategies):
+            result = models[model]["strategies"][name]
+            accuracy, middle = 100 * result["accuracy"], row + (place - (len(models) - 1) / 2) * height
+            axes.bar((0, middle - 0.45 * height), (accuracy, middle + 0.45 * height), color)
+            low, high = (100 * bound for bound in result["ci95"])
+            axes.line([(low, middle), (high, middle)], BLACK, 1)
+            drawing.text(axes.at(2, middle), f"{accuracy:.1f} %", size=8, color="white")
+    return drawing
 
 
 def page_results(recorded: Mapping[str, Any], strategies: Sequence[str] | None = None) -> str:
@@ -107,8 +101,7 @@ def main(run: tyro.conf.Positional[Path], machine: str = "2 CPU cores") -> None:
     write_results(ROOT / "README.md", page_results(recorded, IN_README))
     write_results(ROOT / "docs" / "demo.md", page_results(recorded))
     PICTURE.parent.mkdir(exist_ok=True)
-    with shared_style():
-        accuracy_figure(summary, IN_README).savefig(PICTURE, metadata={"Software": None})
+    PICTURE.write_bytes(draw_accuracy(summary, IN_README).png())
 
 
 if __name__ == "__main__":

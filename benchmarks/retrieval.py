@@ -36,6 +36,7 @@ from r2t2_jax.reporting.tables import markdown_table
 
 RESULTS = Path(__file__).parent / "results"
 FIGURE = "retrieval.png"
+STYLE = Path(__file__).parent / "figures.mplstyle"
 PAGE = Path(__file__).parent.parent / "docs" / "bank.md"
 NAMES = {
     "exact": "exact (ours)",
@@ -202,13 +203,14 @@ def break_even_questions(engines: Mapping[str, Mapping[str, Any]]) -> str:
 
 def draw(runs: Sequence[dict[str, Any]], path: Path) -> None:
     """Draw the rate as a function of bank size for the clustered vectors, with a panel per width."""
+    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    from r2t2_jax.reporting.style import MARKERS, SERIES, shared_style
+    from r2t2_jax.reporting.style import MARKERS, SERIES
 
     runs = [run for run in runs if run["vectors"] == "clustered"]
     widths = sorted({run["m"] for run in runs})
-    with shared_style():
+    with rc_context(fname=STYLE):
         figure = Figure(figsize=(3.6 * len(widths), 3.4), layout="constrained")
         panels = figure.subplots(1, len(widths), sharey=True, squeeze=False)[0]
         for axes, width in zip(panels, widths, strict=True):

@@ -159,12 +159,11 @@ class Cost:
 
     def _draw(self, table: CostTable, accuracies: Mapping[str, float] | None) -> None:
         from r2t2_jax.reporting.figures.cost import cost_table_figure
-        from r2t2_jax.reporting.style import render_figure, shared_style
+        from r2t2_jax.reporting.style import draw_figure
         from r2t2_jax.runs.atomic_io import atomic_write
 
         assert self.figure is not None
-        with shared_style():
-            png = render_figure(cost_table_figure(table, accuracies)).png
+        png = draw_figure(cost_table_figure(table, accuracies)).wide.png()
         atomic_write(self.figure, lambda draft: draft.write_bytes(png))
 
     def _print(self, table: CostTable, params: Params) -> None:

@@ -121,7 +121,7 @@ class Reproduce:
                 self._write(run, tables, targets, plans)
             report = self.out / REPORT
             if any(plan.detailed for plan in plans) and not report.exists():
-                write_report(self.out)
+                write_report(self.out, png=True)
         if self.json:
             print_json({table.name: read_table(self.out, table.name) for table in tables})
             return

@@ -114,7 +114,7 @@ class Export:
 
 @dataclass(frozen=True)
 class Report:
-    """Write a run's report: one self-contained HTML file, and a folder with its figures as PNG and numbers as CSV.
+    """Write a run's report: one self-contained HTML file, and a folder with its figures as SVG and numbers as CSV.
 
     r2t2 demo writes its report at its end; other commands name this one.
 
@@ -125,6 +125,8 @@ class Report:
     """Folder of a complete run."""
     out: Path | None = None
     """The HTML file. Default: report.html in the run's folder. The folder next to it has the same name."""
+    png: bool = False
+    """Write the figures also as PNG, which takes a few seconds more."""
     json: bool = False
     """Print the result as JSON."""
 
@@ -132,7 +134,7 @@ class Report:
         """Write the report and print where it is."""
         from r2t2_jax.reporting.report import write_report
 
-        path = write_report(self.run_folder, self.out)
+        path = write_report(self.run_folder, self.out, self.png)
         print_result(self.json, {"page": path}, f"Wrote {path}.")
 
 

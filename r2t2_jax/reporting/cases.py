@@ -122,7 +122,7 @@ def case_data(results: ModelResults, sheets: ImageSheets) -> dict[str, Any]:
 def _neighbor_data(strategies: Sequence[StrategyRows]) -> tuple[dict[str, Any], list[str]]:
     """Each strategy's neighbors as pairs of reference and share, or a strategy with the same ones; all references."""
     positions: dict[str, int] = {}
-    known: dict[str, str] = {}
+    known: dict[Any, str] = {}
     data: dict[str, Any] = {}
     for each in strategies:
         if not any(each.neighbors):
@@ -131,13 +131,17 @@ def _neighbor_data(strategies: Sequence[StrategyRows]) -> tuple[dict[str, Any], 
         shares = np.divide(
             each.kernel_weights, sums, out=np.zeros_like(each.kernel_weights, dtype=float), where=sums > 0
         )
-        rows = [
-            [[positions.setdefault(name, len(positions)), share] for name, share in zip(names, row, strict=False)]
-            for names, row in zip(each.neighbors, _thousandths(shares), strict=True)
-        ]
-        key = json.dumps(rows)
-        data[each.name] = known.setdefault(key, each.name) if key in known else rows
-        known.setdefault(key, each.name)
+        thousandths = _thousandths(shares)
+        key = tuple(map(tuple, each.neighbors)), tuple(map(tuple, thousandths))
+        same = known.setdefault(key, each.name)
+        data[each.name] = (
+            same
+            if same != each.name
+            else [
+                [[positions.setdefault(name, len(positions)), share] for name, share in zip(names, row, strict=False)]
+                for names, row in zip(each.neighbors, thousandths, strict=True)
+            ]
+        )
     return data, list(positions)
 
 

@@ -1,13 +1,15 @@
-"""The report of a run: one HTML file, and a folder with its figures (PNG) and their numbers (CSV)."""
+"""The report of a run: one HTML file, and a folder with its figures (SVG) and their numbers (CSV)."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
+
+from markupsafe import Markup
 
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.reporting.cases import inline_and_files, order_by_change, pack
@@ -16,8 +18,8 @@ from r2t2_jax.reporting.formatting import distinct_names, join_names, settings_l
 from r2t2_jax.reporting.images import ImageSheets, find_images
 from r2t2_jax.reporting.page import anchor, data_uri, render_template
 from r2t2_jax.reporting.results import ModelResults, read_results
-from r2t2_jax.reporting.sections import Figure, ModelSection, Selection, csv_bytes, model_section, select_all
-from r2t2_jax.reporting.style import render_figure, shared_style
+from r2t2_jax.reporting.sections import ModelSection, Selection, figure_files, model_section, select_all
+from r2t2_jax.reporting.style import draw_figure
 from r2t2_jax.runs.atomic_io import atomic_folder, atomic_write, check_only_own
 from r2t2_jax.runs.folder import read_json
 from r2t2_jax.runs.reading import BANK_BUILD, open_run
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 REPORT = "report.html"
 FIGURES = ("accuracy", "cost", "families", "flow", "experts", "paths", "surrogate", "similarity")
 FILE_NAME = (  # of the files in the folder of a report
-    rf"[^/]*-((methods|causes|cases)\.csv|data\.js|({'|'.join(FIGURES)})\.(png|csv))|radar\.(png|csv)|images-data\.js"
+    rf"[^/]*-((methods|causes|cases)\.csv|data\.js|({'|'.join(FIGURES)})\.(svg|png|csv))|radar\.(svg|png|csv)|images-data\.js"
 )
 PAGE_BYTES = 1_500_000  # of a page at most: beyond it, details are packed and data are files of the folder next to it
 MAX_IMAGES = 1000  # of all cases, besides those of the examples
@@ -36,14 +38,15 @@ IMAGES = "images"  # name of the block of data with the images of all cases
 INLINE_DATA = "<!-- data -->"  # where the page holds the blocks of data for which it has room
 
 
-def write_report(run_folder: Path | str, out: Path | str | None = None) -> Path:
-    """Write a run's report, and a folder of the same name with its figures (PNG) and their numbers (CSV).
+def write_report(run_folder: Path | str, out: Path | str | None = None, png: bool = False) -> Path:
+    """Write a run's report, and a folder of the same name with its figures (SVG) and their numbers (CSV).
 
     The same run gives the same bytes.
 
     Args:
         run_folder: the folder of a complete run.
         out: the HTML file; by default `report.html` in the run's folder. The folder `report/` is written next to it.
+        png: write the figures also as PNG, which takes longer than the page.
 
     Returns:
         The HTML file.
@@ -65,7 +68,7 @@ def write_report(run_folder: Path | str, out: Path | str | None = None) -> Path:
     is_tuning = saved.run["command"] == "tune"
     if not is_tuning:
         check_only_own(folder, lambda name: re.fullmatch(FILE_NAME, name) is not None, "a report")
-    page, files = (render_tuning(saved), {}) if is_tuning else render_report(saved, folder.name)
+    page, files = (render_tuning(saved), {}) if is_tuning else render_report(saved, folder.name, png)
     try:
         if files:
             atomic_folder(folder, lambda draft: _write_files(draft, files))
@@ -106,20 +109,19 @@ def render_tuning(saved: SavedRun) -> str:
     )
 
 
-def render_report(saved: SavedRun, folder: str = "report") -> tuple[str, dict[str, bytes]]:
+def render_report(saved: SavedRun, folder: str = "report", png: bool = False) -> tuple[str, dict[str, bytes]]:
     """The HTML page, and by name the files of the folder next to it, whose name the page needs."""
     results = read_results(saved)
     selections = [select_all(model) for model in results]
     sheets = _image_sheets(saved, results, selections)
     examples = sheets.of_group[0]
-    with shared_style():
-        anchors = distinct_names([model.name for model in results], anchor, "-")
-        sections = [
-            model_section(model, anchors[model.name], selection, sheets)
-            for model, selection in zip(results, selections, strict=True)
-        ]
-        radar = radar_figure(results)
-        overview = {} if radar is None else {radar.name: Figure(radar, render_figure(radar))}
+    anchors = distinct_names([model.name for model in results], anchor, "-")
+    sections = [
+        model_section(model, anchors[model.name], selection, sheets)
+        for model, selection in zip(results, selections, strict=True)
+    ]
+    radar = radar_figure(results)
+    overview = {} if radar is None else {radar.name: draw_figure(radar)}
     blocks = {section.anchor: section.case_data for section in sections if section.case_data}
     if further := range(examples, len(sheets.files)):
         blocks[IMAGES] = pack({n: [data_uri(sheets.files[n], "image/webp"), *sheets.size(n)] for n in further})
@@ -132,32 +134,38 @@ def render_report(saved: SavedRun, folder: str = "report") -> tuple[str, dict[st
         "settings": settings_line(saved.settings),
         "versions": {name: text for name, text in saved.run.get("versions", {}).items() if isinstance(text, str)},
     }
-    page = render_template("report.html.j2", **context, packs_views=False)
-    scripts = []
-    if len(page.encode("utf-8")) + sum(map(len, blocks.values())) > PAGE_BYTES:
-        page = render_template("report.html.j2", **context, packs_views=True)
-        scripts = [_packed_views(section) for section in sections if len(section.views) > 1]
+    details = {section.anchor: _view_details(section) for section in sections}
+    page = render_template("report.html.j2", **context, details=details, packs_views=True)
+    sizes = [page, *(text for views in details.values() for text in list(views.values())[1:]), *blocks.values()]
+    if sum(len(text.encode("utf-8")) for text in sizes) > PAGE_BYTES:
+        scripts = [_packed_views(name, views) for name, views in details.items() if len(views) > 1]
+    else:
+        page, scripts = render_template("report.html.j2", **context, details=details, packs_views=False), []
     room = PAGE_BYTES - len(page.encode("utf-8")) - sum(map(len, scripts))
     inside, outside = inline_and_files(blocks, room)
     scripts += [f'<script type="text/plain" data-block="{name}">{blocks[name]}</script>' for name in inside]
     scripts += [f'<script src="{quote(folder)}/{quote(name)}-data.js"></script>' for name in outside]
-    files = {name: content for section in sections for name, content in section.files().items()}
-    for name, figure in overview.items():
-        files |= {f"{name}.png": figure.drawing.png, f"{name}.csv": csv_bytes(figure.spec.rows)}
+    files = {name: content for section in sections for name, content in section.files(png).items()}
+    for figure in overview.values():
+        files |= figure_files(figure, png)
     for name in outside:
         script = f'(window.r2t2Blocks = window.r2t2Blocks || {{}})["{name}"] = "{blocks[name]}";\n'
         files[f"{name}-data.js"] = script.encode("ascii")
     return page.replace(INLINE_DATA, "\n".join(scripts)), files
 
 
-def _packed_views(section: ModelSection) -> str:
-    """The details of all strategies of a model but the first, which the page's script shows when they are chosen."""
-    details = {
-        view.name: render_template("view_details.html.j2", view=view, model=section.name)
+def _view_details(section: ModelSection) -> dict[str, Markup]:
+    """The details of all strategies of a model, by strategy."""
+    return {
+        view.name: Markup(render_template("view_details.html.j2", view=view, model=section.name))
         for view in section.views
-        if not view.is_first
     }
-    return f'<script type="text/plain" data-views="{section.anchor}">{pack(details)}</script>'
+
+
+def _packed_views(model: str, details: Mapping[str, str]) -> str:
+    """The details of all strategies but the first, which the page's script shows when they are chosen."""
+    others = dict(list(details.items())[1:])
+    return f'<script type="text/plain" data-views="{model}">{pack(others)}</script>'
 
 
 def _image_sheets(saved: SavedRun, results: Sequence[ModelResults], selections: Sequence[Selection]) -> ImageSheets:

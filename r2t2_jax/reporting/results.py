@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -141,23 +142,33 @@ def _models(saved: SavedRun) -> list[ModelResults]:
         raise R2T2Error(
             f"the rows of {saved.folder} have no column {missing[0]}: another version of r2t2 wrote them; run it again"
         )
-    names = rows.column("model").unique().to_pylist()
-    if not names:
+    by_model = _by_value(rows, "model")
+    if not by_model:
         raise R2T2Error(f"{saved.folder} has no rows, so there is nothing to report")
-    return [_model(saved, name, names) for name in names]
+    return [_model(saved, name, table) for name, table in by_model.items()]
 
 
-def _model(saved: SavedRun, name: str, names: list[str]) -> ModelResults:
-    import pyarrow.compute as pc
+def _by_value(rows: pa.Table, column: str) -> dict[str, pa.Table]:
+    """The rows of each value of a column, in the order in which the values appear."""
+    import pyarrow as pa
 
-    rows = saved.rows.filter(pc.field("model") == name)
+    parts: dict[str, list[pa.Table]] = {}
+    start = 0
+    for value, run in groupby(rows.column(column).to_pylist()):
+        length = sum(1 for _ in run)
+        parts.setdefault(value, []).append(rows.slice(start, length))
+        start += length
+    return {value: pa.concat_tables(tables) for value, tables in parts.items()}
+
+
+def _model(saved: SavedRun, name: str, rows: pa.Table) -> ModelResults:
     summary = models_of(saved.summary, saved.folder)[name]
     models = saved.run.get("models", {})
     run = models.get(name) or models.get(name.partition(":")[2], {})  # schema 1 of a demo names gates: `narrow`
-    present = rows.column("strategy").unique().to_pylist()
-    if BASE not in present:
+    by_strategy = _by_value(rows, "strategy")
+    if BASE not in by_strategy:
         raise R2T2Error(f"{saved.folder} has no rows of strategy {BASE!r} for {name}, with which a report compares")
-    first = rows.filter(pc.field("strategy") == BASE)
+    first = by_strategy[BASE]
     shape = _shape(run, first)
     return ModelResults(
         name=name,
@@ -168,10 +179,10 @@ def _model(saved: SavedRun, name: str, names: list[str]) -> ModelResults:
         questions=first.column("question").to_pylist(),
         answers=first.column("answers").to_pylist(),
         router_weights=_matrix(first, "router_weights").reshape(first.num_rows, *shape),
-        strategies={key: _strategy(key, rows.filter(pc.field("strategy") == key), shape) for key in present},
+        strategies={key: _strategy(key, table, shape) for key, table in by_strategy.items()},
         summary=summary,
         run=run,
-        seconds=_seconds(saved.seconds_per_sample, name, present),
+        seconds=_seconds(saved.seconds_per_sample, name, list(by_strategy)),
         references=_references(saved, (name, run.get("name", name))),
     )
 
@@ -234,11 +245,9 @@ def _seconds(times: Mapping[str, float], model: str, strategies: list[str]) -> d
 
 def _references(saved: SavedRun, names: Sequence[str]) -> dict[str, dict[str, Any]]:
     """The references of a model by id, recorded under the title of its rows or, for all benchmarks, under its name."""
-    import pyarrow.compute as pc
-
     table = saved.references
     if not table.num_rows:
         return {}
     columns = [column for column in ("id", "question", "answer", "category") if column in table.column_names]
-    records = table.filter(pc.field("model").isin(list(names))).select(columns).to_pylist()
-    return {record["id"]: record for record in records}
+    records = zip(table.column("model").to_pylist(), table.select(columns).to_pylist(), strict=True)
+    return {record["id"]: record for model, record in records if model in names}

@@ -30,7 +30,7 @@ from r2t2_jax.reporting.images import ImageSheets
 from r2t2_jax.reporting.page import anchor
 from r2t2_jax.reporting.results import ModelResults
 from r2t2_jax.reporting.roles import ROLES, description, role, tag
-from r2t2_jax.reporting.style import FigureDrawing, FigureSpec, render_figure
+from r2t2_jax.reporting.style import Figure, FigureSpec, draw_figure
 from r2t2_jax.reporting.tables import csv_table
 
 Selection = Mapping[str, Sequence[SelectedExample]]  # by strategy
@@ -44,14 +44,6 @@ MISSING_FIGURES = {  # by the figure's name: what is missing, and why a run may 
     "similarities)",
 }
 OF_EACH_STRATEGY = ("families", "experts")  # the page draws them as tables, for the strategy that the reader chooses
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A figure's texts and numbers, and its drawings."""
-
-    spec: FigureSpec
-    drawing: FigureDrawing
 
 
 @dataclass(frozen=True)
@@ -121,12 +113,12 @@ class ModelSection:
         """The figures that the page shows as drawings."""
         return {name: figure for name, figure in self.figures.items() if name not in OF_EACH_STRATEGY}
 
-    def files(self) -> dict[str, bytes]:
-        """The section's files in the folder next to the page, by name."""
+    def files(self, png: bool = False) -> dict[str, bytes]:
+        """The section's files in the folder next to the page, by name; with `png` also the figures as PNG."""
         methods = [row for _, rows in self.groups for row in rows]
         files = {"methods.csv": csv_bytes([_method_record(row) for row in methods])}
-        for name, figure in self.figures.items():
-            files |= {f"{name}.png": figure.drawing.png, f"{name}.csv": csv_bytes(figure.spec.rows)}
+        for figure in self.figures.values():
+            files |= figure_files(figure, png)
         if failures := [{"strategy": view.name, **row} for view in self.views for row in view.failures]:
             files["causes.csv"] = csv_bytes(failures)
         if self.case_rows:
@@ -144,7 +136,7 @@ def select_all(results: ModelResults) -> Selection:
 
 
 def model_section(results: ModelResults, own_anchor: str, selection: Selection, sheets: ImageSheets) -> ModelSection:
-    """The section of a model; call it inside `shared_style`."""
+    """The section of a model."""
     strategies, families = results.summary["strategies"], results.summary["families"]
     specs = figure_specs(results, selection)
     first = [] if results.explained is None else [results.explained.name]
@@ -165,7 +157,7 @@ def model_section(results: ModelResults, own_anchor: str, selection: Selection, 
         references=results.summary.get("references"),
         glossary=_glossary(results),
         families=families if len(families) > 1 else {},
-        figures={spec.name: Figure(spec, render_figure(spec, spec.name in OF_EACH_STRATEGY)) for spec in specs},
+        figures={spec.name: draw_figure(spec) for spec in specs},
         missing_figures=missing,
         views=views,
         listed_cases=listed_cases(results) if first else [],
@@ -257,6 +249,13 @@ def _glossary(results: ModelResults) -> dict[str, dict[str, str]]:
         for key, heading in ROLES.items()
     }
     return {heading: group for heading, group in groups.items() if group}
+
+
+def figure_files(figure: Figure, png: bool) -> dict[str, bytes]:
+    """A figure as SVG, with `png` also as PNG, and its numbers as CSV, by file name."""
+    name = figure.spec.name
+    files = {f"{name}.svg": figure.wide.svg(), f"{name}.csv": csv_bytes(figure.spec.rows)}
+    return files | ({f"{name}.png": figure.wide.png()} if png else {})
 
 
 def csv_bytes(rows: Sequence[Mapping[str, Any]]) -> bytes:

@@ -198,9 +198,10 @@ def csv_table(records: Sequence[Mapping[str, object]]) -> str:
     Texts that a spreadsheet would compute, such as `=1+1`, begin with an apostrophe.
     """
     out = io.StringIO()
-    writer = csv.DictWriter(out, [inert_cell(name) for name in records[0]] if records else [], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({inert_cell(name): inert_cell(value) for name, value in record.items()} for record in records)
+    writer = csv.writer(out, lineterminator="\n")
+    names = list(records[0]) if records else []
+    writer.writerow(map(inert_cell, names))
+    writer.writerows([inert_cell(record[name]) for name in names] for record in records)
     return out.getvalue()
 
 

@@ -6,7 +6,6 @@ import json
 import re
 import zlib
 from collections import Counter
-from html import unescape
 from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
@@ -22,6 +21,7 @@ from r2t2_jax.cli.main import main
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.evaluation.statistics import compare
 from r2t2_jax.reporting import report, sections
+from r2t2_jax.reporting.drawing import Drawing, fit_text, text_width
 from r2t2_jax.reporting.failure_causes import CAUSES
 from r2t2_jax.reporting.figures.accuracy import accuracy_figure, axis_names, radar_figure
 from r2t2_jax.reporting.figures.cost import cost_figure
@@ -30,7 +30,6 @@ from r2t2_jax.reporting.headline import headline
 from r2t2_jax.reporting.page import svg_uri
 from r2t2_jax.reporting.report import write_report
 from r2t2_jax.reporting.results import ModelResults, StrategyRows, read_results
-from r2t2_jax.reporting.style import FigureSpec, render_figure, shared_style
 from r2t2_jax.runs.plan import Part, Plan
 from r2t2_jax.runs.reading import open_run
 from r2t2_jax.runs.run import Run
@@ -43,7 +42,7 @@ FIGURES = ("accuracy", "cost", "families", "flow", "experts", "paths", "surrogat
 @pytest.fixture(scope="module")
 def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = make_run(tmp_path_factory.mktemp("report"))
-    write_report(folder)
+    write_report(folder, png=True)
     return folder
 
 
@@ -164,6 +163,8 @@ def test_every_figure_has_a_caption_two_drawings_and_files(run_folder: Path, doc
     for name in FIGURES:
         image = Image.open(BytesIO((run_folder / "report" / f"toy-left-{name}.png").read_bytes()))
         assert image.width == 1440
+        svg = parseString((run_folder / "report" / f"toy-left-{name}.svg").read_bytes()).documentElement
+        assert svg.tagName == "svg" and svg.getElementsByTagName("text")
         with (run_folder / "report" / f"toy-left-{name}.csv").open(encoding="utf-8") as file:
             assert list(csv.DictReader(file))
     with (run_folder / "report" / "toy-left-flow.csv").open(encoding="utf-8") as file:
@@ -174,7 +175,7 @@ def test_every_figure_has_a_caption_two_drawings_and_files(run_folder: Path, doc
 
 
 def test_the_same_run_gives_the_same_bytes(run_folder: Path, tmp_path: Path) -> None:
-    again = write_report(run_folder, tmp_path / "again.html")
+    again = write_report(run_folder, tmp_path / "again.html", png=True)
     assert again.read_bytes() == (run_folder / "report.html").read_bytes()
     names = sorted(path.name for path in (run_folder / "report").iterdir())
     assert names == sorted(path.name for path in (tmp_path / "again").iterdir())
@@ -246,7 +247,8 @@ def test_three_benchmarks_are_shown_in_one_figure(tmp_path: Path, monkeypatch: p
         assert row["benchmark"] == model.name
         for name in ("base", "ngd"):
             assert float(row[name]) == pytest.approx(model.strategies[name].right.mean())
-    assert Image.open(BytesIO(files["radar.png"])).format == "PNG"
+    assert all(label in files["radar.svg"].decode() for label in (">one<", ">two<", ">three<"))
+    assert not any(name.endswith(".png") for name in files)
     assert radar_figure(models[:2]) is None
     assert axis_names(["toy on one", "toy on two"]) == ["one", "two"]
     assert axis_names(["toy:a", "toy:b"]) == ["toy:a", "toy:b"]
@@ -420,27 +422,27 @@ def test_with_many_experts_the_text_names_experts_and_the_tables_keep_every_answ
     assert len(changes.names) == 9 and changes.names[-1] == "others" and len(changes.shifts) == 12
 
 
-def test_smaller_drawings_keep_every_text_color_and_opacity() -> None:
-    from matplotlib.figure import Figure
-
-    def drawing(narrow: bool) -> Figure:
-        figure = Figure()
-        axes = figure.subplots()
-        axes.plot([0, 1], [0.25, 0.75], alpha=0.55)
-        axes.set_yticks([0.25, 0.75], ["0.25", "0.125–0.75"])
-        axes.set_title("a \"b\" 'c' <d> & #e 3.14159")
-        return figure
-
-    spec = FigureSpec("name", "title", "alt", "text", drawing, [])
-    with shared_style():
-        svg = render_figure(spec).wide.decode()
-    texts = [unescape(text) for text in re.findall(r"<text[^>]*>([^<]*)</text>", svg)]
-    assert {"0.25", "0.125–0.75", "a \"b\" 'c' <d> & #e 3.14159"} <= set(texts)
-    assert "opacity: 0.55" in svg
-    for uri in (svg_uri(svg.encode()), svg_uri(b'<svg xmlns="s"><text a="it\'s">\'"#%</text></svg>')):
+def test_a_drawing_has_every_text_color_and_opacity_and_its_address_no_other_characters() -> None:
+    drawing = Drawing(200, 100)
+    drawing.line([(0, 0.25), (100, 99.96)], "#0072B2", opacity=0.55)
+    texts = ["0.25", "0.125–0.75", "a \"b\" 'c' <d> & #e 3.14159", "$x_1$ \\alpha"]
+    for text in [*texts, "a\x00b\nc"]:
+        drawing.text((10, 20), text, angle=40)
+    svg = drawing.svg()
+    nodes = parseString(svg).documentElement.getElementsByTagName("text")
+    assert [node.firstChild.data for node in nodes] == [*texts, "a�b c"]
+    assert 'opacity="0.6"' not in svg.decode() and 'opacity="0.55"' in svg.decode()
+    assert b'd="M0 0.2L100 100"' in svg
+    for uri in (svg_uri(svg), svg_uri(b'<svg xmlns="s"><text a="it\'s">\'"#%</text></svg>')):
         content = unquote(uri.removeprefix("data:image/svg+xml,"))
         assert not re.search(r'[\s"<>#]', uri)
         assert parseString(content).documentElement.tagName == "svg"
+
+
+def test_long_labels_are_cut_to_a_width() -> None:
+    assert fit_text("short", 100) == "short"
+    cut = fit_text("a very long name of a family of questions" * 9, 100)
+    assert cut.endswith("…") and 80 < text_width(cut) <= 100
 
 
 def test_a_large_page_packs_the_details_of_all_strategies_but_the_first(

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from math import cos, pi, sin
+from typing import Any
 
 from r2t2_jax.methods import BASE
+from r2t2_jax.reporting.axes import (
+    GRID,
+    Area,
+    draw_axes,
+    draw_legend,
+    legend_height,
+    marker_key,
+    name_axis,
+    number_axis,
+    with_margin,
+)
+from r2t2_jax.reporting.drawing import Drawing, Point, fit_text, path_data
 from r2t2_jax.reporting.formatting import join_names, percent
 from r2t2_jax.reporting.results import ModelResults
 from r2t2_jax.reporting.roles import BOUND, CONTROL, METHOD, role
-from r2t2_jax.reporting.style import BLACK, BLUE, GRAY, MARKERS, ORANGE, SERIES, FigureSpec, new_figure
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+from r2t2_jax.reporting.style import BLACK, BLUE, GRAY, MARKERS, ORANGE, SERIES, FigureSpec, new_drawing
 
 ROLE_MARKERS = {METHOD: ("o", BLUE, BLUE), CONTROL: ("s", "white", GRAY), BOUND: ("D", ORANGE, ORANGE)}
 LEGEND = {METHOD: "re-routing", CONTROL: "control", BOUND: "reference point"}
@@ -57,35 +64,32 @@ def _measures(row: dict) -> dict[str, float]:
     return {"accuracy": row["accuracy"], "ci95_low": low, "ci95_high": high}
 
 
-def _draw(results: ModelResults, narrow: bool) -> Figure:
+def _draw(results: ModelResults, narrow: bool) -> Drawing:
     strategies = _by_group(results)
-    figure = new_figure(narrow, 0.27 * len(strategies) + 0.9)
-    axes = figure.subplots()
-    axes.axvline(100 * strategies[BASE]["accuracy"], color=BLACK, linestyle=(0, (4, 3)), linewidth=0.9)
-    for position, (name, row) in enumerate(strategies.items()):
+    drawing = new_drawing(narrow, 19.5 * len(strategies) + 65)
+    top = draw_role_legend(drawing, {role(name) for name in strategies})
+    bounds = with_margin([100 * bound for row in strategies.values() for bound in row["ci95"]])
+    x = number_axis(*bounds, "questions answered correctly, %", grid=True, most=5 if narrow else 8)
+    area = Area(0, top, drawing.width, drawing.height)
+    axes = draw_axes(drawing, area, x, name_axis(list(strategies), downward=True))
+    axes.dashed_line(x=100 * strategies[BASE]["accuracy"])
+    for place, (name, row) in enumerate(strategies.items()):
         marker, face, edge = ROLE_MARKERS[role(name)]
         low, high = (100 * bound for bound in row["ci95"])
-        axes.plot([low, high], [position, position], color=edge, linewidth=1.6, solid_capstyle="butt")
-        axes.plot([100 * row["accuracy"]], [position], marker, markerfacecolor=face, markeredgecolor=edge)
-    axes.set_yticks(range(len(strategies)), list(strategies))
-    axes.set_ylim(len(strategies) - 0.5, -0.5)
-    axes.set_xlabel("questions answered correctly, %")
-    axes.grid(axis="x")
-    axes.tick_params(axis="y", length=0)
-    role_legend(figure, axes, {role(name) for name in strategies})
-    return figure
+        axes.line([(low, place), (high, place)], edge)
+        axes.marker(100 * row["accuracy"], place, marker, face, edge)
+    return drawing
 
 
-def role_legend(figure: Figure, axes: Axes, present: set[str]) -> None:
-    """The legend of markers by role, above the axes."""
-    for key, label in LEGEND.items():
-        if key in present:
-            marker, face, edge = ROLE_MARKERS[key]
-            axes.plot([], [], marker, markerfacecolor=face, markeredgecolor=edge, label=label)
-    figure.legend(loc="outside upper right", ncols=3, handletextpad=0.2, columnspacing=1.2)
+def draw_role_legend(drawing: Drawing, present: set[str]) -> float:
+    """Draw the legend of markers by role; returns its height."""
+    keys = [(label, marker_key(*ROLE_MARKERS[key])) for key, label in LEGEND.items() if key in present]
+    draw_legend(drawing, keys, columns=3)
+    return legend_height(len(keys), 3)
 
 
 AXES = 3  # fewer benchmarks make no polygon
+RINGS = (0.2, 0.4, 0.6, 0.8, 1.0)
 LINES = 5  # strategies at most, `base` among them
 
 
@@ -120,19 +124,37 @@ def axis_names(titles: Sequence[str]) -> list[str]:
     return [title.partition(" on ")[2] or title for title in titles] if len(models) == 1 else list(titles)
 
 
-def _draw_radar(labels: Sequence[str], shares: dict[str, list[float]], narrow: bool) -> Figure:
-    figure = new_figure(narrow, 4.6, 4.0)
-    axes: Any = figure.add_subplot(projection="polar")
-    angles = np.linspace(0, 2 * np.pi, len(labels), endpoint=False)
-    closed = np.append(angles, angles[0])
-    for name, color, marker in zip(shares, (BLACK, *SERIES), ("x", *MARKERS), strict=False):
-        values = 100 * np.append(shares[name], shares[name][0])
-        axes.plot(closed, values, color=color, marker=marker, label=name, linewidth=1.4, markersize=4)
-        axes.fill(closed, values, color=color, alpha=0.06, linewidth=0)
-    axes.set_theta_zero_location("N")
-    axes.set_theta_direction(-1)
-    axes.set_xticks(angles, labels)
-    axes.set_ylim(0, 100)
-    axes.set_yticks([20, 40, 60, 80, 100])
-    figure.legend(loc="outside lower center", ncols=2 if narrow else 5, handletextpad=0.3, columnspacing=1.2)
-    return figure
+def _draw_radar(labels: Sequence[str], shares: dict[str, list[float]], narrow: bool) -> Drawing:
+    drawing = new_drawing(narrow, 331, 288)
+    columns = 2 if narrow else 5
+    below = legend_height(len(shares), columns)
+    middle, radius = (drawing.width / 2, (drawing.height - below) / 2), (drawing.height - below) / 2 - 26
+
+    def at(axis: int, share: float) -> Point:
+        angle = 2 * pi * axis / len(labels)
+        return middle[0] + share * radius * sin(angle), middle[1] - share * radius * cos(angle)
+
+    def polygon(values: Sequence[float]) -> list[Point]:
+        return [at(axis, value) for axis, value in enumerate([*values, values[0]])]
+
+    for ring in RINGS:
+        drawing.line(polygon([ring] * len(labels)), GRID, 0.7)
+    for axis, label in enumerate(labels):
+        (x, y), side = at(axis, 1.0), sin(2 * pi * axis / len(labels))
+        drawing.line([middle, (x, y)], GRID, 0.7)
+        anchor = "middle" if abs(side) < 0.1 else "start" if side > 0 else "end"
+        room = (drawing.width if anchor == "middle" else drawing.width - x if side > 0 else x) - 8
+        away = 5 * (x - middle[0]) / radius, 9 * (y - middle[1]) / radius
+        drawing.text((x + away[0], y + away[1]), fit_text(label, room), anchor)
+    keys = []
+    for (name, values), color, marker in zip(shares.items(), (BLACK, *SERIES), ("x", *MARKERS), strict=False):
+        outline = polygon(values)
+        drawing.area(path_data(outline[0], ("L", outline[1:])), color, 0.06)
+        drawing.line(outline, color, 1.4)
+        for place in outline[:-1]:
+            drawing.marker(place, marker, color, size=4)
+        keys.append((name, marker_key(marker, color, size=4, with_line=True)))
+    for ring in RINGS:
+        drawing.text((middle[0] + 3, middle[1] - ring * radius), f"{100 * ring:.0f}", size=7.5)
+    draw_legend(drawing, keys, columns, drawing.height - below + 2, centered=True)
+    return drawing

@@ -5,22 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from r2t2_jax.costs.ladder import CostTable, MethodCost
 from r2t2_jax.methods import BASE
-from r2t2_jax.reporting.figures.accuracy import ROLE_MARKERS, role_legend
+from r2t2_jax.reporting.axes import Area, Axis, draw_axes, name_axis, number_axis
+from r2t2_jax.reporting.drawing import Drawing, text_width
+from r2t2_jax.reporting.figures.accuracy import ROLE_MARKERS, draw_role_legend
 from r2t2_jax.reporting.formatting import percent
 from r2t2_jax.reporting.results import ModelResults
 from r2t2_jax.reporting.roles import METHOD, role
-from r2t2_jax.reporting.style import BLACK, BLUE, GRAY, FigureSpec, new_figure
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from r2t2_jax.reporting.style import BLUE, GRAY, FigureSpec, new_drawing
 
 LABEL = 11  # points from one label to the next
-AROUND = 70  # points of the figure's height outside the axes
-HEIGHT, NARROW_HEIGHT = 4.0, 4.4  # inches
+AROUND = 60  # points of the figure's height outside the axes
+HEIGHT, NARROW_HEIGHT = 288, 317  # points
+LABEL_SIZE = 8
 
 
 def cost_figure(results: ModelResults) -> FigureSpec:
@@ -66,58 +66,54 @@ def _evaluations(row: Mapping[str, Any]) -> str:
     return "1 evaluation" if count == 1 else f"{count:g} evaluations"
 
 
-def _draw(results: ModelResults, narrow: bool) -> Figure:
+def _draw(results: ModelResults, narrow: bool) -> Drawing:
     strategies = results.summary["strategies"]
     points = {name: (row["evaluations_per_sample"], 100 * row["accuracy"]) for name, row in strategies.items()}
-    return scatter(points, narrow, "evaluations per sample (logarithmic)")
+    return draw_scatter(points, narrow, "evaluations per sample (logarithmic)")
 
 
-def scatter(points: Mapping[str, tuple[float, float]], narrow: bool, label: str) -> Figure:
+def draw_scatter(points: Mapping[str, tuple[float, float]], narrow: bool, label: str) -> Drawing:
     """One marker per strategy: cost, with the label of the axis, against accuracy in percent.
 
     A logarithmic axis has no zero: strategies without cost are drawn to the left of all others, at a tick labeled 0.
     """
-    zero = min((x for x, _ in points.values() if x > 0), default=1.0) / 2
-    free = any(x == 0 for x, _ in points.values())
-    points = {name: (x or zero, y) for name, (x, y) in points.items()}
-    narrow_height = max(NARROW_HEIGHT, (LABEL * len(points) + AROUND) / 72)
-    figure = new_figure(narrow, HEIGHT, narrow_height)
-    axes = figure.subplots()
-    cheapest, most_expensive = min(x for x, _ in points.values()), max(x for x, _ in points.values())
-    middle = math.sqrt(cheapest * most_expensive)
-    on_left = {name: x <= middle for name, (x, _) in points.items()}
+    x = cost_axis([cost for cost, _ in points.values()], label)
+    zero = next(iter(x.ticks))
+    points = {name: (cost or zero, y) for name, (cost, y) in points.items()}
+    drawing = new_drawing(narrow, HEIGHT, max(NARROW_HEIGHT, LABEL * len(points) + AROUND))
+    costs = [cost for cost, _ in points.values()]
+    middle = math.sqrt(min(costs) * max(costs))
+    on_left = {name: cost <= middle for name, (cost, _) in points.items()}
     # A narrow drawing has no room for two labels at one height; a wide one has, to the left and to the right.
     sides = [list(points)] if narrow else [[name for name in points if on_left[name] == left] for left in (True, False)]
-    height = 72 * (narrow_height if narrow else HEIGHT) - AROUND
-    places, low, high = label_places(points, sides, LABEL / height)
-    axes.axhline(points[BASE][1], color=BLACK, linestyle=(0, (4, 3)), linewidth=0.9)
-    for name, (x, y) in points.items():
-        mark, face, edge = ROLE_MARKERS[role(name)]
-        axes.plot([x], [y], mark, markerfacecolor=face, markeredgecolor=edge, zorder=3)
-    for name, place in places.items():  # to the right of cheap strategies and to the left of expensive ones
-        x, y = points[name]
-        label_text = axes.annotate(
-            name,
-            (x, y),
-            (x * 1.35 if on_left[name] else x / 1.35, place),
-            ha="left" if on_left[name] else "right",
-            va="center",
-            fontsize=8,
-            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6},
-            arrowprops={"arrowstyle": "-", "color": GRAY, "linewidth": 0.6, "shrinkA": 1, "shrinkB": 3},
-        )
-        label_text.set_in_layout(False)  # it is inside the axes
-    axes.set_xscale("log")
-    axes.set_xlim(cheapest / 1.4, max(most_expensive, 10 * cheapest) * 1.4)
-    axes.set_ylim(low, high)
-    ticks = [tick for tick in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000) if tick <= most_expensive * 1.4]
-    axes.set_xticks([zero] * free + ticks, ["0"] * free + [f"{tick:,}" for tick in ticks])
-    axes.minorticks_off()
-    axes.set_xlabel(label)
-    axes.set_ylabel("questions answered correctly, %")
-    axes.grid()
-    role_legend(figure, axes, {role(name) for name in points})
-    return figure
+    places, low, high = label_places(points, sides, LABEL / (drawing.height - AROUND))
+    y = number_axis(low, high, "questions answered correctly, %", grid=True)
+    top = draw_role_legend(drawing, {role(name) for name in points})
+    axes = draw_axes(drawing, Area(0, top, drawing.width, drawing.height), x, y)
+    axes.dashed_line(y=points[BASE][1])
+    ends = {name: (points[name][0] * (1.35 if on_left[name] else 1 / 1.35), place) for name, place in places.items()}
+    for name, end in ends.items():
+        axes.line([points[name], end], GRAY, 0.6)
+    for name, end in ends.items():  # to the right of cheap strategies and to the left of expensive ones
+        (left, height), width = axes.at(*end), text_width(name, LABEL_SIZE)
+        left -= 0 if on_left[name] else width
+        drawing.rectangle((left - 1, height - 5), (width + 2, 10), "white")
+        drawing.text((left, height), name, size=LABEL_SIZE)
+    for name, point in points.items():
+        axes.marker(*point, *ROLE_MARKERS[role(name)])
+    return drawing
+
+
+def cost_axis(costs: Sequence[float], label: str) -> Axis:
+    """A logarithmic axis; if there are strategies without cost, its first tick is theirs, labeled 0."""
+    zero = min((cost for cost in costs if cost > 0), default=1.0) / 2
+    shown = [cost or zero for cost in costs]
+    cheapest, most_expensive = min(shown), max(shown)
+    ticks = {zero: "0"} if 0 in costs else {}
+    ticks |= {tick: f"{tick:,}" for tick in (base * 10**power for power in range(4) for base in (1, 2, 5))}
+    limits = cheapest / 1.4, max(most_expensive, 10 * cheapest) * 1.4
+    ticks = {tick: text for tick, text in ticks.items() if limits[0] <= tick <= most_expensive * 1.4}
+    return Axis(*limits, ticks, label, grid=True, is_log=True)
 
 
 def label_places(
@@ -180,11 +176,11 @@ def cost_table_figure(table: CostTable, accuracies: Mapping[str, float] | None =
     if accuracies is None:
         rows = [*table.rows, *table.variants]
         text = f"Each bar is the FLOPs per sample of {table.model}; ngd from the literal variant to the cheapest."
-        return _figure_spec(table, rows, text, lambda narrow: _bars(table, narrow))
+        return _figure_spec(table, rows, text, lambda narrow: _draw_bars(table, narrow))
     rows = [row for row in _by_strategy(table).values() if row.method in accuracies]
     points = {row.method: (table.times_base(row), 100 * accuracies[row.method]) for row in rows}
     text = f"Further right costs more. FLOPs per sample of {table.model}, ngd at its cheapest variant."
-    return _figure_spec(table, rows, text, lambda narrow: scatter(points, narrow, X_AXIS))
+    return _figure_spec(table, rows, text, lambda narrow: draw_scatter(points, narrow, X_AXIS))
 
 
 def _by_strategy(table: CostTable) -> dict[str, MethodCost]:
@@ -192,7 +188,7 @@ def _by_strategy(table: CostTable) -> dict[str, MethodCost]:
     return {row.method: row for row in (*table.rows[1:], cheapest)}
 
 
-def _figure_spec(table: CostTable, rows: list[MethodCost], text: str, draw: Callable[[bool], Figure]) -> FigureSpec:
+def _figure_spec(table: CostTable, rows: list[MethodCost], text: str, draw: Callable[[bool], Drawing]) -> FigureSpec:
     return FigureSpec(
         "costs",
         "Cost of every method",
@@ -203,17 +199,18 @@ def _figure_spec(table: CostTable, rows: list[MethodCost], text: str, draw: Call
     )
 
 
-def _bars(table: CostTable, narrow: bool) -> Figure:
+def _draw_bars(table: CostTable, narrow: bool) -> Drawing:
     rows = [(row.method.replace("_", " "), table.times_base(row), GRAY) for row in table.rows]
     rows += [(f"ngd: {row.method}", table.times_base(row), BLUE) for row in table.variants]
-    figure = new_figure(narrow, 4.6)
-    axes = figure.subplots()
-    names, costs, colors = zip(*reversed(rows), strict=True)
-    axes.barh(names, costs, color=colors, left=0)
-    for place, cost in enumerate(costs):
-        axes.annotate(f"{cost:.3g}", (cost, place), (3, 0), textcoords="offset points", va="center", fontsize=8)
-    axes.set_xscale("log")
-    axes.xaxis.set_major_formatter("{x:g}")  # the default writes powers as mathematics
-    axes.set_xlim(min(costs) / 2, max(costs) * 3)
-    axes.set_xlabel("x base (logarithmic)" if narrow else X_AXIS)
-    return figure
+    drawing = new_drawing(narrow, 331)
+    names, costs, colors = zip(*rows, strict=True)
+    low, high = min(costs) / 2, max(costs) * 3
+    powers = range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1)
+    label = "x base (logarithmic)" if narrow else X_AXIS
+    x = Axis(low, high, {10.0**power: f"{10.0**power:g}" for power in powers}, label, is_log=True)
+    axes = draw_axes(drawing, Area(0, 0, drawing.width, drawing.height), x, name_axis(names, downward=True))
+    for place, (cost, color) in enumerate(zip(costs, colors, strict=True)):
+        axes.bar((low, place - 0.4), (cost, place + 0.4), color)
+        right, height = axes.at(cost, place)
+        drawing.text((right + 3, height), f"{cost:.3g}", size=LABEL_SIZE)
+    return drawing

@@ -7,21 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from r2t2_jax.reporting.axes import Area, draw_axes, name_axis
+from r2t2_jax.reporting.drawing import Drawing
 from r2t2_jax.reporting.examples import OUTCOMES, outcomes_of
 from r2t2_jax.reporting.formatting import percent, plural
 from r2t2_jax.reporting.results import ModelResults, StrategyRows
-from r2t2_jax.reporting.style import OUTCOME_COLORS, FigureSpec, new_figure
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from r2t2_jax.reporting.style import OUTCOME_COLORS, FigureSpec, new_drawing
 
 MAX_ROWS = 8  # experts with a row of their own; the others share one
 MAX_SHIFTS = 12  # experts whose mean weights are listed
+DARK = 0.55  # share of the largest count from which a cell has white digits
 
 
 @dataclass(frozen=True)
@@ -140,32 +139,26 @@ def _most_frequent_change(
     return f"Among answers that turned right, the most frequent change is {names[i]} to {names[j]}, {times}."
 
 
-def _draw(tables: Mapping[str, Int[np.ndarray, "E E"]], names: Sequence[str], narrow: bool) -> Figure:
-    from matplotlib.colors import LinearSegmentedColormap
+def _draw(tables: Mapping[str, Int[np.ndarray, "E E"]], names: Sequence[str], narrow: bool) -> Drawing:
+    side = 21.6 * len(names) + 80
+    drawing = new_drawing(narrow, 2 * side, 4 * side)
+    columns = 1 if narrow else 2
+    width = drawing.width / columns
+    names_before, names_after = name_axis(names, "router", downward=True), name_axis(names, "after", angle=40)
+    for number, (outcome, table) in enumerate(tables.items()):
+        row, column = divmod(number, columns)
+        area = Area(column * width, row * side, (column + 1) * width - 4, (row + 1) * side)
+        title = f"{outcome}: {plural(int(table.sum()), 'answer')}"
+        axes = draw_axes(drawing, area, names_after, names_before, title)
+        for (i, j), count in np.ndenumerate(table):
+            axes.bar((j - 0.5, i - 0.5), (j + 0.5, i + 0.5), _shade(outcome, count / max(1, table.max())), "#dddddd")
+            if count:
+                color = "white" if count > DARK * table.max() else "#1a1a1a"
+                drawing.text(axes.at(j, i), f"{count:,}", "middle", size=8, color=color)
+    return drawing
 
-    size = len(names)
-    side = 0.3 * size + 1.1
-    figure = new_figure(narrow, 2 * side + 0.3, 4 * side + 0.2)
-    grid = figure.subplots(4, 1) if narrow else figure.subplots(2, 2)
-    for axes, (outcome, table) in zip(grid.ravel(), tables.items(), strict=True):
-        colors = LinearSegmentedColormap.from_list(outcome, ["#ffffff", OUTCOME_COLORS[outcome]])
-        largest = max(1, 1.15 * table.max())
-        positions = np.arange(size + 1) - 0.5
-        axes.pcolormesh(
-            positions, positions, table, cmap=colors, vmin=0, vmax=largest, edgecolors="#dddddd", linewidth=0.7
-        )
-        axes.invert_yaxis()
-        for (i, j), number in np.ndenumerate(table):
-            if number:
-                dark = number > 0.55 * table.max()
-                count = axes.text(
-                    j, i, f"{number:,}", ha="center", va="center", fontsize=8, color="white" if dark else "#1a1a1a"
-                )
-                count.set_in_layout(False)  # it is inside the axes
-        axes.set_title(f"{outcome}: {plural(int(table.sum()), 'answer')}")
-        axes.set_xticks(range(size), names, rotation=40, ha="right", rotation_mode="anchor")
-        axes.set_yticks(range(size), names)
-        axes.tick_params(length=0)
-        axes.set_xlabel("after")
-        axes.set_ylabel("router")
-    return figure
+
+def _shade(outcome: str, share: float) -> str:
+    """The outcome's color mixed with white, the stronger the larger the share is."""
+    color = bytes.fromhex(OUTCOME_COLORS[outcome].removeprefix("#"))
+    return "#" + bytes(round(255 - (255 - part) * share / 1.15) for part in color).hex()

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from r2t2_jax.methods import BASE
+from r2t2_jax.reporting.axes import Area, draw_axes, draw_legend, legend_height, marker_key, name_axis, number_axis
+from r2t2_jax.reporting.drawing import Drawing
 from r2t2_jax.reporting.formatting import join_names, signed
 from r2t2_jax.reporting.results import ModelResults
-from r2t2_jax.reporting.style import BLUE, GRAY, GREEN, ORANGE, VERMILLION, FigureSpec, new_figure
+from r2t2_jax.reporting.style import BLUE, GRAY, GREEN, ORANGE, VERMILLION, FigureSpec, new_drawing
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-BOUNDS = ("oracle", "task_routing")
+BOUNDS = {"oracle": ("d", ORANGE), "task_routing": ("|", GREEN)}  # marker and color of reference points
+GAIN_WIDTH = 34  # points right of the axes
 
 
 def families_figure(results: ModelResults) -> FigureSpec | None:
@@ -60,41 +60,26 @@ def _gains(results: ModelResults, name: str) -> dict[str, float]:
     return dict(sorted(gains.items(), key=lambda item: -item[1]))
 
 
-def _draw(results: ModelResults, name: str, narrow: bool) -> Figure:
+def _draw(results: ModelResults, name: str, narrow: bool) -> Drawing:
     gains = _gains(results, name)
-    figure = new_figure(narrow, 0.34 * len(gains) + 0.9)
-    axes = figure.subplots()
-    labels = []
-    for position, (family, gain) in enumerate(gains.items()):
-        row = results.summary["families"][family]
-        labels.append(f"{family or 'unnamed'} ({row['n']})")
-        before, after = (100 * row["accuracy"][key] for key in (BASE, name))
+    drawing, columns = new_drawing(narrow, 24.5 * len(gains) + 65), 2 if narrow else 4
+    keys = [(BASE, marker_key("o", "white", GRAY)), (name, marker_key("o", BLUE))]
+    keys += [(bound, marker_key(*mark, size=7)) for bound, mark in BOUNDS.items() if bound in results.strategies]
+    draw_legend(drawing, keys, columns)
+    area = Area(0, legend_height(len(keys), columns), drawing.width - GAIN_WIDTH, drawing.height)
+    labels = [f"{family or 'unnamed'} ({results.summary['families'][family]['n']})" for family in gains]
+    x = number_axis(-2, 102, "questions answered correctly, %", grid=True, most=6)
+    axes = draw_axes(drawing, area, x, name_axis(labels, downward=True))
+    for place, (family, gain) in enumerate(gains.items()):
+        accuracy = results.summary["families"][family]["accuracy"]
+        before, after = (100 * accuracy[key] for key in (BASE, name))
+        for bound, mark in BOUNDS.items():
+            if bound in accuracy:
+                axes.marker(100 * accuracy[bound], place, *mark, size=7)
         color = VERMILLION if gain < 0 else BLUE
-        axes.plot([before, after], [position, position], color=color, linewidth=2.4, solid_capstyle="butt", zorder=2)
-        axes.plot([before], [position], "o", markerfacecolor="white", markeredgecolor=GRAY, zorder=3)
-        axes.plot([after], [position], "v" if gain < 0 else "o", color=color, zorder=3)
-        for bound, marker, color in zip(BOUNDS, ("d", "|"), (ORANGE, GREEN), strict=True):
-            if bound in row["accuracy"]:
-                axes.plot([100 * row["accuracy"][bound]], [position], marker, color=color, markersize=7, zorder=1)
-        axes.annotate(
-            signed(gain),
-            (1.02, position),
-            xycoords=("axes fraction", "data"),
-            va="center",
-            fontsize=8.5,
-            color="#333333",
-        )
-    axes.plot([], [], "o", markerfacecolor="white", markeredgecolor=GRAY, label=BASE)
-    axes.plot([], [], "o", color=BLUE, label=name)
-    for bound, marker, color in zip(BOUNDS, ("d", "|"), (ORANGE, GREEN), strict=True):
-        if bound in results.strategies:
-            axes.plot([], [], marker, color=color, linestyle="none", markersize=7, label=bound)
-    axes.set_yticks(range(len(labels)), labels)
-    axes.set_ylim(len(labels) - 0.5, -0.5)
-    axes.set_xlim(-2, 102)
-    axes.set_xlabel("questions answered correctly, %")
-    axes.grid(axis="x")
-    axes.tick_params(axis="y", length=0)
-    columns = 2 if narrow else 4
-    figure.legend(loc="outside upper right", ncols=columns, handletextpad=0.2, columnspacing=1.2)
-    return figure
+        axes.line([(before, place), (after, place)], color, 2.4)
+        axes.marker(before, place, "o", "white", GRAY)
+        axes.marker(after, place, "v" if gain < 0 else "o", color)
+        _, height = axes.at(0, place)
+        drawing.text((drawing.width - 2, height), signed(gain), "end")
+    return drawing

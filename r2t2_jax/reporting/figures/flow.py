@@ -5,22 +5,19 @@ Axis letters: B test samples, P = S + 1 steps from 0 to S.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 from jaxtyping import Bool
 
+from r2t2_jax.reporting.axes import Area, Axes, Axis, color_key, draw_axes, draw_legend, legend_height, number_axis
+from r2t2_jax.reporting.drawing import Drawing, path_data
 from r2t2_jax.reporting.formatting import percent, plural
 from r2t2_jax.reporting.results import ModelResults
-from r2t2_jax.reporting.style import OUTCOME_COLORS, FigureSpec, new_figure
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-    from matplotlib.path import Path
+from r2t2_jax.reporting.style import OUTCOME_COLORS, FigureSpec, new_drawing
 
 BAR = 0.13  # half the width of a bar
 RIGHT_COLOR, WRONG_COLOR = "#0072B2", "#9a9a9a"
+CHANGES, HATCHED = ("wrong → right", "right → wrong"), "right → wrong"
+STRONG, PALE = 0.55, 0.12  # opacity of bands of answers that change and that stay
 
 
 def flow_figure(results: ModelResults) -> FigureSpec | None:
@@ -70,40 +67,27 @@ def _convergence(right: Bool[np.ndarray, "B P"]) -> str:
     return f"Most changes happen in step {step + 1} ({changes[step]:,}); in the last step {late} still changed."
 
 
-def _draw(right: Bool[np.ndarray, "B P"], narrow: bool) -> Figure:
-    figure = new_figure(narrow, 3.5, 3.2)
-    axes = figure.subplots()
-    steps = right.shape[1]
+def _draw(right: Bool[np.ndarray, "B P"], narrow: bool) -> Drawing:
+    drawing, steps, columns = new_drawing(narrow, 252, 230), right.shape[1], 2 if narrow else 4
+    keys = [("right", color_key(RIGHT_COLOR)), ("wrong", color_key(WRONG_COLOR))]
+    for outcome in CHANGES:
+        keys.append((outcome, color_key(OUTCOME_COLORS[outcome], STRONG, outcome == HATCHED)))
+    draw_legend(drawing, keys, columns)
+    every = -(-steps // (8 if narrow else 20))
+    x = Axis(-0.4, steps - 0.6, {step: str(step) for step in range(0, steps, every)}, "step")
+    area = Area(0, legend_height(len(keys), columns), drawing.width, drawing.height)
+    axes = draw_axes(drawing, area, x, number_axis(0, 100, "share of answers, %", most=6))
     for step in range(steps - 1):
-        _bands(axes, step, right[:, step], right[:, step + 1])
+        _draw_bands(axes, step, right[:, step], right[:, step + 1])
     for step in range(steps):
-        share = 100 * right[:, step].mean()
-        axes.bar(step, share, 2 * BAR, bottom=100 - share, color=RIGHT_COLOR, zorder=3)
-        axes.bar(step, 100 - share, 2 * BAR, color=WRONG_COLOR, zorder=3)
-    every = 2 if narrow and steps > 6 else 1
-    axes.set_xticks(range(0, steps, every))
-    axes.set_xlim(-0.4, steps - 0.6)
-    axes.set_ylim(0, 100)
-    axes.set_xlabel("step")
-    axes.set_ylabel("share of answers, %")
-    for label, color in (("right", RIGHT_COLOR), ("wrong", WRONG_COLOR)):
-        axes.fill_between([], [], [], color=color, label=label)
-    for outcome in ("wrong → right", "right → wrong"):
-        axes.fill_between(
-            [], [], [], color=OUTCOME_COLORS[outcome], alpha=0.55, label=outcome, hatch=_hatch(outcome), linewidth=0
-        )
-    figure.legend(loc="outside upper right", ncols=2 if narrow else 4, columnspacing=1.2)
-    return figure
+        wrong = 100 * float((~right[:, step]).mean())
+        axes.bar((step - BAR, wrong), (step + BAR, 100), RIGHT_COLOR)
+        axes.bar((step - BAR, 0), (step + BAR, wrong), WRONG_COLOR)
+    return drawing
 
 
-def _hatch(outcome: str) -> str:
-    return "////" if outcome == "right → wrong" else ""
-
-
-def _bands(axes: Axes, step: int, before: Bool[np.ndarray, "B"], after: Bool[np.ndarray, "B"]) -> None:
+def _draw_bands(axes: Axes, step: int, before: Bool[np.ndarray, "B"], after: Bool[np.ndarray, "B"]) -> None:
     """Draw the four bands between two bars: from the top, what stays right, what changes, what stays wrong."""
-    from matplotlib.patches import PathPatch
-
     shares = {
         "right → right": 100 * (before & after).mean(),
         "right → wrong": 100 * (before & ~after).mean(),
@@ -118,27 +102,18 @@ def _bands(axes: Axes, step: int, before: Bool[np.ndarray, "B"], after: Bool[np.
         "wrong → wrong": (100 - stays - spoiled - corrected, 100 - stays - corrected - spoiled),
     }
     edges = step + BAR, step + 1 - BAR
-    for outcome, (left, right) in tops.items():
-        pale = outcome in ("right → right", "wrong → wrong")
-        axes.add_patch(
-            PathPatch(
-                _band(edges, (left, right), shares[outcome]),
-                color=RIGHT_COLOR if outcome == "right → right" else WRONG_COLOR if pale else OUTCOME_COLORS[outcome],
-                alpha=0.12 if pale else 0.55,
-                hatch=_hatch(outcome),
-                linewidth=0,
-                zorder=1 if pale else 2,
-            )
-        )
+    for outcome, (left, right) in sorted(tops.items(), key=lambda band: band[0] in CHANGES):
+        stays_right = outcome == "right → right"
+        color = OUTCOME_COLORS[outcome] if outcome in CHANGES else RIGHT_COLOR if stays_right else WRONG_COLOR
+        band = _band(axes, edges, (left, right), shares[outcome])
+        axes.drawing.area(band, color, STRONG if outcome in CHANGES else PALE, hatched=outcome == HATCHED)
 
 
-def _band(edges: tuple[float, float], tops: tuple[float, float], height: float) -> Path:
+def _band(axes: Axes, edges: tuple[float, float], tops: tuple[float, float], height: float) -> str:
     """A band between two x positions whose upper edge goes from one height to another in a smooth step 3t² - 2t³."""
-    from matplotlib.path import Path
-
     (left, right), (start, end) = edges, tops
     near, far = left + (right - left) / 3, right - (right - left) / 3  # control points of a cubic Bézier curve
-    over = [(left, start), (near, start), (far, end), (right, end)]
-    under = [(x, y - height) for x, y in reversed(over)]
-    codes = [Path.MOVETO, *[Path.CURVE4] * 3, Path.LINETO, *[Path.CURVE4] * 3, Path.CLOSEPOLY]
-    return Path([*over, *under, over[0]], codes)
+    over = [axes.at(*point) for point in ((left, start), (near, start), (far, end), (right, end))]
+    down = axes.at(left, 0)[1] - axes.at(left, height)[1]
+    under = [(x, y + down) for x, y in reversed(over)]
+    return path_data(over[0], ("C", over[1:]), ("L", under[:1]), ("C", under[1:]))

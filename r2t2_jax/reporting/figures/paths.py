@@ -5,17 +5,25 @@ Axis letters: P points of a path, Q losses, L routed layers, E experts.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import replace
 
 import numpy as np
 
+from r2t2_jax.reporting.axes import (
+    Area,
+    Axis,
+    draw_axes,
+    draw_legend,
+    legend_height,
+    margins,
+    marker_key,
+    number_axis,
+)
+from r2t2_jax.reporting.drawing import Drawing
 from r2t2_jax.reporting.examples import OUTCOMES, SelectedExample
 from r2t2_jax.reporting.formatting import shorten
 from r2t2_jax.reporting.results import ModelResults, StrategyRows
-from r2t2_jax.reporting.style import GRAY, MARKERS, OUTCOME_COLORS, SERIES, FigureSpec, new_figure
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from r2t2_jax.reporting.style import GRAY, MARKERS, OUTCOME_COLORS, SERIES, FigureSpec, new_drawing
 
 SHOWN_EXPERTS = len(SERIES)  # experts with a line of their own
 
@@ -69,42 +77,50 @@ def _loss_decrease(explained: StrategyRows) -> str:
     return f"The loss is lower at the end than at the start for {fell:,} of {len(explained.losses):,} questions."
 
 
-def _draw(results: ModelResults, explained: StrategyRows, examples: list[SelectedExample], narrow: bool) -> Figure:
-    number = len(examples)
-    figure = new_figure(narrow, 4.2, 2.0 * number + 0.8)
-    grid = figure.subplots(number, 2, squeeze=False) if narrow else figure.subplots(2, number, squeeze=False).T
+def _draw(results: ModelResults, explained: StrategyRows, examples: list[SelectedExample], narrow: bool) -> Drawing:
+    drawing = new_drawing(narrow, 302, 144 * len(examples) + 58)
     rows = [example.row for example in examples]
     largest = np.abs(explained.path[rows].mean(axis=2)).max(axis=(0, 1))  # [E]
     shown = np.sort(np.argsort(-largest, kind="stable")[:SHOWN_EXPERTS])
-    separator = ": " if narrow else "\n"
-    for column, (example, (above, below)) in enumerate(zip(examples, grid, strict=True)):
-        losses, path = explained.losses[example.row], explained.path[example.row].mean(axis=1)  # [Q], [P, E]
-        above.plot(range(len(losses)), losses, "o-", color=OUTCOME_COLORS[example.outcome], markersize=3.5)
-        above.set_ylim(0, 1.08 * max(float(losses.max(initial=0)), 1e-3))
-        above.set_title(f"Example {example.number}{separator}{example.outcome}")
-        for expert in range(len(results.experts)):
-            if expert in shown:
-                rank = int(np.searchsorted(shown, expert))
-                below.plot(path[:, expert], color=SERIES[rank], marker=MARKERS[rank], markersize=3.5, linewidth=1.3)
-            else:
-                below.plot(path[:, expert], color=GRAY, linewidth=0.7, alpha=0.6)
-        for axes, label in ((above, "loss"), (below, "weight")):
-            axes.grid(axis="y")
-            axes.set_xlim(-0.4, explained.path.shape[1] - 0.6)
-            axes.set_xticks(range(0, explained.path.shape[1], 5 if explained.path.shape[1] > 6 else 1))
-            if narrow or column == 0:
-                axes.set_ylabel(label)
-        below.set_ylim(min(-0.03, float(path.min())), max(1.03, float(path.max())))
-        below.set_xlabel("step")
-    _legend(figure, results, shown, narrow)
-    return figure
-
-
-def _legend(figure: Figure, results: ModelResults, shown: np.ndarray, narrow: bool) -> None:
-    from matplotlib.lines import Line2D
-
-    lines = [
-        Line2D([], [], color=SERIES[rank], marker=MARKERS[rank], label=shorten(results.experts[expert], 16))
+    keys = [
+        (shorten(results.experts[expert], 16), marker_key(MARKERS[rank], SERIES[rank], with_line=True))
         for rank, expert in enumerate(shown)
     ]
-    figure.legend(handles=lines, loc="outside lower center", ncols=3 if narrow else 7, columnspacing=1.2)
+    columns = 3 if narrow else 7
+    bottom = drawing.height - legend_height(len(keys), columns)
+    draw_legend(drawing, keys, columns, bottom + 3, centered=True)
+    steps = explained.path.shape[1]
+    x = Axis(-0.4, steps - 0.6, {step: str(step) for step in range(0, steps, 5 if steps > 6 else 1)})
+    pairs = _cells(drawing.width, bottom, len(examples), narrow)
+    for column, (example, (above, below)) in enumerate(zip(examples, pairs, strict=True)):
+        has_labels = narrow or column == 0
+        title = f"Example {example.number}{': ' if narrow else chr(10)}{example.outcome}"
+        losses, path = explained.losses[example.row], explained.path[example.row].mean(axis=1)  # [Q], [P, E]
+        y = number_axis(0, 1.08 * max(float(losses.max(initial=0)), 1e-3), "loss" if has_labels else "", True, 4)
+        limits = min(-0.03, float(path.min())), max(1.03, float(path.max()))
+        weights = number_axis(*limits, "weight" if has_labels else "", grid=True, most=5)
+        with_step = replace(x, label="step")
+        left = max(margins(drawing, x, axis).left for axis in (y, weights))
+        axes = draw_axes(drawing, above, x, y, title, margins(drawing, x, y, title)._replace(left=left))
+        points = [(float(step), float(loss)) for step, loss in enumerate(losses)]
+        axes.line(points, OUTCOME_COLORS[example.outcome], marker="o")
+        around = margins(drawing, with_step, weights)._replace(left=left)
+        axes = draw_axes(drawing, below, with_step, weights, around=around)
+        for expert in np.argsort(np.isin(np.arange(len(results.experts)), shown), kind="stable"):
+            points = [(float(step), float(weight)) for step, weight in enumerate(path[:, expert])]
+            if expert in shown:
+                rank = int(np.searchsorted(shown, expert))
+                axes.line(points, SERIES[rank], 1.3, MARKERS[rank])
+            else:
+                axes.line(points, GRAY, 0.7, opacity=0.6)
+    return drawing
+
+
+def _cells(width: float, height: float, number: int, narrow: bool) -> list[tuple[Area, Area]]:
+    """The areas of loss and weights of each example: side by side on a narrow screen, else one above the other."""
+    if narrow:
+        rows = [(height * row / number, height * (row + 1) / number) for row in range(number)]
+        return [(Area(0, top, width / 2 - 4, end), Area(width / 2, top, width, end)) for top, end in rows]
+    columns = [(width * column / number, width * (column + 1) / number - 6) for column in range(number)]
+    middle = 0.53 * height  # titles and labels of the axes are of equal height
+    return [(Area(left, 0, end, middle), Area(left, middle, end, height)) for left, end in columns]

@@ -5,19 +5,27 @@ Axis letters: B test samples, K neighbors.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
 from r2t2_jax.evaluation.statistics import compare
 from r2t2_jax.methods import BASE
+from r2t2_jax.reporting.axes import (
+    Area,
+    Axis,
+    draw_axes,
+    draw_legend,
+    legend_height,
+    marker_key,
+    number_axis,
+    with_margin,
+)
+from r2t2_jax.reporting.drawing import Drawing
 from r2t2_jax.reporting.formatting import decimal, percent, signed, signed_interval
 from r2t2_jax.reporting.results import ModelResults
-from r2t2_jax.reporting.style import BLUE, GRAY, FigureSpec, new_figure
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from r2t2_jax.reporting.style import BLUE, GRAY, FigureSpec, new_drawing
 
 PARTS = 5  # of equal numbers of questions, from the least to the most similar neighbors
 
@@ -72,24 +80,21 @@ def _row(results: ModelResults, part: np.ndarray, mean: Float[np.ndarray, "B"]) 
     }
 
 
-def _draw(rows: list[dict[str, Any]], name: str, narrow: bool) -> Figure:
-    figure = new_figure(narrow, 2.6)
-    axes = figure.subplots()
-    for position, row in enumerate(rows):
-        before, after = 100 * row["before"], 100 * row["after"]
-        axes.plot([position, position], [before, after], color=BLUE, linewidth=2.4, solid_capstyle="butt", zorder=2)
-        axes.plot([position], [before], "o", markerfacecolor="white", markeredgecolor=GRAY, zorder=3)
-        axes.plot([position], [after], "o", color=BLUE, zorder=3)
-        axes.annotate(
-            percent(row["after"]), (position, after), (6, 0), textcoords="offset points", va="center", fontsize=8
-        )
-    axes.plot([], [], "o", markerfacecolor="white", markeredgecolor=GRAY, label=BASE)
-    axes.plot([], [], "o", color=BLUE, label=name)
+def _draw(rows: list[dict[str, Any]], name: str, narrow: bool) -> Drawing:
+    drawing = new_drawing(narrow, 187)
+    keys = [(BASE, marker_key("o", "white", GRAY)), (name, marker_key("o", BLUE))]
+    draw_legend(drawing, keys, columns=2)
     dash = "–\n" if narrow else "–"
-    axes.set_xticks(range(len(rows)), [f"{row['from']:.2f}{dash}{row['to']:.2f}" for row in rows])
-    axes.set_xlim(-0.4, len(rows) - 0.4)
-    axes.set_xlabel("mean cosine similarity of the neighbors' questions")
-    axes.set_ylabel("accuracy, %")
-    axes.grid(axis="y")
-    figure.legend(loc="outside upper right", ncols=2)
-    return figure
+    ticks = {float(place): f"{row['from']:.2f}{dash}{row['to']:.2f}" for place, row in enumerate(rows)}
+    x = Axis(-0.4, len(rows) - 0.4, ticks, "mean cosine similarity of the neighbors' questions")
+    limits = with_margin([100 * row[key] for row in rows for key in ("before", "after")])
+    area = Area(0, legend_height(2, 2), drawing.width, drawing.height)
+    axes = draw_axes(drawing, area, x, number_axis(*limits, "accuracy, %", grid=True, most=6))
+    for place, row in enumerate(rows):
+        before, after = 100 * row["before"], 100 * row["after"]
+        axes.line([(place, before), (place, after)], BLUE, 2.4)
+        axes.marker(place, before, "o", "white", GRAY)
+        axes.marker(place, after, "o", BLUE)
+        right, height = axes.at(place, after)
+        drawing.text((right + 6, height), percent(row["after"]), size=8)
+    return drawing

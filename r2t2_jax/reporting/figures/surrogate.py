@@ -5,19 +5,18 @@ Axis letters: B test samples, P points of a path.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
 
 from r2t2_jax.analysis.loss_landscape import rank_correlation
+from r2t2_jax.reporting.axes import Area, color_key, draw_axes, draw_legend, legend_height, number_axis
+from r2t2_jax.reporting.drawing import Drawing
 from r2t2_jax.reporting.examples import OUTCOMES, outcomes_of
 from r2t2_jax.reporting.formatting import decimal, percent, plural
 from r2t2_jax.reporting.results import ModelResults, StrategyRows
-from r2t2_jax.reporting.style import OUTCOME_COLORS, FigureSpec, new_figure
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from r2t2_jax.reporting.style import OUTCOME_COLORS, FigureSpec, new_drawing
 
 MIN_POINTS = 3  # of a path, for a rank correlation
 BINS = np.linspace(-1, 1, 11)
@@ -83,25 +82,20 @@ def _row(results: ModelResults, explained: StrategyRows, i: int, outcome: str, r
     }
 
 
-def _draw(rho: Float[np.ndarray, "B"], outcomes: np.ndarray, narrow: bool) -> Figure:
-    figure = new_figure(narrow, 3.0)
-    axes = figure.subplots()
+def _draw(rho: Float[np.ndarray, "B"], outcomes: np.ndarray, narrow: bool) -> Drawing:
+    drawing, columns = new_drawing(narrow, 216), 2 if narrow else 4
     present = [outcome for outcome in OUTCOMES if (outcomes == outcome).any()]
-    axes.hist(
-        [rho[outcomes == outcome] for outcome in present],
-        bins=BINS.tolist(),
-        stacked=True,
-        color=[OUTCOME_COLORS[outcome] for outcome in present],
-        label=present,
-        edgecolor="white",
-        linewidth=0.6,
-    )
-    axes.axvline(float(np.median(rho)), color="black", linestyle=(0, (4, 3)), linewidth=0.9)
-    axes.set_xlim(-1, 1)
-    axes.set_xlabel("rank correlation of the neighbors' loss with the question's own loss (dashed: median)")
-    if narrow:
-        axes.set_xlabel("rank correlation\n(dashed: median)")
-    axes.set_ylabel("questions")
-    axes.grid(axis="y")
-    figure.legend(loc="outside upper right", ncols=2 if narrow else 4, columnspacing=1.2)
-    return figure
+    counts = {outcome: np.histogram(rho[outcomes == outcome], BINS)[0] for outcome in present}
+    draw_legend(drawing, [(outcome, color_key(OUTCOME_COLORS[outcome])) for outcome in present], columns)
+    label = "rank correlation of the neighbors' loss with the question's own loss (dashed: median)"
+    x = number_axis(-1, 1, "rank correlation\n(dashed: median)" if narrow else label, most=4 if narrow else 8)
+    y = number_axis(0, 1.05 * float(sum(counts.values()).max()), "questions", grid=True)
+    axes = draw_axes(drawing, Area(0, legend_height(len(present), columns), drawing.width, drawing.height), x, y)
+    below = np.zeros(len(BINS) - 1)
+    for outcome, numbers in counts.items():
+        for bottom, number, left, right in zip(below, numbers, BINS[:-1], BINS[1:], strict=True):
+            if number:
+                axes.bar((left, bottom), (right, bottom + number), OUTCOME_COLORS[outcome], edge="white")
+        below = below + numbers
+    axes.dashed_line(x=float(np.median(rho)))
+    return drawing
