@@ -3,9 +3,10 @@
 The pocket model answers questions about scenes with `base` and `atlas`: through the server, from 1, 8 and 32 clients in
 a process of their own on the same machine; and in a bare loop over the same compiled programs, which prepares,
 encodes, retrieves, re-routes and generates in batches of the same size, without HTTP, JSON or PNG. Both are measured
-after all programs are compiled, and alternate; a ratio is the median of the ratios of neighboring parts. The memory of
-the server's process is recorded after each part, and the machine's load before the first. The results go to
-`benchmarks/results/serving.json` and `docs/serve.md`.
+after all programs are compiled, and alternate; a ratio is the median of the ratios of neighboring parts. Milliseconds of
+processor time per request of the server, of the clients and of the bare loop are recorded too: they hardly depend on
+what else the machine does. The memory of the server's process is recorded after each part, and the machine's load before
+the first. The results go to `benchmarks/results/serving.json` and `docs/serve.md`.
 """
 
 from __future__ import annotations
@@ -85,8 +86,8 @@ def measure(requests: int, clients: Sequence[int], repeats: int, batch_size: int
             for _ in range(repeats):
                 bare = bare_loop(service, strategy, samples, batch_size, requests)
                 for count in clients:
-                    part = through_server(url, file, requests, count)
-                    parts[count].append(part | {"bare_per_second": bare, "ratio": part["per_second"] / bare})
+                    part = through_server(url, file, requests, count) | bare
+                    parts[count].append(part | {"ratio": part["per_second"] / part["bare_per_second"]})
             for count, measured in parts.items():
                 median = {name: round(float(np.median([part[name] for part in measured])), 3) for name in measured[0]}
                 memory = {"rss_mib": psutil.Process().memory_info().rss >> 20}
@@ -155,25 +156,38 @@ def write_bodies(path: Path, model: str, samples: Sequence[Sample]) -> Path:
     return path
 
 
-def bare_loop(service: Service, strategy: str, samples: Sequence[Sample], batch_size: int, count: int) -> float:
-    """Questions per second of the engine in batches, without a server."""
+def bare_loop(
+    service: Service, strategy: str, samples: Sequence[Sample], batch_size: int, count: int
+) -> dict[str, float]:
+    """Questions per second of the engine in batches, without a server, and its processor time per question."""
     engine = service.engine
     choice = engine.choose(Rerouting(strategy=strategy))
-    start = time.perf_counter()
+    start, processor = time.perf_counter(), time.process_time()
     for first in range(0, count, batch_size):
         batch = [samples[i % len(samples)] for i in range(first, first + batch_size)]
         turns = [Turn("user", (sample.pixels(), sample.question)) for sample in batch]
         engine.answer([engine.prepare(choice, [turn]) for turn in turns])
-    return count / (time.perf_counter() - start)
+    milliseconds = 1000 * (time.process_time() - processor) / count
+    return {"bare_per_second": count / (time.perf_counter() - start), "bare_cpu_ms": milliseconds}
 
 
 def through_server(url: str, file: Path, requests: int, clients: int) -> dict[str, float]:
-    """Requests per second, and quantiles of the latency in milliseconds."""
+    """Requests per second, quantiles of the latency in milliseconds, and milliseconds of processor time per request of
+    this process, in which the server runs, and of the clients' process.
+    """
+    processor = time.process_time()
     results = send_from_process(url, file, requests, clients)
+    processor = time.process_time() - processor
     assert all(reply["status"] == 200 for reply in results["replies"])
     milliseconds = [1000 * reply["seconds"] for reply in results["replies"]]
     p50, p99 = np.percentile(milliseconds, [50, 99])
-    return {"per_second": requests / results["seconds"], "p50_ms": float(p50), "p99_ms": float(p99)}
+    return {
+        "per_second": requests / results["seconds"],
+        "p50_ms": float(p50),
+        "p99_ms": float(p99),
+        "server_cpu_ms": 1000 * processor / requests,
+        "client_cpu_ms": 1000 * results["cpu_seconds"] / requests,
+    }
 
 
 def send_from_process(url: str, file: Path, requests: int, clients: int) -> dict[str, Any]:

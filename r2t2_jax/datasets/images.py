@@ -87,10 +87,21 @@ def decode_image(encoded: bytes, upright: bool = True, on_white: bool = False) -
         R2T2Error: as `open_image`, or the pixels are damaged.
     """
     with open_image(encoded) as image:
-        try:
-            return rgb_pixels(image, upright, on_white)
-        except Exception as error:
-            raise R2T2Error(f"it is damaged ({_cause(error)})") from error
+        return decode_opened(image, upright, on_white)
+
+
+def decode_opened(
+    image: Image.Image, upright: bool = True, on_white: bool = False
+) -> UInt8[np.ndarray, "height width 3"]:
+    """RGB pixels of an image from `open_image`; see `rgb_pixels`.
+
+    Raises:
+        R2T2Error: the pixels are damaged.
+    """
+    try:
+        return rgb_pixels(image, upright, on_white)
+    except Exception as error:
+        raise R2T2Error(f"it is damaged ({_cause(error)})") from error
 
 
 def rgb_pixels(image: Image.Image, upright: bool = True, on_white: bool = False) -> UInt8[np.ndarray, "height width 3"]:

@@ -7,22 +7,23 @@ import functools
 import logging
 import secrets
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
-from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from r2t2_jax.contract import Turn
-from r2t2_jax.serve.batching import Batcher
+from r2t2_jax.serve.batching import Batcher, Pending
 from r2t2_jax.serve.engine import AnsweredQuestion, Engine, ServedQuestion
 from r2t2_jax.serve.guard import Access, Guard, read_body
 from r2t2_jax.serve.images import ImageReader
 from r2t2_jax.serve.metrics import Metrics
-from r2t2_jax.serve.replies import Reply, complete, logprobs_content, prompt_tokens, rerouting_block
+from r2t2_jax.serve.replies import Reply, complete, logprobs_content, rerouting_block
 from r2t2_jax.serve.schemas import INTERNAL, ApiError, ChatRequest, ImagePart, Message, parse_request
 
 LOGGER = logging.getLogger("r2t2.serve")
@@ -115,39 +116,51 @@ class Service:
             ApiError: as `read_body`, `parse_request`, `Batcher.place` and `question`.
         """
         start = time.perf_counter()
-        loop = asyncio.get_running_loop()
         with self.batcher.place(), self.reader.memory.account() as account:
             request = parse_request(await read_body(http))
-            question = await loop.run_in_executor(self.pool, self.question, request, account)
-            answered = await self._answered(http, question)
+            pending: Pending = Future()
+            work = self.pool.submit(self._submit, request, account, pending)
+            try:
+                answered = await self._answered(http, pending)
+            finally:
+                if not (work.done() or work.cancel()):  # the client left: its pixels are counted until they are decoded
+                    await asyncio.wait([asyncio.wrap_future(work)])
             if answered is None:
                 return Response(status_code=DISCONNECTED)
             if answered.prediction.path.size > LARGE:
-                reply = await loop.run_in_executor(self.pool, self._reply, request, question, answered)
+                loop = asyncio.get_running_loop()
+                reply = await loop.run_in_executor(self.pool, self._reply, request, answered)
             else:  # takes less time than the switch of threads
-                reply = self._reply(request, question, answered)
+                reply = self._reply(request, answered)
         self._count(answered, reply, time.perf_counter() - start)
         if request.stream:
-            return StreamingResponse(
-                iter(list(reply.events())), media_type="text/event-stream", headers={"Cache-Control": "no-cache"}
-            )
-        return JSONResponse(reply.whole())
+            headers = {"Cache-Control": "no-cache"}
+            return Response(b"".join(reply.events()), media_type="text/event-stream", headers=headers)
+        return Response(reply.whole(), media_type="application/json")
 
-    async def _answered(self, http: Request, question: ServedQuestion) -> AnsweredQuestion | None:
-        """The answer; `None` if the client went away, whose place in the queue is then free."""
-        answer = asyncio.wrap_future(self.batcher.submit(question))
-        gone = asyncio.ensure_future(_disconnected(http))
-        waited: set[asyncio.Future[Any]] = {answer, gone}
+    def _submit(self, request: ChatRequest, account: list[int], pending: Pending) -> None:
+        """Prepare the question of a request and queue it, in a host thread; an error becomes that of the answer."""
         try:
-            await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
-            if answer.done():
-                return answer.result()
-            return None
+            self.batcher.submit(self.question(request, account), pending)
+        except Exception as error:
+            with suppress(InvalidStateError):  # its client is gone
+                pending.set_exception(error)
+
+    async def _answered(self, http: Request, pending: Pending) -> AnsweredQuestion | None:
+        """The answer; `None` if the client went away, whose place in the queue is then free."""
+        answer = asyncio.wrap_future(pending)
+        gone = asyncio.ensure_future(_disconnected(http))
+        gone.add_done_callback(lambda _: answer.cancel())
+        try:
+            return await answer
+        except asyncio.CancelledError:
+            if gone.done():
+                return None
+            raise
         finally:
-            answer.cancel()
             gone.cancel()
 
-    def _reply(self, request: ChatRequest, question: ServedQuestion, answered: AnsweredQuestion) -> Reply:
+    def _reply(self, request: ChatRequest, answered: AnsweredQuestion) -> Reply:
         port = self.engine.port
         completion = complete(port, answered, request.limit, request.stops)
         logprobs = None
@@ -158,7 +171,7 @@ class Service:
             model=request.model,
             fingerprint=port.fingerprint,
             completion=completion,
-            prompt_tokens=prompt_tokens(question),
+            prompt_tokens=answered.prompt_tokens,
             logprobs=logprobs,
             block=rerouting_block(answered, request.rerouting.returned),
         )

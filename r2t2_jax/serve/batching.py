@@ -17,7 +17,7 @@ from r2t2_jax.serve.metrics import Metrics
 from r2t2_jax.serve.schemas import INTERNAL, OVERLOADED, ApiError, busy
 
 LOGGER = logging.getLogger("r2t2.serve")
-Reply = Future[AnsweredQuestion]
+Pending = Future[AnsweredQuestion]
 
 
 def batch_sizes(largest: int) -> list[int]:
@@ -46,7 +46,7 @@ class Batcher:
         metrics: Metrics,
     ) -> None:
         self._answer, self._places, self._sizes, self._metrics = answer, places, batch_sizes(batch_size), metrics
-        self._waiting: deque[tuple[ServedQuestion, Reply, float]] = deque()
+        self._waiting: deque[tuple[ServedQuestion, Pending, float]] = deque()
         self._changed = threading.Condition()
         self._warm: set[str] = set()
         self._taken, self._seconds = 0, 0.1  # requests, and the recent time per question
@@ -91,9 +91,14 @@ class Batcher:
                 self._taken -= 1
                 self._metrics.in_flight.set(self._taken)
 
-    def submit(self, question: ServedQuestion) -> Reply:
-        """Queue a question. Cancel the future to give up its place; a question that runs already is not stopped."""
-        reply: Reply = Future()
+    def submit(self, question: ServedQuestion, reply: Pending | None = None) -> Pending:
+        """Queue a question. Cancel the future to give up its place; a question that runs already is not stopped.
+
+        Args:
+            question: ready for the model.
+            reply: the future of the answer, if the caller has one already.
+        """
+        reply = Future() if reply is None else reply
         with self._changed:
             self._waiting.append((question, reply, time.perf_counter()))
             self._changed.notify()
@@ -133,7 +138,7 @@ class Batcher:
                 LOGGER.warning("%s cannot be warmed up: %s", question.choice.strategy, " ".join(str(error).split()))
                 return
 
-    def _next(self) -> list[tuple[ServedQuestion, Reply]]:
+    def _next(self) -> list[tuple[ServedQuestion, Pending]]:
         """The next batch, without cancelled questions; empty once the queue is closed and empty."""
         with self._changed:
             while True:
@@ -155,7 +160,7 @@ class Batcher:
             return self._next()
         return [(replace(q, seconds={"queue": now - came, **q.seconds}), reply) for q, reply, came in batch]
 
-    def _run(self, batch: Sequence[tuple[ServedQuestion, Reply]]) -> None:
+    def _run(self, batch: Sequence[tuple[ServedQuestion, Pending]]) -> None:
         start = time.perf_counter()
         questions = [question for question, _ in batch]
         try:

@@ -10,7 +10,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from typing import Any
 
 import jax
@@ -96,11 +96,11 @@ class ServedQuestion:
     notes: tuple[str, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def group(self) -> tuple[Any, ...]:
         """Questions of equal groups can share a compiled program, and are answered together."""
         leaves, structure = jax.tree.flatten(self.prepared.inputs)
-        shapes = tuple((leaf.shape, str(leaf.dtype)) for leaf in leaves)
+        shapes = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
         return (self.choice.key, self.temperature > 0, self.logprobs, self.before, self.routes, str(structure), shapes)
 
 
@@ -122,6 +122,7 @@ class AnsweredQuestion:
     scores: TokenScores | None
     routes: Mapping[str, Any] | None
     notes: tuple[str, ...]
+    prompt_tokens: int
 
 
 class Engine:
@@ -370,7 +371,8 @@ class Engine:
             sample = question.prepared.samples[0]
             prediction = replace(prediction, is_reference=not sample.conversation and self._is_reference(sample))
             tokens = output["tokens"][i] if "tokens" in output else None
-            answers.append(AnsweredQuestion(prediction, tokens, scores[i], routes[i], question.notes))
+            size = prompt_tokens(question.prepared)
+            answers.append(AnsweredQuestion(prediction, tokens, scores[i], routes[i], question.notes, size))
         return answers
 
     def preset_label(self, choice: RoutingChoice) -> str:
@@ -399,6 +401,16 @@ class Engine:
             }
             for routes in recorded
         ]
+
+
+def prompt_tokens(prepared: PreparedQuestions) -> int:
+    """Tokens of a question's prompt by the mask of the model's inputs; words where the inputs have no mask."""
+    inputs = prepared.inputs
+    for owner in (getattr(inputs, "prompt", inputs), inputs):
+        mask = owner.get("mask") if isinstance(owner, dict) else getattr(owner, "mask", None)
+        if mask is not None:
+            return int(np.asarray(mask, bool).sum())
+    return len(prepared.samples[0].question.split())
 
 
 def _text(turns: Sequence[Turn]) -> str:

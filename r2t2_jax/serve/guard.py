@@ -1,4 +1,4 @@
-"""Limits of every request before it reaches a route: host, key, headers, and the body with its time."""
+"""Limits of every request before it reaches a route: size of its head, host, key, and the body with its time."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ from fastapi import Request
 from fastapi.responses import JSONResponse
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from r2t2_jax.serve.schemas import AUTHENTICATION, ApiError
 
 MAX_HEADERS = 16 << 10  # bytes
+MAX_HEAD = 2 * MAX_HEADERS  # above it a connection is closed before the request is complete
 MAX_BODY = 32 << 20
 BODY_SECONDS = 30.0  # for a client to send its body
 PROTECTED = ("/v1", "/metrics")  # the page has its own login
@@ -48,6 +50,58 @@ class Access:
     def accepts(self, key: str) -> bool:
         """Whether a key is the right one; takes the same time for every wrong key."""
         return hmac.compare_digest(key.encode("utf-8", "replace"), self.key.encode("utf-8"))
+
+
+class BoundedHttp(HttpToolsProtocol):
+    """Uvicorn's protocol on llhttp, which bounds no part of a request: status 400 for one whose parts besides the body
+    (address, headers, trailers, framing of chunks) are larger than `MAX_HEAD`.
+    """
+
+    _head = 0  # bytes of address, headers and trailers of the request so far
+    _pending = 0  # received bytes that do not complete a part
+
+    def data_received(self, data: bytes) -> None:
+        """Parse received bytes, a slice at a time, so that at most a slice is not counted in an incomplete part."""
+        for start in range(0, len(data), MAX_HEADERS):
+            piece = data[start : start + MAX_HEADERS]
+            self._pending += len(piece)
+            super().data_received(piece)
+            if self.transport.is_closing():
+                return
+            if self._pending > MAX_HEAD:
+                self.send_400_response("The request has a part that is too large.")
+                return
+
+    def on_message_begin(self) -> None:
+        """A request begins."""
+        self._head = self._pending = 0
+        super().on_message_begin()
+
+    def on_url(self, url: bytes) -> None:
+        """A piece of the address."""
+        self._count(len(url))
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header, or a trailer."""
+        self._count(len(name) + len(value))
+        super().on_header(name, value)
+
+    def on_body(self, body: bytes) -> None:
+        """A piece of the body, which `read_body` bounds."""
+        self._pending = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """The request is complete."""
+        self._pending = 0
+        super().on_message_complete()
+
+    def _count(self, size: int) -> None:
+        self._head += size
+        self._pending = 0
+        if self._head > MAX_HEAD:
+            raise ValueError("the head is too large")  # llhttp stops, and uvicorn answers 400
 
 
 class Guard:

@@ -15,7 +15,7 @@ import httpx
 import numpy as np
 from jaxtyping import UInt8
 
-from r2t2_jax.datasets.images import decode_image, open_image
+from r2t2_jax.datasets.images import decode_opened, open_image
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.serve.schemas import ApiError, busy
 
@@ -95,11 +95,11 @@ class ImageReader:
         try:
             with open_image(encoded) as image:
                 width, height = image.size
-            if width * height > self.max_pixels:
-                message = f"the image has {width} x {height} pixels; at most {self.max_pixels:,} are read"
-                raise ApiError(413, message, where, "image_too_large")
-            self.memory.reserve(account, 3 * width * height)
-            return decode_image(encoded, on_white=True)
+                if width * height > self.max_pixels:
+                    message = f"the image has {width} x {height} pixels; at most {self.max_pixels:,} are read"
+                    raise ApiError(413, message, where, "image_too_large")
+                self.memory.reserve(account, 3 * width * height)
+                return decode_opened(image, on_white=True)
         except R2T2Error as error:
             raise ApiError(400, f"the image cannot be read: {error}", where, "invalid_image") from None
 

@@ -5,7 +5,6 @@ Axis letters: L routed layers, E experts, P points of a path, A answer tokens.
 
 from __future__ import annotations
 
-import json
 import secrets
 import time
 from collections.abc import Iterator, Sequence
@@ -13,9 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from pydantic_core import to_json
 
 from r2t2_jax.contract import Port
-from r2t2_jax.serve.engine import AnsweredQuestion, ServedQuestion
+from r2t2_jax.serve.engine import AnsweredQuestion
 from r2t2_jax.serve.schemas import ChatRequest
 
 DIGITS = 6  # of weights and losses
@@ -67,16 +67,6 @@ def _prefixes(port: Port, answered: AnsweredQuestion) -> list[str]:
     while (texts[-1] if texts else "") != whole and len(texts) < len(tokens):
         texts.append(port.processor.decode(tokens[None, : len(texts) + 1])[0])
     return texts
-
-
-def prompt_tokens(question: ServedQuestion) -> int:
-    """Tokens of the prompt by the mask of the model's inputs; words where the inputs have no mask."""
-    inputs = question.prepared.inputs
-    for owner in (getattr(inputs, "prompt", inputs), inputs):
-        mask = owner.get("mask") if isinstance(owner, dict) else getattr(owner, "mask", None)
-        if mask is not None:
-            return int(np.asarray(mask, bool).sum())
-    return len(question.prepared.samples[0].question.split())
 
 
 def logprobs_content(port: Port, answered: AnsweredQuestion, count: int, top: int) -> list[dict[str, Any]]:
@@ -177,18 +167,18 @@ class Reply:
         identity = {"id": f"chatcmpl-{secrets.token_hex(12)}", "object": kind, "created": int(time.time())}
         return identity | {"model": self.model, "system_fingerprint": self.fingerprint}
 
-    def whole(self) -> dict[str, Any]:
-        """A `chat.completion`."""
+    def whole(self) -> bytes:
+        """A `chat.completion`, as JSON."""
         message = {"role": "assistant", "content": self.completion.text, "refusal": None}
         logprobs = None if self.logprobs is None else {"content": self.logprobs, "refusal": None}
         choice = {"index": 0, "message": message, "logprobs": logprobs, "finish_reason": self.completion.finish_reason}
-        return self._head("chat.completion") | {"choices": [choice], "usage": self.usage, "r2t2": self.block}
+        return _json(self._head("chat.completion") | {"choices": [choice], "usage": self.usage, "r2t2": self.block})
 
-    def events(self) -> Iterator[str]:
+    def events(self) -> Iterator[bytes]:
         """Server-sent events: the role, a chunk per token, the end with the block `r2t2`, and usage if requested."""
         head = self._head("chat.completion.chunk")
 
-        def event(delta: dict[str, Any], reason: str | None = None, **more: Any) -> str:
+        def event(delta: dict[str, Any], reason: str | None = None, **more: Any) -> bytes:
             choice = {"index": 0, "delta": delta, "logprobs": more.pop("logprobs", None), "finish_reason": reason}
             return _event(head | {"choices": [choice]} | more)
 
@@ -199,8 +189,12 @@ class Reply:
         yield event({}, self.completion.finish_reason, r2t2=self.block)
         if self.request.stream_options is not None and self.request.stream_options.include_usage:
             yield _event(head | {"choices": [], "usage": self.usage})
-        yield "data: [DONE]\n\n"
+        yield b"data: [DONE]\n\n"
 
 
-def _event(content: dict[str, Any]) -> str:
-    return f"data: {json.dumps(content, ensure_ascii=False, allow_nan=False)}\n\n"
+def _event(content: dict[str, Any]) -> bytes:
+    return b"data: %b\n\n" % _json(content)
+
+
+def _json(content: dict[str, Any]) -> bytes:
+    return to_json(content, inf_nan_mode="null")

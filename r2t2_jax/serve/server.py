@@ -30,7 +30,7 @@ from r2t2_jax.serve import Settings
 from r2t2_jax.serve.app import Service, create_app
 from r2t2_jax.serve.batching import Batcher
 from r2t2_jax.serve.engine import Engine, ServedQuestion
-from r2t2_jax.serve.guard import MAX_HEADERS, Access, is_loopback
+from r2t2_jax.serve.guard import Access, BoundedHttp, is_loopback
 from r2t2_jax.serve.images import ImageReader
 from r2t2_jax.serve.metrics import Metrics
 from r2t2_jax.serve.schemas import ApiError, Rerouting
@@ -38,6 +38,7 @@ from r2t2_jax.serve.schemas import ApiError, Rerouting
 LOGGER = logging.getLogger("r2t2.serve")
 KEEP_ALIVE, MAX_CONNECTIONS = 5, 1024
 MIN_KEY = 8  # characters
+SWITCH_SECONDS = 2e-4  # that a thread keeps Python's lock while another waits for it; 5e-3 is Python's default
 WARM_SIDE = 96  # pixels of the gray image with which programs are compiled where the bank has no image
 
 
@@ -144,7 +145,7 @@ def make_server(app: Any) -> Server:
     return Server(
         uvicorn.Config(
             app,
-            http="h11",
+            http=BoundedHttp,
             ws="none",
             log_config=None,
             access_log=False,
@@ -152,15 +153,23 @@ def make_server(app: Any) -> Server:
             proxy_headers=False,
             timeout_keep_alive=KEEP_ALIVE,
             limit_concurrency=MAX_CONNECTIONS,
-            h11_max_incomplete_event_size=2 * MAX_HEADERS,
         )
     )
 
 
 def serve(server: Server, service: Service, bound: socket.socket) -> None:
-    """Serve until a signal; then answer the accepted requests, and return. Runs on uvloop where it is installed."""
-    with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
-        runner.run(_serve(server, service, bound))
+    """Serve until a signal; then answer the accepted requests, and return. Runs on uvloop where it is installed.
+
+    The device thread takes Python's lock after each program that it waits for. With Python's default the device has
+    nothing to do for milliseconds whenever another thread parses a request or writes a reply.
+    """
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(min(interval, SWITCH_SECONDS))
+    try:
+        with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
+            runner.run(_serve(server, service, bound))
+    finally:
+        sys.setswitchinterval(interval)
 
 
 async def _serve(server: Server, service: Service, bound: socket.socket) -> None:
