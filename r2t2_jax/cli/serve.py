@@ -24,7 +24,7 @@ class Serve(Settings):
             raise R2T2Error(
                 "--no-auth serves everyone, so the key of --api-key-file is not used: leave one of them out"
             )
-        for package in ("fastapi", "uvicorn", "prometheus_client", "httpx"):
+        for package in ("fastapi", "uvicorn", "httptools", "prometheus_client", "httpx"):
             try:
                 __import__(package)
             except ImportError as error:

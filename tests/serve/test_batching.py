@@ -1,5 +1,7 @@
 """The queue: groups, sizes, cancelled clients, limits, warming up and draining."""
 
+import json
+import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
@@ -12,6 +14,7 @@ import httpx
 import pytest
 
 from r2t2_jax.errors import R2T2Error
+from r2t2_jax.serve.app import Service
 from r2t2_jax.serve.batching import Batcher, batch_sizes
 from r2t2_jax.serve.metrics import Metrics
 from r2t2_jax.serve.schemas import ApiError
@@ -184,6 +187,30 @@ def test_a_full_queue_answers_429_and_a_client_that_leaves_frees_its_place(
         released.set()
         assert first.result().status_code == second.result().status_code == 200
     assert computed == ["What is left?", "What is right?"]
+
+
+def test_a_client_that_leaves_while_its_image_is_decoded_keeps_its_place_until_then(
+    live: Live, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service, released, waiting = live.service, threading.Event(), list[Any]()
+    submit = Service._submit
+
+    def blocked(self: Service, request: Any, account: Any, pending: Any) -> None:
+        waiting.append(pending)
+        released.wait()
+        submit(self, request, account, pending)
+
+    monkeypatch.setattr(Service, "_submit", blocked)
+    content = json.dumps(body()).encode()
+    head = "POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+    with socket.create_connection(("127.0.0.1", live.number)) as connection:
+        connection.sendall(f"{head}content-length: {len(content)}\r\n\r\n".encode() + content)
+        until(lambda: waiting)
+    until(lambda: waiting[0].cancelled())
+    assert service.batcher._taken == 1
+    released.set()
+    until(lambda: not service.batcher._taken)
+    assert service.reader.memory.used == 0 and not service.batcher._waiting
 
 
 def test_a_server_that_ends_finishes_what_it_accepted_and_refuses_the_rest(live: Live) -> None:

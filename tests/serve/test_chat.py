@@ -1,20 +1,25 @@
 """The official client against a live server."""
 
+import io
+import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
+import httpx
 import numpy as np
 import openai
 import pytest
+from PIL import Image
 
+from benchmarks.serving_client import send
 from r2t2_jax import answer
 from r2t2_jax.contract import Turn
 from r2t2_jax.inference import Prediction
 from r2t2_jax.serve.replies import _numbers
 from r2t2_jax.serve.schemas import ApiError, Rerouting
-from tests.serve.live import SAMPLE, TESTS, Live, TextOrImage, body, engine, messages
+from tests.serve.live import SAMPLE, TESTS, Live, TextOrImage, body, data_url, engine, messages
 
 
 @pytest.fixture(scope="module")
@@ -181,6 +186,41 @@ def test_a_text_is_answered_without_an_image(client: openai.OpenAI) -> None:
         assert reply.usage is not None and reply.usage.prompt_tokens == 3 and reply.usage.completion_tokens == 1
 
 
+def test_the_requests_of_vlmevalkit_are_answered(live: Live) -> None:
+    """What `GPT4V` of VLMEvalKit (ms-vlmeval 0.0.20) sends, and with `n` what it sent before."""
+    jpeg = io.BytesIO()
+    Image.fromarray(SAMPLE.image).save(jpeg, "JPEG")
+    picture = {"url": data_url(jpeg.getvalue(), "jpeg"), "detail": "high"}
+    asked = [{"type": "image_url", "image_url": picture}, {"type": "text", "text": SAMPLE.question}]
+    headers = {"Content-Type": "application/json", "Authorization": "Bearer sk-none"}
+    pixels = np.asarray(Image.open(jpeg).convert("RGB"))
+    with_image, without = (predicted(live, replace(SAMPLE, image=image)).after for image in (pixels, None))
+    cases: list[tuple[Any, dict[str, int], str]] = [
+        (asked, {}, with_image),
+        (asked, {"n": 1}, with_image),
+        (SAMPLE.question, {}, without),
+        (asked[1:], {"n": 1}, without),
+    ]
+    for content, more, expected in cases:
+        payload = {"model": "toy@ngd", "messages": [{"role": "user", "content": content}], **more}
+        payload |= {"temperature": 0, "max_tokens": 2048}
+        url = f"{live.url}/v1/chat/completions"
+        reply = httpx.post(url, headers=headers, content=json.dumps(payload), timeout=600, trust_env=False)
+        assert reply.status_code == 200, reply.text
+        assert reply.json()["choices"][0]["message"]["content"].strip() == expected
+
+
+def test_the_client_of_the_benchmark_reads_every_reply(live: Live) -> None:
+    bodies = [json.dumps(body(sample)).encode() for sample in TESTS[:3]]
+    results = send(live.url, [*bodies, b"{}"], 10, 3)
+    replies = sorted(results["replies"], key=lambda reply: reply["line"])
+    assert [reply["line"] for reply in replies] == [0, 0, 0, 1, 1, 1, 2, 2, 3, 3]
+    assert [reply["status"] for reply in replies] == [200] * 8 + [400] * 2
+    for reply in replies[:8]:
+        assert reply["answer"] == predicted(live, TESTS[reply["line"]]).after
+    assert results["seconds"] > 0 and results["cpu_seconds"] > 0
+
+
 def test_a_stream_has_the_answer_the_block_and_the_usage(client: openai.OpenAI) -> None:
     whole = ask(client)
     events = list(ask(client, stream=True, stream_options={"include_usage": True}))
@@ -245,8 +285,6 @@ def test_baselines_that_return_a_text_are_served(client: openai.OpenAI) -> None:
 
 
 def test_health_readiness_and_metrics_are_served(live: Live) -> None:
-    import httpx
-
     assert httpx.get(f"{live.url}/health").json() == {"status": "ok"}
     assert httpx.get(f"{live.url}/ready").json() == {"status": "ready"}
     assert httpx.post(f"{live.url}/v1/chat/completions", json=body(), timeout=600).status_code == 200

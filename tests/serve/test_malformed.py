@@ -1,6 +1,7 @@
 """Malformed and hostile requests: each has the right status in OpenAI's format, and the server still answers."""
 
 import base64
+import contextlib
 import io
 import json
 import re
@@ -221,13 +222,32 @@ def test_other_requests_are_refused(live: Live, method: str, path: str, headers:
 
 def exchange(live: Live, sent: bytes) -> bytes:
     with socket.create_connection(("127.0.0.1", live.number), timeout=600) as connection:
-        connection.sendall(sent)
+        with contextlib.suppress(ConnectionError):  # the server stops reading what is too large
+            connection.sendall(sent)
         return connection.recv(1 << 16)
 
 
 def test_bytes_that_are_not_http_and_headers_without_end_are_refused(live: Live) -> None:
     assert b" 400 " in exchange(live, b"\x16\x03\x01\x02\x00\r\n\r\n")
-    assert b" 400 " in exchange(live, b"GET / HTTP/1.1\r\nx: " + b"a" * 100_000)
+    head, chunked = b"HTTP/1.1\r\nhost: localhost\r\n", b"transfer-encoding: chunked\r\n\r\n"
+    endless = {
+        "header": b"GET / HTTP/1.1\r\nx: " + b"a" * 100_000,
+        "address": b"GET /" + b"a" * 100_000,
+        "headers": b"GET / " + head + b"x: a\r\n" * 20_000,
+        "extension of a chunk": b"POST / " + head + chunked + b"1;" + b"a" * 100_000,
+        "trailer": b"POST / " + head + chunked + b"1\r\na\r\n0\r\nx: " + b"a" * 100_000,
+        "trailers": b"POST / " + head + chunked + b"1\r\na\r\n0\r\n" + b"x: a\r\n" * 20_000,
+    }
+    for name, sent in endless.items():
+        assert b" 400 " in exchange(live, sent), name
+
+
+def test_a_body_in_many_small_chunks_is_read(live: Live) -> None:
+    content = changed(r2t2={"strategy": "base", "return": []})
+    pieces = [content[start : start + 3] for start in range(0, len(content), 3)]
+    chunks = b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces)
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+    assert b" 200 " in exchange(live, head + b"transfer-encoding: chunked\r\n\r\n" + chunks + b"0\r\n\r\n")
 
 
 def test_a_client_that_is_slow_or_gone_does_not_keep_its_place(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
