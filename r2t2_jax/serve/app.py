@@ -242,7 +242,6 @@ def create_app(service: Service, access: Access) -> FastAPI:
                 return entry
         raise ApiError(404, f"the model {name[:80]!r} does not exist", "model", "model_not_found")
 
-    @app.post("/v1/chat/completions")
     async def chat(http: Request) -> Response:
         """The answer to one question; every request is counted by its status."""
         status = 500
@@ -258,6 +257,9 @@ def create_app(service: Service, access: Access) -> FastAPI:
             raise
         finally:
             service.metrics.requests.labels(str(status)).inc()
+
+    # Starlette's route: `parse_request` validates the body, so FastAPI would only add work to each request.
+    app.add_route("/v1/chat/completions", chat, methods=["POST"])
 
     @app.api_route("/v1/{rest:path}", methods=["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"])
     async def unknown(rest: str, http: Request) -> Response:

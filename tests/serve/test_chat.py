@@ -191,15 +191,15 @@ def test_the_requests_of_vlmevalkit_are_answered(live: Live) -> None:
     jpeg = io.BytesIO()
     Image.fromarray(SAMPLE.image).save(jpeg, "JPEG")
     picture = {"url": data_url(jpeg.getvalue(), "jpeg"), "detail": "high"}
-    asked = [{"type": "image_url", "image_url": picture}, {"type": "text", "text": SAMPLE.question}]
+    parts = [{"type": "image_url", "image_url": picture}, {"type": "text", "text": SAMPLE.question}]
     headers = {"Content-Type": "application/json", "Authorization": "Bearer sk-none"}
     pixels = np.asarray(Image.open(jpeg).convert("RGB"))
     with_image, without = (predicted(live, replace(SAMPLE, image=image)).after for image in (pixels, None))
     cases: list[tuple[Any, dict[str, int], str]] = [
-        (asked, {}, with_image),
-        (asked, {"n": 1}, with_image),
+        (parts, {}, with_image),
+        (parts, {"n": 1}, with_image),
         (SAMPLE.question, {}, without),
-        (asked[1:], {"n": 1}, without),
+        (parts[1:], {"n": 1}, without),
     ]
     for content, more, expected in cases:
         payload = {"model": "toy@ngd", "messages": [{"role": "user", "content": content}], **more}
