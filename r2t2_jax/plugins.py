@@ -13,6 +13,7 @@ import inspect
 import os
 import re
 import sys
+from collections.abc import Callable
 from functools import cache
 from importlib.metadata import EntryPoint, EntryPoints, entry_points
 from pathlib import Path
@@ -139,7 +140,8 @@ def _load(name: str, mesh: Mesh | None, weights: bool) -> Port:
     elif tail:
         port = _called(name, _attribute(head, tail.partition(":")[0]), tail.partition(":")[2])
     else:
-        port = find(PORTS, head, "port")  # raises
+        known = ", ".join(registered(PORTS)) or "none is installed"
+        raise R2T2Error(f"unknown port {head!r}; known: {known}; a port of your own is named by module:attribute")
     if not isinstance(port, Port):
         raise R2T2Error(f"{name!r} gives an object of type {type(port).__name__}, not a r2t2_jax.contract.Port")
     check_methods(port)
@@ -165,8 +167,21 @@ def _called(name: str, attribute: object, variant: str) -> object:
     if not positional:
         if variant:
             raise R2T2Error(f"{name!r} has a variant, and the function takes none")
-        return attribute()
-    return attribute(variant or None) if required or variant else attribute()
+        return _call(name, attribute)
+    return _call(name, attribute, variant or None) if required or variant else _call(name, attribute)
+
+
+def _call(name: str, function: Callable[..., object], *arguments: str | None) -> object:
+    try:
+        return function(*arguments)
+    except R2T2Error:
+        raise
+    except Exception as error:
+        reason = next(iter(str(error).strip().splitlines()), "no message")
+        raise R2T2Error(
+            f"{name!r} fails, called with {arguments or 'no argument'} ({type(error).__name__}: {reason}); a port is a "
+            "Port, a function without arguments, or a function of the variant; R2T2_DEBUG=1 shows the traceback"
+        ) from error
 
 
 def _load_sharded(head: str, tail: str, mesh: Mesh) -> Port:
@@ -225,6 +240,12 @@ def port_of(directory: str | Path) -> str:
 
 
 def _attribute(module: str, attribute: str) -> object:
+    if module.endswith(".py") or "/" in module or "\\" in module:
+        stem = re.split(r"[/\\]", module)[-1].removesuffix(".py")
+        raise R2T2Error(
+            f"unknown port '{module}:{attribute}': {module!r} is a path, and a port is named by its module; go to the "
+            f"folder of the file and write {stem}:{attribute}"
+        )
     folder = os.getcwd()
     if folder not in sys.path and "" not in sys.path:
         sys.path.append(folder)  # last, so that no file there hides an installed package

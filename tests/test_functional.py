@@ -10,6 +10,7 @@ import pytest
 import r2t2_jax
 from r2t2_jax.bank import ReferenceBank
 from r2t2_jax.errors import R2T2Error
+from r2t2_jax.functional.auto_preset import PresetChoice
 from r2t2_jax.method.presets import Preset
 from r2t2_jax.method.rerouting import _reroute_samples
 from r2t2_jax.methods import strategy
@@ -241,7 +242,28 @@ def test_a_support_of_zeros_and_ones_is_one_of_booleans():
         ),
         ({"model": shaped_loss}, "must return one number"),
         ({"model": jax.vmap(answer_loss, in_axes=(None, 0, 0, 0))}, "fails for one sample, with features float32"),
-        ({"model": numpy_loss}, r"TracerArrayConversionError.*must use jax.numpy"),
+        ({"model": numpy_loss}, r"TracerArrayConversionError.*: use jax.numpy"),
+        ({"model": lambda p, f, w, a: np.sum(np.asarray(w))}, "NumPy cannot compute with traced arrays: use jax.numpy"),
+        ({"model": lambda p, f, w, a: float(w.sum())}, r"no value is known while .* no float\(\) or .item\(\)"),
+        ({"model": lambda p, f, w, a: w.sum() if w[0, 0] > 0 else w.mean()}, "use jnp.where in place of `if`"),
+        (
+            {"model": lambda p, f, w, a: jnp.abs(a), "preset": "paper"},
+            "never reads its argument `weights`, and ngd searches by it",
+        ),
+        (
+            {"bank": {"features": FEATURES}},
+            r"bank is of type dict; give a ReferenceBank \(",
+        ),
+        ({"params": {"w": PARAMS, "name": "moe"}}, r"params\['name'\] is of type str; params holds arrays"),
+        ({"routing": ROUTING.tolist()}, "routing is of type list; give a NumPy or JAX array"),
+        (
+            {"routing": ROUTING[:, 0]},
+            r"For a model with one routed layer, .*: routing\[:, None\]",
+        ),
+        ({"routing": ROUTING[:, :, None]}, "For gates per token, average them over the tokens"),
+        ({"embeddings": EMBEDDINGS.tolist()}, "query embeddings is of type list"),
+        ({"features": FEATURES.tolist()}, r"features\[0\]\[0\] is of type float; give a NumPy or JAX array"),
+        ({"features": FEATURES.astype(str)}, "features holds <U.*; give an array of numbers"),
         ({"model": 3}, "the model is of type int; give a function"),
         ({"model": UnhashableLoss()}, "the model is not hashable .* give a function or a frozen dataclass"),
         ({"model": toy_port()}, r"toy is a port: give port.model and port.params, or call r2t2_jax.answer"),
@@ -255,6 +277,63 @@ def test_bad_input_is_refused(changes, cause):
     arguments = {"model": answer_loss, "params": PARAMS, "bank": BANK, "features": FEATURES, "routing": ROUTING}
     with pytest.raises(R2T2Error, match=cause):
         r2t2_jax.reroute(**{**arguments, "embeddings": EMBEDDINGS, **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "cause"),
+    [
+        ({"routing": None}, "reference routing is of type NoneType"),
+        (
+            {"routing": BANK.routing[:, 0]},
+            "For a model with one routed layer",
+        ),
+        ({"routing": BANK.routing[:, :, None]}, "For gates per token, average them over the tokens"),
+        (
+            {"routing": BANK.routing.swapaxes(0, 1)},
+            r"the 1 samples of routing \[1, 60, 3\], whose axes are samples,",
+        ),
+        ({"answers": BANK.answers.tolist()}, r"reference answers\[0\] is of type float"),
+        ({"correct": [True] * 60}, "flags of correct references is of type list"),
+        ({"correct": np.ones(60)}, "flags of correct references hold float64; give booleans"),
+        ({"correct": np.ones(60, int)}, "flags of correct references hold int64; give booleans"),
+    ],
+)
+def test_arrays_that_make_no_bank_are_refused(changes, cause):
+    with pytest.raises(R2T2Error, match=cause):
+        dataclasses.replace(BANK, **changes)
+
+
+def test_parameters_in_numpy_and_whole_numbers_as_embeddings_give_the_same_weights():
+    def indexed_loss(params, features, weights, answer):  # NumPy parameters, indexed by a traced array
+        return answer_loss(params[jnp.arange(len(params))], features, weights, answer)
+
+    eye = np.eye(3, dtype=int)
+    bank = dataclasses.replace(BANK, embeddings=eye[np.arange(60) % 3])
+    results = [
+        r2t2_jax.reroute(
+            indexed_loss,
+            convert(PARAMS),
+            dataclasses.replace(bank, embeddings=bank.embeddings.astype(dtype)),
+            FEATURES,
+            ROUTING,
+            eye[np.arange(B) % 3].astype(dtype),
+            preset={"descent": {"steps": 1}},
+        )
+        for convert, dtype in ((np.asarray, int), (jnp.asarray, np.float32))
+    ]
+    np.testing.assert_array_equal(results[0].weights, results[1].weights)
+
+
+def test_a_strategy_without_a_loss_takes_any_function():
+    arrays = (PARAMS, BANK, FEATURES, ROUTING, EMBEDDINGS)
+    r2t2_jax.reroute(lambda p, f, w, a: 0.0 * a, *arrays, strategy="kernel_regression", preset="paper")
+
+
+def test_presets_that_all_leave_the_loss_as_it_is_are_named():
+    equal = dict.fromkeys(("paper", "simplex", "logit", "router"), 0.5)
+    text = "No preset changes the loss: if its gradient is zero, as of a 0/1 loss, only the atlas"
+    assert text in str(PresetChoice("ngd", "paper", Preset(), equal, 15))
+    assert text not in str(PresetChoice("ngd", "paper", Preset(), equal | {"logit": 0.6}, 15))
 
 
 @pytest.mark.parametrize("name", ["ngd", "kernel_regression"])

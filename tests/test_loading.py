@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+import r2t2_jax
 from r2t2_jax.contract import check_methods
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.plugins import PORTS, import_entry, load
@@ -46,6 +47,8 @@ MODULE = TOY + (
     "def of_variant(variant):\n    return dataclasses.replace(PORT, name=f'toy:{variant}')\n"
     "def optional(variant=None):\n    return dataclasses.replace(PORT, name=f'toy:{variant}')\n"
     "def two(first, second):\n    return PORT\n"
+    "def broken():\n    return 1 / 0\n"
+    "def broken_for(variant):\n    return 1 / 0\n"
     "import dataclasses\n"
 )
 
@@ -82,11 +85,24 @@ def test_a_port_is_an_object_or_a_function_in_the_current_folder(own_module: str
         ("two", r"is a function of \(first, second\); a port is a Port, a function without"),
         ("PORT:small", "has a variant, and Port.* is no function of one"),
         ("plain:small", "has a variant, and the function takes none"),
+        ("broken", r"'own_port_module:broken' fails, called with no argument \(ZeroDivisionError: division by zero\)"),
+        ("broken_for:small", r"fails, called with \('small',\) \(ZeroDivisionError"),
     ],
 )
 def test_an_attribute_that_gives_no_port_is_refused(own_module: str, attribute: str, cause: str) -> None:
     with pytest.raises(R2T2Error, match=cause):
         load(f"{own_module}:{attribute}")
+
+
+@pytest.mark.parametrize("module", ["./own_port_module", "own_port_module.py", "ports\\own_port_module.py"])
+def test_a_module_that_is_given_as_a_path_is_named(module: str) -> None:
+    with pytest.raises(R2T2Error, match=r"is a path, and a port is named by its module; .* write own_port_module:load"):
+        load(f"{module}:load")
+
+
+def test_a_function_in_place_of_a_port_is_refused() -> None:
+    with pytest.raises(R2T2Error, match=r"port is of type builtin_function.*; give a Port, such as r2t2_jax.load"):
+        r2t2_jax.answer(len, None, "what ?")
 
 
 def test_an_import_that_a_module_lacks_is_named(own_module: str, tmp_path: Path) -> None:

@@ -94,6 +94,12 @@ class Diagnosis:
     samples_needed: int | None  # if the verdict is unclear
     preset: str = ""  # settings of every strategy, if the diagnosis is of a function
 
+    def __str__(self) -> str:
+        """The verdict and the reply to each question; `reporting.diagnosis.diagnosis_text` adds the numbers."""
+        preset = f", preset {self.preset}" if self.preset else ""
+        replies = [f"{finding.question} {finding.reply}" for finding in self.findings]
+        return "\n".join([f"{self.verdict} (n = {self.n}{preset})", *replies])
+
     @property
     def helps(self) -> bool:
         return self.verdict == "helps"

@@ -110,7 +110,7 @@ def tune(
         values: values to try by path of a setting, such as `{"descent.learning_rate": (0.1, 0.3)}`; default:
             `VALUES` of the strategy.
         preset: the settings that do not vary.
-        budget: number of settings to try, drawn at random; default: all.
+        budget: number of settings of the grid to try besides the three presets, drawn at random; default: all.
 
     Returns:
         The best settings and a table of all.

@@ -29,7 +29,7 @@ from r2t2_jax.retrieval import INDEX, build_index, saved_index
 from r2t2_jax.retrieval.neighbors import Neighbors
 from r2t2_jax.retrieval.protocol import Index
 from r2t2_jax.routing import RoutingSpec
-from r2t2_jax.runtime.checks import check_embeddings, check_finite, check_rows
+from r2t2_jax.runtime.checks import check_array, check_embeddings, check_finite, check_rows, shape_hint
 
 
 @dataclass(frozen=True)
@@ -77,16 +77,14 @@ class ReferenceBank:
     atlas: Atlas | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        if self.routing.ndim != 3:
-            raise R2T2Error(
-                f"reference routing has shape {self.routing.shape}; it must be [references, layers, experts]"
-            )
+        self._check_routing()
         if len(self) == 0:
             raise R2T2Error("empty reference set: the model answered no reference correctly; collect other samples")
         if not isinstance(self.embeddings, np.memmap):
             check_embeddings("reference embeddings", self.embeddings)
+        counted = f" of routing {list(self.routing.shape)}, whose axes are samples, layers and experts"
         for name, tree in self._arrays().items():
-            check_rows(name, tree, len(self))
+            check_rows(name, tree, len(self), counted)
             if not isinstance(tree, np.memmap):
                 check_finite(name, tree)
         if self.atlas is not None and len(self.atlas) != len(self):
@@ -100,6 +98,19 @@ class ReferenceBank:
                 raise R2T2Error("the loss atlas has the rows of other references; take `atlas.of(ids)`")
         if self.records and len(self.records) != len(self):
             raise R2T2Error(f"{len(self.records)} records for {len(self)} references; give one record each, or none")
+
+    def _check_routing(self) -> None:
+        check_array("reference routing", self.routing)
+        if self.routing.ndim != 3:
+            raise R2T2Error(
+                f"reference routing has shape {self.routing.shape}; it must be [references, layers, experts]"
+                f"{shape_hint(self.routing.shape)}"
+            )
+        if self.correct is None:
+            return
+        check_array("flags of correct references", self.correct)
+        if self.correct.dtype != np.bool_:
+            raise R2T2Error(f"flags of correct references hold {self.correct.dtype}; give booleans, as of score >= 0.5")
 
     def _arrays(self) -> dict[str, Any]:
         return {

@@ -227,3 +227,27 @@ def _product_flops(equation: core.JaxprEqn) -> int:
         if dilation > 1:
             out = out // _shape(equation.outvars[0])[out_axis] * left[in_axis]
     return 2 * out * right[per_group] * math.prod(right[axis] for axis in window)
+
+
+def depends_on_first_input(jaxpr: core.Jaxpr, inputs: Sequence[bool] | None = None) -> bool:
+    """Whether an output of a jaxpr can depend on its first input (or on those marked in `inputs`).
+
+    Bodies of jit are followed; other nested programs count as reading all of their operands.
+    """
+    return any(_dependent_outputs(jaxpr, inputs or [True] + [False] * (len(jaxpr.invars) - 1)))
+
+
+def _dependent_outputs(jaxpr: core.Jaxpr, inputs: Sequence[bool]) -> list[bool]:
+    reached = {var for var, marked in zip(jaxpr.invars, inputs, strict=True) if marked}
+
+    def marked(variable: Any) -> bool:
+        return not isinstance(variable, core.Literal) and variable in reached
+
+    for equation in jaxpr.eqns:
+        operands = [marked(variable) for variable in equation.invars]
+        if not any(operands):
+            continue
+        inner = equation.params.get("jaxpr") if equation.primitive.name in ("jit", "pjit") else None
+        outputs = _dependent_outputs(inner.jaxpr, operands) if inner is not None else [True] * len(equation.outvars)
+        reached |= {variable for variable, out in zip(equation.outvars, outputs, strict=True) if out}
+    return [marked(variable) for variable in jaxpr.outvars]

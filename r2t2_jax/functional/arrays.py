@@ -31,6 +31,7 @@ from r2t2_jax.contract import (
     RoutedLoss,
     support_of,
 )
+from r2t2_jax.costs.jaxpr import depends_on_first_input
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.method.rerouting import reroute_batch
 from r2t2_jax.method.search.atlas_points import DEQUANTIZE
@@ -39,7 +40,15 @@ from r2t2_jax.retrieval.exact import ExactIndex
 from r2t2_jax.retrieval.neighbors import sample_keys, select
 from r2t2_jax.rivals.trained import fit_predictor, predict_losses
 from r2t2_jax.routing import Routing, RoutingSpec
-from r2t2_jax.runtime.checks import check_embeddings, check_finite, check_routing, check_rows, check_seed
+from r2t2_jax.runtime.checks import (
+    check_embeddings,
+    check_finite,
+    check_params,
+    check_routing,
+    check_rows,
+    check_seed,
+    tracing_hint,
+)
 from r2t2_jax.runtime.pytrees import tree_bytes
 
 Loss = Callable[[Params, Features, Float[Array, "L E"], Answer], Float[Array, ""]]
@@ -51,8 +60,10 @@ def as_model(model: RoutedLoss | Loss, bank: ReferenceBank, spec: RoutingSpec | 
     """The model itself, or a `LossModel` of a loss with `spec`; the default is one group of experts as in the bank.
 
     Raises:
-        R2T2Error: the model is a `Port`, neither a model nor a function, or not hashable.
+        R2T2Error: the model is a `Port`, neither a model nor a function, or not hashable; the bank is no bank.
     """
+    if not isinstance(bank, ReferenceBank):
+        raise R2T2Error(f"bank is of type {type(bank).__name__}; give a ReferenceBank (the order is params, then bank)")
     if isinstance(model, Port):
         raise R2T2Error(
             f"{model.name} is a port: give port.model and port.params, or call r2t2_jax.answer(port, image, question)"
@@ -83,6 +94,7 @@ class ArraySamples:
         queries: of the B samples.
         embeddings: unit vectors.
         seed: of random draws.
+        reads_routing: whether the loss reads the routing weights, by its traced program.
     """
 
     model: RoutedLoss
@@ -91,6 +103,7 @@ class ArraySamples:
     queries: Query
     embeddings: Float[Array, "B M"] | Float[np.ndarray, "B M"]
     seed: int = 0
+    reads_routing: bool = True
 
     @classmethod
     def create(
@@ -116,20 +129,20 @@ class ArraySamples:
         check_seed(seed)
         model = as_model(model, bank, spec)
         check_routing("routing", model.spec, routing, support)
+        for name, tree in {"features": features, "answers": answers}.items():
+            check_rows(name, tree, len(routing))
+            check_finite(name, tree)
         mask: Any = np.broadcast_to(True if support is None else np.asarray(support, bool), np.shape(routing))
         if support is None:
             mask = support_of(model, features, jnp.asarray(routing))
         queries = Query(*jax.tree.map(jnp.asarray, (features, routing, mask, answers)))
         check_routing("reference routing", model.spec, bank.routing)
-        for name, tree in {"features": features, "answers": answers}.items():
-            check_rows(name, tree, len(routing))
-            check_finite(name, tree)
         check_embeddings("query embeddings", embeddings)
         check_rows("query embeddings", embeddings, len(routing))
-        check_loss(model, params, bank)
+        reads_routing = check_loss(model, params, bank)
         if not allow_leakage:
             _check_leakage(bank, features, embeddings)
-        return cls(model, params, bank, queries, embeddings, seed)
+        return cls(model, params, bank, queries, embeddings, seed, reads_routing)
 
     def __len__(self) -> int:
         return len(self.embeddings)
@@ -148,8 +161,14 @@ class ArraySamples:
         """The routing weights that a strategy gives to each sample.
 
         Raises:
-            R2T2Error: k exceeds the bank, or the strategy needs what the model, the bank or the samples do not offer.
+            R2T2Error: k exceeds the bank, the strategy needs what the model, the bank or the samples do not offer, or
+                searches by a loss that never reads the routing weights.
         """
+        if strategy.objective is not None and not self.reads_routing:
+            raise R2T2Error(
+                f"answer_loss does not depend on the routing weights: it never reads its argument `weights`, and "
+                f"{strategy.name} searches by it"
+            )
         atlas = self.bank.atlas
         if atlas is not None:
             strategy = for_points(strategy, atlas.mode)
@@ -250,28 +269,33 @@ def check_dependence(model: RoutedLoss, params: Params, queries: Query) -> None:
         )
 
 
-def check_loss(model: RoutedLoss, params: Params, bank: ReferenceBank) -> None:
-    """Trace the loss of the bank's first reference.
+def check_loss(model: RoutedLoss, params: Params, bank: ReferenceBank) -> bool:
+    """Trace the loss of the bank's first reference, and return whether it reads the routing weights.
 
     Raises:
-        R2T2Error: the loss fails, or is not one number.
+        R2T2Error: the loss fails, or is not one number; or a leaf of `params` is neither an array nor a number.
     """
+    check_params(params)
     features, answer = jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), bank.samples(np.zeros(1, int)))
     weights = jnp.asarray(bank.routing[0])
     try:
-        loss = jax.eval_shape(lambda: model.answer_loss(params, features, Routing(weights), answer))
+        traced, loss = jax.make_jaxpr(lambda w, p, f, a: model.answer_loss(p, f, Routing(w), a), return_shape=True)(
+            weights, params, features, answer
+        )
     except R2T2Error:
         raise
     except Exception as error:
         shapes = [jax.tree.map(lambda leaf: f"{leaf.dtype}{list(leaf.shape)}", tree) for tree in (features, answer)]
         reason = str(error).strip().splitlines()[0] if str(error).strip() else "no message"
+        remedy = "it gets one sample without a batch axis, must use jax.numpy, and must not be vmapped"
         raise R2T2Error(
             f"answer_loss(params, features, weights, answer) fails for one sample, with features {shapes[0]}, weights "
-            f"{list(weights.shape)} and answer {shapes[1]} ({type(error).__name__}: {reason}); it gets one sample "
-            "without a batch axis, must use jax.numpy, and must not be vmapped"
+            f"{list(weights.shape)} and answer {shapes[1]} ({type(error).__name__}: {reason}); "
+            f"{tracing_hint(error) or remedy}"
         ) from error
     if getattr(loss, "shape", None) != ():
         raise R2T2Error(f"answer_loss returned {loss}; it must return one number, the loss of one sample")
+    return depends_on_first_input(traced.jaxpr)
 
 
 def _check_leakage(bank: ReferenceBank, features: Features, embeddings: Array | np.ndarray) -> None:

@@ -49,14 +49,17 @@ class PresetChoice:
     differ: bool = True
 
     def __str__(self) -> str:
-        """One line: the preset, its loss, and what the others would have given."""
+        """One line: the preset, its loss, what the others would have given, and whether none changes the loss."""
         if not self.losses:
             return f"preset {self.name} for {self.strategy}: not compared with others, too few references"
         others = [f"{name} {loss:.3g}" for name, loss in self.losses.items() if name not in (self.name, ROUTER)]
-        return (
+        text = (
             f"preset {self.name}, chosen for {self.strategy} on {self.left_out} left-out references: mean loss "
             f"{self.losses[self.name]:.3g}; {', '.join(others)}, the router's own weights {self.losses[ROUTER]:.3g}"
         )
+        if len(set(self.losses.values())) > 1:
+            return text
+        return f"{text}. No preset changes the loss: if its gradient is zero, as of a 0/1 loss, only the atlas helps"
 
 
 def resolve_strategy(

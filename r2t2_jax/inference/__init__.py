@@ -149,6 +149,11 @@ def answer(
         R2T2Error: the image cannot be read, the question is empty, there is no such strategy or preset, the bank is
             another model's, or the weights or the steering do not fit the model.
     """
+    if not isinstance(port, Port):
+        raise R2T2Error(
+            f"port is of type {type(port).__name__}; give a Port, such as r2t2_jax.load('pocket:narrow'); for a loss "
+            "function there is r2t2_jax.reroute"
+        )
     several = not isinstance(question, str)
     questions = [question] if isinstance(question, str) else list(question)
     images = list(image) if several and isinstance(image, list | tuple) else [image] * len(questions)

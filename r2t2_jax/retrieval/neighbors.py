@@ -156,7 +156,8 @@ def _compare(selector: Selector, choice: Choice, query: Float[Array, "M"], compa
     The distance is computed from the difference: sqrt(2 - 2 x.y) loses half the digits of a near neighbor. Distances
     within the noise of the embeddings, at least the rounding of their dtype, are zero.
     """
-    noise = max(NOISE, *(float(jnp.finfo(vectors.dtype).eps) for vectors in (compared, query)))
+    inexact = [vectors.dtype for vectors in (compared, query) if jnp.issubdtype(vectors.dtype, jnp.inexact)]
+    noise = max(NOISE, *(float(jnp.finfo(dtype).eps) for dtype in inexact), 0.0)
     compared, query = compared.astype(jnp.float32), query.astype(jnp.float32)
     distances = jnp.sqrt(jnp.square(compared - query[None]).sum(axis=-1))
     distances = jnp.where(distances > noise, distances, 0.0)

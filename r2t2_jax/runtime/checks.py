@@ -14,8 +14,41 @@ import numpy as np
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.routing import RoutingSpec
 
+ARRAYS = (np.ndarray, np.generic, jax.Array, jax.ShapeDtypeStruct)
+NUMBERS = (bool, int, float, complex)
 UNIT_TOLERANCE = 1e-2  # of the squared length: the rounding of bfloat16 embeddings
 LONGEST = float(np.sqrt(np.finfo(np.float32).max)) / 2  # the squared distance of two such vectors is a float32
+
+
+def check_array(name: str, value: Any) -> None:
+    """Refuse anything but a NumPy or JAX array of numbers: a list, a text, a tensor of another library."""
+    if not isinstance(value, ARRAYS):
+        kind = type(value)
+        library = "" if kind.__module__ == "builtins" else f"{kind.__module__}."
+        raise R2T2Error(
+            f"{name} is of type {library}{kind.__name__}; give a NumPy or JAX array (numpy.asarray makes one)"
+        )
+    if not jnp.issubdtype(value.dtype, np.generic) or value.dtype.kind in "OSUmM":
+        raise R2T2Error(f"{name} holds {value.dtype}; give an array of numbers, with equally long rows")
+
+
+def check_params(params: Any) -> None:
+    """Refuse a leaf that no compiled program can take: anything but an array or a number."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        if not isinstance(leaf, ARRAYS + NUMBERS):
+            raise R2T2Error(
+                f"params{jax.tree_util.keystr(path)} is of type {type(leaf).__name__}; params holds arrays: keep other "
+                "values in the module of answer_loss"
+            )
+
+
+def tracing_hint(error: Exception) -> str:
+    """The remedy for an error of JAX about values that are unknown while a function is traced; else empty."""
+    if isinstance(error, jax.errors.TracerArrayConversionError):
+        return "NumPy cannot compute with traced arrays: use jax.numpy"
+    if isinstance(error, jax.errors.ConcretizationTypeError | jax.errors.TracerIntegerConversionError):
+        return "no value is known while a function is traced: use jnp.where in place of `if`, and no float() or .item()"
+    return ""
 
 
 def check_finite(name: str, tree: Any) -> None:
@@ -44,16 +77,18 @@ def check_seed(seed: Any) -> None:
     check_whole_number("seed", seed, 0, 2**32 - 1)
 
 
-def check_rows(name: str, tree: Any, rows: int) -> None:
-    """Refuse a leaf whose leading axis is not `rows` long."""
+def check_rows(name: str, tree: Any, rows: int, counted: str = "") -> None:
+    """Refuse a leaf that is no array, or whose leading axis is not `rows` long; `counted` says what has these rows."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        where = f"{name}{jax.tree_util.keystr(path)}"
+        check_array(where, leaf)
         if leaf.ndim == 0 or leaf.shape[0] != rows:
-            where = f"{name}{jax.tree_util.keystr(path)}"
-            raise R2T2Error(f"{where} has shape {leaf.shape}; its leading axis must count the {rows} samples")
+            raise R2T2Error(f"{where} has shape {leaf.shape}; its leading axis must count the {rows} samples{counted}")
 
 
 def check_embeddings(name: str, embeddings: Any) -> None:
     """Refuse anything but a non-empty [rows, M] array of finite unit vectors."""
+    check_array(name, embeddings)
     if embeddings.ndim != 2:
         raise R2T2Error(f"{name} have shape {embeddings.shape}; they must be [rows, M]")
     if embeddings.shape[0] == 0:
@@ -77,12 +112,21 @@ def check_squares(name: str, vectors: Any) -> None:
         )
 
 
+def shape_hint(shape: tuple[int, ...]) -> str:
+    """What an array in place of routing weights [rows, L, E] probably is, by its number of axes."""
+    if len(shape) == 4:
+        return ". For gates per token, average them over the tokens (without padding)"
+    return ". For a model with one routed layer, insert its axis: routing[:, None]" if len(shape) == 2 else ""
+
+
 def check_routing(name: str, spec: RoutingSpec, routing: Any, support: Any | None = None) -> None:
     """Refuse routing that is not [rows, L, E], not finite, or non-zero outside the support."""
+    check_array(name, routing)
     if routing.ndim != 3 or tuple(routing.shape[1:]) != spec.shape:
         layers, experts = spec.shape
         raise R2T2Error(
             f"{name} has shape {routing.shape}; this model needs [rows, {layers} layers, {experts} experts]"
+            f"{shape_hint(routing.shape)}"
         )
     if not jnp.issubdtype(routing.dtype, np.floating):
         raise R2T2Error(f"{name} holds {routing.dtype}; convert routing weights to float32")
@@ -101,7 +145,13 @@ def check_routing(name: str, spec: RoutingSpec, routing: Any, support: Any | Non
         )
 
 
-def check_weights(name: str, routing: Any, spec: RoutingSpec | None, as_recorded: bool = False) -> None:
+def check_weights(
+    name: str,
+    routing: Any,
+    spec: RoutingSpec | None,
+    as_recorded: bool = False,
+    remedy: str = "build or import the bank again",
+) -> None:
     """Refuse stored routing weights [rows, L, E] that are not finite or, of a known structure, no shares.
 
     With a `spec`, weights lie in 0..1, are not all zero in a single layer, and those of a group sum to at most one:
@@ -123,5 +173,5 @@ def check_weights(name: str, routing: Any, spec: RoutingSpec | None, as_recorded
         shown = ", ".join(f"{value:.3g}" for value in weights[row, layer][:8])
         raise R2T2Error(
             f"{name} holds weights that are negative, all zero or sum to more than one: "
-            f"[{shown}] in row {row}, layer {layer}; build or import the bank again"
+            f"[{shown}] in row {row}, layer {layer}; {remedy}"
         )

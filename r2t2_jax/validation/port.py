@@ -16,16 +16,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend import core
 from jaxtyping import Array, Bool, Float, Int
 
 from r2t2_jax.contract import Answer, Features, Port, Sample, check_methods, support_of
+from r2t2_jax.costs.jaxpr import depends_on_first_input
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.functional.arrays import loss_depends_on_routing, losses_at_weights
 from r2t2_jax.method.forward import encode_batch, generate_batch
 from r2t2_jax.plugins import PORTS, entries
 from r2t2_jax.routing import Routing
-from r2t2_jax.runtime.checks import check_embeddings, check_finite, check_rows, check_weights
+from r2t2_jax.runtime.checks import check_embeddings, check_finite, check_rows, check_weights, tracing_hint
 
 DISTRIBUTION = "r2t2-jax"
 TRACED_SAMPLES = 2
@@ -96,7 +96,9 @@ def _run(probe: _Probe, checks: dict[str, Callable[[_Probe], str]]) -> list[Chec
             return [*results, CheckResult(name, "", str(error))]
         except Exception as error:
             reason = next(iter(str(error).strip().splitlines()), "no message")
-            return [*results, CheckResult(name, "", f"{name} fails with {type(error).__name__}: {reason}")]
+            hint = tracing_hint(error)
+            text = f"{name} fails with {type(error).__name__}: {reason}" + (f"; {hint}" if hint else "")
+            return [*results, CheckResult(name, "", text)]
     return results
 
 
@@ -234,12 +236,19 @@ def _answer_loss(probe: _Probe) -> str:
         return "not checked, the questions have no answers"
     answer, params = _first(probe.labels), probe.port.params
     for weights in (probe.weights, None):
-        loss = jax.eval_shape(lambda p, f, w: probe.loss(p, f, w, answer), params, probe.features, weights)
+        try:
+            loss = jax.eval_shape(probe.loss, params, probe.features, weights, answer)
+        except (AttributeError, TypeError) as error:
+            if weights is not None:
+                raise
+            raise R2T2Error(
+                f"answer_loss fails with routing=None, which stands for the gate's own weights ({error})"
+            ) from error
         if getattr(loss, "shape", None) != ():
             raise R2T2Error(
                 f"answer_loss returns {_shapes(loss)}; it must return one number, the mean over the answer's tokens"
             )
-    traced = jax.make_jaxpr(lambda w, p, f: probe.loss(p, f, w, answer))(probe.weights, params, probe.features)
+    traced = jax.make_jaxpr(lambda w, p, f, a: probe.loss(p, f, w, a))(probe.weights, params, probe.features, answer)
     if not depends_on_first_input(traced.jaxpr):
         raise R2T2Error(
             "answer_loss does not depend on the routing weights: it never reads them. Pass `routing` on to the layers, "
@@ -282,7 +291,8 @@ def _as_answer(probe: _Probe) -> str:
 def _routing_weights(probe: _Probe) -> str:
     features, routing = probe.encoded
     check_finite("features", features)
-    check_weights("route", routing, probe.port.model.spec)
+    remedy = "route must return shares of the experts, such as the softmax of the gate's logits"
+    check_weights("route", routing, probe.port.model.spec, remedy=remedy)
     outside = (routing != 0) & ~probe.support
     if outside.any():
         raise R2T2Error("route gives weight to experts outside the support")
@@ -299,7 +309,8 @@ def _dependence(probe: _Probe) -> str:
             "of them, at equal weights and at single experts"
         )
     answer, first = _first(probe.labels), jax.tree.map(jnp.asarray, _first(features))
-    slope = jax.jit(jax.grad(lambda w: probe.loss(probe.port.params, first, w, answer)))(jnp.asarray(routing[0]))
+    slope_of = jax.jit(jax.grad(lambda w, p, f, a: probe.loss(p, f, w, a)))
+    slope = slope_of(jnp.asarray(routing[0]), probe.port.params, first, answer)
     if not np.asarray(slope).any():
         return "changes with the weights, but its gradient is zero: use the atlas, gradient descent does not move"
     return "changes with the routing weights"
@@ -308,7 +319,8 @@ def _dependence(probe: _Probe) -> str:
 def _decode(probe: _Probe) -> str:
     texts = probe.port.processor.decode(probe.answered)
     if len(texts) != len(probe.samples) or not all(isinstance(text, str) for text in texts):
-        raise R2T2Error(f"decode returns {texts!r:.80}; it must return one text per row of tokens")
+        shown = " ".join(f"{texts!r:.80}".split())
+        raise R2T2Error(f"decode returns {shown}; it must return one text per row of tokens")
     return ", ".join(repr(text[:20]) for text in texts[:3])
 
 
@@ -398,27 +410,3 @@ def _shapes(tree: Any) -> str:
         return texts[""]
     shown = [f"{name}: {text}" for name, text in list(texts.items())[:SHOWN_LEAVES]]
     return "{" + ", ".join(shown + ["..."] * (len(texts) > SHOWN_LEAVES)) + "}"
-
-
-def depends_on_first_input(jaxpr: core.Jaxpr, inputs: Sequence[bool] | None = None) -> bool:
-    """Whether an output of a jaxpr can depend on its first input (or on those marked in `inputs`).
-
-    Bodies of jit are followed; other nested programs count as reading all of their operands.
-    """
-    return any(_dependent_outputs(jaxpr, inputs or [True] + [False] * (len(jaxpr.invars) - 1)))
-
-
-def _dependent_outputs(jaxpr: core.Jaxpr, inputs: Sequence[bool]) -> list[bool]:
-    reached = {var for var, marked in zip(jaxpr.invars, inputs, strict=True) if marked}
-
-    def marked(variable: Any) -> bool:
-        return not isinstance(variable, core.Literal) and variable in reached
-
-    for equation in jaxpr.eqns:
-        operands = [marked(variable) for variable in equation.invars]
-        if not any(operands):
-            continue
-        inner = equation.params.get("jaxpr") if equation.primitive.name in ("jit", "pjit") else None
-        outputs = _dependent_outputs(inner.jaxpr, operands) if inner is not None else [True] * len(equation.outvars)
-        reached |= {variable for variable, out in zip(equation.outvars, outputs, strict=True) if out}
-    return [marked(variable) for variable in jaxpr.outvars]

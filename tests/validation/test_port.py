@@ -38,6 +38,10 @@ class Slip(ToyModel):
 
     def answer_loss(self, params: Any, features: Any, routing: Any, answer: Any) -> Any:
         loss = super().answer_loss(params, features, None if self.slip == "ignores" else routing, answer)
+        if self.slip == "none" and routing.values is not None:
+            return loss
+        if self.slip == "numpy":
+            return np.log(np.asarray(loss))
         if self.slip == "times zero" and routing is not None:
             return super().answer_loss(params, features, None, answer) + 0 * routing.values.sum()
         return jnp.stack([loss] * 3) if self.slip == "vector" else loss
@@ -92,8 +96,15 @@ class Long(ToyEmbedder):
         return 2 * super().embed(texts)
 
 
+class Lists(ToyProcessor):
+    """A processor whose inputs are lists."""
+
+    def prepare(self, params: Any, samples: Any) -> Any:
+        return {"gate": [0] * len(samples)}
+
+
 def port_with(slip: str) -> Port:
-    parts = {"shifted": Shifted(), "of the batch": OfTheBatch(), "rows": Rows()}
+    parts = {"shifted": Shifted(), "of the batch": OfTheBatch(), "rows": Rows(), "lists": Lists()}
     port = dataclasses.replace(toy(), model=Slip(slip=slip), processor=parts.get(slip, ToyProcessor()))
     return dataclasses.replace(port, embedder=Long()) if slip == "long vectors" else port
 
@@ -110,6 +121,9 @@ TRACED = [
     ("support of floats", "support returns float32; it must return true"),
     ("support of one", r"support returns \[2, 3\] for the features of 2 samples"),
     ("ignores", "answer_loss does not depend on the routing weights: it never reads them"),
+    ("none", "answer_loss fails with routing=None, which stands for the gate's own weights .*'NoneType'"),
+    ("numpy", "answer_loss fails with TracerArrayConversionError: .*; NumPy cannot .* traced arrays: use jax.numpy"),
+    ("lists", r"prepare: inputs\['gate'\]\[0\] is of type int; give a NumPy or JAX array"),
     ("vector", r"answer_loss returns float32\[3\]; it must return one number"),
     ("odds", r"generate returns float32\[2\]; it must return the tokens of one answer"),
     ("long", "generate returns 4 tokens; max_new_tokens is 2"),
@@ -130,7 +144,7 @@ def test_a_slip_is_named_without_running_the_model(slip: str, cause: str) -> Non
 @pytest.mark.parametrize(
     ("slip", "cause"),
     [
-        ("negative", "route holds weights that are negative"),
+        ("negative", "route must return shares of the experts, such as the softmax of the gate's logits"),
         ("times zero", "answer_loss does not depend on the routing weights: the loss is the same at"),
         ("shifted", "as answer_ids reads its text: both must give the same tokens"),
         ("of the batch", "differ between a batch of one and one of 3"),
@@ -159,6 +173,12 @@ def test_an_error_in_a_method_is_named_with_the_method() -> None:
 
     last = check_shapes(dataclasses.replace(toy(), processor=Failing()), SAMPLES)[-1]
     assert last.problem == "prepare fails with KeyError: 'pixels'"
+
+
+def test_a_port_may_have_parameters_in_numpy() -> None:
+    port = toy()
+    indexed = dataclasses.replace(port, params=jax.tree.map(np.asarray, port.params))
+    assert not [check for check in run_checks(indexed, SAMPLES) if check.problem]
 
 
 def test_jit_hides_no_dependence() -> None:
