@@ -1,6 +1,5 @@
 """Imports and dependencies of the package."""
 
-import ast
 import inspect
 import subprocess
 import sys
@@ -8,14 +7,11 @@ import tomllib
 from importlib import metadata
 from pathlib import Path
 
-import pytest
-from filelock import lock_descriptor
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 import r2t2_jax
-from r2t2_jax.runs import atomic_io
 
 ROOT = Path(__file__).parent.parent
 HEAVY = ("flax", "orbax", "matplotlib", "tensorflow_datasets", "torch", "transformers", "tensorflow", "scann")
@@ -59,43 +55,6 @@ def test_public_functions_name_their_arguments() -> None:
     for function in filter(inspect.isfunction, functions):
         kinds = {parameter.kind for parameter in inspect.signature(function).parameters.values()}
         assert not kinds & {inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL}, function
-
-
-POSIX_ONLY = {"fcntl", "grp", "pwd", "resource", "termios"}
-POSIX_CALLS = {"fork", "getuid", "pread", "pwrite", "sysconf"}
-
-
-def test_no_module_needs_what_windows_lacks() -> None:
-    for path in [*(ROOT / "r2t2_jax").rglob("*.py"), *(ROOT / "ports").rglob("*.py")]:
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            imported = [alias.name for alias in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
-            assert not POSIX_ONLY & {*imported, getattr(node, "module", None)}, path
-            if isinstance(node, ast.Attribute) and getattr(node.value, "id", None) == "os":
-                assert node.attr not in POSIX_CALLS, f"{path}: os.{node.attr}"
-
-
-def test_files_and_folders_are_written_where_only_a_file_next_to_them_can_be_locked(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(atomic_io, "WINDOWS", True)
-
-    def write(content: str) -> None:
-        atomic_io.atomic_write(tmp_path / "file", lambda draft: draft.write_text(content))
-        atomic_io.atomic_folder(tmp_path / "folder", lambda draft: (draft / "part").write_text(content))
-
-    write("first")
-    abandoned = tmp_path / f"{atomic_io.OWN}00000000-file"
-    abandoned.write_text("half")
-    (tmp_path / f"{atomic_io.OWN}00000001-file{atomic_io.LOCK_FILE}").touch()
-    busy = tmp_path / f"{atomic_io.OWN}00000002-file"
-    busy.write_text("half")
-    with open(f"{busy}{atomic_io.LOCK_FILE}", "w") as lock:
-        assert lock_descriptor(lock.fileno(), blocking=False)
-        write("second")
-        assert busy.exists() and not abandoned.exists()
-    write("third")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
-    assert (tmp_path / "file").read_text() == (tmp_path / "folder" / "part").read_text() == "third"
 
 
 def test_both_packages_are_typed() -> None:

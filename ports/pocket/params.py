@@ -127,4 +127,4 @@ def write_weights(
     digest = hashlib.sha256(packed.getvalue()).hexdigest()
     described = {"config": asdict(config), "words": words, "sha256": digest, "fingerprint": digest[:8], **facts}
     (folder / "weights.npz").write_bytes(packed.getvalue())
-    (folder / "model.json").write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
+    (folder / "model.json").write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8", newline="\n")

@@ -152,7 +152,7 @@ def write_sparse(folder: Path, config: QwenVLConfig, params: Any, **facts: Any) 
     (folder / "weights.npz").write_bytes(packed.getvalue())
     digest = hashlib.sha256(packed.getvalue()).hexdigest()
     described = {"config": asdict(config), "sha256": digest, **facts}
-    (folder / "model.json").write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
+    (folder / "model.json").write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8", newline="\n")
 
 
 def load_sparse(variant: str, embedder: Embedder) -> Port:

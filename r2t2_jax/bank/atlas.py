@@ -148,7 +148,7 @@ def save_atlas(atlas: Atlas, folder: Path, settings: dict[str, Any]) -> None:
         for name, array in {"points": atlas.points, "losses": atlas.losses, "slopes": atlas.slopes}.items():
             if array is not None:
                 np.save(draft / f"{name}.npy", array)
-        (draft / "ids.json").write_text(json.dumps(atlas.ids) + "\n", encoding="utf-8")
+        (draft / "ids.json").write_text(json.dumps(atlas.ids) + "\n", encoding="utf-8", newline="\n")
         description = {
             "schema": SCHEMA,
             "model": atlas.model_fingerprint,
@@ -160,7 +160,7 @@ def save_atlas(atlas: Atlas, folder: Path, settings: dict[str, Any]) -> None:
             "made": settings,
             "files": {path.name: asdict(digest(path)) for path in sorted(draft.iterdir())},
         }
-        (draft / "atlas.json").write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
+        (draft / "atlas.json").write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8", newline="\n")
 
     try:
         atomic_folder(folder, write)

@@ -172,7 +172,7 @@ class Manifest:
         content = {"schema": SCHEMA} | asdict(self)
         content["checksum"] = _checksum(content)
         text = json.dumps(content, indent=2, allow_nan=False)
-        (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
+        (folder / MANIFEST).write_text(text + "\n", encoding="utf-8", newline="\n")
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -93,7 +93,7 @@ class Answer:
         if self.html:
             from r2t2_jax.runs.atomic_io import atomic_write
 
-            atomic_write(self.html, lambda draft: draft.write_text(as_page(prediction), encoding="utf-8"))
+            atomic_write(self.html, lambda draft: draft.write_text(as_page(prediction), encoding="utf-8", newline="\n"))
             if not self.json:
                 print(f"Wrote {self.html}.")
 

@@ -322,7 +322,7 @@ class BankInspect:
             print(inspection_text(title, inspection, leakage, atlas))
         if self.html:
             text = inspection_page(title, inspection, leakage, atlas)
-            atomic_write(self.html, lambda draft: draft.write_text(text, encoding="utf-8"))
+            atomic_write(self.html, lambda draft: draft.write_text(text, encoding="utf-8", newline="\n"))
             if not self.json:
                 print(f"\nWrote {self.html}.")
         return 1 if leakage is not None and leakage.leaks else 0

@@ -103,7 +103,7 @@ class AuxBuild:
     interruption the same command resumes the work. Load MoAI with the store as moai:DIR,aux=STORE. The models need the
     extra `aux` and download their weights on first use.
 
-    Example: r2t2 aux build --data questions.jsonl --out out/aux
+    Example: r2t2 aux build --data questions.jsonl --out out/aux_records
     """
 
     data: Sets
@@ -164,7 +164,7 @@ class AuxImport:
     The file has one line per sample, with names or with the fields of a result of PSGTr; ports/moai/README.md describes
     both. No model runs. Records that are in the store already get the part that they lack.
 
-    Example: r2t2 aux import --scene-graphs psgtr.jsonl --data questions.jsonl --out out/aux
+    Example: r2t2 aux import --scene-graphs psgtr.jsonl --data questions.jsonl --out out/aux_records
     """
 
     scene_graphs: Path
@@ -235,7 +235,7 @@ class ShowDataset:
             notes.append(f"{source.title}. License: {source.license}. {source.home}")
         page = contact_sheet(self.name, notes, samples, images)
         try:
-            atomic_write(out, lambda draft: draft.write_text(page, encoding="utf-8"))
+            atomic_write(out, lambda draft: draft.write_text(page, encoding="utf-8", newline="\n"))
         except OSError as error:
             raise R2T2Error(f"cannot write {out}: {error.strerror}") from error
         print_result(self.json, {"page": out, "questions": [sample.id for sample in samples]}, f"Wrote {out}.")

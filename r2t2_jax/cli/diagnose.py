@@ -124,7 +124,7 @@ class Diagnose:
                 print(f"\nWrote {self.out}.")
         if self.html:
             page = diagnosis_page(title, diagnosis, audit)
-            atomic_write(self.html, lambda draft: draft.write_text(page, encoding="utf-8"))
+            atomic_write(self.html, lambda draft: draft.write_text(page, encoding="utf-8", newline="\n"))
             if not self.json:
                 print(f"\nWrote {self.html}.")
         helps = audit is not None and audit.verdict == "better" if diagnosis is None else diagnosis.helps

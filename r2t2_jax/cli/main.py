@@ -43,6 +43,10 @@ FAILED, INTERRUPTED, PIPE_CLOSED, TERMINATED = 2, 130, 141, 143  # the codes of 
 
 ASCII = str.maketrans(
     {"→": "->", "←": "<-", "−": "-", "–": "-", "±": "+-", "×": "x", "·": ".", "…": "...", "≥": ">=", "≤": "<="}
+    | dict.fromkeys("─━═", "-")
+    | dict.fromkeys("│┃║", "|")
+    | dict.fromkeys("┼╋┌┐└┘├┤┬┴", "+")
+    | dict.fromkeys("█▉▊▋▌▍▎▏", "#")
 )
 OWN_ESCAPE = r"\x1b\[(?:[\d;]*m|\d*[ABCDGK]|\?25[hl])"  # colors, and the cursor of progress bars
 CONTROL = re.compile(rf"({OWN_ESCAPE})|([\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069])")

@@ -218,7 +218,7 @@ def host_memory() -> int:
     size = int(psutil.virtual_memory().total)
     for path in LIMITS:
         try:
-            size = min(size, int(path.read_text()))
+            size = min(size, int(path.read_text(encoding="ascii")))
         except (OSError, ValueError):  # no such file, or "max"
             continue
     return size

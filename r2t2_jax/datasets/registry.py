@@ -50,7 +50,12 @@ def load_dataset(name: str, split: str = "", n: int | None = None, seed: int = 0
     elif name in registered(GROUP):
         samples = find(GROUP, name, "dataset")(split or DEFAULT_SPLIT, n, seed)
     elif name.endswith((".json", ".csv", ".tsv", ".parquet")):
-        raise R2T2Error(f"{name}: questions are read from .jsonl files, one object per line (docs/datasets.md)")
+        lines = "import json; [print(json.dumps(row)) for row in json.load(open(0))]"
+        remedy = (
+            f'; a JSON list becomes such a file by: python -c "{lines}" < {name} > {Path(name).with_suffix(".jsonl")}'
+        )
+        problem = f"{name}: questions are read from .jsonl files, one object per line (docs/datasets.md)"
+        raise R2T2Error(problem + remedy * name.lower().endswith(".json"))
     else:
         raise R2T2Error(
             f"unknown dataset {name!r};{_guess(name)} known: {', '.join(known_datasets())}, and .jsonl files"

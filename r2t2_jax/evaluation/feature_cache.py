@@ -249,7 +249,7 @@ class BankArrays:
             origin=None,
             atlas=atlas,
         )
-        saved = {str(path.relative_to(folder)): path.read_bytes() for path in files if folder}
+        saved = {path.relative_to(folder).as_posix(): path.read_bytes() for path in files if folder}
         return cls(plain, samples, saved, workers)
 
     def open(self, port: Port) -> ReferenceBank:

@@ -57,7 +57,7 @@ def export_lmms_eval(saved: SavedRun, out: Path) -> list[Path]:
     def write(draft: Path) -> None:
         for name, content in files.items():
             (draft / name).parent.mkdir(parents=True, exist_ok=True)
-            (draft / name).write_text(content, encoding="utf-8")
+            (draft / name).write_text(content, encoding="utf-8", newline="\n")
 
     try:
         atomic_folder(out, write)

@@ -72,7 +72,7 @@ def write_report(run_folder: Path | str, out: Path | str | None = None, png: boo
     try:
         if files:
             atomic_folder(folder, lambda draft: _write_files(draft, files))
-        atomic_write(path, lambda draft: draft.write_text(page, encoding="utf-8"))
+        atomic_write(path, lambda draft: draft.write_text(page, encoding="utf-8", newline="\n"))
     except OSError as error:
         raise R2T2Error(f"cannot write the report {path}: {error.strerror or error}") from error
     return path

@@ -33,7 +33,7 @@ def write_table(folder: Path, result: Mapping[str, Any]) -> None:
 
 
 def _write(text: str, draft: Path) -> None:
-    draft.write_text(text, encoding="utf-8")
+    draft.write_text(text, encoding="utf-8", newline="\n")
 
 
 def read_table(folder: Path, name: str) -> dict[str, Any]:

@@ -38,7 +38,7 @@ def write_index(path: Path, kind: str, index: Index, facts: Mapping[str, Any]) -
     """Write `index.json`, as the last file: an index that has it is complete."""
     path.mkdir(parents=True, exist_ok=True)
     content = {"kind": kind, "metric": index.metric, "embeddings": sample_digest(index.embeddings), **facts}
-    (path / FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    (path / FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8", newline="\n")
 
 
 def read_index(path: Path, embeddings: Float[np.ndarray, "N M"] | Float[Array, "N M"]) -> dict[str, Any]:

@@ -55,7 +55,7 @@ def write_rows(samples: Iterator[SampleRoutes], kind: str, out: Path) -> int:
 
     def write(draft: Path) -> None:
         nonlocal count
-        with draft.open("w", encoding="utf-8") as file:
+        with draft.open("w", encoding="utf-8", newline="\n") as file:
             for sample in samples:
                 file.write(json.dumps(_response(sample, kind)) + "\n")
                 count += 1

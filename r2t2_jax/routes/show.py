@@ -194,7 +194,7 @@ def _write(out: Path, tables: Mapping[str, pa.Table], page_name: str, page: str)
             write_table(draft / f"{name}.parquet", table)
             write_csv(draft / f"{name}.csv", table)
         if page:
-            (draft / page_name).write_text(page, encoding="utf-8")
+            (draft / page_name).write_text(page, encoding="utf-8", newline="\n")
 
     with reraise_oserror(f"cannot write {out}"):
         atomic_folder(out, write)

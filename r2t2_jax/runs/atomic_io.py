@@ -84,7 +84,7 @@ def atomic_folder(path: Path, write: Callable[[Path], Any]) -> None:
 def publish_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON file atomically; raises `ValueError` on NaN and infinity."""
     text = json.dumps(content, indent=2, allow_nan=False) + "\n"
-    atomic_write(path, lambda draft: draft.write_text(text, encoding="utf-8"))
+    atomic_write(path, lambda draft: draft.write_text(text, encoding="utf-8", newline="\n"))
 
 
 def check_only_own(folder: Path, own: Callable[[str], bool], content: str, required: Collection[str] = ()) -> None:

@@ -159,7 +159,7 @@ class Timings:
         self._write(json.dumps(line) + "\n")
 
     def _write(self, text: str) -> None:
-        with self._path.open("a", encoding="utf-8") as file:
+        with self._path.open("a", encoding="utf-8", newline="\n") as file:
             file.write(text)
 
 

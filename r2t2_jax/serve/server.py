@@ -182,9 +182,17 @@ async def _serve(server: Server, service: Service, bound: socket.socket) -> None
         server.should_exit = True
 
     if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, stop)
+        _on_signals(asyncio.get_running_loop(), stop)
     await server.serve(sockets=[bound])
+
+
+def _on_signals(loop: asyncio.AbstractEventLoop, stop: Callable[[], None]) -> None:
+    """Call `stop` in the loop on SIGTERM and SIGINT."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        try:
+            loop.add_signal_handler(number, stop)
+        except NotImplementedError:  # the loop of Windows
+            signal.signal(number, lambda *_: loop.call_soon_threadsafe(stop))
 
 
 def run_server(settings: Settings) -> None:

@@ -250,5 +250,5 @@ def write_steering(path: Path, rules: Sequence[Mapping[str, Any]], about: str) -
     parse_steering({"steering": FORMAT, "about": about, "rules": list(rules)}, str(path))
     lines = ",\n".join(f"  {json.dumps(rule)}" for rule in rules)
     text = f'{{\n "steering": {FORMAT},\n "about": {json.dumps(about)},\n "rules": [\n{lines}\n ]\n}}\n'
-    atomic_write(path, lambda draft: draft.write_text(text, encoding="utf-8"))
+    atomic_write(path, lambda draft: draft.write_text(text, encoding="utf-8", newline="\n"))
     return read_steering(path)

@@ -114,11 +114,11 @@ def test_a_researcher_gets_a_table_from_the_released_folders(
             assert main(words) == 0, (words, capsys.readouterr().err)
         assert not caught, [str(warning.message) for warning in caught]
         printed[" ".join(words[:2])] = capsys.readouterr().out
-    assert "Added records of 1 images to aux; it has 8" in printed["aux build"]
+    assert "Added records of 1 images to aux_records; it has 8" in printed["aux build"]
     described = json.loads(Path("models/mova/model.json").read_text())
     assert described["config"]["high_mean"] == [0.5, 0.4, 0.3] and described["dtype"] == ["bfloat16"]
     assert described["unknown_fields"] == {} and not [file for file in described["inputs"] if "experts" in file]
-    for model, name in (("moai", "moai:models/moai,aux=aux"), ("mova", "mova:models/mova")):
+    for model, name in (("moai", "moai:models/moai,aux=aux_records"), ("mova", "mova:models/mova")):
         run = open_run(Path("out") / model)
         assert [entry["benchmark"] for entry in run.summary["models"].values()] == ["mmbench", "gqa", "scienceqa"]
         assert all(list(entry["strategies"]) == STRATEGIES for entry in run.summary["models"].values())

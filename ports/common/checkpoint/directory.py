@@ -151,7 +151,7 @@ def write_model_directory(
             parameters=_described(parameters, pieces),
             checkpoint=_sizes(folder / CHECKPOINT),
         )
-        (folder / DESCRIPTION).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        (folder / DESCRIPTION).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8", newline="\n")
 
     with bar, single_error_report():
         _publish(Path(os.path.abspath(destination)), write)
@@ -218,7 +218,7 @@ def _described(parameters: Stored, pieces: Mapping[str, list[int]]) -> dict[str,
 
 def _sizes(folder: Path) -> dict[str, int]:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): path.stat().st_size for path in files}
+    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
 
 
 def _check_space(destination: Path, size: int) -> None:

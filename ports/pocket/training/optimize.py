@@ -53,7 +53,7 @@ class StageFolder:
             raise SystemExit(
                 f"{self.folder} contains the stages of another recipe; choose another --work folder or delete this one"
             )
-        label.write_text(self.recipe, encoding="utf-8")
+        label.write_text(self.recipe, encoding="utf-8", newline="\n")
         return self
 
     def stage(self, name: str, make: Callable[[Path], Tree], like: Tree) -> Tree:
