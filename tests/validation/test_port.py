@@ -96,6 +96,16 @@ class Long(ToyEmbedder):
         return 2 * super().embed(texts)
 
 
+class Endless(Shifted):
+    """A processor of a model whose answers never end: their text has as many words as there are tokens."""
+
+    def decode(self, tokens: Any) -> Any:
+        return [" ".join([text] * tokens.shape[1]) for text in super().decode(tokens)]
+
+    def answer_ids(self, answers: Any) -> Any:
+        return super().answer_ids([answer.split()[0] for answer in answers])
+
+
 class Lists(ToyProcessor):
     """A processor whose inputs are lists."""
 
@@ -104,7 +114,7 @@ class Lists(ToyProcessor):
 
 
 def port_with(slip: str) -> Port:
-    parts = {"shifted": Shifted(), "of the batch": OfTheBatch(), "rows": Rows(), "lists": Lists()}
+    parts = {"shifted": Shifted(), "of the batch": OfTheBatch(), "rows": Rows(), "lists": Lists(), "endless": Endless()}
     port = dataclasses.replace(toy(), model=Slip(slip=slip), processor=parts.get(slip, ToyProcessor()))
     return dataclasses.replace(port, embedder=Long()) if slip == "long vectors" else port
 
@@ -173,6 +183,12 @@ def test_an_error_in_a_method_is_named_with_the_method() -> None:
 
     last = check_shapes(dataclasses.replace(toy(), processor=Failing()), SAMPLES)[-1]
     assert last.problem == "prepare fails with KeyError: 'pixels'"
+
+
+def test_an_answer_that_is_cut_is_no_slip() -> None:
+    results = {check.name: check for check in run_checks(port_with("endless"), SAMPLES)}
+    assert results["round trip"].result == "not checked, the answers are longer than max_new_tokens, 2"
+    assert not [check for check in results.values() if check.problem]
 
 
 def test_a_port_may_have_parameters_in_numpy() -> None:
