@@ -346,7 +346,8 @@ def _round_trip(probe: _Probe) -> str:
         row = int(cut.argmin())
         raise R2T2Error(
             f"the answer {texts[row]!r} has loss {first[row]:.4g} as generated tokens (as_answer) and "
-            f"{second[row]:.4g} as answer_ids reads its text: both must give the same tokens, end-of-turn token and mask included"
+            f"{second[row]:.4g} as answer_ids reads its text: both must give the same tokens, end-of-turn token and "
+            "mask included"
         )
     if different.any():
         return f"{int((~different).sum())} of {len(texts)} answers have the same loss as text and as tokens"
