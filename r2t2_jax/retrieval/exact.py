@@ -84,7 +84,7 @@ def sample_digest(embeddings: Float[np.ndarray, "N M"] | Float[Array, "N M"]) ->
 
 AXIS = "data"
 QUERIES, ROWS = 256, 1 << 14  # of one block of scores: 16 MiB
-HOST = 4  # on a CPU, times as many queries and part of the rows: BLAS rearranges both once for the other; 16 MiB
+HOST = 4, 2  # on a CPU: times the queries and part of the rows, 32 MiB; BLAS rearranges both once for each other
 SPARE = 16  # candidates beyond k, so that rounding does not decide
 TIE = 2e-6  # of the largest score: scores this close may be equal vectors, rounded apart
 EQUAL = 1e-6  # scores this close may be equal as well
@@ -146,7 +146,7 @@ class ExactIndex:
         check_search(self, queries, k)
         queries, size = np.asarray(queries, np.float32), QUERIES
         if mesh is None and self._on_host:
-            size *= HOST
+            size *= HOST[0]
             search = partial(self._search_host, k=k)
         else:
             embeddings = self.embeddings if mesh is None else _shard(self.embeddings, mesh)
@@ -171,7 +171,7 @@ class ExactIndex:
 
     def _search_host(self, queries: Float[np.ndarray, "B M"], k: int) -> Hits:
         """The k nearest rows of each query, by numpy."""
-        pairs = self._host_scores.candidates(queries, k, ROWS // HOST)
+        pairs = self._host_scores.candidates(queries, k, ROWS // HOST[1])
         distance = pair_distances(self.metric, queries, self._host_rows, pairs.query, pairs.row)
         place = np.arange(len(pairs.query)) - np.searchsorted(pairs.query, pairs.query)  # of a pair in its query
         shape = len(queries), max(k, int(place.max(initial=0)) + 1)
@@ -310,7 +310,7 @@ def _on_each_device(mesh: Mesh, propose: partial) -> jax.stages.Wrapped:
     )
 
 
-NUMBERS = 1 << 14  # compared at a time: 300 KiB stay in the cache
+NUMBERS = 1 << 15  # compared at a time: 640 KiB stay in the cache
 
 
 def distances(
