@@ -10,6 +10,7 @@ from typing import Any
 
 from fastapi import Request
 from fastapi.responses import JSONResponse
+from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -54,7 +55,8 @@ class Access:
 
 class BoundedHttp(HttpToolsProtocol):
     """Uvicorn's protocol on llhttp, which bounds no part of a request: status 400 for one whose parts besides the body
-    (address, headers, trailers, framing of chunks) are larger than `MAX_HEAD`.
+    (address, headers, trailers, framing of chunks) are larger than `MAX_HEAD`. A request that offers another protocol,
+    as Java's clients offer HTTP/2, is answered as one that does not: llhttp would skip its body.
     """
 
     _head = 0  # bytes of address, headers and trailers of the request so far
@@ -65,12 +67,37 @@ class BoundedHttp(HttpToolsProtocol):
         for start in range(0, len(data), MAX_HEADERS):
             piece = data[start : start + MAX_HEADERS]
             self._pending += len(piece)
-            super().data_received(piece)
+            self._feed(piece)
             if self.transport.is_closing():
                 return
             if self._pending > MAX_HEAD:
                 self.send_400_response("The request has a part that is too large.")
                 return
+
+    def _feed(self, data: bytes) -> None:
+        self._unset_keepalive_if_required()
+        try:
+            self.parser.feed_data(data)
+        except HttpParserError:
+            self.send_400_response("Invalid HTTP request received.")
+        except HttpParserUpgrade as offer:
+            if self.scope is None or self.parser.get_method() == b"CONNECT":
+                self.send_400_response("Other protocols than HTTP are not supported.")
+                return
+            head = self._head_without_offer()
+            self.parser = HttpRequestParser(self)
+            self._feed(head + data[offer.args[0] :])
+
+    def _head_without_offer(self) -> bytes:
+        """The head of the request without the headers that offer another protocol."""
+        lines = [b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())]
+        for name, value in self.headers:
+            if name == b"connection":
+                options = [option.strip() for option in value.split(b",")]
+                value = b", ".join(option for option in options if option.lower() != b"upgrade")
+            if name != b"upgrade":
+                lines.append(b"%b: %b" % (name, value))
+        return b"\r\n".join([*lines, b"", b""])
 
     def on_message_begin(self) -> None:
         """A request begins."""
@@ -87,6 +114,11 @@ class BoundedHttp(HttpToolsProtocol):
         self._count(len(name) + len(value))
         super().on_header(name, value)
 
+    def on_headers_complete(self) -> None:
+        """The head is complete; one that offers another protocol is parsed again without the offer."""
+        if not self.parser.should_upgrade():
+            super().on_headers_complete()
+
     def on_body(self, body: bytes) -> None:
         """A piece of the body, which `read_body` bounds."""
         self._pending = 0
@@ -95,7 +127,8 @@ class BoundedHttp(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """The request is complete."""
         self._pending = 0
-        super().on_message_complete()
+        if not self.parser.should_upgrade():
+            super().on_message_complete()
 
     def _count(self, size: int) -> None:
         self._head += size

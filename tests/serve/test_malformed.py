@@ -242,6 +242,24 @@ def test_bytes_that_are_not_http_and_headers_without_end_are_refused(live: Live)
         assert b" 400 " in exchange(live, sent), name
 
 
+def test_a_request_that_offers_http2_is_answered_with_its_body(live: Live) -> None:
+    content = changed(r2t2={"strategy": "base", "return": []}, user="u" * 50_000)
+    offer = "connection: Upgrade, HTTP2-Settings\r\nhttp2-settings: AAEAAEAAAAIAAAABAAMAAABk\r\nupgrade: h2c\r\n"
+    head = "POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+    plain = f"{head}content-length: {len(content)}\r\n\r\n".encode() + content
+    offering = f"{head}{offer}content-length: {len(content)}\r\n\r\n".encode() + content
+    with socket.create_connection(("127.0.0.1", live.number), timeout=600) as connection:
+        for sent in (offering, plain, offering):
+            connection.sendall(sent)
+            reply = connection.recv(1 << 16)
+            while b'"r2t2"' not in reply:
+                received = connection.recv(1 << 16)
+                assert received, reply
+                reply += received
+            assert b" 200 " in reply
+    assert b" 400 " in exchange(live, b"CONNECT localhost:80 HTTP/1.1\r\nhost: localhost\r\n\r\n")
+
+
 def test_a_body_in_many_small_chunks_is_read(live: Live) -> None:
     content = changed(r2t2={"strategy": "base", "return": []})
     pieces = [content[start : start + 3] for start in range(0, len(content), 3)]
