@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float
 from tqdm import tqdm
 
-from r2t2_jax.contract import Answer, Features, Inputs, Port, Query, RoutedModel, Sample, support_of
+from r2t2_jax.contract import Answer, Features, Inputs, Port, Query, Sample, support_of
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.method.forward import encode_batch
 from r2t2_jax.runtime.batching import Rows, map_batches, take, threads_at_a_time
@@ -137,10 +137,5 @@ def _task_routing(port: Port, samples: Sequence[Sample]) -> Float[Array, "B L E"
     named = {name for sample in samples for name in sample.experts}
     if not all(sample.experts for sample in samples) or named.isdisjoint(port.model.spec.experts):
         return None
-    return jnp.asarray(np.stack([_one_hot(port.model, tuple(sample.experts)) for sample in samples]))
-
-
-@lru_cache(maxsize=1024)  # the same few sets in every batch
-def _one_hot(model: RoutedModel, experts: tuple[str, ...]) -> Float[np.ndarray, "L E"]:
-    """Equal weight on the named experts in every layer."""
-    return np.asarray(model.spec.one_hot_experts(experts))
+    one_hot = cache(lambda experts: np.asarray(port.model.spec.one_hot_experts(experts)))  # few distinct sets
+    return jnp.asarray(np.stack([one_hot(sample.experts) for sample in samples]))

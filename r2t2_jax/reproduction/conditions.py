@@ -89,7 +89,9 @@ class ConditionEvaluator:
             questions = replace(questions, embeddings=vectors)
         queries = restrict_queries(self.evaluator.port.model.spec, questions.queries, self.condition)
         batch = self.evaluator.prepare_batch(replace(questions, queries=queries), dataset_indices)
-        return _with_neighbors_of_other_families(batch) if self.condition.other_families else batch
+        if self.condition.other_families or self.condition.same_family:
+            return _with_neighbors_by_family(batch, self.condition.same_family)
+        return batch
 
 
 def create_evaluator(
@@ -139,8 +141,11 @@ def restrict_queries(spec: RoutingSpec, queries: Query, condition: Condition) ->
     return queries
 
 
-def _with_neighbors_of_other_families(batch: PreparedBatch) -> PreparedBatch:
-    """The batch with neighbors chosen among the references of other families than the question's."""
+def _with_neighbors_by_family(batch: PreparedBatch, same: bool) -> PreparedBatch:
+    """The batch with neighbors chosen among the references of the question's family, or of the other families.
+
+    A family that has fewer references than a neighborhood gets neighbors among all references.
+    """
     questions, index = batch.questions, batch.neighbors.index
     assert index is not None
     families = np.array([sample.category for sample in questions.samples])
@@ -152,12 +157,15 @@ def _with_neighbors_of_other_families(batch: PreparedBatch) -> PreparedBatch:
             continue
         parts, rows = [], []
         for family in np.unique(families):
-            samples, others = np.flatnonzero(families == family), np.flatnonzero(reference_families != family)
-            if not len(others):
+            samples = np.flatnonzero(families == family)
+            references = np.flatnonzero((reference_families == family) == same)
+            if same and len(references) < (getattr(method.selector, "k", None) or 1):
+                references = np.arange(len(reference_families))
+            if not len(references):
                 raise R2T2Error(f"there is no reference of another family than {family!r}")
-            index_of_others = build_index(np.asarray(index.correct.embeddings)[others])
-            neighbors = select(method.selector, index_of_others, questions.embeddings[samples], batch.keys[samples])
-            parts.append(replace(neighbors, indices=jnp.asarray(others)[neighbors.indices]))
+            family_index = build_index(np.asarray(index.correct.embeddings)[references])
+            neighbors = select(method.selector, family_index, questions.embeddings[samples], batch.keys[samples])
+            parts.append(replace(neighbors, indices=jnp.asarray(references)[neighbors.indices]))
             rows.append(samples)
         order = np.argsort(np.concatenate(rows))
         neighborhoods[name] = jax.tree.map(lambda *leaves, order=order: jnp.concatenate(leaves)[order], *parts)

@@ -82,7 +82,7 @@ def _row_result(data: TableData, row: PlannedRow) -> dict[str, Any]:
     if row.not_run:
         paper = data.table.paper_row(row.spec)
         return {"name": name, **({} if paper is None else {"paper": round(average(paper), 2)}), "not_run": row.not_run}
-    compared = untouched(name, data.names)
+    compared = untouched(row.spec.strategy, data.names)
     index, base = data.names.index(name), data.names.index(compared)
     before, after = data.right(compared), data.right(name)
     return {

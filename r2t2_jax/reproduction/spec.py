@@ -73,6 +73,7 @@ class Condition:
         draw: seed of that choice.
         keep_wrong: incorrectly answered references are also neighbors.
         other_families: only references of other families than the question's are neighbors.
+        same_family: only references of the question's family are neighbors, if it has enough of them.
         start: the starting point r0, the router's weights or uniform weights.
         core_experts: number of experts per group, those with the largest router weights; the others get weight zero.
         last_layers: number of last layers whose weights are optimized; the others keep the router's weights.
@@ -83,6 +84,7 @@ class Condition:
     draw: int = 0
     keep_wrong: bool = False
     other_families: bool = False
+    same_family: bool = False
     start: Literal["router", "uniform"] = "router"
     core_experts: int | None = None
     last_layers: int | None = None
@@ -93,6 +95,8 @@ class Condition:
             raise R2T2Error(f"a share of {self.share} of the references; it must be above 0 and at most 1")
         if self.start not in ("router", "uniform"):
             raise R2T2Error(f"start {self.start!r}; choose router or uniform")
+        if self.other_families and self.same_family:
+            raise R2T2Error("other_families and same_family exclude each other; choose one of them")
         for name in ("core_experts", "last_layers"):
             if (number := getattr(self, name)) is not None and number < 1:
                 raise R2T2Error(f"{name} {number}; it must be at least 1")

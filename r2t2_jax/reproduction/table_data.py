@@ -132,6 +132,11 @@ class TableData:
         """True for questions that a row answers correctly, over all datasets."""
         return np.concatenate([target.right(name) for target in self.targets])
 
+    @cached_property
+    def families(self) -> list[str]:
+        """The family of each question, over all datasets."""
+        return [family for target in self.targets for family in target.families]
+
     def first_value(self, name: str, column: str) -> Any:
         """The value of a column for the first question of a row."""
         return self.targets[0].tables[name][column][0].as_py()

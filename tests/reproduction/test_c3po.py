@@ -28,6 +28,10 @@ class Data:
     def rows(self) -> list[PlannedRow]:
         return [PlannedRow(RowSpec(name, name.partition(",")[0]), label=name) for name in self.names]
 
+    @property
+    def families(self) -> list[str]:
+        return ["size"] * 50 + ["color"] * 50
+
     def right(self, name: str) -> np.ndarray:
         return np.arange(N) < RIGHT[name]
 
@@ -45,5 +49,12 @@ def test_the_oracle_is_compared_with_the_same_descent_on_permuted_labels() -> No
     assert (permuted["gain"][0], permuted["permuted_gain"][0]) == (40.0, 40.0)
     assert permuted["reached"] == {"right": 40 / 60, "permuted": 40 / 80}
     assert "right label for 67 % and the permuted label for 50 %" in result["notes"][1]
+    (by_family,) = result["tables"]
+    assert by_family["head"] == ["family", "n", "base", "oracle", "base_permuted", "oracle_permuted"]
+    assert by_family["rows"] == [
+        ["color", "50", "0.0", "60.0", "0.0", "20.0"],
+        ["size", "50", "80.0", "100.0", "40.0", "100.0"],
+    ]
     without = c3po(Data(["base", "oracle", "uniform"]))
+    assert not without["tables"]
     assert len(without["notes"]) == 1 and "permuted" not in without["numbers"]

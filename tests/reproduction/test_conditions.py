@@ -75,6 +75,21 @@ def test_neighbors_of_other_families_are_correct(port, bank, questions) -> None:
         assert all(record["correct"] and record["category"] != sample.category for record in neighbors)
 
 
+def test_neighbors_of_the_same_family_are_correct_and_of_all_families_if_it_is_too_small(port, bank, questions) -> None:
+    far = dataclasses.replace(questions, embeddings=-questions.embeddings)  # nearest are those of other families
+    families = [sample.category for sample in questions.samples]
+    for condition, same in ((Condition(), False), (Condition(same_family=True), True)):
+        neighborhoods = neighbors_of(prepare(port, bank, far, condition))
+        for family, neighbors in zip(families, neighborhoods, strict=True):
+            assert all(record["correct"] and (record["category"] == family) == same for record in neighbors)
+    few = bank.subsample(6, 0)
+    batch = prepare(port, few, far, Condition(same_family=True))
+    number = len(batch.neighbors.index.correct)
+    assert all(len({record["id"] for record in neighbors}) == 3 for neighbors in neighbors_of(batch)), number
+    with pytest.raises(R2T2Error, match="exclude each other"):
+        Condition(same_family=True, other_families=True)
+
+
 def test_incorrectly_answered_references_are_neighbors_with_keep_wrong(port, bank, questions) -> None:
     batch = prepare(port, bank, questions, Condition(keep_wrong=True))
     assert len(batch.neighbors.index.correct) == 60

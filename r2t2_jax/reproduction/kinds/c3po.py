@@ -43,34 +43,56 @@ def c3po(data: TableData) -> dict[str, Any]:
         f"Worse: {_listed(worse)}."
     ]
     numbers: dict[str, Any] = {"better": better, "worse": worse}
+    tables = []
     if {ORACLE, ORACLE_PERMUTED, BASE_PERMUTED} <= set(data.names):
         numbers["permuted"], note = _label_fitting(data)
         notes.append(note)
-    return {"columns": {"C3PO reports": column} if column else {}, "notes": notes, "numbers": numbers}
+        tables.append(_oracle_by_family(data))
+    columns = {"C3PO reports": column} if column else {}
+    return {"columns": columns, "tables": tables, "notes": notes, "numbers": numbers}
+
+
+def _oracle_by_family(data: TableData) -> dict[str, Any]:
+    """The oracle and its control by family: on two-way answers any label is within reach, on others it need not be."""
+    names = (BASE, ORACLE, BASE_PERMUTED, ORACLE_PERMUTED)
+    families = np.asarray(data.families)
+    rows = []
+    for family in sorted(set(data.families)):
+        members = families == family
+        shares = [f"{100 * data.right(name)[members].mean():.1f}" for name in names]
+        rows.append([family, f"{members.sum():,}", *shares])
+    title = "The oracle by family: right answers in %, and answers that equal the permuted label in %"
+    return {"title": title, "head": ["family", "n", *names], "rows": rows}
 
 
 def _label_fitting(data: TableData) -> tuple[dict[str, Any], str]:
     """The gains of the oracle towards the right and towards permuted labels, and a sentence about them."""
-    right = compare(data.right(BASE), data.right(ORACLE)).times(100)
-    permuted = compare(data.right(BASE_PERMUTED), data.right(ORACLE_PERMUTED)).times(100)
+    right = _gain(data.right(BASE), data.right(ORACLE))
+    permuted = _gain(data.right(BASE_PERMUTED), data.right(ORACLE_PERMUTED))
     reached = {
         "right": _reached(data.right(BASE), data.right(ORACLE)),
         "permuted": _reached(data.right(BASE_PERMUTED), data.right(ORACLE_PERMUTED)),
     }
     note = (
-        f"The oracle raises the share of right answers by {signed(right.gain)} points "
-        f"({signed_interval(right.low, right.high)}). With the label of another question of the family as its target, "
-        f"the same descent raises the share of answers that equal this label by {signed(permuted.gain)} points "
-        f"({signed_interval(permuted.low, permuted.high)}). Of the questions with another answer before, it reaches "
+        f"The oracle changes the share of right answers by {signed(right[0])} points "
+        f"({signed_interval(*right[1:])}). With the label of another question of the family as its target, "
+        f"the same descent changes the share of answers that equal this label by {signed(permuted[0])} points "
+        f"({signed_interval(*permuted[1:])}). Of the questions with another answer before, it reaches "
         f"the right label for {100 * reached['right']:.0f} % and the permuted label for "
         f"{100 * reached['permuted']:.0f} %."
     )
     numbers = {
-        "gain": [right.gain, right.low, right.high],
-        "permuted_gain": [permuted.gain, permuted.low, permuted.high],
+        "gain": right,
+        "permuted_gain": permuted,
         "reached": reached,
     }
     return numbers, note
+
+
+def _gain(before: np.ndarray, after: np.ndarray) -> list[float]:
+    """Gain and its interval in points, rounded as in the rows of the table."""
+    result = compare(before, after).times(100)
+    return [round(value, 2) for value in (result.gain, result.low, result.high)]
 
 
 def _reached(before: np.ndarray, after: np.ndarray) -> float:
