@@ -2,6 +2,7 @@
 out/demo`.
 
 The summary is kept in `benchmarks/results/demo.json` with machine and date; a test compares both pages with it.
+README's row of the sparse model is from `benchmarks/results/sparse.json` (`python -m benchmarks.sparse`).
 """
 
 from __future__ import annotations
@@ -22,9 +23,11 @@ from r2t2_jax.reporting.style import BLACK, BLUE, VERMILLION, new_drawing
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "demo.json"
+SPARSE_RESULTS = ROOT / "benchmarks" / "results" / "sparse.json"
 PICTURE = ROOT / "docs" / "images" / "demo.png"
 COMMAND = "r2t2 demo --out out/demo"
 IN_README = ("base", "ngd_paper", "ngd", "atlas")
+SPARSE_ROWS = {"base": "base", "ngd, R2-T2": "ngd_paper", "ngd, own": "ngd", "atlas": "atlas"}
 
 
 def gates_of(summary: Mapping[str, Any]) -> dict[str, Any]:
@@ -41,20 +44,15 @@ def sparse_table(summary: Mapping[str, Any]) -> str:
     return f"\n{table}\n"
 
 
-def results_table(summary: Mapping[str, Any], strategies: Sequence[str] | None = None) -> str:
-    """A Markdown table with one row per strategy: accuracy, interval, and changes against `base` for every model.
-
-    Args:
-        summary: of a run (`summary.json`).
-        strategies: the rows; all by default.
-    """
+def results_table(summary: Mapping[str, Any]) -> str:
+    """A Markdown table with one row per strategy: accuracy, interval, and changes against `base` for every model."""
     models = gates_of(summary)
     cells = ["strategy", "evaluations per sample"]
     for name in models:
         cells += [f"`{name}`: correct, 95 % interval", "wrong→right / right→wrong"]
     lines = [cells, ["---", "--:", *["--:"] * (2 * len(models))]]
     first = next(iter(models.values()))["strategies"]
-    for name in strategies or first:
+    for name in first:
         row = [f"`{name}`", f"{first[name]['evaluations_per_sample']:g}"]
         for model in models.values():
             result = model["strategies"][name]
@@ -84,12 +82,55 @@ def draw_accuracy(summary: Mapping[str, Any], strategies: Sequence[str]) -> Draw
     return drawing
 
 
-def page_results(recorded: Mapping[str, Any], strategies: Sequence[str] | None = None) -> str:
-    """The table and its origin, as a page shows them."""
+def page_results(recorded: Mapping[str, Any]) -> str:
+    """The table of all strategies and its origin, as docs/demo.md shows them."""
     n = next(iter(recorded["summary"]["models"].values()))["n"]
     origin = f"`{recorded['command']}`, n = {n:,} test questions per model, {recorded['machine']}, {recorded['date']}."
-    sparse = "" if strategies else sparse_table(recorded["summary"])
-    return f"{results_table(recorded['summary'], strategies)}\n\n{origin}\n{sparse}"
+    return f"{results_table(recorded['summary'])}\n\n{origin}\n{sparse_table(recorded['summary'])}"
+
+
+def sparse_strategies(sparse: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+    """The sparse model's rows of C3PO's tables by strategy, and their origin."""
+    rows: dict[str, Any] = {}
+    origins = dict[str, None]()  # ordered, and the same only once
+    for run in sparse["runs"]:
+        for table in run["tables"]:
+            part = table["models"].get(SPARSE, {}).get("c3po")
+            if table["table"] not in ("c3po_methods", "c3po_atlas") or part is None:
+                continue
+            for row in part["rows"]:
+                if row["name"] in SPARSE_ROWS:
+                    rows.setdefault(SPARSE_ROWS[row["name"]], row)
+            origins[f"n = {part['n']:,}, {run['machine']}, {run['date']}"] = None
+    return rows, f"`{SPARSE}`: [C3PO's tables](docs/sparse.md), {'; '.join(origins)}."
+
+
+def readme_results(recorded: Mapping[str, Any], sparse: Mapping[str, Any]) -> str:
+    """README's table, with one row per model, and its origin."""
+    gates = gates_of(recorded["summary"])
+    by_model = {name: model["strategies"] for name, model in gates.items()}
+    rows, sparse_origin = sparse_strategies(sparse)
+    by_model |= {SPARSE: rows} if set(IN_README) <= set(rows) else {}
+    evaluations = {name: next(iter(by_model.values()))[name]["evaluations_per_sample"] for name in IN_README}
+    heads = [f"`{name}`, {number:g} evaluation{'s' * (number > 1)}" for name, number in evaluations.items()]
+    table = [["model", *heads], ["---", *["--:"] * len(heads)]]
+    for model, strategies in by_model.items():
+        cells = []
+        for name in IN_README:
+            row, (low, high) = strategies[name], strategies[name]["ci95"]
+            changes = "" if name == "base" else f"; {row['wrong_to_right']} / {row['right_to_wrong']}"
+            cells.append(f"{100 * row['accuracy']:.1f} % ({100 * low:.1f} to {100 * high:.1f}){changes}")
+        table.append([f"`{model}`", *cells])
+    n = next(iter(gates.values()))["n"]
+    first = f"`{recorded['command']}`, n = {n:,} test questions per model, {recorded['machine']}, {recorded['date']}."
+    lines = ["Correct answers with 95 % interval; wrong→right / right→wrong against `base`.", first, sparse_origin]
+    return "\n".join("| " + " | ".join(line) + " |" for line in table) + "\n\n" + "\n".join(lines) + "\n"
+
+
+def write_readme() -> None:
+    """Write README's table from the recorded numbers."""
+    recorded, sparse = (json.loads(path.read_text(encoding="utf-8")) for path in (RESULTS, SPARSE_RESULTS))
+    write_results(ROOT / "README.md", readme_results(recorded, sparse))
 
 
 def main(run: tyro.conf.Positional[Path], machine: str = "2 CPU cores") -> None:
@@ -98,7 +139,7 @@ def main(run: tyro.conf.Positional[Path], machine: str = "2 CPU cores") -> None:
     date = datetime.date.today().isoformat()
     recorded = {"command": COMMAND, "machine": machine, "date": date, "summary": summary}
     RESULTS.write_text(json.dumps(recorded, indent=1) + "\n", encoding="utf-8")
-    write_results(ROOT / "README.md", page_results(recorded, IN_README))
+    write_readme()
     write_results(ROOT / "docs" / "demo.md", page_results(recorded))
     PICTURE.parent.mkdir(exist_ok=True)
     PICTURE.write_bytes(draw_accuracy(summary, IN_README).png())

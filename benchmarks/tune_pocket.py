@@ -21,7 +21,7 @@ from r2t2_jax.evaluation.encode import encode_questions
 from r2t2_jax.evaluation.tune import Tuning, prepare_tuning, refuse_test, tuned_preset, tuning_plan
 from r2t2_jax.evaluation.tuning_grid import Budget, grid_presets, halving_rounds, sample_order
 from r2t2_jax.method.presets import PAPER
-from r2t2_jax.methods import find_preset, preset_of
+from r2t2_jax.methods import find_preset, preset_of, settings_read
 from r2t2_jax.metrics import get_metric
 from r2t2_jax.plugins import load
 from r2t2_jax.runs.fingerprint import versions
@@ -73,7 +73,7 @@ def main(samples: int = 400, out: Path = Path("out/tune_pocket")) -> None:
 
 def changed(preset: dict[str, Any]) -> dict[str, Any]:
     """The settings that differ from the paper's."""
-    paper = PAPER.to_mapping()
+    paper = settings_read([preset["strategy"]], PAPER)
     changes = {
         block: {key: value for key, value in values.items() if value != paper[block][key]}
         for block, values in preset["settings"].items()

@@ -74,17 +74,13 @@ Loss = Callable[[Any, Any, Array, Float[Array, ""]], Float[Array, ""]]
 
 @dataclass(frozen=True)
 class TrainingStage:
-    """Number of steps, batch size, peak learning rate, seed and weight decay of a stage.
-
-    `stop` ends training before the last step; the schedule of the learning rate is that of all steps.
-    """
+    """Number of steps, batch size, peak learning rate, seed and weight decay of a stage."""
 
     steps: int
     batch: int
     rate: float
     seed: int
     decay: float = 1e-4
-    stop: int | None = None
 
 
 def optimize(
@@ -97,7 +93,6 @@ def optimize(
     parameters as an uninterrupted one.
     """
     steps, batch, seed = stage.steps, stage.batch, stage.seed
-    last = steps if stage.stop is None else stage.stop
     rows, shared = data
     count = jax.tree.leaves(rows)[0].shape[0]
     schedule = optax.warmup_cosine_decay_schedule(0.0, stage.rate, min(100, steps // 10), steps, stage.rate * 0.02)
@@ -118,12 +113,12 @@ def optimize(
     if checkpoint is not None and checkpoint.exists():
         params, state, counted = load_leaves(checkpoint, (params, state, jnp.asarray(0)))
         first = int(counted)
-    with ProgressBar(total=last, initial=first, desc=title, unit="step", mininterval=2.0) as bar:
-        for number in range(first, last):
+    with ProgressBar(total=steps, initial=first, desc=title, unit="step", mininterval=2.0) as bar:
+        for number in range(first, steps):
             params, state, value = step(params, state, jnp.asarray(number), rows, shared)
             if checkpoint is not None and number % KEEP == KEEP - 1:
                 save_leaves(checkpoint, (params, state, number + 1))
-            if number % SHOW == SHOW - 1 or number == last - 1:
+            if number % SHOW == SHOW - 1 or number == steps - 1:
                 bar.set_postfix(loss=f"{float(value):.3f}")
                 bar.update(number + 1 - bar.n)
     return params

@@ -1,10 +1,10 @@
 """Train `pocket:sparse` from scratch: `python -m ports.pocket.training.sparse --out ports/pocket/weights/sparse`.
 
-Two stages. The tower learns the attributes of the object in each cell, read by linear heads, as a tower is trained
-before a language model sees it. Then the decoder learns to answer, the tower frozen: next-token loss on the answers
-plus upstream's load-balancing loss. Its embeddings of words for attributes start in the directions of the tower's
-heads. Nothing assigns questions to experts. Finished stages and checkpoints are kept in `--work`, so
-training continues after an interruption.
+Two stages. The tower learns the attributes of the object in each cell, read by fixed heads with orthonormal columns, as
+a tower is trained before a language model sees it. Then the decoder learns to answer, the tower frozen: next-token loss
+on the answers plus upstream's load-balancing loss. Its embeddings of words for attributes start as the columns of the
+tower's heads, in the scale of the features. Nothing assigns questions to experts. Finished stages and checkpoints are
+kept in `--work`, so training continues after an interruption.
 """
 
 from __future__ import annotations
@@ -54,30 +54,24 @@ Heads = Mapping[str, Float[Array, "D classes"]]
 
 @dataclass(frozen=True)
 class SparseRecipe:
-    """Sizes of the recipe. `shorten` divides every number of steps.
-
-    The decoder is trained for `stop` of the `steps` of its schedule, at whose end the learning rate is small.
-    """
+    """Sizes of the recipe. `shorten` divides every number of steps."""
 
     work: Path = Path("build/sparse")
     out: Path = Path("build/sparse/weights")
     seed: int = 0
     shorten: float = 1.0
-    tower_scenes: int = 8_000
-    tower_steps: int = 900
+    tower_scenes: int = 12_000
+    tower_steps: int = 2_500
     tower_rate: float = 2e-3
-    scenes: int = 8_000
+    scenes: int = 20_000
     questions_per_scene: int = 12
-    steps: int = 2_400
-    stop: int = 1_750
-    rate: float = 2.5e-3
+    steps: int = 5_000
+    rate: float = 2e-3
     batch: int = 32
 
-    def plan(self, steps: int, rate: float, stop: int | None = None) -> TrainingStage:
+    def plan(self, steps: int, rate: float) -> TrainingStage:
         """A stage of the recipe's batch size, with at least ten steps."""
-        number = max(10, int(steps / self.shorten))
-        last = None if stop is None else max(10, int(stop / self.shorten))
-        return TrainingStage(number, self.batch, rate, self.seed, decay=1e-2, stop=last)
+        return TrainingStage(max(10, int(steps / self.shorten)), self.batch, rate, self.seed, decay=1e-2)
 
     def settings(self) -> dict[str, Any]:
         """All settings that the results depend on."""
@@ -100,13 +94,24 @@ def attribute_logits(heads: Heads, features: Features) -> dict[str, Float[Array,
     return {name: states @ head for name, head in heads.items()}
 
 
-def blank_heads(config: VisionConfig) -> dict[str, Array]:
-    """Heads of zeros; the last class of each stands for an empty cell."""
-    return {name: jnp.zeros((config.out, classes + 1)) for name, classes in ATTRIBUTES.items()}
+def attribute_heads(config: VisionConfig, seed: int) -> dict[str, Array]:
+    """Fixed heads with orthonormal columns; the last class of each stands for an empty cell."""
+    sizes = [classes + 1 for classes in ATTRIBUTES.values()]
+    columns = jnp.linalg.qr(jax.random.normal(jax.random.key(seed), (config.out, sum(sizes))))[0]
+    return dict(zip(ATTRIBUTES, jnp.split(columns, np.cumsum(sizes)[:-1], axis=1), strict=True))
 
 
-def train_tower(recipe: SparseRecipe, net: QwenVL, checkpoint: Path) -> Any:
-    """Train the tower and linear heads on crowded scenes; returns the parameters of both."""
+def scale_features(net: QwenVL, features: Features) -> None:
+    """Divide the tower's outputs by their root mean square over these features, the scale of the words' embeddings."""
+    outputs = [features.merged, *features.levels.swapaxes(0, 1)]
+    for merger, states in zip((net.visual.merger, *net.visual.deepstack_mergers), outputs, strict=True):
+        scale = jnp.sqrt((states**2).mean())
+        scaled = jax.tree.map(lambda leaf, scale=scale: leaf / scale, nnx.state(merger.linear_fc2))
+        nnx.update(merger.linear_fc2, scaled)
+
+
+def train_tower(recipe: SparseRecipe, net: QwenVL, heads: Heads, checkpoint: Path) -> Any:
+    """Train the tower on crowded scenes, read by fixed heads; returns its parameters, with features of unit scale."""
     scenes = crowded_scenes(recipe.seed, recipe.tower_scenes)
     rows = (images_of(scenes), {name: jnp.asarray(label) for name, label in attribute_labels(scenes).items()})
     graph, tower, *others = nnx.split(net, nnx.PathContains("visual"), ...)
@@ -114,15 +119,17 @@ def train_tower(recipe: SparseRecipe, net: QwenVL, checkpoint: Path) -> Any:
 
     def loss(params: Any, data: Any, key: Array, progress: Array) -> Array:
         (images, labels), rest = data
-        features, total = encode(nnx.merge(graph, params[0], rest), images), jnp.zeros(())
-        for name, logits in attribute_logits(params[1], features).items():
+        features, total = encode(nnx.merge(graph, params, rest), images), jnp.zeros(())
+        for name, logits in attribute_logits(heads, features).items():
             truth = jnp.broadcast_to(labels[name][:, None], logits.shape[:-1])
             terms = optax.softmax_cross_entropy_with_integer_labels(logits, truth)
             total += (terms * jnp.where(truth == ATTRIBUTES[name], EMPTY, 1.0)).mean()
         return total
 
     plan = recipe.plan(recipe.tower_steps, recipe.tower_rate)
-    return optimize(loss, (tower, blank_heads(net.visual.config)), (rows, rest), plan, "tower", checkpoint)
+    nnx.update(net, optimize(loss, tower, (rows, rest), plan, "tower", checkpoint))
+    scale_features(net, encode_scenes(net, [make_scene("train", recipe.seed, number) for number in range(500)]))
+    return nnx.split(net, nnx.PathContains("visual"), ...)[1]
 
 
 def word_vectors(heads: Heads) -> dict[int, Array]:
@@ -158,7 +165,7 @@ def train_decoder(recipe: SparseRecipe, net: QwenVL, checkpoint: Path) -> Any:
         logits, choices, valid = run(nnx.merge(graph, params), picked, rows)
         return answer_loss(logits, rows.target) + BALANCE * balance_loss(choices, valid)
 
-    plan = recipe.plan(recipe.steps, recipe.rate, recipe.stop)
+    plan = recipe.plan(recipe.steps, recipe.rate)
     return optimize(loss, params, (rows, features), plan, "decoder", checkpoint)
 
 
@@ -168,9 +175,8 @@ def train(recipe: SparseRecipe, validation: int = 500) -> dict[str, Any]:
     stages = StageFolder(recipe.work, label).open()
     net = QwenVL(sparse_config(), nnx.Rngs(recipe.seed))
     tower = nnx.split(net, nnx.PathContains("visual"), ...)[1]
-    blank = blank_heads(net.visual.config)
-    tower, heads = stages.stage("tower", partial(train_tower, recipe, net), (tower, blank))
-    nnx.update(net, tower)
+    heads = attribute_heads(net.visual.config, recipe.seed)
+    nnx.update(net, stages.stage("tower", partial(train_tower, recipe, net, heads), tower))
     initialize(net.decoder, word_vectors(heads))
     nnx.update(net.decoder, stages.stage("decoder", partial(train_decoder, recipe, net), nnx.state(net.decoder)))
     rounded = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16).astype(leaf.dtype), nnx.state(net))

@@ -24,7 +24,7 @@ from ports.pocket.scenes import GRID
 from ports.pocket.training.sparse_data import IMAGE_TOKENS, PackedQuestions, image_positions, packed_mask
 
 SLACK = 1.5
-EMBEDDING = 0.3  # standard deviation of a word's entries at the start
+ALIGNED = 0.7  # share of the keys' projection in that of the queries at the start
 
 
 class Features(NamedTuple):
@@ -59,14 +59,15 @@ def _take_backward(inverse: Array, gradient: Array) -> tuple[Array, None, None]:
 take_rows.defvjp(_take_forward, _take_backward)
 
 
-def mix(experts: Experts, x: Float[Array, "T D"], choice: ExpertChoice) -> Float[Array, "T D"]:
-    """sum_k w_k f_k(x), each expert with a fixed number of places."""
+def mix(experts: Experts, x: Float[Array, "T D"], choice: ExpertChoice, valid: Bool[Array, "T"]) -> Float[Array, "T D"]:
+    """sum_k w_k f_k(x), each expert with a fixed number of places, of which padding takes none."""
     (tokens, k), number = choice.ids.shape, len(experts.gate_up[...])
     places = int(SLACK * tokens * k / number)
-    flat = choice.ids.reshape(-1)
+    flat = jnp.where(valid[:, None], choice.ids, number).reshape(-1)
     hot = jax.nn.one_hot(flat, number, dtype=jnp.int32)  # [T * k, E]
     rank = ((jnp.cumsum(hot, axis=0) - 1) * hot).sum(axis=1)
-    place = jnp.where(rank < places, flat * places + rank, number * places)  # [T * k]
+    kept = (rank < places) & (flat < number)
+    place = jnp.where(kept, flat * places + rank, number * places)  # [T * k]
     source = jnp.full(number * places, tokens * k).at[place].set(jnp.arange(tokens * k), mode="drop")
     rows = take_rows(x, source // k, place.reshape(tokens, k)).reshape(number, places, -1)
     hidden = jnp.einsum("ecd,edf->ecf", rows, experts.gate_up[...])
@@ -90,6 +91,7 @@ def run(
     pad = ((0, 0), (0, config.layers - features.levels.shape[1]), (0, text.shape[1]), (0, 0))
     added = jnp.pad(features.levels, pad).swapaxes(0, 1)  # [N, B, S, D]
     width = x.shape[1]
+    valid = jnp.concatenate([jnp.ones((batch, IMAGE_TOKENS), bool), rows.question >= 0], axis=1)
 
     def step(layer: MoEDecoderLayer, x: Array, added: Array) -> tuple[Array, LayerChoice]:
         query, key, value = jax.vmap(layer.project)(x, angles)
@@ -97,13 +99,12 @@ def run(
         x = x + layer.o_proj(attended)
         h = layer.post_attention_layernorm(x).reshape(batch * width, -1)
         choice = select(layer.gate(h), config.top_k, config.normalize)
-        x = x + mix(layer.experts, h, choice).reshape(x.shape) + added
+        x = x + mix(layer.experts, h, choice, valid.reshape(-1)).reshape(x.shape) + added
         probabilities = jax.nn.softmax(choice.logits)
         chosen = jax.nn.one_hot(choice.ids, config.experts).sum(axis=1)
         return x, LayerChoice(probabilities, chosen)
 
     x, choices = scan_layers(decoder.layers, step, x, added)
-    valid = jnp.concatenate([jnp.ones((batch, IMAGE_TOKENS), bool), rows.question >= 0], axis=1)
     return decoder.logits(x[:, IMAGE_TOKENS:]), choices, valid
 
 
@@ -122,18 +123,31 @@ def balance_loss(choices: LayerChoice, valid: Bool[Array, "B S"]) -> Float[Array
 
 
 def initialize(decoder: MoEDecoder, words: Mapping[int, Float[Array, "D"]]) -> None:
-    """Scale experts and embeddings as linear maps are, and take the given embeddings of words.
+    """Scale experts and embeddings as linear maps are, align attention, and take the given embeddings of words.
+
+    Queries start near the keys and outputs of heads near their inputs, so that a token first reads tokens like itself
+    (mimetic initialization, arXiv 2305.09828).
 
     Args:
         decoder: changed in place.
         words: vectors by token, the directions in which the tower writes what the words name.
     """
-    experts, config = decoder.layers.experts, decoder.config
-    for leaf, inside in ((experts.gate_up, config.width), (experts.down, config.hidden)):
+    layers, config = decoder.layers, decoder.config
+    for leaf, inside in ((layers.experts.gate_up, config.width), (layers.experts.down, config.hidden)):
         leaf[...] = leaf[...] * (inside**-0.5 / 0.02)
-    table, head = decoder.embed_tokens[...] * (EMBEDDING / 0.02), decoder.lm_head.kernel[...]
+    shared = (config.layers, config.width, config.kv_heads, config.head_width)
+    repeat, whole = config.heads // config.kv_heads, (config.layers, config.width, -1)
+
+    def per_head(kernel: Array) -> Array:
+        """A key-value projection as one of queries."""
+        return jnp.repeat(kernel.reshape(shared), repeat, axis=2).reshape(whole)
+
+    query, output = layers.q_proj.kernel, layers.o_proj.kernel
+    query[...] = ALIGNED * per_head(layers.k_proj.kernel[...]) + (1 - ALIGNED**2) ** 0.5 * query[...]
+    output[...] = (per_head(layers.v_proj.kernel[...]).swapaxes(1, 2) + output[...]) / 2
+    table, head = decoder.embed_tokens[...] / 0.02, decoder.lm_head.kernel[...]
     for token, vector in words.items():
         unit = vector / jnp.linalg.norm(vector)
-        table = table.at[token].set(unit * EMBEDDING * config.width**0.5)
+        table = table.at[token].set(unit * config.width**0.5)
         head = head.at[:, token].set(unit)
     decoder.embed_tokens[...], decoder.lm_head.kernel[...] = table, head
