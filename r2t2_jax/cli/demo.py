@@ -96,8 +96,7 @@ class Demo:
         ports = with_embedder([load(name) for name in (*GATES, *(() if self.quick else (SPARSE,)))], self.embedder)
         with self._open(data, ports, tests, references) as run:
             if not run.complete:
-                for port in ports:
-                    self._compute(run, port, *_samples_of(port, references, tests))
+                self._compute(run, ports, references, tests)
                 for table in ("rows", "references"):
                     run.export(table)
                 numbers = {
@@ -143,13 +142,15 @@ class Demo:
         depends = {"data": data, "models": models, "versions": versions()}
         return Run.open(self.out, "demo", self._settings(), Plan(plan), depends, self.max_hours)
 
-    def _compute(self, run: Run, port: Port, references: list[Sample], tests: list[Sample]) -> None:
-        from r2t2_jax.evaluation.benchmark import run_strategies
+    def _compute(self, run: Run, ports: list[Port], references: list[Sample], tests: list[Sample]) -> None:
+        from r2t2_jax.evaluation.benchmark import ModelTask, run_strategies
         from r2t2_jax.metrics import get_metric
 
         at_path = () if self.quick else ANSWERED_AT_PATH
-        strategies = demo_strategies(port, self.quick)
-        run_strategies(run, port, references, tests, strategies, get_metric("exact_match"), self.seed, at_path)
+        tasks = [
+            ModelTask(port, *_samples_of(port, references, tests), demo_strategies(port, self.quick)) for port in ports
+        ]
+        run_strategies(run, tasks, get_metric("exact_match"), self.seed, at_path)
 
 
 def _samples_of(port: Port, references: list[Sample], tests: list[Sample]) -> tuple[list[Sample], list[Sample]]:

@@ -1,7 +1,8 @@
 """Evaluates strategies as part of a run: batch by batch, so that a killed process loses one batch at most.
 
 Two plans share `evaluate_batch`. `r2t2 eval` saves a part per benchmark, whose batches hold the rows of all strategies
-(`run_benchmarks`). `r2t2 demo` saves a part per strategy, whose samples are encoded once for all (`run_strategies`).
+(`run_benchmarks`). `r2t2 demo` saves a part per model and strategy; a model's samples are encoded once for all of its
+strategies (`run_strategies`).
 """
 
 from __future__ import annotations
@@ -10,11 +11,12 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import jax
 import numpy as np
@@ -38,6 +40,8 @@ from r2t2_jax.runs.run import Rows, Run
 from r2t2_jax.runs.workers import WorkerPool
 from r2t2_jax.runtime.batching import AdaptiveBatchSize, prefetch, threads_at_a_time
 from r2t2_jax.runtime.compilation_cache import CompileCounter
+
+T = TypeVar("T")
 
 REFERENCES = "references"  # the table of a model's references, answered correctly or not
 ENCODE, ANSWER = "encode", "answer"  # stages that are timed
@@ -78,24 +82,34 @@ def seconds_by_strategy(times: Mapping[str, float], model: str, strategies: Sequ
     return {name: encode + times[part_name(part_name(model, name), ANSWER)] for name in strategies}
 
 
-def run_strategies(
-    run: Run,
-    port: Port,
-    references: Sequence[Sample],
-    tests: Sequence[Sample],
-    strategies: Mapping[str, Method],
-    metric: Metric,
-    seed: int,
-    at_path: Collection[str] = (),
-) -> None:
-    """Compute and save the missing batches of a model, several strategies at a time.
+@dataclass(frozen=True)
+class ModelTask:
+    """What `run_strategies` computes for one model.
 
     Args:
-        run: its plan has the `strategy_parts` of this model.
         port: the model.
         references: candidates; those answered correctly become the bank, the others also serve the loss atlas.
         tests: the test set.
         strategies: by name.
+    """
+
+    port: Port
+    references: Sequence[Sample]
+    tests: Sequence[Sample]
+    strategies: Mapping[str, Method]
+
+
+def run_strategies(
+    run: Run, tasks: Sequence[ModelTask], metric: Metric, seed: int, at_path: Collection[str] = ()
+) -> None:
+    """Compute and save the missing batches of several models, several strategies at a time.
+
+    The bank of a model is collected, and its questions are encoded, when the first of its parts begins; other threads
+    meanwhile compute parts of other models.
+
+    Args:
+        run: its plan has the `strategy_parts` of each model.
+        tasks: one for each model.
         metric: scores an answer.
         seed: of all random draws.
         at_path: strategies for which the answer at each point of the path is generated as well.
@@ -104,22 +118,71 @@ def run_strategies(
         R2T2Error: as `collect_bank` and `Evaluator.create`.
         RunInterrupted: a signal or the time limit stopped the run.
     """
-    names = [part_name(port.name, name) for name in (REFERENCES, *strategies)]
-    if not run.todo(names):
+    parts = order_of_parts(tasks)
+    if not run.todo(parts):
         return
-    bank = with_shipped_atlas(collect_bank(port, references, metric, keep_wrong=True), port)
+    prepared = {task.port.name: _Once(partial(_prepare, run, task, metric, seed)) for task in tasks}
+    models = {part: task.port.name for task in tasks for part in _parts_of(task)}
+
+    def rows(batch: Batch) -> list[dict[str, Any]]:
+        model = models[batch.part]
+        references, samples = prepared[model].get()
+        if batch.part == part_name(model, REFERENCES):
+            return references[batch.start : batch.stop]
+        return _strategy_rows(run, samples, at_path, batch)
+
+    count = sum(len(task.strategies) for task in tasks)
+    title = f"{', '.join(task.port.name for task in tasks)}: {count} strategies"
+    run.compute(rows, parts, threads_at_a_time(), title)
+
+
+def _parts_of(task: ModelTask) -> list[str]:
+    """The references of a model, then its strategies, the first strategy of each compiled program in front."""
+    return [part_name(task.port.name, name) for name in (REFERENCES, *order_by_program(task.strategies))]
+
+
+def order_of_parts(tasks: Sequence[ModelTask]) -> list[str]:
+    """The parts of all models in the order in which threads begin them.
+
+    Models of one architecture share compiled programs. The first models of all architectures are therefore prepared at
+    the same time, and others when their programs are compiled. The last parts of these are the cheap ones, so that
+    all threads end at about the same time.
+    """
+    groups: dict[Any, list[ModelTask]] = {}
+    for task in tasks:
+        groups.setdefault(task.port.model, []).append(task)
+    first = [_parts_of(group[0]) for group in groups.values()]
+    parts = [references for references, *_ in first]
+    parts += [part for _, *strategies in reversed(first) for part in strategies]
+    for references, *strategies in (_parts_of(task) for group in groups.values() for task in group[1:]):
+        parts += [references, *reversed(strategies)]
+    return parts
+
+
+def _prepare(run: Run, task: ModelTask, metric: Metric, seed: int) -> tuple[list[dict[str, Any]], PreparedBatch]:
+    """The rows of a model's references, and its test set with the neighbors of every sample."""
+    port = task.port
+    bank = with_shipped_atlas(collect_bank(port, task.references, metric, keep_wrong=True), port)
     run.check()
-    questions = encode_questions(port, tests)
+    questions = encode_questions(port, task.tests)
     run.time(part_name(port.name, ENCODE), 1, questions.seconds_per_sample)
-    samples = Evaluator.create(port, bank, strategies, metric, seed).prepare_batch(questions)
-    for batch in run.todo(names[:1]):
-        run.append(batch, reference_rows(port.name, bank.records, np.asarray(bank.routing)))
-    run.compute(
-        partial(_strategy_rows, run, samples, at_path),
-        [part_name(port.name, name) for name in order_by_program(strategies)],
-        threads_at_a_time(),
-        title=f"{port.name}: {len(strategies)} strategies",
-    )
+    samples = Evaluator.create(port, bank, task.strategies, metric, seed).prepare_batch(questions)
+    return reference_rows(port.name, bank.records, np.asarray(bank.routing)), samples
+
+
+class _Once(Generic[T]):
+    """A value that the first caller computes; the others wait for it, and all raise its error."""
+
+    def __init__(self, compute: Callable[[], T]) -> None:
+        self._compute, self._begun, self._result = compute, threading.Lock(), Future[T]()
+
+    def get(self) -> T:
+        if self._begun.acquire(blocking=False):
+            try:
+                self._result.set_result(self._compute())
+            except BaseException as error:
+                self._result.set_exception(error)
+        return self._result.result()
 
 
 def _strategy_rows(run: Run, samples: PreparedBatch, at_path: Collection[str], batch: Batch) -> list[dict[str, Any]]:
