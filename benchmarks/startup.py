@@ -3,8 +3,9 @@
 Each measurement is a process of its own, from its start to its exit: `r2t2 --help`, `import r2t2_jax`, and
 `r2t2 answer` on the pocket model without any compiled program (cold) and with those of an earlier process (warm). Both
 have the references that an earlier process collected; the very first answer of a user collects them. The caches are
-folders of the measurement, not the user's. The medians, with the least and the largest value, are printed and written
-to `benchmarks/results/startup.json`, as are processor seconds, which depend less on other work on the machine.
+folders of the measurement, not the user's. The medians, with the least and the largest value, are written to
+`benchmarks/results/startup.json` and into `docs/speed.md`, as are processor seconds, which depend less on other work on
+the machine.
 """
 
 from __future__ import annotations
@@ -24,9 +25,11 @@ from typing import Any
 
 import tyro
 
+from benchmarks.pages import write_results
 from r2t2_jax.reporting.tables import markdown_table
 
-RESULTS = Path(__file__).parent / "results" / "startup.json"
+ROOT = Path(__file__).parent.parent
+RESULTS, PAGE = ROOT / "benchmarks" / "results" / "startup.json", ROOT / "docs" / "speed.md"
 MAIN = (sys.executable, "-m", "r2t2_jax.cli.main")
 QUESTION = "what is printed on the circle ?"
 
@@ -73,21 +76,23 @@ def measure_all(repeats: int, folder: Path) -> dict[str, dict[str, Any]]:
     }
 
 
-def table(measured: dict[str, dict[str, Any]]) -> str:
-    """The measurements as a Markdown table."""
+def page_table(recorded: dict[str, Any]) -> str:
+    """The recorded measurements as a Markdown table, and their origin."""
     rows = [
         [
             f"`{name}`",
             f"{row['seconds']:.2f} ({row['least']:.2f} to {row['most']:.2f})",
             f"{row['processor_seconds']:.2f}",
         ]
-        for name, row in measured.items()
+        for name, row in recorded["processes"].items()
     ]
-    return markdown_table(["process", "s, median (least to most)", "processor s"], rows, align_right=True)
+    table = markdown_table(["process", "s, median (least to most)", "processor s"], rows, align_right=True)
+    origin = "`{command}`, n = {repeats} processes each, {machine}, {date}; load average before {load_before}."
+    return f"{table}\n\n{origin.format_map(recorded)}\n"
 
 
 def main(repeats: int = 7, machine: str = "2 CPU cores") -> None:
-    """Measure, print the table and write the numbers."""
+    """Measure, and write the numbers and the table of the page."""
     load = round(os.getloadavg()[0], 1)
     with tempfile.TemporaryDirectory() as folder:
         measured = measure_all(repeats, Path(folder))
@@ -100,7 +105,7 @@ def main(repeats: int = 7, machine: str = "2 CPU cores") -> None:
         "processes": measured,
     }
     RESULTS.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    print(table(measured))
+    write_results(PAGE, page_table(content), "startup")
 
 
 if __name__ == "__main__":

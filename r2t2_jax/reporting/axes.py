@@ -94,8 +94,9 @@ def margins(drawing: Drawing, x: Axis, y: Axis, title: str = "") -> Area:
         right = 2 + sum(text_width(label) / 2 for label in last) * (not y.ticks or max(map(x.share, x.ticks)) > 0.9)
     below = PAD + TICK * x.has_marks + height
     label_lines = (x.label.count("\n") + 1) * bool(x.label)
+    below += LINE_HEIGHT * label_lines + 2 * bool(x.label)
     above = (LINE_HEIGHT + 1) * (title.count("\n") + 1) + 3 if title else 5
-    return Area(left, above, right, below + LINE_HEIGHT * label_lines)
+    return Area(left, above, right, below)
 
 
 def _shown(drawing: Drawing, label: str) -> str:
@@ -158,7 +159,9 @@ def draw_axes(drawing: Drawing, area: Area, x: Axis, y: Axis, title: str = "", a
         last = number - title.count("\n")
         drawing.text((inner.left, inner.top - 10 + last * (LINE_HEIGHT + 1)), line, size=9.5, color=INK, bold=True)
     for number, line in enumerate(x.label.split("\n")):
-        place = (inner.left + inner.right) / 2, area.bottom - LINE_HEIGHT * (x.label.count("\n") - number) - 5
+        half = text_width(line, TEXT_SIZE) / 2
+        middle = min(max((inner.left + inner.right) / 2, half), drawing.width - half)
+        place = middle, area.bottom - LINE_HEIGHT * (x.label.count("\n") - number) - 7
         drawing.text(place, line, "middle", TEXT_SIZE)
     if y.label:
         drawing.text((area.left + 5, (inner.top + inner.bottom) / 2), y.label, "middle", TEXT_SIZE, angle=90)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import startup
 from benchmarks.speed import PAGE, RESULTS, devices_table, page_tables
 
 ROOT = Path(__file__).parents[2]
@@ -14,6 +15,20 @@ RECORDED = json.loads(RESULTS.read_text(encoding="utf-8"))
 
 def test_the_tables_equal_the_recorded_numbers():
     assert f"<!-- results -->\n{page_tables(RECORDED)}<!-- /results -->\n" in TEXT
+
+
+def test_the_table_of_process_starts_equals_the_recorded_numbers():
+    recorded = json.loads(startup.RESULTS.read_text(encoding="utf-8")) if startup.RESULTS.exists() else None
+    table = "" if recorded is None else startup.page_table(recorded)
+    assert f"<!-- startup -->\n{table}<!-- /startup -->\n" in TEXT
+
+
+def test_the_table_of_process_starts_names_its_origin():
+    row = {"seconds": 0.25, "least": 0.21, "most": 0.3, "processor_seconds": 0.24}
+    origin = {"command": "c", "machine": "m", "date": "d", "repeats": 7, "load_before": 0.1}
+    text = startup.page_table({**origin, "processes": {"r2t2 --help": row}})
+    assert "| `r2t2 --help` | 0.25 (0.21 to 0.30) | 0.24 |" in text
+    assert "`c`, n = 7 processes each, m, d; load average before 0.1." in text
 
 
 @pytest.mark.parametrize("load", [0.1, 6.0])

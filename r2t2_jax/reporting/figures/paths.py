@@ -100,12 +100,14 @@ def _draw(results: ModelResults, explained: StrategyRows, examples: list[Selecte
         limits = min(-0.03, float(path.min())), max(1.03, float(path.max()))
         weights = number_axis(*limits, "weight" if has_labels else "", grid=True, most=5)
         with_step = replace(x, label="step")
-        left = max(margins(drawing, x, axis).left for axis in (y, weights))
-        axes = draw_axes(drawing, above, x, y, title, margins(drawing, x, y, title)._replace(left=left))
+        around = [margins(drawing, x, y, title), margins(drawing, with_step, weights)]
+        around = [room._replace(left=max(each.left for each in around)) for room in around]
+        if narrow:  # the axes of one row are of equal height
+            around = [room._replace(top=around[0].top, bottom=around[1].bottom) for room in around]
+        axes = draw_axes(drawing, above, x, y, title, around[0])
         points = [(float(step), float(loss)) for step, loss in enumerate(losses)]
         axes.line(points, OUTCOME_COLORS[example.outcome], marker="o")
-        around = margins(drawing, with_step, weights)._replace(left=left)
-        axes = draw_axes(drawing, below, with_step, weights, around=around)
+        axes = draw_axes(drawing, below, with_step, weights, around=around[1])
         for expert in np.argsort(np.isin(np.arange(len(results.experts)), shown), kind="stable"):
             points = [(float(step), float(weight)) for step, weight in enumerate(path[:, expert])]
             if expert in shown:
