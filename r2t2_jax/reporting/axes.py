@@ -143,8 +143,11 @@ class Axes:
 
     def dashed_line(self, x: float | None = None, y: float | None = None) -> None:
         """A dashed line over the whole area, at a value of x or of y."""
-        ends = [(value, y) for value in (self.x.low, self.x.high)] if x is None else []
-        ends = ends or [(x, value) for value in (self.y.low, self.y.high)]
+        ends: list[Point] = []
+        if x is not None:
+            ends = [(x, self.y.low), (x, self.y.high)]
+        if y is not None:
+            ends = [(self.x.low, y), (self.x.high, y)]
         self.drawing.line([self.at(*end) for end in ends], "#000000", 0.9, dash="3.6 2.7")
 
 

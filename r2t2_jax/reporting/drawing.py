@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from PIL.ImageFont import FreeTypeFont
 
 Point = tuple[float, float]
+Style = dict[str, float | str]  # attributes of an element
 
 FAMILY = "DejaVu Sans"  # of which Matplotlib has the files; Verdana, which browsers have, is as wide
 TEXT_SIZE, TICK_SIZE = 9.0, 8.5
@@ -54,7 +55,7 @@ class Drawing:
     def line(self, points: Sequence[Point], color: str, width: float = 1.6, dash: str = "", opacity: float = 1) -> None:
         """A line through the points."""
         data = "M" + "L".join(map(_pair, points))
-        style = {"stroke": color, "stroke_width": width, "stroke_dasharray": dash, **_opacity(opacity)}
+        style: Style = {"stroke": color, "stroke_width": width, "stroke_dasharray": dash, **_opacity(opacity)}
         self._add("path", d=data, fill="none", **style)
 
     def area(self, outline: str, color: str, opacity: float = 1, hatched: bool = False) -> None:
@@ -68,7 +69,7 @@ class Drawing:
     def rectangle(self, corner: Point, size: Point, color: str, edge: str = "") -> None:
         """A rectangle with its left upper corner and its width and height."""
         (x, y), (width, height) = corner, size
-        style = {"stroke": edge, "stroke_width": 0.7} if edge else {}
+        style: Style = {"stroke": edge, "stroke_width": 0.7} if edge else {}
         self._add("rect", x=x, y=y, width=width, height=height, fill=color, **style)
 
     def marker(self, at: Point, shape: str, color: str, edge: str = "", size: float = 5.5) -> None:
@@ -192,7 +193,7 @@ def _font_file(bold: bool) -> Path:
     return Path(spec.origin).parent / "mpl-data" / "fonts" / "ttf" / f"DejaVuSans{'-Bold' if bold else ''}.ttf"
 
 
-def _opacity(opacity: float) -> dict[str, str]:
+def _opacity(opacity: float) -> Style:
     return {} if opacity == 1 else {"opacity": f"{opacity:g}"}
 
 

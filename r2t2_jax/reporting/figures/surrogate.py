@@ -89,7 +89,7 @@ def _draw(rho: Float[np.ndarray, "B"], outcomes: np.ndarray, narrow: bool) -> Dr
     draw_legend(drawing, [(outcome, color_key(OUTCOME_COLORS[outcome])) for outcome in present], columns)
     label = "rank correlation of the neighbors' loss with the question's own loss (dashed: median)"
     x = number_axis(-1, 1, "rank correlation\n(dashed: median)" if narrow else label, most=4 if narrow else 8)
-    y = number_axis(0, 1.05 * float(sum(counts.values()).max()), "questions", grid=True)
+    y = number_axis(0, 1.05 * float(np.sum(list(counts.values()), axis=0).max()), "questions", grid=True)
     axes = draw_axes(drawing, Area(0, legend_height(len(present), columns), drawing.width, drawing.height), x, y)
     below = np.zeros(len(BINS) - 1)
     for outcome, numbers in counts.items():
