@@ -55,22 +55,22 @@ class Drawing:
     def line(self, points: Sequence[Point], color: str, width: float = 1.6, dash: str = "", opacity: float = 1) -> None:
         """A line through the points."""
         data = "M" + "L".join(map(_pair, points))
-        style: Style = {"stroke": color, "stroke_width": width, "stroke_dasharray": dash, **_opacity(opacity)}
-        self._add("path", d=data, fill="none", **style)
+        style: Style = {"stroke": color, "stroke-width": width, "stroke-dasharray": dash, **_opacity(opacity)}
+        self._add("path", {"d": data, "fill": "none", **style})
 
     def area(self, outline: str, color: str, opacity: float = 1, hatched: bool = False) -> None:
         """The inside of an outline, which is the data of an SVG path."""
-        self._add("path", d=outline, fill=color, **_opacity(opacity))
+        self._add("path", {"d": outline, "fill": color, **_opacity(opacity)})
         if hatched:
             lines = f'<path d="M-1 5L5-1M1 7L7 1" stroke="{color}"/>'
             tile = f'<pattern id="%s" width="6" height="6" patternUnits="userSpaceOnUse">{lines}</pattern>'
-            self._add("path", d=outline, fill=f"url(#{self._define(tile)})")
+            self._add("path", {"d": outline, "fill": f"url(#{self._define(tile)})"})
 
     def rectangle(self, corner: Point, size: Point, color: str, edge: str = "") -> None:
         """A rectangle with its left upper corner and its width and height."""
         (x, y), (width, height) = corner, size
-        style: Style = {"stroke": edge, "stroke_width": 0.7} if edge else {}
-        self._add("rect", x=x, y=y, width=width, height=height, fill=color, **style)
+        style: Style = {"stroke": edge, "stroke-width": 0.7} if edge else {}
+        self._add("rect", {"x": x, "y": y, "width": width, "height": height, "fill": color, **style})
 
     def marker(self, at: Point, shape: str, color: str, edge: str = "", size: float = 5.5) -> None:
         """A marker of `MARKER_SHAPES`, whose edge has its color unless another is set."""
@@ -78,7 +78,7 @@ class Drawing:
         fill = color if outline.endswith("Z") else "none"
         style = f'fill="{fill}" stroke="{edge or color}" stroke-width="{1 / size:.2f}" transform="scale({size:g})"'
         name = self._define(f'<path id="%s" d="{outline}" {style}/>')
-        self._add("use", href=f"#{name}", x=at[0], y=at[1])
+        self._add("use", {"href": f"#{name}", "x": at[0], "y": at[1]})
 
     def text(
         self,
@@ -105,17 +105,16 @@ class Drawing:
             return
         x, y = at
         middle = 0.36 * size  # from the baseline to the middle of a small letter with ascender
-        self._add(
-            "text",
-            content=NO_XML.sub("�", " ".join(text.split())),
-            x=x,
-            y=y + middle,
-            text_anchor="" if anchor == "start" else anchor,
-            font_size=size,
-            fill=color,
-            font_weight="bold" if bold else "",
-            transform=f"rotate({-angle:g} {_number(x)} {_number(y)})" if angle else "",
-        )
+        style: Style = {
+            "x": x,
+            "y": y + middle,
+            "text-anchor": "" if anchor == "start" else anchor,
+            "font-size": size,
+            "fill": color,
+            "font-weight": "bold" if bold else "",
+            "transform": f"rotate({-angle:g} {_number(x)} {_number(y)})" if angle else "",
+        }
+        self._add("text", style, NO_XML.sub("�", " ".join(text.split())))
 
     def svg(self) -> bytes:
         """The drawing as an SVG file."""
@@ -147,10 +146,10 @@ class Drawing:
         """The id of a definition, which a drawing holds once."""
         return self._definitions.setdefault(content, f"d{len(self._definitions)}")
 
-    def _add(self, tag: str, content: str | None = None, **attributes: float | str) -> None:
+    def _add(self, tag: str, attributes: Style, content: str | None = None) -> None:
         """An element with the attributes that are not empty."""
         texts = {
-            name.replace("_", "-"): escape(value) if isinstance(value, str) else _number(value)
+            name: escape(value) if isinstance(value, str) else _number(value)
             for name, value in attributes.items()
             if value != ""
         }
