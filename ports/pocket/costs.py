@@ -40,8 +40,8 @@ def variants(model: PocketModel, params: Any) -> tuple[CostVariant, ...]:
         return inputs
 
     cheapest = CostVariant(
-        "answer queries",
-        "in the last block image tokens contribute keys and values only (no queries)",
+        "joint rows",
+        "image and answer tokens go through the blocks as one batch of rows: more scores, fewer operations",
         params, encode, loss,
     )  # fmt: skip
     return (
@@ -65,9 +65,24 @@ def variants(model: PocketModel, params: Any) -> tuple[CostVariant, ...]:
             "logits at the answer's positions only",
             params, encode, whole_loss(model, every_logit=False),
         ),
+        CostVariant(
+            "answer queries",
+            "in the last block image tokens contribute keys and values only (no queries)",
+            params, encode, prefilled_loss(model),
+        ),
         cheapest,
         cheapest.for_all(),
     )  # fmt: skip
+
+
+def prefilled_loss(model: PocketModel) -> Loss:
+    """The loss with a pass of the image tokens, and then one of the answer tokens."""
+
+    def loss(r: Float[Array, "L E"], params: Any, features: PocketFeatures, answer: PocketAnswer) -> Float[Array, ""]:
+        net, keys, values = model._prefill(params, features, Routing(r))
+        return -model._logprobs(net, keys, values, features, answer).sum() / answer.mask.sum()
+
+    return loss
 
 
 def whole_loss(model: PocketModel, every_logit: bool) -> Loss:

@@ -1,6 +1,7 @@
 """The pocket model as a routed model: the functions of `r2t2_jax.contract.RoutedModel` over `modeling.py`.
 
-Axis letters: L mixers, E experts, A answer tokens, C candidates, D width, W channel, V vocabulary. One sample.
+Axis letters: L mixers, E experts, A answer tokens, C candidates, D width, W channel, V vocabulary, I image
+cells. One sample.
 """
 
 from __future__ import annotations
@@ -46,41 +47,40 @@ class PocketModel:
         """The gate's input: the question's last state and the mean of the image stream."""
         return nnx.merge(self.graph, params).gate.inputs(features.question, features.stream)
 
+    def _image(
+        self, params: Any, features: PocketFeatures, routing: Routing | None
+    ) -> tuple[PocketNet, Float[Array, "I D"]]:
+        """The modules, and the image tokens under a routing."""
+        net = nnx.merge(self.graph, params)
+        return net, net.project(net.combine_experts(features, self.route(params, features, routing)))
+
     def _prefill(
         self, params: Any, features: PocketFeatures, routing: Routing | None
     ) -> tuple[PocketNet, Array, Array]:
-        net = nnx.merge(self.graph, params)
-        stream = net.combine_experts(features, self.route(params, features, routing))
-        keys, values, _ = net.prefill_image(features, net.project(stream))
+        net, image = self._image(params, features, routing)
+        keys, values, _ = net.prefill_image(features, image)
         return net, keys, values
 
     def _logprobs(
         self, net: PocketNet, keys: Array, values: Array, features: PocketFeatures, answer: PocketAnswer
     ) -> Float[Array, "A"]:
-        """Log-probability of each answer token, zero where padded."""
-        logprobs = self._all_logprobs(net, keys, values, features, answer)
-        picked = jnp.take_along_axis(logprobs, answer.tokens[:, None], axis=1)[:, 0]
-        return jnp.where(answer.mask, picked, 0.0)
-
-    def _all_logprobs(
-        self, net: PocketNet, keys: Array, values: Array, features: PocketFeatures, answer: PocketAnswer
-    ) -> Float[Array, "A V"]:
-        tokens = shift_right(answer.tokens)
-        return jax.nn.log_softmax(net.answer_logits(keys, values, features.question_mask, tokens))
+        """Log-probability of each answer token after a prefilled image, zero where padded."""
+        logits = net.answer_logits(keys, values, features.question_mask, shift_right(answer.tokens))
+        return pick_answer(jax.nn.log_softmax(logits), answer)
 
     def token_logprobs(
         self, params: Any, features: PocketFeatures, routing: Routing | None, answer: PocketAnswer
     ) -> tuple[Float[Array, "A V"], Bool[Array, "A"]]:
         """Log-probability of every token of the vocabulary at each position of the answer, and the answer's mask."""
-        net, keys, values = self._prefill(params, features, routing)
-        return self._all_logprobs(net, keys, values, features, answer), answer.mask
+        net, image = self._image(params, features, routing)
+        return jax.nn.log_softmax(net.joint_logits(features, image, shift_right(answer.tokens))), answer.mask
 
     def answer_loss(
         self, params: Any, features: PocketFeatures, routing: Routing | None, answer: PocketAnswer
     ) -> Float[Array, ""]:
         """Mean cross-entropy of the answer's tokens, end-of-turn token included."""
-        net, keys, values = self._prefill(params, features, routing)
-        return -self._logprobs(net, keys, values, features, answer).sum() / answer.mask.sum()
+        logprobs, mask = self.token_logprobs(params, features, routing, answer)
+        return -pick_answer(logprobs, answer).sum() / mask.sum()
 
     def answer_logprobs(
         self, params: Any, features: PocketFeatures, routing: Routing | None, candidates: PocketAnswer
@@ -112,3 +112,9 @@ class PocketModel:
         tokens = tokens[: self.config.answer_length]
         ended = tokens == END
         return PocketAnswer(tokens, (tokens != PAD) & (jnp.cumsum(ended) - ended == 0))
+
+
+def pick_answer(logprobs: Float[Array, "A V"], answer: PocketAnswer) -> Float[Array, "A"]:
+    """The log-probability of each answer token, zero where padded."""
+    picked = jnp.take_along_axis(logprobs, answer.tokens[:, None], axis=1)[:, 0]
+    return jnp.where(answer.mask, picked, 0.0)
