@@ -24,12 +24,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import psutil
 import tyro
 
 from benchmarks.pages import write_results
 from benchmarks.speed_problem import make_problem
 from r2t2_jax.errors import missing_extra
 from r2t2_jax.reporting.tables import markdown_table
+from r2t2_jax.runtime.batching import usable_cores
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "speed.json"
@@ -42,7 +44,8 @@ AXES = {
     "vmap_size": "vmap size",
     "N": "references in the bank, retrieval included",
 }
-BUSY = 0.5  # load average from which a machine counts as busy
+BUSY = 0.3  # cores used by other processes from which a machine counts as busy
+IDLE_SECONDS = 2.0  # for which this process waits while it measures them
 PYTORCH = {"one_by_one": "PyTorch, one by one", "batched": "PyTorch, batched", "compiled": "PyTorch, torch.compile"}
 
 
@@ -178,6 +181,21 @@ def profile_table(profile: Mapping[str, float]) -> str:
     return markdown_table(["kind of operation", "per step", "microseconds", "share"], rows, align_right=True)
 
 
+def busy_note(busy_cores: float) -> str:
+    """A sentence if other processes used the machine before the start."""
+    if busy_cores <= BUSY:
+        return ""
+    return f" **Other processes used {busy_cores:.1f} cores before the start: do not quote these times.**"
+
+
+def busy_cores() -> float:
+    """The number of cores that other processes use, measured while this one sleeps.
+
+    A load average would contain the decaying load of what ran before.
+    """
+    return psutil.cpu_percent(IDLE_SECONDS) / 100 * (psutil.cpu_count() or 1)
+
+
 def page_tables(recorded: Mapping[str, Any]) -> str:
     """All tables of the page with command, settings, machine and date."""
     settings = recorded["settings"]
@@ -186,13 +204,11 @@ def page_tables(recorded: Mapping[str, Any]) -> str:
         f"torch {recorded['torch']}. k = {settings['k']}, S = {settings['steps']}. Medians of {settings['repeats']} "
         "runs, quartiles in brackets."
     )
-    load = recorded["load_before"]
-    if load > BUSY:
-        where += f" **The machine was busy (load average {load} before the start): do not quote these times.**"
+    where += busy_note(recorded["busy_cores_before"])
     middle, shared = settings["middle"], settings["shared"]
     profiled = []
     if "profile" in recorded:
-        title = f"One step of one sample in the profile of ours, one thread, B = {middle}:"
+        title = f"One step of one sample in the profile of ours, one thread, B = {middle} computed together:"
         profiled = [title, profile_table(recorded["profile"])]
     return "\n\n".join(
         [
@@ -218,8 +234,8 @@ def main(quick: bool = False, doc: bool = False, machine: str = "2 CPU cores") -
     recorded = {
         "command": "python -m benchmarks.speed" + " --quick" * quick,
         "machine": machine,
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "load_before": round(os.getloadavg()[0], 1),
+        "cores": usable_cores(),
+        "busy_cores_before": round(busy_cores(), 2),
         "date": datetime.date.today().isoformat(),
         "jax": version("jax"),
         "torch": version("torch"),

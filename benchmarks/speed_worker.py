@@ -52,18 +52,29 @@ def time_runs(run: Callable[[], Any], samples: int, repeats: int) -> dict[str, f
     return {"seconds_per_sample": median, "low": low, "high": high, "first_call_extra_seconds": extra}
 
 
-def ours(problem: DescentProblem, steps: int, mesh: Mesh | None = None, vmap_size: int = 1) -> Callable[[], Rerouted]:
-    """NGD with `reroute_batch` on arrays on the device."""
+def ours(
+    problem: DescentProblem, steps: int, mesh: Mesh | None = None, vmap_size: int | None = None
+) -> Callable[[], Rerouted]:
+    """NGD with `reroute_batch` on arrays on the device, by default as `r2t2_jax.reroute` calls it."""
     import jax
 
     from r2t2_jax.method.rerouting import reroute_batch
 
     arguments = descent_arguments(problem, steps)
+    options = default_options(arguments[1]) | ({} if vmap_size is None else {"vmap_size": vmap_size})
 
     def run() -> Rerouted:
-        return jax.block_until_ready(reroute_batch(*arguments, mesh=mesh, vmap_size=vmap_size))
+        return jax.block_until_ready(reroute_batch(*arguments, mesh=mesh, **options))
 
     return run
+
+
+def default_options(model: Any) -> dict[str, int]:
+    """The vmap size and the number of threads with which a model is re-routed by default."""
+    from r2t2_jax.contract import default_vmap_size
+    from r2t2_jax.runtime.batching import threads_at_a_time
+
+    return {"vmap_size": default_vmap_size(model), "threads": threads_at_a_time()}
 
 
 def descent_arguments(problem: DescentProblem, steps: int) -> tuple[Any, ...]:
@@ -172,7 +183,7 @@ def measure_scaling(
     for axis, values in axes.items():
         timings[axis] = {}
         for value in values:
-            setting = {"B": batch, "k": k, "S": steps, "vmap_size": 1, axis: value}
+            setting = {"B": batch, "k": k, "S": steps, "vmap_size": None, axis: value}
             cut = problem.take(setting["B"], setting["k"])
             run = (
                 with_bank(cut, steps, value) if axis == "N" else ours(cut, setting["S"], vmap_size=setting["vmap_size"])
@@ -209,12 +220,13 @@ def with_bank(problem: DescentProblem, steps: int, size: int) -> Callable[[], An
         return jax.tree.map(lambda leaf: leaf[rows % (samples * k)], stored)
 
     bank = ReferenceBank(None, None, routing, vectors[samples:], reader=read)
-    index, keys = bank.index(), sample_keys(0, np.arange(samples))
+    index, keys, options = bank.index(), sample_keys(0, np.arange(samples)), default_options(port.model)
     descent = strategy("ngd", Preset.from_mapping({"neighborhood.k": k, "descent.steps": steps, **PRESET}))
 
     def run() -> Any:
         neighbors = bank.references(select(NearestNeighbors(k), index, vectors[:samples], keys), Gaussian())
-        return jax.block_until_ready(reroute_batch(descent, port.model, port.params, queries, neighbors, keys))
+        rerouted = reroute_batch(descent, port.model, port.params, queries, neighbors, keys, **options)
+        return jax.block_until_ready(rerouted)
 
     return run
 
@@ -233,9 +245,9 @@ COPIES = ("copy", "transpose", "concatenate", "slice", "pad", "broadcast", "bitc
 
 
 def measure_profile(problem: DescentProblem, batch: int, k: int, steps: int, repeats: int) -> dict[str, float]:
-    """Microseconds of one step of one sample by kind of operation, from the profile of `ours`.
+    """Microseconds of one step of one sample by kind of operation, from the profile of `ours` in one thread.
 
-    The time of an operation is the lower quartile of its runs, which other processes disturb least. The profiler adds
+    Operations of several samples computed together are divided by their number. The time of an operation is the lower quartile of its runs, which other processes disturb least. The profiler adds
     about half a microsecond to each.
     """
     import jax
@@ -244,9 +256,10 @@ def measure_profile(problem: DescentProblem, batch: int, k: int, steps: int, rep
     from r2t2_jax.method.rerouting import trace_batch
 
     cut = problem.take(batch, k)
-    run = ours(cut, steps)
+    run, arguments = ours(cut, steps), descent_arguments(cut, steps)
     run()
-    lines = trace_batch(*descent_arguments(cut, steps)).lower().compile().as_text().splitlines()
+    together = min(default_options(arguments[1])["vmap_size"], batch)
+    lines = trace_batch(*arguments, vmap_size=together).lower().compile().as_text().splitlines()
     ranks = {match[1]: match[2].count(",") + 1 for line in lines if (match := INSTRUCTION.search(line))}
     durations: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -261,12 +274,13 @@ def measure_profile(problem: DescentProblem, batch: int, k: int, steps: int, rep
                 for event in line.events:
                     if event.name in ranks:
                         durations.setdefault(event.name, []).append(event.duration_ns)
-    runs = repeats * batch * steps
+    runs = repeats * -(-batch // together) * steps
     kinds: dict[str, float] = {}
     for name, times in durations.items():
         if len(times) >= runs:  # inside the steps
             kind = kind_of(name, ranks[name])
-            kinds[kind] = kinds.get(kind, 0.0) + len(times) / runs * float(np.quantile(times, 0.25)) / 1e3
+            microseconds = float(np.quantile(times, 0.25)) / 1e3 / together
+            kinds[kind] = kinds.get(kind, 0.0) + len(times) / runs * microseconds
             kinds[f"{kind}, count"] = kinds.get(f"{kind}, count", 0.0) + len(times) / runs
     return kinds
 

@@ -27,6 +27,8 @@ class PocketModel:
     config: PocketConfig
     graph: Any = field(hash=False)  # follows from config; each call would hash it in 1 ms
 
+    cpu_vmap_size = 8  # more take memory, and hardly less time (docs/speed.md)
+
     @property
     def spec(self) -> RoutingSpec:
         return self.config.spec

@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +23,7 @@ from r2t2_jax.bank import ReferenceBank
 from r2t2_jax.bank.atlas import Atlas, check_atlas_folder, quantize, save_atlas
 from r2t2_jax.bank.reference_bank import kernel_weights
 from r2t2_jax.bank.storage import manifest_digest
-from r2t2_jax.contract import Answer, Features, Params, RoutedLoss, condition, support_of
+from r2t2_jax.contract import Answer, Features, Params, RoutedLoss, condition, default_vmap_size, support_of
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.method.kernels import Gaussian
 from r2t2_jax.method.search.atlas_points import (
@@ -46,6 +47,7 @@ from r2t2_jax.runs.fingerprint import versions
 from r2t2_jax.runs.plan import Batch, Part, Plan
 from r2t2_jax.runs.run import Rows, Run
 from r2t2_jax.runs.workers import Timing, WorkerPool, WorkerProgram, open_pool
+from r2t2_jax.runtime.batching import compute_ahead, map_in_chunks, threads_at_a_time
 from r2t2_jax.runtime.progress import progress_bar
 
 COMMAND = "bank atlas"
@@ -83,7 +85,7 @@ class AtlasPlan:
                 raise R2T2Error(f"{name} of an atlas must be at least 1, not {getattr(self, name)}")
 
 
-@partial(jax.jit, static_argnames=("model", "mode"))
+@partial(jax.jit, static_argnames=("model", "mode", "vmap_size"))
 def losses_at(
     params: Params,
     features: Features,
@@ -92,18 +94,26 @@ def losses_at(
     *,
     model: RoutedLoss,
     mode: Mode = "replace",
+    vmap_size: int = 1,
 ) -> Float[Array, "B P"]:
-    """Bounded losses of a batch of references at every point: one forward pass each."""
+    """Bounded losses of a batch of references at every point: one forward pass each.
+
+    `vmap_size` references, and as many points of each, are computed together.
+    """
 
     def sample(reference: tuple[Features, Answer]) -> Float[Array, "P"]:
         features, answer = reference
         features = condition(model, params, features, answer)
-        return jax.lax.map(lambda point: model.answer_loss(params, features, Routing(point, mode), answer), points)
 
-    return bounded(jax.lax.map(sample, (features, answers)))
+        def loss(point: Float[Array, "L E"]) -> Float[Array, ""]:
+            return model.answer_loss(params, features, Routing(point, mode), answer)
+
+        return map_in_chunks(loss, points, vmap_size)
+
+    return bounded(map_in_chunks(sample, (features, answers), vmap_size))
 
 
-@partial(jax.jit, static_argnames=("model",))
+@partial(jax.jit, static_argnames=("model", "vmap_size"))
 def losses_at_mixtures(
     params: Params,
     features: Features,
@@ -112,6 +122,7 @@ def losses_at_mixtures(
     points: Float[Array, "P L E"],
     *,
     model: RoutedLoss,
+    vmap_size: int = 1,
 ) -> Float[Array, "B P"]:
     """As `losses_at`, at the mixtures of every point with each reference's own `routing`, on its support."""
     reads_support = getattr(model, "reads_support", False)
@@ -126,12 +137,12 @@ def losses_at_mixtures(
             routing = Routing(r, support=support if reads_support else None)
             return model.answer_loss(params, features, routing, answer)
 
-        return jax.lax.map(loss, weights)
+        return map_in_chunks(loss, weights, vmap_size)
 
-    return bounded(jax.lax.map(sample, (features, answers, routing)))
+    return bounded(map_in_chunks(sample, (features, answers, routing), vmap_size))
 
 
-@partial(jax.jit, static_argnames=("model", "mode"))
+@partial(jax.jit, static_argnames=("model", "mode", "vmap_size"))
 def slopes_at(
     params: Params,
     features: Features,
@@ -140,6 +151,7 @@ def slopes_at(
     *,
     model: RoutedLoss,
     mode: Mode = "replace",
+    vmap_size: int = 1,
 ) -> Float[Array, "B L E"]:
     """Gradients of the bounded losses with respect to r, at each reference's own routing (a shift of zero)."""
 
@@ -147,7 +159,7 @@ def slopes_at(
         features, answer, own = reference
         return jax.grad(lambda r: bounded(model.answer_loss(params, features, Routing(r, mode), answer)))(own)
 
-    return jax.lax.map(sample, (features, answers, routing))
+    return map_in_chunks(sample, (features, answers, routing), vmap_size)
 
 
 def leave_one_out(
@@ -232,17 +244,18 @@ class AtlasWork:
         ids = [str(self.bank.records[i]["id"]) for i in rows.tolist()]
         arrays = self.bank.samples(_pad(rows, self.plan.batch))
         routing = self.bank.routing[_pad(rows, self.plan.batch)]
+        static: dict[str, Any] = {"model": self.model, "vmap_size": default_vmap_size(self.model)}
         if self.mode == "mixture":
-            losses = losses_at_mixtures(self.params, *arrays, routing, points, model=self.model)
+            losses = losses_at_mixtures(self.params, *arrays, routing, points, **static)
         else:
-            losses = losses_at(self.params, *arrays, points, model=self.model, mode=self.mode)
+            losses = losses_at(self.params, *arrays, points, mode=self.mode, **static)
         losses = np.asarray(losses)[: len(rows)]
         table = quantize(losses, ids)  # raises on NaN
         if chosen:
             return [{"losses": row} for row in losses]
         mode: Mode = "shift" if self.mode == "shift" else "replace"
         routing = np.zeros_like(routing) if mode == "shift" else routing
-        slopes = slopes_at(self.params, *arrays, routing, model=self.model, mode=mode)
+        slopes = slopes_at(self.params, *arrays, routing, mode=mode, **static)
         slopes = np.asarray(slopes, np.float16)[: len(rows)]
         return [{"losses": row, "slopes": slope} for row, slope in zip(table, slopes, strict=True)]
 
@@ -360,7 +373,9 @@ def _compute_part(
 ) -> None:
     """Compute the missing batches of a part, the losses at `points`, on the workers of `pool` or in this process."""
     if pool is None:
-        run.compute(lambda batch: work.rows(batch, points), [part], title=title)
+        computed = compute_ahead(lambda batch: work.rows(batch, points), run.todo([part]), threads_at_a_time())
+        for batch, table in zip(run.missing([part], title), computed, strict=True):
+            run.append(batch, table)
         return
     bank = work.bank
     rows = work.choosing if part == CHOOSING else np.arange(len(bank))

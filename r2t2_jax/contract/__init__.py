@@ -17,6 +17,7 @@ from r2t2_jax.contract.model import (
     RoutedLoss,
     RoutedModel,
     condition,
+    default_vmap_size,
     support_of,
 )
 from r2t2_jax.contract.port import (
@@ -80,6 +81,7 @@ __all__ = [
     "Turn",
     "check_methods",
     "condition",
+    "default_vmap_size",
     "options_by_letter",
     "support_of",
 ]

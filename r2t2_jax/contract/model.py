@@ -62,7 +62,9 @@ class RoutedModel(Protocol):
     `gate_input(params, features) -> Float[Array, "H"]`, which `knn_moe` uses to find neighbors. One in which part of
     the work on a (sample, answer) pair does not depend on r may have `condition(params, features, answer) -> Features`:
     what `answer_loss` takes in place of the features for this answer, with the same loss. It returns its own result
-    unchanged, so conditioned features may be stored. `LogprobModel` is the protocol of models for entropy objectives.
+    unchanged, so conditioned features may be stored. A small one, whose operations take less time than their dispatch,
+    may have `cpu_vmap_size`: the number of samples that a CPU computes together by default. `LogprobModel` is the
+    protocol of models for entropy objectives.
     """
 
     @property
@@ -129,6 +131,11 @@ def condition(model: RoutedLoss, params: Params, features: Features, answer: Ans
     """
     function = getattr(model, "condition", None)
     return features if function is None else function(params, features, answer)
+
+
+def default_vmap_size(model: RoutedLoss) -> int:
+    """The samples that a device computes together by default: on a CPU the `cpu_vmap_size` of the model, else 1."""
+    return getattr(model, "cpu_vmap_size", 1) if jax.default_backend() == "cpu" else 1
 
 
 def support_of(

@@ -38,7 +38,7 @@ from r2t2_jax.runs.folder import SUMMARY, read_json
 from r2t2_jax.runs.plan import Batch, Part, Plan
 from r2t2_jax.runs.run import Run, reraise_oserror
 from r2t2_jax.runs.workers import Timing, WorkerProgram, open_pool
-from r2t2_jax.runtime.batching import prefetch
+from r2t2_jax.runtime.batching import compute_ahead
 
 COMMAND = "bank build"
 ROW_GROUP = 1 << 12  # rows of a row group of the Parquet file
@@ -168,7 +168,7 @@ def _collect_missing(
     names, todo = run.plan.names, run.todo(run.plan.names)
     if workers is None:
         work = BankWork(_replicas(port), settings, config)
-        rows = prefetch(lambda batch: work.rows(batch, candidates(batch)), todo, work.slots)
+        rows = compute_ahead(lambda batch: work.rows(batch, candidates(batch)), todo, work.slots)
         save(zip(run.missing(), rows, strict=True))
         return
     arguments = {"source": source, "sets": settings, "config": config}

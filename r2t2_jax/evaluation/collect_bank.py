@@ -17,13 +17,13 @@ from jaxtyping import Array, Bool, Float, Int
 from r2t2_jax.bank import ReferenceBank
 from r2t2_jax.bank.atlas import open_atlas
 from r2t2_jax.bank.manifest import image_digest, processing_fingerprint
-from r2t2_jax.contract import Answer, Features, Inputs, Port, Sample
+from r2t2_jax.contract import Answer, Features, Inputs, Port, Sample, default_vmap_size
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.evaluation.encode import BATCH, prepare_questions
 from r2t2_jax.evaluation.records import CORRECT
 from r2t2_jax.method.forward import condition_batch, encode_batch, generate_batch
 from r2t2_jax.metrics import Metric
-from r2t2_jax.runtime.batching import Rows, prefetch, run_batch, take, threads_at_a_time
+from r2t2_jax.runtime.batching import Rows, compute_ahead, run_batch, take, threads_at_a_time
 from r2t2_jax.runtime.checks import UNIT_TOLERANCE
 from r2t2_jax.runtime.progress import progress_bar
 
@@ -70,10 +70,11 @@ def collect_references(
             message names the samples.
     """
     known = labels(port, samples) if keep_features and answers is None else answers
+    together = default_vmap_size(port.model)
 
     def answer(rows: Rows) -> tuple[Features | None, Float[Array, "size L E"], Int[Array, "size A"]]:
-        features, routing = encode_batch(port.params, take(inputs, rows), model=port.model)
-        tokens = generate_batch(port, features, None)
+        features, routing = encode_batch(port.params, take(inputs, rows), model=port.model, vmap_size=together)
+        tokens = generate_batch(port, features, None, together)
         return condition_batch(port, features, take(known, rows)) if keep_features else None, routing, tokens
 
     features, routing, tokens = run_batch(answer, 0, len(samples), size)
@@ -145,8 +146,7 @@ def collect_bank(
         return batch
 
     with progress_bar(n, f"{port.name}: answer references") as progress:
-        first = collect(0)  # compiles; the others then run in parallel
-        batches = [first, *prefetch(collect, range(size, n, size), threads_at_a_time())]
+        batches = list(compute_ahead(collect, range(0, n, size), threads_at_a_time()))
     correct = np.concatenate([batch.correct for batch in batches])
     if not correct.any():
         raise R2T2Error(f"{port.name} answered none of {n} reference questions correctly: there is no bank")

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float
 from tqdm import tqdm
 
-from r2t2_jax.contract import Answer, Features, Inputs, Port, Query, Sample, support_of
+from r2t2_jax.contract import Answer, Features, Inputs, Port, Query, Sample, default_vmap_size, support_of
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.method.forward import encode_batch
 from r2t2_jax.runtime.batching import Rows, map_batches, take, threads_at_a_time
@@ -83,13 +83,21 @@ def note_of_long_questions(port: Port, samples: Sequence[Sample]) -> str:
 
 
 def encode_prepared(
-    port: Port, prepared: PreparedQuestions, batch_size: int, progress: tqdm, threads: int = 1, vmap_size: int = 1
+    port: Port,
+    prepared: PreparedQuestions,
+    batch_size: int,
+    progress: tqdm,
+    threads: int = 1,
+    vmap_size: int | None = None,
 ) -> EncodedQuestions:
-    """The questions with features and router weights, `threads` batches at a time, `vmap_size` samples per program.
+    """The questions with features and router weights, `threads` batches at a time.
+
+    The device computes `vmap_size` samples together, by default as many as the model says.
 
     Raises:
         R2T2Error: a feature is NaN, or a sample names an expert that the model does not have.
     """
+    vmap_size = default_vmap_size(port.model) if vmap_size is None else vmap_size
 
     def encode(rows: Rows) -> tuple[Features, Float[Array, "B L E"]]:
         return encode_batch(port.params, take(prepared.inputs, rows), model=port.model, vmap_size=vmap_size)

@@ -19,7 +19,7 @@ from jaxtyping import Int
 
 from r2t2_jax.bank import ReferenceBank
 from r2t2_jax.bank.atlas import Atlas
-from r2t2_jax.contract import Params, Port
+from r2t2_jax.contract import Params, Port, default_vmap_size
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.evaluation.batch import PreparedBatch, evaluate_batch, reads_permuted_labels
 from r2t2_jax.evaluation.encode import BATCH, EncodedQuestions
@@ -70,7 +70,7 @@ class Evaluator:
         strategies: Mapping[str, Method],
         metric: Metric | None,
         seed: int = 0,
-        vmap_size: int = 1,
+        vmap_size: int | None = None,
         questions: int = 0,
     ) -> Evaluator:
         """Check that model and bank match, build the retrieval index and train what strategies need.
@@ -82,7 +82,7 @@ class Evaluator:
             strategies: by the name under which they are reported.
             metric: scores an answer; `None` where the answers are not known.
             seed: of all random draws.
-            vmap_size: samples that the device computes together.
+            vmap_size: samples that the device computes together; `None` for the model's default.
             questions: number of questions that it will answer, if known: for many, an approximate index may pay.
 
         Returns:
@@ -92,6 +92,7 @@ class Evaluator:
             R2T2Error: the bank belongs to another model or embedder, a strategy needs more neighbors than the bank has
                 references, or something that the model does not offer.
         """
+        vmap_size = default_vmap_size(port.model) if vmap_size is None else vmap_size
         if bank is None:
             _check_no_references(strategies)
             return cls(port, strategies, None, metric, seed, None, vmap_size)

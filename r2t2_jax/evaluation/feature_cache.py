@@ -25,7 +25,7 @@ from jaxtyping import Int
 from r2t2_jax.bank import ReferenceBank
 from r2t2_jax.bank.manifest import Fingerprints, image_digest, processing_fingerprint
 from r2t2_jax.bank.records import SampleReader, StoredSamples
-from r2t2_jax.contract import Answer, Features, Port, Sample
+from r2t2_jax.contract import Answer, Features, Port, Sample, default_vmap_size
 from r2t2_jax.costs.memory import format_size, host_memory
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.evaluation.question_sets import load_source
@@ -196,9 +196,10 @@ class FeatureCache:
         inputs = self._port.processor.prepare(self._port.params, samples)
         answers = self._answers(samples) if self._conditions else None
         features: list[Any] = []
+        model = self._port.model
         for first in range(0, size, BATCH):
             batch, labels = jax.tree.map(lambda leaf, first=first: leaf[first : first + BATCH], (inputs, answers))
-            encoded, _ = encode_batch(self._port.params, batch, model=self._port.model)
+            encoded, _ = encode_batch(self._port.params, batch, model=model, vmap_size=default_vmap_size(model))
             if self._conditions:
                 encoded = condition_batch(self._port, encoded, labels), labels
             encoded = jax.tree.map(np.asarray, encoded)

@@ -144,7 +144,7 @@ class Job:
         limits = [questions.answering_port(self.port).max_new_tokens for questions in self.benchmarks.values()]
         port = replace(self.port, max_new_tokens=max(limits))
         count = sum(len(questions.samples) for questions in self.benchmarks.values())
-        return Evaluator.create(port, self.bank, self.strategies, metric, self.seed, self.vmap_size or 1, count)
+        return Evaluator.create(port, self.bank, self.strategies, metric, self.seed, self.vmap_size, count)
 
     def dry_run(self, every_program: bool = True) -> DryRun:
         """Cost and memory for the longest question; raises as `predict_evaluation`."""
@@ -249,11 +249,12 @@ class Job:
     def _device_batch(self, log: Callable[[str], None]) -> tuple[int, int]:
         """Samples that a device takes at a time, and how many of these it computes together.
 
-        On a device with its own memory both are reduced to what fits; elsewhere it takes a whole batch, one by one.
+        On a device with its own memory both are reduced to what fits; elsewhere it takes a whole batch, and computes as
+        many together as the model says.
         """
         available = device_memory()
         if available is None or not (self.fitted or self.vmap_size is None):
-            return self.batch, self.vmap_size or 1
+            return self.batch, self.evaluator.vmap_size
         dry_run = self.dry_run()
         size = largest_batch(dry_run.memory, available, self.batch) if self.fitted else self.batch
         memory = dry_run.widest(available, size) if self.vmap_size is None else dry_run.memory

@@ -10,7 +10,7 @@ from typing import Any
 from r2t2_jax.bank import ReferenceBank
 from r2t2_jax.bank.atlas import open_atlas
 from r2t2_jax.bank.manifest import fingerprints_of, read_manifest
-from r2t2_jax.contract import Port
+from r2t2_jax.contract import Port, default_vmap_size
 from r2t2_jax.evaluation.dry_run import DryRun, EvaluationPrediction, device_memory, longest_question
 from r2t2_jax.evaluation.evaluator import in_space_of_atlas
 from r2t2_jax.evaluation.job import checked_strategies, plan_batch, recorded_strategies
@@ -123,7 +123,8 @@ def plan_evaluation(
     left = {name: method for name, method in methods.items() if name not in done}
     points = 0 if atlas is None else len(atlas.points)
     recorded = [name for name in methods if name in done]
-    return PlannedEvaluation(port, references, benchmarks, left, points, size, vmap_size or 1, missing, recorded)
+    together = default_vmap_size(port.model) if vmap_size is None else vmap_size
+    return PlannedEvaluation(port, references, benchmarks, left, points, size, together, missing, recorded)
 
 
 def _progress(folder: Path | None, benchmarks: Mapping[str, QuestionSet]) -> tuple[set[str], dict[str, int]]:

@@ -29,6 +29,7 @@ from r2t2_jax.contract import (
     References,
     Rerouted,
     RoutedLoss,
+    default_vmap_size,
     support_of,
 )
 from r2t2_jax.costs.jaxpr import depends_on_first_input
@@ -40,6 +41,7 @@ from r2t2_jax.retrieval.exact import ExactIndex
 from r2t2_jax.retrieval.neighbors import sample_keys, select
 from r2t2_jax.rivals.trained import fit_predictor, predict_losses
 from r2t2_jax.routing import Routing, RoutingSpec
+from r2t2_jax.runtime.batching import threads_at_a_time
 from r2t2_jax.runtime.checks import (
     check_embeddings,
     check_finite,
@@ -173,7 +175,10 @@ class ArraySamples:
         if atlas is not None:
             strategy = for_points(strategy, atlas.mode)
         references = self._references(strategy)
-        return reroute_batch(strategy, self.model, self.params, self.queries, references, self.keys, mesh)
+        together, threads = default_vmap_size(self.model), threads_at_a_time()
+        return reroute_batch(
+            strategy, self.model, self.params, self.queries, references, self.keys, mesh, together, threads
+        )
 
     def _references(self, strategy: Strategy) -> References:
         """The references that a strategy reads; strategies that read the atlas also read those answered wrongly."""

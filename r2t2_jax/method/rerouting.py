@@ -40,7 +40,7 @@ from r2t2_jax.method.kernels import Linear
 from r2t2_jax.method.needs import Need, check_needs
 from r2t2_jax.method.search.problem import RoutingProblem
 from r2t2_jax.method.strategies import Strategy
-from r2t2_jax.runtime.batching import map_in_chunks, pad_to_multiple
+from r2t2_jax.runtime.batching import map_in_chunks, map_parts, pad_to_multiple
 
 DATA_AXIS = "data"
 
@@ -187,6 +187,7 @@ def reroute_batch(
     keys: Key[Array, "B"],
     mesh: Mesh | None = None,
     vmap_size: int = 1,
+    threads: int = 1,
 ) -> Rerouted:
     """The routing weights of a batch of test samples.
 
@@ -200,6 +201,8 @@ def reroute_batch(
         mesh: devices among which the batch is split, over the axis `data`; no device waits for another.
         vmap_size: number of samples that a device computes together. A larger number uses an accelerator better, takes
             memory in proportion, and changes results by rounding.
+        threads: number of parts of the batch computed at a time without a mesh: on a CPU `threads_at_a_time()`, where
+            the calling thread is the only one.
 
     Returns:
         `Rerouted` with a leading axis B on every leaf.
@@ -212,7 +215,8 @@ def reroute_batch(
     neighborhoods, shared = split_shared(strategy, references)
     samples = (queries, neighborhoods, keys)
     if mesh is None:
-        return _reroute_samples(strategy, params, shared, samples, model=model, mesh=None, vmap_size=vmap_size)
+        reroute = partial(_reroute_samples, strategy, params, shared, model=model, mesh=None, vmap_size=vmap_size)
+        return map_parts(reroute, samples, threads)
 
     if DATA_AXIS not in mesh.shape:
         raise R2T2Error(f"the mesh has axes {mesh.axis_names}; name the one over which samples are split {DATA_AXIS!r}")

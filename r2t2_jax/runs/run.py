@@ -191,14 +191,16 @@ class Run:
     def _of(self, parts: Collection[str]) -> list[Batch]:
         return [batch for batch in self.plan.batches if batch.part in parts]
 
-    def missing(self, parts: Sequence[str] | None = None) -> Iterator[Batch]:
+    def missing(self, parts: Sequence[str] | None = None, title: str = "") -> Iterator[Batch]:
         """Iterate over `todo`, of all parts by default, with a progress bar; stops on signals and at the time limit.
+
+        `title` is that of the bar, by default the command.
 
         Raises:
             RunInterrupted: a signal was received or the time limit is reached.
         """
         parts = self.plan.names if parts is None else parts
-        with self.progress(parts, self._command) as bar:
+        with self.progress(parts, title or self._command) as bar:
             for batch in self.todo(parts):
                 self.check()
                 start = time.perf_counter()

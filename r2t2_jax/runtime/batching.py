@@ -74,7 +74,12 @@ def take(tree: Any, rows: Rows) -> Any:
 
 def threads_at_a_time() -> int:
     """The number of programs to run at a time: two on CPUs with several cores, otherwise one."""
-    return min(2, os.cpu_count() or 1) if jax.default_backend() == "cpu" else 1
+    return min(2, usable_cores()) if jax.default_backend() == "cpu" else 1
+
+
+def usable_cores() -> int:
+    """The number of cores on which this process may run."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def map_in_chunks(function: Callable[[Any], Any], samples: Any, vmap_size: int = 1) -> Any:
@@ -98,6 +103,30 @@ def map_in_chunks(function: Callable[[Any], Any], samples: Any, vmap_size: int =
     # Not `lax.map(..., batch_size=vmap_size)`, which fails on results without an element (losses of no steps).
     mapped = jax.lax.map(jax.vmap(function), split)  # [chunks, vmap_size, ...]
     return jax.tree.map(lambda leaf: leaf.reshape(chunks * vmap_size, *leaf.shape[2:])[:count], mapped)
+
+
+def map_parts(function: Callable[[Any], Any], samples: Any, parts: int) -> Any:
+    """`function` of several parts of the samples at a time, each in a thread; the results joined.
+
+    The parts have one size, padded with the first sample, and hence one program. No array but the samples is copied.
+
+    Args:
+        function: samples to a tree of arrays with a leading axis of their number.
+        samples: every leaf with a leading axis B.
+        parts: number of parts; one if there are fewer than two samples for each.
+    """
+    count = len(jax.tree.leaves(samples)[0])
+    if parts <= 1 or count < 2 * parts:
+        return function(samples)
+    size = -(-count // parts)
+    padded = pad_to_multiple(samples, parts)
+
+    def run(start: int) -> Any:
+        return jax.block_until_ready(function(jax.tree.map(lambda leaf: leaf[start : start + size], padded)))
+
+    with worker_threads(parts) as pool:
+        results = list(pool.map(run, range(0, parts * size, size)))
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[:count], *results)
 
 
 def pad_to_multiple(samples: Any, divisor: int) -> Any:
@@ -167,3 +196,11 @@ def prefetch(work: Callable[[T], U], items: Iterable[T], workers: int) -> Iterat
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()
+
+
+def compute_ahead(work: Callable[[T], U], items: Iterable[T], workers: int) -> Iterator[U]:
+    """As `prefetch`, with the first item alone: its programs are compiled once, not by every thread."""
+    remaining = iter(items)
+    for item in remaining:
+        yield work(item)
+        yield from prefetch(work, remaining, workers)
