@@ -247,8 +247,8 @@ COPIES = ("copy", "transpose", "concatenate", "slice", "pad", "broadcast", "bitc
 def measure_profile(problem: DescentProblem, batch: int, k: int, steps: int, repeats: int) -> dict[str, float]:
     """Microseconds of one step of one sample by kind of operation, from the profile of `ours` in one thread.
 
-    Operations of several samples computed together are divided by their number. The time of an operation is the lower quartile of its runs, which other processes disturb least. The profiler adds
-    about half a microsecond to each.
+    Operations of several samples computed together are divided by their number. The time of an operation is the lower
+    quartile of its runs, which other processes disturb least. The profiler adds about half a microsecond to each.
     """
     import jax
     from jax.profiler import ProfileData, ProfileOptions

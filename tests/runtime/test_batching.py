@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from r2t2_jax.runtime.batching import map_in_chunks, pad_to_multiple
+from r2t2_jax.runtime.batching import compute_ahead, map_in_chunks, map_parts, pad_to_multiple
 
 
 def square(sample):
@@ -54,3 +54,30 @@ def test_padding_repeats_the_first_sample():
     assert filled["keys"].shape == (4,)
     np.testing.assert_array_equal(filled["rows"][3], [1.0, 0.0, 0.0])
     assert pad_to_multiple(keys, 3) is keys
+
+
+@pytest.mark.parametrize(("count", "parts", "size"), [(4, 2, 2), (5, 2, 3), (3, 2, 3), (7, 3, 3), (6, 1, 6)])
+def test_parts_have_one_size_and_every_sample_its_own_result(count, parts, size):
+    sizes = []
+
+    def function(samples):
+        sizes.append(len(samples["x"]))
+        return {"square": samples["x"] ** 2}
+
+    result = map_parts(function, {"x": jnp.arange(count)}, parts)
+    np.testing.assert_array_equal(result["square"], np.arange(count) ** 2)
+    assert set(sizes) == {size}
+
+
+def test_the_first_item_is_computed_alone_and_results_are_in_order():
+    started = []
+
+    def work(item):
+        started.append(item)
+        return -item
+
+    results = compute_ahead(work, range(5), workers=2)
+    assert next(results) == 0
+    assert started == [0]
+    assert list(results) == [-1, -2, -3, -4]
+    assert list(compute_ahead(work, [], workers=2)) == []
