@@ -45,6 +45,7 @@ AXES = {
     "N": "references in the bank, retrieval included",
 }
 BUSY = 0.3  # cores used by other processes from which a machine counts as busy
+BUSY_LOAD = 0.5  # load average from which it does, in earlier records
 IDLE_SECONDS = 2.0  # for which this process waits while it measures them
 PYTORCH = {"one_by_one": "PyTorch, one by one", "batched": "PyTorch, batched", "compiled": "PyTorch, torch.compile"}
 
@@ -172,7 +173,7 @@ def devices_table(devices: Mapping[str, Timing], cores: int) -> str:
 
 def profile_table(profile: Mapping[str, float]) -> str:
     """The time of one step by kind of operation, the longest first."""
-    kinds = sorted((kind for kind in profile if not kind.endswith(", count")), key=lambda kind: -profile[kind])
+    kinds = sorted((kind for kind in profile if f"{kind}, count" in profile), key=lambda kind: -profile[kind])
     total = sum(profile[kind] for kind in kinds)
     rows = [
         [kind, f"{profile[f'{kind}, count']:.0f}", f"{profile[kind]:,.0f}", f"{100 * profile[kind] / total:.0f} %"]
@@ -181,11 +182,15 @@ def profile_table(profile: Mapping[str, float]) -> str:
     return markdown_table(["kind of operation", "per step", "microseconds", "share"], rows, align_right=True)
 
 
-def busy_note(busy_cores: float) -> str:
-    """A sentence if other processes used the machine before the start."""
-    if busy_cores <= BUSY:
-        return ""
-    return f" **Other processes used {busy_cores:.1f} cores before the start: do not quote these times.**"
+def busy_note(recorded: Mapping[str, Any]) -> str:
+    """A sentence if other processes used the machine before the start; earlier records have the load average."""
+    if "busy_cores_before" not in recorded:
+        load = recorded["load_before"]
+        busy, measured = load > BUSY_LOAD, f"The machine was busy (load average {load} before the start)"
+    else:
+        cores = recorded["busy_cores_before"]
+        busy, measured = cores > BUSY, f"Other processes used {cores:.1f} cores before the start"
+    return f" **{measured}: do not quote these times.**" if busy else ""
 
 
 def busy_cores() -> float:
@@ -204,11 +209,12 @@ def page_tables(recorded: Mapping[str, Any]) -> str:
         f"torch {recorded['torch']}. k = {settings['k']}, S = {settings['steps']}. Medians of {settings['repeats']} "
         "runs, quartiles in brackets."
     )
-    where += busy_note(recorded["busy_cores_before"])
+    where += busy_note(recorded)
     middle, shared = settings["middle"], settings["shared"]
     profiled = []
     if "profile" in recorded:
-        title = f"One step of one sample in the profile of ours, one thread, B = {middle} computed together:"
+        together = recorded["profile"].get("samples together", 1)
+        title = f"One step of one sample in the profile of ours, one thread, B = {middle}, {together} at a time:"
         profiled = [title, profile_table(recorded["profile"])]
     return "\n\n".join(
         [

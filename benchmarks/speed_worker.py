@@ -275,7 +275,7 @@ def measure_profile(problem: DescentProblem, batch: int, k: int, steps: int, rep
                     if event.name in ranks:
                         durations.setdefault(event.name, []).append(event.duration_ns)
     runs = repeats * -(-batch // together) * steps
-    kinds: dict[str, float] = {}
+    kinds: dict[str, float] = {"samples together": together}
     for name, times in durations.items():
         if len(times) >= runs:  # inside the steps
             kind = kind_of(name, ranks[name])
