@@ -5,9 +5,10 @@ Axis letters: B samples, M embedding size, L routed layers, E experts.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -145,5 +146,11 @@ def _task_routing(port: Port, samples: Sequence[Sample]) -> Float[Array, "B L E"
     named = {name for sample in samples for name in sample.experts}
     if not all(sample.experts for sample in samples) or named.isdisjoint(port.model.spec.experts):
         return None
-    one_hot = cache(lambda experts: np.asarray(port.model.spec.one_hot_experts(experts)))  # few distinct sets
-    return jnp.asarray(np.stack([one_hot(sample.experts) for sample in samples]))
+    model = cast(Hashable, port.model)  # jit takes it as a static argument
+    return jnp.asarray(np.stack([_one_hot(model, tuple(sample.experts)) for sample in samples]))
+
+
+@lru_cache(maxsize=1024)  # the same few sets in every batch
+def _one_hot(model: Any, experts: tuple[str, ...]) -> Float[np.ndarray, "L E"]:
+    """Equal weight on the named experts in every layer."""
+    return np.asarray(model.spec.one_hot_experts(experts))
