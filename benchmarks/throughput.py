@@ -9,20 +9,22 @@ separately.
 
 The second part compares `r2t2 eval --ray local --workers 1` with `r2t2 eval` on the same questions, as commands whose
 programs are compiled and which run at the same time. CPU time is that of all processes from start to end: driver,
-worker and Ray's own (`process_tree.py`). Weak scaling is one worker against two workers on twice as many questions.
-`--part ray` repeats only this part. The results go to `benchmarks/results/throughput.json`.
+worker and Ray's own (`process_tree.py`). The same with more questions gives the overhead of a run and that of a
+question. Weak scaling is one worker against two workers on twice as many questions. `--part ray` repeats only this
+part. The results go to `benchmarks/results/throughput.json`.
 """
 
 from __future__ import annotations
 
 import datetime
 import json
+import math
 import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -49,6 +51,7 @@ from r2t2_jax.runtime.compilation_cache import FOLDER, CompileCounter, enable_co
 RESULTS = Path(__file__).parent / "results" / "throughput.json"
 BENCHMARK, STRATEGIES = "pocket", ("base", "ngd")
 ONCE = "--compile-only"
+AIM = 0.05  # of the CPU time in one process: the overhead of workers that we aim at
 MODEL, R2T2 = "pocket:narrow", (sys.executable, "-m", "r2t2_jax.cli.main")
 
 
@@ -60,7 +63,9 @@ def main(
     compile_only: bool = False,
     part: Literal["all", "loop", "ray"] = "all",
     ray_samples: int = 1000,
+    ray_more_samples: int = 3000,
     ray_repeats: int = 3,
+    ray_more_repeats: int = 1,
     scaling_samples: int = 250,
 ) -> None:
     """Measure, or with `compile_only` print the programs that this process compiles for one batch."""
@@ -70,7 +75,8 @@ def main(
     if compile_only:
         return
     if part != "loop":
-        results["ray"] = compare_with_workers(ray_samples, scaling_samples, references, ray_repeats, machine)
+        sizes = {ray_samples: ray_repeats, ray_more_samples: ray_more_repeats}
+        results["ray"] = compare_with_workers(sizes, scaling_samples, references, machine)
     RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(results, indent=1))
 
@@ -106,46 +112,94 @@ def compare_with_loop(samples: int, references: int, repeats: int, machine: str,
 
 
 def compare_with_workers(
-    samples: int, scaling_samples: int, references: int, repeats: int, machine: str
+    sizes: Mapping[int, int], scaling_samples: int, references: int, machine: str
 ) -> dict[str, Any]:
-    """CPU time with one Ray worker and in one process, and weak scaling to two workers; medians of the repeats."""
+    """CPU time with one Ray worker and in one process, and weak scaling to two workers; medians of the repeats.
+
+    Args:
+        sizes: two numbers of questions, the smaller first, and the repeats of each.
+        scaling_samples: questions of one worker in weak scaling.
+        references: size of the bank.
+        machine: name of the machine.
+    """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         build = ["bank", "build", "--model", MODEL, "--data", BENCHMARK, "--limit", str(references)]
         subprocess.run([*R2T2, *build, "--out", str(folder / "bank")], check=True, capture_output=True)
         evaluate_in(folder, "warm", PLAN_BATCH)  # compiles
-        times: dict[str, list[TreeTimes]] = {"in_process": [], "one": [], "half": [], "two": []}
-        for i in range(repeats):
-            with ThreadPoolExecutor(2) as pool:  # at the same time, so that other processes slow both alike
-                in_process = pool.submit(evaluate_in, folder, f"in-process-{i}", samples)
-                one = pool.submit(evaluate_in, folder, f"one-{i}", samples, workers=1)
-            times["in_process"].append(in_process.result())
-            times["one"].append(one.result())
-            times["half"].append(evaluate_in(folder, f"half-{i}", scaling_samples, workers=1))
-            times["two"].append(evaluate_in(folder, f"two-{i}", 2 * scaling_samples, workers=2))
-        runs = [folder / f"{kind}-{i}" for kind in ("in-process", "one") for i in range(repeats)]
-        assert len({(run / "summary.json").read_bytes() for run in runs}) == 1  # the same numbers
-    runs_of_one, both = times["one"], [*zip(times["in_process"], times["one"], strict=True)]
+        load = os.getloadavg()[1]
+        pairs = {n: [run_pair(folder, n, i) for i in range(repeats)] for n, repeats in sizes.items()}
+        repeats = range(next(iter(sizes.values())))
+        one = [evaluate_in(folder, f"half-{i}", scaling_samples, workers=1) for i in repeats]
+        two = [evaluate_in(folder, f"two-{i}", 2 * scaling_samples, workers=2) for i in repeats]
+    compared = {n: compare_pairs(each) for n, each in pairs.items()}
     return {
         "machine": machine,
         "date": datetime.date.today().isoformat(),
-        "load": round(os.getloadavg()[1], 1),
-        "samples": samples,
-        "repeats": repeats,
+        "load": round(load, 1),
         "counted": "user and system time of all processes from start to end: driver, workers, Ray's own",
-        "cpu_seconds": {
-            "in_process": median(run.total for run in times["in_process"]),
-            "one_worker": median(run.total for run in runs_of_one),
-            "one_worker_by_role": {
-                role: median(run.cpu.get(role, 0.0) for run in runs_of_one) for role in sorted(runs_of_one[0].cpu)
-            },
-        },
-        "overhead_percent_of_cpu_time": median(100 * (after.total / before.total - 1) for before, after in both),
-        "overhead_percent_each": [round(100 * (after.total / before.total - 1), 1) for before, after in both],
+        "questions": compared,
+        **separate_overhead({n: each["cpu_seconds"] for n, each in compared.items()}),
         "weak_scaling": {
-            "one_worker": scaling(times["half"], scaling_samples),
-            "two_workers": scaling(times["two"], 2 * scaling_samples),
+            "one_worker": scaling(one, scaling_samples),
+            "two_workers": scaling(two, 2 * scaling_samples),
         },
+    }
+
+
+Pair = tuple[TreeTimes, TreeTimes]  # in one process, and with one worker
+
+
+def run_pair(folder: Path, samples: int, number: int) -> Pair:
+    """Both commands at the same time, so that other processes slow both alike; they must find the same numbers."""
+    names = f"in-process-{samples}-{number}", f"one-{samples}-{number}"
+    with ThreadPoolExecutor(2) as pool:
+        in_process, one = (
+            pool.submit(evaluate_in, folder, name, samples, workers)
+            for name, workers in zip(names, (0, 1), strict=True)
+        )
+    assert len({(folder / name / "summary.json").read_bytes() for name in names}) == 1
+    return in_process.result(), one.result()
+
+
+def compare_pairs(pairs: Sequence[Pair]) -> dict[str, Any]:
+    """Medians of the CPU seconds, by role, and the overhead of each pair."""
+    in_process, one = zip(*pairs, strict=True)
+    percent = [100 * (after.total / before.total - 1) for before, after in pairs]
+    return {
+        "repeats": len(pairs),
+        "wall_seconds": {
+            "in_process": median(run.wall for run in in_process),
+            "one_worker": median(run.wall for run in one),
+        },
+        "cpu_seconds": {
+            "in_process": median(run.total for run in in_process),
+            "one_worker": median(run.total for run in one),
+        },
+        "one_worker_by_role": {role: median(run.cpu.get(role, 0.0) for run in one) for role in sorted(one[0].cpu)},
+        "overhead_percent_of_cpu_time": median(percent),
+        "overhead_percent_each": [round(each, 1) for each in percent],
+    }
+
+
+def separate_overhead(seconds: Mapping[int, Mapping[str, float]]) -> dict[str, Any]:
+    """The overhead of a run and of a question, from CPU seconds by number of questions, of which there are two.
+
+    Returns:
+        Seconds for a run, percent for each question, and the questions from which the overhead is below `AIM`; `None`
+        if there is no such number.
+    """
+    (n, first), (more, second) = seconds.items()
+    rates = {kind: (second[kind] - first[kind]) / (more - n) for kind in first}
+    starts = {kind: first[kind] - n * rates[kind] for kind in first}
+    saved = (1 + AIM) * rates["in_process"] - rates["one_worker"]  # seconds per question
+    missing = starts["one_worker"] - (1 + AIM) * starts["in_process"]
+    return {
+        "overhead_seconds_of_a_run": round(starts["one_worker"] - starts["in_process"], 1),
+        "overhead_percent_of_a_question": round(100 * (rates["one_worker"] / rates["in_process"] - 1), 1),
+        "questions_from_which_the_overhead_is_below_5_percent": math.ceil(max(0.0, missing) / saved)
+        if saved > 0
+        else None,
     }
 
 

@@ -1,16 +1,18 @@
 """Exact search: one query inside a traced program, or batches over blocks of rows, on one device or several.
 
-On a CPU the blocks of a batch are products of numpy's BLAS, of which only scores above a running threshold are sorted;
-on other devices one JAX program does both. Candidates are ranked by distances in double precision in either case.
+On a CPU the blocks of a batch are products of numpy's BLAS, of which only scores above a running threshold are looked
+at (`host_search`); on other devices one JAX program multiplies and sorts. Candidates are ranked by distances in double
+precision in either case.
 
-Axis letters: B queries, K neighbors, C candidates, N bank size, M embedding size, R rows of a block, P devices.
+Axis letters: B queries, K neighbors, C candidates, N bank size, M embedding size, R rows of a block, P devices or pairs
+of a query and a row.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -23,7 +25,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.retrieval.host_search import EQUAL, best_rows, half_squares
+from r2t2_jax.retrieval.host_search import HostScores, half_squares
 from r2t2_jax.retrieval.protocol import METRICS, Hits, Metric, check_search, check_vectors
 from r2t2_jax.runtime.typed_json import open_json
 
@@ -82,9 +84,10 @@ def sample_digest(embeddings: Float[np.ndarray, "N M"] | Float[Array, "N M"]) ->
 
 AXIS = "data"
 QUERIES, ROWS = 256, 1 << 14  # of one block of scores: 16 MiB
-HOST_QUERIES = 4  # times as many of a block on a CPU, whose BLAS rearranges the rows once for all of them: 64 MiB
+HOST = 4, 2  # on a CPU: times the queries and part of the rows, 32 MiB; BLAS rearranges both once for each other
 SPARE = 16  # candidates beyond k, so that rounding does not decide
 TIE = 2e-6  # of the largest score: scores this close may be equal vectors, rounded apart
+EQUAL = 1e-6  # scores this close may be equal as well
 
 
 @jax.tree_util.register_dataclass
@@ -141,20 +144,14 @@ class ExactIndex:
             R2T2Error: k is not between 1 and N, or a query does not fit.
         """
         check_search(self, queries, k)
-        queries = np.asarray(queries, np.float32)
-        count, size = min(k + SPARE, len(self)), QUERIES
+        queries, size = np.asarray(queries, np.float32), QUERIES
         if mesh is None and self._on_host:
-            size *= HOST_QUERIES
-            propose: Callable[[Float[np.ndarray, "B M"]], tuple[np.ndarray, np.ndarray]] = partial(
-                best_rows, self._host_rows, self._half_squares, count=count, block=ROWS
-            )
+            size *= HOST[0]
+            search = partial(self._search_host, k=k)
         else:
             embeddings = self.embeddings if mesh is None else _shard(self.embeddings, mesh)
-            propose = partial(self._device_candidates, count=count, embeddings=embeddings, mesh=mesh)
-        parts = [
-            self._rank(queries[first : first + size], k, *propose(queries[first : first + size]))
-            for first in range(0, len(queries), size)
-        ]
+            search = partial(self._search_devices, k=k, embeddings=embeddings, mesh=mesh)
+        parts = [search(queries[first : first + size]) for first in range(0, len(queries), size)]
         return Hits(*(np.concatenate(arrays) for arrays in zip(*(vars(part).values() for part in parts), strict=True)))
 
     @cached_property
@@ -168,9 +165,26 @@ class ExactIndex:
         return np.asarray(self.embeddings)
 
     @cached_property
-    def _half_squares(self) -> Float[np.ndarray, "N"] | None:
-        """|x|^2 / 2 of every row, which `_scores` subtracts; `None` if the metric has no such term."""
-        return None if self.metric == "dot" else half_squares(self._host_rows, ROWS)
+    def _host_scores(self) -> HostScores:
+        """The scores of every row on the host."""
+        return HostScores(self._host_rows, half_squares(self._host_rows, ROWS), self.metric == "dot")
+
+    def _search_host(self, queries: Float[np.ndarray, "B M"], k: int) -> Hits:
+        """The k nearest rows of each query, by numpy."""
+        pairs = self._host_scores.candidates(queries, k, ROWS // HOST[1])
+        distance = pair_distances(self.metric, queries, self._host_rows, pairs.query, pairs.row)
+        place = np.arange(len(pairs.query)) - np.searchsorted(pairs.query, pairs.query)  # of a pair in its query
+        shape = len(queries), max(k, int(place.max(initial=0)) + 1)
+        indices, far = np.full(shape, -1), np.full(shape, np.inf)
+        indices[pairs.query, place], far[pairs.query, place] = pairs.row, distance
+        hits = nearest(indices, far, k)
+        for b in np.flatnonzero(pairs.crowded).tolist():
+            self._settle(hits, b, queries[b : b + 1], float(pairs.floor[b]), k)
+        return hits
+
+    def _search_devices(self, queries: Float[np.ndarray, "B M"], k: int, embeddings: Array, mesh: Mesh | None) -> Hits:
+        """The k nearest rows of each query, by a JAX program that proposes candidates."""
+        return self._rank(queries, k, *self._device_candidates(queries, min(k + SPARE, len(self)), embeddings, mesh))
 
     def _device_candidates(
         self, queries: Float[np.ndarray, "B M"], count: int, embeddings: Array, mesh: Mesh | None
@@ -205,7 +219,7 @@ class ExactIndex:
         return hits
 
     def _rows(self, indices: Int[np.ndarray, "B C"]) -> Float[np.ndarray, "B C M"]:
-        return self._host_rows[indices] if self._on_host else np.asarray(self.embeddings[jnp.asarray(indices)])
+        return np.asarray(self.embeddings[jnp.asarray(indices)])
 
     def _settle(self, hits: Hits, b: int, query: Float[np.ndarray, "1 M"], floor: float, k: int) -> None:
         """Rank every reference of query b whose score reaches `floor`, and put the nearest into row b of `hits`."""
@@ -220,7 +234,7 @@ class ExactIndex:
                 indices, distance = (np.hstack(pair) for pair in ((best.indices, indices), (best.distances, distance)))
             best = nearest(indices, distance, k)
         assert best is not None  # the k-th candidate itself reaches the floor
-        hits.indices[b], hits.distances[b] = best.indices[0], best.distances[0]
+        hits.indices[b], hits.distances[b], hits.mask[b] = best.indices[0], best.distances[0], best.mask[0]
 
     def save(self, path: Path) -> None:
         """Write the metric and a digest of the embeddings; exact search needs nothing else."""
@@ -296,22 +310,38 @@ def _on_each_device(mesh: Mesh, propose: partial) -> jax.stages.Wrapped:
     )
 
 
-NUMBERS = 1 << 20  # compared at a time: 8 MiB stay in the cache
+NUMBERS = 1 << 15  # compared at a time: 640 KiB stay in the cache
 
 
 def distances(
     metric: Metric, queries: Float[np.ndarray, "B M"], candidates: Float[np.ndarray, "B C M"]
 ) -> Float[np.ndarray, "B C"]:
     """The metric's distance of every query to each of its candidates."""
-    result = np.empty(candidates.shape[:2])
-    step = max(1, NUMBERS // max(1, candidates[0].size))
-    for first in range(0, len(queries), step):
+    b, c, m = candidates.shape
+    rows = candidates.reshape(b * c, m)
+    return pair_distances(metric, queries, rows, np.repeat(np.arange(b), c), np.arange(b * c)).reshape(b, c)
+
+
+def pair_distances(
+    metric: Metric,
+    queries: Float[np.ndarray, "B M"],
+    embeddings: Float[np.ndarray, "N M"],
+    query: Int[np.ndarray, "P"],
+    row: Int[np.ndarray, "P"],
+) -> Float[np.ndarray, "P"]:
+    """The metric's distance of queries to rows, pair by pair, in double precision."""
+    result, queries = np.empty(len(query)), queries.astype(np.float64)
+    step = max(1, NUMBERS // queries.shape[1])
+    rows, vectors = np.empty((2, min(step, len(query)), queries.shape[1]))
+    for first in range(0, len(query), step):
         part = slice(first, first + step)
-        rows, query = candidates[part].astype(np.float64), queries[part].astype(np.float64)[:, None]
-        result[part] = (
-            -(rows * query).sum(axis=-1) if metric == "dot" else np.sqrt(np.square(rows - query).sum(axis=-1))
-        )
-    return result
+        x, q = rows[: len(query[part])], vectors[: len(query[part])]
+        x[...] = embeddings.take(row[part], axis=0)
+        queries.take(query[part], axis=0, out=q, mode="clip")  # without `mode`, `out` is filled by a copy
+        if metric != "dot":
+            q = np.subtract(x, q, out=x)
+        np.vecdot(x, q, out=result[part])
+    return np.negative(result, out=result) if metric == "dot" else np.sqrt(result, out=result)
 
 
 def nearest(indices: Int[np.ndarray, "B C"], distance: Float[np.ndarray, "B C"], k: int) -> Hits:

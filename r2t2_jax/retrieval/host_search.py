@@ -1,19 +1,26 @@
 """Candidates of exact search in the memory of a CPU: products of numpy's BLAS with a running threshold.
 
-A sort of all scores takes as long as the product that computes them. Here one pass compares the maxima of groups of
-scores with the score that is reached by the best rows so far, and only what is above is sorted.
+A sort of all scores takes as long as the product that computes them. Here one pass takes the maxima of groups of
+scores. The k-th largest maximum so far bounds the k-th best score from below, and only groups that reach it are looked
+at. Scores are float32, so a bound on their rounding widens the threshold: the candidates hold every reference that may
+be among the k nearest, equal ones included, and ranking by distances in double precision decides.
 
-Axis letters: B queries, C candidates, N bank size, M embedding size, R rows of a block, P pairs of a query and a row.
+Axis letters: B queries, K neighbors, N bank size, M embedding size, R rows of a block, G groups, P pairs of a query and
+a row.
 """
 
 from __future__ import annotations
 
-import numpy as np
-from jaxtyping import Float, Int
+from dataclasses import dataclass
+from functools import cached_property
 
-GROUP = 16  # scores of which one maximum is compared with the threshold
-EQUAL = 1e-6  # |x|^2 / 2 of unit vectors differ by less, so that the best rows are found without it
-MANY = 16  # times as many pairs as are kept: more are equal scores
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+GROUP, MERGED = 16, 4  # scores of a group, and groups of which one maximum bounds the k-th best score
+SPARSE = 8  # times as many maxima as neighbors, where there are enough rows: the bound is then close to the score
+ERROR = 1e-6  # of |q| |x| and of |x|^2 / 2: bounds the rounding of a score
+MANY = 64  # a query with more pairs than this and 2 k has equal references
 
 
 def half_squares(embeddings: Float[np.ndarray, "N M"], block: int) -> Float[np.ndarray, "N"]:
@@ -22,67 +29,131 @@ def half_squares(embeddings: Float[np.ndarray, "N M"], block: int) -> Float[np.n
     return np.concatenate([np.einsum("rm,rm->r", part, part) / 2 for part in parts])
 
 
-def best_rows(
-    embeddings: Float[np.ndarray, "N M"],
-    subtracted: Float[np.ndarray, "N"] | None,
-    queries: Float[np.ndarray, "B M"],
-    count: int,
-    block: int,
-) -> tuple[Float[np.ndarray, "B C"], Int[np.ndarray, "B C"]]:
-    """Scores and indices of the `count` best rows, best first, block by block; equal scores by index.
+@dataclass(frozen=True)
+class Pairs:
+    """Candidates: pair p is row `row[p]` for query `query[p]`; they are sorted by query and row.
 
-    The maxima of groups of scores bound the score that the `count` best of a block reach, so that few scores are
-    sorted.
+    Args:
+        query: position of the query.
+        row: index of the reference.
+        crowded: queries with too many candidates, which have no pairs.
+        floor: a score that the k nearest reach, for every query.
     """
-    n, b = len(embeddings), len(queries)
-    late = subtracted is not None and np.ptp(subtracted) <= EQUAL  # one pass over each block less
-    buffer = np.empty((b, min(block, n)), np.float32)
-    best = np.full((b, count), -np.inf, np.float32), np.full((b, count), -1)
-    for first in range(0, n, block):
-        rows = embeddings[first : first + block].astype(np.float32, copy=False)
-        scores = buffer if len(rows) == buffer.shape[1] else np.empty((b, len(rows)), np.float32)  # [B, R]
-        np.matmul(queries, rows.T, out=scores)
-        if subtracted is not None and not late:
-            scores -= subtracted[first : first + block]
-        query, place = _above(scores, best[0][:, -1], count)
-        if not len(query):
-            continue
-        new = scores[query, place], place + first
-        values, places = (np.concatenate([old.ravel(), part]) for old, part in zip(best, new, strict=True))
-        owner = np.concatenate([np.repeat(np.arange(b), count), query])
-        order = np.lexsort((places, -values, owner))
-        kept = order[np.searchsorted(owner[order], np.arange(b))[:, None] + np.arange(count)]  # the first of each query
-        best = values[kept], places[kept]
-    if not late:
-        return best
-    assert subtracted is not None
-    scores = best[0] - subtracted[best[1]]
-    order = np.lexsort((best[1], -scores), axis=-1)
-    return np.take_along_axis(scores, order, 1), np.take_along_axis(best[1], order, 1)
+
+    query: Int[np.ndarray, "P"]
+    row: Int[np.ndarray, "P"]
+    crowded: Bool[np.ndarray, "B"]
+    floor: Float[np.ndarray, "B"]
 
 
-def _above(
-    scores: Float[np.ndarray, "B R"], least: Float[np.ndarray, "B"], count: int
-) -> tuple[Int[np.ndarray, "P"], Int[np.ndarray, "P"]]:
-    """Queries and places of the scores of a block that may be among the `count` best: those above `least`, and before
-    there are `count`, those that are not below the `count`-th largest maximum of a group.
+@dataclass(frozen=True)
+class HostScores:
+    """Scores x.q - |x|^2 / 2, or x.q, of references in the memory of the host; larger is nearer.
+
+    Args:
+        embeddings: of the references.
+        halves: |x|^2 / 2 of every reference.
+        dot: whether the score is x.q.
     """
-    b, rows = scores.shape
-    size = rows // GROUP
-    maxima = scores[:, : size * GROUP].reshape(b, GROUP, size).max(axis=1)  # [B, size]
-    compare: np.ufunc
-    if not np.isneginf(least).any():
-        compare, limit = np.greater, least  # equal scores of later rows come after those of earlier rows
-    elif size < count:
-        return np.repeat(np.arange(b), rows), np.tile(np.arange(rows), b)
-    else:
-        compare, limit = np.greater_equal, np.partition(maxima, size - count, axis=1)[:, size - count]
-    query, group = np.nonzero(compare(maxima, limit[:, None]))
-    query, place = np.repeat(query, GROUP), (group[:, None] + size * np.arange(GROUP)).ravel()
-    rest, behind = np.nonzero(compare(scores[:, size * GROUP :], limit[:, None]))
-    query, place = np.concatenate([query, rest]), np.concatenate([place, behind + size * GROUP])
-    reached = compare(scores[query, place], limit[query])
-    if reached.sum() > MANY * b * count:  # equal scores, of which `_settle` ranks all
-        place = np.argpartition(scores, rows - count, axis=1)[:, rows - count :]
-        return np.repeat(np.arange(b), count), place.ravel()
-    return query[reached], place[reached]
+
+    embeddings: Float[np.ndarray, "N M"]
+    halves: Float[np.ndarray, "N"]
+    dot: bool
+
+    @cached_property
+    def constant(self) -> float:
+        """A number that is subtracted of every x.q in place of |x|^2 / 2: 0 for `dot`, 1/2 for unit vectors."""
+        return 0.0 if self.dot else float(self.halves.min() + self.halves.max()) / 2
+
+    @cached_property
+    def spread(self) -> float:
+        """The largest difference of two |x|^2 / 2; 0 for `dot`."""
+        return 0.0 if self.dot else float(np.ptp(self.halves))
+
+    @cached_property
+    def subtracts(self) -> bool:
+        """Whether |x|^2 / 2 differs between rows by more than scores are rounded: then it is subtracted of each row."""
+        return self.spread > 2 * ERROR * float(self.halves.max())
+
+    def errors(
+        self, lengths: Float[np.ndarray, "*pairs"], halves: Float[np.ndarray, "*pairs"]
+    ) -> Float[np.ndarray, "*pairs"]:
+        """Bounds of the difference between computed and exact scores, from |q| and |x|^2 / 2."""
+        omitted = halves * ERROR if self.subtracts else self.spread / 2
+        return ERROR * lengths * np.sqrt(2 * halves) + omitted
+
+    def candidates(self, queries: Float[np.ndarray, "B M"], k: int, block: int) -> Pairs:
+        """All pairs that may be among the k nearest of a query, computed `block` rows at a time."""
+        n, b, subtracts = len(self.embeddings), len(queries), self.subtracts
+        size = min(block, n)
+        group = max(1, min(GROUP, size // (SPARSE * k)))
+        merged = max(1, min(MERGED, size // (group * SPARSE * k)))
+        step = group * merged
+        lengths = np.sqrt(np.einsum("bm,bm->b", queries, queries))
+        buffer = np.empty((-(-size // step) * step, b), np.float32)
+        best = np.full((k, b), -np.inf, np.float32)  # bounds of the k best scores from below
+        chosen = _Chosen(MANY + 2 * k, b)
+        for first in range(0, n, block):
+            rows = self.embeddings[first : first + block].astype(np.float32, copy=False)
+            halves, end = self.halves[first : first + block], -(-len(rows) // step) * step
+            scores = buffer[:end]
+            np.matmul(rows, queries.T, out=scores[: len(rows)])  # [R, B]
+            scores[len(rows) :] = -np.inf
+            if subtracts:
+                scores[: len(rows)] -= halves[:, None]
+            maxima = scores.reshape(group, end // group, b).max(axis=0)  # [G, B]
+            error = self.errors(lengths, halves.max()).astype(np.float32)
+            bounds = maxima.reshape(merged, end // step, b).max(axis=0) - error
+            best = np.partition(np.concatenate([best, bounds]), len(bounds), axis=0)[len(bounds) :]
+            limit = np.where(chosen.crowded, np.inf, best[0] - error).astype(np.float32)
+            query, row, score = _reaching(scores, maxima, limit)
+            chosen.add(query, row + first, score + self.errors(lengths[query], halves[row]), best[0])
+        constant = 0.0 if subtracts else self.constant
+        floor = best[0] - self.errors(lengths, self.halves.max()) - constant
+        query, row = chosen.pairs(best[0])
+        order = np.argsort(query * n + row)
+        return Pairs(query[order], row[order], chosen.crowded, floor)
+
+
+def _reaching(
+    scores: Float[np.ndarray, "R B"], maxima: Float[np.ndarray, "G B"], limit: Float[np.ndarray, "B"]
+) -> tuple[Int[np.ndarray, "P"], Int[np.ndarray, "P"], Float[np.ndarray, "P"]]:
+    """Query, row and value of every score that reaches the query's limit, by group; infinite scores are padding."""
+    (groups, b), group = maxima.shape, len(scores) // len(maxima)
+    limit = np.maximum(limit, np.finfo(np.float32).min)
+    place = np.flatnonzero(maxima >= limit)  # in the flat [G, B]
+    places = place + np.arange(group)[:, None] * (groups * b)  # in the flat [R, B]; row r is in group r mod G
+    query, values = place % b, scores.reshape(-1).take(places, mode="clip")
+    reached = np.flatnonzero(values >= limit[query])
+    return query[reached % max(1, len(query))], places.reshape(-1)[reached] // b, values.reshape(-1)[reached]
+
+
+class _Chosen:
+    """The pairs so far, with the largest score that each may have; a query with more than `most` is crowded."""
+
+    def __init__(self, most: int, queries: int) -> None:
+        self._most, self._count = most, 0
+        self._parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+        self.crowded = np.zeros(queries, bool)
+
+    def add(
+        self,
+        query: Int[np.ndarray, "P"],
+        row: Int[np.ndarray, "P"],
+        score: Float[np.ndarray, "P"],
+        least: Float[np.ndarray, "B"],
+    ) -> None:
+        """Add pairs; if they become many, drop those whose score is below `least` and those of crowded queries."""
+        self._parts.append((query, row, score))
+        self._count += len(query)
+        if self._count > self._most * len(self.crowded):
+            query, _ = self.pairs(least)
+            self.crowded |= np.bincount(query, minlength=len(self.crowded)) > self._most
+            self._count = len(self.pairs(least)[0])
+
+    def pairs(self, least: Float[np.ndarray, "B"]) -> tuple[Int[np.ndarray, "P"], Int[np.ndarray, "P"]]:
+        """Queries and rows of the pairs whose score may reach `least`; the others are dropped."""
+        query, row, score = (np.concatenate(arrays) for arrays in zip(*self._parts, strict=True))
+        kept = (score >= least[query]) & ~self.crowded[query]
+        self._parts = [(query[kept], row[kept], score[kept])]
+        return query[kept], row[kept]

@@ -7,9 +7,9 @@ import pytest
 
 from r2t2_jax import retrieval
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.retrieval import build_index, exact, load_index
+from r2t2_jax.retrieval import build_index, exact, host_search, load_index
 from r2t2_jax.retrieval.exact import ExactIndex
-from r2t2_jax.retrieval.host_search import best_rows, half_squares
+from r2t2_jax.retrieval.host_search import HostScores, half_squares
 from r2t2_jax.retrieval.protocol import METRICS, ball
 from r2t2_jax.retrieval.scann import ScannIndex
 from tests.toy import unit_vectors
@@ -125,16 +125,46 @@ def test_a_result_does_not_depend_on_the_batch(small_blocks):
 
 @pytest.mark.parametrize("n", [5, 16, 40, 103, 700])
 @pytest.mark.parametrize("distinct", [3, 1000])
-def test_the_host_proposes_the_best_scores(n, distinct):
-    # Blocks with and without groups, rows left over behind the groups, and more equal scores than are kept.
-    bank, queries = vectors("l2", 0, min(n, distinct)), vectors("l2", 1, 6)
+@pytest.mark.parametrize("metric", METRICS)
+def test_the_host_proposes_all_rows_that_may_be_nearest(metric, n, distinct):
+    # Blocks with and without groups, rows left over behind the groups, and many equal scores.
+    bank, queries = vectors(metric, 0, min(n, distinct)), vectors(metric, 1, 6)
     bank = bank[np.random.default_rng(2).integers(0, len(bank), n)]
-    count, half = min(5, n), half_squares(bank, 100)
-    scores, indices = best_rows(bank, half, queries, count, block=96)
-    all_scores = queries @ bank.T - half
-    np.testing.assert_allclose(scores, -np.sort(-all_scores, axis=1)[:, :count], atol=1e-5)
-    np.testing.assert_allclose(np.take_along_axis(all_scores, indices, 1), scores, atol=1e-5)
-    assert all(len(set(row)) == count for row in indices.tolist())
+    k, scores = min(5, n), HostScores(bank, half_squares(bank, 100), metric == "dot")
+    pairs = scores.candidates(queries, k, block=96)
+    exact_scores = queries.astype(np.float64) @ bank.T.astype(np.float64)
+    if metric != "dot":
+        exact_scores -= np.square(bank.astype(np.float64)).sum(axis=1) / 2
+    last = -np.sort(-exact_scores, axis=1)[:, k - 1]
+    assert (pairs.floor <= last).all()
+    for b in np.flatnonzero(~pairs.crowded):
+        rows = pairs.row[pairs.query == b]
+        assert len(set(rows)) == len(rows) >= k
+        assert set(np.flatnonzero(exact_scores[b] >= last[b])) <= set(rows)
+        assert (exact_scores[b, rows] < last[b] - 1e-4).sum() < k  # the bound is close to the k-th best score
+    assert pairs.crowded.any() == (distinct == 3 and n == 700)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_queries_with_many_equal_references_are_ranked_over_the_whole_bank(metric, small_blocks, monkeypatch):
+    monkeypatch.setattr(host_search, "MANY", 2)
+    bank, queries = np.tile(vectors(metric, 0, 7), (30, 1)), vectors(metric, 1, 5)
+    order, distance = by_hand(metric, bank, queries, 3)
+    result = ExactIndex.build(bank, metric).search(queries, 3)
+    np.testing.assert_array_equal(result.indices, order)
+    np.testing.assert_allclose(result.distances, distance, rtol=1e-6)
+    assert result.mask.all()
+
+
+@pytest.mark.parametrize("metric", ["dot", "l2"])
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+def test_lengths_of_any_size_change_no_order(metric, scale, small_blocks):
+    # A single vector that is a million times longer than the others, whose scores are rounded more.
+    bank, queries = scale * vectors(metric, 0, 103), scale * vectors(metric, 1, 6)
+    bank[40] *= 1e6
+    order, _ = by_hand(metric, bank.astype(np.float32), queries.astype(np.float32), 7)
+    result = ExactIndex.build(bank.astype(np.float32), metric).search(queries.astype(np.float32), 7)
+    np.testing.assert_array_equal(result.indices, order)
 
 
 def test_an_approximate_index_is_built_for_many_queries_of_many_references(monkeypatch):

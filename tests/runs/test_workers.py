@@ -48,6 +48,18 @@ def names(batch: Batch) -> str:
     return f"samples {batch.start} to {batch.stop - 1}"
 
 
+def test_a_cluster_that_does_not_start_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def init(**arguments: Any) -> None:
+        raise Exception(
+            "The current node timed out\nduring startup."
+        )  # what Ray raises on a machine with much other work
+
+    monkeypatch.setattr("ray.init", init)
+    message = "^cannot reach the Ray cluster 'local': The current node timed out during startup.$"
+    with pytest.raises(R2T2Error, match=message), cluster(WorkerConfig("local")):
+        pass
+
+
 EXPECTED = {batch.number: [{"i": i, "value": i * i} for i in numbers(batch)] for batch in PLAN.batches}
 
 
