@@ -10,7 +10,8 @@ python -m benchmarks.sparse --runs out/c3po_methods
 
 The first call makes the settings that `r2t2 tune` chose those of the model (`presets.json`) and replaces the record
 `benchmarks/results/sparse.json`; the second adds the tables of runs of `r2t2 reproduce`. Runs of other weights or
-settings than the shipped ones are refused. The tables go to docs/sparse.md, and a row to README.md.
+settings than the shipped ones are refused, except with `--seeds 1 DIR`: a run of the weights that training with
+`--seed 1` gave. The tables go to docs/sparse.md, and a row to README.md.
 """
 
 from __future__ import annotations
@@ -67,6 +68,9 @@ def origin(run: SavedRun, machine: str) -> dict[str, str]:
     return {"command": command_of(run), "machine": machine, "date": datetime.date.today().isoformat()}
 
 
+TRAIN = "python -m ports.pocket.training.sparse --out ports/pocket/weights/sparse"  # the command of seed 0
+
+
 def check_model(fingerprint: str, run: SavedRun) -> None:
     """Refuse a run of other weights than the shipped ones.
 
@@ -88,8 +92,8 @@ def tuning_of(folder: Path, machine: str) -> dict[str, Any]:
     return origin(run, machine) | {"settings": preset["settings"], **evidence}
 
 
-def tables_of(folder: Path, machine: str) -> dict[str, Any]:
-    """The tables of a finished run of `r2t2 reproduce`.
+def tables_of(folder: Path, machine: str, seed: int = 0) -> dict[str, Any]:
+    """The tables of a finished run of `r2t2 reproduce`, of the shipped weights or those of another seed.
 
     Raises:
         R2T2Error: the run is not finished, or is of other weights or settings than the shipped ones.
@@ -97,10 +101,12 @@ def tables_of(folder: Path, machine: str) -> dict[str, Any]:
     run, port = open_run(folder), load(MODEL)
     own = {name: preset.to_mapping() for name, preset in presets_of(port).items()}
     for model in run.run["models"].values():
-        check_model(model["model"], run)
+        if not seed:
+            check_model(model["model"], run)
         if model["presets"] != json.loads(json.dumps(own)):
             raise R2T2Error(f"{run.folder} is a run with other settings than {WEIGHTS / 'presets.json'}: run it again")
-    return origin(run, machine) | {"tables": [read_table(folder, name) for name in run.summary["tables"]]}
+    tables = [read_table(folder, name) for name in run.summary["tables"]]
+    return origin(run, machine) | {"seed": seed, "tables": tables}
 
 
 def source(part: Mapping[str, str]) -> str:
@@ -114,12 +120,14 @@ def run_lines(run: Mapping[str, Any]) -> list[str]:
     for table in run["tables"]:
         for model, settings in table["models"].items():
             for part in settings.values():
-                lines += [f"{table['title']}, `{model}`, n = {part['n']:,} test questions:", ""]
+                weights = f" with weights of seed {run['seed']}" if run["seed"] else ""
+                lines += [f"{table['title']}, `{model}`{weights}, n = {part['n']:,} test questions:", ""]
                 lines += [rows_table(part["rows"], part.get("columns", {})), ""]
                 for more in part.get("tables", ()) if part["n"] >= BY_FAMILY else ():
                     lines += [f"{more['title']}:", "", markdown_table(more["head"], more["rows"], align_right=True), ""]
                 lines += [line for note in part.get("notes", ()) for line in (note, "")]
-    return [*lines, source(run), ""]
+    trained = [f"`{TRAIN} --seed {run['seed']}`, then", ""] if run["seed"] else []
+    return [*lines, *trained, source(run), ""]
 
 
 def tuning_lines(tuning: Mapping[str, Any]) -> list[str]:
@@ -135,14 +143,24 @@ def tuning_lines(tuning: Mapping[str, Any]) -> list[str]:
 
 def page(recorded: Mapping[str, Any]) -> str:
     """All tables with command, n, machine and date."""
-    lines = [line for run in recorded["runs"] for line in run_lines(run)]
+    lines = [line for run in [*recorded["runs"], *recorded["seeds"]] for line in run_lines(run)]
     return "\n".join([*lines, *tuning_lines(recorded["tuning"])]).rstrip("\n") + "\n"
 
 
-def main(tuned: Path | None = None, runs: tuple[Path, ...] = (), machine: str = "2 CPU cores") -> None:
-    """Record finished runs, and write the pages."""
+def main(
+    tuned: Path | None = None,
+    runs: tuple[Path, ...] = (),
+    seeds: tuple[tuple[int, Path], ...] = (),
+    machine: str = "2 CPU cores",
+) -> None:
+    """Record finished runs, and write the pages; `seeds` are seeds with a run of the weights that they gave."""
     if tuned is not None:
-        recorded = {"weights": read_sparse().fingerprint, "tuning": tuning_of(tuned, machine), "runs": []}
+        recorded: dict[str, Any] = {
+            "weights": read_sparse().fingerprint,
+            "tuning": tuning_of(tuned, machine),
+            "runs": [],
+            "seeds": [],
+        }
     else:
         recorded = json.loads(RESULTS.read_text(encoding="utf-8"))
     by_table = {run["tables"][0]["table"]: run for run in recorded["runs"]}
@@ -150,6 +168,7 @@ def main(tuned: Path | None = None, runs: tuple[Path, ...] = (), machine: str = 
         tables = tables_of(run, machine)
         by_table[tables["tables"][0]["table"]] = tables
     recorded |= {"runs": list(by_table.values())}
+    recorded["seeds"] += [tables_of(run, machine, seed) for seed, run in seeds]
     RESULTS.write_text(json.dumps(recorded, indent=1) + "\n", encoding="utf-8")
     write_results(PAGE, page(recorded))
     write_readme()

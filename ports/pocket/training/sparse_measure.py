@@ -20,7 +20,7 @@ from ports.pocket.tokenizer import BEGIN
 from ports.pocket.training.sparse_data import ATTRIBUTES, IMAGE_TOKENS, PackedQuestions
 from ports.pocket.training.sparse_model import Features, run
 
-BATCH = 50
+BATCH = 50  # rows; the rest that fills no batch is left out
 
 
 def measure(decoder: MoEDecoder, features: Features, rows: PackedQuestions) -> dict[str, Any]:
@@ -39,9 +39,10 @@ def measure(decoder: MoEDecoder, features: Features, rows: PackedQuestions) -> d
         return hits, entropy, choices.chosen, valid
 
     parts: list[list[np.ndarray]] = []
-    count = len(rows.tokens) // BATCH * BATCH
-    for start in range(0, count, BATCH):
-        cut = jax.tree.map(lambda leaf, start=start: leaf[start : start + BATCH], rows)
+    size = min(BATCH, len(rows.tokens))
+    count = len(rows.tokens) // size * size
+    for start in range(0, count, size):
+        cut = jax.tree.map(lambda leaf, start=start: leaf[start : start + size], rows)
         picked = jax.tree.map(lambda leaf, cut=cut: leaf[cut.scene], features)
         hits, entropy, chosen, valid = batch(params, picked, cut)
         shape = (len(chosen), *valid.shape)
