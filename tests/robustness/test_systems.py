@@ -80,7 +80,7 @@ def calls(*names: str) -> Iterator[tuple[str, ast.Call, str]]:
 def is_guard(node: ast.AST) -> bool:
     """Whether a condition on the system, or a `try` that expects the name to be absent."""
     if isinstance(node, ast.If | ast.IfExp):
-        return any(name in ast.unparse(node.test) for name in ("WINDOWS", "os.name", "sys.platform"))
+        return any(name in ast.unparse(node.test) for name in ("WINDOWS", "os.name", "sys.platform", "hasattr(os,"))
     handlers = [ast.unparse(each.type) for each in node.handlers if each.type] if isinstance(node, ast.Try) else []
     return any(name in text for text in handlers for name in ("NotImplementedError", "AttributeError"))
 

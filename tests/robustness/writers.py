@@ -49,7 +49,7 @@ def write_report(folder: Path, version: int) -> None:
     files = {f"toy-{name}.csv": f"version\n{version}\n".encode() for name in ("methods", "accuracy")}
     saved = dataclasses.make_dataclass("Saved", ["run"])({"command": "eval"})
     rendered = f"<p>{version}", files
-    with patch.multiple(report, open_run=lambda run: saved, render_report=lambda saved, folder: rendered):
+    with patch.multiple(report, open_run=lambda run: saved, render_report=lambda saved, folder, png: rendered):
         report.write_report(folder, folder / f"{TARGET}.html")
 
 
