@@ -154,6 +154,6 @@ class _Chosen:
     def pairs(self, least: Float[np.ndarray, "B"]) -> tuple[Int[np.ndarray, "P"], Int[np.ndarray, "P"]]:
         """Queries and rows of the pairs whose score may reach `least`; the others are dropped."""
         query, row, score = (np.concatenate(arrays) for arrays in zip(*self._parts, strict=True))
-        kept = (score >= least[query]) & ~self.crowded[query]
-        self._parts = [(query[kept], row[kept], score[kept])]
-        return query[kept], row[kept]
+        passing = (score >= least[query]) & ~self.crowded[query]
+        self._parts = [(query[passing], row[passing], score[passing])]
+        return query[passing], row[passing]

@@ -199,7 +199,7 @@ def prefetch(work: Callable[[T], U], items: Iterable[T], workers: int) -> Iterat
 
 
 def compute_ahead(work: Callable[[T], U], items: Iterable[T], workers: int) -> Iterator[U]:
-    """As `prefetch`, with the first item alone: its programs are compiled once, not by every thread."""
+    """As `prefetch`, but the other items start after the first, so that its programs are compiled by one thread."""
     remaining = iter(items)
     for item in remaining:
         yield work(item)

@@ -66,8 +66,8 @@ def mix(experts: Experts, x: Float[Array, "T D"], choice: ExpertChoice, valid: B
     flat = jnp.where(valid[:, None], choice.ids, number).reshape(-1)
     hot = jax.nn.one_hot(flat, number, dtype=jnp.int32)  # [T * k, E]
     rank = ((jnp.cumsum(hot, axis=0) - 1) * hot).sum(axis=1)
-    kept = (rank < places) & (flat < number)
-    place = jnp.where(kept, flat * places + rank, number * places)  # [T * k]
+    fits = (rank < places) & (flat < number)
+    place = jnp.where(fits, flat * places + rank, number * places)  # [T * k]
     source = jnp.full(number * places, tokens * k).at[place].set(jnp.arange(tokens * k), mode="drop")
     rows = take_rows(x, source // k, place.reshape(tokens, k)).reshape(number, places, -1)
     hidden = jnp.einsum("ecd,edf->ecf", rows, experts.gate_up[...])
@@ -123,7 +123,7 @@ def balance_loss(choices: LayerChoice, valid: Bool[Array, "B S"]) -> Float[Array
 
 
 def initialize(decoder: MoEDecoder, words: Mapping[int, Float[Array, "D"]]) -> None:
-    """Scale experts and embeddings as linear maps are, align attention, and take the given embeddings of words.
+    """Scale experts and embeddings as linear maps are, align attention, and set the embeddings of some words.
 
     Queries start near the keys and outputs of heads near their inputs, so that a token first reads tokens like itself
     (mimetic initialization, arXiv 2305.09828).

@@ -202,13 +202,13 @@ def test_padding_takes_no_place_of_an_expert():
     choice, valid = ExpertChoice(jnp.zeros((8, 4)), ids, jnp.full((8, 2), 0.5)), jnp.arange(8) >= 6
     mixed = sparse_model.mix(experts, x, choice, valid)  # each expert has int(1.5 * 8 * 2 / 4) = 6 places
 
-    def alone(row, expert):
+    def expert_output(row, expert):
         gate, up = jnp.split(x[row] @ experts.gate_up[expert], 2)
         return (jax.nn.silu(gate) * up) @ experts.down[expert]
 
     np.testing.assert_array_equal(mixed[:6], 0)
     for row in (6, 7):
-        expected = (alone(row, ids[row, 0]) + alone(row, ids[row, 1])) / 2
+        expected = (expert_output(row, ids[row, 0]) + expert_output(row, ids[row, 1])) / 2
         np.testing.assert_allclose(mixed[row], expected, rtol=1e-5)
 
 

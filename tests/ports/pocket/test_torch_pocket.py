@@ -47,8 +47,8 @@ def test_the_descent_moves_and_stays_inside_the_simplex(problem, result):
 
 
 def test_a_result_depends_on_its_batch_by_rounding_only(problem, result):
-    alone = ours(problem.take(1, K), STEPS)()
-    np.testing.assert_allclose(np.asarray(alone.weights)[0], result.weights[0], atol=1e-6, rtol=0)
+    single = ours(problem.take(1, K), STEPS)()
+    np.testing.assert_allclose(np.asarray(single.weights)[0], result.weights[0], atol=1e-6, rtol=0)
 
 
 def test_a_saved_problem_is_read_back_unchanged(problem, tmp_path):
