@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 
@@ -38,6 +39,10 @@ class DrawnSample(Sample):
         return image
 
 
+# Samples in use by their split, seed and number: a second `load` returns them, with the images that are rendered already.
+_in_use = WeakValueDictionary[tuple[str, int, int], Sample]()
+
+
 def question_on(scene: Scene, split: str, seed: int, number: int) -> Question | None:
     """The question that belongs to scene `number` of a split."""
     rng = np.random.default_rng((SPLITS.index(split), seed, number, _QUESTIONS))
@@ -67,12 +72,21 @@ def load(split: str, n: int | None, seed: int) -> list[Sample]:
     samples: list[Sample] = []
     number = 0
     while len(samples) < count:
-        scene = make_scene(split, seed, number)
-        question = question_on(scene, split, seed, number)
-        if question is not None:  # a few scenes allow no question of the family that was drawn
-            samples.append(_sample(f"pocket-{split}-{seed}-{number}", scene, question, split))
+        sample = _in_use.get((split, seed, number)) or _draw(split, seed, number)
+        if sample is not None:
+            samples.append(sample)
         number += 1
     return samples
+
+
+def _draw(split: str, seed: int, number: int) -> Sample | None:
+    """A sample; `None` for the few scenes that allow no question of the family that was drawn."""
+    scene = make_scene(split, seed, number)
+    question = question_on(scene, split, seed, number)
+    if question is None:
+        return None
+    sample = _in_use[split, seed, number] = _sample(f"pocket-{split}-{seed}-{number}", scene, question, split)
+    return sample
 
 
 def _questions_on_one_scene(count: int, seed: int) -> list[Sample]:

@@ -154,12 +154,17 @@ def _losses_at(
 
 def rank_correlation(left: Float[np.ndarray, "B G"], right: Float[np.ndarray, "B G"]) -> Float[np.ndarray, "B"]:
     """Spearman's rank correlation of each row; ties get their mean rank; 0 if one side is constant."""
-    left, right = (np.apply_along_axis(_ranks, 1, side) for side in (left, right))
+    left, right = map(_ranks, (left, right))
     left, right = (side - side.mean(axis=1, keepdims=True) for side in (left, right))
     scale = np.sqrt(np.square(left).sum(axis=1) * np.square(right).sum(axis=1))
     return np.where(scale > 0, (left * right).sum(axis=1) / np.where(scale > 0, scale, 1.0), 0.0)
 
 
-def _ranks(values: Float[np.ndarray, "G"]) -> Float[np.ndarray, "G"]:
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return (np.cumsum(counts) - (counts - 1) / 2)[inverse]
+def _ranks(values: Float[np.ndarray, "B G"]) -> Float[np.ndarray, "B G"]:
+    """The rank of each value in its row, from 1 on; the mean rank of equal ones."""
+
+    def rank(column: Float[np.ndarray, "B"]) -> Float[np.ndarray, "B"]:
+        smaller, equal = values < column[:, None], values == column[:, None]
+        return smaller.sum(axis=1) + (equal.sum(axis=1) + 1) / 2
+
+    return np.stack([rank(column) for column in values.T], axis=1)

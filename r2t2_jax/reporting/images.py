@@ -88,7 +88,7 @@ class ImageSheets:
         """Width and height of a sheet."""
         from PIL import Image
 
-        with Image.open(io.BytesIO(self.files[number])) as sheet:
+        with Image.open(io.BytesIO(self.files[number]), formats=["WEBP"]) as sheet:
             return sheet.size
 
 

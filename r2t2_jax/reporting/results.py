@@ -249,5 +249,5 @@ def _references(saved: SavedRun, names: Sequence[str]) -> dict[str, dict[str, An
     if not table.num_rows:
         return {}
     columns = [column for column in ("id", "question", "answer", "category") if column in table.column_names]
-    records = zip(table.column("model").to_pylist(), table.select(columns).to_pylist(), strict=True)
-    return {record["id"]: record for model, record in records if model in names}
+    own = [rows.select(columns) for model, rows in _by_value(table, "model").items() if model in names]
+    return {record["id"]: record for rows in own for record in rows.to_pylist()}

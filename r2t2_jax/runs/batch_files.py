@@ -104,8 +104,13 @@ def row_count(path: Path) -> int:
 
 def read_table(saved: Mapping[int, Path], plan: Plan, parts: Collection[str]) -> pa.Table:
     """The saved rows of the given parts, in the order of the plan."""
+    return join(list(read_batches(saved, plan, parts).values()))
+
+
+def read_batches(saved: Mapping[int, Path], plan: Plan, parts: Collection[str]) -> dict[int, pa.Table]:
+    """The saved rows of each batch of the given parts, by its number in the order of the plan."""
     numbers = [batch.number for batch in plan.batches if batch.part in parts and batch.number in saved]
-    return join([read_batch(saved[number]) for number in numbers])
+    return {number: read_batch(saved[number]) for number in numbers}
 
 
 def export_table(path: Path, saved: Mapping[int, Path], plan: Plan, parts: Collection[str]) -> None:
@@ -179,12 +184,23 @@ def stack(column: pa.ChunkedArray) -> np.ndarray:
     """
     values, shape = column.combine_chunks(), [len(column)]
     while pa.types.is_list(values.type):
-        lengths = set(np.diff(values.offsets.to_numpy()).tolist())
+        lengths = set(np.diff(_to_numpy(values.offsets)).tolist())
         if len(lengths) > 1:
             raise ValueError(f"rows of lengths {sorted(lengths)} do not stack")
         shape.append(lengths.pop() if lengths else 0)
         values = values.flatten()
-    return values.to_numpy(zero_copy_only=False).reshape(shape)
+    return _to_numpy(values).reshape(shape)
+
+
+def _to_numpy(values: pa.Array) -> np.ndarray:
+    """The values, without a copy where possible; PyArrow's `to_numpy` imports pandas where it is installed."""
+    if pa.types.is_null(values.type) and not len(values):
+        return np.zeros(0, object)
+    if values.null_count or not pa.types.is_primitive(values.type):
+        return values.to_numpy(zero_copy_only=False)
+    if pa.types.is_boolean(values.type):
+        return np.from_dlpack(values.cast(pa.uint8())).view(bool)
+    return np.from_dlpack(values)
 
 
 def join(tables: Sequence[pa.Table]) -> pa.Table:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.runs.batch_files import read_table, row_count, saved_batches
+from r2t2_jax.runs.batch_files import join, read_batches, row_count, saved_batches
 from r2t2_jax.runs.fingerprint import current_settings
 from r2t2_jax.runs.folder import RUN, SUMMARY, check_format, read_json, resume_command, seconds_per_sample
 from r2t2_jax.runs.plan import Part, Plan
@@ -42,6 +42,7 @@ class SavedRun:
 
     folder: Path
     run: dict[str, Any]
+    _row_counts: dict[int, int] = field(default_factory=dict, init=False, repr=False, compare=False)  # by batch read
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -117,14 +118,17 @@ class SavedRun:
             exported = self.folder / f"{table}.parquet"
             if exported.exists():
                 parts = self._plan.of_table(table)
-                rows = sum(row_count(saved[batch.number]) for batch in batches if batch.part in parts)
+                numbers = [batch.number for batch in batches if batch.part in parts]
+                rows = sum(self._row_counts.get(number) or row_count(saved[number]) for number in numbers)
                 if row_count(exported) != rows:
                     raise R2T2Error(f"{exported} does not have the {rows} rows of the run; delete it, and {command}")
 
     def _read(self, parts: list[str]) -> pa.Table:
+        batches = read_batches(saved_batches(self.folder), self._plan, parts)
         if self.complete:
+            self._row_counts.update({number: batch.num_rows for number, batch in batches.items()})
             self._check_files  # noqa: B018  # raises
-        return read_table(saved_batches(self.folder), self._plan, parts)
+        return join(list(batches.values()))
 
     @cached_property
     def seconds_per_sample(self) -> dict[str, float]:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # first letters of cells that spreadsheets compute
+QUOTED_OR_FORMULA = ("'", *FORMULA)
 NUMBER = re.compile(r"[-+]?[\d.,]*( to [-+]?[\d.]+)?")
 
 
@@ -23,7 +24,9 @@ def inert_cell(value: Any) -> Any:
 
     So does such a text with apostrophes before it, so that `cell_text` can undo it.
     """
-    text = value.lstrip("'") if isinstance(value, str) else ""
+    if not isinstance(value, str) or not value.startswith(QUOTED_OR_FORMULA):
+        return value
+    text = value.lstrip("'")
     return f"'{value}" if text.startswith(FORMULA) and not NUMBER.fullmatch(text) else value
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 FLOATING = ("float16", "float32", "float64")
+THREADED_BYTES = 1 << 20  # of a Parquet file; a smaller one is read faster without threads
 
 
 def content_kind(content: bytes) -> str:
@@ -142,7 +143,7 @@ def read_parquet(
 
     def read() -> pa.Table:
         file = pq.ParquetFile(path, page_checksum_verification=checksums)
-        table = file.read(columns=columns)
+        table = file.read(columns=columns, use_threads=path.stat().st_size >= THREADED_BYTES)
         table.validate(full=True)
         if checksums and _stored_columns(file) != [(field.name, field.type) for field in file.schema_arrow]:
             raise ValueError("the two copies of its columns' names and types differ")
