@@ -39,7 +39,7 @@ class DrawnSample(Sample):
         return image
 
 
-# Samples in use by their split, seed and number: a second `load` returns them, with the images that are rendered already.
+# Samples in use by split, seed and number: a second `load` returns them, with the images that are rendered already.
 _in_use = WeakValueDictionary[tuple[str, int, int], Sample]()
 
 

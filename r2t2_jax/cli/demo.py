@@ -10,13 +10,13 @@ from r2t2_jax.cli.output import print_json
 from r2t2_jax.reporting.formatting import plain_console
 
 if TYPE_CHECKING:  # so that the parser starts fast
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
+    import pyarrow as pa
     from rich.console import Console
 
     from r2t2_jax.contract import Port, Sample
     from r2t2_jax.methods import Method
-    from r2t2_jax.runs.reading import SavedRun
     from r2t2_jax.runs.run import Run
 
 GATES, SPARSE = ("pocket:narrow", "pocket:balanced"), "pocket:sparse"
@@ -99,8 +99,9 @@ class Demo:
                 self._compute(run, ports, references, tests)
                 for table in ("rows", "references"):
                     run.export(table)
+                rows, records = run.table("rows"), run.table("references")
                 numbers = {
-                    port.name: _summarize(run, port, *_samples_of(port, references, tests), self.quick)
+                    port.name: _summarize(rows, records, port, *_samples_of(port, references, tests), self.quick)
                     for port in ports
                 }
                 run.finish(summary_content(numbers))
@@ -111,8 +112,9 @@ class Demo:
         if self.json:
             print_json(saved.summary)
             return
+        seconds, rows = saved.seconds_per_sample, saved.rows
         for model, summary in models_of(saved.summary, self.out).items():
-            _print_model(console, saved, model, summary)
+            _print_model(console, rows, seconds, model, summary)
         console.print(
             f"Wrote {report}, and run.json, summary.json and rows.parquet in the same folder.", soft_wrap=True
         )
@@ -193,37 +195,52 @@ def _model(port: Port) -> dict[str, Any]:
     }
 
 
-def _summarize(run: Run, port: Port, references: list[Sample], tests: list[Sample], quick: bool) -> dict[str, Any]:
-    """The numbers of a model, from its rows and the samples."""
-    from r2t2_jax.evaluation.benchmark import REFERENCES, part_name
+def _rows_by_strategy(rows: pa.Table, model: str, strategies: Iterable[str]) -> dict[str, pa.Table]:
+    """The rows of each strategy of a model, without weights and answers."""
+    import pyarrow.compute as pc
+
+    own = rows.select(["model", "strategy", "right", "evaluations", "neighbors"]).filter(pc.field("model") == model)
+    return {name: own.filter(pc.field("strategy") == name) for name in strategies}
+
+
+def _summarize(
+    rows: pa.Table, records: pa.Table, port: Port, references: list[Sample], tests: list[Sample], quick: bool
+) -> dict[str, Any]:
+    """The numbers of a model, from the rows and references of all models, and its samples."""
+    import pyarrow.compute as pc
+
     from r2t2_jax.evaluation.records import CORRECT
     from r2t2_jax.evaluation.references import neighbor_quality, right_without_image, same_experts
     from r2t2_jax.evaluation.statistics import summarize
     from r2t2_jax.metrics import get_metric
 
-    rows = {name: run.rows_of(part_name(port.name, name)) for name in demo_strategies(port, quick)}
-    records = run.rows_of(part_name(port.name, REFERENCES)).select(["id", "experts", "score"]).to_pylist()
-    right = {name: table["right"].to_numpy() for name, table in rows.items()}
-    evaluations = {name: table["evaluations"][0].as_py() for name, table in rows.items()}
-    descent = "ngd" if "ngd" in rows else "ngd_c3po"
-    share = same_experts({row["id"]: row["experts"] for row in records}, tests, rows[descent]["neighbors"].to_pylist())
+    own = _rows_by_strategy(rows, port.name, demo_strategies(port, quick))
+    candidates = records.filter(pc.field("model") == port.name).select(["id", "experts", "score"]).to_pylist()
+    right = {name: table["right"].to_numpy() for name, table in own.items()}
+    evaluations = {name: table["evaluations"][0].as_py() for name, table in own.items()}
+    descent = "ngd" if "ngd" in own else "ngd_c3po"
+    experts = {record["id"]: record["experts"] for record in candidates}
+    share = same_experts(experts, tests, own[descent]["neighbors"].to_pylist())
     columns = {
         "question_only": right_without_image(port.embedder, references, tests, get_metric("exact_match")),
         "neighbors_with_same_experts": share,
     }
     summary = summarize(right, evaluations, [sample.category for sample in tests], columns)
-    counts = {"candidates": len(references), "correct": sum(row["score"] >= CORRECT for row in records)}
+    counts = {"candidates": len(references), "correct": sum(record["score"] >= CORRECT for record in candidates)}
     return summary | {"neighbors": neighbor_quality(share, right[descent]), "references": counts}
 
 
-def _print_model(console: Console, saved: SavedRun, model: str, summary: Mapping[str, Any]) -> None:
-    from r2t2_jax.evaluation.benchmark import part_name, seconds_by_strategy
+def _print_model(
+    console: Console, rows: pa.Table, times: Mapping[str, float], model: str, summary: Mapping[str, Any]
+) -> None:
+    from r2t2_jax.evaluation.benchmark import seconds_by_strategy
     from r2t2_jax.reporting.tables import agreement_line, family_table, gain_line, strategy_table
 
-    right = {name: saved.rows_of(part_name(model, name))["right"].to_numpy() for name in summary["strategies"]}
+    own = _rows_by_strategy(rows, model, summary["strategies"])
+    right = {name: table["right"].to_numpy() for name, table in own.items()}
     correct, candidates = summary["references"]["correct"], summary["references"]["candidates"]
     title = f"{model}: {summary['n']:,} questions, {correct:,} of {candidates:,} references right"
-    seconds = seconds_by_strategy(saved.seconds_per_sample, model, list(right))
+    seconds = seconds_by_strategy(times, model, list(right))
     console.print(strategy_table(title, summary, seconds))
     columns = [name for name in FAMILY_STRATEGIES if name in right]
     console.print(family_table(f"{model}: accuracy by family, %", summary, columns, FAMILY_COLUMNS))

@@ -24,7 +24,6 @@ from r2t2_jax.reporting.formatting import (
     true_minus,
 )
 
-
 UNQUOTED = {*string.ascii_letters, *string.digits, *"-_.~!$()*,/:;=@'%"}  # in the address of a drawing
 
 

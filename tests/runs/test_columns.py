@@ -55,3 +55,14 @@ def test_a_column_that_is_empty_in_one_batch_takes_its_type_from_the_others() ->
 def test_arrays_of_several_ranks_in_one_column_are_refused() -> None:
     with pytest.raises(ValueError, match="one rank"):
         to_table([{"x": np.zeros((1, 2))}, {"x": np.zeros((1, 2, 3))}])
+
+
+@pytest.mark.parametrize(
+    "values", [[[True, False], [False, True]], [[], []], [[1.5, None]], [["a"], ["b"]], [[2], [3]]]
+)
+def test_lists_of_any_values_are_stacked(values: list[list[Any]]) -> None:
+    column = saved([{"x": row} for row in values])["x"]
+    expected = np.array(values, float if None in values[0] else None)
+    result = stack(column)
+    assert result.shape == expected.shape
+    np.testing.assert_array_equal(result, expected)

@@ -159,3 +159,14 @@ def test_a_limit_that_would_take_hours_to_draw_is_refused_at_once():
     with pytest.raises(R2T2Error, match="draws at most 100,000 questions, not 9,999,999; choose a smaller number"):
         dataset.load("test", 9_999_999, 0)
     assert len(dataset.load("scene", 100_000, 0)) < 1_000
+
+
+def test_samples_in_use_are_loaded_again_with_their_images() -> None:
+    first = dataset.load("test", 3, seed=99)
+    image = first[1].image
+    again = dataset.load("test", 4, seed=99)
+    assert [id(sample) for sample in again[:3]] == [id(sample) for sample in first]
+    assert again[1].image is image
+    del first, again
+    assert dataset.load("test", 2, seed=99)[1].image is not image  # forgotten, and drawn equally
+    np.testing.assert_array_equal(dataset.load("test", 2, seed=99)[1].image, image)
