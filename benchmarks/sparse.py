@@ -167,8 +167,10 @@ def main(
     for run in runs:
         tables = tables_of(run, machine)
         by_table[tables["tables"][0]["table"]] = tables
-    recorded |= {"runs": list(by_table.values())}
-    recorded["seeds"] += [tables_of(run, machine, seed) for seed, run in seeds]
+    by_seed = {run["seed"]: run for run in recorded["seeds"]}
+    for seed, run in seeds:
+        by_seed[seed] = tables_of(run, machine, seed)
+    recorded |= {"runs": list(by_table.values()), "seeds": [by_seed[seed] for seed in sorted(by_seed)]}
     RESULTS.write_text(json.dumps(recorded, indent=1) + "\n", encoding="utf-8")
     write_results(PAGE, page(recorded))
     write_readme()
