@@ -78,8 +78,7 @@ def method_of(name: str, preset: Preset = PAPER) -> Method:
     Raises:
         R2T2Error: there is none of this name, or a number of the preset is out of range.
     """
-    if name not in METHODS:
-        raise R2T2Error(f"unknown strategy {name!r}; choose one of {', '.join(METHODS)}")
+    _check_name("strategy", name, METHODS)
     return METHODS[name](**{block: preset.block(block, kind) for block, kind in blocks_of(name).items()})
 
 
@@ -89,8 +88,7 @@ def strategy(name: str, preset: Preset = PAPER) -> Strategy:
     Raises:
         R2T2Error: there is no strategy of this name, or a number of the preset is out of range.
     """
-    if name not in STRATEGIES:
-        raise R2T2Error(f"unknown strategy {name!r}; choose one of {', '.join(STRATEGIES)}")
+    _check_name("strategy", name, STRATEGIES)
     chosen = method_of(name, preset)
     assert isinstance(chosen, Strategy)
     return chosen
@@ -102,11 +100,18 @@ def baseline(name: str, preset: Preset = PAPER) -> Baseline:
     Raises:
         R2T2Error: there is no baseline of this name, or a number of the preset is out of range.
     """
-    if name not in BASELINES:
-        raise R2T2Error(f"unknown baseline {name!r}; choose one of {', '.join(BASELINES)}")
+    _check_name("baseline", name, BASELINES)
     chosen = method_of(name, preset)
     assert not isinstance(chosen, Strategy)
     return chosen
+
+
+def _check_name(kind: str, name: Any, known: Mapping[str, Any]) -> None:
+    """Refuse anything but one name of those that are known."""
+    if not isinstance(name, str):
+        raise R2T2Error(f"a {kind} is one name, such as {next(iter(known))!r}, not {name!r:.60}")
+    if name not in known:
+        raise R2T2Error(f"unknown {kind} {name!r}; choose one of {', '.join(known)}")
 
 
 def untouched(name: str, names: Container[str]) -> str:

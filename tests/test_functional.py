@@ -9,11 +9,12 @@ import pytest
 
 import r2t2_jax
 from r2t2_jax.bank import ReferenceBank
-from r2t2_jax.errors import R2T2Error
+from r2t2_jax.errors import R2T2Error, R2T2Warning
 from r2t2_jax.functional.auto_preset import PresetChoice
 from r2t2_jax.method.presets import Preset
 from r2t2_jax.method.rerouting import _reroute_samples
 from r2t2_jax.methods import strategy
+from r2t2_jax.routing import RoutingSpec
 from tests.toy import MODEL, toy_bank, toy_params, toy_queries
 from tests.toy_port import toy as toy_port
 
@@ -147,6 +148,11 @@ def test_settings_are_tuned_on_labeled_samples():
             "settings of 'kernel_regression' cannot be tuned; choose one of ngd",
         ),
         ({"values": {"descent.rate": (1,)}}, "a preset has no setting 'descent.rate'"),
+        (
+            {"values": {"descent.learning_rate": 0.1}},
+            "the values of 'descent.learning_rate' are 0.1; give values to try",
+        ),
+        ({"values": ("simplex",)}, "values is of type tuple; give values to try by path"),
         ({"budget": 0}, "budget is 0; it must be a whole number of at least 1"),
         ({"answers": ANSWERS[:4]}, "answers has shape"),
         ({"strategy": "atlas"}, "build_atlas"),
@@ -240,7 +246,7 @@ def test_a_support_of_zeros_and_ones_is_one_of_booleans():
             {"strategy": strategy("ngd", Preset.from_mapping({"neighborhood.k": 61}))},
             "k=61 neighbors from a bank of 60",
         ),
-        ({"model": shaped_loss}, "must return one number"),
+        ({"model": shaped_loss}, r"answer_loss returns float32\[3\]; it must return one number"),
         ({"model": jax.vmap(answer_loss, in_axes=(None, 0, 0, 0))}, "fails for one sample, with features float32"),
         ({"model": numpy_loss}, r"TracerArrayConversionError.*: use jax.numpy"),
         ({"model": lambda p, f, w, a: np.sum(np.asarray(w))}, "NumPy cannot compute with traced arrays: use jax.numpy"),
@@ -271,6 +277,48 @@ def test_a_support_of_zeros_and_ones_is_one_of_booleans():
         ({"preset": "spicy"}, "unknown preset 'spicy'; choose one of paper, c3po, simplex, logit, or a file"),
         ({"preset": {"learning_rate": 1.0}}, "write 'learning_rate' as 'descent.learning_rate'"),
         ({"preset": 3}, "a preset is a name, a file, a Preset or settings in a dictionary, not 3"),
+        (
+            {"routing": 9 * ROUTING - 4},
+            r"routing has negative weights in row 0, layer 0: \[-1, -1, -1\].* softmax",
+        ),
+        ({"routing": 9 * ROUTING}, r"routing sums to 9 in row 0, layer 0: \[3, 3, 3\]\. If these are logits"),
+        (
+            {"routing": np.log(ROUTING)},
+            r"routing has negative weights .* give their softmax\. If experts do not compete",
+        ),
+        (
+            {"bank": dataclasses.replace(BANK, routing=4 * BANK.routing)},
+            "reference routing sums to 4 in row 0, layer 0",
+        ),
+        ({"params": PARAMS * np.nan, "preset": "paper"}, "NaN or infinite for all 10 samples, first row 0"),
+        ({"params": PARAMS * np.nan}, "answer_loss is NaN or infinite at all routing weights of the first 4 samples"),
+        (
+            {"features": FEATURES[:, :3]},
+            r"for one test sample, with features float32\[3\].* have features float32\[4\]",
+        ),
+        ({"features": {"x": FEATURES}}, r"fails for one test sample, with features {x: float32\[4\]}"),
+        ({"features": FEATURES[:7]}, "its leading axis must count the 10 samples of routing"),
+        ({"strategy": ["ngd", "atlas"]}, r"a strategy is one name, such as 'base', not \['ngd', 'atlas'\]"),
+        ({"mesh": "data=2"}, r"mesh is of type str; give jax.make_mesh\("),
+        ({"spec": ("a", "b", "c")}, r"spec is of type tuple; give RoutingSpec\(experts, layers\)"),
+        (
+            {"model": lambda p, f, w, a: (w.sum(), {})},
+            r"answer_loss returns {0: float32\[\]}; it must return one number",
+        ),
+        ({"model": lambda p, f, w, a: None}, "answer_loss returns nothing; it must return one number"),
+        ({"model": lambda p, f, w, a: "0.5"}, "answer_loss returns str; it must return one number"),
+        ({"model": lambda p, f, w, a: w.sum() + 0j}, r"answer_loss returns complex64\[\]; it must return one number"),
+        (
+            {"model": lambda p, f, w, a: w[w > 0].sum()},
+            r"not known while a function is traced: use jnp.where\(mask, x, 0\)",
+        ),
+        (
+            {
+                "model": lambda p, f, w, a: jax.lax.while_loop(lambda v: v < 9, lambda v: 2 * v, w[0, 0]),
+                "preset": "paper",
+            },
+            "answer_loss cannot be differentiated .*lax.scan, or use the atlas, which needs no gradient",
+        ),
     ],
 )
 def test_bad_input_is_refused(changes, cause):
@@ -322,6 +370,56 @@ def test_parameters_in_numpy_and_whole_numbers_as_embeddings_give_the_same_weigh
         for convert, dtype in ((np.asarray, int), (jnp.asarray, np.float32))
     ]
     np.testing.assert_array_equal(results[0].weights, results[1].weights)
+
+
+@pytest.mark.parametrize("shares", [0.5 * ROUTING, 0 * ROUTING, ROUTING.astype(jnp.bfloat16), ROUTING + 1e-3])
+def test_shares_that_sum_to_less_than_one_or_are_rounded_are_accepted(shares):
+    r2t2_jax.reroute(answer_loss, PARAMS, BANK, FEATURES, shares, EMBEDDINGS, strategy="uniform", preset="paper")
+
+
+def test_gates_that_do_not_compete_have_a_group_each():
+    spec = RoutingSpec(("a", "b", "c"), 1, groups=((0,), (1,), (2,)))
+    bank = dataclasses.replace(BANK, routing=3 * BANK.routing - 1)
+    arrays = (answer_loss, PARAMS, bank, FEATURES, 5 * ROUTING - 2, EMBEDDINGS)
+    result = r2t2_jax.reroute(*arrays, preset="paper", spec=spec)
+    assert errors(result.weights).mean() < errors(5 * ROUTING - 2).mean()
+
+
+def test_nan_for_some_samples_is_a_warning():
+    def loss(params, features, weights, answer):
+        return jnp.where(answer > 0, jnp.nan, 1.0) * answer_loss(params, features, weights, answer)
+
+    settings = {"neighborhood": {"k": 1}, "descent": {"steps": 1}}
+    with pytest.warns(
+        R2T2Warning, match=r"ngd gives .* NaN or infinite for \d of 10 samples, first row \d: answer_loss"
+    ):
+        result = r2t2_jax.reroute(loss, PARAMS, BANK, FEATURES, ROUTING, EMBEDDINGS, preset=settings)
+    assert np.isfinite(result.weights).any()
+
+
+def test_a_loss_that_stores_what_it_is_given_is_named():
+    stored = []
+
+    def loss(params, features, weights, answer):
+        stored.append(weights)
+        return answer_loss(params, features, stored[0], answer)
+
+    with pytest.raises(R2T2Error, match="it keeps a traced array in a list, an attribute or a global variable"):
+        r2t2_jax.reroute(loss, PARAMS, BANK, FEATURES, ROUTING, EMBEDDINGS, preset="paper")
+
+
+class Tensor:
+    """A stand-in for a tensor of PyTorch, which is not installed here."""
+
+
+Tensor.__module__ = "torch"
+
+
+def test_tensors_are_refused_with_their_conversion():
+    for changes in ({"params": {"w": Tensor()}}, {"routing": Tensor()}, {"features": Tensor()}):
+        arguments = {"params": PARAMS, "features": FEATURES, "routing": ROUTING, "embeddings": EMBEDDINGS} | changes
+        with pytest.raises(R2T2Error, match=r"is of type torch\.Tensor; .*tensor\.detach\(\)\.cpu\(\)\.numpy\(\)"):
+            r2t2_jax.reroute(answer_loss, bank=BANK, **arguments)
 
 
 def test_a_strategy_without_a_loss_takes_any_function():

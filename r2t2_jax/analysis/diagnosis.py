@@ -148,8 +148,8 @@ def diagnose_evidence(evidence: Evidence, worthwhile: float = WORTHWHILE) -> Dia
     Raises:
         R2T2Error: `worthwhile` is not between 0 and 1.
     """
-    if not 0 < worthwhile < 1:
-        raise R2T2Error(f"the smallest worthwhile gain must be between 0 and 1, not {worthwhile}")
+    if not (isinstance(worthwhile, int | float) and 0 < worthwhile < 1):
+        raise R2T2Error(f"the smallest worthwhile gain must be a number between 0 and 1, not {worthwhile!r:.60}")
     values = evidence.values
     margin = worthwhile if evidence.kind == "right" else worthwhile * abs(float(values["base"].mean()))
     margin = max(margin, float(np.finfo(np.float32).tiny))

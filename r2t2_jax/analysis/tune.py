@@ -6,7 +6,7 @@ Axis letters: B samples, M embedding size, L routed layers, E experts.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -128,7 +128,7 @@ def tune(
         model, params, bank, features, routing, embeddings, answers, spec, support, seed, allow_leakage
     )
     check_dependence(samples.model, params, samples.queries)
-    grid = dict(VALUES[strategy]) if values is None else dict(values)
+    grid = _grid(VALUES[strategy] if values is None else values)
     settings = _settings(samples, strategy, grid, find_preset(preset), budget)
     rounds = halving_rounds(len(settings), len(samples))
     losses: dict[int, Float[np.ndarray, "n"]] = {number: np.zeros(0) for number in range(len(settings))}
@@ -159,6 +159,17 @@ def tune(
         _mean(losses[paper]),
         tuple(_row(settings[number], grid, losses[number]) for number in order),
     )
+
+
+def _grid(values: Any) -> dict[str, Sequence[Any]]:
+    """The values to try, by path of a setting."""
+    form = "give values to try by path, {'descent.learning_rate': (0.1, 0.3)}"
+    if not isinstance(values, Mapping):
+        raise R2T2Error(f"values is of type {type(values).__name__}; {form}")
+    for path, options in values.items():
+        if isinstance(options, str | Mapping) or not isinstance(options, Iterable):
+            raise R2T2Error(f"the values of {path!r} are {options!r:.60}; {form}")
+    return {path: tuple(options) for path, options in values.items()}
 
 
 def _settings(

@@ -133,7 +133,9 @@ def check_methods(port: Port) -> None:
         if not isinstance(text, str) or not text:
             raise R2T2Error(f"{what} of port {port.name!r} is {text!r}; it is a text that changes when results do")
     if not isinstance(port.max_new_tokens, int) or port.max_new_tokens < 1:
-        raise R2T2Error(f"max_new_tokens of port {port.name!r} is {port.max_new_tokens!r}; it is at least 1")
+        raise R2T2Error(
+            f"max_new_tokens of port {port.name!r} is {port.max_new_tokens!r}; it is a whole number of at least 1"
+        )
     try:
         hash(port.model)
     except TypeError as error:

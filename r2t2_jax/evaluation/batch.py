@@ -36,6 +36,7 @@ from r2t2_jax.metrics import Metric
 from r2t2_jax.rivals.augmentations import encode_augmentations
 from r2t2_jax.rivals.base import Baseline, BaselineBatch
 from r2t2_jax.runtime.batching import Rows, run_batch, take
+from r2t2_jax.runtime.checks import check_new_weights
 
 
 @dataclass(frozen=True)
@@ -244,7 +245,7 @@ def evaluate_batch(
         One result per strategy, in their order.
 
     Raises:
-        R2T2Error: a strategy needs something that model or bank do not offer.
+        R2T2Error: a strategy needs something that model or bank do not offer, or gives NaN for a whole chunk.
     """
     stop = len(batch) if stop is None else stop
     chunk_size = stop - start if chunk_size is None else chunk_size
@@ -258,6 +259,7 @@ def evaluate_batch(
             began = time.perf_counter()
             output = run_batch(partial(chunk.answer, name), first, last, chunk_size)
             seconds[name].append((time.perf_counter() - began) / chunk_size)
+            check_new_weights(name, output["weights"], [sample.id for sample in batch.questions.samples[first:last]])
             if name in at_path:
                 at_steps = partial(_answer_at_path, chunk, name, output["path"], first)
                 output |= run_batch(at_steps, first, last, chunk_size)

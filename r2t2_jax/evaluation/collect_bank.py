@@ -24,7 +24,7 @@ from r2t2_jax.evaluation.records import CORRECT
 from r2t2_jax.method.forward import condition_batch, encode_batch, generate_batch
 from r2t2_jax.metrics import Metric
 from r2t2_jax.runtime.batching import Rows, compute_ahead, run_batch, take, threads_at_a_time
-from r2t2_jax.runtime.checks import UNIT_TOLERANCE
+from r2t2_jax.runtime.checks import SHARES, UNIT_TOLERANCE, check_weights
 from r2t2_jax.runtime.progress import progress_bar
 
 
@@ -66,8 +66,8 @@ def collect_references(
         answers: of the samples, as `labels` returns them; by default computed here, if they are needed.
 
     Raises:
-        R2T2Error: a feature, a routing weight or an embedding is not finite, or an embedding is not a unit vector; the
-            message names the samples.
+        R2T2Error: a feature, a routing weight or an embedding is not finite, routing weights are no shares, or an
+            embedding is not a unit vector; the message names the samples.
     """
     known = labels(port, samples) if keep_features and answers is None else answers
     together = default_vmap_size(port.model)
@@ -79,6 +79,7 @@ def collect_references(
 
     features, routing, tokens = run_batch(answer, 0, len(samples), size)
     _check(f"{port.name}: routing", samples, ~np.isfinite(routing).all(axis=(1, 2)), "NaN or infinite")
+    check_weights(f"{port.name} route", routing, port.model.spec, remedy=SHARES)
     _check(f"{port.name}: features", samples, _not_finite(features, len(samples)), "NaN or infinite")
     length = np.square(embeddings).sum(axis=1)
     _check("question embeddings", samples, ~np.isfinite(length), "NaN or infinite")

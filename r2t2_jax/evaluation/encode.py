@@ -20,7 +20,7 @@ from r2t2_jax.contract import Answer, Features, Inputs, Port, Query, Sample, def
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.method.forward import encode_batch
 from r2t2_jax.runtime.batching import Rows, map_batches, take, threads_at_a_time
-from r2t2_jax.runtime.checks import check_finite
+from r2t2_jax.runtime.checks import SHARES, check_finite, check_weights
 from r2t2_jax.runtime.progress import progress_bar
 from r2t2_jax.validation.port import check_foreign
 
@@ -96,7 +96,8 @@ def encode_prepared(
     The device computes `vmap_size` samples together, by default as many as the model says.
 
     Raises:
-        R2T2Error: a feature is NaN, or a sample names an expert that the model does not have.
+        R2T2Error: a feature is NaN, routing weights are no shares, or a sample names an expert that the model does not
+            have.
     """
     vmap_size = default_vmap_size(port.model) if vmap_size is None else vmap_size
 
@@ -105,6 +106,7 @@ def encode_prepared(
 
     (features, routing), seconds = map_batches(encode, len(prepared.samples), batch_size, progress, threads)
     check_finite(f"{port.name} features", features)
+    check_weights(f"{port.name} route", routing, port.model.spec, remedy=SHARES)
     return _with_queries(port, prepared, features, routing, seconds)
 
 

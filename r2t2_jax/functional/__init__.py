@@ -17,12 +17,12 @@ from r2t2_jax.bank import ReferenceBank
 from r2t2_jax.bank.build_atlas import AtlasPlan, compute_atlas
 from r2t2_jax.contract import Answer, Features, Params, Rerouted, RoutedLoss
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.functional.arrays import ArraySamples, Loss, as_model, check_loss
+from r2t2_jax.functional.arrays import ArraySamples, Loss, as_model, check_references, explained_failures
 from r2t2_jax.functional.auto_preset import AUTO, resolve_strategy
 from r2t2_jax.method.presets import Preset
 from r2t2_jax.method.strategies import Strategy
 from r2t2_jax.routing import RoutingSpec
-from r2t2_jax.runtime.checks import check_routing, check_seed, check_whole_number
+from r2t2_jax.runtime.checks import check_new_weights, check_seed, check_whole_number
 
 
 def reroute(
@@ -53,6 +53,11 @@ def reroute(
         routing = gates.mean(axis=2)            # [B, L, E], the same mean as for the references in the bank
         reroute(answer_loss, params, bank, features, routing, embeddings, support=routing > 0)
 
+    Routing weights are shares: not negative, and those of experts that compete sum to at most one. Keep a constant
+    factor of all weights in the loss. Experts that do not compete, as with sigmoid gates, have a group each:
+    `spec=RoutingSpec(experts, layers, groups=((0,), (1,), ...))`; their weights may be any numbers, and only the update
+    space `free`, that of the preset `paper`, changes them.
+
     Args:
         model: a `RoutedModel`, or a function `answer_loss(params, features, weights, answer) -> scalar` of one sample
             with `weights` [L, E]. Any loss is possible.
@@ -79,16 +84,21 @@ def reroute(
         features [B, K, ...] are in memory at once.
 
     Raises:
-        R2T2Error: an array holds NaN, has the wrong shape or weight outside its support, k exceeds the bank, the loss
-            fails or is no scalar, the strategy needs what the model does not offer, or a test sample is a reference.
+        R2T2Error: an array holds NaN, has the wrong shape or weight outside its support, routing weights are no
+            shares, k exceeds the bank, the loss fails, is no scalar, has no gradient or is NaN, the strategy needs what
+            the model does not offer, or a test sample is a reference.
     """
     if isinstance(strategy, Strategy) and preset != AUTO:
         raise R2T2Error("a Strategy has its settings: give its name with a preset, or the Strategy without one")
     samples = ArraySamples.create(
         model, params, bank, features, routing, embeddings, answers, spec, support, seed, allow_leakage
     )
+    if mesh is not None and not isinstance(mesh, Mesh):
+        raise R2T2Error(f"mesh is of type {type(mesh).__name__}; give jax.make_mesh((devices,), ('data',))")
     chosen, name = resolve_strategy(strategy, preset, samples)
-    return dataclasses.replace(samples.reroute(chosen, mesh), preset=name)
+    result = samples.reroute(chosen, mesh)
+    check_new_weights(chosen.name, result.weights, [f"row {i}" for i in range(len(samples))])
+    return dataclasses.replace(result, preset=name)
 
 
 def build_atlas(
@@ -114,14 +124,15 @@ def build_atlas(
         A bank in memory; `r2t2 bank atlas` writes the atlas of a bank in a folder.
 
     Raises:
-        R2T2Error: there are fewer than two references, the loss fails, is no scalar or is NaN.
+        R2T2Error: there are fewer than two references, their routing weights are no shares, or the loss fails, is no
+            scalar or is NaN.
     """
     check_whole_number("points", points, 1)
     check_seed(seed)
     model = as_model(model, bank, spec)
-    check_routing("reference routing", model.spec, bank.routing)
-    check_loss(model, params, bank)
+    check_references(model, params, bank)
     if len(bank) < 2:
         raise R2T2Error("an atlas needs at least two references")
     plan = AtlasPlan(points=points, k=min(AtlasPlan.k, len(bank) - 1), batch=min(AtlasPlan.batch, len(bank)), seed=seed)
-    return dataclasses.replace(bank, atlas=compute_atlas(model, params, bank, plan))
+    with explained_failures(model, params, bank):
+        return dataclasses.replace(bank, atlas=compute_atlas(model, params, bank, plan))

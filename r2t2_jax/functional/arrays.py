@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
@@ -43,15 +44,19 @@ from r2t2_jax.rivals.trained import fit_predictor, predict_losses
 from r2t2_jax.routing import Routing, RoutingSpec
 from r2t2_jax.runtime.batching import threads_at_a_time
 from r2t2_jax.runtime.checks import (
+    ARRAYS,
+    NUMBERS,
     check_embeddings,
     check_finite,
     check_params,
     check_routing,
     check_rows,
     check_seed,
+    check_shares,
+    first_line,
     tracing_hint,
 )
-from r2t2_jax.runtime.pytrees import tree_bytes
+from r2t2_jax.runtime.pytrees import shapes_text, tree_bytes
 
 Loss = Callable[[Params, Features, Float[Array, "L E"], Answer], Float[Array, ""]]
 PROBED_SAMPLES = 4  # on which `loss_depends_on_routing` compares losses
@@ -62,7 +67,8 @@ def as_model(model: RoutedLoss | Loss, bank: ReferenceBank, spec: RoutingSpec | 
     """The model itself, or a `LossModel` of a loss with `spec`; the default is one group of experts as in the bank.
 
     Raises:
-        R2T2Error: the model is a `Port`, neither a model nor a function, or not hashable; the bank is no bank.
+        R2T2Error: the model is a `Port`, neither a model nor a function, or not hashable; the bank is no bank; or the
+            spec is none, or another than that of a model.
     """
     if not isinstance(bank, ReferenceBank):
         raise R2T2Error(f"bank is of type {type(bank).__name__}; give a ReferenceBank (the order is params, then bank)")
@@ -77,7 +83,11 @@ def as_model(model: RoutedLoss | Loss, bank: ReferenceBank, spec: RoutingSpec | 
             f"the model is not hashable ({error}), and compiled programs are kept by model: give a function or a "
             "frozen dataclass, and pass arrays in params"
         ) from error
+    if spec is not None and not isinstance(spec, RoutingSpec):
+        raise R2T2Error(f"spec is of type {type(spec).__name__}; give RoutingSpec(experts, layers)")
     if hasattr(model, "answer_loss"):
+        if spec not in (None, model.spec):
+            raise R2T2Error("spec is that of a function; this model has its own, which differs")
         return cast(RoutedLoss, model)
     if not callable(model):
         raise R2T2Error(f"the model is of type {type(model).__name__}; give a function answer_loss or a RoutedModel")
@@ -125,23 +135,24 @@ class ArraySamples:
         """The samples, checked before compilation; arguments as `r2t2_jax.reroute` takes them.
 
         Raises:
-            R2T2Error: an array has the wrong shape, holds NaN or weight outside its support, the loss fails or is no
-                scalar, or a sample is a reference.
+            R2T2Error: an array has the wrong shape, holds NaN or weight outside its support, routing weights are no
+                shares, the loss fails or is no scalar, or a sample is a reference.
         """
         check_seed(seed)
         model = as_model(model, bank, spec)
         check_routing("routing", model.spec, routing, support)
+        check_shares("routing", routing, model.spec)
         for name, tree in {"features": features, "answers": answers}.items():
-            check_rows(name, tree, len(routing))
+            check_rows(name, tree, len(routing), " of routing")
             check_finite(name, tree)
         mask: Any = np.broadcast_to(True if support is None else np.asarray(support, bool), np.shape(routing))
         if support is None:
             mask = support_of(model, features, jnp.asarray(routing))
         queries = Query(*jax.tree.map(jnp.asarray, (features, routing, mask, answers)))
-        check_routing("reference routing", model.spec, bank.routing)
         check_embeddings("query embeddings", embeddings)
-        check_rows("query embeddings", embeddings, len(routing))
-        reads_routing = check_loss(model, params, bank)
+        check_rows("query embeddings", embeddings, len(routing), " of routing")
+        reads_routing = check_references(model, params, bank)
+        _check_test_sample(model, params, bank, queries)
         if not allow_leakage:
             _check_leakage(bank, features, embeddings)
         return cls(model, params, bank, queries, embeddings, seed, reads_routing)
@@ -176,9 +187,10 @@ class ArraySamples:
             strategy = for_points(strategy, atlas.mode)
         references = self._references(strategy)
         together, threads = default_vmap_size(self.model), threads_at_a_time()
-        return reroute_batch(
-            strategy, self.model, self.params, self.queries, references, self.keys, mesh, together, threads
-        )
+        with explained_failures(self.model, self.params, self.bank):
+            return reroute_batch(
+                strategy, self.model, self.params, self.queries, references, self.keys, mesh, together, threads
+            )
 
     def _references(self, strategy: Strategy) -> References:
         """The references that a strategy reads; strategies that read the atlas also read those answered wrongly."""
@@ -237,6 +249,9 @@ def loss_depends_on_routing(
 
     Compared are the given weights, half of them, equal weights, and single experts of each layer, also weights that no
     gate gives, because the loss of experts with equal outputs does not change with shares that sum to one.
+
+    Raises:
+        R2T2Error: no loss is finite.
     """
     few = slice(0, PROBED_SAMPLES)
     features, answers = jax.tree.map(lambda leaf: jnp.asarray(leaf[few]), (features, answers))
@@ -246,6 +261,11 @@ def loss_depends_on_routing(
     single = [np.eye(mask.shape[-1], dtype=np.float32)[expert] * mask for expert in (first, last)]
     points = np.stack([own, own / 2, even.astype(np.float32), *single], axis=1)  # [B, P, L, E]
     losses = np.asarray(losses_at_weights(params, features, answers, jnp.asarray(points), model=model), np.float64)
+    if not np.isfinite(losses).any():
+        raise R2T2Error(
+            f"answer_loss is NaN or infinite at all routing weights of the first {len(losses)} samples: check params "
+            "and the loss"
+        )
     spread = np.nanmax(losses, axis=1) - np.nanmin(losses, axis=1)
     return bool((spread > SAME_LOSS * np.maximum(np.abs(np.nanmean(losses, axis=1)), 1e-30)).any())
 
@@ -274,33 +294,122 @@ def check_dependence(model: RoutedLoss, params: Params, queries: Query) -> None:
         )
 
 
-def check_loss(model: RoutedLoss, params: Params, bank: ReferenceBank) -> bool:
-    """Trace the loss of the bank's first reference, and return whether it reads the routing weights.
+def check_references(model: RoutedLoss, params: Params, bank: ReferenceBank) -> bool:
+    """Check the routing of a bank, trace the loss of its first reference, and return whether that reads the weights.
 
     Raises:
-        R2T2Error: the loss fails, or is not one number; or a leaf of `params` is neither an array nor a number.
+        R2T2Error: routing weights have the wrong shape or are no shares; the loss fails, or is not one number; or a
+            leaf of `params` is neither an array nor a number.
     """
+    check_routing("reference routing", model.spec, bank.routing)
+    check_shares("reference routing", bank.routing, model.spec)
     check_params(params)
+    return _trace_loss(model, params, *_first_reference(bank))
+
+
+def _first_reference(bank: ReferenceBank) -> tuple[Features, Answer, Float[Array, "L E"]]:
+    """Features, answer and routing weights of the first reference."""
     features, answer = jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), bank.samples(np.zeros(1, int)))
-    weights = jnp.asarray(bank.routing[0])
+    return features, answer, jnp.asarray(bank.routing[0])
+
+
+def _trace_loss(
+    model: RoutedLoss,
+    params: Params,
+    features: Features,
+    answer: Answer,
+    weights: Float[Array, "L E"],
+    sample: str = "sample",
+    remedy: str = "it gets one sample without a batch axis, must use jax.numpy, and must not be vmapped",
+) -> bool:
+    """Whether the loss of a sample reads the routing weights; `sample` and `remedy` are words of an error.
+
+    Raises:
+        R2T2Error: the loss fails, or is not one real number.
+    """
+
+    def loss(weights: Any, params: Any, features: Any, answer: Any) -> Any:
+        return check_loss_value(model.answer_loss(params, features, Routing(weights), answer))
+
     try:
-        traced, loss = jax.make_jaxpr(lambda w, p, f, a: model.answer_loss(p, f, Routing(w), a), return_shape=True)(
-            weights, params, features, answer
-        )
+        traced = jax.make_jaxpr(loss)(weights, params, features, answer)
     except R2T2Error:
         raise
     except Exception as error:
-        shapes = [jax.tree.map(lambda leaf: f"{leaf.dtype}{list(leaf.shape)}", tree) for tree in (features, answer)]
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else "no message"
-        remedy = "it gets one sample without a batch axis, must use jax.numpy, and must not be vmapped"
         raise R2T2Error(
-            f"answer_loss(params, features, weights, answer) fails for one sample, with features {shapes[0]}, weights "
-            f"{list(weights.shape)} and answer {shapes[1]} ({type(error).__name__}: {reason}); "
-            f"{tracing_hint(error) or remedy}"
+            f"answer_loss(params, features, weights, answer) fails for one {sample}, with features "
+            f"{shapes_text(features)}, weights {list(weights.shape)} and answer {shapes_text(answer)} "
+            f"({type(error).__name__}: {first_line(error)}); {tracing_hint(error) or remedy}"
         ) from error
-    if getattr(loss, "shape", None) != ():
-        raise R2T2Error(f"answer_loss returned {loss}; it must return one number, the loss of one sample")
     return depends_on_first_input(traced.jaxpr)
+
+
+def check_loss_value(loss: Any) -> Any:
+    """The value of a loss, which must be one real number.
+
+    Raises:
+        R2T2Error: it is not.
+    """
+    if isinstance(loss, ARRAYS + NUMBERS) and np.shape(loss) == () and not jnp.iscomplexobj(loss):
+        return loss
+    raise R2T2Error(
+        f"answer_loss returns {shapes_text(loss)}; it must return one number, the loss of one sample: the mean of "
+        "several, and nothing besides"
+    )
+
+
+def _check_test_sample(model: RoutedLoss, params: Params, bank: ReferenceBank, queries: Query) -> None:
+    """Trace the loss of the first test sample, if its features or its answer have other shapes than references have.
+
+    Features may be left out where no strategy reads them.
+    """
+    features, answer, weights = _first_reference(bank)
+    own = jax.tree.map(lambda leaf: leaf[0], (queries.features, queries.answer))
+    if not jax.tree.leaves(own[0]) and own[1] is None:
+        return
+    own = own[0], answer if own[1] is None else own[1]
+    if jax.tree.map(jnp.shape, own) != jax.tree.map(jnp.shape, (features, answer)):
+        shapes = f"references have features {shapes_text(features)} and answers {shapes_text(answer)}"
+        _trace_loss(model, params, *own, weights, "test sample", shapes)
+
+
+@contextmanager
+def explained_failures(model: RoutedLoss, params: Params, bank: ReferenceBank) -> Iterator[None]:
+    """Name a loss that has a value for a sample, but no gradient or none for a batch, as the cause of a failure.
+
+    Raises:
+        R2T2Error: the loss of the first reference has no gradient, or cannot be batched.
+    """
+    try:
+        yield
+    except R2T2Error:
+        raise
+    except Exception as failure:
+        features, answer, weights = _first_reference(bank)
+
+        def loss(weights: Any, features: Any, answer: Any) -> Any:
+            return model.answer_loss(params, features, Routing(weights), answer)
+
+        batch = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), (weights, features, answer))
+        for what, function, arguments in (
+            ("differentiated", jax.grad(loss), (weights, features, answer)),
+            ("batched by jax.vmap", jax.vmap(loss), batch),
+        ):
+            try:
+                jax.eval_shape(function, *arguments)
+            except Exception as error:
+                remedy = (
+                    "compute it with functions of jax.numpy and lax.scan, or use the atlas, which needs no gradient"
+                )
+                raise R2T2Error(
+                    f"answer_loss cannot be {what} ({type(error).__name__}: {first_line(error)}); "
+                    f"{tracing_hint(error) or remedy}"
+                ) from error
+        if hint := tracing_hint(failure):
+            raise R2T2Error(
+                f"answer_loss fails when it is compiled ({type(failure).__name__}: {first_line(failure)}); {hint}"
+            ) from failure
+        raise
 
 
 def _check_leakage(bank: ReferenceBank, features: Features, embeddings: Array | np.ndarray) -> None:

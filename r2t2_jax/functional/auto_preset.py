@@ -91,6 +91,7 @@ def choose_preset(strategy: str, samples: ArraySamples) -> PresetChoice:
         R2T2Error: there is no such strategy, the loss does not depend on the routing weights, or as
             `ArraySamples.reroute`.
     """
+    named_strategy(strategy)  # raises if there is none
     choices = samples.bank.__dict__.setdefault("_preset_choices", {})  # as a cached property, of this bank only
     key = (samples.model, id(samples.params), strategy, samples.seed)
     if key not in choices:

@@ -5,17 +5,21 @@ Axis letters: B test samples, N bank size, M embedding size, L routed layers, E 
 
 from __future__ import annotations
 
+import traceback
+import warnings
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from r2t2_jax.errors import R2T2Error
+from r2t2_jax.errors import R2T2Error, R2T2Warning
 from r2t2_jax.routing import RoutingSpec
 
 ARRAYS = (np.ndarray, np.generic, jax.Array, jax.ShapeDtypeStruct)
 NUMBERS = (bool, int, float, complex)
+SHARES = "route must return shares of the experts, such as the softmax of the gate's logits"
 UNIT_TOLERANCE = 1e-2  # of the squared length: the rounding of bfloat16 embeddings
 LONGEST = float(np.sqrt(np.finfo(np.float32).max)) / 2  # the squared distance of two such vectors is a float32
 
@@ -25,30 +29,61 @@ def check_array(name: str, value: Any) -> None:
     if not isinstance(value, ARRAYS):
         kind = type(value)
         library = "" if kind.__module__ == "builtins" else f"{kind.__module__}."
-        raise R2T2Error(
-            f"{name} is of type {library}{kind.__name__}; give a NumPy or JAX array (numpy.asarray makes one)"
-        )
+        raise R2T2Error(f"{name} is of type {library}{kind.__name__}; give a NumPy or JAX array ({_conversion(value)})")
     if not jnp.issubdtype(value.dtype, np.generic) or value.dtype.kind in "OSUmM":
         raise R2T2Error(f"{name} holds {value.dtype}; give an array of numbers, with equally long rows")
+
+
+def _conversion(value: Any) -> str:
+    """How to make a NumPy array of a value."""
+    if _is_torch(type(value).__module__):
+        return "tensor.detach().cpu().numpy() makes one of a tensor, after tensor.float() if it is bfloat16"
+    return "numpy.asarray makes one"
+
+
+def _is_torch(module: str) -> bool:
+    return module.partition(".")[0] == "torch"
 
 
 def check_params(params: Any) -> None:
     """Refuse a leaf that no compiled program can take: anything but an array or a number."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         if not isinstance(leaf, ARRAYS + NUMBERS):
+            where, kind = f"params{jax.tree_util.keystr(path)}", type(leaf)
+            if _is_torch(kind.__module__):
+                raise R2T2Error(
+                    f"{where} is of type {kind.__module__}.{kind.__name__}; params holds arrays ({_conversion(leaf)})"
+                )
             raise R2T2Error(
-                f"params{jax.tree_util.keystr(path)} is of type {type(leaf).__name__}; params holds arrays: keep other "
-                "values in the module of answer_loss"
+                f"{where} is of type {kind.__name__}; params holds arrays: keep other values in the module of "
+                "answer_loss"
             )
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message."""
+    return next(iter(str(error).strip().splitlines()), "no message")
+
+
 def tracing_hint(error: Exception) -> str:
-    """The remedy for an error of JAX about values that are unknown while a function is traced; else empty."""
+    """The remedy for an error about values that are unknown while a function is traced; else empty."""
     if isinstance(error, jax.errors.TracerArrayConversionError):
         return "NumPy cannot compute with traced arrays: use jax.numpy"
+    if isinstance(error, jax.errors.NonConcreteBooleanIndexError):
+        return "the number of selected entries is not known while a function is traced: use jnp.where(mask, x, 0)"
     if isinstance(error, jax.errors.ConcretizationTypeError | jax.errors.TracerIntegerConversionError):
         return "no value is known while a function is traced: use jnp.where in place of `if`, and no float() or .item()"
+    if isinstance(error, jax.errors.UnexpectedTracerError):
+        return "it keeps a traced array in a list, an attribute or a global variable: return values, and store nothing"
+    if "__dlpack" in str(error) or any(_is_torch(module) for module in _modules_of(error)):
+        return "PyTorch cannot compute with traced arrays: use jax.numpy"
     return ""
+
+
+def _modules_of(error: Exception) -> Iterator[str]:
+    """The modules of the functions that an error passed through."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        yield frame.f_globals.get("__name__", "")
 
 
 def check_finite(name: str, tree: Any) -> None:
@@ -147,6 +182,45 @@ def check_routing(name: str, spec: RoutingSpec, routing: Any, support: Any | Non
             f"{name} gives weight to {spec.experts[expert]!r} in layer {layer} of row {row}, outside its support; "
             "set such weights to zero or widen the support"
         )
+
+
+def check_shares(name: str, routing: Any, spec: RoutingSpec) -> None:
+    """Refuse weights [rows, L, E] of competing experts that are negative or sum to more than one, as logits do.
+
+    A sum below one is that of a gate which keeps its largest shares only. The expert of a group of one competes with
+    none: any weight of it is accepted.
+    """
+    weights = np.asarray(routing, np.float32)
+    for group in (list(group) for group in spec.groups if len(group) > 1):
+        shares = weights[..., group]  # [rows, L, experts of the group]
+        wrong = (shares.min(axis=-1) < -UNIT_TOLERANCE) | (shares.sum(axis=-1) > 1 + UNIT_TOLERANCE)
+        if not wrong.any():
+            continue
+        row, layer = np.argwhere(wrong)[0]
+        values = shares[row, layer]
+        fault = "has negative weights" if values.min() < -UNIT_TOLERANCE else f"sums to {values.sum():.3g}"
+        shown = ", ".join([f"{value:.3g}" for value in values[:8]] + ["..."] * (len(values) > 8))
+        raise R2T2Error(
+            f"{name} {fault} in row {row}, layer {layer}: [{shown}]. If these are logits of the router, give their "
+            "softmax. If experts do not compete, as with sigmoid gates, give each a group of its own: "
+            "spec=RoutingSpec(experts, layers, groups=((0,), (1,), ...))"
+        )
+
+
+def check_new_weights(strategy: str, weights: Any, samples: Sequence[str]) -> None:
+    """Refuse weights [rows, L, E] of a strategy that are all NaN or infinite; warn of some. `samples` are names."""
+    finite = np.isfinite(np.asarray(weights, np.float32))
+    wrong = ~finite.all(axis=tuple(range(1, finite.ndim)))
+    if not wrong.any():
+        return
+    of = f"all {len(wrong)}" if wrong.all() else f"{wrong.sum()} of {len(wrong)}"
+    text = (
+        f"{strategy} gives routing weights that are NaN or infinite for {of} samples, first {samples[wrong.argmax()]}: "
+        "answer_loss or its gradient is so"
+    )
+    if wrong.all():
+        raise R2T2Error(f"{text}; check params, the loss and the learning rate")
+    warnings.warn(text, R2T2Warning, stacklevel=3)
 
 
 def check_weights(

@@ -9,11 +9,13 @@ from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.tree_util import GetAttrKey, register_pytree_with_keys
 from jaxtyping import Array
 
 T = TypeVar("T")
 Params = Any  # a pytree of arrays
+SHOWN_LEAVES = 6
 
 
 def register_pytree_dataclass(cls: type[T]) -> type[T]:
@@ -85,3 +87,18 @@ def tree_bytes(tree: Any) -> int:
         for leaf in leaves
     ]
     return sum(leaf.size * leaf.dtype.itemsize for leaf in arrays)
+
+
+def shapes_text(tree: Any) -> str:
+    """`float32[8]`, or of a tree `{x: float32[8], mask: bool[3]}`; the type of a leaf that is no array."""
+    texts = {
+        jax.tree_util.keystr(path, simple=True, separator="."): f"{getattr(leaf, 'dtype', type(leaf).__name__)}"
+        f"{list(np.shape(leaf)) if hasattr(leaf, 'shape') else ''}"
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+    if list(texts) == [""]:
+        return texts[""]
+    if not texts:
+        return "nothing"
+    shown = [f"{name}: {text}" for name, text in list(texts.items())[:SHOWN_LEAVES]]
+    return "{" + ", ".join(shown + ["..."] * (len(texts) > SHOWN_LEAVES)) + "}"

@@ -26,13 +26,22 @@ from r2t2_jax.functional.arrays import loss_depends_on_routing, losses_at_weight
 from r2t2_jax.method.forward import encode_batch, generate_batch
 from r2t2_jax.plugins import PORTS, entries
 from r2t2_jax.routing import Routing
-from r2t2_jax.runtime.checks import check_embeddings, check_finite, check_rows, check_weights, tracing_hint
+from r2t2_jax.runtime.checks import (
+    SHARES,
+    check_embeddings,
+    check_finite,
+    check_params,
+    check_rows,
+    check_weights,
+    first_line,
+    tracing_hint,
+)
+from r2t2_jax.runtime.pytrees import shapes_text
 
 DISTRIBUTION = "r2t2-jax"
 TRACED_SAMPLES = 2
 CLOSE = 1e-3  # relative difference of two numbers that counts as none: rounding in batches of another size
 QUESTIONS = ("What is shown?", "What is the largest object in the picture?", "How many are there?")  # without --data
-SHOWN_LEAVES = 6
 _TRACED: set[tuple[Any, str]] = set()  # models and fingerprints that were checked in this process
 
 
@@ -96,9 +105,8 @@ def _run(probe: _Probe, checks: dict[str, Callable[[_Probe], str]]) -> list[Chec
         except R2T2Error as error:
             return [*results, CheckResult(name, "", str(error))]
         except Exception as error:
-            reason = next(iter(str(error).strip().splitlines()), "no message")
             hint = tracing_hint(error)
-            text = f"{name} fails with {type(error).__name__}: {reason}" + (f"; {hint}" if hint else "")
+            text = f"{name} fails with {type(error).__name__}: {first_line(error)}" + (f"; {hint}" if hint else "")
             return [*results, CheckResult(name, "", text)]
     return results
 
@@ -160,37 +168,38 @@ class _Probe:
 
 def _methods(probe: _Probe) -> str:
     check_methods(probe.port)
+    check_params(probe.port.params)
     layers, experts = probe.port.model.spec.shape
     return f"all methods are there; {layers} x {experts} routing weights"
 
 
 def _prepare(probe: _Probe) -> str:
     check_rows("prepare: inputs", probe.inputs, len(probe.samples))
-    return f"inputs {_shapes(_first(probe.inputs))} of each sample"
+    return f"inputs {shapes_text(_first(probe.inputs))} of each sample"
 
 
 def _answer_ids(probe: _Probe) -> str:
     if probe.labels is None:
         return "not checked, the questions have no answers"
     check_rows("answer_ids", probe.labels, len(probe.samples))
-    return f"answers {_shapes(_first(probe.labels))}"
+    return f"answers {shapes_text(_first(probe.labels))}"
 
 
 def _embed(probe: _Probe) -> str:
-    vectors = np.asarray(probe.port.embedder.embed([sample.question for sample in probe.samples]))
+    vectors = probe.port.embedder.embed([sample.question for sample in probe.samples])
     check_embeddings("question embeddings", vectors)
     check_rows("question embeddings", vectors, len(probe.samples))
     return f"unit vectors of {vectors.shape[1]} numbers"
 
 
 def _encode(probe: _Probe) -> str:
-    return f"features {_shapes(probe.features)}"
+    return f"features {shapes_text(probe.features)}"
 
 
 def _route(probe: _Probe) -> str:
     weights = jax.eval_shape(lambda p, f: probe.port.model.route(p, f), probe.port.params, probe.features)
     _check_weights(probe, "route", weights)
-    return f"weights {_shapes(weights)}"
+    return f"weights {shapes_text(weights)}"
 
 
 def _check_weights(probe: _Probe, name: str, weights: Any) -> None:
@@ -202,15 +211,19 @@ def _check_weights(probe: _Probe, name: str, weights: Any) -> None:
     needed = f"[{layers} layers, {experts} experts]"
     if shape is None or not shape or shape[-1] != experts:
         names = ", ".join(probe.port.model.spec.experts[:8])
-        raise R2T2Error(f"{name} returns {_shapes(weights)}; it must return {needed}, a weight per expert: {names}")
+        raise R2T2Error(f"{name} returns {shapes_text(weights)}; it must return {needed}, a weight per expert: {names}")
     extra = list(shape[:-1])
     if layers in extra:
         extra.remove(layers)
     if len(extra) == 1 and extra[0] > 1:
+        layers_instead = f" (if these are layers, the RoutingSpec has layers={extra[0]})" if len(shape) == 2 else ""
         raise R2T2Error(
             f"{name} returns per-token gates {list(shape)}, {extra[0]} tokens; it must return {needed}: average the "
             "gates over the tokens (without padding), and let the weights that are set replace the gates of every token"
+            f"{layers_instead}"
         )
+    if len(shape) == 1:
+        raise R2T2Error(f"{name} returns {list(shape)}; it must return {needed}, a row per layer, also for one layer")
     raise R2T2Error(f"{name} returns {list(shape)}; it must return {needed}, of one sample without a batch axis")
 
 
@@ -247,7 +260,7 @@ def _answer_loss(probe: _Probe) -> str:
             ) from error
         if getattr(loss, "shape", None) != ():
             raise R2T2Error(
-                f"answer_loss returns {_shapes(loss)}; it must return one number, the mean over the answer's tokens"
+                f"answer_loss returns {shapes_text(loss)}; it must return one number, the mean over the answer's tokens"
             )
     traced = jax.make_jaxpr(lambda w, p, f, a: probe.loss(p, f, w, a))(probe.weights, params, probe.features, answer)
     if not depends_on_first_input(traced.jaxpr):
@@ -262,7 +275,7 @@ def _generate(probe: _Probe) -> str:
     tokens, most = probe.tokens, probe.port.max_new_tokens
     if getattr(tokens, "ndim", None) != 1 or not jnp.issubdtype(tokens.dtype, jnp.integer):
         raise R2T2Error(
-            f"generate returns {_shapes(tokens)}; it must return the tokens of one answer, whole numbers [A]"
+            f"generate returns {shapes_text(tokens)}; it must return the tokens of one answer, whole numbers [A]"
         )
     if len(tokens.shape) and tokens.shape[0] > most:
         raise R2T2Error(f"generate returns {tokens.shape[0]} tokens; max_new_tokens is {most}")
@@ -277,7 +290,9 @@ def _answer_logprobs(probe: _Probe) -> str:
         lambda p, f: probe.port.model.answer_logprobs(p, f, None, candidates), probe.port.params, probe.features
     )
     if getattr(logprobs, "shape", None) != (3,):
-        raise R2T2Error(f"answer_logprobs returns {_shapes(logprobs)} for 3 candidates; it must return one number each")
+        raise R2T2Error(
+            f"answer_logprobs returns {shapes_text(logprobs)} for 3 candidates; it must return one number each"
+        )
     return "one number per candidate"
 
 
@@ -285,15 +300,14 @@ def _as_answer(probe: _Probe) -> str:
     answer = jax.eval_shape(probe.port.model.as_answer, probe.tokens)
     loss = jax.eval_shape(probe.loss, probe.port.params, probe.features, probe.weights, answer)
     if getattr(loss, "shape", None) != ():
-        raise R2T2Error(f"answer_loss returns {_shapes(loss)} for a generated answer; it must return one number")
+        raise R2T2Error(f"answer_loss returns {shapes_text(loss)} for a generated answer; it must return one number")
     return "generated tokens can be scored"
 
 
 def _routing_weights(probe: _Probe) -> str:
     features, routing = probe.encoded
     check_finite("features", features)
-    remedy = "route must return shares of the experts, such as the softmax of the gate's logits"
-    check_weights("route", routing, probe.port.model.spec, remedy=remedy)
+    check_weights("route", routing, probe.port.model.spec, remedy=SHARES)
     outside = (routing != 0) & ~probe.support
     if outside.any():
         raise R2T2Error("route gives weight to experts outside the support")
@@ -332,7 +346,13 @@ def _round_trip(probe: _Probe) -> str:
     if not all(texts):
         return "not checked, an answer is empty"
     generated = jax.vmap(port.model.as_answer)(jnp.asarray(probe.answered))
-    read = port.processor.answer_ids(texts)
+    try:
+        read = port.processor.answer_ids(texts)
+    except Exception as error:
+        raise R2T2Error(
+            f"answer_ids cannot read the answers that decode returns, {texts[0]!r} first ({type(error).__name__}: "
+            f"{first_line(error)}): decode returns the text before the end-of-turn token, as answers are written"
+        ) from error
     arrays = jax.tree.map(jnp.asarray, (features, routing[:, None]))
     first, second = (
         np.asarray(losses_at_weights(port.params, arrays[0], answers, arrays[1], model=port.model))[:, 0]
@@ -410,16 +430,3 @@ EVALUATED: dict[str, Callable[[_Probe], str]] = {
 def _first(tree: Any) -> Any:
     """The first sample of a batch."""
     return jax.tree.map(lambda leaf: leaf[0], tree)
-
-
-def _shapes(tree: Any) -> str:
-    """`float32[8]`, or of a tree `{x: float32[8], mask: bool[3]}`."""
-    texts = {
-        jax.tree_util.keystr(path, simple=True, separator="."): f"{getattr(leaf, 'dtype', type(leaf).__name__)}"
-        f"{list(np.shape(leaf))}"
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    }
-    if list(texts) == [""]:
-        return texts[""]
-    shown = [f"{name}: {text}" for name, text in list(texts.items())[:SHOWN_LEAVES]]
-    return "{" + ", ".join(shown + ["..."] * (len(texts) > SHOWN_LEAVES)) + "}"

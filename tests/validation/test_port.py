@@ -32,6 +32,7 @@ class Slip(ToyModel):
             "per token": jnp.repeat(weights[:, None], 8, axis=1),
             "tokens of one layer": jnp.repeat(weights[:1], 8, axis=0),
             "experts": weights[:, :2],
+            "one row": weights[0],
             "batch": weights[None],
             "negative": weights - 0.5,
         }.get(self.slip, weights)
@@ -96,6 +97,23 @@ class Long(ToyEmbedder):
         return 2 * super().embed(texts)
 
 
+class Listed(ToyEmbedder):
+    """An embedder of lists."""
+
+    def embed(self, texts: Any) -> Any:
+        return super().embed(texts).tolist()
+
+
+class Uncut(ToyProcessor):
+    """A processor that writes the end-of-turn token too."""
+
+    def decode(self, tokens: Any) -> Any:
+        return [f"{text}<end>" for text in super().decode(tokens)]
+
+    def answer_ids(self, answers: Any) -> Any:
+        return super().answer_ids(answers)
+
+
 class Endless(Shifted):
     """A processor of a model whose answers never end: their text has as many words as there are tokens."""
 
@@ -114,18 +132,29 @@ class Lists(ToyProcessor):
 
 
 def port_with(slip: str) -> Port:
-    parts = {"shifted": Shifted(), "of the batch": OfTheBatch(), "rows": Rows(), "lists": Lists(), "endless": Endless()}
+    parts = {
+        "shifted": Shifted(),
+        "of the batch": OfTheBatch(),
+        "rows": Rows(),
+        "lists": Lists(),
+        "endless": Endless(),
+        "uncut": Uncut(),
+    }
     port = dataclasses.replace(toy(), model=Slip(slip=slip), processor=parts.get(slip, ToyProcessor()))
-    return dataclasses.replace(port, embedder=Long()) if slip == "long vectors" else port
+    if slip == "text in params":
+        return dataclasses.replace(port, params=port.params | {"name": "toy"})
+    embedders = {"long vectors": Long(), "listed vectors": Listed()}
+    return dataclasses.replace(port, embedder=embedders[slip]) if slip in embedders else port
 
 
 TRACED = [
     ("per token", r"route returns per-token gates \[2, 8, 3\], 8 tokens; .*average the gates over the tokens"),
     (
         "tokens of one layer",
-        r"route returns per-token gates \[8, 3\], 8 tokens; it must return \[2 layers, 3 experts\]",
+        r"route returns per-token gates \[8, 3\], 8 tokens; it must return \[2 layers, 3 experts\].*layers=8\)",
     ),
     ("experts", r"route returns float32\[2, 2\]; it must return \[2 layers, 3 experts\], a weight per expert: left"),
+    ("one row", r"route returns \[3\]; it must return \[2 layers, 3 experts\], a row per layer"),
     ("batch", r"route returns \[1, 2, 3\]; .* of one sample without a batch axis"),
     ("support", r"support returns bool\[2, 2\]; it must return \[2 layers, 3 experts\]"),
     ("support of floats", "support returns float32; it must return true"),
@@ -140,6 +169,8 @@ TRACED = [
     ("sum", r"answer_logprobs returns float32\[\] for 3 candidates"),
     ("rows", r"answer_ids has shape \(\); its leading axis must count the 3 samples"),
     ("long vectors", "must be unit vectors; row 0 has length 2"),
+    ("listed vectors", "question embeddings is of type list; give a NumPy or JAX array"),
+    ("text in params", r"params\['name'\] is of type str; params holds arrays"),
 ]
 
 
@@ -156,6 +187,7 @@ def test_a_slip_is_named_without_running_the_model(slip: str, cause: str) -> Non
     [
         ("negative", "route must return shares of the experts, such as the softmax of the gate's logits"),
         ("times zero", "answer_loss does not depend on the routing weights: the loss is the same at"),
+        ("uncut", "answer_ids cannot read the answers that decode returns, '"),
         ("shifted", "as answer_ids reads its text: both must give the same tokens"),
         ("of the batch", "differ between a batch of one and one of 3"),
     ],
