@@ -69,7 +69,7 @@ def parser_words(name: str, command: type, words: Sequence[str]) -> list[str]:
     """
     aliases = {flag(alias): option and flag(option) for alias, option in other_names(name, command).items()}
     joined = {flag(option) for option in NAMES.get(name, ())}
-    lists = joined | {flag(option) for option, kind in get_type_hints(command).items() if _is_list(kind)}
+    lists = joined | {flag(option) for option, kind in get_type_hints(command).items() if is_list(kind)}
     groups = list(_groups(words, aliases))
     for first, second in itertools.combinations([group for group in groups if group.option], 2):
         if first.option == second.option and first.typed != second.typed:
@@ -92,7 +92,8 @@ def parser_words(name: str, command: type, words: Sequence[str]) -> list[str]:
     return result
 
 
-def _is_list(kind: Any) -> bool:
+def is_list(kind: Any) -> bool:
+    """Whether an option of this type takes several words."""
     return any(get_origin(member) is tuple for member in (kind, *get_args(kind)))
 
 

@@ -13,8 +13,9 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -219,6 +220,9 @@ COMMANDS: dict[str, type[Command]] = {
 }
 
 
+RESUMABLE = (Demo, Eval, BankBuild, Tune, Reproduce, RoutesRecord)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; `arguments` default to those of the process.
 
@@ -241,7 +245,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         elif not debug and not sys.warnoptions:
             warnings.simplefilter("ignore")  # of libraries, about their own code
             warnings.filterwarnings("default", category=R2T2Warning)
-            warnings.showwarning = lambda message, *_: print(f"r2t2: {message}", file=sys.stderr)
+            warnings.showwarning = _print_once()
+        command: Command | None = None
         try:
             try:
                 command = parse(COMMANDS, words)
@@ -251,12 +256,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 sys.stdout.flush()  # a full disk or a closed pipe raises here, not when the interpreter exits
         except (Exception, KeyboardInterrupt, Terminated) as error:
             line, code = explain(error)
+            if code in (INTERRUPTED, TERMINATED):
+                line += _saved(command)
             if code and debug:
                 raise
             discard_output()
             if line:
                 print(f"r2t2: {' '.join(line.split())}", file=sys.stderr)
             return code
+
+
+def _saved(command: Command | None) -> str:
+    """What a command that was interrupted at once leaves of its run, and how to resume it."""
+    folder = getattr(command, "out", None)
+    if not isinstance(command, RESUMABLE) or not isinstance(folder, Path):
+        return ""
+    count = len(list(folder.glob("batches/*.parquet")))
+    return f"; {count:,} batches are saved in {folder}: the same command resumes" if count else "; nothing is saved yet"
+
+
+def _print_once() -> Callable[..., None]:
+    """Print a warning as one line, unless this command printed the line before: a file may be read twice."""
+    printed: set[str] = set()
+
+    def show(message: Warning | str, *_: Any) -> None:
+        line = f"r2t2: {message}"
+        if line not in printed:
+            printed.add(line)
+            print(line, file=sys.stderr)
+
+    return show
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import difflib
 import functools
 import inspect
 import io
+import math
 import operator
 import re
 import sys
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, g
 
 import tyro
 
-from r2t2_jax.cli.aliases import ELSEWHERE, other_names, parser_words
+from r2t2_jax.cli.aliases import ELSEWHERE, is_list, other_names, parser_words
 from r2t2_jax.cli.options import RANGES, UsageError, check_words, one_line
 from r2t2_jax.cli.output import version_lines
 from r2t2_jax.errors import R2T2Error
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from r2t2_jax.runs.plan import Plan
 
 CONFIG_FLAG = "--config"
+_EXAMPLE: Any = tyro.conf.Positional[int]
+POSITIONAL = _EXAMPLE.__metadata__[0]  # the mark of a field that is given by its place
 CLUSTER = "cluster"  # field of `ClusterOptions`
 UNRECORDED = ("allow_leakage", "answer_steps")  # recorded only if they are set, so that earlier runs continue
 PROGRAM = "r2t2"
@@ -144,7 +147,31 @@ def saved_arguments(name: str, command: type, options: Sequence[str]) -> list[st
         raise R2T2Error(
             f"{path} sets {', '.join(unknown)}; the options of `r2t2 {name}` are {', '.join(sorted(known))}"
         )
-    return [word for field, value in settings.items() for word in _to_words(field, value)] + rest
+    positional = _positional_fields(command)
+    values = [value for name in positional if (value := settings.pop(name, None)) is not None]
+    first = [] if _has_positional(command, rest) else [str(value) for value in values]
+    return first + [word for field, value in settings.items() for word in _to_words(field, value)] + rest
+
+
+def _positional_fields(command: type[Command]) -> list[str]:
+    """The fields that are given by their place, in this order."""
+    kinds = get_type_hints(command, include_extras=True)
+    return [name for name, kind in kinds.items() if POSITIONAL in getattr(kind, "__metadata__", ())]
+
+
+def _has_positional(command: type[Command], words: Sequence[str]) -> bool:
+    """Whether one of the words is no option, and no value of one."""
+    kinds = get_type_hints(command) | get_type_hints(ClusterOptions)
+    values = 0.0  # that the option before may still take
+    for word in words:
+        if word.startswith("--"):
+            kind = kinds.get(word[2:].replace("-", "_"), bool)
+            values = 0 if "=" in word or kind is bool else math.inf if is_list(kind) else 1
+        elif values == 0:
+            return True
+        else:
+            values -= 1
+    return False
 
 
 def _option_names(command: type[Command]) -> set[str]:
@@ -335,8 +362,7 @@ def _metavar(name: str, kind: Any) -> str:
     annotated = hasattr(kind, "__metadata__")
     if annotated and any(getattr(mark, "metavar", None) for mark in kind.__metadata__):
         return ""
-    example: Any = tyro.conf.Positional[int]
-    positional = annotated and example.__metadata__[0] in kind.__metadata__
+    positional = annotated and POSITIONAL in kind.__metadata__
     plain = kind.__origin__ if annotated else kind
     members = {member for member in (plain, *get_args(plain)) if member is not type(None)}
     own = METAVARS.get(name, name.upper())

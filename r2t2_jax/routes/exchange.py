@@ -83,7 +83,7 @@ def import_routes(
     chosen = {"file": source, "format": kind, "layers": layers, "top_k": top_k} | dict(settings or {})
     plan = Plan([Part(path.name, len(rows), BATCH)])
     with Run.open(out, "routes import", chosen, plan, depends) as run:
-        for batch in run.missing():
+        for batch in run.missing(compiles=False):
             part = rows[batch.start : batch.stop]
             run.append(batch, routes_table([row.sample for row in part] if replay is None else replay.weighed(part)))
         run.finish((facts if replay is None else _with_weights(facts, run, rows)).summary())

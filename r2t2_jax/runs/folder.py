@@ -50,8 +50,13 @@ def check_folder(out: Path, command: str = "", settings: Mapping[str, Any] | Non
         check_settings(read_json(out / RUN), command, settings or {}, str(out))
 
 
+WITHOUT_FOLDER = ("bank atlas",)  # commands that choose the folder of their run
+
+
 def resume_command(command: str, folder: Path) -> str:
     """The command that resumes the run in a folder."""
+    if command in WITHOUT_FOLDER:
+        return f"the r2t2 {command} that began it"
     return f"r2t2 {command} --config {shlex.quote(str(folder / RUN))} --out {shlex.quote(str(folder))}"
 
 

@@ -191,16 +191,16 @@ class Run:
     def _of(self, parts: Collection[str]) -> list[Batch]:
         return [batch for batch in self.plan.batches if batch.part in parts]
 
-    def missing(self, parts: Sequence[str] | None = None, title: str = "") -> Iterator[Batch]:
+    def missing(self, parts: Sequence[str] | None = None, title: str = "", compiles: bool = True) -> Iterator[Batch]:
         """Iterate over `todo`, of all parts by default, with a progress bar; stops on signals and at the time limit.
 
-        `title` is that of the bar, by default the command.
+        `title` is that of the bar, by default the command; `compiles` as for `progress_bar`.
 
         Raises:
             RunInterrupted: a signal was received or the time limit is reached.
         """
         parts = self.plan.names if parts is None else parts
-        with self.progress(parts, title or self._command) as bar:
+        with self.progress(parts, title or self._command, compiles) as bar:
             for batch in self.todo(parts):
                 self.check()
                 start = time.perf_counter()
@@ -211,7 +211,12 @@ class Run:
         self.check()
 
     def compute(
-        self, work: Callable[[Batch], Rows], parts: Sequence[str] | None = None, threads: int = 1, title: str = ""
+        self,
+        work: Callable[[Batch], Rows],
+        parts: Sequence[str] | None = None,
+        threads: int = 1,
+        title: str = "",
+        compiles: bool = True,
     ) -> None:
         """Append `work(batch)` for every missing batch: parts in parallel, the batches of a part in order.
 
@@ -220,6 +225,7 @@ class Run:
             parts: the parts to compute, begun in this order; all by default.
             threads: number of parts computed at the same time.
             title: of the progress bar.
+            compiles: as for `progress_bar`.
 
         Raises:
             RunInterrupted: a signal was received or the time limit is reached.
@@ -236,7 +242,7 @@ class Run:
                 self.time(part, len(batch), time.perf_counter() - start)
                 bar.update(len(batch))
 
-        with self.progress(parts, title or self._command) as bar, worker_threads(threads) as pool:
+        with self.progress(parts, title or self._command, compiles) as bar, worker_threads(threads) as pool:
             try:
                 list(pool.map(compute_part, parts))
             except BaseException:
@@ -316,11 +322,11 @@ class Run:
         """Remove all saved rows: the run cannot be completed."""
         self._batches.remove()
 
-    def progress(self, parts: Collection[str], title: str) -> ProgressBar:
+    def progress(self, parts: Collection[str], title: str, compiles: bool = True) -> ProgressBar:
         """A progress bar that includes the samples of earlier processes; rate and remaining time are this process's."""
         total = sum(map(len, self._of(parts)))
         done = total - sum(map(len, self.todo(parts)))
-        return progress_bar(total, title, initial=done)
+        return progress_bar(total, title, initial=done, compiles=compiles)
 
     def _done(self) -> str:
         return f"{len(self._batches.saved)} of {len(self.plan.batches)} batches"

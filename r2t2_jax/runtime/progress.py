@@ -20,24 +20,27 @@ from tqdm import tqdm
 
 shown = True  # false for `r2t2 -q`
 FIRST, EVERY = 2.0, 60.0  # seconds before the first line, and between two lines
+TICK = 1.0  # seconds between two drawings of a bar that does not advance
 
 
 class RepeatedLine:
-    """Writes a line after `FIRST` seconds, and then every `EVERY` seconds, until it is stopped.
+    """Writes a line after `first` seconds, and then every `every` seconds, until it is stopped.
 
     Args:
         write: called in a thread of its own.
+        first, every: by default `FIRST` and `EVERY`.
     """
 
-    def __init__(self, write: Callable[[], None]) -> None:
+    def __init__(self, write: Callable[[], None], first: float | None = None, every: float | None = None) -> None:
         self._write, self._stopped = write, threading.Event()
+        self._first, self._every = FIRST if first is None else first, EVERY if every is None else every
         threading.Thread(target=self._repeat, daemon=True).start()
 
     def _repeat(self) -> None:
-        seconds = FIRST
+        seconds = self._first
         while not self._stopped.wait(seconds):
             self._write()
-            seconds = EVERY
+            seconds = self._every
 
     def stop(self) -> None:
         """Write no further line."""
@@ -45,18 +48,42 @@ class RepeatedLine:
 
 
 class ProgressBar(tqdm):
-    """A bar on a terminal and in a notebook; elsewhere a line a minute, and none for less than two seconds."""
+    """A bar on a terminal and in a notebook; elsewhere a line a minute, and none for less than two seconds.
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
+    With `compiles` its title says so until the first samples are done, and on a terminal its clock runs meanwhile.
+    """
+
+    def __init__(self, *arguments: Any, compiles: bool = False, **options: Any) -> None:
         file = options.get("file") or sys.stderr
         self._lines: RepeatedLine | None = None
+        self._title = options.get("desc", "") if compiles else None
+        if self._title is not None:
+            options["desc"] = f"{self._title}, compiling"
         options["disable"] = options.get("disable") or not shown
         self._as_lines = not (options.get("disable") or file.isatty() or "ipykernel" in sys.modules)
         if self._as_lines:
             options |= {"delay": math.inf, "miniters": 1, "mininterval": EVERY, "dynamic_ncols": False}
         super().__init__(*arguments, **options)
-        if self._as_lines and not self.disable:
+        if self.disable:
+            return
+        if self._as_lines:
             self._lines = RepeatedLine(self.write_line)
+        elif self._title is not None and file.isatty():
+            self._lines = RepeatedLine(self._redraw, TICK, TICK)
+
+    def _redraw(self) -> None:
+        with self.get_lock():
+            if not self.disable:
+                self.display()
+
+    def update(self, n: float | None = 1) -> bool | None:
+        """Advance by n samples; the first ones end the time in which programs are compiled."""
+        if self._title is not None and n:
+            self.set_description_str(self._title, refresh=False)
+            self._title = None
+            if not self._as_lines and self._lines is not None:
+                self._lines.stop()
+        return super().update(n)
 
     def write_line(self) -> None:
         """Write the state as a line."""
@@ -80,9 +107,11 @@ class ProgressBar(tqdm):
         super().close()
 
 
-def progress_bar(total: int, title: str, unit: str = "sample", initial: int = 0) -> ProgressBar:
-    """A bar that disappears when it is done."""
-    return ProgressBar(total=total, desc=title, unit=unit, initial=initial, leave=False, dynamic_ncols=True)
+def progress_bar(total: int, title: str, unit: str = "sample", initial: int = 0, compiles: bool = True) -> ProgressBar:
+    """A bar that disappears when it is done; `compiles` says whether the first samples wait for compiled programs."""
+    return ProgressBar(
+        total=total, desc=title, unit=unit, initial=initial, compiles=compiles, leave=False, dynamic_ncols=True
+    )
 
 
 @contextmanager

@@ -1,15 +1,18 @@
 """Every failure prints one line and sets the exit code; a traceback is printed only on request."""
 
+import builtins
 import errno
 import os
 import subprocess
 import sys
 from dataclasses import dataclass
-from typing import ClassVar
+from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 
 from r2t2_jax.cli import main as cli
+from r2t2_jax.cli import run
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.runs.interrupt import RunInterrupted
 
@@ -64,6 +67,46 @@ def test_every_outcome_has_its_exit_code_and_at_most_one_line(
             cli.main(["fail"])
     else:
         assert cli.main(["fail"]) == code
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """A run that is interrupted at once."""
+
+    out: Path
+
+    def run(self) -> None:
+        raise KeyboardInterrupt
+
+
+def test_an_interrupted_run_says_what_is_saved(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(cli, "COMMANDS", {"stopped": Stopped})
+    monkeypatch.setattr(cli, "RESUMABLE", (Stopped,))
+    words = ["stopped", "--out", str(tmp_path)]
+    assert cli.main(words) == 130
+    assert capsys.readouterr().err == "r2t2: interrupted; nothing is saved yet\n"
+    (tmp_path / "batches").mkdir()
+    for number in range(2):
+        (tmp_path / "batches" / f"0000{number}.parquet").touch()
+    assert cli.main(words) == 130
+    line = f"r2t2: interrupted; 2 batches are saved in {tmp_path}: the same command resumes\n"
+    assert capsys.readouterr().err == line
+
+
+def test_an_interruption_while_modules_are_imported_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def importing(name: str, *arguments: Any) -> Any:
+        if name == "r2t2_jax.cli.main":
+            raise KeyboardInterrupt
+        return original(name, *arguments)
+
+    original = builtins.__import__
+    monkeypatch.setattr(builtins, "__import__", importing)
+    assert run() == 130
+    assert capsys.readouterr().err == "r2t2: interrupted\n"
 
 
 HELP = [sys.executable, "-m", "r2t2_jax.cli.main", "demo", "--help"]

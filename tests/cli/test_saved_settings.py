@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -10,8 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from r2t2_jax.cli.parsing import parse
+from r2t2_jax.cli import main
+from r2t2_jax.cli.parsing import command_settings, parse
 from r2t2_jax.errors import R2T2Error
+from r2t2_jax.runs.folder import resume_command
 
 
 @dataclass(frozen=True)
@@ -98,3 +101,33 @@ def test_wrong_values_name_the_allowed_ones(capsys: pytest.CaptureFixture[str], 
         assert stop.value.code == 2
         text = capsys.readouterr().err
         assert "middle" in text and "near" in text and "far" in text
+
+
+RUNS = {  # command lines of the commands that resume with `--config`
+    "demo": "--limit 4",
+    "eval": "--model m --data a.jsonl b.jsonl --strategy base,ngd",
+    "bank build": "--model m --data pocket",
+    "tune": "--model m --data pocket",
+    "reproduce": "table6 --model pocket:narrow --data pocket",
+    "routes record": "--model m --data a,b",
+    "routes import": "responses.jsonl --format vllm",
+    "aux build": "--data q.jsonl",
+}
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_the_printed_command_resumes_a_run(name: str, tmp_path: Path) -> None:
+    folder = tmp_path / "a run"
+    folder.mkdir()
+    began = parse(main.COMMANDS, [*name.split(), *RUNS[name].split(), "--out", str(folder)])
+    saved(folder, {"command": name, "settings": command_settings(began)})
+    assert parse(main.COMMANDS, shlex.split(resume_command(name, folder))[1:]) == began
+
+
+def test_a_typed_argument_takes_the_place_of_the_saved_one(tmp_path: Path) -> None:
+    settings = {"table": "table6", "model": "m", "data": ["a", "b"]}
+    config = ["--config", saved(tmp_path, {"command": "reproduce", "settings": settings})]
+    for words in ([*config, "table7"], ["table7", *config], [*config, "--out", "x", "table7"]):
+        assert parse(main.COMMANDS, ["reproduce", "--out", "y", *words]).table == "table7"
+    command = parse(main.COMMANDS, ["reproduce", "--data", "c", "d", *config, "--out", "x"])
+    assert (command.table, command.data) == ("table6", ("c", "d"))

@@ -69,3 +69,33 @@ def test_a_phase_without_a_count_writes_a_line(monkeypatch: pytest.MonkeyPatch) 
 def test_bars_count_the_samples_of_earlier_processes() -> None:
     with progress_bar(10, "eval", initial=4) as bar:
         assert (bar.n, bar.total) == (4, 10) and bar.desc.startswith("eval")
+
+
+def test_a_bar_says_that_it_compiles_until_the_first_samples_are_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "FIRST", 0.0)
+    file = Lines(1)
+    with ProgressBar(total=4, desc="eval", compiles=True, file=file) as bar:
+        assert file.reached.wait(60)
+        bar.update(2)
+        bar.write_line()
+    first, last = file.getvalue().splitlines()
+    assert first.startswith("eval, compiling:   0%|") and last.startswith("eval:  50%|")
+
+
+def test_the_clock_of_a_bar_runs_while_it_compiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "TICK", 0.01)
+
+    class Screen(Terminal):
+        drawn = threading.Semaphore(0)
+
+        def write(self, text: str) -> int:
+            if "compiling" in text:
+                self.drawn.release()
+            return super().write(text)
+
+    file = Screen()
+    with ProgressBar(total=4, desc="eval", compiles=True, file=file, leave=False, mininterval=1000) as bar:
+        assert all(file.drawn.acquire(timeout=60) for _ in range(3))
+        bar.update(4)
+        bar.refresh()
+    assert "\reval: 100%|" in file.getvalue()

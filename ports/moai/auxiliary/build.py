@@ -156,7 +156,7 @@ def _compute(
         return computed
 
     with _Build.open(out / BUILD, COMMAND, settings, plan, depends, max_hours) as run:
-        run.compute(work, title="auxiliary records")
+        run.compute(work, title="auxiliary records", compiles=False)
         run.finish({"images": len(keys)})
 
 
