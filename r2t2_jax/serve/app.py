@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-import secrets
 import time
 from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
 from contextlib import suppress
@@ -18,17 +17,19 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from r2t2_jax.contract import Turn
+from r2t2_jax.runtime.batching import usable_cores
 from r2t2_jax.serve.batching import Batcher, Pending
 from r2t2_jax.serve.engine import AnsweredQuestion, Engine, ServedQuestion
 from r2t2_jax.serve.guard import Access, Guard, read_body
 from r2t2_jax.serve.images import ImageReader
 from r2t2_jax.serve.metrics import Metrics
-from r2t2_jax.serve.replies import Reply, complete, logprobs_content, rerouting_block
+from r2t2_jax.serve.replies import DRAWS, Reply, complete, logprobs_content, rerouting_block
 from r2t2_jax.serve.schemas import INTERNAL, ApiError, ChatRequest, ImagePart, Message, parse_request
 
 LOGGER = logging.getLogger("r2t2.serve")
 DISCONNECTED = 499  # of nginx: the client is gone
-HOST_THREADS = 2  # decode images and prepare inputs
+HOST_THREADS = max(1, min(4, usable_cores() // 2))  # decode images and prepare inputs; programs need the other cores
+FETCH_THREADS = 4  # do so for requests whose images are fetched first
 LARGE = 1 << 12  # numbers of a path; larger replies are written in a host thread
 
 
@@ -53,6 +54,7 @@ class Service:
     aliases: tuple[str, ...]
     created: int = field(default_factory=lambda: int(time.time()))
     pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(HOST_THREADS, "r2t2-host"))
+    fetching: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(FETCH_THREADS, "r2t2-fetch"))
 
     def models(self) -> list[dict[str, Any]]:
         """The entries of `GET /v1/models`: the model, and one for each strategy that is ready."""
@@ -93,7 +95,7 @@ class Service:
         return replace(
             self.engine.prepare(choice, turns),
             temperature=temperature,
-            seed=secrets.randbits(32) if request.seed is None else request.seed,
+            seed=DRAWS.getrandbits(32) if request.seed is None else request.seed,
             logprobs=bool(request.logprobs),
             before="before" in rerouting.returned,
             routes="routes" in rerouting.returned,
@@ -119,7 +121,8 @@ class Service:
         with self.batcher.place(), self.reader.memory.account() as account:
             request = parse_request(await read_body(http))
             pending: Pending = Future()
-            work = self.pool.submit(self._submit, request, account, pending)
+            pool = self.fetching if self.reader.hosts and request.has_addresses else self.pool
+            work = pool.submit(self._submit, request, account, pending)
             try:
                 answered = await self._answered(http, pending)
             finally:
@@ -213,6 +216,25 @@ def create_app(service: Service, access: Access) -> FastAPI:
     for kind in (ApiError, HTTPException, Exception):
         app.add_exception_handler(kind, _error)
 
+    async def chat(http: Request) -> Response:
+        """The answer to one question; every request is counted by its status."""
+        status = 500
+        try:
+            reply = await service.chat(http)
+            status = reply.status_code
+            return reply
+        except ClientDisconnect:
+            status = DISCONNECTED
+            return Response(status_code=DISCONNECTED)
+        except ApiError as error:
+            status = error.status
+            raise
+        finally:
+            service.metrics.requests.labels(str(status)).inc()
+
+    # Starlette's route, the first one: `parse_request` validates the body, so FastAPI would only add work.
+    app.add_route("/v1/chat/completions", chat, methods=["POST"])
+
     @app.get("/health")
     async def health() -> dict[str, str]:
         """The process runs."""
@@ -241,25 +263,6 @@ def create_app(service: Service, access: Access) -> FastAPI:
             if entry["id"] == name:
                 return entry
         raise ApiError(404, f"the model {name[:80]!r} does not exist", "model", "model_not_found")
-
-    async def chat(http: Request) -> Response:
-        """The answer to one question; every request is counted by its status."""
-        status = 500
-        try:
-            reply = await service.chat(http)
-            status = reply.status_code
-            return reply
-        except ClientDisconnect:
-            status = DISCONNECTED
-            return Response(status_code=DISCONNECTED)
-        except ApiError as error:
-            status = error.status
-            raise
-        finally:
-            service.metrics.requests.labels(str(status)).inc()
-
-    # Starlette's route: `parse_request` validates the body, so FastAPI would only add work to each request.
-    app.add_route("/v1/chat/completions", chat, methods=["POST"])
 
     @app.api_route("/v1/{rest:path}", methods=["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"])
     async def unknown(rest: str, http: Request) -> Response:

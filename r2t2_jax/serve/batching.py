@@ -1,4 +1,4 @@
-"""A bounded queue in front of one device thread: questions that wait together and fit one program go together."""
+"""A bounded queue in front of the device: questions that wait together and fit one program go together."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from r2t2_jax.serve.schemas import INTERNAL, OVERLOADED, ApiError, busy
 
 LOGGER = logging.getLogger("r2t2.serve")
 Pending = Future[AnsweredQuestion]
+LINGER = 0.01  # seconds that a question waits for requests that are being read or prepared, to share a batch
 
 
 def batch_sizes(largest: int) -> list[int]:
@@ -26,16 +27,19 @@ def batch_sizes(largest: int) -> list[int]:
 
 
 class Batcher:
-    """Answers questions in batches, one batch at a time, in the order of arrival.
+    """Answers questions in batches, in the order of arrival.
 
     A batch has questions of one group (`ServedQuestion.group`) and a size of `batch_sizes`, so that nothing is padded.
-    Groups whose strategy was not warmed up are answered one by one, so that one program is compiled for them.
+    Groups whose strategy was not warmed up are answered one by one, so that one program is compiled for them. While a
+    batch runs, another one starts if it is full. A smaller one waits until no other runs, and at most `LINGER` seconds
+    for requests that are not queued yet.
 
     Args:
         answer: the questions of one group to their answers.
         places: requests that are read, wait or run at a time; further ones are refused.
         batch_size: the largest batch.
         metrics: counts batches and waiting questions.
+        programs: batches that run at a time, each in a thread.
     """
 
     def __init__(
@@ -44,6 +48,7 @@ class Batcher:
         places: int,
         batch_size: int,
         metrics: Metrics,
+        programs: int = 1,
     ) -> None:
         self._answer, self._places, self._sizes, self._metrics = answer, places, batch_sizes(batch_size), metrics
         self._waiting: deque[tuple[ServedQuestion, Pending, float]] = deque()
@@ -51,13 +56,18 @@ class Batcher:
         self._warm: set[str] = set()
         self._taken, self._seconds = 0, 0.1  # requests, and the recent time per question
         self._closing, self._ready = False, False
-        self._thread = threading.Thread(target=self._work, name="r2t2-device", daemon=True)
+        self._running = 0  # questions
+        self._threads = [
+            threading.Thread(target=self._work, args=(i == 0,), name=f"r2t2-device_{i}", daemon=True)
+            for i in range(programs)
+        ]
         self._warming: Sequence[ServedQuestion] = ()
 
     def start(self, warming: Sequence[ServedQuestion] = ()) -> None:
-        """Start the thread; it first answers these questions at every size, which compiles their programs."""
+        """Start the threads; the first answers these questions at every size, which compiles their programs."""
         self._warming = warming
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
 
     @property
     def ready(self) -> bool:
@@ -90,6 +100,13 @@ class Batcher:
             with self._changed:
                 self._taken -= 1
                 self._metrics.in_flight.set(self._taken)
+                self._notify()
+
+    def _notify(self) -> None:
+        """Wake a thread if a batch may start now."""
+        waiting = len(self._waiting)
+        if waiting >= self._sizes[-1] or (waiting and not self._running):
+            self._changed.notify()
 
     def submit(self, question: ServedQuestion, reply: Pending | None = None) -> Pending:
         """Queue a question. Cancel the future to give up its place; a question that runs already is not stopped.
@@ -101,7 +118,7 @@ class Batcher:
         reply = Future() if reply is None else reply
         with self._changed:
             self._waiting.append((question, reply, time.perf_counter()))
-            self._changed.notify()
+            self._notify()
         return reply
 
     def drain(self) -> None:
@@ -110,21 +127,26 @@ class Batcher:
             self._closing = True
 
     def close(self) -> None:
-        """Drain, and wait until the thread has ended."""
+        """Drain, and wait until the threads have ended."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()
-        if self._thread.ident is not None:
-            self._thread.join()
+        for thread in self._threads:
+            if thread.ident is not None:
+                thread.join()
 
-    def _work(self) -> None:
-        for question in self._warming:
-            self._warm_up(question)
-        with self._changed:
-            self._ready = True
-            self._metrics.ready.set(1)
+    def _work(self, first: bool) -> None:
+        if first:
+            for question in self._warming:
+                self._warm_up(question)
+            with self._changed:
+                self._ready = True
+                self._metrics.ready.set(1)
+                self._changed.notify_all()
         while batch := self._next():
             self._run(batch)
+            with self._changed:
+                self._running -= len(batch)
 
     def _warm_up(self, question: ServedQuestion) -> None:
         """Compile the programs of a question at every size."""
@@ -141,24 +163,37 @@ class Batcher:
     def _next(self) -> list[tuple[ServedQuestion, Pending]]:
         """The next batch, without cancelled questions; empty once the queue is closed and empty."""
         with self._changed:
-            while True:
-                self._waiting = deque(entry for entry in self._waiting if not entry[1].cancelled())
-                if self._waiting:
-                    break
-                if self._closing and not self._taken:
+            while not (batch := self._startable()):
+                if self._closing and not self._taken and not self._waiting:
                     return []
-                self._changed.wait(timeout=0.5 if self._closing else None)
+                lingers = self._ready and self._waiting and not self._running
+                self._changed.wait(LINGER if lingers else 0.5 if self._closing else None)
+            self._running += len(batch)
+            chosen = {id(reply) for _, reply, _ in batch}
+            self._waiting = deque(entry for entry in self._waiting if id(entry[1]) not in chosen)
+            self._notify()
+        now = time.perf_counter()
+        return [(replace(q, seconds={"queue": now - came, **q.seconds}), reply) for q, reply, came in batch]
+
+    def _startable(self) -> list[tuple[ServedQuestion, Pending, float]]:
+        """The questions of the next batch; none while it has to wait. Cancelled questions leave the queue."""
+        while self._ready:
+            self._waiting = deque(entry for entry in self._waiting if not entry[1].cancelled())
+            if not self._waiting:
+                break
             first = self._waiting[0][0]
             same = [entry for entry in self._waiting if entry[0].group == first.group]
             warm = first.choice.strategy in self._warm
             size = max(size for size in self._sizes if size <= len(same) and (warm or size == 1))
+            full = warm and size == self._sizes[-1]
+            others = self._taken - self._running - len(self._waiting)  # being read, prepared or replied to
+            lingers = warm and others > 0 and time.perf_counter() - self._waiting[0][2] < LINGER
+            if not full and (self._running or lingers):
+                break
             batch = [entry for entry in same[:size] if entry[1].set_running_or_notify_cancel()]
-            chosen = {id(reply) for _, reply, _ in same[:size]}
-            self._waiting = deque(entry for entry in self._waiting if id(entry[1]) not in chosen)
-        now = time.perf_counter()
-        if not batch:
-            return self._next()
-        return [(replace(q, seconds={"queue": now - came, **q.seconds}), reply) for q, reply, came in batch]
+            if batch:
+                return batch
+        return []
 
     def _run(self, batch: Sequence[tuple[ServedQuestion, Pending]]) -> None:
         start = time.perf_counter()

@@ -147,6 +147,7 @@ class Engine:
             check_strategies({strategy: method_of(strategy)}, [], bank, port, port.name)
             raise R2T2Error(f"{strategy} cannot be served; choose one of {', '.join(self.strategies)}")
         self.strategy = strategy
+        self._scores_tokens = isinstance(port.model, LogprobModel) and port.beams == 1
         self.presets = (*PRESETS, *(name for name in port.presets if name not in PRESETS))
         self._is_reference = (lambda sample: False) if bank is None else reference_test(bank)
         self._evaluators: OrderedDict[tuple[str, str, str], Evaluator] = OrderedDict()
@@ -270,7 +271,7 @@ class Engine:
             ApiError: 400.
         """
         port = self.port
-        if isinstance(port.model, LogprobModel) and port.beams == 1 and isinstance(choice.method, Strategy):
+        if self._scores_tokens and isinstance(choice.method, Strategy):
             return
         for name, wanted in (("temperature", temperature > 0), ("logprobs", logprobs)):
             if wanted:

@@ -6,6 +6,7 @@ import asyncio
 import hmac
 import ipaddress
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from fastapi import Request
@@ -27,6 +28,7 @@ POLICY = f"default-src {SOURCES} 'unsafe-inline' 'unsafe-eval'; connect-src {SOU
 ADDED = [(b"content-security-policy", POLICY.encode()), (b"x-content-type-options", b"nosniff")]
 
 
+@lru_cache(256)  # one for most requests
 def is_loopback(host: str) -> bool:
     """Whether a host or an address is this machine's own."""
     try:

@@ -5,7 +5,7 @@ Axis letters: L routed layers, E experts, P points of a path, A answer tokens.
 
 from __future__ import annotations
 
-import secrets
+import random
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,6 +19,7 @@ from r2t2_jax.serve.engine import AnsweredQuestion
 from r2t2_jax.serve.schemas import ChatRequest
 
 DIGITS = 6  # of weights and losses
+DRAWS = random.Random()  # of names and seeds; the system's source would make the thread wait for Python's lock
 
 
 @dataclass(frozen=True)
@@ -164,7 +165,7 @@ class Reply:
         return both | {"total_tokens": self.prompt_tokens + count}
 
     def _head(self, kind: str) -> dict[str, Any]:
-        identity = {"id": f"chatcmpl-{secrets.token_hex(12)}", "object": kind, "created": int(time.time())}
+        identity = {"id": f"chatcmpl-{DRAWS.getrandbits(96):024x}", "object": kind, "created": int(time.time())}
         return identity | {"model": self.model, "system_fingerprint": self.fingerprint}
 
     def whole(self) -> bytes:

@@ -164,6 +164,12 @@ class ChatRequest(_Strict):
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
 
     @property
+    def has_addresses(self) -> bool:
+        """Whether an image has to be fetched."""
+        parts = (part for message in self.messages for part in message.content)
+        return any(isinstance(part, ImagePart) and part.image_url.url[:5].lower() != "data:" for part in parts)
+
+    @property
     def limit(self) -> int:
         """The largest number of tokens of the answer."""
         return self.max_completion_tokens or self.max_tokens or MAX_TOKENS

@@ -15,6 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import uvicorn
 
@@ -24,6 +25,7 @@ from r2t2_jax.errors import R2T2Error, missing_extra
 from r2t2_jax.evaluation.setup import open_port, reference_set, with_decoding
 from r2t2_jax.inference import open_references
 from r2t2_jax.methods import METHODS
+from r2t2_jax.runtime.batching import threads_at_a_time
 from r2t2_jax.runtime.compilation_cache import enable_compilation_cache
 from r2t2_jax.runtime.typed_files import read_text
 from r2t2_jax.serve import Settings
@@ -79,6 +81,8 @@ def open_service(settings: Settings, port: Port | None = None) -> tuple[Service,
     """
     check_settings(settings)
     enable_compilation_cache()
+    # Each device thread waits for its program: on a CPU it runs the program itself, which saves a switch of threads.
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
     if port is None:
         port = with_decoding(open_port(settings.model, settings.embedder, settings.preset), settings.beams)
     if settings.max_new_tokens is not None:
@@ -90,7 +94,7 @@ def open_service(settings: Settings, port: Port | None = None) -> tuple[Service,
         bank = open_references(port, settings.bank, samples)
     engine = Engine(port, bank, settings.strategy, settings.preset, settings.vmap_size)
     metrics = Metrics()
-    batcher = Batcher(engine.answer, settings.queue, settings.batch_size, metrics)
+    batcher = Batcher(engine.answer, settings.queue, settings.batch_size, metrics, threads_at_a_time())
     warm = tuple(dict.fromkeys((settings.strategy, *settings.warm)))
     aliases = tuple(dict.fromkeys(("base", *warm)))
     reader = ImageReader(settings.allow_image_host)
@@ -225,3 +229,4 @@ def run_server(settings: Settings) -> None:
         serve(make_server(app), service, bound)
         service.batcher.close()
         service.pool.shutdown()
+        service.fetching.shutdown()

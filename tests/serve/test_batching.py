@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from r2t2_jax.errors import R2T2Error
+from r2t2_jax.serve import batching
 from r2t2_jax.serve.app import Service
 from r2t2_jax.serve.batching import Batcher, batch_sizes
 from r2t2_jax.serve.metrics import Metrics
@@ -49,8 +50,10 @@ class Device:
 
 
 @contextmanager
-def queue(answer: Callable[..., Any], warming: Sequence[Any] = (), places: int = 16) -> Iterator[Batcher]:
-    batcher = Batcher(answer, places, 4, Metrics())
+def queue(
+    answer: Callable[..., Any], warming: Sequence[Any] = (), places: int = 16, programs: int = 1
+) -> Iterator[Batcher]:
+    batcher = Batcher(answer, places, 4, Metrics(), programs)
     batcher.start(warming)
     try:
         yield batcher
@@ -86,6 +89,49 @@ def test_strategies_that_were_not_warmed_up_are_answered_one_by_one() -> None:
         device.released.set()
         assert [reply.result() for reply in replies] == ["a", "b", "c"]
     assert device.batches == [["a"], ["b"], ["c"]]
+
+
+def test_a_full_batch_starts_while_another_one_runs_and_a_smaller_one_waits() -> None:
+    device = Device()
+    device.released.set()
+    with queue(device, [Stub("warm")], programs=2) as batcher:
+        assert batcher.submit(Stub("a")).result() == "a"
+        first_runs, second_runs, release_first = threading.Event(), threading.Event(), threading.Event()
+        batches = list[list[str]]()
+
+        def answer(questions: Sequence[Any]) -> list[Any]:
+            names = [question.name for question in questions]
+            batches.append(names)
+            if names == ["b"]:
+                first_runs.set()
+                assert second_runs.wait() and release_first.wait()
+            second_runs.set()
+            return names
+
+        batcher._answer = answer  # type: ignore[method-assign, assignment]
+        first = batcher.submit(Stub("b"))
+        first_runs.wait()
+        replies = [batcher.submit(Stub(name)) for name in "cdefg"]
+        assert [reply.result() for reply in replies[:4]] == ["c", "d", "e", "f"]  # while the first batch runs
+        assert not first.done() and not replies[4].running() and batches == [["b"], ["c", "d", "e", "f"]]
+        release_first.set()
+        assert (first.result(), replies[4].result()) == ("b", "g")
+
+
+@pytest.mark.parametrize("leaves", [False, True])
+def test_a_question_waits_for_a_request_that_is_being_read(monkeypatch: pytest.MonkeyPatch, leaves: bool) -> None:
+    monkeypatch.setattr(batching, "LINGER", 3600.0)
+    device = Device()
+    device.released.set()
+    with queue(device, [Stub("warm")]) as batcher:
+        until(lambda: batcher.ready)
+        with batcher.place():
+            with batcher.place():
+                first = batcher.submit(Stub("a"))
+                if not leaves:
+                    batcher.submit(Stub("b"))
+            assert first.result() == "a"
+    assert device.batches[3:] == [["a"] if leaves else ["a", "b"]]
 
 
 def test_a_cancelled_question_is_not_computed() -> None:
