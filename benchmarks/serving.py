@@ -2,10 +2,11 @@
 
 The pocket model answers questions about scenes with `base` and `atlas`: through the server, from 1, 8 and 32 clients in
 a process of their own on the same machine; and in a bare loop over the same compiled programs, which prepares,
-encodes, retrieves, re-routes and generates in batches of the same size, without HTTP, JSON or PNG. Both are measured
-after all programs are compiled, and alternate; a ratio is the median of the ratios of neighboring parts. The processor
-time per request of the server, of the clients and of the bare loop is recorded too; it depends less on what else the
-machine does. The memory of the server's process is recorded after each part, and the machine's load before the first.
+encodes, retrieves, re-routes and generates in batches of the same size, one after another in one thread, without HTTP,
+JSON, base64 or PNG. Both are measured after all programs are compiled, and alternate; a ratio is the median of the
+ratios of neighboring parts. The processor time per request of the server, of the clients and of the bare loop is
+recorded too; it depends less on what else the machine does. The memory of the server's process is recorded after each
+part, and the machine's load before the first.
 The results go to `benchmarks/results/serving.json` and `docs/serve.md`.
 """
 
@@ -119,8 +120,10 @@ def page_table(recorded: Mapping[str, Any]) -> str:
     )
     more = (
         "Clients run on the same machine, in one thread of a process of their own that writes prepared bytes. The bare "
-        "loop runs the same compiled programs in one thread, without HTTP, JSON or PNG. CPU milliseconds are the "
-        "processor time of all threads of the process."
+        "loop runs the same compiled programs on the same questions in batches of the same size, in one thread: it "
+        "prepares a batch, then computes it. It has no HTTP, JSON, base64 or PNG. The server does these while programs "
+        "run, and runs two batches at a time if both are full. CPU milliseconds are the processor time of all threads "
+        "of the process."
     )
     return "\n".join([*lines, "", facts, state, more, ""])
 

@@ -78,8 +78,9 @@ class Service:
             ApiError: the request cannot be answered; the message names the field.
         """
         rerouting = request.rerouting
-        strategy = "" if request.model == self.name else request.model.removeprefix(f"{self.name}@")
-        if strategy and strategy not in self.aliases:
+        strategies = {self.name: ""} | {f"{self.name}@{alias}": alias for alias in self.aliases}
+        strategy = strategies.get(request.model)
+        if strategy is None:
             offered = ", ".join(entry["id"] for entry in self.models())
             reason = f"the model {request.model[:80]!r} does not exist; this server has {offered}"
             raise ApiError(404, reason, "model", "model_not_found")
@@ -197,7 +198,8 @@ async def _error(http: Request, error: Exception) -> JSONResponse:
     """An error as a reply; what is unexpected is logged, and not shown."""
     if isinstance(error, HTTPException):  # of the router
         names = {404: f"there is no {http.url.path[:80]}", 405: f"{http.method} is not allowed here"}
-        error = ApiError(error.status_code, names.get(error.status_code, "the request cannot be answered"))
+        message = names.get(error.status_code, "the request cannot be answered")
+        error = ApiError(error.status_code, message, headers=error.headers)
     if not isinstance(error, ApiError):
         LOGGER.error("a request failed", exc_info=error)
         message = "internal error; the server's log has the details"
@@ -229,6 +231,8 @@ def create_app(service: Service, access: Access) -> FastAPI:
         except ApiError as error:
             status = error.status
             raise
+        except Exception as error:  # raised further, it would end the connection
+            return await _error(http, error)
         finally:
             service.metrics.requests.labels(str(status)).inc()
 
@@ -267,7 +271,8 @@ def create_app(service: Service, access: Access) -> FastAPI:
     @app.api_route("/v1/{rest:path}", methods=["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"])
     async def unknown(rest: str, http: Request) -> Response:
         """404, or 405 for another method of a route, in OpenAI's format."""
-        raise HTTPException(405 if rest in ("chat/completions", "models") else 404)
+        method = "POST" if rest == "chat/completions" else "GET" if rest.split("/")[0] == "models" else None
+        raise HTTPException(404) if method is None else HTTPException(405, headers={"Allow": method})
 
     app.add_middleware(functools.partial(Guard, access=access))
     return app

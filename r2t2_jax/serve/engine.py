@@ -172,7 +172,7 @@ class Engine:
             return self._steered(rerouting.steer)
         if rerouting.routing is not None:
             return self._by_hand(rerouting.routing)
-        name = rerouting.strategy or self.strategy
+        name = self.strategy if rerouting.strategy is None else rerouting.strategy
         if name not in self.strategies:
             message = f"unknown strategy {name[:80]!r}; choose one of {', '.join(self.strategies)}"
             raise ApiError(400, message, "r2t2.strategy", "invalid_value")

@@ -14,7 +14,7 @@ from fastapi.responses import JSONResponse
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from r2t2_jax.serve.schemas import AUTHENTICATION, ApiError
 
@@ -61,6 +61,7 @@ class BoundedHttp(HttpToolsProtocol):
     as Java's clients offer HTTP/2, is answered as one that does not: llhttp would skip its body.
     """
 
+    _answering: RequestResponseCycle | None = None
     _head = 0  # bytes of address, headers and trailers of the request so far
     _pending = 0  # received bytes that do not complete a part
 
@@ -100,6 +101,18 @@ class BoundedHttp(HttpToolsProtocol):
             if name != b"upgrade":
                 lines.append(b"%b: %b" % (name, value))
         return b"\r\n".join([*lines, b"", b""])
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client is gone: the request that is answered learns it, and those behind it are dropped."""
+        self.pipeline.clear()
+        if self._answering is not None:  # Uvicorn does so for the last request of the connection
+            self._answering.disconnected = True
+            self._answering.message_event.set()
+        super().connection_lost(exc)
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._answering = cycle
+        super()._start_asgi_task(cycle, app)
 
     def on_message_begin(self) -> None:
         """A request begins."""
@@ -170,6 +183,8 @@ class Guard:
         if size > MAX_HEADERS:
             raise ApiError(431, f"the headers have {size:,} bytes; at most {MAX_HEADERS:,} are read")
         headers = Headers(scope=scope)
+        if len(headers.getlist("host")) > 1:
+            raise ApiError(400, "the request names several hosts", code="host_refused")
         if self._access.local and not is_loopback(_host_of(headers.get("host", ""))):
             raise ApiError(403, "this server answers under localhost only", code="host_refused")
         path: Any = scope["path"]
@@ -247,6 +262,8 @@ async def read_body(http: Request) -> bytes:
     kind = http.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         raise ApiError(415, "send JSON: Content-Type: application/json", code="unsupported_media_type")
+    if http.headers.get("content-encoding", "identity").strip().lower() not in ("", "identity"):
+        raise ApiError(415, "send the body uncompressed: no Content-Encoding", code="unsupported_media_type")
     too_large = ApiError(413, f"the body is larger than {MAX_BODY:,} bytes", code="body_too_large")
     stated = http.headers.get("content-length", "0")
     if stated.isascii() and stated.isdigit() and int(stated[:20]) > MAX_BODY:

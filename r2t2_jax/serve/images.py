@@ -19,7 +19,7 @@ from r2t2_jax.datasets.images import decode_opened, open_image
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.serve.schemas import ApiError, busy
 
-DATA_URL = re.compile(r"data:(?:image/[\w.+-]+)?;base64,")
+DATA_URL = re.compile(r"data:(?:image/[\w.+-]+)?(?:;[\w.+-]{1,64}=[\w.+-]{0,256}){0,8};base64,", re.IGNORECASE)
 MAX_ENCODED = 16 << 20  # bytes of an image
 MAX_PIXELS = 1 << 24
 MAX_DECODED = 1 << 30  # bytes of pixels of all requests together
@@ -113,7 +113,8 @@ class ImageReader:
         try:
             return base64.b64decode(url[match.end() :].encode("ascii"), validate=True)
         except (binascii.Error, UnicodeEncodeError):
-            raise ApiError(400, "the data URL is not valid base64", where, "invalid_image_url") from None
+            message = "the data URL is not valid base64 (of the standard alphabet, without spaces)"
+            raise ApiError(400, message, where, "invalid_image_url") from None
 
     def _fetched(self, url: str, where: str) -> bytes:
         try:

@@ -103,6 +103,11 @@ class Message(_Strict):
     role: str
     content: Annotated[list[Part], BeforeValidator(_as_parts), Field(min_length=1, max_length=64)]
     name: str | None = None
+    refusal: None = None  # an assistant's message as a reply has it
+    annotations: Annotated[list[Any] | None, Field(max_length=0)] = None
+    audio: None = None
+    function_call: None = None
+    tool_calls: Annotated[list[Any] | None, Field(max_length=0)] = None
 
 
 class StreamOptions(_Strict):
@@ -140,7 +145,9 @@ class ChatRequest(_Strict):
     logprobs: bool | None = False
     top_logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
     r2t2: Rerouting | None = None
-    user: str | None = None  # these four are without effect here
+    user: str | None = None  # these six are without effect here
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
     metadata: dict[str, str] | None = None
     store: bool | None = None
     service_tier: str | None = None
@@ -270,7 +277,8 @@ def _first_error(error: ValidationError) -> ApiError:
         reason = first["msg"].removeprefix("Invalid JSON: ")
         return ApiError(400, f"the body is not JSON: {reason}", code="invalid_json")
     if kind == "extra_forbidden":
-        return ApiError(400, f"unknown field {field[:SHOWN]}: leave it out", field[:SHOWN], "unknown_parameter")
+        shown = field[:SHOWN]
+        return ApiError(400, f"unknown field {shown or repr(shown)}: leave it out", shown, "unknown_parameter")
     if kind == "missing":
         return ApiError(400, f"{field} is missing", field, "missing_required_parameter")
     if kind == "union_tag_invalid":

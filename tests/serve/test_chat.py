@@ -174,6 +174,13 @@ def test_other_models_take_instructions_in_front_of_the_question_and_refuse_earl
         assert (refused.value.status, refused.value.param) == (400, "messages")
 
 
+def test_the_message_of_a_reply_is_read_as_an_earlier_turn(client: openai.OpenAI) -> None:
+    question: Any = messages(SAMPLE)
+    reply = client.chat.completions.create(model="toy@base", messages=question)
+    with pytest.raises(openai.BadRequestError, match="without earlier turns"):
+        client.chat.completions.create(model="toy@base", messages=[*question, reply.choices[0].message, *question])
+
+
 def test_numbers_that_json_does_not_have_are_null() -> None:
     assert _numbers([[0.12345678, np.nan], [np.inf, 1]]) == [[0.123457, None], [None, 1.0]]
 

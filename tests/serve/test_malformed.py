@@ -7,7 +7,9 @@ import json
 import re
 import socket
 import struct
+import threading
 import zlib
+from http.client import HTTPConnection
 from typing import Any
 
 import httpx
@@ -77,6 +79,10 @@ CASES: dict[str, tuple[bytes, int, str | None]] = {  # body, status, and the fie
     "path as a model": (changed(model="../../etc/passwd"), 404, "model"),
     "unknown strategy in the model": (changed(model="toy@magic"), 404, "model"),
     "model and strategy": (changed(model="toy@base", r2t2={"strategy": "ngd"}), 400, "r2t2.strategy"),
+    "empty model": (changed(model=""), 404, "model"),
+    "model without its strategy": (changed(model="toy@"), 404, "model"),
+    "strategy without its model": (changed(model="base"), 404, "model"),
+    "model with two strategies": (changed(model="toy@base@ngd"), 404, "model"),
     "no messages": (without("messages"), 400, "messages"),
     "empty messages": (changed(messages=[]), 400, "messages"),
     "messages of a wrong type": (changed(messages="What is left?"), 400, "messages"),
@@ -91,6 +97,13 @@ CASES: dict[str, tuple[bytes, int, str | None]] = {  # body, status, and the fie
     "empty question": (said("  "), 400, "messages"),
     "long text": (said("What is left? " * 3000), 400, "messages"),
     "text too long for the model": (said("x" * 20_000 + " left?"), 400, "messages"),
+    "no content": (said(None), 400, "messages[0].content"),
+    "nothing in the content": (said([None]), 400, "messages[0].content[0]"),
+    "tool calls": (
+        changed(messages=[{"role": "assistant", "content": "red", "tool_calls": [{}]}, *messages(SAMPLE)]),
+        400,
+        "messages[0].tool_calls",
+    ),
     "audio": (said([TEXT, {"type": "input_audio", "input_audio": {"data": ""}}]), 400, "messages[0].content[1]"),
     "part without a type": (said([{"text": "What is left?"}]), 400, "messages[0].content[0]"),
     "part with an unknown field": (said([{**TEXT, "font": "x"}]), 400, "messages[0].content[0].font"),
@@ -101,6 +114,14 @@ CASES: dict[str, tuple[bytes, int, str | None]] = {  # body, status, and the fie
     "file address": (pictured("file:///etc/passwd"), 400, "messages[0].content[1].image_url.url"),
     "odd address": (pictured("http://[::1"), 400, "messages[0].content[1].image_url.url"),
     "no base64": (pictured("data:image/png,abc"), 400, "messages[0].content[1].image_url.url"),
+    "parameter without a value": (
+        pictured("data:image/png;a;base64,QQ=="),
+        400,
+        "messages[0].content[1].image_url.url",
+    ),
+    "text in a data URL": (pictured("data:text/plain;base64,QQ=="), 400, "messages[0].content[1].image_url.url"),
+    "base64 in lines": (pictured("data:image/png;base64,QUFB\nQUFB"), 400, "messages[0].content[1].image_url.url"),
+    "URL-safe base64": (pictured("data:image/png;base64,_-8="), 400, "messages[0].content[1].image_url.url"),
     "bad base64": (pictured("data:image/png;base64,@@@@"), 400, "messages[0].content[1].image_url.url"),
     "base64 beyond ASCII": (pictured("data:image/png;base64,äöü"), 400, "messages[0].content[1].image_url.url"),
     "empty image": (pictured("data:image/png;base64,"), 400, "messages[0].content[1].image_url.url"),
@@ -143,6 +164,7 @@ CASES: dict[str, tuple[bytes, int, str | None]] = {  # body, status, and the fie
     "too many top_logprobs": (changed(logprobs=True, top_logprobs=21), 400, "top_logprobs"),
     "stream as text": (changed(stream="yes"), 400, "stream"),
     "stream_options without stream": (changed(stream_options={}), 400, "stream_options"),
+    "empty strategy": (rerouted(strategy=""), 400, "r2t2.strategy"),
     "unknown strategy": (rerouted(strategy="magic"), 400, "r2t2.strategy"),
     "strategy that needs labels": (rerouted(strategy="oracle"), 400, "r2t2.strategy"),
     "unknown preset": (rerouted(preset="magic"), 400, "r2t2.preset"),
@@ -209,6 +231,8 @@ def test_after_all_of_them_questions_are_answered(live: Live) -> None:
         ("POST", "/v1/chat/completions", {"content-type": "application/json", "content-length": "99999999999"}, 413),
         ("GET", "/v1/models", {"x-large": "a" * 20_000}, 431),
         ("GET", "/v1/models", {"host": "attacker.example"}, 403),
+        ("DELETE", "/v1/models/toy", {}, 405),
+        ("POST", "/v1/chat/completions", {"content-type": "application/json", "content-encoding": "gzip"}, 415),
     ],
 )
 def test_other_requests_are_refused(live: Live, method: str, path: str, headers: dict[str, str], status: int) -> None:
@@ -217,7 +241,38 @@ def test_other_requests_are_refused(live: Live, method: str, path: str, headers:
             lines = [f"POST {path} HTTP/1.1", "host: localhost", *(f"{k}: {v}" for k, v in headers.items()), "", ""]
             assert f" {status} ".encode() in exchange(live, "\r\n".join(lines).encode())
             return
-        check_error(client.request(method, path, headers=headers), status)
+        reply = client.request(method, path, headers=headers)
+        check_error(reply, status)
+        assert status != 405 or reply.headers["allow"] in ("GET", "POST")
+
+
+def test_a_request_of_two_hosts_is_refused(live: Live) -> None:
+    assert b" 400 " in exchange(live, b"GET /v1/models HTTP/1.1\r\nhost: localhost\r\nhost: attacker.example\r\n\r\n")
+
+
+@pytest.mark.parametrize(
+    "head", ["DATA:IMAGE/PNG;BASE64,", "data:image/png;charset=utf-8;name=a.png;base64,", "data:;base64,"]
+)
+def test_data_urls_of_other_spellings_are_read(live: Live, head: str) -> None:
+    url = head + data_url(SAMPLE.image).partition(",")[2]
+    content = [{"type": "text", "text": SAMPLE.question}, image_part(url)]
+    request = body(messages=[{"role": "user", "content": content}], r2t2={"strategy": "base"})
+    assert httpx.post(f"{live.url}/v1/chat/completions", json=request, timeout=600).status_code == 200
+
+
+def test_an_unexpected_error_does_not_end_the_connection(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise ValueError("/secret/model")
+
+    monkeypatch.setattr(type(live.service.engine.port.processor), "prepare", fail)
+    connection = HTTPConnection("127.0.0.1", live.number)
+    connection.request("POST", "/v1/chat/completions", changed(), {"content-type": "application/json"})
+    reply, used = connection.getresponse(), connection.sock
+    text = reply.read().decode()
+    assert (reply.status, json.loads(text)["error"]["code"]) == (500, "internal_error") and "secret" not in text
+    connection.request("GET", "/health")
+    assert connection.getresponse().status == 200 and connection.sock is used
+    connection.close()
 
 
 def exchange(live: Live, sent: bytes) -> bytes:
@@ -277,3 +332,18 @@ def test_a_client_that_is_slow_or_gone_does_not_keep_its_place(live: Live, monke
     with socket.create_connection(("127.0.0.1", live.number)) as connection:
         connection.sendall(head + b'{"model"')
     until(lambda: not live.service.batcher._taken)  # the server notices that the client is gone
+
+
+def test_a_client_that_leaves_several_requests_does_not_keep_a_place(
+    live: Live, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batcher, released = live.service.batcher, threading.Event()
+    answer = batcher._answer
+    monkeypatch.setattr(batcher, "_answer", lambda questions: released.wait() and answer(questions))
+    content = changed(r2t2={"strategy": "base"})
+    head = "POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+    with socket.create_connection(("127.0.0.1", live.number)) as connection:
+        connection.sendall((f"{head}content-length: {len(content)}\r\n\r\n".encode() + content) * 3)
+        until(lambda: batcher._taken and not batcher._waiting)  # the first one runs
+    until(lambda: not batcher._taken)
+    released.set()
