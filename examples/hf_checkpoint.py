@@ -6,7 +6,7 @@
 The first line writes a tiny language model and its questions, so that nothing is downloaded; `load` reads it as a port
 reads a released checkpoint. Each of the four experts knows one relation of countries, such as their capitals. The gate
 knows one wording of each question; for the other wording it goes by the name of the country, that is, by chance.
-docs/own_model.md has the commands for a bank, a diagnosis, an evaluation and its report.
+docs/write_a_port.md has the commands for a bank, a diagnosis, an evaluation and its report.
 
 Axis letters: B samples, T tokens, D hidden size, E experts, V words, C candidates.
 """

@@ -71,11 +71,14 @@ class TunedPreset:
         """The best settings and what they gain, in one line."""
         varied = {name: value for name, value in self.table[0].items() if name not in ("loss", "n")}
         shown = ", ".join(f"{name} {value}" for name, value in varied.items())
+        gain, low, high = self.gain.gain, self.gain.low, self.gain.high
+        change = f"{gain:.3g} ({low:.3g} to {high:.3g}) less"
+        if gain < 0:
+            change = f"{-gain:.3g} ({-high:.3g} to {-low:.3g}) more"
         return (
             f"{self.strategy}: {shown}: loss {self.loss.gain:.3g} ({self.loss.low:.3g} to {self.loss.high:.3g}) on "
-            f"{self.table[0]['n']} samples, {self.gain.gain:.3g} ({self.gain.low:.3g} to {self.gain.high:.3g}) less "
-            f"than with the router's own weights; the paper's settings {self.paper:.3g}; "
-            f"{len(self.table)} settings tried"
+            f"{self.table[0]['n']} samples, {change} than with the router's own weights; the paper's settings "
+            f"{self.paper:.3g}; {len(self.table)} settings tried"
         )
 
 

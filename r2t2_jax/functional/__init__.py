@@ -55,8 +55,8 @@ def reroute(
 
     Routing weights are shares: not negative, and those of experts that compete sum to at most one. Keep a constant
     factor of all weights in the loss. Experts that do not compete, as with sigmoid gates, have a group each:
-    `spec=RoutingSpec(experts, layers, groups=((0,), (1,), ...))`; their weights may be any numbers, and only the update
-    space `free`, that of the preset `paper`, changes them.
+    `spec=RoutingSpec(experts, layers, groups=((0,), (1,), ...))`; their weights may be any numbers. Only the update
+    space `free`, as of the preset `paper`, moves them: `simplex` and `logit` set each to one.
 
     Args:
         model: a `RoutedModel`, or a function `answer_loss(params, features, weights, answer) -> scalar` of one sample

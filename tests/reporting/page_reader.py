@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from html.parser import HTMLParser
 
-VOID = {"meta", "img", "source", "br", "hr"}
+VOID = {"meta", "wbr", "img", "source", "br", "hr"}
 
 
 class Element:
