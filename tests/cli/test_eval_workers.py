@@ -21,6 +21,7 @@ from r2t2_jax.cli.main import main
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.evaluation.devices import local_model
 from r2t2_jax.runs.batch_files import saved_batches
+from tests.evaluation.faulty_pocket import HOLD
 from tests.evaluation.toy_files import MODEL, arguments
 from tests.ray_nodes import two_nodes
 
@@ -172,10 +173,12 @@ def test_a_worker_killed_in_a_batch(address: str, pocket: Path, tmp_path: Path) 
 @pytest.mark.slow
 def test_a_removed_node(nodes: Any, pocket: Path, tmp_path: Path) -> None:
     extra = nodes.add_node(num_cpus=1)
+    (hold := pocket / HOLD).touch()
 
     def remove(workers: set[int]) -> bool:
         if len(workers) == 3:
             nodes.remove_node(extra, allow_graceful=False)
+            hold.unlink()
         return len(workers) == 3
 
     _, errors = evaluate_slowly(pocket, tmp_path, ["--ray", nodes.address, "--workers", "3"], remove)
@@ -185,11 +188,14 @@ def test_a_removed_node(nodes: Any, pocket: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_node_that_joins_late_computes_too(nodes: Any, pocket: Path, tmp_path: Path) -> None:
     late: list[Any] = []
+    (hold := pocket / HOLD).touch()
 
     def join(workers: set[int]) -> bool:
-        if workers:
+        if workers and not late:
             late.append(nodes.add_node(num_cpus=1))
-        return bool(workers)
+        if len(workers) == 3:
+            hold.unlink()
+        return len(workers) == 3
 
     workers, _ = evaluate_slowly(pocket, tmp_path, ["--ray", nodes.address], join)
     nodes.remove_node(late[0])
