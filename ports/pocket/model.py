@@ -27,7 +27,7 @@ class PocketModel:
     config: PocketConfig
     graph: Any = field(hash=False)  # follows from config; each call would hash it in 1 ms
 
-    cpu_vmap_size = 8  # more take memory, and hardly less time (docs/speed.md)
+    cpu_vmap_size = 4  # more take memory and no less time (docs/speed.md)
 
     @property
     def spec(self) -> RoutingSpec:

@@ -14,7 +14,8 @@ A answer tokens, V vocabulary, H heads. The methods take one sample; batches are
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, reduce
+from operator import add
 from typing import Any
 
 import jax
@@ -23,11 +24,11 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from ports.common.layers.stack import traced_keys
+from ports.pocket.attention import MASKED, attend
 from ports.pocket.config import PocketConfig
 from ports.pocket.scenes import IMAGE
 from ports.pocket.tokenizer import BEGIN, UNKNOWN
-
-MASKED = -1e9
+from r2t2_jax.contract import OUTER_PRODUCTS
 
 
 @jax.tree_util.register_dataclass
@@ -138,7 +139,9 @@ class Mixer(nnx.Module):
         self, x: Float[Array, "I W"], outputs: Float[Array, "E I W"], weights: Float[Array, "E"]
     ) -> Float[Array, "I W"]:
         """The stream plus the weighted sum of the experts' outputs."""
-        return x + self.scale[...] * jnp.einsum("e,eiw->iw", weights, outputs)
+        with jax.named_scope(OUTER_PRODUCTS):  # a dot would transpose the outputs of all neighbors in every step
+            combined = reduce(add, (weights[e] * outputs[e] for e in range(len(weights))))
+        return x + self.scale[...] * combined
 
     @jax.named_scope("mixer")
     def __call__(
@@ -149,14 +152,16 @@ class Mixer(nnx.Module):
         weights: Float[Array, "E"],
     ) -> Float[Array, "I W"]:
         """As `combine_experts` of `run_experts`, with one product over all experts' cells for the scores and one for
-        the sum; query projection and keys are one matrix, which does not depend on the stream.
+        the sum; query projection and keys are one matrix, which does not depend on the stream. Routing weights multiply
+        the attention where it is normalized, so that the values are constants.
         """
         cells, width = x.shape
         query_keys = jnp.einsum("ewq,ejq->wej", self.q_proj[...], keys) / jnp.sqrt(float(keys.shape[-1]))
         scores = (rms_norm(x) @ query_keys.reshape(width, -1)).reshape(cells, -1, cells)  # [I, E, I]
         scores = scores + self.prior[...][None, :, None] * jnp.eye(cells)[:, None]
-        weighted = (self.scale[...] * weights)[:, None, None] * values  # [E, I, W]
-        return x + jax.nn.softmax(scores, axis=-1).reshape(cells, -1) @ weighted.reshape(-1, width)
+        attention = jnp.exp(scores - jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True)))  # not normalized
+        shares = self.scale[...] * weights[None, :, None] / attention.sum(axis=-1, keepdims=True)  # [I, E, 1]
+        return x + (shares * attention).reshape(cells, -1) @ values.reshape(-1, width)
 
 
 class Block(nnx.Module):
@@ -186,6 +191,30 @@ class Block(nnx.Module):
         scores = query @ key.swapaxes(1, 2) / jnp.sqrt(float(query.shape[-1]))  # [H, T, S]
         attended = jax.nn.softmax(scores + jnp.where(mask, 0.0, MASKED)[None], axis=-1) @ value
         x = x + self.o_proj(attended.swapaxes(0, 1).reshape(x.shape))
+        return x + self.down_proj(gelu(self.up_proj(rms_norm(x))))
+
+    def joint(
+        self,
+        x: Float[Array, "R D"],
+        context: tuple[Float[Array, "T D"], Float[Array, "T D"]],
+        mask: Bool[Array, "Q T+R"],
+    ) -> Float[Array, "Q D"]:
+        """As `__call__` for the last Q of R tokens, which attend to a context and to all R tokens.
+
+        Args:
+            x: states of the tokens.
+            context: keys and values of T more tokens, the same in every step of a search.
+            mask: true where a token sees one of the context, or one of the R.
+        """
+
+        def split(y: Float[Array, "N D"]) -> Float[Array, "N H D/H"]:
+            return y.reshape(y.shape[0], self.heads, -1)
+
+        normed, queries = rms_norm(x), slice(len(x) - len(mask), None)
+        key, value = jnp.split(self.kv_proj.kernel[...], 2, axis=-1)  # two products: no slice of a result is copied
+        keys, values, query = split(normed @ key), split(normed @ value), split(self.q_proj(normed[queries]))
+        attended = attend(query, (split(context[0]), split(context[1])), keys, values, mask)
+        x = x[queries] + self.o_proj(attended.reshape(len(mask), -1))
         return x + self.down_proj(gelu(self.up_proj(rms_norm(x))))
 
 
@@ -340,19 +369,18 @@ class PocketNet(nnx.Module):
         """As `answer_logits` after `prefill_image`, in one pass of image and answer tokens through the blocks.
 
         A pass of 19 rows takes less time than one of 16 and one of 3. Image tokens do not see the answer: these scores
-        are computed and masked. In the last block only answer tokens have queries.
+        are computed and masked. In the last block only answer tokens have queries. Padded tokens of the question get
+        values of zero, a product that XLA moves out of a loop of descent steps, which it does not do with a slice.
         """
         cells, rows = image.shape[0], jnp.arange(image.shape[0] + tokens.shape[0])
         visible = rows[None] <= jnp.maximum(rows, cells - 1)[:, None]  # [I + A, I + A]
         question = jnp.broadcast_to(features.question_mask, (len(rows), features.question_mask.shape[0]))
         mask = jnp.concatenate([question, visible], axis=1)  # [I + A, T + I + A]
         x = jnp.concatenate([image, self.embed_answer(tokens)])
+        values = features.question_values * features.question_mask[None, :, None]
         for number, block in enumerate(self.blocks):
-            key, value = block.keys_values(x)
             first = cells if number == len(self.blocks) - 1 else 0
-            keys = jnp.concatenate([features.question_keys[number], key])
-            values = jnp.concatenate([features.question_values[number], value])
-            x = block(x[first:], keys, values, mask[first:])
+            x = block.joint(x, (features.question_keys[number], values[number]), mask[first:])
         return self.lm_head(rms_norm(x))
 
 

@@ -31,7 +31,7 @@ from r2t2_jax.contract.port import (
     check_methods,
 )
 from r2t2_jax.contract.samples import Sample, Turn, options_by_letter
-from r2t2_jax.contract.shapes import FIRST_PASS, Costs, CostVariant, ModelShapes
+from r2t2_jax.contract.shapes import FIRST_PASS, OUTER_PRODUCTS, Costs, CostVariant, ModelShapes
 from r2t2_jax.contract.tokens import (
     TOKEN_KINDS,
     AlternativesModel,
@@ -49,6 +49,7 @@ __all__ = [
     "FIRST_PASS",
     "GRAY",
     "METHODS",
+    "OUTER_PRODUCTS",
     "TOKEN_KINDS",
     "AlternativesModel",
     "Answer",

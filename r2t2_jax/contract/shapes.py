@@ -41,6 +41,8 @@ class ModelShapes:
     shardings: Callable[[Params, Any], Any] | None = None
 
 
+# `jax.named_scope` of matrix products that are written as sums of outer products, whose FLOPs are counted as such.
+OUTER_PRODUCTS = "outer_products"
 FIRST_PASS = "first_pass"  # `jax.named_scope` of what `Costs.prepare` does for test samples and not for references
 
 

@@ -14,6 +14,8 @@ import jax
 from jax.extend import core
 from jax.extend.source_info_util import new_name_stack
 
+from r2t2_jax.contract import OUTER_PRODUCTS
+
 PRODUCTS = ("dot_general", "conv_general_dilated", "ragged_dot_general")
 SOLVE = "triangular_solve"
 
@@ -36,7 +38,8 @@ def flops_by_scope(jaxpr: core.ClosedJaxpr | core.Jaxpr) -> Counter[Scopes]:
 
     The key of a product is the names of the scopes around it, outermost first. The transformed parts of a program
     (forward, transposed and vmapped) count in the scope of the function that was transformed. The transposed body of a
-    `jax.checkpoint` counts in the scope around it, since JAX drops the names inside.
+    `jax.checkpoint` counts in the scope around it, since JAX drops the names inside. In a scope `OUTER_PRODUCTS` a
+    multiplication counts as part of a matrix product.
     """
     total: Counter[Scopes] = Counter()
     for equation in _equations(jaxpr):
@@ -44,6 +47,8 @@ def flops_by_scope(jaxpr: core.ClosedJaxpr | core.Jaxpr) -> Counter[Scopes]:
         inner = [_below(scopes, flops_by_scope(sub)) for sub in _inner(equation)]
         if name in PRODUCTS:
             total[scopes] += _product_flops(equation)
+        elif name == "mul" and OUTER_PRODUCTS in scopes:
+            total[scopes] += 2 * math.prod(_shape(equation.outvars[0]))
         elif name == SOLVE:  # n / 2 multiply-adds per entry of the solution
             total[scopes] += _shape(equation.invars[0])[-1] * math.prod(_shape(equation.outvars[0]))
         elif name == "cond":

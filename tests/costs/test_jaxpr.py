@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from r2t2_jax.contract import OUTER_PRODUCTS
 from r2t2_jax.costs.jaxpr import (
     count_flops,
     count_operations,
@@ -61,6 +62,16 @@ def test_flops_are_divided_by_named_scope_through_loops_transformations_and_chec
     assert flops_within(backward, "encoder") == 2 * once  # the gradient of w, none of x
     assert flops_within(backward, "decoder") == 4 * 3 * once  # forward, forward again, and two gradients
     assert flops_within(backward) == backward.total() == (2 + 12 + 3) * once
+
+
+def test_sums_of_outer_products_count_as_the_matrix_product_that_they_are():
+    @jax.named_scope(OUTER_PRODUCTS)
+    def product(a, b):
+        return sum(a[:, i, None] * b[None, i] for i in range(5))
+
+    a, b = jnp.ones((3, 5)), jnp.ones((5, 7))
+    counted = flops_by_scope(jax.make_jaxpr(jax.vmap(lambda a, b: 2 * product(a, b), (0, None)))(a[None], b))
+    assert counted == {(OUTER_PRODUCTS,): 2 * 3 * 5 * 7}
 
 
 def ngd_jaxpr():

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from ports.pocket.attention import attend
 from ports.pocket.config import PocketConfig
 from ports.pocket.model import PocketModel
 from ports.pocket.modeling import PocketInputs, count_parameters, create, fake_inputs
@@ -67,6 +68,27 @@ def test_mixing_is_the_formula_written_out(pocket, features):
         x = x + float(mixer.scale[...]) * total
     expected = x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-5)
     np.testing.assert_allclose(net.combine_experts(features, weights), expected, atol=2e-5)
+
+
+def test_attention_and_its_gradient_are_those_of_the_formula():
+    tokens, outside, inside = 2, 3, 4
+    shapes = [(n, 2, 5) for n in (tokens, outside, outside, inside, inside)]
+    arrays = [jax.random.normal(jax.random.key(n), shape) for n, shape in enumerate(shapes)]
+    mask = jnp.asarray(np.random.default_rng(0).random((tokens, outside + inside)) < 0.6).at[:, 0].set(True)
+
+    def ours(query, context_keys, context_values, keys, values):
+        return attend(query, (context_keys, context_values), keys, values, mask)
+
+    def formula(query, context_keys, context_values, keys, values):
+        keys, values = jnp.concatenate([context_keys, keys]), jnp.concatenate([context_values, values])
+        return jax.nn.dot_product_attention(query, keys, values, mask=mask[None])
+
+    def slopes(function):
+        return jax.jit(jax.grad(lambda arrays: jnp.sin(function(*arrays)).sum()))(arrays)
+
+    np.testing.assert_allclose(jax.jit(ours)(*arrays), formula(*arrays), atol=1e-6)
+    for slope, expected in zip(slopes(ours), slopes(formula), strict=True):
+        np.testing.assert_allclose(slope, expected, atol=1e-6)
 
 
 def test_routing_none_is_the_gate(pocket, features):
