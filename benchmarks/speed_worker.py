@@ -241,6 +241,9 @@ def measure_devices(problem: DescentProblem, batch: int, k: int, steps: int, rep
 
 
 INSTRUCTION = re.compile(r"%?(\S+) = (?:\()?\w+\[([\d,]*)\]\S* (\w[\w-]*)\(")
+COMPUTATION = re.compile(r"%?(\S+) \(.*\) -> .* \{$")
+CALL = re.compile(r"%?(\S+) = .* fusion\(.*calls=%?([^\s,]+)")
+SMALL_PRODUCTS = "products and sums of one neighbor, expert or head"
 COPIES = ("copy", "transpose", "concatenate", "slice", "pad", "broadcast", "bitcast_pad", "bitcast_slice")
 
 
@@ -253,6 +256,7 @@ def measure_profile(problem: DescentProblem, batch: int, k: int, steps: int, rep
     import jax
     from jax.profiler import ProfileData, ProfileOptions
 
+    from r2t2_jax.contract import OUTER_PRODUCTS
     from r2t2_jax.method.rerouting import trace_batch
 
     cut = problem.take(batch, k)
@@ -261,6 +265,7 @@ def measure_profile(problem: DescentProblem, batch: int, k: int, steps: int, rep
     together = min(default_options(arguments[1])["vmap_size"], batch)
     lines = trace_batch(*arguments, vmap_size=together).lower().compile().as_text().splitlines()
     ranks = {match[1]: match[2].count(",") + 1 for line in lines if (match := INSTRUCTION.search(line))}
+    outer = fusions_of(lines, f"/{OUTER_PRODUCTS}/mul")
     durations: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as folder:
         options = ProfileOptions()
@@ -278,17 +283,31 @@ def measure_profile(problem: DescentProblem, batch: int, k: int, steps: int, rep
     kinds: dict[str, float] = {"samples together": together}
     for name, times in durations.items():
         if len(times) >= runs:  # inside the steps
-            kind = kind_of(name, ranks[name])
+            kind = SMALL_PRODUCTS if name in outer else kind_of(name, ranks[name])
             microseconds = float(np.quantile(times, 0.25)) / 1e3 / together
             kinds[kind] = kinds.get(kind, 0.0) + len(times) / runs * microseconds
             kinds[f"{kind}, count"] = kinds.get(f"{kind}, count", 0.0) + len(times) / runs
     return kinds
 
 
+def fusions_of(lines: Sequence[str], operation: str) -> set[str]:
+    """The fusions of a compiled program that contain an operation, by a part of its name."""
+    bodies, fusions, body = set(), set(), ""
+    for line in lines:
+        if match := COMPUTATION.match(line):
+            body = match[1]
+        elif operation in line:
+            bodies.add(body)
+    for line in lines:
+        if (match := CALL.search(line)) and match[2] in bodies:
+            fusions.add(match[1])
+    return fusions
+
+
 def kind_of(name: str, rank: int) -> str:
     """The kind of an operation of a compiled program: by its name and the rank of its result."""
     if name.startswith(("ynn", "dot")):
-        return "products with weights" if rank == 2 else "products and sums of one neighbor, expert or head"
+        return "products with weights" if rank == 2 else SMALL_PRODUCTS
     return "copies and transpositions" if name.startswith(COPIES) else "other element-wise operations"
 
 
