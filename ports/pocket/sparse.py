@@ -87,6 +87,10 @@ class SparseProcessor(QwenVLProcessor):
             raise R2T2Error("this model answers one question at a time: leave earlier turns out")
         return super().prepare(params, [replace(s, style="plain") if s.style == "word" else s for s in samples])
 
+    def unknown_words(self, question: str) -> list[str]:
+        """The words of a question that are not in the vocabulary, in order."""
+        return self.tokenizer.words.unknown(question)
+
 
 @dataclass(frozen=True)
 class SparseWeights:

@@ -33,8 +33,9 @@ class Tokenizer:
         return [number.get(word, UNKNOWN) for word in _words(text)]
 
     def unknown(self, text: str) -> list[str]:
-        """The words of a text that become `<unknown>`, each once."""
-        return [word for word in dict.fromkeys(_words(text)) if word not in self.words]
+        """The words of a text that become `<unknown>`, each once; the whole text if no word is found in it."""
+        words = dict.fromkeys(_words(text) or [text.strip()])
+        return [word for word in words if word not in self.words]
 
     def pad(self, texts: Sequence[str], length: int) -> tuple[Int[np.ndarray, "B T"], Bool[np.ndarray, "B T"]]:
         """Questions as padded tokens and mask, truncated to `length`."""

@@ -19,6 +19,12 @@ def test_decoding_inverts_encoding():
     assert WORDS.decode([PAD]) == ""
 
 
+def test_unknown_words_are_listed_once_and_a_text_without_words_as_a_whole():
+    assert WORDS.unknown("a red zebra left of a circle?") == ["a", "zebra", "of"]
+    assert WORDS.unknown(" \N{GRINNING FACE} ") == ["\N{GRINNING FACE}"]
+    assert WORDS.unknown("Red?") == []
+
+
 def test_truncated_answers_end_with_the_end_token():
     tokens, mask = WORDS.pad_answers(["red", "top left", "top left red circle"], 3)
     assert [row[m][-1] for row, m in zip(tokens, mask, strict=True)] == [END] * 3

@@ -174,6 +174,7 @@ def test_images_of_another_size_and_unknown_words_are_read(port):
     assert int(inputs.prompt.visual.sum()) in range(8, 17)
     image = port.processor.config.image_token
     assert port.processor.tokenizer.decode([image, image + 1]) == "<unknown> <unknown>"
+    assert port.processor.unknown_words(large.question) == ["weird", "zebra"]
     with pytest.raises(R2T2Error, match="image tokens"):
         port.processor.prepare(port.params, [replace(sample, question="<image> ?")])
 
