@@ -207,7 +207,7 @@ class Batcher:
                 return
             batch[0][1].set_exception(_as_api_error(error))
             return
-        seconds = (time.perf_counter() - start) / len(batch)
+        seconds = (time.perf_counter() - start) / max(len(batch), self._running)
         self._seconds = 0.8 * self._seconds + 0.2 * seconds
         self._metrics.batch_size.observe(len(batch))
         for answer, (_, reply) in zip(answers, batch, strict=True):

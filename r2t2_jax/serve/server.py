@@ -164,7 +164,7 @@ def make_server(app: Any) -> Server:
 def serve(server: Server, service: Service, bound: socket.socket) -> None:
     """Serve until a signal; then answer the accepted requests, and return. Runs on uvloop where it is installed.
 
-    The device thread takes Python's lock after each program that it waits for. With Python's default the device has
+    A device thread takes Python's lock after each program that it waits for. With Python's default the device has
     nothing to do for milliseconds whenever another thread parses a request or writes a reply.
     """
     interval = sys.getswitchinterval()
