@@ -304,9 +304,9 @@ def manifest_digest(path: Path) -> str:
     return full_digest(path / MANIFEST)
 
 
-def folder_digest(path: Path) -> str:
-    """A hash of a bank's directory: of its manifest, its atlas and its index."""
-    files = [path / MANIFEST, path / ATLAS / "atlas.json", *sorted((path / INDEX).glob("*"))]
+def folder_digest(path: Path, atlas: bool = True) -> str:
+    """A hash of a bank's directory: of its manifest, its atlas (unless it is left out) and its index."""
+    files = [path / MANIFEST, *([path / ATLAS / "atlas.json"] if atlas else []), *sorted((path / INDEX).glob("*"))]
     sums = [f"{quick_digest(file)} {file.name}" for file in files if file.is_file()]
     return hashlib.sha256("\n".join(sums).encode()).hexdigest()[:16]
 

@@ -229,7 +229,6 @@ class Eval:
     def _compute(self, job: Job, workers: Workers | None) -> None:
         """Compute and save what is missing, in this process or on workers, and write the summary."""
         from r2t2_jax.evaluation.encode import note_of_long_questions
-        from r2t2_jax.evaluation.job import adds_strategies
         from r2t2_jax.evaluation.setup import ModelSource
         from r2t2_jax.runs.run import Run
 
@@ -237,7 +236,7 @@ class Eval:
             if note := note_of_long_questions(job.port, questions.samples):
                 log(note)
         settings = command_settings(self)
-        with Run.open(self.out, "eval", settings, job.plan, job.depends, self.max_hours, adds_strategies) as run:
+        with Run.open(self.out, "eval", settings, job.plan, job.depends, self.max_hours, job.extends) as run:
             if run.complete:
                 if not (self.out / "rows.parquet").exists():
                     run.export()

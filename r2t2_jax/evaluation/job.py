@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from r2t2_jax.bank import ReferenceBank
+from r2t2_jax.bank.storage import folder_digest
 from r2t2_jax.contract import Port, Sample
 from r2t2_jax.costs.memory import format_size, largest_batch
 from r2t2_jax.datasets.catalog import DATASETS
@@ -145,6 +146,11 @@ class Job:
         port = replace(self.port, max_new_tokens=max(limits))
         count = sum(len(questions.samples) for questions in self.benchmarks.values())
         return Evaluator.create(port, self.bank, self.strategies, metric, self.seed, self.vmap_size, count)
+
+    def extends(self, saved: Mapping[str, Any], requested: Mapping[str, Any]) -> bool:
+        """Whether a saved run of this bank, also before it had its atlas, is extended by strategies."""
+        folder = self.bank.origin
+        return adds_strategies(saved, requested, "" if folder is None else folder_digest(folder, atlas=False))
 
     def dry_run(self, every_program: bool = True) -> DryRun:
         """Cost and memory for the longest question; raises as `predict_evaluation`."""
@@ -370,8 +376,14 @@ def strategy_names(names: Sequence[str]) -> list[str]:
     return list(dict.fromkeys((BASE, *names)))
 
 
-def adds_strategies(saved: Mapping[str, Any], requested: Mapping[str, Any]) -> bool:
-    """Whether the `run.json` of an evaluation differs from a saved one only in strategies that it adds."""
+def adds_strategies(saved: Mapping[str, Any], requested: Mapping[str, Any], without_atlas: str = "") -> bool:
+    """Whether the `run.json` of an evaluation differs from a saved one only in strategies that it adds.
+
+    `without_atlas` is the digest of the requested run's bank without its atlas: the bank may have got one since, which
+    no strategy of the saved run can have read.
+    """
+    if without_atlas and saved.get("bank") == {"digest": without_atlas}:
+        saved = {**saved, "bank": requested["bank"]}
 
     def others(run: Mapping[str, Any]) -> dict[str, Any]:
         settings = {name: value for name, value in run["settings"].items() if name != "strategy"}

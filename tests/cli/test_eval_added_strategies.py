@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from r2t2_jax.bank.storage import folder_digest
 from r2t2_jax.cli.main import main
 from r2t2_jax.evaluation import benchmark
 from r2t2_jax.evaluation.benchmark import BenchmarkEvaluator
+from r2t2_jax.evaluation.job import adds_strategies
 from tests.evaluation.toy_files import arguments
 
 FIRST = ("--strategy", "kernel_regression,base")
@@ -127,6 +129,17 @@ def test_a_strategy_that_cannot_run_leaves_the_complete_run(
     assert "atlas" in capsys.readouterr().err
     assert contents(copy) == before
     assert json.loads(before["run.json"])["settings"]["strategy"] == "kernel_regression,base"
+
+
+def test_a_bank_that_got_its_atlas_since_is_the_same_bank(files: Path, first: Path) -> None:
+    saved = json.loads((first / "run.json").read_text())
+    settings = saved["settings"] | {"strategy": "kernel_regression,base,atlas"}
+    requested = saved | {"settings": settings, "bank": {"digest": "with an atlas"}}
+    digest = folder_digest(files / "bank")
+    assert saved["bank"] == {"digest": digest} == {"digest": folder_digest(files / "bank", atlas=False)}
+    assert adds_strategies(saved, requested, without_atlas=digest)
+    assert not adds_strategies(saved, requested, without_atlas="another bank")
+    assert not adds_strategies(saved, requested)
 
 
 def test_a_dry_run_counts_what_is_left_to_do(
