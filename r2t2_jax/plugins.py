@@ -106,7 +106,7 @@ def import_entry(entry: EntryPoint) -> Any:
             ) from second
 
 
-def load(name: str, mesh: Mesh | None = None, weights: bool = True) -> Port:
+def load(name: str | Path, mesh: Mesh | None = None, weights: bool = True) -> Port:
     """Load a port by name.
 
     Args:
@@ -124,8 +124,10 @@ def load(name: str, mesh: Mesh | None = None, weights: bool = True) -> Port:
         R2T2Error: there is no such port, the object is not a port or lacks a method (named), or its weights cannot be
             sharded. A port raises it for an unknown variant.
     """
+    if not isinstance(name, str | Path):
+        raise R2T2Error(f"a model is given by its name, such as 'pocket:narrow', or its folder, not {name!r:.60}")
     with phase(f"load {name}"):
-        return _load(name, mesh, weights)
+        return _load(str(name), mesh, weights)
 
 
 def _load(name: str, mesh: Mesh | None, weights: bool) -> Port:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import r2t2_jax
+from r2t2_jax.bank import ReferenceBank
 from r2t2_jax.contract import check_methods
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.plugins import PORTS, import_entry, load
@@ -174,6 +175,18 @@ def test_a_file_of_the_users_with_the_name_of_a_port_is_named(hidden_package: Pa
     with pytest.raises(R2T2Error, match=r"cannot import hidden_package.inner:load .*rename it") as error:
         import_entry(ENTRY)
     assert str(hidden_package) in str(error.value)
+
+
+def test_a_model_and_a_bank_are_named_or_are_folders(tmp_path: Path) -> None:
+    for name in (None, 3, ["pocket:narrow"]):
+        with pytest.raises(
+            R2T2Error, match="a model is given by its name, such as 'pocket:narrow', or its folder, not"
+        ):
+            load(name)  # type: ignore[arg-type]
+        with pytest.raises(R2T2Error, match="a bank is opened by its folder, not"):
+            ReferenceBank.open(name)  # type: ignore[arg-type]
+    with pytest.raises(R2T2Error, match=str(tmp_path)):
+        load(tmp_path)
 
 
 def test_a_port_prints_in_one_line() -> None:

@@ -150,6 +150,8 @@ class ReferenceBank:
                 another model or embedder (both are named). `r2t2 bank inspect --verify` also checks every byte of
                 large files.
         """
+        if not isinstance(path, str | Path):
+            raise R2T2Error(f"a bank is opened by its folder, not {path!r:.60}")
         path = Path(path)
         contents = read_contents(path, expected or Fingerprints())
         return ReferenceBank(

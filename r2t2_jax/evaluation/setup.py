@@ -84,7 +84,7 @@ def with_decoding(port: Port, beams: int) -> Port:
     Raises:
         R2T2Error: the number is below 1, or the model has no beam search.
     """
-    if beams < 1:
+    if not isinstance(beams, int) or beams < 1:
         raise R2T2Error(f"{beams} beams; 1 decodes greedily, 3 is the setting of the published MoAI")
     if beams > 1 and not isinstance(port.model, BeamModel):
         raise R2T2Error(f"{port.name} has no beam search: leave out --beams {beams}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypedDict, Unpack, overload
@@ -39,7 +39,7 @@ from r2t2_jax.methods import BASE, Method, find_preset, own_preset, preset_name
 from r2t2_jax.methods import strategy as named_strategy
 from r2t2_jax.runs.fingerprint import numerics
 from r2t2_jax.runtime.batching import threads_at_a_time, worker_threads
-from r2t2_jax.runtime.checks import check_routing
+from r2t2_jax.runtime.checks import check_routing, check_seed, check_whole_number
 from r2t2_jax.steering.files import Steering, opened_steering
 from r2t2_jax.steering.steer import Steer
 from r2t2_jax.validation.strategies import check_strategies
@@ -154,6 +154,14 @@ def answer(
             f"port is of type {type(port).__name__}; give a Port, such as r2t2_jax.load('pocket:narrow'); for a loss "
             "function there is r2t2_jax.reroute"
         )
+    if not isinstance(question, Iterable):
+        raise R2T2Error(
+            f"question is of type {type(question).__name__}; give a text or a list of texts (the order is port, image, "
+            "question)"
+        )
+    if bank is not None and not isinstance(bank, ReferenceBank | str | Path):
+        raise R2T2Error(f"bank is of type {type(bank).__name__}; give a ReferenceBank or its folder")
+    check_seed(seed)
     several = not isinstance(question, str)
     questions = [question] if isinstance(question, str) else list(question)
     images = list(image) if several and isinstance(image, list | tuple) else [image] * len(questions)
@@ -161,8 +169,7 @@ def answer(
     _warn_of_unknown_words(port, questions)
     decoding = port if beams is None else with_decoding(port, beams)
     if max_new_tokens is not None:
-        if max_new_tokens < 1:
-            raise R2T2Error(f"an answer of {max_new_tokens} tokens; max_new_tokens must be at least 1")
+        check_whole_number("max_new_tokens", max_new_tokens, 1)
         decoding = replace(decoding, max_new_tokens=max_new_tokens)
     weights: Float[np.ndarray, "L E"] | None = None
     method: Method
@@ -242,7 +249,9 @@ def _samples(images: Sequence[Any], questions: Sequence[str]) -> list[Sample]:
     if len(images) != len(questions):
         raise R2T2Error(f"{len(images)} images for {len(questions)} questions: give one image each, or one for all")
     for question in questions:
-        if not isinstance(question, str) or not question.strip():
+        if not isinstance(question, str):
+            raise R2T2Error(f"a question is of type {type(question).__name__}; give a text")
+        if not question.strip():
             raise R2T2Error(f"the question is empty ({question!r}): ask something")
     pixels = {id(image): _pixels(image) for image in images}
     return [
