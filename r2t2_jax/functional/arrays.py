@@ -86,9 +86,10 @@ def as_model(model: RoutedLoss | Loss, bank: ReferenceBank, spec: RoutingSpec | 
     if spec is not None and not isinstance(spec, RoutingSpec):
         raise R2T2Error(f"spec is of type {type(spec).__name__}; give RoutingSpec(experts, layers)")
     if hasattr(model, "answer_loss"):
-        if spec not in (None, model.spec):
+        routed = cast(RoutedLoss, model)
+        if spec not in (None, routed.spec):
             raise R2T2Error("spec is that of a function; this model has its own, which differs")
-        return cast(RoutedLoss, model)
+        return routed
     if not callable(model):
         raise R2T2Error(f"the model is of type {type(model).__name__}; give a function answer_loss or a RoutedModel")
     _, layers, experts = bank.routing.shape

@@ -210,15 +210,15 @@ def check_shares(name: str, routing: Any, spec: RoutingSpec) -> None:
 def check_new_weights(strategy: str, weights: Any, samples: Sequence[str]) -> None:
     """Refuse weights [rows, L, E] of a strategy that are all NaN or infinite; warn of some. `samples` are names."""
     finite = np.isfinite(np.asarray(weights, np.float32))
-    wrong = ~finite.all(axis=tuple(range(1, finite.ndim)))
-    if not wrong.any():
+    wrong = np.flatnonzero(~finite.all(axis=tuple(range(1, finite.ndim))))
+    if len(wrong) == 0:
         return
-    of = f"all {len(wrong)}" if wrong.all() else f"{wrong.sum()} of {len(wrong)}"
+    of = f"all {len(samples)}" if len(wrong) == len(samples) else f"{len(wrong)} of {len(samples)}"
     text = (
-        f"{strategy} gives routing weights that are NaN or infinite for {of} samples, first {samples[wrong.argmax()]}: "
+        f"{strategy} gives routing weights that are NaN or infinite for {of} samples, first {samples[int(wrong[0])]}: "
         "answer_loss or its gradient is so"
     )
-    if wrong.all():
+    if len(wrong) == len(samples):
         raise R2T2Error(f"{text}; check params, the loss and the learning rate")
     warnings.warn(text, R2T2Warning, stacklevel=3)
 
