@@ -89,6 +89,7 @@ class SparseProcessor(QwenVLProcessor):
 
     def unknown_words(self, question: str) -> list[str]:
         """The words of a question that are not in the vocabulary, in order."""
+        assert isinstance(self.tokenizer, SparseTokenizer)
         return self.tokenizer.words.unknown(question)
 
 
