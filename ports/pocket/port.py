@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from ports.pocket.costs import costs
@@ -59,6 +61,7 @@ def load(variant: str | None) -> Port:
         mean=weights.embedding_mean,
         spread=weights.embedding_spread,
         fingerprint=f"pocket-lm@{weights.fingerprint}",
+        known=_known_states(weights.fingerprint),
     )
     return Port(
         name=f"pocket:{gate}",
@@ -73,6 +76,12 @@ def load(variant: str | None) -> Port:
         captioning=CaptionModel(questions_on_any_scene(), LANGUAGE),
         atlas=_atlas_folder(gate),
     )
+
+
+@cache
+def _known_states(fingerprint: str) -> dict[str, np.ndarray]:
+    """States of texts under a language model, which both gates and the sparse model share."""
+    return {}
 
 
 def shapes(variant: str | None, question_tokens: int | None, answer_tokens: int | None) -> ModelShapes:

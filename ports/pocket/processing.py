@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -20,6 +20,9 @@ from ports.pocket.modeling import PocketAnswer, PocketInputs
 from ports.pocket.scenes import IMAGE
 from ports.pocket.tokenizer import Tokenizer
 from r2t2_jax.contract import Sample
+
+AT_A_TIME = 256  # texts of one program
+KNOWN = 20_000  # texts whose states are kept, 10 MB
 
 
 @dataclass(frozen=True)
@@ -77,12 +80,26 @@ class PocketEmbedder:
     mean: Float[np.ndarray, "2 D"]
     spread: Float[np.ndarray, "2 D"]
     fingerprint: str
+    known: dict[str, Float[np.ndarray, "2 D"]] = field(default_factory=dict, repr=False)  # states of earlier texts
 
     def embed(self, texts: Sequence[str]) -> Float[np.ndarray, "B 2*D"]:
-        """Unit vectors."""
-        tokens, mask = self.tokenizer.pad(texts, self.model.config.question_length)
-        states = question_states(self.model, self.params, tokens, mask, self.layer)
-        return unit_halves(np.asarray(states), self.mean, self.spread)
+        """Unit vectors. Texts that occur again, here or in a later call, are computed once."""
+        if len(self.known) > KNOWN:
+            self.known.clear()
+        states = {text: self.known[text] for text in texts if text in self.known}
+        new = [text for text in dict.fromkeys(texts) if text not in states]
+        for first in range(0, len(new), AT_A_TIME):
+            part = new[first : first + AT_A_TIME]
+            size = max(2, 1 << (len(part) - 1).bit_length())  # few sizes, and few programs
+            tokens, mask = self.tokenizer.pad(
+                [*part, *part[-1:] * (size - len(part))], self.model.config.question_length
+            )
+            rows = np.asarray(question_states(self.model, self.params, tokens, mask, self.layer))
+            states |= dict(zip(part, rows[: len(part)], strict=True))
+        self.known.update(states)
+        return unit_halves(
+            np.array([states[text] for text in texts], np.float32).reshape(-1, *self.mean.shape), self.mean, self.spread
+        )
 
 
 def unit_halves(
@@ -91,7 +108,7 @@ def unit_halves(
     """Standardized states, both halves scaled to the same length and concatenated to a unit vector."""
     vectors = (states - mean) / spread
     vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
-    return vectors.reshape(len(states), -1) / np.sqrt(2.0).astype(np.float32)
+    return vectors.reshape(len(states), mean.size) / np.sqrt(2.0).astype(np.float32)
 
 
 @partial(jax.jit, static_argnames=("model", "layer"))

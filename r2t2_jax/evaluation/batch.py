@@ -164,10 +164,11 @@ class PreparedBatch:
         if isinstance(strategy, Strategy) and strategy.space.kind == "shift":
             raise R2T2Error(f"{name} moves in the shift space: its steps cannot be answered one by one")
         queries, model = take(self.questions.queries, rows), self.port.model
-        outputs = {"step_tokens": generate_at_path(self.port, queries.features, path, self.vmap_size)}
+        outputs: dict[str, Any] = {"step_tokens": generate_at_path(self.port, queries.features, path, self.vmap_size)}
         if queries.answer is not None:
-            losses = losses_at_path(self.port.params, queries.features, queries.answer, path, model=model)
-            outputs["own_losses"] = losses
+            outputs["own_losses"] = losses_at_path(
+                self.port.params, queries.features, queries.answer, path, model=model, vmap_size=self.vmap_size
+            )
         return outputs
 
     def score(self, name: str, outputs: Mapping[str, Any], start: int = 0, seconds: float = 0.0) -> BatchResult:

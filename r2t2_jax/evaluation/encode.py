@@ -24,7 +24,7 @@ from r2t2_jax.runtime.checks import SHARES, check_finite, check_weights
 from r2t2_jax.runtime.progress import progress_bar
 from r2t2_jax.validation.port import check_foreign
 
-BATCH = 50
+BATCH = 48  # a multiple of the numbers of samples that models compute together on a CPU
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int
 
@@ -142,7 +141,7 @@ class Evaluator:
             neighbors = self.index.retrieve(self.strategies, questions.embeddings, keys, hidden, size)
         if self.finetuned_params is not None:
             finetuned = route_by(self.finetuned_params, queries.features, model=self.port.model)
-            queries = replace(queries, finetuned_routing=jnp.asarray(finetuned))
+            queries = replace(queries, finetuned_routing=np.asarray(finetuned))
         labels: list[str] = []
         if self.index is not None and any(reads_permuted_labels(each) for each in self.strategies.values()):
             labels = permuted_labels(self.index.bank.records, questions.samples, dataset_indices, self.seed)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
@@ -201,7 +202,8 @@ class RetrievalIndex:
             if strategy.selector is None or index is None:
                 return None
             reads = isinstance(strategy, Strategy) and strategy.reads_neighbor_features
-            return select(strategy.selector, index, vectors, keys, feature_bytes if reads else 0)
+            neighbors = select(strategy.selector, index, vectors, keys, feature_bytes if reads else 0)
+            return jax.tree.map(np.asarray, neighbors)  # of which each batch takes some rows
 
         neighborhoods = {name: neighbors_of(name, strategy) for name, strategy in strategies.items()}
         predicted = {loss: predict_losses(network, embeddings) for loss, network in self.networks.items()}

@@ -174,15 +174,22 @@ def logprobs_of_tokens(
 
 def generate_at_path(
     port: Port, features: Features, path: Float[Array, "B P L E"], vmap_size: int = 1
-) -> Int[Array, "B P A"]:
+) -> Int[np.ndarray, "B P A"]:
     """The answers under the weights at each point of a path, by the program of the final answer."""
     points = range(path.shape[1])
-    return jnp.stack([generate_batch(port, features, Routing(path[:, point]), vmap_size) for point in points], axis=1)
+    answers = [generate_batch(port, features, Routing(path[:, point]), vmap_size) for point in points]
+    return np.stack(list(map(np.asarray, answers)), axis=1)  # on the host: JAX would compile it
 
 
-@partial(jax.jit, static_argnames="model")
+@partial(jax.jit, static_argnames=("model", "vmap_size"))
 def losses_at_path(
-    params: Params, features: Features, answers: Answer, path: Float[Array, "B P L E"], *, model: RoutedLoss
+    params: Params,
+    features: Features,
+    answers: Answer,
+    path: Float[Array, "B P L E"],
+    *,
+    model: RoutedLoss,
+    vmap_size: int = 1,
 ) -> Float[Array, "B P"]:
     """The loss of the sample's own answer under the weights at each point of a path."""
 
@@ -191,7 +198,7 @@ def losses_at_path(
         features = condition(model, params, features, answer)
         return jax.lax.map(lambda weights: model.answer_loss(params, features, Routing(weights), answer), path)
 
-    return jax.lax.map(losses, (features, answers, path))
+    return map_in_chunks(losses, (features, answers, path), vmap_size)
 
 
 def normalized_gate_input(port: Port, features: Features) -> Float[np.ndarray, "n H"]:

@@ -38,6 +38,7 @@ from r2t2_jax.errors import R2T2Error
 from r2t2_jax.method.fragile import FragileOnly
 from r2t2_jax.method.kernels import Linear
 from r2t2_jax.method.needs import Need, check_needs
+from r2t2_jax.method.objectives import Oracle, PermutedOracle
 from r2t2_jax.method.search.problem import RoutingProblem
 from r2t2_jax.method.strategies import Strategy
 from r2t2_jax.runtime.batching import map_in_chunks, map_parts, pad_to_multiple
@@ -171,11 +172,28 @@ def _reroute_samples(
 
 
 def canonicalize(strategy: Strategy) -> Strategy:
-    """The strategy as it is compiled: without its name, and without the retrieval that is done outside."""
+    """The strategy as it is compiled: without its name, and without the retrieval that is done outside.
+
+    Permuted labels are labels like others, which `with_labels` gives the queries.
+    """
     weighted = None if strategy.kernel is None else Linear()  # stands for any kernel
+    objective = Oracle() if isinstance(strategy.objective, PermutedOracle) else strategy.objective
     return dataclasses.replace(
-        strategy, name="", selector=None, kernel=weighted, retrieval_key="question", memory_strategy=None
+        strategy,
+        name="",
+        selector=None,
+        kernel=weighted,
+        objective=objective,
+        retrieval_key="question",
+        memory_strategy=None,
     )
+
+
+def with_labels(strategy: Strategy, queries: Query) -> Query:
+    """The queries with the labels that the strategy reads: their own, or permuted ones in place of these."""
+    if not isinstance(strategy.objective, PermutedOracle):
+        return queries
+    return dataclasses.replace(queries, answer=queries.permuted_answer)
 
 
 def reroute_batch(
@@ -211,7 +229,7 @@ def reroute_batch(
         R2T2Error: the strategy needs what the model, the queries or the references do not offer.
     """
     check_needs(strategy.name, strategy.needs, model, queries, references)
-    strategy = canonicalize(strategy)
+    strategy, queries = canonicalize(strategy), with_labels(strategy, queries)
     neighborhoods, shared = split_shared(strategy, references)
     samples = (queries, neighborhoods, keys)
     if mesh is None:
@@ -244,7 +262,7 @@ def trace_batch(
         R2T2Error: as `reroute_batch`.
     """
     check_needs(strategy.name, strategy.needs, model, queries, references)
-    strategy = canonicalize(strategy)
+    strategy, queries = canonicalize(strategy), with_labels(strategy, queries)
     neighborhoods, shared = split_shared(strategy, references)
     samples = (queries, neighborhoods, keys)
     return _reroute_samples.trace(strategy, params, shared, samples, model=model, mesh=None, vmap_size=vmap_size)

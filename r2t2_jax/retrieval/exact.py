@@ -145,7 +145,7 @@ class ExactIndex:
         """
         check_search(self, queries, k)
         queries, size = np.asarray(queries, np.float32), QUERIES
-        if mesh is None and self._on_host:
+        if mesh is None and self.on_host:
             size *= HOST[0]
             search = partial(self._search_host, k=k)
         else:
@@ -155,7 +155,7 @@ class ExactIndex:
         return Hits(*(np.concatenate(arrays) for arrays in zip(*(vars(part).values() for part in parts), strict=True)))
 
     @cached_property
-    def _on_host(self) -> bool:
+    def on_host(self) -> bool:
         """Whether the embeddings are in the memory of one CPU device."""
         return [device.platform for device in self.embeddings.devices()] == ["cpu"]
 

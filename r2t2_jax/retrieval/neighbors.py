@@ -4,8 +4,7 @@ The controls measure the value of retrieval. `RandomNeighbors` draws references 
 kernel weights of the true neighborhood and replaces the samples with unrelated ones.
 
 Every selector pads to its K and treats each query separately, so a selection does not depend on the batch. The nearest
-references come from the index: with `ExactIndex` inside one traced program, with any other index from its own search on
-the host.
+references come from the index's own search on the host; with an `ExactIndex` on an accelerator from one traced program.
 
 Axis letters: B test samples, K neighbors, N bank size, M embedding size.
 """
@@ -16,6 +15,7 @@ import math
 import warnings
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -215,12 +215,13 @@ def select(
         return _select_ball(selector, index, queries, keys, feature_bytes)
     assert selector.k is not None
     check_search(index, queries, selector.k)
-    if isinstance(index, ExactIndex):
+    if isinstance(index, ExactIndex) and not index.on_host:
         return _select(selector, index, jnp.asarray(queries), keys)
-    nearest = jnp.asarray(index.search(np.asarray(queries), selector.k).indices)
-    choices = _choose(selector, nearest, keys, n=len(index))
-    compared = jnp.asarray(index.embeddings[np.asarray(choices.compared)])  # a bank this large stays on the host
-    return _compare_all(selector, choices, jnp.asarray(queries), compared)
+    nearest: Any = index.search(np.asarray(queries), selector.k).indices.astype(np.int32)
+    drawn = isinstance(selector, RandomNeighbors | ShuffledNeighbors)
+    choices = _choose(selector, nearest, keys, n=len(index)) if drawn else Choice(nearest, nearest)
+    compared = np.asarray(index.embeddings)[np.asarray(choices.compared)]  # a large bank stays on the host
+    return _compare_all(selector, choices, queries, compared)
 
 
 def _select_ball(

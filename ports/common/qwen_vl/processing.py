@@ -286,7 +286,7 @@ class QwenVLProcessor:
             pad_patches(self.config, np.concatenate(own) if own else None, own_grids, length)
             for own, own_grids in zip(patches, grids, strict=True)
         ]
-        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *rows)
+        return jax.tree.map(lambda *leaves: np.stack(leaves), *rows)  # on the host: JAX would compile it for each size
 
     def answer_ids(self, answers: Sequence[str]) -> LMAnswer:
         """Answer tokens, end of turn included, padded on the right; every leaf has a leading axis B."""

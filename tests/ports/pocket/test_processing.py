@@ -68,3 +68,12 @@ def test_the_dataset_depends_on_the_seed_and_names_the_needed_experts():
 def test_an_unknown_split_is_refused_with_the_list_of_splits():
     with pytest.raises(R2T2Error, match="train, gate, reference, validation, test"):
         load_dataset("pocket", "dev", 3)
+
+
+def test_texts_that_occur_again_have_the_same_embedding_in_any_order(port):
+    texts = ["what color is the circle ?", "is there a red thing ?", "how many things are there ?"]
+    first = port.embedder.embed(texts)
+    again = port.embedder.embed([texts[2], "where is the cross ?", texts[0], texts[2]])
+    np.testing.assert_array_equal(again[[0, 2, 3]], first[[2, 0, 2]])
+    assert load("narrow").embedder.known is port.embedder.known
+    assert port.embedder.embed([]).shape == (0, first.shape[1])
