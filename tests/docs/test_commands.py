@@ -188,7 +188,10 @@ OTHER = (  # pattern of a line that is no r2t2 command, and what runs it or why 
     (r"^python -m lmms_eval|^OPENAI_API_KEY=none python -m lmms_eval", "needs lmms-eval and its data"),
     (r"^curl .*/v1/chat/completions", "needs a running server; tests/serve/test_chat.py sends such requests"),
     (r"^cat > server\.json|^python -m vlmeval --config server\.json", "needs VLMEvalKit and its data"),
-    (r"^python -m benchmarks\.(speed|startup)", "measures an idle machine for minutes; tests never measure time"),
+    (
+        r"^python -m benchmarks\.(speed|startup|bank_rates)",
+        "measures an idle machine for minutes; tests never measure time",
+    ),
     (r"^python -m benchmarks\.accelerator", "needs an accelerator"),
     (r"^python draw\.py", "the reader's file, as tests/docs/test_convert.py runs it"),
 )
