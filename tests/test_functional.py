@@ -12,7 +12,7 @@ from r2t2_jax.bank import ReferenceBank
 from r2t2_jax.errors import R2T2Error, R2T2Warning
 from r2t2_jax.functional.auto_preset import PresetChoice
 from r2t2_jax.method.presets import Preset
-from r2t2_jax.method.rerouting import _reroute_samples
+from r2t2_jax.method.rerouting import _reroute_on_cpu
 from r2t2_jax.methods import strategy
 from r2t2_jax.routing import RoutingSpec
 from tests.toy import MODEL, toy_bank, toy_params, toy_queries
@@ -109,9 +109,9 @@ def test_another_learning_rate_compiles_nothing():
         return r2t2_jax.reroute(answer_loss, PARAMS, BANK, FEATURES, ROUTING, EMBEDDINGS, preset=settings).weights
 
     first = run(0.3)
-    size = _reroute_samples._cache_size()
+    size = _reroute_on_cpu._cache_size()
     assert not np.array_equal(run(0.2), first)
-    assert _reroute_samples._cache_size() == size
+    assert _reroute_on_cpu._cache_size() == size
 
 
 def test_an_atlas_is_built_and_read_from_arrays():

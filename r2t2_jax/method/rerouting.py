@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import dataclasses
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -141,7 +141,10 @@ Samples = tuple[Query, References | None, Key[Array, "B"]]
 Shared = dict[str, Array | None]  # fields of References that all samples share
 
 
-@partial(jax.jit, static_argnames=("model", "mesh", "vmap_size"))
+STATIC = ("model", "mesh", "vmap_size")
+
+
+@partial(jax.jit, static_argnames=STATIC)
 def _reroute_samples(
     strategy: Strategy,
     params: Params,
@@ -169,6 +172,18 @@ def _reroute_samples(
         # model would have to declare what varies over the mesh.
         each = jax.shard_map(each, mesh=mesh, in_specs=(whole, whole, whole, split), out_specs=split, check_vma=False)
     return each(strategy, params, shared, samples)
+
+
+# By default XLA's vectors fill half of an AVX-512 register; a processor with smaller registers ignores the number.
+_reroute_on_cpu = jax.jit(
+    _reroute_samples.__wrapped__, static_argnames=STATIC, compiler_options={"xla_cpu_prefer_vector_width": 512}
+)
+
+
+def _program(*arguments: Any) -> Any:
+    """The compiled function for these arguments; one with options cannot be called by a function that is traced."""
+    traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(arguments))
+    return _reroute_samples if traced or jax.default_backend() != "cpu" else _reroute_on_cpu
 
 
 def canonicalize(strategy: Strategy) -> Strategy:
@@ -232,8 +247,9 @@ def reroute_batch(
     strategy, queries = canonicalize(strategy), with_labels(strategy, queries)
     neighborhoods, shared = split_shared(strategy, references)
     samples = (queries, neighborhoods, keys)
+    program = _program(strategy, params, shared, samples)
     if mesh is None:
-        reroute = partial(_reroute_samples, strategy, params, shared, model=model, mesh=None, vmap_size=vmap_size)
+        reroute = partial(program, strategy, params, shared, model=model, mesh=None, vmap_size=vmap_size)
         return map_parts(reroute, samples, threads)
 
     if DATA_AXIS not in mesh.shape:
@@ -243,7 +259,7 @@ def reroute_batch(
     samples = pad_to_multiple(samples, mesh.shape[DATA_AXIS])  # the padding is dropped from the results
     params, shared = jax.device_put((params, shared), NamedSharding(mesh, PartitionSpec()))
     samples = jax.device_put(samples, NamedSharding(mesh, PartitionSpec(DATA_AXIS)))
-    rerouted = _reroute_samples(strategy, params, shared, samples, model=model, mesh=mesh, vmap_size=vmap_size)
+    rerouted = program(strategy, params, shared, samples, model=model, mesh=mesh, vmap_size=vmap_size)
     return rerouted if len(rerouted.weights) == len(keys) else jax.tree.map(lambda leaf: leaf[: len(keys)], rerouted)
 
 

@@ -12,7 +12,7 @@ from r2t2_jax.evaluation.collect_bank import collect_bank
 from r2t2_jax.evaluation.encode import encode_questions
 from r2t2_jax.evaluation.evaluator import Evaluator
 from r2t2_jax.method.presets import Preset
-from r2t2_jax.method.rerouting import _reroute_samples
+from r2t2_jax.method.rerouting import _reroute_on_cpu
 from r2t2_jax.methods import baseline, strategy
 from r2t2_jax.metrics import get_metric
 from tests.toy_port import EXPERTS, SPEC, make_samples, toy
@@ -117,7 +117,7 @@ def test_another_loss_is_another_program_and_another_temperature_is_not(bank, qu
     structures = {name: jax.tree.structure(one) for name, one in methods.items()}
     assert structures["nats"] == structures["warmer"] != structures["bounded"]
     answered, _ = evaluate_methods(bank, questions, nats=methods["nats"])
-    programs = _reroute_samples._cache_size()
+    programs = _reroute_on_cpu._cache_size()
     others, _ = evaluate_methods(bank, questions, warmer=methods["warmer"])
-    assert _reroute_samples._cache_size() == programs
+    assert _reroute_on_cpu._cache_size() == programs
     assert np.abs(others["warmer"]["weights"] - answered["nats"]["weights"]).max() > 0.01

@@ -17,10 +17,10 @@ def test_selectors_do_not_recompile() -> None:
     bank = collect_bank(port, make_samples(30, seed=1, hinted=1.0), get_metric("exact_match"))
     questions = encode_questions(port, make_samples(4, seed=2, hinted=0.0))
     keys = sample_keys(0, np.arange(4))
-    before = rerouting._reroute_samples._cache_size()
+    before = rerouting._reroute_on_cpu._cache_size()
     for name in ("ngd", "random_neighbors", "shuffled_references"):
         chosen = strategy(name)
         neighbors = select(chosen.selector, ExactIndex.build(bank.embeddings), questions.embeddings, keys)
         references = bank.references(neighbors, chosen.kernel)
         rerouting.reroute_batch(chosen, port.model, port.params, questions.queries, references, keys)
-    assert rerouting._reroute_samples._cache_size() == before + 1
+    assert rerouting._reroute_on_cpu._cache_size() == before + 1

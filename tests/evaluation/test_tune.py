@@ -105,7 +105,7 @@ def test_an_interrupted_search_has_the_same_result(
 
 
 def test_settings_that_differ_in_numbers_share_a_compiled_program() -> None:
-    before = rerouting._reroute_samples._cache_size()
+    before = rerouting._reroute_on_cpu._cache_size()
     with_rates = grid_presets(
         BASE,
         {
@@ -117,7 +117,7 @@ def test_settings_that_differ_in_numbers_share_a_compiled_program() -> None:
     batch = prepare_tuning(PORT, BANK, QUESTIONS, with_rates, METRIC)
     for number in range(len(with_rates)):
         batch.answer(str(number), np.arange(50))
-    assert rerouting._reroute_samples._cache_size() == before + 1
+    assert rerouting._reroute_on_cpu._cache_size() == before + 1
 
 
 def test_each_setting_has_its_own_nearest_neighbors() -> None:

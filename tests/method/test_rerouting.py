@@ -11,7 +11,7 @@ import pytest
 from r2t2_jax.contract import LossModel, References
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.method.presets import Preset
-from r2t2_jax.method.rerouting import _reroute_samples, reroute_batch
+from r2t2_jax.method.rerouting import _reroute_on_cpu, _reroute_samples, reroute_batch
 from r2t2_jax.methods import STRATEGIES, strategy
 from r2t2_jax.retrieval.neighbors import sample_keys
 from r2t2_jax.routing import RoutingSpec
@@ -261,13 +261,13 @@ def test_numbers_are_traced_and_shapes_compile_once():
         return run(strategy("ngd", preset), model=model, count=count).weights
 
     first = result(0.5, 0.01)
-    programs, traces = _reroute_samples._cache_size(), ToyModel.traces
+    programs, traces = _reroute_on_cpu._cache_size(), ToyModel.traces
     others = [result(0.5, 0.3), result(5.0, 0.3)]
-    assert (_reroute_samples._cache_size(), ToyModel.traces) == (programs, traces)
+    assert (_reroute_on_cpu._cache_size(), ToyModel.traces) == (programs, traces)
     for a, b in itertools.combinations((first, *others), 2):  # the new numbers were used
         assert jnp.abs(a - b).max() > 1e-4
     result(0.5, 0.01, count=4)
-    assert _reroute_samples._cache_size() == programs + 1
+    assert _reroute_on_cpu._cache_size() == programs + 1
 
 
 @pytest.mark.parametrize(("name", "preset"), [("ngd", SHIFT), ("kernel_regression", ADAM)])

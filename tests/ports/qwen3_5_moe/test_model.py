@@ -25,7 +25,7 @@ from r2t2_jax.contract import Query, References
 from r2t2_jax.costs.jaxpr import weight_gradients
 from r2t2_jax.method.forward import encode_batch
 from r2t2_jax.method.presets import Preset
-from r2t2_jax.method.rerouting import _reroute_samples, reroute_batch
+from r2t2_jax.method.rerouting import _reroute_on_cpu, reroute_batch
 from r2t2_jax.methods import strategy
 from r2t2_jax.retrieval.neighbors import sample_keys
 from r2t2_jax.routing import Routing
@@ -184,7 +184,7 @@ def test_parameters_cut_over_devices_give_the_same_results_and_only_rows_are_exc
 def test_samples_step_sizes_and_core_experts_share_one_program():
     routed, params = model(core=3)
     prompt, answer = sample()
-    before = encode_batch._cache_size(), _reroute_samples._cache_size()
+    before = encode_batch._cache_size(), _reroute_on_cpu._cache_size()
     supports = []
     for rate, shift in ((0.1, 0), (0.2, 7)):
         tokens = jnp.where(prompt.mask, (prompt.tokens + shift) % 59 + 1, 0)
@@ -201,7 +201,7 @@ def test_samples_step_sizes_and_core_experts_share_one_program():
         assert np.abs(result.weights - own).max() > 1e-3
         supports.append(np.asarray(queries.support))
     assert (supports[0] != supports[1]).any()
-    assert (encode_batch._cache_size(), _reroute_samples._cache_size()) == (before[0] + 1, before[1] + 1)
+    assert (encode_batch._cache_size(), _reroute_on_cpu._cache_size()) == (before[0] + 1, before[1] + 1)
 
 
 @pytest.mark.slow

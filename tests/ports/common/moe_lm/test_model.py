@@ -19,7 +19,7 @@ from r2t2_jax.contract import Query, References
 from r2t2_jax.costs.jaxpr import _all_equations, flops_by_scope, weight_gradients
 from r2t2_jax.method.forward import encode_batch
 from r2t2_jax.method.presets import Preset
-from r2t2_jax.method.rerouting import _reroute_samples, reroute_batch
+from r2t2_jax.method.rerouting import _reroute_on_cpu, reroute_batch
 from r2t2_jax.methods import strategy
 from r2t2_jax.retrieval.neighbors import sample_keys
 from r2t2_jax.routing import Routing
@@ -216,7 +216,7 @@ def test_the_core_experts_are_the_most_probable_and_contain_the_chosen_ones():
 def test_batches_step_sizes_and_core_experts_share_one_program_and_weights_stay_on_the_core():
     routed, params = model(core=3)
     prompt, answer = sample()
-    before = encode_batch._cache_size(), _reroute_samples._cache_size()
+    before = encode_batch._cache_size(), _reroute_on_cpu._cache_size()
     supports = []
     for rate, shift in ((0.1, 0), (0.2, 7)):
         tokens = jnp.where(prompt.mask, (prompt.tokens + shift) % 59 + 1, 0)
@@ -233,7 +233,7 @@ def test_batches_step_sizes_and_core_experts_share_one_program_and_weights_stay_
         assert np.abs(result.weights - own).max() > 1e-3
         supports.append(np.asarray(queries.support))
     assert (supports[0] != supports[1]).any()
-    assert (encode_batch._cache_size(), _reroute_samples._cache_size()) == (before[0] + 1, before[1] + 1)
+    assert (encode_batch._cache_size(), _reroute_on_cpu._cache_size()) == (before[0] + 1, before[1] + 1)
 
 
 @pytest.mark.parametrize("scope", ["last_prompt", "prompt", "all"])
