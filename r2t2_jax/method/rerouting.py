@@ -176,7 +176,9 @@ def _reroute_samples(
 
 # By default XLA's vectors fill half of an AVX-512 register; a processor with smaller registers ignores the number.
 _reroute_on_cpu = jax.jit(
-    _reroute_samples.__wrapped__, static_argnames=STATIC, compiler_options={"xla_cpu_prefer_vector_width": 512}
+    cast(Any, _reroute_samples).__wrapped__,
+    static_argnames=STATIC,
+    compiler_options={"xla_cpu_prefer_vector_width": 512},
 )
 
 
