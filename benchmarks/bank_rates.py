@@ -100,9 +100,8 @@ def page_table(recorded: dict[str, Any]) -> str:
         for version, numbers in recorded["versions"].items()
     ]
     header = ["command", "version", *(title for _, title in columns)]
-    origin = (
-        "`python -m benchmarks.bank_rates`, {many:,} references less {few:,}; {machine}, {date}, load {load_before}."
-    )
+    command = "`python -m benchmarks.bank_rates --few {few} --many {many}`"
+    origin = f"{command}, n = 1 process each, {{machine}}, {{date}}; load average before {{load_before}}."
     return f"{markdown_table(header, rows, align_right=True)}\n\n{origin.format_map(recorded)}\n"
 
 
