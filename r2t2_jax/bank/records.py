@@ -71,7 +71,7 @@ class Records(Sequence[Mapping[str, Any]]):
     def __getitem__(self, i: int | slice) -> Mapping[str, Any] | Sequence[Mapping[str, Any]]:
         if isinstance(i, slice):
             return self.take(np.arange(len(self))[i])
-        return self.table.slice(range(len(self))[i], 1).to_pylist()[0]
+        return self.table.slice(range(self.table.num_rows)[i], 1).to_pylist()[0]
 
     def __iter__(self) -> Iterator[Mapping[str, Any]]:
         for batch in self.table.to_batches():

@@ -20,6 +20,8 @@ from jaxtyping import Bool, Float, Int
 GROUP, MERGED = 16, 4  # scores of a group, and groups of which one maximum bounds the k-th best score
 SPARSE = 8  # times as many maxima as neighbors, where there are enough rows: the bound is then close to the score
 ERROR = 1e-6  # of |q| |x| and of |x|^2 / 2: bounds the rounding of a score
+SMALL = 1 << 24  # multiplications of a product that one thread computes in about half a millisecond
+ONE_THREAD = 1 << 18  # multiplications of a product that OpenBLAS leaves to one thread
 MANY = 64  # a query with more pairs than this and 2 k has equal references
 
 
@@ -97,7 +99,7 @@ class HostScores:
             rows = self.embeddings[first : first + block].astype(np.float32, copy=False)
             halves, end = self.halves[first : first + block], -(-len(rows) // step) * step
             scores = buffer[:end]
-            np.matmul(rows, queries.T, out=scores[: len(rows)])  # [R, B]
+            _multiply(rows, queries, scores[: len(rows)])
             scores[len(rows) :] = -np.inf
             if subtracts:
                 scores[: len(rows)] -= halves[:, None]
@@ -113,6 +115,23 @@ class HostScores:
         query, row = chosen.pairs(best[0])
         order = np.argsort(query * n + row)
         return Pairs(query[order], row[order], chosen.crowded, floor)
+
+
+def _multiply(
+    rows: Float[np.ndarray, "R M"], queries: Float[np.ndarray, "B M"], scores: Float[np.ndarray, "R B"]
+) -> None:
+    """Write x.q of every row and query to `scores`. A small product is computed in parts, by this thread alone.
+
+    After a product of several threads, those of OpenBLAS wait for the next in a loop, for milliseconds, on the cores
+    on which the model runs meanwhile.
+    """
+    work = rows.size * len(queries)
+    if work <= SMALL and len(queries) == 1:
+        np.einsum("rm,m->r", rows, queries[0], out=scores[:, 0])
+        return
+    step = max(1, ONE_THREAD // (rows.shape[1] * len(queries))) if work <= SMALL else len(rows)
+    for first in range(0, len(rows), step):
+        np.matmul(rows[first : first + step], queries.T, out=scores[first : first + step])
 
 
 def _reaching(

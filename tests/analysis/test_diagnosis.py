@@ -117,7 +117,7 @@ def test_incomplete_evidence_and_few_samples_are_refused() -> None:
         evidence(n=10, base=0.5)
     with pytest.raises(R2T2Error, match="ceiling is missing"):
         Evidence({name: np.ones(30, bool) for name in ROWS[:-1]}, *np.zeros((3, 30)))
-    with pytest.raises(R2T2Error, match="must be between 0 and 1, not 5"):
+    with pytest.raises(R2T2Error, match="must be a number between 0 and 1, not 5"):
         diagnose_evidence(evidence(base=0.5), worthwhile=5)
 
 

@@ -255,8 +255,8 @@ def test_a_client_that_leaves_while_its_image_is_decoded_keeps_its_place_until_t
     until(lambda: waiting[0].cancelled())
     assert service.batcher._taken == 1
     released.set()
-    until(lambda: not service.batcher._taken)
-    assert service.reader.memory.used == 0 and not service.batcher._waiting
+    until(lambda: not service.batcher._taken and not service.batcher._waiting)
+    assert service.reader.memory.used == 0
 
 
 def test_a_server_that_ends_finishes_what_it_accepted_and_refuses_the_rest(live: Live) -> None:
