@@ -80,7 +80,7 @@ def page_table(recorded: dict[str, Any]) -> str:
     """The recorded measurements as a Markdown table, and their origin."""
     rows = [
         [
-            f"`{name}`",
+            "`{}`{}{}".format(*name.partition(",")),
             f"{row['seconds']:.2f} ({row['least']:.2f} to {row['most']:.2f})",
             f"{row['processor_seconds']:.2f}",
         ]

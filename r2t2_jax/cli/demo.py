@@ -79,10 +79,9 @@ class Demo:
     def run(self) -> None:
         """Compute what is missing, write the summary, print the tables."""
         from r2t2_jax.runs.folder import check_folder
-        from r2t2_jax.runtime.compilation_cache import compile_quickly, enable_compilation_cache
+        from r2t2_jax.runtime.compilation_cache import enable_compilation_cache
 
         check_folder(self.out, "demo", self._settings())  # before anything heavy is imported
-        compile_quickly()
         enable_compilation_cache()
 
         from r2t2_jax.datasets import load_dataset

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,6 @@ LEAST_SECONDS = "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"
 COMPILED = "/jax/core/compile/backend_compile_duration"  # events of JAX; the first is sent for cached programs too
 CACHED = "/jax/compilation_cache/cache_hits"
 MIN_REPORTED_SECONDS = 0.1  # programs of one operation take less
-# Fewer of LLVM's optimizations, and no fusion emitters: neither makes the programs of small models faster on a CPU.
-QUICK_COMPILATION = "--xla_backend_optimization_level=1 --xla_cpu_use_fusion_emitters=false"
 
 
 def enable_compilation_cache(least_seconds: float = 0.3) -> None:
@@ -37,16 +34,6 @@ def enable_compilation_cache(least_seconds: float = 0.3) -> None:
 def user_cache() -> Path:
     """The folder of this package in the user's cache: `r2t2` in `$XDG_CACHE_HOME` or `~/.cache`."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "r2t2"
-
-
-def compile_quickly() -> None:
-    """Let XLA compile in about two thirds of the time, for a command whose programs run for seconds each.
-
-    Numbers change by rounding only. It has no effect where `XLA_FLAGS` is set, or once JAX has compiled a program. XLA
-    ends the process at a flag that it does not know, so only the versions of jaxlib that were tried get these.
-    """
-    if "XLA_FLAGS" not in os.environ and version("jaxlib").startswith("0.10."):
-        os.environ["XLA_FLAGS"] = QUICK_COMPILATION
 
 
 class CompileCounter:

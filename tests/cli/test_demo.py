@@ -19,8 +19,6 @@ from r2t2_jax.cli.demo import demo_strategies
 from r2t2_jax.cli.main import main
 from r2t2_jax.evaluation.batch import PreparedBatch
 from r2t2_jax.runs.reading import open_run
-from r2t2_jax.runtime import compilation_cache
-from r2t2_jax.runtime.compilation_cache import QUICK_COMPILATION
 from tests.toy_port import make_samples, toy
 
 STRATEGIES = [
@@ -168,17 +166,3 @@ def test_another_embedder_retrieves_the_neighbors(tmp_path: Path) -> None:
     questions = {row["id"]: row["question"] for row in pq.read_table(out / "references.parquet").to_pylist()}
     ngd = [row for row in pq.read_table(out / "rows.parquet").to_pylist() if row["strategy"] == "ngd"]
     assert all(questions[name] == row["question"] for row in ngd for name in row["neighbors"])  # three texts in all
-
-
-@pytest.mark.parametrize(
-    ("jaxlib", "flags", "expected"),
-    [("0.10.2", None, QUICK_COMPILATION), ("0.10.2", "--xla_foo", "--xla_foo"), ("0.13.0", None, None)],
-)
-def test_only_known_versions_compile_quickly_and_flags_of_the_user_stay(
-    jaxlib: str, flags: str | None, expected: str | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(compilation_cache, "version", lambda name: jaxlib)
-    environment = {} if flags is None else {"XLA_FLAGS": flags}
-    monkeypatch.setattr(os, "environ", environment)
-    compilation_cache.compile_quickly()
-    assert environment.get("XLA_FLAGS") == expected
