@@ -140,8 +140,9 @@ class Evaluator:
             size = tree_bytes(queries.features) // len(questions.samples)
             neighbors = self.index.retrieve(self.strategies, questions.embeddings, keys, hidden, size)
         if self.finetuned_params is not None:
-            finetuned = route_by(self.finetuned_params, queries.features, model=self.port.model)
-            queries = replace(queries, finetuned_routing=np.asarray(finetuned))
+            routed = route_by(self.finetuned_params, queries.features, model=self.port.model)
+            finetuned: Any = np.asarray(routed)  # of which each batch takes some rows
+            queries = replace(queries, finetuned_routing=finetuned)
         labels: list[str] = []
         if self.index is not None and any(reads_permuted_labels(each) for each in self.strategies.values()):
             labels = permuted_labels(self.index.bank.records, questions.samples, dataset_indices, self.seed)
