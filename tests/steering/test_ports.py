@@ -157,8 +157,9 @@ def test_image_tokens_of_a_multimodal_model_are_steered_apart():
     )
     samples = samples_of(port)
     free = record_samples(port, samples, "pocket", "all", False, NUMBER)
+    masked = record_samples(port, samples, "pocket", "all", False, NUMBER, steering(rules[0]))
     steered = record_samples(port, samples, "pocket", "all", False, NUMBER, steering(*rules))
-    for before, after in zip(free, steered, strict=True):
+    for before, first, after in zip(free, masked, steered, strict=True):
         kinds = np.asarray(after.kinds)
         image, text, answers = (kinds == kind for kind in ("image", "text", "answer"))
         assert np.isin(before.experts[image, 0], range(4)).any()
@@ -168,4 +169,4 @@ def test_image_tokens_of_a_multimodal_model_are_steered_apart():
         assert after.experts[last, 2].tolist() == [4, 2]
         np.testing.assert_allclose(after.weights[last, 2], [0.75, 0.25], atol=1e-3)
         assert (after.experts[answers, 3, 0] == 9).all()
-        np.testing.assert_array_equal(after.experts[0, 1], before.experts[0, 1])  # an image token: no rule in layer 1
+        np.testing.assert_array_equal(after.experts[0, 1], first.experts[0, 1])  # an image token: no rule in layer 1
