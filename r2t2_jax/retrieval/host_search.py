@@ -120,10 +120,9 @@ class HostScores:
 def _multiply(
     rows: Float[np.ndarray, "R M"], queries: Float[np.ndarray, "B M"], scores: Float[np.ndarray, "R B"]
 ) -> None:
-    """Write x.q of every row and query to `scores`. A small product is computed in parts, by this thread alone.
+    """Write x.q of every row and query to `scores`; a small product in parts, for which OpenBLAS starts no threads.
 
-    After a product of several threads, those of OpenBLAS wait for the next in a loop, for milliseconds, on the cores
-    on which the model runs meanwhile.
+    After a product on several threads OpenBLAS's threads spin for milliseconds, on cores that the model needs.
     """
     work = rows.size * len(queries)
     if work <= SMALL and len(queries) == 1:
