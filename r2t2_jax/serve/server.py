@@ -19,6 +19,7 @@ import jax
 import numpy as np
 import uvicorn
 
+from r2t2_jax.bank.manifest import read_manifest
 from r2t2_jax.contract import Port, Turn
 from r2t2_jax.datasets import load_dataset
 from r2t2_jax.errors import R2T2Error, missing_extra
@@ -80,6 +81,8 @@ def open_service(settings: Settings, port: Port | None = None) -> tuple[Service,
         R2T2Error: model, bank, strategies or preset cannot be opened, or do not fit.
     """
     check_settings(settings)
+    if settings.bank is not None:
+        read_manifest(settings.bank)  # before the model is loaded
     enable_compilation_cache()
     # Each device thread waits for its program: on a CPU it runs the program itself, which saves a switch of threads.
     jax.config.update("jax_cpu_enable_async_dispatch", False)

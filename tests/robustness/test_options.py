@@ -72,7 +72,7 @@ def bad_values(name: str, kind: Any) -> Iterator[str]:
         yield str(int(values.low) - 1)
         yield str(values.high * 10) if "float" in text else str(10**30)
         yield from ["nan", "inf"] if "float" in text else ["nan", "1.5"]
-        yield from TEXTS[:6]
+        yield from [word for word in TEXTS if not ("tuple" in text and word == "1,5")][:6]  # which is two values there
     elif kind is bool:
         yield from [f"={value}" for value in ("x", "2", "yes", "ja", "0", "None", "[]", "--", "TRUE!", "no")]
     elif "Literal" in text or typing.get_origin(kind) is Literal:
