@@ -149,18 +149,7 @@ def answer(
         R2T2Error: the image cannot be read, the question is empty, there is no such strategy or preset, the bank is
             another model's, or the weights or the steering do not fit the model.
     """
-    if not isinstance(port, Port):
-        raise R2T2Error(
-            f"port is of type {type(port).__name__}; give a Port, such as r2t2_jax.load('pocket:narrow'); for a loss "
-            "function there is r2t2_jax.reroute"
-        )
-    if not isinstance(question, Iterable):
-        raise R2T2Error(
-            f"question is of type {type(question).__name__}; give a text or a list of texts (the order is port, image, "
-            "question)"
-        )
-    if bank is not None and not isinstance(bank, ReferenceBank | str | Path):
-        raise R2T2Error(f"bank is of type {type(bank).__name__}; give a ReferenceBank or its folder")
+    _check_types(port, question, bank)
     check_seed(seed)
     several = not isinstance(question, str)
     questions = [question] if isinstance(question, str) else list(question)
@@ -199,6 +188,22 @@ def answer(
         first = predictions[0]
         predictions[0] = replace(first, seconds={"references": seconds, **first.seconds})
     return predictions if several else predictions[0]
+
+
+def _check_types(port: Any, question: Any, bank: Any) -> None:
+    """Refuse arguments of `answer` of other types, with the order of the arguments."""
+    if not isinstance(port, Port):
+        raise R2T2Error(
+            f"port is of type {type(port).__name__}; give a Port, such as r2t2_jax.load('pocket:narrow'); for a loss "
+            "function there is r2t2_jax.reroute"
+        )
+    if not isinstance(question, Iterable):
+        raise R2T2Error(
+            f"question is of type {type(question).__name__}; give a text or a list of texts (the order is port, image, "
+            "question)"
+        )
+    if bank is not None and not isinstance(bank, ReferenceBank | str | Path):
+        raise R2T2Error(f"bank is of type {type(bank).__name__}; give a ReferenceBank or its folder")
 
 
 def check_alternatives(strategy: Any, preset: Any, bank: Any, routing: Any, steering: Any) -> None:
