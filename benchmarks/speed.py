@@ -4,8 +4,9 @@ Three implementations run on the pocket model with the same weights, features, n
 (`speed_problem.py`): ours, the pattern of the authors' code, and a batched PyTorch version
 (`tests/ports/pocket/torch_pocket.py`, with a test that all reach the same routing weights). Ours is also timed as a
 function of neighbors, steps, batch size, bank size and number of devices. Every measurement is a separate process
-(`speed_worker.py`). The numbers go to `benchmarks/results/speed.json` and, as tables, to `docs/speed.md`; `--doc`
-rewrites the tables from the recorded numbers.
+(`speed_worker.py`). Where implementations are compared, their processes take turns, a run each, so that a machine whose
+speed changes is equally fast for all. The numbers go to `benchmarks/results/speed.json` and, as tables, to
+`docs/speed.md`; `--doc` rewrites the tables from the recorded numbers.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -29,6 +31,7 @@ import tyro
 
 from benchmarks.pages import write_results
 from benchmarks.speed_problem import make_problem
+from benchmarks.speed_worker import summary
 from r2t2_jax.errors import missing_extra
 from r2t2_jax.reporting.tables import markdown_table
 from r2t2_jax.runtime.batching import usable_cores
@@ -46,6 +49,7 @@ AXES = {
 }
 BUSY = 0.3  # cores used by other processes from which a machine counts as busy
 BUSY_LOAD = 0.5  # load average from which it does, in earlier records
+PAUSE = 0.05  # seconds before a run, after which the threads of the other process sleep
 IDLE_SECONDS = 2.0  # for which this process waits while it measures them
 PYTORCH = {"one_by_one": "PyTorch, one by one", "batched": "PyTorch, batched", "compiled": "PyTorch, torch.compile"}
 
@@ -87,13 +91,7 @@ def measure(settings: SpeedSettings) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "problem.npz"
         make_problem(max(settings.batches), max(settings.k, *settings.axes["k"]), references=200).save(path)
-        comparison = {
-            threads: {
-                **in_subprocess("torch", path, threads, batches=settings.batches, **common),
-                **in_subprocess("ours", path, threads, batches=settings.batches, **common),
-            }
-            for threads in THREADS
-        }
+        comparison = {threads: compare(path, threads, settings.batches, **common) for threads in THREADS}
         scaling = in_subprocess("scaling", path, "all", axes=settings.axes, batch=settings.middle, **common)
         profile = in_subprocess("profile", path, "one", batch=settings.middle, **common)
         shared = {
@@ -103,8 +101,64 @@ def measure(settings: SpeedSettings) -> dict[str, Any]:
     return {"comparison": comparison, "scaling": scaling, "devices": shared, "profile": profile}
 
 
+def compare(path: Path, threads: str, batches: Sequence[int], repeats: int, **settings: int) -> dict[str, Any]:
+    """Times of all versions by name and batch size; their runs alternate. Also what `measure_ours` returns."""
+    timings: dict[str, Any] = {name: {} for name in (*PYTORCH, "ours")}
+    with ExitStack() as stack:
+        torch, ours = (
+            stack.enter_context(worker(name, path, threads, repeats=repeats, stdin=subprocess.PIPE, **settings))
+            for name in ("torch", "ours")
+        )
+        processes = dict.fromkeys(PYTORCH, torch) | {"ours": ours}
+        for batch in batches:
+            rounds = [
+                {name: run_in(process, name, batch) for name, process in processes.items()} for _ in range(1 + repeats)
+            ]
+            for name, by_batch in timings.items():
+                first, *seconds = (each[name] for each in rounds)
+                by_batch[str(batch)] = summary(first, seconds, batch)
+        torch.communicate()  # ends it: the large product is timed alone
+        counted = json.loads(ours.communicate()[0].splitlines()[-1])
+    for batch, flops in counted["flops_per_sample"].items():
+        timings["ours"][batch]["flops_per_sample"] = flops
+    return timings | {"product": counted["product"]}
+
+
+def run_in(process: subprocess.Popen[str], name: str, batch: int) -> float:
+    """The seconds of one run in a process that reads requests.
+
+    Raises:
+        CalledProcessError: the process failed.
+    """
+    assert process.stdin is not None
+    assert process.stdout is not None
+    time.sleep(PAUSE)
+    process.stdin.write(f"{name} {batch}\n")
+    process.stdin.flush()
+    line = process.stdout.readline()
+    if not line:
+        raise subprocess.CalledProcessError(process.wait(), process.args)
+    return float(line)
+
+
 def in_subprocess(name: str, path: Path, threads: str, devices: int = 1, **settings: Any) -> dict[str, Any]:
-    """Run one measurement in a separate process."""
+    """The result of one measurement in a process of its own.
+
+    Raises:
+        CalledProcessError: the process failed.
+    """
+    with worker(name, path, threads, devices, **settings) as process:
+        output, _ = process.communicate()
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, process.args)
+    result: dict[str, Any] = json.loads(output.splitlines()[-1])
+    return result
+
+
+def worker(
+    name: str, path: Path, threads: str, devices: int = 1, stdin: int | None = None, **settings: Any
+) -> subprocess.Popen[str]:
+    """A process of `speed_worker`."""
     flags = f"--xla_force_host_platform_device_count={devices}"
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
     environment.pop("JAX_COMPILATION_CACHE_DIR", None)  # compile time is measured
@@ -112,8 +166,7 @@ def in_subprocess(name: str, path: Path, threads: str, devices: int = 1, **setti
         environment |= {"OMP_NUM_THREADS": "1", "XLA_FLAGS": f"{flags} --xla_cpu_multi_thread_eigen=false"}
     command = [sys.executable, "-m", "benchmarks.speed_worker", name, str(path), threads, json.dumps(settings)]
     print(f"{name}, {threads} threads, devices: {devices}", file=sys.stderr, flush=True)
-    completed = subprocess.run(command, env=environment, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(completed.stdout.splitlines()[-1])
+    return subprocess.Popen(command, env=environment, cwd=ROOT, stdin=stdin, stdout=subprocess.PIPE, text=True)
 
 
 Timing = Mapping[str, float]

@@ -1,8 +1,10 @@
-"""Times one implementation with a number of threads or devices in a process of `benchmarks/speed.py`; prints JSON.
+"""Times implementations with a number of threads or devices in a process of `benchmarks/speed.py`; prints JSON.
 
-    python -m benchmarks.speed_worker ours problem.npz one '{"batches": [1, 8], "k": 5, "steps": 10, "repeats": 3}'
+    python -m benchmarks.speed_worker devices problem.npz all '{"batch": 8, "k": 5, "steps": 10, "repeats": 3}'
+    echo ours 8 | python -m benchmarks.speed_worker ours problem.npz one '{"k": 5, "steps": 10, "repeats": 3}'
 
-PyTorch and JAX never run in the same process, where their threads would compete.
+PyTorch and JAX never run in the same process, where their threads would compete. Where they are compared, each process
+runs a version whenever it reads its name and a batch size, and prints the seconds, so that the runs of all alternate.
 
 Axis letters: B test samples, K neighbors, S steps, N bank size.
 """
@@ -15,7 +17,7 @@ import re
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,15 +41,20 @@ PRESET: dict[str, Any] = {
 
 def time_runs(run: Callable[[], Any], samples: int, repeats: int) -> dict[str, float]:
     """Seconds per sample: median and quartiles of `repeats` runs after a first run, whose extra time is separate."""
+    first, *seconds = (timed(run) for _ in range(1 + repeats))
+    return summary(first, seconds, samples)
+
+
+def timed(run: Callable[[], Any]) -> float:
+    """The seconds of one run."""
     start = time.perf_counter()
     run()
-    first = time.perf_counter() - start
-    seconds = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        run()
-        seconds.append((time.perf_counter() - start) / samples)
-    low, median, high = np.quantile(seconds, (0.25, 0.5, 0.75)).tolist()
+    return time.perf_counter() - start
+
+
+def summary(first: float, seconds: Sequence[float], samples: int) -> dict[str, float]:
+    """Median and quartiles of the seconds per sample, and the extra seconds of the first run."""
+    low, median, high = (np.quantile(seconds, (0.25, 0.5, 0.75)) / samples).tolist()
     extra = max(first - samples * median, 0.0)  # compilation and other work of the first call
     return {"seconds_per_sample": median, "low": low, "high": high, "first_call_extra_seconds": extra}
 
@@ -138,13 +145,37 @@ def torch_descents(problem: DescentProblem, steps: int) -> dict[str, Callable[[]
     }
 
 
-def measure_ours(problem: DescentProblem, batches: Sequence[int], k: int, steps: int, repeats: int) -> dict[str, Any]:
-    """Times and counted FLOPs of ours for every batch size, and the FLOP/s of one large float32 product."""
-    timings: dict[str, Any] = {}
-    for b in batches:
-        cut = problem.take(b, k)
-        timings[str(b)] = time_runs(ours(cut, steps), b, repeats) | {"flops_per_sample": counted_flops(cut, steps) / b}
-    return {"ours": timings, "product": product_rate(repeats)}
+def measure_ours(problem: DescentProblem, k: int, steps: int, repeats: int) -> dict[str, Any]:
+    """Run ours on request; then the counted FLOPs of every batch size, and the FLOP/s of one large float32 product."""
+    batches = run_on_request(lambda b: {"ours": ours(problem.take(b, k), steps)})
+    flops = {str(b): counted_flops(problem.take(b, k), steps) / b for b in batches}
+    return {"flops_per_sample": flops, "product": product_rate(repeats)}
+
+
+def measure_torch(problem: DescentProblem, k: int, steps: int, repeats: int) -> dict[str, Any]:
+    """Run the PyTorch versions on request."""
+    run_on_request(lambda b: torch_descents(problem.take(b, k), steps))
+    return {}
+
+
+def run_on_request(make_runs: Callable[[int], Mapping[str, Callable[[], Any]]]) -> list[int]:
+    """For each line of standard input, a version and a batch size, run it and print the seconds.
+
+    Args:
+        make_runs: a batch size to the versions, which are kept until another size is requested.
+
+    Returns:
+        The batch sizes.
+    """
+    batches: list[int] = []
+    runs: Mapping[str, Callable[[], Any]] = {}
+    for line in sys.stdin:
+        name, size = line.split()
+        if int(size) not in batches[-1:]:
+            batches.append(int(size))
+            runs = make_runs(int(size))
+        print(timed(runs[name]), flush=True)
+    return batches
 
 
 def counted_flops(problem: DescentProblem, steps: int) -> int:
@@ -164,15 +195,6 @@ def product_rate(repeats: int, size: int = 2048) -> float:
     product = jax.jit(lambda x: x @ x)
     timing = time_runs(lambda: product(matrix).block_until_ready(), 1, repeats)
     return 2 * size**3 / timing["seconds_per_sample"]
-
-
-def measure_torch(problem: DescentProblem, batches: Sequence[int], k: int, steps: int, repeats: int) -> dict[str, Any]:
-    """Times of the PyTorch versions for every batch size."""
-    timings: dict[str, Any] = {}
-    for b in batches:
-        for name, run in torch_descents(problem.take(b, k), steps).items():
-            timings.setdefault(name, {})[str(b)] = time_runs(run, b, repeats)
-    return timings
 
 
 def measure_scaling(

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
 import jax
@@ -118,15 +119,22 @@ def map_parts(function: Callable[[Any], Any], samples: Any, parts: int) -> Any:
     count = len(jax.tree.leaves(samples)[0])
     if parts <= 1 or count < 2 * parts:
         return function(samples)
-    size = -(-count // parts)
-    padded = pad_to_multiple(samples, parts)
 
-    def run(start: int) -> Any:
-        return jax.block_until_ready(function(jax.tree.map(lambda leaf: leaf[start : start + size], padded)))
+    def run(part: Any) -> Any:
+        return jax.block_until_ready(function(part))
 
     with worker_threads(parts) as pool:
-        results = list(pool.map(run, range(0, parts * size, size)))
+        results = list(pool.map(run, _split(samples, parts=parts)))
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[:count], *results)
+
+
+@partial(jax.jit, static_argnames="parts")
+def _split(samples: Any, *, parts: int) -> list[Any]:
+    """The samples in parts of one size: one program, where a slice of each leaf would be one of its own."""
+    leaves, structure = jax.tree.flatten(pad_to_multiple(samples, parts))
+    return [
+        jax.tree.unflatten(structure, part) for part in zip(*(jnp.split(leaf, parts) for leaf in leaves), strict=True)
+    ]
 
 
 def pad_to_multiple(samples: Any, divisor: int) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import socket
 import sys
@@ -26,7 +27,7 @@ from r2t2_jax.errors import R2T2Error, missing_extra
 from r2t2_jax.evaluation.setup import open_port, reference_set, with_decoding
 from r2t2_jax.inference import open_references
 from r2t2_jax.methods import METHODS
-from r2t2_jax.runtime.batching import threads_at_a_time
+from r2t2_jax.runtime.batching import threads_at_a_time, usable_cores
 from r2t2_jax.runtime.compilation_cache import enable_compilation_cache
 from r2t2_jax.runtime.typed_files import read_text
 from r2t2_jax.serve import Settings
@@ -103,6 +104,15 @@ def open_service(settings: Settings, port: Port | None = None) -> tuple[Service,
     reader = ImageReader(settings.allow_image_host)
     service = Service(engine, batcher, metrics, reader, settings.model_name or port.name, aliases)
     return service, _warming(engine, warm)
+
+
+def share_cores() -> None:
+    """Let XLA's pool have half of the cores, unless `NPROC` is set. Without effect once JAX has a device.
+
+    On a CPU two programs run at a time. A program of small operations that is divided among all cores takes more
+    processor time and hardly less time, and the threads that read images and write replies wait for it.
+    """
+    os.environ.setdefault("NPROC", str(max(1, usable_cores() // 2)))
 
 
 def _warming(engine: Engine, strategies: Sequence[str]) -> list[ServedQuestion]:
@@ -208,6 +218,7 @@ def run_server(settings: Settings) -> None:
     Raises:
         R2T2Error: as `open_service`, `bind` and `mount_page`.
     """
+    share_cores()
     check_settings(settings)
     key = "" if settings.api_key_file is None else read_key(settings.api_key_file)
     logging.basicConfig(level=logging.WARNING, format="r2t2: %(message)s", stream=sys.stderr)

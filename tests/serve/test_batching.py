@@ -1,12 +1,16 @@
 """The queue: groups, sizes, cancelled clients, limits, warming up and draining."""
 
 import json
+import os
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,6 +18,7 @@ import httpx
 import pytest
 
 from r2t2_jax.errors import R2T2Error
+from r2t2_jax.runtime.batching import usable_cores
 from r2t2_jax.serve import batching
 from r2t2_jax.serve.app import Service
 from r2t2_jax.serve.batching import Batcher, batch_sizes
@@ -273,3 +278,24 @@ def test_a_server_that_ends_finishes_what_it_accepted_and_refuses_the_rest(live:
         assert httpx.get(f"{server.url}/ready", timeout=None).status_code == 503
         released.set()
         assert accepted.result().status_code == 200
+
+
+POOL = """
+from pathlib import Path
+import jax
+from r2t2_jax.serve.server import share_cores
+share_cores()
+jax.devices()
+print(sum(file.read_text() == "tf_XLAEigen\\n" for file in Path("/proc/self/task").glob("*/comm")))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="the system does not list threads by name")
+@pytest.mark.parametrize(("given", "threads"), [(None, max(1, usable_cores() // 2)), ("3", 3)])
+def test_xla_has_half_of_the_cores_or_as_many_as_the_environment_says(given: str | None, threads: int) -> None:
+    ours = ("NPROC", "XLA_FLAGS")  # tests have several devices, each with a thread
+    environment = {name: value for name, value in os.environ.items() if name not in ours}
+    environment |= {} if given is None else {"NPROC": given}
+    command = [sys.executable, "-c", POOL]
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True, text=True)
+    assert int(done.stdout) == threads

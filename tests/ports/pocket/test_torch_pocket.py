@@ -8,7 +8,11 @@ from benchmarks.speed_problem import DescentProblem, make_problem
 from benchmarks.speed_worker import ours, torch_descents
 
 STEPS, K, B = 10, 3, 2
-COMPILED = (pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning"))  # of torch's own modules
+COMPILED = (
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # of torch's own modules
+    pytest.mark.filterwarnings("ignore:The .grad attribute"),  # hidden by torch.compile, but not from pytest
+)
 
 
 @pytest.fixture(scope="module")
