@@ -21,7 +21,7 @@ from ports.pocket.scenes import IMAGE
 from ports.pocket.tokenizer import Tokenizer
 from r2t2_jax.contract import Sample
 
-AT_A_TIME = 256  # texts of one program
+SIZES = (2, 16, 64, 256)  # texts of one program; each size is compiled once
 KNOWN = 20_000  # texts whose states are kept, 10 MB
 
 
@@ -88,9 +88,9 @@ class PocketEmbedder:
             self.known.clear()
         states = {text: self.known[text] for text in texts if text in self.known}
         new = [text for text in dict.fromkeys(texts) if text not in states]
-        for first in range(0, len(new), AT_A_TIME):
-            part = new[first : first + AT_A_TIME]
-            size = max(2, 1 << (len(part) - 1).bit_length())  # few sizes, and few programs
+        for first in range(0, len(new), SIZES[-1]):
+            part = new[first : first + SIZES[-1]]
+            size = next(size for size in SIZES if size >= len(part))
             tokens, mask = self.tokenizer.pad(
                 [*part, *part[-1:] * (size - len(part))], self.model.config.question_length
             )

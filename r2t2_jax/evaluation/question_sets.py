@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from r2t2_jax.datasets.samples import image_bytes
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.metrics import check_samples, get_metric
 from r2t2_jax.plugins import registered
+from r2t2_jax.runtime.batching import prefetch, usable_cores
 
 
 @dataclass(frozen=True)
@@ -62,13 +64,24 @@ def with_longest_answer(port: Port, data: str | Sequence[str], max_new_tokens: i
 def samples_digest(samples: Sequence[Sample]) -> str:
     """A hash of ids, questions, contexts, options, answers, categories, experts and images, in the samples' order."""
     digest = hashlib.sha256()
-    for sample in samples:
-        texts = (sample.id, sample.question, sample.answers, sample.options, sample.style, sample.category)
-        digest.update(repr((*texts, sample.experts)).encode() + sample.context.encode())
-        digest.update(hashlib.sha256(image_bytes(sample)).digest())
+    remaining = iter(samples)
+    parts = iter(lambda: list(islice(remaining, AT_A_TIME)), [])
+    for texts_and_images in prefetch(_texts_and_images, parts, usable_cores()):
+        digest.update(texts_and_images)
     return digest.hexdigest()[:16]
 
 
+def _texts_and_images(samples: Sequence[Sample]) -> bytes:
+    """The texts of samples, each with a hash of its image."""
+    content = bytearray()
+    for sample in samples:
+        texts = (sample.id, sample.question, sample.answers, sample.options, sample.style, sample.category)
+        content += repr((*texts, sample.experts)).encode() + sample.context.encode()
+        content += hashlib.sha256(image_bytes(sample)).digest()
+    return bytes(content)
+
+
+AT_A_TIME = 64  # samples whose images a thread reads, or draws, and hashes
 REFERENCES, TEST = "reference", "test"  # splits of sets that are generated
 LONGEST_ANSWER = 100_000  # tokens
 
