@@ -20,6 +20,7 @@ import hypothesis
 import jax
 
 from r2t2_jax.runtime import progress
+from r2t2_jax.runtime.compilation_cache import PROGRAMS
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -42,3 +43,7 @@ def pytest_configure(config: pytest.Config) -> None:
     flags, quick = os.environ["XLA_FLAGS"], config.option.markexpr == "not slow"
     if quick and version("jaxlib").startswith("0.10.") and QUICK_COMPILATION not in flags:  # workers inherit them
         os.environ["XLA_FLAGS"] = QUICK_COMPILATION + flags
+
+
+def pytest_runtest_teardown() -> None:
+    PROGRAMS.check()  # a process of all tests compiles more programs than Linux has memory mappings for

@@ -20,6 +20,7 @@ from jaxtyping import Int
 from tqdm import tqdm
 
 from r2t2_jax.errors import R2T2Error
+from r2t2_jax.runtime.compilation_cache import PROGRAMS
 
 Rows = Int[np.ndarray, "size"]
 T = TypeVar("T")
@@ -62,7 +63,9 @@ def map_batches(
 def run_batch(function: Callable[[Rows], Any], start: int, stop: int, size: int) -> Any:
     """`function` on rows `start` to `stop`, padded with the last one to `size`; its leaves as numpy arrays."""
     result = function(np.minimum(np.arange(start, start + size), stop - 1))
-    return jax.tree.map(lambda leaf: np.asarray(leaf)[: stop - start], result)  # waits until it is computed
+    rows = jax.tree.map(lambda leaf: np.asarray(leaf)[: stop - start], result)  # waits until it is computed
+    PROGRAMS.check()
+    return rows
 
 
 def take(tree: Any, rows: Rows) -> Any:

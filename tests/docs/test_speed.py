@@ -1,11 +1,12 @@
 """The tables of docs/speed.md equal `benchmarks/results/speed.json`, and its numbers are consistent."""
 
+import io
 import json
 from pathlib import Path
 
 import pytest
 
-from benchmarks import startup
+from benchmarks import speed_worker, startup
 from benchmarks.speed import PAGE, RESULTS, devices_table, page_tables
 
 ROOT = Path(__file__).parents[2]
@@ -52,6 +53,23 @@ def test_the_speed_up_over_devices():
     table = devices_table({"1": seconds(0.012), "2": seconds(0.008), "4": seconds(0.008)}, cores=2)
     assert "| 2 | 8 (8 to 8) | 1.50 | 75 % |" in table
     assert "| 4 | 8 (8 to 8) | 1.50 | 75 % |" in table
+
+
+def test_versions_run_in_the_order_of_the_requests(monkeypatch, capsys):
+    ran = []
+
+    def make_runs(batch):
+        return {name: lambda name=name: ran.append((name, batch)) for name in ("batched", "compiled")}
+
+    monkeypatch.setattr("sys.stdin", io.StringIO("batched 8\ncompiled 8\nbatched 8\nbatched 32\n"))
+    assert speed_worker.run_on_request(make_runs) == [8, 32]
+    assert ran == [("batched", 8), ("compiled", 8), ("batched", 8), ("batched", 32)]
+    assert all(float(line) >= 0 for line in capsys.readouterr().out.splitlines())
+
+
+def test_the_first_run_is_no_part_of_the_median():
+    timing = speed_worker.summary(9.0, [4.0, 2.0, 3.0], samples=2)
+    assert timing == {"seconds_per_sample": 1.5, "low": 1.25, "high": 1.75, "first_call_extra_seconds": 6.0}
 
 
 def test_every_named_file_exists():
