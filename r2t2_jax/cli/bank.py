@@ -73,8 +73,10 @@ class BankBuild:
         from r2t2_jax.plugins import load
         from r2t2_jax.runs.cluster import connect
         from r2t2_jax.runs.folder import check_folder
+        from r2t2_jax.runtime.compilation_cache import enable_compilation_cache
 
         check_folder(self.out, "bank build", command_settings(self))
+        enable_compilation_cache()
         config = BankConfig(self.keep, "correct" if self.only_correct else "all", self.features, self.batch_size)
         sets = read_sets(self.data, self.split, self.limit, self.seed, self.images, self.metric, self.max_new_tokens)
         cluster, model = self.cluster.config(), local_model(self.model, self.cluster.model_uri)
@@ -153,7 +155,9 @@ class BankAtlas:
         from r2t2_jax.runs.cluster import connect
         from r2t2_jax.runs.plan import Plan
         from r2t2_jax.runs.workers import WorkerProgram
+        from r2t2_jax.runtime.compilation_cache import enable_compilation_cache
 
+        enable_compilation_cache()
         plan = AtlasPlan(self.points, self.candidates, self.choosing, self.k, self.batch_size, self.seed, self.kind)
         stored = ReferenceBank.open(self.bank)
         check_enough_references(len(stored), plan)

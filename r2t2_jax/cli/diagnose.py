@@ -81,6 +81,7 @@ class Diagnose:
         from r2t2_jax.reporting.diagnosis import audit_text, diagnosis_page, diagnosis_text
         from r2t2_jax.runs.atomic_io import atomic_write, publish_json
         from r2t2_jax.runs.fingerprint import versions
+        from r2t2_jax.runtime.compilation_cache import enable_compilation_cache
 
         for path in filter(None, (self.out, self.html)):
             check_writable(path)
@@ -88,6 +89,7 @@ class Diagnose:
             self._check_used()
         if self.bank is not None:
             ReferenceBank.open(self.bank)  # refused before a model is loaded
+        enable_compilation_cache()
         loaded = open_port(self.model, self.embedder, self.preset)
         port = with_longest_answer(with_decoding(loaded, self.beams), self.data, self.max_new_tokens)
         name = self.preset or own_preset(port.name, port.presets)

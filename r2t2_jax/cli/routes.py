@@ -64,11 +64,13 @@ class RoutesRecord:
         from r2t2_jax.routes.record import record
         from r2t2_jax.routes.recording import size_on_disk
         from r2t2_jax.runs.folder import check_folder
+        from r2t2_jax.runtime.compilation_cache import enable_compilation_cache
         from r2t2_jax.steering.files import read_steering
 
         check_folder(self.out, "routes record", command_settings(self))
         steering = None if self.steer is None else read_steering(self.steer)
         sets = read_benchmarks(self.data, self.split, self.limit, self.seed, self.images, "", self.max_new_tokens)
+        enable_compilation_cache()
         port = open_port(self.model)
         facts = record(
             self.out,
@@ -169,9 +171,11 @@ class RoutesImport:
         from r2t2_jax.routes.exchange import import_routes
         from r2t2_jax.routes.replay import Replay
         from r2t2_jax.runs.folder import check_folder
+        from r2t2_jax.runtime.compilation_cache import enable_compilation_cache
 
         check_folder(self.out, "routes import")
         questions = self._questions()
+        enable_compilation_cache()
         replay = None if self.model is None else Replay(open_port(self.model), questions)
         if replay is not None:
             _ = replay.shape  # refuses a model that takes no ids before the file is read

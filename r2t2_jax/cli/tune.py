@@ -129,6 +129,7 @@ class Tune:
         from r2t2_jax.reporting.tables import preset_lines, settings_table
         from r2t2_jax.runs.cluster import connect
         from r2t2_jax.runs.folder import check_folder, read_json
+        from r2t2_jax.runtime.compilation_cache import enable_compilation_cache
         from r2t2_jax.validation.strategies import check_strategies
 
         check_folder(self.out, "tune", self._settings())
@@ -137,6 +138,7 @@ class Tune:
         bank = None if self.bank is None else ReferenceBank.open(self.bank)
         check_strategies({self.strategy: strategy(self.strategy)}, (), bank, model=self.model)
         budget, cluster = Budget.parse(self.budget), self.cluster.config()
+        enable_compilation_cache()
         loaded = open_port(local_model(self.model, self.cluster.model_uri), self.embedder, self.preset)
         port = with_longest_answer(with_decoding(loaded, self.beams), self.data, self.max_new_tokens)
         check_strategies({self.strategy: strategy(self.strategy)}, (), bank, port, self.model)
