@@ -6,7 +6,7 @@ encodes, retrieves, re-routes and generates in batches of the same size, one aft
 JSON, base64 or PNG. Both are measured after all programs are compiled, and alternate; a ratio is the median of the
 ratios of neighboring parts. The processor time per request of the server, of the clients and of the bare loop is
 recorded too; it depends less on what else the machine does. The memory of the server's process is recorded after each
-part, and the machine's load before the first.
+part, and the cores that other processes use before the first.
 The results go to `benchmarks/results/serving.json` and `docs/serve.md`.
 """
 
@@ -33,6 +33,7 @@ import tyro
 from PIL import Image
 
 from benchmarks.pages import write_results
+from benchmarks.speed import BUSY, busy_cores
 from r2t2_jax.contract import Sample, Turn
 from r2t2_jax.datasets import load_dataset
 from r2t2_jax.serve import Settings
@@ -43,7 +44,6 @@ from r2t2_jax.serve.server import bind, make_server, open_service, serve, share_
 
 ROOT = Path(__file__).parent.parent
 RESULTS, PAGE = ROOT / "benchmarks" / "results" / "serving.json", ROOT / "docs" / "serve.md"
-IDLE = 0.25  # load per core of a machine that has nothing else to do
 MODEL, STRATEGIES, QUESTIONS = "pocket:narrow", ("base", "atlas"), 50
 
 
@@ -65,7 +65,7 @@ def main(
     """
     recorded: dict[str, Any] = {"date": datetime.date.today().isoformat(), "machine": machine}
     recorded["command"] = " ".join(["python -m benchmarks.serving", *sys.argv[1:]])
-    recorded |= {"cores": os.cpu_count(), "load": round(os.getloadavg()[0], 1)}
+    recorded |= {"cores": os.cpu_count(), "busy_cores_before": round(busy_cores(), 2)}
     share_cores()
     recorded["xla_threads"] = int(os.environ["NPROC"])
     recorded |= {"requests": requests, "repeats": repeats, "batch_size": batch_size, "model": MODEL}
@@ -110,12 +110,12 @@ def page_table(recorded: Mapping[str, Any]) -> str:
         numbers = [f"{row[name]:.1f}" for name in ("per_second", "p50_ms", "p99_ms", "bare_per_second")]
         numbers += [f"{row[name]:.2f}" for name in ("ratio", "server_cpu_ms", "client_cpu_ms", "bare_cpu_ms")]
         lines.append(" | ".join([f"| `{row['strategy']}`", str(row["clients"]), *numbers]) + " |")
-    load, cores = recorded["load"], recorded["cores"]
-    state = f"The load of the machine was {load} on {cores} cores before the start"
-    if load < IDLE * cores:
-        state += ": it had nothing else to do."
+    busy, cores = recorded["busy_cores_before"], recorded["cores"]
+    state = f"Other processes used {busy:.1f} of {cores} cores before the start"
+    if busy < BUSY:
+        state += ": the machine had nothing else to do."
     else:
-        state += ": **it was not idle**, so rates are below those of an idle machine, and ratios vary."
+        state += ": **the machine was not idle**, so rates are below those of an idle one, and ratios vary."
     facts = (
         f"`{recorded['command']}`: {recorded['model']}, n = {recorded['requests']} requests per row, median of "
         f"{recorded['repeats']}, batches of up to {recorded['batch_size']}, {recorded['machine']}, {recorded['date']}."

@@ -24,6 +24,7 @@ from r2t2_jax.errors import R2T2Error
 from r2t2_jax.runtime.typed_files import open_array, path_below, read_parquet
 
 AGAIN = "build or import the bank again"
+RECENT = 1024  # records that are kept: questions on one subject have the same neighbors
 _TEXTS = pa.list_(pa.string())
 SCHEMA = pa.schema(
     [
@@ -52,6 +53,7 @@ class Records(Sequence[Mapping[str, Any]]):
     def __init__(self, table: pa.Table | Path, rows: Int[np.ndarray, "N"] | None = None) -> None:
         self._source = table
         self._rows = rows
+        self._recent: dict[int, Mapping[str, Any]] = {}  # rows that were read one by one
 
     @cached_property
     def table(self) -> pa.Table:
@@ -71,7 +73,13 @@ class Records(Sequence[Mapping[str, Any]]):
     def __getitem__(self, i: int | slice) -> Mapping[str, Any] | Sequence[Mapping[str, Any]]:
         if isinstance(i, slice):
             return self.take(np.arange(len(self))[i])
-        return self.table.slice(range(self.table.num_rows)[i], 1).to_pylist()[0]
+        row = range(self.table.num_rows)[i]
+        record = self._recent.get(row)
+        if record is None:
+            if len(self._recent) >= RECENT:
+                self._recent.clear()
+            record = self._recent[row] = self.table.slice(row, 1).to_pylist()[0]
+        return record
 
     def __iter__(self) -> Iterator[Mapping[str, Any]]:
         for batch in self.table.to_batches():

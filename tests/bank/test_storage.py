@@ -8,12 +8,14 @@ import os
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from r2t2_jax.bank import Fingerprints, ReferenceBank
 from r2t2_jax.bank import manifest as digests
 from r2t2_jax.bank.concatenate import concatenate
+from r2t2_jax.bank.records import Records
 from r2t2_jax.bank.storage import open_files
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.method.kernels import Gaussian
@@ -243,3 +245,12 @@ def test_the_run_of_another_command_is_no_unfinished_bank(tmp_path):
     (tmp_path / "run.json").write_text('{"command": "eval"}')
     with pytest.raises(R2T2Error, match="holds a run of r2t2 eval, not a bank"):
         ReferenceBank.open(tmp_path)
+
+
+def test_a_record_is_decoded_once_while_it_is_recent(monkeypatch) -> None:
+    records = Records(pa.table({"id": [f"reference-{i}" for i in range(4)]}))
+    monkeypatch.setattr("r2t2_jax.bank.records.RECENT", 2)
+    assert records[1] is records[1] is records[-3]
+    assert [records[i]["id"] for i in (0, 3, 1)] == ["reference-0", "reference-3", "reference-1"]
+    with pytest.raises(IndexError):
+        records[4]

@@ -39,8 +39,9 @@ def test_the_table_of_rates_equals_the_recorded_numbers() -> None:
 
 
 def test_rates_are_those_of_the_further_references() -> None:
-    few, many = bank_rates.Usage(3.0, 4.0, 500.0), bank_rates.Usage(5.0, 8.0, 700.0)
-    assert bank_rates.rates(few, many, 800) == {
+    least, most = bank_rates.Usage(3.0, 4.0, 500.0), bank_rates.Usage(5.0, 8.0, 700.0)
+    assert bank_rates.rates(least, most, 200, 1000) == {
+        "whole_references_per_second": 200.0,
         "references_per_second": 400.0,
         "references_per_processor_second": 200.0,
         "memory_mib": 700,
