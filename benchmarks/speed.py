@@ -117,7 +117,7 @@ def compare(path: Path, threads: str, batches: Sequence[int], repeats: int, **se
             for name, by_batch in timings.items():
                 first, *seconds = (each[name] for each in rounds)
                 by_batch[str(batch)] = summary(first, seconds, batch)
-        torch.communicate()  # ends the process, so that the large product is timed alone
+        torch.communicate()  # wait for PyTorch's process to exit: `product_rate` runs without other work
         counted = json.loads(ours.communicate()[0].splitlines()[-1])
     for batch, flops in counted["flops_per_sample"].items():
         timings["ours"][batch]["flops_per_sample"] = flops
