@@ -1,7 +1,8 @@
 """Writes the numbers of a finished `r2t2 demo` run into README.md and docs/demo.md: `python -m benchmarks.demo_results
 out/demo`.
 
-The summary is kept in `benchmarks/results/demo.json` with machine and date; a test compares both pages with it.
+The summary is kept in `benchmarks/results/demo.json` with machine and date; a test compares both pages with it. The
+report of the run is written three times, to measure the time that it takes.
 README's row of the sparse model is from `benchmarks/results/sparse.json` (`python -m benchmarks.sparse`).
 """
 
@@ -9,6 +10,9 @@ from __future__ import annotations
 
 import datetime
 import json
+import statistics
+import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +23,7 @@ from benchmarks.pages import write_results
 from r2t2_jax.cli.demo import SPARSE
 from r2t2_jax.reporting.axes import Area, color_key, draw_axes, draw_legend, legend_height, name_axis, number_axis
 from r2t2_jax.reporting.drawing import Drawing
+from r2t2_jax.reporting.report import write_report
 from r2t2_jax.reporting.style import BLACK, BLUE, VERMILLION, new_drawing
 
 ROOT = Path(__file__).parent.parent
@@ -86,6 +91,11 @@ def page_results(recorded: Mapping[str, Any]) -> str:
     """The table of all strategies and its origin, as docs/demo.md shows them."""
     n = next(iter(recorded["summary"]["models"].values()))["n"]
     origin = f"`{recorded['command']}`, n = {n:,} test questions per model, {recorded['machine']}, {recorded['date']}."
+    report = recorded["report"]
+    origin += (
+        f" The report has {report['megabytes']:.2f} MB; writing it takes {report['seconds']:.1f} s (median of "
+        f"{report['repeats']}, from {report['least']:.1f} to {report['most']:.1f}), Python's imports not counted."
+    )
     return f"{results_table(recorded['summary'])}\n\n{origin}\n{sparse_table(recorded['summary'])}"
 
 
@@ -133,11 +143,25 @@ def write_readme() -> None:
     write_results(ROOT / "README.md", readme_results(recorded, sparse))
 
 
+def measure_report(run: Path, repeats: int = 3) -> dict[str, float]:
+    """Megabytes of the report of a run, and the seconds to write it: median, least and most."""
+    seconds = []
+    with tempfile.TemporaryDirectory() as folder:
+        for i in range(repeats):
+            start = time.perf_counter()
+            page = write_report(run, Path(folder) / f"{i}.html")
+            seconds.append(time.perf_counter() - start)
+        megabytes = page.stat().st_size / 1e6
+    median, least, most = statistics.median(seconds), min(seconds), max(seconds)
+    numbers = {"megabytes": megabytes, "seconds": median, "least": least, "most": most}
+    return {name: round(number, 2) for name, number in numbers.items()} | {"repeats": repeats}
+
+
 def main(run: tyro.conf.Positional[Path], machine: str = "2 CPU cores") -> None:
     """Record the summary of a run folder, and write both pages and the picture."""
     summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
     date = datetime.date.today().isoformat()
-    recorded = {"command": COMMAND, "machine": machine, "date": date, "summary": summary}
+    recorded = {"command": COMMAND, "machine": machine, "date": date, "report": measure_report(run), "summary": summary}
     RESULTS.write_text(json.dumps(recorded, indent=1) + "\n", encoding="utf-8")
     write_readme()
     write_results(ROOT / "docs" / "demo.md", page_results(recorded))

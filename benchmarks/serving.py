@@ -40,7 +40,7 @@ from r2t2_jax.serve import Settings
 from r2t2_jax.serve.app import Service, create_app
 from r2t2_jax.serve.guard import Access
 from r2t2_jax.serve.schemas import Rerouting
-from r2t2_jax.serve.server import bind, make_server, open_service, serve, share_cores
+from r2t2_jax.serve.server import bind, make_server, open_service, serve
 
 ROOT = Path(__file__).parent.parent
 RESULTS, PAGE = ROOT / "benchmarks" / "results" / "serving.json", ROOT / "docs" / "serve.md"
@@ -66,8 +66,6 @@ def main(
     recorded: dict[str, Any] = {"date": datetime.date.today().isoformat(), "machine": machine}
     recorded["command"] = " ".join(["python -m benchmarks.serving", *sys.argv[1:]])
     recorded |= {"cores": os.cpu_count(), "busy_cores_before": round(busy_cores(), 2)}
-    share_cores()
-    recorded["xla_threads"] = int(os.environ["NPROC"])
     recorded |= {"requests": requests, "repeats": repeats, "batch_size": batch_size, "model": MODEL}
     recorded["rows"] = measure(requests, clients, repeats, batch_size)
     RESULTS.write_text(json.dumps(recorded, indent=1) + "\n", encoding="utf-8")
@@ -124,9 +122,7 @@ def page_table(recorded: Mapping[str, Any]) -> str:
         "Clients run on the same machine, in one thread of a process of their own that writes prepared bytes. The bare "
         "loop runs the same compiled programs on the same questions in batches of the same size, in one thread: it "
         "prepares a batch, then computes it. It has no HTTP, JSON, base64 or PNG. The server does these while programs "
-        f"run, and runs two batches at a time if both are full. XLA's pool has {recorded['xla_threads']} thread(s) "
-        "(NPROC), for the server and for the bare loop. CPU milliseconds are the processor time of all threads of the "
-        "process."
+        "run. CPU milliseconds are the processor time of all threads of the process."
     )
     return "\n".join([*lines, "", facts, state, more, ""])
 

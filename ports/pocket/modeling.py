@@ -79,6 +79,20 @@ def gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
     return x * jax.nn.sigmoid(x * (1.5957691216 + 0.0713548163 * jnp.square(x)))
 
 
+def convolve_patches(conv: nnx.Conv, x: Float[Array, "*B rows columns channels"]) -> Float[Array, "*B i j c"]:
+    """A convolution whose windows do not overlap (stride = kernel size, no padding), as one product of all windows with
+    the kernel. On a CPU it takes less time than XLA's convolution.
+    """
+    assert conv.bias is not None
+    kernel = conv.kernel[...]
+    height, width, inside, outside = kernel.shape
+    *batch, rows, columns, _ = x.shape
+    windows = x.reshape(*batch, rows // height, height, columns // width, width, inside).swapaxes(-4, -3)
+    windows = windows.reshape(*windows.shape[:-3], height * width * inside)
+    products = windows @ kernel.reshape(-1, outside)
+    return products + jnp.broadcast_to(conv.bias[...], products.shape)
+
+
 class VisionEncoder(nnx.Module):
     """A small convolutional encoder: a few numbers for each cell of the image."""
 
@@ -93,10 +107,10 @@ class VisionEncoder(nnx.Module):
 
     def __call__(self, image: UInt8[Array, "*B 96 96 3"]) -> Float[Array, "*B I F"]:
         x = image.astype(jnp.float32) / 127.5 - 1.0
-        x = nnx.gelu(self.conv1(x))  # [*B, 32, 32, c1]
+        x = nnx.gelu(convolve_patches(self.conv1, x))  # [*B, 32, 32, c1]
         x = nnx.gelu(self.conv2(x))  # [*B, 16, 16, c2]
         x = nnx.gelu(self.conv3(x))  # [*B, 8, 8, c3]
-        x = nnx.gelu(self.conv4(x))  # [*B, 4, 4, c4]
+        x = nnx.gelu(convolve_patches(self.conv4, x))  # [*B, 4, 4, c4]
         x = x.reshape(*x.shape[:-3], -1, x.shape[-1])  # [*B, I, c4]
         return rms_norm(self.bottleneck(x + jnp.broadcast_to(self.position_embedding[...], x.shape)))
 

@@ -322,7 +322,7 @@ class ReferenceBank:
             None,
             routing=jnp.asarray(self.routing[rows]),
             weights=kernel_weights(kernel, neighbors.distances, neighbors.dots, neighbors.mask),
-            points=jnp.asarray(atlas.points),
+            points=self._points_on_device,
             point_losses=jnp.asarray(atlas.rows(rows, loss)),  # [B, K, G]
             slopes=None if atlas.slopes is None else jnp.asarray(atlas.slopes[rows], jnp.float32),
         )
@@ -334,9 +334,7 @@ class ReferenceBank:
             R2T2Error: the bank has no atlas.
         """
         rows = jnp.asarray(losses)[:, None]  # [B, 1, G]
-        return References(
-            None, weights=jnp.ones(rows.shape[:2]), points=jnp.asarray(self.require_atlas().points), point_losses=rows
-        )
+        return References(None, weights=jnp.ones(rows.shape[:2]), points=self._points_on_device, point_losses=rows)
 
     def require_atlas(self) -> Atlas:
         """The loss atlas.
@@ -351,6 +349,10 @@ class ReferenceBank:
     @cached_property
     def _routing_on_device(self) -> Float[Array, "N L E"]:
         return jnp.asarray(self.routing)
+
+    @cached_property
+    def _points_on_device(self) -> Float[Array, "G L E"]:
+        return jnp.asarray(self.require_atlas().points)
 
 
 def _select_records(records: Sequence[Mapping[str, Any]], rows: Int[np.ndarray, "n"]) -> Sequence[Mapping[str, Any]]:

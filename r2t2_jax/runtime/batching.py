@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from typing import Any, TypeVar
 
 import jax
@@ -126,9 +126,14 @@ def map_parts(function: Callable[[Any], Any], samples: Any, parts: int) -> Any:
     def run(part: Any) -> Any:
         return jax.block_until_ready(function(part))
 
-    with worker_threads(parts) as pool:
-        results = list(pool.map(run, _split(samples, parts=parts)))
+    results = list(_part_threads(parts).map(run, _split(samples, parts=parts)))
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[:count], *results)
+
+
+@cache
+def _part_threads(parts: int) -> ThreadPoolExecutor:
+    """Threads that stay: new ones for each call would take a tenth of the time of a short program."""
+    return ThreadPoolExecutor(parts, "r2t2-part")
 
 
 @partial(jax.jit, static_argnames="parts")

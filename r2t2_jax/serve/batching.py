@@ -30,16 +30,14 @@ class Batcher:
     """Answers questions in batches, in the order of arrival.
 
     A batch has questions of one group (`ServedQuestion.group`) and a size of `batch_sizes`, so that nothing is padded.
-    Groups whose strategy was not warmed up are answered one by one, so that one program is compiled for them. While a
-    batch runs, another one starts if it is full. A smaller one waits until no other runs, and at most `LINGER` seconds
-    for requests that are not queued yet.
+    Groups whose strategy was not warmed up are answered one by one, so that one program is compiled for them. One batch
+    runs at a time. One that is not full waits at most `LINGER` seconds for requests that are not queued yet.
 
     Args:
         answer: the questions of one group to their answers.
         places: requests that are read, wait or run at a time; further ones are refused.
         batch_size: the largest batch.
         metrics: counts batches and waiting questions.
-        programs: batches that run at a time, each in a thread.
     """
 
     def __init__(
@@ -48,7 +46,6 @@ class Batcher:
         places: int,
         batch_size: int,
         metrics: Metrics,
-        programs: int = 1,
     ) -> None:
         self._answer, self._places, self._sizes, self._metrics = answer, places, batch_sizes(batch_size), metrics
         self._waiting: deque[tuple[ServedQuestion, Pending, float]] = deque()
@@ -56,18 +53,14 @@ class Batcher:
         self._warm: set[str] = set()
         self._taken, self._seconds = 0, 0.1  # requests, and the recent time per question
         self._closing, self._ready = False, False
-        self._running = 0  # questions
-        self._threads = [
-            threading.Thread(target=self._work, args=(i == 0,), name=f"r2t2-device_{i}", daemon=True)
-            for i in range(programs)
-        ]
+        self._running = 0  # questions of the batch that runs
+        self._thread = threading.Thread(target=self._work, name="r2t2-device", daemon=True)
         self._warming: Sequence[ServedQuestion] = ()
 
     def start(self, warming: Sequence[ServedQuestion] = ()) -> None:
-        """Start the threads; the first answers these questions at every size, which compiles their programs."""
+        """Start the thread, which first answers these questions at every size, to compile their programs."""
         self._warming = warming
-        for thread in self._threads:
-            thread.start()
+        self._thread.start()
 
     @property
     def ready(self) -> bool:
@@ -103,9 +96,8 @@ class Batcher:
                 self._notify()
 
     def _notify(self) -> None:
-        """Wake a thread if a batch may start now."""
-        waiting = len(self._waiting)
-        if waiting >= self._sizes[-1] or (waiting and not self._running):
+        """Wake the thread if it waits for questions."""
+        if self._waiting and not self._running:
             self._changed.notify()
 
     def submit(self, question: ServedQuestion, reply: Pending | None = None) -> Pending:
@@ -127,26 +119,21 @@ class Batcher:
             self._closing = True
 
     def close(self) -> None:
-        """Drain, and wait until the threads have ended."""
+        """Drain, and wait until the thread has ended."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()
-        for thread in self._threads:
-            if thread.ident is not None:
-                thread.join()
+        if self._thread.ident is not None:
+            self._thread.join()
 
-    def _work(self, first: bool) -> None:
-        if first:
-            for question in self._warming:
-                self._warm_up(question)
-            with self._changed:
-                self._ready = True
-                self._metrics.ready.set(1)
-                self._changed.notify_all()
+    def _work(self) -> None:
+        for question in self._warming:
+            self._warm_up(question)
+        with self._changed:
+            self._ready = True
+            self._metrics.ready.set(1)
         while batch := self._next():
             self._run(batch)
-            with self._changed:
-                self._running -= len(batch)
 
     def _warm_up(self, question: ServedQuestion) -> None:
         """Compile the programs of a question at every size."""
@@ -163,37 +150,33 @@ class Batcher:
     def _next(self) -> list[tuple[ServedQuestion, Pending]]:
         """The next batch, without cancelled questions; empty once the queue is closed and empty."""
         with self._changed:
+            self._running = 0
             while not (batch := self._startable()):
                 if self._closing and not self._taken and not self._waiting:
                     return []
-                lingers = self._ready and self._waiting and not self._running
-                self._changed.wait(LINGER if lingers else 0.5 if self._closing else None)
-            self._running += len(batch)
+                self._changed.wait(LINGER if self._waiting else 0.5 if self._closing else None)
+            self._running = len(batch)
             chosen = {id(reply) for _, reply, _ in batch}
             self._waiting = deque(entry for entry in self._waiting if id(entry[1]) not in chosen)
-            self._notify()
         now = time.perf_counter()
         return [(replace(q, seconds={"queue": now - came, **q.seconds}), reply) for q, reply, came in batch]
 
     def _startable(self) -> list[tuple[ServedQuestion, Pending, float]]:
         """The questions of the next batch; none while it has to wait. Cancelled questions leave the queue."""
-        while self._ready:
+        while True:
             self._waiting = deque(entry for entry in self._waiting if not entry[1].cancelled())
             if not self._waiting:
-                break
+                return []
             first = self._waiting[0][0]
             same = [entry for entry in self._waiting if entry[0].group == first.group]
             warm = first.choice.strategy in self._warm
             size = max(size for size in self._sizes if size <= len(same) and (warm or size == 1))
-            full = warm and size == self._sizes[-1]
-            others = self._taken - self._running - len(self._waiting)  # being read, prepared or replied to
-            lingers = warm and others > 0 and time.perf_counter() - self._waiting[0][2] < LINGER
-            if not full and (self._running or lingers):
-                break
+            others = self._taken > len(self._waiting)  # requests that are being read, prepared or replied to
+            if warm and size < self._sizes[-1] and others and time.perf_counter() - self._waiting[0][2] < LINGER:
+                return []
             batch = [entry for entry in same[:size] if entry[1].set_running_or_notify_cancel()]
             if batch:
                 return batch
-        return []
 
     def _run(self, batch: Sequence[tuple[ServedQuestion, Pending]]) -> None:
         start = time.perf_counter()
@@ -207,7 +190,7 @@ class Batcher:
                 return
             batch[0][1].set_exception(_as_api_error(error))
             return
-        seconds = (time.perf_counter() - start) / max(len(batch), self._running)
+        seconds = (time.perf_counter() - start) / len(batch)
         self._seconds = 0.8 * self._seconds + 0.2 * seconds
         self._metrics.batch_size.observe(len(batch))
         for answer, (_, reply) in zip(answers, batch, strict=True):

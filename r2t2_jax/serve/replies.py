@@ -114,9 +114,10 @@ def rerouting_block(answered: AnsweredQuestion, returned: Sequence[str]) -> dict
             "after": _numbers(prediction.weights),
         }
     if "neighbors" in returned:
+        weights = _numbers([each.share for each in prediction.neighbors])
         block["neighbors"] = [
-            {"id": each.id, "question": each.question, "answer": each.answer, "weight": _numbers(each.share)}
-            for each in prediction.neighbors
+            {"id": each.id, "question": each.question, "answer": each.answer, "weight": weight}
+            for each, weight in zip(prediction.neighbors, weights, strict=True)
         ]
     if "path" in returned:
         block["path"] = {"weights": _numbers(prediction.path), "losses": _numbers(prediction.losses)}

@@ -129,6 +129,9 @@ class Rerouting(_Strict):
     )
 
 
+DEFAULTS = Rerouting()
+
+
 class ChatRequest(_Strict):
     """The body of `POST /v1/chat/completions`. Fields of type `Any` are accepted at neutral values only."""
 
@@ -184,7 +187,7 @@ class ChatRequest(_Strict):
     @property
     def rerouting(self) -> Rerouting:
         """The block `r2t2`, or its defaults."""
-        return self.r2t2 or Rerouting()
+        return self.r2t2 or DEFAULTS
 
 
 NEUTRAL: Mapping[str, tuple[Any, ...]] = {  # by field: values that ask for nothing

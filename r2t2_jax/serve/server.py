@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import signal
 import socket
 import sys
@@ -27,7 +26,6 @@ from r2t2_jax.errors import R2T2Error, missing_extra
 from r2t2_jax.evaluation.setup import open_port, reference_set, with_decoding
 from r2t2_jax.inference import open_references
 from r2t2_jax.methods import METHODS
-from r2t2_jax.runtime.batching import threads_at_a_time, usable_cores
 from r2t2_jax.runtime.compilation_cache import enable_compilation_cache
 from r2t2_jax.runtime.typed_files import read_text
 from r2t2_jax.serve import Settings
@@ -42,7 +40,7 @@ from r2t2_jax.serve.schemas import ApiError, Rerouting
 LOGGER = logging.getLogger("r2t2.serve")
 KEEP_ALIVE, MAX_CONNECTIONS = 5, 1024
 MIN_KEY = 8  # characters
-SWITCH_SECONDS = 2e-4  # that a thread keeps Python's lock while another waits for it; 5e-3 is Python's default
+SWITCH_SECONDS = 1e-4  # that a thread keeps Python's lock while another waits for it; 5e-3 is Python's default
 WARM_SIDE = 96  # pixels of the gray image with which programs are compiled where the bank has no image
 
 
@@ -85,7 +83,7 @@ def open_service(settings: Settings, port: Port | None = None) -> tuple[Service,
     if settings.bank is not None:
         read_manifest(settings.bank)  # before the model is loaded
     enable_compilation_cache()
-    # Each device thread waits for its program: on a CPU it runs the program itself, which saves a switch of threads.
+    # The device thread waits for its program: on a CPU it runs the program itself, which saves a switch of threads.
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     if port is None:
         port = with_decoding(open_port(settings.model, settings.embedder, settings.preset), settings.beams)
@@ -98,21 +96,12 @@ def open_service(settings: Settings, port: Port | None = None) -> tuple[Service,
         bank = open_references(port, settings.bank, samples)
     engine = Engine(port, bank, settings.strategy, settings.preset, settings.vmap_size)
     metrics = Metrics()
-    batcher = Batcher(engine.answer, settings.queue, settings.batch_size, metrics, threads_at_a_time())
+    batcher = Batcher(engine.answer, settings.queue, settings.batch_size, metrics)
     warm = tuple(dict.fromkeys((settings.strategy, *settings.warm)))
     aliases = tuple(dict.fromkeys(("base", *warm)))
     reader = ImageReader(settings.allow_image_host)
     service = Service(engine, batcher, metrics, reader, settings.model_name or port.name, aliases)
     return service, _warming(engine, warm)
-
-
-def share_cores() -> None:
-    """Let XLA's pool have half of the cores, unless `NPROC` is set. Without effect once JAX has a device.
-
-    On a CPU two programs run at a time. A program of small operations that is divided among all cores takes more
-    processor time and hardly less time, and the threads that read images and write replies wait for it.
-    """
-    os.environ.setdefault("NPROC", str(max(1, usable_cores() // 2)))
 
 
 def _warming(engine: Engine, strategies: Sequence[str]) -> list[ServedQuestion]:
@@ -177,7 +166,7 @@ def make_server(app: Any) -> Server:
 def serve(server: Server, service: Service, bound: socket.socket) -> None:
     """Serve until a signal; then answer the accepted requests, and return. Runs on uvloop where it is installed.
 
-    A device thread takes Python's lock after each program that it waits for. With Python's default the device has
+    The device thread takes Python's lock after each program that it waits for. With Python's default the device has
     nothing to do for milliseconds whenever another thread parses a request or writes a reply.
     """
     interval = sys.getswitchinterval()
@@ -218,7 +207,6 @@ def run_server(settings: Settings) -> None:
     Raises:
         R2T2Error: as `open_service`, `bind` and `mount_page`.
     """
-    share_cores()
     check_settings(settings)
     key = "" if settings.api_key_file is None else read_key(settings.api_key_file)
     logging.basicConfig(level=logging.WARNING, format="r2t2: %(message)s", stream=sys.stderr)

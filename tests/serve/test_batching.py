@@ -1,16 +1,12 @@
 """The queue: groups, sizes, cancelled clients, limits, warming up and draining."""
 
 import json
-import os
 import socket
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,7 +14,6 @@ import httpx
 import pytest
 
 from r2t2_jax.errors import R2T2Error
-from r2t2_jax.runtime.batching import usable_cores
 from r2t2_jax.serve import batching
 from r2t2_jax.serve.app import Service
 from r2t2_jax.serve.batching import Batcher, batch_sizes
@@ -55,10 +50,8 @@ class Device:
 
 
 @contextmanager
-def queue(
-    answer: Callable[..., Any], warming: Sequence[Any] = (), places: int = 16, programs: int = 1
-) -> Iterator[Batcher]:
-    batcher = Batcher(answer, places, 4, Metrics(), programs)
+def queue(answer: Callable[..., Any], warming: Sequence[Any] = (), places: int = 16) -> Iterator[Batcher]:
+    batcher = Batcher(answer, places, 4, Metrics())
     batcher.start(warming)
     try:
         yield batcher
@@ -94,33 +87,6 @@ def test_strategies_that_were_not_warmed_up_are_answered_one_by_one() -> None:
         device.released.set()
         assert [reply.result() for reply in replies] == ["a", "b", "c"]
     assert device.batches == [["a"], ["b"], ["c"]]
-
-
-def test_a_full_batch_starts_while_another_one_runs_and_a_smaller_one_waits() -> None:
-    device = Device()
-    device.released.set()
-    with queue(device, [Stub("warm")], programs=2) as batcher:
-        assert batcher.submit(Stub("a")).result() == "a"
-        first_runs, second_runs, release_first = threading.Event(), threading.Event(), threading.Event()
-        batches = list[list[str]]()
-
-        def answer(questions: Sequence[Any]) -> list[Any]:
-            names = [question.name for question in questions]
-            batches.append(names)
-            if names == ["b"]:
-                first_runs.set()
-                assert second_runs.wait() and release_first.wait()
-            second_runs.set()
-            return names
-
-        batcher._answer = answer  # type: ignore[method-assign, assignment]
-        first = batcher.submit(Stub("b"))
-        first_runs.wait()
-        replies = [batcher.submit(Stub(name)) for name in "cdefg"]
-        assert [reply.result() for reply in replies[:4]] == ["c", "d", "e", "f"]  # while the first batch runs
-        assert not first.done() and not replies[4].running() and batches == [["b"], ["c", "d", "e", "f"]]
-        release_first.set()
-        assert (first.result(), replies[4].result()) == ("b", "g")
 
 
 @pytest.mark.parametrize("leaves", [False, True])
@@ -278,24 +244,3 @@ def test_a_server_that_ends_finishes_what_it_accepted_and_refuses_the_rest(live:
         assert httpx.get(f"{server.url}/ready", timeout=None).status_code == 503
         released.set()
         assert accepted.result().status_code == 200
-
-
-POOL = """
-from pathlib import Path
-import jax
-from r2t2_jax.serve.server import share_cores
-share_cores()
-jax.devices()
-print(sum(file.read_text() == "tf_XLAEigen\\n" for file in Path("/proc/self/task").glob("*/comm")))
-"""
-
-
-@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="the system does not list threads by name")
-@pytest.mark.parametrize(("given", "threads"), [(None, max(1, usable_cores() // 2)), ("3", 3)])
-def test_xla_has_half_of_the_cores_or_as_many_as_the_environment_says(given: str | None, threads: int) -> None:
-    ours = ("NPROC", "XLA_FLAGS")  # tests have several devices, each with a thread
-    environment = {name: value for name, value in os.environ.items() if name not in ours}
-    environment |= {} if given is None else {"NPROC": given}
-    command = [sys.executable, "-c", POOL]
-    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True, text=True)
-    assert int(done.stdout) == threads
