@@ -75,7 +75,7 @@ class AtlasPlan:
     drawn: int = 106
     choosing: int = 1000
     k: int = 20
-    batch: int = 50
+    batch: int = 48
     seed: int = 0
     kind: PointsKind = "auto"
 

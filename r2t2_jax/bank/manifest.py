@@ -129,7 +129,9 @@ def image_digest(image: np.ndarray | None) -> str:
     if image is None:
         return ""
     pixels = np.ascontiguousarray(image)
-    return hashlib.sha256(f"{pixels.dtype}{pixels.shape}".encode() + pixels.tobytes()).hexdigest()
+    digest = hashlib.sha256(f"{pixels.dtype}{pixels.shape}".encode())
+    digest.update(pixels)
+    return digest.hexdigest()
 
 
 MANIFEST, RECORDS, EMBEDDINGS, ROUTING = "bank.json", "records.parquet", "embeddings.npy", "routing.npy"

@@ -53,7 +53,7 @@ class BankBuild:
     """Also store the model's features of each sample. They take much space; otherwise they are computed again."""
     seed: int = 0
     """Seed of the choice and the order of the questions."""
-    batch_size: int = 50
+    batch_size: int = 48
     """Questions per batch."""
     dry_run: bool = False
     """Print the plan, and compute nothing."""
@@ -133,7 +133,7 @@ class BankAtlas:
     16 experts, shifts with more."""
     seed: int = 0
     """Seed of the random candidates."""
-    batch_size: int = 50
+    batch_size: int = 48
     """References per batch."""
     dry_run: bool = False
     """Print the plan, and compute nothing."""

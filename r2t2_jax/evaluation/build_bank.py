@@ -24,7 +24,7 @@ from r2t2_jax.bank.storage import BankRows, install, write_files
 from r2t2_jax.contract import Port, Sample
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.evaluation.collect_bank import collect_references, labels
-from r2t2_jax.evaluation.encode import prepare_questions
+from r2t2_jax.evaluation.encode import BATCH, prepare_questions
 from r2t2_jax.evaluation.question_sets import QuestionSet, sample_names
 from r2t2_jax.evaluation.records import SHOWN, hardly_any, low_score_warning
 from r2t2_jax.evaluation.setup import ModelSource
@@ -63,7 +63,7 @@ class BankConfig:
     limit: int = 5000
     keep: Literal["all", "correct"] = "all"
     features: bool = False
-    batch: int = 50
+    batch: int = BATCH
 
     def __post_init__(self) -> None:
         if self.limit < 1:

@@ -21,7 +21,7 @@ GROUP, MERGED = 16, 4  # scores of a group, and groups of which one maximum boun
 SPARSE = 8  # times as many maxima as neighbors, where there are enough rows: the bound is then close to the score
 ERROR = 1e-6  # of |q| |x| and of |x|^2 / 2: bounds the rounding of a score
 SMALL = 1 << 24  # multiplications of a product that one thread computes in about half a millisecond
-ONE_THREAD = 1 << 17  # multiplications of a product that OpenBLAS leaves to one thread; more take longer each
+ONE_THREAD = 1 << 17  # multiplications of a product that OpenBLAS computes in one thread, in the least time for each
 MANY = 64  # a query with more pairs than this and 2 k has equal references
 
 

@@ -28,7 +28,6 @@ def test_the_results_are_those_recorded() -> None:
     assert rows == expected
     assert f"{recorded['machine']}, {recorded['date']}" in PAGE and f"n = {recorded['requests']}" in PAGE
     assert f"Other processes used {recorded['busy_cores_before']:.1f} of {recorded['cores']} cores" in PAGE
-    assert f"XLA's pool has {recorded['xla_threads']} thread" in PAGE
 
 
 def test_the_limits_are_those_of_the_code() -> None:
