@@ -130,7 +130,7 @@ def image_digest(image: np.ndarray | None) -> str:
         return ""
     pixels = np.ascontiguousarray(image)
     digest = hashlib.sha256(f"{pixels.dtype}{pixels.shape}".encode())
-    digest.update(pixels)
+    digest.update(pixels.data)
     return digest.hexdigest()
 
 

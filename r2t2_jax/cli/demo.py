@@ -94,12 +94,13 @@ class Demo:
         data = self._data()
         tests, references = (load_dataset(**data[role]) for role in ("tests", "references"))
         ports = with_embedder([load(name) for name in (*GATES, *(() if self.quick else (SPARSE,)))], self.embedder)
+        rows = None
         with self._open(data, ports, tests, references) as run:
             if not run.complete:
                 self._compute(run, ports, references, tests)
-                for table in ("rows", "references"):
-                    run.export(table)
                 rows, records = run.table("rows"), run.table("references")
+                run.export("rows", rows)
+                run.export("references", records)
                 numbers = {
                     port.name: _summarize(rows, records, port, *_samples_of(port, references, tests), self.quick)
                     for port in ports
@@ -112,7 +113,7 @@ class Demo:
         if self.json:
             print_json(saved.summary)
             return
-        seconds, rows = saved.seconds_per_sample, saved.rows
+        seconds, rows = saved.seconds_per_sample, saved.rows if rows is None else rows
         for model, summary in models_of(saved.summary, self.out).items():
             _print_model(console, rows, seconds, model, summary)
         console.print(

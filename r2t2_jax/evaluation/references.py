@@ -267,6 +267,15 @@ def neighbor_quality(share: Float[np.ndarray, "B"], right: Bool[np.ndarray, "B"]
     return quality
 
 
+def _smallest(values: Float[np.ndarray, "N"], k: int) -> list[int]:
+    """Positions of the k smallest values, in order; of equal ones the first, as a stable sort of all has them."""
+    if k < len(values):
+        candidates = np.flatnonzero(values <= np.partition(values, k - 1)[k - 1])
+    else:
+        candidates = np.arange(len(values))
+    return candidates[np.argsort(values[candidates], kind="stable")][:k].tolist()
+
+
 def right_without_image(
     embedder: Embedder, references: Sequence[Sample], samples: Sequence[Sample], metric: Metric
 ) -> Bool[np.ndarray, "B"]:
@@ -277,7 +286,8 @@ def right_without_image(
     """
     reference_vectors = embedder.embed([reference.question for reference in references])
     vectors = embedder.embed([sample.question for sample in samples])
-    nearest = np.argsort(-vectors @ reference_vectors.T, axis=1, kind="stable")[:, :VOTERS]
-    votes = [Counter(references[j].answers[0] for j in row) for row in nearest.tolist()]
+    votes = [
+        Counter(references[j].answers[0] for j in _smallest(row, VOTERS)) for row in -vectors @ reference_vectors.T
+    ]
     answers = [vote.most_common(1)[0][0] for vote in votes]
     return np.array([metric(*pair) >= CORRECT for pair in zip(answers, samples, strict=True)])

@@ -45,6 +45,7 @@ from r2t2_jax.runs.batch_files import (
     read_batch,
     read_table,
     saved_batches,
+    write_table,
 )
 from r2t2_jax.runs.fingerprint import check_fingerprint, fingerprinted, with_current_settings
 from r2t2_jax.runs.folder import (
@@ -299,11 +300,19 @@ class Run:
         """The median seconds per sample of each part, and of each name recorded by `time`."""
         return seconds_per_sample(self.folder)
 
-    def export(self, name: str = "rows") -> Path:
-        """Write a table as `<name>.parquet`, for readers other than this package, and return the file's path."""
+    def export(self, name: str = "rows", table: pa.Table | None = None) -> Path:
+        """Write a table as `<name>.parquet`, for readers other than this package, and return the file's path.
+
+        Args:
+            name: of the table.
+            table: its rows, if they are in memory; by default they are read a row group at a time.
+        """
         path = self.folder / f"{name}.parquet"
         with reraise_oserror(f"cannot write {path}"):
-            export_table(path, self._batches.saved, self.plan, self.plan.of_table(name))
+            if table is not None:
+                write_table(path, table)
+            else:
+                export_table(path, self._batches.saved, self.plan, self.plan.of_table(name))
         return path
 
     def finish(self, summary: Mapping[str, Any]) -> None:

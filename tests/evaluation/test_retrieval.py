@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from r2t2_jax.contract import Sample
-from r2t2_jax.evaluation.references import neighbor_quality, right_without_image, same_experts
+from r2t2_jax.evaluation.references import _smallest, neighbor_quality, right_without_image, same_experts
 from r2t2_jax.metrics import get_metric
 
 
@@ -50,3 +50,10 @@ def test_without_the_image_the_most_frequent_answer_of_similar_questions_is_give
         Letters(), references, [sample("a", "yes"), sample("a", "no"), sample("b", "no")], get_metric("exact_match")
     )
     assert right.tolist() == [True, False, True]
+
+
+def test_the_smallest_values_are_those_of_a_stable_sort() -> None:
+    rng = np.random.default_rng(0)
+    for n, k in zip(rng.integers(1, 60, 200).tolist(), rng.integers(1, 12, 200).tolist(), strict=True):
+        values = rng.integers(0, 8, n).astype(np.float32)  # with many equal ones
+        assert _smallest(values, k) == np.argsort(values, kind="stable")[:k].tolist()

@@ -44,12 +44,13 @@ def test_a_plan_depends_on_the_settings_only() -> None:
         Plan([Part("a", 0, 1)])
 
 
-def test_rows_are_read_in_the_order_of_the_plan(tmp_path: Path) -> None:
+@pytest.mark.parametrize("in_memory", [False, True])
+def test_rows_are_read_in_the_order_of_the_plan(tmp_path: Path, in_memory: bool) -> None:
     with begin(tmp_path / "run") as run:
         for batch in reversed(list(run.missing())):
             run.append(batch, [{"part": batch.part, "sample": sample} for sample in range(batch.start, batch.stop)])
         assert run.rows_of("b").to_pylist() == [{"part": "b", "sample": 0}, {"part": "b", "sample": 1}]
-        run.export()
+        run.export("rows", run.table() if in_memory else None)
         run.finish({"n": 7})
     saved = open_run(tmp_path / "run")
     assert saved.rows["part"].to_pylist() == ["a"] * 5 + ["b"] * 2
