@@ -10,20 +10,23 @@ from typing import Any
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.runs.plan import Batch
 
+LONGEST = 60.0  # seconds that a batch waits for other processes
+
 
 def create(
     power: int,
     poison: int = -1,
     refuse: int = -1,
     pids: str = "",
-    seconds: float = 0.0,
     processes: int = 0,
+    until: str = "",
     killed: str = "",
 ) -> Callable[..., Any]:
     """A function that raises numbers to a power.
 
     `poison` kills its process, `refuse` is bad input. A process that has a batch writes its id into the folder `pids`,
-    and computes when `processes` of them have one. The process that creates the file `killed` is killed in its batch.
+    and computes when `processes` of them have one and the file `until` exists, or after `LONGEST` seconds. The process
+    that creates the file `killed` is killed in its batch.
     """
     if power < 0:
         raise R2T2Error("the power must not be negative")
@@ -31,8 +34,8 @@ def create(
     def work(batch: Batch, payload: list[int]) -> list[dict[str, int]]:
         if pids:
             (Path(pids) / str(os.getpid())).touch()
-        time.sleep(seconds)
-        while pids and len(list(Path(pids).iterdir())) < processes:
+        end = time.monotonic() + LONGEST
+        while time.monotonic() < end and not (enough(pids, processes) and (not until or Path(until).exists())):
             time.sleep(0.05)
         if killed and created(Path(killed)):
             os.kill(os.getpid(), signal.SIGKILL)
@@ -43,6 +46,11 @@ def create(
         return [{"i": i, "value": i**power} for i in payload]
 
     return work
+
+
+def enough(pids: str, processes: int) -> bool:
+    """Whether as many processes have written their ids into the folder."""
+    return not pids or len(list(Path(pids).iterdir())) >= processes
 
 
 def created(path: Path) -> bool:

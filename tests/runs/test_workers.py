@@ -105,12 +105,16 @@ def test_a_worker_that_joins_late_computes_too(nodes: Any, tmp_path: Path) -> No
 def test_a_removed_node_loses_no_batch(nodes: Any, tmp_path: Path) -> None:
     log: list[str] = []
     extra = [nodes.add_node(num_cpus=1)]
+    pids, removed = tmp_path / "pids", tmp_path / "removed"
+    pids.mkdir()
 
     def remove() -> None:
-        if extra and len(list(tmp_path.iterdir())) == 3:
+        if extra and len(list(pids.iterdir())) == 3:  # each has a batch, and keeps it until `removed` exists
             nodes.remove_node(extra.pop(), allow_graceful=False)
+        elif log:  # not before: the worker outlives its node by a moment, in which it could return its batch
+            removed.touch()
 
     config = WorkerConfig(nodes.address, 3)
-    assert run(config, log, check=remove, pids=str(tmp_path), processes=3, seconds=0.3) == EXPECTED
+    assert run(config, log, check=remove, pids=str(pids), processes=3, until=str(removed)) == EXPECTED
     assert not extra
     assert any("goes to another worker" in line for line in log)
