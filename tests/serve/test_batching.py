@@ -3,6 +3,7 @@
 import json
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -99,6 +100,8 @@ def test_a_question_waits_for_a_request_that_is_being_read(monkeypatch: pytest.M
         with batcher.place():
             with batcher.place():
                 first = batcher.submit(Stub("a"))
+                time.sleep(0.2)  # in which it would start if it did not wait
+                assert not first.running() and not first.done()
                 if not leaves:
                     batcher.submit(Stub("b"))
             assert first.result() == "a"

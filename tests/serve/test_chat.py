@@ -64,6 +64,9 @@ def test_answers_are_those_of_r2t2_answer_whichever_wait_together(client: openai
         np.testing.assert_allclose(routing["before"], expected.router_weights, atol=1e-6)
         neighbors = [(each["question"], each["answer"]) for each in reply.r2t2["neighbors"]]
         assert neighbors == [(each.question, each.answer) for each in expected.neighbors]
+        weights = [each["weight"] for each in reply.r2t2["neighbors"]]
+        np.testing.assert_allclose(weights, [each.share for each in expected.neighbors], atol=1e-6)
+        assert len(set(weights)) > 1  # their order can be seen
         assert reply.r2t2["evaluations"] == expected.evaluations
         changed += expected.before != expected.after
     assert changed

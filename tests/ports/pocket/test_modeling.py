@@ -9,7 +9,7 @@ from flax import nnx
 from ports.pocket.attention import attend
 from ports.pocket.config import PocketConfig
 from ports.pocket.model import PocketModel
-from ports.pocket.modeling import PocketInputs, count_parameters, create, fake_inputs
+from ports.pocket.modeling import PocketInputs, convolve_patches, count_parameters, create, fake_inputs
 from ports.pocket.tokenizer import BEGIN, END, PAD
 from r2t2_jax.contract import RoutedModel
 from r2t2_jax.routing import Routing
@@ -68,6 +68,16 @@ def test_mixing_is_the_formula_written_out(pocket, features):
         x = x + float(mixer.scale[...]) * total
     expected = x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-5)
     np.testing.assert_allclose(net.combine_experts(features, weights), expected, atol=2e-5)
+
+
+@pytest.mark.parametrize("batch", [(), (2, 3)])
+@pytest.mark.parametrize("window", [(3, 3), (2, 4)])
+def test_a_product_of_windows_is_the_convolution(window, batch):
+    conv = nnx.Conv(
+        5, 7, window, strides=window, padding="VALID", rngs=nnx.Rngs(0), bias_init=nnx.initializers.normal()
+    )
+    x = jax.random.normal(jax.random.key(1), (*batch, 6, 8, 5) if window == (2, 4) else (*batch, 6, 9, 5))
+    np.testing.assert_allclose(convolve_patches(conv, x), conv(x), atol=1e-5)
 
 
 def test_attention_and_its_gradient_are_those_of_the_formula():
