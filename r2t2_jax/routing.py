@@ -122,18 +122,19 @@ class RoutingSpec:
             return np.ones(self.shape, bool)
         return np.asarray([[e in row for e in range(self.num_experts)] for row in self.support])
 
-    def one_hot_experts(self, experts: Sequence[str]) -> Float[Array, "L E"]:
+    def one_hot_experts(self, experts: Sequence[str]) -> Float[np.ndarray, "L E"]:
         """Equal weight on the named experts in every layer; a group without a named expert stays uniform."""
         unknown = [name for name in experts if name not in self.experts]
         if unknown:
             raise R2T2Error(f"unknown experts {unknown}; this model has {list(self.experts)}")
-        named = jnp.broadcast_to(jnp.asarray([name in experts for name in self.experts]), self.shape)
-
-        def select(named: Array, support: Array) -> Array:
-            inside = named & support
-            return jnp.where(inside.any(axis=-1, keepdims=True), inside, support)
-
-        return uniform(self, by_group(self, select, named, jnp.asarray(self.support_mask())))
+        support = self.support_mask()
+        named = support & np.array([name in experts for name in self.experts])
+        weights = np.zeros(self.shape, np.float32)  # on the host: JAX would compile each operation
+        for group in map(list, self.groups):
+            inside = named[:, group]
+            chosen = np.where(inside.any(axis=-1, keepdims=True), inside, support[:, group])
+            weights[:, group] = chosen / np.maximum(chosen.sum(axis=-1, keepdims=True), 1)
+        return weights
 
 
 def by_group(spec: RoutingSpec, function: Callable[..., Array], *arrays: Array) -> Array:

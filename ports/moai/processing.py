@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 from jaxtyping import Bool, Int
 
@@ -198,16 +198,17 @@ class MoAIProcessor:
         )  # [B, T]
         texts = [self.tokenizer.verbalization(verbalize(record, self.config.image_size)) for record in records]
         verbalization, verbalization_mask = pad_left(texts, VERBALIZATION_BUCKET, self.config.pad_id)
-        return MoAIInputs(
-            image=jnp.asarray(np.stack([fit(sample.pixels(), self.config.image_size) for sample in samples])),
-            segments=jnp.asarray(np.stack([self._map(record) for record in records])),
-            tokens=jnp.asarray(tokens),
-            mask=jnp.asarray(mask),
-            before_image=jnp.asarray(before),
-            language=jnp.asarray(mask),
-            verbalization=jnp.asarray(verbalization),
-            verbalization_mask=jnp.asarray(verbalization_mask),
-        )
+        leaves: dict[str, Any] = {
+            "image": np.stack([fit(sample.pixels(), self.config.image_size) for sample in samples]),
+            "segments": np.stack([self._map(record) for record in records]),
+            "tokens": tokens,
+            "mask": mask,
+            "before_image": before,
+            "language": mask,
+            "verbalization": verbalization,
+            "verbalization_mask": verbalization_mask,
+        }
+        return MoAIInputs(**leaves)
 
     def _record(self, sample: Sample) -> AuxRecord:
         """The record of the sample's image; an augmented copy has the record of its original."""
@@ -239,7 +240,7 @@ class MoAIProcessor:
         for row, ids in zip(tokens, rows, strict=True):
             row[: len(ids)] = ids
         mask = np.arange(length)[None] < np.array([len(ids) for ids in rows])[:, None]
-        return MoAIAnswer(jnp.asarray(tokens), jnp.asarray(mask))
+        return MoAIAnswer(*jax.device_put((tokens, mask)))
 
     def decode(self, tokens: Int[np.ndarray, "B A"]) -> list[str]:
         """Generated tokens to answers."""

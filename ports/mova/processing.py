@@ -99,12 +99,13 @@ def patch_grid(height: int, width: int, max_patches: int, size: int) -> tuple[in
 def views_of(image: Pixels, config: MovaConfig) -> ImageViews:
     """The four views of one image, on the device."""
     tile = config.clip.image_size
-    return ImageViews(
-        clip=jnp.asarray(normalize_image(image, tile, CLIP_MEAN, CLIP_STD)),
-        dinov2=jnp.asarray(normalize_image(image, tile, config.dinov2_mean, config.dinov2_std)),
-        high=jnp.asarray(normalize_image(image, config.high_size, config.high_mean, config.high_std)),
-        patches=jnp.asarray(flattened_patches(image, config.max_patches, config.pix2struct.patch_size)),
+    views = (
+        normalize_image(image, tile, CLIP_MEAN, CLIP_STD),
+        normalize_image(image, tile, config.dinov2_mean, config.dinov2_std),
+        normalize_image(image, config.high_size, config.high_mean, config.high_std),
+        flattened_patches(image, config.max_patches, config.pix2struct.patch_size),
     )
+    return ImageViews(*jax.device_put(views))  # once, for up to eight programs
 
 
 @partial(jax.jit, static_argnames="model")

@@ -50,7 +50,7 @@ class PocketProcessor:
     def answer_ids(self, answers: Sequence[str]) -> PocketAnswer:
         """Answer tokens, end-of-turn token included; every leaf has a leading axis B."""
         tokens, mask = self.tokenizer.pad_answers(answers, self.config.answer_length)
-        return PocketAnswer(jnp.asarray(tokens), jnp.asarray(mask))
+        return PocketAnswer(*jax.device_put((tokens, mask)))
 
     def decode(self, tokens: Int[np.ndarray, "B A"]) -> list[str]:
         """Generated tokens to text."""

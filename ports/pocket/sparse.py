@@ -98,7 +98,7 @@ class SparseWeights:
     """The content of the weights folder."""
 
     config: QwenVLConfig
-    arrays: Mapping[str, Array]
+    arrays: Mapping[str, np.ndarray]
     fingerprint: str
     presets: Mapping[str, Any]
 
@@ -116,7 +116,7 @@ class SparseWeights:
             if value is None or value.shape != leaf.shape:
                 has = "is missing" if value is None else f"has shape {value.shape}, not {leaf.shape}"
                 raise R2T2Error(f"weights of pocket:sparse: {name} {has}; {_REBUILD}")
-            return value.astype(leaf.dtype)
+            return jax.device_put(value.astype(leaf.dtype))
 
         filled = jax.tree_util.tree_map_with_path(put, shapes)
         if arrays:
@@ -137,7 +137,7 @@ def read_sparse(folder: Path = WEIGHTS) -> SparseWeights:
         if digest != described["sha256"]:
             raise R2T2Error(f"weights of pocket:sparse in {folder} are damaged (sha256 {digest[:8]}...); {_REBUILD}")
         with np.load(io.BytesIO(packed), allow_pickle=False) as file:
-            arrays = {name: jnp.asarray(file[name].view(jnp.bfloat16)) for name in file.files}
+            arrays = {name: file[name].view(jnp.bfloat16) for name in file.files}
         config = config_from_json(QwenVLConfig, described["config"])
         presets = folder / "presets.json"
         return SparseWeights(config, arrays, digest[:8], read_object(presets) if presets.exists() else {})

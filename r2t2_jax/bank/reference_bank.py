@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
@@ -302,7 +301,7 @@ class ReferenceBank:
         rows = np.asarray(neighbors.indices)  # [B, K]; on the host, since the features may live there
         samples = (reader or self.samples)(rows.ravel()) if features else (None, None)
         neighbor_features, answers, routing = jax.tree.map(
-            lambda leaf: jnp.asarray(leaf.reshape(rows.shape + leaf.shape[1:])),  # [B, K, ...]
+            lambda leaf: jax.device_put(leaf.reshape(rows.shape + leaf.shape[1:])),  # [B, K, ...]
             (*samples, self.routing[rows.ravel()]),
         )
         weights = kernel_weights(kernel, neighbors.distances, neighbors.dots, neighbors.mask)
@@ -320,11 +319,11 @@ class ReferenceBank:
         atlas = self.require_atlas()
         return References(
             None,
-            routing=jnp.asarray(self.routing[rows]),
+            routing=jax.device_put(self.routing[rows]),
             weights=kernel_weights(kernel, neighbors.distances, neighbors.dots, neighbors.mask),
             points=self._points_on_device,
-            point_losses=jnp.asarray(atlas.rows(rows, loss)),  # [B, K, G]
-            slopes=None if atlas.slopes is None else jnp.asarray(atlas.slopes[rows], jnp.float32),
+            point_losses=jax.device_put(atlas.rows(rows, loss)),  # [B, K, G]
+            slopes=None if atlas.slopes is None else jax.device_put(np.asarray(atlas.slopes[rows], np.float32)),
         )
 
     def atlas_references_from(self, losses: Float[np.ndarray, "B G"]) -> References:
@@ -333,8 +332,8 @@ class ReferenceBank:
         Raises:
             R2T2Error: the bank has no atlas.
         """
-        rows = jnp.asarray(losses)[:, None]  # [B, 1, G]
-        return References(None, weights=jnp.ones(rows.shape[:2]), points=self._points_on_device, point_losses=rows)
+        weights, rows = jax.device_put((np.ones((len(losses), 1), np.float32), losses[:, None]))  # [B, 1], [B, 1, G]
+        return References(None, weights=weights, points=self._points_on_device, point_losses=rows)
 
     def require_atlas(self) -> Atlas:
         """The loss atlas.
@@ -348,11 +347,11 @@ class ReferenceBank:
 
     @cached_property
     def _routing_on_device(self) -> Float[Array, "N L E"]:
-        return jnp.asarray(self.routing)
+        return jax.device_put(self.routing)
 
     @cached_property
     def _points_on_device(self) -> Float[Array, "G L E"]:
-        return jnp.asarray(self.require_atlas().points)
+        return jax.device_put(self.require_atlas().points)
 
 
 def _select_records(records: Sequence[Mapping[str, Any]], rows: Int[np.ndarray, "n"]) -> Sequence[Mapping[str, Any]]:

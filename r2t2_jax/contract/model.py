@@ -151,5 +151,5 @@ def support_of(
     """
     own = getattr(model, "support", None)
     if own is None:
-        return jnp.asarray(np.broadcast_to(model.spec.support_mask(), np.shape(routing)))
+        return jax.device_put(np.broadcast_to(model.spec.support_mask(), np.shape(routing)))
     return jnp.broadcast_to(own(features), np.shape(routing))

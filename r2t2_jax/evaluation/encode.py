@@ -11,7 +11,6 @@ from functools import lru_cache
 from typing import Any, cast
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 from tqdm import tqdm
@@ -149,10 +148,11 @@ def _task_routing(port: Port, samples: Sequence[Sample]) -> Float[Array, "B L E"
     if not all(sample.experts for sample in samples) or named.isdisjoint(port.model.spec.experts):
         return None
     model = cast(Hashable, port.model)  # jit takes it as a static argument
-    return jnp.asarray(np.stack([_one_hot(model, tuple(sample.experts)) for sample in samples]))
+    return jax.device_put(np.stack([_one_hot(model, tuple(sample.experts)) for sample in samples]))
 
 
 @lru_cache(maxsize=1024)  # the same few sets in every batch
 def _one_hot(model: Any, experts: tuple[str, ...]) -> Float[np.ndarray, "L E"]:
     """Equal weight on the named experts in every layer."""
-    return np.asarray(model.spec.one_hot_experts(experts))
+    weights: np.ndarray = model.spec.one_hot_experts(experts)
+    return weights

@@ -13,7 +13,6 @@ from functools import cached_property
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
@@ -95,7 +94,7 @@ class BatchNeighbors:
                 return references
             assert neighbors is not None
             remembered = index.memory.routing[name][np.asarray(neighbors.indices)]
-            return replace(references, routing=jnp.asarray(remembered))
+            return replace(references, routing=jax.device_put(remembered))
         if strategy.atlas.source == "neighbors":
             assert neighbors is not None
             assert strategy.kernel is not None

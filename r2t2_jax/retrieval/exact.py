@@ -193,9 +193,9 @@ class ExactIndex:
         padded = np.concatenate([queries, np.repeat(queries[-1:], QUERIES - len(queries), axis=0)])
         propose = partial(_candidates, metric=self.metric, count=count, size=len(self))
         if mesh is None:
-            scores, indices = propose(embeddings, jnp.asarray(padded))
+            scores, indices = propose(embeddings, padded)
         else:
-            scores, indices = _on_each_device(mesh, propose)(embeddings, jnp.asarray(padded))
+            scores, indices = _on_each_device(mesh, propose)(embeddings, padded)
         scores, indices = (np.asarray(array)[: len(queries)] for array in (scores, indices))  # [B, C] or [B, P C]
         indices = np.where(np.isneginf(scores), -1, indices)
         best = np.lexsort((indices, -scores), axis=-1)[:, :count]

@@ -142,7 +142,7 @@ Selector = NearestNeighbors | EpsilonBall | RandomNeighbors | ShuffledNeighbors
 
 def sample_keys(seed: int, numbers: Int[np.ndarray, "B"] | Int[Array, "B"]) -> Key[Array, "B"]:
     """One key per sample, from the seed and the sample's number, so that it does not depend on the batch."""
-    return _sample_keys(jnp.asarray(numbers), seed=int(seed))
+    return _sample_keys(numbers, seed=int(seed))
 
 
 @partial(jax.jit, static_argnames="seed")
@@ -216,7 +216,7 @@ def select(
     assert selector.k is not None
     check_search(index, queries, selector.k)
     if isinstance(index, ExactIndex) and not index.on_host:
-        return _select(selector, index, jnp.asarray(queries), keys)
+        return _select(selector, index, queries, keys)
     nearest: Any = index.search(np.asarray(queries), selector.k).indices.astype(np.int32)
     drawn = isinstance(selector, RandomNeighbors | ShuffledNeighbors)
     choices = _choose(selector, nearest, keys, n=len(index)) if drawn else Choice(nearest, nearest)

@@ -48,12 +48,12 @@ def fit_predictor(
         top: the largest loss there can be, in the units of the predictions.
         seed: of the initial weights and of the order of the references.
     """
-    return Network(_fit(jnp.asarray(embeddings), jnp.asarray(losses) / top, jax.random.key(seed)), top)
+    return Network(_fit(embeddings, np.asarray(losses, np.float32) / np.float32(top), jax.random.key(seed)), top)
 
 
 def predict_losses(network: Network, queries: Float[np.ndarray, "B M"]) -> Float[np.ndarray, "B G"]:
     """Losses at the atlas's points, predicted from the embeddings of the test samples."""
-    return np.asarray(_predict(network.layers, jnp.asarray(queries))) * network.top
+    return np.asarray(_predict(network.layers, queries)) * network.top
 
 
 @jax.jit
@@ -101,7 +101,6 @@ def train_gate(port: Port, features: Features, answers: Answer, seed: int = 0) -
         R2T2Error: the port has no path of its gate.
     """
     selected = check_gate(port)
-    answers = jax.tree.map(jnp.asarray, answers)
     return _train(port.params, features, answers, jax.random.key(seed), model=port.model, selected=selected)
 
 

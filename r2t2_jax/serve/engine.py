@@ -334,7 +334,7 @@ class Engine:
         keys = jnp.stack([jax.random.key(question.seed % 2**32) for question in questions])
         temperatures = jnp.asarray([question.temperature for question in questions], jnp.float32)
         drawn = sample_tokens(
-            self.port.params, _on_device(batch.queries.features), output["routing"], jnp.asarray(output["tokens"]),
+            self.port.params, _on_device(batch.queries.features), output["routing"], output["tokens"],
             keys, temperatures, model=self._logprob_model,
         )  # fmt: skip
         return np.asarray(drawn)
@@ -346,7 +346,7 @@ class Engine:
 
     def _scores(self, batch: PreparedBatch, output: Mapping[str, Any]) -> list[TokenScores]:
         arrays = logprobs_of_tokens(
-            self.port.params, _on_device(batch.queries.features), output["routing"], jnp.asarray(output["tokens"]),
+            self.port.params, _on_device(batch.queries.features), output["routing"], output["tokens"],
             model=self._logprob_model, top=MAX_TOP_LOGPROBS,
         )  # fmt: skip
         chosen, ids, values = map(np.asarray, arrays)
@@ -420,7 +420,7 @@ def _text(turns: Sequence[Turn]) -> str:
 
 
 def _on_device(features: Any) -> Any:
-    return jax.tree.map(jnp.asarray, features)
+    return jax.device_put(features)
 
 
 def _served(port: Port, bank: ReferenceBank | None) -> tuple[str, ...]:

@@ -11,7 +11,8 @@ from r2t2_jax.bank import ReferenceBank
 from r2t2_jax.errors import R2T2Error
 from r2t2_jax.method.kernels import Gaussian
 from r2t2_jax.retrieval.exact import ExactIndex
-from r2t2_jax.retrieval.neighbors import NearestNeighbors, sample_keys, select
+from r2t2_jax.retrieval.neighbors import NearestNeighbors, Neighbors, sample_keys, select
+from r2t2_jax.runtime.compilation_cache import COMPILED
 from tests.toy import toy_bank, toy_queries
 
 BANK = toy_bank()
@@ -77,3 +78,22 @@ def test_features_may_be_on_a_device():
     host, device = (bank.references(neighbors, Gaussian()) for bank in (BANK, placed))
     for a, b in zip(jax.tree.leaves(host), jax.tree.leaves(device), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_the_transfer_to_the_device_compiles_nothing():
+    """`jnp.asarray` of an array compiles a program for each shape that it has not seen."""
+    compiled = []
+
+    def note(event, seconds, **metadata):
+        if event == COMPILED:
+            compiled.append(metadata.get("fun_name"))
+
+    bank, rows = toy_bank(17), np.arange(77).reshape(11, 7) % 17  # shapes that no other test has
+    neighbors = Neighbors(rows, *(np.ones(rows.shape, np.float32) for _ in range(2)), np.ones(rows.shape, bool))
+    jax.monitoring.register_event_duration_secs_listener(note)
+    try:
+        references = bank.references(neighbors, Gaussian(0.5))
+    finally:
+        jax.monitoring.unregister_event_duration_listener(note)
+    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(references))
+    assert compiled == ["jit(kernel_weights)"]

@@ -16,7 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 from jaxtyping import Bool, Int
 
@@ -259,8 +259,8 @@ class TextProcessor:
         own = np.maximum(np.cumsum(mask, axis=1) - 1, 0)  # [B, T]
         positions = np.broadcast_to(own[:, None], (len(rows), 3, own.shape[1]))
         lengths = np.array([len(row) for row in rows], np.int32)
-        leaves = (tokens, mask, positions.astype(np.int32), np.zeros_like(mask), lengths)
-        return Prompt(*map(jnp.asarray, leaves))
+        leaves: Any = (tokens, mask, positions.astype(np.int32), np.zeros_like(mask), lengths)
+        return Prompt(*leaves)
 
     def _text(self, sample: Sample) -> str:
         """The prompt of a sample."""
@@ -286,7 +286,7 @@ def pad_answers(rows: Sequence[Sequence[int]], step: int) -> LMAnswer:
     for row, ids in zip(tokens, rows, strict=True):
         row[: len(ids)] = ids
     mask = np.arange(length)[None] < np.array([len(ids) for ids in rows])[:, None]
-    return LMAnswer(jnp.asarray(tokens), jnp.asarray(mask))
+    return LMAnswer(*jax.device_put((tokens, mask)))
 
 
 def pad_left(rows: Sequence[Sequence[int]], step: int) -> tuple[Int[np.ndarray, "B T"], Bool[np.ndarray, "B T"]]:

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 from PIL import Image
@@ -277,7 +276,8 @@ class QwenVLProcessor:
         for row, own in enumerate(grids):
             kinds = visual[row, mask[row]].astype(int)
             positions[row][:, mask[row]], following[row] = mrope_positions(kinds, own, (), self.config.vision.merge)
-        return Prompt(*map(jnp.asarray, (tokens, mask, positions, visual, following)))
+        leaves: Any = (tokens, mask, positions, visual, following)
+        return Prompt(*leaves)
 
     def _patches(self, patches: Sequence[Sequence[np.ndarray]], grids: Sequence[Sequence[Grid]]) -> Patches:
         most = max(sum(map(len, own)) for own in patches)
@@ -286,7 +286,7 @@ class QwenVLProcessor:
             pad_patches(self.config, np.concatenate(own) if own else None, own_grids, length)
             for own, own_grids in zip(patches, grids, strict=True)
         ]
-        return jax.tree.map(lambda *leaves: np.stack(leaves), *rows)  # on the host: JAX would compile it for each size
+        return jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
 
     def answer_ids(self, answers: Sequence[str]) -> LMAnswer:
         """Answer tokens, end of turn included, padded on the right; every leaf has a leading axis B."""
@@ -315,4 +315,5 @@ def pad_patches(
     free = length - len(values)
     frame, *rest = (np.pad(leaf, [(0, free)] + [(0, 0)] * (leaf.ndim - 1)) for leaf in places)
     frame[len(values) :] = -1
-    return Patches(*map(jnp.asarray, (np.pad(values, [(0, free), (0, 0)]), frame, *rest)))
+    leaves: Any = (np.pad(values, [(0, free), (0, 0)]), frame, *rest)
+    return Patches(*leaves)
