@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 from PIL import Image
 
 from ports.pocket.config import PocketConfig
@@ -21,7 +21,7 @@ from ports.pocket.scenes import IMAGE
 from ports.pocket.tokenizer import Tokenizer
 from r2t2_jax.contract import Sample
 
-SIZES = (2, 16, 64, 256)  # texts of one program; each size is compiled once
+TEXTS = 256  # of one call of the program, which computes only those that there are
 KNOWN = 20_000  # texts whose states are kept, 10 MB
 
 
@@ -88,13 +88,11 @@ class PocketEmbedder:
             self.known.clear()
         states = {text: self.known[text] for text in texts if text in self.known}
         new = [text for text in dict.fromkeys(texts) if text not in states]
-        for first in range(0, len(new), SIZES[-1]):
-            part = new[first : first + SIZES[-1]]
-            size = next(size for size in SIZES if size >= len(part))
-            tokens, mask = self.tokenizer.pad(
-                [*part, *part[-1:] * (size - len(part))], self.model.config.question_length
-            )
-            rows = np.asarray(question_states(self.model, self.params, tokens, mask, self.layer))
+        for first in range(0, len(new), TEXTS):
+            part = new[first : first + TEXTS]
+            tokens, mask = self.tokenizer.pad(part, self.model.config.question_length)
+            tokens, mask = (np.pad(leaf, ((0, TEXTS - len(part)), (0, 0))) for leaf in (tokens, mask))
+            rows = np.asarray(question_states(self.model, self.params, tokens, mask, len(part), self.layer))
             states |= dict(zip(part, rows[: len(part)], strict=True))
         self.known.update(states)
         return unit_halves(
@@ -112,15 +110,20 @@ def unit_halves(
 
 
 @partial(jax.jit, static_argnames=("model", "layer"))
-def question_states(model: PocketModel, params: Any, tokens: Array, mask: Array, layer: int) -> Float[Array, "B 2 D"]:
-    """For a batch of questions: the last token's state before block `layer`, and the mean token embedding."""
+def question_states(
+    model: PocketModel, params: Any, tokens: Int[Array, "B T"], mask: Bool[Array, "B T"], count: int, layer: int
+) -> Float[Array, "B 2 D"]:
+    """For the first `count` questions: the last token's state before block `layer`, and the mean token embedding.
+
+    The number of questions is traced, so that one program serves all; the rows after them are zero.
+    """
     net = nnx.merge(model.graph, params)
 
-    def one(row: tuple[Array, Array]) -> Array:
-        tokens, mask = row
+    def state(tokens: Int[Array, "T"], mask: Bool[Array, "T"]) -> Float[Array, "2 D"]:
         states, _, _ = net.prefill_question(tokens, mask)
         words = jnp.where(mask[:, None], net.embed_tokens[...][tokens], 0.0)
         length = jnp.maximum(mask.sum(), 1)
         return jnp.stack([states[layer, length - 1], words.sum(axis=0) / length])
 
-    return jax.lax.map(one, (tokens, mask))
+    nothing = jnp.zeros((len(tokens), 2, net.config.width))
+    return jax.lax.fori_loop(0, count, lambda i, rows: rows.at[i].set(state(tokens[i], mask[i])), nothing)

@@ -125,7 +125,7 @@ def choose_embedding(
 
     def states(questions: Sequence[Question], layer: int) -> np.ndarray:
         tokens, mask = tokenizer.pad([question.text for question in questions], config.question_length)
-        return np.asarray(question_states(model, params, jnp.asarray(tokens), jnp.asarray(mask), layer))
+        return np.asarray(question_states(model, params, tokens, mask, len(questions), layer))
 
     scores, statistics = {}, {}
     for layer in range(1, config.depth + 1):
