@@ -219,12 +219,15 @@ class Run:
         title: str = "",
         compiles: bool = True,
     ) -> None:
-        """Append `work(batch)` for every missing batch: parts in parallel, the batches of a part in order.
+        """Append `work(batch)` for every missing batch, parts in parallel.
+
+        A thread that finds no other part to begin takes batches of one that is not complete. The first batch of a part
+        is computed alone, since it may compile programs.
 
         Args:
             work: returns the rows of a batch; they must depend on the batch only.
             parts: the parts to compute, begun in this order; all by default.
-            threads: number of parts computed at the same time.
+            threads: number of batches computed at the same time.
             title: of the progress bar.
             compiles: as for `progress_bar`.
 
@@ -232,22 +235,36 @@ class Run:
             RunInterrupted: a signal was received or the time limit is reached.
         """
         parts = self.plan.names if parts is None else parts
-        failed = threading.Event()
+        failed, taking = threading.Event(), threading.Lock()
+        missing = {part: iter(self.todo([part])) for part in parts}
+        beginning = {part: threading.Lock() for part in parts}
+
+        def compute_next(part: str) -> bool:
+            with taking:
+                batch = next(missing[part], None)
+            if batch is None or failed.is_set() or self._stop.reason is not None:
+                return False
+            start = time.perf_counter()
+            self.append(batch, work(batch))
+            self.time(part, len(batch), time.perf_counter() - start)
+            bar.update(len(batch))
+            return True
 
         def compute_part(part: str) -> None:
-            for batch in self.todo([part]):
-                if failed.is_set() or self._stop.reason is not None:
-                    return
-                start = time.perf_counter()
-                self.append(batch, work(batch))
-                self.time(part, len(batch), time.perf_counter() - start)
-                bar.update(len(batch))
+            try:
+                with beginning[part]:
+                    more = compute_next(part)
+                while more:
+                    more = compute_next(part)
+            except BaseException:
+                failed.set()  # the other threads end after their batch
+                raise
 
         with self.progress(parts, title or self._command, compiles) as bar, worker_threads(threads) as pool:
             try:
-                list(pool.map(compute_part, parts))
-            except BaseException:
-                failed.set()  # the other threads end after their batch
+                list(pool.map(compute_part, [*parts] * threads))  # again, for those that are not complete then
+            except BaseException:  # also an interruption of this thread
+                failed.set()
                 raise
         self.check()
 

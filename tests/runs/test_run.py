@@ -4,6 +4,8 @@ import importlib
 import json
 import operator
 import shutil
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -123,6 +125,41 @@ def test_the_time_limit_stops_a_run_and_prints_the_command_to_resume(tmp_path: P
         "the limit of 1e-09 hours is reached: stopped after 3 of 4 batches. "
         f"Resume with: r2t2 work --config '{out}/run.json' --out '{out}'"
     )
+
+
+def test_threads_share_the_batches_of_the_last_part_after_its_first(tmp_path: Path) -> None:
+    both, first_is_done = threading.Barrier(2, timeout=60), threading.Event()
+
+    def work(batch: Batch) -> list[dict]:
+        if batch.number == 0:
+            time.sleep(0.1)  # a second thread would begin meanwhile
+            first_is_done.set()
+        else:
+            assert first_is_done.is_set()
+            both.wait()  # for the other thread, which computes another batch
+        return [{"i": i} for i in range(batch.start, batch.stop)]
+
+    with Run.open(tmp_path / "run", "work", {}, Plan([Part("only", 9, 1)])) as run:
+        run.compute(work, threads=2)
+        assert run.table()["i"].to_pylist() == list(range(9))
+
+
+def test_a_failure_ends_the_other_threads_after_their_batch(tmp_path: Path) -> None:
+    both, computed = threading.Barrier(2, timeout=60), []
+
+    def work(batch: Batch) -> list[dict]:
+        if batch.start == 0:
+            both.wait()
+        if batch.part == "second":
+            raise ZeroDivisionError
+        time.sleep(0.1)
+        computed.append(batch.number)
+        return []
+
+    plan = Plan([Part("first", 50, 1), Part("second", 1, 1)])
+    with pytest.raises(ZeroDivisionError), Run.open(tmp_path / "run", "work", {}, plan) as run:
+        run.compute(work, threads=2)
+    assert len(computed) < 5
 
 
 def test_a_folder_cannot_be_opened_twice_in_one_process(tmp_path: Path) -> None:
