@@ -1,11 +1,11 @@
-"""Start of whole processes: `python -m benchmarks.startup`.
+"""Start of whole processes, and the demonstration: `python -m benchmarks.startup`, 20 minutes on two idle cores.
 
 Each measurement is a process of its own, from its start to its exit: `r2t2 --help`, `import r2t2_jax`, and
 `r2t2 answer` on the pocket model without any compiled program (cold) and with those of an earlier process (warm). Both
-have the references that an earlier process collected; the very first answer of a user collects them. The caches are
-folders of the measurement, not the user's. The medians, with the least and the largest value, are written to
-`benchmarks/results/startup.json` and into `docs/speed.md`, as are processor seconds, which depend less on other work on
-the machine.
+have the references that an earlier process collected; the very first answer of a user collects them. `r2t2 demo` begins
+with an empty cache each time; `--no-demo` leaves it out. The caches are folders of the measurement, not the user's. The
+medians, with the least and the largest value, are written to `benchmarks/results/startup.json` and into
+`docs/speed.md`, as are processor seconds, which depend less on other work on the machine.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,26 +55,31 @@ def measure(
     }
 
 
-def measure_all(repeats: int, folder: Path) -> dict[str, dict[str, Any]]:
+def measure_all(repeats: int, folder: Path, demo: bool) -> dict[str, dict[str, Any]]:
     """Every measurement, by its label; files are written to `folder`."""
-    image, compiled = folder / "scene.png", folder / "cache" / "r2t2" / "compiled"
+    image, run, cache = folder / "scene.png", folder / "demo", folder / "cache"
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("JAX_", "XLA_FLAGS"))}
-    environment["XDG_CACHE_HOME"] = str(folder / "cache")
+    environment["XDG_CACHE_HOME"] = str(cache)
     answer = (*MAIN, "answer", "--model", "pocket:narrow", "--image", str(image), "--question", QUESTION)
     subprocess.run(
         (*MAIN, "pocket", "scene", "--out", str(image)), env=environment, check=True, stdout=subprocess.DEVNULL
     )
     subprocess.run(answer, env=environment, check=True, stdout=subprocess.DEVNULL)  # collects the references
 
-    def nothing() -> None:
-        pass
+    def remove(*folders: Path) -> None:
+        for each in folders:
+            shutil.rmtree(each, ignore_errors=True)
 
-    return {
-        "r2t2 --help": measure((*MAIN, "--help"), environment, repeats, nothing),
-        "import r2t2_jax": measure((sys.executable, "-c", "import r2t2_jax"), environment, repeats, nothing),
-        "r2t2 answer, warm": measure(answer, environment, repeats, nothing),
-        "r2t2 answer, cold": measure(answer, environment, repeats, lambda: shutil.rmtree(compiled, ignore_errors=True)),
+    measured = {
+        "r2t2 --help": measure((*MAIN, "--help"), environment, repeats, remove),
+        "import r2t2_jax": measure((sys.executable, "-c", "import r2t2_jax"), environment, repeats, remove),
+        "r2t2 answer, warm": measure(answer, environment, repeats, remove),
+        "r2t2 answer, cold": measure(answer, environment, repeats, partial(remove, cache / "r2t2" / "compiled")),
     }
+    if demo:
+        command = (*MAIN, "demo", "--out", str(run))
+        measured["r2t2 demo, cold"] = measure(command, environment, repeats, partial(remove, run, cache))
+    return measured
 
 
 def page_table(recorded: dict[str, Any]) -> str:
@@ -91,13 +97,19 @@ def page_table(recorded: dict[str, Any]) -> str:
     return f"{table}\n\n{origin.format_map(recorded)}\n"
 
 
-def main(repeats: int = 7, machine: str = "2 CPU cores") -> None:
-    """Measure, and write the numbers and the table of the page."""
+def main(repeats: int = 7, demo: bool = True, machine: str = "2 CPU cores") -> None:
+    """Measure, and write the numbers and the table of the page.
+
+    Args:
+        repeats: processes of each measurement.
+        demo: whether to measure the demonstration, which takes most of the time.
+        machine: description for the page.
+    """
     load = round(os.getloadavg()[0], 1)
     with tempfile.TemporaryDirectory() as folder:
-        measured = measure_all(repeats, Path(folder))
+        measured = measure_all(repeats, Path(folder), demo)
     content = {
-        "command": f"python -m benchmarks.startup --repeats {repeats}",
+        "command": f"python -m benchmarks.startup --repeats {repeats}{'' if demo else ' --no-demo'}",
         "machine": machine,
         "date": datetime.date.today().isoformat(),
         "load_before": load,
