@@ -10,7 +10,7 @@ head. One sample; batches are `vmap` outside.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from functools import reduce
 from operator import add
 from typing import Any
@@ -55,7 +55,7 @@ def _attend(
     scores = score(query, context[0], keys) + jnp.where(mask, 0.0, MASKED)[None]
     weights = jnp.exp(scores - scores.max(axis=-1, keepdims=True))  # [H, T, N]
     total = weights.sum(axis=-1, keepdims=True)  # [H, T, 1]
-    attended = combine(weights, (*context[1], *values)) / total.swapaxes(0, 1)
+    attended = combine(weights, context[1], values) / total.swapaxes(0, 1)
     return attended, (query, context, keys, values, weights, total)
 
 
@@ -67,7 +67,7 @@ def _attend_gradient(saved: Any, gradient: Queries) -> tuple[Queries, Context, K
     slopes = weights * (slopes - (weights * slopes).sum(axis=-1, keepdims=True) / total)  # of the loss by the scores
     split, scale = len(context[0]), query.shape[-1] ** -0.5
     return (
-        combine(slopes, (*context[0], *keys)),
+        combine(slopes, context[0], keys),
         (scatter(slopes[..., :split], query) * scale, scatter(weights[..., :split], gradient)),
         scatter(slopes[..., split:], query) * scale,
         scatter(weights[..., split:], gradient),
@@ -85,14 +85,21 @@ def score(query: Queries, context: Float[Array, "C H d"], keys: Keys) -> Float[A
 
 
 @jax.named_scope(OUTER_PRODUCTS)
-def combine(weights: Float[Array, "H T N"], rows: Iterable[Float[Array, "H d"]]) -> Queries:
-    """sum_n weights[h, t, n] rows[n][h] for every query."""
-    products = (weights[:, :, n, None] * row[:, None, :] for n, row in enumerate(rows))  # [H, T, d]
+def combine(weights: Float[Array, "H T N"], context: Float[Array, "C H d"], rows: Keys) -> Queries:
+    """sum_n weights[h, t, n] joined[n, h] for every query, where `joined` is the context and then the rows."""
+    joined = (*unstack(context.swapaxes(0, 1), 1), *unstack(rows.swapaxes(0, 1), 1))  # N of [H, 1, d]
+    products = (column * row for column, row in zip(unstack(weights, 2), joined, strict=True))  # [H, T, d]
     return reduce(add, products).swapaxes(0, 1)
 
 
 @jax.named_scope(OUTER_PRODUCTS)
 def scatter(weights: Float[Array, "H T S"], rows: Queries) -> Keys:
     """sum_t weights[h, t, s] rows[t][h] for every key: `combine` for transposed weights."""
-    products = (weights[:, t, :, None] * row[:, None, :] for t, row in enumerate(rows))  # [H, S, d]
+    columns, split = unstack(weights.swapaxes(1, 2), 2), unstack(rows.swapaxes(0, 1), 1)  # T of [H, S, 1], [H, 1, d]
+    products = (column * row for column, row in zip(columns, split, strict=True))  # [H, S, d]
     return reduce(add, products).swapaxes(0, 1)
+
+
+def unstack(array: Array, axis: int) -> Sequence[Array]:
+    """The slices of length one along an axis. One operation, which is traced faster than as many indices."""
+    return jax.lax.split(array, (1,) * array.shape[axis], axis)
