@@ -87,7 +87,7 @@ def score(query: Queries, context: Float[Array, "C H d"], keys: Keys) -> Float[A
 @jax.named_scope(OUTER_PRODUCTS)
 def combine(weights: Float[Array, "H T N"], context: Float[Array, "C H d"], rows: Keys) -> Queries:
     """sum_n weights[h, t, n] joined[n, h] for every query, where `joined` is the context and then the rows."""
-    joined = (*unstack(context.swapaxes(0, 1), 1), *unstack(rows.swapaxes(0, 1), 1))  # N of [H, 1, d]
+    joined = (row.swapaxes(0, 1) for part in (context, rows) for row in unstack(part, 0))  # N of [H, 1, d]
     products = (column * row for column, row in zip(unstack(weights, 2), joined, strict=True))  # [H, T, d]
     return reduce(add, products).swapaxes(0, 1)
 
@@ -95,8 +95,8 @@ def combine(weights: Float[Array, "H T N"], context: Float[Array, "C H d"], rows
 @jax.named_scope(OUTER_PRODUCTS)
 def scatter(weights: Float[Array, "H T S"], rows: Queries) -> Keys:
     """sum_t weights[h, t, s] rows[t][h] for every key: `combine` for transposed weights."""
-    columns, split = unstack(weights.swapaxes(1, 2), 2), unstack(rows.swapaxes(0, 1), 1)  # T of [H, S, 1], [H, 1, d]
-    products = (column * row for column, row in zip(columns, split, strict=True))  # [H, S, d]
+    columns, split = unstack(weights, 1), unstack(rows, 0)  # T of [H, 1, S] and of [1, H, d]
+    products = (column.swapaxes(1, 2) * row.swapaxes(0, 1) for column, row in zip(columns, split, strict=True))
     return reduce(add, products).swapaxes(0, 1)
 
 
