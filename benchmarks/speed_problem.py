@@ -29,7 +29,7 @@ RATE, FINAL_RATE = 1e-2, 1e-5
 
 @dataclass(frozen=True)
 class DescentProblem:
-    """Test samples with their neighbors, the neighborsest first."""
+    """Test samples with their neighbors, the nearest neighbor first."""
 
     model: Mapping[str, np.ndarray]  # the pocket model's weights, by path
     routing: Float[np.ndarray, "B L E"]  # the router's weights, the starting point
@@ -39,7 +39,7 @@ class DescentProblem:
     mask: Bool[np.ndarray, "B K A"]
 
     def take(self, samples: int, k: int) -> DescentProblem:
-        """The first samples with their k neighborsest neighbors; samples are repeated if there are too few."""
+        """The first samples with their k nearest neighbors; samples are repeated if there are too few."""
         rows = np.arange(samples) % len(self.routing)
         cut = {name: leaf[rows, :k] for name, leaf in self.features.items()}
         return DescentProblem(

@@ -41,7 +41,8 @@ def variants(model: PocketModel, params: Any) -> tuple[CostVariant, ...]:
 
     cheapest = CostVariant(
         "joint rows",
-        "image and answer tokens go through the blocks as one batch of rows: more scores, fewer operations",
+        "image and answer tokens go through the blocks as one batch of rows, and the last block projects the answer's "
+        "queries in place of all keys and values",
         params, encode, loss,
     )  # fmt: skip
     return (

@@ -24,11 +24,13 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from ports.common.layers.stack import traced_keys
-from ports.pocket.attention import MASKED, attend
+from ports.pocket.attention import MASKED, Context, attend, attend_states
 from ports.pocket.config import PocketConfig
 from ports.pocket.scenes import IMAGE
 from ports.pocket.tokenizer import BEGIN, UNKNOWN
 from r2t2_jax.contract import OUTER_PRODUCTS
+
+SCORE_LIMIT = 40.0  # exp(40) and exp(-40) and their squares, by which a gradient divides, are normal float32 numbers
 
 
 @jax.tree_util.register_dataclass
@@ -167,23 +169,32 @@ class Mixer(nnx.Module):
     ) -> Float[Array, "I W"]:
         """As `combine_experts` of `run_experts`, with one product over all experts' cells for the scores and one for
         the sum; query projection and keys are one matrix, which does not depend on the stream. Routing weights multiply
-        the attention where it is normalized, so that the values are constants.
+        the attention where it is normalized, so that the values are constants. The largest score of a row is not
+        subtracted before the exponential, which on a CPU takes several times as long: `largest_scores` bounds them.
         """
         cells, width = x.shape
         query_keys = jnp.einsum("ewq,ejq->wej", self.q_proj[...], keys) / jnp.sqrt(float(keys.shape[-1]))
-        scores = (rms_norm(x) @ query_keys.reshape(width, -1)).reshape(cells, -1, cells)  # [I, E, I]
-        scores = scores + self.prior[...][None, :, None] * jnp.eye(cells)[:, None]
-        attention = jnp.exp(scores - jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True)))  # not normalized
+        prior = (self.prior[...][None, :, None] * jnp.eye(cells)[:, None]).reshape(cells, -1)
+        attention = jnp.exp(rms_norm(x) @ query_keys.reshape(width, -1) + prior).reshape(cells, -1, cells)  # [I, E, I]
         shares = self.scale[...] * weights[None, :, None] / attention.sum(axis=-1, keepdims=True)  # [I, E, 1]
         return x + (shares * attention).reshape(cells, -1) @ values.reshape(-1, width)
+
+    def largest_scores(self) -> Float[Array, "E"]:
+        """Numbers that no score of an expert exceeds, as stream and vision features have a root mean square of one."""
+        norms = [jnp.linalg.norm(weights[...], axis=(1, 2)) for weights in (self.q_proj, self.k_proj)]
+        _, width, key_width = self.q_proj.shape
+        return norms[0] * norms[1] * (width * self.k_proj.shape[1] / key_width) ** 0.5 + jnp.maximum(
+            self.prior[...], 0.0
+        )
 
 
 class Block(nnx.Module):
     """A pre-norm transformer block whose keys and values can be computed apart from its queries."""
 
     def __init__(self, config: PocketConfig, rngs: nnx.Rngs):
-        self.heads = config.heads
         width, hidden = config.width, config.hidden
+        self.heads = config.heads
+        self.scale = (width // config.heads) ** -0.5
         self.q_proj = nnx.Linear(width, width, use_bias=False, rngs=rngs)
         self.kv_proj = nnx.Linear(width, 2 * width, use_bias=False, rngs=rngs)
         self.o_proj = nnx.Linear(width, width, use_bias=False, rngs=rngs)
@@ -211,25 +222,47 @@ class Block(nnx.Module):
         self,
         x: Float[Array, "R D"],
         context: tuple[Float[Array, "T D"], Float[Array, "T D"]],
-        mask: Bool[Array, "Q T+R"],
-    ) -> Float[Array, "Q D"]:
-        """As `__call__` for the last Q of R tokens, which attend to a context and to all R tokens.
+        mask: Bool[Array, "R T+R"],
+    ) -> Float[Array, "R D"]:
+        """As `__call__` for R tokens that attend to a context and to each other.
 
         Args:
             x: states of the tokens.
-            context: keys and values of T more tokens, the same in every step of a search.
+            context: keys, multiplied with `scale`, and values of T more tokens, the same in every step of a search.
             mask: true where a token sees one of the context, or one of the R.
         """
-
-        def split(y: Float[Array, "N D"]) -> Float[Array, "N H D/H"]:
-            return y.reshape(y.shape[0], self.heads, -1)
-
-        normed, queries = rms_norm(x), slice(len(x) - len(mask), None)
+        normed = rms_norm(x)
         key, value = jnp.split(self.kv_proj.kernel[...], 2, axis=-1)  # two products: no slice of a result is copied
-        keys, values, query = split(normed @ key), split(normed @ value), split(self.q_proj(normed[queries]))
-        attended = attend(query, (split(context[0]), split(context[1])), keys, values, mask)
-        x = x[queries] + self.o_proj(attended.reshape(len(mask), -1))
+        query, keys, values = (self.split_heads(normed @ w) for w in (self.q_proj.kernel[...], key * self.scale, value))
+        attended = attend(query, self.split_context(context), keys, values, mask)
+        return self.after_attention(x, attended)
+
+    def joint_last(
+        self,
+        x: Float[Array, "R D"],
+        context: tuple[Float[Array, "T D"], Float[Array, "T D"]],
+        mask: Bool[Array, "Q T+R"],
+    ) -> Float[Array, "Q D"]:
+        """As `joint` for the last Q of R tokens, without the keys and values of the R tokens."""
+        normed, first = rms_norm(x), len(x) - len(mask)
+        key, value = (self.split_heads(w) for w in jnp.split(self.kv_proj.kernel[...], 2, axis=-1))  # [D, H, D / H]
+        query = self.split_heads(self.q_proj(normed[first:]))
+        projected = jnp.einsum("qhd,chd->qhc", query, key * self.scale)
+        mixed, attended = attend_states(query, projected, self.split_context(context), normed, mask)
+        return self.after_attention(x[first:], attended + jnp.einsum("qhc,chd->qhd", mixed, value))
+
+    def after_attention(self, x: Float[Array, "Q D"], attended: Float[Array, "Q H D/H"]) -> Float[Array, "Q D"]:
+        """The rest of the block."""
+        x = x + self.o_proj(attended.reshape(x.shape))
         return x + self.down_proj(gelu(self.up_proj(rms_norm(x))))
+
+    def split_heads(self, y: Float[Array, "N D"]) -> Float[Array, "N H D/H"]:
+        return y.reshape(y.shape[0], self.heads, -1)
+
+    def split_context(self, context: tuple[Float[Array, "T D"], Float[Array, "T D"]]) -> Context:
+        """Keys and values by head."""
+        keys, values = context
+        return self.split_heads(keys), self.split_heads(values)
 
 
 class Gate(nnx.Module):
@@ -384,17 +417,23 @@ class PocketNet(nnx.Module):
 
         A pass of 19 rows takes less time than one of 16 and one of 3. Image tokens do not see the answer: these scores
         are computed and masked. In the last block only answer tokens have queries. Padded tokens of the question get
-        values of zero, a product that XLA moves out of a loop of descent steps, which it does not do with a slice.
+        values of zero, and keys are scaled, products that XLA moves out of a loop of descent steps, which it does not
+        do with a slice.
         """
         cells, rows = image.shape[0], jnp.arange(image.shape[0] + tokens.shape[0])
         visible = rows[None] <= jnp.maximum(rows, cells - 1)[:, None]  # [I + A, I + A]
         question = jnp.broadcast_to(features.question_mask, (len(rows), features.question_mask.shape[0]))
         mask = jnp.concatenate([question, visible], axis=1)  # [I + A, T + I + A]
+        *blocks, last = self.blocks
+
+        def context(number: int) -> tuple[Float[Array, "T D"], Float[Array, "T D"]]:
+            keys, values = features.question_keys[number], features.question_values[number]
+            return keys * last.scale, values * features.question_mask[:, None]
+
         x = jnp.concatenate([image, self.embed_answer(tokens)])
-        values = features.question_values * features.question_mask[None, :, None]
-        for number, block in enumerate(self.blocks):
-            first = cells if number == len(self.blocks) - 1 else 0
-            x = block.joint(x, (features.question_keys[number], values[number]), mask[first:])
+        for number, block in enumerate(blocks):
+            x = block.joint(x, context(number), mask)
+        x = last.joint_last(x, context(-1), mask[cells:])
         return self.lm_head(rms_norm(x))
 
 

