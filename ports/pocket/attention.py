@@ -156,15 +156,16 @@ def combine(weights: Float[Array, "H T N"], context: Float[Array, "C H d"], rows
 @jax.named_scope(OUTER_PRODUCTS)
 def scatter(weights: Float[Array, "H T S"], rows: Queries) -> Keys:
     """sum_t weights[h, t, s] rows[t][h] for every key: `combine` for transposed weights."""
-    columns, split = unstack(weights, 1), unstack(rows, 0)  # T of [H, 1, S] and of [1, H, d]
-    products = (column.swapaxes(1, 2) * row.swapaxes(0, 1) for column, row in zip(columns, split, strict=True))
+    pairs = zip(unstack(weights, 1), unstack(rows, 0), strict=True)  # T of [H, 1, S] and [1, H, d]
+    products = (column.swapaxes(1, 2) * row.swapaxes(0, 1) for column, row in pairs)  # [H, S, d]
     return add_up(products).swapaxes(0, 1)
 
 
 @jax.named_scope(OUTER_PRODUCTS)
 def expand(factors: Float[Array, "T *B N"], rows: Float[Array, "N *B d"]) -> Float[Array, "T *B d"]:
     """sum_n factors[..., n] rows[n]."""
-    return add_up(factors[..., n, None] * rows[n : n + 1] for n in range(len(rows)))
+    pairs = zip(unstack(factors, factors.ndim - 1), unstack(rows, 0), strict=True)
+    return add_up(column * row for column, row in pairs)
 
 
 def columns(part: Float[Array, "C H d"], mask: Bool[Array, "T N"]) -> Float[Array, "d H C"]:

@@ -181,11 +181,10 @@ class Mixer(nnx.Module):
 
     def largest_scores(self) -> Float[Array, "E"]:
         """Numbers that no score of an expert exceeds, as stream and vision features have a root mean square of one."""
-        norms = [jnp.linalg.norm(weights[...], axis=(1, 2)) for weights in (self.q_proj, self.k_proj)]
-        _, width, key_width = self.q_proj.shape
-        return norms[0] * norms[1] * (width * self.k_proj.shape[1] / key_width) ** 0.5 + jnp.maximum(
-            self.prior[...], 0.0
-        )
+        (_, width, key_width), expert_width = self.q_proj.shape, self.k_proj.shape[1]
+        query_norm, key_norm = (jnp.linalg.norm(weights[...], axis=(1, 2)) for weights in (self.q_proj, self.k_proj))
+        products = query_norm * key_norm * (width * expert_width / key_width) ** 0.5
+        return products + jnp.maximum(self.prior[...], 0.0)
 
 
 class Block(nnx.Module):
@@ -221,32 +220,21 @@ class Block(nnx.Module):
     def joint(
         self,
         x: Float[Array, "R D"],
-        fixed: Float[Array, "F D"],
         context: tuple[Float[Array, "T D"], Float[Array, "T D"]],
-        mask: Bool[Array, "R+F T+F+R"],
-    ) -> Float[Array, "R+F D"]:
-        """As `__call__` for R + F tokens that attend to a context and to each other.
+        mask: Bool[Array, "R T+R"],
+    ) -> Float[Array, "R D"]:
+        """As `__call__` for R tokens that attend to a context and to each other.
 
         Args:
-            x: states of R tokens.
-            fixed: states of F more tokens, or of none, which are the same in every step of a search.
-            context: keys, multiplied with `scale`, and values of T more tokens, also the same in every step.
-            mask: true where a token sees one of the context, of `fixed`, or of `x`.
+            x: states of the tokens.
+            context: keys, multiplied with `scale`, and values of T more tokens, the same in every step of a search.
+            mask: true where a token sees one of the context, or one of the R.
         """
+        normed = rms_norm(x)
         key, value = jnp.split(self.kv_proj.kernel[...], 2, axis=-1)  # two products: no slice of a result is copied
-        weights = self.q_proj.kernel[...], key * self.scale, value
-
-        def project(states: Float[Array, "N D"]) -> list[Float[Array, "N H D/H"]]:
-            normed = rms_norm(states)
-            return [self.split_heads(normed @ w) for w in weights]
-
-        query, keys, values = project(x)
-        before = self.split_context(context)
-        if len(fixed):
-            fixed_query, fixed_keys, fixed_values = project(fixed)
-            query = jnp.concatenate([query, fixed_query])
-            before = jnp.concatenate([before[0], fixed_keys]), jnp.concatenate([before[1], fixed_values])
-        return self.after_attention(jnp.concatenate([x, fixed]), attend(query, before, keys, values, mask))
+        query, keys, values = (self.split_heads(normed @ w) for w in (self.q_proj.kernel[...], key * self.scale, value))
+        attended = attend(query, self.split_context(context), keys, values, mask)
+        return self.after_attention(x, attended)
 
     def joint_last(
         self,
@@ -254,7 +242,7 @@ class Block(nnx.Module):
         context: tuple[Float[Array, "T D"], Float[Array, "T D"]],
         mask: Bool[Array, "Q T+R"],
     ) -> Float[Array, "Q D"]:
-        """As `joint` for the last Q of R tokens and no fixed ones, without the keys and values of the R tokens."""
+        """As `joint` for the last Q of R tokens, without the keys and values of the R tokens."""
         normed, first = rms_norm(x), len(x) - len(mask)
         key, value = (self.split_heads(w) for w in jnp.split(self.kv_proj.kernel[...], 2, axis=-1))  # [D, H, D / H]
         query = self.split_heads(self.q_proj(normed[first:]))
@@ -268,7 +256,7 @@ class Block(nnx.Module):
         return x + self.down_proj(gelu(self.up_proj(rms_norm(x))))
 
     def split_heads(self, y: Float[Array, "N D"]) -> Float[Array, "N H D/H"]:
-        return y.reshape(y.shape[0], self.heads, y.shape[1] // self.heads)
+        return y.reshape(y.shape[0], self.heads, -1)
 
     def split_context(self, context: tuple[Float[Array, "T D"], Float[Array, "T D"]]) -> Context:
         """Keys and values by head."""
@@ -427,25 +415,24 @@ class PocketNet(nnx.Module):
         """As `answer_logits` after `prefill_image`, in one pass of image and answer tokens through the blocks.
 
         A pass of 19 rows takes less time than one of 16 and one of 3. Image tokens do not see the answer: these scores
-        are computed and masked. Answer tokens are fixed before the first block, and only they have queries in the last.
-        Padded tokens of the question get values of zero, and keys are scaled, products that XLA moves out of a loop of
-        descent steps, which it does not do with a slice.
+        are computed and masked. In the last block only answer tokens have queries. Padded tokens of the question get
+        values of zero, and keys are scaled, products that XLA moves out of a loop of descent steps, which it does not
+        do with a slice.
         """
         cells, rows = image.shape[0], jnp.arange(image.shape[0] + tokens.shape[0])
         visible = rows[None] <= jnp.maximum(rows, cells - 1)[:, None]  # [I + A, I + A]
         question = jnp.broadcast_to(features.question_mask, (len(rows), features.question_mask.shape[0]))
+        mask = jnp.concatenate([question, visible], axis=1)  # [I + A, T + I + A]
         *blocks, last = self.blocks
 
         def context(number: int) -> tuple[Float[Array, "T D"], Float[Array, "T D"]]:
             keys, values = features.question_keys[number], features.question_values[number]
             return keys * last.scale, values * features.question_mask[:, None]
 
-        x, fixed = image, self.embed_answer(tokens)
+        x = jnp.concatenate([image, self.embed_answer(tokens)])
         for number, block in enumerate(blocks):
-            mask = jnp.concatenate([question, visible[:, len(x) :], visible[:, : len(x)]], axis=1)
-            x, fixed = block.joint(x, fixed, context(number), mask), fixed[:0]
-        mask = jnp.concatenate([question, visible], axis=1)[cells:]  # [A, T + I + A]
-        x = last.joint_last(jnp.concatenate([x, fixed]), context(-1), mask)
+            x = block.joint(x, context(number), mask)
+        x = last.joint_last(x, context(-1), mask[cells:])
         return self.lm_head(rms_norm(x))
 
 

@@ -1,11 +1,10 @@
 """FLOPs of the ports' passes and of every variant of the gradient: counts equal recorded ones, and XLA's own.
 
 That the variants of a port give the same gradient is tested with each port, in `test_savings.py`. The recorded numbers
-were computed by hand-written formulas, so they do not depend on the counting code. From those of the pocket model three
+were computed by hand-written formulas, so they do not depend on the counting code. From those of the pocket model two
 differences by hand were subtracted: the gradient of values, which its mixers do not compute since routing weights
-multiply the attention; in the first block the gradient through query, key and value of three tokens that are the same
-in every step, 2 3 64 192 = 73,728; and in the last block the keys and values of 19 tokens of width 64, in place of
-which three queries and their results are projected (four heads, 16 tokens of the question):
+multiply the attention; and in the last block the keys and values of 19 tokens of width 64, in place of which three
+queries and their results are projected (four heads, 16 tokens of the question):
 
     forward   2 (19 64 128 + 2 3 35 64) - 2 (2 3 64 64 + 2 12 19 64 + 2 3 16 64)                      = 218,368
     backward  2 (19 64 128 + 2 3 35 64 + 2 3 19 64) - 2 (2 3 64 64 + 2 12 19 64 + 2 3 16 64 + 24 19 64) = 174,592
