@@ -13,8 +13,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from ports.pocket.layers import rms_norm
 from ports.pocket.model import PocketModel
-from ports.pocket.modeling import PocketAnswer, PocketFeatures, PocketInputs, PocketNet, fake_inputs, rms_norm
+from ports.pocket.modeling import PocketAnswer, PocketFeatures, PocketInputs, PocketNet, fake_inputs
 from r2t2_jax.contract import Costs, CostVariant
 from r2t2_jax.routing import Routing
 

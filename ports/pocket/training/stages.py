@@ -20,7 +20,8 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, UInt8
 
 from ports.pocket.config import PocketConfig
-from ports.pocket.modeling import PocketAnswer, PocketFeatures, PocketNet, VisionEncoder, rms_norm, shift_right
+from ports.pocket.layers import VisionEncoder, rms_norm
+from ports.pocket.modeling import PocketAnswer, PocketFeatures, PocketNet, shift_right
 from ports.pocket.scenes import GRID, VALUES, Scene
 from ports.pocket.training.data import Examples
 from ports.pocket.training.optimize import TrainingStage, optimize

@@ -23,8 +23,9 @@ from jaxtyping import Float
 from ports.common.checkpoint.mapping import path_name
 from ports.pocket.config import PocketConfig
 from ports.pocket.dataset import question_on
+from ports.pocket.layers import SCORE_LIMIT, VisionEncoder
 from ports.pocket.model import PocketModel
-from ports.pocket.modeling import SCORE_LIMIT, PocketNet, VisionEncoder, create
+from ports.pocket.modeling import PocketNet, create
 from ports.pocket.params import FOLDER, GATES, write_weights
 from ports.pocket.processing import question_states, unit_halves
 from ports.pocket.questions import FAMILIES, Question, vocabulary

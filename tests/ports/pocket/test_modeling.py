@@ -8,16 +8,9 @@ from flax import nnx
 
 from ports.pocket.attention import attend, attend_states
 from ports.pocket.config import PocketConfig
+from ports.pocket.layers import Mixer, convolve_patches, rms_norm
 from ports.pocket.model import PocketModel
-from ports.pocket.modeling import (
-    Mixer,
-    PocketInputs,
-    convolve_patches,
-    count_parameters,
-    create,
-    fake_inputs,
-    rms_norm,
-)
+from ports.pocket.modeling import PocketInputs, count_parameters, create, fake_inputs
 from ports.pocket.tokenizer import BEGIN, END, PAD
 from r2t2_jax.contract import RoutedModel
 from r2t2_jax.routing import Routing
